@@ -81,12 +81,52 @@ _CONFIG = """\
             <shard><replica><host>127.0.0.1</host><port>{tcp_port}</port></replica></shard>
         </one_shard>
     </remote_servers>
+    <users_config>{directory}/users.xml</users_config>
     <macros>
         <shard>01</shard>
         <replica>r1</replica>
     </macros>
 </clickhouse>
 """
+
+# Users are fixed: clickhouse-local has no storage in which CREATE USER could keep one.
+_USERS = """\
+<clickhouse>
+    <profiles><default/></profiles>
+    <quotas><default/></quotas>
+    <users>
+        <default>
+            <password></password>
+            <networks><ip>127.0.0.0/8</ip></networks>
+            <profile>default</profile>
+            <quota>default</quota>
+        </default>
+        <secured>
+            <password>s3cret/wörd</password>
+            <networks><ip>127.0.0.0/8</ip></networks>
+            <profile>default</profile>
+            <quota>default</quota>
+        </secured>
+        <writer>
+            <password></password>
+            <networks><ip>127.0.0.0/8</ip></networks>
+            <profile>default</profile>
+            <quota>default</quota>
+            <grants><query>GRANT SELECT, INSERT ON *.*</query></grants>
+        </writer>
+        <reader>
+            <password></password>
+            <networks><ip>127.0.0.0/8</ip></networks>
+            <profile>default</profile>
+            <quota>default</quota>
+            <grants><query>GRANT SELECT ON *.*</query></grants>
+        </reader>
+    </users>
+</clickhouse>
+"""
+
+# The password of the user "secured", with characters that must be escaped in a URL.
+SECURED_PASSWORD = "s3cret/wörd"
 
 
 class ServerError(RuntimeError):
@@ -172,9 +212,10 @@ class ClickHouseServer:
     """
     One ClickHouse server in a subprocess, its data in a folder of its own.
 
-    It listens on 127.0.0.1 and 127.0.0.2 only, user ``default`` without a password. It
-    ends with the process that started it, even when that one is killed. Usable as a
-    context manager (start, stop).
+    It listens on 127.0.0.1 and 127.0.0.2 only. Users without a password: ``default`` (all
+    rights), ``writer`` (SELECT and INSERT only, no CREATE), ``reader`` (SELECT only); the user
+    ``secured`` has all rights and the password ``SECURED_PASSWORD``. It ends with the process that started it, even when that one is
+    killed. Usable as a context manager (start, stop).
 
     Args:
         directory: Folder for data and logs; created when missing. One running server per folder.
@@ -246,11 +287,11 @@ class ClickHouseServer:
         return self
 
     def answers(self, timeout: float = 2) -> bool:
-        """Whether ``SELECT 1`` comes back within *timeout* seconds."""
+        """Whether this server, and not another on its port, answers a query within *timeout* seconds."""
         connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=timeout)
         try:
-            connection.request("GET", "/?query=SELECT%201")
-            return connection.getresponse().read() == b"1\n"
+            connection.request("POST", "/", "SELECT path FROM system.disks WHERE name = 'default' FORMAT RawBLOB")
+            return connection.getresponse().read().decode() == f"{self.directory / 'data'}/"
         except (OSError, http.client.HTTPException):
             return False
         finally:
@@ -259,7 +300,7 @@ class ClickHouseServer:
     def log_tail(self, lines: int = 30) -> str:
         """Return the last *lines* lines of each log file that has any, each under its name."""
         found = []
-        for name in ("console.log", "server.log"):
+        for name in ("console.log", "server.err.log", "server.log"):
             path = self.directory / name
             if path.is_file() and path.stat().st_size:
                 tail = path.read_text(errors="replace").splitlines()[-lines:]
@@ -325,6 +366,7 @@ def _prepare(directory: Path, http_port: int, tcp_port: int) -> Path:
             leftover.unlink()
         else:
             shutil.rmtree(leftover, ignore_errors=True)
+    (directory / "users.xml").write_text(_USERS, encoding="utf-8")
     config = directory / "config.xml"
     config.write_text(
         _CONFIG.format(
