@@ -1,0 +1,206 @@
+"""The one-way import rule of the package, held by parsing its files, and what a start-up must not load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import resolve_name
+from pathlib import Path
+
+import pytest
+
+import airflow_provider_backfill
+
+PACKAGE = "airflow_provider_backfill"
+ROOT = Path(airflow_provider_backfill.__file__).parent
+
+# Room -> the rooms of the package it may import. A room is a top-level module or package; its own is always open.
+_BELOW_SKINS = {"", "errors", "options", "core", "state", "clickhouse", "commands"}
+ROOMS: dict[str, set[str]] = {
+    "": set(),
+    "errors": set(),
+    "options": {"errors"},
+    "core": {"errors"},
+    "state": {"errors", "core"},
+    "clickhouse": {"errors", "core"},
+    "commands": {"errors", "options", "core", "state", "clickhouse"},
+    "cli": _BELOW_SKINS,
+    "links": _BELOW_SKINS,
+    "triggers": _BELOW_SKINS,
+    "web": _BELOW_SKINS,
+    # A skin may use another one only where the second is a part of the first.
+    "operators": _BELOW_SKINS | {"links"},
+    "sensors": _BELOW_SKINS | {"links", "triggers"},
+    "task_group": _BELOW_SKINS | {"operators", "sensors"},
+    "plugin": _BELOW_SKINS | {"links", "web"},
+}
+
+# Only these may load Airflow when they are imported; "clickhouse" may inside a function, for a connection's hook.
+_AIRFLOW_SKINS = {"links", "triggers", "web", "operators", "sensors", "task_group", "plugin"}
+_AIRFLOW_LAZILY = {"clickhouse", "cli"}
+_CLICKHOUSE = {"clickhouse"}
+
+# core is pure: of what others wrote, pydantic only; of the standard library, nothing that reaches outside.
+_CORE_MAY = {"pydantic", "pydantic_core"}
+_CORE_MAY_NOT = {
+    *("asyncio", "ctypes", "http", "multiprocessing", "os", "pathlib", "random", "secrets", "select"),
+    *("shutil", "signal", "socket", "sqlite3", "ssl", "subprocess", "sys", "tempfile", "threading", "time", "urllib"),
+}
+
+# What must not be in memory after a start of the command line: each costs from a third of a second up.
+HEAVY = {"airflow", "chdb", "clickhouse_connect", "numpy", "pandas", "pyarrow"}
+
+
+def _imports(tree: ast.Module, package: str) -> Iterator[tuple[str, int, bool]]:
+    """
+    Yield ``(absolute dotted name, line, at module level)`` of every import in *tree*, also of those in functions.
+
+    ``from a import b`` gives ``a.b``, since b may be a module. ``import_module("a")`` with a literal counts.
+    """
+    lazy = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        names: list[str] = []
+        line = 0
+        match node:
+            case ast.Import():
+                names, line = [alias.name for alias in node.names], node.lineno
+            case ast.ImportFrom():
+                base = resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+                names, line = [f"{base}.{alias.name}" for alias in node.names], node.lineno
+            case ast.Call(
+                func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module"),
+                args=[ast.Constant(value=str(name)), *_],
+            ):
+                names, line = [resolve_name(name, package)], node.lineno
+        for name in names:
+            yield name, line, id(node) not in lazy
+
+
+def violations(path: str, source: str) -> list[str]:
+    """
+    Return one sentence for each import of a file that breaks the rule; empty when it keeps it.
+
+    Args:
+        path: The file's path inside the package, such as ``core/planner.py``.
+        source: Its text.
+    """
+    parts = Path(path).with_suffix("").parts
+    is_package = parts[-1] == "__init__"
+    room = "" if parts == ("__init__",) else parts[0]
+    if room not in ROOMS:
+        return [f"{path}: {room} is in no room of the import rule"]
+    package = ".".join((PACKAGE, *parts[:-1]))
+    found = []
+    for name, line, at_module_level in _imports(ast.parse(source), package):
+        where = f"{path}:{line}: {name}"
+        top, _, rest = name.partition(".")
+        if top == "__future__":
+            continue
+        if top == PACKAGE:
+            other = rest.split(".")[0]
+            if other not in ROOMS:
+                # A name of the package's own __init__, such as __version__.
+                other = ""
+            if other != room and other not in ROOMS[room]:
+                found.append(f"{where}: {room or '__init__'} may not import {other or '__init__'}")
+        elif room in ("", "errors"):
+            found.append(f"{where}: {room or '__init__'} imports nothing")
+        elif top == "airflow" and room not in _AIRFLOW_SKINS:
+            if room not in _AIRFLOW_LAZILY:
+                found.append(f"{where}: {room} knows nothing of Airflow")
+            elif at_module_level:
+                found.append(f"{where}: {room} may import Airflow inside a function only")
+        elif top in {"clickhouse_connect", "chdb"} and room not in _CLICKHOUSE:
+            found.append(f"{where}: only clickhouse/ talks to ClickHouse")
+        elif room == "core" and (top in _CORE_MAY_NOT or top not in {*sys.stdlib_module_names, *_CORE_MAY}):
+            found.append(f"{where}: core is pure")
+        elif top in {"pandas", "numpy", "chdb"} and at_module_level:
+            found.append(f"{where}: too slow to load at module level")
+        if is_package and not room and at_module_level:
+            found.append(f"{where}: the package's __init__ imports nothing")
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(str(file.relative_to(ROOT)) for file in ROOT.rglob("*.py")))
+def test_the_package_keeps_the_import_rule(path: str) -> None:
+    """Imports run skins -> commands -> {state, clickhouse} -> core -> errors, in every file, also inside functions."""
+    assert violations(path, (ROOT / path).read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "expected"),
+    [
+        ("core/planner.py", "import os", "core is pure"),
+        ("core/planner.py", "import clickhouse_connect", "only clickhouse/ talks to ClickHouse"),
+        ("core/planner.py", "import sqlglot", "core is pure"),
+        ("core/planner.py", "from ..state import store", "core may not import state"),
+        ("core/planner.py", "from airflow_provider_backfill import commands", "core may not import commands"),
+        ("core/planner.py", "def f():\n    from ..clickhouse.client import open", "core may not import clickhouse"),
+        (
+            "core/planner.py",
+            "import importlib\nimportlib.import_module('..state', __package__)",
+            "may not import state",
+        ),
+        ("state/files.py", "from ..clickhouse import execute", "state may not import clickhouse"),
+        ("state/files.py", "from ..commands import plan", "state may not import commands"),
+        ("clickhouse/client.py", "from airflow.sdk import Connection", "inside a function only"),
+        ("commands.py", "def f():\n    import airflow", "commands knows nothing of Airflow"),
+        ("commands.py", "from .cli import main", "commands may not import cli"),
+        ("commands.py", "async def f():\n    import chdb", "only clickhouse/ talks to ClickHouse"),
+        ("cli.py", "from .operators import BackfillPlanOperator", "cli may not import operators"),
+        ("triggers.py", "from .sensors import BackfillStatusSensor", "triggers may not import sensors"),
+        ("options.py", "from .core import model", "options may not import core"),
+        ("errors.py", "import re", "errors imports nothing"),
+        ("__init__.py", "from .errors import BackfillError", "may not import errors"),
+        ("__init__.py", "import airflow", "__init__ imports nothing"),
+        ("newroom.py", "", "is in no room"),
+        ("operators.py", "import pandas", "too slow to load at module level"),
+    ],
+)
+def test_the_rule_finds_what_breaks_it(path: str, source: str, expected: str) -> None:
+    """A rule that cannot fail holds nothing."""
+    found = violations(path, source)
+    assert any(expected in sentence for sentence in found), found
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("core/planner.py", "from __future__ import annotations\nimport hashlib\nfrom pydantic import BaseModel"),
+        ("core/run.py", "from ..errors import RequestError\nfrom .model import Plan\nfrom . import planner"),
+        ("clickhouse/client.py", "import clickhouse_connect\ndef f():\n    from airflow.sdk import Connection"),
+        ("sensors.py", "from airflow.sdk import BaseSensorOperator\nfrom .triggers import BackfillTrigger"),
+        ("commands.py", "from .state.store import Store\nfrom .options import Options"),
+        ("cli.py", "from . import __version__, commands\nfrom .errors import BackfillError"),
+    ],
+)
+def test_the_rule_accepts_what_keeps_it(path: str, source: str) -> None:
+    assert violations(path, source) == []
+
+
+def _loaded(*arguments: str) -> set[str]:
+    """Return the top-level names of the modules that a Python with *arguments* imports, by ``-X importtime``."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments], capture_output=True, text=True, check=True, timeout=60
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rsplit("|", 1)[1].strip().split(".")[0] for line in lines}
+
+
+def test_importing_the_package_loads_nothing_else() -> None:
+    """Airflow imports the package in every process for its metadata."""
+    before, after = _loaded("-c", "pass"), _loaded("-c", f"import {PACKAGE}")
+    assert after - before == {PACKAGE}
+
+
+@pytest.mark.skipif(not (ROOT / "cli.py").exists(), reason="there is no command line yet")
+def test_the_command_line_starts_without_anything_heavy() -> None:
+    """``--version`` must answer before a person notices; Airflow alone takes seconds to import."""
+    assert _loaded("-m", f"{PACKAGE}.cli", "--version") & HEAVY == set()
