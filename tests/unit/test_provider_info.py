@@ -1,7 +1,11 @@
-"""Airflow's configuration section must say of the options what the options say."""
+"""The provider's metadata must be what Airflow reads, and say of the options what the options say."""
 
+import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import jsonschema
 
 from airflow_provider_backfill import get_provider_info
 from airflow_provider_backfill.options import Options, describe_options, load_options
@@ -33,3 +37,11 @@ def test_every_default_of_the_section_is_read_as_the_same_default(tmp_path: Path
 
 def test_every_option_is_described() -> None:
     assert all(option["description"].endswith(".") for option in section().values())
+
+
+def test_metadata_is_valid_by_airflows_own_schema() -> None:
+    spec = find_spec("airflow")
+    assert spec is not None
+    assert spec.origin is not None
+    schema = json.loads(Path(spec.origin).with_name("provider_info.schema.json").read_text("utf-8"))
+    jsonschema.validate(get_provider_info(), schema)
