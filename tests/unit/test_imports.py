@@ -25,9 +25,11 @@ ROOMS: dict[str, set[str]] = {
     "core": {"errors"},
     "state": {"errors", "core"},
     "clickhouse": {"errors", "core"},
-    # A part of commands that has a file of its own: what one runner does.
+    # Parts of commands that have files of their own: what one runner does, how a plan comes about, what doctor sees.
     "worker": {"errors", "core", "state", "clickhouse"},
-    "commands": {"errors", "options", "core", "state", "clickhouse", "worker"},
+    "planning": {"errors", "options", "core", "clickhouse"},
+    "diagnosis": {"errors", "core", "clickhouse", "planning"},
+    "commands": {"errors", "options", "core", "state", "clickhouse", "worker", "planning", "diagnosis"},
     "cli": _BELOW_SKINS,
     "links": _BELOW_SKINS,
     "triggers": _BELOW_SKINS,

@@ -1,0 +1,171 @@
+"""
+A ClickHouse to talk to: over HTTP, or embedded in this process.
+
+One :class:`Server` is shared by the threads of a worker. Every statement that the server
+refuses, and every connection that fails, becomes a :class:`ServerError` with ClickHouse's code.
+No password is kept outside the client, and none is in an error.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from ..errors import ConfigError, ServerError
+
+if TYPE_CHECKING:
+    from clickhouse_connect.driver.client import Client
+
+_T = TypeVar("_T")
+
+_NOISE = re.compile(
+    r"^Received ClickHouse exception, code: \d+, server response: |^Code: \d+\. DB::Exception: "
+    r"|\s*\(version [\d.]+(?: \([^)]*\))?\)|\s*\(for url [^)]*\)|\s*\([A-Z][A-Z0-9_]+\)\s*$",
+)
+
+_SETTINGS = {
+    # Headers while a statement runs: the server notices a lost client, and the read timeout is not hit.
+    "send_progress_in_http_headers": 1,
+    "http_headers_progress_interval_ms": 10_000,
+}
+
+
+class Server:
+    """
+    One ClickHouse and the rights of one user on it.
+
+    Attributes:
+        address: Where it is, for people and for the plan's environment; holds no secret.
+        embedded: Whether it runs in this process (chdb): one statement at a time, no other workers.
+    """
+
+    def __init__(self, client: "Client", address: str) -> None:
+        self._client = client
+        self.address = address
+        self.embedded = client.__class__.__name__ == "ChdbClient"
+
+    def rows(self, sql: str, settings: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """
+        The rows a SELECT answers with.
+
+        Raises:
+            ServerError: The server refused it or could not be reached.
+        """
+        return self._ask(
+            lambda: [tuple(row) for row in self._client.query(sql, settings=self._with(settings)).result_rows]
+        )
+
+    def command(self, sql: str, settings: Mapping[str, Any] | None = None) -> None:
+        """
+        Run a statement that answers with no rows, and wait for its end.
+
+        Raises:
+            ServerError: The server refused it or could not be reached.
+        """
+        self._ask(lambda: self._client.command(sql, settings=self._with(settings)))
+
+    def _with(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:
+        base = {} if self.embedded else _SETTINGS
+        return {**base, **(settings or {})}
+
+    def _ask(self, call: Callable[[], _T]) -> _T:
+        from clickhouse_connect.driver.exceptions import ClickHouseError
+
+        try:
+            return call()
+        except ClickHouseError as error:
+            raise _server_error(error, self.address) from error
+        except OSError as error:
+            raise ServerError(f"The connection to {self.address} failed: {error}.") from error
+
+    def close(self) -> None:
+        """Close the connections; an embedded engine frees its path for other processes."""
+        with suppress(Exception):
+            self._client.close()
+
+
+def connect(url: str, password: str | None = None, *, connections: int = 8) -> Server:
+    """
+    Open the ClickHouse at *url*: ``http[s]://user@host:port/database`` or ``chdb:///path``.
+
+    Args:
+        url: May carry the password and, as its query, settings of the client library.
+        password: Used when the URL has none.
+        connections: How many statements may run at once.
+
+    Raises:
+        ConfigError: The URL is no such address, or the embedded engine is not installed.
+        ServerError: Nobody answers there, or the user is refused.
+    """
+    import clickhouse_connect
+    from clickhouse_connect.driver.exceptions import ClickHouseError
+
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme == "chdb" and parts.path:
+        address = f"chdb://{parts.path}"
+        kwargs: dict[str, Any] = {"interface": "chdb", "path": parts.path}
+    elif parts.scheme in ("http", "https") and parts.hostname and port != -1:
+        from clickhouse_connect.driver.httputil import get_pool_manager
+
+        secure = parts.scheme == "https"
+        port = port or (8443 if secure else 8123)
+        address = f"{parts.scheme}://{parts.hostname}:{port}"
+        kwargs = {
+            "interface": parts.scheme,
+            "host": parts.hostname,
+            "port": port,
+            "username": unquote(parts.username or "default"),
+            "password": unquote(parts.password) if parts.password is not None else password or "",
+            "database": unquote(parts.path.strip("/")) or "__default__",
+            # A session would refuse a second statement while the first runs, such as a KILL QUERY.
+            "autogenerate_session_id": False,
+            "pool_mgr": get_pool_manager(maxsize=connections, verify=secure),
+            **{name: values[-1] for name, values in parse_qs(parts.query).items()},
+        }
+    else:
+        raise ConfigError(
+            f"{_redacted(url)!r} is not the address of a ClickHouse.",
+            hint="write --clickhouse-url http://user@host:8123/database, or chdb:///path for the embedded engine",
+        )
+    try:
+        return Server(clickhouse_connect.get_client(**kwargs), address)
+    except ImportError as error:
+        raise ConfigError(
+            f"The embedded engine is not installed: {error}.",
+            hint="pip install 'airflow-provider-backfill[embedded]'",
+        ) from None
+    except ClickHouseError as error:
+        raise _server_error(error, address) from error
+
+
+def wrap(client: "Client") -> Server:
+    """A :class:`Server` around a client that somebody else opened, such as Airflow's ClickHouse hook."""
+    url = getattr(client, "url", None)
+    if url is None:
+        return Server(client, f"chdb://{getattr(client, 'path', '')}")
+    parts = urlsplit(str(url))
+    return Server(client, f"{parts.scheme}://{parts.hostname}:{parts.port}")
+
+
+def _redacted(url: str) -> str:
+    return re.sub(r"(//[^/:@]*):[^@]*@", r"\1:…@", url)
+
+
+def _server_error(error: Exception, address: str) -> ServerError:
+    code, name = getattr(error, "code", None), getattr(error, "name", None) or ""
+    text = str(error).strip()
+    if code is None:
+        cause = error.__cause__ or error.__context__
+        detail = f": {cause}" if cause is not None else ""
+        return ServerError(
+            f"ClickHouse at {address} could not be reached ({text}{detail}).",
+            hint="check that it runs and that --clickhouse-url, CLICKHOUSE_URL or the Airflow connection points to it",
+        )
+    while (shorter := _NOISE.sub("", text)) != text:
+        text = shorter.strip()
+    return ServerError(f"ClickHouse refused the statement: {text} ({code} {name})", code=code, name=name)

@@ -1,0 +1,220 @@
+"""
+Questions to a server about tables, views and SELECTs; the answers are plain facts.
+
+Nothing here changes anything on the server, and nothing here decides: that is the planner's work.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from ..core.identity import from_ms
+from ..core.model import Column, ScanFacts, SelectFacts, TableFacts, TableName, TimeKind, ViewFacts
+from ..core.statements import filter_setting, literal, parse_table, quote, quote_table, time_filter
+from ..errors import RequestError
+from .client import Server
+
+_AST_TABLE = re.compile(r"^\s*TableIdentifier (.+?)(?: \(alias .*\))?$")
+_AST_FUNCTION = re.compile(r"^\s*Function (\w+)")
+_VIEW_TARGET = re.compile(
+    r"^CREATE MATERIALIZED VIEW .*? TO ((?:`(?:[^`\\]|\\.)+`|[\w$]+)\.(?:`(?:[^`\\]|\\.)+`|[\w$]+))[ (]", re.DOTALL
+)
+_UNSTABLE = re.compile(
+    r"now(64|inblock)?|today|yesterday|curdate|current_date|current_timestamp|utc_?timestamp|rand\w*|generate\w+id\w*"
+    r"|generateserialid|rownumberin\w+|blocknumber|runningdifference\w*|runningaccumulate|neighbor|hostname|fqdn"
+    r"|queryid|currentuser|uptime|fuzzbits|any|anylast|any_value|first_value|last_value|grouparray\w*|groupuniqarray\w*",
+    re.IGNORECASE,
+)
+# One row in, at most one row out, whatever else the query reads.
+_ROW_WISE_NODES = frozenset({"Expression", "Filter", "Union", "ArrayJoin", "SettingQuotaAndLimits", "DelayedPorts"})
+_EXPLAIN_SETTINGS = {
+    # Without these the plan hides reads: sets are built and counts are answered while it is made.
+    "use_index_for_in_with_subqueries": 0,
+    "optimize_use_implicit_projections": 0,
+    "optimize_use_projections": 0,
+    "optimize_trivial_count_query": 0,
+}
+_PER_SECOND = {TimeKind.EPOCH_S: 1, TimeKind.EPOCH_MS: 1_000, TimeKind.EPOCH_US: 1_000_000}
+
+
+def table_facts(server: Server, name: TableName) -> TableFacts | None:
+    """Facts about a table, or None when there is none of that name (or the user may not see it)."""
+    found = server.rows(
+        "SELECT engine, toString(uuid), partition_key, sorting_key, create_table_query, total_rows,"
+        " arrayZip(dependencies_database, dependencies_table)"
+        f" FROM system.tables WHERE database = {literal(name.database)} AND name = {literal(name.table)}"
+    )
+    if not found:
+        return None
+    engine, uuid, partition_key, sorting_key, create_query, rows, views = found[0]
+    storage = name
+    if engine == "MaterializedView" and _view_target(create_query) is None:
+        storage = TableName(name.database, f".inner_id.{uuid}" if uuid.strip("0-") else f".inner.{name.table}")
+        inner = table_facts(server, storage)
+        if inner is not None:
+            engine, partition_key, sorting_key, rows = (
+                inner.engine,
+                inner.partition_key,
+                inner.sorting_key,
+                inner.rows,
+            )
+    columns = server.rows(
+        "SELECT name, type, default_kind FROM system.columns"
+        f" WHERE database = {literal(name.database)} AND table = {literal(name.table)} ORDER BY position"
+    )
+    return TableFacts(
+        name=name,
+        storage=storage,
+        engine=engine,
+        columns=tuple(Column(*column) for column in columns),
+        partition_key=partition_key,
+        sorting_key=sorting_key,
+        create_query=create_query,
+        rows=rows,
+        views=tuple(sorted(TableName(*view) for view in views)),
+    )
+
+
+def feeding_views(server: Server, target: TableName) -> list[ViewFacts]:
+    """The materialized views that write to *target* (or *target* itself, when it holds its own rows)."""
+    found = server.rows(
+        "SELECT database, name, as_select, create_table_query FROM system.tables WHERE engine = 'MaterializedView'"
+        " ORDER BY database, name"
+    )
+    views = []
+    for database, table, select, create_query in found:
+        name = TableName(database, table)
+        if _view_target(create_query) == target or (name == target and _view_target(create_query) is None):
+            sources = server.rows(
+                "SELECT database, name FROM system.tables WHERE has(arrayZip(dependencies_database,"
+                f" dependencies_table), ({literal(database)}, {literal(table)})) ORDER BY database, name"
+            )
+            refreshable = re.search(r"^CREATE MATERIALIZED VIEW \S+ .*?\bREFRESH (?:EVERY|AFTER)\b", create_query)
+            views.append(ViewFacts(name, select, tuple(TableName(*source) for source in sources), bool(refreshable)))
+    return views
+
+
+def _view_target(create_query: str) -> TableName | None:
+    match = _VIEW_TARGET.match(create_query.split(" AS SELECT ")[0].split(" AS WITH ")[0] + " ")
+    return parse_table(match.group(1), "view") if match else None
+
+
+def select_facts(server: Server, select: str, database: str) -> SelectFacts:
+    """
+    What a SELECT gives and names; names without a database belong to *database*.
+
+    Raises:
+        ServerError: The server does not understand it.
+    """
+    columns = server.rows(f"DESCRIBE TABLE (\n{select}\n)")
+    tree = [line for (line,) in server.rows(f"SELECT explain FROM (EXPLAIN AST\n{select}\n)")]
+    words = [match.group(1) for line in tree if (match := _AST_TABLE.match(line))]
+    functions = [match.group(1) for line in tree if (match := _AST_FUNCTION.match(line))]
+    candidates = [TableName(database, word) for word in words]
+    candidates += [TableName(*word.split(".", cut)) for word in words for cut in (1,) if "." in word]
+    existing = set(_existing(server, candidates))
+    tables = [
+        name for word in words for name in candidates if str(name) in (word, f"{database}.{word}") and name in existing
+    ]
+    return SelectFacts(
+        columns=tuple(Column(column[0], column[1]) for column in columns),
+        tables=tuple(dict.fromkeys(tables)),
+        unstable=tuple(dict.fromkeys(name for name in functions if _UNSTABLE.fullmatch(name))),
+    )
+
+
+def _existing(server: Server, names: Iterable[TableName]) -> list[TableName]:
+    wanted = ", ".join(f"({literal(name.database)}, {literal(name.table)})" for name in names)
+    if not wanted:
+        return []
+    found = server.rows(f"SELECT database, name FROM system.tables WHERE (database, name) IN ({wanted})")
+    return [TableName(*row) for row in found]
+
+
+def current_database(server: Server) -> str:
+    """The database that names without one belong to."""
+    return str(server.rows("SELECT currentDatabase()")[0][0])
+
+
+def scan_facts(
+    server: Server, select: str, source: TableName, column: str, kind: TimeKind, start: datetime, end: datetime
+) -> ScanFacts:
+    """How the server would read *source* for *select* when it is limited to ``[start, end)``."""
+    settings = {**_EXPLAIN_SETTINGS, **filter_setting(str(source), time_filter(column, kind, start, end))}
+    answer = server.rows(f"SELECT explain FROM (EXPLAIN indexes = 1, json = 1, actions = 1\n{select}\n)", settings)
+    plan = json.loads("\n".join(line for (line,) in answer))
+    return _read_plan([entry["Plan"] for entry in plan], source, column)
+
+
+def _read_plan(roots: list[dict[str, Any]], source: TableName, column: str) -> ScanFacts:
+    nodes = [node for root in roots for node in _walk(root, False, column)]
+    leaves = [(node, filtered) for node, filtered in nodes if not node.get("Plans")]
+    reads = [(node, filtered) for node, filtered in leaves if node.get("Description") == str(source)]
+    pruned = bool(reads) and all(
+        any(column in key for index in node.get("Indexes", ()) for key in index.get("Keys", ())) for node, _ in reads
+    )
+    # A view, a Distributed or a Memory table does not show its name at the leaf: there, any filtered scan counts.
+    filtered = sum(is_filtered for _, is_filtered in (reads or leaves))
+    return ScanFacts(
+        reads=len(reads) or filtered,
+        filtered=filtered,
+        pruned=pruned,
+        row_wise=all(
+            node["Node Type"] in _ROW_WISE_NODES or node["Node Type"].startswith("ReadFrom") for node, _ in nodes
+        ),
+    )
+
+
+def _walk(node: Mapping[str, Any], above: bool, column: str) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Every node of a query plan, and whether the time filter stands at it or directly above it."""
+    children = node.get("Plans", [])
+    own = {key: value for key, value in node.items() if key != "Plans"}
+    text = json.dumps(own)
+    here = "dditional filter" in str(own.get("Description", "")) or any(
+        f"greaterOrEquals({name}, " in text for name in (column, quote(column))
+    )
+    filtered = here or (above and len(children) <= 1)
+    yield dict(node), filtered
+    for child in children:
+        yield from _walk(child, filtered, column)
+
+
+def supertypes(server: Server, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """For each pair of types, the smallest type that holds both; empty where there is none."""
+    found: dict[tuple[str, str], str] = {}
+    for pair in pairs:
+        values = ", ".join(f"defaultValueOfTypeName({literal(name)})" for name in pair)
+        (answer,) = server.rows(f"SELECT toTypeName([{values}])")[0]
+        inner = str(answer).removeprefix("Array(").removesuffix(")")
+        found[pair] = "" if inner.startswith("Variant(") else inner
+    return found
+
+
+def count_rows(server: Server, table: TableName, condition: str = "") -> int:
+    """Rows of *table* that meet *condition*."""
+    where = f" WHERE {condition}" if condition else ""
+    return int(server.rows(f"SELECT count() FROM {quote_table(table)}{where}")[0][0])
+
+
+def time_span(server: Server, table: TableName, column: str, kind: TimeKind) -> tuple[datetime, datetime]:
+    """
+    The first and the last instant in *column*, rounded down to whole milliseconds.
+
+    Raises:
+        RequestError: The table has no rows.
+    """
+    name = quote(column)
+    per_second = _PER_SECOND.get(kind)
+    value = (
+        f"{{}}({name}) * 1000 / {per_second}"
+        if per_second
+        else f"toUnixTimestamp64Milli(toDateTime64({{}}({name}), 3, 'UTC'))"
+    )
+    count, low, high = server.rows(
+        f"SELECT count(), {value.format('min')}, {value.format('max')} FROM {quote_table(table)}"
+    )[0]
+    if not count:
+        raise RequestError(f"{table} is empty, so it gives no window.", hint="pass --from and --to")
+    return from_ms(float(low)), from_ms(float(high))

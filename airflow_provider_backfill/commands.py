@@ -1,0 +1,564 @@
+"""
+One function per thing a user can do; the only place where core meets disk and server.
+
+Command line, operators and web page call these and print, push or render what comes back:
+payloads are plain JSON values with camelCase keys, as the contract gives them.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from . import diagnosis, planning
+from .clickhouse import execute
+from .clickhouse.client import Server
+from .core import checks
+from .core.model import (
+    ChunkReleased,
+    ChunkStatus,
+    Event,
+    Finding,
+    Plan,
+    Run,
+    RunCancelled,
+    RunPaused,
+    RunReplayed,
+    RunResumed,
+    RunStarted,
+    RunStatus,
+    Severity,
+    TableFacts,
+    TableName,
+    WriteMode,
+    whole,
+)
+from .core.planner import (
+    GUARANTEE,
+    PlanRequest,
+    check_window,
+    differences,
+    plan_id,
+    render_instant,
+    write_mode,
+)
+from .core.run import select_chunks
+from .core.statements import parse_table, show_table, time_filter
+from .errors import BackfillError, DamagedStateError, RequestError, ServerError
+from .options import Options
+from .state.store import RunLog, StateStore
+from .worker import LEASE_SECONDS, Worker, chunks_between, now, owner_is_dead
+
+Payload = dict[str, Any]
+
+
+def _ignore(*_: object) -> None:
+    """Report to nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """
+    What a command works with.
+
+    Attributes:
+        server: Opens the ClickHouse; None when there is none to talk to.
+        user: Who gives the commands, for the event log.
+    """
+
+    store: StateStore
+    options: Options
+    server: Callable[[], Server] | None
+    user: str
+
+    @contextmanager
+    def connected(self) -> Iterator[Server]:
+        """The ClickHouse of this session, closed at the end."""
+        if self.server is None:
+            raise RequestError(
+                "This needs a ClickHouse, and none was named.",
+                hint="pass --clickhouse-url http://user@host:8123/database, or set CLICKHOUSE_URL",
+            )
+        server = self.server()
+        try:
+            yield server
+        finally:
+            server.close()
+
+
+@dataclass(frozen=True, slots=True)
+class RunFlags:
+    """What a user may insist on for one run; each is one flag of ``run`` and ``resume``."""
+
+    replay_done: bool = False
+    replay_failed: bool = False
+    clear_window: bool = False
+    force_overlap: bool = False
+    force_compatibility: bool = False
+    force_environment: bool = False
+
+
+# ---------------------------------------------------------------- plan
+
+
+def plan(session: Session, request: PlanRequest) -> Payload:
+    """
+    Make an immutable plan, or find the one made before; nothing runs.
+
+    Raises:
+        RequestError: The request cannot be planned as it is; says why and what to change.
+        ServerError: ClickHouse could not be asked.
+    """
+    with session.connected() as server:
+        target = planning.target_facts(server, request.target)
+        mode, reason = write_mode(target, request.write_mode)
+        statements, column = planning.find_statements(server, target, request)
+        start, end = planning.find_window(server, session.options, request, statements[0], column)
+        limits = session.options.limits
+        count = check_window(
+            start,
+            end,
+            request.chunk_hours,
+            max_hours=limits.max_window_hours,
+            min_chunk_minutes=limits.min_chunk_minutes,
+            force=request.force_large_window,
+        )
+        name = show_table(target.name)
+        made = Plan(
+            plan_id=plan_id(name, start, end, request.chunk_hours, column),
+            target=name,
+            start=start,
+            end=end,
+            chunk_hours=request.chunk_hours,
+            time_column=column,
+            chunk_count=count,
+            statements=planning.check_scans(server, statements, column, start, end),
+            write_mode=mode,
+            mode_reason=reason,
+            guarantee=GUARANTEE[mode],
+            use_tokens=session.options.defaults.require_idempotency_token,
+            min_chunk_minutes=limits.min_chunk_minutes,
+            environment=server.address,
+            target_time_kind=planning.own_time_kind(target, column),
+            created_at=now(),
+        )
+        for chunk in made.chunks():
+            for statement in made.statements:
+                time_filter(column, statement.time_kind, chunk.start, chunk.end)
+            break
+        existing = session.store.find_plan(made.plan_id)
+        if existing is not None and not request.force:
+            return _plan_payload(session, _same_plan(existing, made), target, existed=True)
+        made = made.model_copy(update={"existing_rows": planning.existing_rows(server, target, made)})
+        _refuse_existing_rows(made, request.allow_existing_rows)
+        if existing is not None:
+            _retire(session, server, existing, target)
+        if not session.store.save_plan(made):
+            # Somebody else planned the same at this moment.
+            return _plan_payload(session, _same_plan(session.store.load_plan(made.plan_id), made), target, existed=True)
+        return _plan_payload(session, made, target, existed=False)
+
+
+def _refuse_existing_rows(made: Plan, allowed: bool) -> None:
+    if made.existing_rows and not allowed and made.write_mode is not WriteMode.REPLACE:
+        raise RequestError(
+            f"{made.target} already holds {made.existing_rows} rows in the window, "
+            "and this backfill would add to them.",
+            hint="delete them first, choose another window, or pass --allow-existing-rows if they are other rows",
+        )
+
+
+def _same_plan(existing: Plan, made: Plan) -> Plan:
+    changed = differences(existing, made)
+    if changed:
+        raise RequestError(
+            f"Plan {made.plan_id} exists with another definition. " + "; ".join(changed) + ".",
+            hint="change the window or the chunk size, or pass --force to plan anew and keep the old files beside",
+        )
+    return existing
+
+
+def _retire(session: Session, server: Server, existing: Plan, target: TableFacts) -> None:
+    log = session.store.open_run(existing)
+    running = log.run.count(ChunkStatus.RUNNING)
+    if running and any(not owner_is_dead(log.run, owner, now()) for owner in log.run.workers):
+        raise RequestError(
+            f"{running} chunks of plan {existing.plan_id} are running.",
+            hint=f"stop it first: {checks.command('cancel', existing.plan_id)}",
+        )
+    execute.kill_queries(server, existing.plan_id)
+    execute.drop_tables(server, execute.leftover_tables(server, existing.plan_id, target.storage.database))
+    session.store.retire_plan(existing.plan_id, f"{now():%Y%m%dT%H%M%S}")
+
+
+def _plan_payload(session: Session, made: Plan, target: TableFacts, *, existed: bool) -> Payload:
+    return {
+        "ok": True,
+        "command": "plan",
+        "planId": made.plan_id,
+        "target": made.target,
+        "from": render_instant(made.start),
+        "to": render_instant(made.end),
+        "chunkCount": made.chunk_count,
+        "chunkHours": whole(made.chunk_hours),
+        "timeColumn": made.time_column,
+        "planPath": session.store.plan_path(made.plan_id),
+        "existed": existed,
+        "writeMode": made.write_mode,
+        "modeReason": made.mode_reason,
+        "guarantee": made.guarantee,
+        "existingRows": made.existing_rows,
+        "statements": [
+            {"name": s.name, "source": s.source, "verifiedAgainstSource": s.row_wise} for s in made.statements
+        ],
+        "missedViews": [str(view) for view in target.views],
+    }
+
+
+# ---------------------------------------------------------------- run, resume
+
+
+def run(
+    session: Session,
+    wanted: str,
+    *,
+    flags: RunFlags = RunFlags(),
+    resume: bool = False,
+    parallel: int | None = None,
+    window: tuple[datetime, datetime] | None = None,
+    on_start: Callable[[Worker, Plan, Run], None] = _ignore,
+    report: Callable[[Event], None] = _ignore,
+    step: Callable[[str], None] = _ignore,
+) -> Payload:
+    """
+    Execute a plan's chunks until all have ended, or until the worker is told to stop.
+
+    Args:
+        wanted: The plan's id.
+        resume: Take up a paused, failed or cancelled run, failed chunks included.
+        parallel: Chunks at once; the option ``defaults.maxParallelChunks`` when None.
+        window: Only the chunks that lie in it (a mapped task's share); the others are left to others.
+        on_start: Gets the worker, so that a signal can stop it.
+        report: Gets every event this worker writes.
+
+    Raises:
+        RequestError: The run may not begin as asked; says why and what to type.
+        ServerError: ClickHouse could not be reached; nothing was marked done.
+    """
+    made = session.store.load_plan(wanted)
+    log = session.store.open_run(made)
+    if resume and log.run.status is RunStatus.PLANNED:
+        raise RequestError(f"Plan {wanted} was never run.", hint=checks.command("run", made.plan_id))
+    if log.run.status is RunStatus.COMPLETED and not flags.replay_done:
+        return status_payload(session, made, log.run, "resume" if resume else "run", noop=True)
+    if log.run.cancelled and not resume:
+        raise RequestError(f"Plan {wanted} was cancelled.", hint=checks.command("resume", made.plan_id))
+    _check_flags(made, flags)
+    defaults = session.options.defaults
+    with session.connected() as server:
+        _check_environment(session, made, server, flags)
+        target = planning.target_facts(server, parse_table(made.target, "target"))
+        planning.check_scans(server, list(made.statements), made.time_column, made.start, made.end)
+        _begin(session, log, flags, resume)
+        worker = Worker(
+            server,
+            session.store,
+            made,
+            target,
+            retries=defaults.max_retries_per_chunk,
+            retry_delay_ms=defaults.retry_delay_ms,
+            report=report,
+            step=step,
+        )
+        on_start(worker, made, log.run)
+        try:
+            worker.run(chunks_between(made, *(window or (None, None))), parallel or defaults.max_parallel_chunks)
+        finally:
+            _end(session, log, server, target, worker)
+    return status_payload(session, made, log.run, "resume" if resume else "run")
+
+
+def _check_flags(made: Plan, flags: RunFlags) -> None:
+    if not flags.replay_done:
+        return
+    if made.write_mode is not WriteMode.REPLACE and not flags.clear_window:
+        raise RequestError(
+            f"Replaying done chunks of {made.target} would write their rows a second time.",
+            hint="pass --clear-window as well: each chunk's window is then deleted from the target before it is filled",
+        )
+    if flags.clear_window and made.target_time_kind is None:
+        raise RequestError(
+            f"{made.target} has no time column {made.time_column}, so a chunk's window cannot be deleted from it.",
+            hint="delete the rows yourself and plan anew with --force",
+        )
+
+
+def _check_environment(session: Session, made: Plan, server: Server, flags: RunFlags) -> None:
+    if made.environment != server.address and not flags.force_environment:
+        raise RequestError(
+            f"Plan {made.plan_id} was made on {made.environment}, and this is {server.address}.",
+            hint="run it there, or pass --force-environment if both are the same ClickHouse",
+        )
+    tokens = session.options.defaults.require_idempotency_token
+    if made.use_tokens != tokens and not flags.force_compatibility:
+        raise RequestError(
+            f"Plan {made.plan_id} was made with defaults.requireIdempotencyToken = {str(made.use_tokens).lower()}, "
+            f"and it is {str(tokens).lower()} now.",
+            hint="set it back, or pass --force-compatibility to run the plan as it was made",
+        )
+
+
+def _begin(session: Session, log: RunLog, flags: RunFlags, resume: bool) -> None:
+    """Write that the run goes on, unless another run would write to the same rows."""
+    made = log.plan
+    lock = "target-" + hashlib.sha256(made.target.encode()).hexdigest()[:16]
+    with session.store.exclusive(lock):
+        if session.options.policy.block_overlapping_runs and not flags.force_overlap:
+            _refuse_overlap(session, made)
+        event = RunResumed if resume else RunStarted
+        log.append(event(at=now(), by=session.user))
+    statuses = [ChunkStatus.DONE] if flags.replay_done else []
+    if flags.replay_failed:
+        statuses.append(ChunkStatus.FAILED)
+    if statuses:
+        log.append(RunReplayed(at=now(), by=session.user, statuses=tuple(statuses), clear_window=flags.clear_window))
+
+
+def _refuse_overlap(session: Session, made: Plan) -> None:
+    moment = now()
+    for other, run in _readable_runs(session):
+        if not checks.overlaps(made, [(other, run)]) or run.status is not RunStatus.RUNNING:
+            continue
+        held = any(not owner_is_dead(run, owner, moment) for owner in run.workers)
+        fresh = run.updated_at is not None and moment - run.updated_at < timedelta(seconds=LEASE_SECONDS)
+        if held or (fresh and not run.workers):
+            raise RequestError(
+                f"Plan {other.plan_id} is running on {made.target} over a window that meets this one "
+                f"({render_instant(other.start)} to {render_instant(other.end)}).",
+                hint=f"wait for it, stop it with `{checks.command('cancel', other.plan_id)}`, or pass --force-overlap",
+            )
+
+
+def _end(session: Session, log: RunLog, server: Server, target: TableFacts, worker: Worker) -> None:
+    """Record a pause, write the checkpoint, and drop the tombstones once nothing can need them."""
+    run = log.refresh()
+    if worker.reason and run.status is RunStatus.RUNNING and not run.count(ChunkStatus.RUNNING):
+        log.append(RunPaused(at=now(), by=session.user, reason=worker.reason))
+    log.checkpoint()
+    if run.status is RunStatus.COMPLETED:
+        execute.drop_tables(server, execute.leftover_tables(server, log.plan.plan_id, target.storage.database))
+
+
+# ---------------------------------------------------------------- status, cancel, list
+
+
+def status(session: Session, wanted: str) -> Payload:
+    """Where a plan stands, from its event log; needs no ClickHouse."""
+    made = session.store.load_plan(wanted)
+    return status_payload(session, made, session.store.open_run(made).run, "status")
+
+
+def status_payload(session: Session, made: Plan, run: Run, command: str, *, noop: bool = False) -> Payload:
+    """The payload that run, resume, status and cancel share."""
+    payload: Payload = {
+        "ok": command in ("status", "cancel") or run.status is RunStatus.COMPLETED,
+        "command": command,
+        "planId": made.plan_id,
+        "target": made.target,
+        "from": render_instant(made.start),
+        "to": render_instant(made.end),
+        "status": run.status,
+        "chunkCounts": {"total": run.total, **{status.value: run.count(status) for status in ChunkStatus}},
+        "attempts": run.attempts,
+        "rowsWritten": run.rows,
+        "runPath": session.store.run_path(made.plan_id),
+        "eventPath": session.store.event_path(made.plan_id),
+        "updatedAt": render_instant(run.updated_at) if run.updated_at else None,
+    }
+    moment = now()
+    if dead := [owner for owner in run.workers if owner_is_dead(run, owner, moment)]:
+        payload["deadWorkers"] = dead
+    if run.last_error:
+        payload["lastError"] = run.last_error
+    if noop:
+        payload["noop"] = True
+    return payload
+
+
+def cancel(session: Session, wanted: str, *, reason: str = "", wait_seconds: float = 10.0) -> Payload:
+    """
+    Stop a plan for good, until somebody resumes it: no chunk is claimed any more, and its queries are killed.
+
+    Workers see it within a second and give their chunks back. Here, too, the server is asked to
+    kill the queries, when there is one to ask, and claims of workers that are gone are freed.
+
+    Raises:
+        RequestError: No such plan, or it is completed already.
+    """
+    made = session.store.load_plan(wanted)
+    log = session.store.open_run(made)
+    noop = log.run.cancelled
+    if log.run.status is RunStatus.COMPLETED:
+        raise RequestError(
+            f"Plan {wanted} is completed; there is nothing to cancel.", hint="its rows are in the target"
+        )
+    if not noop:
+        log.commit(lambda run: None if run.cancelled else RunCancelled(at=now(), by=session.user, reason=reason))
+    queries = "not looked at, because no ClickHouse was named"
+    if session.server is not None:
+        with session.connected() as server:
+            queries = f"{execute.kill_queries(server, made.plan_id)} killed"
+            deadline = now() + timedelta(seconds=wait_seconds)
+            while _free_dead_claims(session, log) and now() < deadline:
+                execute.kill_queries(server, made.plan_id)
+    log.checkpoint()
+    return {**status_payload(session, made, log.refresh(), "cancel", noop=noop), "queries": queries}
+
+
+def _free_dead_claims(session: Session, log: RunLog) -> int:
+    """Give back the chunks of dead workers; how many chunks living workers still hold."""
+    run, moment, held = log.refresh(), now(), 0
+    for chunk in list(select_chunks(log.plan, run, ChunkStatus.RUNNING)):
+        state = run.state(chunk.id)
+        if not owner_is_dead(run, state.owner, moment):
+            held += 1
+            continue
+        released = ChunkReleased(
+            at=now(), by=session.user, chunk_id=chunk.id, attempt=state.attempt, reason="its worker is gone"
+        )
+        log.append(released)
+    return held
+
+
+def list_plans(session: Session) -> Payload:
+    """Every plan with its status, newest last; damaged ones are named, not fatal."""
+    plans, damaged = [], []
+    for name in session.store.plan_ids():
+        try:
+            made = session.store.load_plan(name)
+            run = session.store.open_run(made).run
+        except DamagedStateError as error:
+            damaged.append({"planId": name, "message": str(error)})
+            continue
+        plans.append(
+            {
+                "planId": made.plan_id,
+                "target": made.target,
+                "from": render_instant(made.start),
+                "to": render_instant(made.end),
+                "chunkHours": whole(made.chunk_hours),
+                "status": run.status,
+                "done": run.count(ChunkStatus.DONE),
+                "total": run.total,
+                "rowsWritten": run.rows,
+                "createdAt": render_instant(made.created_at),
+            }
+        )
+    plans.sort(key=lambda entry: str(entry["createdAt"]))
+    return {"ok": not damaged, "command": "list", "plans": plans, "damaged": damaged}
+
+
+def _readable_runs(session: Session) -> Iterator[tuple[Plan, Run]]:
+    for name in session.store.plan_ids():
+        try:
+            made = session.store.load_plan(name)
+            yield made, session.store.open_run(made).run
+        except BackfillError:
+            continue
+
+
+# ---------------------------------------------------------------- doctor, check
+
+
+def check(session: Session, target: TableName | None = None) -> Payload:
+    """
+    Whether every required backfill is finished, for a CI job; needs no ClickHouse.
+
+    A damaged plan is a finding of its own; the others are still judged.
+    """
+    required = session.options.policy.fail_check_on_required_pending_backfill
+    findings: list[Finding] = checks.policy_findings(required=required)
+    evaluated = pending = active = failed = 0
+    for name in session.store.plan_ids():
+        try:
+            made = session.store.load_plan(name)
+            if target is not None and made.target != show_table(target):
+                continue
+            run = session.store.open_run(made).run
+        except DamagedStateError as error:
+            findings.append(Finding("backfill_state_damaged", Severity.ERROR, name, error.message, error.hint))
+            continue
+        evaluated += 1
+        pending += run.status is not RunStatus.COMPLETED
+        active += run.status is RunStatus.RUNNING
+        failed += run.status is RunStatus.FAILED
+        findings += checks.required_findings(made, run, required=required)
+    ok = not any(finding.severity is Severity.ERROR for finding in findings)
+    return {
+        "ok": ok,
+        "command": "check",
+        "failedChecks": [] if ok else ["plugin:backfill"],
+        "plugins": {
+            "backfill": {
+                "evaluated": evaluated,
+                "ok": ok,
+                "findingCodes": sorted({finding.code for finding in findings}),
+                "findings": [_finding_payload(finding) for finding in findings],
+                "requiredCount": pending,
+                "activeRuns": active,
+                "failedRuns": failed,
+            }
+        },
+    }
+
+
+def doctor(session: Session, wanted: str) -> Payload:
+    """
+    What is wrong with a plan and what to type; looks at the server when there is one.
+
+    Raises:
+        RequestError: No such plan.
+    """
+    made = session.store.load_plan(wanted)
+    run = session.store.open_run(made).run
+    moment = now()
+    dead = [owner for owner in run.workers if owner_is_dead(run, owner, moment)]
+    required = session.options.policy.fail_check_on_required_pending_backfill
+    findings = checks.stuck_findings(made, run, dead) + checks.required_findings(made, run, required=required)
+    if dead:
+        # The work of dead workers waits for a resume, not for a watcher.
+        findings = [f._replace(hint=checks.command("resume", made.plan_id)) for f in findings]
+    not_looked_at = ["ClickHouse: none was named (--clickhouse-url, CLICKHOUSE_URL)"]
+    if session.server is not None:
+        try:
+            with session.connected() as server:
+                findings += diagnosis.server_findings(server, made, run)
+            not_looked_at = []
+        except ServerError as error:
+            not_looked_at = [f"ClickHouse: {error.message}"]
+    failed = [chunk.id for chunk in select_chunks(made, run, ChunkStatus.FAILED)]
+    return {
+        "ok": not any(finding.severity is Severity.ERROR for finding in findings),
+        "command": "doctor",
+        "planId": made.plan_id,
+        "target": made.target,
+        "status": run.status,
+        "issueCodes": sorted({finding.code for finding in findings}),
+        "recommendations": list(dict.fromkeys(finding.hint for finding in findings if finding.hint)),
+        "failedChunkIds": failed,
+        "findings": [_finding_payload(finding) for finding in findings],
+        "guarantee": made.guarantee,
+        "notLookedAt": not_looked_at,
+    }
+
+
+def _finding_payload(finding: Finding) -> Payload:
+    return {
+        "code": finding.code,
+        "severity": finding.severity,
+        "message": finding.message,
+        "planId": finding.plan_id,
+        "hint": finding.hint,
+    }

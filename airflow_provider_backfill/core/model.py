@@ -1,0 +1,513 @@
+"""
+The words of the product as types: plan, chunk, event, run, finding.
+
+A :class:`Plan` is immutable and says everything that decides which rows are written. A
+:class:`Run` is never edited: it is what :mod:`.run` derives from a plan's events.
+Python names are snake_case; in JSON the keys are camelCase.
+Pure: standard library, pydantic and errors only.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic.alias_generators import to_camel
+
+from .identity import chunk_id, from_ms, idempotency_token, iter_window, parse_instant, render_instant, to_ms
+
+FORMAT = 1
+"""The number that every state file carries; a higher one was written by a newer version."""
+
+
+def _instant(value: object) -> object:
+    """An instant as it comes back from a file, so that what is kept in memory equals what is on disk."""
+    if isinstance(value, str):
+        return parse_instant(value)
+    return from_ms(to_ms(value)) if isinstance(value, datetime) else value
+
+
+Instant = Annotated[datetime, BeforeValidator(_instant), PlainSerializer(render_instant, return_type=str)]
+"""An aware UTC datetime in whole milliseconds, in JSON as ``2025-01-01T00:00:00.000Z``."""
+
+
+def whole(value: float) -> float:
+    """A number as JSON has it: 6 rather than 6.0."""
+    return int(value) if value.is_integer() else value
+
+
+Number = Annotated[float, PlainSerializer(whole)]
+"""A float, in JSON without the fraction it does not have."""
+
+
+class Model(BaseModel):
+    """A frozen value with camelCase keys in JSON; unknown keys are refused."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid")
+
+
+class RunStatus(StrEnum):
+    """Where a plan stands as a whole."""
+
+    PLANNED = "planned"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class ChunkStatus(StrEnum):
+    """Where one chunk stands."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+class WriteMode(StrEnum):
+    """How a chunk's rows reach the target; see the docs for what each guarantees."""
+
+    STAGE = "stage"
+    REPLACE = "replace"
+    INSERT = "insert"
+
+
+class TimeKind(StrEnum):
+    """How a time column stores an instant; decides how bounds are written."""
+
+    DATE = "date"
+    DATE32 = "date32"
+    DATETIME = "datetime"
+    DATETIME64 = "datetime64"
+    EPOCH_S = "epoch-s"
+    EPOCH_MS = "epoch-ms"
+    EPOCH_US = "epoch-us"
+
+
+class TableName(NamedTuple):
+    """A table's name in its two parts, as the server stores them: without quotes."""
+
+    database: str
+    table: str
+
+    def __str__(self) -> str:
+        return f"{self.database}.{self.table}"
+
+
+class Column(NamedTuple):
+    """A column as the server describes it; *default_kind* is empty, DEFAULT, MATERIALIZED, ALIAS or EPHEMERAL."""
+
+    name: str
+    type: str
+    default_kind: str = ""
+
+    @property
+    def insertable(self) -> bool:
+        """Whether an INSERT may name the column."""
+        return self.default_kind not in ("MATERIALIZED", "ALIAS")
+
+
+@dataclass(frozen=True, slots=True)
+class TableFacts:
+    """
+    What inspection found about a table.
+
+    Attributes:
+        storage: The table that holds the rows: the inner table of a materialized view without
+            ``TO``, else the table itself.
+        rows: Rows in the table, None when the server does not know.
+        views: The materialized views that fire when rows are inserted into it.
+    """
+
+    name: TableName
+    storage: TableName
+    engine: str
+    columns: tuple[Column, ...]
+    partition_key: str
+    sorting_key: str
+    create_query: str
+    rows: int | None
+    views: tuple[TableName, ...] = ()
+
+    def column(self, name: str) -> Column | None:
+        """The column called *name*, or None."""
+        return next((column for column in self.columns if column.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class ViewFacts:
+    """A materialized view that writes to the target; *sources* are the tables whose inserts fire it."""
+
+    name: TableName
+    select: str
+    sources: tuple[TableName, ...]
+    refreshable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SelectFacts:
+    """
+    What the server says about a SELECT.
+
+    Attributes:
+        columns: Its result columns.
+        tables: The tables it names, in order of appearance.
+        unstable: Functions in it that give another result each time, such as ``now``.
+    """
+
+    columns: tuple[Column, ...]
+    tables: tuple[TableName, ...]
+    unstable: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScanFacts:
+    """
+    How the server would read the source for a SELECT under a time filter.
+
+    Attributes:
+        reads: How often the plan reads the source.
+        filtered: How many of these reads carry the filter.
+        pruned: Whether the filter is used by an index (partition, min-max or primary key) on each read.
+        row_wise: Whether each result row comes from one source row by itself.
+    """
+
+    reads: int
+    filtered: int
+    pruned: bool
+    row_wise: bool
+
+
+class Chunk(NamedTuple):
+    """A half-open slice ``[start, end)`` of a plan's window, in UTC."""
+
+    id: str
+    start: datetime
+    end: datetime
+
+
+class Statement(Model):
+    """
+    One SELECT whose rows go into the target.
+
+    Attributes:
+        name: The view it was stored in, the source table, or ``select``.
+        select: The SELECT, its text as the user or the server stored it.
+        source: The table that the time filter applies to, ``database.table``.
+        time_kind: How that table's time column stores an instant.
+        columns: The target's columns it fills, in the order of the SELECT.
+        row_wise: Each result row comes from one source row by itself (no aggregation, join,
+            limit or window), so running the SELECT again costs little more than a scan.
+    """
+
+    name: str
+    select: str
+    source: str
+    time_kind: TimeKind
+    columns: tuple[str, ...]
+    row_wise: bool = False
+
+
+class Plan(Model):
+    """
+    An immutable description of a backfill: the statements, and the chunks to bind to them.
+
+    Attributes:
+        existing_rows: Rows the target held in the window when it was planned; None when that is not known.
+        target_time_kind: How the target's own column called *time_column* stores an instant; None without one.
+        environment: Address and database of the server it was planned on.
+
+    The chunks are not stored: :meth:`chunks` derives them from window and chunk size, so the
+    file of a plan with 100,000 chunks is as small as that of one with ten.
+    """
+
+    format: Literal[1] = 1
+    plan_id: str
+    target: str
+    start: Instant = Field(alias="from")
+    end: Instant = Field(alias="to")
+    chunk_hours: Number
+    time_column: str
+    chunk_count: int
+    statements: tuple[Statement, ...]
+    write_mode: WriteMode
+    mode_reason: str
+    guarantee: str
+    use_tokens: bool
+    min_chunk_minutes: Number
+    existing_rows: int | None = None
+    target_time_kind: TimeKind | None = None
+    environment: str
+    created_at: Instant
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the plan's chunks in time order."""
+        for start, end in iter_window(self.start, self.end, self.chunk_hours):
+            yield Chunk(chunk_id(self.plan_id, start, end), start, end)
+
+    def token(self, chunk: Chunk) -> str:
+        """The chunk's deduplication token, or an empty text when the plan uses none."""
+        return idempotency_token(self.plan_id, chunk.start, chunk.end) if self.use_tokens else ""
+
+
+class _Event(Model):
+    at: Instant
+    by: str
+    """Who wrote it: ``host:pid:nonce`` of a worker, or the user for a command."""
+
+
+class RunStarted(_Event):
+    """Somebody began to execute the plan, or went on after a pause."""
+
+    type: Literal["RunStarted"] = "RunStarted"
+
+
+class RunPaused(_Event):
+    """The runner stopped on purpose and can go on later."""
+
+    type: Literal["RunPaused"] = "RunPaused"
+    reason: str
+
+
+class RunCancelled(_Event):
+    """The user stopped the run; no chunk may be claimed until it is resumed."""
+
+    type: Literal["RunCancelled"] = "RunCancelled"
+    reason: str = ""
+
+
+class RunResumed(_Event):
+    """The user takes a paused, failed or cancelled run up again: failed chunks are pending again."""
+
+    type: Literal["RunResumed"] = "RunResumed"
+
+
+class RunReplayed(_Event):
+    """The user wants chunks executed again that had ended, with a fresh budget of attempts."""
+
+    type: Literal["RunReplayed"] = "RunReplayed"
+    statuses: tuple[ChunkStatus, ...]
+    clear_window: bool = False
+
+
+class WorkerSeen(_Event):
+    """A worker is alive and keeps its claims for *lease_seconds* more."""
+
+    type: Literal["WorkerSeen"] = "WorkerSeen"
+    lease_seconds: float
+
+
+class _ChunkEvent(_Event):
+    chunk_id: str
+    attempt: int
+
+
+class ChunkStarted(_ChunkEvent):
+    """
+    A worker claims a chunk; on disk before its query exists.
+
+    *takes_over* is set when the claim replaces one whose worker and query are proven dead.
+    """
+
+    type: Literal["ChunkStarted"] = "ChunkStarted"
+    start: Instant = Field(alias="from")
+    end: Instant = Field(alias="to")
+    query_id: str
+    lease_seconds: float
+    takes_over: bool = False
+
+
+class Content(NamedTuple):
+    """What rows amount to: how many, and ``sum(cityHash64(tuple(*)))`` modulo 2**64 over them."""
+
+    rows: int
+    checksum: int
+
+
+class ChunkVerified(_ChunkEvent):
+    """The attempt's rows are staged and verified; from here on only this result or an equal one is published."""
+
+    type: Literal["ChunkVerified"] = "ChunkVerified"
+    content: Content
+
+
+class ChunkDone(_ChunkEvent):
+    """The chunk's rows are in the target."""
+
+    type: Literal["ChunkDone"] = "ChunkDone"
+    content: Content
+    seconds: float
+
+
+class ChunkFailed(_ChunkEvent):
+    """The attempt failed; *final* when no further attempt will be made by itself."""
+
+    type: Literal["ChunkFailed"] = "ChunkFailed"
+    code: int | None = None
+    name: str = ""
+    message: str
+    final: bool
+
+
+class ChunkReleased(_ChunkEvent):
+    """The worker gave the chunk back unharmed (pause, cancel, kill); the attempt does not count."""
+
+    type: Literal["ChunkReleased"] = "ChunkReleased"
+    reason: str
+
+
+class ChunkPart(Model):
+    """One part of a split chunk."""
+
+    id: str
+    start: Instant = Field(alias="from")
+    end: Instant = Field(alias="to")
+
+
+class ChunkSplit(_ChunkEvent):
+    """The chunk was too heavy; its parts take its place."""
+
+    type: Literal["ChunkSplit"] = "ChunkSplit"
+    parts: tuple[ChunkPart, ...]
+    message: str
+
+
+Event = Annotated[
+    RunStarted
+    | RunPaused
+    | RunCancelled
+    | RunResumed
+    | RunReplayed
+    | WorkerSeen
+    | ChunkStarted
+    | ChunkVerified
+    | ChunkDone
+    | ChunkFailed
+    | ChunkReleased
+    | ChunkSplit,
+    Field(discriminator="type"),
+]
+
+
+_CAMEL = ConfigDict(alias_generator=to_camel)
+
+
+@dataclass(slots=True)
+class ChunkState:
+    """
+    What the log says about one chunk.
+
+    Attributes:
+        attempt: Number of the last attempt; counts from 1 and never falls, so a query id is never reused.
+        tries: Attempts that count against the budget since the chunk was last reset.
+        verified: What each attempt staged, by attempt; kept until the chunk is done, because
+            a later attempt may have to publish what an earlier one staged.
+        content: What the target got from this chunk; None until it is done.
+        seconds: How long the successful attempt took; None until it is done.
+        clear: Whether the chunk's window is to be deleted from the target before it is filled again.
+        error: The last error's text; empty when there was none.
+    """
+
+    __pydantic_config__ = _CAMEL
+
+    status: ChunkStatus = ChunkStatus.PENDING
+    attempt: int = 0
+    tries: int = 0
+    owner: str = ""
+    query_id: str = ""
+    started_at: Instant | None = None
+    verified: dict[int, Content] = field(default_factory=dict)
+    content: Content | None = None
+    seconds: float | None = None
+    error: str = ""
+    clear: bool = False
+
+
+@dataclass(slots=True)
+class Worker:
+    """A worker that holds *claims* chunks, when it was last heard of, and how long its claims hold after that."""
+
+    __pydantic_config__ = _CAMEL
+
+    seen_at: Instant
+    lease_seconds: float
+    claims: int = 1
+
+
+@dataclass(slots=True)
+class Run:
+    """
+    The execution of a plan as its events tell it; see :mod:`.run` for how it is derived.
+
+    Attributes:
+        total: Chunks in the run; splits add to the plan's count.
+        chunks: State of every chunk that is not untouched, by chunk id.
+        splits: Parts of every chunk that was split, by the id of the chunk they replace.
+        workers: The workers that hold a claim now, by name.
+        seconds: Sum of the done chunks' seconds.
+    """
+
+    __pydantic_config__ = _CAMEL
+
+    plan_id: str
+    total: int
+    chunks: dict[str, ChunkState] = field(default_factory=dict)
+    splits: dict[str, tuple[Chunk, ...]] = field(default_factory=dict)
+    workers: dict[str, Worker] = field(default_factory=dict)
+    counts: dict[ChunkStatus, int] = field(default_factory=dict)
+    started: bool = False
+    paused: bool = False
+    cancelled: bool = False
+    attempts: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    last_error: str = ""
+    updated_at: Instant | None = None
+
+    def state(self, chunk_id: str) -> ChunkState:
+        """What is known about a chunk; an untouched chunk is pending."""
+        return self.chunks.get(chunk_id) or ChunkState()
+
+    def count(self, status: ChunkStatus) -> int:
+        """How many chunks stand at *status*."""
+        if status is ChunkStatus.PENDING:
+            return self.total - sum(self.counts.values())
+        return self.counts.get(status, 0)
+
+    @property
+    def status(self) -> RunStatus:
+        """Where the run stands; the order of the questions is the rule."""
+        if self.cancelled:
+            return RunStatus.CANCELLED
+        if not self.started:
+            return RunStatus.PLANNED
+        if self.count(ChunkStatus.DONE) + self.count(ChunkStatus.SKIPPED) == self.total:
+            return RunStatus.COMPLETED
+        if self.paused:
+            return RunStatus.PAUSED
+        if self.count(ChunkStatus.FAILED) and not self.count(ChunkStatus.PENDING) + self.count(ChunkStatus.RUNNING):
+            return RunStatus.FAILED
+        return RunStatus.RUNNING
+
+
+class Severity(StrEnum):
+    """How much a finding matters: an error makes ``check`` fail."""
+
+    ERROR = "error"
+    WARN = "warn"
+    INFO = "info"
+
+
+class Finding(NamedTuple):
+    """Something a person should know about a plan, with the next thing to type."""
+
+    code: str
+    severity: Severity
+    plan_id: str
+    message: str
+    hint: str = ""

@@ -1,0 +1,241 @@
+"""
+From a request and the facts about its tables to an immutable plan.
+
+Also the place where other tools find the identity functions: :func:`plan_id`, :func:`chunk_id`,
+:func:`idempotency_token`, :func:`split_window` and the parsers and renderers they rest on.
+Pure: what the server said comes in as facts.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from ..errors import RequestError
+from .identity import (
+    chunk_id,
+    idempotency_token,
+    iter_window,
+    parse_chunk_hours,
+    parse_instant,
+    plan_id,
+    render_chunk_hours,
+    render_instant,
+    split_window,
+)
+from .model import Column, Plan, ScanFacts, Statement, TableFacts, TableName, TimeKind, WriteMode
+from .statements import bare_type, show_table, time_kind
+
+__all__ = [
+    "PlanRequest",
+    "check_scan",
+    "check_window",
+    "chunk_id",
+    "differences",
+    "find_time_column",
+    "idempotency_token",
+    "insert_columns",
+    "parse_chunk_hours",
+    "parse_instant",
+    "plan_id",
+    "render_chunk_hours",
+    "render_instant",
+    "split_window",
+    "write_mode",
+]
+
+GUARANTEE = {
+    WriteMode.STAGE: "Every row is written exactly once: a chunk is filled in a private table, verified, "
+    "and its partitions are moved into the target one way.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """
+    What the user asked for, parsed: the window ``[start, end)`` in UTC and where the rows come from.
+
+    Attributes:
+        source: Copy this table, matched by column names.
+        select: Or insert the rows of this SELECT; with neither, the views that feed the target are replayed.
+        filter_table: The table of *select* that the window applies to, when several could be meant.
+        time_unit: ``s``, ``ms`` or ``us`` when the time column is an integer epoch.
+    """
+
+    target: TableName
+    start: datetime | None
+    end: datetime | None
+    chunk_hours: float
+    time_column: str | None = None
+    time_unit: str = ""
+    source: TableName | None = None
+    select: str | None = None
+    filter_table: TableName | None = None
+    write_mode: WriteMode | None = None
+    allow_existing_rows: bool = False
+    force_large_window: bool = False
+    force: bool = False
+
+
+def check_window(
+    start: datetime, end: datetime, chunk_hours: float, *, max_hours: float, min_chunk_minutes: float, force: bool
+) -> int:
+    """
+    Check a window against the limits and count its chunks.
+
+    Raises:
+        RequestError: Empty or reversed window, window over *max_hours* without *force*, chunk
+            under *min_chunk_minutes*.
+    """
+    if chunk_hours * 60 < min_chunk_minutes:
+        raise RequestError(
+            f"A chunk of {render_chunk_hours(chunk_hours)} h is shorter than the minimum of "
+            f"{render_chunk_hours(min_chunk_minutes)} minutes.",
+            hint=f"pass --chunk-hours {render_chunk_hours(min_chunk_minutes / 60)} or more, "
+            "or lower limits.minChunkMinutes",
+        )
+    hours = (end - start) / timedelta(hours=1)
+    if hours > max_hours and not force:
+        raise RequestError(
+            f"The window {render_instant(start)} to {render_instant(end)} is {hours:g} h, "
+            f"over the limit of {max_hours:g} h.",
+            hint="shorten it, raise limits.maxWindowHours, or pass --force-large-window",
+        )
+    return sum(1 for _ in iter_window(start, end, chunk_hours))
+
+
+def find_time_column(table: TableFacts, wanted: str | None, unit: str) -> tuple[str, TimeKind]:
+    """
+    The column that places a row in time, and how it stores an instant.
+
+    *wanted* must exist and be a time. Without it: the only time column, else the one that
+    stands first in the sorting key, else in the partition key.
+
+    Raises:
+        RequestError: No such column, not a time, or no way to choose; lists what was seen.
+    """
+    kinds = {column.name: kind for column in table.columns if (kind := time_kind(column.type, unit))}
+    seen = ", ".join(f"{column.name} {column.type}" for column in table.columns)
+    if wanted is not None:
+        column = table.column(wanted)
+        if column is None:
+            near = difflib.get_close_matches(wanted, [column.name for column in table.columns], 1)
+            raise RequestError(
+                f"{table.name} has no column {wanted!r}; it has {seen}.",
+                hint=f"did you mean --time-column {near[0]}?" if near else "pass --time-column with one of these",
+            )
+        if wanted not in kinds:
+            integer = bare_type(column.type).lstrip("U").startswith("Int")
+            raise RequestError(
+                f"The column {wanted} of {table.name} is {column.type}, which holds no instant.",
+                hint="for an integer epoch pass --time-unit s, ms or us"
+                if integer
+                else "pass --time-column with a Date, DateTime or DateTime64 column",
+            )
+        return wanted, kinds[wanted]
+    keys = f"{table.sorting_key}, {table.partition_key}"
+    places = {name: keys.find(name) for name in kinds if name in keys}
+    chosen = next(iter(kinds)) if len(kinds) == 1 else min(places, key=lambda name: places[name], default=None)
+    if chosen is None:
+        what = "no time column" if not kinds else f"several time columns ({', '.join(kinds)}), none of them in its key"
+        raise RequestError(f"{table.name} has {what}; it has {seen}.", hint="pass --time-column")
+    return chosen, kinds[chosen]
+
+
+def insert_columns(
+    what: str, columns: Sequence[Column], target: TableFacts, supertypes: dict[tuple[str, str], str] | None
+) -> tuple[str, ...]:
+    """
+    The target's columns that a SELECT fills, matched by name, in the target's order.
+
+    Args:
+        what: Names the SELECT in a message.
+        columns: What it gives.
+        supertypes: By (given, wanted) type, the smallest type that holds both; empty text where
+            there is none. None leaves the types to the server, as a view does.
+
+    Raises:
+        RequestError: A column is missing in the target, cannot be inserted, or does not fit.
+    """
+    wanted = {column.name: column for column in target.columns}
+    has = ", ".join(wanted)
+    for column in columns:
+        match = wanted.get(column.name)
+        if match is None or not match.insertable:
+            state = "has no column" if match is None else "computes its column"
+            raise RequestError(
+                f"{target.name} {state} {column.name!r}, which {what} gives; it has {has}.",
+                hint="pass a --select that gives the target's columns by name",
+            )
+        if supertypes is not None and column.type != match.type:
+            common = supertypes[column.type, match.type]
+            if bare_type(common) != bare_type(match.type) or (
+                column.type.startswith("Nullable(") and not match.type.startswith("Nullable(")
+            ):
+                raise RequestError(
+                    f"The column {column.name} is {column.type} in {what} and {match.type} in {target.name}: "
+                    "the values may not fit.",
+                    hint=f"pass a --select that converts it, such as CAST({column.name} AS {match.type})",
+                )
+    given = {column.name for column in columns}
+    return tuple(name for name in wanted if name in given)
+
+
+def check_scan(statement: Statement, scan: ScanFacts, time_column: str) -> None:
+    """
+    Refuse a statement whose reads of the source would not all be limited to a chunk.
+
+    Raises:
+        RequestError: The source is not read, or is read somewhere without the time filter.
+    """
+    if scan.filtered == 0 or scan.filtered < scan.reads:
+        where = "nowhere" if scan.filtered == 0 else f"in only {scan.filtered} of {scan.reads} places"
+        raise RequestError(
+            f"The time filter on {statement.source}.{time_column} takes effect {where} in {statement.name}, "
+            "so every chunk would read rows of other chunks.",
+            hint="read the source by its own name in the SELECT (not through merge() or a Buffer table), "
+            "or choose the filtered table with --filter-table",
+        )
+
+
+def write_mode(target: TableFacts, wanted: WriteMode | None) -> tuple[WriteMode, str]:
+    """
+    How the rows reach the target, and why.
+
+    Raises:
+        RequestError: The target's engine cannot take what was asked for.
+    """
+    if wanted not in (None, WriteMode.STAGE):
+        raise RequestError(
+            f"--write-mode {wanted} is not available yet.", hint="leave --write-mode away, or pass stage"
+        )
+    if not target.engine.endswith("MergeTree") or target.engine.startswith(("Replicated", "Shared")):
+        raise RequestError(
+            f"{target.name} is a {target.engine} table, which cannot take the partitions of a staging table.",
+            hint="backfill the MergeTree table behind it",
+        )
+    return WriteMode.STAGE, f"{target.name} is a {target.engine} table, so chunks are staged and moved in."
+
+
+def differences(old: Plan, new: Plan) -> list[str]:
+    """How the definitions of two plans with the same id differ, one line each."""
+    lines = []
+    for name in ("statements", "write_mode", "use_tokens", "min_chunk_minutes", "environment"):
+        before, after = getattr(old, name), getattr(new, name)
+        if before == after:
+            continue
+        if name != "statements":
+            lines.append(f"{name}: {before} in the plan, {after} now")
+            continue
+        for kind, ours, others in (("in the plan", before, after), ("now", after, before)):
+            lines.extend(
+                f"statement {kind}: {s.name} reads {s.source}: {' '.join(s.select.split())}"
+                for s in ours
+                if s not in others
+            )
+    return lines
+
+
+def plan_target(name: TableName) -> str:
+    """The target's name as it enters the plan id."""
+    return show_table(name)

@@ -1,0 +1,178 @@
+"""
+Every SQL text the product sends, built in one place.
+
+A user's SELECT is never edited: it is wrapped, and the time filter is applied at the scan by
+the setting ``additional_table_filters``. Names are always quoted, bounds are always exact UTC
+instants typed by the column, and nothing else of a user's text reaches a statement.
+Pure: no server is asked.
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from ..errors import RequestError
+from .identity import render_instant, to_ms
+from .model import Chunk, Column, Plan, Statement, TableName, TimeKind
+
+_WORD = re.compile(r"[^\W\d][\w-]*")
+_NAME = re.compile(r"`((?:[^`\\]|\\.|``)+)`|\"((?:[^\"\\]|\\.|\"\")+)\"|([^\W\d][\w$-]*)")
+_DATETIME64 = re.compile(r"DateTime64\((\d+)")
+_WRAPPER = re.compile(r"(?:Nullable|LowCardinality)\((.*)\)")
+_INTEGERS = frozenset(f"{sign}Int{bits}" for sign in ("", "U") for bits in (32, 64))
+_UNIT = {"s": TimeKind.EPOCH_S, "ms": TimeKind.EPOCH_MS, "us": TimeKind.EPOCH_US}
+_PER_MS = {TimeKind.EPOCH_S: (1, 1000), TimeKind.EPOCH_MS: (1, 1), TimeKind.EPOCH_US: (1000, 1)}
+
+CONTENT = "count(), sum(cityHash64(tuple(*)))"
+"""Content sums. The tuple is needed: the hash of a bare NULL is NULL, which ``sum`` leaves out."""
+
+
+def parse_table(text: str, what: str) -> TableName:
+    """
+    Read ``database.table``; parts with other characters than letters, digits, ``_`` and ``-`` stand in backticks.
+
+    Raises:
+        RequestError: It is not such a name; *what* (``target``, ``source``) is named in the message.
+    """
+    trimmed = text.strip()
+    first = _NAME.match(trimmed)
+    second = (
+        _NAME.fullmatch(trimmed, first.end() + 1) if first and trimmed[first.end() : first.end() + 1] == "." else None
+    )
+    if not (first and second):
+        raise RequestError(
+            f"The {what} {text!r} is not a table name.",
+            hint=f"write --{what} database.table, with backticks around a name that has other characters",
+        )
+    return TableName(_unquoted(first), _unquoted(second))
+
+
+def _unquoted(match: re.Match[str]) -> str:
+    backticked, quoted, word = match.groups()
+    if word:
+        return str(word)
+    text = backticked if backticked is not None else quoted
+    return re.sub(r"\\(.)|(`)`|(\")\"", lambda m: m.group(1) or m.group(2) or m.group(3), text)
+
+
+def show_table(name: TableName) -> str:
+    """The name as it goes into a plan: bare where it can be, else in backticks, so that it reads back the same."""
+    return ".".join(part if _WORD.fullmatch(part) else quote(part) for part in name)
+
+
+def quote(name: str) -> str:
+    """An identifier in backticks."""
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
+
+
+def quote_table(name: TableName) -> str:
+    """A table's name in backticks."""
+    return f"{quote(name.database)}.{quote(name.table)}"
+
+
+def literal(text: str) -> str:
+    """A string literal."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def bare_type(text: str) -> str:
+    """A column's type without ``Nullable`` and ``LowCardinality`` around it."""
+    while match := _WRAPPER.fullmatch(text):
+        text = match.group(1)
+    return text
+
+
+def time_kind(column_type: str, unit: str = "") -> TimeKind | None:
+    """How a column of this type stores instants, or None when it is no time; *unit* (s, ms, us) is for integers."""
+    name = bare_type(column_type)
+    if name in ("Date", "Date32"):
+        return TimeKind(name.lower())
+    if name.startswith("DateTime64("):
+        return TimeKind.DATETIME64
+    if name == "DateTime" or name.startswith("DateTime("):
+        return TimeKind.DATETIME
+    return _UNIT.get(unit) if name in _INTEGERS else None
+
+
+def bound(kind: TimeKind, moment: datetime) -> str:
+    """
+    An instant as a constant to compare a column of *kind* with, exact in whole milliseconds.
+
+    Epochs are rounded up: for whole units, ``x >= 1.5`` and ``x < 1.5`` are ``x >= 2`` and ``x < 2``.
+
+    Raises:
+        RequestError: A Date column, and the instant is not 00:00 UTC.
+    """
+    utc = moment.astimezone(UTC)
+    if kind in (TimeKind.DATE, TimeKind.DATE32):
+        if utc.time().replace(tzinfo=None).isoformat() != "00:00:00":
+            raise RequestError(
+                f"The time column holds dates, and {render_instant(utc)} is not a day's start.",
+                hint="give --from and --to as dates, and --chunk-hours as a multiple of 24",
+            )
+        return f"to{kind.capitalize()}('{utc:%Y-%m-%d}')"
+    if kind in _PER_MS:
+        times, per = _PER_MS[kind]
+        return str(-(-to_ms(utc) * times // per))
+    return f"toDateTime64('{utc:%Y-%m-%d %H:%M:%S}.{utc.microsecond // 1000:03d}', 3, 'UTC')"
+
+
+def time_filter(column: str, kind: TimeKind, start: datetime, end: datetime) -> str:
+    """The condition that a row lies in ``[start, end)``."""
+    name = quote(column)
+    return f"{name} >= {bound(kind, start)} AND {name} < {bound(kind, end)}"
+
+
+def filter_setting(source: str, condition: str) -> dict[str, str]:
+    """The settings that apply *condition* at every scan of *source*, wherever the SELECT reads it."""
+    return {"additional_table_filters": f"{{{literal(source)}: {literal(condition)}}}"}
+
+
+def chunk_filter(plan: Plan, statement: Statement, chunk: Chunk) -> dict[str, str]:
+    """The settings that limit *statement* to *chunk*."""
+    condition = time_filter(plan.time_column, statement.time_kind, chunk.start, chunk.end)
+    return filter_setting(statement.source, condition)
+
+
+def query_id(plan_id: str, chunk_id: str, attempt: int) -> str:
+    """The id of the statement that fills the staging table of one attempt."""
+    return f"backfill-{plan_id}-{chunk_id}-{attempt}"
+
+
+def staging_table(plan: Plan, storage: TableName, chunk_id: str, attempt: int) -> TableName:
+    """The private table of one attempt, beside the target."""
+    return TableName(storage.database, f"backfill_{plan.plan_id}_{chunk_id}_{attempt}")
+
+
+def sealed_table(plan: Plan, storage: TableName, chunk_id: str) -> TableName:
+    """The table that holds the one result of a chunk which may be published."""
+    return TableName(storage.database, f"backfill_{plan.plan_id}_{chunk_id}_sealed")
+
+
+def copy_select(source: TableName, columns: Sequence[Column]) -> str:
+    """The SELECT that copies *columns* of a table."""
+    return f"SELECT {_list(column.name for column in columns)} FROM {quote_table(source)}"
+
+
+def insert_select(table: TableName, statement: Statement) -> str:
+    """Insert a statement's rows, matched by name."""
+    columns = _list(statement.columns)
+    return f"INSERT INTO {quote_table(table)} ({columns}) SELECT {columns} FROM (\n{statement.select}\n)"
+
+
+def source_content(statement: Statement, columns: Sequence[Column]) -> str:
+    """Content sums of what a statement gives now, each value in the type of the target's column."""
+    types = {column.name: column.type for column in columns}
+    values = ", ".join(
+        f"CAST({quote(name)} AS {types[name]}) AS {quote(f'c{index}')}" for index, name in enumerate(statement.columns)
+    )
+    return f"SELECT {CONTENT} FROM (SELECT {values} FROM (\n{statement.select}\n))"
+
+
+def table_content(table: TableName, columns: Sequence[str]) -> str:
+    """Content sums of a table's *columns*, in this order."""
+    return f"SELECT {CONTENT} FROM (SELECT {_list(columns)} FROM {quote_table(table)})"
+
+
+def _list(names: object) -> str:
+    return ", ".join(quote(str(name)) for name in names)  # type: ignore[attr-defined]

@@ -1,0 +1,340 @@
+"""
+A worker: claims chunks of one plan, executes them, keeps its claims alive, and stops when told.
+
+Each thread executes one chunk at a time; one more thread watches the log for a cancel, sends
+the worker's sign of life, and kills the queries of a run that is to stop. Nothing about the
+run is kept here: a worker that dies is replaced by one that reads the log.
+"""
+
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+from .clickhouse.client import Server
+from .clickhouse.execute import Attempt, kill_queries, run_attempt
+from .core.faults import Verdict, judge_error, retry_delay
+from .core.identity import chunk_id, from_ms, to_ms
+from .core.model import (
+    Chunk,
+    ChunkDone,
+    ChunkFailed,
+    ChunkPart,
+    ChunkReleased,
+    ChunkSplit,
+    ChunkStarted,
+    ChunkState,
+    ChunkStatus,
+    ChunkVerified,
+    Content,
+    Event,
+    Plan,
+    Run,
+    TableFacts,
+    TimeKind,
+    WorkerSeen,
+)
+from .core.run import expand, select_chunks
+from .core.statements import query_id
+from .errors import BackfillError, ServerError, TransitionError, VerificationError
+from .state.store import RunLog, StateStore
+
+LEASE_SECONDS = 60.0
+_WATCH_SECONDS = 0.5
+_DAY_MS = 86_400_000
+
+
+def now() -> datetime:
+    """The time by this machine's clock, in UTC."""
+    return datetime.now(UTC)
+
+
+def new_owner() -> str:
+    """A name for a worker: host, process, start of the process, and a nonce."""
+    return f"{socket.gethostname()}:{os.getpid()}:{_process_start(os.getpid())}:{uuid4().hex[:8]}"
+
+
+def owner_is_dead(run: Run, owner: str, moment: datetime) -> bool:
+    """Whether a worker has lost its claims: its lease has run out, or its process on this host is gone."""
+    worker = run.workers.get(owner)
+    if worker is None or moment > worker.seen_at + timedelta(seconds=worker.lease_seconds):
+        return True
+    host, _, rest = owner.partition(":")
+    pid, _, rest = rest.partition(":")
+    start = rest.partition(":")[0]
+    return host == socket.gethostname() and start != "" and _process_start(int(pid)) != start
+
+
+def _process_start(pid: int) -> str:
+    """When a process of this host started, in the kernel's ticks; empty when there is none, or no /proc."""
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return ""
+
+
+class Worker:
+    """
+    Executes chunks of one plan on one server.
+
+    Args:
+        retries: Attempts per chunk, in total.
+        retry_delay_ms: Wait after the first failed attempt; doubles.
+        report: Called with each event this worker has written, from any of its threads.
+        step: Called with the name of each step of an attempt; for tests that stop a worker there.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        store: StateStore,
+        plan: Plan,
+        target: TableFacts,
+        *,
+        retries: int,
+        retry_delay_ms: float,
+        report: Callable[[Event], None] = lambda _: None,
+        step: Callable[[str], None] = lambda _: None,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
+        self.owner = new_owner()
+        self._server, self._store, self._plan, self._target = server, store, plan, target
+        self._retries, self._retry_delay_ms, self._lease = retries, retry_delay_ms, lease_seconds
+        self._report, self._step = report, step
+        self._stopping = threading.Event()
+        self._reason = ""
+        self._active: set[str] = set()
+        self._error: BackfillError | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why the worker stopped before its work was done; empty when it did not."""
+        return self._reason
+
+    def stop(self, reason: str) -> None:
+        """Give every chunk back and end soon; safe to call from a signal handler."""
+        if not self._stopping.is_set():
+            self._reason = reason
+            self._stopping.set()
+
+    def run(self, chunks: Callable[[Run], Iterator[Chunk]], parallel: int) -> None:
+        """
+        Execute the chunks that are pending, *parallel* at once, and wait for those of other workers.
+
+        Args:
+            chunks: Gives the chunks this worker may take, for the run as of now.
+
+        Raises:
+            StateError: The state folder failed; what was claimed is taken up by the next worker.
+            ServerError: The server could not be reached to stop the queries.
+        """
+        watcher = threading.Thread(target=self._guard, args=(self._watch,), name="backfill-watch", daemon=True)
+        ended = self._ended = threading.Event()
+        watcher.start()
+        try:
+            while not self._stopping.is_set():
+                log = self._store.open_run(self._plan)
+                moment = now()
+                ready = [
+                    chunk
+                    for chunk in chunks(log.run)
+                    if (state := log.run.state(chunk.id)).status is ChunkStatus.PENDING
+                    or (state.status is ChunkStatus.RUNNING and owner_is_dead(log.run, state.owner, moment))
+                ]
+                if ready:
+                    self._work_through(ready, parallel)
+                elif any(log.run.state(chunk.id).status is ChunkStatus.RUNNING for chunk in chunks(log.run)):
+                    self._stopping.wait(_WATCH_SECONDS)
+                else:
+                    break
+        finally:
+            ended.set()
+            watcher.join()
+        if self._error is not None:
+            raise self._error
+
+    def _work_through(self, ready: list[Chunk], parallel: int) -> None:
+        queue = iter(ready)
+        lock = threading.Lock()
+
+        def work() -> None:
+            log = self._store.open_run(self._plan)
+            while not self._stopping.is_set():
+                with lock:
+                    chunk = next(queue, None)
+                if chunk is None:
+                    return
+                self._execute(log, chunk)
+
+        threads = [
+            threading.Thread(target=self._guard, args=(work,), name=f"backfill-{number}", daemon=True)
+            for number in range(1 if self._server.embedded else min(parallel, len(ready)))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            # A bare join would keep Python from running signal handlers until the chunk ends.
+            while thread.is_alive():
+                thread.join(0.2)
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        """Run one thread's work; the first error stops the others and is raised by :meth:`run`."""
+        try:
+            work()
+        except BackfillError as error:
+            self._error = self._error or error
+            self.stop(error.message)
+
+    def _watch(self) -> None:
+        log = self._store.open_run(self._plan)
+        alive_until = time.monotonic()
+        while not self._ended.is_set():
+            if log.refresh().cancelled:
+                self.stop("the run was cancelled")
+            if self._stopping.is_set() and self._active:
+                for chunk in list(self._active):
+                    kill_queries(self._server, self._plan.plan_id, chunk)
+            if self._active and time.monotonic() >= alive_until:
+                log.append(WorkerSeen(at=now(), by=self.owner, lease_seconds=self._lease))
+                alive_until = time.monotonic() + self._lease / 3
+            self._ended.wait(0.05 if self._stopping.is_set() else _WATCH_SECONDS)
+
+    def _append(self, log: RunLog, event: Event) -> None:
+        log.append(event)
+        self._report(event)
+
+    def _execute(self, log: RunLog, chunk: Chunk) -> None:
+        """Attempt a chunk until it is done, failed, split, given back, or found to be somebody else's."""
+        while not self._stopping.is_set():
+            claim = self._claim(log, chunk)
+            if claim is None:
+                return
+            self._active.add(chunk.id)
+            began = time.monotonic()
+            try:
+                self._step("claim")
+                outcome = self._attempt(log, chunk, claim, began)
+            finally:
+                self._active.discard(chunk.id)
+            try:
+                self._append(log, outcome)
+            except TransitionError:
+                return
+            self._step("recorded")
+            if isinstance(outcome, ChunkSplit):
+                for part in expand(log.run, chunk):
+                    self._execute(log, part)
+                return
+            if not isinstance(outcome, ChunkFailed) or outcome.final:
+                return
+            delay = retry_delay(self._retry_delay_ms, log.run.state(chunk.id).tries)
+            # Workers that failed together should not come back together.
+            self._stopping.wait(delay * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, keeps no secret
+
+    def _claim(self, log: RunLog, chunk: Chunk) -> ChunkState | None:
+        """Claim the chunk on disk, before its query exists; None when it is not to be had."""
+
+        def decide(run: Run) -> Event | None:
+            state = run.state(chunk.id)
+            takes_over = state.status is ChunkStatus.RUNNING and owner_is_dead(run, state.owner, now())
+            if run.cancelled or chunk.id in run.splits or not (takes_over or state.status is ChunkStatus.PENDING):
+                return None
+            return ChunkStarted(
+                at=now(),
+                by=self.owner,
+                chunk_id=chunk.id,
+                attempt=state.attempt + 1,
+                start=chunk.start,
+                end=chunk.end,
+                query_id=query_id(self._plan.plan_id, chunk.id, state.attempt + 1),
+                lease_seconds=self._lease,
+                takes_over=takes_over,
+            )
+
+        event = log.commit(decide)
+        if event is None:
+            return None
+        self._report(event)
+        return log.run.state(chunk.id)
+
+    def _attempt(self, log: RunLog, chunk: Chunk, claim: ChunkState, began: float) -> Event:
+        """Execute one attempt; the event it ended with."""
+        number = claim.attempt
+
+        def verified(content: Content) -> None:
+            event = ChunkVerified(at=now(), by=self.owner, chunk_id=chunk.id, attempt=number, content=content)
+            self._append(log, event)
+
+        def step(name: str) -> None:
+            self._step(name)
+            # Once sealed, finishing takes less than starting over.
+            if self._stopping.is_set() and not name.startswith(("sealed", "moved")):
+                raise ServerError("The worker was told to stop.", code=394)
+
+        attempt = Attempt(self._plan, self._target, chunk, number, verified, step, dict(claim.verified), claim.clear)
+        try:
+            content = run_attempt(self._server, attempt)
+        except TransitionError as error:
+            return self._released(chunk, number, error.message)
+        except (ServerError, VerificationError) as error:
+            if self._stopping.is_set():
+                return self._released(chunk, number, self._reason)
+            return self._failed(log.refresh(), chunk, number, error)
+        return ChunkDone(
+            at=now(),
+            by=self.owner,
+            chunk_id=chunk.id,
+            attempt=number,
+            content=content,
+            seconds=round(time.monotonic() - began, 3),
+        )
+
+    def _released(self, chunk: Chunk, number: int, reason: str) -> Event:
+        return ChunkReleased(at=now(), by=self.owner, chunk_id=chunk.id, attempt=number, reason=reason)
+
+    def _failed(self, run: Run, chunk: Chunk, number: int, error: ServerError | VerificationError) -> Event:
+        code, name = (error.code, error.name) if isinstance(error, ServerError) else (None, "VERIFICATION")
+        verdict = judge_error(code, error.message)
+        if verdict is Verdict.SPLIT and (parts := self._halves(chunk)):
+            return ChunkSplit(
+                at=now(), by=self.owner, chunk_id=chunk.id, attempt=number, parts=parts, message=error.message
+            )
+        return ChunkFailed(
+            at=now(),
+            by=self.owner,
+            chunk_id=chunk.id,
+            attempt=number,
+            code=code,
+            name=name,
+            message=str(error),
+            final=verdict is Verdict.FINAL or run.state(chunk.id).tries >= self._retries,
+        )
+
+    def _halves(self, chunk: Chunk) -> tuple[ChunkPart, ...]:
+        """The two halves of a chunk; none when they would be too short, or would not give the same rows."""
+        if not all(statement.row_wise for statement in self._plan.statements):
+            return ()
+        start, end = to_ms(chunk.start), to_ms(chunk.end)
+        dates = any(s.time_kind in (TimeKind.DATE, TimeKind.DATE32) for s in self._plan.statements)
+        step = _DAY_MS if dates else 1
+        middle = (start + end) // 2 // step * step
+        if min(middle - start, end - middle) < self._plan.min_chunk_minutes * 60_000:
+            return ()
+        bounds = ((chunk.start, from_ms(middle)), (from_ms(middle), chunk.end))
+        return tuple(ChunkPart(id=chunk_id(self._plan.plan_id, a, b), start=a, end=b) for a, b in bounds)
+
+
+def chunks_between(plan: Plan, start: datetime | None, end: datetime | None) -> Callable[[Run], Iterator[Chunk]]:
+    """Which chunks a worker may take: all, or those that lie in ``[start, end)``."""
+
+    def chosen(run: Run) -> Iterator[Chunk]:
+        for chunk in select_chunks(plan, run):
+            if (start is None or chunk.start >= start) and (end is None or chunk.end <= end):
+                yield chunk
+
+    return chosen
