@@ -153,8 +153,7 @@ def plan(session: Session, request: PlanRequest) -> Payload:
             return _plan_payload(session, _same_plan(existing, made), target, existed=True)
         made = made.model_copy(update={"existing_rows": planning.existing_rows(server, target, made)})
         _refuse_existing_rows(made, request.allow_existing_rows)
-        if existing is not None:
-            _retire(session, server, existing, target)
+        _clean_before(session, server, made, existing, target, force=request.force)
         if not session.store.save_plan(made):
             # Somebody else planned the same at this moment.
             return _plan_payload(session, _same_plan(session.store.load_plan(made.plan_id), made), target, existed=True)
@@ -180,17 +179,28 @@ def _same_plan(existing: Plan, made: Plan) -> Plan:
     return existing
 
 
-def _retire(session: Session, server: Server, existing: Plan, target: TableFacts) -> None:
-    log = session.store.open_run(existing)
-    running = log.run.count(ChunkStatus.RUNNING)
-    if running and any(not owner_is_dead(log.run, owner, now()) for owner in log.run.workers):
+def _clean_before(
+    session: Session, server: Server, made: Plan, existing: Plan | None, target: TableFacts, *, force: bool
+) -> None:
+    """Make room for a new plan: nothing of an earlier one with its id may run, or be published later."""
+    left = execute.leftover_tables(server, made.plan_id, target.storage.database)
+    if left and not force:
         raise RequestError(
-            f"{running} chunks of plan {existing.plan_id} are running.",
-            hint=f"stop it first: {checks.command('cancel', existing.plan_id)}",
+            f"{len(left)} staging tables of plan {made.plan_id} are on the server, such as {left[0]}, "
+            "from a run that this state folder knows nothing of.",
+            hint="choose the state folder of that run with --state-dir, or pass --force to drop them and plan anew",
         )
-    execute.kill_queries(server, existing.plan_id)
-    execute.drop_tables(server, execute.leftover_tables(server, existing.plan_id, target.storage.database))
-    session.store.retire_plan(existing.plan_id, f"{now():%Y%m%dT%H%M%S}")
+    if existing is not None:
+        run = session.store.open_run(existing).run
+        if any(not owner_is_dead(run, owner, now()) for owner in run.workers):
+            raise RequestError(
+                f"{run.count(ChunkStatus.RUNNING)} chunks of plan {existing.plan_id} are running.",
+                hint=f"stop it first: {checks.command('cancel', existing.plan_id)}",
+            )
+    execute.kill_queries(server, made.plan_id)
+    execute.drop_tables(server, left)
+    if existing is not None:
+        session.store.retire_plan(existing.plan_id, f"{now():%Y%m%dT%H%M%S}")
 
 
 def _plan_payload(session: Session, made: Plan, target: TableFacts, *, existed: bool) -> Payload:

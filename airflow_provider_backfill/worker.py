@@ -42,7 +42,7 @@ from .core.model import (
 )
 from .core.run import expand, select_chunks
 from .core.statements import query_id
-from .errors import BackfillError, ServerError, TransitionError, VerificationError
+from .errors import BackfillError, RequestError, ServerError, TransitionError, VerificationError
 from .state.store import RunLog, StateStore
 
 LEASE_SECONDS = 60.0
@@ -281,7 +281,7 @@ class Worker:
             content = run_attempt(self._server, attempt)
         except TransitionError as error:
             return self._released(chunk, number, error.message)
-        except (ServerError, VerificationError) as error:
+        except (ServerError, VerificationError, RequestError) as error:
             if self._stopping.is_set():
                 return self._released(chunk, number, self._reason)
             return self._failed(log.refresh(), chunk, number, error)
@@ -297,9 +297,10 @@ class Worker:
     def _released(self, chunk: Chunk, number: int, reason: str) -> Event:
         return ChunkReleased(at=now(), by=self.owner, chunk_id=chunk.id, attempt=number, reason=reason)
 
-    def _failed(self, run: Run, chunk: Chunk, number: int, error: ServerError | VerificationError) -> Event:
-        code, name = (error.code, error.name) if isinstance(error, ServerError) else (None, "VERIFICATION")
-        verdict = judge_error(code, error.message)
+    def _failed(self, run: Run, chunk: Chunk, number: int, error: BackfillError) -> Event:
+        code, name = (error.code, error.name) if isinstance(error, ServerError) else (None, "")
+        # What a request gets wrong stays wrong; a source that changed under a verification may come to rest.
+        verdict = Verdict.FINAL if isinstance(error, RequestError) else judge_error(code, error.message)
         if verdict is Verdict.SPLIT and (parts := self._halves(chunk)):
             return ChunkSplit(
                 at=now(), by=self.owner, chunk_id=chunk.id, attempt=number, parts=parts, message=error.message

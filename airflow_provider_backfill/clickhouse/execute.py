@@ -30,7 +30,7 @@ from ..core.statements import (
     table_content,
     time_filter,
 )
-from ..errors import ServerError, VerificationError
+from ..errors import RequestError, ServerError, TransitionError, VerificationError
 from .client import Server
 
 _TABLE_EXISTS = 57
@@ -114,9 +114,14 @@ def run_attempt(server: Server, attempt: Attempt) -> Content:
         try:
             server.command(f"RENAME TABLE {quote_table(_own_table(attempt))} TO {quote_table(sealed)}")
         except ServerError as error:
-            if error.code not in (_TABLE_EXISTS, _UNKNOWN_TABLE):
-                raise
-            raise VerificationError(f"Another attempt of chunk {chunk.id} was sealed first.") from error
+            if error.code == _TABLE_EXISTS and not attempt.earlier:
+                raise RequestError(
+                    f"{sealed} is left from a run that this state folder knows nothing of.",
+                    hint=f"plan anew with --force, which drops it, or drop it yourself: DROP TABLE {quote_table(sealed)}",
+                ) from error
+            if error.code in (_TABLE_EXISTS, _UNKNOWN_TABLE):
+                raise TransitionError(f"Another attempt of chunk {chunk.id} has taken over.") from error
+            raise
         attempt.step("sealed")
     else:
         content = attempt.earlier[resumed]
@@ -213,20 +218,13 @@ def _publish(server: Server, attempt: Attempt, sealed: TableName, *, resumed: bo
         " GROUP BY partition_id ORDER BY partition_id"
     )
     for index, (partition, hashes) in enumerate(parts):
-        moving = (
-            f"ALTER TABLE {quote_table(sealed)} MOVE PARTITION ID {literal(partition)} TO TABLE {quote_table(storage)}"
-        )
         if resumed and _already_moved(server, storage, partition, hashes):
             # The server died inside the move: the rows had arrived, but were not yet gone from here.
-            server.command(
-                f"ALTER TABLE {quote_table(sealed)} DROP PARTITION ID {literal(partition)}",
-                {"max_partition_size_to_drop": 0},
-            )
+            action, settings = "DROP", {"max_partition_size_to_drop": 0}
         else:
-            server.command(
-                f"ALTER TABLE {quote_table(sealed)} {moving}",
-                None if server.embedded else {"query_id": f"{base}.move.{partition}"},
-            )
+            action, settings = "MOVE", {} if server.embedded else {"query_id": f"{base}.move.{partition}"}
+        into = f" TO TABLE {quote_table(storage)}" if action == "MOVE" else ""
+        server.command(f"ALTER TABLE {quote_table(sealed)} {action} PARTITION ID {literal(partition)}{into}", settings)
         attempt.step(f"moved {index + 1}")
 
 
