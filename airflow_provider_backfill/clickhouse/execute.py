@@ -117,7 +117,7 @@ def run_attempt(server: Server, attempt: Attempt) -> Content:
             if error.code == _TABLE_EXISTS and not attempt.earlier:
                 raise RequestError(
                     f"{sealed} is left from a run that this state folder knows nothing of.",
-                    hint=f"plan anew with --force, which drops it, or drop it yourself: DROP TABLE {quote_table(sealed)}",
+                    hint=f"plan anew with --force, which drops it, or run DROP TABLE {quote_table(sealed)}",
                 ) from error
             if error.code in (_TABLE_EXISTS, _UNKNOWN_TABLE):
                 raise TransitionError(f"Another attempt of chunk {chunk.id} has taken over.") from error
@@ -220,7 +220,7 @@ def _publish(server: Server, attempt: Attempt, sealed: TableName, *, resumed: bo
     for index, (partition, hashes) in enumerate(parts):
         if resumed and _already_moved(server, storage, partition, hashes):
             # The server died inside the move: the rows had arrived, but were not yet gone from here.
-            action, settings = "DROP", {"max_partition_size_to_drop": 0}
+            action, settings = "DROP", {"max_partition_size_to_drop": "0"}
         else:
             action, settings = "MOVE", {} if server.embedded else {"query_id": f"{base}.move.{partition}"}
         into = f" TO TABLE {quote_table(storage)}" if action == "MOVE" else ""
