@@ -6,6 +6,7 @@ payloads are plain JSON values with camelCase keys, as the contract gives them.
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ from .core.planner import (
 )
 from .core.run import select_chunks
 from .core.statements import parse_table, show_table, time_filter
-from .errors import BackfillError, DamagedStateError, RequestError, ServerError
+from .errors import BackfillError, ConfigError, DamagedStateError, RequestError, ServerError
 from .options import Options
 from .state.store import RunLog, StateStore
 from .worker import LEASE_SECONDS, Worker, chunks_between, now, owner_is_dead
@@ -113,7 +114,7 @@ def plan(session: Session, request: PlanRequest) -> Payload:
     """
     with session.connected() as server:
         target = planning.target_facts(server, request.target)
-        mode, reason = write_mode(target, request.write_mode)
+        mode, reason = write_mode(target, request)
         statements, column = planning.find_statements(server, target, request)
         start, end = planning.find_window(server, session.options, request, statements[0], column)
         limits = session.options.limits
@@ -126,6 +127,7 @@ def plan(session: Session, request: PlanRequest) -> Payload:
             force=request.force_large_window,
         )
         name = show_table(target.name)
+        scans = planning.check_scans(server, statements, column, start, end)
         made = Plan(
             plan_id=plan_id(name, start, end, request.chunk_hours, column),
             target=name,
@@ -134,14 +136,20 @@ def plan(session: Session, request: PlanRequest) -> Payload:
             chunk_hours=request.chunk_hours,
             time_column=column,
             chunk_count=count,
-            statements=planning.check_scans(server, statements, column, start, end),
+            # A SELECT with now() gives other rows when it is asked again, so it cannot be verified that way.
+            statements=tuple(
+                statement.model_copy(update={"row_wise": scan.row_wise and statement.row_wise})
+                for statement, scan in zip(statements, scans, strict=True)
+            ),
             write_mode=mode,
             mode_reason=reason,
             guarantee=GUARANTEE[mode],
             use_tokens=session.options.defaults.require_idempotency_token,
             min_chunk_minutes=limits.min_chunk_minutes,
             environment=server.address,
-            target_time_kind=planning.own_time_kind(target, column),
+            target_time=planning.target_time(target, column),
+            keep_outside=request.keep_outside,
+            backup=request.backup,
             created_at=now(),
         )
         for chunk in made.chunks():
@@ -151,6 +159,7 @@ def plan(session: Session, request: PlanRequest) -> Payload:
         existing = session.store.find_plan(made.plan_id)
         if existing is not None and not request.force:
             return _plan_payload(session, _same_plan(existing, made), target, existed=True)
+        planning.check_bounds(server, target, made, scans)
         made = made.model_copy(update={"existing_rows": planning.existing_rows(server, target, made)})
         _refuse_existing_rows(made, request.allow_existing_rows)
         _clean_before(session, server, made, existing, target, force=request.force)
@@ -165,7 +174,7 @@ def _refuse_existing_rows(made: Plan, allowed: bool) -> None:
         raise RequestError(
             f"{made.target} already holds {made.existing_rows} rows in the window, "
             "and this backfill would add to them.",
-            hint="delete them first, choose another window, or pass --allow-existing-rows if they are other rows",
+            hint="to rebuild them pass --write-mode replace; if they are other rows, pass --allow-existing-rows",
         )
 
 
@@ -224,6 +233,7 @@ def _plan_payload(session: Session, made: Plan, target: TableFacts, *, existed: 
             {"name": s.name, "source": s.source, "verifiedAgainstSource": s.row_wise} for s in made.statements
         ],
         "missedViews": [str(view) for view in target.views],
+        "next": checks.command("status" if existed else "run", made.plan_id),
     }
 
 
@@ -298,9 +308,9 @@ def _check_flags(made: Plan, flags: RunFlags) -> None:
             f"Replaying done chunks of {made.target} would write their rows a second time.",
             hint="pass --clear-window as well: each chunk's window is then deleted from the target before it is filled",
         )
-    if flags.clear_window and made.target_time_kind is None:
+    if flags.clear_window and made.target_time is None:
         raise RequestError(
-            f"{made.target} has no time column {made.time_column}, so a chunk's window cannot be deleted from it.",
+            f"{made.target} has no time column, so a chunk's window cannot be deleted from it.",
             hint="delete the rows yourself and plan anew with --force",
         )
 
@@ -392,9 +402,25 @@ def status_payload(session: Session, made: Plan, run: Run, command: str, *, noop
         payload["deadWorkers"] = dead
     if run.last_error:
         payload["lastError"] = run.last_error
+    if step := _next_step(made, run, dead):
+        payload["next"] = step
     if noop:
         payload["noop"] = True
     return payload
+
+
+def _next_step(made: Plan, run: Run, dead: list[str]) -> str:
+    """The command that brings the plan nearer to its end; the work of dead workers waits for a resume."""
+    if dead and len(dead) == len(run.workers) and not run.cancelled:
+        return checks.command("resume", made.plan_id)
+    return checks.next_step(made, run)
+
+
+def is_settled(run: Run) -> bool:
+    """Whether nothing happens to a run any more until somebody types: it has ended, or its workers are gone."""
+    moment = now()
+    alive = any(not owner_is_dead(run, owner, moment) for owner in run.workers)
+    return not alive and (bool(run.workers) or run.status not in (RunStatus.PLANNED, RunStatus.RUNNING))
 
 
 def cancel(session: Session, wanted: str, *, reason: str = "", wait_seconds: float = 10.0) -> Payload:
@@ -418,11 +444,16 @@ def cancel(session: Session, wanted: str, *, reason: str = "", wait_seconds: flo
         log.commit(lambda run: None if run.cancelled else RunCancelled(at=now(), by=session.user, reason=reason))
     queries = "not looked at, because no ClickHouse was named"
     if session.server is not None:
-        with session.connected() as server:
-            queries = f"{execute.kill_queries(server, made.plan_id)} killed"
-            deadline = now() + timedelta(seconds=wait_seconds)
-            while _free_dead_claims(session, log) and now() < deadline:
-                execute.kill_queries(server, made.plan_id)
+        try:
+            with session.connected() as server:
+                queries = f"{execute.kill_queries(server, made.plan_id)} killed"
+                deadline = now() + timedelta(seconds=wait_seconds)
+                while _free_dead_claims(session, log) and now() < deadline:
+                    time.sleep(0.1)
+                    execute.kill_queries(server, made.plan_id)
+        except (ServerError, ConfigError) as error:
+            # The cancel is on disk: living workers obey it, whatever this process can reach.
+            queries = f"not looked at: {error.message}"
     log.checkpoint()
     return {**status_payload(session, made, log.refresh(), "cancel", noop=noop), "queries": queries}
 
@@ -467,7 +498,13 @@ def list_plans(session: Session) -> Payload:
             }
         )
     plans.sort(key=lambda entry: str(entry["createdAt"]))
-    return {"ok": not damaged, "command": "list", "plans": plans, "damaged": damaged}
+    return {
+        "ok": not damaged,
+        "command": "list",
+        "stateDir": session.store.backend.where(""),
+        "plans": plans,
+        "damaged": damaged,
+    }
 
 
 def _readable_runs(session: Session) -> Iterator[tuple[Plan, Run]]:

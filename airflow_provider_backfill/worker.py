@@ -109,7 +109,7 @@ class Worker:
         self._stopping = threading.Event()
         self._reason = ""
         self._active: set[str] = set()
-        self._error: BackfillError | None = None
+        self._error: Exception | None = None
 
     @property
     def reason(self) -> str:
@@ -186,9 +186,9 @@ class Worker:
         """Run one thread's work; the first error stops the others and is raised by :meth:`run`."""
         try:
             work()
-        except BackfillError as error:
+        except Exception as error:  # noqa: BLE001 - raised again by run(); a thread that just died would hang it
             self._error = self._error or error
-            self.stop(error.message)
+            self.stop(error.message if isinstance(error, BackfillError) else f"{type(error).__name__}: {error}")
 
     def _watch(self) -> None:
         log = self._store.open_run(self._plan)
@@ -282,9 +282,11 @@ class Worker:
         except TransitionError as error:
             return self._released(chunk, number, error.message)
         except (ServerError, VerificationError, RequestError) as error:
-            if self._stopping.is_set():
-                return self._released(chunk, number, self._reason)
-            return self._failed(log.refresh(), chunk, number, error)
+            run = log.refresh()
+            if self._stopping.is_set() or run.cancelled:
+                # A cancel from elsewhere kills the query before the watcher has seen it in the log.
+                return self._released(chunk, number, self._reason or "the run was cancelled")
+            return self._failed(run, chunk, number, error)
         return ChunkDone(
             at=now(),
             by=self.owner,
