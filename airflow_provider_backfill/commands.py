@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from . import diagnosis, planning
-from .clickhouse import execute
+from .clickhouse import attempt
 from .clickhouse.client import Server
 from .core import checks
 from .core.model import (
@@ -192,7 +192,7 @@ def _clean_before(
     session: Session, server: Server, made: Plan, existing: Plan | None, target: TableFacts, *, force: bool
 ) -> None:
     """Make room for a new plan: nothing of an earlier one with its id may run, or be published later."""
-    left = execute.leftover_tables(server, made.plan_id, target.storage.database)
+    left = attempt.leftover_tables(server, made.plan_id, target.storage.database)
     if left and not force:
         raise RequestError(
             f"{len(left)} staging tables of plan {made.plan_id} are on the server, such as {left[0]}, "
@@ -206,8 +206,8 @@ def _clean_before(
                 f"{run.count(ChunkStatus.RUNNING)} chunks of plan {existing.plan_id} are running.",
                 hint=f"stop it first: {checks.command('cancel', existing.plan_id)}",
             )
-    execute.kill_queries(server, made.plan_id)
-    execute.drop_tables(server, left)
+    attempt.kill_queries(server, made.plan_id)
+    attempt.drop_tables(server, left)
     if existing is not None:
         session.store.retire_plan(existing.plan_id, f"{now():%Y%m%dT%H%M%S}")
 
@@ -368,7 +368,7 @@ def _end(session: Session, log: RunLog, server: Server, target: TableFacts, work
         log.append(RunPaused(at=now(), by=session.user, reason=worker.reason))
     log.checkpoint()
     if run.status is RunStatus.COMPLETED:
-        execute.drop_tables(server, execute.leftover_tables(server, log.plan.plan_id, target.storage.database))
+        attempt.drop_tables(server, attempt.leftover_tables(server, log.plan.plan_id, target.storage.database))
 
 
 # ---------------------------------------------------------------- status, cancel, list
@@ -446,11 +446,11 @@ def cancel(session: Session, wanted: str, *, reason: str = "", wait_seconds: flo
     if session.server is not None:
         try:
             with session.connected() as server:
-                queries = f"{execute.kill_queries(server, made.plan_id)} killed"
+                queries = f"{attempt.kill_queries(server, made.plan_id)} killed"
                 deadline = now() + timedelta(seconds=wait_seconds)
                 while _free_dead_claims(session, log) and now() < deadline:
                     time.sleep(0.1)
-                    execute.kill_queries(server, made.plan_id)
+                    attempt.kill_queries(server, made.plan_id)
         except (ServerError, ConfigError) as error:
             # The cancel is on disk: living workers obey it, whatever this process can reach.
             queries = f"not looked at: {error.message}"

@@ -1,6 +1,6 @@
 """What a look at the server adds to a plan's findings."""
 
-from .clickhouse import execute, inspect
+from .clickhouse import attempt, inspect
 from .clickhouse.client import Server
 from .core import checks
 from .core.model import Finding, Plan, Run, RunStatus, Severity
@@ -27,7 +27,7 @@ def server_findings(server: Server, made: Plan, run: Run) -> list[Finding]:
         check_scans(server, list(made.statements), made.time_column, made.start, made.end)
     except (RequestError, ServerError) as error:
         findings.append(Finding("backfill_source_unreadable", Severity.ERROR, made.plan_id, error.message, error.hint))
-    leftover = execute.leftover_tables(server, made.plan_id, target.storage.database)
+    leftover = attempt.leftover_tables(server, made.plan_id, target.storage.database)
     if leftover and not run.workers:
         findings.append(
             Finding(

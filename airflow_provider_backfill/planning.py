@@ -4,16 +4,24 @@ From what a user asked for to checked statements, by asking the server.
 Glue between inspection (which only asks) and the planner (which only decides).
 """
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
-from .clickhouse import inspect
+from .clickhouse import explain, inspect
 from .clickhouse.client import Server
-from .core.model import Plan, Statement, TableFacts, TableName, TimeKind
-from .core.planner import PlanRequest, check_scan, find_time_column, insert_columns
+from .clickhouse.edges import Buckets
+from .core.identity import render_chunk_hours, render_instant
+from .core.model import Plan, ScanFacts, Statement, TableFacts, TableName, TargetTime, TimeKind, WriteMode
+from .core.planner import PlanRequest, check_groups, check_scan, find_time_column, insert_columns
 from .core.statements import copy_select, parse_table, time_filter, time_kind
 from .errors import RequestError, ServerError
 from .options import Options
+
+# Chunk sizes that people use, to propose one that fits.
+_CHUNK_HOURS = (0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 24, 48, 72, 168, 336, 720)
 
 
 def target_facts(server: Server, name: TableName) -> TableFacts:
@@ -48,7 +56,14 @@ def find_statements(server: Server, target: TableFacts, request: PlanRequest) ->
         names = insert_columns(str(source.name), given, target, inspect.supertypes(server, sorted(pairs)))
         select = copy_select(source.name, [c for c in target.columns if c.name in names])
         return [
-            Statement(name=str(source.name), select=select, source=str(source.name), time_kind=kind, columns=names)
+            Statement(
+                name=str(source.name),
+                select=select,
+                source=str(source.name),
+                time_kind=kind,
+                columns=names,
+                row_wise=True,
+            )
         ], column
     if request.select is not None:
         return _select_statement(server, target, request, request.select, "--select")
@@ -157,23 +172,110 @@ def find_window(
 
 
 def check_scans(
-    server: Server, statements: list[Statement], column: str, start: datetime, end: datetime
-) -> tuple[Statement, ...]:
-    """The statements once the server has shown that the time filter reaches every read of their source."""
-    checked = []
+    server: Server, statements: Sequence[Statement], column: str, start: datetime, end: datetime
+) -> list[ScanFacts]:
+    """
+    How the server would read the source for each statement.
+
+    Raises:
+        RequestError: The time filter does not reach every read of the source.
+    """
+    scans = []
     for statement in statements:
         source = parse_table(statement.source, "source")
-        scan = inspect.scan_facts(server, statement.select, source, column, statement.time_kind, start, end)
+        scan = explain.scan_facts(server, statement.select, source, column, statement.time_kind, start, end)
         check_scan(statement, scan, column)
-        stable = statement.row_wise or statement.name == statement.source
-        checked.append(statement.model_copy(update={"row_wise": scan.row_wise and stable}))
-    return tuple(checked)
+        scans.append(scan)
+    return scans
 
 
-def own_time_kind(target: TableFacts, column: str) -> TimeKind | None:
-    """How the target's own column of that name stores an instant; None when it has none."""
+def check_bounds(server: Server, target: TableFacts, made: Plan, scans: Sequence[ScanFacts]) -> None:
+    """
+    Hold a plan's chunk bounds against the buckets of its SELECTs and, to replace, against partitions.
+
+    Raises:
+        RequestError: A chunk would cut a bucket or a partition in two; the hint says what fits.
+    """
+    for statement, scan in zip(made.statements, scans, strict=True):
+        if not scan.groups:
+            continue
+        column = target_facts(server, parse_table(statement.source, "source")).column(made.time_column)
+        buckets = {
+            key: bucket
+            for group in scan.groups
+            for key in group.keys
+            if column is not None
+            and (bucket := Buckets(server, key, made.time_column, column.type, statement.time_kind)).usable()
+        }
+        misfits = {key: bucket.first_misfit(made.start, made.end, made.chunk_hours) for key, bucket in buckets.items()}
+        check_groups(statement, target, scan.groups, misfits, partial(_proposal, made, buckets))
+    if made.write_mode is WriteMode.REPLACE:
+        _check_partitions(server, target, made)
+
+
+def _check_partitions(server: Server, target: TableFacts, made: Plan) -> None:
+    time = made.target_time
+    own = target.column(time.column) if time else None
+    if time is None or own is None:
+        raise RequestError(
+            f"{target.name} has no time column, so it cannot be told which partitions a window covers.",
+            hint="leave --write-mode replace away",
+        )
+    # One element of a key like (toYYYYMM(ts), region) is enough: chunks that differ in it share no partition.
+    elements = [target.partition_key, *re.split(r",(?![^(]*\))", target.partition_key.strip("()"))]
+    buckets = [Buckets(server, element.strip(), time.column, own.type, time.kind) for element in elements if element]
+    bucket = next((bucket for bucket in buckets if bucket.usable()), None)
+    if bucket is None:
+        raise RequestError(
+            f"The partition key of {target.name} ({target.partition_key or 'none'}) does not follow from its time "
+            f"column {time.column}, so a window covers no whole partitions.",
+            hint="leave --write-mode replace away",
+        )
+    start: datetime | None = made.start
+    end: datetime | None = made.end
+    if made.keep_outside:
+        # Only the ends of the window may lie inside a partition: the chunks there keep what is outside.
+        start, end = bucket.around(made.start)[1], bucket.around(made.end)[0]
+    cut = bucket.first_misfit(start, end, made.chunk_hours) if start and end and start < end else None
+    if cut is not None:
+        outside = "" if made.keep_outside else ", or --keep-outside to keep the rows outside the window"
+        raise RequestError(
+            f"The chunk bound {render_instant(cut)} lies inside a partition of {target.name} "
+            f"({target.partition_key}), and only whole partitions can be replaced.",
+            hint=f"pass {_proposal(made, {'': bucket}, '')}{outside}",
+        )
+
+
+def _proposal(made: Plan, buckets: Mapping[str, Buckets], key: str) -> str:
+    """Flags that put every chunk bound on an edge of the bucket."""
+    bucket = buckets[key]
+    start, end = bucket.around(made.start)[0] or made.start, bucket.around(made.end)[1] or made.end
+    window = "" if (start, end) == (made.start, made.end) else f"--from {_short(start)} --to {_short(end)} "
+    whole = (end - start) / timedelta(hours=1)
+    fitting = (
+        hours
+        for hours in sorted({made.chunk_hours, *_CHUNK_HOURS})
+        if made.chunk_hours <= hours <= whole and bucket.first_misfit(start, end, hours) is None
+    )
+    return f"{window}--chunk-hours {render_chunk_hours(next(fitting, whole))}"
+
+
+def _short(moment: datetime) -> str:
+    text = render_instant(moment)
+    return text.removesuffix("T00:00:00.000Z") if text.endswith("T00:00:00.000Z") else text.replace(".000Z", "Z")
+
+
+def target_time(target: TableFacts, column: str) -> TargetTime | None:
+    """The target's own time column: of the same name as the source's, else the one its keys lead to."""
     own = target.column(column)
-    return time_kind(own.type) if own is not None else None
+    kind = time_kind(own.type) if own is not None else None
+    if kind is not None:
+        return TargetTime(column=column, kind=kind)
+    try:
+        name, kind = find_time_column(target, None, "")
+    except RequestError:
+        return None
+    return TargetTime(column=name, kind=kind)
 
 
 def existing_rows(server: Server, target: TableFacts, made: Plan) -> int | None:
@@ -185,14 +287,11 @@ def existing_rows(server: Server, target: TableFacts, made: Plan) -> int | None:
     """
     if target.rows == 0:
         return 0
-    column, kind = made.time_column, made.target_time_kind
-    if kind is None:
-        try:
-            column, kind = find_time_column(target, None, "")
-        except RequestError:
-            return inspect.count_rows(server, target.storage)
+    time = made.target_time
+    if time is None:
+        return inspect.count_rows(server, target.storage)
     start, end = made.start, made.end
-    if kind in (TimeKind.DATE, TimeKind.DATE32):
+    if time.kind in (TimeKind.DATE, TimeKind.DATE32):
         start = start.replace(hour=0, minute=0, second=0, microsecond=0)
         end = (end + timedelta(days=1, microseconds=-1)).replace(hour=0, minute=0, second=0, microsecond=0)
-    return inspect.count_rows(server, target.storage, time_filter(column, kind, start, end))
+    return inspect.count_rows(server, target.storage, time_filter(time.column, time.kind, start, end))

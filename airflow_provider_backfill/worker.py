@@ -17,8 +17,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
+from .clickhouse.attempt import Attempt, kill_queries
 from .clickhouse.client import Server
-from .clickhouse.execute import Attempt, kill_queries, run_attempt
+from .clickhouse.execute import run_attempt
 from .core.faults import Verdict, judge_error, retry_delay
 from .core.identity import chunk_id, from_ms, to_ms
 from .core.model import (

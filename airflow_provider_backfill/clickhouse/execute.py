@@ -7,16 +7,19 @@ Why a retry is safe, whatever died and when:
 * :meth:`Attempt.verified` is refused once a later attempt has claimed the chunk, and that one drops
   the tables of earlier attempts before it looks for a sealed one. So at most one table per chunk
   is ever renamed to the sealed name, and only that one is published.
-* Publishing moves partitions one way; moving a partition that is gone moves nothing. The emptied
-  sealed table stays as a tombstone until the run closes.
+* ``stage`` publishes by moving partitions one way; moving a partition that is gone moves nothing.
+  The emptied sealed table stays as a tombstone until the run closes.
+* ``replace`` publishes by putting the sealed partitions in place of the target's, which gives the
+  same however often it is done.
+* ``insert`` has no such table and promises less: at least once.
 
 Decides nothing about retries and writes no event by itself.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-from ..core.model import Chunk, Content, Plan, Statement, TableFacts, TableName
+from ..core.model import Content, TableFacts, TableName, WriteMode
 from ..core.statements import (
     chunk_filter,
     insert_select,
@@ -28,64 +31,21 @@ from ..core.statements import (
     source_content,
     staging_table,
     table_content,
-    time_filter,
 )
-from ..errors import RequestError, ServerError, TransitionError, VerificationError
+from ..errors import RequestError, ServerError, VerificationError
+from . import publish
+from .attempt import STAGING_SETTINGS, Attempt, drop_tables, kill_queries
 from .client import Server
 
 _TABLE_EXISTS = 57
 _UNKNOWN_TABLE = 60
 _PLAIN_ENGINES = frozenset({"MergeTree"})
-_INSERT_SETTINGS = {
-    # The staging table must hold the very rows of the SELECT: no deduplication, no collapsing, no queue.
-    "insert_deduplicate": 0,
-    "optimize_on_insert": 0,
+_DIRECT_SETTINGS = {
+    "insert_deduplicate": 1,
     "async_insert": 0,
-    # Views and other targets do not hang on a private table; a distributed sub-read must not be partial.
-    "max_partitions_per_insert_block": 0,
+    "distributed_foreground_insert": 1,
     "skip_unavailable_shards": 0,
 }
-
-
-class Attempt(NamedTuple):
-    """
-    What one attempt needs to know.
-
-    Attributes:
-        verified: Called with what was staged before it is sealed; raises when the claim is lost.
-        step: Called with the name of each step when it is done; may raise to end the attempt.
-        earlier: What earlier attempts of the chunk staged, by attempt.
-        clear: Whether to delete the chunk's window from the target first.
-    """
-
-    plan: Plan
-    target: TableFacts
-    chunk: Chunk
-    number: int
-    verified: Callable[[Content], None]
-    step: Callable[[str], None]
-    earlier: dict[int, Content]
-    clear: bool
-
-
-def kill_queries(server: Server, plan_id: str, chunk_id: str = "") -> int:
-    """
-    Kill every query of a plan (or of one of its chunks) and wait until they are gone.
-
-    Returns:
-        How many queries were found.
-    """
-    if server.embedded:
-        return 0
-    prefix = f"backfill-{plan_id}-" + (f"{chunk_id}-" if chunk_id else "")
-    found = 0
-    # An INSERT that already commits may survive one KILL; asking again waits for it.
-    for _ in range(50):
-        killed = server.rows(f"KILL QUERY WHERE startsWith(query_id, {literal(prefix)}) SYNC")
-        if not killed:
-            break
-        found = max(found, len(killed))
-    return found
 
 
 def run_attempt(server: Server, attempt: Attempt) -> Content:
@@ -101,32 +61,64 @@ def run_attempt(server: Server, attempt: Attempt) -> Content:
         TransitionError: Another worker has taken the chunk over.
     """
     plan, chunk = attempt.plan, attempt.chunk
-    sealed = sealed_table(plan, attempt.target.storage, chunk.id)
-    resumed = None
     if attempt.number > 1:
         kill_queries(server, plan.plan_id, chunk.id)
-        _drop_attempts(server, attempt)
-        if attempt.clear:
-            _clear_window(server, attempt, sealed)
-        resumed = _sealed_attempt(server, sealed)
-    if resumed is None:
+    if plan.write_mode is WriteMode.INSERT:
+        return _insert(server, attempt)
+    sealed = sealed_table(plan, attempt.target.storage, chunk.id)
+    content = _resumable(server, attempt, sealed) if attempt.number > 1 else None
+    resumed = content is not None
+    if content is None:
         content = _stage(server, attempt)
-        try:
-            server.command(f"RENAME TABLE {quote_table(_own_table(attempt))} TO {quote_table(sealed)}")
-        except ServerError as error:
-            if error.code == _TABLE_EXISTS and not attempt.earlier:
-                raise RequestError(
-                    f"{sealed} is left from a run that this state folder knows nothing of.",
-                    hint=f"plan anew with --force, which drops it, or run DROP TABLE {quote_table(sealed)}",
-                ) from error
-            if error.code in (_TABLE_EXISTS, _UNKNOWN_TABLE):
-                raise TransitionError(f"Another attempt of chunk {chunk.id} has taken over.") from error
-            raise
+        _seal(server, attempt, sealed)
         attempt.step("sealed")
+    if plan.write_mode is WriteMode.REPLACE:
+        publish.replace_partitions(server, attempt, sealed)
     else:
-        content = attempt.earlier[resumed]
-    _publish(server, attempt, sealed, resumed=resumed is not None)
+        publish.move_partitions(server, attempt, sealed, resumed=resumed)
     return content
+
+
+def _insert(server: Server, attempt: Attempt) -> Content:
+    """Insert straight into the target; what it got is taken from the source, since nothing else is known."""
+    if attempt.clear:
+        publish.clear_window(server, attempt)
+    _fill(server, attempt, attempt.target.storage, _DIRECT_SETTINGS, order=" ORDER BY ALL")
+    attempt.step("inserted")
+    return _source_content(server, attempt)
+
+
+def _resumable(server: Server, attempt: Attempt, sealed: TableName) -> Content | None:
+    """What an earlier attempt has sealed and may still have to be published; None to start over."""
+    _drop_attempts(server, attempt)
+    if attempt.clear:
+        drop_tables(server, [sealed])
+        publish.clear_window(server, attempt)
+    found = server.rows(
+        "SELECT comment FROM system.tables"
+        f" WHERE database = {literal(sealed.database)} AND name = {literal(sealed.table)}"
+    )
+    if not found:
+        return None
+    content = attempt.earlier.get(int(str(found[0][0]).rsplit(" ", 1)[-1]))
+    if content is None:
+        # Sealed before the chunk was done and replayed: a result that was published then.
+        drop_tables(server, [sealed])
+    return content
+
+
+def _seal(server: Server, attempt: Attempt, sealed: TableName) -> None:
+    try:
+        server.command(f"RENAME TABLE {quote_table(_own_table(attempt))} TO {quote_table(sealed)}")
+    except ServerError as error:
+        if error.code == _TABLE_EXISTS and not attempt.earlier:
+            raise RequestError(
+                f"{sealed} is left from a run that this state folder knows nothing of.",
+                hint=f"plan anew with --force, which drops it, or run DROP TABLE {quote_table(sealed)}",
+            ) from error
+        if error.code in (_TABLE_EXISTS, _UNKNOWN_TABLE):
+            raise VerificationError(f"The staging table of chunk {attempt.chunk.id} was taken away.") from error
+        raise
 
 
 def _own_table(attempt: Attempt) -> TableName:
@@ -134,29 +126,40 @@ def _own_table(attempt: Attempt) -> TableName:
 
 
 def _stage(server: Server, attempt: Attempt) -> Content:
-    plan, chunk, table = attempt.plan, attempt.chunk, _own_table(attempt)
+    plan, table = attempt.plan, _own_table(attempt)
     comment = f"backfill of {show_table(attempt.target.name)}, attempt {attempt.number}"
     server.command(
         f"CREATE TABLE {quote_table(table)} AS {quote_table(attempt.target.storage)} COMMENT {literal(comment)}"
     )
     _keep_rows_as_inserted(server, attempt.target, table)
     attempt.step("staging")
-    base = query_id(plan.plan_id, chunk.id, attempt.number)
-    for index, statement in enumerate(plan.statements):
-        token = {"insert_deduplication_token": plan.token(chunk)} if plan.use_tokens else {}
-        settings = {
-            **_INSERT_SETTINGS,
-            **token,
-            **chunk_filter(plan, statement, chunk),
-            "log_comment": f"clickhouse-backfill plan={plan.plan_id} chunk={chunk.id} attempt={attempt.number}",
-        }
-        name = {"query_id": base if index == 0 else f"{base}.{index + 1}"}
-        server.command(insert_select(table, statement), settings if server.embedded else {**settings, **name})
+    _fill(server, attempt, table, STAGING_SETTINGS)
     attempt.step("staged")
     content = _verify(server, attempt, table)
     attempt.step("verified")
+    if plan.backup:
+        publish.back_up(server, attempt, table)
+    if plan.keep_outside:
+        publish.keep_outside(server, attempt, table)
     attempt.verified(content)
     return content
+
+
+def _fill(server: Server, attempt: Attempt, table: TableName, settings: Mapping[str, int], order: str = "") -> None:
+    """Run every statement of the plan for the chunk, into *table*."""
+    plan, chunk = attempt.plan, attempt.chunk
+    base = query_id(plan.plan_id, chunk.id, attempt.number)
+    for index, statement in enumerate(plan.statements):
+        given: dict[str, Any] = {
+            **settings,
+            **chunk_filter(plan, statement, chunk),
+            "log_comment": f"clickhouse-backfill plan={plan.plan_id} chunk={chunk.id} attempt={attempt.number}",
+        }
+        if plan.use_tokens:
+            given["insert_deduplication_token"] = plan.token(chunk) + (f"-{index + 1}" if index else "")
+        if not server.embedded:
+            given["query_id"] = f"{base}.{index + 1}" if index else base
+        server.command(insert_select(table, statement) + order, given)
 
 
 def _keep_rows_as_inserted(server: Server, target: TableFacts, table: TableName) -> None:
@@ -181,8 +184,7 @@ def _verify(server: Server, attempt: Attempt, table: TableName) -> Content:
     columns = plan.statements[0].columns
     staged = Content(*server.rows(table_content(table, columns))[0])
     if all(statement.row_wise and statement.columns == columns for statement in plan.statements):
-        answers = [_source_content(server, attempt, statement) for statement in plan.statements]
-        wanted = Content(sum(a.rows for a in answers), sum(a.checksum for a in answers) % 2**64)
+        wanted = _source_content(server, attempt)
     elif staged.rows == 0:
         rows = sum(
             server.rows(f"SELECT count() FROM (\n{statement.select}\n)", chunk_filter(plan, statement, attempt.chunk))[
@@ -203,48 +205,14 @@ def _verify(server: Server, attempt: Attempt, table: TableName) -> Content:
     return staged
 
 
-def _source_content(server: Server, attempt: Attempt, statement: Statement) -> Content:
-    settings = chunk_filter(attempt.plan, statement, attempt.chunk)
-    return Content(*server.rows(source_content(statement, attempt.target.columns), settings)[0])
-
-
-def _publish(server: Server, attempt: Attempt, sealed: TableName, *, resumed: bool) -> None:
-    """Move every partition of the sealed table into the target."""
-    storage = attempt.target.storage
-    base = query_id(attempt.plan.plan_id, attempt.chunk.id, attempt.number)
-    parts = server.rows(
-        "SELECT partition_id, groupArray(hash_of_all_files) FROM system.parts"
-        f" WHERE active AND database = {literal(sealed.database)} AND table = {literal(sealed.table)}"
-        " GROUP BY partition_id ORDER BY partition_id"
-    )
-    for index, (partition, hashes) in enumerate(parts):
-        if resumed and _already_moved(server, storage, partition, hashes):
-            # The server died inside the move: the rows had arrived, but were not yet gone from here.
-            action, settings = "DROP", {"max_partition_size_to_drop": "0"}
-        else:
-            action, settings = "MOVE", {} if server.embedded else {"query_id": f"{base}.move.{partition}"}
-        into = f" TO TABLE {quote_table(storage)}" if action == "MOVE" else ""
-        server.command(f"ALTER TABLE {quote_table(sealed)} {action} PARTITION ID {literal(partition)}{into}", settings)
-        attempt.step(f"moved {index + 1}")
-
-
-def _already_moved(server: Server, storage: TableName, partition: str, hashes: Sequence[str]) -> bool:
-    # Merged parts stay listed as inactive for minutes, so a move shortly before a crash is still seen.
-    found = server.rows(
-        "SELECT groupUniqArray(hash_of_all_files) FROM system.parts"
-        f" WHERE database = {literal(storage.database)} AND table = {literal(storage.table)}"
-        f" AND partition_id = {literal(partition)}"
-    )[0][0]
-    return set(hashes) <= set(found)
-
-
-def _sealed_attempt(server: Server, sealed: TableName) -> int | None:
-    """Which attempt the sealed table came from, or None when there is none."""
-    found = server.rows(
-        "SELECT comment FROM system.tables"
-        f" WHERE database = {literal(sealed.database)} AND name = {literal(sealed.table)}"
-    )
-    return int(str(found[0][0]).rsplit(" ", 1)[-1]) if found else None
+def _source_content(server: Server, attempt: Attempt) -> Content:
+    """Content sums of what the statements give for the chunk now."""
+    rows = checksum = 0
+    for statement in attempt.plan.statements:
+        settings = chunk_filter(attempt.plan, statement, attempt.chunk)
+        found = Content(*server.rows(source_content(statement, attempt.target.columns), settings)[0])
+        rows, checksum = rows + found.rows, (checksum + found.checksum) % 2**64
+    return Content(rows, checksum)
 
 
 def _drop_attempts(server: Server, attempt: Attempt) -> None:
@@ -255,29 +223,3 @@ def _drop_attempts(server: Server, attempt: Attempt) -> None:
         f" AND startsWith(name, {literal(own.table.removesuffix('0'))}) AND NOT endsWith(name, '_sealed')"
     )
     drop_tables(server, [TableName(own.database, name) for (name,) in found])
-
-
-def _clear_window(server: Server, attempt: Attempt, sealed: TableName) -> None:
-    """Delete the chunk's window from the target. Only behind the fence: no earlier query is alive."""
-    plan, chunk = attempt.plan, attempt.chunk
-    if plan.target_time_kind is None:
-        raise VerificationError(f"{plan.target} has no column {plan.time_column}, so its window cannot be cleared.")
-    drop_tables(server, [sealed])
-    condition = time_filter(plan.time_column, plan.target_time_kind, chunk.start, chunk.end)
-    server.command(f"ALTER TABLE {quote_table(attempt.target.storage)} DELETE WHERE {condition}", {"mutations_sync": 2})
-    attempt.step("cleared")
-
-
-def leftover_tables(server: Server, plan_id: str, database: str) -> list[TableName]:
-    """Every staging and sealed table of a plan."""
-    found = server.rows(
-        f"SELECT name FROM system.tables WHERE database = {literal(database)}"
-        f" AND startsWith(name, {literal(f'backfill_{plan_id}_')}) ORDER BY name"
-    )
-    return [TableName(database, name) for (name,) in found]
-
-
-def drop_tables(server: Server, tables: Sequence[TableName]) -> None:
-    """Drop tables that may be gone already."""
-    for table in tables:
-        server.command(f"DROP TABLE IF EXISTS {quote_table(table)} SYNC", {"max_table_size_to_drop": 0})

@@ -4,15 +4,13 @@ Questions to a server about tables, views and SELECTs; the answers are plain fac
 Nothing here changes anything on the server, and nothing here decides: that is the planner's work.
 """
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
 
 from ..core.identity import from_ms
-from ..core.model import Column, ScanFacts, SelectFacts, TableFacts, TableName, TimeKind, ViewFacts
-from ..core.statements import filter_setting, literal, parse_table, quote, quote_table, time_filter
+from ..core.model import Column, SelectFacts, TableFacts, TableName, TimeKind, ViewFacts
+from ..core.statements import literal, parse_table, quote, quote_table
 from ..errors import RequestError
 from .client import Server
 
@@ -27,15 +25,6 @@ _UNSTABLE = re.compile(
     r"|queryid|currentuser|uptime|fuzzbits|any|anylast|any_value|first_value|last_value|grouparray\w*|groupuniqarray\w*",
     re.IGNORECASE,
 )
-# One row in, at most one row out, whatever else the query reads.
-_ROW_WISE_NODES = frozenset({"Expression", "Filter", "Union", "ArrayJoin", "SettingQuotaAndLimits", "DelayedPorts"})
-_EXPLAIN_SETTINGS = {
-    # Without these the plan hides reads: sets are built and counts are answered while it is made.
-    "use_index_for_in_with_subqueries": 0,
-    "optimize_use_implicit_projections": 0,
-    "optimize_use_projections": 0,
-    "optimize_trivial_count_query": 0,
-}
 _PER_SECOND = {TimeKind.EPOCH_S: 1, TimeKind.EPOCH_MS: 1_000, TimeKind.EPOCH_US: 1_000_000}
 
 
@@ -136,49 +125,6 @@ def _existing(server: Server, names: Iterable[TableName]) -> list[TableName]:
 def current_database(server: Server) -> str:
     """The database that names without one belong to."""
     return str(server.rows("SELECT currentDatabase()")[0][0])
-
-
-def scan_facts(
-    server: Server, select: str, source: TableName, column: str, kind: TimeKind, start: datetime, end: datetime
-) -> ScanFacts:
-    """How the server would read *source* for *select* when it is limited to ``[start, end)``."""
-    settings = {**_EXPLAIN_SETTINGS, **filter_setting(str(source), time_filter(column, kind, start, end))}
-    answer = server.rows(f"SELECT explain FROM (EXPLAIN indexes = 1, json = 1, actions = 1\n{select}\n)", settings)
-    plan = json.loads("\n".join(line for (line,) in answer))
-    return _read_plan([entry["Plan"] for entry in plan], source, column)
-
-
-def _read_plan(roots: list[dict[str, Any]], source: TableName, column: str) -> ScanFacts:
-    nodes = [node for root in roots for node in _walk(root, False, column)]
-    leaves = [(node, filtered) for node, filtered in nodes if not node.get("Plans")]
-    reads = [(node, filtered) for node, filtered in leaves if node.get("Description") == str(source)]
-    pruned = bool(reads) and all(
-        any(column in key for index in node.get("Indexes", ()) for key in index.get("Keys", ())) for node, _ in reads
-    )
-    # A view, a Distributed or a Memory table does not show its name at the leaf: there, any filtered scan counts.
-    filtered = sum(is_filtered for _, is_filtered in (reads or leaves))
-    return ScanFacts(
-        reads=len(reads) or filtered,
-        filtered=filtered,
-        pruned=pruned,
-        row_wise=all(
-            node["Node Type"] in _ROW_WISE_NODES or node["Node Type"].startswith("ReadFrom") for node, _ in nodes
-        ),
-    )
-
-
-def _walk(node: Mapping[str, Any], above: bool, column: str) -> Iterator[tuple[dict[str, Any], bool]]:
-    """Every node of a query plan, and whether the time filter stands at it or directly above it."""
-    children = node.get("Plans", [])
-    own = {key: value for key, value in node.items() if key != "Plans"}
-    text = json.dumps(own)
-    here = "dditional filter" in str(own.get("Description", "")) or any(
-        f"greaterOrEquals({name}, " in text for name in (column, quote(column))
-    )
-    filtered = here or (above and len(children) <= 1)
-    yield dict(node), filtered
-    for child in children:
-        yield from _walk(child, filtered, column)
 
 
 def supertypes(server: Server, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:

@@ -166,6 +166,22 @@ class SelectFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupFacts:
+    """
+    A step of a query plan that looks at several rows of the source together.
+
+    Attributes:
+        what: ``GROUP BY``, ``DISTINCT``, ``LIMIT BY``, ``LIMIT`` or ``a window function``.
+        keys: The expressions that keep rows apart, as SQL over the source's columns.
+        additive: Whether it only counts and sums, so that results of parts can be added up.
+    """
+
+    what: str
+    keys: tuple[str, ...]
+    additive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ScanFacts:
     """
     How the server would read the source for a SELECT under a time filter.
@@ -175,12 +191,14 @@ class ScanFacts:
         filtered: How many of these reads carry the filter.
         pruned: Whether the filter is used by an index (partition, min-max or primary key) on each read.
         row_wise: Whether each result row comes from one source row by itself.
+        groups: The steps above these reads that look at several rows together.
     """
 
     reads: int
     filtered: int
     pruned: bool
     row_wise: bool
+    groups: tuple[GroupFacts, ...] = ()
 
 
 class Chunk(NamedTuple):
@@ -213,13 +231,22 @@ class Statement(Model):
     row_wise: bool = False
 
 
+class TargetTime(Model):
+    """The column that places the target's rows in time: the source's, or a bucket of it."""
+
+    column: str
+    kind: TimeKind
+
+
 class Plan(Model):
     """
     An immutable description of a backfill: the statements, and the chunks to bind to them.
 
     Attributes:
         existing_rows: Rows the target held in the window when it was planned; None when that is not known.
-        target_time_kind: How the target's own column called *time_column* stores an instant; None without one.
+        target_time: The target's own time column; None without one.
+        keep_outside: Whether rows outside the window survive in partitions that it covers only in part.
+        backup: Whether what ``replace`` overwrites is kept in a table of its own.
         environment: Address and database of the server it was planned on.
 
     The chunks are not stored: :meth:`chunks` derives them from window and chunk size, so the
@@ -241,7 +268,9 @@ class Plan(Model):
     use_tokens: bool
     min_chunk_minutes: Number
     existing_rows: int | None = None
-    target_time_kind: TimeKind | None = None
+    target_time: TargetTime | None = None
+    keep_outside: bool = False
+    backup: bool = False
     environment: str
     created_at: Instant
 

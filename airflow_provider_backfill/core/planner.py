@@ -7,7 +7,7 @@ Pure: what the server said comes in as facts.
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -23,11 +23,12 @@ from .identity import (
     render_instant,
     split_window,
 )
-from .model import Column, Plan, ScanFacts, Statement, TableFacts, TableName, TimeKind, WriteMode
+from .model import Column, GroupFacts, Plan, ScanFacts, Statement, TableFacts, TableName, TimeKind, WriteMode
 from .statements import bare_type, show_table, time_kind
 
 __all__ = [
     "PlanRequest",
+    "check_groups",
     "check_scan",
     "check_window",
     "chunk_id",
@@ -47,7 +48,13 @@ __all__ = [
 GUARANTEE = {
     WriteMode.STAGE: "Every row is written exactly once: a chunk is filled in a private table, verified, "
     "and its partitions are moved into the target one way.",
+    WriteMode.REPLACE: "Every row is there exactly once: a chunk is filled in a private table, verified, "
+    "and put in place of the target's whole partitions, which gives the same however often it is repeated.",
+    WriteMode.INSERT: "Every row is written at least once: an attempt that fails midway may leave rows behind "
+    "that the next attempt writes again.",
 }
+# Tables that an INSERT reaches, though not by partitions.
+_INSERTABLE = frozenset({"Distributed", "Memory", "Null", "Log", "TinyLog", "StripeLog"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,9 @@ class PlanRequest:
     select: str | None = None
     filter_table: TableName | None = None
     write_mode: WriteMode | None = None
+    accept_at_least_once: bool = False
+    keep_outside: bool = False
+    backup: bool = False
     allow_existing_rows: bool = False
     force_large_window: bool = False
     force: bool = False
@@ -198,29 +208,108 @@ def check_scan(statement: Statement, scan: ScanFacts, time_column: str) -> None:
         )
 
 
-def write_mode(target: TableFacts, wanted: WriteMode | None) -> tuple[WriteMode, str]:
+def write_mode(target: TableFacts, request: PlanRequest) -> tuple[WriteMode, str]:
     """
     How the rows reach the target, and why.
 
     Raises:
-        RequestError: The target's engine cannot take what was asked for.
+        RequestError: The target's engine cannot take what was asked for, or only with less of a promise.
     """
-    if wanted not in (None, WriteMode.STAGE):
+    partitions = target.engine.endswith("MergeTree")
+    wanted = request.write_mode
+    if not partitions and target.engine not in _INSERTABLE:
         raise RequestError(
-            f"--write-mode {wanted} is not available yet.", hint="leave --write-mode away, or pass stage"
+            f"{target.name} is a {target.engine} table, which keeps no rows that a backfill could write exactly once.",
+            hint="backfill the table behind it",
         )
-    if not target.engine.endswith("MergeTree") or target.engine.startswith(("Replicated", "Shared")):
+    for flag, given in (("--keep-outside", request.keep_outside), ("--backup", request.backup)):
+        if given and wanted is not WriteMode.REPLACE:
+            raise RequestError(f"{flag} goes with --write-mode replace only.", hint=f"leave {flag} away")
+    if not partitions and wanted not in (None, WriteMode.INSERT):
         raise RequestError(
             f"{target.name} is a {target.engine} table, which cannot take the partitions of a staging table.",
-            hint="backfill the MergeTree table behind it",
+            hint="backfill the MergeTree table behind it, or pass --write-mode insert --accept-at-least-once",
         )
+    if wanted is WriteMode.INSERT or not partitions:
+        if not request.accept_at_least_once:
+            better = "leave --write-mode away for exactly once" if partitions else "backfill the table behind it"
+            raise RequestError(
+                f"Rows can reach {target.name} ({target.engine}) by plain INSERT only at least once: "
+                "an attempt that fails midway may leave rows that the next one writes again.",
+                hint=f"{better}, or pass --write-mode insert --accept-at-least-once",
+            )
+        reason = "it was asked for" if partitions else f"{target.name} is a {target.engine} table"
+        return WriteMode.INSERT, f"Rows are inserted directly, because {reason}."
+    if wanted is WriteMode.REPLACE:
+        return wanted, f"Whole partitions of {target.name} are replaced, because it was asked for."
     return WriteMode.STAGE, f"{target.name} is a {target.engine} table, so chunks are staged and moved in."
+
+
+def check_groups(
+    statement: Statement,
+    target: TableFacts,
+    groups: Sequence[GroupFacts],
+    misfits: Mapping[str, datetime | None],
+    proposal: Callable[[str], str],
+) -> None:
+    """
+    Refuse a SELECT whose result would depend on where the chunks are cut.
+
+    A step that looks at rows together is right when one of its keys is a bucket of time whose
+    edges include every chunk bound, or when the target adds the parts up.
+
+    Args:
+        misfits: For each key that is a bucket of time, the first chunk bound that cuts a bucket, or None.
+        proposal: What to pass so that such a key fits, as flags.
+
+    Raises:
+        RequestError: Names the step, the bucket, the bound that cuts it, and what fits.
+    """
+    for group in groups:
+        if group.what == "LIMIT":
+            raise RequestError(
+                f"{statement.name} has a LIMIT, which each chunk would apply to its own rows.",
+                hint="leave the LIMIT away, or use LIMIT BY with a bucket of time",
+            )
+        if group.what == "GROUP BY" and _adds_up(statement, target, group):
+            continue
+        cuts = [(key, misfits[key]) for key in group.keys if key in misfits]
+        if any(cut is None for _, cut in cuts):
+            continue
+        keys = ", ".join(group.keys) or "of all rows"
+        cannot = f"{target.name} ({target.engine}) cannot merge parts of a result"
+        for key, cut in cuts:
+            if cut is not None:
+                raise RequestError(
+                    f"{statement.name} has {group.what} {keys}, and {cannot}: "
+                    f"the chunk bound {render_instant(cut)} cuts a bucket of {key} in two.",
+                    hint=f"pass {proposal(key)}",
+                )
+        raise RequestError(
+            f"{statement.name} has {group.what} {keys}, which is no bucket of the time column, and {cannot}: "
+            "each chunk would give its own.",
+            hint="group by a bucket of time as well, or use -State functions and an AggregatingMergeTree target",
+        )
+
+
+def _adds_up(statement: Statement, target: TableFacts, group: GroupFacts) -> bool:
+    """Whether the target's engine makes one result of the parts that several chunks give."""
+    if target.engine.endswith("SummingMergeTree"):
+        return group.additive
+    if not target.engine.endswith("AggregatingMergeTree"):
+        return False
+    keys = {word.strip(" `()") for word in target.sorting_key.split(",")}
+    filled = [column for column in target.columns if column.name in statement.columns and column.name not in keys]
+    return all("AggregateFunction(" in column.type for column in filled)
+
+
+_DEFINITION = ("statements", "write_mode", "keep_outside", "backup", "use_tokens", "min_chunk_minutes", "environment")
 
 
 def differences(old: Plan, new: Plan) -> list[str]:
     """How the definitions of two plans with the same id differ, one line each."""
     lines = []
-    for name in ("statements", "write_mode", "use_tokens", "min_chunk_minutes", "environment"):
+    for name in _DEFINITION:
         before, after = getattr(old, name), getattr(new, name)
         if before == after:
             continue

@@ -149,6 +149,11 @@ def sealed_table(plan: Plan, storage: TableName, chunk_id: str) -> TableName:
     return TableName(storage.database, f"backfill_{plan.plan_id}_{chunk_id}_sealed")
 
 
+def backup_table(plan: Plan, storage: TableName) -> TableName:
+    """The table that keeps what ``replace`` overwrites; not one of the tables that go when the run closes."""
+    return TableName(storage.database, f"backfill_backup_{plan.plan_id}")
+
+
 def copy_select(source: TableName, columns: Sequence[Column]) -> str:
     """The SELECT that copies *columns* of a table."""
     return f"SELECT {_list(column.name for column in columns)} FROM {quote_table(source)}"

@@ -1,0 +1,74 @@
+"""What the parts of an attempt share: its facts, its tables, and the fence around it."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ..core.model import Chunk, Content, Plan, TableFacts, TableName
+from ..core.statements import literal, quote_table
+from .client import Server
+
+STAGING_SETTINGS = {
+    # The staging table must hold the very rows of the SELECT: no deduplication, no collapsing, no queue.
+    "insert_deduplicate": 0,
+    "optimize_on_insert": 0,
+    "async_insert": 0,
+    "max_partitions_per_insert_block": 0,
+    # A distributed read must not leave out what it cannot reach.
+    "skip_unavailable_shards": 0,
+}
+
+
+class Attempt(NamedTuple):
+    """
+    What one attempt needs to know.
+
+    Attributes:
+        verified: Called with what was staged before it is sealed; raises when the claim is lost.
+        step: Called with the name of each step when it is done; may raise to end the attempt.
+        earlier: What earlier attempts of the chunk staged, by attempt.
+        clear: Whether to delete the chunk's window from the target first.
+    """
+
+    plan: Plan
+    target: TableFacts
+    chunk: Chunk
+    number: int
+    verified: Callable[[Content], None]
+    step: Callable[[str], None]
+    earlier: dict[int, Content]
+    clear: bool
+
+
+def kill_queries(server: Server, plan_id: str, chunk_id: str = "") -> int:
+    """
+    Kill every query of a plan (or of one of its chunks) and wait until they are gone.
+
+    Returns:
+        How many queries were found.
+    """
+    if server.embedded:
+        return 0
+    prefix = f"backfill-{plan_id}-" + (f"{chunk_id}-" if chunk_id else "")
+    found = 0
+    # An INSERT that already commits may survive one KILL; asking again waits for it.
+    for _ in range(50):
+        killed = server.rows(f"KILL QUERY WHERE startsWith(query_id, {literal(prefix)}) SYNC")
+        if not killed:
+            break
+        found = max(found, len(killed))
+    return found
+
+
+def leftover_tables(server: Server, plan_id: str, database: str) -> list[TableName]:
+    """Every staging and sealed table of a plan."""
+    found = server.rows(
+        f"SELECT name FROM system.tables WHERE database = {literal(database)}"
+        f" AND startsWith(name, {literal(f'backfill_{plan_id}_')}) ORDER BY name"
+    )
+    return [TableName(database, name) for (name,) in found]
+
+
+def drop_tables(server: Server, tables: Sequence[TableName]) -> None:
+    """Drop tables that may be gone already."""
+    for table in tables:
+        server.command(f"DROP TABLE IF EXISTS {quote_table(table)} SYNC", {"max_table_size_to_drop": 0})

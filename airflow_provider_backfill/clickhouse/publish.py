@@ -1,0 +1,124 @@
+"""
+From a sealed staging table into the target, by whole partitions.
+
+``stage`` moves them: one way, so that repeating it on an emptied table does nothing.
+``replace`` puts them in place of the target's: the same however often it is done.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from ..core.identity import render_instant
+from ..core.model import TableName
+from ..core.statements import backup_table, literal, query_id, quote, quote_table, time_filter
+from ..errors import RequestError
+from .attempt import STAGING_SETTINGS, Attempt
+from .client import Server
+
+
+def move_partitions(server: Server, attempt: Attempt, sealed: TableName, *, resumed: bool) -> None:
+    """Move every partition of the sealed table into the target."""
+    storage = attempt.target.storage
+    base = query_id(attempt.plan.plan_id, attempt.chunk.id, attempt.number)
+    parts = server.rows(
+        "SELECT partition_id, groupArray(hash_of_all_files) FROM system.parts"
+        f" WHERE active AND database = {literal(sealed.database)} AND table = {literal(sealed.table)}"
+        " GROUP BY partition_id ORDER BY partition_id"
+    )
+    for index, (partition, hashes) in enumerate(parts):
+        if resumed and _already_moved(server, storage, partition, hashes):
+            # The server died inside the move: the rows had arrived, but were not yet gone from here.
+            action, settings = "DROP", {"max_partition_size_to_drop": "0"}
+        else:
+            action, settings = "MOVE", {} if server.embedded else {"query_id": f"{base}.move.{partition}"}
+        into = f" TO TABLE {quote_table(storage)}" if action == "MOVE" else ""
+        server.command(f"ALTER TABLE {quote_table(sealed)} {action} PARTITION ID {literal(partition)}{into}", settings)
+        attempt.step(f"moved {index + 1}")
+
+
+def _already_moved(server: Server, storage: TableName, partition: str, hashes: Sequence[str]) -> bool:
+    # Merged parts stay listed as inactive for minutes, so a move shortly before a crash is still seen.
+    found = server.rows(
+        "SELECT groupUniqArray(hash_of_all_files) FROM system.parts"
+        f" WHERE database = {literal(storage.database)} AND table = {literal(storage.table)}"
+        f" AND partition_id = {literal(partition)}"
+    )[0][0]
+    return set(hashes) <= set(found)
+
+
+def replace_partitions(server: Server, attempt: Attempt, sealed: TableName) -> None:
+    """Put the sealed partitions in place of the target's, and drop those of the window that are no more."""
+    storage = attempt.target.storage
+    staged, present = _partitions(server, sealed), _partitions(server, storage, _window(attempt))
+    affected = sorted(staged | present)
+    if not attempt.plan.keep_outside and affected:
+        outside = server.rows(f"SELECT count() FROM {quote_table(storage)} WHERE {_outside(attempt, affected)}")[0][0]
+        if outside:
+            raise RequestError(
+                f"The partitions {', '.join(affected)} of {attempt.plan.target} hold {outside} rows outside "
+                f"the chunk {render_instant(attempt.chunk.start)} to {render_instant(attempt.chunk.end)}, "
+                "which replacing them would delete.",
+                hint="plan anew with --keep-outside, or with --write-mode stage",
+            )
+    for index, partition in enumerate(affected):
+        action = (
+            f"REPLACE PARTITION ID {literal(partition)} FROM {quote_table(sealed)}"
+            if partition in staged
+            else f"DROP PARTITION ID {literal(partition)}"
+        )
+        server.command(f"ALTER TABLE {quote_table(storage)} {action}", {"max_partition_size_to_drop": "0"})
+        attempt.step(f"replaced {index + 1}")
+
+
+def _window(attempt: Attempt) -> str:
+    """The condition that a row of the target belongs to the chunk."""
+    time = attempt.plan.target_time
+    if time is None:
+        raise RequestError(f"{attempt.plan.target} has no time column, so its window cannot be told.")
+    return time_filter(time.column, time.kind, attempt.chunk.start, attempt.chunk.end)
+
+
+def _outside(attempt: Attempt, partitions: Iterable[str]) -> str:
+    names = ", ".join(literal(name) for name in partitions)
+    return f"_partition_id IN ({names}) AND NOT coalesce({_window(attempt)}, 0)"
+
+
+def _partitions(server: Server, table: TableName, condition: str = "1") -> set[str]:
+    """The ids of the partitions of *table* that hold rows which meet *condition*."""
+    return {
+        name for (name,) in server.rows(f"SELECT DISTINCT _partition_id FROM {quote_table(table)} WHERE {condition}")
+    }
+
+
+def back_up(server: Server, attempt: Attempt, table: TableName) -> None:
+    """Keep what the target holds in the partitions that will be replaced; hard links, so it costs no space at first."""
+    storage, backup = attempt.target.storage, backup_table(attempt.plan, attempt.target.storage)
+    server.command(f"CREATE TABLE IF NOT EXISTS {quote_table(backup)} AS {quote_table(storage)}")
+    held = _partitions(server, storage)
+    for partition in sorted(held & (_partitions(server, table) | _partitions(server, storage, _window(attempt)))):
+        # Nothing of this chunk is published before it is sealed, so repeating this keeps the same rows.
+        server.command(
+            f"ALTER TABLE {quote_table(backup)} REPLACE PARTITION ID {literal(partition)} FROM {quote_table(storage)}"
+        )
+    attempt.step("backed up")
+
+
+def keep_outside(server: Server, attempt: Attempt, table: TableName) -> None:
+    """Copy the rows that share the chunk's partitions, but lie outside it, so that they survive."""
+    storage = attempt.target.storage
+    affected = _partitions(server, table) | _partitions(server, storage, _window(attempt))
+    if not affected:
+        return
+    columns = ", ".join(quote(column.name) for column in attempt.target.columns if column.insertable)
+    server.command(
+        f"INSERT INTO {quote_table(table)} ({columns}) SELECT {columns} FROM {quote_table(storage)}"
+        f" WHERE {_outside(attempt, sorted(affected))}",
+        dict(STAGING_SETTINGS),
+    )
+    attempt.step("kept outside")
+
+
+def clear_window(server: Server, attempt: Attempt) -> None:
+    """Delete the chunk's window from the target. Only behind the fence: no earlier query is alive."""
+    where = _window(attempt)
+    server.command(f"ALTER TABLE {quote_table(attempt.target.storage)} DELETE WHERE {where}", {"mutations_sync": 2})
+    attempt.step("cleared")
