@@ -251,6 +251,7 @@ def run(
     on_start: Callable[[Worker, Plan, Run], None] = _ignore,
     report: Callable[[Event], None] = _ignore,
     step: Callable[[str], None] = _ignore,
+    lease_seconds: float = LEASE_SECONDS,
 ) -> Payload:
     """
     Execute a plan's chunks until all have ended, or until the worker is told to stop.
@@ -262,6 +263,8 @@ def run(
         window: Only the chunks that lie in it (a mapped task's share); the others are left to others.
         on_start: Gets the worker, so that a signal can stop it.
         report: Gets every event this worker writes.
+        step: Gets the name of each step of each attempt; a test may stop the worker there.
+        lease_seconds: How long the worker's claims hold after its last sign of life.
 
     Raises:
         RequestError: The run may not begin as asked; says why and what to type.
@@ -291,6 +294,7 @@ def run(
             retry_delay_ms=defaults.retry_delay_ms,
             report=report,
             step=step,
+            lease_seconds=lease_seconds,
         )
         on_start(worker, made, log.run)
         try:

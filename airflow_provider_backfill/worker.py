@@ -73,9 +73,11 @@ def owner_is_dead(run: Run, owner: str, moment: datetime) -> bool:
 
 
 def _process_start(pid: int) -> str:
-    """When a process of this host started, in the kernel's ticks; empty when there is none, or no /proc."""
+    """When a process of this host started, in the kernel's ticks; empty when it is gone, or there is no /proc."""
     with suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # A killed process stays listed as a zombie until its parent has asked for it.
+        return "" if fields[0] in "ZX" else fields[19]
     return ""
 
 
