@@ -30,7 +30,9 @@ ROOMS: dict[str, set[str]] = {
     "planning": {"errors", "options", "core", "clickhouse"},
     "diagnosis": {"errors", "core", "clickhouse", "planning"},
     "commands": {"errors", "options", "core", "state", "clickhouse", "worker", "planning", "diagnosis"},
-    "cli": _BELOW_SKINS,
+    # What the command line shows; a part of that skin.
+    "terminal": {"errors", "core"},
+    "cli": _BELOW_SKINS | {"terminal"},
     "links": _BELOW_SKINS,
     "triggers": _BELOW_SKINS,
     "web": _BELOW_SKINS,

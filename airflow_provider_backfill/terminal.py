@@ -1,0 +1,474 @@
+"""
+What people see of a command: payloads as text, and a run's progress while it lasts.
+
+Text for a terminal is made here and nowhere else; nothing here decides anything. Progress is
+drawn from the event log (:class:`Run`), so it shows other workers' chunks as well; drawing never
+makes a worker wait. rich is loaded only when there is a terminal to draw on.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import IO, TYPE_CHECKING, Any, Protocol, Self
+
+from .core.identity import render_instant
+from .core.model import (
+    ChunkDone,
+    ChunkFailed,
+    ChunkReleased,
+    ChunkSplit,
+    ChunkStarted,
+    ChunkStatus,
+    Event,
+    Run,
+    RunStatus,
+)
+from .errors import BackfillError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+Payload = dict[str, Any]
+
+# Up to so many chunks each gets a line; of more, one line in so many seconds.
+_ALL_LINES = 50
+_LINE_SECONDS = 2.0
+_FRAME_SECONDS = 0.25
+_MIDNIGHT = "T00:00:00.000Z"
+_COLOURS = {"error": "31", "failed": "31", "warn": "33", "paused": "33", "cancelled": "33", "completed": "32"}
+
+
+# ---------------------------------------------------------------- small texts
+
+
+def is_terminal(out: IO[str]) -> bool:
+    """Whether *out* can be drawn on, rather than only written to line by line."""
+    return out.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def write(out: IO[str], line: str) -> None:
+    """Write a line at once, as a whole, whoever else writes."""
+    out.write(f"{line}\n")
+    out.flush()
+
+
+def paint(text: str, kind: str, out: IO[str]) -> str:
+    """*text* in the colour of *kind* (a status or severity), where *out* shows colours and the user wants them."""
+    code = _COLOURS.get(kind)
+    return f"\x1b[{code}m{text}\x1b[0m" if code and is_terminal(out) and not os.environ.get("NO_COLOR") else text
+
+
+def show_moment(text: str) -> str:
+    """``2025-01-01T06:00:00.000Z`` as ``2025-01-01 06:00``; only the date at midnight."""
+    day, _, clock = text.removesuffix("Z").partition("T")
+    clock = clock.removesuffix(".000").removesuffix(":00")
+    return day if clock in ("", "00:00") else f"{day} {clock}"
+
+
+def show_window(start: str, end: str) -> str:
+    """A half-open window, such as ``2025-01-01 to 2025-02-01 UTC``."""
+    return f"{show_moment(start)} to {show_moment(end)} UTC"
+
+
+def show_seconds(seconds: float) -> str:
+    """A length of time in the two units that matter."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    units = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
+    first = next(index for index, (count, _) in enumerate(units) if count)
+    return " ".join(f"{count} {unit}" for count, unit in units[first : first + 2] if count)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _pairs(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """Label and value per line; pairs without a value are left out."""
+    kept = [(label, value) for label, value in pairs if value]
+    width = max((len(label) for label, _ in kept), default=0)
+    return [f"  {label:<{width}}  {value}" for label, value in kept]
+
+
+# ---------------------------------------------------------------- payloads
+
+
+def show_plan(payload: Payload, out: IO[str]) -> str:
+    """What a plan will do, on one screen."""
+    existing = payload["existingRows"]
+    lines = [
+        f"Plan {payload['planId']} "
+        + ("was made before, the same." if payload["existed"] else "is made; nothing ran."),
+        *_pairs(
+            [
+                ("target", payload["target"]),
+                ("window", show_window(payload["from"], payload["to"])),
+                (
+                    "chunks",
+                    f"{payload['chunkCount']:,} of {payload['chunkHours']:g} h, by the column {payload['timeColumn']}",
+                ),
+                *(("source", _source(statement)) for statement in payload["statements"]),
+                ("write mode", f"{payload['writeMode']}: {payload['modeReason']}"),
+                ("guarantee", payload["guarantee"]),
+                ("existing", "not known" if existing is None else f"{_count(existing, 'row')} of the window in target"),
+                ("views", _missed(payload, out)),
+                ("file", payload["planPath"]),
+            ]
+        ),
+        "",
+        f"Next: {payload['next']}",
+    ]
+    return "\n".join(lines)
+
+
+def _source(statement: Payload) -> str:
+    name, source = statement["name"], statement["source"]
+    how = "" if name == source else " through the given SELECT" if name == "--select" else f" through the view {name}"
+    checked = ", each chunk held against it" if statement["verifiedAgainstSource"] else ""
+    return f"{source}{how}{checked}"
+
+
+def _missed(payload: Payload, out: IO[str]) -> str:
+    views: list[str] = payload["missedViews"]
+    if not views:
+        return ""
+    return paint(f"these do not see the rows, as they come in by partition: {', '.join(views)}", "warn", out)
+
+
+def show_status(payload: Payload, out: IO[str]) -> str:
+    """Where a run stands, and what to type next."""
+    status, counts = payload["status"], payload["chunkCounts"]
+    others = [f"{counts[name]:,} {name}" for name in ("running", "failed", "skipped", "pending") if counts[name]]
+    error = "" if status == RunStatus.COMPLETED else payload.get("lastError", "")
+    dead: list[str] = payload.get("deadWorkers", [])
+    lines = [
+        f"Plan {payload['planId']} is {paint(status, status, out)}"
+        + (" already; nothing was to be done." if payload.get("noop") else "."),
+        *_pairs(
+            [
+                ("target", payload["target"]),
+                ("window", show_window(payload["from"], payload["to"])),
+                ("chunks", ", ".join([f"{counts['done']:,} of {counts['total']:,} done", *others])),
+                ("rows", f"{payload['rowsWritten']:,} written in {_count(payload['attempts'], 'attempt')}"),
+                ("time", f"{show_seconds(payload['seconds'])} this time" if "seconds" in payload else ""),
+                ("queries", payload.get("queries", "")),
+                ("workers", f"gone without a word: {', '.join(dead)}" if dead else ""),
+                ("last error", error),
+                ("updated", f"{show_moment(payload['updatedAt'])} UTC" if payload["updatedAt"] else ""),
+                ("events", payload["eventPath"] if payload["updatedAt"] else ""),
+            ]
+        ),
+    ]
+    if step := payload.get("next"):
+        lines += ["", f"Next: {step}"]
+    return "\n".join(lines)
+
+
+def show_doctor(payload: Payload, out: IO[str]) -> str:
+    """What is wrong with a plan, worst first as found, each with its remedy."""
+    lines = [
+        f"Plan {payload['planId']} of {payload['target']} is {payload['status']}: "
+        + ("nothing is wrong." if payload["ok"] and not payload["findings"] else "see below.")
+    ]
+    lines += _findings(payload["findings"], out)
+    lines += [f"Not looked at: {what}" for what in payload["notLookedAt"]]
+    return "\n".join(lines)
+
+
+def show_check(payload: Payload, out: IO[str]) -> str:
+    """Whether the required backfills are finished, and which are not."""
+    result = payload["plugins"]["backfill"]
+    plans = _count(result["evaluated"], "plan")
+    verdict = "every required backfill is finished" if payload["ok"] else "not every required backfill is finished"
+    first = f"{paint('ok', 'completed', out) if payload['ok'] else paint('failed', 'failed', out)}: {verdict}"
+    return "\n".join([f"{first} ({plans} looked at).", *_findings(result["findings"], out)])
+
+
+def _findings(findings: Sequence[Payload], out: IO[str]) -> list[str]:
+    lines = []
+    for finding in findings:
+        lines.append(f"  {paint(finding['severity'], finding['severity'], out)}  {finding['code']}")
+        lines.append(f"    {finding['message']}")
+        if finding["hint"]:
+            lines.append(f"    -> {finding['hint']}")
+    return lines
+
+
+def show_list(payload: Payload, out: IO[str]) -> str:
+    """A table of the plans, newest last."""
+    header = ("PLAN", "STATUS", "DONE", "ROWS", "WINDOW (UTC)", "TARGET")
+    rows = [
+        (
+            plan["planId"],
+            str(plan["status"]),
+            f"{plan['done']:,}/{plan['total']:,}",
+            f"{plan['rowsWritten']:,}",
+            show_window(plan["from"], plan["to"]).removesuffix(" UTC"),
+            plan["target"],
+        )
+        for plan in payload["plans"]
+    ]
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    lines = []
+    for row in (header, *rows) if rows else ():
+        cells = [
+            f"{cell:>{width}}" if column in (2, 3) else f"{cell:<{width}}"
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        cells[1] = cells[1].replace(row[1], paint(row[1], row[1], out), 1)
+        lines.append("  ".join(cells).rstrip())
+    if not rows:
+        lines.append(f"There is no plan in {payload['stateDir']}.")
+    lines += [f"{paint('damaged', 'error', out)}  {entry['message']}" for entry in payload["damaged"]]
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------- progress
+
+
+class Progress(Protocol):
+    """Shows a run while it lasts; used as a context manager."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+
+    def report(self, event: Event) -> None:
+        """Show what one of our own workers has just written; called from any of its threads."""
+
+
+class Quiet:
+    """Shows nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def report(self, event: Event) -> None:
+        """Show nothing."""
+
+
+class Pace:
+    """Rows a second and time left, from what was done since the first look."""
+
+    def __init__(self, run: Run) -> None:
+        self._began = time.monotonic()
+        self._done, self._rows = _ended(run), run.rows
+
+    def rows_per_second(self, run: Run) -> float:
+        """Rows a second since the first look."""
+        return max(0, run.rows - self._rows) / max(time.monotonic() - self._began, 0.001)
+
+    def seconds_left(self, run: Run) -> float | None:
+        """Seconds until every chunk has ended, None while none has."""
+        done = _ended(run) - self._done
+        return (time.monotonic() - self._began) / done * (run.total - _ended(run)) if done > 0 else None
+
+    def text(self, run: Run) -> str:
+        """Both, as far as they are known."""
+        left = self.seconds_left(run)
+        if left is None:
+            return ""
+        ending = f", {show_seconds(left)} left" if left else ""
+        return f"{self.rows_per_second(run):,.0f} rows/s{ending}"
+
+
+def _ended(run: Run) -> int:
+    return run.count(ChunkStatus.DONE) + run.count(ChunkStatus.FAILED) + run.count(ChunkStatus.SKIPPED)
+
+
+class _Narrator:
+    """Events as sentences; remembers a running chunk's window, which only its first event tells."""
+
+    def __init__(self) -> None:
+        self._windows: dict[str, str] = {}
+
+    def tell(self, event: Event) -> str:
+        """What happened to which chunk; empty for what is no news."""
+        match event:
+            case ChunkStarted():
+                self._windows[event.chunk_id] = _chunk_window(event)
+                return f"{self._windows[event.chunk_id]}  attempt {event.attempt} begins"
+            case ChunkDone():
+                return f"{self._end(event.chunk_id)}  {event.content.rows:,} rows in {show_seconds(event.seconds)}"
+            case ChunkFailed():
+                then = "failed for good" if event.final else "failed, will be tried again"
+                return f"{self._end(event.chunk_id)}  attempt {event.attempt} {then}: {event.message}"
+            case ChunkSplit():
+                return f"{self._end(event.chunk_id)}  split into {len(event.parts)} parts: {event.message}"
+            case ChunkReleased():
+                return f"{self._end(event.chunk_id)}  given back: {event.reason}"
+            case _:
+                return ""
+
+    def _end(self, chunk_id: str) -> str:
+        return self._windows.pop(chunk_id, chunk_id)
+
+
+def _chunk_window(event: ChunkStarted) -> str:
+    start, end = (render_instant(moment) for moment in (event.start, event.end))
+    if {start[10:], end[10:]} == {_MIDNIGHT}:
+        return f"{start[:10]} to {end[:10]}"
+    # As short as a column of them can be read: the day again only where it changes, no seconds that are zero.
+    first, last = (text.removesuffix("Z").removesuffix(".000").removesuffix(":00") for text in (start, end))
+    return f"{first} to {last[11:] if start[:10] == end[:10] else last}".replace("T", " ")
+
+
+class Lines:
+    """
+    Progress as plain lines: one for each finished chunk of a small plan, else one every two seconds.
+
+    Failures always get a line. With *every* all events do, whatever the size.
+
+    Args:
+        look: Gives the run as of now; called only when a line is due.
+    """
+
+    def __init__(self, out: IO[str], look: Callable[[], Run], *, every: bool = False) -> None:
+        self._out, self._look, self._every = out, look, every
+        run = look()
+        self._pace = Pace(run)
+        self._pause = 0.0 if every or run.total <= _ALL_LINES else _LINE_SECONDS
+        self._next = 0.0
+        self._lock = threading.Lock()
+        self._narrator = _Narrator()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def report(self, event: Event) -> None:
+        """Write the event's line, if one is due."""
+        with self._lock:
+            text = self._narrator.tell(event)
+            wanted = bool(text) and (self._every or not isinstance(event, ChunkStarted | ChunkReleased))
+            if not wanted or (isinstance(event, ChunkDone) and time.monotonic() < self._next):
+                return
+            self._next = time.monotonic() + self._pause
+            try:
+                run = self._look()
+            except BackfillError:
+                # The worker meets the same error and reports it.
+                return
+            pace = self._pace.text(run) if self._pause and isinstance(event, ChunkDone) else ""
+            done = f"{run.count(ChunkStatus.DONE)}/{run.total}"
+            write(self._out, f"{event.at:%H:%M:%S}Z  {done}  {text}" + (f"  ({pace})" if pace else ""))
+
+
+class Changes:
+    """Progress as plain lines, one whenever status or counts have changed; for a watcher."""
+
+    def __init__(self, out: IO[str], run: Run) -> None:
+        self._out = out
+        self._pace = Pace(run)
+        self._last = ""
+
+    def draw(self, run: Run) -> None:
+        """Write a line if something has changed since the last one."""
+        line = counts_text(run)
+        if line != self._last:
+            self._last = line
+            pace = self._pace.text(run)
+            moment = f"{run.updated_at:%H:%M:%S}Z  " if run.updated_at else ""
+            write(self._out, f"{moment}{line}" + (f"  ({pace})" if pace else ""))
+
+
+def counts_text(run: Run) -> str:
+    """The run in one line: status, chunks, rows."""
+    failed = run.count(ChunkStatus.FAILED)
+    return (
+        f"{run.status}: {run.count(ChunkStatus.DONE):,} of {run.total:,} chunks done"
+        + (f", {failed:,} failed" if failed else "")
+        + f", {run.rows:,} rows"
+    )
+
+
+class Bar:
+    """
+    Progress as a bar that redraws itself on a terminal, with failures as lines above it.
+
+    A thread of its own looks at the log and draws four times a second; workers only hand over
+    their failures.
+
+    Args:
+        look: Gives the run as of now; called from that thread only.
+    """
+
+    def __init__(self, out: IO[str], look: Callable[[], Run], *, every: bool = False) -> None:
+        from rich.console import Console
+
+        self._look, self._every = look, every
+        self._run = look()
+        self._pace = Pace(self._run)
+        self._console = Console(file=out, highlight=False)
+        self._progress = _rich_progress(self._console)
+        self._task = self._progress.add_task("", total=self._run.total, completed=_ended(self._run), counts="", pace="")
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._draw_on, name="backfill-display", daemon=True)
+        self._narrator = _Narrator()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        self._thread.join()
+        self._draw()
+        self._progress.stop()
+
+    def report(self, event: Event) -> None:
+        """Write a failure above the bar."""
+        with self._lock:
+            text = self._narrator.tell(event)
+        if text and (self._every or isinstance(event, ChunkFailed | ChunkSplit)):
+            self._console.print(text, style="red" if isinstance(event, ChunkFailed) else None, markup=False)
+
+    def _draw_on(self) -> None:
+        while not self._closing.wait(_FRAME_SECONDS):
+            self._draw()
+
+    def _draw(self) -> None:
+        try:
+            self._run = self._look()
+        except BackfillError:
+            # The worker, or the watcher, meets the same error and reports it.
+            return
+        run = self._run
+        running, failed = run.count(ChunkStatus.RUNNING), run.count(ChunkStatus.FAILED)
+        counts = f"{run.count(ChunkStatus.DONE):,}/{run.total:,} chunks"
+        counts += f", {running} running" if running else ""
+        counts += f", {failed:,} failed" if failed else ""
+        self._progress.update(
+            self._task,
+            description=run.status,
+            total=run.total,
+            completed=_ended(run),
+            counts=f"{counts}  {run.rows:,} rows",
+            pace=self._pace.text(run) if run.status is RunStatus.RUNNING else "",
+        )
+        self._progress.refresh()
+
+
+def _rich_progress(console: Any) -> "RichProgress":
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+
+    return RichProgress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        TextColumn("{task.percentage:>3.0f}%", markup=False),
+        TextColumn("{task.fields[counts]}", markup=False),
+        TextColumn("{task.fields[pace]}", markup=False),
+        console=console,
+        auto_refresh=False,
+    )
