@@ -16,7 +16,7 @@ from .clickhouse.edges import Buckets
 from .core.identity import render_chunk_hours, render_instant
 from .core.model import Plan, ScanFacts, Statement, TableFacts, TableName, TargetTime, TimeKind, WriteMode
 from .core.planner import PlanRequest, check_groups, check_scan, find_time_column, insert_columns
-from .core.statements import copy_select, parse_table, time_filter, time_kind
+from .core.statements import copy_select, parse_table, show_table, time_filter, time_kind
 from .errors import RequestError, ServerError
 from .options import Options
 
@@ -59,7 +59,7 @@ def find_statements(server: Server, target: TableFacts, request: PlanRequest) ->
             Statement(
                 name=str(source.name),
                 select=select,
-                source=str(source.name),
+                source=show_table(source.name),
                 time_kind=kind,
                 columns=names,
                 row_wise=True,
@@ -114,7 +114,12 @@ def _select_statement(
         )
     names = insert_columns(what, facts.columns, target, None)
     statement = Statement(
-        name=what, select=select, source=str(source.name), time_kind=kind, columns=names, row_wise=not facts.unstable
+        name=what,
+        select=select,
+        source=show_table(source.name),
+        time_kind=kind,
+        columns=names,
+        row_wise=not facts.unstable,
     )
     return [statement], column
 

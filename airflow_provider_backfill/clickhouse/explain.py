@@ -7,7 +7,7 @@ views and projections are seen as that server sees them.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -53,7 +53,7 @@ def scan_facts(
     Raises:
         ServerError: The server does not accept the SELECT with the filter.
     """
-    settings = {**_SETTINGS, **filter_setting(str(source), time_filter(column, kind, start, end))}
+    settings = {**_SETTINGS, **filter_setting(source, time_filter(column, kind, start, end))}
     answer = server.rows(f"SELECT explain FROM (EXPLAIN indexes = 1, json = 1, actions = 1\n{select}\n)", settings)
     plan = json.loads("\n".join(line for (line,) in answer))
     nodes = [entry for root in plan for entry in _walk(root["Plan"], (), False, column)]
@@ -94,19 +94,40 @@ def _walk(
 
 def _groups(reads: list[_Node]) -> Iterator[GroupFacts]:
     for entry in reads:
-        for node in entry.above:
+        for place, node in enumerate(entry.above):
             found = _GROUPS.get(node["Node Type"])
             if found is None:
                 continue
             what, field = found
             functions = [str(call.get("Function", {}).get("Name", "")) for call in node.get("Aggregates", [])]
+            below = entry.above[place + 1 :]
             yield GroupFacts(
                 what,
-                tuple(_as_sql(key) for key in node.get(field, [])),
+                tuple(_as_sql(key, below) for key in node.get(field, [])),
                 what == "GROUP BY" and all(_ADDITIVE.fullmatch(name) for name in functions),
             )
 
 
-def _as_sql(key: str) -> str:
-    """An expression of a query plan as SQL over the source's columns."""
+def _as_sql(key: str, below: Sequence[Mapping[str, Any]]) -> str:
+    """An expression of a query plan as SQL over the source's columns, the aliases of subqueries resolved."""
+    for node in below:
+        for alias, meaning in _aliases(node).items():
+            key = re.sub(rf"(?<![\w.]){re.escape(alias)}(?!\w)", lambda _, meaning=meaning: meaning, key)  # type: ignore[misc]
     return _LITERAL_TYPE.sub(r"\1", _TABLE_ALIAS.sub("", key))
+
+
+def _aliases(node: Mapping[str, Any]) -> dict[str, str]:
+    """What each ``__tableN.name`` that a node computes stands for."""
+    slots: dict[int, str] = {}
+    aliases: dict[str, str] = {}
+    for action in node.get("Expression", {}).get("Actions", []):
+        name = action["Result Name"]
+        if action["Node Type"] == "ALIAS":
+            meaning = slots.get(action["Arguments"][0], name)
+            meaning = aliases.get(meaning, meaning)
+            if _TABLE_ALIAS.match(name):
+                aliases[name] = meaning
+            # The slot holds the value; the name by which it entered the node says more than its alias.
+            name = meaning
+        slots[action["Result"]] = name
+    return aliases

@@ -14,7 +14,8 @@ from ..core.statements import literal, parse_table, quote, quote_table
 from ..errors import RequestError
 from .client import Server
 
-_AST_TABLE = re.compile(r"^\s*TableIdentifier (.+?)(?: \(alias .*\))?$")
+# A parametrised view reads like a function whose name has a database.
+_AST_TABLE = re.compile(r"^\s*(?:TableIdentifier (.+?)|Function (\S+\.\S+))(?: \(alias .*?\))?(?: \(children \d+\))?$")
 _AST_FUNCTION = re.compile(r"^\s*Function (\w+)")
 _VIEW_TARGET = re.compile(
     r"^CREATE MATERIALIZED VIEW .*? TO ((?:`(?:[^`\\]|\\.)+`|[\w$]+)\.(?:`(?:[^`\\]|\\.)+`|[\w$]+))[ (]", re.DOTALL
@@ -99,7 +100,7 @@ def select_facts(server: Server, select: str, database: str) -> SelectFacts:
     """
     columns = server.rows(f"DESCRIBE TABLE (\n{select}\n)")
     tree = [line for (line,) in server.rows(f"SELECT explain FROM (EXPLAIN AST\n{select}\n)")]
-    words = [match.group(1) for line in tree if (match := _AST_TABLE.match(line))]
+    words = [match.group(1) or match.group(2) for line in tree if (match := _AST_TABLE.match(line))]
     functions = [match.group(1) for line in tree if (match := _AST_FUNCTION.match(line))]
     candidates = [TableName(database, word) for word in words]
     candidates += [TableName(*word.split(".", cut)) for word in words for cut in (1,) if "." in word]

@@ -123,15 +123,15 @@ def time_filter(column: str, kind: TimeKind, start: datetime, end: datetime) -> 
     return f"{name} >= {bound(kind, start)} AND {name} < {bound(kind, end)}"
 
 
-def filter_setting(source: str, condition: str) -> dict[str, str]:
+def filter_setting(source: TableName, condition: str) -> dict[str, str]:
     """The settings that apply *condition* at every scan of *source*, wherever the SELECT reads it."""
-    return {"additional_table_filters": f"{{{literal(source)}: {literal(condition)}}}"}
+    return {"additional_table_filters": f"{{{literal(str(source))}: {literal(condition)}}}"}
 
 
 def chunk_filter(plan: Plan, statement: Statement, chunk: Chunk) -> dict[str, str]:
     """The settings that limit *statement* to *chunk*."""
     condition = time_filter(plan.time_column, statement.time_kind, chunk.start, chunk.end)
-    return filter_setting(statement.source, condition)
+    return filter_setting(parse_table(statement.source, "source"), condition)
 
 
 def query_id(plan_id: str, chunk_id: str, attempt: int) -> str:

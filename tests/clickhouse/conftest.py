@@ -1,0 +1,23 @@
+"""Fixtures of the clickhouse tier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.clickhouse.lab import Lab
+from tests.conftest import Engine
+
+
+@pytest.fixture
+def lab(engine: Engine, tmp_path: Path) -> Lab:
+    """A laboratory on each engine."""
+    return Lab(engine, tmp_path / "state")
+
+
+@pytest.fixture
+def http_lab(request: pytest.FixtureRequest, tmp_path: Path) -> Lab:
+    """A laboratory on the HTTP server, for what the embedded engine has not."""
+    url, database, client = (request.getfixturevalue(name) for name in ("clickhouse_url", "database", "client"))
+    return Lab(Engine("http", client, database, f"{url}/{database}"), tmp_path / "state")

@@ -1,0 +1,97 @@
+"""A small laboratory: a session on a real engine and a state folder, with short forms of what tests do often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_backfill import commands
+from airflow_provider_backfill.clickhouse.client import Server, connect
+from airflow_provider_backfill.commands import Payload, RunFlags, Session
+from airflow_provider_backfill.core.model import TableName
+from airflow_provider_backfill.core.planner import PlanRequest, parse_instant
+from airflow_provider_backfill.options import Options, parse_options
+from airflow_provider_backfill.state.files import FileBackend
+from airflow_provider_backfill.state.store import StateStore
+from tests.conftest import Engine
+
+FAST = {"defaults": {"retryDelayMs": 1}, "limits": {"maxWindowHours": 100_000}}
+
+
+@dataclass
+class Lab:
+    """
+    One engine, one fresh database, one fresh state folder.
+
+    Attributes:
+        options: An options document; short delays by default.
+    """
+
+    engine: Engine
+    folder: Path
+    options: dict[str, Any] = field(default_factory=lambda: dict(FAST))
+
+    @property
+    def session(self) -> Session:
+        """A session such as the command line makes."""
+        store = StateStore(FileBackend(self.folder))
+        return Session(store, self._options(), self.server, "test")
+
+    def _options(self) -> Options:
+        return parse_options(self.options)
+
+    def server(self) -> Server:
+        """A connection to the engine."""
+        return connect(self.engine.url)
+
+    def table(self, name: str) -> TableName:
+        """A table of the database."""
+        return TableName(self.engine.database, name)
+
+    def sql(self, *statements: str) -> None:
+        """Run statements; names without a database belong to the test's."""
+        for statement in statements:
+            self.engine.client.command(statement)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
+        return [tuple(row) for row in self.engine.client.query(query).result_rows]
+
+    def value(self, query: str) -> Any:
+        """The one value of a query."""
+        return self.rows(query)[0][0]
+
+    def content(self, table: str, columns: str = "*", tail: str = "") -> tuple[int, int]:
+        """Content sums of a table."""
+        rows, checksum = self.rows(f"SELECT count(), sum(cityHash64(tuple({columns}))) FROM {table} {tail}")[0]
+        return rows, checksum
+
+    def plan(self, target: str, start: str, end: str, hours: float = 6, **wanted: Any) -> Payload:
+        """Plan a backfill of one table of the database."""
+        source = wanted.pop("source", None)
+        request = PlanRequest(
+            target=self.table(target),
+            start=parse_instant(start),
+            end=parse_instant(end),
+            chunk_hours=hours,
+            source=self.table(source) if source else None,
+            **wanted,
+        )
+        return commands.plan(self.session, request)
+
+    def run(self, plan: Payload, **wanted: Any) -> Payload:
+        """Run a plan to its end."""
+        flags = RunFlags(**{name: wanted.pop(name) for name in list(wanted) if name in RunFlags.__slots__})
+        return commands.run(self.session, plan["planId"], flags=flags, **wanted)
+
+    def fill(self, target: str, start: str, end: str, hours: float = 6, **wanted: Any) -> Payload:
+        """Plan and run, and hold that it completed."""
+        payload = self.run(self.plan(target, start, end, hours, **wanted))
+        assert payload["status"] == "completed", payload
+        return payload
+
+    def leftovers(self) -> list[str]:
+        """Tables of ours that are still there."""
+        query = "SELECT name FROM system.tables WHERE database = currentDatabase() AND startsWith(name, 'backfill_')"
+        return [name for (name,) in self.rows(query)]

@@ -1,0 +1,225 @@
+"""The write modes on real tables: what ends up in the target, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_provider_backfill import commands
+from airflow_provider_backfill.core.model import WriteMode
+from airflow_provider_backfill.errors import RequestError
+from tests.clickhouse.lab import Lab
+
+SOURCE = """CREATE TABLE src (id UInt64, ts DateTime('UTC'), v Nullable(Float64), s LowCardinality(String))
+ENGINE = MergeTree PARTITION BY toYYYYMMDD(ts) ORDER BY (ts, id)"""
+ROWS = """INSERT INTO src SELECT number, toDateTime('2025-01-01 00:00:00', 'UTC') + number * 60,
+if(number % 7 = 0, NULL, number / 3), toString(number % 5) FROM numbers(7200)"""
+TARGET = SOURCE.replace("TABLE src", "TABLE dst")
+
+
+@pytest.fixture
+def source(lab: Lab) -> Lab:
+    """Five days with a row a minute, some values NULL."""
+    lab.sql(SOURCE, ROWS)
+    return lab
+
+
+ENGINES = {
+    "MergeTree": "MergeTree",
+    "Replacing": "ReplacingMergeTree(id)",
+    "Summing": "SummingMergeTree(v)",
+    "Aggregating": "AggregatingMergeTree",
+    "Coalescing": "CoalescingMergeTree",
+}
+
+
+@pytest.mark.parametrize("engine_clause", ENGINES.values(), ids=ENGINES.keys())
+@pytest.mark.parametrize("mode", [WriteMode.STAGE, WriteMode.REPLACE])
+def test_every_engine_gets_every_row_once(source: Lab, engine_clause: str, mode: WriteMode) -> None:
+    """Collapsing engines merge by key: a staging table that merged early, or a row lost, would show in FINAL."""
+    table = TARGET.replace("ENGINE = MergeTree", f"ENGINE = {engine_clause}")
+    source.sql(table, table.replace("TABLE dst", "TABLE truth"), "INSERT INTO truth SELECT * FROM src")
+    payload = source.fill("dst", "2025-01-01", "2025-01-06", 24, source="src", write_mode=mode)
+    final = "" if engine_clause == "MergeTree" else "FINAL"
+    assert payload["rowsWritten"] == 7200
+    assert source.content("dst", tail=final) == source.content("truth", tail=final)
+    assert source.leftovers() == []
+
+
+def test_a_target_with_everything_on_it(source: Lab) -> None:
+    """Projections, skip indices, codecs, constraints and a TTL on the target must not stop a partition from moving."""
+    source.sql(
+        """CREATE TABLE dst (id UInt64 CODEC(Delta, ZSTD), ts DateTime('UTC'), v Nullable(Float64),
+        s LowCardinality(String), day Date MATERIALIZED toDate(ts), len UInt64 ALIAS length(s),
+        extra String DEFAULT concat('x', s), INDEX iv v TYPE minmax GRANULARITY 2, CONSTRAINT c CHECK id >= 0,
+        PROJECTION p (SELECT s, count() GROUP BY s))
+        ENGINE = MergeTree PARTITION BY toYYYYMMDD(ts) ORDER BY (s, ts) TTL ts + INTERVAL 100 YEAR"""
+    )
+    source.fill("dst", "2025-01-01", "2025-01-06", source="src")
+    assert source.content("dst", "id, ts, v, s") == source.content("src", "id, ts, v, s")
+    assert source.rows("SELECT count(), uniq(day), countIf(extra = concat('x', s)) FROM dst") == [(7200, 5, 7200)]
+
+
+def test_a_ttl_in_the_past_does_not_eat_rows_while_they_are_staged(source: Lab) -> None:
+    """The target's own TTL decides about its rows later; the staging table must hold them all to be verified."""
+    source.sql(TARGET + " TTL ts + INTERVAL 1 DAY SETTINGS merge_with_ttl_timeout = 100000")
+    source.sql("SYSTEM STOP TTL MERGES dst")
+    source.fill("dst", "2025-01-01", "2025-01-06", source="src")
+    assert source.content("dst") == source.content("src")
+
+
+def test_a_chunk_may_span_many_partitions(source: Lab) -> None:
+    """A chunk of five days over hourly partitions passes the server's limit of partitions per INSERT block."""
+    source.sql(TARGET.replace("toYYYYMMDD(ts)", "toStartOfHour(ts)"))
+    source.fill("dst", "2025-01-01", "2025-01-06", 120, source="src")
+    assert source.content("dst") == source.content("src")
+
+
+def test_stage_adds_to_what_is_there_only_when_told(source: Lab) -> None:
+    """Rows that are there already would be there twice; the count must be shown before anything runs."""
+    source.sql(TARGET, "INSERT INTO dst SELECT * FROM src WHERE id < 60")
+    with pytest.raises(RequestError, match="already holds 60 rows") as refused:
+        source.plan("dst", "2025-01-01", "2025-01-06", source="src")
+    assert "--write-mode replace" in refused.value.hint
+    source.fill("dst", "2025-01-01", "2025-01-06", source="src", allow_existing_rows=True)
+    assert source.value("SELECT count() FROM dst") == 7260
+
+
+def test_replace_rebuilds_a_window_and_leaves_the_rest(source: Lab) -> None:
+    """A spoilt day comes out as the source has it now; days outside the window keep their rows, whatever they are."""
+    source.sql(TARGET, "INSERT INTO dst SELECT id, ts, -1, 'spoilt' FROM src")
+    plan = source.plan("dst", "2025-01-02", "2025-01-04", 24, source="src", write_mode=WriteMode.REPLACE)
+    assert plan["existingRows"] == 2880
+    assert source.run(plan)["status"] == "completed"
+    inside = "WHERE toDate(ts) IN ('2025-01-02', '2025-01-03')"
+    assert source.content("dst", tail=inside) == source.content("src", tail=inside)
+    assert source.value("SELECT countIf(s = 'spoilt') FROM dst") == 7200 - 2880
+
+
+def test_replace_by_nothing_empties_the_partition(source: Lab) -> None:
+    """A day that the source no longer has must be gone from the target: the server refuses an empty REPLACE."""
+    source.sql(TARGET, "INSERT INTO dst SELECT * FROM src", "ALTER TABLE src DROP PARTITION 20250103")
+    source.fill("dst", "2025-01-02", "2025-01-05", 24, source="src", write_mode=WriteMode.REPLACE)
+    assert source.content("dst") == source.content("src")
+
+
+def test_replace_refuses_half_a_partition_and_its_remedy_works(source: Lab) -> None:
+    """Replacing a month by half of it would delete the other half; the proposed window must be accepted."""
+    source.sql(TARGET.replace("toYYYYMMDD", "toYYYYMM"), "INSERT INTO dst SELECT * FROM src")
+    wanted = {"source": "src", "write_mode": WriteMode.REPLACE}
+    with pytest.raises(RequestError, match="inside a partition") as refused:
+        source.plan("dst", "2025-01-02", "2025-01-04", 24, **wanted)
+    assert "pass --from 2025-01-01 --to 2025-02-01 --chunk-hours 744" in refused.value.hint
+    source.fill("dst", "2025-01-01", "2025-02-01", 744, **wanted)
+    assert source.content("dst") == source.content("src")
+
+
+def test_replace_keeps_what_is_outside_when_told(source: Lab) -> None:
+    """With --keep-outside the other half of the month survives, its rows untouched."""
+    source.sql(TARGET.replace("toYYYYMMDD", "toYYYYMM"), "INSERT INTO dst SELECT id, ts, -1, 'old' FROM src")
+    source.fill("dst", "2025-01-02", "2025-01-04", 48, source="src", write_mode=WriteMode.REPLACE, keep_outside=True)
+    inside = "WHERE toDate(ts) IN ('2025-01-02', '2025-01-03')"
+    assert source.content("dst", tail=inside) == source.content("src", tail=inside)
+    assert source.rows("SELECT count(), countIf(s = 'old') FROM dst") == [(7200, 4320)]
+
+
+def test_replace_may_be_replayed(source: Lab) -> None:
+    """Replaying a done chunk gives the source as of now, once, even after its first result was published."""
+    source.sql(TARGET)
+    plan = source.plan("dst", "2025-01-01", "2025-01-06", 24, source="src", write_mode=WriteMode.REPLACE)
+    source.run(plan)
+    source.sql("INSERT INTO src SELECT id + 100000, ts, v, 'late' FROM src WHERE id < 100")
+    payload = source.run(plan, replay_done=True)
+    assert (payload["status"], payload["rowsWritten"]) == ("completed", 7300)
+    assert source.content("dst") == source.content("src")
+
+
+def test_stage_is_replayed_only_with_its_window_cleared(source: Lab) -> None:
+    """Staging again would double the rows, so the window has to go first; the remedy must work."""
+    source.sql(TARGET)
+    plan = source.plan("dst", "2025-01-01", "2025-01-06", 24, source="src")
+    source.run(plan)
+    with pytest.raises(RequestError, match="a second time") as refused:
+        source.run(plan, replay_done=True)
+    assert "--clear-window" in refused.value.hint
+    source.sql("INSERT INTO src SELECT id + 100000, ts, v, 'late' FROM src WHERE id < 100")
+    assert source.run(plan, replay_done=True, clear_window=True)["status"] == "completed"
+    assert source.content("dst") == source.content("src")
+
+
+def test_insert_says_at_least_once(source: Lab) -> None:
+    """What cannot be promised is said before anything runs, and has to be accepted."""
+    source.sql("CREATE TABLE dst AS src ENGINE = Memory")
+    with pytest.raises(RequestError, match="at least once"):
+        source.plan("dst", "2025-01-01", "2025-01-06", source="src")
+    plan = source.plan("dst", "2025-01-01", "2025-01-06", source="src", accept_at_least_once=True)
+    assert (plan["writeMode"], "at least once" in plan["guarantee"]) == ("insert", True)
+    assert source.run(plan)["rowsWritten"] == 7200
+    assert source.content("dst") == source.content("src")
+
+
+def test_insert_fires_the_views_that_stage_misses(source: Lab) -> None:
+    """Moving a partition fires no view; the plan lists those that would miss the rows, and insert reaches them."""
+    source.sql(
+        TARGET,
+        "CREATE TABLE sums (s String, n UInt64) ENGINE = SummingMergeTree ORDER BY s",
+        "CREATE MATERIALIZED VIEW tail TO sums AS SELECT s, count() AS n FROM dst GROUP BY s",
+    )
+    plan = source.plan("dst", "2025-01-01", "2025-01-06", source="src")
+    assert plan["missedViews"] == [f"{source.engine.database}.tail"]
+    source.fill(
+        "dst", "2025-01-01", "2025-01-06", 24, source="src", write_mode=WriteMode.INSERT, accept_at_least_once=True
+    )
+    assert source.value("SELECT sum(n) FROM sums") == 7200
+
+
+@pytest.mark.parametrize(
+    ("create", "message"),
+    [
+        ("CREATE VIEW dst AS SELECT * FROM src", "is a View table"),
+        ("CREATE TABLE dst AS src ENGINE = Buffer(currentDatabase(), src, 1, 1, 1, 1, 1, 1, 1)", "is a Buffer table"),
+    ],
+    ids=["view", "buffer"],
+)
+def test_tables_that_hold_no_rows_are_refused(source: Lab, create: str, message: str) -> None:
+    """Rows cannot be counted once where they are not kept; the table behind is the one to fill."""
+    source.sql(create)
+    with pytest.raises(RequestError, match=message):
+        source.plan("dst", "2025-01-01", "2025-01-06", source="src")
+
+
+def test_replan_gives_the_same_plan(source: Lab) -> None:
+    """Planning again must not count the rows the plan itself has written as strangers."""
+    source.sql(TARGET)
+    first = source.plan("dst", "2025-01-01", "2025-01-06", source="src")
+    source.run(first)
+    again = source.plan("dst", "2025-01-01", "2025-01-06", source="src")
+    assert (again["planId"], again["existed"]) == (first["planId"], True)
+    with pytest.raises(RequestError, match="another definition"):
+        source.plan("dst", "2025-01-01", "2025-01-06", select=f"SELECT * FROM {source.table('src')} WHERE id > 5")
+
+
+def test_a_live_source_gives_the_rows_of_the_attempt_that_succeeded(source: Lab) -> None:
+    """Rows that arrive between staging and verification are seen, and the attempt is made again."""
+    source.sql(TARGET)
+    plan = source.plan("dst", "2025-01-01", "2025-01-06", 24, source="src")
+    late = iter(["INSERT INTO src SELECT id + 100000, ts, v, 'late' FROM src WHERE id < 100"])
+
+    def arrive(step: str) -> None:
+        if step == "staged":
+            for statement in late:
+                source.sql(statement)
+
+    payload = source.run(plan, step=arrive)
+    assert (payload["status"], payload["attempts"]) == ("completed", 6)
+    assert source.content("dst") == source.content("src")
+
+
+def test_doctor_and_check_of_a_done_plan_are_green(source: Lab) -> None:
+    """After a backfill that went well nothing is left to say."""
+    source.sql(TARGET)
+    plan = source.plan("dst", "2025-01-01", "2025-01-06", source="src")
+    assert commands.check(source.session)["ok"] is False
+    source.run(plan)
+    assert commands.check(source.session)["ok"] is True
+    report = commands.doctor(source.session, plan["planId"])
+    assert (report["ok"], report["issueCodes"]) == (True, [])
