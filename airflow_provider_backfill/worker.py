@@ -180,10 +180,13 @@ class Worker:
         ]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            # A bare join would keep Python from running signal handlers until the chunk ends.
-            while thread.is_alive():
-                thread.join(0.2)
+        try:
+            _join(threads)
+        except BaseException as error:
+            # A timeout or an interrupt of this thread: the others must not go on without it.
+            self.stop(f"interrupted by {type(error).__name__}")
+            _join(threads)
+            raise
 
     def _guard(self, work: Callable[[], None]) -> None:
         """Run one thread's work; the first error stops the others and is raised by :meth:`run`."""
@@ -335,12 +338,21 @@ class Worker:
         return tuple(ChunkPart(id=chunk_id(self._plan.plan_id, a, b), start=a, end=b) for a, b in bounds)
 
 
+def _join(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        # A bare join would keep Python from running signal handlers until the chunk ends.
+        while thread.is_alive():
+            thread.join(0.2)
+
+
 def chunks_between(plan: Plan, start: datetime | None, end: datetime | None) -> Callable[[Run], Iterator[Chunk]]:
     """Which chunks a worker may take: all, or those that lie in ``[start, end)``."""
 
     def chosen(run: Run) -> Iterator[Chunk]:
         for chunk in select_chunks(plan, run):
-            if (start is None or chunk.start >= start) and (end is None or chunk.end <= end):
+            if end is not None and chunk.end > end:
+                return
+            if start is None or chunk.start >= start:
                 yield chunk
 
     return chosen

@@ -135,21 +135,42 @@ def connect(url: str, password: str | None = None, *, connections: int = 8) -> S
     try:
         return Server(clickhouse_connect.get_client(**kwargs), address)
     except ImportError as error:
-        raise ConfigError(
-            f"The embedded engine is not installed: {error}.",
-            hint="pip install 'airflow-provider-backfill[embedded]'",
-        ) from None
+        raise _no_engine(error) from None
     except ClickHouseError as error:
         raise _server_error(error, address) from error
 
 
-def wrap(client: "Client") -> Server:
-    """A :class:`Server` around a client that somebody else opened, such as Airflow's ClickHouse hook."""
+def wrap(open_client: "Callable[[], Client]", name: str) -> Server:
+    """
+    A :class:`Server` around a client that somebody else opens, such as Airflow's ClickHouse hook.
+
+    Args:
+        name: Names the ClickHouse in an error, as long as its address is not known.
+
+    Raises:
+        ConfigError: The embedded engine is not installed.
+        ServerError: Nobody answers there, or the user is refused.
+    """
+    from clickhouse_connect.driver.exceptions import ClickHouseError
+
+    try:
+        client = open_client()
+    except ImportError as error:
+        raise _no_engine(error) from None
+    except ClickHouseError as error:
+        raise _server_error(error, name) from error
     url = getattr(client, "url", None)
     if url is None:
         return Server(client, f"chdb://{getattr(client, 'path', '')}")
     parts = urlsplit(str(url))
     return Server(client, f"{parts.scheme}://{parts.hostname}:{parts.port}")
+
+
+def _no_engine(error: ImportError) -> ConfigError:
+    return ConfigError(
+        f"The embedded engine is not installed: {error}.",
+        hint="pip install 'airflow-provider-backfill[embedded]'",
+    )
 
 
 def _redacted(url: str) -> str:
