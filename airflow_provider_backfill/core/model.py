@@ -16,7 +16,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
 
-from .identity import chunk_id, from_ms, idempotency_token, iter_window, parse_instant, render_instant, to_ms
+from .identity import from_ms, idempotency_token, iter_chunks, parse_instant, render_instant, to_ms
 
 FORMAT = 1
 """The number that every state file carries; a higher one was written by a newer version."""
@@ -221,6 +221,7 @@ class Statement(Model):
         columns: The target's columns it fills, in the order of the SELECT.
         row_wise: Each result row comes from one source row by itself (no aggregation, join,
             limit or window), so running the SELECT again costs little more than a scan.
+        reads: How often the SELECT reads *source*; the time filter applies to each read.
     """
 
     name: str
@@ -229,6 +230,7 @@ class Statement(Model):
     time_kind: TimeKind
     columns: tuple[str, ...]
     row_wise: bool = False
+    reads: int = 1
 
 
 class TargetTime(Model):
@@ -276,8 +278,7 @@ class Plan(Model):
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the plan's chunks in time order."""
-        for start, end in iter_window(self.start, self.end, self.chunk_hours):
-            yield Chunk(chunk_id(self.plan_id, start, end), start, end)
+        yield from map(Chunk._make, iter_chunks(self.plan_id, self.start, self.end, self.chunk_hours))
 
     def token(self, chunk: Chunk) -> str:
         """The chunk's deduplication token, or an empty text when the plan uses none."""
@@ -322,6 +323,20 @@ class RunReplayed(_Event):
     type: Literal["RunReplayed"] = "RunReplayed"
     statuses: tuple[ChunkStatus, ...]
     clear_window: bool = False
+
+
+class RunWaived(_Event):
+    """
+    The plan need not be finished: ``check`` shows it and does not count it.
+
+    Ends by itself at *until*, and when somebody runs or resumes the plan.
+    """
+
+    type: Literal["RunWaived"] = "RunWaived"
+    reason: str
+    until: Instant | None = None
+    superseded_by: str = ""
+    """The plan that does this one's work; empty when there is none."""
 
 
 class WorkerSeen(_Event):
@@ -412,6 +427,7 @@ Event = Annotated[
     | RunCancelled
     | RunResumed
     | RunReplayed
+    | RunWaived
     | WorkerSeen
     | ChunkStarted
     | ChunkVerified
@@ -426,6 +442,10 @@ Event = Annotated[
 _CAMEL = ConfigDict(alias_generator=to_camel)
 
 
+Done = tuple[int, int, int, float]
+"""A done chunk in short: attempt, rows, checksum, seconds. A run keeps 100,000 of them."""
+
+
 @dataclass(slots=True)
 class ChunkState:
     """
@@ -434,6 +454,7 @@ class ChunkState:
     Attributes:
         attempt: Number of the last attempt; counts from 1 and never falls, so a query id is never reused.
         tries: Attempts that count against the budget since the chunk was last reset.
+        owner: The worker that holds the claim; empty unless the chunk is running, as is *query_id*.
         verified: What each attempt staged, by attempt; kept until the chunk is done, because
             a later attempt may have to publish what an earlier one staged.
         content: What the target got from this chunk; None until it is done.
@@ -468,6 +489,22 @@ class Worker:
     claims: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Waiver:
+    """Why a plan need not be finished, who said so, and until when (for good, when None)."""
+
+    __pydantic_config__ = _CAMEL
+
+    by: str
+    reason: str
+    until: Instant | None = None
+    superseded_by: str = ""
+
+    def holds(self, moment: datetime) -> bool:
+        """Whether it counts at *moment*; the end is exclusive."""
+        return self.until is None or moment < self.until
+
+
 @dataclass(slots=True)
 class Run:
     """
@@ -475,7 +512,8 @@ class Run:
 
     Attributes:
         total: Chunks in the run; splits add to the plan's count.
-        chunks: State of every chunk that is not untouched, by chunk id.
+        chunks: State of every chunk that is neither untouched nor done, by chunk id.
+        done: The done chunks in short, by chunk id.
         splits: Parts of every chunk that was split, by the id of the chunk they replace.
         workers: The workers that hold a claim now, by name.
         seconds: Sum of the done chunks' seconds.
@@ -486,12 +524,14 @@ class Run:
     plan_id: str
     total: int
     chunks: dict[str, ChunkState] = field(default_factory=dict)
+    done: dict[str, Done] = field(default_factory=dict)
     splits: dict[str, tuple[Chunk, ...]] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
     counts: dict[ChunkStatus, int] = field(default_factory=dict)
     started: bool = False
     paused: bool = False
     cancelled: bool = False
+    waiver: Waiver | None = None
     attempts: int = 0
     rows: int = 0
     seconds: float = 0.0
@@ -500,6 +540,9 @@ class Run:
 
     def state(self, chunk_id: str) -> ChunkState:
         """What is known about a chunk; an untouched chunk is pending."""
+        if done := self.done.get(chunk_id):
+            attempt, rows, checksum, seconds = done
+            return ChunkState(ChunkStatus.DONE, attempt, content=Content(rows, checksum), seconds=seconds)
         return self.chunks.get(chunk_id) or ChunkState()
 
     def count(self, status: ChunkStatus) -> int:
@@ -507,6 +550,11 @@ class Run:
         if status is ChunkStatus.PENDING:
             return self.total - sum(self.counts.values())
         return self.counts.get(status, 0)
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether the run is cancelled and chunks of it are still claimed, so that queries may still be alive."""
+        return self.cancelled and self.count(ChunkStatus.RUNNING) > 0
 
     @property
     def status(self) -> RunStatus:

@@ -2,7 +2,7 @@
 The run as a replay of its events: the transition table, the one judge, and which chunks are next.
 
 Writers (under the lock) and readers agree because both call :func:`apply_event`: a writer
-applies an event before it appends it, a reader applies what was appended.
+judges an event before it appends it, a reader judges what was appended.
 Pure: no clock, no disk.
 """
 
@@ -28,25 +28,29 @@ from .model import (
     RunResumed,
     RunStarted,
     RunStatus,
+    RunWaived,
+    Waiver,
     Worker,
     WorkerSeen,
 )
 
-_NEXT = {
-    # pending -> running: a worker claims the chunk.
-    ChunkStatus.PENDING: {ChunkStatus.RUNNING},
+_MAY_FIND: dict[type, frozenset[ChunkStatus]] = {
+    # -> running: a worker claims the chunk, or takes over a claim whose worker and query are proven dead.
+    ChunkStarted: frozenset({ChunkStatus.PENDING, ChunkStatus.RUNNING}),
+    # running -> running: the attempt's rows are staged; the claim goes on.
+    ChunkVerified: frozenset({ChunkStatus.RUNNING}),
     # running -> done: the rows are in the target and verified.
-    # running -> failed: the attempt failed for good.
-    # running -> pending: the attempt failed and will be retried, or the worker gave the chunk back.
-    # running -> running: a later attempt takes over a claim whose worker and query are proven dead.
-    ChunkStatus.RUNNING: {ChunkStatus.DONE, ChunkStatus.FAILED, ChunkStatus.PENDING, ChunkStatus.RUNNING},
-    # done -> pending: the user replays it.
-    ChunkStatus.DONE: {ChunkStatus.PENDING},
-    # failed -> pending: the user resumes or replays.
-    ChunkStatus.FAILED: {ChunkStatus.PENDING},
-    # skipped -> pending: the user wants it after all.
-    ChunkStatus.SKIPPED: {ChunkStatus.PENDING},
+    ChunkDone: frozenset({ChunkStatus.RUNNING}),
+    # running -> failed for good, or pending when it will be tried again.
+    ChunkFailed: frozenset({ChunkStatus.RUNNING}),
+    # running -> pending: the worker gave the chunk back.
+    ChunkReleased: frozenset({ChunkStatus.RUNNING}),
+    # running -> its parts, which are pending.
+    ChunkSplit: frozenset({ChunkStatus.RUNNING}),
+    # -> pending: the user wants it again; a running chunk is its worker's.
+    RunReplayed: frozenset({ChunkStatus.DONE, ChunkStatus.FAILED, ChunkStatus.SKIPPED}),
 }
+"""At which statuses an event may find the chunks it is about."""
 
 
 def new_run(plan: Plan) -> Run:
@@ -61,48 +65,98 @@ def apply_event(run: Run, event: Event) -> None:
     Raises:
         TransitionError: The run's present state does not allow the event; *run* is unchanged.
     """
+    judge_event(run, event)
     match event:
         case RunStarted():
-            _refuse(run.cancelled, run, "it is cancelled")
-            run.started, run.paused = True, False
+            run.started, run.paused, run.waiver = True, False, None
         case RunPaused():
-            _refuse(not run.started, run, "it was never started")
             run.paused = True
         case RunCancelled():
-            _refuse(run.status in (RunStatus.CANCELLED, RunStatus.COMPLETED), run, f"it is {run.status} already")
             run.cancelled = True
         case RunResumed():
-            run.started, run.paused, run.cancelled = True, False, False
+            run.started, run.paused, run.cancelled, run.waiver = True, False, False, None
             _reset(run, (ChunkStatus.FAILED,))
         case RunReplayed():
             run.paused = False
             _reset(run, event.statuses, event.clear_window)
+        case RunWaived():
+            run.waiver = Waiver(event.by, event.reason, event.until, event.superseded_by)
         case WorkerSeen():
             if worker := run.workers.get(event.by):
                 worker.seen_at, worker.lease_seconds = event.at, event.lease_seconds
         case ChunkStarted():
             _start(run, event)
         case ChunkVerified():
-            _running(run, event).verified[event.attempt] = event.content
+            run.chunks[event.chunk_id].verified[event.attempt] = event.content
         case ChunkDone() | ChunkFailed() | ChunkReleased() | ChunkSplit():
             _end(run, event)
-    run.updated_at = event.at
+    # Clocks of several hosts write here: a later event may bear an earlier time.
+    run.updated_at = max(run.updated_at or event.at, event.at)
+
+
+def judge_event(run: Run, event: Event) -> None:
+    """
+    The one judge of what may follow.
+
+    Raises:
+        TransitionError: The run's present state does not allow the event.
+    """
+    reason = ""
+    match event:
+        case RunStarted() if run.cancelled:
+            reason = "it is cancelled"
+        case RunPaused() if not run.started:
+            reason = "it was never started"
+        case RunCancelled() if run.status in (RunStatus.CANCELLED, RunStatus.COMPLETED):
+            reason = f"it is {run.status} already"
+        case RunReplayed() if not _MAY_FIND[RunReplayed].issuperset(event.statuses):
+            reason = f"only chunks that have ended can be replayed, not {', '.join(event.statuses)}"
+        case RunWaived() if run.status is RunStatus.COMPLETED:
+            reason = "it is completed, so there is nothing to waive"
+        case ChunkStarted():
+            reason = _why_not_start(run, event)
+        case ChunkVerified() | ChunkDone() | ChunkFailed() | ChunkReleased() | ChunkSplit():
+            reason = _why_not_end(run, event)
+        case _:
+            pass
+    if reason:
+        raise TransitionError(f"Plan {run.plan_id}: {reason}.")
+
+
+def _why_not_start(run: Run, event: ChunkStarted) -> str:
+    chunk, state = event.chunk_id, run.state(event.chunk_id)
+    if run.cancelled:
+        return "it is cancelled"
+    if chunk in run.splits:
+        return f"chunk {chunk} was split into parts"
+    if event.attempt != state.attempt + 1:
+        return f"chunk {chunk} is at attempt {state.attempt}, so {event.attempt} is not the next"
+    if state.status not in _MAY_FIND[ChunkStarted]:
+        return f"chunk {chunk} is {state.status}"
+    if state.status is ChunkStatus.RUNNING and not event.takes_over:
+        return f"chunk {chunk} is claimed by {state.owner}"
+    if state.status is ChunkStatus.PENDING and event.takes_over:
+        return f"chunk {chunk} is not claimed, so there is nothing to take over"
+    return ""
+
+
+def _why_not_end(run: Run, event: ChunkVerified | ChunkDone | ChunkFailed | ChunkReleased | ChunkSplit) -> str:
+    chunk, state = event.chunk_id, run.state(event.chunk_id)
+    if state.status not in _MAY_FIND[type(event)] or event.attempt != state.attempt:
+        return (
+            f"attempt {event.attempt} of chunk {chunk} is not the running one ({state.status}, attempt {state.attempt})"
+        )
+    if isinstance(event, ChunkSplit):
+        ids = {part.id for part in event.parts}
+        if len(ids) < 2 or len(ids) < len(event.parts):
+            return f"chunk {chunk} would be split into {len(event.parts)} parts that are not several different ones"
+        if known := ids & (run.chunks.keys() | run.done.keys() | run.splits.keys()):
+            return f"chunk {chunk} would be split into {min(known)}, which is a chunk already"
+    return ""
 
 
 def _start(run: Run, event: ChunkStarted) -> None:
     state = run.state(event.chunk_id)
-    _refuse(run.cancelled, run, "it is cancelled")
-    _refuse(event.chunk_id in run.splits, run, f"chunk {event.chunk_id} was split into parts")
-    _refuse(
-        event.attempt != state.attempt + 1,
-        run,
-        f"chunk {event.chunk_id} is at attempt {state.attempt}, so {event.attempt} is not the next",
-    )
-    _refuse(
-        state.status is ChunkStatus.RUNNING and not event.takes_over,
-        run,
-        f"chunk {event.chunk_id} is claimed by {state.owner}",
-    )
     _unclaim(run, state.owner)
     _move(run, event.chunk_id, state, ChunkStatus.RUNNING)
     state.attempt = event.attempt
@@ -122,26 +176,15 @@ def _unclaim(run: Run, owner: str) -> None:
             del run.workers[owner]
 
 
-def _running(run: Run, event: ChunkVerified | ChunkDone | ChunkFailed | ChunkReleased | ChunkSplit) -> ChunkState:
-    """The state of the chunk whose running attempt the event is about."""
-    state = run.state(event.chunk_id)
-    _refuse(
-        state.status is not ChunkStatus.RUNNING or event.attempt != state.attempt,
-        run,
-        f"attempt {event.attempt} of chunk {event.chunk_id} is not the running one "
-        f"({state.status}, attempt {state.attempt})",
-    )
-    return state
-
-
 def _end(run: Run, event: ChunkDone | ChunkFailed | ChunkReleased | ChunkSplit) -> None:
-    state = _running(run, event)
+    state = run.chunks[event.chunk_id]
+    _unclaim(run, state.owner)
+    state.owner = state.query_id = ""
     match event:
         case ChunkDone():
             _move(run, event.chunk_id, state, ChunkStatus.DONE)
-            state.content, state.seconds = event.content, event.seconds
-            state.error, state.clear = "", False
-            state.verified.clear()
+            del run.chunks[event.chunk_id]
+            run.done[event.chunk_id] = (event.attempt, *event.content, event.seconds)
             run.rows += event.content.rows
             run.seconds += event.seconds
         case ChunkFailed():
@@ -156,12 +199,9 @@ def _end(run: Run, event: ChunkDone | ChunkFailed | ChunkReleased | ChunkSplit) 
             run.splits[event.chunk_id] = tuple(Chunk(part.id, part.start, part.end) for part in event.parts)
             run.total += len(event.parts) - 1
             run.last_error = event.message
-    _unclaim(run, state.owner)
-    state.owner = ""
 
 
 def _move(run: Run, chunk_id: str, state: ChunkState, status: ChunkStatus) -> None:
-    _refuse(status not in _NEXT[state.status], run, f"chunk {chunk_id} cannot go from {state.status} to {status}")
     for old, step in ((state.status, -1), (status, 1)):
         if old is not ChunkStatus.PENDING:
             run.counts[old] = run.counts.get(old, 0) + step
@@ -171,21 +211,19 @@ def _move(run: Run, chunk_id: str, state: ChunkState, status: ChunkStatus) -> No
 
 def _reset(run: Run, statuses: tuple[ChunkStatus, ...], clear: bool = False) -> None:
     """Make ended chunks pending again, with a fresh budget of attempts."""
-    for chunk_id, state in run.chunks.items():
-        if state.status not in statuses:
-            continue
+    again = [chunk_id for chunk_id, state in run.chunks.items() if state.status in statuses]
+    if ChunkStatus.DONE in statuses:
+        again += run.done
+    for chunk_id in again:
+        state = run.state(chunk_id)
         if state.content is not None:
             run.rows -= state.content.rows
             run.seconds -= state.seconds or 0.0
             state.content = state.seconds = None
+            del run.done[chunk_id]
         state.tries = 0
         state.clear = state.clear or clear
         _move(run, chunk_id, state, ChunkStatus.PENDING)
-
-
-def _refuse(refused: bool, run: Run, reason: str) -> None:
-    if refused:
-        raise TransitionError(f"Plan {run.plan_id}: {reason}.")
 
 
 def expand(run: Run, chunk: Chunk) -> Iterator[Chunk]:
@@ -199,8 +237,16 @@ def expand(run: Run, chunk: Chunk) -> Iterator[Chunk]:
 
 
 def select_chunks(plan: Plan, run: Run, *statuses: ChunkStatus) -> Iterator[Chunk]:
-    """Yield the chunks of the run that stand at one of *statuses* (all, when none is given), in time order."""
-    for planned in plan.chunks():
+    """
+    Yield the chunks of the run that stand at one of *statuses* (all, when none is given), in time order.
+
+    Looks no further than to the last of them, as the run stands when the walk begins.
+    """
+    left = sum(run.count(status) for status in statuses) if statuses else run.total
+    for planned in plan.chunks() if left else ():
         for chunk in expand(run, planned):
             if not statuses or run.state(chunk.id).status in statuses:
                 yield chunk
+                left -= 1
+        if not left:
+            return

@@ -11,60 +11,51 @@ Imports errors only; knows nothing of ClickHouse, Airflow, or what the bytes mea
 import errno
 import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from ..errors import StateError
+from ..errors import DamagedStateError, StateError
+
+_BLOCK = 4 << 20
+"""Bytes of a log that are read at once, so that memory does not grow with it."""
 
 
 class FileBackend:
-    """Named bytes and append-only logs below one folder, safe for many processes on many hosts."""
+    """The backend on a folder of a local or an NFSv4 file system; see :mod:`.backend` for its promises."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-
-    def __str__(self) -> str:
-        return str(self.root)
 
     def where(self, name: str) -> str:
         """How to show *name* to a person."""
         return str(self.root / name)
 
-    def read(self, name: str, offset: int = 0) -> bytes | None:
-        """The bytes of *name* from *offset* to its end, or None when there is no such file."""
+    def read(self, name: str) -> bytes | None:
+        """The bytes of *name*, or None when there is no such file."""
         with _explained("read", self.root / name):
             try:
-                with (self.root / name).open("rb") as file:
-                    file.seek(offset)
-                    return file.read()
+                return (self.root / name).read_bytes()
             except FileNotFoundError:
                 return None
 
-    def size(self, name: str) -> int:
-        """The size of *name* in bytes; 0 when there is no such file."""
-        with _explained("read", self.root / name):
-            try:
-                return (self.root / name).stat().st_size
-            except FileNotFoundError:
-                return 0
-
-    def age(self, name: str) -> float:
-        """Seconds since *name* was last written; infinite when there is no such file."""
+    def stamp(self, name: str) -> object:
+        """A value that changes whenever *name* is written; None when there is no such file."""
         try:
-            return max(0.0, time.time() - (self.root / name).stat().st_mtime)
+            found = (self.root / name).stat()
         except OSError:
-            return float("inf")
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
     def names(self, folder: str, suffix: str) -> list[str]:
         """The stems of the files *folder*/…*suffix*, sorted."""
         with _explained("list", self.root / folder):
             try:
-                return sorted(path.name.removesuffix(suffix) for path in (self.root / folder).glob(f"*{suffix}"))
+                found = [path.name for path in (self.root / folder).iterdir()]
             except FileNotFoundError:
                 return []
+        return sorted(name.removesuffix(suffix) for name in found if name.endswith(suffix))
 
     def create(self, name: str, data: bytes) -> bool:
         """Write *name* unless it exists; False when somebody else was first."""
@@ -83,9 +74,9 @@ class FileBackend:
     @contextmanager
     def _written(self, name: str, data: bytes) -> Iterator[Path]:
         path = self.root / name
-        temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+        temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
         with _explained("write", path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             try:
                 with temporary.open("xb") as file:
                     file.write(data)
@@ -94,7 +85,8 @@ class FileBackend:
                 yield temporary
                 _sync_folder(path.parent)
             finally:
-                temporary.unlink(missing_ok=True)
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
 
     def retire(self, name: str, tag: str) -> None:
         """Keep *name* beside itself under *tag*, so that the name is free; nothing when it does not exist."""
@@ -106,48 +98,201 @@ class FileBackend:
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
         """Hold the lock *name* against every thread, process and host; freed when the holder dies."""
-        path = self.root / "locks" / f"{name}.lock"
-        with _explained("lock", path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        lock = _Lock(self.root / "locks" / f"{name}.lock")
+        lock.acquire()
         try:
-            with _explained("lock", path):
-                fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(handle)
+            lock.release()
 
-    def append(self, name: str, offset: int, line: bytes) -> None:
+    def log(self, plan_id: str, generation: str) -> "FileLog":
+        """The log of a plan; which *generation* a file is of says its first line."""
+        del generation
+        return FileLog(self.root, plan_id)
+
+
+class _Handle:
+    """A file descriptor of this process alone: it goes with its last reference, and a fork does not share it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._process = os.getpid()
+
+    @property
+    def ours(self) -> bool:
+        """Whether this process opened it; a child shares its parent's position and locks."""
+        return self._process == os.getpid()
+
+    def is_at(self, path: Path) -> bool:
+        """Whether *path* still names the file that was opened."""
+        try:
+            found = os.stat(path)  # noqa: PTH116 - on the way of every commit
+        except FileNotFoundError:
+            return False
+        own = os.fstat(self.number)
+        return (own.st_ino, own.st_dev) == (found.st_ino, found.st_dev)
+
+    def __del__(self) -> None:
+        with suppress(OSError):
+            os.close(self.number)
+
+
+class _Lock:
+    """
+    An advisory lock on a file, for one thread at a time; the file stays open from one use to the next.
+
+    The file itself is never deleted by us. If somebody else does, the lock on the deleted file
+    holds nobody back, so it is opened anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._handle: _Handle | None = None
+
+    def acquire(self) -> None:
+        with _explained("lock", self._path):
+            while True:
+                if self._handle is None or not self._handle.ours:
+                    _make_folder(self._path.parent)
+                    self._handle = _Handle(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
+                fcntl.flock(self._handle.number, fcntl.LOCK_EX)
+                if self._handle.is_at(self._path):
+                    return
+                self._handle = None
+
+    def release(self) -> None:
+        if self._handle is not None:
+            fcntl.flock(self._handle.number, fcntl.LOCK_UN)
+
+
+class FileLog:
+    """
+    One plan's event log in one file; positions are bytes.
+
+    Under the lock it is read and written through a handle that stays open. Without the lock
+    the file is opened anew for each look, because NFS shows the writes of others on open.
+    """
+
+    optimistic = False
+
+    def __init__(self, root: Path, plan_id: str) -> None:
+        self._path = root / "events" / f"{plan_id}.ndjson"
+        self._lock = _Lock(root / "locks" / f"{plan_id}.lock")
+        self._handle: _Handle | None = None
+        self._named = False
+        self._held = False
+        self._looked = False
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the plan's lock against every thread, process and host."""
+        self._lock.acquire()
+        try:
+            self._held, self._looked = True, False
+            yield
+        finally:
+            self._held = False
+            self._lock.release()
+
+    def _opened(self) -> _Handle | None:
+        """The log's file as it is named now, or None when there is none."""
+        if not self._held:
+            return self._open(os.O_RDONLY)
+        # Once in each hold of the lock: nobody but its holder renames the file.
+        if not self._looked:
+            if self._handle is None or not self._handle.ours or not self._handle.is_at(self._path):
+                self._handle, self._named = self._open(os.O_RDWR), False
+            self._looked = True
+        return self._handle
+
+    def _open(self, flags: int) -> _Handle | None:
+        try:
+            return _Handle(os.open(self._path, flags | os.O_CLOEXEC, 0o666))
+        except FileNotFoundError:
+            return None
+
+    def read(self, position: int, last: bytes) -> list[bytes] | None:
+        """Whole lines that follow *position*; None when *last* does not end there. A torn last line is skipped."""
+        with _explained("read", self._path):
+            handle = self._opened()
+            if handle is None:
+                return None if position else []
+            there = os.fstat(handle.number).st_size - position
+            wanted = min(_BLOCK, max(there, 0))
+            while True:
+                data = _read_at(handle.number, wanted + len(last), position - len(last))
+                if not data.startswith(last):
+                    return None
+                end = data.rfind(b"\n", len(last)) + 1
+                if end or wanted >= there:
+                    break
+                # A line longer than a block.
+                wanted = min(wanted * 2, there)
+        if not end and not position and data and not data.strip(b"\0"):
+            raise DamagedStateError(f"{self._path}, line 1 is damaged: it is empty ({len(data)} bytes of zeros).")
+        return data[len(last) : end].splitlines(keepends=True)
+
+    def advance(self, position: int, line: bytes) -> int:
+        """The position after *line*."""
+        return position + len(line)
+
+    def append(self, position: int, line: bytes) -> None:
         """
-        Append *line* to *name* at *offset* and wait until it is on disk. Call it under the log's lock.
+        Append *line* at *position* and wait until it is on disk. Call it under the lock.
 
-        What lies beyond *offset* is a torn line and is cut off. When the write fails, the log
-        is cut back to *offset*, so that a full disk leaves no half of an event.
+        What lies beyond *position* is a torn line and is cut off. When the write fails, the log
+        is cut back to *position*, so that a full disk leaves no half of an event.
 
         Raises:
             StateError: The line is not on disk, such as when the disk is full.
         """
-        path = self.root / name
-        with _explained("write", path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        with _explained("write", self._path):
+            handle = self._opened()
+            if handle is None:
+                _make_folder(self._path.parent)
+                handle = self._open(os.O_RDWR | os.O_CREAT)
+                assert handle is not None  # noqa: S101 - the folder was just made
+                self._handle, self._named = handle, False
+            if os.fstat(handle.number).st_size > position:
+                os.ftruncate(handle.number, position)
             try:
-                size = os.fstat(handle).st_size
-                if size > offset:
-                    os.ftruncate(handle, offset)
-                try:
-                    written = os.pwrite(handle, line, offset)
-                    if written != len(line):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                    os.fsync(handle)
-                except OSError:
-                    with suppress(OSError):
-                        os.ftruncate(handle, offset)
-                    raise
-            finally:
-                os.close(handle)
-            if not offset:
-                _sync_folder(path.parent)
+                if os.pwrite(handle.number, line, position) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(handle.number)
+                if not self._named:
+                    # Whoever created the file may have died before its name was on disk.
+                    _sync_folder(self._path.parent)
+                    self._named = True
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(handle.number, position)
+                raise
+
+    def sync(self) -> None:
+        """Make durable what was read: its writer may have died before its fsync. Call it under the lock."""
+        with _explained("write", self._path):
+            if (handle := self._opened()) is not None:
+                os.fsync(handle.number)
+
+    def publish(self, position: int) -> None:
+        """Nothing: the log is the file that people read."""
+
+
+def _read_at(handle: int, size: int, position: int) -> bytes:
+    """The *size* bytes at *position*, fewer at the end of the file; one read may give fewer before it."""
+    data = os.pread(handle, size, position)
+    while len(data) < size and (more := os.pread(handle, size - len(data), position + len(data))):
+        data += more
+    return data
+
+
+def _make_folder(path: Path) -> None:
+    """Create a folder and what lies above it, durably."""
+    if path.is_dir():
+        return
+    _make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    _sync_folder(path.parent)
 
 
 def _sync_folder(path: Path) -> None:

@@ -2,53 +2,66 @@
 Plans and runs, read and written through one interface, whatever the backend.
 
 The event log is the truth. The run file is a checkpoint of its replay: it may lag, and it
-is written again when it is older than a moment, so its cost does not grow with the plan.
-A commit is: lock, fold what others appended, let the caller decide, judge, append, fsync.
+is written again when the log has grown by a fair part of its size, so that the cost of a
+commit does not grow with the plan.
+A commit is: fold what others appended, let the caller decide, judge, append durably. A lock
+keeps others out meanwhile, or, on object stores, a conflict tells of them and it starts over.
 Knows nothing of ClickHouse or Airflow; gets the time passed in with each event.
 """
 
+import json
 import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic.alias_generators import to_camel
 from pydantic.dataclasses import dataclass
 
-from ..core.model import FORMAT, Event, Plan, Run
-from ..core.run import apply_event, new_run
-from ..errors import DamagedStateError, RequestError, StateError, TransitionError
+from ..core.identity import render_instant
+from ..core.model import FORMAT, ChunkStatus, Event, Instant, Model, Plan, Run, RunStatus
+from ..core.run import apply_event, judge_event, new_run
+from ..errors import BackfillError, DamagedStateError, RequestError, StateError, TransitionError
+from .backend import Backend, ConflictError
 
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 _PLAN_ID = re.compile(r"[0-9a-f]{16}")
 _CHECKPOINT_SECONDS = 1.0
-_CHECKPOINT_SHARE = 20.0
+_CHECKPOINT_GROWTH = 4
+"""A run file is written again when the log has grown by the run file's size divided by this."""
+_UPGRADE = "install a newer airflow-provider-backfill"
 
 
-class Backend(Protocol):
-    """What the store needs from a file system or an object store; :mod:`.files` says what each promises."""
+class LogOpened(Model):
+    """The first line of every log: which plan it is of, and in which format the lines are."""
 
-    def where(self, name: str) -> str: ...  # noqa: D102
-    def read(self, name: str, offset: int = 0) -> bytes | None: ...  # noqa: D102
-    def size(self, name: str) -> int: ...  # noqa: D102
-    def age(self, name: str) -> float: ...  # noqa: D102
-    def names(self, folder: str, suffix: str) -> list[str]: ...  # noqa: D102
-    def create(self, name: str, data: bytes) -> bool: ...  # noqa: D102
-    def replace(self, name: str, data: bytes) -> None: ...  # noqa: D102
-    def retire(self, name: str, tag: str) -> None: ...  # noqa: D102
-    def locked(self, name: str) -> AbstractContextManager[None]: ...  # noqa: D102
-    def append(self, name: str, offset: int, line: bytes) -> None: ...  # noqa: D102
+    type: Literal["LogOpened"] = "LogOpened"
+    format: int
+    plan_id: str
+    planned_at: Instant
 
 
-@dataclass(config={"extra": "forbid"})
+@dataclass(config={"extra": "forbid", "alias_generator": to_camel, "populate_by_name": True})
 class _Checkpoint:
-    """A replay up to *offset* bytes and *lines* lines of the log; *status* is there for people."""
+    """
+    A replay of the log up to *position*.
+
+    Attributes:
+        lines: Lines up to there.
+        last: The last of them, to know the log again.
+        status: For people, as are the *chunk_counts*.
+    """
 
     format: int
-    offset: int
-    lines: int
+    plan_id: str
+    planned_at: Instant
     status: str
+    chunk_counts: dict[str, int]
+    position: int
+    lines: int
+    last: str
     run: Run
 
 
@@ -79,15 +92,15 @@ class StateStore:
 
     def plan_path(self, plan_id: str) -> str:
         """Where the plan is kept, as shown to people."""
-        return self.backend.where(f"plans/{plan_id}.json")
+        return self.backend.where(_plan_file(plan_id))
 
     def run_path(self, plan_id: str) -> str:
         """Where the run's checkpoint is kept, as shown to people."""
-        return self.backend.where(f"runs/{plan_id}.json")
+        return self.backend.where(_run_file(plan_id))
 
     def event_path(self, plan_id: str) -> str:
         """Where the run's events are kept, as shown to people."""
-        return self.backend.where(f"events/{plan_id}.ndjson")
+        return self.backend.where(_event_file(plan_id))
 
     def plan_ids(self) -> list[str]:
         """The ids of every plan, sorted."""
@@ -98,18 +111,19 @@ class StateStore:
         The plan, or None when there is none.
 
         Raises:
-            DamagedStateError: The file does not hold this plan.
+            DamagedStateError: The file does not hold this plan, or was written by another program.
         """
-        data = self.backend.read(f"plans/{plan_id}.json")
+        data = self.backend.read(_plan_file(plan_id))
         if data is None:
             return None
         path = self.plan_path(plan_id)
         try:
             plan = Plan.model_validate_json(data)
         except ValidationError as error:
-            raise _damaged(path, None, _reason(data, error)) from None
+            _refuse_foreign(path, data)
+            raise damaged(path, None, _reason(data, error), _plan_remedy(plan_id)) from None
         if plan.plan_id != plan_id:
-            raise _damaged(path, None, f"it holds plan {plan.plan_id}")
+            raise damaged(path, None, f"it holds plan {plan.plan_id}", _plan_remedy(plan_id))
         return plan
 
     def load_plan(self, plan_id: str) -> Plan:
@@ -131,12 +145,17 @@ class StateStore:
     def save_plan(self, plan: Plan) -> bool:
         """Write the plan once; False when it was there already (whatever it holds)."""
         data = plan.model_dump_json(by_alias=True, indent=2).encode() + b"\n"
-        return self.backend.create(f"plans/{plan.plan_id}.json", data)
+        return self.backend.create(_plan_file(plan.plan_id), data)
 
     def retire_plan(self, plan_id: str, tag: str) -> None:
-        """Keep the plan's files beside themselves under *tag*, so that the plan can be made anew."""
+        """
+        Keep the plan's files beside themselves under *tag*, so that the plan can be made anew.
+
+        Workers that still run the old plan find out at their next commit.
+        """
         with self.backend.locked(plan_id):
-            for name in (f"plans/{plan_id}.json", f"runs/{plan_id}.json", f"events/{plan_id}.ndjson"):
+            # The plan first: what a crash leaves of the others is known by its date as an older plan's.
+            for name in (_plan_file(plan_id), _run_file(plan_id), _event_file(plan_id)):
                 self.backend.retire(name, tag)
 
     def open_run(self, plan: Plan) -> "RunLog":
@@ -152,40 +171,54 @@ class StateStore:
 
 class RunLog:
     """
-    One plan's event log with its replay; each thread of a worker opens its own.
+    One plan's event log with its replay, for one thread; each thread of a worker opens its own.
 
     Attributes:
         run: The replay as of the last :meth:`refresh` or :meth:`commit`.
+        lines: How many lines of the log it holds.
     """
 
     def __init__(self, store: StateStore, plan: Plan) -> None:
         self.plan = plan
         self._store = store
         self._backend = store.backend
-        self._name = f"events/{plan.plan_id}.ndjson"
-        self._checkpoint_name = f"runs/{plan.plan_id}.json"
-        self._checkpoint_cost = 0.0
-        self.run, self._offset, self._lines = self._load_checkpoint()
+        self._generation = render_instant(plan.created_at)
+        self._log = self._backend.log(plan.plan_id, self._generation)
+        # An older plan's log that lies in the way, by its date; see _open_log.
+        self._leftover = ""
+        # The last checkpoint that we know of: its size, when we saw it, and how much was appended since.
+        self._checkpoint_size, self._checkpoint_lines = 0, 0
+        self._checkpoint_seen, self._grown = -_CHECKPOINT_SECONDS, 0
+        self._stamp: object = None
+        self._forget()
+        self._load_checkpoint()
 
-    def _load_checkpoint(self) -> tuple[Run, int, int]:
-        data = self._backend.read(self._checkpoint_name)
+    def _forget(self) -> None:
+        """Start over before the first line."""
+        self.run, self._position, self.lines, self._last = new_run(self.plan), 0, 0, b""
+
+    def _load_checkpoint(self) -> None:
+        name, path = _run_file(self.plan.plan_id), self._store.run_path(self.plan.plan_id)
+        self._stamp = self._backend.stamp(name)
+        data = self._backend.read(name)
         if data is None:
-            return new_run(self.plan), 0, 0
-        path = self._store.run_path(self.plan.plan_id)
-        remedy = "delete that file; it is written again from the event log"
+            return
+        remedy = f"`{_command('repair', self.plan.plan_id)}` writes it again from the event log"
         try:
-            checkpoint = _CHECKPOINT.validate_json(data)
+            found = _CHECKPOINT.validate_json(data)
         except ValidationError as error:
-            raise _damaged(path, None, _reason(data, error), remedy) from None
-        if checkpoint.run.plan_id != self.plan.plan_id:
-            raise _damaged(path, None, f"it belongs to plan {checkpoint.run.plan_id}", remedy)
-        if checkpoint.offset > self._backend.size(self._name):
-            raise _damaged(
-                self._store.event_path(self.plan.plan_id),
-                checkpoint.lines,
-                f"{path} saw {checkpoint.offset} bytes, the log has {self._backend.size(self._name)}",
-            )
-        return checkpoint.run, checkpoint.offset, checkpoint.lines
+            _refuse_foreign(path, data)
+            raise damaged(path, None, _reason(data, error), remedy) from None
+        if found.plan_id != self.plan.plan_id or found.run.plan_id != self.plan.plan_id:
+            raise damaged(path, None, f"it belongs to plan {found.plan_id}", remedy)
+        if found.format > FORMAT:
+            raise _newer(path, found.format)
+        if found.planned_at != self.plan.created_at:
+            # Left by a crash between the steps that made room for this plan.
+            return
+        self.run, self._position, self.lines = found.run, found.position, found.lines
+        self._last = found.last.encode() + b"\n" if found.last else b""
+        self._checkpoint_size, self._checkpoint_lines = len(data), found.lines
 
     def refresh(self) -> Run:
         """
@@ -193,65 +226,225 @@ class RunLog:
 
         Raises:
             DamagedStateError: A line is not an event, or not one that may follow; names file and line.
+            StateError: The plan was planned anew meanwhile.
         """
-        if self._backend.size(self._name) <= self._offset:
-            return self.run
-        tail = self._backend.read(self._name, self._offset) or b""
-        for line in tail[: tail.rfind(b"\n") + 1].splitlines(keepends=True):
-            try:
-                apply_event(self.run, _EVENT.validate_json(line))
-            except (ValidationError, TransitionError) as error:
-                reason = _reason(line, error) if isinstance(error, ValidationError) else error.message
-                raise _damaged(self._store.event_path(self.plan.plan_id), self._lines + 1, reason) from None
-            self._offset += len(line)
-            self._lines += 1
+        self._fold()
         return self.run
+
+    def _fold(self) -> bool:
+        """Fold what is new; whether there was anything."""
+        news = False
+        while (lines := self._log.read(self._position, self._last)) != []:
+            news = True
+            if lines is None:
+                self._start_over()
+            elif not all(map(self._fold_line, lines)):
+                break
+        if self.lines < self._checkpoint_lines:
+            raise self._shortened()
+        return news
+
+    def _start_over(self) -> None:
+        """
+        Fold from the first line: the log is not the one we knew.
+
+        What we read may have been taken back because it could not be made durable; or the plan
+        was planned anew; or the log was cut, which shows when it ends before the checkpoint.
+        """
+        self._check_plan()
+        self._forget()
+
+    def _check_plan(self) -> None:
+        current = self._store.find_plan(self.plan.plan_id)
+        if current is None or current.created_at != self.plan.created_at:
+            raise StateError(
+                f"Plan {self.plan.plan_id} was {'removed' if current is None else 'planned anew'} "
+                "while it was being worked on.",
+                hint="run the new plan"
+                if current
+                else f"`{_command('status', self.plan.plan_id)}` shows what is there now",
+            )
+
+    def _shortened(self) -> DamagedStateError:
+        plan_id = self.plan.plan_id
+        return damaged(
+            self._store.event_path(plan_id),
+            self.lines + 1,
+            f"{self._checkpoint_lines} lines were there when {self._store.run_path(plan_id)} was written, "
+            f"and {self.lines} are now",
+            _log_remedy(plan_id),
+        )
+
+    def _fold_line(self, line: bytes) -> bool:
+        """Fold one line; False when the log is an older plan's and lies in the way."""
+        try:
+            if self.lines == 0:
+                if not self._fold_header(line):
+                    return False
+            else:
+                apply_event(self.run, _EVENT.validate_json(line))
+        except (ValidationError, TransitionError) as error:
+            reason = _reason(line, error) if isinstance(error, ValidationError) else error.message
+            plan_id = self.plan.plan_id
+            raise damaged(self._store.event_path(plan_id), self.lines + 1, reason, _log_remedy(plan_id)) from None
+        self._step_over(line)
+        return True
+
+    def _step_over(self, line: bytes) -> None:
+        self._position = self._log.advance(self._position, line)
+        self.lines += 1
+        self._grown += len(line)
+        self._last = line
+
+    def _fold_header(self, line: bytes) -> bool:
+        path = self._store.event_path(self.plan.plan_id)
+        _refuse_newer(path, line)
+        header = LogOpened.model_validate_json(line)
+        if header.plan_id != self.plan.plan_id:
+            raise damaged(path, 1, f"it belongs to plan {header.plan_id}", _log_remedy(self.plan.plan_id))
+        if header.planned_at == self.plan.created_at:
+            self._leftover = ""
+            return True
+        # Either this plan is no longer the one in the folder, or a crash left the log of the one before it.
+        self._check_plan()
+        self._leftover = render_instant(header.planned_at)
+        return False
 
     def commit(self, decide: Callable[[Run], Event | None]) -> Event | None:
         """
         Append the event that *decide* returns for the run as of now, durably.
 
-        *decide* is called under the log's lock with everything folded, so what it sees cannot
-        change before its event is on disk; it returns None to append nothing, or raises.
+        What *decide* sees cannot change before its event is on disk; it returns None to append
+        nothing, or raises. It may be called again when others were faster.
 
         Returns:
             The event, once it is on disk.
 
         Raises:
             TransitionError: The run's present state does not allow the event.
-            StateError: The event is not on disk, such as when the disk is full.
+            StateError: The event is not on disk, such as when the disk is full. After an error
+                of a network the event may be there all the same; the next look tells.
         """
-        with self._backend.locked(self.plan.plan_id):
-            event = decide(self.refresh())
+        with self._log.locked():
+            event = self._commit(decide)
+        if event is not None and self._is_checkpoint_due():
+            self._write_checkpoint()
+        return event
+
+    def _commit(self, decide: Callable[[Run], Event | None]) -> Event | None:
+        current = not self._log.optimistic
+        if current:
+            self._fold()
+        while True:
+            try:
+                event = decide(self.run)
+                if event is not None:
+                    judge_event(self.run, event)
+            except BackfillError:
+                # What was refused for the run as we know it may be right for the run as it is.
+                if current or not self._fold():
+                    raise
+                continue
             if event is None:
-                return None
-            apply_event(self.run, event)
+                if current or not self._fold():
+                    return None
+                continue
             line = _EVENT.dump_json(event, by_alias=True, exclude_none=True) + b"\n"
             try:
-                self._backend.append(self._name, self._offset, line)
-            except StateError:
-                # The replay in memory is ahead of the disk now: take it from the disk again.
-                self.run, self._offset, self._lines = self._load_checkpoint()
-                raise
-            self._offset += len(line)
-            self._lines += 1
-        if self._backend.age(self._checkpoint_name) > max(
-            _CHECKPOINT_SECONDS, self._checkpoint_cost * _CHECKPOINT_SHARE
-        ):
-            self.checkpoint()
-        return event
+                if self.lines == 0:
+                    self._open_log()
+                self._log.append(self._position, line)
+            except ConflictError:
+                self._fold()
+                continue
+            apply_event(self.run, event)
+            self._step_over(line)
+            return event
+
+    def _open_log(self) -> None:
+        """Write the first line of a log, which says what the others are."""
+        self._check_plan()
+        if self._leftover:
+            self._backend.retire(_event_file(self.plan.plan_id), self._leftover.replace(":", ""))
+            self._leftover = ""
+        header = LogOpened(format=FORMAT, plan_id=self.plan.plan_id, planned_at=self.plan.created_at)
+        line = header.model_dump_json(by_alias=True).encode() + b"\n"
+        self._log.append(0, line)
+        self._step_over(line)
 
     def append(self, event: Event) -> None:
         """Commit *event* whatever else happened, as long as the run's present state allows it."""
         self.commit(lambda _: event)
 
     def checkpoint(self) -> None:
-        """Write the run file as of the last look."""
-        began = time.monotonic()
-        checkpoint = _Checkpoint(FORMAT, self._offset, self._lines, self.run.status, self.run)
-        data = _CHECKPOINT.dump_json(checkpoint, by_alias=True, exclude_defaults=True)
-        self._backend.replace(self._checkpoint_name, data + b"\n")
-        self._checkpoint_cost = time.monotonic() - began
+        """Write the run file as of now, unless the run goes on and the last one is good enough."""
+        if self.run.status is RunStatus.RUNNING and not self._is_checkpoint_due():
+            return
+        with self._log.locked():
+            self._fold()
+            if self.lines == 0:
+                return
+            self._log.sync()
+        self._write_checkpoint()
+        if self.run.status is not RunStatus.RUNNING:
+            self._log.publish(self._position)
+
+    def _is_checkpoint_due(self) -> bool:
+        if self._grown * _CHECKPOINT_GROWTH < self._checkpoint_size:
+            return False
+        if time.monotonic() - self._checkpoint_seen < _CHECKPOINT_SECONDS:
+            return False
+        stamp = self._backend.stamp(_run_file(self.plan.plan_id))
+        if stamp == self._stamp:
+            return True
+        # Another worker has just written it.
+        self._stamp, self._checkpoint_seen, self._grown = stamp, time.monotonic(), 0
+        return False
+
+    def _write_checkpoint(self) -> None:
+        """Write the run file; every line that was folded must be durable."""
+        counts = {"total": self.run.total, **{status.value: self.run.count(status) for status in ChunkStatus}}
+        checkpoint = _Checkpoint(
+            format=FORMAT,
+            plan_id=self.plan.plan_id,
+            planned_at=self.plan.created_at,
+            status=self.run.status,
+            chunk_counts=counts,
+            position=self._position,
+            lines=self.lines,
+            last=self._last.decode().removesuffix("\n"),
+            run=self.run,
+        )
+        data = _CHECKPOINT.dump_json(checkpoint, by_alias=True, exclude_defaults=True) + b"\n"
+        name = _run_file(self.plan.plan_id)
+        self._backend.replace(name, data)
+        self._stamp = self._backend.stamp(name)
+        self._checkpoint_size, self._checkpoint_lines = len(data), self.lines
+        self._checkpoint_seen, self._grown = time.monotonic(), 0
+
+
+def _command(verb: str, plan_id: str) -> str:
+    return f"clickhouse-backfill {verb} --plan-id {plan_id}"
+
+
+def _plan_file(plan_id: str) -> str:
+    return f"plans/{plan_id}.json"
+
+
+def _run_file(plan_id: str) -> str:
+    return f"runs/{plan_id}.json"
+
+
+def _event_file(plan_id: str) -> str:
+    return f"events/{plan_id}.ndjson"
+
+
+def _plan_remedy(plan_id: str) -> str:
+    return f"restore the file from a backup, or keep it aside and plan anew with `plan … --force` (plan {plan_id})"
+
+
+def _log_remedy(plan_id: str) -> str:
+    return f"restore the file from a backup, or run `{_command('repair', plan_id)}`, which keeps the damaged one aside"
 
 
 def _reason(data: bytes, error: ValidationError) -> str:
@@ -259,13 +452,44 @@ def _reason(data: bytes, error: ValidationError) -> str:
     if not data.strip(b"\0 \n"):
         return "it is empty"
     first = error.errors(include_url=False)[0]
+    if first["type"] == "union_tag_invalid":
+        return f"it is a {first['ctx']['tag']}, which this version does not know; a newer one may have written it"
     place = ".".join(str(part) for part in first["loc"])
     return f"{place}: {first['msg']}" if place else first["msg"]
 
 
-def _damaged(path: str, line: int | None, reason: str, remedy: str = "") -> DamagedStateError:
-    place = path if line is None else f"{path}, line {line}"
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _refuse_newer(path: str, data: bytes) -> None:
+    number = _object(data).get("format")
+    if isinstance(number, int) and number > FORMAT:
+        raise _newer(path, number)
+
+
+def _refuse_foreign(path: str, data: bytes) -> None:
+    """Say so when a file that could not be read is a newer version's, or another tool's in the same layout."""
+    _refuse_newer(path, data)
+    if "format" not in (found := _object(data)) and isinstance(found.get("chunks"), list):
+        raise DamagedStateError(
+            f"{path} was written by chkit's backfill plugin, whose runs this tool does not continue.",
+            hint="choose another folder with --state-dir, and plan the window anew there",
+        )
+
+
+def _newer(path: str, number: int) -> DamagedStateError:
     return DamagedStateError(
-        f"{place} is damaged: {reason}.",
-        hint=remedy or "restore the file from a backup, or keep it aside and plan anew with `plan … --force`",
+        f"{path} was written by a newer version: it has format {number}, and this one reads up to {FORMAT}.",
+        hint=_UPGRADE,
     )
+
+
+def damaged(path: str, line: int | None, reason: str, remedy: str) -> DamagedStateError:
+    """The error for a state file that does not hold what it must."""
+    place = path if line is None else f"{path}, line {line}"
+    return DamagedStateError(f"{place} is damaged: {reason}.", hint=remedy)
