@@ -260,7 +260,8 @@ def run(
         wanted: The plan's id.
         resume: Take up a paused, failed or cancelled run, failed chunks included.
         parallel: Chunks at once; the option ``defaults.maxParallelChunks`` when None.
-        window: Only the chunks that lie in it (a mapped task's share); the others are left to others.
+        window: Only the chunks that lie in it (a mapped task's share), also for what *flags* replay;
+            the others are left to others.
         on_start: Gets the worker, so that a signal can stop it.
         report: Gets every event this worker writes.
         step: Gets the name of each step of each attempt; a test may stop the worker there.
@@ -284,7 +285,7 @@ def run(
         _check_environment(session, made, server, flags)
         target = planning.target_facts(server, parse_table(made.target, "target"))
         planning.check_scans(server, list(made.statements), made.time_column, made.start, made.end)
-        _begin(session, log, flags, resume)
+        _begin(session, log, flags, resume, window)
         worker = Worker(
             server,
             session.store,
@@ -334,7 +335,9 @@ def _check_environment(session: Session, made: Plan, server: Server, flags: RunF
         )
 
 
-def _begin(session: Session, log: RunLog, flags: RunFlags, resume: bool) -> None:
+def _begin(
+    session: Session, log: RunLog, flags: RunFlags, resume: bool, window: tuple[datetime, datetime] | None
+) -> None:
     """Write that the run goes on, unless another run would write to the same rows."""
     made = log.plan
     lock = "target-" + hashlib.sha256(made.target.encode()).hexdigest()[:16]
@@ -346,8 +349,19 @@ def _begin(session: Session, log: RunLog, flags: RunFlags, resume: bool) -> None
     statuses = [ChunkStatus.DONE] if flags.replay_done else []
     if flags.replay_failed:
         statuses.append(ChunkStatus.FAILED)
-    if statuses:
-        log.append(RunReplayed(at=now(), by=session.user, statuses=tuple(statuses), clear_window=flags.clear_window))
+
+    def replay(run: Run) -> Event | None:
+        only = None
+        if window is not None:
+            chunks = chunks_between(made, *window)(run)
+            only = tuple(chunk.id for chunk in chunks if run.state(chunk.id).status in statuses)
+        if not statuses or only == ():
+            return None
+        return RunReplayed(
+            at=now(), by=session.user, statuses=tuple(statuses), clear_window=flags.clear_window, chunk_ids=only
+        )
+
+    log.commit(replay)
 
 
 def _refuse_overlap(session: Session, made: Plan) -> None:
@@ -382,6 +396,32 @@ def status(session: Session, wanted: str) -> Payload:
     """Where a plan stands, from its event log; needs no ClickHouse."""
     made = session.store.load_plan(wanted)
     return status_payload(session, made, session.store.open_run(made).run, "status")
+
+
+def window_status(session: Session, wanted: str, window: tuple[datetime, datetime]) -> Payload:
+    """
+    Where the chunks of a plan stand that lie in ``[start, end)``: a mapped task's share; needs no ClickHouse.
+
+    ``status`` is that of the whole run. ``failed`` names the failed chunks with their last errors.
+    """
+    made = session.store.load_plan(wanted)
+    run = session.store.open_run(made).run
+    counts, rows, failed = dict.fromkeys(ChunkStatus, 0), 0, []
+    for chunk in chunks_between(made, *window)(run):
+        state = run.state(chunk.id)
+        counts[state.status] += 1
+        rows += state.content.rows if state.content is not None else 0
+        if state.status is ChunkStatus.FAILED:
+            failed.append({"from": render_instant(chunk.start), "to": render_instant(chunk.end), "error": state.error})
+    return {
+        "planId": made.plan_id,
+        "from": render_instant(window[0]),
+        "to": render_instant(window[1]),
+        "status": run.status,
+        "chunkCounts": {"total": sum(counts.values()), **{status.value: counts[status] for status in ChunkStatus}},
+        "rowsWritten": rows,
+        "failed": failed,
+    }
 
 
 def status_payload(session: Session, made: Plan, run: Run, command: str, *, noop: bool = False) -> Payload:

@@ -323,6 +323,8 @@ class RunReplayed(_Event):
     type: Literal["RunReplayed"] = "RunReplayed"
     statuses: tuple[ChunkStatus, ...]
     clear_window: bool = False
+    chunk_ids: tuple[str, ...] | None = None
+    """Only these chunks of the *statuses*; None for all."""
 
 
 class RunWaived(_Event):

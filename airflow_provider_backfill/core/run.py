@@ -78,7 +78,7 @@ def apply_event(run: Run, event: Event) -> None:
             _reset(run, (ChunkStatus.FAILED,))
         case RunReplayed():
             run.paused = False
-            _reset(run, event.statuses, event.clear_window)
+            _reset(run, event.statuses, event.clear_window, event.chunk_ids)
         case RunWaived():
             run.waiver = Waiver(event.by, event.reason, event.until, event.superseded_by)
         case WorkerSeen():
@@ -209,11 +209,16 @@ def _move(run: Run, chunk_id: str, state: ChunkState, status: ChunkStatus) -> No
     run.chunks[chunk_id] = state
 
 
-def _reset(run: Run, statuses: tuple[ChunkStatus, ...], clear: bool = False) -> None:
+def _reset(
+    run: Run, statuses: tuple[ChunkStatus, ...], clear: bool = False, only: tuple[str, ...] | None = None
+) -> None:
     """Make ended chunks pending again, with a fresh budget of attempts."""
-    again = [chunk_id for chunk_id, state in run.chunks.items() if state.status in statuses]
-    if ChunkStatus.DONE in statuses:
-        again += run.done
+    if only is not None:
+        again = [chunk_id for chunk_id in only if run.state(chunk_id).status in statuses]
+    else:
+        again = [chunk_id for chunk_id, state in run.chunks.items() if state.status in statuses]
+        if ChunkStatus.DONE in statuses:
+            again += run.done
     for chunk_id in again:
         state = run.state(chunk_id)
         if state.content is not None:
