@@ -8,12 +8,10 @@ payloads are plain JSON values with camelCase keys, as the contract gives them.
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
-from . import diagnosis, planning
+from . import planning
 from .clickhouse import attempt
 from .clickhouse.client import Server
 from .core import checks
@@ -21,7 +19,6 @@ from .core.model import (
     ChunkReleased,
     ChunkStatus,
     Event,
-    Finding,
     Plan,
     Run,
     RunCancelled,
@@ -30,9 +27,7 @@ from .core.model import (
     RunResumed,
     RunStarted,
     RunStatus,
-    Severity,
     TableFacts,
-    TableName,
     WriteMode,
     whole,
 )
@@ -47,46 +42,19 @@ from .core.planner import (
 )
 from .core.run import select_chunks
 from .core.statements import parse_table, show_table, time_filter
+from .diagnosis import check as check
+from .diagnosis import coverage as coverage
+from .diagnosis import doctor as doctor
+from .diagnosis import state_findings
 from .errors import BackfillError, ConfigError, DamagedStateError, RequestError, ServerError
-from .options import Options
-from .state.store import RunLog, StateStore
+from .session import Payload as Payload
+from .session import Session as Session
+from .state.store import RunLog
 from .worker import LEASE_SECONDS, Worker, chunks_between, now, owner_is_dead
-
-Payload = dict[str, Any]
 
 
 def _ignore(*_: object) -> None:
     """Report to nobody."""
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """
-    What a command works with.
-
-    Attributes:
-        server: Opens the ClickHouse; None when there is none to talk to.
-        user: Who gives the commands, for the event log.
-    """
-
-    store: StateStore
-    options: Options
-    server: Callable[[], Server] | None
-    user: str
-
-    @contextmanager
-    def connected(self) -> Iterator[Server]:
-        """The ClickHouse of this session, closed at the end."""
-        if self.server is None:
-            raise RequestError(
-                "This needs a ClickHouse, and none was named.",
-                hint="pass --clickhouse-url http://user@host:8123/database, or set CLICKHOUSE_URL",
-            )
-        server = self.server()
-        try:
-            yield server
-        finally:
-            server.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,7 +363,8 @@ def _end(session: Session, log: RunLog, server: Server, target: TableFacts, work
 def status(session: Session, wanted: str) -> Payload:
     """Where a plan stands, from its event log; needs no ClickHouse."""
     made = session.store.load_plan(wanted)
-    return status_payload(session, made, session.store.open_run(made).run, "status")
+    run = session.store.open_run(made).run
+    return {**status_payload(session, made, run, "status"), "findings": state_findings(session, made, run)}
 
 
 def window_status(session: Session, wanted: str, window: tuple[datetime, datetime]) -> Payload:
@@ -446,18 +415,11 @@ def status_payload(session: Session, made: Plan, run: Run, command: str, *, noop
         payload["deadWorkers"] = dead
     if run.last_error:
         payload["lastError"] = run.last_error
-    if step := _next_step(made, run, dead):
+    if step := checks.next_step(made, run, dead if not run.cancelled else ()):
         payload["next"] = step
     if noop:
         payload["noop"] = True
     return payload
-
-
-def _next_step(made: Plan, run: Run, dead: list[str]) -> str:
-    """The command that brings the plan nearer to its end; the work of dead workers waits for a resume."""
-    if dead and len(dead) == len(run.workers) and not run.cancelled:
-        return checks.command("resume", made.plan_id)
-    return checks.next_step(made, run)
 
 
 def is_settled(run: Run) -> bool:
@@ -558,98 +520,3 @@ def _readable_runs(session: Session) -> Iterator[tuple[Plan, Run]]:
             yield made, session.store.open_run(made).run
         except BackfillError:
             continue
-
-
-# ---------------------------------------------------------------- doctor, check
-
-
-def check(session: Session, target: TableName | None = None) -> Payload:
-    """
-    Whether every required backfill is finished, for a CI job; needs no ClickHouse.
-
-    A damaged plan is a finding of its own; the others are still judged.
-    """
-    required = session.options.policy.fail_check_on_required_pending_backfill
-    findings: list[Finding] = checks.policy_findings(required=required)
-    evaluated = pending = active = failed = 0
-    for name in session.store.plan_ids():
-        try:
-            made = session.store.load_plan(name)
-            if target is not None and made.target != show_table(target):
-                continue
-            run = session.store.open_run(made).run
-        except DamagedStateError as error:
-            findings.append(Finding("backfill_state_damaged", Severity.ERROR, name, error.message, error.hint))
-            continue
-        evaluated += 1
-        pending += run.status is not RunStatus.COMPLETED
-        active += run.status is RunStatus.RUNNING
-        failed += run.status is RunStatus.FAILED
-        findings += checks.required_findings(made, run, required=required)
-    ok = not any(finding.severity is Severity.ERROR for finding in findings)
-    return {
-        "ok": ok,
-        "command": "check",
-        "failedChecks": [] if ok else ["plugin:backfill"],
-        "plugins": {
-            "backfill": {
-                "evaluated": evaluated,
-                "ok": ok,
-                "findingCodes": sorted({finding.code for finding in findings}),
-                "findings": [_finding_payload(finding) for finding in findings],
-                "requiredCount": pending,
-                "activeRuns": active,
-                "failedRuns": failed,
-            }
-        },
-    }
-
-
-def doctor(session: Session, wanted: str) -> Payload:
-    """
-    What is wrong with a plan and what to type; looks at the server when there is one.
-
-    Raises:
-        RequestError: No such plan.
-    """
-    made = session.store.load_plan(wanted)
-    run = session.store.open_run(made).run
-    moment = now()
-    dead = [owner for owner in run.workers if owner_is_dead(run, owner, moment)]
-    required = session.options.policy.fail_check_on_required_pending_backfill
-    findings = checks.stuck_findings(made, run, dead) + checks.required_findings(made, run, required=required)
-    if dead:
-        # The work of dead workers waits for a resume, not for a watcher.
-        findings = [f._replace(hint=checks.command("resume", made.plan_id)) for f in findings]
-    not_looked_at = ["ClickHouse: none was named (--clickhouse-url, CLICKHOUSE_URL)"]
-    if session.server is not None:
-        try:
-            with session.connected() as server:
-                findings += diagnosis.server_findings(server, made, run)
-            not_looked_at = []
-        except ServerError as error:
-            not_looked_at = [f"ClickHouse: {error.message}"]
-    failed = [chunk.id for chunk in select_chunks(made, run, ChunkStatus.FAILED)]
-    return {
-        "ok": not any(finding.severity is Severity.ERROR for finding in findings),
-        "command": "doctor",
-        "planId": made.plan_id,
-        "target": made.target,
-        "status": run.status,
-        "issueCodes": sorted({finding.code for finding in findings}),
-        "recommendations": list(dict.fromkeys(finding.hint for finding in findings if finding.hint)),
-        "failedChunkIds": failed,
-        "findings": [_finding_payload(finding) for finding in findings],
-        "guarantee": made.guarantee,
-        "notLookedAt": not_looked_at,
-    }
-
-
-def _finding_payload(finding: Finding) -> Payload:
-    return {
-        "code": finding.code,
-        "severity": finding.severity,
-        "message": finding.message,
-        "planId": finding.plan_id,
-        "hint": finding.hint,
-    }

@@ -1,55 +1,395 @@
-"""What a look at the server adds to a plan's findings."""
+"""
+What is wrong, what is missing, what is proven: ``doctor``, ``check`` and ``coverage``.
 
-from .clickhouse import attempt, inspect
+They gather cases for the rules, from the state folder one plan at a time, and from a server
+where there is one to ask; the rules judge. Nothing is changed, and what could not be looked at
+is said.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from . import planning, sizing
+from .clickhouse import health, inspect
 from .clickhouse.client import Server
 from .core import checks
-from .core.model import Finding, Plan, Run, RunStatus, Severity
-from .core.statements import parse_table
-from .errors import RequestError, ServerError
-from .planning import check_scans
+from .core.checks import Case, Covered, Declared
+from .core.facts import Misfit, ServerFacts
+from .core.identity import parse_instant, render_instant
+from .core.model import ChunkStatus, Finding, Plan, Run, RunStatus, Severity, TableName
+from .core.run import expand, select_chunks
+from .core.statements import parse_table, show_table
+from .errors import BackfillError, ConfigError, DamagedStateError, RequestError, ServerError
+from .session import Payload, Session
+from .worker import now, owner_is_dead
+
+_NO_SERVER = "ClickHouse: none was named (--clickhouse-url, CLICKHOUSE_URL)"
 
 
-def server_findings(server: Server, made: Plan, run: Run) -> list[Finding]:
-    """What the server shows to be wrong with a plan or its tables."""
-    findings = []
-    target = inspect.table_facts(server, parse_table(made.target, "target"))
-    if target is None:
-        return [
-            Finding(
-                "backfill_target_missing",
-                Severity.ERROR,
-                made.plan_id,
-                f"There is no table {made.target} on {server.address}.",
-                "create it again, or point --clickhouse-url to the server that has it",
-            )
-        ]
+def plan_case(session: Session, plan: Plan, run: Run, *, max_age: timedelta | None = None) -> Case:
+    """The case of one plan, as far as the state folder knows it; for status and the page as well."""
+    moment = now()
+    return Case(
+        moment=moment,
+        plan=plan,
+        run=run,
+        dead=frozenset(owner for owner in run.workers if owner_is_dead(run, owner, moment)),
+        required=session.options.policy.fail_check_on_required_pending_backfill,
+        max_age=max_age,
+    )
+
+
+def state_findings(session: Session, plan: Plan, run: Run) -> list[Payload]:
+    """What the rules find in the state folder alone, beside what a status says itself."""
+    found = checks.judge(plan_case(session, plan, run))
+    return [finding_payload(finding) for finding in found if finding.code != "backfill_required_pending"]
+
+
+# ---------------------------------------------------------------- check
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What ``check`` counts while it goes through the plans."""
+
+    evaluated: int = 0
+    pending: int = 0
+    active: int = 0
+    failed: int = 0
+    waived: int = 0
+    planned: dict[str, list[Covered]] = field(default_factory=dict)
+
+
+def check(
+    session: Session,
+    target: TableName | None = None,
+    *,
+    max_age: timedelta | None = None,
+    declared: Sequence[Declared] = (),
+) -> Payload:
+    """
+    Whether every required backfill is finished, for a CI job; needs no ClickHouse.
+
+    A damaged plan is a finding of its own; the others are still judged. One plan is in memory at a time.
+
+    Args:
+        target: Look only at the plans of this table.
+        max_age: An unfinished plan is only a warning until it is older.
+        declared: Backfills that must have a plan.
+    """
+    wanted = None if target is None else show_table(target)
+    mine = [entry for entry in declared if wanted in (None, entry.target)]
+    targets = {entry.target for entry in mine}
+    required = session.options.policy.fail_check_on_required_pending_backfill
+    findings = checks.judge(Case(moment=now(), required=required))
+    tally = _Tally()
+    for name in session.store.plan_ids():
+        try:
+            made = session.store.load_plan(name)
+            if wanted is not None and made.target != wanted:
+                continue
+            case = plan_case(session, made, session.store.open_run(made).run, max_age=max_age)
+        except BackfillError as error:
+            # A plan that was retired meanwhile is none of ours; a folder that cannot be read is no damage.
+            if isinstance(error, DamagedStateError):
+                damage = Case(moment=now(), about=name, damage=error.message)
+                findings += checks.judge(damage)
+                continue
+            if isinstance(error, RequestError):
+                continue
+            raise
+        _count(tally, case, targets)
+        findings += checks.judge(case)
+    missing = tuple(
+        (entry, *gap)
+        for entry in mine
+        for gap in checks.gaps(checks.merge(tally.planned.get(entry.target, ())), entry.start, entry.end)
+    )
+    findings = checks.worst_first([*findings, *checks.judge(Case(moment=now(), missing=missing))])
+    return _check_payload(findings, tally, len(missing))
+
+
+def _count(tally: _Tally, case: Case, targets: set[str]) -> None:
+    plan, run = case.plan, case.run
+    if plan is None or run is None:
+        return
+    tally.evaluated += 1
+    tally.waived += case.waived and not case.finished
+    tally.pending += not case.finished and not case.waived
+    tally.active += run.status is RunStatus.RUNNING
+    tally.failed += run.status is RunStatus.FAILED
+    if plan.target in targets and run.status is not RunStatus.CANCELLED:
+        tally.planned.setdefault(plan.target, []).append(Covered(plan.start, plan.end, (plan.plan_id,)))
+
+
+def _check_payload(findings: Sequence[Finding], tally: _Tally, missing: int) -> Payload:
+    ok = not any(finding.severity is Severity.ERROR for finding in findings)
+    return {
+        "ok": ok,
+        "command": "check",
+        "failedChecks": [] if ok else ["plugin:backfill"],
+        "plugins": {
+            "backfill": {
+                "evaluated": tally.evaluated,
+                "ok": ok,
+                "findingCodes": sorted({finding.code for finding in findings}),
+                "findings": [finding_payload(finding) for finding in findings],
+                "requiredCount": tally.pending + missing,
+                "activeRuns": tally.active,
+                "failedRuns": tally.failed,
+                "waivedCount": tally.waived,
+            }
+        },
+    }
+
+
+def finding_payload(finding: Finding) -> Payload:
+    """A finding as JSON."""
+    return {
+        "code": finding.code,
+        "severity": finding.severity,
+        "message": finding.message,
+        "planId": finding.plan_id,
+        "hint": finding.hint,
+    }
+
+
+_DECLARED_KEYS = {"target": True, "from": True, "to": True, "reason": False, "owner": False}
+
+
+def read_declared(path: Path) -> list[Declared]:
+    """
+    The backfills that a TOML file declares: ``[[backfill]]`` with target, from, to, and reason, owner.
+
+    Raises:
+        ConfigError: The file cannot be read, or does not say that; names the entry.
+    """
     try:
-        check_scans(server, list(made.statements), made.time_column, made.start, made.end)
-    except (RequestError, ServerError) as error:
-        findings.append(Finding("backfill_source_unreadable", Severity.ERROR, made.plan_id, error.message, error.hint))
-    leftover = attempt.leftover_tables(server, made.plan_id, target.storage.database)
-    if leftover and not run.workers:
-        findings.append(
-            Finding(
-                "backfill_staging_left",
-                Severity.INFO
-                if run.status in (RunStatus.PAUSED, RunStatus.FAILED, RunStatus.RUNNING)
-                else Severity.WARN,
-                made.plan_id,
-                f"{len(leftover)} staging tables of this plan are on the server, such as {leftover[0]}; "
-                "they go when the run completes.",
-                checks.command("resume", made.plan_id) if run.status is not RunStatus.COMPLETED else "",
-            )
+        document: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}.", hint="check the path given as --required"
+        ) from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.", hint="texts need quotes") from None
+    entries = document.get("backfill", [])
+    if set(document) - {"backfill"} or not isinstance(entries, list):
+        raise ConfigError(
+            f"{path} holds {', '.join(document)}; allowed: [[backfill]].", hint="start each entry with [[backfill]]"
         )
-    if target.views:
-        views = ", ".join(str(view) for view in target.views)
-        findings.append(
-            Finding(
-                "backfill_views_missed",
-                Severity.WARN,
-                made.plan_id,
-                f"Moving partitions into {made.target} does not fire the views that hang on it: {views}.",
-                "",
-            )
+    return [_declared(entry, f"{path} [[backfill]] {number}") for number, entry in enumerate(entries, 1)]
+
+
+def _declared(entry: dict[str, Any], where: str) -> Declared:
+    unknown = sorted(set(entry) - set(_DECLARED_KEYS))
+    missing = [key for key, needed in _DECLARED_KEYS.items() if needed and key not in entry]
+    if unknown or missing:
+        what = f"has no {', '.join(missing)}" if missing else f"has {', '.join(unknown)}"
+        raise ConfigError(f"{where} {what}.", hint=f"an entry has {', '.join(_DECLARED_KEYS)}")
+    # A TOML date or time needs no quotes.
+    texts = {key: value if isinstance(value, str) else str(value).replace(" ", "T") for key, value in entry.items()}
+    try:
+        target = show_table(parse_table(texts["target"], "target"))
+        start, end = parse_instant(texts["from"]), parse_instant(texts["to"])
+    except RequestError as error:
+        raise ConfigError(f"{where}: {error.message}", hint=error.hint) from None
+    if start >= end:
+        raise ConfigError(
+            f"{where}: from {render_instant(start)} is not before to {render_instant(end)}.",
+            hint="the end is exclusive",
         )
-    return findings
+    return Declared(target, start, end, texts.get("reason", ""), texts.get("owner", ""), where)
+
+
+# ---------------------------------------------------------------- doctor
+
+
+def doctor(session: Session, wanted: str | None = None, target: TableName | None = None) -> Payload:
+    """
+    What is wrong with a plan, or with a target before there is a plan, and what to type.
+
+    Looks at the server when there is one; says what it could not look at.
+
+    Raises:
+        RequestError: No such plan; a target without a server to ask.
+    """
+    if wanted is None:
+        if target is None:
+            raise RequestError("Neither a plan nor a target was named.", hint="write --plan-id ID or --target db.table")
+        with session.connected() as server:
+            return _doctor_payload(_target_case(session, server, target), target=show_table(target))
+    made = session.store.load_plan(wanted)
+    log = session.store.open_run(made)
+    case, unseen = plan_case(session, made, log.run), [_NO_SERVER]
+    if session.server is not None:
+        try:
+            with session.connected() as server:
+                facts = look_at(session, server, made)
+                # Read again after the look: a claim is on disk before its query exists.
+                case = replace(plan_case(session, made, log.refresh()), server=_settled(server, facts))
+            unseen = []
+        except ServerError as error:
+            unseen = [f"ClickHouse: {error.message}"]
+    return _doctor_payload(
+        case, target=made.target, unseen=unseen, parallel=session.options.defaults.max_parallel_chunks
+    )
+
+
+def _settled(server: Server, facts: ServerFacts) -> ServerFacts:
+    """The facts without queries that have ended since: their claims may have ended with them."""
+    if not facts.queries:
+        return facts
+    still = {query.query_id for query in health.live_queries(server)}
+    return replace(facts, queries=tuple(query for query in facts.queries if query.query_id in still))
+
+
+def look_at(session: Session, server: Server, made: Plan) -> ServerFacts:
+    """Everything the rules want to know of the server for one plan."""
+    target = parse_table(made.target, "target")
+    sources = list(dict.fromkeys(parse_table(statement.source, "source") for statement in made.statements))
+    facts = health.server_facts(server, target, made, sources, session.store.plan_ids())
+    scans = [scan.facts for scan in facts.scans if scan.facts is not None]
+    if facts.storage is None or facts.missing_sources or len(scans) < len(made.statements):
+        return facts
+    table = planning.target_facts(server, target)
+    misfit = None
+    try:
+        planning.check_bounds(server, table, made, scans)
+    except RequestError as error:
+        flags = re.findall(r"--(?:from|to|chunk-hours) [^\s,]+", error.hint)
+        misfit = Misfit(_sentences(error), checks.plan_command(made, *flags) if flags else "")
+    except ServerError as error:
+        if error.code is None:
+            raise
+        facts = replace(facts, unseen=(*facts.unseen, f"chunk bounds: {error.message}"))
+    estimate = sizing.estimate_plan(server, made)
+    proposed = None if estimate is None else sizing.propose_hours(server, table, made, scans, estimate)
+    return replace(facts, misfit=misfit, estimate=estimate, proposed_hours=proposed)
+
+
+def _sentences(error: BackfillError) -> str:
+    hint = f" {error.hint[0].upper()}{error.hint[1:]}." if error.hint else ""
+    return f"{error.message}{hint}"
+
+
+def _target_case(session: Session, server: Server, target: TableName) -> Case:
+    views = inspect.feeding_views(server, target)
+    sources = list(dict.fromkeys(source for view in views for source in view.sources))
+    facts = health.server_facts(server, target, None, sources, session.store.plan_ids())
+    return Case(moment=now(), server=facts)
+
+
+def _doctor_payload(case: Case, *, target: str, unseen: Sequence[str] = (), parallel: int = 1) -> Payload:
+    findings = checks.judge(case)
+    plan, run, facts = case.plan, case.run, case.server
+    failed = [] if plan is None or run is None else [c.id for c in select_chunks(plan, run, ChunkStatus.FAILED)]
+    return {
+        "ok": not any(finding.severity is Severity.ERROR for finding in findings),
+        "command": "doctor",
+        "planId": None if plan is None else plan.plan_id,
+        "target": target,
+        "status": None if run is None else run.status,
+        "issueCodes": sorted({finding.code for finding in findings}),
+        "recommendations": list(dict.fromkeys(finding.hint for finding in findings if finding.hint)),
+        "failedChunkIds": failed,
+        "findings": [finding_payload(finding) for finding in findings],
+        "guarantee": None if plan is None else plan.guarantee,
+        "estimate": None if facts is None else sizing.estimate_payload(facts.estimate, facts.proposed_hours),
+        "pace": None if run is None else pace(run, parallel),
+        "notLookedAt": [*unseen, *(facts.unseen if facts is not None else ())],
+    }
+
+
+def pace(run: Run, parallel: int) -> Payload | None:
+    """How long a chunk took so far and what is left at that rate; None until a chunk is done."""
+    done = run.count(ChunkStatus.DONE)
+    if not done or not run.seconds:
+        return None
+    each = run.seconds / done
+    left = run.count(ChunkStatus.PENDING) + run.count(ChunkStatus.RUNNING)
+    return {
+        "secondsPerChunk": round(each, 3),
+        "rowsPerSecond": round(run.rows / run.seconds),
+        "secondsLeft": round(each * left / max(parallel, 1), 1),
+    }
+
+
+# ---------------------------------------------------------------- coverage
+
+
+def coverage(session: Session, target: TableName, start: datetime, end: datetime) -> Payload:
+    """
+    Which parts of ``[start, end)`` of a target are proven filled, by done chunks of any plan; needs no ClickHouse.
+
+    A done chunk is proof: its rows were verified and published before the event was written. What
+    a plan on another ClickHouse has filled does not count together: each one is listed by itself.
+
+    Raises:
+        RequestError: The window is empty.
+    """
+    if start >= end:
+        raise RequestError(
+            f"The window is empty: from {render_instant(start)} is not before to {render_instant(end)}.",
+            hint="the end is exclusive; to cover 1 January, pass --to 2026-01-02",
+        )
+    name = show_table(target)
+    by_server: dict[str, list[Covered]] = {}
+    damaged = []
+    for plan_id in session.store.plan_ids():
+        try:
+            made = session.store.load_plan(plan_id)
+            if made.target != name or made.end <= start or made.start >= end:
+                continue
+            run = session.store.open_run(made).run
+        except DamagedStateError as error:
+            damaged.append({"planId": plan_id, "message": error.message})
+            continue
+        stretches = [*by_server.get(made.environment, ()), *_done(made, run, start, end)]
+        by_server[made.environment] = checks.merge(stretches)
+    servers = [_coverage_of(where, merged, start, end) for where, merged in sorted(by_server.items())]
+    gaps = servers[0]["gaps"] if len(servers) == 1 else [] if servers else [_stretch(start, end)]
+    ok = bool(servers) and all(not entry["gaps"] for entry in servers) and not damaged
+    payload: Payload = {
+        "ok": ok,
+        "command": "coverage",
+        "target": name,
+        "from": render_instant(start),
+        "to": render_instant(end),
+        "servers": servers,
+        "gaps": gaps,
+        "damaged": damaged,
+    }
+    return payload
+
+
+def _done(made: Plan, run: Run, start: datetime, end: datetime) -> Iterator[Covered]:
+    """What the plan's done chunks fill of the window."""
+    if run.status is RunStatus.COMPLETED:
+        yield Covered(max(made.start, start), min(made.end, end), (made.plan_id,))
+        return
+    for planned in made.chunks():
+        if planned.end <= start or planned.start >= end:
+            continue
+        for chunk in expand(run, planned):
+            if run.state(chunk.id).status is ChunkStatus.DONE and chunk.end > start and chunk.start < end:
+                yield Covered(max(chunk.start, start), min(chunk.end, end), (made.plan_id,))
+
+
+def _coverage_of(where: str, merged: Iterable[Covered], start: datetime, end: datetime) -> Payload:
+    stretches = list(merged)
+    filled = sum((stretch.end - stretch.start for stretch in stretches), timedelta())
+    return {
+        "environment": where,
+        "covered": [{**_stretch(first, last), "planIds": list(plans)} for first, last, plans in stretches],
+        "gaps": [_stretch(first, last) for first, last in checks.gaps(stretches, start, end)],
+        "share": round(filled / (end - start), 6),
+    }
+
+
+def _stretch(start: datetime, end: datetime) -> Payload:
+    return {"from": render_instant(start), "to": render_instant(end)}

@@ -1,19 +1,49 @@
 """
-Guards before a run and findings for ``check`` and ``doctor``: one rule set for all of them.
+Guards before a run and findings for ``check``, ``doctor``, ``status`` and the page: one rule set for all.
 
-Pure: liveness and server facts come in as values. A finding's hint is a command that works
-when pasted.
+Here stand the rules that need the state folder only; :mod:`.server_checks` has those that need a
+look at ClickHouse. Pure: liveness and server facts come in as values.
 """
 
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from .identity import render_instant
-from .model import ChunkStatus, Finding, Plan, Run, RunStatus, Severity
+from .model import ChunkStatus, Finding, Plan, Run, RunStatus, Severity, WriteMode
+from .rules import PROGRAM, Case, Declared, Found, Needs, Rule, RuleBook, command, plan_command, short_instant
+from .server_checks import SERVER_RULES
+
+__all__ = [
+    "PROGRAM",
+    "RULES",
+    "Case",
+    "Covered",
+    "Declared",
+    "command",
+    "gaps",
+    "judge",
+    "merge",
+    "next_step",
+    "overlaps",
+    "plan_command",
+    "worst_first",
+]
+
+_ORDER = (Severity.ERROR, Severity.WARN, Severity.INFO)
+_STATE = RuleBook(Needs.STATE)
 
 
-def command(verb: str, plan_id: str, *flags: str) -> str:
-    """The command line for a person to paste."""
-    return " ".join(["clickhouse-backfill", verb, "--plan-id", plan_id, *flags])
+class Covered(NamedTuple):
+    """A half-open stretch of a target's time, and the plans that cover it."""
+
+    start: datetime
+    end: datetime
+    plans: tuple[str, ...]
+
+
+# ---------------------------------------------------------------- guards
 
 
 def overlaps(plan: Plan, others: Iterable[tuple[Plan, Run]]) -> list[Plan]:
@@ -28,80 +58,203 @@ def overlaps(plan: Plan, others: Iterable[tuple[Plan, Run]]) -> list[Plan]:
     ]
 
 
-def required_findings(plan: Plan, run: Run, *, required: bool) -> list[Finding]:
+def next_step(plan: Plan, run: Run, dead: Iterable[str] = ()) -> str:
     """
-    What ``check`` says of one plan.
+    The command that brings the plan nearer to its end; empty when it is there.
 
     Args:
-        required: The policy ``failCheckOnRequiredPendingBackfill``: whether an unfinished plan is an error.
+        dead: The run's workers that are gone: when no other is left, their work waits for a resume.
     """
-    findings = []
-    if run.status is not RunStatus.COMPLETED:
-        done, total = run.count(ChunkStatus.DONE), run.total
-        findings.append(
-            Finding(
-                "backfill_required_pending",
-                Severity.ERROR if required else Severity.WARN,
-                plan.plan_id,
-                f"The backfill of {plan.target} from {render_instant(plan.start)} to {render_instant(plan.end)} "
-                f"is {run.status}: {done} of {total} chunks are done.",
-                next_step(plan, run),
-            )
+    gone = set(dead)
+    if run.status is RunStatus.COMPLETED:
+        return ""
+    if run.status is RunStatus.PLANNED:
+        return command("run", plan.plan_id)
+    if run.status is RunStatus.RUNNING and not (gone and gone >= set(run.workers)):
+        return command("status", plan.plan_id, "--watch")
+    return command("resume", plan.plan_id)
+
+
+# ---------------------------------------------------------------- coverage
+
+
+def merge(stretches: Iterable[Covered]) -> list[Covered]:
+    """The stretches in time order, those that touch or overlap made one."""
+    merged: list[Covered] = []
+    for start, end, plans in sorted(stretches):
+        if merged and start <= merged[-1].end:
+            last = merged[-1]
+            both = tuple(dict.fromkeys((*last.plans, *plans)))
+            merged[-1] = Covered(last.start, max(last.end, end), both)
+        else:
+            merged.append(Covered(start, end, plans))
+    return merged
+
+
+def gaps(merged: Iterable[Covered], start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
+    """Yield what ``[start, end)`` has outside the stretches, which are merged."""
+    at = start
+    for stretch in merged:
+        if stretch.end <= at or stretch.start >= end:
+            continue
+        if stretch.start > at:
+            yield at, stretch.start
+        at = max(at, stretch.end)
+    if at < end:
+        yield at, end
+
+
+# ---------------------------------------------------------------- judging
+
+
+def judge(case: Case) -> list[Finding]:
+    """Everything the rules find in a case, the worst first."""
+    return worst_first(finding for rule in RULES for finding in rule.judge(case))
+
+
+def worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings by severity, otherwise in the order they came."""
+    return sorted(findings, key=lambda finding: _ORDER.index(finding.severity))
+
+
+# ---------------------------------------------------------------- rules
+
+
+@_STATE.rule(
+    "backfill_state_damaged",
+    Severity.ERROR,
+    "A file of the plan does not hold what it must; the message names file and line. The other plans are judged.",
+    remedy="`repair`, which keeps the damaged file beside",
+)
+def _damaged(case: Case) -> Iterator[Found]:
+    if case.damage:
+        yield Found(case.damage, command("repair", case.about))
+
+
+@_STATE.rule(
+    "backfill_plan_missing",
+    Severity.ERROR,
+    "A backfill that a `--required` file declares has no plan for all of its window.",
+    remedy="`plan` for the part that is missing",
+)
+def _plan_missing(case: Case) -> Iterator[Found]:
+    for declared, start, end in case.missing:
+        by = f", owner {declared.owner}" if declared.owner else ""
+        why = f": {declared.reason}" if declared.reason else ""
+        yield Found(
+            f"{declared.where} declares a backfill of {declared.target} from {render_instant(declared.start)} "
+            f"to {render_instant(declared.end)}{by}{why}. No plan covers {render_instant(start)} "
+            f"to {render_instant(end)}.",
+            f"{PROGRAM} plan --target {shlex.quote(declared.target)} --from {short_instant(start)} "
+            f"--to {short_instant(end)}",
         )
-    failed = run.count(ChunkStatus.FAILED)
+
+
+@_STATE.rule(
+    "backfill_required_pending",
+    Severity.ERROR,
+    "The plan is not completed. A warning when `policy.failCheckOnRequiredPendingBackfill` is false, or while the "
+    "plan is younger than `--max-age`.",
+    remedy="`run`, `resume`, or `waive` when it need not be finished",
+)
+def _pending(case: Case) -> Iterator[Found]:
+    plan, run = case.plan, case.run
+    if plan is None or run is None or run.status is RunStatus.COMPLETED or case.waived:
+        return
+    young = case.max_age is not None and case.moment - plan.created_at < case.max_age
+    age = f", planned {_age(case.moment - plan.created_at)} ago" if case.max_age is not None else ""
+    yield Found(
+        f"The backfill of {plan.target} from {render_instant(plan.start)} to {render_instant(plan.end)} "
+        f"is {run.status}: {run.count(ChunkStatus.DONE)} of {run.total} chunks are done{age}.",
+        next_step(plan, run, case.dead),
+        Severity.WARN if young or not case.required else None,
+    )
+
+
+def _age(age: timedelta) -> str:
+    hours = age / timedelta(hours=1)
+    return f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} days"
+
+
+@_STATE.rule(
+    "backfill_chunk_failed_retry_exhausted",
+    Severity.ERROR,
+    "Chunks have failed for good: no attempt is left, or the error is one that a retry does not mend.",
+    remedy="mend the cause in the message, then `resume`",
+)
+def _failed(case: Case) -> Iterator[Found]:
+    if case.plan is None or case.run is None or case.waived:
+        return
+    failed = case.run.count(ChunkStatus.FAILED)
     if failed:
-        findings.append(
-            Finding(
-                "backfill_chunk_failed_retry_exhausted",
-                Severity.ERROR,
-                plan.plan_id,
-                f"{failed} of {run.total} chunks of {plan.target} failed for good; the last error: {run.last_error}",
-                command("resume", plan.plan_id),
-            )
+        yield Found(
+            f"{failed} of {case.run.total} chunks of {case.plan.target} failed for good; "
+            f"the last error: {case.run.last_error}",
+            command("resume", case.plan.plan_id),
         )
-    return findings
 
 
-def policy_findings(*, required: bool) -> list[Finding]:
-    """What ``check`` says of a policy that makes it forgiving."""
-    if required:
-        return []
-    return [
-        Finding(
-            "backfill_policy_relaxed",
-            Severity.WARN,
-            "",
-            "policy.failCheckOnRequiredPendingBackfill is false, so unfinished backfills do not fail this check.",
-            "set it to true to make them fail",
+@_STATE.rule(
+    "backfill_claim_stuck",
+    Severity.ERROR,
+    "Workers that are gone still hold chunks; nobody executes them.",
+    remedy="`resume`, which takes the claims over, or `cancel`, which frees them",
+)
+def _stuck(case: Case) -> Iterator[Found]:
+    if case.plan is None or case.run is None:
+        return
+    held = {owner: worker for owner, worker in case.run.workers.items() if owner in case.dead}
+    if held:
+        chunks = sum(worker.claims for worker in held.values())
+        seen = max(worker.seen_at for worker in held.values())
+        yield Found(
+            f"{chunks} chunks of {case.plan.target} are claimed by workers that are gone "
+            f"({', '.join(sorted(held))}), last heard of at {render_instant(seen)}.",
+            command("cancel" if case.run.cancelled else "resume", case.plan.plan_id),
         )
-    ]
 
 
-def stuck_findings(plan: Plan, run: Run, dead: Iterable[str]) -> list[Finding]:
-    """Claims of workers in *dead*: the chunks they hold go on when somebody resumes."""
-    owners = set(dead)
-    held = [state for state in run.chunks.values() if state.status is ChunkStatus.RUNNING and state.owner in owners]
-    if not held:
-        return []
-    return [
-        Finding(
-            "backfill_claim_stuck",
-            Severity.ERROR,
-            plan.plan_id,
-            f"{len(held)} chunks are claimed by workers that are gone ({', '.join(sorted(owners))}).",
-            command("resume", plan.plan_id),
+@_STATE.rule(
+    "backfill_waived",
+    Severity.INFO,
+    "The plan need not be finished, as somebody has said; it is shown and not counted.",
+    remedy="`resume` ends the waiver",
+)
+def _waived(case: Case) -> Iterator[Found]:
+    if case.plan is None or case.run is None or not case.waived or case.run.waiver is None:
+        return
+    waiver = case.run.waiver
+    until = f" until {render_instant(waiver.until)}" if waiver.until is not None else ""
+    instead = f"; plan {waiver.superseded_by} does its work" if waiver.superseded_by else ""
+    yield Found(
+        f"The backfill of {case.plan.target} from {render_instant(case.plan.start)} to "
+        f"{render_instant(case.plan.end)} is waived{until} by {waiver.by}: {waiver.reason}{instead}."
+    )
+
+
+@_STATE.rule(
+    "backfill_write_guarantee",
+    Severity.WARN,
+    "The plan writes straight into the target, so rows arrive at least once, not exactly once.",
+    remedy="plan a backfill of the MergeTree table behind the target, which can be staged",
+)
+def _guarantee(case: Case) -> Iterator[Found]:
+    if case.plan is not None and case.plan.write_mode is WriteMode.INSERT and not case.finished:
+        yield Found(f"{case.plan.mode_reason} {case.plan.guarantee}")
+
+
+@_STATE.rule(
+    "backfill_policy_relaxed",
+    Severity.WARN,
+    "`policy.failCheckOnRequiredPendingBackfill` is false, so unfinished backfills only warn.",
+    remedy="set it to true",
+)
+def _relaxed(case: Case) -> Iterator[Found]:
+    if case.plan is None and not case.about and case.server is None and not case.missing and not case.required:
+        yield Found(
+            "policy.failCheckOnRequiredPendingBackfill is false, so unfinished backfills do not fail this check; "
+            "set it to true to make them fail."
         )
-    ]
 
 
-def next_step(plan: Plan, run: Run) -> str:
-    """The command that brings the plan nearer to its end; empty when it is there."""
-    match run.status:
-        case RunStatus.COMPLETED:
-            return ""
-        case RunStatus.PLANNED:
-            return command("run", plan.plan_id)
-        case RunStatus.RUNNING:
-            return command("status", plan.plan_id, "--watch")
-        case _:
-            return command("resume", plan.plan_id)
+RULES: tuple[Rule, ...] = (*_STATE, *SERVER_RULES)

@@ -18,6 +18,7 @@ ROOT = Path(airflow_provider_backfill.__file__).parent
 
 # Room -> the rooms of the package it may import. A room is a top-level module or package; its own is always open.
 _BELOW_SKINS = {"", "errors", "options", "core", "state", "clickhouse", "commands"}
+_PARTS = {"errors", "options", "core", "state", "clickhouse"}
 ROOMS: dict[str, set[str]] = {
     "": set(),
     "errors": set(),
@@ -25,14 +26,18 @@ ROOMS: dict[str, set[str]] = {
     "core": {"errors"},
     "state": {"errors", "core"},
     "clickhouse": {"errors", "core"},
-    # Parts of commands that have files of their own: what one runner does, how a plan comes about, what doctor sees.
-    "worker": {"errors", "core", "state", "clickhouse"},
-    "planning": {"errors", "options", "core", "clickhouse"},
-    "diagnosis": {"errors", "core", "clickhouse", "planning"},
-    "commands": {"errors", "options", "core", "state", "clickhouse", "worker", "planning", "diagnosis"},
-    # What the command line shows; a part of that skin.
+    # Parts of commands that have files of their own: what they work with, what one runner does, how a plan comes
+    # about and how large its chunks are, what doctor and check see.
+    "session": _PARTS,
+    "worker": _PARTS,
+    "planning": _PARTS,
+    "sizing": _PARTS | {"planning"},
+    "diagnosis": _PARTS | {"session", "worker", "planning", "sizing"},
+    "commands": _PARTS | {"session", "worker", "planning", "sizing", "diagnosis"},
+    # What the command line shows and writes for others; parts of that skin.
     "terminal": {"errors", "core"},
-    "cli": _BELOW_SKINS | {"terminal"},
+    "reports": {"errors"},
+    "cli": _BELOW_SKINS | {"terminal", "reports"},
     "links": _BELOW_SKINS,
     "triggers": _BELOW_SKINS,
     "web": _BELOW_SKINS,

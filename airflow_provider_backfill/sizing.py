@@ -1,0 +1,96 @@
+"""
+How large the chunks of a plan are, and what size would suit them.
+
+The estimate counts rows of the source, before the SELECT's own filters; what is proposed fits the
+buckets and partitions that the planner holds plans against.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from . import planning
+from .clickhouse.client import Server
+from .clickhouse.estimate import estimate_rows
+from .core.facts import Estimate
+from .core.model import Plan, ScanFacts, TableFacts, TimeKind, whole
+from .errors import RequestError, ServerError
+
+# What a chunk should hold: enough that its fixed cost (tables, verification, publishing) is little, and
+# little enough that an attempt takes seconds to minutes.
+IDEAL_ROWS = 10_000_000
+IDEAL_BYTES = 2**30
+_CHUNK_HOURS = (0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 24, 48, 72, 168, 336, 720)
+
+
+def estimate_plan(server: Server, made: Plan) -> Estimate | None:
+    """
+    Rows of the source in each chunk; None when that cannot be told at a low price.
+
+    Raises:
+        ServerError: The server could not be reached.
+    """
+    try:
+        return estimate_rows(
+            server, made.statements, made.time_column, made.start, made.end, made.chunk_hours, made.chunk_count
+        )
+    except ServerError as error:
+        if error.code is None:
+            raise
+        return None
+
+
+def propose_hours(
+    server: Server, target: TableFacts, made: Plan, scans: Sequence[ScanFacts], estimate: Estimate
+) -> float | None:
+    """
+    The length of a chunk in hours that suits the rows and fits buckets and partitions.
+
+    The largest usual length whose largest chunk holds at most 10 million rows and 1 GiB; where
+    none of these fits the tables, the smallest longer one that does; None when none fits.
+    """
+    ideal = _ideal_hours(made, estimate)
+    lengths = list(_candidates(made))
+    below = [hours for hours in lengths if hours <= ideal]
+    above = [hours for hours in lengths if hours > ideal]
+    for hours in (*reversed(below), *above):
+        try:
+            planning.check_bounds(server, target, made.model_copy(update={"chunk_hours": hours}), scans)
+        except RequestError:
+            continue
+        return hours
+    return None
+
+
+def _ideal_hours(made: Plan, estimate: Estimate) -> float:
+    if not estimate.largest:
+        return made.chunk_hours
+    rows = float(IDEAL_ROWS)
+    if estimate.bytes_per_row:
+        rows = min(rows, IDEAL_BYTES / estimate.bytes_per_row)
+    return made.chunk_hours * rows / estimate.largest
+
+
+def _candidates(made: Plan) -> Iterable[float]:
+    whole_days = any(s.time_kind in (TimeKind.DATE, TimeKind.DATE32) for s in made.statements)
+    window = (made.end - made.start) / timedelta(hours=1)
+    for hours in sorted({*_CHUNK_HOURS, made.chunk_hours}):
+        fits_dates = not whole_days or hours % 24 == 0
+        if fits_dates and made.min_chunk_minutes <= hours * 60 and hours <= max(window, _CHUNK_HOURS[0]):
+            yield hours
+
+
+def estimate_payload(estimate: Estimate | None, proposed: float | None) -> dict[str, Any] | None:
+    """An estimate as ``plan`` and ``doctor`` print it; rows and bytes per chunk that holds any."""
+    if estimate is None:
+        return None
+    rows = {"min": estimate.smallest, "median": estimate.median, "max": estimate.largest}
+    per_row = estimate.bytes_per_row
+    return {
+        "rowsPerChunk": rows,
+        "bytesPerChunk": None if per_row is None else {name: round(count * per_row) for name, count in rows.items()},
+        "chunksLookedAt": estimate.looked_at,
+        "chunksWithRows": estimate.filled,
+        "exact": estimate.exact,
+        "proposedChunkHours": None if proposed is None else whole(float(proposed)),
+    }
