@@ -393,6 +393,8 @@ def serve(directory: Path, http_port: int, tcp_port: int, library: Path) -> int:
         b"clickhouse-local",
         f"--config-file={config}".encode(),
         f"--path={directory / 'data'}".encode(),
+        # clickhouse-local takes its level from here only; its default, trace, costs as much CPU as the queries.
+        b"--log-level=warning",
         f"--query={_STAY}".encode(),
     ]
     engine.chdb_query_cmdline.argtypes = [ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)]
