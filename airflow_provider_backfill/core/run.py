@@ -146,6 +146,8 @@ def _why_not_end(run: Run, event: ChunkVerified | ChunkDone | ChunkFailed | Chun
         return (
             f"attempt {event.attempt} of chunk {chunk} is not the running one ({state.status}, attempt {state.attempt})"
         )
+    if isinstance(event, ChunkVerified) and state.verified.get(event.attempt, event.content) != event.content:
+        return f"attempt {event.attempt} of chunk {chunk} was verified with other rows"
     if isinstance(event, ChunkSplit):
         ids = {part.id for part in event.parts}
         if len(ids) < 2 or len(ids) < len(event.parts):
