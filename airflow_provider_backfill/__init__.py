@@ -73,6 +73,13 @@ _OPTIONS = (
 )
 
 
+_INTEGRATION = "ClickHouse Backfill"
+
+
+def _modules(*names: str) -> dict[str, object]:
+    return {"integration-name": _INTEGRATION, "python-modules": [f"{__name__}.{name}" for name in names]}
+
+
 def get_provider_info() -> dict[str, object]:
     """
     Return the provider's metadata as Airflow's ``provider_info.schema.json`` wants it.
@@ -87,11 +94,13 @@ def get_provider_info() -> dict[str, object]:
         "versions": [__version__],
         "integrations": [
             {
-                "integration-name": "ClickHouse Backfill",
+                "integration-name": _INTEGRATION,
                 "external-doc-url": "https://clickhouse.com/docs",
                 "tags": ["software"],
             }
         ],
+        "operators": [_modules("operators")],
+        "sensors": [_modules("sensors")],
         "config": {
             "clickhouse_backfill": {
                 "description": "Defaults, policy and limits of ClickHouse backfills. Weaker than operator arguments,\n"

@@ -38,18 +38,20 @@ ROOMS: dict[str, set[str]] = {
     "terminal": {"errors", "core"},
     "reports": {"errors"},
     "cli": _BELOW_SKINS | {"terminal", "reports"},
+    # What operators and sensors share: options and connection as Airflow has them.
+    "airflow_session": _BELOW_SKINS,
     "links": _BELOW_SKINS,
-    "triggers": _BELOW_SKINS,
+    "triggers": _BELOW_SKINS | {"airflow_session"},
     "web": _BELOW_SKINS,
     # A skin may use another one only where the second is a part of the first.
-    "operators": _BELOW_SKINS | {"links"},
-    "sensors": _BELOW_SKINS | {"links", "triggers"},
+    "operators": _BELOW_SKINS | {"airflow_session", "links"},
+    "sensors": _BELOW_SKINS | {"airflow_session", "links", "triggers"},
     "task_group": _BELOW_SKINS | {"operators", "sensors"},
     "plugin": _BELOW_SKINS | {"links", "web"},
 }
 
 # Only these may load Airflow when they are imported; "clickhouse" may inside a function, for a connection's hook.
-_AIRFLOW_SKINS = {"links", "triggers", "web", "operators", "sensors", "task_group", "plugin"}
+_AIRFLOW_SKINS = {"airflow_session", "links", "triggers", "web", "operators", "sensors", "task_group", "plugin"}
 _AIRFLOW_LAZILY = {"clickhouse", "cli"}
 _CLICKHOUSE = {"clickhouse"}
 

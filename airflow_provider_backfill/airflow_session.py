@@ -1,0 +1,150 @@
+"""
+From Airflow to a session: options, state folder and connection, and errors in an operator's words.
+
+What operators and sensors share. A connection is opened by the official provider's hook and no
+other way, and only when a command asks for it: a sensor never opens one.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import Context
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
+
+from .clickhouse.client import Server, wrap
+from .commands import Session
+from .core.faults import Verdict, judge_error
+from .errors import BackfillError, ConfigError, ServerError
+from .options import Options, describe_options, load_options
+from .state.files import FileBackend
+from .state.store import StateStore
+
+SECTION = "clickhouse_backfill"
+
+# Flags of the command line that operators have under another name.
+_RENAMED = {"from": "window_from", "to": "window_to", "select-file": "select"}
+# What is meant to be pasted into a shell stays as it is.
+_SHELL = re.compile(r"(`[^`]*`|\bclickhouse-backfill [a-z].*)")
+_FLAG = re.compile(r"--([a-z]+(?:-[a-z]+)*)")
+# These are of the command line only.
+_NOT_ARGUMENTS = frozenset({"clickhouse-url", "plan-id", "config", "json", "verbose", "password-file"})
+
+
+def airflow_home() -> Path:
+    """Airflow's home folder, as Airflow itself finds it."""
+    return Path(os.environ.get("AIRFLOW_HOME") or "~/airflow").expanduser()
+
+
+def load_airflow_options(arguments: Mapping[str, Any], document: Mapping[str, Any] | None = None) -> Options:
+    """
+    The options of an operator: *arguments* by name (None is not given), then *document*, then the sources below it.
+
+    These are the environment, ``clickhouse-backfill.toml`` in Airflow's home, and Airflow's
+    ``[clickhouse_backfill]`` section.
+
+    Raises:
+        ConfigError: One of them has an unknown name or a bad value, also where a stronger one wins.
+    """
+    keys = {info.key for info in describe_options()} | set(conf.getsection(SECTION) or {})
+    return load_options(
+        overrides={**(document or {}), **{name: value for name, value in arguments.items() if value is not None}},
+        environ=os.environ,
+        config_file=None,
+        directory=airflow_home(),
+        # One by one and as text: getsection() has types of its own, and leaves out what is false.
+        airflow_section={key: conf.get(SECTION, key, fallback="") for key in sorted(keys)},
+    )
+
+
+def open_session(options: Options, user: str, clickhouse_conn_id: str | None = None) -> Session:
+    """
+    A session on the state folder of *options*; relative folders start at Airflow's home.
+
+    Args:
+        user: Who gives the commands, for the event log.
+        clickhouse_conn_id: The connection of the ClickHouse, opened when a command needs it; None for none.
+
+    Raises:
+        ConfigError: The state folder is a URL of a kind that is not supported.
+    """
+    folder = options.state_dir or SECTION.replace("_", "-")
+    if "://" in folder:
+        raise ConfigError(
+            f"stateDir is {folder!r}, and state is kept in a folder.",
+            hint="pass state_dir with a path on a file system that every worker sees",
+        )
+    store = StateStore(FileBackend(airflow_home() / Path(folder).expanduser()))
+    return Session(store, options, None if clickhouse_conn_id is None else _opener(clickhouse_conn_id), user)
+
+
+def _opener(conn_id: str) -> Callable[[], Server]:
+    def open_server() -> Server:
+        from airflow.providers.clickhousedb.hooks.clickhouse import ClickHouseHook
+
+        # A session would refuse a second statement while the first runs, such as a KILL QUERY.
+        hook = ClickHouseHook(clickhouse_conn_id=conn_id, client_kwargs={"autogenerate_session_id": False})
+        try:
+            return wrap(hook.get_client, f"connection {conn_id}")
+        except AirflowNotFoundException:
+            raise ConfigError(
+                f"There is no Airflow connection {conn_id!r}.",
+                hint=f"add it under Admin, Connections, or set AIRFLOW_CONN_{conn_id.upper()}",
+            ) from None
+
+    return open_server
+
+
+def task_name(context: Context) -> str:
+    """A task instance's name for the event log: dag, run, task, map index and try."""
+    ti = context["ti"]
+    index = f"[{ti.map_index}]" if ti.map_index is not None and ti.map_index >= 0 else ""
+    return f"airflow:{ti.dag_id}/{ti.run_id}/{ti.task_id}{index}#{ti.try_number}"
+
+
+@contextmanager
+def airflow_errors() -> Iterator[None]:
+    """
+    Translate our errors for Airflow, with the flags of their hints as operator arguments.
+
+    What a retry cannot mend (a refused request, a wrong option, damaged state, a statement that
+    ClickHouse will always refuse) becomes AirflowFailException, which spends no retries; the rest
+    becomes AirflowException, which Airflow's ``retries`` apply to.
+    """
+    try:
+        yield
+    except BackfillError as error:
+        kind = AirflowFailException if _is_final(error) else AirflowException
+        raise kind(in_operator_words(str(error))) from error
+
+
+def _is_final(error: BackfillError) -> bool:
+    if isinstance(error, ServerError):
+        return judge_error(error.code, error.message) is Verdict.FINAL
+    return error.exit_code == 2
+
+
+@contextmanager
+def operator_words() -> Iterator[None]:
+    """Let our errors pass, with the flags in them as operator arguments; for what is checked while a DAG is parsed."""
+    try:
+        yield
+    except BackfillError as error:
+        error.message, error.hint = in_operator_words(error.message), in_operator_words(error.hint)
+        raise
+
+
+def in_operator_words(text: str) -> str:
+    """A message with ``--write-mode`` as ``write_mode``, except where it is a command to paste."""
+    parts = _SHELL.split(text)
+    # split() puts what stays at the odd places.
+    return "".join(part if index % 2 else _FLAG.sub(_argument, part) for index, part in enumerate(parts))
+
+
+def _argument(match: re.Match[str]) -> str:
+    flag = match[1]
+    return match[0] if flag in _NOT_ARGUMENTS else _RENAMED.get(flag, flag.replace("-", "_"))

@@ -1,0 +1,559 @@
+"""
+Operators: plan a ClickHouse backfill, and execute its chunks in mapped tasks.
+
+A mapped task is given a plan's id and a window, never a position, so that a clear finds the same
+chunks whatever the plan task does meanwhile. How often a chunk is tried is kept in the plan's
+event log (``maxRetriesPerChunk``), and spent within one task; Airflow's ``retries`` are for lost
+workers and an unreachable ClickHouse, and never give a failed chunk another budget. A person's
+clear does.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, ClassVar
+
+from airflow.sdk import BaseOperator, Context
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+from . import commands
+from .airflow_session import airflow_errors, load_airflow_options, open_session, operator_words, task_name
+from .commands import Payload, RunFlags, Session
+from .core.identity import from_ms, iter_window, parse_chunk_hours, parse_instant, render_instant, to_ms
+from .core.model import (
+    ChunkDone,
+    ChunkFailed,
+    ChunkReleased,
+    ChunkSplit,
+    ChunkStarted,
+    Event,
+    Plan,
+    Run,
+    RunStatus,
+    WriteMode,
+)
+from .core.planner import PlanRequest
+from .core.statements import parse_table
+from .errors import BackfillError, RequestError
+from .options import parse_options
+
+MAX_MAPPED_TASKS = 100
+_CLEAR_KEY = "clickhouse_backfill_clear"
+
+
+class BackfillPlanOperator(BaseOperator):
+    """
+    Make an immutable plan, or find the one made before, and return what to map the chunk operator over.
+
+    The result is a list of ``{"planId", "from", "to", "chunkCount"}``: one item per chunk up to
+    *max_mapped_tasks*, above that consecutive chunks in evenly sized batches. The XCom ``plan_id``
+    has the plan's id. Nothing is written to ClickHouse.
+
+    Bad literal values fail when the DAG is parsed; bad rendered ones fail the task, without a
+    retry and before anything is written. A templated value that renders to nothing (or ``None``,
+    as an empty field of a form does) is not given.
+
+    Args:
+        target: Table to fill, ``database.table``.
+        window_from: Start of the window, included: ISO text or a datetime; without an offset UTC.
+        window_to: End of the window, excluded.
+        chunk_hours: Length of a chunk; the option ``defaults.chunkHours`` when None.
+        time_column: Column that the window applies to; found when None.
+        time_unit: ``s``, ``ms`` or ``us`` when that column is an integer epoch.
+        source: Copy this table; with neither *source* nor *select* the target's views are replayed.
+        select: Insert the rows of this SELECT; text, or the path of a ``.sql`` template.
+        filter_table: Table of the SELECT that the window applies to.
+        write_mode: ``stage``, ``replace`` or ``insert``; what fits the target when None.
+        accept_at_least_once: Accept a mode that may write rows twice.
+        keep_outside: In ``replace``, keep rows outside the window in partitions it covers in part.
+        backup: In ``replace``, keep what is overwritten in a table of its own.
+        allow_existing_rows: Add to the rows that the target already holds in the window.
+        force_large_window: Go over ``limits.maxWindowHours``.
+        force: Plan anew where a plan of this id exists; its files are kept beside.
+        max_mapped_tasks: Most mapped tasks; never more than Airflow's ``core.max_map_length``.
+        clickhouse_conn_id: Connection of the official ClickHouse provider.
+        state_dir: Folder of plans, runs and events; ``[clickhouse_backfill] state_dir`` when None.
+        options: Any other options, as in ``clickhouse-backfill.toml``: ``{"limits": {"maxWindowHours": 9000}}``.
+    """
+
+    template_fields: Sequence[str] = (
+        "target",
+        "window_from",
+        "window_to",
+        "chunk_hours",
+        "time_column",
+        "source",
+        "select",
+        "filter_table",
+        "write_mode",
+        "clickhouse_conn_id",
+        "state_dir",
+    )
+    template_ext: Sequence[str] = (".sql",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"select": "sql"}
+    ui_color = "#fff6cc"
+
+    def __init__(
+        self,
+        *,
+        target: str,
+        window_from: str | datetime | None = None,
+        window_to: str | datetime | None = None,
+        chunk_hours: float | str | None = None,
+        time_column: str | None = None,
+        time_unit: str = "",
+        source: str | None = None,
+        select: str | None = None,
+        filter_table: str | None = None,
+        write_mode: str | None = None,
+        accept_at_least_once: bool = False,
+        keep_outside: bool = False,
+        backup: bool = False,
+        allow_existing_rows: bool = False,
+        force_large_window: bool = False,
+        force: bool = False,
+        max_mapped_tasks: int = MAX_MAPPED_TASKS,
+        clickhouse_conn_id: str = "clickhouse_default",
+        state_dir: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.target = target
+        self.window_from = window_from
+        self.window_to = window_to
+        self.chunk_hours = chunk_hours
+        self.time_column = time_column
+        self.time_unit = time_unit
+        self.source = source
+        self.select = select
+        self.filter_table = filter_table
+        self.write_mode = write_mode
+        self.accept_at_least_once = accept_at_least_once
+        self.keep_outside = keep_outside
+        self.backup = backup
+        self.allow_existing_rows = allow_existing_rows
+        self.force_large_window = force_large_window
+        self.force = force
+        self.max_mapped_tasks = max_mapped_tasks
+        self.clickhouse_conn_id = clickhouse_conn_id
+        self.state_dir = state_dir
+        self.options = options
+        with operator_words():
+            self._check_literals()
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        """Plan, and return the mapping input."""
+        with airflow_errors():
+            hours = self._value("chunk_hours", _hours)
+            arguments = {
+                "chunk_hours": hours,
+                "time_column": _given(self.time_column),
+                "state_dir": _given(self.state_dir),
+            }
+            options = load_airflow_options(arguments, self.options)
+            request = self._request(options.defaults.chunk_hours, options.defaults.time_column)
+            session = open_session(options, task_name(context), self.clickhouse_conn_id)
+            # Airflow checks the length after the task has run; here it is bounded before anything is written.
+            most = min(self.max_mapped_tasks, conf.getint("core", "max_map_length", fallback=1024))
+            payload = commands.plan(session, request)
+            batches = list(mapping_input(session.store.load_plan(payload["planId"]), most))
+        context["ti"].xcom_push("plan_id", payload["planId"])
+        self._tell(payload, len(batches))
+        return batches
+
+    def _request(self, chunk_hours: float, time_column: str | None) -> PlanRequest:
+        target = self._value("target", _table("target"))
+        if target is None:
+            raise RequestError("target is empty.", hint="write target='database.table'")
+        if _given(self.source) is not None and _given(self.select) is not None:
+            raise _two_sources()
+        return PlanRequest(
+            target=target,
+            start=self._value("window_from", _instant),
+            end=self._value("window_to", _instant),
+            chunk_hours=chunk_hours,
+            time_column=time_column,
+            time_unit=self.time_unit,
+            source=self._value("source", _table("source")),
+            select=_given(self.select),
+            filter_table=self._value("filter_table", _table("filter-table")),
+            write_mode=self._value("write_mode", _mode),
+            accept_at_least_once=self.accept_at_least_once,
+            keep_outside=self.keep_outside,
+            backup=self.backup,
+            allow_existing_rows=self.allow_existing_rows,
+            force_large_window=self.force_large_window,
+            force=self.force,
+        )
+
+    def _value(self, name: str, parse: Callable[[Any], Any]) -> Any:
+        """The parsed value of a field, None when it is not given."""
+        value = _given(getattr(self, name))
+        return None if value is None else parse(value)
+
+    def _check_literals(self) -> None:
+        """Refuse what is wrong whatever the templates render to."""
+        if isinstance(self.max_mapped_tasks, bool) or not isinstance(self.max_mapped_tasks, int):
+            raise RequestError(f"max_mapped_tasks is {self.max_mapped_tasks!r}.", hint="pass a whole number above 0")
+        if self.max_mapped_tasks < 1:
+            raise RequestError(f"max_mapped_tasks is {self.max_mapped_tasks}.", hint="pass a whole number above 0")
+        if self.time_unit not in ("", "s", "ms", "us"):
+            raise RequestError(f"time_unit is {self.time_unit!r}.", hint="pass one of s, ms, us")
+        parse_options(self.options or {}, "options")
+        parsers: dict[str, Callable[[Any], Any]] = {
+            "target": _table("target"),
+            "window_from": _instant,
+            "window_to": _instant,
+            "chunk_hours": _hours,
+            "source": _table("source"),
+            "filter_table": _table("filter-table"),
+            "write_mode": _mode,
+        }
+        found = {name: self._value(name, parse) for name, parse in parsers.items() if _is_literal(getattr(self, name))}
+        if found.get("window_from") and found.get("window_to"):
+            next(iter_window(found["window_from"], found["window_to"], 1.0))
+        if found.get("source") and _is_literal(self.select) and _given(self.select) is not None:
+            raise _two_sources()
+
+    def _tell(self, payload: Payload, tasks: int) -> None:
+        known = "existed already" if payload["existed"] else "was made"
+        self.log.info(
+            "Plan %s %s: %s from %s to %s, %s chunks in %s mapped tasks, by the column %s",
+            *(payload["planId"], known, payload["target"], payload["from"], payload["to"]),
+            *(payload["chunkCount"], tasks, payload["timeColumn"]),
+        )
+        self.log.info("Write mode %s: %s. %s", payload["writeMode"], payload["modeReason"], payload["guarantee"])
+        for statement in payload["statements"]:
+            self.log.info("Rows come from %s through %s", statement["source"], statement["name"])
+        if payload["existingRows"]:
+            self.log.warning("The target already holds %s rows in the window", payload["existingRows"])
+        if payload["missedViews"]:
+            self.log.warning("These views do not see the rows: %s", ", ".join(payload["missedViews"]))
+
+
+class BackfillChunkOperator(BaseOperator):
+    """
+    Execute the chunks of a plan that lie in a window; mapped over what the plan operator returns.
+
+    ::
+
+        BackfillChunkOperator.partial(task_id="chunks", max_parallel_chunks=2).expand(chunks=plan.output)
+
+    One chunk at a time within a task, each with a checkpoint of its own. Outcomes:
+
+    - all chunks of the window are done: success, also when they were done before;
+    - a chunk failed for good: failed, without Airflow's ``retries``, once the others have ended;
+    - the run was cancelled: skipped;
+    - the task was killed or timed out: its query is killed, its chunks are given back, and a retry goes on;
+    - ClickHouse or the state folder could not be reached: Airflow's ``retries`` apply.
+
+    A clear, and a new DAG run, gives failed chunks a fresh budget of attempts, and executes done
+    ones again only if *replay_done* says so; an automatic retry does neither.
+
+    Args:
+        chunks: One item of the plan operator's result.
+        replay_done: Execute done chunks again, once per clear or DAG run.
+        clear_window: With *replay_done*, delete a chunk's window from the target first; needed unless the
+            plan's write mode is ``replace``.
+        force_overlap: Run beside another run over the same rows.
+        force_compatibility: Run the plan as it was made, though options have changed since.
+        force_environment: Run on another ClickHouse than the plan was made on.
+        clickhouse_conn_id: Connection of the official ClickHouse provider.
+        state_dir: Folder of plans, runs and events; ``[clickhouse_backfill] state_dir`` when None.
+        options: Any other options, as in ``clickhouse-backfill.toml``.
+    """
+
+    template_fields: Sequence[str] = ("chunks", "clickhouse_conn_id", "state_dir")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"chunks": "json"}
+    ui_color = "#faff69"
+
+    def __init__(
+        self,
+        *,
+        chunks: Mapping[str, Any],
+        replay_done: bool = False,
+        clear_window: bool = False,
+        force_overlap: bool = False,
+        force_compatibility: bool = False,
+        force_environment: bool = False,
+        clickhouse_conn_id: str = "clickhouse_default",
+        state_dir: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        map_index_template: str = "{{ task.window_label }}",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(map_index_template=map_index_template, **kwargs)
+        self.chunks = chunks
+        self.replay_done = replay_done
+        self.clear_window = clear_window
+        self.force_overlap = force_overlap
+        self.force_compatibility = force_compatibility
+        self.force_environment = force_environment
+        self.clickhouse_conn_id = clickhouse_conn_id
+        self.state_dir = state_dir
+        self.options = options
+        self._stop: Callable[[str], None] | None = None
+        self._killed = False
+        self._progress = ""
+        with operator_words():
+            parse_options(options or {}, "options")
+            if clear_window and not replay_done:
+                raise RequestError(
+                    "clear_window does nothing without replay_done.", hint="pass replay_done=True as well"
+                )
+
+    @classmethod
+    def partial(cls, *, task_id: str, max_parallel_chunks: int | None = None, **kwargs: Any) -> Any:
+        """
+        Prepare the mapping, as for any operator.
+
+        Args:
+            max_parallel_chunks: Mapped tasks of a DAG run that run at once; the option
+                ``defaults.maxParallelChunks`` when None. With 1, Airflow's scheduler starts one task per
+                loop, which costs seconds per task. ``max_active_tis_per_dagrun`` is the same and wins.
+        """
+        with operator_words():
+            options = kwargs.get("options")
+            if max_parallel_chunks is None and "max_active_tis_per_dagrun" not in kwargs:
+                max_parallel_chunks = load_airflow_options({}, options).defaults.max_parallel_chunks
+            elif max_parallel_chunks is not None:
+                parse_options({"defaults": {"maxParallelChunks": max_parallel_chunks}}, "max_parallel_chunks")
+        kwargs.setdefault("max_active_tis_per_dagrun", max_parallel_chunks)
+        return super().partial(task_id=task_id, **kwargs)
+
+    @property
+    def window_label(self) -> str:
+        """The window, and once there is any the progress, as Airflow shows it for a map index."""
+        return f"{show_window(self.chunks['from'], self.chunks['to'])}{self._progress}"
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Execute what is not done, and return what the window amounts to."""
+        with airflow_errors():
+            plan_id, window = _share(self.chunks)
+            options = load_airflow_options({"state_dir": _given(self.state_dir)}, self.options)
+            session = open_session(options, task_name(context), self.clickhouse_conn_id)
+            fresh = _Clear(context)
+            status = self._look(session, plan_id, window)
+            if self._is_done(status) and not (self.replay_done and fresh.is_new):
+                self.log.info("Plan %s: every chunk of %s is done already", plan_id, self.window_label)
+                return self._result(status)
+            self._refuse_cancelled(status)
+            replay = self.replay_done and fresh.is_new
+            flags = RunFlags(
+                replay_done=replay,
+                replay_failed=fresh.is_new,
+                clear_window=replay and self.clear_window,
+                force_overlap=self.force_overlap,
+                force_compatibility=self.force_compatibility,
+                force_environment=self.force_environment,
+            )
+
+            def begin(worker: Any, _: Plan, __: Run) -> None:
+                fresh.acted()
+                self._stop = worker.stop
+                if self._killed:
+                    worker.stop(_KILLED)
+
+            try:
+                commands.run(
+                    session,
+                    plan_id,
+                    flags=flags,
+                    parallel=1,
+                    window=window,
+                    on_start=begin,
+                    report=_Reporter(self, plan_id),
+                )
+            except BackfillError:
+                # A cancel between our look and the start reads as an error there.
+                self._refuse_cancelled(self._look(session, plan_id, window))
+                raise
+            return self._outcome(self._look(session, plan_id, window))
+
+    def on_kill(self) -> None:
+        """Kill the query on the server and give the chunks back; Airflow calls it from a signal handler."""
+        self._killed = True
+        stop = self._stop
+        if stop is not None:
+            # In a thread, because this one may hold, where it was interrupted, a lock that stop() needs.
+            threading.Thread(target=stop, args=(_KILLED,), name="backfill-kill", daemon=True).start()
+
+    def _look(self, session: Session, plan_id: str, window: tuple[datetime, datetime]) -> Payload:
+        status = commands.window_status(session, plan_id, window)
+        counts = status["chunkCounts"]
+        if not counts["total"]:
+            raise RequestError(
+                f"No chunk of plan {plan_id} lies in {status['from']} to {status['to']}.",
+                hint="pass chunks as BackfillPlanOperator returns them",
+            )
+        failed = f", {counts['failed']} failed" if counts["failed"] else ""
+        self._progress = f", {counts['done']}/{counts['total']} done{failed}"
+        return status
+
+    @staticmethod
+    def _is_done(status: Payload) -> bool:
+        counts = status["chunkCounts"]
+        return bool(counts["done"] + counts["skipped"] == counts["total"])
+
+    @staticmethod
+    def _refuse_cancelled(status: Payload) -> None:
+        if status["status"] == RunStatus.CANCELLED:
+            raise AirflowSkipException(
+                f"Plan {status['planId']} was cancelled; `clickhouse-backfill resume --plan-id {status['planId']}` "
+                "takes it up again."
+            )
+
+    def _outcome(self, status: Payload) -> dict[str, Any]:
+        counts, plan_id = status["chunkCounts"], status["planId"]
+        if self._is_done(status):
+            self.log.info("Plan %s: %s chunks done, %s rows", plan_id, counts["done"], status["rowsWritten"])
+            return self._result(status)
+        self._refuse_cancelled(status)
+        if counts["failed"]:
+            shown = "; ".join(f"{show_window(f['from'], f['to'])}: {f['error']}" for f in status["failed"][:3])
+            more = f"; and {counts['failed'] - 3} more" if counts["failed"] > 3 else ""
+            raise AirflowFailException(
+                f"{counts['failed']} of {counts['total']} chunks of plan {plan_id} failed. {shown}{more}. "
+                "Mend the cause, then clear this task."
+            )
+        why = _KILLED if self._killed else "it stopped"
+        raise AirflowException(
+            f"Plan {plan_id}: {why} with {counts['done']} of {counts['total']} chunks done; the next try goes on."
+        )
+
+    @staticmethod
+    def _result(status: Payload) -> dict[str, Any]:
+        return {
+            "planId": status["planId"],
+            "from": status["from"],
+            "to": status["to"],
+            "chunkCount": status["chunkCounts"]["total"],
+            "rowsWritten": status["rowsWritten"],
+        }
+
+
+_KILLED = "the task was killed"
+
+
+class _Clear:
+    """
+    Whether a task instance is at work for the first time since it was cleared, or since it was made.
+
+    Kept in Airflow's task state store, since a worker may be lost before it has acted on it.
+    """
+
+    def __init__(self, context: Context) -> None:
+        ti, self._store = context["ti"], context["task_state_store"]
+        # Airflow adds the tries made so far to max_tries with each clear.
+        self._number = str(ti.max_tries - (ti.task.retries or 0))
+        self.is_new = self._store.get(_CLEAR_KEY) != self._number
+
+    def acted(self) -> None:
+        """Remember that this clear was acted on."""
+        self._store.set(_CLEAR_KEY, self._number)
+
+
+class _Reporter:
+    """Logs a worker's events; called from any of its threads."""
+
+    def __init__(self, operator: BaseOperator, plan_id: str) -> None:
+        self._log, self._plan_id = operator.log, plan_id
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case ChunkStarted():
+                what = f"{show_window(render_instant(event.start), render_instant(event.end))} begins"
+                self._log.info("%s, query %s: %s", self._name(event), event.query_id, what)
+            case ChunkDone():
+                self._log.info("%s: done, %s rows in %s s", self._name(event), event.content.rows, event.seconds)
+            case ChunkFailed():
+                then = "failed for good" if event.final else "failed, will be tried again"
+                level = self._log.error if event.final else self._log.warning
+                level("%s: %s: %s", self._name(event), then, event.message)
+            case ChunkSplit():
+                self._log.warning("%s: split into %s parts: %s", self._name(event), len(event.parts), event.message)
+            case ChunkReleased():
+                self._log.warning("%s: given back: %s", self._name(event), event.reason)
+            case _:
+                pass
+
+    def _name(self, event: ChunkStarted | ChunkDone | ChunkFailed | ChunkSplit | ChunkReleased) -> str:
+        return f"Plan {self._plan_id}, chunk {event.chunk_id}, attempt {event.attempt}"
+
+
+def mapping_input(made: Plan, most: int) -> Iterator[dict[str, Any]]:
+    """
+    Yield the items to map over: consecutive chunks of a plan in at most *most* evenly sized batches.
+
+    The sizes differ by one at most, and one chunk is an item of its own where that many are allowed.
+    """
+    count = min(made.chunk_count, most)
+    size, longer = divmod(made.chunk_count, count)
+    chunks = made.chunks()
+    for index in range(count):
+        batch = list(islice(chunks, size + (index < longer)))
+        yield {
+            "planId": made.plan_id,
+            "from": render_instant(batch[0].start),
+            "to": render_instant(batch[-1].end),
+            "chunkCount": len(batch),
+        }
+
+
+def show_window(start: str, end: str) -> str:
+    """A window as short as it can be read: days where both ends are midnights, else to the minute."""
+    midnight = "T00:00:00.000Z"
+    if start.endswith(midnight) and end.endswith(midnight):
+        return f"{start.removesuffix(midnight)} to {end.removesuffix(midnight)}"
+    return " to ".join(text.removesuffix("Z").removesuffix(":00.000").replace("T", " ") for text in (start, end))
+
+
+def _share(chunks: Any) -> tuple[str, tuple[datetime, datetime]]:
+    try:
+        return str(chunks["planId"]), (parse_instant(chunks["from"]), parse_instant(chunks["to"]))
+    except (KeyError, TypeError, AttributeError):
+        raise RequestError(
+            f"chunks is {chunks!r}, which names no plan and window.",
+            hint="map it over what BackfillPlanOperator returns: .expand(chunks=plan.output)",
+        ) from None
+
+
+def _is_literal(value: Any) -> bool:
+    """Whether a field has its final value when the DAG is parsed."""
+    if isinstance(value, str):
+        return "{{" not in value and "{%" not in value and not value.endswith(".sql")
+    return value is None or isinstance(value, int | float | datetime)
+
+
+def _given(value: Any) -> Any:
+    """A field's value, None when it rendered to nothing."""
+    return None if isinstance(value, str) and value.strip() in ("", "None") else value
+
+
+def _instant(value: str | datetime) -> datetime:
+    if isinstance(value, datetime):
+        return from_ms(to_ms(value if value.tzinfo is not None else value.replace(tzinfo=UTC)))
+    return parse_instant(value)
+
+
+def _hours(value: float | str) -> float:
+    return parse_chunk_hours(str(value))
+
+
+def _table(what: str) -> Callable[[str], Any]:
+    return lambda text: parse_table(text, what)
+
+
+def _mode(text: str) -> WriteMode:
+    try:
+        return WriteMode(text.strip())
+    except ValueError:
+        allowed = ", ".join(mode.value for mode in WriteMode)
+        raise RequestError(f"write_mode is {text!r}.", hint=f"pass one of {allowed}") from None
+
+
+def _two_sources() -> RequestError:
+    return RequestError("source and select exclude each other: rows come from one place.", hint="keep one of them")
