@@ -28,6 +28,8 @@ from . import __version__
 from .errors import BackfillError, ConfigError, RequestError
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from .commands import RunFlags, Session
     from .core.model import Plan, Run
     from .core.planner import PlanRequest
@@ -98,14 +100,29 @@ _WATCH = _Flag("--watch", "", "show progress until the run has ended (Ctrl-C lea
 _REASON = _Flag("--reason", "TEXT", "why, for the event log")
 _NARROW = _Flag("--target", "DATABASE.TABLE", "look only at the backfills of this table")
 
+_DOCTOR_FLAGS = (_PLAN_ID, _Flag("--target", "DATABASE.TABLE", "look at this table, before there is a plan"))
+_CHECK_FLAGS = (
+    _NARROW,
+    _Flag("--max-age", "AGE", "an unfinished plan only warns until it is so old: 90m, 36h, 7d"),
+    _Flag("--required", "FILE", "TOML file of backfills that must have a plan"),
+    _Flag("--format", "FORMAT", "text, or github for annotations of a workflow"),
+    _Flag("--junit", "FILE", "write the findings as a JUnit file as well"),
+)
+_COVERAGE_FLAGS = (
+    _Flag("--target", "DATABASE.TABLE", "table whose done chunks are looked at"),
+    _Flag("--from", "TIME", "start of the window, included"),
+    _Flag("--to", "TIME", "end of the window, excluded"),
+)
+
 _COMMANDS = {
     "plan": _Command("make an immutable plan; nothing runs", _PLAN_FLAGS),
     "run": _Command("execute a plan, chunk by chunk", _RUN_FLAGS, _PLAN_FLAGS),
     "resume": _Command("go on after a pause, crash, failure or cancel; failed chunks included", _RUN_FLAGS),
     "status": _Command("show where a plan stands", (_PLAN_ID, _WATCH)),
     "cancel": _Command("stop a plan and kill its queries, until it is resumed", (_PLAN_ID, _REASON)),
-    "doctor": _Command("show what is wrong with a plan and what to type", (_PLAN_ID,)),
-    "check": _Command("fail while a planned backfill is not completed; for CI", (_NARROW,)),
+    "doctor": _Command("show what is wrong with a plan or a table, and what to type", _DOCTOR_FLAGS),
+    "check": _Command("fail while a planned backfill is not completed; for CI", _CHECK_FLAGS),
+    "coverage": _Command("show which parts of a window are proven filled", _COVERAGE_FLAGS),
     "list": _Command("list all plans", ()),
 }
 _ALL_FLAGS = {flag.name: flag for command in _COMMANDS.values() for flag in (*_COMMON, *command.flags)}
@@ -617,17 +634,55 @@ def _cancel(call: _Call) -> Payload:
 
 def _doctor(call: _Call) -> Payload:
     from . import commands
+    from .core.statements import parse_table
 
-    return commands.doctor(_session(call, _options(call)), _plan_id(call))
+    plan_id, target = call.text("--plan-id"), call.text("--target")
+    if plan_id is not None and target is not None:
+        raise RequestError("--plan-id and --target exclude each other.", hint="keep one")
+    session = _session(call, _options(call))
+    if target is not None:
+        return commands.doctor(session, target=parse_table(target, "target"))
+    return commands.doctor(session, _plan_id(call))
 
 
 def _check(call: _Call) -> Payload:
+    from . import commands, reports
+    from .core.statements import parse_table
+    from .diagnosis import read_declared
+
+    _choice(call, "--format", ["text", "github"])
+    target, age, required = call.text("--target"), call.text("--max-age"), call.text("--required")
+    payload = commands.check(
+        _session(call, _options(call)),
+        None if target is None else parse_table(target, "target"),
+        max_age=None if age is None else _age(age),
+        declared=[] if required is None else read_declared(Path(required)),
+    )
+    if junit := call.text("--junit"):
+        reports.write_junit(_pasteable(payload, call), Path(junit))
+    return payload
+
+
+def _age(text: str) -> "timedelta":
+    from datetime import timedelta
+
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([mhd])", text.strip())
+    if match is None:
+        raise RequestError(f"--max-age is {text!r}.", hint="write a number and its unit: 90m, 36h or 7d")
+    return float(match[1]) * {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}[match[2]]
+
+
+def _coverage(call: _Call) -> Payload:
     from . import commands
+    from .core.identity import parse_instant
     from .core.statements import parse_table
 
-    target = call.text("--target")
-    wanted = None if target is None else parse_table(target, "target")
-    return commands.check(_session(call, _options(call)), wanted)
+    target = parse_table(call.need("--target", "write --target database.table"), "target")
+    start, end = (
+        parse_instant(call.need(name, f"write {name} 2025-01-31, the window that must be filled"))
+        for name in ("--from", "--to")
+    )
+    return commands.coverage(_session(call, _options(call)), target, start, end)
 
 
 def _list(call: _Call) -> Payload:
@@ -644,6 +699,7 @@ _CALLS: dict[str, Callable[[_Call], Payload]] = {
     "cancel": _cancel,
     "doctor": _doctor,
     "check": _check,
+    "coverage": _coverage,
     "list": _list,
 }
 
@@ -699,12 +755,19 @@ def _show(payload: Payload, call: _Call) -> None:
     if call.on("--json"):
         _print(sys.stdout, json.dumps(payload))
         return
+    if call.command == "check" and call.text("--format") == "github":
+        from .reports import github_lines
+
+        for line in github_lines(payload):
+            _print(sys.stdout, line)
+        return
     from . import terminal
 
     show = {
         "plan": terminal.show_plan,
         "doctor": terminal.show_doctor,
         "check": terminal.show_check,
+        "coverage": terminal.show_coverage,
         "list": terminal.show_list,
     }.get(call.command, terminal.show_status)
     _print(sys.stdout, show(payload, sys.stdout))

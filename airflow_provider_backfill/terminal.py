@@ -163,19 +163,68 @@ def show_status(payload: Payload, out: IO[str]) -> str:
             ]
         ),
     ]
+    lines += _findings(payload.get("findings", ()), out)
     if step := payload.get("next"):
         lines += ["", f"Next: {step}"]
     return "\n".join(lines)
 
 
 def show_doctor(payload: Payload, out: IO[str]) -> str:
-    """What is wrong with a plan, worst first as found, each with its remedy."""
-    lines = [
-        f"Plan {payload['planId']} of {payload['target']} is {payload['status']}: "
-        + ("nothing is wrong." if payload["ok"] and not payload["findings"] else "see below.")
-    ]
+    """What is wrong with a plan, or with a table before there is one, worst first, each with its remedy."""
+    what = f"{payload['target']}, which has no plan here that was asked for"
+    if payload["planId"] is not None:
+        what = f"Plan {payload['planId']} of {payload['target']} is {payload['status']}"
+    lines = [f"{what}: " + ("see below." if payload["findings"] else "nothing is wrong.")]
     lines += _findings(payload["findings"], out)
+    lines += _pairs([("chunks", _estimate(payload.get("estimate"))), ("pace", _pace(payload.get("pace")))])
     lines += [f"Not looked at: {what}" for what in payload["notLookedAt"]]
+    return "\n".join(lines)
+
+
+def _estimate(estimate: Payload | None) -> str:
+    if estimate is None:
+        return ""
+    rows, size = estimate["rowsPerChunk"], estimate["bytesPerChunk"]
+    text = f"{rows['min']:,} to {rows['max']:,} rows of the source each, {rows['median']:,} in the median"
+    if size is not None:
+        text += f"; up to {show_bytes(size['max'])} on disk"
+    if not estimate["exact"]:
+        text += f" (from the index, {estimate['chunksLookedAt']:,} chunks looked at)"
+    proposed = estimate["proposedChunkHours"]
+    return text + ("" if proposed is None else f"; --chunk-hours {proposed:g} would suit")
+
+
+def _pace(pace: Payload | None) -> str:
+    if pace is None:
+        return ""
+    text = f"{show_seconds(pace['secondsPerChunk'])} a chunk, {pace['rowsPerSecond']:,} rows/s"
+    return text + (f", about {show_seconds(pace['secondsLeft'])} left" if pace["secondsLeft"] else "")
+
+
+def show_bytes(count: float) -> str:
+    """A size in the unit that keeps it short."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def show_coverage(payload: Payload, out: IO[str]) -> str:
+    """Which parts of a window are proven filled, and the gaps."""
+    verdict = paint("filled", "completed", out) if payload["ok"] else paint("not filled", "failed", out)
+    lines = [f"{payload['target']}, {show_window(payload['from'], payload['to'])}: {verdict}."]
+    for server in payload["servers"]:
+        lines.append(f"  on {server['environment']}: {server['share']:.1%} proven")
+        filled, gap = paint("filled", "completed", out), paint("gap", "warn", out)
+        lines += [
+            f"    {filled}  {show_window(part['from'], part['to'])}  by {', '.join(part['planIds'])}"
+            for part in server["covered"]
+        ]
+        lines += [f"    {gap}     {show_window(part['from'], part['to'])}" for part in server["gaps"]]
+    if not payload["servers"]:
+        lines.append("  No plan of this folder has filled any of it.")
+    lines += [f"{paint('damaged', 'error', out)}  {entry['message']}" for entry in payload["damaged"]]
     return "\n".join(lines)
 
 

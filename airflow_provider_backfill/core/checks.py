@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from .identity import render_instant
-from .model import ChunkStatus, Finding, Plan, Run, RunStatus, Severity, WriteMode
+from .model import ChunkStatus, Finding, Plan, Run, RunStatus, Severity
 from .rules import PROGRAM, Case, Declared, Found, Needs, Rule, RuleBook, command, plan_command, short_instant
 from .server_checks import SERVER_RULES
 
@@ -230,17 +230,6 @@ def _waived(case: Case) -> Iterator[Found]:
         f"The backfill of {case.plan.target} from {render_instant(case.plan.start)} to "
         f"{render_instant(case.plan.end)} is waived{until} by {waiver.by}: {waiver.reason}{instead}."
     )
-
-
-@_STATE.rule(
-    "backfill_write_guarantee",
-    Severity.WARN,
-    "The plan writes straight into the target, so rows arrive at least once, not exactly once.",
-    remedy="plan a backfill of the MergeTree table behind the target, which can be staged",
-)
-def _guarantee(case: Case) -> Iterator[Found]:
-    if case.plan is not None and case.plan.write_mode is WriteMode.INSERT and not case.finished:
-        yield Found(f"{case.plan.mode_reason} {case.plan.guarantee}")
 
 
 @_STATE.rule(

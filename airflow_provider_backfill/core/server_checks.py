@@ -511,6 +511,18 @@ def _settings(case: Case) -> Iterator[Found]:
 
 
 @_rule(
+    "backfill_write_guarantee",
+    Severity.WARN,
+    "The plan writes straight into the target, so rows arrive at least once, not exactly once.",
+    remedy="plan a backfill of the MergeTree table behind the target, which can be staged",
+)
+def _guarantee(case: Case) -> Iterator[Found]:
+    plan, facts = case.plan, _server(case)
+    if plan is not None and facts.storage is not None and not _staged(plan):
+        yield Found(f"{plan.mode_reason} {plan.guarantee}")
+
+
+@_rule(
     "backfill_token_ignored",
     Severity.INFO,
     "Deduplication tokens do nothing on this target or version. Staging does not rely on them; a plain INSERT "
