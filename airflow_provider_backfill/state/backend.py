@@ -9,6 +9,9 @@ it counts (bytes, segments) only the log knows.
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+LOG_CLOSED = b'{"type":"LogClosed"}\n'
+"""The last line of a log whose plan was planned anew."""
+
 
 class ConflictError(Exception):
     """Somebody else has appended at this position; look again and decide again."""
@@ -59,6 +62,10 @@ class EventLog(Protocol):
 
     def publish(self, position: int) -> None:
         """Show the lines up to *position* to people as ``events/<planId>.ndjson``, where that takes a step."""
+        ...
+
+    def close(self) -> None:
+        """Let nobody append any more, as the plan is planned anew."""
         ...
 
 

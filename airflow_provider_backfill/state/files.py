@@ -277,6 +277,9 @@ class FileLog:
     def publish(self, position: int) -> None:
         """Nothing: the log is the file that people read."""
 
+    def close(self) -> None:
+        """Nothing: the file is renamed, which every writer sees under the lock."""
+
 
 def _read_at(handle: int, size: int, position: int) -> bytes:
     """The *size* bytes at *position*, fewer at the end of the file; one read may give fewer before it."""

@@ -12,9 +12,11 @@ Knows nothing of ClickHouse or Airflow; gets the time passed in with each event.
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
@@ -23,14 +25,17 @@ from pydantic.dataclasses import dataclass
 from ..core.identity import render_instant
 from ..core.model import FORMAT, ChunkStatus, Event, Instant, Model, Plan, Run, RunStatus
 from ..core.run import apply_event, judge_event, new_run
-from ..errors import BackfillError, DamagedStateError, RequestError, StateError, TransitionError
-from .backend import Backend, ConflictError
+from ..errors import BackfillError, ConfigError, DamagedStateError, RequestError, StateError, TransitionError
+from .backend import LOG_CLOSED, Backend, ConflictError
+from .files import FileBackend
 
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 _PLAN_ID = re.compile(r"[0-9a-f]{16}")
 _CHECKPOINT_SECONDS = 1.0
 _CHECKPOINT_GROWTH = 4
 """A run file is written again when the log has grown by the run file's size divided by this."""
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
+"""The package's extra that each kind of URL needs."""
 _UPGRADE = "install a newer airflow-provider-backfill"
 
 
@@ -82,6 +87,40 @@ def check_plan_id(text: str) -> str:
             hint="a plan id is 16 hex digits, as printed by `plan`; `clickhouse-backfill list` shows them all",
         )
     return plan_id
+
+
+def open_store(state_dir: str, *, config: Mapping[str, str] | None = None) -> "StateStore":
+    """
+    The store in *state_dir*: a folder, or ``s3://``, ``gs://``, ``az://`` and what else names an object store.
+
+    Args:
+        config: Credentials and addresses of an object store beyond the environment's.
+
+    Raises:
+        ConfigError: An unknown kind of URL, a password in it, or a missing extra.
+        StateError: The object store refuses the configuration.
+    """
+    scheme, separator, rest = state_dir.partition("://")
+    if not separator or scheme == "file":
+        return StateStore(FileBackend(Path(unquote(rest) if separator else state_dir).expanduser().absolute()))
+    if scheme not in _EXTRAS:
+        raise ConfigError(
+            f"stateDir is {state_dir!r}, and {scheme}:// is not a place to keep state in.",
+            hint=f"pass a folder, or a URL with {', '.join(f'{known}://' for known in _EXTRAS)}",
+        )
+    if "@" in rest.partition("/")[0] and not scheme.startswith("abfs"):
+        raise ConfigError(
+            f"stateDir has credentials in its URL ({scheme}://…@…), which would be shown and logged.",
+            hint="give them in the environment, or in the Airflow connection",
+        )
+    try:
+        from .objects import connect
+    except ImportError:
+        raise ConfigError(
+            f"stateDir is {state_dir!r}, and obstore is not installed.",
+            hint=f"run pip install 'airflow-provider-backfill[{_EXTRAS[scheme]}]'",
+        ) from None
+    return StateStore(connect(state_dir, config or {}))
 
 
 class StateStore:
@@ -153,7 +192,10 @@ class StateStore:
 
         Workers that still run the old plan find out at their next commit.
         """
+        plan = self.find_plan(plan_id)
         with self.backend.locked(plan_id):
+            if plan is not None:
+                self.backend.log(plan_id, render_instant(plan.created_at)).close()
             # The plan first: what a crash leaves of the others is known by its date as an older plan's.
             for name in (_plan_file(plan_id), _run_file(plan_id), _event_file(plan_id)):
                 self.backend.retire(name, tag)
@@ -196,6 +238,7 @@ class RunLog:
     def _forget(self) -> None:
         """Start over before the first line."""
         self.run, self._position, self.lines, self._last = new_run(self.plan), 0, 0, b""
+        self._closed = False
 
     def _load_checkpoint(self) -> None:
         name, path = _run_file(self.plan.plan_id), self._store.run_path(self.plan.plan_id)
@@ -277,6 +320,10 @@ class RunLog:
 
     def _fold_line(self, line: bytes) -> bool:
         """Fold one line; False when the log is an older plan's and lies in the way."""
+        if line == LOG_CLOSED:
+            self._closed = True
+            self._step_over(line)
+            return True
         try:
             if self.lines == 0:
                 if not self._fold_header(line):
@@ -350,6 +397,12 @@ class RunLog:
                     return None
                 continue
             line = _EVENT.dump_json(event, by_alias=True, exclude_none=True) + b"\n"
+            if self._closed:
+                self._check_plan()
+                raise StateError(
+                    f"Plan {self.plan.plan_id} was being planned anew, and that was interrupted.",
+                    hint="give the command `plan … --force` again",
+                )
             try:
                 if self.lines == 0:
                     self._open_log()

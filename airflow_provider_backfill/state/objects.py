@@ -1,0 +1,333 @@
+"""
+Plans, run checkpoints and event logs in an object store: S3 and what speaks it, GCS, Azure.
+
+Everything rests on one promise of the store: a put that succeeds only when the name is free
+(or only when the object is still the one that was read). A log is a folder of numbered
+objects, one line each, as Delta Lake's log is; a commit puts the next number, and whoever
+finds it taken looks again. Nothing is ever deleted or overwritten there, so nobody who was
+frozen for an hour can write into the past.
+Imports errors only, and obstore; imported for a URL only, since obstore is an extra.
+"""
+
+import json
+import os
+import random
+import re
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from datetime import timedelta
+from itertools import islice
+from typing import Any
+from uuid import uuid4
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
+from obstore.store import ObjectStore, from_url
+
+from ..errors import DamagedStateError, StateError
+from .backend import LOG_CLOSED, ConflictError
+
+_LEASE_SECONDS = 30.0
+_PARALLEL = 16
+_BATCH = 1024
+"""Segments that are fetched at once, so that memory does not grow with the log."""
+_MISSING = (FileNotFoundError, NotFoundError)
+_AIRFLOW_NAMES = {
+    "aws_endpoint": "endpoint",
+    "endpoint_url": "endpoint",
+    "region_name": "region",
+    "aws_region": "region",
+    "aws_access_key_id": "access_key_id",
+    "aws_secret_access_key": "secret_access_key",
+    "aws_session_token": "session_token",
+}
+_QUERY = re.compile(r"\?\S+")
+
+
+def connect(url: str, config: Mapping[str, str]) -> "ObjectBackend":
+    """
+    The backend below *url*, such as ``s3://bucket/prefix``.
+
+    Args:
+        config: What the store needs beyond the environment, by the names that obstore has for it
+            (``access_key_id``, ``endpoint``, …) or an Airflow connection's extras have.
+
+    Raises:
+        StateError: The URL or the configuration is not one that obstore understands.
+    """
+    given: Any = {_AIRFLOW_NAMES.get(key, key): value for key, value in config.items()}
+    endpoint = given.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
+    with _explained("open", url):
+        store = from_url(
+            url,
+            config=given,
+            client_options={"allow_http": True} if endpoint.startswith("http://") else {},
+            retry_config={"max_retries": 5, "retry_timeout": timedelta(seconds=30)},
+        )
+    return ObjectBackend(store, url.rstrip("/"))
+
+
+class ObjectBackend:
+    """The backend on an object store; see :mod:`.backend` for its promises."""
+
+    def __init__(self, store: ObjectStore, url: str) -> None:
+        self.store = store
+        self.url = url
+
+    def where(self, name: str) -> str:
+        """How to show *name* to a person."""
+        return f"{self.url}/{name}"
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of *name*, or None when there is no such object."""
+        found = self._get(name)
+        return found[0] if found else None
+
+    def _get(self, name: str) -> tuple[bytes, dict[str, str]] | None:
+        """The bytes of *name*, and what tells this version of it from others."""
+        with _explained("read", self.where(name)):
+            try:
+                found = obstore.get(self.store, name)
+            except _MISSING:
+                return None
+            return bytes(found.bytes()), _version(found.meta)
+
+    def stamp(self, name: str) -> object:
+        """A value that changes whenever *name* is written; None when there is no such object."""
+        with _explained("read", self.where(name)):
+            try:
+                found = obstore.head(self.store, name)
+            except _MISSING:
+                return None
+        return found["e_tag"], found["last_modified"], found["size"]
+
+    def names(self, folder: str, suffix: str) -> list[str]:
+        """The stems of the objects *folder*/…*suffix*, sorted."""
+        with _explained("list", self.where(folder)):
+            found = obstore.list_with_delimiter(self.store, f"{folder}/")["objects"]
+        return sorted(
+            name.removesuffix(suffix)
+            for name in (meta["path"].rpartition("/")[2] for meta in found)
+            if name.endswith(suffix)
+        )
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write *name* unless it exists; False when somebody else was first."""
+        with _explained("write", self.where(name)):
+            try:
+                obstore.put(self.store, name, data, mode="create")
+            except (AlreadyExistsError, PreconditionError):
+                # A request that was sent twice because its answer was lost finds itself.
+                return self.read(name) == data
+        return True
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write *name* as a whole; a reader sees the old bytes or the new ones."""
+        with _explained("write", self.where(name)):
+            obstore.put(self.store, name, data)
+
+    def retire(self, name: str, tag: str) -> None:
+        """Keep *name* beside itself under *tag*, so that the name is free; nothing when it does not exist."""
+        with _explained("rename", self.where(name)), suppress(*_MISSING):
+            obstore.copy(self.store, name, f"{name}.{tag}")
+            obstore.delete(self.store, name)
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """
+        Hold the lock *name* against every thread, process and host.
+
+        The holder has half a minute. Then who waits takes the lock over, by their own clock:
+        once they have seen it unchanged for that long.
+
+        Raises:
+            StateError: On the way out, when it took too long and the lock was taken over.
+        """
+        path, nonce = f"locks/{name}.lock", uuid4().hex
+        version = self._acquire(path, nonce)
+        yield
+        self._release(path, nonce, version)
+
+    def _acquire(self, path: str, nonce: str) -> dict[str, str]:
+        holder = {"holder": f"{socket.gethostname()}:{os.getpid()}", "nonce": nonce, "held": True}
+        body = json.dumps(holder).encode()
+        seen: tuple[bytes, float] = (b"", 0.0)
+        while True:
+            found = self._get(path)
+            if found and found[0] == body:
+                return found[1]
+            if found and found[0] != seen[0]:
+                seen = (found[0], time.monotonic())
+            if found is None or _is_free(found[0]) or time.monotonic() - seen[1] > _LEASE_SECONDS:
+                with suppress(AlreadyExistsError, PreconditionError), _explained("lock", self.where(path)):
+                    mode: Any = found[1] if found else "create"
+                    return _version(obstore.put(self.store, path, body, mode=mode))
+            time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - spreads load, keeps no secret
+
+    def _release(self, path: str, nonce: str, version: dict[str, str]) -> None:
+        body = json.dumps({"nonce": nonce, "held": False}).encode()
+        try:
+            with _explained("unlock", self.where(path)):
+                mode: Any = version
+                obstore.put(self.store, path, body, mode=mode)
+        except (AlreadyExistsError, PreconditionError):
+            if self.read(path) != body:
+                raise StateError(
+                    f"The lock {self.where(path)} was held for more than {_LEASE_SECONDS:.0f} s "
+                    "and taken over by somebody else.",
+                    hint="try again; if it repeats, look at the network to the object store",
+                ) from None
+
+    def log(self, plan_id: str, generation: str) -> "ObjectLog":
+        """The log of a plan; each generation has a folder of its own."""
+        return ObjectLog(self, plan_id, re.sub("[^0-9TZ]", "", generation))
+
+
+class ObjectLog:
+    """One plan's event log as numbered objects; positions count lines, and each object holds one."""
+
+    optimistic = True
+
+    def __init__(self, backend: ObjectBackend, plan_id: str, generation: str) -> None:
+        self._backend = backend
+        self._store = backend.store
+        self._folder = f"events/{plan_id}/{generation}/"
+        self._published = f"events/{plan_id}.ndjson"
+        self._known = False
+
+    def _name(self, number: int) -> str:
+        return f"{self._folder}{number:012d}.ndjson"
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Nothing: a commit that meets another one finds its number taken."""
+        return nullcontext()
+
+    def read(self, position: int, last: bytes) -> list[bytes] | None:
+        """Lines that follow *position*; None when there is no line *position*."""
+        del last
+        if not self._known:
+            # The first look takes one listing: it shows whether a checkpoint's last line is there, too.
+            numbers = self._numbers(max(position - 1, 0))
+            if position and next(numbers, None) != position:
+                return None
+            self._known = True
+            if not position and (published := self._published_lines()):
+                return published
+            following = list(islice(numbers, _BATCH))
+            if following and following[0] != position + 1:
+                raise self._gone(position + 1)
+            return self._fetch(position, iter(following))
+        line = self._backend.read(self._name(position + 1))
+        return [line, *self._fetch(position + 1, self._numbers(position + 1))] if line is not None else []
+
+    def _numbers(self, after: int) -> Iterator[int]:
+        """The numbers of the segments after number *after*, in order."""
+        with _explained("list", self._backend.where(self._folder)):
+            for batch in obstore.list(self._store, self._folder, offset=self._name(after), chunk_size=_BATCH):
+                yield from sorted(int(meta["path"].rpartition("/")[2].partition(".")[0]) for meta in batch)
+
+    def _fetch(self, position: int, numbers: Iterator[int]) -> list[bytes]:
+        """The lines after *position*, as far as *numbers* follow each other and a batch goes."""
+        wanted: list[int] = []
+        for number in numbers:
+            if number != position + len(wanted) + 1:
+                break
+            wanted.append(number)
+            if len(wanted) == _BATCH:
+                break
+        if len(wanted) < 2:
+            found = [self._backend.read(self._name(number)) for number in wanted]
+        else:
+            with ThreadPoolExecutor(min(_PARALLEL, len(wanted))) as pool:
+                found = list(pool.map(self._backend.read, map(self._name, wanted)))
+        lines = []
+        for line in found:
+            if line is None:
+                break
+            lines.append(line)
+        return lines
+
+    def _published_lines(self) -> list[bytes]:
+        """The lines as they were published; none when that is not of this generation."""
+        data = self._backend.read(self._published)
+        if not data or not (first := self._backend.read(self._name(1))) or not data.startswith(first):
+            return []
+        return data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
+
+    def _gone(self, number: int) -> DamagedStateError:
+        return DamagedStateError(
+            f"{self._backend.where(self._name(number))} is gone, although later lines of the log are there.",
+            hint="restore the object, and let no lifecycle rule delete what lies below the state folder",
+        )
+
+    def advance(self, position: int, line: bytes) -> int:
+        """The position after *line*."""
+        del line
+        return position + 1
+
+    def append(self, position: int, line: bytes) -> None:
+        """
+        Put *line* as the segment after *position*.
+
+        Raises:
+            ConflictError: Somebody else was first.
+            StateError: The store did not answer that it is there; it may be there all the same.
+        """
+        if not self._backend.create(self._name(position + 1), line):
+            raise ConflictError
+
+    def sync(self) -> None:
+        """Nothing: what can be read is durable."""
+
+    def publish(self, position: int) -> None:
+        """Write the lines up to *position* as one object, for people and for a replay from the first line."""
+        lines = self._published_lines()
+        if len(lines) >= position:
+            return
+        while len(lines) < position:
+            more = self._fetch(len(lines), iter(range(len(lines) + 1, position + 1)))
+            if not more:
+                raise self._gone(len(lines) + 1)
+            lines += more
+        self._backend.replace(self._published, b"".join(lines))
+
+    def close(self) -> None:
+        """Let nobody append any more: who tries meets the closing line."""
+        while True:
+            last = 0
+            for number in self._numbers(0):
+                last = number
+            if last and self._backend.read(self._name(last)) == LOG_CLOSED:
+                return
+            if self._backend.create(self._name(last + 1), LOG_CLOSED):
+                return
+
+
+def _version(meta: Mapping[str, Any]) -> dict[str, str]:
+    """What a conditional put compares: S3 and Azure go by the tag, GCS by the version."""
+    return {key: meta[key] for key in ("e_tag", "version") if meta.get(key)}
+
+
+def _is_free(lock: bytes) -> bool:
+    try:
+        return not json.loads(lock)["held"]
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+@contextmanager
+def _explained(verb: str, where: str) -> Iterator[None]:
+    try:
+        yield
+    except (AlreadyExistsError, PreconditionError):
+        raise
+    except (BaseError, OSError, ValueError) as error:
+        # The first line says it; the others are the library's own structures. A URL's query can be a signature.
+        reason = _QUERY.sub("?…", str(error).strip().split("\n")[0])
+        raise StateError(
+            f"Cannot {verb} {where}: {reason}",
+            hint="check the address, the credentials and the network, or choose another folder with --state-dir",
+        ) from error
