@@ -106,7 +106,7 @@ def plan(session: Session, request: PlanRequest) -> Payload:
             chunk_count=count,
             # A SELECT with now() gives other rows when it is asked again, so it cannot be verified that way.
             statements=tuple(
-                statement.model_copy(update={"row_wise": scan.row_wise and statement.row_wise})
+                statement.model_copy(update={"row_wise": scan.row_wise and statement.row_wise, "reads": scan.reads})
                 for statement, scan in zip(statements, scans, strict=True)
             ),
             write_mode=mode,
@@ -198,7 +198,8 @@ def _plan_payload(session: Session, made: Plan, target: TableFacts, *, existed: 
         "guarantee": made.guarantee,
         "existingRows": made.existing_rows,
         "statements": [
-            {"name": s.name, "source": s.source, "verifiedAgainstSource": s.row_wise} for s in made.statements
+            {"name": s.name, "source": s.source, "verifiedAgainstSource": s.row_wise, "reads": s.reads}
+            for s in made.statements
         ],
         "missedViews": [str(view) for view in target.views],
         "next": checks.command("status" if existed else "run", made.plan_id),

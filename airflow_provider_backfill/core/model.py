@@ -16,6 +16,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
 
+from ..errors import RequestError
 from .identity import from_ms, idempotency_token, iter_chunks, parse_instant, render_instant, to_ms
 
 FORMAT = 1
@@ -25,7 +26,11 @@ FORMAT = 1
 def _instant(value: object) -> object:
     """An instant as it comes back from a file, so that what is kept in memory equals what is on disk."""
     if isinstance(value, str):
-        return parse_instant(value)
+        try:
+            return parse_instant(value)
+        except RequestError as error:
+            # What pydantic reports with its place; here it is a file's text, not a user's.
+            raise ValueError(error.message) from None
     return from_ms(to_ms(value)) if isinstance(value, datetime) else value
 
 
