@@ -306,22 +306,15 @@ def _options(call: _Call) -> "Options":
 def _session(call: _Call, options: "Options") -> "Session":
     from .clickhouse.client import Server, connect
     from .commands import Session
-    from .state.files import FileBackend
-    from .state.store import StateStore
+    from .state.store import open_store
 
-    folder = options.state_dir or f".{PROGRAM}"
-    if "://" in folder:
-        raise ConfigError(
-            f"stateDir is {folder!r}, and the command line keeps its state in a folder.",
-            hint="pass --state-dir with a path on a file system that every worker sees",
-        )
     url = _url(call)
 
     def open_server() -> Server:
         # Threads of the worker, its watcher, and one to spare.
         return connect(url or "", _password(call), connections=options.defaults.max_parallel_chunks + 4)
 
-    store = StateStore(FileBackend(Path(folder).expanduser().absolute()))
+    store = open_store(options.state_dir or f".{PROGRAM}")
     return Session(store, options, open_server if url else None, _user())
 
 

@@ -37,7 +37,8 @@ ROOMS: dict[str, set[str]] = {
     # What the command line shows and writes for others; parts of that skin.
     "terminal": {"errors", "core"},
     "reports": {"errors"},
-    "cli": _BELOW_SKINS | {"terminal", "reports"},
+    # diagnosis: the reader of the file that declares required backfills.
+    "cli": _BELOW_SKINS | {"terminal", "reports", "diagnosis"},
     # What operators and sensors share: options and connection as Airflow has them.
     "airflow_session": _BELOW_SKINS,
     "links": _BELOW_SKINS,
