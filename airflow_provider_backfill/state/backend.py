@@ -64,6 +64,10 @@ class EventLog(Protocol):
         """Show the lines up to *position* to people as ``events/<planId>.ndjson``, where that takes a step."""
         ...
 
+    def set_aside(self, tag: str) -> None:
+        """Keep an older plan's log that lies in the way beside itself under *tag*. Call it under the lock."""
+        ...
+
     def close(self) -> None:
         """Let nobody append any more, as the plan is planned anew."""
         ...

@@ -90,10 +90,7 @@ class FileBackend:
 
     def retire(self, name: str, tag: str) -> None:
         """Keep *name* beside itself under *tag*, so that the name is free; nothing when it does not exist."""
-        path = self.root / name
-        with _explained("rename", path), suppress(FileNotFoundError):
-            path.rename(path.with_name(f"{path.name}.{tag}"))
-            _sync_folder(path.parent)
+        _set_aside(self.root / name, tag)
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
@@ -277,8 +274,19 @@ class FileLog:
     def publish(self, position: int) -> None:
         """Nothing: the log is the file that people read."""
 
+    def set_aside(self, tag: str) -> None:
+        """Keep an older plan's log beside itself under *tag*. Call it under the lock."""
+        _set_aside(self._path, tag)
+        self._handle = None
+
     def close(self) -> None:
         """Nothing: the file is renamed, which every writer sees under the lock."""
+
+
+def _set_aside(path: Path, tag: str) -> None:
+    with _explained("rename", path), suppress(FileNotFoundError):
+        path.rename(path.with_name(f"{path.name}.{tag}"))
+        _sync_folder(path.parent)
 
 
 def _read_at(handle: int, size: int, position: int) -> bytes:

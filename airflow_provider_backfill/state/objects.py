@@ -294,6 +294,10 @@ class ObjectLog:
             lines += more
         self._backend.replace(self._published, b"".join(lines))
 
+    def set_aside(self, tag: str) -> None:
+        """Keep what an older plan published beside itself under *tag*; its segments are in a folder of their own."""
+        self._backend.retire(self._published, tag)
+
     def close(self) -> None:
         """Let nobody append any more: who tries meets the closing line."""
         while True:

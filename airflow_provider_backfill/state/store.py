@@ -418,7 +418,7 @@ class RunLog:
         """Write the first line of a log, which says what the others are."""
         self._check_plan()
         if self._leftover:
-            self._backend.retire(_event_file(self.plan.plan_id), self._leftover.replace(":", ""))
+            self._log.set_aside(self._leftover.replace(":", ""))
             self._leftover = ""
         header = LogOpened(format=FORMAT, plan_id=self.plan.plan_id, planned_at=self.plan.created_at)
         line = header.model_dump_json(by_alias=True).encode() + b"\n"
