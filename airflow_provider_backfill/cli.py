@@ -123,13 +123,14 @@ _COMMANDS = {
     "doctor": _Command("show what is wrong with a plan or a table, and what to type", _DOCTOR_FLAGS),
     "check": _Command("fail while a planned backfill is not completed; for CI", _CHECK_FLAGS),
     "coverage": _Command("show which parts of a window are proven filled", _COVERAGE_FLAGS),
+    "verify": _Command("compare what was written with the source and the target as they are now", (_PLAN_ID,)),
     "list": _Command("list all plans", ()),
 }
 _ALL_FLAGS = {flag.name: flag for command in _COMMANDS.values() for flag in (*_COMMON, *command.flags)}
 # After these, advice given by one command works only with the same flag.
 _CARRIED = ("--state-dir", "--config")
 _CARRIED_TO_SERVER = ("--clickhouse-url", "--password-file")
-_ASKS_SERVER = ("plan", "run", "resume", "cancel", "doctor")
+_ASKS_SERVER = ("plan", "run", "resume", "cancel", "doctor", "verify")
 _PASSWORD_IN_URL = re.compile(r"(//[^/:@\s]*):[^@\s]*@")
 
 
@@ -678,6 +679,12 @@ def _coverage(call: _Call) -> Payload:
     return commands.coverage(_session(call, _options(call)), target, start, end)
 
 
+def _verify(call: _Call) -> Payload:
+    from . import commands
+
+    return commands.verify(_session(call, _options(call)), _plan_id(call))
+
+
 def _list(call: _Call) -> Payload:
     from . import commands
 
@@ -693,6 +700,7 @@ _CALLS: dict[str, Callable[[_Call], Payload]] = {
     "doctor": _doctor,
     "check": _check,
     "coverage": _coverage,
+    "verify": _verify,
     "list": _list,
 }
 
@@ -761,6 +769,7 @@ def _show(payload: Payload, call: _Call) -> None:
         "doctor": terminal.show_doctor,
         "check": terminal.show_check,
         "coverage": terminal.show_coverage,
+        "verify": terminal.show_verify,
         "list": terminal.show_list,
     }.get(call.command, terminal.show_status)
     _print(sys.stdout, show(payload, sys.stdout))

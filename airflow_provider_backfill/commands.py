@@ -50,6 +50,7 @@ from .errors import BackfillError, ConfigError, DamagedStateError, RequestError,
 from .session import Payload as Payload
 from .session import Session as Session
 from .state.store import RunLog
+from .verification import verify as verify
 from .worker import LEASE_SECONDS, Worker, chunks_between, now, owner_is_dead
 
 

@@ -15,7 +15,7 @@ from .clickhouse.client import Server
 from .clickhouse.edges import Buckets
 from .core.identity import render_chunk_hours, render_instant
 from .core.model import Plan, ScanFacts, Statement, TableFacts, TableName, TargetTime, TimeKind, WriteMode
-from .core.planner import PlanRequest, check_groups, check_scan, find_time_column, insert_columns
+from .core.planner import PlanRequest, check_groups, check_scan, converted_columns, find_time_column, insert_columns
 from .core.statements import copy_select, parse_table, show_table, time_filter, time_kind
 from .errors import RequestError, ServerError
 from .options import Options
@@ -63,6 +63,7 @@ def find_statements(server: Server, target: TableFacts, request: PlanRequest) ->
                 time_kind=kind,
                 columns=names,
                 row_wise=True,
+                converted=converted_columns(given, target),
             )
         ], column
     if request.select is not None:
@@ -120,6 +121,7 @@ def _select_statement(
         time_kind=kind,
         columns=names,
         row_wise=not facts.unstable,
+        converted=converted_columns(facts.columns, target),
     )
     return [statement], column
 

@@ -228,6 +228,30 @@ def show_coverage(payload: Payload, out: IO[str]) -> str:
     return "\n".join(lines)
 
 
+def show_verify(payload: Payload, out: IO[str]) -> str:
+    """What was written, and what source and target hold now."""
+    verdict = paint("verified", "completed", out) if payload["ok"] else paint("differs", "failed", out)
+    target = payload["targetContent"]
+    chunks = f"{payload['chunksVerified']} of {payload['chunksTotal']} chunks"
+    lines = [f"Plan {payload['planId']} on {payload['target']}: {verdict} ({chunks})."]
+    lines += _pairs(
+        [
+            ("written", _sums(target["written"])),
+            ("in target", _sums(target["found"]) if target["found"] else f"not compared: {target['why']}"),
+            ("source", "" if payload["sourceCompared"] else "not asked again: the SELECT is no row-by-row one"),
+        ]
+    )
+    for chunk in payload["changedChunks"]:
+        where = show_window(chunk["from"], chunk["to"])
+        lines.append(f"  {paint('changed', 'failed', out)}  {where}: {_sums(chunk['written'])} were written,")
+        lines.append(f"    the source gives {_sums(chunk['sourceNow'])} now")
+    return "\n".join(lines)
+
+
+def _sums(content: Payload) -> str:
+    return f"{content['rows']:,} rows, checksum {content['checksum']}"
+
+
 def show_check(payload: Payload, out: IO[str]) -> str:
     """Whether the required backfills are finished, and which are not."""
     result = payload["plugins"]["backfill"]

@@ -19,7 +19,7 @@ Decides nothing about retries and writes no event by itself.
 from collections.abc import Mapping
 from typing import Any
 
-from ..core.model import Content, TableFacts, TableName, WriteMode
+from ..core.model import Chunk, Content, Plan, TableFacts, TableName, WriteMode
 from ..core.statements import (
     chunk_filter,
     insert_select,
@@ -85,7 +85,7 @@ def _insert(server: Server, attempt: Attempt) -> Content:
         publish.clear_window(server, attempt)
     _fill(server, attempt, attempt.target.storage, _DIRECT_SETTINGS, order=" ORDER BY ALL")
     attempt.step("inserted")
-    return _source_content(server, attempt)
+    return content_at_source(server, attempt.plan, attempt.target, attempt.chunk)
 
 
 def _resumable(server: Server, attempt: Attempt, sealed: TableName) -> Content | None:
@@ -184,14 +184,13 @@ def _verify(server: Server, attempt: Attempt, table: TableName) -> Content:
     columns = plan.statements[0].columns
     staged = Content(*server.rows(table_content(table, columns))[0])
     if all(statement.row_wise and statement.columns == columns for statement in plan.statements):
-        wanted = _source_content(server, attempt)
+        wanted = content_at_source(server, attempt.plan, attempt.target, attempt.chunk)
     elif staged.rows == 0:
-        rows = sum(
-            server.rows(f"SELECT count() FROM (\n{statement.select}\n)", chunk_filter(plan, statement, attempt.chunk))[
-                0
-            ][0]
+        counts = [
+            server.rows(f"SELECT count() FROM (\n{statement.select}\n)", chunk_filter(plan, statement, attempt.chunk))
             for statement in plan.statements
-        )
+        ]
+        rows = sum(int(count[0][0]) for count in counts)
         wanted = Content(rows, staged.checksum)
     else:
         return staged
@@ -205,12 +204,12 @@ def _verify(server: Server, attempt: Attempt, table: TableName) -> Content:
     return staged
 
 
-def _source_content(server: Server, attempt: Attempt) -> Content:
-    """Content sums of what the statements give for the chunk now."""
+def content_at_source(server: Server, plan: Plan, target: TableFacts, chunk: Chunk) -> Content:
+    """Content sums of what a plan's statements give for a chunk now."""
     rows = checksum = 0
-    for statement in attempt.plan.statements:
-        settings = chunk_filter(attempt.plan, statement, attempt.chunk)
-        found = Content(*server.rows(source_content(statement, attempt.target.columns), settings)[0])
+    for statement in plan.statements:
+        settings = chunk_filter(plan, statement, chunk)
+        found = Content(*server.rows(source_content(statement, target.columns), settings)[0])
         rows, checksum = rows + found.rows, (checksum + found.checksum) % 2**64
     return Content(rows, checksum)
 

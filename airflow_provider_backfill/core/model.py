@@ -227,6 +227,7 @@ class Statement(Model):
         row_wise: Each result row comes from one source row by itself (no aggregation, join,
             limit or window), so running the SELECT again costs little more than a scan.
         reads: How often the SELECT reads *source*; the time filter applies to each read.
+        converted: The columns whose type in the SELECT is another than in the target.
     """
 
     name: str
@@ -236,6 +237,7 @@ class Statement(Model):
     columns: tuple[str, ...]
     row_wise: bool = False
     reads: int = 1
+    converted: tuple[str, ...] = ()
 
 
 class TargetTime(Model):

@@ -32,6 +32,7 @@ __all__ = [
     "check_scan",
     "check_window",
     "chunk_id",
+    "converted_columns",
     "differences",
     "find_time_column",
     "idempotency_token",
@@ -189,6 +190,12 @@ def insert_columns(
                 )
     given = {column.name for column in columns}
     return tuple(name for name in wanted if name in given)
+
+
+def converted_columns(columns: Sequence[Column], target: TableFacts) -> tuple[str, ...]:
+    """The columns of a SELECT whose values change their type on the way into the target."""
+    types = {column.name: column.type for column in target.columns}
+    return tuple(column.name for column in columns if types.get(column.name) not in (None, column.type))
 
 
 def check_scan(statement: Statement, scan: ScanFacts, time_column: str) -> None:

@@ -169,14 +169,16 @@ def source_content(statement: Statement, columns: Sequence[Column]) -> str:
     """Content sums of what a statement gives now, each value in the type of the target's column."""
     types = {column.name: column.type for column in columns}
     values = ", ".join(
-        f"CAST({quote(name)} AS {types[name]}) AS {quote(f'c{index}')}" for index, name in enumerate(statement.columns)
+        f"CAST({quote(name)} AS {types[name]}) AS {quote(f'as {name}')}" if name in statement.converted else quote(name)
+        for name in statement.columns
     )
     return f"SELECT {CONTENT} FROM (SELECT {values} FROM (\n{statement.select}\n))"
 
 
-def table_content(table: TableName, columns: Sequence[str]) -> str:
-    """Content sums of a table's *columns*, in this order."""
-    return f"SELECT {CONTENT} FROM (SELECT {_list(columns)} FROM {quote_table(table)})"
+def table_content(table: TableName, columns: Sequence[str], condition: str = "") -> str:
+    """Content sums of a table's *columns*, in this order, over the rows that meet *condition*."""
+    where = f" WHERE {condition}" if condition else ""
+    return f"SELECT {CONTENT} FROM (SELECT {_list(columns)} FROM {quote_table(table)}{where})"
 
 
 def _list(names: object) -> str:

@@ -1,5 +1,6 @@
 """Where rows come from, and how their time is stored: views, tables, every kind of time column, awkward names."""
 
+# ruff: noqa: E501 - a statement a line
 from __future__ import annotations
 
 import pytest

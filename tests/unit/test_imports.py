@@ -33,7 +33,8 @@ ROOMS: dict[str, set[str]] = {
     "planning": _PARTS,
     "sizing": _PARTS | {"planning"},
     "diagnosis": _PARTS | {"session", "worker", "planning", "sizing"},
-    "commands": _PARTS | {"session", "worker", "planning", "sizing", "diagnosis"},
+    "verification": _PARTS | {"session"},
+    "commands": _PARTS | {"session", "worker", "planning", "sizing", "diagnosis", "verification"},
     # What the command line shows and writes for others; parts of that skin.
     "terminal": {"errors", "core"},
     "reports": {"errors"},
