@@ -82,6 +82,9 @@ _PLAN_FLAGS = (
     _Flag("--select-file", "FILE", "insert the rows of the SELECT in this file"),
     _Flag("--filter-table", "DATABASE.TABLE", "table of the SELECT that the window applies to"),
     _Flag("--write-mode", "MODE", "stage, replace or insert (default: what fits the target)"),
+    _Flag("--accept-at-least-once", "", "with insert: accept that a failed attempt may repeat rows"),
+    _Flag("--keep-outside", "", "with replace: keep rows outside the window in partitions that it covers in part"),
+    _Flag("--backup", "", "with replace: keep what is overwritten, so that undo can bring it back"),
     _Flag("--allow-existing-rows", "", "add to the rows that the target already holds in the window"),
     _Flag("--force-large-window", "", "go over limits.maxWindowHours"),
     _Flag("--force", "", "plan anew where a plan of this id exists; its files are kept beside"),
@@ -124,13 +127,14 @@ _COMMANDS = {
     "check": _Command("fail while a planned backfill is not completed; for CI", _CHECK_FLAGS),
     "coverage": _Command("show which parts of a window are proven filled", _COVERAGE_FLAGS),
     "verify": _Command("compare what was written with the source and the target as they are now", (_PLAN_ID,)),
+    "undo": _Command("bring back what a plan made with --backup has replaced", (_PLAN_ID,)),
     "list": _Command("list all plans", ()),
 }
 _ALL_FLAGS = {flag.name: flag for command in _COMMANDS.values() for flag in (*_COMMON, *command.flags)}
 # After these, advice given by one command works only with the same flag.
 _CARRIED = ("--state-dir", "--config")
 _CARRIED_TO_SERVER = ("--clickhouse-url", "--password-file")
-_ASKS_SERVER = ("plan", "run", "resume", "cancel", "doctor", "verify")
+_ASKS_SERVER = ("plan", "run", "resume", "cancel", "doctor", "verify", "undo")
 _PASSWORD_IN_URL = re.compile(r"(//[^/:@\s]*):[^@\s]*@")
 
 
@@ -393,6 +397,9 @@ def _request(call: _Call, options: "Options") -> "PlanRequest":
         select=_select(call),
         filter_table=None if table is None else parse_table(table, "filter-table"),
         write_mode=None if mode is None else WriteMode(mode),
+        accept_at_least_once=call.on("--accept-at-least-once"),
+        keep_outside=call.on("--keep-outside"),
+        backup=call.on("--backup"),
         allow_existing_rows=call.on("--allow-existing-rows"),
         force_large_window=call.on("--force-large-window"),
         force=call.on("--force"),
@@ -685,6 +692,12 @@ def _verify(call: _Call) -> Payload:
     return commands.verify(_session(call, _options(call)), _plan_id(call))
 
 
+def _undo(call: _Call) -> Payload:
+    from . import commands
+
+    return commands.undo(_session(call, _options(call)), _plan_id(call))
+
+
 def _list(call: _Call) -> Payload:
     from . import commands
 
@@ -701,6 +714,7 @@ _CALLS: dict[str, Callable[[_Call], Payload]] = {
     "check": _check,
     "coverage": _coverage,
     "verify": _verify,
+    "undo": _undo,
     "list": _list,
 }
 

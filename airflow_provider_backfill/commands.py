@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from . import planning
-from .clickhouse import attempt
+from .clickhouse import attempt, publish
 from .clickhouse.client import Server
 from .core import checks
 from .core.model import (
@@ -278,6 +278,11 @@ def run(
 def _check_flags(made: Plan, flags: RunFlags) -> None:
     if not flags.replay_done:
         return
+    if made.backup:
+        raise RequestError(
+            f"Replaying done chunks of {made.target} would put their own rows into its backup.",
+            hint=f"first bring back what was there: {checks.command('undo', made.plan_id)}",
+        )
     if made.write_mode is not WriteMode.REPLACE and not flags.clear_window:
         raise RequestError(
             f"Replaying done chunks of {made.target} would write their rows a second time.",
@@ -479,6 +484,43 @@ def _free_dead_claims(session: Session, log: RunLog) -> int:
         )
         log.append(released)
     return held
+
+
+def undo(session: Session, wanted: str) -> Payload:
+    """
+    Bring back what a ``replace`` plan made with ``--backup`` has overwritten, and cancel the plan.
+
+    May be repeated after a crash; the backup table stays until somebody drops it.
+
+    Raises:
+        RequestError: The plan has no backup, or a worker still runs it.
+    """
+    made = session.store.load_plan(wanted)
+    log = session.store.open_run(made)
+    if not made.backup:
+        raise RequestError(
+            f"Plan {wanted} keeps no backup, so nothing can be brought back.",
+            hint="plan with --write-mode replace --backup to have one",
+        )
+    if any(not owner_is_dead(log.run, owner, now()) for owner in log.run.workers):
+        raise RequestError(f"Plan {wanted} is running.", hint=checks.command("cancel", made.plan_id))
+    # From its verification on, a chunk may have been published, and its backup was made before that.
+    published = [
+        chunk
+        for chunk in select_chunks(made, log.run)
+        if (state := log.run.state(chunk.id)).status is ChunkStatus.DONE or state.verified
+    ]
+    with session.connected() as server:
+        attempt.kill_queries(server, made.plan_id)
+        target = planning.target_facts(server, parse_table(made.target, "target"))
+        attempt.drop_tables(server, attempt.leftover_tables(server, made.plan_id, target.storage.database))
+        restored = publish.restore(server, made, target, published)
+    if log.refresh().count(ChunkStatus.DONE):
+        log.append(RunReplayed(at=now(), by=session.user, statuses=(ChunkStatus.DONE,)))
+    if not log.run.cancelled:
+        log.append(RunCancelled(at=now(), by=session.user, reason="undone"))
+    log.checkpoint()
+    return {**status_payload(session, made, log.run, "undo"), "ok": True, "partitionsRestored": restored}
 
 
 def list_plans(session: Session) -> Payload:

@@ -8,9 +8,9 @@ From a sealed staging table into the target, by whole partitions.
 from collections.abc import Iterable, Sequence
 
 from ..core.identity import render_instant
-from ..core.model import TableName
+from ..core.model import Chunk, Plan, TableFacts, TableName
 from ..core.statements import backup_table, literal, query_id, quote, quote_table, time_filter
-from ..errors import RequestError
+from ..errors import RequestError, ServerError
 from .attempt import STAGING_SETTINGS, Attempt
 from .client import Server
 
@@ -70,11 +70,21 @@ def replace_partitions(server: Server, attempt: Attempt, sealed: TableName) -> N
 
 
 def _window(attempt: Attempt) -> str:
-    """The condition that a row of the target belongs to the chunk."""
-    time = attempt.plan.target_time
+    """The condition that a row of the target belongs to the attempt's chunk."""
+    return window_condition(attempt.plan, attempt.chunk)
+
+
+def window_condition(plan: Plan, chunk: Chunk) -> str:
+    """
+    The condition that a row of the target belongs to the chunk.
+
+    Raises:
+        RequestError: The target has no time column.
+    """
+    time = plan.target_time
     if time is None:
-        raise RequestError(f"{attempt.plan.target} has no time column, so its window cannot be told.")
-    return time_filter(time.column, time.kind, attempt.chunk.start, attempt.chunk.end)
+        raise RequestError(f"{plan.target} has no time column, so its window cannot be told.")
+    return time_filter(time.column, time.kind, chunk.start, chunk.end)
 
 
 def _outside(attempt: Attempt, partitions: Iterable[str]) -> str:
@@ -122,3 +132,39 @@ def clear_window(server: Server, attempt: Attempt) -> None:
     where = _window(attempt)
     server.command(f"ALTER TABLE {quote_table(attempt.target.storage)} DELETE WHERE {where}", {"mutations_sync": 2})
     attempt.step("cleared")
+
+
+def restore(server: Server, plan: Plan, target: TableFacts, chunks: Iterable[Chunk]) -> int:
+    """
+    Put back what the target held in the windows of *chunks* before they were replaced.
+
+    May be repeated; the backup stays.
+
+    Returns:
+        How many partitions were put back or emptied.
+
+    Raises:
+        RequestError: The backup is not there.
+    """
+    storage, backup = target.storage, backup_table(plan, target.storage)
+    try:
+        kept = _partitions(server, backup)
+    except ServerError as error:
+        if error.code is None:
+            raise
+        raise RequestError(
+            f"The backup {backup} is not there: {error.message}.", hint="nothing can be undone"
+        ) from error
+    touched = 0
+    for chunk in chunks:
+        condition = window_condition(plan, chunk)
+        # A partition that is not in the backup was empty before: a chunk backs up before it publishes.
+        for partition in sorted(_partitions(server, storage, condition) | _partitions(server, backup, condition)):
+            action = (
+                f"REPLACE PARTITION ID {literal(partition)} FROM {quote_table(backup)}"
+                if partition in kept
+                else f"DROP PARTITION ID {literal(partition)}"
+            )
+            server.command(f"ALTER TABLE {quote_table(storage)} {action}", {"max_partition_size_to_drop": "0"})
+            touched += 1
+    return touched

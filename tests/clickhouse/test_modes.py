@@ -133,6 +133,25 @@ def test_replace_may_be_replayed(source: Lab) -> None:
     assert source.content("dst") == source.content("src")
 
 
+def test_undo_brings_back_what_was_replaced(source: Lab) -> None:
+    """A rebuild that turns out wrong is taken back: old rows return, days that were empty are empty again."""
+    source.sql(TARGET, "INSERT INTO dst SELECT id, ts, -1, 'old' FROM src WHERE toDate(ts) != '2025-01-03'")
+    before = source.content("dst")
+    wanted = {"source": "src", "write_mode": WriteMode.REPLACE}
+    plan = source.plan("dst", "2025-01-02", "2025-01-05", 24, **wanted, backup=True)
+    source.run(plan)
+    assert source.content("dst") != before
+    with pytest.raises(RequestError, match="backup") as refused:
+        source.run(plan, replay_done=True)
+    assert "undo" in refused.value.hint
+    for _ in range(2):
+        payload = commands.undo(source.session, plan["planId"])
+        assert (payload["status"], payload["rowsWritten"], source.content("dst")) == ("cancelled", 0, before)
+    assert source.run(plan, resume=True)["status"] == "completed"
+    inside = "WHERE ts >= '2025-01-02' AND ts < '2025-01-05'"
+    assert source.content("dst", tail=inside) == source.content("src", tail=inside)
+
+
 def test_stage_is_replayed_only_with_its_window_cleared(source: Lab) -> None:
     """Staging again would double the rows, so the window has to go first; the remedy must work."""
     source.sql(TARGET)
