@@ -9,6 +9,7 @@ Nothing here changes anything on the server.
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -174,7 +175,9 @@ class _Look:
                     raise
                 yield Scan(statement.name, statement.source, None, error.message)
             else:
-                yield Scan(statement.name, statement.source, facts, "")
+                # The query plan does not say which column a skip index is on.
+                skips = self.part(f"indexes of {source}", False, _skips, self._server, source, plan.time_column)
+                yield Scan(statement.name, statement.source, replace(facts, pruned=facts.pruned or skips), "")
 
     def traits(self, readable: Sequence[TableName]) -> Iterator[SelectTraits]:
         """Which statements give other rows when they are asked again."""
@@ -254,6 +257,15 @@ def _of(tables: Iterable[TableName]) -> str:
 
 def _unstable(server: Server, select: str) -> tuple[str, ...]:
     return inspect.select_facts(server, select, inspect.current_database(server)).unstable
+
+
+def _skips(server: Server, source: TableName, column: str) -> bool:
+    """Whether a min-max index is on the time column alone."""
+    found = server.rows(
+        f"SELECT count() FROM system.data_skipping_indices WHERE {_of([source])} AND type = 'minmax'"
+        f" AND expr IN ({literal(column)}, {literal(quote(column))})"
+    )
+    return bool(found[0][0])
 
 
 def _plan_nodes(server: Server, select: str) -> Iterator[Mapping[str, Any]]:

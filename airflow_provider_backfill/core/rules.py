@@ -19,6 +19,8 @@ from .model import Finding, Plan, Run, RunStatus, Severity, TimeKind, WriteMode
 
 PROGRAM = "clickhouse-backfill"
 SQL = "SQL: "
+# The default of limits.maxWindowHours; the flag does no harm where a higher limit is set.
+_LARGE_WINDOW = timedelta(hours=720)
 _UNITS = {TimeKind.EPOCH_S: "s", TimeKind.EPOCH_MS: "ms", TimeKind.EPOCH_US: "us"}
 
 
@@ -162,6 +164,8 @@ def plan_command(plan: Plan, *flags: str) -> str:
     line = [f"{name} {shlex.quote(value)}" for name, value in words if name not in given]
     if plan.existing_rows:
         line.append("--allow-existing-rows")
+    if plan.end - plan.start > _LARGE_WINDOW:
+        line.append("--force-large-window")
     return " ".join([PROGRAM, "plan", *line, *flags])
 
 

@@ -65,7 +65,7 @@ def _server(case: Case) -> ServerFacts:
 )
 def _environment(case: Case) -> Iterator[Found]:
     plan, facts = case.plan, _server(case)
-    if plan is not None and plan.environment != facts.address:
+    if plan is not None and facts.address and plan.environment != facts.address:
         verb = "run" if case.run is None or case.run.status is RunStatus.PLANNED else "resume"
         yield Found(
             f"The plan was made on {plan.environment}, and this is {facts.address}.",
@@ -207,7 +207,8 @@ def _misfit(case: Case) -> Iterator[Found]:
 def _epoch(case: Case) -> Iterator[Found]:
     plan, facts = case.plan, _server(case)
     for epoch in facts.epochs:
-        hint = plan_command(plan, f"--time-unit {epoch.fitting}") if plan is not None else ""
+        # The unit is no part of a plan's identity: the new plan takes the place of this one.
+        hint = plan_command(plan, f"--time-unit {epoch.fitting}", "--force") if plan is not None else ""
         yield Found(
             f"{epoch.table}.{epoch.column} holds values such as {epoch.value}: as {epoch.declared} that is far from "
             f"now, as {epoch.fitting} it is near.",

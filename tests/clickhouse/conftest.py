@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.clickhouse.lab import Lab
+from tests.clickhouse.ward import Ward
 from tests.conftest import Engine
 
 
@@ -21,3 +22,12 @@ def http_lab(request: pytest.FixtureRequest, tmp_path: Path) -> Lab:
     """A laboratory on the HTTP server, for what the embedded engine has not."""
     url, database, client = (request.getfixturevalue(name) for name in ("clickhouse_url", "database", "client"))
     return Lab(Engine("http", client, database, f"{url}/{database}"), tmp_path / "state")
+
+
+@pytest.fixture
+def ward(http_lab: Lab, capsys: pytest.CaptureFixture[str]) -> Ward:
+    """A ward on the HTTP server with a source ``events`` and an empty target ``filled``."""
+    ward = Ward(http_lab.engine, http_lab.folder, capsys)
+    ward.events()
+    ward.target()
+    return ward

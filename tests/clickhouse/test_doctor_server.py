@@ -1,0 +1,206 @@
+"""
+Findings about users, settings and disks, on a server of the test's own.
+
+This server keeps its users in a file that is read when it starts, so what an administrator would
+do with GRANT is done in that file, and the server is started again.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import clickhouse_connect
+import pytest
+
+from airflow_provider_backfill.core.model import WriteMode
+from tests.clickhouse.ward import Ward
+from tests.conftest import Engine
+from tests.server import ClickHouseServer
+
+_USER = """\
+<clickhouse>
+    <profiles><own>{profile}</own></profiles>
+    <users>
+        <own>
+            <password></password>
+            <networks><ip>127.0.0.0/8</ip></networks>
+            <profile>own</profile>
+            <quota>default</quota>
+            {rest}
+        </own>
+    </users>
+</clickhouse>
+"""
+
+
+class Clinic:
+    """A server whose configuration and user ``own`` can be changed, with a ward on it."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self._folder, self._capsys = folder, capsys
+        self.server = ClickHouseServer(folder / "clickhouse")
+
+    def user(self, *, grants: tuple[str, ...] = (), profile: str = "", rest: str = "") -> None:
+        """What the user ``own`` may do; everything, without *grants*."""
+        listed = "".join(f"<query>GRANT {grant}</query>" for grant in grants)
+        rest += f"<grants>{listed}</grants>" if grants else ""
+        self._write("users.d/own.xml", _USER.format(profile=profile, rest=rest))
+
+    def configure(self, text: str) -> None:
+        """Settings of the server itself."""
+        self._write("config.d/own.xml", f"<clickhouse>{text}</clickhouse>")
+
+    def _write(self, name: str, text: str) -> None:
+        path = self.server.directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def ward(self) -> Ward:
+        """Start the server, and plan and run as ``default``."""
+        self.server.restart()
+        client = clickhouse_connect.get_client(dsn=self.server.url, autogenerate_session_id=False)
+        client.command("CREATE DATABASE IF NOT EXISTS clinic")
+        client.database = "clinic"
+        engine = Engine("http", client, "clinic", f"{self.server.url}/clinic")
+        return Ward(engine, self._folder / "state", self._capsys)
+
+    def as_own(self, ward: Ward) -> Ward:
+        """The same ward for the user ``own``: statements of the test are still those of ``default``."""
+        ward.cli.url = ward.cli.url.replace("default@", "own@")
+        return ward
+
+
+@pytest.fixture
+def clinic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Clinic:
+    """A clinic; its server ends with the test."""
+    return Clinic(tmp_path, capsys)
+
+
+@pytest.fixture(autouse=True)
+def _closed(clinic: Clinic) -> object:
+    yield
+    clinic.server.stop()
+
+
+def test_backfill_grant_missing(clinic: Clinic) -> None:
+    """The rights that doctor wants are the rights that a run needs, no more: with these it completes."""
+    clinic.user(grants=("SELECT ON clinic.*",))
+    ward = clinic.ward()
+    ward.events()
+    ward.target()
+    plan = ward.planned()
+    clinic.as_own(ward)
+    payload = ward.cli.json("doctor", "--plan-id", plan["planId"])
+    hints = [f["hint"] for f in payload["findings"] if f["code"] == "backfill_grant_missing"]
+    wanted = [re.fullmatch(r"SQL: GRANT (.+) TO `own`", hint) for hint in hints]
+    assert {match[1] for match in wanted if match} == {
+        "INSERT ON `clinic`.*",
+        "CREATE TABLE ON `clinic`.*",
+        "DROP TABLE ON `clinic`.*",
+        "ALTER DELETE ON `clinic`.*",
+        "SELECT ON system.parts",
+        "SELECT ON system.processes",
+    }
+    assert ward.cli("run", "--plan-id", plan["planId"]).code == 1
+
+    clinic.user(grants=("SELECT ON clinic.*", *(match[1] for match in wanted if match)))
+    ward = clinic.as_own(clinic.ward())
+    assert "backfill_grant_missing" not in ward.doctor(plan)
+    assert ward.cli("run", "--plan-id", plan["planId"]).code == 0
+
+
+def test_what_the_user_may_not_see_is_named(clinic: Clinic) -> None:
+    """A system table that is hidden must not look like a healthy one."""
+    clinic.user(grants=("SELECT ON clinic.*",))
+    ward = clinic.ward()
+    ward.events()
+    ward.target()
+    plan = ward.planned()
+    clinic.as_own(ward)
+    unseen = " ".join(ward.cli.json("doctor", "--plan-id", plan["planId"])["notLookedAt"])
+    for what in ("system.parts", "system.mutations", "system.replicas", "system.disks", "running queries"):
+        assert f"{what}: " in unseen
+
+
+def test_backfill_row_policy(clinic: Clinic) -> None:
+    """Rows that the user cannot see are missing in the target, and no count shows it."""
+    hidden = "<databases><clinic><events><filter>k = 3</filter></events></clinic></databases>"
+    clinic.user(rest=hidden)
+    ward = clinic.ward()
+    ward.events()
+    ward.target()
+    plan = ward.planned()
+    assert "backfill_row_policy" not in ward.doctor(plan)
+    finding = clinic.as_own(ward).doctor(plan)["backfill_row_policy"]
+    assert "clinic.events" in finding["message"]
+    assert "equals(k, 3)" in finding["message"]
+
+
+def test_backfill_setting_constrained(clinic: Clinic) -> None:
+    """Statements would be refused one by one, in the middle of the night."""
+    tied = "<constraints><insert_deduplicate><const/></insert_deduplicate></constraints>"
+    clinic.user(profile=tied)
+    ward = clinic.ward()
+    ward.events()
+    ward.target()
+    plan = ward.planned()
+    finding = clinic.as_own(ward).doctor(plan)["backfill_setting_constrained"]
+    assert "insert_deduplicate = 0" in finding["message"]
+    assert ward.cli("run", "--plan-id", plan["planId"]).code == 1
+
+    clinic.user()
+    ward = clinic.as_own(clinic.ward())
+    assert "backfill_setting_constrained" not in ward.doctor(plan)
+    assert ward.cli("resume", "--plan-id", plan["planId"]).code == 0
+
+
+def test_a_user_who_may_only_read(clinic: Clinic) -> None:
+    clinic.user(profile="<readonly>1</readonly>")
+    ward = clinic.ward()
+    ward.events()
+    ward.target()
+    plan = ward.planned()
+    clinic.as_own(ward)
+    # Not even a question of ours is answered: the server refuses the settings it is sent with.
+    (unseen,) = ward.cli.json("doctor", "--plan-id", plan["planId"])["notLookedAt"]
+    assert "readonly" in unseen
+
+
+def test_backfill_drop_limit(clinic: Clinic) -> None:
+    """REPLACE PARTITION counts as a drop; the limit is lifted for the query, if that may be."""
+    clinic.configure("<max_partition_size_to_drop>1000</max_partition_size_to_drop>")
+    clinic.user(profile="<constraints><max_partition_size_to_drop><const/></max_partition_size_to_drop></constraints>")
+    ward = clinic.ward()
+    ward.events()
+    ward.target(tail="PARTITION BY toDate(ts) ORDER BY ts")
+    ward.sql("INSERT INTO filled SELECT * FROM events")
+    plan = ward.planned(hours=24, write_mode=WriteMode.REPLACE)
+    assert "backfill_drop_limit" not in ward.doctor(plan)
+    finding = clinic.as_own(ward).doctor(plan)["backfill_drop_limit"]
+    assert "1000 B" in finding["message"]
+    assert ward.cli("run", "--plan-id", plan["planId"]).code == 1
+
+    clinic.user()
+    ward = clinic.as_own(clinic.ward())
+    assert "backfill_drop_limit" not in ward.doctor(plan)
+
+
+def test_backfill_disk_space(clinic: Clinic) -> None:
+    """A disk that must keep nearly all it has free has no room for a chunk, its staging and a merge."""
+    disks = (
+        "<storage_configuration><disks><tight><type>local</type><path>{path}/</path>"
+        "<keep_free_space_bytes>{keep}</keep_free_space_bytes></tight></disks>"
+        "<policies><tight><volumes><one><disk>tight</disk></one></volumes></tight></policies></storage_configuration>"
+    )
+    path = clinic.server.directory / "tight"
+    clinic.configure(disks.format(path=path, keep=2**60))
+    ward = clinic.ward()
+    ward.events()
+    ward.sql("CREATE TABLE filled AS events ENGINE = MergeTree ORDER BY ts SETTINGS storage_policy = 'tight'")
+    plan = ward.planned()
+    finding = ward.doctor(plan)["backfill_disk_space"]
+    assert "0 B free" in finding["message"]
+
+    clinic.configure(disks.format(path=path, keep=0))
+    assert "backfill_disk_space" not in clinic.ward().doctor(plan)

@@ -1,0 +1,69 @@
+"""Doctor as its user meets it: bring a server into a state, read the finding, paste its remedy, look again."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_backfill.cli import main
+from tests.clickhouse.lab import Lab
+from tests.command_line import Cli
+from tests.conftest import Engine
+
+Finding = dict[str, Any]
+
+
+class Ward(Lab):
+    """A laboratory with a command line on the same state folder and engine."""
+
+    def __init__(self, engine: Engine, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        super().__init__(engine, folder)
+        self.cli = Cli(folder, engine.url, capsys)
+
+    def doctor(self, plan: dict[str, Any] | None = None, *words: str) -> dict[str, Finding]:
+        """The findings by code; holds that the exit code is 1 exactly when one of them is an error."""
+        which = ("--plan-id", plan["planId"]) if plan is not None else ()
+        answer = self.cli("doctor", *which, *words, "--json")
+        findings = {finding["code"]: finding for finding in answer.payload["findings"]}
+        assert answer.code == any(finding["severity"] == "error" for finding in findings.values())
+        assert answer.payload["issueCodes"] == sorted(findings)
+        return findings
+
+    def paste(self, hint: str) -> int:
+        """Do what a hint says, word for word; the exit code of a command line of ours."""
+        if hint.startswith("SQL: "):
+            self.sql(hint.removeprefix("SQL: "))
+            return 0
+        program, *words = shlex.split(hint)
+        assert program == "clickhouse-backfill", hint
+        return main(words)
+
+    def cured(self, plan: dict[str, Any], code: str) -> str:
+        """Hold that a plan has a finding, and no more once its remedy was pasted; the finding's message."""
+        finding = self.doctor(plan)[code]
+        assert self.paste(finding["hint"]) == 0
+        assert code not in self.doctor(plan)
+        message: str = finding["message"]
+        return message
+
+    def events(self, name: str = "events", days: int = 4, tail: str = "ORDER BY ts") -> None:
+        """A source with one row a minute from 1 January 2025 on."""
+        self.sql(
+            f"CREATE TABLE {name} (ts DateTime('UTC'), k UInt32, v Float64) ENGINE = MergeTree {tail}",
+            f"INSERT INTO {name} SELECT toDateTime('2025-01-01', 'UTC') + number * 60, number % 7, number"
+            f" FROM numbers({days * 1440})",
+        )
+
+    def target(self, name: str = "filled", tail: str = "PARTITION BY toYYYYMM(ts) ORDER BY (k, ts)") -> None:
+        """An empty target of the same columns."""
+        self.sql(f"CREATE TABLE {name} (ts DateTime('UTC'), k UInt32, v Float64) ENGINE = MergeTree {tail}")
+
+    def planned(self, **wanted: Any) -> dict[str, Any]:
+        """A plan of ``filled`` from ``events``, 1 to 3 January 2025 in chunks of 12 h."""
+        wanted = {"start": "2025-01-01", "end": "2025-01-03", "hours": 12, "source": "events", **wanted}
+        if "select" in wanted:
+            del wanted["source"]
+        return self.plan("filled", **wanted)
