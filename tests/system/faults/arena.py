@@ -1,0 +1,531 @@
+"""
+One server, one wire and one zygote: where seeds are played, one after the other.
+
+The arena starts runners, strikes them as the scenario says, takes care that a run is resumed
+until it is completed, and then looks at everything that is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import heapq
+import itertools
+import json
+import os
+import queue
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+
+from airflow_provider_backfill.core.model import Plan, RunStatus
+from airflow_provider_backfill.core.run import select_chunks
+from airflow_provider_backfill.errors import DamagedStateError
+from airflow_provider_backfill.state.files import FileBackend
+from airflow_provider_backfill.state.store import RunLog, StateStore
+from tests.server import ClickHouseServer
+from tests.system.faults import tables
+from tests.system.faults.proxy import Mode, Proxy
+from tests.system.faults.schedule import UNTIL_COMPLETED, Inside, Outside, Result, Scenario
+
+ROOT = Path(__file__).resolve().parents[3]
+# After this many seconds nothing strikes any more and everything works again; after the second number it is hung.
+_PEACE, _HUNG = 6.0, 60.0
+_MAX_RUNNERS = 30
+
+
+@dataclass
+class _Runner:
+    name: str
+    inside: tuple[Inside, ...] = ()
+    pid: int = 0
+    stopped: bool = False
+    ended: bool = False
+    code: int = 0
+    wake_when_completed: bool = False
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+class Arena:
+    """
+    Plays scenarios in *directory*, which is emptied at the end. Usable as a context manager.
+
+    Everything in it ends with it, and with its process.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.server = ClickHouseServer(directory / "clickhouse")
+        self._names = itertools.count(1)
+
+    def __enter__(self) -> Arena:
+        self.server.start()
+        self._client: Client | None = None
+        self.proxy = Proxy(self.server.http_port)
+        self._zygote = subprocess.Popen(
+            [sys.executable, "-m", "tests.system.faults.zygote"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env={name: value for name, value in os.environ.items() if not name.startswith("CLICKHOUSE_")},
+        )
+        self._messages: queue.Queue[dict[str, Any]] = queue.Queue()
+        threading.Thread(target=self._listen, name="zygote", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._zygote.stdin is not None
+        with contextlib.suppress(OSError):
+            self._zygote.stdin.close()
+        try:
+            self._zygote.wait(10)
+        except subprocess.TimeoutExpired:
+            self._zygote.kill()
+            self._zygote.wait()
+        self.proxy.close()
+        self.server.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _listen(self) -> None:
+        assert self._zygote.stdout is not None
+        for line in self._zygote.stdout:
+            self._messages.put(json.loads(line))
+
+    @property
+    def client(self) -> Client:
+        """A direct connection, around the wire; made anew after the server was killed."""
+        if self._client is None:
+            self._client = clickhouse_connect.get_client(dsn=self.server.url, autogenerate_session_id=False)
+        return self._client
+
+    def forget_client(self) -> None:
+        """Connect anew at the next question."""
+        if self._client is not None:
+            self._client.close()
+        self._client = None
+
+    def fork(self, spec: dict[str, Any]) -> None:
+        """Have the zygote fork a child for *spec*."""
+        assert self._zygote.stdin is not None
+        self._zygote.stdin.write(json.dumps(spec).encode() + b"\n")
+        self._zygote.stdin.flush()
+
+    def message(self, timeout: float) -> dict[str, Any] | None:
+        """The next message from the zygote or a child, or None after *timeout* seconds."""
+        try:
+            return self._messages.get(timeout=max(timeout, 0.001))
+        except queue.Empty:
+            return None
+
+    def play(self, scenario: Scenario) -> Result:
+        """Play *scenario* to its end and judge what is left."""
+        if not self.server.running:
+            self.server.start()
+        seed = _Play(self, scenario, self.directory / f"seed-{next(self._names)}")
+        try:
+            return seed.play()
+        finally:
+            seed.clean()
+
+
+class _Play:
+    """One scenario being played."""
+
+    def __init__(self, arena: Arena, scenario: Scenario, folder: Path) -> None:
+        self.arena, self.scenario, self.folder = arena, scenario, folder
+        self.database = folder.name.replace("-", "_")
+        self.result = Result(scenario.name, scenario.cell)
+        self._runners: dict[str, _Runner] = {}
+        self._by_pid: dict[int, _Runner] = {}
+        self._timed: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._waiting = list(scenario.outside)
+        self._steps: Counter[str] = Counter()
+        self._claims: dict[tuple[str, int], str] = {}
+        self._struck: Counter[str] = Counter()
+        self._inside = iter(scenario.inside)
+        self._quiet_until = 0.0
+        self._late = 0
+        self._random = random.Random(scenario.name)  # noqa: S311 - repeatable on purpose
+        self._store = StateStore(FileBackend(folder / "state"))
+
+    # -------------------------------------------------------- playing
+
+    def play(self) -> Result:
+        began = time.monotonic()
+        try:
+            self._play()
+        except DamagedStateError as error:
+            self.result.problems.append(f"log: {error}")
+        self.result.struck = dict(self._struck)
+        self.result.runners = sum(1 for runner in self._runners.values() if runner.name.endswith("runner"))
+        self.result.seconds = round(time.monotonic() - began, 2)
+        if self.result.problems:
+            self.result.about["console"] = self._console()
+        return self.result
+
+    def _play(self) -> None:
+        self.folder.mkdir(parents=True)
+        (self.folder / "options.toml").write_text(
+            "[defaults]\nretryDelayMs = 10\n"
+            f"maxRetriesPerChunk = {self.scenario.retries}\nmaxParallelChunks = {self.scenario.parallel}\n"
+            "[limits]\nminChunkMinutes = 15\n"
+        )
+        layout = self.scenario.layout
+        layout.build(self.arena.client, self.database)
+        outside = self._outside()
+        code, payload = self._call(["plan", *layout.flags(self.database)])
+        if code == 2:
+            self.result.refused = str(payload["error"])
+            return
+        if code:
+            self.result.problems.append(f"wrong: plan ended with {code}: {payload}")
+            return
+        plan = self._store.load_plan(payload["planId"])
+        log = self._store.open_run(plan)
+        self._attack(plan, log)
+        if not self.result.problems:
+            self._judge(plan, outside)
+        run = self._store.open_run(plan).run
+        self.result.attempts, self.result.chunks = run.attempts, run.total
+
+    def _attack(self, plan: Plan, log: RunLog) -> None:
+        """Start the runners, strike, and resume until the run is completed and everybody has gone home."""
+        start = time.monotonic()
+        for fault in [fault for fault in self._waiting if not fault.step]:
+            self._waiting.remove(fault)
+            self._at(start + fault.after, lambda fault=fault: self._strike(fault, plan))  # type: ignore[misc]
+        for _ in range(self.scenario.runners):
+            self._start_runner(plan, log)
+        peace = False
+        while True:
+            now = time.monotonic()
+            if now > start + _HUNG:
+                states = {r.name: "ended" if r.ended else "stopped" if r.stopped else "alive" for r in self._all()}
+                self.result.problems.append(f"hung: the run is {log.run.status} after {_HUNG:g} s; {states}")
+                return
+            if not peace and now > start + _PEACE:
+                peace = True
+                self._make_peace()
+            while self._timed and self._timed[0][0] <= now:
+                heapq.heappop(self._timed)[2]()
+            next_time = self._timed[0][0] if self._timed else now + 0.05
+            self._take(self.arena.message(min(next_time - now, 0.05)), plan)
+            if log.refresh().status is RunStatus.COMPLETED:
+                if all(runner.ended for runner in self._all()):
+                    return
+                for runner in self._all():
+                    if runner.stopped and runner.wake_when_completed:
+                        self._wake(runner)
+                continue
+            idle = all(runner.ended or runner.stopped for runner in self._all())
+            if idle and now > self._quiet_until:
+                if len(self._runners) > _MAX_RUNNERS:
+                    self.result.problems.append(f"hung: {_MAX_RUNNERS} runners did not complete it: {log.run.status}")
+                    return
+                self._quiet_until = now + self._random.uniform(0.0, 0.15)
+                self._start_runner(plan, log)
+
+    def _all(self) -> list[_Runner]:
+        return list(self._runners.values())
+
+    def _at(self, moment: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._timed, (moment, next(self._order), action))
+
+    def _make_peace(self) -> None:
+        self._waiting.clear()
+        self._timed.clear()
+        self.arena.proxy.set("pass")
+        for runner in self._all():
+            if runner.stopped and not runner.wake_when_completed:
+                self._wake(runner)
+
+    def _take(self, message: dict[str, Any] | None, plan: Plan) -> None:
+        if message is None:
+            return
+        match message["what"]:
+            case "started":
+                self._take_simple(message)
+            case "ended":
+                self._take_simple(message)
+                ended = self._by_pid.get(message["pid"])
+                own = ended is not None and any(one.fault == "kill" and one.step for one in ended.inside)
+                if own and ended is not None and ended.code == -signal.SIGKILL:
+                    self._struck["worker SIGKILL at a named step"] += 1
+            case "stopped":
+                if runner := self._by_pid.get(message["pid"]):
+                    self._stopped(runner)
+            case "step":
+                self._stepped(message, plan)
+
+    def _stopped(self, runner: _Runner) -> None:
+        runner.stopped = True
+        strike = next((one for one in runner.inside if one.fault == "stop"), None)
+        if runner.wake_when_completed or strike is None:
+            return
+        self._struck["worker SIGSTOP, then SIGCONT at a named step"] += 1
+        if strike.asleep == UNTIL_COMPLETED:
+            runner.wake_when_completed = True
+        else:
+            self._at(time.monotonic() + strike.asleep, lambda: self._wake(runner))
+
+    def _wake(self, runner: _Runner) -> None:
+        if not runner.ended:
+            runner.stopped = False
+            self._signal(runner, signal.SIGCONT)
+
+    def _stepped(self, message: dict[str, Any], plan: Plan) -> None:
+        step = message["step"]
+        if message["name"] not in self._runners:
+            return
+        self._steps[step] += 1
+        if step == "ChunkStarted":
+            claim = (message["chunk"], message["attempt"])
+            other = self._claims.setdefault(claim, message["name"])
+            if other != message["name"]:
+                self.result.problems.append(
+                    f"twice: attempt {claim[1]} of chunk {claim[0]} was executed by {other} and {message['name']}"
+                )
+        for fault in [one for one in self._waiting if one.step == step and one.nth == self._steps[step]]:
+            self._waiting.remove(fault)
+            self._at(time.monotonic() + fault.after, lambda fault=fault: self._strike(fault, plan))  # type: ignore[misc]
+
+    # -------------------------------------------------------- striking
+
+    def _strike(self, fault: Outside, plan: Plan) -> None:
+        struck = f"{fault.fault} {fault.how}".strip()
+        match fault.fault:
+            case "kill" | "stop" | "term":
+                alive = [runner for runner in self._all() if runner.pid and not runner.ended and not runner.stopped]
+                if not alive:
+                    return
+                runner = self._random.choice(alive)
+                if fault.fault == "stop":
+                    runner.wake_when_completed = fault.lasts == UNTIL_COMPLETED
+                    self._signal(runner, signal.SIGSTOP)
+                    if fault.lasts != UNTIL_COMPLETED:
+                        self._at(time.monotonic() + fault.lasts, lambda: self._wake(runner))
+                    struck = "worker SIGSTOP, then SIGCONT at a random time"
+                else:
+                    self._signal(runner, signal.SIGKILL if fault.fault == "kill" else signal.SIGTERM)
+                    struck = "worker SIGKILL at a random time" if fault.fault == "kill" else "worker SIGTERM"
+            case "query":
+                if not self._kill_query():
+                    return
+                struck = "KILL QUERY"
+            case "wire":
+                mode: Mode = fault.how  # type: ignore[assignment]
+                self.arena.proxy.set(mode, delay=fault.lasts)
+                self._at(time.monotonic() + fault.lasts, lambda: self.arena.proxy.set("pass"))
+                struck = f"connection: {fault.how}"
+            case "server":
+                self.arena.server.kill()
+                self.arena.forget_client()
+                self.arena.server.start()
+                struck = "server SIGKILL and restart"
+            case "cancel":
+                self._quiet_until = time.monotonic() + fault.lasts
+                self._fork("cancel", ["cancel", "--plan-id", plan.plan_id])
+                struck = "cancel, then resume"
+            case "runner":
+                self._start_runner(plan, self._store.open_run(plan))
+                struck = "one more runner"
+            case "late":
+                self._late += 1
+                self.scenario.layout.insert_late(self.arena.client, self.database, self._late)
+                struck = "late rows in the source"
+        self._struck[struck] += 1
+
+    def _kill_query(self) -> bool:
+        found = self.arena.client.query(
+            "SELECT query_id FROM system.processes WHERE startsWith(query_id, 'backfill-') ORDER BY query_id"
+        ).result_rows
+        if not found:
+            return False
+        chosen = self._random.choice(found)[0]
+        return bool(self.arena.client.query(f"KILL QUERY WHERE query_id = '{chosen}' SYNC").result_rows)
+
+    @staticmethod
+    def _signal(runner: _Runner, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(runner.pid, number)
+
+    # -------------------------------------------------------- children
+
+    def _start_runner(self, plan: Plan, log: RunLog) -> None:
+        words = ["resume" if log.refresh().started else "run", "--plan-id", plan.plan_id]
+        words += ["--max-parallel-chunks", str(self.scenario.parallel)]
+        inside = next(self._inside, ())
+        runner = self._fork("runner", words, inside)
+        for one in runner.inside:
+            if one.fault == "disk":
+                self._struck["state disk full"] += 1
+            elif one.fault == "clock":
+                self._struck["worker's clock wrong"] += 1
+
+    def _fork(self, name: str, words: list[str], inside: tuple[Inside, ...] = ()) -> _Runner:
+        # No name comes twice in an arena, so what an earlier seed still says is not mistaken.
+        name = f"{self.folder.name}-{len(self._runners) + 1}-{name}"
+        runner = self._runners[name] = _Runner(name, inside)
+        # The read timeout is short, so that a swallowed answer costs no minutes.
+        url = (
+            f"http://default@127.0.0.1:{self.arena.proxy.port}/{self.database}?send_receive_timeout=4&connect_timeout=2"
+        )
+        common = ["--clickhouse-url", url, "--state-dir", str(self.folder / "state")]
+        common += ["--config", str(self.folder / "options.toml"), "--json"]
+        signals = {"kill": "SIGKILL", "stop": "SIGSTOP"}
+        disk = next((one for one in inside if one.fault == "disk"), None)
+        self.arena.fork(
+            {
+                "name": name,
+                "words": [*words, *common],
+                "console": str(self.folder / f"{name}.txt"),
+                "strikes": [
+                    {"step": one.step, "nth": one.nth, "signal": signals[one.fault]}
+                    for one in inside
+                    if one.fault in signals
+                ],
+                "lease": self.scenario.lease,
+                "clock": next((one.ahead for one in inside if one.fault == "clock"), 0.0),
+                "disk": disk and {"first": disk.first, "count": disk.count, "how": disk.how},
+                "blocks": self.scenario.blocks,
+                "off": self.scenario.off if words[0] in ("run", "resume") else "",
+            }
+        )
+        return runner
+
+    def _call(self, words: list[str]) -> tuple[int, dict[str, Any]]:
+        """Run one command to its end; its exit code and what it printed."""
+        runner = self._fork(words[0], words)
+        deadline = time.monotonic() + 30
+        while not runner.ended:
+            if time.monotonic() > deadline:
+                self._signal(runner, signal.SIGKILL)
+                return 99, {"error": f"{words[0]} did not end"}
+            message = self.arena.message(0.1)
+            if message is not None and message["what"] in ("started", "ended"):
+                self._take_simple(message)
+        lines = (self.folder / f"{runner.name}.txt").read_text().splitlines()
+        payload = next((json.loads(line) for line in lines if line.startswith("{")), {"error": "\n".join(lines)})
+        return runner.code, payload
+
+    def _take_simple(self, message: dict[str, Any]) -> None:
+        if message["what"] == "started":
+            if started := self._runners.get(message["name"]):
+                started.pid = message["pid"]
+                self._by_pid[started.pid] = started
+        elif runner := self._by_pid.get(message["pid"]):
+            runner.ended, runner.stopped, runner.code = True, False, message["code"]
+
+    # -------------------------------------------------------- judging
+
+    def _outside(self) -> tuple[int, int]:
+        layout = self.scenario.layout
+        meaning = tables.KINDS[layout.kind].meaning
+        select = meaning.format(table=f"{self.database}.target", window=layout.outside)
+        return tables.content(self.arena.client, select)
+
+    def _judge(self, plan: Plan, outside: tuple[int, int]) -> None:
+        problems, client = self.result.problems, self.arena.client
+        self.arena.proxy.set("pass")
+        problems += tables.difference(client, self.scenario.layout, self.database, late=bool(self._late))
+        now_outside = self._outside()
+        if now_outside != outside:
+            problems.append(f"outside: rows outside the window were {outside} and are {now_outside}")
+        self._judge_log(plan)
+        self._judge_rest(plan)
+
+    def _judge_log(self, plan: Plan) -> None:
+        problems, layout = self.result.problems, self.scenario.layout
+        run = self._store.open_run(plan).run
+        Path(self._store.run_path(plan.plan_id)).unlink()
+        replayed = self._store.open_run(plan).run
+        if replayed != run:
+            problems.append("log: the run replayed from the log is not the one in the run file")
+        if layout.merges:
+            return
+        # What each successful attempt saw is what the target holds, also where the source has changed since.
+        columns = ", ".join(f"`{name}`" for name in plan.statements[0].columns)
+        time_column = tables.KINDS[layout.kind].time
+        for chunk in select_chunks(plan, run):
+            where = tables.between(time_column, chunk.start, chunk.end)
+            held = tables.content(self.arena.client, f"SELECT {columns} FROM {self.database}.target WHERE {where}")
+            recorded = run.state(chunk.id).content
+            if recorded is None or held != tuple(recorded):
+                problems.append(f"log: chunk {chunk.id} is recorded with {recorded}, the target holds {held}")
+
+    def _judge_rest(self, plan: Plan) -> None:
+        problems = self.result.problems
+        left = self._left(plan)
+        if left:
+            # A worker that was killed after the others had finished; the doctor must see it and know the remedy.
+            code, payload = self._call(["doctor", "--plan-id", plan.plan_id])
+            advice = [str(hint) for hint in payload.get("recommendations", [])]
+            self.result.advice = True
+            for hint in advice:
+                if hint.startswith("SQL: "):
+                    self.arena.client.command(hint.removeprefix("SQL: "))
+            left = self._left(plan)
+            problems += [f"left: {one} (the doctor said {advice})" for one in left]
+        code, payload = self._call(["doctor", "--plan-id", plan.plan_id])
+        if code or payload.get("issueCodes"):
+            problems.append(f"doctor: {payload}")
+        code, payload = self._call(["check"])
+        if code:
+            problems.append(f"check: {payload}")
+        with (self.folder / "state" / "locks" / f"{plan.plan_id}.lock").open("rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                problems.append("left: the lock of the log is held")
+
+    def _left(self, plan: Plan) -> list[str]:
+        """Tables and queries of the plan that are still on the server, after a moment to end."""
+        deadline = time.monotonic() + 3
+        while True:
+            rows = self.arena.client.query(
+                f"SELECT 'table ' || name FROM system.tables WHERE database = '{self.database}'"
+                " AND startsWith(name, 'backfill')"
+                f" UNION ALL SELECT 'query ' || query_id FROM system.processes"
+                f" WHERE startsWith(query_id, 'backfill-{plan.plan_id}')"
+            ).result_rows
+            found = sorted(name for (name,) in rows)
+            if not any(name.startswith("query") for name in found) or time.monotonic() > deadline:
+                return found
+            time.sleep(0.1)
+
+    def _console(self) -> dict[str, str]:
+        return {
+            path.stem: path.read_text(errors="replace")[-1500:]
+            for path in sorted(self.folder.glob("*.txt"))
+            if path.stat().st_size
+        }
+
+    def clean(self) -> None:
+        """Leave nothing of this seed: no process, no table, no file."""
+        for runner in self._all():
+            if runner.pid and not runner.ended:
+                self._signal(runner, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while not all(runner.ended for runner in self._all()) and time.monotonic() < deadline:
+            message = self.arena.message(0.1)
+            if message is not None and message["what"] in ("started", "ended"):
+                self._take_simple(message)
+        self.arena.proxy.set("pass")
+        self.arena.client.command(f"DROP DATABASE IF EXISTS {self.database} SYNC")
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,131 @@
+"""
+What a forked runner does: the command line, with the faults that strike inside of it.
+
+Everything here is patched into the child alone; the product has no switch for any of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import clickhouse_connect.driver.httputil  # noqa: F401 - loaded once, before the fork
+
+from airflow_provider_backfill import cli, commands, terminal, worker  # noqa: F401 - as above
+from airflow_provider_backfill.clickhouse import attempt, client
+from airflow_provider_backfill.core.model import Event
+from airflow_provider_backfill.state import files
+from tests.system.faults import switches
+
+Tell = Callable[..., None]
+
+
+def work(spec: dict[str, Any], tell: Tell) -> int:
+    """
+    Run the command line of *spec* and return its exit code.
+
+    Keys of *spec*: ``words``; ``strikes`` (signals to itself at named steps); ``lease`` in
+    seconds; ``clock`` in seconds ahead; ``disk`` (a full state disk); ``blocks`` (rows per block);
+    ``off`` (a safety that is switched off).
+    """
+    random.seed()
+    client._SETTINGS.update(
+        max_block_size=spec["blocks"],
+        min_insert_block_size_rows=spec["blocks"],
+        min_insert_block_size_bytes=0,
+        max_insert_block_size=spec["blocks"],
+        max_threads=2,
+        max_insert_threads=1,
+    )
+    steps = _Steps(spec["strikes"], tell)
+    _report_steps(steps, spec["lease"])
+    if spec["clock"]:
+        _turn_clock(spec["clock"])
+    if spec["disk"]:
+        _fill_disk(**spec["disk"])
+    if spec["off"]:
+        switches.SWITCHES[spec["off"]]()
+    return cli.main(spec["words"])
+
+
+class _Steps:
+    """Counts and reports steps, and strikes at those that were chosen."""
+
+    def __init__(self, strikes: list[dict[str, Any]], tell: Tell) -> None:
+        self._strikes, self._tell = strikes, tell
+        self._seen: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def __call__(self, name: str, **more: Any) -> None:
+        with self._lock:
+            self._seen[name] += 1
+            nth = self._seen[name]
+        self._tell(what="step", step=name, **more)
+        for strike in self._strikes:
+            if strike["step"] == name and strike["nth"] == nth:
+                os.kill(os.getpid(), signal.Signals[strike["signal"]])
+                # The signal may reach another thread first; this one must not get further.
+                time.sleep(0.05)
+
+
+def _report_steps(steps: _Steps, lease: float) -> None:
+    """Make every run of this process report its steps, its events and its last drops, with short leases."""
+    original, drop = commands.run, attempt.drop_tables
+
+    def run(*args: Any, report: Callable[[Event], None], **kwargs: Any) -> commands.Payload:
+        def reported(event: Event) -> None:
+            report(event)
+            about = {"chunk": getattr(event, "chunk_id", ""), "attempt": getattr(event, "attempt", 0)}
+            steps(event.type, **about)
+
+        return original(*args, report=reported, step=steps, lease_seconds=lease, **kwargs)
+
+    def drop_tables(server: Any, tables: Any) -> None:
+        for index, table in enumerate(tables):
+            drop(server, [table])
+            steps(f"dropped {index + 1}")
+
+    switches.patch(commands, run=run)
+    # Who calls it by this name closes a completed run; the attempts have a name of their own for it.
+    switches.patch(attempt, drop_tables=drop_tables)
+
+
+def _turn_clock(ahead: float) -> None:
+    real = worker.now
+
+    def now() -> datetime:
+        return real() + timedelta(seconds=ahead)
+
+    switches.patch(worker, now=now)
+    switches.patch(commands, now=now)
+
+
+def _fill_disk(first: int, count: int, how: str) -> None:
+    """Let the disk of the state be full for *count* writes from the *first* on."""
+    writes = Counter[str]()
+
+    class FullDisk:
+        """The module ``os`` as the state sees it."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def pwrite(self, handle: int, data: bytes, offset: int) -> int:
+            writes["n"] += 1
+            if not first <= writes["n"] < first + count:
+                return os.pwrite(handle, data, offset)
+            if how == "short":
+                return os.pwrite(handle, data[: len(data) // 2], offset)
+            if how == "late":
+                os.pwrite(handle, data, offset)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    switches.patch(files, os=FullDisk())

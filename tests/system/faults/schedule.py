@@ -1,0 +1,256 @@
+"""
+What a seed stands for: tables, runners, and the faults that strike, all drawn from one number.
+
+The draw is repeatable; when exactly a fault meets a runner is up to the machine.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tests.system.faults.tables import KINDS, Layout
+
+# Where a worker can be struck: the product's own steps, and its events once they are on disk.
+STEPS = (
+    *("claim", "staging", "staged", "verified", "sealed", "moved 1", "moved 2", "replaced 1", "recorded"),
+    *("ChunkStarted", "ChunkVerified", "ChunkDone", "dropped 1"),
+)
+# How long a stopped worker sleeps: until after its lease, or until the run is over without it.
+UNTIL_COMPLETED = -1.0
+
+
+@dataclass(frozen=True)
+class Inside:
+    """
+    A fault that strikes inside a runner, by its own hand.
+
+    Attributes:
+        fault: ``kill``, ``stop``, ``disk`` or ``clock``.
+        step, nth: For kill and stop: at which occurrence of which step.
+        asleep: For stop: seconds until SIGCONT, or ``UNTIL_COMPLETED``.
+        first, count, how: For disk: which writes fail, and in which way.
+        ahead: For clock: seconds.
+    """
+
+    fault: str
+    step: str = ""
+    nth: int = 1
+    asleep: float = 0.0
+    first: int = 1
+    count: int = 1
+    how: str = ""
+    ahead: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outside:
+    """
+    A fault that strikes from outside, some time after the runners were started or a step was reached.
+
+    Attributes:
+        fault: ``kill``, ``stop``, ``term``, ``query``, ``wire``, ``server``, ``cancel``, ``runner`` or ``late``.
+        step: Wait for the *nth* time that any runner reports this step; empty for the start.
+        after: Seconds after that.
+        lasts: Seconds until a stopped runner goes on or the wire is whole again.
+        how: For the wire: the proxy's mode.
+    """
+
+    fault: str
+    step: str = ""
+    nth: int = 1
+    after: float = 0.0
+    lasts: float = 0.0
+    how: str = ""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """
+    One seed.
+
+    Attributes:
+        inside: The faults of the first runners, in the order in which they are started.
+        runners: How many are started at once.
+        retries: Attempts per chunk before the run fails (and has to be resumed).
+        off: A safety that is switched off in every runner.
+        cell: Target, mode and fault, for the matrix.
+    """
+
+    name: str
+    layout: Layout
+    runners: int = 1
+    parallel: int = 1
+    lease: float = 1.0
+    retries: int = 3
+    blocks: int = 200
+    inside: tuple[tuple[Inside, ...], ...] = ()
+    outside: tuple[Outside, ...] = ()
+    off: str = ""
+    cell: tuple[str, ...] = ()
+
+
+def campaign(seed: int, off: str = "") -> Scenario:
+    """The scenario of a seed of the campaign."""
+    draw = random.Random(seed)  # noqa: S311 - repeatable on purpose
+    kind = draw.choice(list(KINDS))
+    mode = draw.choice(["stage", "stage", "replace"])
+    layout = _layout(draw, kind, mode)
+    runners = draw.choice([1, 1, 2, 2, 3])
+    inside: list[list[Inside]] = [[] for _ in range(8)]
+    outside: list[Outside] = []
+    for number in range(draw.choice([1, 2, 2, 3, 3, 4])):
+        if draw.random() < 0.5:
+            # A later fault may also be that of a runner which is started once the first ones are gone.
+            inside[draw.randrange(runners + (number > 0))].append(_inside(draw, layout))
+        else:
+            outside.append(_outside(draw, layout))
+    return Scenario(
+        name=f"--seed {seed}" + (f" --off {off}" if off else ""),
+        layout=layout,
+        runners=runners,
+        parallel=draw.choice([1, 1, 2, 3]),
+        lease=draw.choice([0.7, 1.0, 1.5]),
+        retries=draw.choice([2, 3, 10]),
+        blocks=draw.choice([60, 150, 1000]),
+        inside=tuple(map(tuple, inside)),
+        outside=tuple(outside),
+        off=off,
+    )
+
+
+def _layout(draw: random.Random, kind: str, mode: str) -> Layout:
+    if mode == "replace":
+        hours = draw.choice([6, 24])
+        partition = hours if draw.random() < 0.7 else 6
+    else:
+        hours = draw.choice([6, 6, 8, 24])
+        partition = draw.choice([0, 1, 3, 24, 24])
+    return Layout(
+        kind=kind,
+        mode=mode,
+        partition=partition,
+        hours=hours,
+        chunks=draw.choice([2, 3, 4, 6]),
+        rows=draw.choice([300, 600, 1500]),
+        slow=draw.choice([0, 50, 100]),
+        # What doubles must not be hidden by a merge.
+        merges=kind != "ReplacingMergeTree" and draw.random() < 0.4,
+    )
+
+
+def _steps(draw: random.Random, layout: Layout) -> str:
+    unfit = ["moved"] if layout.mode == "replace" else ["replaced"]
+    if not 0 < layout.partition < layout.hours:
+        unfit.append("moved 2")
+    return draw.choice([step for step in STEPS if not step.startswith(tuple(unfit))])
+
+
+def _inside(draw: random.Random, layout: Layout) -> Inside:
+    fault = draw.choice(["kill", "kill", "stop", "stop", "stop", "disk", "clock"])
+    if fault == "disk":
+        how = draw.choice(["none", "short", "late"])
+        return Inside("disk", first=draw.randint(1, 12), count=draw.choice([1, 2, 5]), how=how)
+    if fault == "clock":
+        return Inside("clock", ahead=draw.choice([-3600, -5, 5, 3600, 86400]))
+    asleep = draw.choice([0.3, 1.2, 2.0, UNTIL_COMPLETED, UNTIL_COMPLETED]) if fault == "stop" else 0.0
+    return Inside(fault, step=_steps(draw, layout), nth=draw.choice([1, 1, 2, 3]), asleep=asleep)
+
+
+def _outside(draw: random.Random, layout: Layout) -> Outside:
+    kinds = ["kill", "stop", "term", "query", "query", "wire", "wire", "wire", "server", "server", "cancel", "runner"]
+    # A view would also write late rows into the target, live; what that means is not the backfill's to say.
+    fault = draw.choice([*kinds, "late"] if layout.kind == "MergeTree" else kinds)
+    step, nth, after = "", 1, draw.uniform(0.1, 1.2)
+    if fault == "query":
+        step, nth, after = "staging", draw.choice([1, 1, 2]), draw.uniform(0, 0.1)
+    elif fault == "server" and draw.random() < 0.4:
+        # Into the move or the replacement itself, which takes milliseconds.
+        step, after = "sealed", draw.uniform(0, 0.02)
+    elif draw.random() < 0.6:
+        step, nth, after = _steps(draw, layout), draw.choice([1, 1, 2]), draw.choice([0, draw.uniform(0, 0.12)])
+    made = Outside(fault, step=step, nth=nth, after=after)
+    if fault == "stop":
+        return replace(made, lasts=draw.choice([0.4, 1.2, 2.0, UNTIL_COMPLETED]))
+    if fault == "wire":
+        how = draw.choice(["cut", "cut", "refuse", "delay", "swallow", "behead", "behead"])
+        return replace(made, how=how, lasts=draw.uniform(0.05, 0.8))
+    if fault == "cancel":
+        return replace(made, lasts=draw.uniform(0.0, 1.0))
+    return made
+
+
+MODES = ("stage", "replace")
+MATRIX_FAULTS = (
+    "clean",
+    "KILL QUERY",
+    "connection cut",
+    "server killed",
+    "worker killed",
+    "raced by its zombie",
+)
+
+
+def matrix(kind: str, mode: str, fault: str, seed: int) -> Scenario:
+    """The scenario of a cell of the matrix and a seed."""
+    draw = random.Random(f"{kind} {mode} {fault} {seed}")  # noqa: S311 - repeatable on purpose
+    layout = replace(_layout(draw, kind, mode), chunks=draw.choice([2, 3]), slow=draw.choice([50, 100]))
+    if draw.random() < 0.1:
+        # One in ten is asked for what cannot be promised (replace), or is plain (stage).
+        layout = replace(layout, partition=0)
+    inside: tuple[tuple[Inside, ...], ...] = ()
+    outside: tuple[Outside, ...] = ()
+    runners, nth = 1, draw.choice([1, 2])
+    step, after = _steps(draw, layout), draw.uniform(0, 0.12)
+    match fault:
+        case "KILL QUERY":
+            outside = (Outside("query", step="staging", nth=nth, after=after / 2),)
+        case "connection cut":
+            how = draw.choice(["cut", "refuse", "swallow", "behead"])
+            outside = (Outside("wire", step=step, nth=nth, after=after, how=how, lasts=0.3),)
+        case "server killed":
+            outside = (Outside("server", step=step, nth=nth, after=draw.choice([0, after / 10, after])),)
+        case "worker killed":
+            inside = ((Inside("kill", step=step, nth=nth),),)
+        case "raced by its zombie":
+            early = draw.choice([0.9, 1.3, UNTIL_COMPLETED])
+            inside, runners = ((Inside("stop", step=step, nth=nth, asleep=early),),), 2
+    return Scenario(
+        name=f"--matrix --cell {kind!r} {mode} {fault!r} --seed {seed}",
+        layout=layout,
+        runners=runners,
+        lease=0.7,
+        retries=10,
+        blocks=draw.choice([60, 150]),
+        inside=inside,
+        outside=outside,
+        cell=(kind, mode, fault),
+    )
+
+
+@dataclass
+class Result:
+    """
+    How a seed ended.
+
+    Attributes:
+        problems: What is wrong, a line each that begins with a word: lost, doubled, extra, outside,
+            left, twice, log, doctor, check, hung, wrong. Empty when all is well.
+        refused: Why nothing was planned; empty when it was.
+        struck: The faults that took place, by name.
+        attempts: Attempts that the log tells of.
+        advice: Whether the doctor's advice had to be followed after the end to get everything clean.
+    """
+
+    name: str
+    cell: tuple[str, ...] = ()
+    problems: list[str] = field(default_factory=list)
+    refused: str = ""
+    struck: dict[str, int] = field(default_factory=dict)
+    attempts: int = 0
+    chunks: int = 0
+    runners: int = 0
+    advice: bool = False
+    seconds: float = 0.0
+    about: dict[str, Any] = field(default_factory=dict)

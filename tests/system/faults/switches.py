@@ -1,0 +1,92 @@
+"""
+Safeties that a test can switch off in a runner, to see that the campaign notices.
+
+Each patches the running process only. Nothing in the product reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from airflow_provider_backfill import worker
+from airflow_provider_backfill.clickhouse import execute, publish
+from airflow_provider_backfill.clickhouse.attempt import kill_queries
+from airflow_provider_backfill.core import run as judge
+from airflow_provider_backfill.core.model import Chunk, ChunkStarted, ChunkState, ChunkStatus, Run
+from airflow_provider_backfill.core.statements import query_id
+from airflow_provider_backfill.state.store import RunLog
+
+
+def patch(where: ModuleType | type, **values: object) -> None:
+    """Put *values* in place of what *where* knows under these names."""
+    for name, value in values.items():
+        setattr(where, name, value)
+
+
+def no_claim_check() -> None:
+    """Take every chunk that is not done, whoever holds it, and let the log say so."""
+
+    def claim(self: worker.Worker, log: RunLog, chunk: Chunk) -> ChunkState | None:
+        def decide(run: Run) -> ChunkStarted | None:
+            state = run.state(chunk.id)
+            if run.cancelled or chunk.id in run.splits or state.status is ChunkStatus.DONE:
+                return None
+            number = max(state.attempt, 1)
+            return ChunkStarted(
+                at=worker.now(),
+                by=self.owner,
+                chunk_id=chunk.id,
+                attempt=number,
+                start=chunk.start,
+                end=chunk.end,
+                query_id=query_id(self._plan.plan_id, chunk.id, number),
+                lease_seconds=self._lease,
+            )
+
+        event = log.commit(decide)
+        if event is None:
+            return None
+        self._report(event)
+        return log.run.state(chunk.id)
+
+    patch(worker.Worker, _claim=claim)
+    patch(judge, _why_not_start=lambda *_: "", _why_not_end=lambda *_: "")
+
+
+def no_seal() -> None:
+    """Publish the attempt's own staging table, as if it were the only one."""
+
+    def run_attempt(server: Any, attempt: Any) -> Any:
+        if attempt.number > 1:
+            kill_queries(server, attempt.plan.plan_id, attempt.chunk.id)
+            execute._drop_attempts(server, attempt)
+        content = execute._stage(server, attempt)
+        own = execute._own_table(attempt)
+        attempt.step("sealed")
+        if attempt.plan.write_mode == "replace":
+            publish.replace_partitions(server, attempt, own)
+        else:
+            publish.move_partitions(server, attempt, own, resumed=False)
+        return content
+
+    patch(worker, run_attempt=run_attempt)
+
+
+def no_reconcile() -> None:
+    """Start an attempt without a look at what earlier ones left."""
+    patch(execute, kill_queries=lambda *_: 0, _resumable=lambda *_: None)
+
+
+def no_moved_check() -> None:
+    """Move a partition again without asking whether it had arrived before the server died."""
+    patch(publish, _already_moved=lambda *_: False)
+
+
+SWITCHES: dict[str, Callable[[], None]] = {
+    "claim": no_claim_check,
+    "seal": no_seal,
+    "reconcile": no_reconcile,
+    "moved": no_moved_check,
+}
