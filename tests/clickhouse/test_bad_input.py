@@ -92,7 +92,11 @@ def test_the_unchanged_words_are_good(cli: Cli, database: str) -> None:
         ({"--source": "db.`source; DROP TABLE db.source`"}, "There is no table", "check the name"),
         ({"--time-column": "ts` OR 1 = 1 --"}, "has no column 'ts` OR 1 = 1 --'", "--time-column"),
         ({"--time-column": "ts) OR (1 = 1"}, "has no column 'ts) OR (1 = 1'", "--time-column"),
-        ({"--source": "", "--select": "SELECT * FROM db.source", "--filter-table": "x y"}, "'x y' is not a table", "--filter-table"),
+        (
+            {"--source": "", "--select": "SELECT * FROM db.source", "--filter-table": "x y"},
+            "'x y' is not a table",
+            "--filter-table",
+        ),
         # What there is not.
         ({"--write-mode": "upsert"}, "--write-mode is 'upsert'", "stage, replace, insert"),
         ({"--parallel": "6"}, "plan has no flag --parallel", "--help"),
@@ -212,9 +216,10 @@ def _garble_third_line(path: Path) -> None:
     path.write_bytes(b"".join([*lines[:2], b'{"type": "ChunkDo\n', *lines[3:]]))
 
 
-def _repeat_second_line(path: Path) -> None:
+def _claim_twice(path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([*lines[:2], lines[1], *lines[2:]]))
+    first = next(number for number, line in enumerate(lines) if b"ChunkStarted" in line)
+    path.write_bytes(b"".join([*lines[: first + 1], lines[first], *lines[first + 1 :]]))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +231,7 @@ def _repeat_second_line(path: Path) -> None:
         ("runs/{}.json", _truncate, ""),
         ("runs/{}.json", _garble, ""),
         ("events/{}.ndjson", _garble_third_line, ", line 3"),
-        ("events/{}.ndjson", _repeat_second_line, ", line 3"),
+        ("events/{}.ndjson", _claim_twice, ", line 4"),
     ],
 )
 def test_a_damaged_file(cli: Cli, database: str, name: str, damage: Callable[[Path], None], line: str) -> None:
