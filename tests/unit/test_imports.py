@@ -34,22 +34,27 @@ ROOMS: dict[str, set[str]] = {
     "sizing": _PARTS | {"planning"},
     "diagnosis": _PARTS | {"session", "worker", "planning", "sizing"},
     "verification": _PARTS | {"session"},
-    "commands": _PARTS | {"session", "worker", "planning", "sizing", "diagnosis", "verification"},
+    "upkeep": _PARTS | {"session", "worker"},
+    "commands": _PARTS | {"session", "worker", "planning", "sizing", "diagnosis", "verification", "upkeep"},
     # What the command line shows and writes for others; parts of that skin.
     "terminal": {"errors", "core"},
     "reports": {"errors"},
     # diagnosis: the reader of the file that declares required backfills.
-    "cli": _BELOW_SKINS | {"terminal", "reports", "diagnosis"},
+    "cli": _BELOW_SKINS | {"terminal", "reports", "diagnosis", "address"},
     # What operators and sensors share: options and connection as Airflow has them.
     "airflow_session": _BELOW_SKINS,
-    "links": _BELOW_SKINS,
+    # Where pages are; every skin may say so.
+    "address": set(),
+    "links": _BELOW_SKINS | {"address"},
     "triggers": _BELOW_SKINS | {"airflow_session"},
-    "web": _BELOW_SKINS,
+    # What the page asks for; a part of the web skin that knows nothing of the web.
+    "overview": _PARTS | {"commands", "session", "worker", "diagnosis"},
+    "web": _BELOW_SKINS | {"address", "overview"},
     # A skin may use another one only where the second is a part of the first.
     "operators": _BELOW_SKINS | {"airflow_session", "links"},
     "sensors": _BELOW_SKINS | {"airflow_session", "links", "triggers"},
     "task_group": _BELOW_SKINS | {"operators", "sensors"},
-    "plugin": _BELOW_SKINS | {"links", "web"},
+    "plugin": _BELOW_SKINS | {"airflow_session", "address", "links", "web"},
 }
 
 # Only these may load Airflow when they are imported; "clickhouse" may inside a function, for a connection's hook.

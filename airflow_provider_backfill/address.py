@@ -1,0 +1,38 @@
+"""Where the page about backfills is in Airflow, and where a task is; so that every skin may say so."""
+
+import re
+from urllib.parse import quote, urlsplit
+
+_TASK = re.compile(r"airflow:([^/]+)/(.+)/([^/\[\]#]+)(?:\[(\d+)\])?#(\d+)")
+
+ROUTE = "clickhouse-backfills"
+"""The prefix of the page's own address, and its name among Airflow's plugin pages."""
+
+
+def page_address(base_url: str, plan_id: str = "") -> str:
+    """
+    The address of the page, or of one plan on it, inside Airflow's own pages.
+
+    Args:
+        base_url: Airflow's ``[api] base_url``; when it is empty the address is relative to the host.
+    """
+    base = base_url.strip().rstrip("/")
+    # The path after the route is that of the frame which Airflow opens.
+    frame = f"{urlsplit(base).path}/{ROUTE}/" + (f"plans/{plan_id}" if plan_id else "")
+    return f"{base}/plugin/{ROUTE}{frame}"
+
+
+def task_path(name: str) -> str:
+    """
+    The path, below Airflow's base address, of the task instance that the event log calls *name*.
+
+    Args:
+        name: ``airflow:dag/run/task[map index]#try``; for every other name the path is empty.
+    """
+    found = _TASK.fullmatch(name)
+    if found is None:
+        return ""
+    dag, run, task, index, attempt = found.groups()
+    mapped = f"/mapped/{index}" if index is not None else ""
+    dag, run, task = (quote(part, safe="") for part in (dag, run, task))
+    return f"/dags/{dag}/runs/{run}/tasks/{task}{mapped}?try_number={attempt}"

@@ -1,0 +1,55 @@
+"""
+Airflow's way to the page: a web application in the API server and an entry in the navigation.
+
+Every Airflow process imports this file, and only the API server asks for the application, so
+what it needs is imported when it is asked for.
+Registered by the entry point group ``airflow.plugins``: plugins that stand in a provider's
+metadata are loaded only where ``[core] lazy_discover_providers`` is switched off.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.plugins_manager import AirflowPlugin
+
+from .address import ROUTE
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from .commands import Session
+
+
+class ClickHouseBackfillPlugin(AirflowPlugin):
+    """The page "ClickHouse Backfills"."""
+
+    name = "clickhouse_backfill"
+    # Relative to Airflow's base address, wherever that is.
+    external_views = [  # noqa: RUF012 - Airflow reads it from the class
+        {
+            "name": "ClickHouse Backfills",
+            "href": f"{ROUTE}/",
+            "url_route": ROUTE,
+            "destination": "nav",
+            # The top level cuts the name after "ClickHou".
+            "category": "browse",
+            "icon": f"{ROUTE}/static/icon.svg",
+            "icon_dark_mode": f"{ROUTE}/static/icon-dark.svg",
+        }
+    ]
+    _app: "FastAPI | None" = None
+
+    @property
+    def fastapi_apps(self) -> list[Any]:  # type: ignore[override]  # a list in the base class, made late here
+        """The application, made when the API server first asks."""
+        if self._app is None:
+            from .web.api import create_app
+
+            type(self)._app = create_app(_open_session)
+        return [{"app": self._app, "url_prefix": f"/{ROUTE}", "name": "ClickHouse Backfills"}]
+
+
+def _open_session() -> "Session":
+    """The state folder and the options as operators see them; no server, because workers hold the connections."""
+    from .airflow_session import load_airflow_options, open_session
+
+    return open_session(load_airflow_options({}), "airflow")

@@ -1,0 +1,203 @@
+"""
+The page's own small web application: one page, its files, and the JSON it asks for.
+
+A skin: it checks who asks, calls one function, and sends what comes back. Mounted in Airflow's
+API server by :mod:`..plugin`, at ``/clickhouse-backfills``.
+"""
+
+import hashlib
+import html
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from importlib.resources import files
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+
+from .. import commands
+from ..address import ROUTE, task_path
+from ..commands import Session
+from ..errors import BackfillError, ConfigError, RequestError, TransitionError
+from ..overview.plans import Overview, reopen
+from .security import Actor, Viewer, may_act
+
+_TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"}
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'self'; form-action 'none'; frame-ancestors 'self'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "SAMEORIGIN",
+}
+_REASON = Field("", max_length=500)
+
+
+class CancelBody(BaseModel):
+    """What a cancel says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = _REASON
+
+
+class ResumeBody(BaseModel):
+    """A resume says nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def create_app(open_session: Callable[[], Session]) -> FastAPI:
+    """
+    The application.
+
+    Args:
+        open_session: Gives the state folder and the options; called at the first request, and
+            again at each one until it succeeds.
+    """
+    # No generated documentation: its page loads scripts from elsewhere, and it is open to everybody.
+    app = FastAPI(title="ClickHouse Backfills", docs_url=None, redoc_url=None, openapi_url=None)
+    held: list[Overview] = []
+
+    def overview() -> Overview:
+        if not held:
+            held.append(Overview(open_session()))
+        return held[0]
+
+    def acting(user: BaseUser) -> Session:
+        return replace(overview().session, user=f"{user.get_name()} (Airflow)")
+
+    @app.middleware("http")
+    async def headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = await call_next(request)
+        response.headers.update(_HEADERS)
+        response.headers.setdefault("Cache-Control", "no-store")
+        return response
+
+    @app.exception_handler(BackfillError)
+    def told(_: Request, error: BackfillError) -> Response:
+        return _answer({"error": error.message, "hint": error.hint}, _status(error))
+
+    @app.exception_handler(RequestValidationError)
+    def misasked(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"][1:])
+        return _answer({"error": f"{place}: {first['msg']}" if place else first["msg"], "hint": ""}, 422)
+
+    @app.exception_handler(HTTPException)
+    def refused(request: Request, error: HTTPException) -> Response:
+        base = request.scope.get("root_path", "")
+        if error.status_code == 401 and "text/html" in request.headers.get("accept", ""):
+            # A person who opened the address, not the page that asks for news.
+            api = base.rpartition("/")[0]
+            return Response(
+                status_code=303,
+                headers={"Location": f"{api}/api/v2/auth/login?next={quote(str(request.url), safe='')}"},
+            )
+        return _answer({"error": error.detail, "hint": ""}, error.status_code)
+
+    # ------------------------------------------------------------ the page
+
+    @app.get("/")
+    @app.get("/plans/{plan_id}")
+    def page(request: Request, _: Viewer) -> Response:
+        base = request.scope.get("root_path", "").rstrip("/") + "/"
+        text = _file("index.html").decode().replace("{{base}}", html.escape(base, quote=True))
+        return Response(text, media_type="text/html", headers={"Cache-Control": "no-cache"})
+
+    @app.get("/static/{name}")
+    def static(request: Request, name: str, _: Viewer) -> Response:
+        kind = _TYPES.get(name.rpartition(".")[2])
+        if kind is None or "/" in name or name == "index.html" or name.startswith("."):
+            raise HTTPException(404, "There is no such file.")
+        try:
+            data = _file(name)
+        except FileNotFoundError:
+            raise HTTPException(404, "There is no such file.") from None
+        tag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
+        known = {"ETag": tag, "Cache-Control": "no-cache"}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=known)
+        return Response(data, media_type=kind, headers=known)
+
+    # ------------------------------------------------------------ what it asks for
+
+    @app.get("/api/plans")
+    def plans(
+        user: Viewer,
+        q: Annotated[str, Query(max_length=200)] = "",
+        status: Annotated[str, Query(pattern="^[a-z]{0,20}$")] = "",
+        since: Annotated[str, Query(max_length=40)] = "",
+        offset: Annotated[int, Query(ge=0)] = 0,
+        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    ) -> Response:
+        found = overview().plans(search=q.strip(), status=status, since=since, offset=offset, limit=limit)
+        return _answer(_signed(found, user))
+
+    @app.get("/api/plans/{plan_id}")
+    def plan(
+        user: Viewer,
+        plan_id: str,
+        since: Annotated[str, Query(max_length=40)] = "",
+        start: Annotated[int | None, Query(alias="from")] = None,
+        end: Annotated[int | None, Query(alias="to")] = None,
+        cells: Annotated[int, Query(ge=1, le=6_000)] = 1_500,
+        after: Annotated[int, Query(ge=0)] = 0,
+    ) -> Response:
+        found = overview().plan(plan_id, since=since, start=start, end=end, cells=cells, after=after)
+        return _answer(_signed(found, user))
+
+    @app.get("/api/plans/{plan_id}/chunks/{chunk_id}")
+    def chunk(request: Request, _: Viewer, plan_id: str, chunk_id: str) -> Response:
+        found = overview().chunk(plan_id, chunk_id)
+        airflow = request.scope.get("root_path", "").removesuffix(f"/{ROUTE}")
+        for one in found["attempts"]:
+            path = task_path(one["onBehalfOf"])
+            one["task"] = f"{airflow}{path}" if path else ""
+        return _answer(found)
+
+    # ------------------------------------------------------------ what it does
+
+    @app.post("/api/plans/{plan_id}/cancel")
+    def cancel(user: Actor, plan_id: str, body: CancelBody) -> Response:
+        return _answer(commands.cancel(acting(user), plan_id, reason=body.reason.strip()))
+
+    @app.post("/api/plans/{plan_id}/resume")
+    def resume(user: Actor, plan_id: str, _: ResumeBody) -> Response:
+        return _answer(reopen(acting(user), plan_id))
+
+    return app
+
+
+def _signed(payload: dict[str, Any], user: BaseUser) -> dict[str, Any]:
+    """The payload with who asked and what they may do, unless it only says that nothing has changed."""
+    return {**payload, "user": user.get_name(), "mayAct": may_act(user)} if payload["changed"] else payload
+
+
+def _answer(payload: dict[str, Any], status: int = 200) -> Response:
+    # Plain JSON values as they are: FastAPI's own encoder would walk them all again.
+    return Response(json.dumps(payload, separators=(",", ":")), status, media_type="application/json")
+
+
+def _file(name: str) -> bytes:
+    return (files(__package__) / "static" / name).read_bytes()
+
+
+def _status(error: BackfillError) -> int:
+    match error:
+        case TransitionError():
+            return 409
+        case RequestError() if error.message.startswith("There is no plan"):
+            return 404
+        case RequestError():
+            return 400
+        case ConfigError():
+            return 500
+        case _:
+            # The state folder fails, and may come back.
+            return 503

@@ -1,0 +1,69 @@
+// Asking the server, and asking it again while something happens.
+
+export class Refusal extends Error {
+  constructor(status, error, hint) {
+    super(error);
+    this.status = status;
+    this.hint = hint;
+  }
+}
+
+export async function ask(path, body) {
+  const options = { headers: { Accept: "application/json" }, credentials: "same-origin" };
+  if (body !== undefined) {
+    options.method = "POST";
+    options.headers["Content-Type"] = "application/json";
+    options.headers["X-ClickHouse-Backfill"] = "1";
+    options.body = JSON.stringify(body);
+  }
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch {
+    throw new Refusal(0, "Airflow does not answer.", "this page asks again by itself");
+  }
+  let found = {};
+  try {
+    found = await response.json();
+  } catch {
+    // A proxy's page, or nothing: the status says enough.
+  }
+  if (response.ok) return found;
+  if (response.status === 401) throw new Refusal(401, "Your login has ended.", "reload the page to log in again");
+  throw new Refusal(response.status, found.error ?? found.detail ?? `Airflow answers with status ${response.status}.`, found.hint ?? "");
+}
+
+export const query = (values) => new URLSearchParams(Object.entries(values).filter(([, value]) => value !== undefined && value !== "" && value !== null)).toString();
+
+// Calls look() now and again; it returns after how many milliseconds it wants to be called next.
+export function poll(look) {
+  let timer = null;
+  let busy = false;
+  let wanted = false;
+  let failures = 0;
+  const turn = async () => {
+    clearTimeout(timer);
+    if (busy) {
+      wanted = true;
+      return;
+    }
+    if (document.hidden) return;
+    busy = true;
+    let pause;
+    try {
+      pause = await look();
+      failures = 0;
+    } catch (error) {
+      failures += 1;
+      pause = Math.min(30_000, 2000 * 2 ** (failures - 1));
+      if (!(error instanceof Refusal)) console.error(error);
+    }
+    busy = false;
+    if (wanted) pause = 0;
+    wanted = false;
+    timer = setTimeout(turn, pause);
+  };
+  document.addEventListener("visibilitychange", turn);
+  turn();
+  return turn;
+}

@@ -1,0 +1,208 @@
+// All plans: the verdict of `check`, and a row for each, those that need somebody first.
+
+import { Refusal, ask, poll, query } from "./api.js";
+import { h, icon, patch, pill } from "./dom.js";
+import { ago, compact, duration, number, percent, plural, span } from "./format.js";
+
+const STATUSES = ["running", "failed", "paused", "planned", "cancelled", "completed"];
+
+export function listView(page) {
+  const wanted = { q: "", status: "", limit: 50 };
+  let version = "";
+  let answer = null;
+
+  const search = h("input", { type: "search", id: "search", placeholder: "Target or plan id", autocomplete: "off", spellcheck: "false" });
+  const chips = h("div", { class: "chips", role: "group", "aria-label": "Show only plans that are" });
+  const verdict = h("div", { class: "verdict-wrap" });
+  const trouble = h("div", { role: "status" });
+  const body = h("div", { class: "table-wrap" });
+  patch(
+    page,
+    h(
+      "header",
+      { class: "top" },
+      h("div", {}, h("h1", {}, "ClickHouse backfills"), h("p", { class: "sub" }, "Each plan fills one window of one table, every row exactly once.")),
+    ),
+    h(
+      "main",
+      {},
+      trouble,
+      verdict,
+      h("div", { class: "filters" }, h("label", { for: "search", class: "unseen" }, "Search for a target or plan id"), search, chips),
+      body,
+    ),
+  );
+
+  const again = poll(async () => {
+    try {
+      const found = await ask(`api/plans?${query({ ...wanted, since: version })}`);
+      patch(trouble);
+      if (found.changed) {
+        answer = found;
+        version = found.version;
+        show();
+      }
+      if (!answer.complete) return 300;
+      return answer.verdict.active ? 3000 : 10_000;
+    } catch (error) {
+      if (error instanceof Refusal) patch(trouble, problem(error));
+      throw error;
+    }
+  });
+
+  const ask_again = () => {
+    version = "";
+    again();
+  };
+  let typing = null;
+  search.addEventListener("input", () => {
+    wanted.q = search.value.trim();
+    wanted.limit = 50;
+    clearTimeout(typing);
+    typing = setTimeout(ask_again, 200);
+  });
+
+  function show() {
+    document.title = answer.verdict.ok ? "ClickHouse backfills" : `(${answer.verdict.failing}) ClickHouse backfills`;
+    patch(verdict, verdictOf(answer));
+    patch(chips, ["", ...STATUSES].map(chip));
+    patch(body, answer.plans.length ? table(answer.plans) : nothing(), damaged(answer.damaged), more());
+  }
+
+  function chip(status) {
+    const count = status ? answer.counts[status] : Object.values(answer.counts).reduce((sum, one) => sum + one, 0);
+    if (status && !count && wanted.status !== status) return null;
+    const pressed = wanted.status === status;
+    const button = h("button", { type: "button", class: "chip", "aria-pressed": String(pressed), "data-key": status }, status || "all", h("span", { class: "count" }, number(count)));
+    button.addEventListener("click", () => {
+      wanted.status = pressed ? "" : status;
+      wanted.limit = 50;
+      ask_again();
+    });
+    return button;
+  }
+
+  function more() {
+    if (answer.matching <= answer.plans.length) return null;
+    const button = h("button", { type: "button", class: "quiet more" }, `Show more of ${number(answer.matching)}`);
+    button.addEventListener("click", () => {
+      wanted.limit = Math.min(500, wanted.limit + 100);
+      ask_again();
+    });
+    return button;
+  }
+
+  function nothing() {
+    if (!answer.complete) return h("p", { class: "empty" }, "Looking at the plans …");
+    if (answer.total) return h("p", { class: "empty" }, "No plan is like that.");
+    return h(
+      "div",
+      { class: "empty" },
+      h("h2", {}, "There is no plan yet"),
+      h("p", {}, "Plans are looked for in ", h("code", {}, answer.stateDir), ". A ", h("code", {}, "BackfillPlanOperator"), " makes one, or ", h("code", {}, "clickhouse-backfill plan"), " with that folder as ", h("code", {}, "--state-dir"), "."),
+    );
+  }
+}
+
+export function problem(error) {
+  return h(
+    "div",
+    { class: "card problem" },
+    icon("warn"),
+    h("div", {}, h("strong", {}, error.message), error.hint ? h("p", {}, `${error.hint.charAt(0).toUpperCase()}${error.hint.slice(1)}.`) : null),
+  );
+}
+
+function verdictOf({ verdict, total, complete }) {
+  if (!complete) return h("div", { class: "verdict" }, icon("planned"), h("p", {}, `Looking at ${plural(total, "plan")}: ${number(verdict.evaluated)} so far …`));
+  if (!total) return null;
+  const facts = [
+    verdict.active && `${number(verdict.active)} running`,
+    verdict.failed && `${number(verdict.failed)} failed`,
+    verdict.pending && `${number(verdict.pending)} not finished`,
+    verdict.damaged && `${number(verdict.damaged)} with damaged files`,
+  ].filter(Boolean);
+  const text = verdict.ok
+    ? verdict.pending
+      ? "Nothing fails, not everything is finished"
+      : "Every required backfill is finished"
+    : `${plural(verdict.failing, "backfill")} of ${number(total)} ${verdict.failing === 1 ? "needs" : "need"} somebody`;
+  return h(
+    "div",
+    { class: `verdict ${verdict.ok ? "good" : "bad"}` },
+    icon(verdict.ok ? "done" : "failed"),
+    h(
+      "div",
+      {},
+      h("strong", {}, text),
+      h("p", {}, h("code", {}, "clickhouse-backfill check"), verdict.ok ? " passes" : " fails", facts.length ? `: ${facts.join(", ")}.` : ".", verdict.relaxed ? " The policy is relaxed: what is not finished only warns." : ""),
+    ),
+  );
+}
+
+function table(plans) {
+  const heads = [["Target", ""], ["Status", ""], ["Progress", ""], ["Rows", "right"], ["Rate", "right"], ["Time left", "right"], ["Changed", "right"]];
+  return h(
+    "table",
+    { class: "plans" },
+    h("caption", { class: "unseen" }, "Plans, those that need somebody first"),
+    h("thead", {}, h("tr", {}, heads.map(([name, side]) => h("th", { scope: "col", class: side }, name)))),
+    h("tbody", {}, plans.map(row)),
+  );
+}
+
+function row(plan) {
+  const counts = plan.chunkCounts;
+  const error = plan.status === "completed" ? "" : (plan.lastError ?? "");
+  return h(
+    "tr",
+    { "data-key": plan.planId },
+    h(
+      "th",
+      { scope: "row" },
+      h("a", { href: `plans/${plan.planId}` }, plan.target),
+      h("span", { class: "second" }, `${span(Date.parse(plan.from), Date.parse(plan.to))} · ${plan.writeMode} · `, h("code", {}, plan.planId)),
+      error ? h("span", { class: "second error", title: error }, error) : null,
+    ),
+    h("td", {}, standing(plan)),
+    h(
+      "td",
+      { class: "progress" },
+      bar(counts),
+      h("span", { class: "second" }, `${number(counts.done)} of ${plural(counts.total, "chunk")}`, counts.failed ? h("span", { class: "error" }, `, ${number(counts.failed)} failed`) : ""),
+    ),
+    h("td", { class: "right" }, counts.done ? compact(plan.rowsWritten) : "–"),
+    h("td", { class: "right" }, plan.rowsPerSecond ? `${compact(plan.rowsPerSecond)}/s` : "–"),
+    h("td", { class: "right" }, plan.secondsLeft !== null && plan.status === "running" ? duration(plan.secondsLeft) : "–"),
+    h("td", { class: "right" }, ago(plan.updatedAt ?? plan.createdAt), h("span", { class: "second" }, `planned ${ago(plan.createdAt)}`)),
+  );
+}
+
+// Where a plan stands, in the words of somebody who waits for it.
+export function standing(plan) {
+  if (plan.waiver) return pill("skipped", "waived");
+  if (plan.cancelling) return pill("cancelled", "cancelling");
+  const quiet = plan.status === "running" && !plan.chunkCounts.running && Date.now() - Date.parse(plan.updatedAt) > 60_000;
+  return quiet ? pill("paused", "no worker") : pill(plan.status);
+}
+
+export function bar(counts) {
+  const share = (name) => h("span", { class: name, style: { width: `${(100 * counts[name]) / counts.total}%` } });
+  const text = percent(counts.done + counts.skipped, counts.total);
+  return h(
+    "div",
+    { class: "bar-line" },
+    h("div", { class: "bar", role: "img", "aria-label": `${text} done` }, ["done", "running", "failed"].filter((name) => counts[name]).map(share)),
+    h("span", { class: "percent", "aria-hidden": "true" }, text),
+  );
+}
+
+function damaged(entries) {
+  if (!entries.length) return null;
+  return h(
+    "section",
+    { class: "card", "aria-labelledby": "damaged-title" },
+    h("h2", { id: "damaged-title" }, "Plans that cannot be read"),
+    entries.map((entry) => h("div", { class: "finding error" }, icon("failed"), h("div", {}, h("strong", {}, entry.planId), h("p", {}, entry.message), h("p", { class: "hint" }, entry.hint)))),
+  );
+}
