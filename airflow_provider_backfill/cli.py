@@ -730,6 +730,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 for success, 1 for a runtime error, 2 for a configuration or usage error.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        # This process is ours alone; looking for plugins among all installed packages takes a part of each start.
+        os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal or pipe that cannot take a character gets its escape, not an error.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -737,8 +740,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _main(words)
         sys.stdout.flush()
     except BrokenPipeError:
+        from .terminal import mute
+
         # The reader has left (`… | head`); what is still buffered must not fail again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        mute(sys.stdout)
+        mute(sys.stderr)
         return 1
     return code
 

@@ -9,7 +9,8 @@ makes a worker wait. rich is loaded only when there is a terminal to draw on.
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, Protocol, Self
 
 from .core.identity import render_instant
@@ -35,6 +36,8 @@ Payload = dict[str, Any]
 _ALL_LINES = 50
 _LINE_SECONDS = 2.0
 _FRAME_SECONDS = 0.25
+# Rest so many times as long as the last frame took.
+_REST = 10
 _MIDNIGHT = "T00:00:00.000Z"
 _COLOURS = {"error": "31", "failed": "31", "warn": "33", "paused": "33", "cancelled": "33", "completed": "32"}
 
@@ -48,9 +51,27 @@ def is_terminal(out: IO[str]) -> bool:
 
 
 def write(out: IO[str], line: str) -> None:
-    """Write a line at once, as a whole, whoever else writes."""
-    out.write(f"{line}\n")
-    out.flush()
+    """Write a line of progress at once; when nobody is there to read it any more, nothing happens."""
+    with _muted_when_broken(out):
+        out.write(f"{line}\n")
+        out.flush()
+
+
+def mute(out: IO[str]) -> None:
+    """Send what is still to be written to *out* nowhere, also what Python writes at its exit."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, out.fileno())
+        os.close(nowhere)
+
+
+@contextmanager
+def _muted_when_broken(out: IO[str]) -> Iterator[None]:
+    """A run outlives the terminal or the pipe that shows it."""
+    try:
+        yield
+    except OSError:
+        mute(out)
 
 
 def paint(text: str, kind: str, out: IO[str]) -> str:
@@ -477,7 +498,7 @@ class Bar:
     def __init__(self, out: IO[str], look: Callable[[], Run], *, every: bool = False) -> None:
         from rich.console import Console
 
-        self._look, self._every = look, every
+        self._out, self._look, self._every = out, look, every
         self._run = look()
         self._pace = Pace(self._run)
         self._console = Console(file=out, highlight=False)
@@ -489,7 +510,8 @@ class Bar:
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        with _muted_when_broken(self._out):
+            self._progress.start()
         self._thread.start()
         return self
 
@@ -497,18 +519,24 @@ class Bar:
         self._closing.set()
         self._thread.join()
         self._draw()
-        self._progress.stop()
+        with _muted_when_broken(self._out):
+            self._progress.stop()
 
     def report(self, event: Event) -> None:
         """Write a failure above the bar."""
         with self._lock:
             text = self._narrator.tell(event)
         if text and (self._every or isinstance(event, ChunkFailed | ChunkSplit)):
-            self._console.print(text, style="red" if isinstance(event, ChunkFailed) else None, markup=False)
+            with _muted_when_broken(self._out):
+                self._console.print(text, style="red" if isinstance(event, ChunkFailed) else None, markup=False)
 
     def _draw_on(self) -> None:
-        while not self._closing.wait(_FRAME_SECONDS):
+        pause = _FRAME_SECONDS
+        while not self._closing.wait(pause):
+            began = time.monotonic()
             self._draw()
+            # A look at a log far away takes its time; drawing must not be what keeps the store busy.
+            pause = max(_FRAME_SECONDS, _REST * (time.monotonic() - began))
 
     def _draw(self) -> None:
         try:
@@ -521,12 +549,16 @@ class Bar:
         counts = f"{run.count(ChunkStatus.DONE):,}/{run.total:,} chunks"
         counts += f", {running} running" if running else ""
         counts += f", {failed:,} failed" if failed else ""
+        with _muted_when_broken(self._out):
+            self._update(run, f"{counts}  {run.rows:,} rows")
+
+    def _update(self, run: Run, counts: str) -> None:
         self._progress.update(
             self._task,
             description=run.status,
             total=run.total,
             completed=_ended(run),
-            counts=f"{counts}  {run.rows:,} rows",
+            counts=counts,
             pace=self._pace.text(run) if run.status is RunStatus.RUNNING else "",
         )
         self._progress.refresh()

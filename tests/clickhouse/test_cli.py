@@ -467,6 +467,36 @@ def test_a_terminal_gets_a_bar_with_rate_and_time_left(shop: Shop, monkeypatch: 
     assert shop.is_copied()
 
 
+def test_a_run_outlives_the_pipe_that_shows_it(shop: Shop) -> None:
+    """``clickhouse-backfill run … 2>&1 | head -1`` and a closed terminal must not leave half a backfill."""
+    plan_id = shop.plan()
+    process = shop.cli.start("run", "--plan-id", plan_id, "--verbose")
+    assert process.stderr is not None
+    assert process.stderr.readline()
+    process.stderr.close()
+    assert process.stdout is not None
+    assert "is completed" in process.stdout.read()
+    assert process.wait(30) == 0
+    process.stdout.close()
+    assert shop.is_copied()
+
+
+def test_a_run_outlives_its_terminal(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a hang-up signal, as under nohup: what draws the bar fails, what fills the target goes on."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    plan_id = shop.plan()
+    ours, theirs = pty.openpty()
+    process = shop.cli.start("run", "--plan-id", plan_id, stderr=theirs)
+    os.close(theirs)
+    wait_until(lambda: _done(shop, plan_id) >= 3)
+    os.close(ours)
+    assert process.stdout is not None
+    assert "is completed" in process.stdout.read()
+    assert process.wait(30) == 0
+    process.stdout.close()
+    assert shop.is_copied()
+
+
 # ---------------------------------------------------------------- secrets
 
 
