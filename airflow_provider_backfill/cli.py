@@ -72,7 +72,7 @@ _PLAN_FLAGS = (
     _Flag("--target", "DATABASE.TABLE", "table to fill"),
     _Flag("--from", "TIME", "start of the window, included: 2025-01-31 or 2025-01-31T06:00:00Z"),
     _Flag("--to", "TIME", "end of the window, excluded"),
-    _Flag("--chunk-hours", "HOURS", "length of a chunk (default: option chunkHours, 6)"),
+    _Flag("--chunk-hours", "HOURS", "length of a chunk, or auto: what suits the rows (default: option chunkHours, 6)"),
     _Flag("--time-column", "COLUMN", "column that the window applies to (default: found)"),
     _Flag("--time-unit", "UNIT", "s, ms or us, when the time column is an integer epoch"),
     _Flag(
@@ -390,7 +390,8 @@ def _request(call: _Call, options: "Options") -> "PlanRequest":
         target=target,
         start=start,
         end=end,
-        chunk_hours=options.defaults.chunk_hours if hours is None else parse_chunk_hours(hours),
+        chunk_hours=options.defaults.chunk_hours if hours in (None, "auto") else parse_chunk_hours(hours),
+        auto_chunk_hours=hours == "auto",
         time_column=options.defaults.time_column,
         time_unit=_choice(call, "--time-unit", ["s", "ms", "us"]) or "",
         source=None if source is None else parse_table(source, "source"),

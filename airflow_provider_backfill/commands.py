@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from . import planning
+from . import planning, sizing
 from .clickhouse import attempt, publish
 from .clickhouse.client import Server
 from .core import checks
@@ -121,6 +121,8 @@ def plan(session: Session, request: PlanRequest) -> Payload:
             backup=request.backup,
             created_at=now(),
         )
+        if request.auto_chunk_hours:
+            made = sizing.resized(server, target, made, scans)
         for chunk in made.chunks():
             for statement in made.statements:
                 time_filter(column, statement.time_kind, chunk.start, chunk.end)
@@ -135,7 +137,8 @@ def plan(session: Session, request: PlanRequest) -> Payload:
         if not session.store.save_plan(made):
             # Somebody else planned the same at this moment.
             return _plan_payload(session, _same_plan(session.store.load_plan(made.plan_id), made), target, existed=True)
-        return _plan_payload(session, made, target, existed=False)
+        estimate = sizing.describe(server, target, made, scans)
+        return {**_plan_payload(session, made, target, existed=False), "estimate": estimate}
 
 
 def _refuse_existing_rows(made: Plan, allowed: bool) -> None:

@@ -287,6 +287,8 @@ def _target_case(session: Session, server: Server, target: TableName) -> Case:
 def _doctor_payload(case: Case, *, target: str, unseen: Sequence[str] = (), parallel: int = 1) -> Payload:
     findings = checks.judge(case)
     plan, run, facts = case.plan, case.run, case.server
+    sized = {"backfill_chunks_small", "backfill_chunks_large", "backfill_disk_space"}
+    proposed = facts.proposed_hours if facts is not None and sized & {finding.code for finding in findings} else None
     failed = [] if plan is None or run is None else [c.id for c in select_chunks(plan, run, ChunkStatus.FAILED)]
     return {
         "ok": not any(finding.severity is Severity.ERROR for finding in findings),
@@ -299,7 +301,7 @@ def _doctor_payload(case: Case, *, target: str, unseen: Sequence[str] = (), para
         "failedChunkIds": failed,
         "findings": [finding_payload(finding) for finding in findings],
         "guarantee": None if plan is None else plan.guarantee,
-        "estimate": None if facts is None else sizing.estimate_payload(facts.estimate, facts.proposed_hours),
+        "estimate": None if facts is None else sizing.estimate_payload(facts.estimate, proposed),
         "pace": None if run is None else pace(run, parallel),
         "notLookedAt": [*unseen, *(facts.unseen if facts is not None else ())],
     }

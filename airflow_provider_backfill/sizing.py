@@ -13,14 +13,16 @@ from . import planning
 from .clickhouse.client import Server
 from .clickhouse.estimate import estimate_rows
 from .core.facts import Estimate
+from .core.identity import iter_window, plan_id, render_chunk_hours
 from .core.model import Plan, ScanFacts, TableFacts, TimeKind, whole
+from .core.server_checks import LARGE_BYTES, LARGE_ROWS, MANY_CHUNKS, SMALL_ROWS
 from .errors import RequestError, ServerError
 
 # What a chunk should hold: enough that its fixed cost (tables, verification, publishing) is little, and
 # little enough that an attempt takes seconds to minutes.
 IDEAL_ROWS = 10_000_000
 IDEAL_BYTES = 2**30
-_CHUNK_HOURS = (0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 24, 48, 72, 168, 336, 720)
+_CHUNK_HOURS = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 24.0, 48.0, 72.0, 168.0, 336.0, 720.0)
 
 
 def estimate_plan(server: Server, made: Plan) -> Estimate | None:
@@ -60,6 +62,45 @@ def propose_hours(
             continue
         return hours
     return None
+
+
+def resized(server: Server, target: TableFacts, made: Plan, scans: Sequence[ScanFacts]) -> Plan:
+    """
+    The plan with chunks of the length that suits its rows.
+
+    Raises:
+        RequestError: The rows cannot be estimated, or no usual length fits the tables.
+    """
+    estimate = estimate_plan(server, made)
+    if estimate is None:
+        raise RequestError(
+            f"The rows of {made.statements[0].source} cannot be counted within seconds, so no chunk size follows.",
+            hint=f"pass --chunk-hours {render_chunk_hours(made.chunk_hours)}",
+        )
+    hours = propose_hours(server, target, made, scans, estimate)
+    if hours is None:
+        raise RequestError(
+            f"No usual chunk length fits the buckets and partitions of {made.target}.",
+            hint="pass --chunk-hours with a number; the error then names what fits",
+        )
+    return made.model_copy(
+        update={
+            "chunk_hours": hours,
+            "chunk_count": sum(1 for _ in iter_window(made.start, made.end, hours)),
+            "plan_id": plan_id(made.target, made.start, made.end, hours, made.time_column),
+        }
+    )
+
+
+def describe(server: Server, target: TableFacts, made: Plan, scans: Sequence[ScanFacts]) -> dict[str, Any] | None:
+    """The estimate of a plan as JSON; another chunk length is proposed only where this one is far off."""
+    estimate = estimate_plan(server, made)
+    if estimate is None:
+        return None
+    small = estimate.median < SMALL_ROWS and made.chunk_count >= MANY_CHUNKS
+    large = estimate.largest > LARGE_ROWS or estimate.largest * (estimate.bytes_per_row or 0) > LARGE_BYTES
+    proposed = propose_hours(server, target, made, scans, estimate) if small or large else None
+    return estimate_payload(estimate, proposed)
 
 
 def _ideal_hours(made: Plan, estimate: Estimate) -> float:

@@ -135,6 +135,7 @@ def show_plan(payload: Payload, out: IO[str]) -> str:
                 *(("source", _source(statement)) for statement in payload["statements"]),
                 ("write mode", f"{payload['writeMode']}: {payload['modeReason']}"),
                 ("guarantee", payload["guarantee"]),
+                ("rows", _estimate(payload.get("estimate"))),
                 ("existing", "not known" if existing is None else f"{_count(existing, 'row')} of the window in target"),
                 ("views", _missed(payload, out)),
                 ("file", payload["planPath"]),

@@ -491,7 +491,7 @@ def _grants(
         if target.engine not in _PLAIN_ENGINES:
             rights.append("ALTER SETTINGS")
         needed += [(right, beside) for right in rights]
-        needed += [("SELECT", "system.parts")]
+        needed += [("TABLE ENGINE", target.engine), ("SELECT", "system.parts")]
     if not server.embedded:
         needed += [("SELECT", "system.processes")]
     return tuple(GrantFacts(right, on) for right, on in needed if not _granted(server, right, on))

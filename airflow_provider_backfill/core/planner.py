@@ -68,12 +68,14 @@ class PlanRequest:
         select: Or insert the rows of this SELECT; with neither, the views that feed the target are replayed.
         filter_table: The table of *select* that the window applies to, when several could be meant.
         time_unit: ``s``, ``ms`` or ``us`` when the time column is an integer epoch.
+        auto_chunk_hours: Let the rows of the source decide how long a chunk is; *chunk_hours* is what is tried first.
     """
 
     target: TableName
     start: datetime | None
     end: datetime | None
     chunk_hours: float
+    auto_chunk_hours: bool = False
     time_column: str | None = None
     time_unit: str = ""
     source: TableName | None = None

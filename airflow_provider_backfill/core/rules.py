@@ -161,11 +161,15 @@ def plan_command(plan: Plan, *flags: str) -> str:
         words.append(("--source", first.source))
     if plan.write_mode is not WriteMode.STAGE:
         words.append(("--write-mode", plan.write_mode))
+    switches = {
+        "--accept-at-least-once": plan.write_mode is WriteMode.INSERT,
+        "--keep-outside": plan.keep_outside,
+        "--backup": plan.backup,
+        "--allow-existing-rows": bool(plan.existing_rows),
+        "--force-large-window": plan.end - plan.start > _LARGE_WINDOW,
+    }
     line = [f"{name} {shlex.quote(value)}" for name, value in words if name not in given]
-    if plan.existing_rows:
-        line.append("--allow-existing-rows")
-    if plan.end - plan.start > _LARGE_WINDOW:
-        line.append("--force-large-window")
+    line += [name for name, on in switches.items() if on]
     return " ".join([PROGRAM, "plan", *line, *flags])
 
 

@@ -19,7 +19,7 @@ _rule = SERVER_RULES.rule
 
 # A chunk under so many rows takes about twice its share of one statement, for tables, verification and publishing.
 SMALL_ROWS = 100_000
-_MANY_CHUNKS = 50
+MANY_CHUNKS = 50
 LARGE_ROWS = 100_000_000
 LARGE_BYTES = 10 * 2**30
 _PARTITIONS_AT_EASE = 100
@@ -617,7 +617,7 @@ def _small(case: Case) -> Iterator[Found]:
     if plan is None or estimate is None or not estimate.filled or not _untouched(case):
         return
     proposed = facts.proposed_hours
-    if estimate.median < SMALL_ROWS and plan.chunk_count >= _MANY_CHUNKS and proposed and proposed > plan.chunk_hours:
+    if estimate.median < SMALL_ROWS and plan.chunk_count >= MANY_CHUNKS and proposed and proposed > plan.chunk_hours:
         yield Found(
             f"The {plan.chunk_count} chunks of {render_chunk_hours(plan.chunk_hours)} h read {_rows(case)}: "
             "each costs as much again in tables, verification and publishing.",
