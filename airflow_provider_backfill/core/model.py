@@ -364,7 +364,8 @@ class ChunkStarted(_ChunkEvent):
     """
     A worker claims a chunk; on disk before its query exists.
 
-    *takes_over* is set when the claim replaces one whose worker and query are proven dead.
+    *takes_over* is set when the claim replaces one whose worker and query are proven dead;
+    *on_behalf_of* is who gave the worker its command: a user, or an Airflow task.
     """
 
     type: Literal["ChunkStarted"] = "ChunkStarted"
@@ -373,6 +374,7 @@ class ChunkStarted(_ChunkEvent):
     query_id: str
     lease_seconds: float
     takes_over: bool = False
+    on_behalf_of: str = ""
 
 
 class Content(NamedTuple):
@@ -428,24 +430,6 @@ class ChunkSplit(_ChunkEvent):
     type: Literal["ChunkSplit"] = "ChunkSplit"
     parts: tuple[ChunkPart, ...]
     message: str
-
-
-Event = Annotated[
-    RunStarted
-    | RunPaused
-    | RunCancelled
-    | RunResumed
-    | RunReplayed
-    | RunWaived
-    | WorkerSeen
-    | ChunkStarted
-    | ChunkVerified
-    | ChunkDone
-    | ChunkFailed
-    | ChunkReleased
-    | ChunkSplit,
-    Field(discriminator="type"),
-]
 
 
 _CAMEL = ConfigDict(alias_generator=to_camel)
@@ -579,6 +563,39 @@ class Run:
         if self.count(ChunkStatus.FAILED) and not self.count(ChunkStatus.PENDING) + self.count(ChunkStatus.RUNNING):
             return RunStatus.FAILED
         return RunStatus.RUNNING
+
+
+class RunRestored(_Event):
+    """
+    The first event of a log that was damaged: the run as it could be made out.
+
+    Attributes:
+        uncertain: Ids of chunks whose events may be among what was lost.
+    """
+
+    type: Literal["RunRestored"] = "RunRestored"
+    reason: str
+    run: Run
+    uncertain: tuple[str, ...] = ()
+
+
+Event = Annotated[
+    RunStarted
+    | RunPaused
+    | RunCancelled
+    | RunResumed
+    | RunReplayed
+    | RunWaived
+    | RunRestored
+    | WorkerSeen
+    | ChunkStarted
+    | ChunkVerified
+    | ChunkDone
+    | ChunkFailed
+    | ChunkReleased
+    | ChunkSplit,
+    Field(discriminator="type"),
+]
 
 
 class Severity(StrEnum):

@@ -7,6 +7,7 @@ Pure: no clock, no disk.
 """
 
 from collections.abc import Iterator
+from copy import deepcopy
 
 from ..errors import TransitionError
 from .model import (
@@ -25,6 +26,7 @@ from .model import (
     RunCancelled,
     RunPaused,
     RunReplayed,
+    RunRestored,
     RunResumed,
     RunStarted,
     RunStatus,
@@ -81,6 +83,10 @@ def apply_event(run: Run, event: Event) -> None:
             _reset(run, event.statuses, event.clear_window, event.chunk_ids)
         case RunWaived():
             run.waiver = Waiver(event.by, event.reason, event.until, event.superseded_by)
+        case RunRestored():
+            restored = deepcopy(event.run)
+            for name in run.__slots__:
+                setattr(run, name, getattr(restored, name))
         case WorkerSeen():
             if worker := run.workers.get(event.by):
                 worker.seen_at, worker.lease_seconds = event.at, event.lease_seconds
@@ -113,6 +119,8 @@ def judge_event(run: Run, event: Event) -> None:
             reason = f"only chunks that have ended can be replayed, not {', '.join(event.statuses)}"
         case RunWaived() if run.status is RunStatus.COMPLETED:
             reason = "it is completed, so there is nothing to waive"
+        case RunRestored() if run.updated_at is not None or event.run.plan_id != run.plan_id:
+            reason = "a run is restored at its very beginning, and from its own state"
         case ChunkStarted():
             reason = _why_not_start(run, event)
         case ChunkVerified() | ChunkDone() | ChunkFailed() | ChunkReleased() | ChunkSplit():

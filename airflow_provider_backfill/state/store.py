@@ -12,8 +12,8 @@ Knows nothing of ClickHouse or Airflow; gets the time passed in with each event.
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -28,6 +28,7 @@ from ..core.run import apply_event, judge_event, new_run
 from ..errors import BackfillError, ConfigError, DamagedStateError, RequestError, StateError, TransitionError
 from .backend import LOG_CLOSED, Backend, ConflictError
 from .files import FileBackend
+from .salvage import Salvaged, salvage
 
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 _PLAN_ID = re.compile(r"[0-9a-f]{16}")
@@ -57,6 +58,7 @@ class _Checkpoint:
         lines: Lines up to there.
         last: The last of them, to know the log again.
         status: For people, as are the *chunk_counts*.
+        size: Of the file it was read from, in bytes; not in the file.
     """
 
     format: int
@@ -68,6 +70,7 @@ class _Checkpoint:
     lines: int
     last: str
     run: Run
+    size: int = 0
 
 
 _CHECKPOINT: TypeAdapter[_Checkpoint] = TypeAdapter(_Checkpoint)
@@ -201,10 +204,57 @@ class StateStore:
                 self.backend.retire(name, tag)
 
     def open_run(self, plan: Plan) -> "RunLog":
-        """The plan's run as of now."""
+        """
+        The plan's run as of now.
+
+        Raises:
+            DamagedStateError: The run file or the log does not hold what it must; names file and line.
+        """
         log = RunLog(self, plan)
         log.refresh()
         return log
+
+    def retire_run_file(self, plan_id: str, tag: str) -> str:
+        """Keep the run file beside itself under *tag*, to be written anew; where it is then, as shown to people."""
+        self.backend.retire(_run_file(plan_id), tag)
+        return f"{self.run_path(plan_id)}.{tag}"
+
+    def salvage_run(self, plan: Plan) -> Salvaged:
+        """
+        What can be made out of the plan's damaged log, with the help of the run file where that is whole.
+
+        Raises:
+            DamagedStateError: The log is not one file, but objects, which only the object store can restore.
+        """
+        if not isinstance(self.backend, FileBackend):
+            raise DamagedStateError(
+                f"{self.event_path(plan.plan_id)} is kept as many objects, of which one is damaged or gone.",
+                hint="restore the object from an earlier version in the object store",
+            )
+        checkpoint: _Checkpoint | None = None
+        with suppress(DamagedStateError):
+            checkpoint = RunLog.read_checkpoint(self, plan)
+        log = self.backend.read(_event_file(plan.plan_id)) or b""
+        if checkpoint is None:
+            return salvage(plan, log, None, b"", 0)
+        return salvage(plan, log, checkpoint.run, checkpoint.last.encode() + b"\n", checkpoint.lines)
+
+    def restore_run(self, plan: Plan, events: Sequence[Event], tag: str) -> str:
+        """
+        Put a log of *events* in place of the plan's log, which is kept beside itself under *tag*.
+
+        Returns:
+            Where the old log is now, as shown to people.
+        """
+        name = _event_file(plan.plan_id)
+        lines = [_header(plan), *map(_line, events)]
+        with self.backend.locked(plan.plan_id):
+            if (old := self.backend.read(name)) is not None:
+                self.backend.create(f"{name}.{tag}", old)
+            # The run file first: without it, a crash in between leaves the log as damaged as before.
+            self.backend.retire(_run_file(plan.plan_id), tag)
+            self.backend.replace(name, b"".join(lines))
+        return f"{self.event_path(plan.plan_id)}.{tag}"
 
     def exclusive(self, name: str) -> AbstractContextManager[None]:
         """Hold a lock that spans plans, such as the one on a target while a run begins."""
@@ -241,27 +291,38 @@ class RunLog:
         self._closed = False
 
     def _load_checkpoint(self) -> None:
-        name, path = _run_file(self.plan.plan_id), self._store.run_path(self.plan.plan_id)
-        self._stamp = self._backend.stamp(name)
-        data = self._backend.read(name)
-        if data is None:
+        self._stamp = self._backend.stamp(_run_file(self.plan.plan_id))
+        found = self.read_checkpoint(self._store, self.plan)
+        if found is None:
             return
-        remedy = f"`{_command('repair', self.plan.plan_id)}` writes it again from the event log"
+        self.run, self._position, self.lines = found.run, found.position, found.lines
+        self._last = found.last.encode() + b"\n"
+        self._checkpoint_size, self._checkpoint_lines = found.size, found.lines
+
+    @staticmethod
+    def read_checkpoint(store: StateStore, plan: Plan) -> _Checkpoint | None:
+        """
+        What the run file says; None when there is none.
+
+        Raises:
+            DamagedStateError: It does not hold this plan's run.
+        """
+        data, path = store.backend.read(_run_file(plan.plan_id)), store.run_path(plan.plan_id)
+        if data is None:
+            return None
+        remedy = f"`{_command('repair', plan.plan_id)}` writes it again from the event log"
         try:
             found = _CHECKPOINT.validate_json(data)
         except ValidationError as error:
             _refuse_foreign(path, data)
             raise damaged(path, None, _reason(data, error), remedy) from None
-        if found.plan_id != self.plan.plan_id or found.run.plan_id != self.plan.plan_id:
-            raise damaged(path, None, f"it belongs to plan {found.plan_id}", remedy)
         if found.format > FORMAT:
             raise _newer(path, found.format)
-        if found.planned_at != self.plan.created_at:
-            # Left by a crash between the steps that made room for this plan.
-            return
-        self.run, self._position, self.lines = found.run, found.position, found.lines
-        self._last = found.last.encode() + b"\n" if found.last else b""
-        self._checkpoint_size, self._checkpoint_lines = len(data), found.lines
+        if found.plan_id != plan.plan_id or found.run.plan_id != plan.plan_id:
+            raise damaged(path, None, f"it belongs to plan {found.plan_id}", remedy)
+        # Otherwise left by a crash between the steps that made room for this plan.
+        found.size = len(data)
+        return found if found.planned_at == plan.created_at else None
 
     def refresh(self) -> Run:
         """
@@ -375,7 +436,7 @@ class RunLog:
         with self._log.locked():
             event = self._commit(decide)
         if event is not None and self._is_checkpoint_due():
-            self._write_checkpoint()
+            self.write_checkpoint()
         return event
 
     def _commit(self, decide: Callable[[Run], Event | None]) -> Event | None:
@@ -396,7 +457,7 @@ class RunLog:
                 if current or not self._fold():
                     return None
                 continue
-            line = _EVENT.dump_json(event, by_alias=True, exclude_none=True) + b"\n"
+            line = _line(event)
             if self._closed:
                 self._check_plan()
                 raise StateError(
@@ -420,8 +481,7 @@ class RunLog:
         if self._leftover:
             self._log.set_aside(self._leftover.replace(":", ""))
             self._leftover = ""
-        header = LogOpened(format=FORMAT, plan_id=self.plan.plan_id, planned_at=self.plan.created_at)
-        line = header.model_dump_json(by_alias=True).encode() + b"\n"
+        line = _header(self.plan)
         self._log.append(0, line)
         self._step_over(line)
 
@@ -435,10 +495,8 @@ class RunLog:
             return
         with self._log.locked():
             self._fold()
-            if self.lines == 0:
-                return
             self._log.sync()
-        self._write_checkpoint()
+        self.write_checkpoint()
         if self.run.status is not RunStatus.RUNNING:
             self._log.publish(self._position)
 
@@ -454,8 +512,10 @@ class RunLog:
         self._stamp, self._checkpoint_seen, self._grown = stamp, time.monotonic(), 0
         return False
 
-    def _write_checkpoint(self) -> None:
-        """Write the run file; every line that was folded must be durable."""
+    def write_checkpoint(self) -> None:
+        """Write the run file at once, if there is a log; every line that was folded must be durable."""
+        if not self.lines:
+            return
         counts = {"total": self.run.total, **{status.value: self.run.count(status) for status in ChunkStatus}}
         checkpoint = _Checkpoint(
             format=FORMAT,
@@ -474,6 +534,15 @@ class RunLog:
         self._stamp = self._backend.stamp(name)
         self._checkpoint_size, self._checkpoint_lines = len(data), self.lines
         self._checkpoint_seen, self._grown = time.monotonic(), 0
+
+
+def _header(plan: Plan) -> bytes:
+    header = LogOpened(format=FORMAT, plan_id=plan.plan_id, planned_at=plan.created_at)
+    return header.model_dump_json(by_alias=True).encode() + b"\n"
+
+
+def _line(event: Event) -> bytes:
+    return _EVENT.dump_json(event, by_alias=True, exclude_none=True) + b"\n"
 
 
 def _command(verb: str, plan_id: str) -> str:
