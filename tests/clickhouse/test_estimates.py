@@ -50,6 +50,14 @@ def test_every_kind_of_time_column_is_counted(ward: Ward, kind: str, value: str,
     assert plan["estimate"]["rowsPerChunk"] == {"min": 1440, "median": 1440, "max": 1440}
 
 
+def test_what_is_slow_to_count_is_taken_from_the_index(ward: Ward) -> None:
+    """Whole granules, so more than the rows: the answer says that it is no count."""
+    ward.sql("CREATE VIEW slow AS SELECT ts, k, v FROM events WHERE v + sleepEachRow(0.02) >= 0")
+    estimate = ward.planned(source="slow")["estimate"]
+    assert estimate["exact"] is False
+    assert estimate["rowsPerChunk"]["max"] >= 720
+
+
 def test_a_source_that_is_a_view_is_counted_too(ward: Ward) -> None:
     ward.sql("CREATE VIEW face AS SELECT * FROM events")
     estimate = ward.planned(source="face")["estimate"]
@@ -93,8 +101,8 @@ def test_auto_from_the_command_line_is_fixed_in_the_plan(ward: Ward) -> None:
 def test_auto_says_when_it_cannot_tell(ward: Ward) -> None:
     """A source that cannot be counted within seconds: a guess would be fixed in the plan."""
     ward.sql(
-        "CREATE VIEW slow AS SELECT ts, k, v FROM events WHERE v + sleepEachRow(0.02) >= 0"
-        " SETTINGS max_block_size = 100"
+        "CREATE TABLE memory ENGINE = Memory AS SELECT * FROM events",
+        "CREATE VIEW slow AS SELECT * FROM memory WHERE v + sleepEachRow(0.02) >= 0 SETTINGS max_block_size = 99",
     )
     with pytest.raises(RequestError, match="cannot be counted within seconds"):
         ward.planned(source="slow", auto_chunk_hours=True)
