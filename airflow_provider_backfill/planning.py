@@ -141,6 +141,12 @@ def _filtered_table(
     problem: RequestError | None = None
     for name in tables:
         facts = target_facts(server, name)
+        if not facts.columns:
+            problem = RequestError(
+                f"{what} reads {name}, a parametrised view, which has no columns of its own.",
+                hint="pass --filter-table with the table behind the view",
+            )
+            continue
         try:
             fitting.append((facts, *find_time_column(facts, request.time_column, request.time_unit)))
         except RequestError as error:
