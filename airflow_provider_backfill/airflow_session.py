@@ -21,8 +21,7 @@ from .commands import Session
 from .core.faults import Verdict, judge_error
 from .errors import BackfillError, ConfigError, ServerError
 from .options import Options, describe_options, load_options
-from .state.files import FileBackend
-from .state.store import StateStore
+from .state.store import open_store
 
 SECTION = "clickhouse_backfill"
 
@@ -70,16 +69,14 @@ def open_session(options: Options, user: str, clickhouse_conn_id: str | None = N
         clickhouse_conn_id: The connection of the ClickHouse, opened when a command needs it; None for none.
 
     Raises:
-        ConfigError: The state folder is a URL of a kind that is not supported.
+        ConfigError: The state folder is a URL of an unknown kind, or one that needs an extra.
+        StateError: The object store refuses the configuration.
     """
-    folder = options.state_dir or SECTION.replace("_", "-")
-    if "://" in folder:
-        raise ConfigError(
-            f"stateDir is {folder!r}, and state is kept in a folder.",
-            hint="pass state_dir with a path on a file system that every worker sees",
-        )
-    store = StateStore(FileBackend(airflow_home() / Path(folder).expanduser()))
-    return Session(store, options, None if clickhouse_conn_id is None else _opener(clickhouse_conn_id), user)
+    folder = options.state_dir or "clickhouse-backfill"
+    where = folder if "://" in folder else str(airflow_home() / Path(folder).expanduser())
+    return Session(
+        open_store(where), options, None if clickhouse_conn_id is None else _opener(clickhouse_conn_id), user
+    )
 
 
 def _opener(conn_id: str) -> Callable[[], Server]:

@@ -504,11 +504,12 @@ def mapping_input(made: Plan, most: int) -> Iterator[dict[str, Any]]:
 
 
 def show_window(start: str, end: str) -> str:
-    """A window as short as it can be read: days where both ends are midnights, else to the minute."""
+    """A window as short as it can be read: days where both ends are midnights, no seconds that are zero."""
     midnight = "T00:00:00.000Z"
     if start.endswith(midnight) and end.endswith(midnight):
         return f"{start.removesuffix(midnight)} to {end.removesuffix(midnight)}"
-    return " to ".join(text.removesuffix("Z").removesuffix(":00.000").replace("T", " ") for text in (start, end))
+    texts = (text.removesuffix("Z").removesuffix(".000").removesuffix(":00") for text in (start, end))
+    return " to ".join(texts).replace("T", " ")
 
 
 def _share(chunks: Any) -> tuple[str, tuple[datetime, datetime]]:

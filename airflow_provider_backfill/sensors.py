@@ -9,7 +9,7 @@ from airflow.sdk import BaseSensorOperator, Context
 from airflow.sdk.exceptions import AirflowFailException
 
 from . import commands
-from .airflow_session import airflow_errors, load_airflow_options, open_session, operator_words, task_name
+from .airflow_session import airflow_errors, load_airflow_options, open_session, operator_words
 from .commands import Payload
 from .core.model import RunStatus
 from .errors import RequestError
@@ -57,13 +57,13 @@ class BackfillStatusSensor(BaseSensorOperator):
         with operator_words():
             parse_options(options or {}, "options")
 
-    def poke(self, context: Context) -> bool:
+    def poke(self, context: Context) -> bool:  # noqa: ARG002 - the base class's signature
         """Whether the backfill is completed."""
         with airflow_errors():
             if not isinstance(self.plan_id, str) or not self.plan_id.strip():
                 raise RequestError(f"plan_id is {self.plan_id!r}.", hint="pass plan.output['plan_id'] of the plan task")
             options = load_airflow_options({"state_dir": self.state_dir or None}, self.options)
-            status = commands.status(open_session(options, task_name(context)), self.plan_id)
+            status = commands.status(open_session(options, f"airflow:{self.task_id}"), self.plan_id)
         self._tell(status)
         if status["status"] in (RunStatus.FAILED, RunStatus.CANCELLED):
             error = f" {status['lastError']}" if "lastError" in status else ""

@@ -174,18 +174,22 @@ class Worker:
                     return
                 self._execute(log, chunk)
 
-        threads = [
-            threading.Thread(target=self._guard, args=(work,), name=f"backfill-{number}", daemon=True)
-            for number in range(1 if self._server.embedded else min(parallel, len(ready)))
-        ]
-        for thread in threads:
-            thread.start()
+        ended = [threading.Event() for _ in range(1 if self._server.embedded else min(parallel, len(ready)))]
+
+        def work_and_tell(end: threading.Event) -> None:
+            try:
+                self._guard(work)
+            finally:
+                end.set()
+
+        for number, end in enumerate(ended):
+            threading.Thread(target=work_and_tell, args=(end,), name=f"backfill-{number}", daemon=True).start()
         try:
-            _join(threads)
+            _wait_for(ended)
         except BaseException as error:
             # A timeout or an interrupt of this thread: the others must not go on without it.
             self.stop(f"interrupted by {type(error).__name__}")
-            _join(threads)
+            _wait_for(ended)
             raise
 
     def _guard(self, work: Callable[[], None]) -> None:
@@ -338,11 +342,15 @@ class Worker:
         return tuple(ChunkPart(id=chunk_id(self._plan.plan_id, a, b), start=a, end=b) for a, b in bounds)
 
 
-def _join(threads: list[threading.Thread]) -> None:
-    for thread in threads:
-        # A bare join would keep Python from running signal handlers until the chunk ends.
-        while thread.is_alive():
-            thread.join(0.2)
+def _wait_for(events: list[threading.Event]) -> None:
+    """
+    Wait until all *events* are set, open to signals.
+
+    Not by joining threads: a join that an exception interrupts takes its thread for ended (Python 3.11).
+    """
+    for event in events:
+        while not event.wait(0.2):
+            pass
 
 
 def chunks_between(plan: Plan, start: datetime | None, end: datetime | None) -> Callable[[Run], Iterator[Chunk]]:
