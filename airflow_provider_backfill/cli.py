@@ -95,6 +95,8 @@ _RUN_FLAGS = (
     _Flag("--replay-done", "", "execute done chunks again"),
     _Flag("--replay-failed", "", "execute failed chunks again, with a fresh budget of attempts"),
     _Flag("--clear-window", "", "with --replay-done: delete each chunk's window from the target first"),
+    _Flag("--max-load", "PERCENT", "wait while the server uses more of its limits on parts and memory (default: 80)"),
+    _Flag("--max-failures", "N", "pause when so many chunks in a row failed for good (default: 10)"),
     _Flag("--force-overlap", "", "run beside another run over the same rows"),
     _Flag("--force-compatibility", "", "run the plan as it was made, though options have changed since"),
     _Flag("--force-environment", "", "run on another ClickHouse than the plan was made on"),
@@ -479,9 +481,29 @@ def _run(call: _Call) -> Payload:
 
             began = time.monotonic()
             payload = commands.run(
-                session, plan_id, flags=_run_flags(call), resume=resume, on_start=begin, report=display.report
+                session,
+                plan_id,
+                flags=_run_flags(call),
+                resume=resume,
+                on_start=begin,
+                report=display.report,
+                **_pace(call),
             )
     return payload if payload.get("noop") else {**payload, "seconds": round(time.monotonic() - began, 3)}
+
+
+def _pace(call: _Call) -> dict[str, Any]:
+    """What the user says of load and failures, where anything."""
+    given: dict[str, Any] = {}
+    if (load := call.text("--max-load")) is not None:
+        if not re.fullmatch(r"\d+(\.\d+)?", load) or not 0 < float(load) <= 100:
+            raise RequestError(f"--max-load is {load!r}.", hint="write a percentage above 0 and up to 100, such as 80")
+        given["max_load"] = float(load) / 100
+    if (failures := call.text("--max-failures")) is not None:
+        if not failures.isdecimal() or int(failures) < 1:
+            raise RequestError(f"--max-failures is {failures!r}.", hint="write a whole number from 1 on, such as 10")
+        given["max_failures"] = int(failures)
+    return given
 
 
 class _RunDisplay:

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from . import planning, sizing
 from .clickhouse import attempt, publish
 from .clickhouse.client import Server
+from .clickhouse.gate import Gate
 from .core import checks
 from .core.model import (
     ChunkReleased,
@@ -51,7 +52,7 @@ from .session import Payload as Payload
 from .session import Session as Session
 from .state.store import RunLog
 from .verification import verify as verify
-from .worker import LEASE_SECONDS, Worker, chunks_between, now, owner_is_dead
+from .worker import LEASE_SECONDS, MAX_FAILURES_IN_A_ROW, Worker, chunks_between, now, owner_is_dead
 
 
 def _ignore(*_: object) -> None:
@@ -225,6 +226,8 @@ def run(
     report: Callable[[Event], None] = _ignore,
     step: Callable[[str], None] = _ignore,
     lease_seconds: float = LEASE_SECONDS,
+    max_load: float = 0.8,
+    max_failures: int = MAX_FAILURES_IN_A_ROW,
 ) -> Payload:
     """
     Execute a plan's chunks until all have ended, or until the worker is told to stop.
@@ -239,6 +242,8 @@ def run(
         report: Gets every event this worker writes.
         step: Gets the name of each step of each attempt; a test may stop the worker there.
         lease_seconds: How long the worker's claims hold after its last sign of life.
+        max_load: Wait before a chunk while the server uses more than this share of its limits on parts and memory.
+        max_failures: Pause when so many chunks in a row have failed for good.
 
     Raises:
         RequestError: The run may not begin as asked; says why and what to type.
@@ -269,6 +274,8 @@ def run(
             report=report,
             step=step,
             lease_seconds=lease_seconds,
+            gate=Gate(server, target, max_load=max_load),
+            max_failures=max_failures,
         )
         on_start(worker, made, log.run)
         try:
@@ -423,6 +430,8 @@ def status_payload(session: Session, made: Plan, run: Run, command: str, *, noop
     moment = now()
     if dead := [owner for owner in run.workers if owner_is_dead(run, owner, moment)]:
         payload["deadWorkers"] = dead
+    if run.held:
+        payload["waitsFor"] = run.held
     if run.last_error:
         payload["lastError"] = run.last_error
     if step := checks.next_step(made, run, dead if not run.cancelled else ()):

@@ -23,6 +23,7 @@ from .core.model import (
     ChunkStatus,
     Event,
     Run,
+    RunHeld,
     RunStatus,
 )
 from .errors import BackfillError
@@ -179,6 +180,7 @@ def show_status(payload: Payload, out: IO[str]) -> str:
                 ("time", f"{show_seconds(payload['seconds'])} this time" if "seconds" in payload else ""),
                 ("queries", payload.get("queries", "")),
                 ("workers", f"gone without a word: {', '.join(dead)}" if dead else ""),
+                ("waits", payload.get("waitsFor", "")),
                 ("last error", error),
                 ("updated", f"{show_moment(payload['updatedAt'])} UTC" if payload["updatedAt"] else ""),
                 ("events", payload["eventPath"] if payload["updatedAt"] else ""),
@@ -398,6 +400,8 @@ class _Narrator:
                 return f"{self._end(event.chunk_id)}  split into {len(event.parts)} parts: {event.message}"
             case ChunkReleased():
                 return f"{self._end(event.chunk_id)}  given back: {event.reason}"
+            case RunHeld():
+                return f"waits: {event.reason}"
             case _:
                 return ""
 

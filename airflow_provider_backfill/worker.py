@@ -37,6 +37,7 @@ from .core.model import (
     Event,
     Plan,
     Run,
+    RunHeld,
     TableFacts,
     TimeKind,
     WorkerSeen,
@@ -48,6 +49,9 @@ from .state.store import RunLog, StateStore
 
 LEASE_SECONDS = 60.0
 _WATCH_SECONDS = 0.5
+_HOLD_SECONDS = 1.0
+_HOLD_SAID_SECONDS = 30.0
+MAX_FAILURES_IN_A_ROW = 10
 _DAY_MS = 86_400_000
 
 
@@ -90,6 +94,8 @@ class Worker:
         retry_delay_ms: Wait after the first failed attempt; doubles.
         report: Called with each event this worker has written, from any of its threads.
         step: Called with the name of each step of an attempt; for tests that stop a worker there.
+        gate: Says why the next chunk has to wait; empty when it may start.
+        max_failures: Stop when so many chunks in a row have failed for good: the next would fail as well.
     """
 
     def __init__(
@@ -104,11 +110,16 @@ class Worker:
         report: Callable[[Event], None] = lambda _: None,
         step: Callable[[str], None] = lambda _: None,
         lease_seconds: float = LEASE_SECONDS,
+        gate: Callable[[], str] = lambda: "",
+        max_failures: int = MAX_FAILURES_IN_A_ROW,
     ) -> None:
         self.owner = new_owner()
         self._server, self._store, self._plan, self._target = server, store, plan, target
         self._retries, self._retry_delay_ms, self._lease = retries, retry_delay_ms, lease_seconds
         self._report, self._step = report, step
+        self._gate, self._max_failures = gate, max_failures
+        self._failures_in_a_row = 0
+        self._held_said = -_HOLD_SAID_SECONDS
         self._stopping = threading.Event()
         self._reason = ""
         self._active: set[str] = set()
@@ -221,6 +232,9 @@ class Worker:
     def _execute(self, log: RunLog, chunk: Chunk) -> None:
         """Attempt a chunk until it is done, failed, split, given back, or found to be somebody else's."""
         while not self._stopping.is_set():
+            self._wait_for_room(log)
+            if self._stopping.is_set():
+                return
             claim = self._claim(log, chunk)
             if claim is None:
                 return
@@ -240,11 +254,30 @@ class Worker:
                 for part in expand(log.run, chunk):
                     self._execute(log, part)
                 return
+            self._count_failures(outcome)
             if not isinstance(outcome, ChunkFailed) or outcome.final:
                 return
             delay = retry_delay(self._retry_delay_ms, log.run.state(chunk.id).tries)
             # Workers that failed together should not come back together.
             self._stopping.wait(delay * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, keeps no secret
+
+    def _wait_for_room(self, log: RunLog) -> None:
+        """Wait while the gate says so, and keep the reason in the log: once, then every half minute."""
+        while not self._stopping.is_set() and (reason := self._gate()):
+            if time.monotonic() - self._held_said >= _HOLD_SAID_SECONDS:
+                self._held_said = time.monotonic()
+                self._append(log, RunHeld(at=now(), by=self.owner, reason=reason))
+            self._stopping.wait(_HOLD_SECONDS)
+        # A new wait is said at once.
+        self._held_said = -_HOLD_SAID_SECONDS
+
+    def _count_failures(self, outcome: Event) -> None:
+        if isinstance(outcome, ChunkDone):
+            self._failures_in_a_row = 0
+        elif isinstance(outcome, ChunkFailed) and outcome.final:
+            self._failures_in_a_row += 1
+            if self._failures_in_a_row >= self._max_failures:
+                self.stop(f"{self._failures_in_a_row} chunks in a row failed for good; the last: {outcome.message}")
 
     def _claim(self, log: RunLog, chunk: Chunk) -> ChunkState | None:
         """Claim the chunk on disk, before its query exists; None when it is not to be had."""

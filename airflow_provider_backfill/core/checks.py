@@ -215,6 +215,17 @@ def _stuck(case: Case) -> Iterator[Found]:
 
 
 @_STATE.rule(
+    "backfill_run_waits",
+    Severity.WARN,
+    "A worker waits before its next chunk until the server has room: parts, merges, memory, disk or replica.",
+    remedy="nothing, it goes on by itself; or `resume --max-load` with another percentage",
+)
+def _waits(case: Case) -> Iterator[Found]:
+    if case.plan is not None and case.run is not None and case.run.held and not case.finished:
+        yield Found(f"The backfill of {case.plan.target} waits for the server: {case.run.held}.")
+
+
+@_STATE.rule(
     "backfill_waived",
     Severity.INFO,
     "The plan need not be finished, as somebody has said; it is shown and not counted.",

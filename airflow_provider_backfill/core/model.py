@@ -348,6 +348,13 @@ class RunWaived(_Event):
     """The plan that does this one's work; empty when there is none."""
 
 
+class RunHeld(_Event):
+    """A worker waits before its next chunk until the server has room; it goes on by itself."""
+
+    type: Literal["RunHeld"] = "RunHeld"
+    reason: str
+
+
 class WorkerSeen(_Event):
     """A worker is alive and keeps its claims for *lease_seconds* more."""
 
@@ -510,6 +517,7 @@ class Run:
         splits: Parts of every chunk that was split, by the id of the chunk they replace.
         workers: The workers that hold a claim now, by name.
         seconds: Sum of the done chunks' seconds.
+        held: Why a worker waits before its next chunk; empty when none is known to wait.
     """
 
     __pydantic_config__ = _CAMEL
@@ -525,6 +533,7 @@ class Run:
     paused: bool = False
     cancelled: bool = False
     waiver: Waiver | None = None
+    held: str = ""
     attempts: int = 0
     rows: int = 0
     seconds: float = 0.0
@@ -587,6 +596,7 @@ Event = Annotated[
     | RunReplayed
     | RunWaived
     | RunRestored
+    | RunHeld
     | WorkerSeen
     | ChunkStarted
     | ChunkVerified

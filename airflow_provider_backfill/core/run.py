@@ -24,6 +24,7 @@ from .model import (
     Plan,
     Run,
     RunCancelled,
+    RunHeld,
     RunPaused,
     RunReplayed,
     RunRestored,
@@ -72,9 +73,9 @@ def apply_event(run: Run, event: Event) -> None:
         case RunStarted():
             run.started, run.paused, run.waiver = True, False, None
         case RunPaused():
-            run.paused = True
+            run.paused, run.held = True, ""
         case RunCancelled():
-            run.cancelled = True
+            run.cancelled, run.held = True, ""
         case RunResumed():
             run.started, run.paused, run.cancelled, run.waiver = True, False, False, None
             _reset(run, (ChunkStatus.FAILED,))
@@ -87,6 +88,8 @@ def apply_event(run: Run, event: Event) -> None:
             restored = deepcopy(event.run)
             for name in run.__slots__:
                 setattr(run, name, getattr(restored, name))
+        case RunHeld():
+            run.held = "" if run.cancelled else event.reason
         case WorkerSeen():
             if worker := run.workers.get(event.by):
                 worker.seen_at, worker.lease_seconds = event.at, event.lease_seconds
@@ -173,7 +176,7 @@ def _start(run: Run, event: ChunkStarted) -> None:
     # A worker that was lost says nothing about the chunk, so taking over costs no try.
     state.tries += not event.takes_over
     state.owner, state.query_id, state.started_at = event.by, event.query_id, event.at
-    run.started, run.paused = True, False
+    run.started, run.paused, run.held = True, False, ""
     run.attempts += 1
     claims = run.workers[event.by].claims + 1 if event.by in run.workers else 1
     run.workers[event.by] = Worker(event.at, event.lease_seconds, claims)

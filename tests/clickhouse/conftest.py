@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.clickhouse.lab import Lab
-from tests.clickhouse.ward import Ward
+from tests.clickhouse.ward import Clinic, Ward
 from tests.conftest import Engine
 
 
@@ -31,3 +32,11 @@ def ward(http_lab: Lab, capsys: pytest.CaptureFixture[str]) -> Ward:
     ward.events()
     ward.target()
     return ward
+
+
+@pytest.fixture
+def clinic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Clinic]:
+    """A server whose configuration and user ``own`` the test chooses; it ends with the test."""
+    clinic = Clinic(tmp_path, capsys)
+    yield clinic
+    clinic.server.stop()

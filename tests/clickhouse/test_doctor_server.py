@@ -8,79 +8,9 @@ do with GRANT is done in that file, and the server is started again.
 from __future__ import annotations
 
 import re
-from pathlib import Path
-
-import clickhouse_connect
-import pytest
 
 from airflow_provider_backfill.core.model import WriteMode
-from tests.clickhouse.ward import Ward
-from tests.conftest import Engine
-from tests.server import ClickHouseServer
-
-_USER = """\
-<clickhouse>
-    <profiles><own>{profile}</own></profiles>
-    <users>
-        <own>
-            <password></password>
-            <networks><ip>127.0.0.0/8</ip></networks>
-            <profile>own</profile>
-            <quota>default</quota>
-            {rest}
-        </own>
-    </users>
-</clickhouse>
-"""
-
-
-class Clinic:
-    """A server whose configuration and user ``own`` can be changed, with a ward on it."""
-
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self._folder, self._capsys = folder, capsys
-        self.server = ClickHouseServer(folder / "clickhouse")
-
-    def user(self, *, grants: tuple[str, ...] = (), profile: str = "", rest: str = "") -> None:
-        """What the user ``own`` may do; everything, without *grants*."""
-        listed = "".join(f"<query>GRANT {grant}</query>" for grant in grants)
-        rest += f"<grants>{listed}</grants>" if grants else ""
-        self._write("users.d/own.xml", _USER.format(profile=profile, rest=rest))
-
-    def configure(self, text: str) -> None:
-        """Settings of the server itself."""
-        self._write("config.d/own.xml", f"<clickhouse>{text}</clickhouse>")
-
-    def _write(self, name: str, text: str) -> None:
-        path = self.server.directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-    def ward(self) -> Ward:
-        """Start the server, and plan and run as ``default``."""
-        self.server.restart()
-        client = clickhouse_connect.get_client(dsn=self.server.url, autogenerate_session_id=False)
-        client.command("CREATE DATABASE IF NOT EXISTS clinic")
-        client.database = "clinic"
-        engine = Engine("http", client, "clinic", f"{self.server.url}/clinic")
-        return Ward(engine, self._folder / "state", self._capsys)
-
-    def as_own(self, ward: Ward) -> Ward:
-        """The same ward for the user ``own``: statements of the test are still those of ``default``."""
-        ward.cli.url = ward.cli.url.replace("default@", "own@")
-        return ward
-
-
-@pytest.fixture
-def clinic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Clinic:
-    """A clinic; its server ends with the test."""
-    return Clinic(tmp_path, capsys)
-
-
-@pytest.fixture(autouse=True)
-def _closed(clinic: Clinic) -> object:
-    yield
-    clinic.server.stop()
+from tests.clickhouse.ward import Clinic
 
 
 def test_backfill_grant_missing(clinic: Clinic) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from airflow_provider_backfill.core.model import WriteMode
@@ -9,7 +11,7 @@ from airflow_provider_backfill.errors import RequestError
 from tests.clickhouse.lab import Lab
 from tests.clickhouse.ward import Ward
 
-TWO_DAYS = {"start": "2025-01-01", "end": "2025-01-03"}
+TWO_DAYS: dict[str, Any] = {"start": "2025-01-01", "end": "2025-01-03"}
 
 
 def test_a_plan_shows_rows_and_bytes_per_chunk(ward: Ward) -> None:
