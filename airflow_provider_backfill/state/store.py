@@ -37,6 +37,7 @@ _CHECKPOINT_GROWTH = 4
 """A run file is written again when the log has grown by the run file's size divided by this."""
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 """The package's extra that each kind of URL needs."""
+_UNKNOWN = object()
 _UPGRADE = "install a newer airflow-provider-backfill"
 
 
@@ -281,7 +282,7 @@ class RunLog:
         # The last checkpoint that we know of: its size, when we saw it, and how much was appended since.
         self._checkpoint_size, self._checkpoint_lines = 0, 0
         self._checkpoint_seen, self._grown = -_CHECKPOINT_SECONDS, 0
-        self._stamp: object = None
+        self._stamp: object = _UNKNOWN
         self._forget()
         self._load_checkpoint()
 
@@ -291,7 +292,6 @@ class RunLog:
         self._closed = False
 
     def _load_checkpoint(self) -> None:
-        self._stamp = self._backend.stamp(_run_file(self.plan.plan_id))
         found = self.read_checkpoint(self._store, self.plan)
         if found is None:
             return
@@ -505,8 +505,9 @@ class RunLog:
             return False
         if time.monotonic() - self._checkpoint_seen < _CHECKPOINT_SECONDS:
             return False
+        # Not asked for when the run file was read: that is one request less for each who only reads.
         stamp = self._backend.stamp(_run_file(self.plan.plan_id))
-        if stamp == self._stamp:
+        if self._stamp in (_UNKNOWN, stamp):
             return True
         # Another worker has just written it.
         self._stamp, self._checkpoint_seen, self._grown = stamp, time.monotonic(), 0
