@@ -113,6 +113,12 @@ _CHECK_FLAGS = (
     _Flag("--format", "FORMAT", "text, or github for annotations of a workflow"),
     _Flag("--junit", "FILE", "write the findings as a JUnit file as well"),
 )
+_WAIVE_FLAGS = (
+    _PLAN_ID,
+    _REASON,
+    _Flag("--until", "TIME", "when the waiver ends by itself (default: never)"),
+    _Flag("--superseded-by", "ID", "the plan that does this one's work"),
+)
 _COVERAGE_FLAGS = (
     _Flag("--target", "DATABASE.TABLE", "table whose done chunks are looked at"),
     _Flag("--from", "TIME", "start of the window, included"),
@@ -130,6 +136,8 @@ _COMMANDS = {
     "coverage": _Command("show which parts of a window are proven filled", _COVERAGE_FLAGS),
     "verify": _Command("compare what was written with the source and the target as they are now", (_PLAN_ID,)),
     "undo": _Command("bring back what a plan made with --backup has replaced", (_PLAN_ID,)),
+    "waive": _Command("say that a plan need not be finished; check does not count it", _WAIVE_FLAGS),
+    "repair": _Command("make a plan's damaged files readable again; the damaged ones are kept", (_PLAN_ID,)),
     "list": _Command("list all plans", ()),
 }
 _ALL_FLAGS = {flag.name: flag for command in _COMMANDS.values() for flag in (*_COMMON, *command.flags)}
@@ -721,6 +729,26 @@ def _undo(call: _Call) -> Payload:
     return commands.undo(_session(call, _options(call)), _plan_id(call))
 
 
+def _waive(call: _Call) -> Payload:
+    from . import commands
+    from .core.identity import parse_instant
+
+    until = call.text("--until")
+    return commands.waive(
+        _session(call, _options(call)),
+        _plan_id(call),
+        reason=call.need("--reason", 'write --reason "why it need not be finished"'),
+        until=None if until is None else parse_instant(until),
+        superseded_by=call.text("--superseded-by") or "",
+    )
+
+
+def _repair(call: _Call) -> Payload:
+    from . import commands
+
+    return commands.repair(_session(call, _options(call)), _plan_id(call))
+
+
 def _list(call: _Call) -> Payload:
     from . import commands
 
@@ -738,6 +766,8 @@ _CALLS: dict[str, Callable[[_Call], Payload]] = {
     "coverage": _coverage,
     "verify": _verify,
     "undo": _undo,
+    "waive": _waive,
+    "repair": _repair,
     "list": _list,
 }
 
@@ -814,6 +844,8 @@ def _show(payload: Payload, call: _Call) -> None:
         "coverage": terminal.show_coverage,
         "verify": terminal.show_verify,
         "list": terminal.show_list,
+        "waive": terminal.show_waiver,
+        "repair": terminal.show_repair,
     }.get(call.command, terminal.show_status)
     _print(sys.stdout, show(payload, sys.stdout))
 

@@ -51,6 +51,8 @@ from .errors import BackfillError, ConfigError, DamagedStateError, RequestError,
 from .session import Payload as Payload
 from .session import Session as Session
 from .state.store import RunLog
+from .upkeep import repair as repair
+from .upkeep import waive as waive
 from .verification import verify as verify
 from .worker import LEASE_SECONDS, MAX_FAILURES_IN_A_ROW, Worker, chunks_between, now, owner_is_dead
 

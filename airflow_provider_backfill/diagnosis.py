@@ -97,8 +97,7 @@ def check(
         except BackfillError as error:
             # A plan that was retired meanwhile is none of ours; a folder that cannot be read is no damage.
             if isinstance(error, DamagedStateError):
-                damage = Case(moment=now(), about=name, damage=error.message)
-                findings += checks.judge(damage)
+                findings += checks.judge(_damage_case(name, error))
                 continue
             if isinstance(error, RequestError):
                 continue
@@ -112,6 +111,13 @@ def check(
     )
     findings = checks.worst_first([*findings, *checks.judge(Case(moment=now(), missing=missing))])
     return _check_payload(findings, tally, len(missing))
+
+
+def _damage_case(plan_id: str, error: DamagedStateError) -> Case:
+    """A damaged plan: the command in the error's hint is the remedy, other advice belongs to the message."""
+    advised = re.search(r"`(clickhouse-backfill [^`]+)`", error.hint)
+    damage = error.message if advised is not None else _sentences(error)
+    return Case(moment=now(), about=plan_id, damage=damage, remedy=advised[1] if advised is not None else "")
 
 
 def _count(tally: _Tally, case: Case, targets: set[str]) -> None:

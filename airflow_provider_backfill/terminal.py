@@ -276,6 +276,24 @@ def _sums(content: Payload) -> str:
     return f"{content['rows']:,} rows, checksum {content['checksum']}"
 
 
+def show_waiver(payload: Payload, out: IO[str]) -> str:
+    """What was waived, and how to take it back."""
+    until = f" until {show_moment(payload['until'])} UTC" if payload["until"] else ""
+    instead = f"; plan {payload['supersededBy']} does its work" if payload["supersededBy"] else ""
+    waived = paint("waived", "paused", out)
+    return f"Plan {payload['planId']} of {payload['target']} is {waived}{until}: {payload['reason']}{instead}."
+
+
+def show_repair(payload: Payload, out: IO[str]) -> str:
+    """What was done to the files, what is in doubt, and what to type next."""
+    lines = [f"Plan {payload['planId']} of {payload['target']} is {paint(payload['status'], payload['status'], out)}."]
+    lines += [f"  {action}" for action in payload["actions"] or ["Its files are sound; nothing was to be done."]]
+    lines += [f"  {payload['advice']}"] if payload["advice"] else []
+    if step := payload["nextStep"]:
+        lines += ["", f"Next: {step}"]
+    return "\n".join(lines)
+
+
 def show_check(payload: Payload, out: IO[str]) -> str:
     """Whether the required backfills are finished, and which are not."""
     result = payload["plugins"]["backfill"]

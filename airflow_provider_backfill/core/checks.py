@@ -124,11 +124,11 @@ def worst_first(findings: Iterable[Finding]) -> list[Finding]:
     "backfill_state_damaged",
     Severity.ERROR,
     "A file of the plan does not hold what it must; the message names file and line. The other plans are judged.",
-    remedy="`repair`, which keeps the damaged file beside",
+    remedy="`repair`, which keeps the damaged file beside; for a plan's own file a backup, or a new plan",
 )
 def _damaged(case: Case) -> Iterator[Found]:
     if case.damage:
-        yield Found(case.damage, command("repair", case.about))
+        yield Found(case.damage, case.remedy)
 
 
 @_STATE.rule(

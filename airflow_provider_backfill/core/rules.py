@@ -48,7 +48,7 @@ class Case:
         required: The policy ``failCheckOnRequiredPendingBackfill``.
         max_age: An unfinished plan is an error only once it is older; None for at once.
         server: What a look at the server gave.
-        about: Id of a plan whose files are damaged; *damage* says how.
+        about: Id of a plan whose files are damaged; *damage* says how, *remedy* what to type, if that helps.
         missing: Declared backfills without a plan, each with a part of its window that none covers.
     """
 
@@ -61,6 +61,7 @@ class Case:
     server: ServerFacts | None = None
     about: str = ""
     damage: str = ""
+    remedy: str = ""
     missing: tuple[tuple[Declared, datetime, datetime], ...] = ()
 
     @property

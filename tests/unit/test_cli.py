@@ -35,7 +35,10 @@ from airflow_provider_backfill.state.store import StateStore
 from tests.command_line import PROGRAM, REPOSITORY, Cli
 from tests.unit.test_imports import HEAVY, _loaded
 
-COMMANDS = ("plan", "run", "resume", "status", "cancel", "doctor", "check", "list")
+COMMANDS = (
+    *("plan", "run", "resume", "status", "cancel", "doctor", "check", "coverage"),
+    *("verify", "undo", "waive", "repair", "list"),
+)
 START = datetime(2025, 1, 1, tzinfo=UTC)
 
 
