@@ -199,7 +199,7 @@ class ChunkIndex:
         edges, edge = [first], (start - shift) // length * length + shift + length
         while edge < end:
             place = bisect_left(self.bounds, edge, edges[-1], last)
-            if place > edges[-1]:
+            if edges[-1] < place < last:
                 edges.append(place)
             edge += length
         return [*edges, last], length

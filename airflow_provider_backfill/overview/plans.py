@@ -17,7 +17,18 @@ from typing import Any
 from ..commands import Session, status_payload
 from ..core import checks
 from ..core.identity import render_instant, to_ms
-from ..core.model import Chunk, ChunkStatus, Plan, Run, RunResumed, RunStatus, Severity, TableName, WriteMode, whole
+from ..core.model import (
+    Chunk,
+    ChunkStatus,
+    Plan,
+    Run,
+    RunResumed,
+    RunStatus,
+    Severity,
+    TableName,
+    WriteMode,
+    whole,
+)
 from ..core.statements import chunk_filter, insert_select, parse_table, quote_table, staging_table
 from ..diagnosis import finding_payload, plan_case
 from ..errors import DamagedStateError, RequestError
@@ -91,6 +102,11 @@ class _Followed:
             self.tail.news.clear()
         self.seen = time.monotonic()
 
+    @property
+    def caught_up(self) -> bool:
+        """Whether the tail is as good as at the log's end, which moves on while it is read."""
+        return self.tail is not None and self.tail.lines >= self.log.lines - 50
+
     def dead(self, moment: datetime) -> list[str]:
         return [owner for owner in self.run.workers if owner_is_dead(self.run, owner, moment)]
 
@@ -123,7 +139,7 @@ class _Followed:
         for name in ("ok", "command", "runPath", "eventPath"):
             del payload[name]
         pace = None
-        if run.status is RunStatus.RUNNING and self.tail is not None and self.tail.at_end:
+        if run.status is RunStatus.RUNNING and self.tail is not None and self.caught_up:
             pace = self.tail.pace(to_ms(moment))
         left = run.count(ChunkStatus.PENDING) + run.count(ChunkStatus.RUNNING)
         waiver = run.waiver if run.waiver and run.waiver.holds(moment) else None
@@ -260,7 +276,8 @@ class Overview:
             seen = {name: followed.seen for name, followed in self._followed.items()}
         left = sorted(names, key=lambda name: seen.get(name, 0.0))
         for done, name in enumerate(left):
-            if time.monotonic() > deadline:
+            # At least one, however slow the folder is.
+            if done and time.monotonic() > deadline:
                 return sum(name not in seen and name not in self._damaged for name in left[done:])
             try:
                 followed = self._follow(name)
@@ -331,7 +348,7 @@ class Overview:
             version = hashlib.sha256(text.encode()).hexdigest()[:16]
             if since == version:
                 return {"changed": False, "version": version}
-            known = tail.at_end and followed.built
+            known = followed.caught_up and followed.built
             return {
                 "changed": True,
                 "version": version,
@@ -535,7 +552,7 @@ def _statement(plan: Plan, chunk: Chunk, attempt: int, position: int) -> Payload
     }
 
 
-# ---------------------------------------------------------------- the one thing it does
+# ---------------------------------------------------------------- the one thing that only the page does
 
 
 def reopen(session: Session, wanted: str) -> Payload:

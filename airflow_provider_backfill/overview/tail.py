@@ -42,6 +42,8 @@ class Meter:
             missing = -(-(self.start - begin) // self.width)
             self.rows[:0] = [0.0] * missing
             self.start -= missing * self.width
+            while len(self.rows) > _BUCKETS:
+                self._widen()
         while (end - self.start) // self.width >= _BUCKETS:
             self._widen()
         first, last = (begin - self.start) // self.width, (end - self.start) // self.width

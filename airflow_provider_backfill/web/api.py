@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from .. import commands
 from ..address import ROUTE, task_path
 from ..commands import Session
+from ..core.identity import parse_instant
 from ..errors import BackfillError, ConfigError, RequestError, TransitionError
 from ..overview.plans import Overview, reopen
 from .security import Actor, Viewer, may_act
@@ -44,6 +45,15 @@ class CancelBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     reason: str = _REASON
+
+
+class WaiveBody(BaseModel):
+    """What a waiver says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field(max_length=500)
+    until: str = Field("", max_length=40)
 
 
 class ResumeBody(BaseModel):
@@ -170,6 +180,11 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
     @app.post("/api/plans/{plan_id}/resume")
     def resume(user: Actor, plan_id: str, _: ResumeBody) -> Response:
         return _answer(reopen(acting(user), plan_id))
+
+    @app.post("/api/plans/{plan_id}/waive")
+    def waive(user: Actor, plan_id: str, body: WaiveBody) -> Response:
+        until = parse_instant(body.until) if body.until.strip() else None
+        return _answer(commands.waive(acting(user), plan_id, reason=body.reason, until=until))
 
     return app
 

@@ -55,16 +55,18 @@ export function layout(map, width) {
       found.push(sized({ rows, places: cells.map((_, index) => index), base: first, period: 0, length }, width));
     }
   }
-  return found.reduce((best, one) => (one.w * one.h > best.w * best.h ? one : best));
+  return found.reduce((best, one) => (one.worth > best.worth ? one : best));
 }
 
 function sized(plan, width) {
   const columns = Math.floor(plan.places.at(-1) / plan.rows) + 1;
   const left = plan.period >= DAY && plan.rows > 1 ? 44 : 8;
-  let w = Math.min((width - left - 8) / columns, 64);
+  let w = Math.min((width - left - 8) / columns, 90);
   const h = Math.min(HEIGHT / plan.rows, 34, w * 1.7);
   w = Math.min(w, h * 3);
-  return { ...plan, columns, left, w: w > 6 ? Math.floor(w * 2) / 2 : w, h: h > 6 ? Math.floor(h) : h };
+  // Beyond 20 pixels a cell is no easier to read; width that is left empty is lost.
+  const worth = Math.min(w, 20) * Math.min(h, 20) * ((w * columns) / width);
+  return { ...plan, columns, left, worth, w: w > 6 ? Math.floor(w * 2) / 2 : w, h: h > 6 ? Math.floor(h) : h };
 }
 
 export class ChunkMap {
@@ -211,10 +213,12 @@ export class ChunkMap {
     }
     if (left < 40) return;
     pen.textBaseline = "middle";
-    const every = Math.max(1, Math.ceil(15 / height));
+    const days = period === WEEK;
+    const step = days ? Math.max(1, Math.round(DAY / length)) : 1;
+    const every = step * Math.max(1, Math.ceil(15 / (height * step)));
     for (let row = 0; row < rows; row += every) {
       const at = base + row * length;
-      const text = period === WEEK && length === DAY ? ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"][row] : period === WEEK ? day(at).slice(0, 6) : clock(at);
+      const text = days ? ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"][Math.floor((row * length) / DAY)] : clock(at);
       pen.fillText(text, 4, TOP + row * height + height / 2);
     }
   }

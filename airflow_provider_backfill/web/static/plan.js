@@ -97,13 +97,14 @@ export function planView(page, planId) {
     if (!answer.mayAct) return h("p", { class: "read-only" }, "You may look, not act.");
     const { plan } = answer;
     const found = [];
-    if (["running", "paused", "failed", "planned"].includes(plan.status)) found.push(action("cancel", "Cancel …", "danger"));
-    if (["cancelled", "paused", "failed"].includes(plan.status)) found.push(action("resume", "Allow to go on …", "primary"));
+    if (plan.status !== "completed" && !plan.waiver) found.push(action("waive", "Waive …", "check no longer asks for it", "quiet"));
+    if (["running", "paused", "failed", "planned"].includes(plan.status)) found.push(action("cancel", "Cancel …", "kills its queries", "danger"));
+    if (["cancelled", "paused", "failed"].includes(plan.status)) found.push(action("resume", "Resume …", "for the next task or command", "primary"));
     return h("div", { class: "actions" }, found);
   }
 
-  function action(verb, text, kind) {
-    const button = h("button", { type: "button", class: kind, "data-key": verb }, text);
+  function action(verb, text, note, kind) {
+    const button = h("button", { type: "button", class: `${kind} action`, "data-key": verb }, text, h("small", {}, note));
     button.addEventListener("click", () => confirm(verb, button));
     return button;
   }
@@ -124,9 +125,18 @@ export function planView(page, planId) {
         title: `Let the backfill of ${plan.target} go on?`,
         text: "This lifts the cancel and gives failed chunks a fresh set of attempts. It starts nothing by itself: clear the plan's tasks in Airflow, or run the command below. Done chunks are not touched.",
         command: `clickhouse-backfill resume --plan-id ${plan.planId}`,
-        yes: "Allow to go on",
+        yes: "Resume",
         no: "Leave it as it is",
         kind: "primary",
+      },
+      waive: {
+        title: `Waive the backfill of ${plan.target}?`,
+        text: "It need not be finished: check still shows it and no longer fails because of it. Nothing that runs is stopped. The waiver ends when somebody runs or resumes the plan.",
+        yes: "Waive",
+        no: "Leave it as it is",
+        kind: "primary",
+        reason: true,
+        needed: true,
       },
     }[verb];
     const said = h("div", { role: "alert" });
@@ -139,7 +149,7 @@ export function planView(page, planId) {
       h("h2", { id: "dialog-title" }, texts.title),
       h("p", { id: "dialog-text" }, texts.text),
       texts.command ? copyable(texts.command, "the command") : null,
-      reason ? [h("label", { for: "reason" }, "Why (for the event log, optional)"), reason] : null,
+      reason ? [h("label", { for: "reason" }, texts.needed ? "Why (for the event log)" : "Why (for the event log, optional)"), reason] : null,
       said,
       h("div", { class: "buttons" }, no, yes),
     );

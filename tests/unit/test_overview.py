@@ -1,0 +1,460 @@
+"""What the page asks for: the list, the map, the tail, and that being asked again costs little and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_backfill.core.identity import chunk_id, plan_id, to_ms
+from airflow_provider_backfill.core.model import (
+    Chunk,
+    ChunkDone,
+    ChunkFailed,
+    ChunkPart,
+    ChunkSplit,
+    ChunkStarted,
+    ChunkStatus,
+    Content,
+    Event,
+    Plan,
+    RunCancelled,
+    RunReplayed,
+    RunResumed,
+    RunStarted,
+    Statement,
+    TimeKind,
+    WriteMode,
+)
+from airflow_provider_backfill.core.run import select_chunks
+from airflow_provider_backfill.core.statements import query_id
+from airflow_provider_backfill.errors import DamagedStateError, RequestError, StateError
+from airflow_provider_backfill.options import Options
+from airflow_provider_backfill.overview import plans as overview_plans
+from airflow_provider_backfill.overview.plans import Overview, reopen
+from airflow_provider_backfill.overview.tail import Meter
+from airflow_provider_backfill.session import Session
+from airflow_provider_backfill.state.store import RunLog, StateStore, open_store
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> StateStore:
+    return open_store(str(tmp_path / "state"))
+
+
+@pytest.fixture
+def session(store: StateStore) -> Session:
+    return Session(store, Options(), None, "ada@workstation")
+
+
+def make_plan(store: StateStore, target: str = "db.target", chunks: int = 12, hours: float = 6) -> Plan:
+    end = START + chunks * timedelta(hours=hours)
+    plan = Plan(
+        plan_id=plan_id(target, START, end, hours, "ts"),
+        target=target,
+        start=START,
+        end=end,
+        chunk_hours=hours,
+        time_column="ts",
+        chunk_count=chunks,
+        statements=(
+            Statement(
+                name="db.source",
+                select="SELECT ts FROM db.source",
+                source="db.source",
+                time_kind=TimeKind.DATETIME,
+                columns=("ts",),
+                row_wise=True,
+            ),
+        ),
+        write_mode=WriteMode.STAGE,
+        mode_reason="the window is to be filled",
+        guarantee="Every row is written exactly once.",
+        use_tokens=True,
+        min_chunk_minutes=15,
+        environment="http://127.0.0.1:8123",
+        created_at=datetime.now(UTC),
+    )
+    assert store.save_plan(plan)
+    return plan
+
+
+class Book:
+    """Writes a plan's events as a worker would, one second apart."""
+
+    def __init__(self, store: StateStore, plan: Plan) -> None:
+        self.plan = plan
+        self.log: RunLog = store.open_run(plan)
+        self._clock = NOW
+
+    def at(self) -> datetime:
+        """The next second."""
+        self._clock += timedelta(seconds=1)
+        return self._clock
+
+    def append(self, make: Callable[..., Event], **fields: Any) -> None:
+        """Append one event."""
+        self.log.append(make(at=self.at(), by="host:1:2:abc", **fields))
+
+    def start(self, chunk: Chunk) -> int:
+        """Claim a chunk; the attempt's number."""
+        attempt = self.log.run.state(chunk.id).attempt + 1
+        self.append(
+            ChunkStarted,
+            chunk_id=chunk.id,
+            attempt=attempt,
+            start=chunk.start,
+            end=chunk.end,
+            query_id=query_id(self.plan.plan_id, chunk.id, attempt),
+            lease_seconds=3600,
+            on_behalf_of="ada@workstation",
+        )
+        return attempt
+
+    def done(self, chunk: Chunk, rows: int = 100) -> None:
+        """Claim a chunk and finish it."""
+        attempt = self.start(chunk)
+        self.append(ChunkDone, chunk_id=chunk.id, attempt=attempt, content=Content(rows, 7), seconds=0.5)
+
+    def fail(self, chunk: Chunk, message: str = "no such table", final: bool = True) -> None:
+        """Claim a chunk and fail."""
+        attempt = self.start(chunk)
+        self.append(ChunkFailed, chunk_id=chunk.id, attempt=attempt, code=60, name="X", message=message, final=final)
+
+    def split(self, chunk: Chunk) -> list[Chunk]:
+        """Claim a chunk and split it; its parts."""
+        attempt = self.start(chunk)
+        middle = chunk.start + (chunk.end - chunk.start) / 2
+        bounds = ((chunk.start, middle), (middle, chunk.end))
+        parts = [Chunk(chunk_id(self.plan.plan_id, a, b), a, b) for a, b in bounds]
+        made = tuple(ChunkPart(id=part.id, start=part.start, end=part.end) for part in parts)
+        self.append(ChunkSplit, chunk_id=chunk.id, attempt=attempt, parts=made, message="too much memory")
+        return parts
+
+    def chunks(self, *statuses: ChunkStatus) -> list[Chunk]:
+        """The chunks at a status, or all."""
+        return list(select_chunks(self.plan, self.log.run, *statuses))
+
+
+def complete(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Ask until the answer is complete."""
+    for _ in range(1000):
+        found = ask()
+        if found["complete"]:
+            return found
+    raise AssertionError("it never was complete")
+
+
+# ---------------------------------------------------------------- list
+
+
+def test_the_list_shows_each_plan_those_that_need_somebody_first(session: Session, store: StateStore) -> None:
+    """Running before failed before planned before completed: what is fine is at the end."""
+    finished, planned, broken = (make_plan(store, f"db.t{number}", chunks=2) for number in range(3))
+    running = make_plan(store, "db.live")
+    for plan in (finished, broken, running):
+        Book(store, plan).append(RunStarted)
+    for chunk in finished.chunks():
+        Book(store, finished).done(chunk)
+    for chunk in broken.chunks():
+        Book(store, broken).fail(chunk)
+    found = Overview(session).plans()
+    assert [plan["planId"] for plan in found["plans"]] == [p.plan_id for p in (running, broken, planned, finished)]
+    assert [plan["status"] for plan in found["plans"]] == ["running", "failed", "planned", "completed"]
+    assert found["verdict"]["ok"] is False
+    assert found["verdict"]["failing"] == 3
+    last = found["plans"][-1]
+    assert (last["rowsWritten"], last["chunkCounts"]["done"]) == (200, 2)
+    assert found["plans"][1]["lastError"] == "no such table"
+
+
+def test_the_verdict_is_that_of_check(session: Session, store: StateStore) -> None:
+    plan = make_plan(store, chunks=1)
+    overview = Overview(session)
+    assert overview.plans()["verdict"]["ok"] is False
+    for chunk in plan.chunks():
+        Book(store, plan).done(chunk)
+    verdict = overview.plans()["verdict"]
+    assert verdict["ok"] is True
+    assert verdict["pending"] == 0
+
+
+def test_the_list_is_searched_and_filtered(session: Session, store: StateStore) -> None:
+    first, second = make_plan(store, "shop.orders"), make_plan(store, "web.Views")
+    overview = Overview(session)
+    assert [plan["target"] for plan in overview.plans(search="views")["plans"]] == ["web.Views"]
+    assert [plan["planId"] for plan in overview.plans(search=first.plan_id[:9])["plans"]] == [first.plan_id]
+    assert overview.plans(status="running")["plans"] == []
+    assert overview.plans(status="planned")["matching"] == 2
+    page = overview.plans(offset=1, limit=1)
+    assert len(page["plans"]) == 1
+    assert page["matching"] == 2
+    assert second.plan_id in {plan["planId"] for plan in overview.plans()["plans"]}
+
+
+def test_an_unchanged_list_is_not_sent_again(session: Session, store: StateStore) -> None:
+    """Polling must cost the API server next to nothing."""
+    plan = make_plan(store)
+    overview = Overview(session)
+    version = overview.plans()["version"]
+    assert overview.plans(since=version) == {"changed": False, "version": version}
+    assert overview.plans(since=version, status="planned")["changed"], "another question has another answer"
+    book = Book(store, plan)
+    book.done(book.chunks()[0])
+    assert overview.plans(since=version)["changed"]
+
+
+def test_a_damaged_plan_does_not_hide_the_others(session: Session, store: StateStore, tmp_path: Path) -> None:
+    good, bad = make_plan(store, "db.good"), make_plan(store, "db.bad")
+    (tmp_path / "state" / "plans" / f"{bad.plan_id}.json").write_text("{")
+    found = Overview(session).plans()
+    assert [plan["planId"] for plan in found["plans"]] == [good.plan_id]
+    assert found["damaged"][0]["planId"] == bad.plan_id
+    assert "damaged" in found["damaged"][0]["message"]
+    assert found["verdict"]["ok"] is False
+    with pytest.raises(DamagedStateError):
+        Overview(session).plan(bad.plan_id)
+
+
+def test_a_state_folder_that_cannot_be_read_is_an_error(session: Session, store: StateStore, tmp_path: Path) -> None:
+    """An empty list would say that all is well."""
+    (tmp_path / "state").write_text("a file where a folder should be")
+    with pytest.raises(StateError, match="Not a directory"):
+        Overview(session).plans()
+
+
+def test_a_plan_that_is_planned_anew_is_looked_at_anew(session: Session, store: StateStore) -> None:
+    plan = make_plan(store)
+    book = Book(store, plan)
+    book.done(book.chunks()[0])
+    overview = Overview(session)
+    assert complete(lambda: overview.plan(plan.plan_id))["plan"]["chunkCounts"]["done"] == 1
+    store.retire_plan(plan.plan_id, "old")
+    make_plan(store)
+    found = complete(lambda: overview.plan(plan.plan_id))
+    assert found["plan"]["chunkCounts"]["done"] == 0
+    assert found["map"]["cells"][0][3] == 0
+    store.retire_plan(plan.plan_id, "gone")
+    assert overview.plans()["plans"] == []
+    with pytest.raises(RequestError, match="There is no plan"):
+        overview.plan(plan.plan_id)
+
+
+def test_a_first_look_at_many_plans_comes_in_parts(
+    session: Session, store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No request may take long, however much there is to look at."""
+    for number in range(5):
+        make_plan(store, f"db.t{number}")
+    monkeypatch.setattr(overview_plans, "_LIST_SECONDS", 0.0)
+    overview = Overview(session)
+    first = overview.plans()
+    assert first["complete"] is False
+    assert len(first["plans"]) < 5
+    assert len(complete(overview.plans)["plans"]) == 5
+
+
+# ---------------------------------------------------------------- map
+
+
+def test_every_chunk_has_a_cell_while_there_is_room(session: Session, store: StateStore) -> None:
+    plan = make_plan(store, chunks=8)
+    book = Book(store, plan)
+    book.append(RunStarted)
+    chunks = book.chunks()
+    book.done(chunks[0], rows=42)
+    book.fail(chunks[1])
+    book.start(chunks[2])
+    found = complete(lambda: Overview(session).plan(plan.plan_id))["map"]
+    assert found["cellLength"] == 0
+    assert found["whole"]
+    assert [cell[10] for cell in found["cells"]] == [chunk.id for chunk in chunks]
+    assert found["cells"][0][:10] == [to_ms(START), to_ms(chunks[0].end), 1, 1, 0, 0, 0, 42, 0.5, 0]
+    assert found["cells"][1][2:7] == [1, 0, 0, 1, 0]
+    assert found["cells"][2][2:7] == [1, 0, 1, 0, 0]
+    assert found["cells"][3][2:7] == [1, 0, 0, 0, 0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hours=st.sampled_from([0.25, 0.3333333333333333, 1, 5, 6, 7, 24, 168]),
+    chunks=st.integers(1, 700),
+    cells=st.integers(1, 400),
+    data=st.data(),
+)
+def test_cells_cover_the_window_whatever_its_size(
+    tmp_path_factory: pytest.TempPathFactory, hours: float, chunks: int, cells: int, data: st.DataObject
+) -> None:
+    """At most as many cells as asked for, touching, none empty, and no chunk in two of them or in none."""
+    store = open_store(str(tmp_path_factory.mktemp("state")))
+    plan = make_plan(store, chunks=chunks, hours=hours)
+    overview = Overview(Session(store, Options(), None, "ada"))
+    low = data.draw(st.integers(0, chunks - 1))
+    high = data.draw(st.integers(low, chunks - 1))
+    made = list(plan.chunks())
+    for start, end in ((None, None), (to_ms(made[low].start), to_ms(made[high].end))):
+        found = complete(lambda a=start, b=end: overview.plan(plan.plan_id, start=a, end=b, cells=cells))["map"]  # type: ignore[misc]
+        shown = found["cells"]
+        assert len(shown) <= max(cells, 2)
+        assert sum(cell[2] for cell in shown) == found["chunks"]
+        assert all(cell[2] > 0 for cell in shown)
+        assert [cell[1] for cell in shown[:-1]] == [cell[0] for cell in shown[1:]]
+        assert (shown[0][0], shown[-1][1]) == (found["from"], found["to"])
+        if start is not None:
+            assert found["chunks"] == high - low + 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_map_that_follows_equals_one_that_is_made_anew(session: Session, store: StateStore, seed: int) -> None:
+    """What is kept between requests must never drift from the log."""
+    chance = random.Random(seed)  # noqa: S311 - a test that can be repeated
+    plan = make_plan(store, chunks=20)
+    book, overview = Book(store, plan), Overview(session)
+    book.append(RunStarted)
+    for _ in range(60):
+        pending = book.chunks(ChunkStatus.PENDING)
+        what = chance.random()
+        if what < 0.1 and book.log.run.done:
+            book.append(RunReplayed, statuses=(ChunkStatus.DONE,))
+        elif what < 0.15:
+            book.append(RunResumed)
+        elif pending and what < 0.3:
+            book.split(chance.choice(pending))
+        elif pending and what < 0.5:
+            book.fail(chance.choice(pending), final=chance.random() < 0.5)
+        elif pending:
+            book.done(chance.choice(pending), rows=chance.randrange(1000))
+        if chance.random() < 0.4:
+            followed = complete(lambda: overview.plan(plan.plan_id))
+            anew = complete(lambda: Overview(session).plan(plan.plan_id))
+            assert followed["map"] == anew["map"]
+            assert followed["series"] == anew["series"]
+            assert followed["plan"]["chunkCounts"] == anew["plan"]["chunkCounts"]
+
+
+def test_a_split_chunk_shows_its_parts(session: Session, store: StateStore) -> None:
+    plan = make_plan(store, chunks=3)
+    book = Book(store, plan)
+    first = book.chunks()[0]
+    parts = book.split(first)
+    book.done(parts[0], rows=10)
+    overview = Overview(session)
+    cell = complete(lambda: overview.plan(plan.plan_id))["map"]["cells"][0]
+    assert cell[9] == 1
+    assert [part[3] for part in cell[11]] == ["done", "pending"]
+    assert cell[3] == 0, "it is done when all its parts are"
+    book.done(parts[1], rows=5)
+    cell = complete(lambda: overview.plan(plan.plan_id))["map"]["cells"][0]
+    assert (cell[3], cell[7]) == (1, 15)
+    whole = overview.chunk(plan.plan_id, first.id)
+    assert whole["status"] == "split"
+    assert [part["chunkId"] for part in whole["parts"]] == [part.id for part in parts]
+    assert overview.chunk(plan.plan_id, parts[0].id)["partOf"] == first.id
+
+
+def test_a_large_log_is_read_in_slices(session: Session, store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The map comes when the plan's chunks are walked; until then an answer says that there is more to come."""
+    plan = make_plan(store, chunks=3000, hours=0.25)
+    book = Book(store, plan)
+    book.done(book.chunks()[0])
+    monkeypatch.setattr(overview_plans, "_TAIL_SECONDS", 0.0)
+    overview = Overview(session)
+    first = overview.plan(plan.plan_id)
+    assert first["complete"] is False
+    assert first["map"] is None
+    assert first["plan"]["chunkCounts"]["done"] == 1, "what the checkpoint knows is there at once"
+    found = complete(lambda: overview.plan(plan.plan_id))
+    assert found["map"]["cells"]
+    assert [event["type"] for event in found["events"]] == ["ChunkStarted", "ChunkDone"]
+
+
+# ---------------------------------------------------------------- events, chunks, pace
+
+
+def test_events_come_once_and_know_their_window(session: Session, store: StateStore) -> None:
+    plan = make_plan(store)
+    book, overview = Book(store, plan), Overview(session)
+    book.append(RunStarted)
+    book.done(book.chunks()[1], rows=9)
+    found = complete(lambda: overview.plan(plan.plan_id))
+    assert [event["type"] for event in found["events"]] == ["RunStarted", "ChunkStarted", "ChunkDone"]
+    done = found["events"][-1]
+    assert (done["from"], done["rows"]) == (to_ms(book.chunks()[1].start), 9)
+    book.append(RunCancelled, reason="enough")
+    later = overview.plan(plan.plan_id, after=found["lastEvent"])
+    assert [event.get("reason") for event in later["events"]] == ["enough"]
+    assert overview.plan(plan.plan_id, since=later["version"])["changed"] is False
+
+
+def test_a_chunk_tells_its_attempts(session: Session, store: StateStore) -> None:
+    plan = make_plan(store)
+    book = Book(store, plan)
+    chunk = book.chunks()[0]
+    book.fail(chunk, "timeout", final=False)
+    book.done(chunk, rows=77)
+    overview = Overview(session)
+    complete(lambda: overview.plan(plan.plan_id))
+    found = overview.chunk(plan.plan_id, chunk.id)
+    assert [attempt["outcome"] for attempt in found["attempts"]] == ["failed", "done"]
+    assert found["attempts"][0]["message"] == "timeout"
+    assert found["attempts"][1]["rows"] == 77
+    assert found["attempts"][1]["queryId"] == query_id(plan.plan_id, chunk.id, 2)
+    assert found["attempts"][1]["onBehalfOf"] == "ada@workstation"
+    assert "INSERT INTO" in found["statements"][0]["insert"]
+    assert "additional_table_filters" in found["statements"][0]["filter"]
+    assert "2026-01-01 00:00:00" in found["statements"][0]["filter"]
+    with pytest.raises(RequestError, match="has no chunk"):
+        overview.chunk(plan.plan_id, "nonsense")
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 10_000_000), st.floats(0.001, 5000), st.integers(0, 10**9)), min_size=1, max_size=60
+    )
+)
+def test_no_row_is_lost_in_the_line_of_rows_a_second(ended: list[tuple[int, float, int]]) -> None:
+    """However long a run lasts, the line has few points and the area below it is the rows."""
+    meter = Meter()
+    for at, seconds, rows in ended:
+        meter.add(1_700_000_000_000 + at, seconds, rows)
+    assert sum(meter.rows) == pytest.approx(sum(rows for _, _, rows in ended), rel=1e-6, abs=1e-3)
+    assert len(meter.rows) <= 161
+    assert all(value >= 0 for value in meter.payload()["perSecond"])
+
+
+def test_a_payload_is_plain_json(session: Session, store: StateStore) -> None:
+    plan = make_plan(store)
+    book = Book(store, plan)
+    book.fail(book.chunks()[0])
+    overview = Overview(session)
+    for payload in (overview.plans(), complete(lambda: overview.plan(plan.plan_id))):
+        assert json.loads(json.dumps(payload)) == payload
+
+
+# ---------------------------------------------------------------- reopen
+
+
+def test_a_cancelled_run_is_taken_up_again_by_name(session: Session, store: StateStore) -> None:
+    plan = make_plan(store)
+    with pytest.raises(RequestError, match="was never run"):
+        reopen(session, plan.plan_id)
+    book = Book(store, plan)
+    book.append(RunStarted)
+    book.fail(book.chunks()[0])
+    book.append(RunCancelled, reason="")
+    payload = reopen(session, plan.plan_id)
+    assert payload["status"] == "running"
+    assert payload["chunkCounts"]["failed"] == 0
+    overview = Overview(session)
+    assert complete(lambda: overview.plan(plan.plan_id))["events"][-1]["by"] == "ada@workstation"
