@@ -96,6 +96,7 @@ class Worker:
         step: Called with the name of each step of an attempt; for tests that stop a worker there.
         gate: Says why the next chunk has to wait; empty when it may start.
         max_failures: Stop when so many chunks in a row have failed for good: the next would fail as well.
+        on_behalf_of: Who gave the command, for the claims in the log.
     """
 
     def __init__(
@@ -112,8 +113,9 @@ class Worker:
         lease_seconds: float = LEASE_SECONDS,
         gate: Callable[[], str] = lambda: "",
         max_failures: int = MAX_FAILURES_IN_A_ROW,
+        on_behalf_of: str = "",
     ) -> None:
-        self.owner = new_owner()
+        self.owner, self._on_behalf_of = new_owner(), on_behalf_of
         self._server, self._store, self._plan, self._target = server, store, plan, target
         self._retries, self._retry_delay_ms, self._lease = retries, retry_delay_ms, lease_seconds
         self._report, self._step = report, step
@@ -297,6 +299,7 @@ class Worker:
                 query_id=query_id(self._plan.plan_id, chunk.id, state.attempt + 1),
                 lease_seconds=self._lease,
                 takes_over=takes_over,
+                on_behalf_of=self._on_behalf_of,
             )
 
         event = log.commit(decide)
@@ -309,6 +312,11 @@ class Worker:
         """Execute one attempt; the event it ended with."""
         number = claim.attempt
 
+        def owned() -> None:
+            state = log.refresh().state(chunk.id)
+            if state.attempt != number or state.status is not ChunkStatus.RUNNING:
+                raise TransitionError(f"Attempt {number} of chunk {chunk.id} is not the running one any more.")
+
         def verified(content: Content) -> None:
             event = ChunkVerified(at=now(), by=self.owner, chunk_id=chunk.id, attempt=number, content=content)
             self._append(log, event)
@@ -319,7 +327,9 @@ class Worker:
             if self._stopping.is_set() and not name.startswith(("sealed", "moved")):
                 raise ServerError("The worker was told to stop.", code=394)
 
-        attempt = Attempt(self._plan, self._target, chunk, number, verified, step, dict(claim.verified), claim.clear)
+        attempt = Attempt(
+            self._plan, self._target, chunk, number, owned, verified, step, dict(claim.verified), claim.clear
+        )
         try:
             content = run_attempt(self._server, attempt)
         except TransitionError as error:

@@ -23,6 +23,7 @@ class Attempt(NamedTuple):
     What one attempt needs to know.
 
     Attributes:
+        owned: Called before anything of others is killed, dropped or deleted; raises when the claim is lost.
         verified: Called with what was staged before it is sealed; raises when the claim is lost.
         step: Called with the name of each step when it is done; may raise to end the attempt.
         earlier: What earlier attempts of the chunk staged, by attempt.
@@ -33,6 +34,7 @@ class Attempt(NamedTuple):
     target: TableFacts
     chunk: Chunk
     number: int
+    owned: Callable[[], None]
     verified: Callable[[Content], None]
     step: Callable[[str], None]
     earlier: dict[int, Content]

@@ -7,6 +7,8 @@ Why a retry is safe, whatever died and when:
 * :meth:`Attempt.verified` is refused once a later attempt has claimed the chunk, and that one drops
   the tables of earlier attempts before it looks for a sealed one. So at most one table per chunk
   is ever renamed to the sealed name, and only that one is published.
+* An attempt that has lost its claim may wake up at any line. What it then kills or drops by name is
+  of earlier attempts only, and what it deletes from the target was there when it still held the claim.
 * ``stage`` publishes by moving partitions one way; moving a partition that is gone moves nothing.
   The emptied sealed table stays as a tombstone until the run closes.
 * ``replace`` publishes by putting the sealed partitions in place of the target's, which gives the
@@ -22,6 +24,7 @@ from typing import Any
 from ..core.model import Chunk, Content, Plan, TableFacts, TableName, WriteMode
 from ..core.statements import (
     chunk_filter,
+    create_like,
     insert_select,
     literal,
     query_id,
@@ -32,7 +35,7 @@ from ..core.statements import (
     staging_table,
     table_content,
 )
-from ..errors import RequestError, ServerError, VerificationError
+from ..errors import RequestError, ServerError, TransitionError, VerificationError
 from . import publish
 from .attempt import STAGING_SETTINGS, Attempt, drop_tables, kill_queries
 from .client import Server
@@ -62,6 +65,7 @@ def run_attempt(server: Server, attempt: Attempt) -> Content:
     """
     plan, chunk = attempt.plan, attempt.chunk
     if attempt.number > 1:
+        attempt.owned()
         kill_queries(server, plan.plan_id, chunk.id)
     if plan.write_mode is WriteMode.INSERT:
         return _insert(server, attempt)
@@ -91,19 +95,20 @@ def _insert(server: Server, attempt: Attempt) -> Content:
 def _resumable(server: Server, attempt: Attempt, sealed: TableName) -> Content | None:
     """What an earlier attempt has sealed and may still have to be published; None to start over."""
     _drop_attempts(server, attempt)
-    if attempt.clear:
-        drop_tables(server, [sealed])
-        publish.clear_window(server, attempt)
     found = server.rows(
         "SELECT comment FROM system.tables"
         f" WHERE database = {literal(sealed.database)} AND name = {literal(sealed.table)}"
     )
-    if not found:
-        return None
-    content = attempt.earlier.get(int(str(found[0][0]).rsplit(" ", 1)[-1]))
-    if content is None:
-        # Sealed before the chunk was done and replayed: a result that was published then.
+    number = int(str(found[0][0]).rsplit(" ", 1)[-1]) if found else 0
+    if number >= attempt.number:
+        raise TransitionError(f"Attempt {number} has sealed chunk {attempt.chunk.id}, so {attempt.number} is over.")
+    content = None if attempt.clear else attempt.earlier.get(number)
+    if found and content is None:
+        # Sealed before the chunk was done and replayed, or to be filled anew after its window is cleared.
+        attempt.owned()
         drop_tables(server, [sealed])
+    if attempt.clear:
+        publish.clear_window(server, attempt)
     return content
 
 
@@ -128,9 +133,7 @@ def _own_table(attempt: Attempt) -> TableName:
 def _stage(server: Server, attempt: Attempt) -> Content:
     plan, table = attempt.plan, _own_table(attempt)
     comment = f"backfill of {show_table(attempt.target.name)}, attempt {attempt.number}"
-    server.command(
-        f"CREATE TABLE {quote_table(table)} AS {quote_table(attempt.target.storage)} COMMENT {literal(comment)}"
-    )
+    server.command(create_like(table, attempt.target.storage, attempt.target.engine_full, comment))
     _keep_rows_as_inserted(server, attempt.target, table)
     attempt.step("staging")
     _fill(server, attempt, table, STAGING_SETTINGS)
@@ -216,9 +219,13 @@ def content_at_source(server: Server, plan: Plan, target: TableFacts, chunk: Chu
 
 def _drop_attempts(server: Server, attempt: Attempt) -> None:
     """Drop what earlier attempts staged and did not seal; after this none of them can be sealed."""
-    own = staging_table(attempt.plan, attempt.target.storage, attempt.chunk.id, 0)
+    earlier = [
+        staging_table(attempt.plan, attempt.target.storage, attempt.chunk.id, number)
+        for number in range(1, attempt.number)
+    ]
+    names = ", ".join(literal(table.table) for table in earlier)
     found = server.rows(
-        f"SELECT name FROM system.tables WHERE database = {literal(own.database)}"
-        f" AND startsWith(name, {literal(own.table.removesuffix('0'))}) AND NOT endsWith(name, '_sealed')"
+        "SELECT name FROM system.tables"
+        f" WHERE database = {literal(attempt.target.storage.database)} AND name IN ({names})"
     )
-    drop_tables(server, [TableName(own.database, name) for (name,) in found])
+    drop_tables(server, [TableName(attempt.target.storage.database, name) for (name,) in found])

@@ -6,6 +6,7 @@ Nothing here changes anything on the server, and nothing here decides: that is t
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 
 from ..core.identity import from_ms
@@ -32,39 +33,37 @@ _PER_SECOND = {TimeKind.EPOCH_S: 1, TimeKind.EPOCH_MS: 1_000, TimeKind.EPOCH_US:
 def table_facts(server: Server, name: TableName) -> TableFacts | None:
     """Facts about a table, or None when there is none of that name (or the user may not see it)."""
     found = server.rows(
-        "SELECT engine, toString(uuid), partition_key, sorting_key, create_table_query, total_rows,"
+        "SELECT engine, engine_full, toString(uuid), partition_key, sorting_key, create_table_query, total_rows,"
         " arrayZip(dependencies_database, dependencies_table)"
         f" FROM system.tables WHERE database = {literal(name.database)} AND name = {literal(name.table)}"
     )
     if not found:
         return None
-    engine, uuid, partition_key, sorting_key, create_query, rows, views = found[0]
-    storage = name
-    if engine == "MaterializedView" and _view_target(create_query) is None:
-        storage = TableName(name.database, f".inner_id.{uuid}" if uuid.strip("0-") else f".inner.{name.table}")
-        inner = table_facts(server, storage)
-        if inner is not None:
-            engine, partition_key, sorting_key, rows = (
-                inner.engine,
-                inner.partition_key,
-                inner.sorting_key,
-                inner.rows,
-            )
+    engine, engine_full, uuid, partition_key, sorting_key, create_query, rows, views = found[0]
     columns = server.rows(
         "SELECT name, type, default_kind FROM system.columns"
         f" WHERE database = {literal(name.database)} AND table = {literal(name.table)} ORDER BY position"
     )
-    return TableFacts(
+    facts = TableFacts(
         name=name,
-        storage=storage,
+        storage=name,
         engine=engine,
         columns=tuple(Column(*column) for column in columns),
         partition_key=partition_key,
         sorting_key=sorting_key,
+        engine_full=engine_full,
         create_query=create_query,
         rows=rows,
         views=tuple(sorted(TableName(*view) for view in views)),
     )
+    if engine != "MaterializedView" or _view_target(create_query) is not None:
+        return facts
+    # A view without TO: it is a view by name, and a table by everything that matters here.
+    hidden = f".inner_id.{uuid}" if uuid.strip("0-") else f".inner.{name.table}"
+    inner = table_facts(server, TableName(name.database, hidden))
+    if inner is None:
+        return facts
+    return replace(inner, name=name, columns=facts.columns, create_query=create_query, views=facts.views)
 
 
 def feeding_views(server: Server, target: TableName) -> list[ViewFacts]:

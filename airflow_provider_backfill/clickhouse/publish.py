@@ -9,10 +9,13 @@ from collections.abc import Iterable, Sequence
 
 from ..core.identity import render_instant
 from ..core.model import Chunk, Plan, TableFacts, TableName
-from ..core.statements import backup_table, literal, query_id, quote, quote_table, time_filter
+from ..core.statements import backup_table, create_like, literal, query_id, quote, quote_table, time_filter
 from ..errors import RequestError, ServerError
 from .attempt import STAGING_SETTINGS, Attempt
 from .client import Server
+
+# A part that was merged or mutated after the look has another name, and is found by the next one.
+_CLEAR_TRIES = 20
 
 
 def move_partitions(server: Server, attempt: Attempt, sealed: TableName, *, resumed: bool) -> None:
@@ -102,7 +105,8 @@ def _partitions(server: Server, table: TableName, condition: str = "1") -> set[s
 def back_up(server: Server, attempt: Attempt, table: TableName) -> None:
     """Keep what the target holds in the partitions that will be replaced; hard links, so it costs no space at first."""
     storage, backup = attempt.target.storage, backup_table(attempt.plan, attempt.target.storage)
-    server.command(f"CREATE TABLE IF NOT EXISTS {quote_table(backup)} AS {quote_table(storage)}")
+    comment = f"what the backfill {attempt.plan.plan_id} replaced; drop it when it is not needed any more"
+    server.command(create_like(backup, storage, attempt.target.engine_full, comment, again=True))
     held = _partitions(server, storage)
     for partition in sorted(held & (_partitions(server, table) | _partitions(server, storage, _window(attempt)))):
         # Nothing of this chunk is published before it is sealed, so repeating this keeps the same rows.
@@ -128,10 +132,28 @@ def keep_outside(server: Server, attempt: Attempt, table: TableName) -> None:
 
 
 def clear_window(server: Server, attempt: Attempt) -> None:
-    """Delete the chunk's window from the target. Only behind the fence: no earlier query is alive."""
-    where = _window(attempt)
-    server.command(f"ALTER TABLE {quote_table(attempt.target.storage)} DELETE WHERE {where}", {"mutations_sync": 2})
-    attempt.step("cleared")
+    """
+    Delete the chunk's window from the target.
+
+    Only parts that were there while the claim still held are touched: a worker that is asleep
+    between that look and the deletion deletes nothing that a later attempt has published since.
+
+    Raises:
+        TransitionError: Another worker has taken the chunk over.
+        ServerError: The parts change faster than they can be deleted from.
+    """
+    storage, where = attempt.target.storage, _window(attempt)
+    for _ in range(_CLEAR_TRIES):
+        parts = server.rows(f"SELECT DISTINCT _part FROM {quote_table(storage)} WHERE {where}")
+        if not parts:
+            attempt.step("cleared")
+            return
+        attempt.owned()
+        names = ", ".join(literal(name) for (name,) in parts)
+        server.command(
+            f"ALTER TABLE {quote_table(storage)} DELETE WHERE {where} AND _part IN ({names})", {"mutations_sync": 2}
+        )
+    raise ServerError(f"The window of chunk {attempt.chunk.id} still holds rows after {_CLEAR_TRIES} deletions.")
 
 
 def restore(server: Server, plan: Plan, target: TableFacts, chunks: Iterable[Chunk]) -> int:

@@ -125,6 +125,7 @@ class TableFacts:
     Attributes:
         storage: The table that holds the rows: the inner table of a materialized view without
             ``TO``, else the table itself.
+        engine_full: The storage's whole engine clause, keys and settings included.
         rows: Rows in the table, None when the server does not know.
         views: The materialized views that fire when rows are inserted into it.
     """
@@ -135,6 +136,7 @@ class TableFacts:
     columns: tuple[Column, ...]
     partition_key: str
     sorting_key: str
+    engine_full: str
     create_query: str
     rows: int | None
     views: tuple[TableName, ...] = ()

@@ -15,8 +15,8 @@ from ..errors import RequestError
 from .identity import render_instant, to_ms
 from .model import Chunk, Column, Plan, Statement, TableName, TimeKind
 
-_WORD = re.compile(r"[^\W\d][\w-]*")
-_NAME = re.compile(r"`((?:[^`\\]|\\.|``)+)`|\"((?:[^\"\\]|\\.|\"\")+)\"|([^\W\d][\w$-]*)")
+_WORD = re.compile(r"[^\W\d]\w*(?:-\w+)*")
+_NAME = re.compile(r"`((?:[^`\\]|\\.|``)+)`|\"((?:[^\"\\]|\\.|\"\")+)\"|([^\W\d]\w*(?:-\w+)*)")
 _DATETIME64 = re.compile(r"DateTime64\((\d+)")
 _WRAPPER = re.compile(r"(?:Nullable|LowCardinality)\((.*)\)")
 _INTEGERS = frozenset(f"{sign}Int{bits}" for sign in ("", "U") for bits in (32, 64))
@@ -147,6 +147,26 @@ def staging_table(plan: Plan, storage: TableName, chunk_id: str, attempt: int) -
 def sealed_table(plan: Plan, storage: TableName, chunk_id: str) -> TableName:
     """The table that holds the one result of a chunk which may be published."""
     return TableName(storage.database, f"backfill_{plan.plan_id}_{chunk_id}_sealed")
+
+
+_FIRST_LITERAL = re.compile(r"^(Replicated\w*MergeTree\(')((?:[^'\\\\]|\\\\.)*)(')")
+
+
+def create_like(table: TableName, storage: TableName, engine: str, comment: str, *, again: bool = False) -> str:
+    """
+    Create a table that can give partitions to *storage* and take them from it.
+
+    A Replicated table with a path of its own in Keeper cannot be created twice under that path,
+    so the copy gets one beside it.
+
+    Args:
+        engine: The storage's whole engine clause, as ``system.tables.engine_full`` has it.
+        again: Whether it may be there already.
+    """
+    apart = _FIRST_LITERAL.sub(lambda match: f"{match[1]}{match[2]}_{table.table}{match[3]}", engine)
+    clause = f" ENGINE = {apart}" if apart != engine else ""
+    name = ("IF NOT EXISTS " if again else "") + quote_table(table)
+    return f"CREATE TABLE {name} AS {quote_table(storage)}{clause} COMMENT {literal(comment)}"
 
 
 def backup_table(plan: Plan, storage: TableName) -> TableName:

@@ -1,0 +1,133 @@
+"""The SQL texts: names, bounds and filters as they are sent; the server tests show that they are right."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_backfill.core.identity import parse_instant
+from airflow_provider_backfill.core.model import TableName, TimeKind
+from airflow_provider_backfill.core.statements import (
+    bare_type,
+    bound,
+    create_like,
+    filter_setting,
+    parse_table,
+    quote,
+    show_table,
+    time_kind,
+)
+from airflow_provider_backfill.errors import RequestError
+
+
+@given(st.text(min_size=1), st.text(min_size=1))
+def test_any_name_reads_back_the_same(database: str, table: str) -> None:
+    """A plan keeps names as text; one that reads back as another table would be filled instead."""
+    name = TableName(database, table)
+    assert parse_table(show_table(name), "target") == name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "orders",
+        "a.b.c",
+        "a.",
+        ".b",
+        "a.b; DROP TABLE x",
+        "a.b--",
+        "a b.c",
+        "a.`b",
+        "a.b`c`",
+        "",
+        "a..b",
+        "a.(b)",
+        "'a'.b",
+    ],
+)
+def test_what_is_no_table_name(text: str) -> None:
+    """Text that could smuggle a statement in is no name; the message shows it and says what is one."""
+    with pytest.raises(RequestError, match="is not a table name") as refused:
+        parse_table(text, "source")
+    assert repr(text) in refused.value.message
+    assert "--source database.table" in refused.value.hint
+
+
+@given(st.text(min_size=1))
+def test_a_quoted_name_ends_where_it_should(name: str) -> None:
+    """No backtick or backslash in a name may end the quotes early."""
+    inner = quote(name)[1:-1]
+    assert "`" not in inner.replace("\\\\", "").replace("\\`", "")
+    assert not inner.replace("\\\\", "").endswith("\\")
+
+
+@pytest.mark.parametrize(
+    ("kind", "moment", "text"),
+    [
+        (TimeKind.DATE, "2025-03-01", "toDate('2025-03-01')"),
+        (TimeKind.DATE32, "1925-03-01", "toDate32('1925-03-01')"),
+        (TimeKind.DATETIME, "2025-03-01T01:00:00+02:00", "toDateTime64('2025-02-28 23:00:00.000', 3, 'UTC')"),
+        (TimeKind.DATETIME64, "2025-03-01T00:00:00.5Z", "toDateTime64('2025-03-01 00:00:00.500', 3, 'UTC')"),
+        (TimeKind.EPOCH_S, "1970-01-01T00:01:00Z", "60"),
+        (TimeKind.EPOCH_S, "1970-01-01T00:01:00.001Z", "61"),
+        (TimeKind.EPOCH_MS, "1970-01-01T00:01:00.001Z", "60001"),
+        (TimeKind.EPOCH_US, "1970-01-01T00:01:00.001Z", "60001000"),
+        (TimeKind.EPOCH_S, "1969-12-31T23:59:58.5Z", "-1"),
+    ],
+)
+def test_bounds_are_exact_instants(kind: TimeKind, moment: str, text: str) -> None:
+    """Epochs are rounded up, so that both sides of a bound cut at the same row."""
+    assert bound(kind, parse_instant(moment)) == text
+
+
+def test_a_date_column_takes_days_only() -> None:
+    """Half a day cannot be told apart in a Date."""
+    with pytest.raises(RequestError, match="is not a day's start") as refused:
+        bound(TimeKind.DATE, parse_instant("2025-03-01T06:00Z"))
+    assert "multiple of 24" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "kind"),
+    [
+        ("DateTime", "", TimeKind.DATETIME),
+        ("DateTime('Europe/Berlin')", "", TimeKind.DATETIME),
+        ("Nullable(DateTime64(6, 'UTC'))", "", TimeKind.DATETIME64),
+        ("LowCardinality(Nullable(Date))", "", TimeKind.DATE),
+        ("UInt32", "s", TimeKind.EPOCH_S),
+        ("Int64", "us", TimeKind.EPOCH_US),
+        ("UInt32", "", None),
+        ("String", "s", None),
+        ("Array(DateTime)", "", None),
+        ("UInt8", "s", None),
+    ],
+)
+def test_what_is_a_time(text: str, unit: str, kind: TimeKind | None) -> None:
+    """An integer is a time only when its unit is declared."""
+    assert time_kind(text, unit) is kind
+
+
+def test_wrappers_come_off() -> None:
+    """Types are compared by what they hold."""
+    assert bare_type("LowCardinality(Nullable(FixedString(3)))") == "FixedString(3)"
+    assert bare_type("Array(Nullable(String))") == "Array(Nullable(String))"
+
+
+def test_a_filter_survives_quotes_in_names() -> None:
+    """The setting is a map literal with literals inside; each level is escaped once."""
+    setting = filter_setting(TableName("d", "it's"), "`a` = 'b'")
+    assert setting == {"additional_table_filters": r"{'d.it\'s': '`a` = \'b\''}"}
+
+
+def test_a_replicated_copy_gets_a_path_of_its_own() -> None:
+    """Two tables under one path in Keeper would be one table; other engines are copied as they are."""
+    table, storage = TableName("d", "backfill_p_c_1"), TableName("d", "t")
+    engine = (
+        "ReplicatedReplacingMergeTree('/tables/{shard}/t', '{replica}', ver) PARTITION BY m ORDER BY k SETTINGS x = 1"
+    )
+    text = create_like(table, storage, engine, "why")
+    apart = engine.replace("/tables/{shard}/t'", "/tables/{shard}/t_backfill_p_c_1'")
+    assert text == f"CREATE TABLE `d`.`backfill_p_c_1` AS `d`.`t` ENGINE = {apart} COMMENT 'why'"
+    for plain in ("MergeTree ORDER BY k", "ReplicatedMergeTree ORDER BY k", "SharedMergeTree ORDER BY k"):
+        assert create_like(table, storage, plain, "why") == "CREATE TABLE `d`.`backfill_p_c_1` AS `d`.`t` COMMENT 'why'"
