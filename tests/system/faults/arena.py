@@ -23,7 +23,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -56,7 +56,7 @@ class _Runner:
     ended: bool = False
     code: int = 0
     wake_when_completed: bool = False
-    done: threading.Event = field(default_factory=threading.Event)
+    wake_at_step: str = ""
 
 
 class Arena:
@@ -161,6 +161,7 @@ class _Play:
         self._inside = iter(scenario.inside)
         self._quiet_until = 0.0
         self._late = 0
+        self._replayed = False
         self._random = random.Random(scenario.name)  # noqa: S311 - repeatable on purpose
         self._store = StateStore(FileBackend(folder / "state"))
 
@@ -197,6 +198,11 @@ class _Play:
             self.result.problems.append(f"wrong: plan ended with {code}: {payload}")
             return
         plan = self._store.load_plan(payload["planId"])
+        if self.scenario.replay:
+            code, payload = self._call(["run", "--plan-id", plan.plan_id])
+            if code:
+                self.result.problems.append(f"wrong: an undisturbed run ended with {code}: {payload}")
+                return
         log = self._store.open_run(plan)
         self._attack(plan, log)
         if not self.result.problems:
@@ -210,8 +216,12 @@ class _Play:
         for fault in [fault for fault in self._waiting if not fault.step]:
             self._waiting.remove(fault)
             self._at(start + fault.after, lambda fault=fault: self._strike(fault, plan))  # type: ignore[misc]
-        for _ in range(self.scenario.runners):
-            self._start_runner(plan, log)
+        for number in range(self.scenario.runners):
+            if number and self.scenario.replay:
+                # On a completed run there is nothing to do for it until the replay has begun.
+                self._waiting.append(Outside("runner", step="ChunkStarted", nth=number))
+            else:
+                self._start_runner(plan, log)
         peace = False
         while True:
             now = time.monotonic()
@@ -280,7 +290,7 @@ class _Play:
             return
         self._struck["worker SIGSTOP, then SIGCONT at a named step"] += 1
         if strike.asleep == UNTIL_COMPLETED:
-            runner.wake_when_completed = True
+            runner.wake_when_completed, runner.wake_at_step = True, strike.until
         else:
             self._at(time.monotonic() + strike.asleep, lambda: self._wake(runner))
 
@@ -301,6 +311,9 @@ class _Play:
                 self.result.problems.append(
                     f"twice: attempt {claim[1]} of chunk {claim[0]} was executed by {other} and {message['name']}"
                 )
+        for runner in self._all():
+            if runner.stopped and runner.wake_at_step == step and runner.name != message["name"]:
+                self._wake(runner)
         for fault in [one for one in self._waiting if one.step == step and one.nth == self._steps[step]]:
             self._waiting.remove(fault)
             self._at(time.monotonic() + fault.after, lambda fault=fault: self._strike(fault, plan))  # type: ignore[misc]
@@ -370,6 +383,9 @@ class _Play:
     def _start_runner(self, plan: Plan, log: RunLog) -> None:
         words = ["resume" if log.refresh().started else "run", "--plan-id", plan.plan_id]
         words += ["--max-parallel-chunks", str(self.scenario.parallel)]
+        if self.scenario.replay and log.run.status is RunStatus.COMPLETED and not self._replayed:
+            self._replayed = True
+            words += ["--replay-done", *(["--clear-window"] if self.scenario.layout.mode == "stage" else [])]
         inside = next(self._inside, ())
         runner = self._fork("runner", words, inside)
         for one in runner.inside:

@@ -30,6 +30,7 @@ class Inside:
         fault: ``kill``, ``stop``, ``disk`` or ``clock``.
         step, nth: For kill and stop: at which occurrence of which step.
         asleep: For stop: seconds until SIGCONT, or ``UNTIL_COMPLETED``.
+        until: For stop: wake up as soon as another runner reports this step, or after *asleep*.
         first, count, how: For disk: which writes fail, and in which way.
         ahead: For clock: seconds.
     """
@@ -38,6 +39,7 @@ class Inside:
     step: str = ""
     nth: int = 1
     asleep: float = 0.0
+    until: str = ""
     first: int = 1
     count: int = 1
     how: str = ""
@@ -74,6 +76,7 @@ class Scenario:
         inside: The faults of the first runners, in the order in which they are started.
         runners: How many are started at once.
         retries: Attempts per chunk before the run fails (and has to be resumed).
+        replay: Whether the run is completed in peace first, and what is attacked is its replay.
         off: A safety that is switched off in every runner.
         cell: Target, mode and fault, for the matrix.
     """
@@ -85,6 +88,7 @@ class Scenario:
     lease: float = 1.0
     retries: int = 3
     blocks: int = 200
+    replay: bool = False
     inside: tuple[tuple[Inside, ...], ...] = ()
     outside: tuple[Outside, ...] = ()
     off: str = ""
@@ -114,6 +118,7 @@ def campaign(seed: int, off: str = "") -> Scenario:
         lease=draw.choice([0.7, 1.0, 1.5]),
         retries=draw.choice([2, 3, 10]),
         blocks=draw.choice([60, 150, 1000]),
+        replay=draw.random() < 0.15,
         inside=tuple(map(tuple, inside)),
         outside=tuple(outside),
         off=off,
@@ -154,8 +159,11 @@ def _inside(draw: random.Random, layout: Layout) -> Inside:
         return Inside("disk", first=draw.randint(1, 12), count=draw.choice([1, 2, 5]), how=how)
     if fault == "clock":
         return Inside("clock", ahead=draw.choice([-3600, -5, 5, 3600, 86400]))
-    asleep = draw.choice([0.3, 1.2, 2.0, UNTIL_COMPLETED, UNTIL_COMPLETED]) if fault == "stop" else 0.0
-    return Inside(fault, step=_steps(draw, layout), nth=draw.choice([1, 1, 2, 3]), asleep=asleep)
+    made = Inside(fault, step=_steps(draw, layout), nth=draw.choice([1, 1, 2, 3]))
+    if fault == "stop" and draw.random() < 0.4:
+        # Into the middle of what the one who has taken over does.
+        return replace(made, asleep=UNTIL_COMPLETED, until=_steps(draw, layout))
+    return replace(made, asleep=draw.choice([0.3, 1.2, 2.0, UNTIL_COMPLETED])) if fault == "stop" else made
 
 
 def _outside(draw: random.Random, layout: Layout) -> Outside:
@@ -214,8 +222,8 @@ def matrix(kind: str, mode: str, fault: str, seed: int) -> Scenario:
         case "worker killed":
             inside = ((Inside("kill", step=step, nth=nth),),)
         case "raced by its zombie":
-            early = draw.choice([0.9, 1.3, UNTIL_COMPLETED])
-            inside, runners = ((Inside("stop", step=step, nth=nth, asleep=early),),), 2
+            until = draw.choice(["", _steps(draw, layout)])
+            inside, runners = ((Inside("stop", step=step, nth=nth, asleep=UNTIL_COMPLETED, until=until),),), 2
     return Scenario(
         name=f"--matrix --cell {kind!r} {mode} {fault!r} --seed {seed}",
         layout=layout,
