@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.clickhouse.ward import Finding, Ward
 
 
@@ -130,6 +132,20 @@ def test_backfill_waived(ward: Ward) -> None:
     assert (backfill["requiredCount"], backfill["waivedCount"], backfill["evaluated"]) == (0, 1, 1)
     ward.run(plan)
     assert check(ward) == (0, {})
+
+
+def test_backfill_policy_relaxed(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unfinished backfills only warn then, and check says why it is so forgiving."""
+    ward.planned()
+    monkeypatch.setenv("CLICKHOUSE_BACKFILL_FAIL_CHECK_ON_REQUIRED_PENDING_BACKFILL", "false")
+    code, findings = check(ward)
+    assert code == 0
+    assert {code: finding["severity"] for code, finding in findings.items()} == {
+        "backfill_required_pending": "warn",
+        "backfill_policy_relaxed": "warn",
+    }
+    monkeypatch.delenv("CLICKHOUSE_BACKFILL_FAIL_CHECK_ON_REQUIRED_PENDING_BACKFILL")
+    assert "backfill_policy_relaxed" not in check(ward)[1]
 
 
 def test_coverage_is_proven_by_done_chunks(ward: Ward) -> None:

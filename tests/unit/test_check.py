@@ -1,0 +1,206 @@
+"""check for CI without a ClickHouse: what it counts, and what it writes for others to show."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from airflow_provider_backfill import commands, reports
+from airflow_provider_backfill.core.model import Plan
+from airflow_provider_backfill.diagnosis import read_declared
+from airflow_provider_backfill.errors import ConfigError, StateError
+from airflow_provider_backfill.options import Options
+from airflow_provider_backfill.session import Session
+from airflow_provider_backfill.state.files import FileBackend
+from airflow_provider_backfill.state.store import StateStore
+from airflow_provider_backfill.worker import now
+from tests.command_line import Cli
+from tests.state import chunks_of, done, failed, make_plan, started
+
+OLD = make_plan(planned_at=now() - timedelta(hours=30))
+YOUNG = make_plan(6, planned_at=now(), target="shop.`Ödå 100%`")
+
+
+@pytest.fixture
+def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """A command line without a ClickHouse."""
+    return Cli(tmp_path / "state", "", capsys)
+
+
+@pytest.fixture
+def store(cli: Cli) -> StateStore:
+    """The state folder with an old and a young plan."""
+    store = StateStore(FileBackend(cli.state))
+    for plan in (OLD, YOUNG):
+        store.save_plan(plan)
+    return store
+
+
+def complete(store: StateStore, plan: Plan) -> None:
+    log = store.open_run(plan)
+    for chunk in chunks_of(plan):
+        log.append(started(plan, chunk))
+        log.append(done(chunk))
+
+
+def result(answer: dict[str, Any]) -> dict[str, Any]:
+    backfill: dict[str, Any] = answer["plugins"]["backfill"]
+    return backfill
+
+
+def test_the_payload_is_that_of_the_contract(cli: Cli, store: StateStore) -> None:
+    complete(store, OLD)
+    answer = cli("check", "--json")
+    assert answer.code == 1
+    payload = answer.payload
+    assert (payload["ok"], payload["failedChecks"]) == (False, ["plugin:backfill"])
+    backfill = result(payload)
+    (finding,) = backfill.pop("findings")
+    assert {key: backfill[key] for key in ("evaluated", "ok", "requiredCount", "activeRuns", "failedRuns")} == {
+        "evaluated": 2,
+        "ok": False,
+        "requiredCount": 1,
+        "activeRuns": 0,
+        "failedRuns": 0,
+    }
+    assert backfill["findingCodes"] == ["backfill_required_pending"]
+    assert set(finding) == {"code", "severity", "message", "planId", "hint"}
+    assert finding["planId"] == YOUNG.plan_id
+
+
+def test_target_narrows(cli: Cli, store: StateStore) -> None:
+    complete(store, OLD)
+    assert cli("check", "--target", "shop.orders").code == 0
+    assert cli("check", "--target", YOUNG.target).code == 1
+
+
+@pytest.mark.parametrize(
+    ("age", "severities"),
+    [("36h", ["warn", "warn"]), ("1d", ["error", "warn"]), ("1440m", ["error", "warn"]), ("0m", ["error", "error"])],
+)
+def test_max_age_gives_young_plans_time(cli: Cli, store: StateStore, age: str, severities: list[str]) -> None:
+    """A backfill that was planned this morning need not stop every merge of the day."""
+    answer = cli("check", "--max-age", age, "--json")
+    assert [finding["severity"] for finding in result(answer.payload)["findings"]] == severities
+    assert answer.code == ("error" in severities)
+
+
+@pytest.mark.parametrize("words", [["--max-age", "soon"], ["--max-age", "3"], ["--format", "xml"], ["--format"]])
+def test_wrong_flags_are_usage_errors(cli: Cli, words: list[str]) -> None:
+    assert cli("check", *words).code == 2
+
+
+def test_github_gets_one_annotation_per_finding(cli: Cli, store: StateStore) -> None:
+    """Percent signs and line breaks would end the workflow command early."""
+    answer = cli("check", "--format", "github")
+    lines = answer.out.splitlines()
+    assert answer.code == 1
+    assert len(lines) == 2
+    assert all(line.startswith("::error title=backfill_required_pending::") for line in lines)
+    assert any("shop.`Ödå 100%25`" in line for line in lines)
+    assert all("%0Aclickhouse-backfill run " in line for line in lines)
+
+
+def test_junit_fails_for_errors_only(cli: Cli, store: StateStore, tmp_path: Path) -> None:
+    log = store.open_run(OLD)
+    chunk = chunks_of(OLD)[0]
+    log.append(started(OLD, chunk))
+    log.append(failed(chunk, final=True).model_copy(update={"message": "bad \x1b[31m<value> & more"}))
+    path = tmp_path / "junit.xml"
+    assert cli("check", "--max-age", "1h", "--junit", str(path)).code == 1
+    suite = ElementTree.parse(path).getroot()  # noqa: S314 - our own file
+    cases = {case.attrib["name"]: case for case in suite.iter("testcase")}
+    assert (suite.attrib["tests"], suite.attrib["failures"]) == ("4", "2")
+    assert len(cases) == 4
+    broken = cases[f"backfill_chunk_failed_retry_exhausted {OLD.plan_id}"].find("failure")
+    assert broken is not None
+    assert "<value> & more" in broken.attrib["message"]
+    assert cases[f"backfill_required_pending {YOUNG.plan_id}"].find("failure") is None
+    assert cases["0 plans without findings"].find("failure") is None
+
+
+def test_a_junit_file_that_cannot_be_written_is_an_error(cli: Cli, store: StateStore, tmp_path: Path) -> None:
+    """A CI job that shows yesterday's file would be green."""
+    answer = cli("check", "--junit", str(tmp_path / "missing" / "junit.xml"))
+    assert answer.code == 1
+    assert "--junit" in answer.err
+    with pytest.raises(StateError):
+        reports.write_junit(cli.json("check"), tmp_path)
+
+
+# ---------------------------------------------------------------- declared backfills
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "required.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_declaration_says_what_where_and_why(tmp_path: Path) -> None:
+    """TOML's own dates and times need no quotes; without a zone they are UTC."""
+    path = write(
+        tmp_path,
+        '[[backfill]]\ntarget = "a.`b c`"\nfrom = 2025-01-01\nto = 2025-01-02T06:00:00\nreason = "why"\nowner = "who"\n'
+        '[[backfill]]\ntarget = "a.b"\nfrom = "2025-01-01"\nto = 2025-01-02T06:00:00+02:00\n',
+    )
+    first, second = read_declared(path)
+    assert (first.target, first.reason, first.owner) == ("a.`b c`", "why", "who")
+    assert first.end - first.start == timedelta(hours=30)
+    assert second.end - second.start == timedelta(hours=28)
+    assert second.where == f"{path} [[backfill]] 2"
+
+
+def test_an_empty_file_demands_nothing(cli: Cli, tmp_path: Path) -> None:
+    assert read_declared(write(tmp_path, "")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("[[backfill]]\ntarget = 'a.b'\n", "has no from, to"),
+        ("[[backfill]]\ntarget = 'a.b'\nfrom = 2025-01-01\nto = 2025-01-02\nwho = 'x'\n", "has who"),
+        ("[[backfill]]\ntarget = 'ab'\nfrom = 2025-01-01\nto = 2025-01-02\n", "'ab' is not a table name"),
+        ("[[backfill]]\ntarget = 'a.b'\nfrom = 'soon'\nto = 2025-01-02\n", "soon"),
+        ("[[backfill]]\ntarget = 'a.b'\nfrom = 2025-01-02\nto = 2025-01-02\n", "is not before"),
+        ("[[backfill]]\ntarget = 5\nfrom = 2025-01-02\nto = 2025-01-03\n", "'5' is not a table name"),
+        ("[backfill]\ntarget = 'a.b'\n", "[[backfill]]"),
+        ("[[backfills]]\n", "backfills"),
+        ("nonsense", "not valid TOML"),
+    ],
+)
+def test_a_wrong_declaration_names_the_entry(tmp_path: Path, text: str, what: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_declared(write(tmp_path, text))
+    assert what in str(caught.value)
+    assert "required.toml" in str(caught.value)
+
+
+def test_a_missing_declaration_file_is_a_usage_error(cli: Cli, tmp_path: Path) -> None:
+    """A gate that reads no file must not be open."""
+    assert cli("check", "--required", str(tmp_path / "none.toml")).code == 2
+
+
+def test_declared_backfills_count_as_required(cli: Cli, store: StateStore, tmp_path: Path) -> None:
+    complete(store, OLD)
+    text = "[[backfill]]\ntarget = '{}'\nfrom = 2025-01-01\nto = 2025-01-{}\n"
+    done_already = write(tmp_path, text.format(OLD.target, "02"))
+    assert cli("check", "--target", OLD.target, "--required", str(done_already)).code == 0
+    more = write(tmp_path, text.format(OLD.target, "03"))
+    answer = cli("check", "--target", OLD.target, "--required", str(more), "--json")
+    assert answer.code == 1
+    assert result(answer.payload)["requiredCount"] == 1
+    # Narrowed to another table, it is not looked for.
+    assert "backfill_plan_missing" not in cli("check", "--target", YOUNG.target, "--required", str(more)).out
+
+
+def test_a_plan_that_vanishes_meanwhile_is_no_finding(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody plans anew with --force between the listing and the look."""
+    session = Session(store, Options(), None, "test")
+    names = [*store.plan_ids(), "0" * 16]
+    monkeypatch.setattr(StateStore, "plan_ids", lambda _: names)
+    assert result(commands.check(session))["evaluated"] == 2

@@ -1,0 +1,264 @@
+"""The rules by themselves: what they rest on, what they say of facts no server here can have, and the reference."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_backfill.core import checks
+from airflow_provider_backfill.core.checks import RULES, Case, Covered, Declared, gaps, judge, merge
+from airflow_provider_backfill.core.facts import ReplicaFacts, ServerFacts
+from airflow_provider_backfill.core.model import (
+    ChunkStatus,
+    Finding,
+    Run,
+    RunStatus,
+    Severity,
+    Statement,
+    TableName,
+    TimeKind,
+    Waiver,
+    Worker,
+    WriteMode,
+)
+from airflow_provider_backfill.core.rules import Needs, Rule, plan_command
+from docs.findings import PAGE, page
+from tests.state import make_plan
+
+TESTS = Path(__file__).parents[1]
+NOW = datetime(2025, 6, 1, tzinfo=UTC)
+PLAN = make_plan()
+TARGET = TableName("shop", "orders")
+
+
+def run(**changes: Any) -> Run:
+    """A run of PLAN."""
+    return Run(PLAN.plan_id, PLAN.chunk_count, **changes)
+
+
+def codes(case: Case) -> list[str]:
+    return [finding.code for finding in judge(case)]
+
+
+def find(case: Case, code: str) -> Finding:
+    (finding,) = [finding for finding in judge(case) if finding.code == code]
+    return finding
+
+
+# ---------------------------------------------------------------- the rule set
+
+
+def test_every_rule_has_a_code_of_its_own() -> None:
+    assert len({rule.code for rule in RULES}) == len(RULES)
+    assert all(re.fullmatch("backfill_[a-z_]+", rule.code) for rule in RULES)
+
+
+def test_the_reference_is_current() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run `python -m docs.findings`"
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule.reproduced], ids=lambda rule: rule.code)
+def test_what_is_said_to_be_shown_on_a_server_is(rule: Rule) -> None:
+    """The reference says of each rule without a mark that a test brings a real server into the state."""
+    texts = [path.read_text(encoding="utf-8") for path in (TESTS / "clickhouse").glob("test_*.py")]
+    assert any(rule.code in text for text in texts)
+
+
+def test_nothing_is_found_where_nothing_was_looked_at() -> None:
+    """Facts that are missing are no facts: a rule never guesses."""
+    case = Case(moment=NOW, plan=PLAN, run=run())
+    assert codes(case) == ["backfill_required_pending"]
+    assert codes(replace(case, server=ServerFacts())) == ["backfill_required_pending"]
+    assert codes(Case(moment=NOW)) == []
+
+
+def test_a_finished_plan_is_only_asked_for_leftovers() -> None:
+    """What a server has become since then is none of its business."""
+    done = run(started=True, counts={ChunkStatus.DONE: 4})
+    broken = ReplicaFacts(TARGET, True, True, 9000, 1, 1, 0, 2, "")
+    server = ServerFacts(address="http://elsewhere:8123", replicas=(broken,), storage=TARGET)
+    assert codes(Case(moment=NOW, plan=PLAN, run=done, server=server)) == []
+
+
+# ---------------------------------------------------------------- replicas
+
+
+def _replica(**changes: Any) -> Case:
+    healthy = ReplicaFacts(TARGET, False, False, 0, 0, 0, 2, 2, "")
+    server = ServerFacts(address=PLAN.environment, target="shop.orders", storage=TARGET)
+    return Case(moment=NOW, plan=PLAN, run=run(), server=replace(server, replicas=(healthy._replace(**changes),)))
+
+
+def test_a_healthy_replica_is_no_finding() -> None:
+    """A few seconds and a few queued entries are the daily life of a replica."""
+    assert codes(_replica(delay=20, queue=30, behind=10)) == ["backfill_required_pending"]
+
+
+@pytest.mark.parametrize("changes", [{"readonly": True}, {"expired": True}])
+def test_a_replica_without_keeper(changes: dict[str, bool]) -> None:
+    finding = find(_replica(error="Session expired", **changes), "backfill_replica_readonly")
+    assert finding.severity is Severity.ERROR
+    assert "shop.orders" in finding.message
+    assert "Session expired" in finding.message
+    assert finding.hint == "SQL: SYSTEM RESTART REPLICA `shop`.`orders`"
+
+
+@pytest.mark.parametrize("changes", [{"delay": 301}, {"behind": 101}, {"active": 1}])
+def test_a_replica_that_is_behind(changes: dict[str, int]) -> None:
+    finding = find(_replica(**changes), "backfill_replica_lagging")
+    assert finding.severity is Severity.WARN
+    assert finding.hint == "SQL: SYSTEM SYNC REPLICA `shop`.`orders` LIGHTWEIGHT"
+
+
+# ---------------------------------------------------------------- state
+
+
+def test_the_policy_and_the_age_decide_how_bad_unfinished_is() -> None:
+    case = Case(moment=PLAN.created_at + timedelta(hours=10), plan=PLAN, run=run())
+    code = "backfill_required_pending"
+    assert find(case, code).severity is Severity.ERROR
+    assert find(replace(case, required=False), code).severity is Severity.WARN
+    assert find(replace(case, max_age=timedelta(hours=11)), code).severity is Severity.WARN
+    old = find(replace(case, max_age=timedelta(hours=10)), code)
+    assert old.severity is Severity.ERROR
+    assert "planned 10 h ago" in old.message
+
+
+def test_backfill_policy_relaxed_is_said_once_for_all_plans() -> None:
+    assert codes(Case(moment=NOW, required=False)) == ["backfill_policy_relaxed"]
+    assert codes(Case(moment=NOW, plan=PLAN, run=run(), required=False)) == ["backfill_required_pending"]
+
+
+def test_a_waiver_counts_until_its_end() -> None:
+    waived = run(waiver=Waiver("someone", "the source is gone", NOW), counts={ChunkStatus.FAILED: 4}, started=True)
+    case = Case(moment=NOW - timedelta(seconds=1), plan=PLAN, run=waived)
+    assert codes(case) == ["backfill_waived"]
+    assert set(codes(replace(case, moment=NOW))) == {
+        *("backfill_required_pending", "backfill_chunk_failed_retry_exhausted")
+    }
+
+
+def test_claims_of_the_dead_are_counted_and_freed_by_the_right_command() -> None:
+    """Of a cancelled run a resume would start the work again; there cancel frees the claims."""
+    workers = {"a:1:2:x": Worker(NOW, 60, claims=3), "b:1:2:y": Worker(NOW, 60)}
+    stuck = run(started=True, workers=workers, counts={ChunkStatus.RUNNING: 4})
+    case = Case(moment=NOW, plan=PLAN, run=stuck, dead=frozenset({"a:1:2:x"}))
+    finding = find(case, "backfill_claim_stuck")
+    assert "3 chunks" in finding.message
+    assert "b:1:2:y" not in finding.message
+    assert " resume " in finding.hint
+    cancelled = replace(case, run=run(started=True, workers=workers, cancelled=True))
+    assert " cancel " in find(cancelled, "backfill_claim_stuck").hint
+    assert " status " in find(case, "backfill_required_pending").hint
+    everybody = replace(case, dead=frozenset(workers))
+    assert " resume " in find(everybody, "backfill_required_pending").hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "verb"),
+    [
+        ({}, "run"),
+        ({"started": True}, "status"),
+        ({"started": True, "paused": True}, "resume"),
+        ({"started": True, "cancelled": True}, "resume"),
+        ({"started": True, "counts": {ChunkStatus.FAILED: 4}}, "resume"),
+    ],
+)
+def test_the_next_step_fits_the_status(changes: dict[str, Any], verb: str) -> None:
+    assert checks.next_step(PLAN, run(**changes)).split()[:2] == ["clickhouse-backfill", verb]
+
+
+def test_a_finished_plan_has_no_next_step() -> None:
+    done = run(started=True, counts={ChunkStatus.DONE: 4})
+    assert done.status is RunStatus.COMPLETED
+    assert checks.next_step(PLAN, done) == ""
+
+
+def test_findings_come_worst_first() -> None:
+    case = Case(moment=NOW, plan=PLAN, run=run(held="the disk is full", started=True))
+    assert codes(case) == ["backfill_required_pending", "backfill_run_waits"]
+
+
+# ---------------------------------------------------------------- commands to paste
+
+
+def test_a_plan_can_be_planned_again_by_its_command() -> None:
+    """A SELECT is text with quotes and line breaks; the shell must give it back as it was."""
+    select = "SELECT *\nFROM shop.`raw it's` WHERE x = \"y\" AND z = '$HOME'"
+    statement = Statement(
+        name="--select", select=select, source="shop.raw", time_kind=TimeKind.EPOCH_MS, columns=("a",), row_wise=True
+    )
+    plan = PLAN.model_copy(update={"statements": (statement,), "write_mode": WriteMode.REPLACE, "existing_rows": 3})
+    words = shlex.split(plan_command(plan, "--chunk-hours 24"))
+    flags = dict(pairwise(words))
+    assert words[:2] == ["clickhouse-backfill", "plan"]
+    assert flags["--select"] == select
+    assert flags["--filter-table"] == "shop.raw"
+    assert flags["--time-unit"] == "ms"
+    assert flags["--write-mode"] == "replace"
+    assert words.count("--chunk-hours") == 1
+    assert flags["--chunk-hours"] == "24"
+    assert "--allow-existing-rows" in words
+
+
+def test_a_plan_of_views_names_no_source() -> None:
+    """They are found again; naming their source would copy it instead of replaying them."""
+    statement = Statement(
+        name="shop.view", select="SELECT 1", source="shop.raw", time_kind=TimeKind.DATETIME, columns=("a",)
+    )
+    command = plan_command(PLAN.model_copy(update={"statements": (statement,)}))
+    assert "--source" not in command
+    assert "--select" not in command
+
+
+def test_a_declared_backfill_names_itself_and_what_is_missing() -> None:
+    declared = Declared("shop.orders", NOW, NOW + timedelta(days=2), "wrong tax", "billing", "f.toml [[backfill]] 3")
+    case = Case(moment=NOW, missing=((declared, NOW, NOW + timedelta(hours=6)),))
+    finding = find(case, "backfill_plan_missing")
+    assert finding.hint == ("clickhouse-backfill plan --target shop.orders --from 2025-06-01 --to 2025-06-01T06:00:00Z")
+    for part in ("f.toml [[backfill]] 3", "wrong tax", "billing"):
+        assert part in finding.message
+
+
+def test_every_rule_of_the_server_is_asked_for_a_target_without_a_plan() -> None:
+    """None may need a plan that is not there."""
+    server = ServerFacts(address="http://a", target="shop.orders", user="u")
+    assert codes(Case(moment=NOW, server=server)) == ["backfill_target_missing"]
+    assert {rule.needs for rule in RULES} == set(Needs)
+
+
+# ---------------------------------------------------------------- coverage
+
+_HOURS = st.integers(0, 48)
+_STRETCHES = st.lists(st.tuples(_HOURS, _HOURS).filter(lambda pair: pair[0] < pair[1]), max_size=8)
+
+
+def _at(hour: int) -> datetime:
+    return NOW + timedelta(hours=hour)
+
+
+@given(_STRETCHES, st.tuples(_HOURS, _HOURS).filter(lambda pair: pair[0] < pair[1]))
+def test_gaps_are_what_no_stretch_covers(stretches: list[tuple[int, int]], window: tuple[int, int]) -> None:
+    """Hour by hour, against a set."""
+    merged = merge(Covered(_at(start), _at(end), (f"{start}",)) for start, end in stretches)
+    found = [(start, end) for start, end in gaps(merged, _at(window[0]), _at(window[1]))]
+    missing = {h for h in range(*window) if not any(start <= h < end for start, end in stretches)}
+    assert {h for h in range(48) if any(start <= _at(h) < end for start, end in found)} == missing
+    assert all(first.end < second.start for first, second in pairwise(merged))
+    assert all(end < start for (_, end), (start, _) in pairwise(found))
+
+
+def test_touching_stretches_are_one_and_keep_their_plans() -> None:
+    day = timedelta(days=1)
+    assert merge([Covered(NOW + day, NOW + 2 * day, ("b",)), Covered(NOW, NOW + day, ("a",))]) == [
+        Covered(NOW, NOW + 2 * day, ("a", "b"))
+    ]
