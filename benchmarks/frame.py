@@ -1,0 +1,105 @@
+"""
+What a benchmark gives: rows of a figure, its baseline in the same run, and the bar it is held against.
+
+A module of this package with a function ``measure(short: bool) -> list[Row]`` is a benchmark;
+*short* is for CI: the same figures from less work.
+"""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """
+    One figure.
+
+    Attributes:
+        value: In *unit*; less is better.
+        baseline: What it is compared with, measured in turn with it; None when it stands alone.
+        against: What the baseline is.
+        bar: The ratio to the baseline that must not be exceeded, or the value when there is no
+            baseline; None for a figure that is only shown.
+        note: What a reader should know, such as why it is not at its bar.
+    """
+
+    name: str
+    value: float
+    unit: str
+    baseline: float | None = None
+    against: str = ""
+    bar: float | None = None
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """The value as a multiple of the baseline."""
+        return self.value / self.baseline if self.baseline else None
+
+    @property
+    def held(self) -> bool | None:
+        """Whether the bar holds; None without one."""
+        measure = self.value if self.baseline is None else self.ratio
+        return None if self.bar is None or measure is None else measure <= self.bar
+
+
+def in_turn(rounds: int, *works: Callable[[], float]) -> list[list[float]]:
+    """
+    Do the works one after the other, round by round, so that what the machine does meanwhile meets all of them.
+
+    Returns:
+        For each work, what it returned in each round.
+    """
+    results: list[list[float]] = [[] for _ in works]
+    for _ in range(rounds):
+        for work, result in zip(works, results, strict=True):
+            result.append(work())
+    return results
+
+
+def ratio_of(values: Sequence[float], baselines: Sequence[float]) -> tuple[float, float]:
+    """The median value, and the baseline that gives the median of the rounds' ratios."""
+    value = statistics.median(values)
+    ratio = statistics.median(v / b for v, b in zip(values, baselines, strict=True))
+    return value, value / ratio
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that *work* takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def machine() -> str:
+    """The machine in a line."""
+    with Path("/proc/cpuinfo").open() as file:
+        model = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
+    load = os.getloadavg()[0]
+    return f"{platform.system()} {platform.release()}, {os.cpu_count()} cores {model}, load {load:.1f} at the end"
+
+
+def markdown(rows: dict[str, list[Row]]) -> str:
+    """The rows as a table for people."""
+    lines = [f"Measured on {machine()}, Python {platform.python_version()}.", ""]
+    lines += ["| what | value | baseline | ratio | bar | |", "|---|---:|---:|---:|---:|---|"]
+    for row in (row for part in rows.values() for row in part):
+        base = f"{row.baseline:.4g} {row.unit} ({row.against})" if row.baseline is not None else ""
+        ratio = f"{row.ratio:.2f}" if row.ratio is not None else ""
+        bar = f"{row.bar:g}" if row.bar is not None else ""
+        held = {True: "holds", False: "**missed**", None: ""}[row.held]
+        note = f"{held}; {row.note}" if held and row.note else held or row.note
+        lines.append(f"| {row.name} | {row.value:.4g} {row.unit} | {base} | {ratio} | {bar} | {note} |")
+    return "\n".join(lines) + "\n"
+
+
+def as_json(rows: dict[str, list[Row]]) -> str:
+    """The rows for programs."""
+    found = {part: [{**asdict(row), "ratio": row.ratio, "held": row.held} for row in rows[part]] for part in rows}
+    return json.dumps({"machine": machine(), "python": platform.python_version(), "benchmarks": found}, indent=2) + "\n"
