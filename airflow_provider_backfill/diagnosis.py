@@ -89,20 +89,18 @@ def check(
     findings = checks.judge(Case(moment=now(), required=required))
     tally = _Tally()
     for name in session.store.plan_ids():
+        made = None
         try:
             made = session.store.load_plan(name)
             if wanted is not None and made.target != wanted:
                 continue
             case = plan_case(session, made, session.store.open_run(made).run, max_age=max_age)
-        except BackfillError as error:
-            # A plan that was retired meanwhile is none of ours; a folder that cannot be read is no damage.
-            if isinstance(error, DamagedStateError):
-                findings += checks.judge(_damage_case(name, error))
-                continue
-            if isinstance(error, RequestError):
-                continue
-            raise
-        _count(tally, case, targets)
+        except DamagedStateError as error:
+            case = _damage_case(name, error)
+        except RequestError:
+            # It was retired since the folder was listed.
+            continue
+        _count(tally, case, made, targets)
         findings += checks.judge(case)
     missing = tuple(
         (entry, *gap)
@@ -120,17 +118,17 @@ def _damage_case(plan_id: str, error: DamagedStateError) -> Case:
     return Case(moment=now(), about=plan_id, damage=damage, remedy=advised[1] if advised is not None else "")
 
 
-def _count(tally: _Tally, case: Case, targets: set[str]) -> None:
-    plan, run = case.plan, case.run
-    if plan is None or run is None:
+def _count(tally: _Tally, case: Case, made: Plan | None, targets: set[str]) -> None:
+    run = case.run
+    if made is not None and made.target in targets and not (run is not None and run.cancelled):
+        tally.planned.setdefault(made.target, []).append(Covered(made.start, made.end, (made.plan_id,)))
+    if run is None:
         return
     tally.evaluated += 1
     tally.waived += case.waived and not case.finished
     tally.pending += not case.finished and not case.waived
     tally.active += run.status is RunStatus.RUNNING
     tally.failed += run.status is RunStatus.FAILED
-    if plan.target in targets and run.status is not RunStatus.CANCELLED:
-        tally.planned.setdefault(plan.target, []).append(Covered(plan.start, plan.end, (plan.plan_id,)))
 
 
 def _check_payload(findings: Sequence[Finding], tally: _Tally, missing: int) -> Payload:
