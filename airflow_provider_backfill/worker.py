@@ -48,6 +48,7 @@ from .errors import BackfillError, RequestError, ServerError, TransitionError, V
 from .state.store import RunLog, StateStore
 
 LEASE_SECONDS = 60.0
+_CLOCK_SECONDS = 30.0
 _WATCH_SECONDS = 0.5
 _HOLD_SECONDS = 1.0
 _HOLD_SAID_SECONDS = 30.0
@@ -66,14 +67,24 @@ def new_owner() -> str:
 
 
 def owner_is_dead(run: Run, owner: str, moment: datetime) -> bool:
-    """Whether a worker has lost its claims: its lease has run out, or its process on this host is gone."""
+    """
+    Whether a worker has lost its claims: its lease has run out, or its process on this host is gone.
+
+    A worker of another host is given half a minute more, since that host's clock may be behind this
+    one's. Beyond that a live worker can lose a chunk, which costs its work and no row: what it says
+    of the chunk from then on is refused.
+    """
     worker = run.workers.get(owner)
-    if worker is None or moment > worker.seen_at + timedelta(seconds=worker.lease_seconds):
+    if worker is None:
         return True
     host, _, rest = owner.partition(":")
+    here = host == socket.gethostname()
+    lease = timedelta(seconds=worker.lease_seconds + (0 if here else _CLOCK_SECONDS))
+    if moment > worker.seen_at + lease:
+        return True
     pid, _, rest = rest.partition(":")
     start = rest.partition(":")[0]
-    return host == socket.gethostname() and start != "" and _process_start(int(pid)) != start
+    return here and start != "" and _process_start(int(pid)) != start
 
 
 def _process_start(pid: int) -> str:

@@ -74,7 +74,14 @@ class EventLog(Protocol):
 
 
 class Backend(Protocol):
-    """Named files and logs below one folder, safe for many processes on many hosts."""
+    """
+    Named files and logs below one folder, safe for many processes on many hosts.
+
+    Attributes:
+        parallel: How many reads at once are worth while.
+    """
+
+    parallel: int
 
     def where(self, name: str) -> str:
         """How to show *name* to a person."""

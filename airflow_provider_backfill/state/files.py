@@ -25,6 +25,8 @@ _BLOCK = 4 << 20
 class FileBackend:
     """The backend on a folder of a local or an NFSv4 file system; see :mod:`.backend` for its promises."""
 
+    parallel = 1
+
     def __init__(self, root: Path) -> None:
         self.root = root
 

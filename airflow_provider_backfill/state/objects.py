@@ -73,6 +73,8 @@ def connect(url: str, config: Mapping[str, str]) -> "ObjectBackend":
 class ObjectBackend:
     """The backend on an object store; see :mod:`.backend` for its promises."""
 
+    parallel = _PARALLEL
+
     def __init__(self, store: ObjectStore, url: str) -> None:
         self.store = store
         self.url = url

@@ -12,8 +12,9 @@ Knows nothing of ClickHouse or Airflow; gets the time passed in with each event.
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -214,6 +215,25 @@ class StateStore:
         log = RunLog(self, plan)
         log.refresh()
         return log
+
+    def runs(self, plan_ids: Sequence[str]) -> Iterator[tuple[str, tuple[Plan, Run] | StateError]]:
+        """
+        Yield each plan's id, and the plan with its run or why they cannot be read; in the order of *plan_ids*.
+
+        On an object store several are read at once, because each takes some round trips. A plan that
+        went away meanwhile is left out.
+        """
+        # A thread each would only be in the way of the others where reading takes no waiting.
+        with ThreadPoolExecutor(self.backend.parallel) if self.backend.parallel > 1 else nullcontext() as pool:
+            found = pool.map(self._read, plan_ids) if pool is not None else map(self._read, plan_ids)
+            yield from ((name, one) for name, one in zip(plan_ids, found, strict=True) if one is not None)
+
+    def _read(self, plan_id: str) -> tuple[Plan, Run] | StateError | None:
+        try:
+            plan = self.find_plan(plan_id)
+            return None if plan is None else (plan, self.open_run(plan).run)
+        except StateError as error:
+            return error
 
     def retire_run_file(self, plan_id: str, tag: str) -> str:
         """Keep the run file beside itself under *tag*, to be written anew; where it is then, as shown to people."""

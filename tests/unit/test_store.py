@@ -442,6 +442,26 @@ def test_a_plan_under_anothers_name_is_refused(store: StateStore) -> None:
         store.load_plan(PLAN.plan_id)
 
 
+def test_all_runs_are_read_and_a_damaged_one_is_said_to_be(store: StateStore) -> None:
+    """`check` and `list` judge the others; the order is that of the ids."""
+    plans = sorted((make_plan(count) for count in range(1, 30)), key=lambda plan: plan.plan_id)
+    for plan in plans:
+        store.save_plan(plan)
+        log = store.open_run(plan)
+        log.append(started(plan, chunks_of(plan)[0]))
+    broken = plans[7].plan_id
+    store.backend.replace(f"plans/{broken}.json", b"{")
+    ids = [plan.plan_id for plan in plans]
+    found = list(store.runs([*ids, "0123456789abcdef"]))
+    assert [name for name, _ in found] == ids
+    for (name, one), plan in zip(found, plans, strict=True):
+        if name == broken:
+            assert isinstance(one, DamagedStateError)
+        else:
+            assert not isinstance(one, StateError)
+            assert (one[0], one[1].attempts) == (plan, 1)
+
+
 # ---------------------------------------------------------------- where
 
 
