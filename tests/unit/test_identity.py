@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_backfill.core.identity import iter_chunks, iter_window
@@ -102,6 +102,7 @@ def test_what_is_no_date_is_refused_with_its_text(text: str) -> None:
     assert caught.value.hint
 
 
+@settings(deadline=None)
 @given(instants, offsets)
 def test_an_instant_comes_back_from_its_text(moment: datetime, offset: timezone) -> None:
     """Every instant in a state file is read back as the same, and any zone's rendering is the same instant."""
@@ -147,6 +148,7 @@ def test_numbers_are_written_as_javascript_writes_them(value: float, text: str) 
     assert render_chunk_hours(value) == text
 
 
+@settings(deadline=None)
 @given(st.floats(min_value=5e-324, allow_infinity=False))
 def test_a_number_comes_back_from_its_text(value: float) -> None:
     """The text has the shortest digits that read back as the same number, in a layout without a needless point."""
@@ -177,6 +179,7 @@ def test_what_is_no_chunk_size_is_refused_with_its_text(text: str) -> None:
     assert repr(text) in caught.value.message
 
 
+@settings(deadline=None)
 @given(
     st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),
     st.integers(1, 10**9),
@@ -195,6 +198,7 @@ def test_slices_cover_the_window_and_never_overlap(start: datetime, length_ms: i
     assert all(abs((b - a) - step) <= timedelta(milliseconds=1) for a, b in slices[:-1])
 
 
+@settings(deadline=None)
 @given(
     st.datetimes(datetime(1960, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),
     st.integers(1, 3000),

@@ -18,6 +18,7 @@ from airflow_provider_backfill.core.model import (
     Plan,
     Run,
     RunCancelled,
+    RunHeld,
     RunPaused,
     RunReplayed,
     RunResumed,
@@ -235,6 +236,7 @@ def _any_event(draw: st.DrawFn, plan: Plan, run: Run) -> Event:
         lambda: RunResumed(at=START, by="user"),
         lambda: RunReplayed(at=START, by="user", statuses=draw(st.sampled_from([(ChunkStatus.DONE,), ("failed",)]))),
         lambda: RunWaived(at=START, by="user", reason="no need"),
+        lambda: RunHeld(at=START, by=by, reason="the server has no room"),
         lambda: WorkerSeen(at=START, by=by, lease_seconds=60),
     ]
     return draw(st.sampled_from(kinds))()
