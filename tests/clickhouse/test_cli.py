@@ -334,12 +334,18 @@ def test_an_interrupt_before_it_begins_leaves_nothing(own_shop: Shop, own_server
     before = own_shop.cli.files()
     own_server.pause()
     process = own_shop.cli.start("run", "--plan-id", plan_id)
-    time.sleep(2)
+    wait_until(lambda: _catches(process.pid, signal.SIGTERM))
     process.send_signal(signal.SIGTERM)
     answer = finish(process, 10)
     own_server.resume()
     assert (answer.code, answer.err) == (1, "clickhouse-backfill: Interrupted.\n")
     assert own_shop.cli.files() == before
+
+
+def _catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for the signal, as the kernel tells."""
+    caught = Path(f"/proc/{pid}/status").read_text().partition("SigCgt:\t")[2].split()[0]
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def test_killed_again_and_again_it_still_writes_each_row_once(shop: Shop) -> None:
