@@ -27,6 +27,9 @@ def _instant(value: object) -> object:
     """An instant as it comes back from a file, so that what is kept in memory equals what is on disk."""
     if isinstance(value, str):
         try:
+            # As we write it; ten times as fast, and a log has two in every line.
+            if len(value) == 24 and value.endswith("Z"):
+                return datetime.fromisoformat(value)
             return parse_instant(value)
         except RequestError as error:
             # What pydantic reports with its place; here it is a file's text, not a user's.

@@ -11,7 +11,7 @@ Imports errors only; knows nothing of ClickHouse, Airflow, or what the bytes mea
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -131,9 +131,12 @@ class _Handle:
         own = os.fstat(self.number)
         return (own.st_ino, own.st_dev) == (found.st_ino, found.st_dev)
 
-    def __del__(self) -> None:
-        with suppress(OSError):
-            os.close(self.number)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # No helper from this module: at the end of the program its names are gone before its objects.
+        try:
+            close(self.number)
+        except OSError:
+            return
 
 
 class _Lock:
