@@ -55,7 +55,7 @@ class AirflowSite:
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in USERS.items()),
         }
 
-    def start(self, timeout: float = 120) -> AirflowSite:
+    def start(self, timeout: float = 300) -> AirflowSite:
         """Migrate the database, start the server, and wait until it answers."""
         self.home.mkdir(parents=True, exist_ok=True)
         (self.home / "passwords.json").write_text(json.dumps({name: name for name in USERS}))

@@ -12,6 +12,7 @@ const DAY = 24 * HOUR;
 const WEEK = 7 * DAY;
 const MONDAY = 4 * DAY;
 const PERIODS = [HOUR, 6 * HOUR, 12 * HOUR, DAY, WEEK];
+const DAYS = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 const TOP = 22;
 const HEIGHT = 232;
 
@@ -34,6 +35,9 @@ export function words(cell) {
   return lines;
 }
 
+// How far a row is from where its column begins.
+const offset = (ms) => (ms % HOUR ? `:${String((ms % HOUR) / 60_000).padStart(2, "0")}` : `+${ms / HOUR} h`);
+
 // How cells are laid out: periods as columns where cell lengths allow, else columns of equally many cells.
 export function layout(map, width) {
   const { cells } = map;
@@ -42,7 +46,8 @@ export function layout(map, width) {
   const regular = cells.every((cell, index) => index === 0 || (cell[0] - (cells[1]?.[0] ?? first)) % length === 0);
   const found = [];
   for (const period of PERIODS) {
-    if (!regular || period % length) continue;
+    // A single row of parts of days would hide what a day is.
+    if (!regular || period % length || (period === length && period < DAY)) continue;
     const shift = period === WEEK ? MONDAY : 0;
     const base = Math.floor((first - shift) / period) * period + shift;
     if (cells.length > 1 && (cells[1][0] - base) % length) continue;
@@ -60,12 +65,13 @@ export function layout(map, width) {
 
 function sized(plan, width) {
   const columns = Math.floor(plan.places.at(-1) / plan.rows) + 1;
-  const left = plan.period >= DAY && plan.rows > 1 ? 44 : 8;
+  const left = plan.period && plan.rows > 1 ? 44 : 8;
   let w = Math.min((width - left - 8) / columns, 90);
   const h = Math.min(HEIGHT / plan.rows, 34, w * 1.7);
   w = Math.min(w, h * 3);
-  // Beyond 20 pixels a cell is no easier to read; width that is left empty is lost.
-  const worth = Math.min(w, 20) * Math.min(h, 20) * ((w * columns) / width);
+  // Beyond 20 pixels a cell is no easier to read; width that is left empty is lost; people think in hours, days, weeks.
+  const natural = plan.period === 6 * HOUR || plan.period === 12 * HOUR ? 0.6 : 1;
+  const worth = Math.min(w, 20) * Math.min(h, 20) * ((w * columns) / width) * natural;
   return { ...plan, columns, left, worth, w: w > 6 ? Math.floor(w * 2) / 2 : w, h: h > 6 ? Math.floor(h) : h };
 }
 
@@ -114,6 +120,7 @@ export class ChunkMap {
     this.title.textContent = `${span(map.from, map.to)} UTC · ${plural(map.chunks, "chunk")}, ${grain}`;
     this.outButton.hidden = map.whole;
     this.draw();
+    if (!this.tip.hidden) this.point(this.cursor);
   }
 
   // -------------------------------------------------------------- drawing
@@ -218,7 +225,7 @@ export class ChunkMap {
     const every = step * Math.max(1, Math.ceil(15 / (height * step)));
     for (let row = 0; row < rows; row += every) {
       const at = base + row * length;
-      const text = days ? ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"][Math.floor((row * length) / DAY)] : clock(at);
+      const text = days ? DAYS[Math.floor((row * length) / DAY)] : period === DAY ? clock(at) : offset(row * length);
       pen.fillText(text, 4, TOP + row * height + height / 2);
     }
   }
@@ -334,6 +341,7 @@ export class ChunkMap {
   }
 
   zoomToSelection() {
+    this.tip.hidden = true;
     const [low, high] = [Math.min(this.anchor, this.cursor), Math.max(this.anchor, this.cursor)];
     this.anchor = null;
     this.zoom(this.map.cells[low][0], this.map.cells[high][1]);
