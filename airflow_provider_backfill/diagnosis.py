@@ -88,17 +88,16 @@ def check(
     required = session.options.policy.fail_check_on_required_pending_backfill
     findings = checks.judge(Case(moment=now(), required=required))
     tally = _Tally()
-    for name in session.store.plan_ids():
-        made = None
-        try:
-            made = session.store.load_plan(name)
-            if wanted is not None and made.target != wanted:
-                continue
-            case = plan_case(session, made, session.store.open_run(made).run, max_age=max_age)
-        except DamagedStateError as error:
-            case = _damage_case(name, error)
-        except RequestError:
-            # It was retired since the folder was listed.
+    for name, found in session.store.runs(session.store.plan_ids(), brief=True):
+        if isinstance(found, DamagedStateError):
+            # The plan's own file may be sound.
+            made, case = _sound_plan(session, name), _damage_case(name, found)
+        elif isinstance(found, BackfillError):
+            raise found
+        else:
+            made, run = found
+            case = plan_case(session, made, run, max_age=max_age)
+        if made is not None and wanted not in (None, made.target):
             continue
         _count(tally, case, made, targets)
         findings += checks.judge(case)
@@ -109,6 +108,13 @@ def check(
     )
     findings = checks.worst_first([*findings, *checks.judge(Case(moment=now(), missing=missing))])
     return _check_payload(findings, tally, len(missing))
+
+
+def _sound_plan(session: Session, plan_id: str) -> Plan | None:
+    try:
+        return session.store.find_plan(plan_id)
+    except DamagedStateError:
+        return None
 
 
 def _damage_case(plan_id: str, error: DamagedStateError) -> Case:

@@ -109,7 +109,9 @@ def gaps(merged: Iterable[Covered], start: datetime, end: datetime) -> Iterator[
 
 def judge(case: Case) -> list[Finding]:
     """Everything the rules find in a case, the worst first."""
-    return worst_first(finding for rule in RULES for finding in rule.judge(case))
+    # Without a look at the server its rules have nothing to say, and check has thousands of plans.
+    rules = RULES if case.server is not None else _STATE
+    return worst_first(finding for rule in rules for finding in rule.judge(case))
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:

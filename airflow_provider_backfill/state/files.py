@@ -36,9 +36,10 @@ class FileBackend:
 
     def read(self, name: str) -> bytes | None:
         """The bytes of *name*, or None when there is no such file."""
-        with _explained("read", self.root / name):
+        path = self.root / name
+        with _explained("read", path):
             try:
-                return (self.root / name).read_bytes()
+                return path.read_bytes()
             except FileNotFoundError:
                 return None
 

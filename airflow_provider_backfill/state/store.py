@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -76,6 +77,21 @@ class _Checkpoint:
 
 
 _CHECKPOINT: TypeAdapter[_Checkpoint] = TypeAdapter(_Checkpoint)
+_DONE, _DONE_LETTERS = b'"done":{', b'0123456789abcdef"[]:,.+-'
+
+
+def _without_done(data: bytes) -> bytes:
+    """
+    A run file without its done chunks: most of it, and most of what it costs to parse.
+
+    They are lists of numbers, so no brace is in them; and in a string the quotes would be escaped.
+    All of it when anything else is in them: then the file is damaged.
+    """
+    start = data.find(_DONE) + len(_DONE)
+    end = data.find(b"}", start)
+    if start < len(_DONE) or end < 0 or data[start:end].translate(None, _DONE_LETTERS):
+        return data
+    return data[:start] + data[end:]
 
 
 def check_plan_id(text: str) -> str:
@@ -216,22 +232,29 @@ class StateStore:
         log.refresh()
         return log
 
-    def runs(self, plan_ids: Sequence[str]) -> Iterator[tuple[str, tuple[Plan, Run] | StateError]]:
+    def runs(
+        self, plan_ids: Sequence[str], *, brief: bool = False
+    ) -> Iterator[tuple[str, tuple[Plan, Run] | StateError]]:
         """
         Yield each plan's id, and the plan with its run or why they cannot be read; in the order of *plan_ids*.
 
         On an object store several are read at once, because each takes some round trips. A plan that
         went away meanwhile is left out.
+
+        Args:
+            brief: Leave out of a run what its done chunks did, where the run file is up to date:
+                status, counts and workers are there, ``done`` may be empty.
         """
+        read = partial(self._read, brief=brief)
         # A thread each would only be in the way of the others where reading takes no waiting.
         with ThreadPoolExecutor(self.backend.parallel) if self.backend.parallel > 1 else nullcontext() as pool:
-            found = pool.map(self._read, plan_ids) if pool is not None else map(self._read, plan_ids)
+            found = pool.map(read, plan_ids) if pool is not None else map(read, plan_ids)
             yield from ((name, one) for name, one in zip(plan_ids, found, strict=True) if one is not None)
 
-    def _read(self, plan_id: str) -> tuple[Plan, Run] | StateError | None:
+    def _read(self, plan_id: str, *, brief: bool) -> tuple[Plan, Run] | StateError | None:
         try:
             plan = self.find_plan(plan_id)
-            return None if plan is None else (plan, self.open_run(plan).run)
+            return None if plan is None else (plan, RunLog(self, plan, brief=brief).refresh())
         except StateError as error:
             return error
 
@@ -286,13 +309,16 @@ class RunLog:
     """
     One plan's event log with its replay, for one thread; each thread of a worker opens its own.
 
+    Args:
+        brief: Take no done chunks from an up-to-date run file; only to look once, see :meth:`StateStore.runs`.
+
     Attributes:
         run: The replay as of the last :meth:`refresh` or :meth:`commit`.
         lines: How many lines of the log it holds.
     """
 
-    def __init__(self, store: StateStore, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, store: StateStore, plan: Plan, *, brief: bool = False) -> None:
+        self.plan, self._brief = plan, brief
         self._store = store
         self._backend = store.backend
         self._generation = render_instant(plan.created_at)
@@ -312,7 +338,7 @@ class RunLog:
         self._closed = False
 
     def _load_checkpoint(self) -> None:
-        found = self.read_checkpoint(self._store, self.plan)
+        found = self.read_checkpoint(self._store, self.plan, brief=self._brief)
         if found is None:
             return
         self.run, self._position, self.lines = found.run, found.position, found.lines
@@ -320,7 +346,7 @@ class RunLog:
         self._checkpoint_size, self._checkpoint_lines = found.size, found.lines
 
     @staticmethod
-    def read_checkpoint(store: StateStore, plan: Plan) -> _Checkpoint | None:
+    def read_checkpoint(store: StateStore, plan: Plan, *, brief: bool = False) -> _Checkpoint | None:
         """
         What the run file says; None when there is none.
 
@@ -332,7 +358,7 @@ class RunLog:
             return None
         remedy = f"`{_command('repair', plan.plan_id)}` writes it again from the event log"
         try:
-            found = _CHECKPOINT.validate_json(data)
+            found = _CHECKPOINT.validate_json(_without_done(data) if brief else data)
         except ValidationError as error:
             _refuse_foreign(path, data)
             raise damaged(path, None, _reason(data, error), remedy) from None
@@ -360,7 +386,12 @@ class RunLog:
         news = False
         while (lines := self._log.read(self._position, self._last)) != []:
             news = True
-            if lines is None:
+            if self._brief:
+                # Events can be folded into a whole run only.
+                self._brief = False
+                self._forget()
+                self._load_checkpoint()
+            elif lines is None:
                 self._start_over()
             elif not all(map(self._fold_line, lines)):
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from airflow_provider_backfill import commands, reports
-from airflow_provider_backfill.core.model import Plan
+from airflow_provider_backfill.core.model import ChunkStatus, Plan, Run, RunReplayed, RunStatus
 from airflow_provider_backfill.diagnosis import read_declared
 from airflow_provider_backfill.errors import ConfigError, StateError
 from airflow_provider_backfill.options import Options
@@ -204,3 +205,48 @@ def test_a_plan_that_vanishes_meanwhile_is_no_finding(store: StateStore, monkeyp
     names = [*store.plan_ids(), "0" * 16]
     monkeypatch.setattr(StateStore, "plan_ids", lambda _: names)
     assert result(commands.check(session))["evaluated"] == 2
+
+
+# ---------------------------------------------------------------- the brief look
+
+
+def brief(store: StateStore, plan: Plan) -> Run:
+    ((_, found),) = store.runs([plan.plan_id], brief=True)
+    assert not isinstance(found, StateError), found
+    return found[1]
+
+
+def test_a_brief_look_leaves_out_done_chunks_and_nothing_else(store: StateStore) -> None:
+    """They are most of a run file: 1,000 plans are judged in a fraction of a second without them."""
+    complete(store, OLD)
+    log = store.open_run(OLD)
+    log.write_checkpoint()
+    look = brief(store, OLD)
+    assert look.done == {}
+    assert replace(look, done=log.run.done) == log.run
+    assert look.status is RunStatus.COMPLETED
+
+
+def test_a_brief_look_folds_what_the_run_file_does_not_have_yet(store: StateStore) -> None:
+    """Then the whole run is there, as an event can be about any chunk."""
+    log = store.open_run(OLD)
+    first, second, *_ = chunks_of(OLD)
+    log.append(started(OLD, first))
+    log.append(done(first))
+    log.write_checkpoint()
+    log.append(started(OLD, second))
+    log.append(done(second))
+    assert brief(store, OLD) == log.run
+    log.append(RunReplayed(at=now(), by="someone", statuses=(ChunkStatus.DONE,)))
+    assert brief(store, OLD) == log.run
+
+
+def test_a_brief_look_sees_damage_in_what_it_leaves_out(cli: Cli, store: StateStore) -> None:
+    """A block of zeros in the middle of a file, as a power cut leaves it."""
+    complete(store, OLD)
+    store.open_run(OLD).write_checkpoint()
+    path = Path(store.run_path(OLD.plan_id))
+    data = path.read_bytes()
+    middle = data.index(b'"done":{') + 60
+    path.write_bytes(data[:middle] + bytes(40) + data[middle + 40 :])
+    assert "backfill_state_damaged" in result(cli.json("check"))["findingCodes"]
