@@ -46,7 +46,6 @@ _LITERAL_TYPE = re.compile(r"(\b\d+(?:\.\d+)?|'(?:[^'\\]|\\.)*')_[A-Z]\w*(?:\([^
 _MOVES = re.compile(r"\b(?:TO DISK|TO VOLUME|RECOMPRESS|GROUP BY)\b")
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
 _UNITS = {TimeKind.EPOCH_S: "s", TimeKind.EPOCH_MS: "ms", TimeKind.EPOCH_US: "us"}
-_PLAIN_ENGINES = frozenset({"MergeTree"})
 _TTL_POINTS = 1000
 _PROBE_SECONDS = 5
 
@@ -485,11 +484,9 @@ def _grants(
     else:
         # The staging tables stand beside the target, under names of their own.
         beside = f"{quote(target.storage.database)}.*"
-        rights = ["SELECT", "INSERT", "CREATE TABLE", "DROP TABLE", "ALTER DELETE"]
+        rights = ["SELECT", "INSERT", "CREATE TABLE", "DROP TABLE", "ALTER DELETE", "ALTER SETTINGS"]
         if " TTL " in target.create_query:
             rights.append("ALTER TTL")
-        if target.engine not in _PLAIN_ENGINES:
-            rights.append("ALTER SETTINGS")
         needed += [(right, beside) for right in rights]
         needed += [("TABLE ENGINE", target.engine), ("SELECT", "system.parts")]
     if not server.embedded:

@@ -5,7 +5,7 @@ From a sealed staging table into the target, by whole partitions.
 ``replace`` puts them in place of the target's: the same however often it is done.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from ..core.identity import render_instant
 from ..core.model import Chunk, Plan, TableFacts, TableName
@@ -23,29 +23,35 @@ def move_partitions(server: Server, attempt: Attempt, sealed: TableName, *, resu
     storage = attempt.target.storage
     base = query_id(attempt.plan.plan_id, attempt.chunk.id, attempt.number)
     parts = server.rows(
-        "SELECT partition_id, groupArray(hash_of_all_files) FROM system.parts"
+        "SELECT partition_id, groupArray((name, hash_of_all_files)) FROM system.parts"
         f" WHERE active AND database = {literal(sealed.database)} AND table = {literal(sealed.table)}"
         " GROUP BY partition_id ORDER BY partition_id"
     )
-    for index, (partition, hashes) in enumerate(parts):
-        if resumed and _already_moved(server, storage, partition, hashes):
-            # The server died inside the move: the rows had arrived, but were not yet gone from here.
-            action, settings = "DROP", {"max_partition_size_to_drop": "0"}
-        else:
-            action, settings = "MOVE", {} if server.embedded else {"query_id": f"{base}.move.{partition}"}
-        into = f" TO TABLE {quote_table(storage)}" if action == "MOVE" else ""
-        server.command(f"ALTER TABLE {quote_table(sealed)} {action} PARTITION ID {literal(partition)}{into}", settings)
+    for index, (partition, named) in enumerate(parts):
+        settings: dict[str, str] = {} if server.embedded else {"query_id": f"{base}.move.{partition}"}
+        if resumed:
+            # The server died inside the move: these rows had arrived, but were not yet gone from here.
+            there = _hashes(server, storage, partition)
+            for name in [name for name, hashed in named if hashed in there]:
+                server.command(
+                    f"ALTER TABLE {quote_table(sealed)} DROP PART {literal(name)}", {"max_partition_size_to_drop": "0"}
+                )
+        server.command(
+            f"ALTER TABLE {quote_table(sealed)} MOVE PARTITION ID {literal(partition)} TO TABLE {quote_table(storage)}",
+            settings,
+        )
         attempt.step(f"moved {index + 1}")
 
 
-def _already_moved(server: Server, storage: TableName, partition: str, hashes: Sequence[str]) -> bool:
-    # Merged parts stay listed as inactive for minutes, so a move shortly before a crash is still seen.
+def _hashes(server: Server, storage: TableName, partition: str) -> set[str]:
+    """The hashes of the parts that a partition of the target has, and had until minutes ago."""
+    # Merged parts stay listed as inactive for a while, so a move shortly before a crash is still seen.
     found = server.rows(
-        "SELECT groupUniqArray(hash_of_all_files) FROM system.parts"
+        "SELECT hash_of_all_files FROM system.parts"
         f" WHERE database = {literal(storage.database)} AND table = {literal(storage.table)}"
         f" AND partition_id = {literal(partition)}"
-    )[0][0]
-    return set(hashes) <= set(found)
+    )
+    return {hashed for (hashed,) in found}
 
 
 def replace_partitions(server: Server, attempt: Attempt, sealed: TableName) -> None:

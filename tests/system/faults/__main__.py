@@ -22,9 +22,8 @@ from typing import Any
 
 from tests.system.faults import report
 from tests.system.faults.arena import Arena
-from tests.system.faults.schedule import MATRIX_FAULTS, MODES, Result, Scenario, campaign, matrix
+from tests.system.faults.schedule import MATRIX_FAULTS, MATRIX_KINDS, MODES, Result, Scenario, campaign, matrix
 from tests.system.faults.switches import SWITCHES
-from tests.system.faults.tables import KINDS
 
 
 def main() -> int:
@@ -82,7 +81,7 @@ def _scenarios(options: argparse.Namespace) -> list[Scenario]:
     seeds = [options.seed] if options.seed is not None else range(options.first, options.first + options.seeds)
     if not options.matrix:
         return [campaign(seed, options.off) for seed in seeds]
-    cells = [options.cell] if options.cell else [(k, m, f) for k in KINDS for m in MODES for f in MATRIX_FAULTS]
+    cells = [options.cell] if options.cell else [(k, m, f) for k in MATRIX_KINDS for m in MODES for f in MATRIX_FAULTS]
     return [matrix(kind, mode, fault, seed) for seed in seeds for kind, mode, fault in cells]
 
 

@@ -351,6 +351,9 @@ class _Play:
                 self.arena.forget_client()
                 self.arena.server.start()
                 struck = "server SIGKILL and restart"
+            case "torn":
+                self._tear(fault.how)
+                struck = "server died inside a move (made by hand)"
             case "cancel":
                 self._quiet_until = time.monotonic() + fault.lasts
                 self._fork("cancel", ["cancel", "--plan-id", plan.plan_id])
@@ -372,6 +375,23 @@ class _Play:
             return False
         chosen = self._random.choice(found)[0]
         return bool(self.arena.client.query(f"KILL QUERY WHERE query_id = '{chosen}' SYNC").result_rows)
+
+    def _tear(self, how: str) -> None:
+        """Leave the sealed tables as a server does that dies inside a move: what has arrived is here and there."""
+        client, target = self.arena.client, f"{self.database}.target"
+        query = (
+            "SELECT table, partition_id, path FROM system.parts WHERE active"
+            f" AND database = '{self.database}' AND endsWith(table, '_sealed') ORDER BY table, name LIMIT 1"
+        )
+        for table, partition, path in client.query(query).result_rows:
+            if how == "partition":
+                client.command(f"ALTER TABLE {target} ATTACH PARTITION ID '{partition}' FROM {self.database}.{table}")
+                continue
+            paths = f"SELECT data_paths[1] FROM system.tables WHERE database = '{self.database}' AND name = 'target'"
+            part = Path(path)
+            detached = Path(client.query(paths).result_rows[0][0]) / "detached" / part.name
+            shutil.copytree(part, detached)
+            client.command(f"ALTER TABLE {target} ATTACH PART '{part.name}'")
 
     @staticmethod
     def _signal(runner: _Runner, number: signal.Signals) -> None:
@@ -473,7 +493,7 @@ class _Play:
         replayed = self._store.open_run(plan).run
         if replayed != run:
             problems.append("log: the run replayed from the log is not the one in the run file")
-        if layout.merges:
+        if layout.merges or not layout.by_chunk:
             return
         # What each successful attempt saw is what the target holds, also where the source has changed since.
         columns = ", ".join(f"`{name}`" for name in plan.statements[0].columns)

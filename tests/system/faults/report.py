@@ -6,8 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from tests.system.faults.schedule import MATRIX_FAULTS, MODES
-from tests.system.faults.tables import KINDS
+from tests.system.faults.schedule import MATRIX_FAULTS, MATRIX_KINDS, MODES
 
 Outcome = dict[str, Any]
 
@@ -67,7 +66,7 @@ def matrix_table(results: Iterable[Outcome]) -> str:
         word = "FAILED" if result["problems"] else "refused" if result["refused"] else "equal"
         cells[tuple(result["cell"])][word] += 1
     lines = ["| target | mode | " + " | ".join(MATRIX_FAULTS) + " |", "|---|---|" + "---|" * len(MATRIX_FAULTS)]
-    for kind in KINDS:
+    for kind in MATRIX_KINDS:
         for mode in MODES:
             row = [
                 ", ".join(f"{count} {word}" for word, count in sorted(cells[kind, mode, fault].items()))

@@ -52,11 +52,12 @@ class Outside:
     A fault that strikes from outside, some time after the runners were started or a step was reached.
 
     Attributes:
-        fault: ``kill``, ``stop``, ``term``, ``query``, ``wire``, ``server``, ``cancel``, ``runner`` or ``late``.
+        fault: ``kill``, ``stop``, ``term``, ``query``, ``wire``, ``server``, ``torn`` (what a server leaves that
+            died inside a move), ``cancel``, ``runner`` or ``late``.
         step: Wait for the *nth* time that any runner reports this step; empty for the start.
         after: Seconds after that.
         lasts: Seconds until a stopped runner goes on or the wire is whole again.
-        how: For the wire: the proxy's mode.
+        how: For the wire: the proxy's mode; for torn: a ``partition`` or one ``part`` of it had arrived.
     """
 
     fault: str
@@ -132,16 +133,22 @@ def _layout(draw: random.Random, kind: str, mode: str) -> Layout:
     else:
         hours = draw.choice([6, 6, 8, 24])
         partition = draw.choice([0, 1, 3, 24, 24])
+    chunks = draw.choice([2, 3, 4, 6])
+    if KINDS[kind].bucket == 24:
+        # Whole days: rows of a day that is cut in two would be added to what is there already.
+        hours, chunks = (24, 2) if mode == "replace" else draw.choice([(6, 4), (8, 3), (24, 2)])
+        partition = 24
     return Layout(
         kind=kind,
         mode=mode,
         partition=partition,
         hours=hours,
-        chunks=draw.choice([2, 3, 4, 6]),
+        chunks=chunks,
         rows=draw.choice([300, 600, 1500]),
         slow=draw.choice([0, 50, 100]),
         # What doubles must not be hidden by a merge.
         merges=kind != "ReplacingMergeTree" and draw.random() < 0.4,
+        steady=KINDS[kind].bucket == 24 or draw.random() < 0.1,
     )
 
 
@@ -190,6 +197,7 @@ def _outside(draw: random.Random, layout: Layout) -> Outside:
 
 
 MODES = ("stage", "replace")
+MATRIX_KINDS = tuple(kind for kind in KINDS if KINDS[kind].bucket < 24)
 MATRIX_FAULTS = (
     "clean",
     "KILL QUERY",
@@ -203,7 +211,8 @@ MATRIX_FAULTS = (
 def matrix(kind: str, mode: str, fault: str, seed: int) -> Scenario:
     """The scenario of a cell of the matrix and a seed."""
     draw = random.Random(f"{kind} {mode} {fault} {seed}")  # noqa: S311 - repeatable on purpose
-    layout = replace(_layout(draw, kind, mode), chunks=draw.choice([2, 3]), slow=draw.choice([50, 100]))
+    layout = replace(_layout(draw, kind, mode), slow=draw.choice([50, 100]))
+    layout = replace(layout, chunks=min(layout.chunks, 3))
     if draw.random() < 0.1:
         # One in ten is asked for what cannot be promised (replace), or is plain (stage).
         layout = replace(layout, partition=0)

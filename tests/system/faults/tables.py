@@ -36,6 +36,7 @@ class Kind:
         meaning: What its rows mean once merged, as a SELECT over ``{table}``: one row per key.
         key: The key of *meaning*, to name rows that differ.
         one_to_one: Whether each source row becomes one row, so that rows can be compared before any merge.
+        bucket: Hours that rows of the target are rounded down to; 0 when they keep their time.
     """
 
     columns: str
@@ -47,6 +48,7 @@ class Kind:
     key: str
     by_view: bool = False
     one_to_one: bool = True
+    bucket: int = 0
 
 
 _COPY = "SELECT uid, id, ts, k, {v} AS v, version, sign FROM {source}"
@@ -78,6 +80,18 @@ KINDS = {
         select="SELECT toStartOfHour(ts) AS hour, k, {v} AS v, 1 AS n FROM {source}",
         meaning="SELECT hour, k, sum(v) AS v, sum(n) AS n FROM {table} FINAL WHERE {window} GROUP BY hour, k",
         key="(hour, k)",
+        bucket=1,
+    ),
+    # Several chunks add to one row, and may do so with the very same content.
+    "SummingMergeTree by day": Kind(
+        columns="day Date, k UInt16, n UInt64",
+        engine="SummingMergeTree",
+        order="(day, k)",
+        time="day",
+        select="SELECT toDate(ts) AS day, k, 1 + {v} * 0 AS n FROM {source}",
+        meaning="SELECT day, k, sum(n) AS n FROM {table} FINAL WHERE {window} GROUP BY day, k",
+        key="(day, k)",
+        bucket=24,
     ),
     "AggregatingMergeTree": Kind(
         columns="hour DateTime('UTC'), k UInt16, total AggregateFunction(sum, Int64),"
@@ -92,6 +106,7 @@ KINDS = {
         key="(hour, k)",
         by_view=True,
         one_to_one=False,
+        bucket=1,
     ),
     "CollapsingMergeTree": Kind(
         columns=_SOURCE_COLUMNS,
@@ -120,6 +135,7 @@ class Layout:
         rows: Rows of the source per chunk.
         slow: Microseconds that the SELECT takes per row; 0 to copy with ``--source``.
         merges: Whether the target merges parts by itself.
+        steady: Whether each hour of the source has the same rows.
     """
 
     kind: str
@@ -130,6 +146,7 @@ class Layout:
     rows: int
     slow: int
     merges: bool
+    steady: bool = False
 
     @property
     def end(self) -> datetime:
@@ -140,6 +157,11 @@ class Layout:
     def window(self) -> str:
         """The condition that a row of the target or the truth lies in the window."""
         return between(KINDS[self.kind].time, START, self.end)
+
+    @property
+    def by_chunk(self) -> bool:
+        """Whether each row of the target lies in the time of the chunk it came from."""
+        return KINDS[self.kind].bucket <= 1
 
     @property
     def outside(self) -> str:
@@ -170,10 +192,21 @@ class Layout:
         partition = f"PARTITION BY {self._partition(kind.time)} " if self.partition else ""
         client.command(f"CREATE DATABASE {database}")
         source = f"{database}.source"
-        client.command(f"CREATE TABLE {source} ({_SOURCE_COLUMNS}) ENGINE = MergeTree ORDER BY (ts, uid)")
+        client.command(
+            f"CREATE TABLE {source} ({_SOURCE_COLUMNS}) ENGINE = MergeTree ORDER BY (ts, uid)"
+            # Small granules make small blocks, so that an insert has a middle in which it can die.
+            " SETTINGS index_granularity = 64"
+        )
         seconds = int((self.end + AFTER - START + BEFORE).total_seconds())
         rows = self.rows * seconds // (3600 * self.hours)
-        client.command(f"INSERT INTO {source} {_rows('number', rows, START - BEFORE, seconds)}")
+        query = _rows("number", rows, START - BEFORE, seconds)
+        if self.steady:
+            rows, step = seconds // 90, "toDateTime64('{:%Y-%m-%d %H:%M:%S}', 3, 'UTC') + toIntervalSecond(number * 90)"
+            query = (
+                f"SELECT number AS uid, number AS id, {step.format(START - BEFORE)} AS ts, number % 40 AS k,"
+                f" 1 AS v, 0 AS version, 1 AS sign FROM numbers({rows})"
+            )
+        client.command(f"INSERT INTO {source} {query}")
         for table in ("target", "truth"):
             client.command(
                 f"CREATE TABLE {database}.{table} ({kind.columns}) ENGINE = {kind.engine} {partition}"
@@ -199,7 +232,7 @@ class Layout:
     def _partition(self, time: str) -> str:
         return (
             f"toYYYYMMDD({time})"
-            if self.partition == 24
+            if self.partition == 24 or KINDS[self.kind].bucket == 24
             else f"toStartOfInterval({time}, INTERVAL {self.partition} HOUR)"
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.system.faults.arena import Arena
-from tests.system.faults.schedule import UNTIL_COMPLETED, Inside, Scenario
+from tests.system.faults.schedule import UNTIL_COMPLETED, Inside, Outside, Scenario
 from tests.system.faults.tables import Layout
 
 # One chunk of two partitions, whose halves can part company.
@@ -46,3 +46,31 @@ def test_a_worker_that_wakes_late_clears_nothing_that_was_published_since(arena:
     result = arena.play(Scenario("late clearer", LAYOUT, lease=0.7, replay=True, inside=(zombie,)))
     assert result.problems == []
     assert result.struck["worker SIGSTOP, then SIGCONT at a named step"] == 1
+
+
+@pytest.mark.parametrize("how", ["partition", "part"])
+def test_what_had_arrived_when_the_server_died_is_not_moved_again(arena: Arena, how: str) -> None:
+    """The server died when a partition, or one of its parts, was in the target and still in the sealed table."""
+    torn = Outside("torn", step="sealed", how=how)
+    result = arena.play(
+        Scenario("torn move", LAYOUT, blocks=100, inside=((Inside("kill", step="sealed"),),), outside=(torn,))
+    )
+    assert result.problems == []
+    assert len(result.struck) == 2
+
+
+def test_a_chunk_with_the_content_of_another_is_not_taken_for_it(arena: Arena) -> None:
+    """
+    Chunks of a steady source can be equal to the last bit once their rows are rounded down to the day.
+
+    The second one's worker died after the seal; what the first one had moved passed for its own
+    rows, and these were dropped.
+    """
+    layout = Layout(
+        "SummingMergeTree by day", "stage", 24, hours=6, chunks=4, rows=0, slow=0, merges=False, steady=True
+    )
+    result = arena.play(
+        Scenario("equal chunks", layout, blocks=10000, inside=((Inside("kill", step="sealed", nth=2),),))
+    )
+    assert result.problems == []
+    assert result.struck == {"worker SIGKILL at a named step": 1}
