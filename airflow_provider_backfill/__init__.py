@@ -101,6 +101,7 @@ def get_provider_info() -> dict[str, object]:
         ],
         "operators": [_modules("operators")],
         "sensors": [_modules("sensors")],
+        "extra-links": [f"{__name__}.links.BackfillPlanLink"],
         "config": {
             "clickhouse_backfill": {
                 "description": "Defaults, policy and limits of ClickHouse backfills. Weaker than operator arguments,\n"

@@ -37,6 +37,7 @@ from .core.model import (
 from .core.planner import PlanRequest
 from .core.statements import parse_table
 from .errors import BackfillError, RequestError
+from .links import BackfillPlanLink, push_plan_link
 from .options import parse_options
 
 MAX_MAPPED_TASKS = 100
@@ -93,6 +94,7 @@ class BackfillPlanOperator(BaseOperator):
     )
     template_ext: Sequence[str] = (".sql",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"select": "sql"}
+    operator_extra_links = (BackfillPlanLink(),)
     ui_color = "#fff6cc"
 
     def __init__(
@@ -161,8 +163,14 @@ class BackfillPlanOperator(BaseOperator):
             payload = commands.plan(session, request)
             batches = list(mapping_input(session.store.load_plan(payload["planId"]), most))
         context["ti"].xcom_push("plan_id", payload["planId"])
+        push_plan_link(self, context, payload["planId"])
         self._tell(payload, len(batches))
         return batches
+
+    @property
+    def output(self) -> Any:
+        """The mapping input as an argument of other tasks, and with ``["plan_id"]`` the plan's id."""
+        return super().output
 
     def _request(self, chunk_hours: float, time_column: str | None) -> PlanRequest:
         target = self._value("target", _table("target"))
@@ -268,6 +276,7 @@ class BackfillChunkOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("chunks", "clickhouse_conn_id", "state_dir")
     template_fields_renderers: ClassVar[dict[str, str]] = {"chunks": "json"}
+    operator_extra_links = (BackfillPlanLink(),)
     ui_color = "#faff69"
 
     def __init__(
@@ -333,6 +342,7 @@ class BackfillChunkOperator(BaseOperator):
         """Execute what is not done, and return what the window amounts to."""
         with airflow_errors():
             plan_id, window = _share(self.chunks)
+            push_plan_link(self, context, plan_id)
             options = load_airflow_options({"state_dir": _given(self.state_dir)}, self.options)
             session = open_session(options, task_name(context), self.clickhouse_conn_id)
             fresh = _Clear(context)

@@ -6,7 +6,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +19,8 @@ from tests.conftest import Engine
 CONNECTION = "clickhouse_test"
 DAGS = Path(__file__).parents[2] / "dags"
 
-os.environ["AIRFLOW__CORE__DAGS_FOLDER"] = str(DAGS)
+# Empty: every run parses it anew, and the tests bring their DAGs along.
+os.environ["AIRFLOW__CORE__DAGS_FOLDER"] = str(Path(os.environ["AIRFLOW_HOME"]) / "dags")
 # The runs' own lines are what a failed test shows; Airflow's are not.
 os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "WARNING"
 
@@ -29,6 +30,7 @@ def airflow_db() -> None:
     """The metadata database of the tests' Airflow home, migrated once."""
     from airflow.utils.db import initdb
 
+    Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"]).mkdir(exist_ok=True)
     initdb()
 
 
@@ -99,7 +101,7 @@ class Flow:
         from airflow.serialization.serialized_objects import LazyDeserializedDAG
         from airflow.utils.session import create_session
 
-        DagBundlesManager().sync_bundles_to_db()
+        DagBundlesManager().sync_bundles_to_db()  # type: ignore[no-untyped-call]
         with create_session() as session:
             found = [LazyDeserializedDAG.from_dag(self.dag)]
             update_dag_parsing_results_in_db("dags-folder", None, found, {}, None, set(), session)
@@ -182,7 +184,7 @@ def dag_id(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def backfill(airflow_db: None, dag_id: str, tmp_path: Path) -> Iterator[Callable[..., Flow]]:
+def backfill(airflow_db: None, dag_id: str, tmp_path: Path) -> Callable[..., Flow]:
     """Makes a DAG of plan, chunks and sensor, with *plan*, *chunks* and *sensor* as further arguments of each."""
     from airflow.sdk import DAG
 

@@ -83,6 +83,8 @@ def test_chunks_are_batched_evenly_and_checkpointed_one_by_one(lab: Lab, backfil
     assert [batch["from"] for batch in batches[1:]] == [batch["to"] for batch in batches[:-1]]
     assert attempts(lab, flow) == 12
     assert equal(lab)
+    # A task that has done its share says nothing about the others'.
+    assert "RunPaused" not in next((lab.folder / "events").iterdir()).read_text()
 
 
 def test_a_failed_chunk_leaves_the_run_red_and_a_clear_does_only_what_is_left(lab: Lab, backfill: Make) -> None:
