@@ -16,6 +16,7 @@ from .client import Server
 
 # A part that was merged or mutated after the look has another name, and is found by the next one.
 _CLEAR_TRIES = 20
+_NO_SUCH_PART = 232
 
 
 def move_partitions(server: Server, attempt: Attempt, sealed: TableName, *, resumed: bool) -> None:
@@ -33,14 +34,23 @@ def move_partitions(server: Server, attempt: Attempt, sealed: TableName, *, resu
             # The server died inside the move: these rows had arrived, but were not yet gone from here.
             there = _hashes(server, storage, partition)
             for name in [name for name, hashed in named if hashed in there]:
-                server.command(
-                    f"ALTER TABLE {quote_table(sealed)} DROP PART {literal(name)}", {"max_partition_size_to_drop": "0"}
-                )
+                _drop_part(server, sealed, name)
         server.command(
             f"ALTER TABLE {quote_table(sealed)} MOVE PARTITION ID {literal(partition)} TO TABLE {quote_table(storage)}",
             settings,
         )
         attempt.step(f"moved {index + 1}")
+
+
+def _drop_part(server: Server, table: TableName, name: str) -> None:
+    try:
+        server.command(
+            f"ALTER TABLE {quote_table(table)} DROP PART {literal(name)}", {"max_partition_size_to_drop": "0"}
+        )
+    except ServerError as error:
+        # An attempt that is over, but not dead, has just moved it.
+        if error.code != _NO_SUCH_PART:
+            raise
 
 
 def _hashes(server: Server, storage: TableName, partition: str) -> set[str]:
