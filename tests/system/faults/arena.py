@@ -401,7 +401,7 @@ class _Play:
     # -------------------------------------------------------- children
 
     def _start_runner(self, plan: Plan, log: RunLog) -> None:
-        words = ["resume" if log.refresh().started else "run", "--plan-id", plan.plan_id]
+        words = ["resume" if log.refresh().started or log.run.cancelled else "run", "--plan-id", plan.plan_id]
         words += ["--max-parallel-chunks", str(self.scenario.parallel)]
         if self.scenario.replay and log.run.status is RunStatus.COMPLETED and not self._replayed:
             self._replayed = True
