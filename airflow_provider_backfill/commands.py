@@ -278,6 +278,7 @@ def run(
             lease_seconds=lease_seconds,
             gate=Gate(server, target, max_load=max_load),
             max_failures=max_failures,
+            on_behalf_of=session.user,
         )
         on_start(worker, made, log.run)
         try:
