@@ -2,7 +2,7 @@
 Copy rows of one table into another through a SELECT, exactly once.
 
 The SELECT is sent as it stands; each chunk's window is applied by the server where it reads
-`demo.flights`. The tables are those of `demo/main_job.py`:
+`demo.flights`. The tables are those of `dags/main_job.py`:
 
     CREATE TABLE demo.late_flights
     (time_hour DateTime('UTC'), carrier String, flight UInt16, origin String, dest String, dep_delay Int16)

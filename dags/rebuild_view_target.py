@@ -3,7 +3,7 @@ Fill the target of a materialized view that was created after its source had its
 
 The view only sees what is inserted after it was made. This replays it over the past, by its own
 stored SELECT, week by week. Trigger it with other values to backfill a table of yours; the
-defaults are the tables of `demo/main_job.py`, which also runs this file.
+defaults are the tables of `dags/main_job.py`, which also runs this file.
 """
 
 from airflow.sdk import DAG, Param
