@@ -42,8 +42,14 @@ from .client import Server
 
 _TABLE_EXISTS = 57
 _UNKNOWN_TABLE = 60
-_PLAIN_ENGINES = frozenset({"MergeTree"})
-_NO_MERGES = "max_bytes_to_merge_at_max_space_in_pool = 1, max_bytes_to_merge_at_min_space_in_pool = 1"
+_STAGING_TABLE = (
+    # With an id of its own, a part is told from one that has the very same rows.
+    "assign_part_uuids = 1,"
+    # No merge may collapse rows before they are verified, or rename parts while they are moved;
+    # so there are many of them for a while.
+    " max_bytes_to_merge_at_max_space_in_pool = 1, max_bytes_to_merge_at_min_space_in_pool = 1,"
+    " parts_to_delay_insert = 100000, parts_to_throw_insert = 100000"
+)
 _DIRECT_SETTINGS = {
     "insert_deduplicate": 1,
     "async_insert": 0,
@@ -114,9 +120,6 @@ def _resumable(server: Server, attempt: Attempt, sealed: TableName) -> Content |
 
 
 def _seal(server: Server, attempt: Attempt, sealed: TableName) -> None:
-    if attempt.target.engine in _PLAIN_ENGINES:
-        # From here on parts must be known again, also after a crash in the middle of a move.
-        server.command(f"ALTER TABLE {quote_table(_own_table(attempt))} MODIFY SETTING {_NO_MERGES}")
     try:
         server.command(f"RENAME TABLE {quote_table(_own_table(attempt))} TO {quote_table(sealed)}")
     except ServerError as error:
@@ -173,11 +176,7 @@ def _keep_rows_as_inserted(server: Server, target: TableFacts, table: TableName)
     """Let neither a TTL nor a merge that collapses rows change a staging table before it is published."""
     if " TTL " in target.create_query:
         server.command(f"ALTER TABLE {quote_table(table)} REMOVE TTL")
-    # With an id of its own, a part is told from one that has the very same rows.
-    settings = "assign_part_uuids = 1"
-    if target.engine not in _PLAIN_ENGINES:
-        settings += f", {_NO_MERGES}"
-    server.command(f"ALTER TABLE {quote_table(table)} MODIFY SETTING {settings}")
+    server.command(f"ALTER TABLE {quote_table(table)} MODIFY SETTING {_STAGING_TABLE}")
 
 
 def _verify(server: Server, attempt: Attempt, table: TableName) -> Content:
