@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from .terminal import Progress
 
 PROGRAM = "clickhouse-backfill"
+# Looking for plugins of pydantic in every installed distribution takes longer than most commands.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 Payload = dict[str, Any]
 

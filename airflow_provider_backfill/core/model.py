@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import cache
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter
 from pydantic.alias_generators import to_camel
 
 from ..errors import RequestError
@@ -51,9 +52,11 @@ Number = Annotated[float, PlainSerializer(whole)]
 
 
 class Model(BaseModel):
-    """A frozen value with camelCase keys in JSON; unknown keys are refused."""
+    """A frozen value with camelCase keys in JSON; unknown keys are refused. Built when it is first used."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid", defer_build=True
+    )
 
 
 class RunStatus(StrEnum):
@@ -611,6 +614,12 @@ Event = Annotated[
     | ChunkSplit,
     Field(discriminator="type"),
 ]
+
+
+@cache
+def event_adapter() -> TypeAdapter[Event]:
+    """Reads and writes one line of an event log; made when first used, since it costs a good part of a start."""
+    return TypeAdapter(Event)
 
 
 class Severity(StrEnum):

@@ -9,7 +9,7 @@ anything is written again.
 from copy import deepcopy
 from dataclasses import dataclass, field
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from ..core.model import (
     ChunkDone,
@@ -21,11 +21,10 @@ from ..core.model import (
     Event,
     Plan,
     Run,
+    event_adapter,
 )
 from ..core.run import apply_event, new_run, select_chunks
 from ..errors import TransitionError
-
-_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 
 
 @dataclass(slots=True)
@@ -96,7 +95,7 @@ def salvage(plan: Plan, log: bytes, checkpoint: Run | None, last: bytes, seen: i
 
 def _event(line: bytes) -> Event | None:
     try:
-        return _EVENT.validate_json(line)
+        return event_adapter().validate_json(line)
     except ValidationError:
         return None
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -25,14 +25,13 @@ from pydantic.alias_generators import to_camel
 from pydantic.dataclasses import dataclass
 
 from ..core.identity import render_instant
-from ..core.model import FORMAT, ChunkStatus, Event, Instant, Model, Plan, Run, RunStatus
+from ..core.model import FORMAT, ChunkStatus, Event, Instant, Model, Plan, Run, RunStatus, event_adapter
 from ..core.run import apply_event, judge_event, new_run
 from ..errors import BackfillError, ConfigError, DamagedStateError, RequestError, StateError, TransitionError
 from .backend import LOG_CLOSED, Backend, ConflictError
 from .files import FileBackend
 from .salvage import Salvaged, salvage
 
-_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 _PLAN_ID = re.compile(r"[0-9a-f]{16}")
 _CHECKPOINT_SECONDS = 1.0
 _CHECKPOINT_GROWTH = 4
@@ -52,7 +51,7 @@ class LogOpened(Model):
     planned_at: Instant
 
 
-@dataclass(config={"extra": "forbid", "alias_generator": to_camel, "populate_by_name": True})
+@dataclass(config={"extra": "forbid", "alias_generator": to_camel, "populate_by_name": True, "defer_build": True})
 class _Checkpoint:
     """
     A replay of the log up to *position*.
@@ -76,7 +75,11 @@ class _Checkpoint:
     size: int = 0
 
 
-_CHECKPOINT: TypeAdapter[_Checkpoint] = TypeAdapter(_Checkpoint)
+@cache
+def _checkpoint_adapter() -> TypeAdapter[_Checkpoint]:
+    return TypeAdapter(_Checkpoint)
+
+
 _DONE, _DONE_LETTERS = b'"done":{', b'0123456789abcdef"[]:,.+-'
 
 
@@ -358,7 +361,7 @@ class RunLog:
             return None
         remedy = f"`{_command('repair', plan.plan_id)}` writes it again from the event log"
         try:
-            found = _CHECKPOINT.validate_json(_without_done(data) if brief else data)
+            found = _checkpoint_adapter().validate_json(_without_done(data) if brief else data)
         except ValidationError as error:
             _refuse_foreign(path, data)
             raise damaged(path, None, _reason(data, error), remedy) from None
@@ -441,7 +444,7 @@ class RunLog:
                 if not self._fold_header(line):
                     return False
             else:
-                apply_event(self.run, _EVENT.validate_json(line))
+                apply_event(self.run, event_adapter().validate_json(line))
         except (ValidationError, TransitionError) as error:
             reason = _reason(line, error) if isinstance(error, ValidationError) else error.message
             plan_id = self.plan.plan_id
@@ -580,7 +583,7 @@ class RunLog:
             last=self._last.decode().removesuffix("\n"),
             run=self.run,
         )
-        data = _CHECKPOINT.dump_json(checkpoint, by_alias=True, exclude_defaults=True) + b"\n"
+        data = _checkpoint_adapter().dump_json(checkpoint, by_alias=True, exclude_defaults=True) + b"\n"
         name = _run_file(self.plan.plan_id)
         self._backend.replace(name, data)
         self._stamp = self._backend.stamp(name)
@@ -594,7 +597,7 @@ def _header(plan: Plan) -> bytes:
 
 
 def _line(event: Event) -> bytes:
-    return _EVENT.dump_json(event, by_alias=True, exclude_none=True) + b"\n"
+    return event_adapter().dump_json(event, by_alias=True, exclude_none=True) + b"\n"
 
 
 def _command(verb: str, plan_id: str) -> str:

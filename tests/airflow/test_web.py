@@ -29,7 +29,7 @@ from tests.airflow.site import CHROMIUM, CHROMIUM_FLAGS, AirflowSite
 from tests.server import ClickHouseServer
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page
 
 AXE = "axe-core@4.11.0"
 ROOT = "/clickhouse-backfills"
@@ -125,6 +125,14 @@ def open_page(site: AirflowSite, browser: Browser) -> Iterator[Open]:
     contexts: list[BrowserContext] = []
     wrong: list[str] = []
 
+    def dismissed(dialog: Dialog) -> None:
+        wrong.append(f"a dialog says {dialog.message}")
+        dialog.dismiss()
+
+    def heard(said: ConsoleMessage) -> None:
+        if "Content Security Policy" in said.text:
+            wrong.append(said.text)
+
     def open_page(path: str, user: str = "ada", **wanted: Any) -> Page:
         context = browser.new_context(viewport={"width": 1360, "height": 900}, **wanted)
         contexts.append(context)
@@ -132,8 +140,8 @@ def open_page(site: AirflowSite, browser: Browser) -> Iterator[Open]:
         page = context.new_page()
         page.set_default_timeout(30_000)
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: (wrong.append(f"a dialog says {dialog.message}"), dialog.dismiss()))
-        page.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
+        page.on("dialog", dismissed)
+        page.on("console", heard)
         page.goto(site.url + path)
         return page
 

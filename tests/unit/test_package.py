@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Iterator
 from importlib.metadata import entry_points, version
@@ -40,8 +41,11 @@ def test_there_is_one_version() -> None:
 def test_every_module_that_the_provider_info_names_exists() -> None:
     """Airflow imports them by name, and a wrong one is only a warning in its log."""
     for name in _dotted_names(get_provider_info()):
-        module = name.replace(":", ".")
-        while importlib.util.find_spec(module) is None:
-            # The last parts may name a class or function in the module.
-            module = module.rpartition(".")[0]
-            assert module != "airflow_provider_backfill", f"{name} is in no module"
+        path, _, last = name.replace(":", ".").rpartition(".")
+        # The last part may name a class in the module.
+        found = importlib.util.find_spec(path)
+        assert found is not None, f"{name} is in no module"
+        if found.submodule_search_locations is not None:
+            assert importlib.util.find_spec(f"{path}.{last}") is not None, f"there is no {name}"
+        else:
+            assert hasattr(importlib.import_module(path), last), f"{path} has no {last}"
