@@ -30,6 +30,7 @@ def _run(owner: str) -> Run:
         ("elsewhere:1:2:nonce", 91, True),
         ("elsewhere:1:2:nonce", -3600, False),  # its clock is ahead
     ],
+    ids=["alive", "silent", "number used again", "waits", "grace", "gone", "clock ahead"],
 )
 def test_a_worker_is_dead_when_it_can_be_known(owner: str, seconds: float, dead: bool) -> None:
     """Too early costs a live worker its work; too late lets everybody wait."""
