@@ -8,6 +8,7 @@ payloads are plain JSON values with camelCase keys, as the contract gives them.
 import hashlib
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -256,6 +257,7 @@ def run(
     if resume and log.run.status is RunStatus.PLANNED:
         raise RequestError(f"Plan {wanted} was never run.", hint=checks.command("run", made.plan_id))
     if log.run.status is RunStatus.COMPLETED and not flags.replay_done:
+        _sweep(session, made)
         return status_payload(session, made, log.run, "resume" if resume else "run", noop=True)
     if log.run.cancelled and not resume:
         raise RequestError(f"Plan {wanted} was cancelled.", hint=checks.command("resume", made.plan_id))
@@ -375,6 +377,16 @@ def _end(session: Session, log: RunLog, server: Server, target: TableFacts, work
     log.checkpoint()
     if run.status is RunStatus.COMPLETED:
         attempt.drop_tables(server, attempt.leftover_tables(server, log.plan.plan_id, target.storage.database))
+
+
+def _sweep(session: Session, made: Plan) -> None:
+    """Drop what a worker left that died between its last record and its cleaning up; nothing can need it now."""
+    if session.server is None:
+        return
+    # A completed plan is completed, whether or not its server answers.
+    with suppress(ServerError, ConfigError), session.connected() as server:
+        target = planning.target_facts(server, parse_table(made.target, "target"))
+        attempt.drop_tables(server, attempt.leftover_tables(server, made.plan_id, target.storage.database))
 
 
 # ---------------------------------------------------------------- status, cancel, list

@@ -206,6 +206,17 @@ def test_tables_that_hold_no_rows_are_refused(source: Lab, create: str, message:
         source.plan("dst", "2025-01-01", "2025-01-06", source="src")
 
 
+def test_what_a_dead_worker_left_goes_with_the_next_run(source: Lab) -> None:
+    """Killed between the last record and the cleaning up, a worker leaves the emptied tables of its chunks."""
+    source.sql(TARGET)
+    plan = source.plan("dst", "2025-01-01", "2025-01-06", source="src")
+    source.run(plan)
+    source.sql(f"CREATE TABLE backfill_{plan['planId']}_0123456789abcdef_sealed AS dst")
+    assert source.run(plan)["noop"] is True
+    assert source.leftovers() == []
+    assert source.content("dst") == source.content("src")
+
+
 def test_replan_gives_the_same_plan(source: Lab) -> None:
     """Planning again must not count the rows the plan itself has written as strangers."""
     source.sql(TARGET)
