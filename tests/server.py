@@ -19,6 +19,7 @@ import ctypes
 import http.client
 import os
 import platform
+import random
 import shutil
 import signal
 import socket
@@ -134,11 +135,16 @@ class ServerError(RuntimeError):
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """
+    Return a TCP port of 127.0.0.1 that was free a moment ago.
+
+    Drawn from below the range that the system gives to outgoing connections, which would take it meanwhile.
+    """
+    while True:
+        port = random.randint(10_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def cache_directory() -> Path:

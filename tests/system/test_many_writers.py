@@ -78,7 +78,8 @@ def test_what_each_process_was_told_is_there_after_any_kill(place: Place, tmp_pa
         while len(running) < WRITERS:
             running.append(place.start(tmp_path / f"notes-{count}"))
             count += 1
-        time.sleep(dice.uniform(0.3, 1.5))
+        # Short, or an idle machine is done before anybody was killed.
+        time.sleep(dice.uniform(0.1, 0.4))
         victim = dice.choice(running)
         if victim.poll() is None:
             victim.kill()
