@@ -19,7 +19,7 @@ import ctypes
 import http.client
 import os
 import platform
-import random
+import secrets
 import shutil
 import signal
 import socket
@@ -141,7 +141,7 @@ def free_port() -> int:
     Drawn from below the range that the system gives to outgoing connections, which would take it meanwhile.
     """
     while True:
-        port = random.randint(10_000, 30_000)
+        port = 10_000 + secrets.randbelow(20_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
