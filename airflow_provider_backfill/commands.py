@@ -55,7 +55,7 @@ from .state.store import RunLog
 from .upkeep import repair as repair
 from .upkeep import waive as waive
 from .verification import verify as verify
-from .worker import LEASE_SECONDS, MAX_FAILURES_IN_A_ROW, Worker, chunks_between, now, owner_is_dead
+from .worker import LEASE_SECONDS, MAX_FAILURES_IN_A_ROW, Worker, chunks_between, has_live_worker, now, owner_is_dead
 
 
 def _ignore(*_: object) -> None:
@@ -177,7 +177,7 @@ def _clean_before(
         )
     if existing is not None:
         run = session.store.open_run(existing).run
-        if any(not owner_is_dead(run, owner, now()) for owner in run.workers):
+        if has_live_worker(run, now()):
             raise RequestError(
                 f"{run.count(ChunkStatus.RUNNING)} chunks of plan {existing.plan_id} are running.",
                 hint=f"stop it first: {checks.command('cancel', existing.plan_id)}",
@@ -359,7 +359,7 @@ def _refuse_overlap(session: Session, made: Plan) -> None:
     for other, run in _readable_runs(session):
         if not checks.overlaps(made, [(other, run)]) or run.status is not RunStatus.RUNNING:
             continue
-        held = any(not owner_is_dead(run, owner, moment) for owner in run.workers)
+        held = has_live_worker(run, moment)
         fresh = run.updated_at is not None and moment - run.updated_at < timedelta(seconds=LEASE_SECONDS)
         if held or (fresh and not run.workers):
             raise RequestError(
@@ -376,7 +376,7 @@ def _end(session: Session, log: RunLog, server: Server, target: TableFacts, work
         log.append(RunPaused(at=now(), by=session.user, reason=worker.reason))
     log.checkpoint()
     if run.status is RunStatus.COMPLETED:
-        attempt.drop_tables(server, attempt.leftover_tables(server, log.plan.plan_id, target.storage.database))
+        attempt.drop_leftovers(server, log.plan.plan_id, target.storage.database)
 
 
 def _sweep(session: Session, made: Plan) -> None:
@@ -386,7 +386,7 @@ def _sweep(session: Session, made: Plan) -> None:
     # A completed plan is completed, whether or not its server answers.
     with suppress(ServerError, ConfigError), session.connected() as server:
         target = planning.target_facts(server, parse_table(made.target, "target"))
-        attempt.drop_tables(server, attempt.leftover_tables(server, made.plan_id, target.storage.database))
+        attempt.drop_leftovers(server, made.plan_id, target.storage.database)
 
 
 # ---------------------------------------------------------------- status, cancel, list
@@ -458,9 +458,9 @@ def status_payload(session: Session, made: Plan, run: Run, command: str, *, noop
 
 def is_settled(run: Run) -> bool:
     """Whether nothing happens to a run any more until somebody types: it has ended, or its workers are gone."""
-    moment = now()
-    alive = any(not owner_is_dead(run, owner, moment) for owner in run.workers)
-    return not alive and (bool(run.workers) or run.status not in (RunStatus.PLANNED, RunStatus.RUNNING))
+    return not has_live_worker(run, now()) and (
+        bool(run.workers) or run.status not in (RunStatus.PLANNED, RunStatus.RUNNING)
+    )
 
 
 def cancel(session: Session, wanted: str, *, reason: str = "", wait_seconds: float = 10.0) -> Payload:
@@ -529,7 +529,7 @@ def undo(session: Session, wanted: str) -> Payload:
             f"Plan {wanted} keeps no backup, so nothing can be brought back.",
             hint="plan with --write-mode replace --backup to have one",
         )
-    if any(not owner_is_dead(log.run, owner, now()) for owner in log.run.workers):
+    if has_live_worker(log.run, now()):
         raise RequestError(f"Plan {wanted} is running.", hint=checks.command("cancel", made.plan_id))
     # From its verification on, a chunk may have been published, and its backup was made before that.
     published = [
@@ -540,7 +540,7 @@ def undo(session: Session, wanted: str) -> Payload:
     with session.connected() as server:
         attempt.kill_queries(server, made.plan_id)
         target = planning.target_facts(server, parse_table(made.target, "target"))
-        attempt.drop_tables(server, attempt.leftover_tables(server, made.plan_id, target.storage.database))
+        attempt.drop_leftovers(server, made.plan_id, target.storage.database)
         restored = publish.restore(server, made, target, published)
     if log.refresh().count(ChunkStatus.DONE):
         log.append(RunReplayed(at=now(), by=session.user, statuses=(ChunkStatus.DONE,)))

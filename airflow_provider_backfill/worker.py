@@ -87,6 +87,11 @@ def owner_is_dead(run: Run, owner: str, moment: datetime) -> bool:
     return here and start != "" and _process_start(int(pid)) != start
 
 
+def has_live_worker(run: Run, moment: datetime) -> bool:
+    """Whether anybody who holds a claim of the run may still be at work."""
+    return any(not owner_is_dead(run, owner, moment) for owner in run.workers)
+
+
 def _process_start(pid: int) -> str:
     """When a process of this host started, in the kernel's ticks; empty when it is gone, or there is no /proc."""
     with suppress(OSError, IndexError):

@@ -76,3 +76,8 @@ def drop_tables(server: Server, tables: Sequence[TableName]) -> None:
     """Drop tables that may be gone already."""
     for table in tables:
         server.command(f"DROP TABLE IF EXISTS {quote_table(table)} SYNC", {"max_table_size_to_drop": 0})
+
+
+def drop_leftovers(server: Server, plan_id: str, database: str) -> None:
+    """Drop every staging and sealed table of a plan; only when nothing can need them any more."""
+    drop_tables(server, leftover_tables(server, plan_id, database))
