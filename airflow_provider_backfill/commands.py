@@ -303,9 +303,10 @@ def _check_flags(made: Plan, flags: RunFlags) -> None:
             f"Replaying done chunks of {made.target} would write their rows a second time.",
             hint="pass --clear-window as well: each chunk's window is then deleted from the target before it is filled",
         )
-    if flags.clear_window and made.target_time is None:
+    # A bucket of the time column is not enough: a chunk shorter than it would delete what other chunks wrote.
+    if flags.clear_window and (made.target_time is None or made.target_time.column != made.time_column):
         raise RequestError(
-            f"{made.target} has no time column, so a chunk's window cannot be deleted from it.",
+            f"{made.target} has no time column {made.time_column}, so a chunk's window cannot be deleted from it.",
             hint="delete the rows yourself and plan anew with --force",
         )
 
