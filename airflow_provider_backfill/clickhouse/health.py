@@ -109,6 +109,7 @@ def server_facts(
         storage=storage,
         engine=facts.engine,
         views_fired=facts.views,
+        view_targets=look.part("the views' targets", {}, inspect.view_targets, server, facts.views),
         views_refreshed=look.many("refreshable views", _refreshable, server, target, storage),
         missing_sources=tuple(str(name) for name in sources if name not in readable),
         scans=tuple(look.scans(readable)),

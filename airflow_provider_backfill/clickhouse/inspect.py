@@ -85,6 +85,18 @@ def feeding_views(server: Server, target: TableName) -> list[ViewFacts]:
     return views
 
 
+def view_targets(server: Server, views: Iterable[TableName]) -> dict[TableName, TableName]:
+    """The table that each of the materialized *views* writes to; views that hold their own rows are left out."""
+    names = ", ".join(f"({literal(view.database)}, {literal(view.table)})" for view in views)
+    if not names:
+        return {}
+    found = server.rows(
+        f"SELECT database, name, create_table_query FROM system.tables WHERE (database, name) IN ({names})"
+    )
+    targets = {TableName(database, table): _view_target(create_query) for database, table, create_query in found}
+    return {view: target for view, target in targets.items() if target is not None}
+
+
 def _view_target(create_query: str) -> TableName | None:
     match = _VIEW_TARGET.match(create_query.split(" AS SELECT ")[0].split(" AS WITH ")[0] + " ")
     return parse_table(match.group(1), "view") if match else None

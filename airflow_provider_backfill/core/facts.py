@@ -6,6 +6,7 @@ could not be looked at stands in :attr:`ServerFacts.unseen`.
 Pure: standard library only.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
@@ -199,6 +200,7 @@ class ServerFacts:
         storage: The table that holds the target's rows; None when there is no such target.
         engine: That table's engine.
         views_fired: Views that an INSERT into the target fires.
+        view_targets: The tables that those of them write to which hold no rows themselves.
         views_refreshed: Refreshable views that write to the target on their schedule.
         known_plans: Ids of all plans in this state folder.
         partitions_per_chunk: Partitions that the rows of one chunk fall into; None when not known.
@@ -218,6 +220,7 @@ class ServerFacts:
     storage: TableName | None = None
     engine: str = ""
     views_fired: tuple[TableName, ...] = ()
+    view_targets: Mapping[TableName, TableName] = field(default_factory=dict)
     views_refreshed: tuple[TableName, ...] = ()
     scans: tuple[Scan, ...] = ()
     traits: tuple[SelectTraits, ...] = ()

@@ -4,14 +4,15 @@ The rules that need a look at ClickHouse: tables, query plan, parts, replicas, d
 Pure: the look itself is :mod:`..clickhouse.health`, its result a :class:`ServerFacts`.
 """
 
+import shlex
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
 from .facts import ServerFacts
 from .identity import render_chunk_hours, render_instant
 from .model import ChunkStatus, Plan, RunStatus, Severity, TableName, WriteMode
-from .rules import Case, Found, Needs, RuleBook, command, plan_command, sql
-from .statements import literal, quote, quote_table
+from .rules import PROGRAM, Case, Found, Needs, RuleBook, command, plan_command, short_instant, sql
+from .statements import literal, quote, quote_table, show_table
 
 SERVER_RULES = RuleBook(Needs.SERVER)
 _NOTHING = ServerFacts()
@@ -151,15 +152,20 @@ def _not_pruned(case: Case) -> Iterator[Found]:
     Severity.WARN,
     "The SELECT reads the source more than once, and the filter applies to every read: rows outside a chunk "
     "(the row before, the other side of a self-join) are not seen.",
-    remedy="plan with one chunk, or write the SELECT without the second read",
+    remedy="`plan` with one chunk, or write the SELECT without the second read",
 )
 def _read_twice(case: Case) -> Iterator[Found]:
-    facts = _server(case)
+    plan, facts = case.plan, _server(case)
+    if plan is None or plan.chunk_count < 2:
+        return
     for scan in facts.scans:
         if scan.facts is not None and scan.facts.reads > 1:
+            whole = (plan.end - plan.start) / timedelta(hours=1)
             yield Found(
                 f"{scan.statement} reads {scan.source} {scan.facts.reads} times, and every read sees only the "
-                "chunk's own window. Where it looks at rows of another time, its result depends on the chunks."
+                "chunk's own window. Where it looks at rows of another time, its result depends on the chunks; "
+                "one chunk for all of the window has no such bounds inside.",
+                plan_command(plan, f"--chunk-hours {render_chunk_hours(whole)}") if _untouched(case) else "",
             )
 
 
@@ -257,14 +263,22 @@ def _ttl(case: Case) -> Iterator[Found]:
     "backfill_views_missed",
     Severity.WARN,
     "Partitions that are moved or replaced fire no views, so the views on the target do not see the rows.",
-    remedy="backfill the views' own targets afterwards",
+    remedy="once this is done, `plan` and `run` what the views fill",
 )
 def _views_missed(case: Case) -> Iterator[Found]:
-    facts = _server(case)
-    if facts.views_fired and _staged(case.plan):
+    plan, facts = case.plan, _server(case)
+    if not _staged(plan):
+        return
+    for view in facts.views_fired:
+        filled = facts.view_targets.get(view, view)
+        hint = ""
+        if plan is not None:
+            window = f"--from {short_instant(plan.start)} --to {short_instant(plan.end)}"
+            hint = f"{PROGRAM} plan --target {shlex.quote(show_table(filled))} {window}"
         yield Found(
-            f"Moving partitions into {facts.target} does not fire the views that hang on it: "
-            f"{_names(facts.views_fired)}. Backfill what they fill as well, once this is done."
+            f"Moving partitions into {facts.target} does not fire the view {view}, so {filled} misses the rows. "
+            "Backfill it as well, once this is done.",
+            hint,
         )
 
 

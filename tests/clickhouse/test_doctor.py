@@ -76,6 +76,8 @@ def test_a_statement_the_server_refuses_by_now(ward: Ward) -> None:
     plan = ward.planned()
     ward.sql("ALTER TABLE events DROP COLUMN v")
     assert "`v`" in ward.doctor(plan)["backfill_source_missing"]["message"]
+    ward.sql("ALTER TABLE events ADD COLUMN v Float64")
+    assert "backfill_source_missing" not in ward.doctor(plan)
 
 
 def test_backfill_environment(ward: Ward) -> None:
@@ -110,16 +112,22 @@ def test_backfill_not_pruned(ward: Ward) -> None:
 
 
 def test_backfill_source_read_twice(ward: Ward) -> None:
-    """Each side of a self-join sees its own chunk only; that may be meant or not."""
+    """Each side of a self-join sees its own chunk only; with one chunk that is all of the window."""
     events = f"{ward.engine.database}.events"
     select = f"SELECT a.ts AS ts, a.k AS k, b.v AS v FROM {events} a JOIN {events} b ON a.ts = b.ts"
-    assert "2 times" in ward.doctor(ward.planned(select=select))["backfill_source_read_twice"]["message"]
+    finding = ward.doctor(ward.planned(select=select))["backfill_source_read_twice"]
+    assert "2 times" in finding["message"]
+    assert ward.paste(finding["hint"]) == 0
+    (one,) = [plan for plan in ward.cli.json("list")["plans"] if plan["total"] == 1]
+    assert "backfill_source_read_twice" not in ward.doctor(one)
 
 
 def test_backfill_select_unstable(ward: Ward) -> None:
     events = f"{ward.engine.database}.events"
     plan = ward.planned(select=f"SELECT ts, k, toUnixTimestamp(now()) * v AS v FROM {events}")
     assert "now()" in ward.doctor(plan)["backfill_select_unstable"]["message"]
+    plan = ward.planned(hours=4, select=f"SELECT ts, k, toUnixTimestamp(ts) * v AS v FROM {events}")
+    assert "backfill_select_unstable" not in ward.doctor(plan)
     limited = f"SELECT ts, k, v FROM {events} {{}} LIMIT 1 BY toStartOfHour(ts)"
     plan = ward.planned(hours=6, select=limited.format(""))
     assert "LIMIT BY" in ward.doctor(plan)["backfill_select_unstable"]["message"]
@@ -167,22 +175,44 @@ def test_backfill_ttl_deletes(ward: Ward) -> None:
     assert "2025-01-03" in ward.cured(plan, "backfill_ttl_deletes")
 
 
+def _day_counts(ward: Ward) -> None:
+    ward.sql("CREATE TABLE counts (ts DateTime('UTC'), n UInt64) ENGINE = SummingMergeTree ORDER BY ts")
+    ward.sql(
+        "CREATE MATERIALIZED VIEW hanging TO counts AS"
+        " SELECT toStartOfDay(ts) AS ts, count() AS n FROM filled GROUP BY ts"
+    )
+
+
 def test_backfill_views_missed(ward: Ward) -> None:
-    ward.sql("CREATE TABLE counts (n UInt64) ENGINE = MergeTree ORDER BY n")
-    ward.sql("CREATE MATERIALIZED VIEW hanging TO counts AS SELECT count() AS n FROM filled")
+    """What hangs on the target is backfilled after it, from the target."""
+    _day_counts(ward)
     plan = ward.planned()
-    assert f"{ward.engine.database}.hanging" in ward.doctor(plan)["backfill_views_missed"]["message"]
-    ward.sql("DROP TABLE hanging SYNC")
-    assert "backfill_views_missed" not in ward.doctor(plan)
+    finding = ward.doctor(plan)["backfill_views_missed"]
+    assert f"{ward.engine.database}.hanging, so {ward.engine.database}.counts misses" in finding["message"]
+    ward.run(plan)
+    assert ward.rows("SELECT * FROM counts") == []
+    assert ward.paste(finding["hint"]) == 0
+    (after,) = [entry for entry in ward.cli.json("list")["plans"] if entry["planId"] != plan["planId"]]
+    ward.run(after)
+    assert [n for (n,) in ward.rows("SELECT sum(n) FROM counts GROUP BY ts ORDER BY ts")] == [1440, 1440]
+    assert ward.doctor(plan) == {}
+
+
+def test_backfill_views_missed_of_a_view_that_holds_its_own_rows(ward: Ward) -> None:
+    ward.sql("CREATE MATERIALIZED VIEW own ENGINE = MergeTree ORDER BY ts AS SELECT ts, k FROM filled")
+    plan = ward.planned()
+    finding = ward.doctor(plan)["backfill_views_missed"]
+    assert f"{ward.engine.database}.own, so {ward.engine.database}.own misses" in finding["message"]
+    ward.run(plan)
+    assert ward.paste(finding["hint"]) == 0
 
 
 def test_backfill_views_doubled(ward: Ward) -> None:
-    ward.sql("CREATE TABLE counts (n UInt64) ENGINE = MergeTree ORDER BY n")
-    ward.sql("CREATE MATERIALIZED VIEW hanging TO counts AS SELECT count() AS n FROM filled")
+    """Staged, the target's rows come in once, and no view fires."""
+    _day_counts(ward)
     plan = ward.planned(**DIRECT)
     assert "fires" in ward.doctor(plan)["backfill_views_doubled"]["message"]
-    ward.sql("DROP TABLE hanging SYNC")
-    assert "backfill_views_doubled" not in ward.doctor(plan)
+    assert "backfill_views_doubled" not in ward.doctor(ward.planned(hours=6))
 
 
 def test_backfill_view_refreshable(ward: Ward) -> None:
@@ -242,11 +272,18 @@ def test_backfill_many_partitions(ward: Ward, direct: bool) -> None:
     assert "backfill_many_partitions" not in ward.doctor(ward.planned(hours=6, **(DIRECT if direct else {})))
 
 
-def test_backfill_write_guarantee_and_backfill_token_ignored(ward: Ward) -> None:
-    """Of a staged plan neither is worth a word."""
+def test_backfill_write_guarantee(ward: Ward) -> None:
+    """Through a Distributed table rows arrive at least once; into the table behind it exactly once."""
+    ward.sql("CREATE TABLE spread AS filled ENGINE = Distributed('one_shard', currentDatabase(), 'filled')")
+    plan = ward.plan("spread", "2025-01-01", "2025-01-03", 12, source="events", **DIRECT)
+    assert "at least once" in ward.doctor(plan)["backfill_write_guarantee"]["message"]
+    assert set(ward.doctor(ward.planned())) == {"backfill_required_pending"}
+
+
+def test_backfill_token_ignored(ward: Ward) -> None:
+    """Of a staged plan that is not worth a word."""
     assert set(ward.doctor(ward.planned())) == {"backfill_required_pending"}
     plan = ward.planned(hours=6, **DIRECT)
-    assert "at least once" in ward.doctor(plan)["backfill_write_guarantee"]["message"]
     assert "non_replicated_deduplication_window = 0" in ward.cured(plan, "backfill_token_ignored")
 
 

@@ -68,6 +68,10 @@ def test_backfill_row_policy(clinic: Clinic) -> None:
     assert "clinic.events" in finding["message"]
     assert "equals(k, 3)" in finding["message"]
 
+    clinic.user()
+    ward = clinic.as_own(clinic.ward())
+    assert "backfill_row_policy" not in ward.doctor(plan)
+
 
 def test_backfill_setting_constrained(clinic: Clinic) -> None:
     """Statements would be refused one by one, in the middle of the night."""
