@@ -115,6 +115,7 @@ _CHECK_FLAGS = (
     _Flag("--format", "FORMAT", "text, or github for annotations of a workflow"),
     _Flag("--junit", "FILE", "write the findings as a JUnit file as well"),
 )
+_PACE_FLAGS = (_PLAN_ID, _Flag("--max-parallel-chunks", "N", "chunks at once, over all workers; off: as each was told"))
 _WAIVE_FLAGS = (
     _PLAN_ID,
     _REASON,
@@ -132,6 +133,7 @@ _COMMANDS = {
     "run": _Command("execute a plan, chunk by chunk", _RUN_FLAGS, _PLAN_FLAGS),
     "resume": _Command("go on after a pause, crash, failure or cancel; failed chunks included", _RUN_FLAGS),
     "status": _Command("show where a plan stands", (_PLAN_ID, _WATCH)),
+    "pace": _Command("turn how many chunks run at once, while they run", _PACE_FLAGS),
     "cancel": _Command("stop a plan and kill its queries, until it is resumed", (_PLAN_ID, _REASON)),
     "doctor": _Command("show what is wrong with a plan or a table, and what to type", _DOCTOR_FLAGS),
     "check": _Command("fail while a planned backfill is not completed; for CI", _CHECK_FLAGS),
@@ -731,6 +733,18 @@ def _undo(call: _Call) -> Payload:
     return commands.undo(_session(call, _options(call)), _plan_id(call))
 
 
+def _set_pace(call: _Call) -> Payload:
+    from . import commands
+
+    name = "--max-parallel-chunks"
+    text = call.need(name, f"write {name} 4, or {name} off to leave it to each worker")
+    if text != "off" and not (text.isdecimal() and int(text) > 0):
+        raise RequestError(f"{name} is {text!r}.", hint=f"write {name} with a whole number from 1 on, or off")
+    # Without the option of the same name: this is about a run, whatever workers here would do.
+    options = _options(_Call(call.command, {**call.values, "max_parallel_chunks": None}))
+    return commands.set_pace(_session(call, options), _plan_id(call), 0 if text == "off" else int(text))
+
+
 def _waive(call: _Call) -> Payload:
     from . import commands
     from .core.identity import parse_instant
@@ -762,6 +776,7 @@ _CALLS: dict[str, Callable[[_Call], Payload]] = {
     "run": _run,
     "resume": _run,
     "status": _status,
+    "pace": _set_pace,
     "cancel": _cancel,
     "doctor": _doctor,
     "check": _check,
@@ -846,6 +861,7 @@ def _show(payload: Payload, call: _Call) -> None:
         "coverage": terminal.show_coverage,
         "verify": terminal.show_verify,
         "list": terminal.show_list,
+        "pace": terminal.show_set_pace,
         "waive": terminal.show_waiver,
         "repair": terminal.show_repair,
     }.get(call.command, terminal.show_status)

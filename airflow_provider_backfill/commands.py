@@ -53,6 +53,7 @@ from .session import Payload as Payload
 from .session import Session as Session
 from .state.store import RunLog
 from .upkeep import repair as repair
+from .upkeep import set_pace as set_pace
 from .upkeep import waive as waive
 from .verification import verify as verify
 from .worker import LEASE_SECONDS, MAX_FAILURES_IN_A_ROW, Worker, chunks_between, has_live_worker, now, owner_is_dead
@@ -448,6 +449,8 @@ def status_payload(session: Session, made: Plan, run: Run, command: str, *, noop
         payload["deadWorkers"] = dead
     if run.held:
         payload["waitsFor"] = run.held
+    if run.parallel:
+        payload["maxParallelChunks"] = run.parallel
     if run.last_error:
         payload["lastError"] = run.last_error
     if step := checks.next_step(made, run, dead if not run.cancelled else ()):

@@ -181,6 +181,7 @@ def show_status(payload: Payload, out: IO[str]) -> str:
                 ("queries", payload.get("queries", "")),
                 ("workers", f"gone without a word: {', '.join(dead)}" if dead else ""),
                 ("waits", payload.get("waitsFor", "")),
+                ("pace", _dial(payload.get("maxParallelChunks"))),
                 ("last error", error),
                 ("updated", f"{show_moment(payload['updatedAt'])} UTC" if payload["updatedAt"] else ""),
                 ("events", payload["eventPath"] if payload["updatedAt"] else ""),
@@ -191,6 +192,10 @@ def show_status(payload: Payload, out: IO[str]) -> str:
     if step := payload.get("next"):
         lines += ["", f"Next: {step}"]
     return "\n".join(lines)
+
+
+def _dial(number: int | None) -> str:
+    return "" if number is None else f"at most {_count(number, 'chunk')} at once, set with `pace`"
 
 
 def show_doctor(payload: Payload, out: IO[str]) -> str:
@@ -274,6 +279,15 @@ def show_verify(payload: Payload, out: IO[str]) -> str:
 
 def _sums(content: Payload) -> str:
     return f"{content['rows']:,} rows, checksum {content['checksum']}"
+
+
+def show_set_pace(payload: Payload, out: IO[str]) -> str:
+    """How many chunks run at once from now on, and how many do."""
+    number = payload["maxParallelChunks"]
+    now = "as many chunks at once as each worker was told" if number is None else f"{_count(number, 'chunk')} at once"
+    over = f" {payload['running']:,} run; those over it are not stopped." if payload["running"] > (number or 0) else ""
+    status = paint(payload["status"], payload["status"], out)
+    return f"Plan {payload['planId']} is {status}: {now}, from now on.{over if number else ''}"
 
 
 def show_waiver(payload: Payload, out: IO[str]) -> str:

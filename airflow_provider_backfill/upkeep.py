@@ -1,5 +1,5 @@
 """
-What a user does to a plan beside running it: waive it, and repair its files.
+What a user does to a plan beside running it: set its pace, waive it, and repair its files.
 
 Parts of commands that need no ClickHouse.
 """
@@ -8,13 +8,44 @@ from datetime import datetime
 
 from .core.checks import command, next_step
 from .core.identity import render_instant
-from .core.model import Plan, RunCancelled, RunRestored, RunStatus, RunWaived
+from .core.model import ChunkStatus, Plan, RunCancelled, RunPaced, RunRestored, RunStatus, RunWaived
 from .errors import DamagedStateError, RequestError
 from .session import Payload, Session
 from .worker import now, owner_is_dead
 
 _SHOWN = 20
 """Chunk ids in a message; the payload has them all."""
+
+
+def set_pace(session: Session, wanted: str, parallel: int) -> Payload:
+    """
+    Turn how many chunks of a plan run at once, over all its workers; running ones see it within two seconds.
+
+    Holds for every later run of the plan as well. Chunks that run already are not stopped.
+
+    Args:
+        parallel: 0 leaves it to each worker again.
+
+    Raises:
+        RequestError: No such plan, or it is completed already.
+    """
+    made = session.store.load_plan(wanted)
+    log = session.store.open_run(made)
+    if log.run.status is RunStatus.COMPLETED:
+        raise RequestError(f"Plan {made.plan_id} is completed; nothing of it runs any more.", hint="")
+    before = log.run.parallel
+    log.append(RunPaced(at=now(), by=session.user, parallel=parallel))
+    log.checkpoint()
+    return {
+        "ok": True,
+        "command": "pace",
+        "planId": made.plan_id,
+        "target": made.target,
+        "status": log.run.status,
+        "maxParallelChunks": parallel or None,
+        "before": before or None,
+        "running": log.run.count(ChunkStatus.RUNNING),
+    }
 
 
 def waive(

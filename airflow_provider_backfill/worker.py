@@ -50,6 +50,7 @@ from .state.store import RunLog, StateStore
 LEASE_SECONDS = 60.0
 _CLOCK_SECONDS = 30.0
 _WATCH_SECONDS = 0.5
+_WIDTH_SECONDS = 0.2
 _HOLD_SECONDS = 1.0
 _HOLD_SAID_SECONDS = 30.0
 MAX_FAILURES_IN_A_ROW = 10
@@ -138,6 +139,7 @@ class Worker:
         self._gate, self._max_failures = gate, max_failures
         self._failures_in_a_row = 0
         self._held_said = -_HOLD_SAID_SECONDS
+        self._paced = 0
         self._stopping = threading.Event()
         self._reason = ""
         self._active: set[str] = set()
@@ -160,6 +162,7 @@ class Worker:
 
         Args:
             chunks: Gives the chunks this worker may take, for the run as of now.
+            parallel: Holds until the user turns the run's own number, which then counts for all workers together.
 
         Raises:
             StateError: The state folder failed; what was claimed is taken up by the next worker.
@@ -193,32 +196,41 @@ class Worker:
     def _work_through(self, ready: list[Chunk], parallel: int) -> None:
         queue = iter(ready)
         lock = threading.Lock()
+        drained = threading.Event()
+        ended: dict[int, threading.Event] = {}
 
-        def work() -> None:
+        def width() -> int:
+            return 1 if self._server.embedded else min(self._paced or parallel, len(ready))
+
+        def work(number: int) -> None:
             log = self._store.open_run(self._plan)
-            while not self._stopping.is_set():
+            while not self._stopping.is_set() and number < width():
                 with lock:
                     chunk = next(queue, None)
                 if chunk is None:
+                    drained.set()
                     return
                 self._execute(log, chunk)
 
-        ended = [threading.Event() for _ in range(1 if self._server.embedded else min(parallel, len(ready)))]
-
-        def work_and_tell(end: threading.Event) -> None:
+        def work_and_tell(number: int, end: threading.Event) -> None:
             try:
-                self._guard(work)
+                self._guard(lambda: work(number))
             finally:
                 end.set()
 
-        for number, end in enumerate(ended):
-            threading.Thread(target=work_and_tell, args=(end,), name=f"backfill-{number}", daemon=True).start()
         try:
-            _wait_for(ended)
+            while not (drained.is_set() or self._stopping.is_set()):
+                for number in range(width()):
+                    if number not in ended or ended[number].is_set():
+                        end = ended[number] = threading.Event()
+                        name = f"backfill-{number}"
+                        threading.Thread(target=work_and_tell, args=(number, end), name=name, daemon=True).start()
+                drained.wait(_WIDTH_SECONDS)
+            _wait_for(list(ended.values()))
         except BaseException as error:
             # A timeout or an interrupt of this thread: the others must not go on without it.
             self.stop(f"interrupted by {type(error).__name__}")
-            _wait_for(ended)
+            _wait_for(list(ended.values()))
             raise
 
     def _guard(self, work: Callable[[], None]) -> None:
@@ -233,7 +245,9 @@ class Worker:
         log = self._store.open_run(self._plan)
         alive_until = time.monotonic()
         while not self._ended.is_set():
-            if log.refresh().cancelled:
+            run = log.refresh()
+            self._paced = run.parallel
+            if run.cancelled:
                 self.stop("the run was cancelled")
             if self._stopping.is_set() and self._active:
                 for chunk in list(self._active):
@@ -250,11 +264,14 @@ class Worker:
     def _execute(self, log: RunLog, chunk: Chunk) -> None:
         """Attempt a chunk until it is done, failed, split, given back, or found to be somebody else's."""
         while not self._stopping.is_set():
+            self._wait_for_turn(log)
             self._wait_for_room(log)
             if self._stopping.is_set():
                 return
             claim = self._claim(log, chunk)
             if claim is None:
+                if _is_full(log.run):
+                    continue
                 return
             self._active.add(chunk.id)
             began = time.monotonic()
@@ -278,6 +295,11 @@ class Worker:
             delay = retry_delay(self._retry_delay_ms, log.run.state(chunk.id).tries)
             # Workers that failed together should not come back together.
             self._stopping.wait(delay * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, keeps no secret
+
+    def _wait_for_turn(self, log: RunLog) -> None:
+        """Wait while as many chunks run as the user wants at once."""
+        while not self._stopping.is_set() and log.run.parallel and _is_full(log.refresh()):
+            self._stopping.wait(_WATCH_SECONDS)
 
     def _wait_for_room(self, log: RunLog) -> None:
         """Wait while the gate says so, and keep the reason in the log: once, then every half minute."""
@@ -304,6 +326,8 @@ class Worker:
             state = run.state(chunk.id)
             takes_over = state.status is ChunkStatus.RUNNING and owner_is_dead(run, state.owner, now())
             if run.cancelled or chunk.id in run.splits or not (takes_over or state.status is ChunkStatus.PENDING):
+                return None
+            if _is_full(run):
                 return None
             return ChunkStarted(
                 at=now(),
@@ -399,6 +423,14 @@ class Worker:
             return ()
         bounds = ((chunk.start, from_ms(middle)), (from_ms(middle), chunk.end))
         return tuple(ChunkPart(id=chunk_id(self._plan.plan_id, a, b), start=a, end=b) for a, b in bounds)
+
+
+def _is_full(run: Run) -> bool:
+    """Whether living workers hold as many chunks as the user wants at once."""
+    if not run.parallel:
+        return False
+    moment = now()
+    return run.parallel <= sum(w.claims for name, w in run.workers.items() if not owner_is_dead(run, name, moment))
 
 
 def _wait_for(events: list[threading.Event]) -> None:

@@ -363,6 +363,13 @@ class RunHeld(_Event):
     reason: str
 
 
+class RunPaced(_Event):
+    """The user turns how many chunks of the plan run at once, over all workers; 0 leaves it to each worker."""
+
+    type: Literal["RunPaced"] = "RunPaced"
+    parallel: Annotated[int, Field(ge=0)]
+
+
 class WorkerSeen(_Event):
     """A worker is alive and keeps its claims for *lease_seconds* more."""
 
@@ -526,6 +533,7 @@ class Run:
         workers: The workers that hold a claim now, by name.
         seconds: Sum of the done chunks' seconds.
         held: Why a worker waits before its next chunk; empty when none is known to wait.
+        parallel: How many chunks may run at once, over all workers; 0 when that is left to each worker.
     """
 
     __pydantic_config__ = _CAMEL
@@ -542,6 +550,7 @@ class Run:
     cancelled: bool = False
     waiver: Waiver | None = None
     held: str = ""
+    parallel: int = 0
     attempts: int = 0
     rows: int = 0
     seconds: float = 0.0
@@ -605,6 +614,7 @@ Event = Annotated[
     | RunWaived
     | RunRestored
     | RunHeld
+    | RunPaced
     | WorkerSeen
     | ChunkStarted
     | ChunkVerified

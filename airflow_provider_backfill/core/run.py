@@ -25,6 +25,7 @@ from .model import (
     Run,
     RunCancelled,
     RunHeld,
+    RunPaced,
     RunPaused,
     RunReplayed,
     RunRestored,
@@ -90,6 +91,8 @@ def apply_event(run: Run, event: Event) -> None:
                 setattr(run, name, getattr(restored, name))
         case RunHeld():
             run.held = "" if run.cancelled else event.reason
+        case RunPaced():
+            run.parallel = event.parallel
         case WorkerSeen():
             if worker := run.workers.get(event.by):
                 worker.seen_at, worker.lease_seconds = event.at, event.lease_seconds

@@ -37,7 +37,7 @@ from tests.unit.test_imports import HEAVY, _loaded
 
 COMMANDS = (
     *("plan", "run", "resume", "status", "cancel", "doctor", "check", "coverage"),
-    *("verify", "undo", "waive", "repair", "list"),
+    *("pace", "verify", "undo", "waive", "repair", "list"),
 )
 START = datetime(2025, 1, 1, tzinfo=UTC)
 

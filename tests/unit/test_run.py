@@ -19,6 +19,7 @@ from airflow_provider_backfill.core.model import (
     Run,
     RunCancelled,
     RunHeld,
+    RunPaced,
     RunPaused,
     RunReplayed,
     RunResumed,
@@ -237,6 +238,7 @@ def _any_event(draw: st.DrawFn, plan: Plan, run: Run) -> Event:
         lambda: RunReplayed(at=START, by="user", statuses=draw(st.sampled_from([(ChunkStatus.DONE,), ("failed",)]))),
         lambda: RunWaived(at=START, by="user", reason="no need"),
         lambda: RunHeld(at=START, by=by, reason="the server has no room"),
+        lambda: RunPaced(at=START, by="user", parallel=draw(st.integers(0, 9))),
         lambda: WorkerSeen(at=START, by=by, lease_seconds=60),
     ]
     return draw(st.sampled_from(kinds))()
