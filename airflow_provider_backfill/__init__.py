@@ -101,6 +101,10 @@ def get_provider_info() -> dict[str, object]:
         ],
         "operators": [_modules("operators")],
         "sensors": [_modules("sensors")],
+        "triggers": [_modules("triggers")],
+        "task-decorators": [
+            {"name": "clickhouse_backfill", "class-name": f"{__name__}.task_group.clickhouse_backfill"},
+        ],
         "extra-links": [f"{__name__}.links.BackfillPlanLink"],
         "config": {
             "clickhouse_backfill": {

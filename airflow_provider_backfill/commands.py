@@ -418,6 +418,9 @@ def window_status(session: Session, wanted: str, window: tuple[datetime, datetim
             failed.append({"from": render_instant(chunk.start), "to": render_instant(chunk.end), "error": state.error})
     return {
         "planId": made.plan_id,
+        "target": made.target,
+        "sources": list(dict.fromkeys(statement.source for statement in made.statements)),
+        "environment": made.environment,
         "from": render_instant(window[0]),
         "to": render_instant(window[1]),
         "status": run.status,

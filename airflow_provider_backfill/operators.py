@@ -9,36 +9,37 @@ clear does.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from . import commands
+from . import commands, lineage
 from .airflow_session import airflow_errors, load_airflow_options, open_session, operator_words, task_name
-from .commands import Payload, RunFlags, Session
-from .core.identity import from_ms, iter_window, parse_chunk_hours, parse_instant, render_instant, to_ms
-from .core.model import (
-    ChunkDone,
-    ChunkFailed,
-    ChunkReleased,
-    ChunkSplit,
-    ChunkStarted,
-    Event,
-    Plan,
-    Run,
-    RunStatus,
-    WriteMode,
+from .arguments import (
+    given,
+    is_literal,
+    mapping_input,
+    share_of,
+    show_window,
+    to_hours,
+    to_instant,
+    to_mode,
+    to_table,
+    two_sources,
 )
+from .commands import Payload, RunFlags, Session
+from .core.identity import iter_window
+from .core.model import Plan, Run, RunStatus
 from .core.planner import PlanRequest
-from .core.statements import parse_table
 from .errors import BackfillError, RequestError
 from .links import BackfillPlanLink, push_plan_link
 from .options import parse_options
+from .task_log import ChunkReporter
+from .triggers import BackfillChunkTrigger
 
 MAX_MAPPED_TASKS = 100
 _CLEAR_KEY = "clickhouse_backfill_clear"
@@ -149,11 +150,11 @@ class BackfillPlanOperator(BaseOperator):
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """Plan, and return the mapping input."""
         with airflow_errors():
-            hours = self._value("chunk_hours", _hours)
+            hours = self._value("chunk_hours", to_hours)
             arguments = {
                 "chunk_hours": hours,
-                "time_column": _given(self.time_column),
-                "state_dir": _given(self.state_dir),
+                "time_column": given(self.time_column),
+                "state_dir": given(self.state_dir),
             }
             options = load_airflow_options(arguments, self.options)
             request = self._request(options.defaults.chunk_hours, options.defaults.time_column)
@@ -173,22 +174,22 @@ class BackfillPlanOperator(BaseOperator):
         return super().output
 
     def _request(self, chunk_hours: float, time_column: str | None) -> PlanRequest:
-        target = self._value("target", _table("target"))
+        target = self._value("target", to_table("target"))
         if target is None:
             raise RequestError("target is empty.", hint="write target='database.table'")
-        if _given(self.source) is not None and _given(self.select) is not None:
-            raise _two_sources()
+        if given(self.source) is not None and given(self.select) is not None:
+            raise two_sources()
         return PlanRequest(
             target=target,
-            start=self._value("window_from", _instant),
-            end=self._value("window_to", _instant),
+            start=self._value("window_from", to_instant),
+            end=self._value("window_to", to_instant),
             chunk_hours=chunk_hours,
             time_column=time_column,
             time_unit=self.time_unit,
-            source=self._value("source", _table("source")),
-            select=_given(self.select),
-            filter_table=self._value("filter_table", _table("filter-table")),
-            write_mode=self._value("write_mode", _mode),
+            source=self._value("source", to_table("source")),
+            select=given(self.select),
+            filter_table=self._value("filter_table", to_table("filter-table")),
+            write_mode=self._value("write_mode", to_mode),
             accept_at_least_once=self.accept_at_least_once,
             keep_outside=self.keep_outside,
             backup=self.backup,
@@ -199,7 +200,7 @@ class BackfillPlanOperator(BaseOperator):
 
     def _value(self, name: str, parse: Callable[[Any], Any]) -> Any:
         """The parsed value of a field, None when it is not given."""
-        value = _given(getattr(self, name))
+        value = given(getattr(self, name))
         return None if value is None else parse(value)
 
     def _check_literals(self) -> None:
@@ -212,19 +213,19 @@ class BackfillPlanOperator(BaseOperator):
             raise RequestError(f"time_unit is {self.time_unit!r}.", hint="pass one of s, ms, us")
         parse_options(self.options or {}, "options")
         parsers: dict[str, Callable[[Any], Any]] = {
-            "target": _table("target"),
-            "window_from": _instant,
-            "window_to": _instant,
-            "chunk_hours": _hours,
-            "source": _table("source"),
-            "filter_table": _table("filter-table"),
-            "write_mode": _mode,
+            "target": to_table("target"),
+            "window_from": to_instant,
+            "window_to": to_instant,
+            "chunk_hours": to_hours,
+            "source": to_table("source"),
+            "filter_table": to_table("filter-table"),
+            "write_mode": to_mode,
         }
-        found = {name: self._value(name, parse) for name, parse in parsers.items() if _is_literal(getattr(self, name))}
+        found = {name: self._value(name, parse) for name, parse in parsers.items() if is_literal(getattr(self, name))}
         if found.get("window_from") and found.get("window_to"):
             next(iter_window(found["window_from"], found["window_to"], 1.0))
-        if found.get("source") and _is_literal(self.select) and _given(self.select) is not None:
-            raise _two_sources()
+        if found.get("source") and is_literal(self.select) and given(self.select) is not None:
+            raise two_sources()
 
     def _tell(self, payload: Payload, tasks: int) -> None:
         known = "existed already" if payload["existed"] else "was made"
@@ -269,6 +270,8 @@ class BackfillChunkOperator(BaseOperator):
         force_overlap: Run beside another run over the same rows.
         force_compatibility: Run the plan as it was made, though options have changed since.
         force_environment: Run on another ClickHouse than the plan was made on.
+        deferrable: Execute the chunks in the triggerer, so that a task holds no worker slot meanwhile; Airflow's
+            ``[operators] default_deferrable`` when None. ``execution_timeout`` then counts from the deferral.
         clickhouse_conn_id: Connection of the official ClickHouse provider.
         state_dir: Folder of plans, runs and events; ``[clickhouse_backfill] state_dir`` when None.
         options: Any other options, as in ``clickhouse-backfill.toml``.
@@ -288,6 +291,7 @@ class BackfillChunkOperator(BaseOperator):
         force_overlap: bool = False,
         force_compatibility: bool = False,
         force_environment: bool = False,
+        deferrable: bool | None = None,
         clickhouse_conn_id: str = "clickhouse_default",
         state_dir: str | None = None,
         options: Mapping[str, Any] | None = None,
@@ -301,12 +305,14 @@ class BackfillChunkOperator(BaseOperator):
         self.force_overlap = force_overlap
         self.force_compatibility = force_compatibility
         self.force_environment = force_environment
+        self.deferrable = conf.getboolean("operators", "default_deferrable") if deferrable is None else deferrable
         self.clickhouse_conn_id = clickhouse_conn_id
         self.state_dir = state_dir
         self.options = options
         self._stop: Callable[[str], None] | None = None
         self._killed = False
         self._progress = ""
+        self._lineage: Payload | None = None
         with operator_words():
             parse_options(options or {}, "options")
             if clear_window and not replay_done:
@@ -341,11 +347,11 @@ class BackfillChunkOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Execute what is not done, and return what the window amounts to."""
         with airflow_errors():
-            plan_id, window = _share(self.chunks)
+            plan_id, window = share_of(self.chunks)
             push_plan_link(self, context, plan_id)
-            options = load_airflow_options({"state_dir": _given(self.state_dir)}, self.options)
+            options = load_airflow_options({"state_dir": given(self.state_dir)}, self.options)
             session = open_session(options, task_name(context), self.clickhouse_conn_id)
-            fresh = _Clear(context)
+            fresh, reporter = _Clear(context), ChunkReporter(self.log, self.dag_id)
             status = self._look(session, plan_id, window)
             if self._is_done(status) and not (self.replay_done and fresh.is_new):
                 self.log.info("Plan %s: every chunk of %s is done already", plan_id, self.window_label)
@@ -361,8 +367,12 @@ class BackfillChunkOperator(BaseOperator):
                 force_environment=self.force_environment,
             )
 
-            def begin(worker: Any, _: Plan, __: Run) -> None:
+            def begin(worker: Any, made: Plan, _: Run) -> None:
+                # From here on the log knows what is to be replayed: a further try goes on with it.
                 fresh.acted()
+                reporter.begin(made)
+                if self.deferrable:
+                    self._defer(session, flags)
                 self._stop = worker.stop
                 if self._killed:
                     worker.stop(_KILLED)
@@ -375,13 +385,41 @@ class BackfillChunkOperator(BaseOperator):
                     parallel=1,
                     window=window,
                     on_start=begin,
-                    report=_Reporter(self, plan_id),
+                    report=reporter,
                 )
             except BackfillError:
                 # A cancel between our look and the start reads as an error there.
                 self._refuse_cancelled(self._look(session, plan_id, window))
                 raise
             return self._outcome(self._look(session, plan_id, window))
+
+    def _defer(self, session: Session, flags: RunFlags) -> None:
+        trigger = BackfillChunkTrigger(
+            chunks=dict(self.chunks),
+            user=session.user,
+            dag_id=self.dag_id,
+            clickhouse_conn_id=self.clickhouse_conn_id,
+            state_dir=given(self.state_dir),
+            options=self.options,
+            flags={name: getattr(flags, name) for name in _FORCED},
+        )
+        self.defer(trigger=trigger, method_name="execute_complete", timeout=self.execution_timeout)
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Go on after the chunks were executed in the triggerer."""
+        with airflow_errors():
+            plan_id, window = share_of(self.chunks)
+            push_plan_link(self, context, plan_id)
+            options = load_airflow_options({"state_dir": given(self.state_dir)}, self.options)
+            status = self._look(open_session(options, task_name(context)), plan_id, window)
+            if event["error"] and not self._is_done(status):
+                self._refuse_cancelled(status)
+                raise (AirflowFailException if event["final"] else AirflowException)(event["error"])
+            return self._outcome(status)
+
+    def get_openlineage_facets_on_complete(self, _: Any) -> Any:
+        """Sources, target and rows, for the OpenLineage provider where there is one; None before the end."""
+        return None if self._lineage is None else lineage.openlineage(self._lineage)
 
     def on_kill(self) -> None:
         """Kill the query on the server and give the chunks back; Airflow calls it from a signal handler."""
@@ -434,8 +472,8 @@ class BackfillChunkOperator(BaseOperator):
             f"Plan {plan_id}: {why} with {counts['done']} of {counts['total']} chunks done; the next try goes on."
         )
 
-    @staticmethod
-    def _result(status: Payload) -> dict[str, Any]:
+    def _result(self, status: Payload) -> dict[str, Any]:
+        self._lineage = status
         return {
             "planId": status["planId"],
             "from": status["from"],
@@ -446,6 +484,7 @@ class BackfillChunkOperator(BaseOperator):
 
 
 _KILLED = "the task was killed"
+_FORCED = ("force_overlap", "force_compatibility", "force_environment")
 
 
 class _Clear:
@@ -464,107 +503,3 @@ class _Clear:
     def acted(self) -> None:
         """Remember that this clear was acted on."""
         self._store.set(_CLEAR_KEY, self._number)
-
-
-class _Reporter:
-    """Logs a worker's events; called from any of its threads."""
-
-    def __init__(self, operator: BaseOperator, plan_id: str) -> None:
-        self._log, self._plan_id = operator.log, plan_id
-
-    def __call__(self, event: Event) -> None:
-        match event:
-            case ChunkStarted():
-                what = f"{show_window(render_instant(event.start), render_instant(event.end))} begins"
-                self._log.info("%s, query %s: %s", self._name(event), event.query_id, what)
-            case ChunkDone():
-                self._log.info("%s: done, %s rows in %s s", self._name(event), event.content.rows, event.seconds)
-            case ChunkFailed():
-                then = "failed for good" if event.final else "failed, will be tried again"
-                level = self._log.error if event.final else self._log.warning
-                level("%s: %s: %s", self._name(event), then, event.message)
-            case ChunkSplit():
-                self._log.warning("%s: split into %s parts: %s", self._name(event), len(event.parts), event.message)
-            case ChunkReleased():
-                self._log.warning("%s: given back: %s", self._name(event), event.reason)
-            case _:
-                pass
-
-    def _name(self, event: ChunkStarted | ChunkDone | ChunkFailed | ChunkSplit | ChunkReleased) -> str:
-        return f"Plan {self._plan_id}, chunk {event.chunk_id}, attempt {event.attempt}"
-
-
-def mapping_input(made: Plan, most: int) -> Iterator[dict[str, Any]]:
-    """
-    Yield the items to map over: consecutive chunks of a plan in at most *most* evenly sized batches.
-
-    The sizes differ by one at most, and one chunk is an item of its own where that many are allowed.
-    """
-    count = min(made.chunk_count, most)
-    size, longer = divmod(made.chunk_count, count)
-    chunks = made.chunks()
-    for index in range(count):
-        batch = list(islice(chunks, size + (index < longer)))
-        yield {
-            "planId": made.plan_id,
-            "from": render_instant(batch[0].start),
-            "to": render_instant(batch[-1].end),
-            "chunkCount": len(batch),
-        }
-
-
-def show_window(start: str, end: str) -> str:
-    """A window as short as it can be read: days where both ends are midnights, no seconds that are zero."""
-    midnight = "T00:00:00.000Z"
-    if start.endswith(midnight) and end.endswith(midnight):
-        return f"{start.removesuffix(midnight)} to {end.removesuffix(midnight)}"
-    texts = (text.removesuffix("Z").removesuffix(".000").removesuffix(":00") for text in (start, end))
-    return " to ".join(texts).replace("T", " ")
-
-
-def _share(chunks: Any) -> tuple[str, tuple[datetime, datetime]]:
-    try:
-        return str(chunks["planId"]), (parse_instant(chunks["from"]), parse_instant(chunks["to"]))
-    except (KeyError, TypeError, AttributeError):
-        raise RequestError(
-            f"chunks is {chunks!r}, which names no plan and window.",
-            hint="map it over what BackfillPlanOperator returns: .expand(chunks=plan.output)",
-        ) from None
-
-
-def _is_literal(value: Any) -> bool:
-    """Whether a field has its final value when the DAG is parsed."""
-    if isinstance(value, str):
-        return "{{" not in value and "{%" not in value and not value.endswith(".sql")
-    return value is None or isinstance(value, int | float | datetime)
-
-
-def _given(value: Any) -> Any:
-    """A field's value, None when it rendered to nothing."""
-    return None if isinstance(value, str) and value.strip() in ("", "None") else value
-
-
-def _instant(value: str | datetime) -> datetime:
-    if isinstance(value, datetime):
-        return from_ms(to_ms(value if value.tzinfo is not None else value.replace(tzinfo=UTC)))
-    return parse_instant(value)
-
-
-def _hours(value: float | str) -> float:
-    return parse_chunk_hours(str(value))
-
-
-def _table(what: str) -> Callable[[str], Any]:
-    return lambda text: parse_table(text, what)
-
-
-def _mode(text: str) -> WriteMode:
-    try:
-        return WriteMode(text.strip())
-    except ValueError:
-        allowed = ", ".join(mode.value for mode in WriteMode)
-        raise RequestError(f"write_mode is {text!r}.", hint=f"pass one of {allowed}") from None
-
-
-def _two_sources() -> RequestError:
-    return RequestError("source and select exclude each other: rows come from one place.", hint="keep one of them")

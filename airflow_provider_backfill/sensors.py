@@ -1,48 +1,65 @@
 """A sensor that waits for a ClickHouse backfill; it reads the state folder and needs no ClickHouse."""
 
-import time
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from airflow.sdk import BaseSensorOperator, Context
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk import BaseSensorOperator, Context, PokeReturnValue
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from . import commands
-from .airflow_session import airflow_errors, load_airflow_options, open_session, operator_words
+from .airflow_session import airflow_errors, operator_words
+from .arguments import given, is_literal, to_instant, to_table
 from .commands import Payload
-from .core.model import RunStatus
+from .core.identity import render_instant
 from .errors import RequestError
+from .lineage import announce
+from .links import BackfillPlanLink, push_plan_link
 from .options import parse_options
-
-_SAME_LINE_SECONDS = 300.0
+from .triggers import BackfillStatusTrigger, Progress, look
 
 
 class BackfillStatusSensor(BaseSensorOperator):
     """
-    Wait until a backfill is completed.
+    Wait until a backfill is completed: a plan's, or that of a target's window by whatever plans.
 
     Fails at once, without retries, when the run has failed or was cancelled, when there is no
     such plan, or when its files are damaged; with ``soft_fail`` it is skipped instead. A run that
-    is paused, or that nobody works on, is waited for: somebody may resume it.
+    is paused, or that nobody works on, is waited for: somebody may resume it. Of a window, a part that
+    nobody has planned is waited for as well, and one whose plans have all failed or been cancelled fails.
+
+    Returns what is in the target now: ``{"target", "from", "to", "rowsWritten", "planIds"}``, and
+    puts it into the events of its ``outlets``, assets or aliases of them.
 
     Set ``trigger_rule="none_failed"`` where it follows mapped chunk tasks, so that it also tells
     about a run whose tasks were skipped because it was cancelled.
 
     Args:
-        plan_id: The plan's id, such as ``plan.output["plan_id"]``.
+        plan_id: The plan's id, such as ``plan.output["plan_id"]``; or else name a window:
+        target: Table, ``database.table``.
+        window_from: Start of the window, included: ISO text or a datetime; without an offset UTC.
+        window_to: End of the window, excluded.
+        fail_if_idle: Fail, too, when the plan is not completed and nobody works on it.
+        deferrable: Wait in the triggerer, where any number of sensors cost one process; Airflow's
+            ``[operators] default_deferrable`` when None.
         state_dir: Folder of plans, runs and events; ``[clickhouse_backfill] state_dir`` when None.
         options: Any other options, as in ``clickhouse-backfill.toml``.
         poke_interval: Seconds between two looks, or a timedelta.
     """
 
-    template_fields: Sequence[str] = ("plan_id", "state_dir")
+    template_fields: Sequence[str] = ("plan_id", "target", "window_from", "window_to", "state_dir")
+    operator_extra_links = (BackfillPlanLink(),)
     ui_color = "#e6f1f2"
 
     def __init__(
         self,
         *,
-        plan_id: str,
+        plan_id: str | None = None,
+        target: str | None = None,
+        window_from: str | datetime | None = None,
+        window_to: str | datetime | None = None,
+        fail_if_idle: bool = False,
+        deferrable: bool | None = None,
         state_dir: str | None = None,
         options: Mapping[str, Any] | None = None,
         poke_interval: timedelta | float = 15,
@@ -51,39 +68,89 @@ class BackfillStatusSensor(BaseSensorOperator):
         super().__init__(poke_interval=poke_interval, **kwargs)
         # Rendered, it is whatever the plan task's XCom holds.
         self.plan_id: Any = plan_id
+        self.target = target
+        self.window_from = window_from
+        self.window_to = window_to
+        self.fail_if_idle = fail_if_idle
+        self.deferrable = conf.getboolean("operators", "default_deferrable") if deferrable is None else deferrable
         self.state_dir = state_dir
         self.options = options
-        self._said, self._said_at = "", 0.0
+        self._progress: Progress | None = None
         with operator_words():
             parse_options(options or {}, "options")
+            if target is not None and is_literal(target):
+                to_table("target")(target)
+            if (plan_id is None) == (target is None):
+                raise RequestError(
+                    "A sensor waits for a plan or for a target's window.",
+                    hint="pass plan_id, or target with window_from and window_to",
+                )
 
-    def poke(self, context: Context) -> bool:  # noqa: ARG002 - the base class's signature
-        """Whether the backfill is completed."""
+    def execute(self, context: Context) -> Any:
+        """Wait, here or in the triggerer, and return what is in the target."""
+        found: Any
+        if isinstance(self.plan_id, str) and self.plan_id:
+            push_plan_link(self, context, self.plan_id)
+        if not self.deferrable:
+            found = super().execute(context)
+        else:
+            # What is over already, or cannot be waited for, needs no triggerer.
+            first = self._first_look(context)
+            if not first:
+                self.defer(
+                    trigger=BackfillStatusTrigger(**self._what(), poke_interval=self.poke_interval),
+                    method_name="execute_complete",
+                    timeout=timedelta(seconds=self.timeout),
+                )
+            found = first.xcom_value
+        announce(context, self.outlets, found)
+        return found
+
+    def _first_look(self, context: Context) -> PokeReturnValue:
+        try:
+            return self.poke(context)
+        except AirflowFailException as error:
+            # As the base class does for the modes that are its own.
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(str(error)) from error
+            raise
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Payload:
+        """Go on after the wait in the triggerer."""
+        if event["lost"]:
+            # soft_fail is respected by the base class.
+            raise AirflowFailException(event["lost"])
+        published: Payload = event["published"]
+        self.log.info("Filled: %s", published)
+        announce(context, self.outlets, published)
+        return published
+
+    def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - the base class's signature
+        """Whether the backfill is completed, with what is in the target then."""
         with airflow_errors():
+            found = look(**self._what(), user=f"airflow:{self.task_id}")
+        if self._progress is None:
+            self._progress = Progress(self.log)
+        self._progress.tell(found)
+        if found.lost:
+            raise AirflowFailException(found.lost)
+        return PokeReturnValue(found.published is not None, found.published)
+
+    def _what(self) -> dict[str, Any]:
+        """What is waited for, as the trigger takes it."""
+        what: dict[str, Any] = {
+            "state_dir": given(self.state_dir),
+            "options": self.options,
+            "fail_if_idle": self.fail_if_idle,
+        }
+        if self.target is None:
             if not isinstance(self.plan_id, str) or not self.plan_id.strip():
                 raise RequestError(f"plan_id is {self.plan_id!r}.", hint="pass plan.output['plan_id'] of the plan task")
-            options = load_airflow_options({"state_dir": self.state_dir or None}, self.options)
-            status = commands.status(open_session(options, f"airflow:{self.task_id}"), self.plan_id)
-        self._tell(status)
-        if status["status"] in (RunStatus.FAILED, RunStatus.CANCELLED):
-            error = f" {status['lastError']}" if "lastError" in status else ""
-            raise AirflowFailException(
-                f"Plan {self.plan_id} is {status['status']}: {_counts(status)}.{error} (next: {status['next']})"
-            )
-        return bool(status["status"] == RunStatus.COMPLETED)
+            return {**what, "plan_id": self.plan_id}
+        return {**what, "target": self.target, **{name: self._bound(name) for name in ("window_from", "window_to")}}
 
-    def _tell(self, status: Payload) -> None:
-        """Log where the run stands: when that has changed, else every few minutes."""
-        dead = f"; workers gone: {', '.join(status['deadWorkers'])}" if status.get("deadWorkers") else ""
-        line = f"{status['status']}: {_counts(status)}{dead}"
-        if line == self._said and time.monotonic() - self._said_at < _SAME_LINE_SECONDS:
-            return
-        self._said, self._said_at = line, time.monotonic()
-        say = self.log.warning if dead or status["status"] == RunStatus.PAUSED else self.log.info
-        say("Plan %s of %s is %s", self.plan_id, status["target"], line)
-
-
-def _counts(status: Payload) -> str:
-    counts = status["chunkCounts"]
-    others = [f"{counts[name]} {name}" for name in ("running", "failed") if counts[name]]
-    return ", ".join([f"{counts['done']} of {counts['total']} chunks done", *others, f"{status['rowsWritten']} rows"])
+    def _bound(self, name: str) -> str:
+        value = given(getattr(self, name))
+        if value is None:
+            raise RequestError(f"{name} is empty.", hint="pass window_from and window_to with target")
+        return render_instant(to_instant(value))

@@ -89,11 +89,12 @@ def lab(own_server: ClickHouseServer, airflow_db: None, monkeypatch: pytest.Monk
     return lab
 
 
-def test_rebuild_view_target(lab: Lab) -> None:
-    flow = Flow(load(DAGS / "rebuild_view_target.py"))
+@pytest.mark.parametrize(("name", "group"), [("rebuild_view_target", ""), ("one_line", "backfill.")])
+def test_a_views_target_is_rebuilt(lab: Lab, name: str, group: str) -> None:
+    flow = Flow(load(DAGS / f"{name}.py"))
     # Four chunks rather than 53, as a person would set it in the form.
     assert flow.start(chunk_hours=2208) == "success"
-    assert flow.states("chunks") == ["success"] * 4
+    assert flow.states(f"{group}chunks") == ["success"] * 4
     assert lab.content("demo.flights_per_day") == lab.content(
         "(SELECT toDate(time_hour) AS day, toLowCardinality(origin) AS origin, count() AS flights,"
         " sum(distance) AS miles FROM demo.flights GROUP BY day, origin)"

@@ -235,7 +235,7 @@ def test_the_mapping_never_exceeds_what_airflow_allows(
 
 
 def test_the_mapping_input_is_small_whatever_the_plan(lab: Lab) -> None:
-    from airflow_provider_backfill.operators import mapping_input
+    from airflow_provider_backfill.arguments import mapping_input
 
     lab.options["limits"] = {"maxWindowHours": 1e6}
     plan = lab.plan("target", "2020-01-01", "2022-11-07T16:00:00Z", 0.25, select=select(lab))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,11 +31,13 @@ def plan(lab: Lab, condition: str = "1") -> str:
 
 
 def wait(lab: Lab, plan_id: Any, **arguments: Any) -> None:
-    """What a task of the sensor does."""
+    """What a task of the sensor does, with what its template has rendered to."""
     sensor = BackfillStatusSensor(
-        task_id="wait", plan_id=plan_id, state_dir=str(lab.folder), poke_interval=0.05, **arguments
+        task_id="wait", plan_id="-", state_dir=str(lab.folder), poke_interval=0.05, **arguments
     )
-    type(sensor).execute.__wrapped__(sensor, {})  # type: ignore[attr-defined]
+    sensor.plan_id = plan_id
+    context = {"ti": SimpleNamespace(xcom_push=lambda *_: None)}
+    type(sensor).execute.__wrapped__(sensor, context)  # type: ignore[attr-defined]
 
 
 def test_it_waits_for_a_run_that_somebody_else_executes(lab: Lab) -> None:

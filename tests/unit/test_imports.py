@@ -43,22 +43,30 @@ ROOMS: dict[str, set[str]] = {
     "cli": _BELOW_SKINS | {"terminal", "reports", "diagnosis", "address"},
     # What operators and sensors share: options and connection as Airflow has them.
     "airflow_session": _BELOW_SKINS,
+    # What they take and hand over, what they say about chunks, wait for, and tell others.
+    "arguments": {"errors", "core"},
+    "task_log": {"core", "arguments"},
+    "waiting": _PARTS | {"commands", "worker"},
+    "lineage": {"commands"},
     # Where pages are; every skin may say so.
     "address": set(),
     "links": _BELOW_SKINS | {"address"},
-    "triggers": _BELOW_SKINS | {"airflow_session"},
+    "triggers": _BELOW_SKINS | {"airflow_session", "arguments", "task_log", "waiting"},
     # What the page asks for; a part of the web skin that knows nothing of the web.
     "overview": _PARTS | {"commands", "session", "worker", "diagnosis"},
     "web": _BELOW_SKINS | {"address", "overview"},
     # A skin may use another one only where the second is a part of the first.
-    "operators": _BELOW_SKINS | {"airflow_session", "links"},
-    "sensors": _BELOW_SKINS | {"airflow_session", "links", "triggers"},
-    "task_group": _BELOW_SKINS | {"operators", "sensors"},
+    "operators": _BELOW_SKINS | {"airflow_session", "arguments", "task_log", "lineage", "links", "triggers"},
+    "sensors": _BELOW_SKINS | {"airflow_session", "arguments", "lineage", "links", "triggers"},
+    "task_group": _BELOW_SKINS | {"airflow_session", "arguments", "lineage", "operators", "sensors"},
     "plugin": _BELOW_SKINS | {"airflow_session", "address", "links", "web"},
 }
 
 # Only these may load Airflow when they are imported; "clickhouse" may inside a function, for a connection's hook.
-_AIRFLOW_SKINS = {"airflow_session", "links", "triggers", "web", "operators", "sensors", "task_group", "plugin"}
+_AIRFLOW_SKINS = {
+    *("airflow_session", "links", "lineage", "task_log", "triggers", "web", "operators", "sensors", "task_group"),
+    "plugin",
+}
 _AIRFLOW_LAZILY = {"clickhouse", "cli"}
 _CLICKHOUSE = {"clickhouse"}
 

@@ -1,0 +1,249 @@
+"""
+A whole backfill in one line of a DAG: plan, chunks, the look at the end, and what is to follow.
+
+::
+
+    with DAG("rebuild", schedule=None, params=backfill_params(target="shop.orders_daily")):
+        BackfillTaskGroup()
+
+
+    @clickhouse_backfill(max_parallel_chunks=2)
+    def month_of(logical_date=None):
+        start = logical_date.replace(day=1)
+        return {"target": "shop.orders_daily", "window_from": start, "window_to": start + timedelta(days=28)}
+
+
+    month_of()
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import wraps
+from inspect import signature
+from typing import Any
+
+from airflow.providers.common.compat.sdk import SET_DURING_EXECUTION, context_merge, determine_kwargs
+from airflow.sdk import Context, Param, TaskGroup
+from airflow.sdk.bases.decorator import DecoratedOperator
+
+from .airflow_session import airflow_errors, operator_words
+from .arguments import is_literal, to_instant
+from .core.identity import render_instant
+from .errors import RequestError
+from .lineage import BACKFILLS, target_asset
+from .operators import BackfillChunkOperator, BackfillPlanOperator
+from .sensors import BackfillStatusSensor
+
+_FORM = ("target", "window_from", "window_to", "chunk_hours")
+
+
+def backfill_params(
+    *,
+    target: str | None = None,
+    window_from: str | datetime | None = None,
+    window_to: str | datetime | None = None,
+    chunk_hours: float = 6,
+) -> dict[str, Param]:
+    """
+    The params of a DAG whose "Trigger" shows a form for a backfill; a field without a default has to be filled in.
+
+    A :class:`BackfillTaskGroup` that is given no target takes all four from there.
+
+    Args:
+        window_from: Start of the window, included; without an offset UTC.
+        window_to: End of the window, excluded.
+    """
+
+    def param(default: Any, **schema: Any) -> Param:
+        return Param(**schema) if default is None else Param(default, **schema)
+
+    def moment(value: str | datetime | None) -> str | None:
+        return None if value is None else render_instant(to_instant(value))
+
+    with operator_words():
+        return {
+            "target": param(
+                target, type="string", minLength=3, title="Target", description="Table to fill, database.table"
+            ),
+            "window_from": param(
+                moment(window_from),
+                type="string",
+                format="date-time",
+                title="From",
+                description="Start of the window, included",
+            ),
+            "window_to": param(
+                moment(window_to),
+                type="string",
+                format="date-time",
+                title="To",
+                description="End of the window, excluded",
+            ),
+            "chunk_hours": param(
+                chunk_hours, type="number", exclusiveMinimum=0, title="Chunk hours", description="Length of a chunk"
+            ),
+        }
+
+
+class BackfillTaskGroup(TaskGroup):
+    """
+    Plan a backfill, execute its chunks in mapped tasks, and tell whether all of it is in the target.
+
+    Its tasks are ``plan``, ``chunks``, ``finished`` and, when asked for, ``promote``. A chunk that fails stops no
+    other one, and the DAG run is red in the end; so it is when the backfill was cancelled, or when a task
+    was marked a success by hand and its chunks are not done. ``finished`` returns what was published and emits
+    the one asset event for it: of the target's own asset (:func:`.lineage.target_asset`), through the alias
+    ``clickhouse_backfill`` where the target is a template.
+
+    Args:
+        group_id: Name of the group, and prefix of its tasks.
+        target: Table to fill, ``database.table``. When None, target, window and chunk length come from the DAG's
+            params, see :func:`backfill_params`.
+        window_from: Start of the window, included: ISO text or a datetime; without an offset UTC.
+        window_to: End of the window, excluded.
+        chunk_hours: Length of a chunk; the option ``defaults.chunkHours`` when None.
+        max_parallel_chunks: Mapped tasks that run at once; the option ``defaults.maxParallelChunks`` when None.
+        deferrable: Execute the chunks in the triggerer; Airflow's ``[operators] default_deferrable`` when None.
+        promote: What is to follow once everything is in the target: SQL for the same connection (several
+            statements with ``;`` between), or a function that gets what ``finished`` returned. A clear repeats
+            it, so it should bear that: ``REPLACE PARTITION`` does, ``EXCHANGE TABLES`` would change back.
+        chunks: Further arguments of :class:`BackfillChunkOperator`, such as ``pool`` or ``replay_done``.
+        sensor: Further arguments of :class:`BackfillStatusSensor`, such as ``outlets``.
+        clickhouse_conn_id: Connection of the official ClickHouse provider.
+        state_dir: Folder of plans, runs and events; ``[clickhouse_backfill] state_dir`` when None.
+        options: Any other options, as in ``clickhouse-backfill.toml``.
+        default_args: Arguments that all tasks of the group have, such as ``retries``.
+        tooltip: Airflow's, on the group.
+        plan: Further arguments of :class:`BackfillPlanOperator`.
+    """
+
+    def __init__(
+        self,
+        group_id: str = "backfill",
+        *,
+        target: str | None = None,
+        window_from: str | datetime | None = None,
+        window_to: str | datetime | None = None,
+        chunk_hours: float | str | None = None,
+        max_parallel_chunks: int | None = None,
+        deferrable: bool | None = None,
+        promote: str | Callable[..., Any] | None = None,
+        chunks: Mapping[str, Any] | None = None,
+        sensor: Mapping[str, Any] | None = None,
+        clickhouse_conn_id: str = "clickhouse_default",
+        state_dir: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        default_args: Mapping[str, Any] | None = None,
+        tooltip: str = "",
+        **plan: Any,
+    ) -> None:
+        shared: Any = dict(default_args or {})
+        super().__init__(group_id=group_id, default_args=shared, tooltip=tooltip)
+        make = BackfillPlanOperator
+        if "python_callable" in plan:
+            make, form = _PlanDecoratedOperator, {}
+        elif target is None:
+            form = self._form()
+        else:
+            values = (target, window_from, window_to, chunk_hours)
+            form = dict(zip(_FORM, values, strict=True))
+        state = {"state_dir": state_dir, "options": options}
+        common = {**state, "clickhouse_conn_id": clickhouse_conn_id}
+        with self:
+            self.plan = make(task_id="plan", **{**common, **form, **plan})
+            self.chunks = BackfillChunkOperator.partial(
+                task_id="chunks",
+                max_parallel_chunks=max_parallel_chunks,
+                **{**common, "deferrable": deferrable, **(chunks or {})},
+            ).expand(chunks=self.plan.output)
+            outlet = target_asset(target) if target is not None and is_literal(target) else BACKFILLS
+            self.finished = BackfillStatusSensor(
+                task_id="finished",
+                plan_id=self.plan.output["plan_id"],
+                # Also when chunks were skipped because somebody cancelled the run: it is not finished then.
+                trigger_rule="none_failed",
+                # The tasks have ended: what they left undone nobody is going to do.
+                fail_if_idle=True,
+                **{**state, "outlets": [outlet], **(sensor or {})},
+            )
+            self.chunks >> self.finished
+            if promote is not None:
+                self.promote = self._promote(promote, clickhouse_conn_id)
+                self.finished >> self.promote
+
+    def _form(self) -> dict[str, Any]:
+        missing = [name for name in _FORM if name not in self.dag.params]
+        if missing:
+            raise RequestError(
+                f"The group {self.group_id} has no target, and the DAG no params {', '.join(missing)}.",
+                hint="pass target, window_from and window_to, or give the DAG params=backfill_params()",
+            )
+        return {name: f"{{{{ params.{name} }}}}" for name in _FORM}
+
+    def _promote(self, what: str | Callable[..., Any], clickhouse_conn_id: str) -> Any:
+        if not isinstance(what, str):
+            from airflow.sdk import task
+
+            return task(task_id="promote")(what)(self.finished.output)
+        from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
+
+        return SQLExecuteQueryOperator(
+            task_id="promote", conn_id=clickhouse_conn_id, sql=what, split_statements=True, return_last=False
+        )
+
+
+class _PlanDecoratedOperator(DecoratedOperator, BackfillPlanOperator):
+    """A plan whose arguments a function returns when the task runs."""
+
+    template_fields: Sequence[str] = (*DecoratedOperator.template_fields, *BackfillPlanOperator.template_fields)
+    custom_operator_name = "@task.clickhouse_backfill"
+    overwrite_rtif_after_execution = True
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"target": SET_DURING_EXECUTION, **kwargs})
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        """Call the function, and plan what it asks for."""
+        context_merge(context, self.op_kwargs)
+        known = determine_kwargs(self.python_callable, self.op_args, context)
+        asked = self.python_callable(*self.op_args, **known)
+        with airflow_errors():
+            name = self.python_callable.__name__
+            if not isinstance(asked, Mapping) or "target" not in asked:
+                raise RequestError(
+                    f"{name} returned {asked!r}.",
+                    hint="return a dict of arguments of BackfillPlanOperator, target among them",
+                )
+            if unknown := sorted(set(asked) - _PLAN_ARGUMENTS):
+                raise RequestError(
+                    f"{name} returned {', '.join(unknown)}.", hint=f"allowed: {', '.join(sorted(_PLAN_ARGUMENTS))}"
+                )
+            for argument, value in asked.items():
+                setattr(self, argument, value)
+            self._check_literals()
+        return BackfillPlanOperator.execute(self, context)
+
+
+_PLAN_ARGUMENTS = frozenset(signature(BackfillPlanOperator.__init__).parameters) - {"self", "kwargs"}
+
+
+def clickhouse_backfill(python_callable: Callable[..., Any] | None = None, **group: Any) -> Any:
+    """
+    Make a function the planner of a :class:`BackfillTaskGroup`; also as ``@task.clickhouse_backfill``.
+
+    The function runs in the plan task, gets its arguments and Airflow's context as every ``@task`` does, and
+    returns arguments of :class:`BackfillPlanOperator`. Calling it in a DAG returns the group, named like the function.
+
+    Args:
+        group: Arguments of :class:`BackfillTaskGroup`, other than target and window.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., BackfillTaskGroup]:
+        @wraps(function)
+        def make(*args: Any, **kwargs: Any) -> BackfillTaskGroup:
+            given = {"group_id": function.__name__, **group}
+            return BackfillTaskGroup(**given, python_callable=function, op_args=args, op_kwargs=kwargs)
+
+        return make
+
+    return decorate if python_callable is None else decorate(python_callable)

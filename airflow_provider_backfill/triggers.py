@@ -1,0 +1,222 @@
+"""
+The waits that sit in Airflow's triggerer: for a plan or a window, and for the chunks of a mapped task.
+
+State is in the plan's event log and nowhere else, so a trigger that is started again, after a restart of the
+triggerer or in another one, goes on from there. Everything that blocks runs in threads; the triggerer's loop
+only awaits them.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from datetime import datetime
+from logging import Logger
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from . import commands
+from .airflow_session import airflow_errors, load_airflow_options, open_session
+from .arguments import share_of
+from .commands import RunFlags
+from .core.identity import parse_instant
+from .core.model import Plan, Run, RunStatus
+from .core.statements import parse_table
+from .task_log import ChunkReporter
+from .waiting import Look, look_at_plan, look_at_window
+
+_SAME_LINE_SECONDS = 300.0
+_NEW_LINE_SECONDS = 15.0
+_STOP_SECONDS = 20.0
+
+
+def look(
+    *,
+    user: str,
+    plan_id: str = "",
+    target: str = "",
+    window_from: str = "",
+    window_to: str = "",
+    fail_if_idle: bool = False,
+    state_dir: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Look:
+    """
+    One look at a plan, or at the window of a target.
+
+    Raises:
+        BackfillError: There is no such plan, its files are damaged, or an option is wrong.
+    """
+    session = open_session(load_airflow_options({"state_dir": state_dir}, options), user)
+    if plan_id:
+        return look_at_plan(session, plan_id, fail_if_idle=fail_if_idle)
+    window = parse_instant(window_from), parse_instant(window_to)
+    return look_at_window(session, parse_table(target, "target"), *window)
+
+
+class Progress:
+    """Logs looks at a pace that can be read: a new line every quarter of a minute at most, an old one every five."""
+
+    def __init__(self, log: Logger | Any) -> None:
+        self._log, self._said, self._said_at = log, "", 0.0
+
+    def tell(self, found: Look) -> None:
+        """Log where it stands, unless that was said a moment ago."""
+        silent = time.monotonic() - self._said_at
+        over = found.published is not None or found.lost
+        if self._said and not over and silent < (_SAME_LINE_SECONDS if found.line == self._said else _NEW_LINE_SECONDS):
+            return
+        self._said, self._said_at = found.line, time.monotonic()
+        say = self._log.warning if found.worrying else self._log.info
+        say("%s", found.line)
+
+
+class BackfillStatusTrigger(BaseTrigger):
+    """Waits for a backfill; its one event has ``published`` and ``lost`` of :class:`.waiting.Look`."""
+
+    def __init__(self, *, poke_interval: float, **what: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.poke_interval, self.what = poke_interval, what
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """How to make it again."""
+        return f"{__name__}.{type(self).__name__}", {"poke_interval": self.poke_interval, **self.what}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Look until there is no more to wait for."""
+        progress = Progress(self.log)
+        while True:
+            try:
+                found = await asyncio.to_thread(self._look)
+            except AirflowException as error:
+                yield _event(published=None, lost=str(error))
+                return
+            progress.tell(found)
+            if found.published is not None or found.lost:
+                yield _event(published=found.published, lost=found.lost)
+                return
+            await asyncio.sleep(self.poke_interval)
+
+    def _look(self) -> Look:
+        with airflow_errors():
+            return look(**self.what, user="airflow:triggerer")
+
+
+class BackfillChunkTrigger(BaseTrigger):
+    """
+    Executes the chunks of a window in the triggerer, one after the other, in a thread of its own.
+
+    What is deferred is the whole of a chunk's work, not the wait for a query that a worker has sent. The work of
+    a chunk is to send a few statements and to wait for ClickHouse, which a thread does for next to nothing while a
+    task costs a process; and a worker that leaves its query behind could not tell it from one whose client is
+    lost, which the server has to abort. So a claim has one owner from its start to its end, here as in a worker.
+
+    The task has checked everything and has written what is to be replayed before it defers, once; therefore the
+    trigger may be started again at any time. It goes on with what the log says is left: the claims of a triggerer
+    that is gone are taken over as those of any lost worker.
+
+    Its one event is ``{"error": "", "final": False}``; what became of the chunks is in the log.
+    """
+
+    def __init__(
+        self,
+        *,
+        chunks: Mapping[str, Any],
+        user: str,
+        dag_id: str,
+        clickhouse_conn_id: str,
+        state_dir: str | None,
+        options: Mapping[str, Any] | None,
+        flags: Mapping[str, bool],
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.arguments: dict[str, Any] = {
+            "chunks": chunks,
+            "user": user,
+            "dag_id": dag_id,
+            "clickhouse_conn_id": clickhouse_conn_id,
+            "state_dir": state_dir,
+            "options": options,
+            "flags": flags,
+        }
+        self._worker: Any = None
+        self._stopped = ""
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """How to make it again."""
+        return f"{__name__}.{type(self).__name__}", self.arguments
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Execute what is left, and stop it when Airflow takes the trigger away."""
+        # Of its own: the loop's default pool has a handful of threads, and others need them.
+        pool = ThreadPoolExecutor(1, thread_name_prefix="backfill-trigger")
+        try:
+            work = asyncio.get_running_loop().run_in_executor(pool, copy_context().run, self._execute)
+            try:
+                event = await asyncio.shield(work)
+            except asyncio.CancelledError:
+                # A person has acted on the task, its time is up, or the triggerer stops. The connection ends with it
+                # in any case, so the query is killed and the chunk given back to whoever goes on.
+                self._stop("the wait in the triggerer was cancelled")
+                await asyncio.wait([work], timeout=_STOP_SECONDS)
+                raise
+        finally:
+            pool.shutdown(wait=False)
+        yield _event(**event)
+
+    def _stop(self, reason: str) -> None:
+        self._stopped = reason
+        if self._worker is not None:
+            self._worker.stop(reason)
+
+    def _execute(self) -> dict[str, Any]:
+        """The work, in a thread."""
+        try:
+            with airflow_errors():
+                self._run_chunks()
+        except AirflowException as error:
+            return {"error": str(error), "final": isinstance(error, AirflowFailException)}
+        return {"error": "", "final": False}
+
+    def _run_chunks(self) -> None:
+        given = self.arguments
+        plan_id, window = share_of(given["chunks"])
+        session = open_session(
+            load_airflow_options({"state_dir": given["state_dir"]}, given["options"]),
+            given["user"],
+            given["clickhouse_conn_id"],
+        )
+        if _is_over(session, plan_id, window):
+            return
+
+        reporter = ChunkReporter(self.log, given["dag_id"])
+
+        def begin(worker: Any, made: Plan, _: Run) -> None:
+            reporter.begin(made)
+            self._worker = worker
+            if self._stopped:
+                worker.stop(self._stopped)
+
+        commands.run(
+            session,
+            plan_id,
+            flags=RunFlags(**given["flags"]),
+            parallel=1,
+            window=window,
+            on_start=begin,
+            report=reporter,
+        )
+
+
+def _is_over(session: commands.Session, plan_id: str, window: tuple[datetime, datetime]) -> bool:
+    """Whether nothing of the window is left to execute, as when a trigger is started again after its last chunk."""
+    status = commands.window_status(session, plan_id, window)
+    counts = status["chunkCounts"]
+    return bool(status["status"] == RunStatus.CANCELLED or not counts["pending"] + counts["running"])
+
+
+def _event(**payload: Any) -> TriggerEvent:
+    return TriggerEvent(payload)  # type: ignore[no-untyped-call]

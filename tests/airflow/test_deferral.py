@@ -1,0 +1,238 @@
+"""Work and waits that sit in the triggerer; what its restarts and kills do is shown on a running Airflow."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+
+from airflow_provider_backfill import commands
+from airflow_provider_backfill.sensors import BackfillStatusSensor
+from airflow_provider_backfill.triggers import BackfillChunkTrigger, BackfillStatusTrigger
+from tests.airflow.conftest import CONNECTION, Flow
+from tests.clickhouse.lab import Lab
+
+Make = Callable[..., Flow]
+WINDOW: dict[str, Any] = {"window_from": "2025-01-01", "window_to": "2025-01-03"}
+
+
+@pytest.fixture
+def lab(http_lab: Lab) -> Lab:
+    http_lab.sql(
+        "CREATE TABLE source (ts DateTime('UTC'), x UInt32, bad UInt8) ENGINE = MergeTree ORDER BY ts AS"
+        " SELECT toDateTime('2025-01-01', 'UTC') + 360 * number, number, 0 FROM numbers(480)",
+        "CREATE TABLE target (ts DateTime('UTC'), x UInt32) ENGINE = MergeTree PARTITION BY toDate(ts) ORDER BY ts",
+    )
+    return http_lab
+
+
+def select(lab: Lab, condition: str = "NOT throwIf(bad)") -> str:
+    return f"SELECT ts, x FROM {lab.engine.database}.source WHERE {condition}"
+
+
+def attempts(lab: Lab, plan_id: str) -> int:
+    count: int = commands.status(lab.session, plan_id)["attempts"]
+    return count
+
+
+def test_deferred_chunks_write_what_chunks_in_workers_write(lab: Lab, backfill: Make) -> None:
+    flow = backfill(
+        str(lab.table("target")),
+        {**WINDOW, "chunk_hours": 6, "select": select(lab), "max_mapped_tasks": 2},
+        {"deferrable": True},
+        {"deferrable": True},
+    )
+    assert flow.start() == "success"
+    assert lab.content("target", "ts, x") == lab.content("source", "ts, x")
+    assert attempts(lab, flow.result("plan", "plan_id")) == 8
+    assert flow.result("chunks", map_index=1)["rowsWritten"] == 240
+    assert flow.result("finished")["rowsWritten"] == 480
+
+
+def test_a_chunk_that_fails_in_the_triggerer_fails_its_task_and_a_clear_goes_on(lab: Lab, backfill: Make) -> None:
+    lab.sql("INSERT INTO source VALUES ('2025-01-01 13:30:00', 9999, 1)")
+    flow = backfill(
+        str(lab.table("target")),
+        {**WINDOW, "chunk_hours": 12, "select": select(lab), "max_mapped_tasks": 2},
+        {"deferrable": True, "retries": 2},
+    )
+    assert flow.start() == "failed"
+    assert flow.states("chunks") == ["failed", "success"]
+    assert flow.instances("chunks")[0].try_number == 1
+    lab.sql("ALTER TABLE source DELETE WHERE bad SETTINGS mutations_sync = 2")
+    assert flow.clear("chunks", 0) == "success"
+    assert attempts(lab, flow.result("plan", "plan_id")) == 5
+    assert lab.content("target", "ts, x") == lab.content("source", "ts, x")
+
+
+def test_done_chunks_are_replayed_once_although_a_trigger_may_run_twice(lab: Lab, backfill: Make) -> None:
+    """What is to be replayed is written before the deferral; the trigger knows nothing of it."""
+    flow = backfill(
+        str(lab.table("target")),
+        {**WINDOW, "chunk_hours": 24, "select": select(lab), "write_mode": "replace"},
+        {"deferrable": True, "replay_done": True},
+    )
+    assert flow.start() == "success"
+    assert flow.clear("chunks", 0) == "success"
+    plan_id = flow.result("plan", "plan_id")
+    assert attempts(lab, plan_id) == 3
+    again = chunk_trigger(lab, flow.result("plan")[0])
+    assert asyncio.run(first(again)) == {"error": "", "final": False}
+    assert attempts(lab, plan_id) == 3
+
+
+def chunk_trigger(lab: Lab, chunks: dict[str, Any]) -> BackfillChunkTrigger:
+    """As the triggerer makes it: from its serialised form."""
+    flags = dict.fromkeys(("force_overlap", "force_compatibility", "force_environment"), False)
+    trigger = BackfillChunkTrigger(
+        chunks=chunks,
+        user="airflow:test",
+        dag_id="test",
+        clickhouse_conn_id=CONNECTION,
+        state_dir=str(lab.folder),
+        options=None,
+        flags=flags,
+    )
+    _, arguments = trigger.serialize()
+    return BackfillChunkTrigger(**arguments)
+
+
+async def first(trigger: Any) -> Any:
+    async for event in trigger.run():
+        return event.payload
+    return None
+
+
+def slow_plan(lab: Lab, connect: Callable[..., None], parts: int = 1) -> list[dict[str, Any]]:
+    """Chunks that take a minute each; the mapping input."""
+    connect(lab.engine.url, session_settings={"max_block_size": 1})
+    lab.sql(
+        "CREATE TABLE slow (ts DateTime('UTC'), x UInt32) ENGINE = MergeTree ORDER BY ts"
+        " SETTINGS index_granularity = 1 AS SELECT toDateTime('2025-01-01', 'UTC') + 864 * number, number"
+        " FROM numbers(100)"
+    )
+    from airflow_provider_backfill.arguments import mapping_input
+
+    sql = f"SELECT ts, x FROM {lab.engine.database}.slow WHERE NOT sleepEachRow(0.6)"
+    plan = lab.plan("target", "2025-01-01", "2025-01-02", 24 / parts, select=sql)
+    return list(mapping_input(lab.session.store.load_plan(plan["planId"]), 100))
+
+
+def queries(lab: Lab) -> int:
+    found: int = lab.value(
+        "SELECT count() FROM system.processes WHERE startsWith(query_id, 'backfill-') AND startsWith(query, 'INSERT')"
+        f" AND position(query, '{lab.engine.database}')"
+    )
+    return found
+
+
+def test_many_deferred_chunks_do_not_block_the_loop_and_a_cancel_kills_their_queries(
+    lab: Lab, connect: Callable[..., None], airflow_db: None
+) -> None:
+    """More of them than the loop's own pool has threads; the loop is asked for its pulse all the time."""
+    batches = slow_plan(lab, connect, parts=24)
+    triggers = [chunk_trigger(lab, batch) for batch in batches]
+
+    async def scene() -> tuple[float, int, float]:
+        tasks = [asyncio.ensure_future(first(trigger)) for trigger in triggers]
+        longest, deadline = 0.0, time.monotonic() + 60
+        while await asyncio.to_thread(queries, lab) < len(tasks) and time.monotonic() < deadline:
+            began = time.monotonic()
+            await asyncio.sleep(0.05)
+            longest = max(longest, time.monotonic() - began - 0.05)
+        running, began = queries(lab), time.monotonic()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return longest, running, time.monotonic() - began
+
+    longest, running, took = asyncio.run(scene())
+    assert running == 24
+    # The work blocks for a minute each: whoever did it in the loop would stop it for as long.
+    assert longest < 5
+    assert took < 20
+    assert queries(lab) == 0
+    counts = commands.status(lab.session, batches[0]["planId"])["chunkCounts"]
+    assert (counts["running"], counts["pending"]) == (0, 24)
+
+
+def plan(lab: Lab, start: str, end: str) -> str:
+    return str(lab.plan("target", start, end, 6, select=select(lab))["planId"])
+
+
+def waiting_for_window(lab: Lab, **arguments: Any) -> BackfillStatusTrigger:
+    return BackfillStatusTrigger(
+        poke_interval=0.05,
+        **{"target": str(lab.table("target")), "window_from": "2025-01-01", "window_to": "2025-01-03", **arguments},
+        state_dir=str(lab.folder),
+    )
+
+
+def test_a_window_is_waited_for_whoever_fills_it(lab: Lab, airflow_db: None) -> None:
+    """Of two plans, the second is only made while the sensor waits."""
+    plans = [plan(lab, "2025-01-01", "2025-01-02")]
+
+    def others() -> None:
+        commands.run(lab.session, plans[0])
+        plans.append(plan(lab, "2025-01-02", "2025-01-03"))
+        commands.run(lab.session, plans[1])
+
+    runner = threading.Timer(0.5, others)
+    runner.start()
+    found = asyncio.run(first(waiting_for_window(lab)))
+    runner.join()
+    assert found["lost"] == ""
+    assert found["published"]["planIds"] == sorted(plans)
+    assert found["published"]["rowsWritten"] is None
+
+
+def test_a_window_whose_only_plan_was_cancelled_is_lost(lab: Lab, airflow_db: None) -> None:
+    commands.run(lab.session, plan(lab, "2025-01-01", "2025-01-02"))
+    cancelled = plan(lab, "2025-01-02", "2025-01-03")
+    commands.cancel(lab.session, cancelled)
+    found = asyncio.run(first(waiting_for_window(lab)))
+    assert found["published"] is None
+    assert "is filled to 50.0% from 2025-01-01T00:00:00.000Z to 2025-01-03T00:00:00.000Z. 2025-01-02" in found["lost"]
+    assert found["lost"].endswith(f"is missing, and plan {cancelled} is cancelled")
+
+
+def test_a_sensor_of_a_window_returns_what_is_there(lab: Lab, airflow_db: None, dag_id: str) -> None:
+    done = plan(lab, "2025-01-01", "2025-01-03")
+    commands.run(lab.session, done)
+    with DAG(dag_id, schedule=None) as dag:
+        BackfillStatusSensor(
+            task_id="wait", target=str(lab.table("target")), **WINDOW, state_dir=str(lab.folder), deferrable=True
+        )
+    flow = Flow(dag)
+    assert flow.start() == "success"
+    assert flow.result("wait")["planIds"] == [done]
+
+
+@pytest.mark.parametrize(("soft_fail", "state"), [(False, "failed"), (True, "skipped")])
+def test_a_deferred_sensor_fails_when_the_run_is_cancelled_meanwhile(
+    lab: Lab, airflow_db: None, dag_id: str, soft_fail: bool, state: str
+) -> None:
+    plan_id = plan(lab, "2025-01-01", "2025-01-03")
+    with DAG(dag_id, schedule=None) as dag:
+        BackfillStatusSensor(
+            task_id="wait",
+            plan_id=plan_id,
+            state_dir=str(lab.folder),
+            deferrable=True,
+            soft_fail=soft_fail,
+            poke_interval=0.1,
+            retries=3,
+        )
+    flow = Flow(dag)
+    # Serialising and starting take longer than that: it is waiting by then.
+    canceller = threading.Timer(3, commands.cancel, [lab.session, plan_id])
+    canceller.start()
+    flow.start()
+    canceller.join()
+    assert flow.states("wait") == [state]
+    assert flow.instances("wait")[0].try_number == 1
