@@ -111,7 +111,7 @@ _DOCTOR_FLAGS = (_PLAN_ID, _Flag("--target", "DATABASE.TABLE", "look at this tab
 _CHECK_FLAGS = (
     _NARROW,
     _Flag("--max-age", "AGE", "an unfinished plan only warns until it is so old: 90m, 36h, 7d"),
-    _Flag("--required", "FILE", "TOML file of backfills that must have a plan"),
+    _Flag("--required", "FILE", "TOML, YAML or JSON file of backfills that must have a plan"),
     _Flag("--format", "FORMAT", "text, or github for annotations of a workflow"),
     _Flag("--junit", "FILE", "write the findings as a JUnit file as well"),
 )
@@ -684,7 +684,7 @@ def _doctor(call: _Call) -> Payload:
 def _check(call: _Call) -> Payload:
     from . import commands, reports
     from .core.statements import parse_table
-    from .diagnosis import read_declared
+    from .declared import read_declared
 
     _choice(call, "--format", ["text", "github"])
     target, age, required = call.text("--target"), call.text("--max-age"), call.text("--required")

@@ -7,12 +7,9 @@ is said.
 """
 
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 from . import planning, sizing
 from .clickhouse import health, inspect
@@ -20,11 +17,11 @@ from .clickhouse.client import Server
 from .core import checks
 from .core.checks import Case, Covered, Declared
 from .core.facts import Misfit, ServerFacts
-from .core.identity import parse_instant, render_instant
+from .core.identity import render_instant
 from .core.model import ChunkStatus, Finding, Plan, Run, RunStatus, Severity, TableName
 from .core.run import expand, select_chunks
 from .core.statements import parse_table, show_table
-from .errors import BackfillError, ConfigError, DamagedStateError, RequestError, ServerError
+from .errors import BackfillError, DamagedStateError, RequestError, ServerError
 from .session import Payload, Session
 from .worker import now, owner_is_dead
 
@@ -167,53 +164,6 @@ def finding_payload(finding: Finding) -> Payload:
         "planId": finding.plan_id,
         "hint": finding.hint,
     }
-
-
-_DECLARED_KEYS = {"target": True, "from": True, "to": True, "reason": False, "owner": False}
-
-
-def read_declared(path: Path) -> list[Declared]:
-    """
-    The backfills that a TOML file declares: ``[[backfill]]`` with target, from, to, and reason, owner.
-
-    Raises:
-        ConfigError: The file cannot be read, or does not say that; names the entry.
-    """
-    try:
-        document: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read: {error.strerror}.", hint="check the path given as --required"
-        ) from None
-    except ValueError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}.", hint="texts need quotes") from None
-    entries = document.get("backfill", [])
-    if set(document) - {"backfill"} or not isinstance(entries, list):
-        raise ConfigError(
-            f"{path} holds {', '.join(document)}; allowed: [[backfill]].", hint="start each entry with [[backfill]]"
-        )
-    return [_declared(entry, f"{path} [[backfill]] {number}") for number, entry in enumerate(entries, 1)]
-
-
-def _declared(entry: dict[str, Any], where: str) -> Declared:
-    unknown = sorted(set(entry) - set(_DECLARED_KEYS))
-    missing = [key for key, needed in _DECLARED_KEYS.items() if needed and key not in entry]
-    if unknown or missing:
-        what = f"has no {', '.join(missing)}" if missing else f"has {', '.join(unknown)}"
-        raise ConfigError(f"{where} {what}.", hint=f"an entry has {', '.join(_DECLARED_KEYS)}")
-    # A TOML date or time needs no quotes.
-    texts = {key: value if isinstance(value, str) else str(value).replace(" ", "T") for key, value in entry.items()}
-    try:
-        target = show_table(parse_table(texts["target"], "target"))
-        start, end = parse_instant(texts["from"]), parse_instant(texts["to"])
-    except RequestError as error:
-        raise ConfigError(f"{where}: {error.message}", hint=error.hint) from None
-    if start >= end:
-        raise ConfigError(
-            f"{where}: from {render_instant(start)} is not before to {render_instant(end)}.",
-            hint="the end is exclusive",
-        )
-    return Declared(target, start, end, texts.get("reason", ""), texts.get("owner", ""), where)
 
 
 # ---------------------------------------------------------------- doctor

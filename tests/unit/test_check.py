@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,7 +12,7 @@ import pytest
 
 from airflow_provider_backfill import commands, reports
 from airflow_provider_backfill.core.model import ChunkStatus, Plan, Run, RunReplayed, RunStatus
-from airflow_provider_backfill.diagnosis import read_declared
+from airflow_provider_backfill.declared import read_declared
 from airflow_provider_backfill.errors import ConfigError, StateError
 from airflow_provider_backfill.options import Options
 from airflow_provider_backfill.session import Session
@@ -179,6 +179,45 @@ def test_a_wrong_declaration_names_the_entry(tmp_path: Path, text: str, what: st
         read_declared(write(tmp_path, text))
     assert what in str(caught.value)
     assert "required.toml" in str(caught.value)
+
+
+SAME = {
+    "required.toml": "[[backfill]]\ntarget = 'a.b'\nfrom = 2025-01-01\nto = 2025-01-02T06:00:00Z\nowner = 'x'\n",
+    "required.yaml": "backfill:\n  - target: a.b\n    from: 2025-01-01\n    to: 2025-01-02T06:00:00Z\n    owner: x\n",
+    "required.YML": "backfill: [{target: a.b, from: 2025-01-01, to: '2025-01-02T06:00:00Z', owner: x}]",
+    "required.json": '{"backfill": [{"target": "a.b", "from": "2025-01-01", "to": "2025-01-02T06:00Z", "owner": "x"}]}',
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_declarations_are_the_same_in_toml_yaml_and_json(tmp_path: Path, name: str) -> None:
+    """Teams keep such files in the language of their other files."""
+    path = tmp_path / name
+    path.write_text(SAME[name])
+    (declared,) = read_declared(path)
+    end = datetime(2025, 1, 2, 6, tzinfo=UTC)
+    assert (declared.target, declared.start, declared.end) == ("a.b", datetime(2025, 1, 1, tzinfo=UTC), end)
+    assert (declared.owner, declared.where) == ("x", f"{path} [[backfill]] 1")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "what"),
+    [
+        ("r.yaml", "backfill:\n  - target: [", "not valid YAML"),
+        ("r.yaml", "- target: a.b\n", "holds a list"),
+        ("r.yaml", "backfill: [a.b]\n", "[[backfill]] 1 is 'a.b'"),
+        ("r.yaml", "backfill:\n  - target: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
+        ("r.json", "{", "not valid JSON"),
+        ("r.json", '{"backfill": {}}', "holds backfill"),
+    ],
+)
+def test_a_wrong_declaration_in_yaml_or_json(tmp_path: Path, name: str, text: str, what: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_declared(path)
+    assert what in str(caught.value)
+    assert caught.value.hint
 
 
 def test_a_missing_declaration_file_is_a_usage_error(cli: Cli, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "worker": _PARTS,
     "planning": _PARTS,
     "sizing": _PARTS | {"planning"},
+    "declared": _PARTS,
     "diagnosis": _PARTS | {"session", "worker", "planning", "sizing"},
     "verification": _PARTS | {"session"},
     "upkeep": _PARTS | {"session", "worker"},
@@ -39,8 +40,7 @@ ROOMS: dict[str, set[str]] = {
     # What the command line shows and writes for others; parts of that skin.
     "terminal": {"errors", "core"},
     "reports": {"errors"},
-    # diagnosis: the reader of the file that declares required backfills.
-    "cli": _BELOW_SKINS | {"terminal", "reports", "diagnosis", "address"},
+    "cli": _BELOW_SKINS | {"terminal", "reports", "declared", "address"},
     # What operators and sensors share: options and connection as Airflow has them.
     "airflow_session": _BELOW_SKINS,
     # What they take and hand over, what they say about chunks, wait for, and tell others.
