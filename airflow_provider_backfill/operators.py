@@ -275,6 +275,7 @@ class BackfillChunkOperator(BaseOperator):
         clickhouse_conn_id: Connection of the official ClickHouse provider.
         state_dir: Folder of plans, runs and events; ``[clickhouse_backfill] state_dir`` when None.
         options: Any other options, as in ``clickhouse-backfill.toml``.
+        map_index_template: What Airflow shows for a mapped task; its window and progress by default.
     """
 
     template_fields: Sequence[str] = ("chunks", "clickhouse_conn_id", "state_dir")

@@ -1,17 +1,14 @@
-"""Write docs/reference/findings.md from the rules: ``python -m docs.findings``."""
+"""The page docs/reference/findings.md, from the rules; `python -m docs.generate` writes it."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from airflow_provider_backfill.core.checks import RULES
 from airflow_provider_backfill.core.rules import Needs, Rule
 
-PAGE = Path(__file__).parent / "reference" / "findings.md"
-
 _HEAD = """\
 # Findings
 
-<!-- Written by `python -m docs.findings` from the rules; do not edit. -->
+<!-- Written by `python -m docs.generate` from the rules; do not edit. -->
 
 `doctor`, `check`, `status` and the page in Airflow share one set of rules. A finding has a code, a severity, the plan
 it is about, a message with the values, and a hint. A hint can be pasted as it is: it is a command line of
@@ -61,8 +58,3 @@ def _row(rule: Rule) -> str:
     mark = "" if rule.reproduced else " ¹"
     remedy = f"{rule.remedy[0].upper()}{rule.remedy[1:]}."
     return f"| `{rule.code}`{mark} | {rule.severity} | {rule.says} | {remedy} |\n"
-
-
-if __name__ == "__main__":
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,308 @@
+"""
+The pages of docs/reference that are made from the code.
+
+    python -m docs.generate            # write them
+    python -m docs.generate --check    # fail when one is not as the code says
+
+Operators are read from their source, so that nothing here imports Airflow.
+"""
+
+import argparse
+import ast
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+import airflow_provider_backfill
+from airflow_provider_backfill import cli
+from airflow_provider_backfill.core import model
+from airflow_provider_backfill.options import describe_options
+from airflow_provider_backfill.state.store import LogOpened
+
+from . import findings
+
+REFERENCE = Path(__file__).parent / "reference"
+_PACKAGE = Path(airflow_provider_backfill.__file__).parent
+_MARK = "<!-- Written by `python -m docs.generate` from the code; do not edit. -->\n"
+_FRAGMENT = "<!-- not run: a fragment; the other pages run whole DAGs -->\n"
+# What a DAG may import, in the order of the page.
+_SKINS = ("operators", "sensors", "task_group", "triggers")
+
+
+def pages() -> dict[str, str]:
+    """Every generated page as it must be, by file name."""
+    return {
+        "commands.md": _commands(),
+        "options.md": _options(),
+        "operators.md": _operators(),
+        "events.md": _events(),
+        "files.md": _files(),
+        "findings.md": findings.page(),
+    }
+
+
+# ---------------------------------------------------------------- commands
+
+
+def _commands() -> str:
+    lines = [
+        "# Commands\n",
+        _MARK,
+        "`clickhouse-backfill COMMAND [flags]`. Exit codes: 0 success, 1 runtime error, 2 configuration or",
+        "usage error; `check`, `coverage`, `verify` and `doctor` end with 1 when the answer is no. With",
+        "`--json` one JSON object goes to stdout and nothing else; messages go to stderr. Nothing prompts.\n",
+        "| command | what it does |\n|---|---|",
+        *(f"| [`{name}`](#{name}) | {about.help} |" for name, about in cli._COMMANDS.items()),
+        "\n## Common flags\n",
+        "Before or after the command. In brackets: the environment variable that says the same.\n",
+        *_flags(cli._COMMON),
+    ]
+    for name, about in cli._COMMANDS.items():
+        lines.append(f"\n## {name}\n\n{about.help[0].upper()}{about.help[1:]}.\n")
+        lines += _flags(about.flags) if about.flags else ["It has no flags of its own."]
+        if about.more:
+            lines.append("\nWith `policy.requireDryRunBeforeRun = false` it takes the flags of `plan`, and plans.")
+    return "\n".join(lines) + "\n"
+
+
+def _flags(flags: tuple[Any, ...]) -> Iterator[str]:
+    yield "| flag | meaning |\n|---|---|"
+    for flag in flags:
+        yield f"| `{f'{flag.name} {flag.value}'.strip()}` | {_cell(flag.help)} |"
+
+
+# ---------------------------------------------------------------- options
+
+
+def _options() -> str:
+    lines = [
+        "# Options\n",
+        _MARK,
+        "From the strongest to the weakest: a flag or an operator's argument, the environment,",
+        "`clickhouse-backfill.toml` or `[tool.clickhouse-backfill]` of `pyproject.toml` in the working",
+        "directory (or `--config FILE`), Airflow's section `[clickhouse_backfill]`. They are merged option by",
+        "option. An unknown name and a bad value end with exit code 2, and the message names the option, the",
+        "value, where it came from, and what is allowed.\n",
+        "| option | allowed | default | meaning |\n|---|---|---|---|",
+    ]
+    for info in describe_options():
+        default = f"`{info.default_text}`" if info.default_text else "none"
+        lines.append(f"| `{info.name}` | {info.type_text} | {default} | {_cell(info.help)} |")
+    lines += [
+        "\nIn Airflow `stateDir` is `{AIRFLOW_HOME}/clickhouse-backfill` when nothing else is said.\n",
+        "The same names as an environment variable and in `airflow.cfg`:\n",
+        f"| option | environment | `[{model_section()}]` |\n|---|---|---|",
+        *(f"| `{info.name}` | `{info.env}` | `{info.key}` |" for info in describe_options()),
+        "\nA file with every default. Names may be spelled `chunkHours` or `chunk_hours`:\n",
+        '```toml title="clickhouse-backfill.toml"',
+        *_example(),
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def model_section() -> str:
+    """The name of Airflow's section."""
+    config: Any = airflow_provider_backfill.get_provider_info()["config"]
+    return str(next(iter(config)))
+
+
+def _example() -> Iterator[str]:
+    group = ""
+    for info in describe_options():
+        head, _, leaf = info.name.rpartition(".")
+        if head != group:
+            group = head
+            yield f"\n[{head}]"
+        if info.default is not None:
+            yield f"{leaf} = {info.default_text}"
+        elif not head:
+            yield f'{leaf} = ".clickhouse-backfill"'
+
+
+# ---------------------------------------------------------------- operators
+
+
+def _operators() -> str:
+    lines = [
+        "# Operators and sensors\n",
+        _MARK,
+        "What a DAG may import, and what keeps its name and its arguments between releases: a change of",
+        "either is in the changelog. Other modules may change at any time. Each class takes the arguments of",
+        "Airflow's base class as well.",
+    ]
+    for module in _SKINS:
+        path = _PACKAGE / f"{module}.py"
+        if not path.exists():
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and node.name.startswith("Backfill"):
+                lines += _class(module, node)
+    return "\n".join(lines) + "\n"
+
+
+def _class(module: str, node: ast.ClassDef) -> Iterator[str]:
+    text = inspect.cleandoc(ast.get_docstring(node) or "")
+    about, _, arguments = text.partition("\nArgs:\n")
+    explained = dict(_arguments(arguments))
+    yield f"\n## {node.name}\n\n`from {_PACKAGE.name}.{module} import {node.name}`\n"
+    yield _prose(about.strip())
+    signature = _signature(node, "__init__")
+    partial = _signature(node, "partial")
+    for method in node.body:
+        if isinstance(method, ast.FunctionDef) and method.name == "partial":
+            doc = inspect.cleandoc(ast.get_docstring(method) or "").partition("Args:\n")[2]
+            explained |= dict(_arguments(doc))
+    if signature:
+        yield "\n| argument | default | meaning |\n|---|---|---|"
+        templated = _templated(node)
+        for name, default in {**partial, **signature}.items():
+            where = " Of `.partial()`." if name in partial and name not in signature else ""
+            mark = " ᵗ" if name in templated else ""
+            yield f"| `{name}`{mark} | {default} | {_cell(_code(explained.get(name, '')))}{where} |"
+        if templated:
+            yield "\nᵗ Templated."
+
+
+def _signature(node: ast.ClassDef, name: str) -> dict[str, str]:
+    """The keyword-only arguments of a method, with their defaults as written."""
+    for method in node.body:
+        if isinstance(method, ast.FunctionDef) and method.name == name:
+            pairs = zip(method.args.kwonlyargs, method.args.kw_defaults, strict=True)
+            shown = {arg.arg: "required" if value is None else f"`{ast.unparse(value)}`" for arg, value in pairs}
+            return {name: text for name, text in shown.items() if name != "task_id"}
+    return {}
+
+
+def _templated(node: ast.ClassDef) -> list[str]:
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "template_fields":
+            return list(ast.literal_eval(statement.value)) if statement.value else []
+    return []
+
+
+def _arguments(text: str) -> Iterator[tuple[str, str]]:
+    for entry in re.split(r"\n(?=\S)", textwrap.dedent(text.split("\nRaises:")[0]).strip()):
+        name, colon, meaning = entry.partition(":")
+        if colon:
+            yield name.strip(), " ".join(meaning.split())
+
+
+def _prose(text: str) -> str:
+    """A docstring as Markdown: its code blocks fenced, its names in code."""
+    text = re.sub(r"::\n\n((?:    .*\n?)+)", lambda m: f"\n{_FRAGMENT}```python\n{inspect.cleandoc(m[1])}\n```\n", text)
+    return "\n".join(line if line.startswith(("```", "    ")) else _code(line) for line in text.splitlines())
+
+
+def _code(text: str) -> str:
+    text = re.sub(r"``(.+?)``", r"`\1`", text)
+    text = re.sub(r":\w+:`[.~]*(.+?)`", r"`\1`", text)
+    return re.sub(r"(?<![*\w])\*(\w+)\*(?![*\w])", r"`\1`", text)
+
+
+# ---------------------------------------------------------------- events and files
+
+
+def _events() -> str:
+    lines = [
+        "# Events\n",
+        _MARK,
+        "One line of JSON per event, in `events/<planId>.ndjson`, appended and never changed. The log is the",
+        "truth: where a run stands is what replaying it gives. The first line is `LogOpened`. `by` is the",
+        "worker that wrote the event (`host:pid:start:nonce`), or the user for a command. Instants are UTC",
+        "with three digits. `content` is what rows amount to: how many, and `sum(cityHash64(tuple(*)))` over",
+        "them.\n",
+        *_model("LogOpened", LogOpened),
+    ]
+    union = get_args(get_args(model.Event)[0])
+    for event in sorted(union, key=lambda event: event.__name__):
+        lines += _model(event.__name__, event)
+    return "\n".join(lines) + "\n"
+
+
+def _files() -> str:
+    lines = [
+        "# Files\n",
+        _MARK,
+        "Everything is below one state folder: `--state-dir`, `CLICKHOUSE_BACKFILL_STATE_DIR`, or the option",
+        "`stateDir`. No password and no connection string with one is ever in it.\n",
+        "| file | what it is |\n|---|---|",
+        "| `plans/<planId>.json` | the plan: written once, never changed |",
+        "| `events/<planId>.ndjson` | the [event log](events.md): appended, durable before an event is acknowledged |",
+        "| `runs/<planId>.json` | a checkpoint of the log's replay; it may lag, and may be deleted: it is made again |",
+        "| `locks/` | locks of writers; nothing in them needs to be kept |\n",
+        "In an object store the log is a folder of numbered objects, one event each, and",
+        "`events/<planId>.ndjson` is a copy for people to read. `plan --force` and `repair` keep the older",
+        "file beside the new one, its name followed by a time. A file with a `format` higher than this",
+        "version knows is refused with the advice to upgrade.\n",
+        *_model("A plan", model.Plan),
+        *_model("Statement", model.Statement),
+        *_model("TargetTime", model.TargetTime),
+        "\n## A plan's id\n",
+        '`sha256("<target>|<from>|<to>|<chunkHours>|<timeColumn>")`, the first 16 hex digits, so that the',
+        "same arguments give the same plan on every machine. Chunks are not stored: they follow from the",
+        "window and `chunkHours`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _model(title: str, kind: type[BaseModel]) -> Iterator[str]:
+    text = inspect.cleandoc(kind.__doc__ or "")
+    about, _, attributes = text.partition("\nAttributes:\n")
+    attributes, _, after = attributes.partition("\n\n")
+    explained = dict(_arguments(attributes))
+    yield f"\n## {title}\n\n{_code(about.strip())}\n"
+    if after.strip():
+        yield f"{_code(after.strip())}\n"
+    yield "| key | type | meaning |\n|---|---|---|" if explained else "| key | type |\n|---|---|"
+    schema = kind.model_json_schema(by_alias=True, mode="serialization")
+    for name, field in kind.model_fields.items():
+        key = field.alias or field.serialization_alias or name
+        shown = schema["properties"].get(key) or schema["properties"][name]
+        row = f"| `{key}` | {_type(shown)} |"
+        yield f"{row} {_cell(_code(explained.get(name, '')))} |" if explained else row
+
+
+def _type(shown: dict[str, Any]) -> str:
+    if "const" in shown:
+        value = shown["const"]
+        return f"`{value}`"
+    if "$ref" in shown:
+        return str(shown["$ref"]).rpartition("/")[2]
+    if "anyOf" in shown:
+        return " or ".join(_type(inner) for inner in shown["anyOf"])
+    if shown.get("type") == "array":
+        return f"list of {_type(shown['items'])}" if "items" in shown else "list"
+    kind = str(shown.get("type", "object"))
+    return {"string": "text", "boolean": "true or false"}.get(kind, kind)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def main() -> int:
+    """Write the pages, or say which of them are not as they must be."""
+    parser = argparse.ArgumentParser(description="Write the generated pages of docs/reference.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when a page is not up to date")
+    check = parser.parse_args().check
+    stale = []
+    for name, text in pages().items():
+        path = REFERENCE / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+            if not check:
+                path.write_text(text, encoding="utf-8")
+    if stale:
+        sys.stderr.write(f"{'Not up to date' if check else 'Written'}: {', '.join(stale)}\n")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

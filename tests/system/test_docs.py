@@ -1,0 +1,106 @@
+"""The documentation does what it says: each page's blocks are run in order, in a fresh folder, on a ClickHouse."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import clickhouse_connect
+import pytest
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from tests.airflow.conftest import Flow, connection
+from tests.airflow.test_example_dags import load
+from tests.pages import PAGES, ROOT, Block, Reader, blocks
+from tests.server import ClickHouseServer
+
+# The tutorial is followed by tests/system/test_wheel.py, where only the built wheel is installed.
+NAMES = [name for page in PAGES if not (name := str(page.relative_to(ROOT))).startswith("docs/tutorial/")]
+RUN = {"bash", "sql", "python"}
+# Blocks that cannot be run here; the page says why beside each.
+MOST_NOT_RUN = 14
+
+
+@pytest.fixture(scope="module")
+def airflow_home() -> None:
+    """The metadata database of the tests' Airflow home."""
+    from airflow.utils.db import initdb
+
+    initdb()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
+    """One server for all pages; each has its tables anew."""
+    with ClickHouseServer(tmp_path_factory.mktemp("clickhouse")) as server:
+        yield server
+
+
+@pytest.fixture
+def reader(
+    request: pytest.FixtureRequest, server: ClickHouseServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Reader:
+    """Somebody with the tables of docs/example.sql and nothing else."""
+    client = clickhouse_connect.get_client(dsn=server.url, autogenerate_session_id=False)
+    names = client.query("SHOW DATABASES").result_columns[0]
+    for name in set(names) - {"system", "default", "information_schema", "INFORMATION_SCHEMA"}:
+        client.command(f"DROP DATABASE `{name}` SYNC")
+    state = tmp_path / ".clickhouse-backfill"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AIRFLOW_CONN_CLICKHOUSE_DEFAULT", connection(server.url))
+    monkeypatch.setenv("AIRFLOW__CLICKHOUSE_BACKFILL__STATE_DIR", str(state))
+
+    def run_dag(path: Path) -> str:
+        request.getfixturevalue("airflow_home")
+        return Flow(load(path)).start()
+
+    reader = Reader(tmp_path, client, {"CLICKHOUSE_URL": server.url}, run_dag)
+    example = (ROOT / "docs" / "example.sql").read_text(encoding="utf-8")
+    reader.do(Block(0, "sql", "", example))
+    return reader
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_does_what_it_says(name: str, reader: Reader) -> None:
+    for block in blocks(ROOT / name):
+        try:
+            reader.do(block)
+        except (AssertionError, OSError, subprocess.SubprocessError, ClickHouseError) as error:
+            pytest.fail(f"{name}, line {block.line}: {error}", pytrace=False)
+
+
+def test_what_is_not_run_is_little_and_says_why() -> None:
+    found = [(name, block.line) for name in NAMES for block in blocks(ROOT / name) if block.not_run]
+    assert len(found) <= MOST_NOT_RUN, found
+
+
+def test_every_block_names_a_language_that_is_looked_at() -> None:
+    """A block of another language would go unseen."""
+    known = {*RUN, "text", "toml", "yaml", "json", "ini"}
+    assert {block.language for name in NAMES for block in blocks(ROOT / name)} <= known
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "site" / "index.html").exists()
+
+
+def test_spelling() -> None:
+    done = subprocess.run(
+        ["codespell", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs", "airflow_provider_backfill", "dags"],
+        cwd=ROOT,
+        env={"PATH": str(Path(sys.executable).parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
