@@ -102,6 +102,7 @@ def plan(session: Session, request: PlanRequest) -> Payload:
         )
         name = show_table(target.name)
         scans = planning.check_scans(server, statements, column, start, end)
+        time = planning.target_time(target, column)
         made = Plan(
             plan_id=plan_id(name, start, end, request.chunk_hours, column),
             target=name,
@@ -121,7 +122,8 @@ def plan(session: Session, request: PlanRequest) -> Payload:
             use_tokens=session.options.defaults.require_idempotency_token,
             min_chunk_minutes=limits.min_chunk_minutes,
             environment=server.address,
-            target_time=planning.target_time(target, column),
+            target_time=time,
+            summed_columns=planning.summed_columns(target, statements, time),
             keep_outside=request.keep_outside,
             backup=request.backup,
             created_at=now(),

@@ -291,6 +291,20 @@ def target_time(target: TableFacts, column: str) -> TargetTime | None:
     return TargetTime(column=name, kind=kind)
 
 
+def summed_columns(target: TableFacts, statements: Sequence[Statement], time: TargetTime | None) -> tuple[str, ...]:
+    """
+    The columns that tell the target's rows apart: those of its keys, and its time.
+
+    A lost or a doubled row shows in them, and they cost a fraction of all columns to read. None
+    (which means all) when the target has no sorting key, or a statement does not fill one of them.
+    """
+    if not target.sorting_key:
+        return ()
+    names = tuple(c.name for c in target.columns if c.in_key or (time is not None and c.name == time.column))
+    filled = set.intersection(*(set(statement.columns) for statement in statements))
+    return names if filled.issuperset(names) else ()
+
+
 def existing_rows(server: Server, target: TableFacts, made: Plan) -> int | None:
     """
     Rows the target holds in the window.

@@ -268,6 +268,7 @@ def show_verify(payload: Payload, out: IO[str]) -> str:
             ("written", _sums(target["written"])),
             ("in target", _sums(target["found"]) if target["found"] else f"not compared: {target['why']}"),
             ("source", "" if payload["sourceCompared"] else "not asked again: the SELECT is no row-by-row one"),
+            ("whole rows", _whole_rows(payload["wholeRows"])),
         ]
     )
     for chunk in payload["changedChunks"]:
@@ -275,6 +276,14 @@ def show_verify(payload: Payload, out: IO[str]) -> str:
         lines.append(f"  {paint('changed', 'failed', out)}  {where}: {_sums(chunk['written'])} were written,")
         lines.append(f"    the source gives {_sums(chunk['sourceNow'])} now")
     return "\n".join(lines)
+
+
+def _whole_rows(rows: Payload | None) -> str:
+    if rows is None:
+        return ""
+    if rows["match"]:
+        return f"{_sums(rows['source'])}, the same in source and target"
+    return f"{_sums(rows['source'])} in the source, {_sums(rows['target'])} in the target"
 
 
 def _sums(content: Payload) -> str:

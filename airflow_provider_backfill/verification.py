@@ -1,8 +1,9 @@
 """
 ``verify``: whether the target still holds what a backfill wrote, and the source still gives it.
 
-Every done chunk has its content sums in the event log. The source is asked again, chunk by
-chunk, and the target as a whole; what cannot be compared is said, with the reason.
+Every done chunk has its content sums in the event log, as a rule over the columns of the target's
+keys. The source is asked again, chunk by chunk, and the target as a whole; then both for whole rows.
+What cannot be compared is said, with the reason.
 """
 
 from collections.abc import Sequence
@@ -10,10 +11,11 @@ from collections.abc import Sequence
 from .clickhouse import inspect
 from .clickhouse.client import Server
 from .clickhouse.execute import content_at_source
+from .clickhouse.publish import window_condition
 from .core.identity import render_instant
-from .core.model import ChunkStatus, Content, Plan, Run, TableFacts
+from .core.model import Chunk, ChunkStatus, Content, Plan, Run, TableFacts
 from .core.run import select_chunks
-from .core.statements import parse_table, table_content, time_filter
+from .core.statements import parse_table, table_content
 from .errors import RequestError
 from .session import Payload, Session
 
@@ -24,7 +26,8 @@ def verify(session: Session, wanted: str) -> Payload:
 
     Returns:
         ``ok`` is False when something differs; ``changedChunks`` lists the chunks whose source
-        gives other rows than were written, ``target`` holds the sums of the window.
+        gives other rows than were written, ``targetContent`` holds the sums of the window, and
+        ``wholeRows`` those over all columns, of source and target as they are now.
 
     Raises:
         RequestError: No such plan, or none of its chunks is done.
@@ -43,8 +46,7 @@ def verify(session: Session, wanted: str) -> Payload:
         if target is None:
             raise RequestError(f"There is no table {made.target} on {server.address}.", hint="check the server")
         changed = []
-        stable = all(statement.row_wise for statement in made.statements)
-        for chunk, content in done if stable else ():
+        for chunk, content in done if made.asks_source_again else ():
             now = content_at_source(server, made, target, chunk)
             if now != content:
                 changed.append(
@@ -57,29 +59,48 @@ def verify(session: Session, wanted: str) -> Payload:
                     }
                 )
         compared = _compare_target(server, made, run, target, [content for _, content in done if content])
+        rows = None
+        if made.asks_source_again and compared["found"]:
+            rows = _compare_rows(server, made, target, [chunk for chunk, _ in done])
     return {
-        "ok": not changed and compared["matches"] is not False,
+        "ok": not changed and compared["matches"] is not False and (rows is None or rows["match"]),
         "command": "verify",
         "planId": made.plan_id,
         "target": made.target,
         "chunksVerified": len(done),
         "chunksTotal": run.total,
-        "sourceCompared": stable,
+        "sourceCompared": made.asks_source_again,
         "changedChunks": changed,
         "targetContent": compared,
+        "wholeRows": rows,
     }
 
 
 def _compare_target(server: Server, made: Plan, run: Run, target: TableFacts, contents: Sequence[Content]) -> Payload:
     """The window in the target against the sum of what was written to it."""
-    written = Content(sum(c.rows for c in contents), sum(c.checksum for c in contents) % 2**64)
+    written = _total(contents)
     payload: Payload = {"written": _sums(written), "found": None, "matches": None, "why": ""}
     why = _incomparable(made, run, target)
-    if why or made.target_time is None:
+    if why:
         return {**payload, "why": why}
-    where = time_filter(made.target_time.column, made.target_time.kind, made.start, made.end)
-    found = Content(*server.rows(table_content(target.storage, made.statements[0].columns, where))[0])
+    found = _window_content(server, made, target, made.summed(made.statements[0]))
     return {**payload, "found": _sums(found), "matches": found == written}
+
+
+def _compare_rows(server: Server, made: Plan, target: TableFacts, done: Sequence[Chunk]) -> Payload:
+    """Source and target as they are now, by all columns."""
+    source = _total([content_at_source(server, made, target, chunk, whole=True) for chunk in done])
+    found = _window_content(server, made, target, made.statements[0].columns)
+    return {"source": _sums(source), "target": _sums(found), "match": source == found}
+
+
+def _window_content(server: Server, made: Plan, target: TableFacts, columns: Sequence[str]) -> Content:
+    where = window_condition(made, Chunk("", made.start, made.end))
+    return Content(*server.rows(table_content(target.storage, columns, where))[0])
+
+
+def _total(contents: Sequence[Content]) -> Content:
+    return Content(sum(c.rows for c in contents), sum(c.checksum for c in contents) % 2**64)
 
 
 def _incomparable(made: Plan, run: Run, target: TableFacts) -> str:

@@ -16,6 +16,8 @@ STAGING_SETTINGS = {
     # A distributed read must not leave out what it cannot reach.
     "skip_unavailable_shards": 0,
 }
+# Each costs milliseconds, and a statement a round trip; not all in one, for a plan may leave thousands.
+_DROPPED_AT_ONCE = 50
 
 
 class Attempt(NamedTuple):
@@ -74,8 +76,9 @@ def leftover_tables(server: Server, plan_id: str, database: str) -> list[TableNa
 
 def drop_tables(server: Server, tables: Sequence[TableName]) -> None:
     """Drop tables that may be gone already."""
-    for table in tables:
-        server.command(f"DROP TABLE IF EXISTS {quote_table(table)} SYNC", {"max_table_size_to_drop": 0})
+    for start in range(0, len(tables), _DROPPED_AT_ONCE):
+        names = ", ".join(quote_table(table) for table in tables[start : start + _DROPPED_AT_ONCE])
+        server.command(f"DROP TABLE IF EXISTS {names} SYNC", {"max_table_size_to_drop": 0})
 
 
 def drop_leftovers(server: Server, plan_id: str, database: str) -> None:

@@ -29,6 +29,8 @@ _SETTINGS = {
     "send_progress_in_http_headers": 1,
     "http_headers_progress_interval_ms": 10_000,
 }
+# Column statistics are read from every part for each query, and change nothing in statements as plain as ours.
+_WHERE_KNOWN = {"use_statistics": 0}
 
 
 class Server:
@@ -44,6 +46,8 @@ class Server:
         self._client = client
         self.address = address
         self.embedded = client.__class__.__name__ == "ChdbClient"
+        self._settings = {} if self.embedded else dict(_SETTINGS)
+        self._settings |= {name: value for name, value in _WHERE_KNOWN.items() if name in client.server_settings}
 
     def rows(self, sql: str, settings: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """
@@ -66,8 +70,7 @@ class Server:
         self._ask(lambda: self._client.command(sql, settings=self._with(settings)))
 
     def _with(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:
-        base = {} if self.embedded else _SETTINGS
-        return {**base, **(settings or {})}
+        return {**self._settings, **(settings or {})}
 
     def _ask(self, call: Callable[[], _T]) -> _T:
         from clickhouse_connect.driver.exceptions import ClickHouseError

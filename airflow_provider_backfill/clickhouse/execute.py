@@ -80,7 +80,11 @@ def run_attempt(server: Server, attempt: Attempt) -> Content:
     content = _resumable(server, attempt, sealed) if attempt.number > 1 else None
     resumed = content is not None
     if content is None:
-        content = _stage(server, attempt)
+        wanted = content_at_source(server, plan, attempt.target, chunk) if plan.asks_source_again else None
+        if wanted and not wanted.rows and plan.write_mode is WriteMode.STAGE:
+            # Nothing to stage, so nothing to publish.
+            return wanted
+        content = _stage(server, attempt, wanted)
         _seal(server, attempt, sealed)
         attempt.step("sealed")
     if plan.write_mode is WriteMode.REPLACE:
@@ -137,7 +141,7 @@ def _own_table(attempt: Attempt) -> TableName:
     return staging_table(attempt.plan, attempt.target.storage, attempt.chunk.id, attempt.number)
 
 
-def _stage(server: Server, attempt: Attempt) -> Content:
+def _stage(server: Server, attempt: Attempt, wanted: Content | None) -> Content:
     plan, table = attempt.plan, _own_table(attempt)
     comment = f"backfill of {show_table(attempt.target.name)}, attempt {attempt.number}"
     server.command(create_like(table, attempt.target.storage, attempt.target.engine_full, comment))
@@ -145,7 +149,7 @@ def _stage(server: Server, attempt: Attempt) -> Content:
     attempt.step("staging")
     _fill(server, attempt, table, STAGING_SETTINGS)
     attempt.step("staged")
-    content = _verify(server, attempt, table)
+    content = _verify(server, attempt, table, wanted)
     attempt.step("verified")
     if plan.backup:
         publish.back_up(server, attempt, table)
@@ -179,26 +183,23 @@ def _keep_rows_as_inserted(server: Server, target: TableFacts, table: TableName)
     server.command(f"ALTER TABLE {quote_table(table)} MODIFY SETTING {_STAGING_TABLE}")
 
 
-def _verify(server: Server, attempt: Attempt, table: TableName) -> Content:
+def _verify(server: Server, attempt: Attempt, table: TableName, wanted: Content | None) -> Content:
     """
-    Content sums of the staged rows, held against the source's own answer where that costs one scan.
+    Content sums of the staged rows, held against *wanted*, the source's own answer, where that costs one scan.
 
     Other SELECTs (aggregations, joins) are not run twice, except when they staged nothing: a
     stale replica answers with no rows and success.
     """
     plan = attempt.plan
-    columns = plan.statements[0].columns
-    staged = Content(*server.rows(table_content(table, columns))[0])
-    if all(statement.row_wise and statement.columns == columns for statement in plan.statements):
-        wanted = content_at_source(server, attempt.plan, attempt.target, attempt.chunk)
-    elif staged.rows == 0:
+    staged = Content(*server.rows(table_content(table, plan.summed(plan.statements[0])))[0])
+    if wanted is None and staged.rows == 0:
         counts = [
             server.rows(f"SELECT count() FROM (\n{statement.select}\n)", chunk_filter(plan, statement, attempt.chunk))
             for statement in plan.statements
         ]
         rows = sum(int(count[0][0]) for count in counts)
         wanted = Content(rows, staged.checksum)
-    else:
+    if wanted is None:
         return staged
     if staged != wanted:
         raise VerificationError(
@@ -210,12 +211,13 @@ def _verify(server: Server, attempt: Attempt, table: TableName) -> Content:
     return staged
 
 
-def content_at_source(server: Server, plan: Plan, target: TableFacts, chunk: Chunk) -> Content:
-    """Content sums of what a plan's statements give for a chunk now."""
+def content_at_source(server: Server, plan: Plan, target: TableFacts, chunk: Chunk, *, whole: bool = False) -> Content:
+    """Content sums of what a plan's statements give for a chunk now: of its summed columns, or of *whole* rows."""
     rows = checksum = 0
     for statement in plan.statements:
         settings = chunk_filter(plan, statement, chunk)
-        found = Content(*server.rows(source_content(statement, target.columns), settings)[0])
+        summed = statement.columns if whole else plan.summed(statement)
+        found = Content(*server.rows(source_content(statement, target.columns, summed), settings)[0])
         rows, checksum = rows + found.rows, (checksum + found.checksum) % 2**64
     return Content(rows, checksum)
 

@@ -41,14 +41,14 @@ def table_facts(server: Server, name: TableName) -> TableFacts | None:
         return None
     engine, engine_full, uuid, partition_key, sorting_key, create_query, rows, views = found[0]
     columns = server.rows(
-        "SELECT name, type, default_kind FROM system.columns"
+        "SELECT name, type, default_kind, is_in_partition_key OR is_in_sorting_key FROM system.columns"
         f" WHERE database = {literal(name.database)} AND table = {literal(name.table)} ORDER BY position"
     )
     facts = TableFacts(
         name=name,
         storage=name,
         engine=engine,
-        columns=tuple(Column(*column) for column in columns),
+        columns=tuple(Column(name, kind, default, bool(in_key)) for name, kind, default, in_key in columns),
         partition_key=partition_key,
         sorting_key=sorting_key,
         engine_full=engine_full,
@@ -63,7 +63,9 @@ def table_facts(server: Server, name: TableName) -> TableFacts | None:
     inner = table_facts(server, TableName(name.database, hidden))
     if inner is None:
         return facts
-    return replace(inner, name=name, columns=facts.columns, create_query=create_query, views=facts.views)
+    keys = {column.name for column in inner.columns if column.in_key}
+    marked = tuple(column._replace(in_key=column.name in keys) for column in facts.columns)
+    return replace(inner, name=name, columns=marked, create_query=create_query, views=facts.views)
 
 
 def feeding_views(server: Server, target: TableName) -> list[ViewFacts]:

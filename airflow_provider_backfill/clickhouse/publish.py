@@ -23,17 +23,17 @@ def move_partitions(server: Server, attempt: Attempt, sealed: TableName, *, resu
     """Move every partition of the sealed table into the target."""
     storage = attempt.target.storage
     base = query_id(attempt.plan.plan_id, attempt.chunk.id, attempt.number)
-    parts = server.rows(
-        "SELECT partition_id, groupArray((name, hash_of_all_files)) FROM system.parts"
+    partitions = server.rows(
+        "SELECT DISTINCT partition_id FROM system.parts"
         f" WHERE active AND database = {literal(sealed.database)} AND table = {literal(sealed.table)}"
-        " GROUP BY partition_id ORDER BY partition_id"
+        " ORDER BY partition_id"
     )
-    for index, (partition, named) in enumerate(parts):
+    for index, (partition,) in enumerate(partitions):
         settings: dict[str, str] = {} if server.embedded else {"query_id": f"{base}.move.{partition}"}
         if resumed:
             # The server died inside the move: these rows had arrived, but were not yet gone from here.
-            there = _hashes(server, storage, partition)
-            for name in [name for name, hashed in named if hashed in there]:
+            there = {hashed for _, hashed in _parts(server, storage, partition)}
+            for name in [name for name, hashed in _parts(server, sealed, partition, "active") if hashed in there]:
                 _drop_part(server, sealed, name)
         server.command(
             f"ALTER TABLE {quote_table(sealed)} MOVE PARTITION ID {literal(partition)} TO TABLE {quote_table(storage)}",
@@ -53,15 +53,18 @@ def _drop_part(server: Server, table: TableName, name: str) -> None:
             raise
 
 
-def _hashes(server: Server, storage: TableName, partition: str) -> set[str]:
-    """The hashes of the parts that a partition of the target has, and had until minutes ago."""
-    # Merged parts stay listed as inactive for a while, so a move shortly before a crash is still seen.
+def _parts(server: Server, table: TableName, partition: str, condition: str = "1") -> list[tuple[str, str]]:
+    """
+    Name and hash of the parts that a partition has.
+
+    Those it had until minutes ago are among them, as inactive: a merge after a move hides nothing.
+    """
     found = server.rows(
-        "SELECT hash_of_all_files FROM system.parts"
-        f" WHERE database = {literal(storage.database)} AND table = {literal(storage.table)}"
-        f" AND partition_id = {literal(partition)}"
+        "SELECT name, hash_of_all_files FROM system.parts"
+        f" WHERE database = {literal(table.database)} AND table = {literal(table.table)}"
+        f" AND partition_id = {literal(partition)} AND {condition}"
     )
-    return {hashed for (hashed,) in found}
+    return [(name, hashed) for name, hashed in found]
 
 
 def replace_partitions(server: Server, attempt: Attempt, sealed: TableName) -> None:
@@ -160,15 +163,22 @@ def clear_window(server: Server, attempt: Attempt) -> None:
     """
     storage, where = attempt.target.storage, _window(attempt)
     for _ in range(_CLEAR_TRIES):
-        parts = server.rows(f"SELECT DISTINCT _part FROM {quote_table(storage)} WHERE {where}")
+        parts = server.rows(
+            f"SELECT _part, countIf(NOT coalesce({where}, 0)) FROM {quote_table(storage)}"
+            f" WHERE _part IN (SELECT DISTINCT _part FROM {quote_table(storage)} WHERE {where}) GROUP BY _part"
+        )
         if not parts:
             attempt.step("cleared")
             return
         attempt.owned()
-        names = ", ".join(literal(name) for (name,) in parts)
-        server.command(
-            f"ALTER TABLE {quote_table(storage)} DELETE WHERE {where} AND _part IN ({names})", {"mutations_sync": 2}
-        )
+        # A deletion rewrites every part of the table, one after the other; to drop a part takes a moment.
+        for name in [name for name, others in parts if not others]:
+            _drop_part(server, storage, name)
+        if mixed := ", ".join(literal(name) for name, others in parts if others):
+            server.command(
+                f"ALTER TABLE {quote_table(storage)} DELETE WHERE {where} AND _part IN ({mixed})",
+                {"mutations_sync": 2},
+            )
     raise ServerError(f"The window of chunk {attempt.chunk.id} still holds rows after {_CLEAR_TRIES} deletions.")
 
 

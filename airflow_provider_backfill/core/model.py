@@ -111,11 +111,18 @@ class TableName(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column as the server describes it; *default_kind* is empty, DEFAULT, MATERIALIZED, ALIAS or EPHEMERAL."""
+    """
+    A column as the server describes it.
+
+    Attributes:
+        default_kind: Empty, DEFAULT, MATERIALIZED, ALIAS or EPHEMERAL.
+        in_key: Whether the table's sorting key or partition key is made of it.
+    """
 
     name: str
     type: str
     default_kind: str = ""
+    in_key: bool = False
 
     @property
     def insertable(self) -> bool:
@@ -262,6 +269,7 @@ class Plan(Model):
     Attributes:
         existing_rows: Rows the target held in the window when it was planned; None when that is not known.
         target_time: The target's own time column; None without one.
+        summed_columns: The columns that the content sums in the log are made of; none means all that are filled.
         keep_outside: Whether rows outside the window survive in partitions that it covers only in part.
         backup: Whether what ``replace`` overwrites is kept in a table of its own.
         environment: Address and database of the server it was planned on.
@@ -286,6 +294,7 @@ class Plan(Model):
     min_chunk_minutes: Number
     existing_rows: int | None = None
     target_time: TargetTime | None = None
+    summed_columns: tuple[str, ...] = ()
     keep_outside: bool = False
     backup: bool = False
     environment: str
@@ -294,6 +303,16 @@ class Plan(Model):
     def chunks(self) -> Iterator[Chunk]:
         """Yield the plan's chunks in time order."""
         yield from map(Chunk._make, iter_chunks(self.plan_id, self.start, self.end, self.chunk_hours))
+
+    @property
+    def asks_source_again(self) -> bool:
+        """Whether a chunk's staged rows are held against what its statements give when asked once more."""
+        same = len({self.summed(statement) for statement in self.statements}) == 1
+        return same and all(statement.row_wise for statement in self.statements)
+
+    def summed(self, statement: Statement) -> tuple[str, ...]:
+        """The columns that a statement's content sums are made of."""
+        return self.summed_columns or statement.columns
 
     def token(self, chunk: Chunk) -> str:
         """The chunk's deduplication token, or an empty text when the plan uses none."""
@@ -400,7 +419,7 @@ class ChunkStarted(_ChunkEvent):
 
 
 class Content(NamedTuple):
-    """What rows amount to: how many, and ``sum(cityHash64(tuple(*)))`` modulo 2**64 over them."""
+    """What rows amount to: how many, and ``sum(cityHash64(tuple(…)))`` modulo 2**64 over the plan's summed columns."""
 
     rows: int
     checksum: int

@@ -8,7 +8,7 @@ Pure: no server is asked.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from ..errors import RequestError
@@ -23,8 +23,10 @@ _INTEGERS = frozenset(f"{sign}Int{bits}" for sign in ("", "U") for bits in (32, 
 _UNIT = {"s": TimeKind.EPOCH_S, "ms": TimeKind.EPOCH_MS, "us": TimeKind.EPOCH_US}
 _PER_MS = {TimeKind.EPOCH_S: (1, 1000), TimeKind.EPOCH_MS: (1, 1), TimeKind.EPOCH_US: (1000, 1)}
 
-CONTENT = "count(), sum(cityHash64(tuple(*)))"
-"""Content sums. The tuple is needed: the hash of a bare NULL is NULL, which ``sum`` leaves out."""
+
+def _content(names: Iterable[str]) -> str:
+    """Content sums. The tuple is needed: the hash of a bare NULL is NULL, which ``sum`` leaves out."""
+    return f"count(), sum(cityHash64(tuple({_list(names)})))"
 
 
 def parse_table(text: str, what: str) -> TableName:
@@ -185,21 +187,22 @@ def insert_select(table: TableName, statement: Statement) -> str:
     return f"INSERT INTO {quote_table(table)} ({columns}) SELECT {columns} FROM (\n{statement.select}\n)"
 
 
-def source_content(statement: Statement, columns: Sequence[Column]) -> str:
-    """Content sums of what a statement gives now, each value in the type of the target's column."""
+def source_content(statement: Statement, columns: Sequence[Column], summed: Sequence[str]) -> str:
+    """Content sums over the columns *summed* of what a statement gives now, each value in the type of the target's."""
     types = {column.name: column.type for column in columns}
     values = ", ".join(
         f"CAST({quote(name)} AS {types[name]}) AS {quote(f'as {name}')}" if name in statement.converted else quote(name)
-        for name in statement.columns
+        for name in summed
     )
-    return f"SELECT {CONTENT} FROM (SELECT {values} FROM (\n{statement.select}\n))"
+    names = [f"as {name}" if name in statement.converted else name for name in summed]
+    return f"SELECT {_content(names)} FROM (SELECT {values} FROM (\n{statement.select}\n))"
 
 
-def table_content(table: TableName, columns: Sequence[str], condition: str = "") -> str:
-    """Content sums of a table's *columns*, in this order, over the rows that meet *condition*."""
+def table_content(table: TableName, summed: Sequence[str], condition: str = "") -> str:
+    """Content sums over the columns *summed* of a table, in this order, of the rows that meet *condition*."""
     where = f" WHERE {condition}" if condition else ""
-    return f"SELECT {CONTENT} FROM (SELECT {_list(columns)} FROM {quote_table(table)}{where})"
+    return f"SELECT {_content(summed)} FROM (SELECT {_list(summed)} FROM {quote_table(table)}{where})"
 
 
-def _list(names: object) -> str:
-    return ", ".join(quote(str(name)) for name in names)  # type: ignore[attr-defined]
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(quote(name) for name in names)

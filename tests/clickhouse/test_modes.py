@@ -229,19 +229,29 @@ def test_replan_gives_the_same_plan(source: Lab) -> None:
 
 
 def test_a_live_source_gives_the_rows_of_the_attempt_that_succeeded(source: Lab) -> None:
-    """Rows that arrive between staging and verification are seen, and the attempt is made again."""
+    """Rows that arrive between the source's answer and the insert are seen, and the attempt is made again."""
     source.sql(TARGET)
     plan = source.plan("dst", "2025-01-01", "2025-01-06", 24, source="src")
     late = iter(["INSERT INTO src SELECT id + 100000, ts, v, 'late' FROM src WHERE id < 100"])
 
     def arrive(step: str) -> None:
-        if step == "staged":
+        if step == "staging":
             for statement in late:
                 source.sql(statement)
 
     payload = source.run(plan, step=arrive)
     assert (payload["status"], payload["attempts"]) == ("completed", 6)
     assert source.content("dst") == source.content("src")
+
+
+def test_an_empty_chunk_makes_no_table(source: Lab) -> None:
+    """Where the source has no rows, nothing is created, moved or dropped; the chunk is done with no rows."""
+    source.sql(TARGET)
+    plan = source.plan("dst", "2026-01-01", "2026-01-03", 12, source="src")
+    steps: list[str] = []
+    payload = source.run(plan, step=steps.append)
+    assert (payload["status"], payload["rowsWritten"], payload["chunkCounts"]["done"]) == ("completed", 0, 4)
+    assert steps == ["claim", "recorded"] * 4
 
 
 def test_doctor_and_check_of_a_done_plan_are_green(source: Lab) -> None:

@@ -52,3 +52,12 @@ def test_rows_exchanged_in_the_target_are_found(filled: tuple[Lab, str]) -> None
     lab.sql("INSERT INTO dst SELECT * FROM src WHERE id = 6")
     target = commands.verify(lab.session, plan_id)["targetContent"]
     assert (target["found"]["rows"], target["matches"]) == (7200, False)
+
+
+def test_a_changed_value_is_found(filled: tuple[Lab, str]) -> None:
+    """The log sums keys, which are still the same; whole rows of source and target are not."""
+    lab, plan_id = filled
+    lab.sql("ALTER TABLE dst UPDATE id = id + 1000000 WHERE id = 5 SETTINGS mutations_sync = 2")
+    payload = commands.verify(lab.session, plan_id)
+    assert (payload["ok"], payload["changedChunks"], payload["targetContent"]["matches"]) == (False, [], True)
+    assert (payload["wholeRows"]["match"], payload["wholeRows"]["source"]["rows"]) == (False, 7200)

@@ -496,7 +496,7 @@ class _Play:
         if layout.merges or not layout.by_chunk:
             return
         # What each successful attempt saw is what the target holds, also where the source has changed since.
-        columns = ", ".join(f"`{name}`" for name in plan.statements[0].columns)
+        columns = ", ".join(f"`{name}`" for name in plan.summed(plan.statements[0]))
         time_column = tables.KINDS[layout.kind].time
         for chunk in select_chunks(plan, run):
             where = tables.between(time_column, chunk.start, chunk.end)

@@ -88,7 +88,7 @@ KINDS = {
         engine="SummingMergeTree",
         order="(day, k)",
         time="day",
-        select="SELECT toDate(ts) AS day, k, 1 + {v} * 0 AS n FROM {source}",
+        select="SELECT toDate(ts) AS day, k, 1 + ({v}) * 0 AS n FROM {source}",
         meaning="SELECT day, k, sum(n) AS n FROM {table} FINAL WHERE {window} GROUP BY day, k",
         key="(day, k)",
         bucket=24,
@@ -213,7 +213,7 @@ class Layout:
                 f"ORDER BY {kind.order}{merging}"
             )
         fast = kind.select.format(v="v", source=source)
-        settings = {"optimize_on_insert": 0}
+        settings = {"optimize_on_insert": 0, "max_partitions_per_insert_block": 0}
         for table, condition in (("truth", self._of_source()), ("target", f"NOT ({self._of_source()})")):
             filtered = {"additional_table_filters": f"{{'{source}': '{_escaped(condition)}'}}"}
             client.command(f"INSERT INTO {database}.{table} {fast}", settings={**settings, **filtered})
