@@ -32,7 +32,7 @@ _PACKAGE = Path(airflow_provider_backfill.__file__).parent
 _MARK = "<!-- Written by `python -m docs.generate` from the code; do not edit. -->\n"
 _FRAGMENT = "<!-- not run: a fragment; the other pages run whole DAGs -->\n"
 # What a DAG may import, in the order of the page.
-_SKINS = ("operators", "sensors", "task_group", "triggers")
+_SKINS = ("operators", "sensors", "task_group")
 
 
 def pages() -> dict[str, str]:
@@ -144,6 +144,8 @@ def _operators() -> str:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and node.name.startswith("Backfill"):
                 lines += _class(module, node)
+            if isinstance(node, ast.FunctionDef) and re.match("(clickhouse_)?backfill", node.name):
+                lines += _function(module, node)
     return "\n".join(lines) + "\n"
 
 
@@ -168,6 +170,15 @@ def _class(module: str, node: ast.ClassDef) -> Iterator[str]:
             yield f"| `{name}`{mark} | {default} | {_cell(_code(explained.get(name, '')))}{where} |"
         if templated:
             yield "\nᵗ Templated."
+
+
+def _function(module: str, node: ast.FunctionDef) -> Iterator[str]:
+    about, _, arguments = inspect.cleandoc(ast.get_docstring(node) or "").partition("\nArgs:\n")
+    yield f"\n## {node.name}\n\n`from {_PACKAGE.name}.{module} import {node.name}`\n"
+    yield _prose(about.strip())
+    if arguments:
+        yield "\n| argument | meaning |\n|---|---|"
+        yield from (f"| `{name}` | {_cell(_code(meaning))} |" for name, meaning in _arguments(arguments))
 
 
 def _signature(node: ast.ClassDef, name: str) -> dict[str, str]:
