@@ -13,13 +13,14 @@ from functools import partial
 from .clickhouse import explain, inspect
 from .clickhouse.client import Server
 from .clickhouse.edges import Buckets
-from .core.identity import render_chunk_hours, render_instant
-from .core.model import Plan, ScanFacts, Statement, TableFacts, TableName, TargetTime, TimeKind, WriteMode
+from .core.identity import chunk_id, from_ms, render_chunk_hours, render_instant, to_ms
+from .core.model import Chunk, Plan, ScanFacts, Statement, TableFacts, TableName, TargetTime, TimeKind, WriteMode
 from .core.planner import PlanRequest, check_groups, check_scan, converted_columns, find_time_column, insert_columns
 from .core.statements import copy_select, parse_table, show_table, time_filter, time_kind
 from .errors import RequestError, ServerError
 from .options import Options
 
+_DAY_MS = 86_400_000
 # Chunk sizes that people use, to propose one that fits.
 _CHUNK_HOURS = (0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 24, 48, 72, 168, 336, 720)
 
@@ -197,6 +198,11 @@ def check_scans(
     for statement in statements:
         source = parse_table(statement.source, "source")
         scan = explain.scan_facts(server, statement.select, source, column, statement.time_kind, start, end)
+        if not scan.reads and target_facts(server, source).rows == 0:
+            raise RequestError(
+                f"{source} is empty, so there is nothing to backfill, and how it would be read cannot be seen.",
+                hint="plan when it has rows, or name another source",
+            )
         check_scan(statement, scan, column)
         scans.append(scan)
     return scans
@@ -212,21 +218,44 @@ def check_bounds(server: Server, target: TableFacts, made: Plan, scans: Sequence
     for statement, scan in zip(made.statements, scans, strict=True):
         if not scan.groups:
             continue
-        column = target_facts(server, parse_table(statement.source, "source")).column(made.time_column)
-        buckets = {
-            key: bucket
-            for group in scan.groups
-            for key in group.keys
-            if column is not None
-            and (bucket := Buckets(server, key, made.time_column, column.type, statement.time_kind)).usable()
-        }
+        buckets = _buckets(server, made, statement, scan)
         misfits = {key: bucket.first_misfit(made.start, made.end, made.chunk_hours) for key, bucket in buckets.items()}
         check_groups(statement, target, scan.groups, misfits, partial(_proposal, made, buckets))
     if made.write_mode is WriteMode.REPLACE:
         _check_partitions(server, target, made)
 
 
+def _buckets(server: Server, made: Plan, statement: Statement, scan: ScanFacts) -> dict[str, Buckets]:
+    """The buckets of time that keep rows of a statement apart, by the key that makes them."""
+    column = target_facts(server, parse_table(statement.source, "source")).column(made.time_column)
+    return {
+        key: bucket
+        for group in scan.groups
+        for key in group.keys
+        if column is not None
+        and (bucket := Buckets(server, key, made.time_column, column.type, statement.time_kind)).usable()
+    }
+
+
 def _check_partitions(server: Server, target: TableFacts, made: Plan) -> None:
+    bucket = _partition_bucket(server, target, made)
+    start: datetime | None = made.start
+    end: datetime | None = made.end
+    if made.keep_outside:
+        # Only the ends of the window may lie inside a partition: the chunks there keep what is outside.
+        start, end = bucket.around(made.start)[1], bucket.around(made.end)[0]
+    cut = bucket.first_misfit(start, end, made.chunk_hours) if start and end and start < end else None
+    if cut is not None:
+        outside = "" if made.keep_outside else ", or --keep-outside to keep the rows outside the window"
+        raise RequestError(
+            f"The chunk bound {render_instant(cut)} lies inside a partition of {target.name} "
+            f"({target.partition_key}), and only whole partitions can be replaced.",
+            hint=f"pass {_proposal(made, {'': bucket}, '')}{outside}",
+        )
+
+
+def _partition_bucket(server: Server, target: TableFacts, made: Plan) -> Buckets:
+    """The buckets of time that the target's partitions are."""
     time = made.target_time
     own = target.column(time.column) if time else None
     if time is None or own is None:
@@ -244,19 +273,57 @@ def _check_partitions(server: Server, target: TableFacts, made: Plan) -> None:
             f"column {time.column}, so a window covers no whole partitions.",
             hint="leave --write-mode replace away",
         )
-    start: datetime | None = made.start
-    end: datetime | None = made.end
-    if made.keep_outside:
-        # Only the ends of the window may lie inside a partition: the chunks there keep what is outside.
-        start, end = bucket.around(made.start)[1], bucket.around(made.end)[0]
-    cut = bucket.first_misfit(start, end, made.chunk_hours) if start and end and start < end else None
-    if cut is not None:
-        outside = "" if made.keep_outside else ", or --keep-outside to keep the rows outside the window"
-        raise RequestError(
-            f"The chunk bound {render_instant(cut)} lies inside a partition of {target.name} "
-            f"({target.partition_key}), and only whole partitions can be replaced.",
-            hint=f"pass {_proposal(made, {'': bucket}, '')}{outside}",
-        )
+    return bucket
+
+
+def halves(server: Server, target: TableFacts, made: Plan, chunk: Chunk) -> tuple[Chunk, ...]:
+    """
+    Cut a chunk in two, as near to its middle as the plan may have a chunk bound.
+
+    Returns:
+        The two parts in time order; nothing when a part would be shorter than the plan allows, or
+        every cut would go through a bucket or a partition.
+
+    Raises:
+        ServerError: ClickHouse could not be asked.
+    """
+    scans = check_scans(server, made.statements, made.time_column, chunk.start, chunk.end)
+    found = [
+        bucket
+        for statement, scan in zip(made.statements, scans, strict=True)
+        for bucket in _buckets(server, made, statement, scan).values()
+    ]
+    if made.write_mode is WriteMode.REPLACE:
+        found.append(_partition_bucket(server, target, made))
+    dates = any(s.time_kind in (TimeKind.DATE, TimeKind.DATE32) for s in made.statements)
+    step = _DAY_MS if dates else 1
+    middle = from_ms((to_ms(chunk.start) + to_ms(chunk.end)) // 2 // step * step)
+    edges = {middle, *(edge for bucket in found for edge in bucket.around(middle) if edge)}
+    least = timedelta(minutes=made.min_chunk_minutes)
+    for edge in sorted(edges, key=lambda edge: abs(edge - middle)):
+        pieces = ((chunk.start, edge), (edge, chunk.end))
+        if all(end - start >= least and _fits(server, target, made, scans, start, end) for start, end in pieces):
+            return tuple(Chunk(chunk_id(made.plan_id, start, end), start, end) for start, end in pieces)
+    return ()
+
+
+def _fits(
+    server: Server, target: TableFacts, made: Plan, scans: Sequence[ScanFacts], start: datetime, end: datetime
+) -> bool:
+    piece = made.model_copy(
+        update={
+            "start": start,
+            "end": end,
+            "chunk_hours": (end - start) / timedelta(hours=1),
+            # The parts may run at once, so they may not share a partition.
+            "keep_outside": False,
+        }
+    )
+    try:
+        check_bounds(server, target, piece, scans)
+    except RequestError:
+        return False
+    return True
 
 
 def _proposal(made: Plan, buckets: Mapping[str, Buckets], key: str) -> str:

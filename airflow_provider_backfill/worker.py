@@ -21,7 +21,6 @@ from .clickhouse.attempt import Attempt, kill_queries
 from .clickhouse.client import Server
 from .clickhouse.execute import run_attempt
 from .core.faults import Verdict, judge_error, retry_delay
-from .core.identity import chunk_id, from_ms, to_ms
 from .core.model import (
     Chunk,
     ChunkDone,
@@ -39,12 +38,12 @@ from .core.model import (
     Run,
     RunHeld,
     TableFacts,
-    TimeKind,
     WorkerSeen,
 )
 from .core.run import expand, select_chunks
 from .core.statements import query_id
 from .errors import BackfillError, RequestError, ServerError, TransitionError, VerificationError
+from .planning import halves
 from .state.store import RunLog, StateStore
 
 LEASE_SECONDS = 60.0
@@ -54,7 +53,6 @@ _WIDTH_SECONDS = 0.2
 _HOLD_SECONDS = 1.0
 _HOLD_SAID_SECONDS = 30.0
 MAX_FAILURES_IN_A_ROW = 10
-_DAY_MS = 86_400_000
 
 
 def now() -> datetime:
@@ -412,17 +410,12 @@ class Worker:
         )
 
     def _halves(self, chunk: Chunk) -> tuple[ChunkPart, ...]:
-        """The two halves of a chunk; none when they would be too short, or would not give the same rows."""
-        if not all(statement.row_wise for statement in self._plan.statements):
+        """The two parts to take a chunk's place; none when it cannot be cut, or the server cannot say where."""
+        try:
+            parts = halves(self._server, self._target, self._plan, chunk)
+        except BackfillError:
             return ()
-        start, end = to_ms(chunk.start), to_ms(chunk.end)
-        dates = any(s.time_kind in (TimeKind.DATE, TimeKind.DATE32) for s in self._plan.statements)
-        step = _DAY_MS if dates else 1
-        middle = (start + end) // 2 // step * step
-        if min(middle - start, end - middle) < self._plan.min_chunk_minutes * 60_000:
-            return ()
-        bounds = ((chunk.start, from_ms(middle)), (from_ms(middle), chunk.end))
-        return tuple(ChunkPart(id=chunk_id(self._plan.plan_id, a, b), start=a, end=b) for a, b in bounds)
+        return tuple(ChunkPart(id=part.id, start=part.start, end=part.end) for part in parts)
 
 
 def _is_full(run: Run) -> bool:

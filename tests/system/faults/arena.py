@@ -42,8 +42,8 @@ from tests.system.faults.proxy import Mode, Proxy
 from tests.system.faults.schedule import UNTIL_COMPLETED, Inside, Outside, Result, Scenario
 
 ROOT = Path(__file__).resolve().parents[3]
-# After this many seconds nothing strikes any more and everything works again; after the second number it is hung.
-_PEACE, _HUNG = 6.0, 60.0
+# After this many seconds nothing strikes any more and everything works again.
+_PEACE = 6.0
 _MAX_RUNNERS = 30
 
 
@@ -64,10 +64,14 @@ class Arena:
     Plays scenarios in *directory*, which is emptied at the end. Usable as a context manager.
 
     Everything in it ends with it, and with its process.
+
+    Attributes:
+        patience: After so many seconds a run that is not completed is hung.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.patience = 60.0
         self.server = ClickHouseServer(directory / "clickhouse")
         self._names = itertools.count(1)
 
@@ -225,9 +229,11 @@ class _Play:
         peace = False
         while True:
             now = time.monotonic()
-            if now > start + _HUNG:
+            if now > start + self.arena.patience:
                 states = {r.name: "ended" if r.ended else "stopped" if r.stopped else "alive" for r in self._all()}
-                self.result.problems.append(f"hung: the run is {log.run.status} after {_HUNG:g} s; {states}")
+                self.result.problems.append(
+                    f"hung: the run is {log.run.status} after {self.arena.patience:g} s; {states}"
+                )
                 return
             if not peace and now > start + _PEACE:
                 peace = True

@@ -1,0 +1,141 @@
+"""What a user sees while a backfill runs, and what becomes of a chunk that is too big for the server."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import clickhouse_connect
+import pytest
+
+from airflow_provider_backfill import commands, planning
+from airflow_provider_backfill.clickhouse.client import Server, wrap
+from airflow_provider_backfill.core.identity import parse_instant, render_instant
+from airflow_provider_backfill.core.model import WriteMode
+from airflow_provider_backfill.session import Session
+from tests.clickhouse.lab import Lab
+
+DAYS = ("2025-01-01", "2025-01-05")
+
+
+def test_readers_never_see_a_half_filled_partition(http_lab: Lab) -> None:
+    """While days are replaced, each read of a day finds all of its old rows or all of its new ones."""
+    lab = http_lab
+    lab.sql(
+        "CREATE TABLE src (ts DateTime('UTC'), id UInt32, version UInt8) ENGINE = MergeTree ORDER BY ts",
+        "INSERT INTO src SELECT toDateTime('2025-01-01', 'UTC') + number * 2, number, 2 FROM numbers(172800)",
+        "CREATE TABLE dst (ts DateTime('UTC'), id UInt32, version UInt8) ENGINE = MergeTree PARTITION BY toDate(ts)"
+        " ORDER BY id",
+        # In many small parts, so that a swap has something to be half done with.
+        "INSERT INTO dst SELECT ts, id, 1 FROM src WHERE id % 3 = 0 SETTINGS max_block_size = 3000,"
+        " min_insert_block_size_rows = 3000",
+    )
+    plan = lab.plan("dst", *DAYS, 24, source="src", write_mode=WriteMode.REPLACE)
+    seen: set[tuple[int, int, int, int]] = set()
+    reads = 0
+    ended = threading.Event()
+
+    def read() -> None:
+        nonlocal reads
+        client = lab.server()
+        while not ended.is_set():
+            for row in client.rows(
+                "SELECT toDayOfMonth(ts) AS day, count(), min(version), max(version)"
+                f" FROM {lab.table('dst')} GROUP BY day"
+            ):
+                seen.add(row)
+            reads += 1
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for _ in range(3):
+            payload = lab.run(plan, replay_done=True, parallel=2)
+    finally:
+        ended.set()
+        reader.join()
+    assert payload["status"] == "completed"
+    assert seen == {(day, count, v, v) for day in (1, 2, 3, 4) for v, count in ((1, 14400), (2, 43200))}
+    assert reads > 20
+
+
+def test_a_chunk_that_needs_too_much_memory_is_split(http_lab: Lab) -> None:
+    """Under a limit of 2 GiB a day of 240,000 rows that are 12 kB each while they are grouped goes in parts."""
+    lab = http_lab
+    lab.sql(
+        "CREATE TABLE src (ts DateTime('UTC'), id UInt32) ENGINE = MergeTree ORDER BY ts",
+        "INSERT INTO src SELECT toDateTime('2025-01-01', 'UTC') + intDiv(number * 9, 25), number FROM numbers(240000)",
+        "CREATE TABLE dst (hour DateTime('UTC'), bytes UInt64) ENGINE = MergeTree ORDER BY hour",
+    )
+    select = (
+        "SELECT toStartOfHour(ts) AS hour, length(arrayStringConcat(groupArray(repeat(toString(id % 10), 12000))))"
+        f" AS bytes FROM {lab.table('src')} GROUP BY hour"
+    )
+    plan = lab.plan("dst", "2025-01-01", "2025-01-02", 24, select=select)
+    limited = Session(lab.session.store, lab.session.options, lambda: _limited(lab), "test")
+    payload = commands.run(limited, plan["planId"])
+    assert (payload["status"], payload["chunkCounts"]["done"]) == ("completed", payload["chunkCounts"]["total"])
+    assert payload["chunkCounts"]["total"] >= 2
+    assert payload["lastError"].startswith("ClickHouse refused the statement")
+    assert lab.rows("SELECT count(), uniq(hour), sum(bytes) FROM dst") == [(24, 24, 240_000 * 12_000)]
+    assert lab.leftovers() == []
+
+
+def _limited(lab: Lab) -> Server:
+    """A connection of a user whose statements get 2 GiB."""
+    at = urlsplit(lab.engine.url)
+    return wrap(
+        lambda: clickhouse_connect.get_client(
+            host=at.hostname,
+            port=at.port,
+            database=lab.engine.database,
+            autogenerate_session_id=False,
+            settings={"max_memory_usage": 2 << 30},
+        ),
+        "the server",
+    )
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a chunk of *hours* is cut; ``[]`` when it cannot be."""
+
+    hours: float
+    bounds: list[str]
+    wanted: dict[str, Any]
+
+
+HOURLY = "SELECT toStartOfHour(ts) AS ts, count() AS id FROM {} GROUP BY ts"
+CUTS = {
+    "rows are cut in the middle": Cut(5, ["2025-01-01T02:30:00.000Z"], {"source": "src"}),
+    "not below the shortest chunk": Cut(0.4, [], {"source": "src"}),
+    "groups are cut at a bucket": Cut(5, ["2025-01-01T03:00:00.000Z"], {"select": HOURLY}),
+    "one bucket is not cut": Cut(1, [], {"select": HOURLY}),
+    "partitions are cut between two": Cut(72, ["2025-01-02T00:00:00.000Z"], {"write_mode": WriteMode.REPLACE}),
+    "one partition is not cut": Cut(24, [], {"write_mode": WriteMode.REPLACE}),
+}
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+def test_a_chunk_is_cut_where_the_plan_may_have_a_bound(http_lab: Lab, cut: Cut) -> None:
+    """As near to the middle as a bucket of the SELECT, and a partition to be replaced, allow."""
+    lab = http_lab
+    lab.sql(
+        "CREATE TABLE src (ts DateTime('UTC'), id UInt64) ENGINE = MergeTree ORDER BY ts",
+        "INSERT INTO src VALUES ('2025-01-01', 1)",
+        "CREATE TABLE dst (ts DateTime('UTC'), id UInt64) ENGINE = MergeTree PARTITION BY toDate(ts) ORDER BY ts",
+    )
+    wanted = {"source": "src", **cut.wanted}
+    if "select" in wanted:
+        wanted = {"select": wanted["select"].format(lab.table("src"))}
+    end = render_instant(parse_instant("2025-01-01") + timedelta(hours=cut.hours))
+    made = lab.session.store.load_plan(lab.plan("dst", "2025-01-01", end, cut.hours, **wanted)["planId"])
+    with lab.session.connected() as server:
+        target = planning.target_facts(server, lab.table("dst"))
+        parts = planning.halves(server, target, made, next(made.chunks()))
+    assert [render_instant(part.start) for part in parts[1:]] == cut.bounds
+    if parts:
+        assert (parts[0].start, parts[0].end, parts[-1].end) == (made.start, parts[1].start, made.end)
