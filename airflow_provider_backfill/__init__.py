@@ -101,6 +101,7 @@ def get_provider_info() -> dict[str, object]:
         ],
         "operators": [_modules("operators")],
         "sensors": [_modules("sensors")],
+        "cli": [f"{__name__}.airflow_cli.commands"],
         "triggers": [_modules("triggers")],
         "task-decorators": [
             {"name": "clickhouse_backfill", "class-name": f"{__name__}.task_group.clickhouse_backfill"},

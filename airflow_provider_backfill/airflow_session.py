@@ -49,15 +49,20 @@ def load_airflow_options(arguments: Mapping[str, Any], document: Mapping[str, An
     Raises:
         ConfigError: One of them has an unknown name or a bad value, also where a stronger one wins.
     """
-    keys = {info.key for info in describe_options()} | set(conf.getsection(SECTION) or {})
     return load_options(
         overrides={**(document or {}), **{name: value for name, value in arguments.items() if value is not None}},
         environ=os.environ,
         config_file=None,
         directory=airflow_home(),
-        # One by one and as text: getsection() has types of its own, and leaves out what is false.
-        airflow_section={key: conf.get(SECTION, key, fallback="") for key in sorted(keys)},
+        airflow_section=airflow_section(),
     )
+
+
+def airflow_section() -> dict[str, str]:
+    """Airflow's ``[clickhouse_backfill]`` section, as text."""
+    keys = {info.key for info in describe_options()} | set(conf.getsection(SECTION) or {})
+    # One by one: getsection() has types of its own, and leaves out what is false.
+    return {key: conf.get(SECTION, key, fallback="") for key in sorted(keys)}
 
 
 def open_session(options: Options, user: str, clickhouse_conn_id: str | None = None) -> Session:

@@ -167,6 +167,7 @@ class _Call(NamedTuple):
 
     command: str
     values: Mapping[str, Any]
+    airflow_section: Mapping[str, str] | None = None
 
     def text(self, name: str) -> str | None:
         """The value of a flag, None when it was not given."""
@@ -319,6 +320,7 @@ def _options(call: _Call) -> "Options":
         environ=os.environ,
         config_file=Path(config) if config else None,
         directory=Path.cwd(),
+        airflow_section=call.airflow_section,
     )
 
 
@@ -792,9 +794,12 @@ _CALLS: dict[str, Callable[[_Call], Payload]] = {
 # ---------------------------------------------------------------- out
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, airflow_section: Mapping[str, str] | None = None) -> int:
     """
     Run one command; *arguments* are those of the process when None.
+
+    Args:
+        airflow_section: ``[clickhouse_backfill]`` of Airflow's configuration, where this is a command of Airflow's.
 
     Returns:
         0 for success, 1 for a runtime error, 2 for a configuration or usage error.
@@ -807,7 +812,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A terminal or pipe that cannot take a character gets its escape, not an error.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = _main(words)
+        code = _main(words, airflow_section)
         sys.stdout.flush()
     except BrokenPipeError:
         from .terminal import mute
@@ -819,10 +824,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _main(words: list[str]) -> int:
+def _main(words: list[str], airflow_section: Mapping[str, str] | None) -> int:
     command, call = next((word for word in words if word in _COMMANDS), ""), None
     try:
-        call = _parse(words)
+        call = _parse(words)._replace(airflow_section=airflow_section)
         payload = _CALLS[call.command](call)
     except SystemExit as end:
         return int(end.code or 0)

@@ -43,6 +43,7 @@ from .triggers import BackfillChunkTrigger
 
 MAX_MAPPED_TASKS = 100
 _CLEAR_KEY = "clickhouse_backfill_clear"
+_PLAN_KEY = "clickhouse_backfill_plan"
 
 
 class BackfillPlanOperator(BaseOperator):
@@ -166,7 +167,9 @@ class BackfillPlanOperator(BaseOperator):
         context["ti"].xcom_push("plan_id", payload["planId"])
         push_plan_link(self, context, payload["planId"])
         self._tell(payload, len(batches))
-        return batches
+        clear = context["dag_run"].clear_number or 0
+        # So that a chunk task knows whether it was cleared together with this one.
+        return [{**batch, "clear": clear} for batch in batches]
 
     @property
     def output(self) -> Any:
@@ -352,6 +355,7 @@ class BackfillChunkOperator(BaseOperator):
             push_plan_link(self, context, plan_id)
             options = load_airflow_options({"state_dir": given(self.state_dir)}, self.options)
             session = open_session(options, task_name(context), self.clickhouse_conn_id)
+            self._refuse_other_plan(context, plan_id)
             fresh, reporter = _Clear(context), ChunkReporter(self.log, self.dag_id)
             status = self._look(session, plan_id, window)
             if self._is_done(status) and not (self.replay_done and fresh.is_new):
@@ -441,6 +445,22 @@ class BackfillChunkOperator(BaseOperator):
         failed = f", {counts['failed']} failed" if counts["failed"] else ""
         self._progress = f", {counts['done']}/{counts['total']} done{failed}"
         return status
+
+    def _refuse_other_plan(self, context: Context, plan_id: str) -> None:
+        """
+        A task that has worked on one plan takes up another only if it was cleared together with the plan task.
+
+        Else the plan task was cleared alone and made another plan, and what this map index gets now is a
+        chunk of it by position.
+        """
+        store = context["task_state_store"]
+        before = store.get(_PLAN_KEY)
+        if before not in (None, plan_id) and (context["dag_run"].clear_number or 0) > self.chunks.get("clear", 0):
+            raise RequestError(
+                f"This task has executed chunks of plan {before}, and the plan task has made plan {plan_id} since.",
+                hint="clear the plan task with downstream, so that all of its chunks are executed",
+            )
+        store.set(_PLAN_KEY, plan_id)
 
     @staticmethod
     def _is_done(status: Payload) -> bool:

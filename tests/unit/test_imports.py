@@ -48,6 +48,8 @@ ROOMS: dict[str, set[str]] = {
     "task_log": {"core", "arguments"},
     "waiting": _PARTS | {"commands", "worker"},
     "lineage": {"commands"},
+    # The same command line as a command of Airflow's.
+    "airflow_cli": {"airflow_session", "cli"},
     # Where pages are; every skin may say so.
     "address": set(),
     "links": _BELOW_SKINS | {"address"},
@@ -65,7 +67,7 @@ ROOMS: dict[str, set[str]] = {
 # Only these may load Airflow when they are imported; "clickhouse" may inside a function, for a connection's hook.
 _AIRFLOW_SKINS = {
     *("airflow_session", "links", "lineage", "task_log", "triggers", "web", "operators", "sensors", "task_group"),
-    "plugin",
+    *("plugin", "airflow_cli"),
 }
 _AIRFLOW_LAZILY = {"clickhouse", "cli"}
 _CLICKHOUSE = {"clickhouse"}
