@@ -80,7 +80,7 @@ def run_attempt(server: Server, attempt: Attempt) -> Content:
     content = _resumable(server, attempt, sealed) if attempt.number > 1 else None
     resumed = content is not None
     if content is None:
-        wanted = content_at_source(server, plan, attempt.target, chunk) if plan.asks_source_again else None
+        wanted = _source(server, attempt) if plan.asks_source_again else None
         if wanted and not wanted.rows and plan.write_mode is WriteMode.STAGE:
             # Nothing to stage, so nothing to publish.
             return wanted
@@ -100,7 +100,12 @@ def _insert(server: Server, attempt: Attempt) -> Content:
         publish.clear_window(server, attempt)
     _fill(server, attempt, attempt.target.storage, _DIRECT_SETTINGS, order=" ORDER BY ALL")
     attempt.step("inserted")
-    return content_at_source(server, attempt.plan, attempt.target, attempt.chunk)
+    return _source(server, attempt)
+
+
+def _source(server: Server, attempt: Attempt) -> Content:
+    named = query_id(attempt.plan.plan_id, attempt.chunk.id, attempt.number)
+    return content_at_source(server, attempt.plan, attempt.target, attempt.chunk, named=named)
 
 
 def _resumable(server: Server, attempt: Attempt, sealed: TableName) -> Content | None:
@@ -191,7 +196,9 @@ def _verify(server: Server, attempt: Attempt, table: TableName, wanted: Content 
     stale replica answers with no rows and success.
     """
     plan = attempt.plan
-    staged = Content(*server.rows(table_content(table, plan.summed(plan.statements[0])))[0])
+    named = query_id(plan.plan_id, attempt.chunk.id, attempt.number)
+    settings = {} if server.embedded else {"query_id": f"{named}.staged"}
+    staged = Content(*server.rows(table_content(table, plan.summed(plan.statements[0])), settings)[0])
     if wanted is None and staged.rows == 0:
         counts = [
             server.rows(f"SELECT count() FROM (\n{statement.select}\n)", chunk_filter(plan, statement, attempt.chunk))
@@ -211,11 +218,21 @@ def _verify(server: Server, attempt: Attempt, table: TableName, wanted: Content 
     return staged
 
 
-def content_at_source(server: Server, plan: Plan, target: TableFacts, chunk: Chunk, *, whole: bool = False) -> Content:
-    """Content sums of what a plan's statements give for a chunk now: of its summed columns, or of *whole* rows."""
+def content_at_source(
+    server: Server, plan: Plan, target: TableFacts, chunk: Chunk, *, whole: bool = False, named: str = ""
+) -> Content:
+    """
+    Content sums of what a plan's statements give for a chunk now.
+
+    Args:
+        whole: Of all columns, not only the plan's summed ones.
+        named: What the ids of the queries begin with, so that a cancel finds them.
+    """
     rows = checksum = 0
-    for statement in plan.statements:
+    for index, statement in enumerate(plan.statements):
         settings = chunk_filter(plan, statement, chunk)
+        if named and not server.embedded:
+            settings["query_id"] = f"{named}.source.{index + 1}"
         summed = statement.columns if whole else plan.summed(statement)
         found = Content(*server.rows(source_content(statement, target.columns, summed), settings)[0])
         rows, checksum = rows + found.rows, (checksum + found.checksum) % 2**64

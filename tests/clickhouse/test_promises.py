@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -15,7 +16,7 @@ from airflow_provider_backfill import commands, planning
 from airflow_provider_backfill.clickhouse.client import Server, wrap
 from airflow_provider_backfill.core.identity import parse_instant, render_instant
 from airflow_provider_backfill.core.model import WriteMode
-from airflow_provider_backfill.session import Session
+from airflow_provider_backfill.session import Payload, Session
 from tests.clickhouse.lab import Lab
 
 DAYS = ("2025-01-01", "2025-01-05")
@@ -60,6 +61,31 @@ def test_readers_never_see_a_half_filled_partition(http_lab: Lab) -> None:
     assert payload["status"] == "completed"
     assert seen == {(day, count, v, v) for day in (1, 2, 3, 4) for v, count in ((1, 14400), (2, 43200))}
     assert reads > 20
+
+
+def test_a_cancel_reaches_the_question_to_the_source(http_lab: Lab) -> None:
+    """Before the insert the source is asked for its rows; that query ends with a cancel as the insert would."""
+    lab = http_lab
+    lab.sql(
+        "CREATE TABLE src (ts DateTime('UTC'), id UInt64) ENGINE = MergeTree ORDER BY ts",
+        "INSERT INTO src SELECT toDateTime('2025-01-01', 'UTC') + number, number FROM numbers(1000)",
+        "CREATE TABLE dst AS src",
+    )
+    # Forty parts of a second each.
+    lab.sql("SYSTEM STOP MERGES src", *["INSERT INTO src SELECT * FROM src LIMIT 1000"] * 40)
+    select = f"SELECT ts + sleepEachRow(0.001) AS ts, id FROM {lab.table('src')}"
+    plan = lab.plan("dst", "2025-01-01", "2025-01-02", 24, select=select)
+    ended: list[Payload] = []
+    runner = threading.Thread(target=lambda: ended.append(lab.run(plan)))
+    runner.start()
+    mine = f"SELECT query_id FROM system.processes WHERE startsWith(query_id, 'backfill-{plan['planId']}')"
+    while not (found := lab.rows(mine)):
+        time.sleep(0.05)
+    commands.cancel(lab.session, plan["planId"])
+    assert found[0][0].endswith("-1.source.1")
+    assert lab.rows(mine) == []
+    runner.join()
+    assert (ended[0]["status"], ended[0]["chunkCounts"]["done"]) == ("cancelled", 0)
 
 
 def test_a_chunk_that_needs_too_much_memory_is_split(http_lab: Lab) -> None:

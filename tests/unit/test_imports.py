@@ -29,7 +29,7 @@ ROOMS: dict[str, set[str]] = {
     # Parts of commands that have files of their own: what they work with, what one runner does, how a plan comes
     # about and how large its chunks are, what doctor and check see.
     "session": _PARTS,
-    "worker": _PARTS,
+    "worker": _PARTS | {"planning"},
     "planning": _PARTS,
     "sizing": _PARTS | {"planning"},
     "declared": _PARTS,
