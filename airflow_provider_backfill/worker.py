@@ -141,6 +141,7 @@ class Worker:
         self._stopping = threading.Event()
         self._reason = ""
         self._active: set[str] = set()
+        self._heard: dict[str, tuple[datetime, float]] = {}
         self._error: Exception | None = None
 
     @property
@@ -177,7 +178,7 @@ class Worker:
                     chunk
                     for chunk in chunks(log.run)
                     if (state := log.run.state(chunk.id)).status is ChunkStatus.PENDING
-                    or (state.status is ChunkStatus.RUNNING and owner_is_dead(log.run, state.owner, moment))
+                    or (state.status is ChunkStatus.RUNNING and self._is_dead(log.run, state.owner, moment))
                 ]
                 if ready:
                     self._work_through(ready, parallel)
@@ -317,12 +318,28 @@ class Worker:
             if self._failures_in_a_row >= self._max_failures:
                 self.stop(f"{self._failures_in_a_row} chunks in a row failed for good; the last: {outcome.message}")
 
+    def _is_dead(self, run: Run, owner: str, moment: datetime) -> bool:
+        """
+        Whether another worker has lost its claims, also when its clock is ahead of this one's.
+
+        Its last sign of life may then lie in the future; so it is dead as well when this worker
+        has waited for the next one as long as the lease, by its own watch.
+        """
+        if owner_is_dead(run, owner, moment):
+            return True
+        worker, watch = run.workers[owner], time.monotonic()
+        last, since = self._heard.get(owner, (None, watch))
+        if last != worker.seen_at:
+            self._heard[owner] = (worker.seen_at, watch)
+            return False
+        return watch - since > worker.lease_seconds
+
     def _claim(self, log: RunLog, chunk: Chunk) -> ChunkState | None:
         """Claim the chunk on disk, before its query exists; None when it is not to be had."""
 
         def decide(run: Run) -> Event | None:
             state = run.state(chunk.id)
-            takes_over = state.status is ChunkStatus.RUNNING and owner_is_dead(run, state.owner, now())
+            takes_over = state.status is ChunkStatus.RUNNING and self._is_dead(run, state.owner, now())
             if run.cancelled or chunk.id in run.splits or not (takes_over or state.status is ChunkStatus.PENDING):
                 return None
             if _is_full(run):

@@ -74,3 +74,15 @@ def test_a_chunk_with_the_content_of_another_is_not_taken_for_it(arena: Arena) -
     )
     assert result.problems == []
     assert result.struck == {"worker SIGKILL at a named step": 1}
+
+
+def test_a_dead_worker_whose_clock_was_ahead_blocks_nobody(arena: Arena) -> None:
+    """
+    Its last sign of life lay in the future, so its lease would not have run out for an hour.
+
+    Others waited that long for its chunk.
+    """
+    ahead = (Inside("clock", ahead=3600), Inside("stop", step="claim", asleep=UNTIL_COMPLETED))
+    result = arena.play(Scenario("clock ahead", LAYOUT, lease=0.7, runners=2, inside=(ahead,)))
+    assert result.problems == []
+    assert result.struck["worker SIGSTOP, then SIGCONT at a named step"] == 1
