@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from . import planning, sizing
-from .clickhouse import attempt, publish
+from .clickhouse import attempt, inspect, publish
 from .clickhouse.client import Server
 from .clickhouse.gate import Gate
 from .core import checks
@@ -89,6 +89,7 @@ def plan(session: Session, request: PlanRequest) -> Payload:
     with session.connected() as server:
         target = planning.target_facts(server, request.target)
         mode, reason = write_mode(target, request)
+        planning.check_grants(server, target, mode)
         statements, column = planning.find_statements(server, target, request)
         start, end = planning.find_window(server, session.options, request, statements[0], column)
         limits = session.options.limits
@@ -139,22 +140,34 @@ def plan(session: Session, request: PlanRequest) -> Payload:
             return _plan_payload(session, _same_plan(existing, made), target, existed=True)
         planning.check_bounds(server, target, made, scans)
         made = made.model_copy(update={"existing_rows": planning.existing_rows(server, target, made)})
-        _refuse_existing_rows(made, request.allow_existing_rows)
+        _refuse_existing_rows(server, target, made, request.allow_existing_rows)
         _clean_before(session, server, made, existing, target, force=request.force)
         if not session.store.save_plan(made):
             # Somebody else planned the same at this moment.
             return _plan_payload(session, _same_plan(session.store.load_plan(made.plan_id), made), target, existed=True)
         estimate = sizing.describe(server, target, made, scans)
-        return {**_plan_payload(session, made, target, existed=False), "estimate": estimate}
+        warnings = [
+            {"message": found.message, "hint": found.hint}
+            for found in checks.open_window(made, inspect.server_time(server))
+        ]
+        return {**_plan_payload(session, made, target, existed=False), "estimate": estimate, "warnings": warnings}
 
 
-def _refuse_existing_rows(made: Plan, allowed: bool) -> None:
-    if made.existing_rows and not allowed and made.write_mode is not WriteMode.REPLACE:
-        raise RequestError(
-            f"{made.target} already holds {made.existing_rows} rows in the window, "
-            "and this backfill would add to them.",
-            hint="to rebuild them pass --write-mode replace; if they are other rows, pass --allow-existing-rows",
-        )
+def _refuse_existing_rows(server: Server, target: TableFacts, made: Plan, allowed: bool) -> None:
+    if not made.existing_rows or allowed or made.write_mode is WriteMode.REPLACE:
+        return
+    seam = planning.seam(server, target, made)
+    since, cut = "", ""
+    if seam.first is not None:
+        feeds = f", as {' and '.join(map(str, seam.fed_by))} may have written" if seam.fed_by else ""
+        since = f" (the first at {render_instant(seam.first)}{feeds})"
+        if seam.first > made.start:
+            cut = f"to end before them pass --to {checks.short_instant(seam.first)}; "
+    raise RequestError(
+        f"{made.target} already holds {made.existing_rows} rows in the window{since}, "
+        "and this backfill would add to them.",
+        hint=f"{cut}to rebuild them pass --write-mode replace; if they are other rows, pass --allow-existing-rows",
+    )
 
 
 def _same_plan(existing: Plan, made: Plan) -> Plan:

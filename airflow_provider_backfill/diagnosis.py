@@ -227,6 +227,12 @@ def look_at(session: Session, server: Server, made: Plan) -> ServerFacts:
         if error.code is None:
             raise
         facts = replace(facts, unseen=(*facts.unseen, f"chunk bounds: {error.message}"))
+    try:
+        facts = replace(facts, seam=planning.seam(server, table, made))
+    except ServerError as error:
+        if error.code is None:
+            raise
+        facts = replace(facts, unseen=(*facts.unseen, f"rows of the target: {error.message}"))
     estimate = sizing.estimate_plan(server, made)
     proposed = None if estimate is None else sizing.propose_hours(server, table, made, scans, estimate)
     return replace(facts, misfit=misfit, estimate=estimate, proposed_hours=proposed)

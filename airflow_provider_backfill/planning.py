@@ -10,13 +10,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 
-from .clickhouse import explain, inspect
+from .clickhouse import explain, health, inspect
 from .clickhouse.client import Server
 from .clickhouse.edges import Buckets
+from .core.facts import SeamFacts
 from .core.identity import chunk_id, from_ms, render_chunk_hours, render_instant, to_ms
 from .core.model import Chunk, Plan, ScanFacts, Statement, TableFacts, TableName, TargetTime, TimeKind, WriteMode
 from .core.planner import PlanRequest, check_groups, check_scan, converted_columns, find_time_column, insert_columns
-from .core.statements import copy_select, parse_table, show_table, time_filter, time_kind
+from .core.statements import copy_select, parse_table, quote, show_table, time_filter, time_kind
 from .errors import RequestError, ServerError
 from .options import Options
 
@@ -384,8 +385,51 @@ def existing_rows(server: Server, target: TableFacts, made: Plan) -> int | None:
     time = made.target_time
     if time is None:
         return inspect.count_rows(server, target.storage)
+    return inspect.count_rows(server, target.storage, _in_window(time, made))
+
+
+def seam(server: Server, target: TableFacts, made: Plan) -> SeamFacts:
+    """Where the window meets rows that come in by themselves."""
+    rows, first, time = 0, None, made.target_time
+    if time is None:
+        rows = existing_rows(server, target, made) or 0
+    elif target.rows != 0:
+        rows, first = inspect.first_instant(server, target.storage, time.column, time.kind, _in_window(time, made))
+    views = [view.name for view in inspect.feeding_views(server, target.name) if not view.refreshable]
+    return SeamFacts(inspect.server_time(server), rows, first, tuple(views))
+
+
+def _in_window(time: TargetTime, made: Plan) -> str:
     start, end = made.start, made.end
     if time.kind in (TimeKind.DATE, TimeKind.DATE32):
         start = start.replace(hour=0, minute=0, second=0, microsecond=0)
         end = (end + timedelta(days=1, microseconds=-1)).replace(hour=0, minute=0, second=0, microsecond=0)
-    return inspect.count_rows(server, target.storage, time_filter(time.column, time.kind, start, end))
+    return time_filter(time.column, time.kind, start, end)
+
+
+def check_grants(server: Server, target: TableFacts, mode: WriteMode) -> None:
+    """
+    Hold the user's rights against what a write mode needs; those on the sources show when they are read.
+
+    Raises:
+        RequestError: Some are missing; the hint has the statements that grant them.
+    """
+    try:
+        missing = health.missing_grants(server, target, mode, ())
+    except ServerError as error:
+        if error.code is None:
+            raise
+        # A version without CHECK GRANT: doctor says that it could not look, and the run meets what is missing.
+        return
+    if not missing:
+        return
+    user = str(server.rows("SELECT currentUser()")[0][0])
+    by_place: dict[str, list[str]] = {}
+    for grant in missing:
+        by_place.setdefault(grant.on, []).append(grant.right)
+    lacks = ", ".join(f"{' and '.join(rights)} on {on}" for on, rights in by_place.items())
+    grants = "; ".join(f"GRANT {', '.join(rights)} ON {on} TO {quote(user)}" for on, rights in by_place.items())
+    raise RequestError(
+        f"{user} lacks rights that write mode {mode} needs: {lacks}.",
+        hint=f"as a user who may grant: {grants}",
+    )

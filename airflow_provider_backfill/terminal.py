@@ -142,9 +142,11 @@ def show_plan(payload: Payload, out: IO[str]) -> str:
                 ("file", payload["planPath"]),
             ]
         ),
-        "",
-        f"Next: {payload['next']}",
     ]
+    for warning in payload.get("warnings", ()):
+        lines.append(f"  {paint('warn', 'warn', out)}  {warning['message']}")
+        lines += [f"    -> {warning['hint']}"] if warning["hint"] else []
+    lines += ["", f"Next: {payload['next']}"]
     return "\n".join(lines)
 
 

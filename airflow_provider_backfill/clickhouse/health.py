@@ -122,7 +122,7 @@ def server_facts(
         replicas=look.many("system.replicas", _replicas, server, tables),
         queues=look.many("system.distribution_queue", _queues, server, tables),
         disks=look.many("system.disks", _disks, server, policy),
-        grants=look.many("rights", _grants, server, facts, plan, readable),
+        grants=look.many("rights", missing_grants, server, facts, plan and plan.write_mode, readable),
         settings=settings,
         staging=look.many("staging tables", staging_tables, server, storage.database),
         partitions_per_chunk=look.part("partitions per chunk", None, _partitions, server, facts, plan),
@@ -475,13 +475,14 @@ def _disks(server: Server, policy: str) -> tuple[DiskFacts, ...]:
 # ---------------------------------------------------------------- rights and settings
 
 
-def _grants(
-    server: Server, target: TableFacts, plan: Plan | None, sources: Iterable[TableName]
+def missing_grants(
+    server: Server, target: TableFacts, mode: WriteMode | None, sources: Iterable[TableName]
 ) -> tuple[GrantFacts, ...]:
-    """The rights that this plan needs and the user lacks."""
+    """The rights that a plan of this write mode needs and the user lacks."""
     needed = [("SELECT", quote_table(source)) for source in sources]
-    if plan is not None and plan.write_mode is WriteMode.INSERT:
-        needed += [("INSERT", quote_table(target.storage))]
+    if mode is WriteMode.INSERT:
+        # An EXPLAIN that is read like a table counts as a temporary one; who may create tables may create these.
+        needed += [("INSERT", quote_table(target.storage)), ("CREATE TEMPORARY TABLE", "*.*")]
     else:
         # The staging tables stand beside the target, under names of their own.
         beside = f"{quote(target.storage.database)}.*"

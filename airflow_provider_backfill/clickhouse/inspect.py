@@ -165,16 +165,30 @@ def time_span(server: Server, table: TableName, column: str, kind: TimeKind) -> 
     Raises:
         RequestError: The table has no rows.
     """
-    name = quote(column)
-    per_second = _PER_SECOND.get(kind)
-    value = (
-        f"{{}}({name}) * 1000 / {per_second}"
-        if per_second
-        else f"toUnixTimestamp64Milli(toDateTime64({{}}({name}), 3, 'UTC'))"
-    )
-    count, low, high = server.rows(
-        f"SELECT count(), {value.format('min')}, {value.format('max')} FROM {quote_table(table)}"
-    )[0]
+    low_ms, high_ms = (_milliseconds(f"{extreme}({quote(column)})", kind) for extreme in ("min", "max"))
+    count, low, high = server.rows(f"SELECT count(), {low_ms}, {high_ms} FROM {quote_table(table)}")[0]
     if not count:
         raise RequestError(f"{table} is empty, so it gives no window.", hint="pass --from and --to")
     return from_ms(float(low)), from_ms(float(high))
+
+
+def first_instant(
+    server: Server, table: TableName, column: str, kind: TimeKind, condition: str
+) -> tuple[int, datetime | None]:
+    """How many rows meet *condition*, and the first instant in *column* among them."""
+    count, low = server.rows(
+        f"SELECT count(), {_milliseconds(f'min({quote(column)})', kind)} FROM {quote_table(table)} WHERE {condition}"
+    )[0]
+    return int(count), from_ms(float(low)) if count else None
+
+
+def server_time(server: Server) -> datetime:
+    """What the server's clock shows."""
+    return from_ms(float(server.rows("SELECT toUnixTimestamp64Milli(now64(3))")[0][0]))
+
+
+def _milliseconds(value: str, kind: TimeKind) -> str:
+    per_second = _PER_SECOND.get(kind)
+    return (
+        f"{value} * 1000 / {per_second}" if per_second else f"toUnixTimestamp64Milli(toDateTime64({value}, 3, 'UTC'))"
+    )

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from .identity import render_instant
 from .model import ChunkStatus, Finding, Plan, Run, RunStatus, Severity
 from .rules import PROGRAM, Case, Declared, Found, Needs, Rule, RuleBook, command, plan_command, short_instant
-from .server_checks import SERVER_RULES
+from .server_checks import SERVER_RULES, open_window
 
 __all__ = [
     "PROGRAM",
@@ -26,8 +26,10 @@ __all__ = [
     "judge",
     "merge",
     "next_step",
+    "open_window",
     "overlaps",
     "plan_command",
+    "short_instant",
     "worst_first",
 ]
 

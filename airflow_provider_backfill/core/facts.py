@@ -148,6 +148,23 @@ class SelectTraits(NamedTuple):
     """``LIMIT BY`` or the like that no sort stands under; empty when there is none."""
 
 
+class SeamFacts(NamedTuple):
+    """
+    Where a plan's window meets rows that come in by themselves.
+
+    Attributes:
+        now: The server's time.
+        rows: How many rows the target holds in the window.
+        first: The first instant of these; None without rows or time column.
+        fed_by: The views that write to the target whenever rows come into their source.
+    """
+
+    now: datetime
+    rows: int
+    first: datetime | None
+    fed_by: tuple[TableName, ...]
+
+
 class Misfit(NamedTuple):
     """Why the plan's chunk bounds do not fit the tables as they are now, and what to pass instead."""
 
@@ -226,6 +243,7 @@ class ServerFacts:
     traits: tuple[SelectTraits, ...] = ()
     missing_sources: tuple[str, ...] = ()
     misfit: Misfit | None = None
+    seam: SeamFacts | None = None
     epochs: tuple[EpochFacts, ...] = ()
     policies: tuple[PolicyFacts, ...] = ()
     ttls: tuple[TtlFacts, ...] = ()

@@ -6,7 +6,7 @@ Pure: the look itself is :mod:`..clickhouse.health`, its result a :class:`Server
 
 import shlex
 from collections.abc import Iterable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from .facts import ServerFacts
 from .identity import render_chunk_hours, render_instant
@@ -202,6 +202,60 @@ def _misfit(case: Case) -> Iterator[Found]:
     facts = _server(case)
     if facts.misfit is not None:
         yield Found(facts.misfit.message, facts.misfit.proposal)
+
+
+@_rule(
+    "backfill_window_open",
+    Severity.WARN,
+    "The window reaches into the future: rows that come after their chunk is done are missed, or lost where "
+    "partitions are replaced (then an error).",
+    remedy="`plan` with a `--to` that is past, and another plan for the rest later",
+)
+def _open(case: Case) -> Iterator[Found]:
+    plan, facts = case.plan, _server(case)
+    if plan is not None and facts.seam is not None:
+        yield from open_window(plan, facts.seam.now, _untouched(case))
+
+
+def open_window(plan: Plan, now: datetime, untouched: bool = True) -> Iterator[Found]:
+    """What is to be said of a window that ends after *now*; the remedy ends it on the plan's last past chunk bound."""
+    if plan.end <= now:
+        return
+    past = int((now - plan.start) / timedelta(hours=plan.chunk_hours)) if now > plan.start else 0
+    cut = plan.start + past * timedelta(hours=plan.chunk_hours)
+    replaced = plan.write_mode is WriteMode.REPLACE
+    lost = "lost when their partition is replaced" if replaced else "missed"
+    yield Found(
+        f"The window ends at {render_instant(plan.end)}, and it is {render_instant(now)}: rows that come after their "
+        f"chunk is done are {lost}.",
+        plan_command(plan, f"--to {short_instant(cut)}") if untouched and past else "",
+        Severity.ERROR if replaced else None,
+    )
+
+
+@_rule(
+    "backfill_seam_overlap",
+    Severity.ERROR,
+    "The target has got rows of the window since it was planned, as from a view that feeds it; they would be there "
+    "twice.",
+    remedy="`plan` with a `--to` that ends before them, or with `--write-mode replace`",
+)
+def _overlap(case: Case) -> Iterator[Found]:
+    plan, seam = case.plan, _server(case).seam
+    if plan is None or seam is None or plan.write_mode is WriteMode.REPLACE or not _untouched(case):
+        return
+    known = plan.existing_rows or 0
+    if seam.rows <= known:
+        return
+    by = f" ({_names(seam.fed_by)} feed it)" if seam.fed_by else ""
+    since = f", from {render_instant(seam.first)} on" if seam.first is not None else ""
+    before = f" beside the {known} that were accepted" if known else ""
+    cut = seam.first if seam.first is not None and seam.first > plan.start and not known else None
+    yield Found(
+        f"{plan.target} has got {seam.rows - known} rows of the window since it was planned{by}{since}{before}; "
+        "the backfill would add to them.",
+        plan_command(plan, f"--to {short_instant(cut)}") if cut is not None else "",
+    )
 
 
 @_rule(

@@ -42,6 +42,33 @@ def test_backfill_grant_missing(clinic: Clinic) -> None:
     assert ward.cli("run", "--plan-id", plan["planId"]).code == 0
 
 
+def test_plan_names_the_rights_that_are_missing(clinic: Clinic) -> None:
+    """At planning, in daylight, rather than in the first chunk; what the message grants is enough."""
+    clinic.user(grants=("SELECT ON clinic.*", "INSERT ON clinic.*"))
+    ward = clinic.ward()
+    ward.events()
+    ward.target()
+    clinic.as_own(ward)
+    words = ("--target", "clinic.filled", "--source", "clinic.events", "--from", "2025-01-01", "--to", "2025-01-03")
+    answer = ward.cli("plan", *words)
+    assert answer.code == 2
+    assert "own lacks rights that write mode stage needs: CREATE TABLE and DROP TABLE" in answer.err
+    assert not any(name.startswith("plans") for name in ward.cli.files())
+    wanted = re.findall(r"GRANT ([^;]+) TO `own`", answer.err)
+    assert wanted[0] == "CREATE TABLE, DROP TABLE, ALTER DELETE, ALTER SETTINGS ON `clinic`.*"
+    # By plain INSERT fewer are needed.
+    direct = ward.cli("plan", *words, "--write-mode", "insert", "--accept-at-least-once")
+    assert re.findall(r"GRANT ([^;]+) TO `own`", direct.err) == [
+        "CREATE TEMPORARY TABLE ON *.*",
+        "SELECT ON system.processes",
+    ]
+
+    clinic.user(grants=("SELECT ON clinic.*", "INSERT ON clinic.*", *wanted))
+    ward = clinic.as_own(clinic.ward())
+    plan = ward.cli.json("plan", *words)
+    assert ward.cli("run", "--plan-id", plan["planId"]).code == 0
+
+
 def test_what_the_user_may_not_see_is_named(clinic: Clinic) -> None:
     """A system table that is hidden must not look like a healthy one."""
     clinic.user(grants=("SELECT ON clinic.*",))
