@@ -103,7 +103,7 @@ _RUN_FLAGS = (
     _Flag("--force-compatibility", "", "run the plan as it was made, though options have changed since"),
     _Flag("--force-environment", "", "run on another ClickHouse than the plan was made on"),
 )
-_WATCH = _Flag("--watch", "", "show progress until the run has ended (Ctrl-C leaves)")
+_WATCH = _Flag("--watch", "", "show progress until the run has ended; with --json a line for each change")
 _REASON = _Flag("--reason", "TEXT", "why, for the event log")
 _NARROW = _Flag("--target", "DATABASE.TABLE", "look only at the backfills of this table")
 
@@ -536,9 +536,14 @@ class _RunDisplay:
 
         if self._call.on("--json"):
             return
-        look = self._session.store.open_run(made).refresh
-        kind = terminal.Bar if terminal.is_terminal(sys.stderr) else terminal.Lines
-        progress = kind(sys.stderr, look, every=self._call.on("--verbose"))
+        look, every = self._session.store.open_run(made).refresh, self._call.on("--verbose")
+        progress: Progress
+        if terminal.is_terminal(sys.stderr):
+            from .live import Live
+
+            progress = Live(sys.stderr, made, look, every=every)
+        else:
+            progress = terminal.Lines(sys.stderr, look, every=every)
         self._progress = progress.__enter__()
 
     def report(self, event: Any) -> None:
@@ -636,22 +641,59 @@ def _status(call: _Call) -> Payload:
 
 
 def _watch(call: _Call, session: "Session", plan_id: str) -> None:
-    """Show progress on stderr until the run has ended or the user leaves with Ctrl-C."""
+    """
+    Show progress on stderr until the run has ended or the user leaves with Ctrl-C.
+
+    With --json each change is a line on stdout: the payload of status, its slowest and failing chunks, and the pace.
+    """
     from . import commands, terminal
 
     made = session.store.load_plan(plan_id)
     log = session.store.open_run(made)
     try:
         if call.on("--json"):
-            _until_settled(commands.is_settled, log.refresh, lambda _: None)
+            _until_settled(commands.is_settled, log.refresh, _Changes(call, session, made, log.run).draw)
         elif terminal.is_terminal(sys.stderr):
-            with terminal.Bar(sys.stderr, session.store.open_run(made).refresh):
+            from .live import Live
+
+            with Live(sys.stderr, made, session.store.open_run(made).refresh):
                 _until_settled(commands.is_settled, log.refresh, lambda _: None)
         else:
             changes = terminal.Changes(sys.stderr, log.run)
             _until_settled(commands.is_settled, log.refresh, changes.draw)
     except KeyboardInterrupt:
         pass
+
+
+class _Changes:
+    """Writes a JSON line for a machine whenever the run has changed."""
+
+    def __init__(self, call: _Call, session: "Session", made: "Plan", run: "Run") -> None:
+        from .core.atlas import Atlas
+        from .terminal import Pace
+
+        self._call, self._session, self._made = call, session, made
+        self._atlas, self._pace = Atlas(made), Pace(run)
+        self._last: Payload = {}
+
+    def draw(self, run: "Run") -> None:
+        """Write a line if something has changed since the last one."""
+        from . import commands
+        from .core.atlas import highlights
+
+        payload = commands.status_payload(self._session, self._made, run, "status")
+        if payload == self._last:
+            return
+        self._last = payload
+        left = self._pace.seconds_left(run)
+        pace = {
+            "rowsPerSecond": round(self._pace.rows_per_second(run)),
+            "secondsLeft": None if left is None else round(left, 1),
+        }
+        _print(
+            sys.stdout, json.dumps({**_pasteable(payload, self._call), "pace": pace, **highlights(self._atlas, run)})
+        )
+        sys.stdout.flush()
 
 
 def _until_settled(settled: Callable[["Run"], bool], look: Callable[[], "Run"], draw: Callable[["Run"], None]) -> None:

@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import IO, TYPE_CHECKING, Any, Protocol, Self
+from datetime import datetime
+from typing import IO, Any, Protocol, Self
 
 from .core.identity import render_instant
 from .core.model import (
@@ -28,17 +29,11 @@ from .core.model import (
 )
 from .errors import BackfillError
 
-if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
-
 Payload = dict[str, Any]
 
 # Up to so many chunks each gets a line; of more, one line in so many seconds.
 _ALL_LINES = 50
 _LINE_SECONDS = 2.0
-_FRAME_SECONDS = 0.25
-# Rest so many times as long as the last frame took.
-_REST = 10
 _MIDNIGHT = "T00:00:00.000Z"
 _COLOURS = {"error": "31", "failed": "31", "warn": "33", "paused": "33", "cancelled": "33", "completed": "32"}
 
@@ -53,7 +48,7 @@ def is_terminal(out: IO[str]) -> bool:
 
 def write(out: IO[str], line: str) -> None:
     """Write a line of progress at once; when nobody is there to read it any more, nothing happens."""
-    with _muted_when_broken(out):
+    with muted_when_broken(out):
         out.write(f"{line}\n")
         out.flush()
 
@@ -67,7 +62,7 @@ def mute(out: IO[str]) -> None:
 
 
 @contextmanager
-def _muted_when_broken(out: IO[str]) -> Iterator[None]:
+def muted_when_broken(out: IO[str]) -> Iterator[None]:
     """A run outlives the terminal or the pipe that shows it."""
     try:
         yield
@@ -398,7 +393,7 @@ class Pace:
 
     def __init__(self, run: Run) -> None:
         self._began = time.monotonic()
-        self._done, self._rows = _ended(run), run.rows
+        self._done, self._rows = ended(run), run.rows
 
     def rows_per_second(self, run: Run) -> float:
         """Rows a second since the first look."""
@@ -406,8 +401,8 @@ class Pace:
 
     def seconds_left(self, run: Run) -> float | None:
         """Seconds until every chunk has ended, None while none has."""
-        done = _ended(run) - self._done
-        return (time.monotonic() - self._began) / done * (run.total - _ended(run)) if done > 0 else None
+        done = ended(run) - self._done
+        return (time.monotonic() - self._began) / done * (run.total - ended(run)) if done > 0 else None
 
     def text(self, run: Run) -> str:
         """Both, as far as they are known."""
@@ -418,11 +413,12 @@ class Pace:
         return f"{self.rows_per_second(run):,.0f} rows/s{ending}"
 
 
-def _ended(run: Run) -> int:
+def ended(run: Run) -> int:
+    """Chunks that nothing is to be done for."""
     return run.count(ChunkStatus.DONE) + run.count(ChunkStatus.FAILED) + run.count(ChunkStatus.SKIPPED)
 
 
-class _Narrator:
+class Narrator:
     """Events as sentences; remembers a running chunk's window, which only its first event tells."""
 
     def __init__(self) -> None:
@@ -432,7 +428,7 @@ class _Narrator:
         """What happened to which chunk; empty for what is no news."""
         match event:
             case ChunkStarted():
-                self._windows[event.chunk_id] = _chunk_window(event)
+                self._windows[event.chunk_id] = chunk_window(event.start, event.end)
                 return f"{self._windows[event.chunk_id]}  attempt {event.attempt} begins"
             case ChunkDone():
                 return f"{self._end(event.chunk_id)}  {event.content.rows:,} rows in {show_seconds(event.seconds)}"
@@ -452,8 +448,9 @@ class _Narrator:
         return self._windows.pop(chunk_id, chunk_id)
 
 
-def _chunk_window(event: ChunkStarted) -> str:
-    start, end = (render_instant(moment) for moment in (event.start, event.end))
+def chunk_window(start_at: datetime, end_at: datetime) -> str:
+    """A chunk's window in a column of them."""
+    start, end = (render_instant(moment) for moment in (start_at, end_at))
     if {start[10:], end[10:]} == {_MIDNIGHT}:
         return f"{start[:10]} to {end[:10]}"
     # As short as a column of them can be read: the day again only where it changes, no seconds that are zero.
@@ -478,7 +475,7 @@ class Lines:
         self._pause = 0.0 if every or run.total <= _ALL_LINES else _LINE_SECONDS
         self._next = 0.0
         self._lock = threading.Lock()
-        self._narrator = _Narrator()
+        self._narrator = Narrator()
 
     def __enter__(self) -> Self:
         return self
@@ -529,99 +526,4 @@ def counts_text(run: Run) -> str:
         f"{run.status}: {run.count(ChunkStatus.DONE):,} of {run.total:,} chunks done"
         + (f", {failed:,} failed" if failed else "")
         + f", {run.rows:,} rows"
-    )
-
-
-class Bar:
-    """
-    Progress as a bar that redraws itself on a terminal, with failures as lines above it.
-
-    A thread of its own looks at the log and draws four times a second; workers only hand over
-    their failures.
-
-    Args:
-        look: Gives the run as of now; called from that thread only.
-    """
-
-    def __init__(self, out: IO[str], look: Callable[[], Run], *, every: bool = False) -> None:
-        from rich.console import Console
-
-        self._out, self._look, self._every = out, look, every
-        self._run = look()
-        self._pace = Pace(self._run)
-        self._console = Console(file=out, highlight=False)
-        self._progress = _rich_progress(self._console)
-        self._task = self._progress.add_task("", total=self._run.total, completed=_ended(self._run), counts="", pace="")
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._draw_on, name="backfill-display", daemon=True)
-        self._narrator = _Narrator()
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> Self:
-        with _muted_when_broken(self._out):
-            self._progress.start()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.set()
-        self._thread.join()
-        self._draw()
-        with _muted_when_broken(self._out):
-            self._progress.stop()
-
-    def report(self, event: Event) -> None:
-        """Write a failure above the bar."""
-        with self._lock:
-            text = self._narrator.tell(event)
-        if text and (self._every or isinstance(event, ChunkFailed | ChunkSplit)):
-            with _muted_when_broken(self._out):
-                self._console.print(text, style="red" if isinstance(event, ChunkFailed) else None, markup=False)
-
-    def _draw_on(self) -> None:
-        pause = _FRAME_SECONDS
-        while not self._closing.wait(pause):
-            began = time.monotonic()
-            self._draw()
-            # A look at a log far away takes its time; drawing must not be what keeps the store busy.
-            pause = max(_FRAME_SECONDS, _REST * (time.monotonic() - began))
-
-    def _draw(self) -> None:
-        try:
-            self._run = self._look()
-        except BackfillError:
-            # The worker, or the watcher, meets the same error and reports it.
-            return
-        run = self._run
-        running, failed = run.count(ChunkStatus.RUNNING), run.count(ChunkStatus.FAILED)
-        counts = f"{run.count(ChunkStatus.DONE):,}/{run.total:,} chunks"
-        counts += f", {running} running" if running else ""
-        counts += f", {failed:,} failed" if failed else ""
-        with _muted_when_broken(self._out):
-            self._update(run, f"{counts}  {run.rows:,} rows")
-
-    def _update(self, run: Run, counts: str) -> None:
-        self._progress.update(
-            self._task,
-            description=run.status,
-            total=run.total,
-            completed=_ended(run),
-            counts=counts,
-            pace=self._pace.text(run) if run.status is RunStatus.RUNNING else "",
-        )
-        self._progress.refresh()
-
-
-def _rich_progress(console: Any) -> "RichProgress":
-    from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as RichProgress
-
-    return RichProgress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=30),
-        TextColumn("{task.percentage:>3.0f}%", markup=False),
-        TextColumn("{task.fields[counts]}", markup=False),
-        TextColumn("{task.fields[pace]}", markup=False),
-        console=console,
-        auto_refresh=False,
     )

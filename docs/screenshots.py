@@ -7,19 +7,24 @@ Writes docs/images/*.png. Most of the time goes into the plan of 100,000 chunks.
 """
 
 import argparse
+import io
+import re
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import clickhouse_connect
+from rich._export_format import CONSOLE_SVG_FORMAT
+from rich.terminal_theme import TerminalTheme
 
 from airflow_provider_backfill import commands
 from airflow_provider_backfill.clickhouse.client import Server, connect, wrap
 from airflow_provider_backfill.commands import RunFlags, Session
+from airflow_provider_backfill.core.model import ChunkStatus
 from airflow_provider_backfill.core.planner import PlanRequest, parse_instant
 from airflow_provider_backfill.core.statements import parse_table
 from airflow_provider_backfill.errors import BackfillError
@@ -29,6 +34,21 @@ from tests.airflow.site import CHROMIUM, CHROMIUM_FLAGS, AirflowSite
 from tests.server import ClickHouseServer
 
 IMAGES = Path(__file__).parent / "images"
+_COLOURS = TerminalTheme(
+    (16, 21, 30),
+    (222, 228, 238),
+    # Black, red, green, yellow, blue, magenta, cyan, white; then the bright ones.
+    [
+        *((40, 48, 62), (240, 98, 92), (46, 168, 140), (230, 168, 60)),
+        *((96, 156, 236), (190, 130, 230), (70, 190, 200), (222, 228, 238)),
+    ],
+    [
+        *((128, 140, 160), (250, 112, 104), (64, 196, 166), (246, 190, 84)),
+        *((124, 176, 246), (208, 154, 244), (96, 214, 224), (255, 255, 255)),
+    ],
+)
+# No font is fetched: every machine has one with fixed widths.
+_WITHOUT_FONTS = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 OPTIONS = {"defaults": {"retryDelayMs": 200}, "limits": {"maxWindowHours": 100_000}}
 
 TABLES = """
@@ -48,6 +68,7 @@ INSERT INTO shop.orders SELECT toDateTime('2026-01-01') + number * 3, number, nu
     'order ' || toString(number) FROM numbers(2592000);
 CREATE TABLE shop.orders_eur (ordered_at DateTime, id UInt64, amount Decimal(12, 2))
     ENGINE = MergeTree PARTITION BY toYYYYMM(ordered_at) ORDER BY (ordered_at, id);
+CREATE TABLE shop.orders_eur_2 AS shop.orders_eur;
 CREATE TABLE iot.readings (ts DateTime, device UInt32, weight UInt32)
     ENGINE = MergeTree PARTITION BY toDate(ts) ORDER BY ts;
 INSERT INTO iot.readings SELECT toDateTime('2026-05-01') + number * 30, number % 500,
@@ -67,6 +88,11 @@ INSERT INTO iot.samples SELECT toDateTime('2023-01-01') + number * 45, number % 
 CREATE TABLE iot.samples_by_device (ts DateTime, device UInt32, value Float32)
     ENGINE = MergeTree PARTITION BY toYYYYMM(ts) ORDER BY (device, ts);
 """
+
+RATES = (
+    "SELECT ordered_at, id, throwIf(amount = 0 AND toDate(ordered_at) IN ('2026-02-03', '2026-03-14'), "
+    "'no exchange rate for this day') + amount * 0.92 AS amount FROM shop.orders"
+)
 
 
 class Studio:
@@ -145,10 +171,17 @@ def set_up(studio: Studio) -> None:
         "2026-01-01",
         "2026-03-30",
         12,
-        select="SELECT ordered_at, id, throwIf(amount = 0 AND toDate(ordered_at) IN ('2026-02-03', '2026-03-14'), "
-        "'no exchange rate for this day') + amount * 0.92 AS amount FROM shop.orders",
+        select=RATES,
     )
     studio.run("failed")
+    studio.plan(
+        "again",
+        "shop.orders_eur_2",
+        "2026-01-01",
+        "2026-03-30",
+        12,
+        select=RATES,
+    )
     studio.plan(
         "split",
         "iot.spectra",
@@ -181,32 +214,72 @@ def main() -> int:
                 studio.start("live", parallel=1)
                 time.sleep(4)
                 take_pictures(site, studio)
+                take_terminal(studio, "again", 80)
                 if options.keep:
                     time.sleep(86_400)
             studio.stop()
     return 0
 
 
+# Picture: theme, which plan (none for the list), height of the window.
+SHOTS: dict[str, tuple[Literal["light", "dark"], str, int]] = {
+    "list": ("light", "", 720),
+    "plan": ("light", "live", 800),
+    "failed": ("light", "failed", 840),
+    "huge": ("light", "huge", 720),
+    "dark": ("dark", "huge", 720),
+}
+
+
 def take_pictures(site: AirflowSite, studio: Studio) -> None:
     """Open each page as an administrator, and save what is seen."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import Page, sync_playwright
 
     IMAGES.mkdir(exist_ok=True)
     frame = "/plugin/clickhouse-backfills/clickhouse-backfills/"
+
+    def take(page: Page, name: str, plan: str) -> None:
+        page.goto(site.url + frame + (f"plans/{studio.plans[plan]}" if plan else ""))
+        page.frame_locator("iframe").get_by_text("each cell" if plan else "check").first.wait_for(timeout=60_000)
+        page.wait_for_timeout(2500)
+        page.screenshot(path=IMAGES / f"{name}.png")
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        for theme in ("light", "dark"):
-            context = browser.new_context(viewport={"width": 1440, "height": 940}, color_scheme=theme)
+        for name, (theme, plan, height) in SHOTS.items():
+            context = browser.new_context(viewport={"width": 1440, "height": height}, color_scheme=theme)
             context.add_cookies([{"name": "_token", "value": site.token("ada"), "url": site.url}])
             context.add_init_script(f"localStorage.setItem('theme', '{theme}')")
-            page = context.new_page()
-            for name, path in {"list": "", **{key: f"plans/{plan}" for key, plan in studio.plans.items()}}.items():
-                page.goto(site.url + frame + path)
-                inner = page.frame_locator("iframe")
-                inner.get_by_text("each cell" if path else "check").first.wait_for(timeout=60_000)
-                page.wait_for_timeout(2500)
-                page.screenshot(path=IMAGES / f"{name}-{theme}.png")
+            take(context.new_page(), name, plan)
             context.close()
+        browser.close()
+
+
+def take_terminal(studio: Studio, plan: str, done: int) -> None:
+    """What ``run`` draws, when *done* chunks of a plan are done: the same picture, kept as a drawing."""
+    from playwright.sync_api import sync_playwright
+    from rich.console import Console
+
+    from airflow_provider_backfill.live import Picture
+
+    store = studio.session().store
+    made = store.load_plan(studio.plans[plan])
+    log = store.open_run(made)
+    console = Console(record=True, width=104, height=26, force_terminal=True, file=io.StringIO())
+    picture = Picture(made, log.run)
+    running = studio.start(plan, parallel=3)
+    while log.refresh().count(ChunkStatus.DONE) < done and running.is_alive():
+        time.sleep(0.02)
+    console.print(
+        f"[bold]$[/] clickhouse-backfill run --plan-id {made.plan_id} --max-parallel-chunks 3\n", highlight=False
+    )
+    console.print(picture.draw(log.run, console.width, console.height))
+    drawing = console.export_svg(title="clickhouse-backfill", code_format=_WITHOUT_FONTS, theme=_COLOURS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        page = browser.new_page(device_scale_factor=1)
+        page.set_content(f"<style>body {{ margin: 0 }} svg {{ width: 1180px; display: block }}</style>{drawing}")
+        page.locator("svg").screenshot(path=IMAGES / "terminal.png", omit_background=True)
         browser.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import shlex
@@ -443,6 +444,29 @@ def test_a_watcher_leaves_with_an_interrupt(shop: Shop) -> None:
     assert "is planned" in answer.out
 
 
+def test_a_watcher_with_json_gets_a_line_for_each_change(shop: Shop) -> None:
+    """For machines: each line is a whole answer, the last one the same as a plain status gives."""
+    plan_id = shop.plan()
+    watcher = shop.cli.start("status", "--watch", "--json", "--plan-id", plan_id)
+    assert watcher.stdout is not None
+    first = json.loads(watcher.stdout.readline())
+    assert (first["status"], first["slowest"], first["failing"]) == ("planned", [], [])
+    assert shop.cli("run", "--plan-id", plan_id).code == 0
+    answer = finish(watcher, 10)
+    assert (answer.code, answer.err) == (0, "")
+    lines = [json.loads(line) for line in answer.out.splitlines()]
+    assert lines[-1] == shop.cli.json("status", "--plan-id", plan_id)
+    assert len(lines) > 2
+    assert all(line["planId"] == plan_id for line in lines)
+    counts = [line["chunkCounts"]["done"] for line in lines]
+    assert counts == sorted(counts)
+    last = lines[-2]
+    assert last["pace"]["rowsPerSecond"] > 0
+    seconds = [chunk["seconds"] for chunk in last["slowest"]]
+    assert seconds == sorted(seconds, reverse=True)
+    assert len(seconds) == 3
+
+
 def _on_terminal(cli: Cli, *words: str) -> tuple[int, str]:
     """Exit code of a program that runs on a terminal, and all that the terminal got."""
     ours, theirs = pty.openpty()
@@ -462,13 +486,24 @@ def _on_terminal(cli: Cli, *words: str) -> tuple[int, str]:
     return process.wait(60), shown.decode()
 
 
-def test_a_terminal_gets_a_bar_with_rate_and_time_left(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_a_map_with_rate_and_time_left(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "140")
     plan_id = shop.plan(hours=2)
     code, shown = _on_terminal(shop.cli, "run", "--plan-id", plan_id, "--max-parallel-chunks", "2")
     assert code == 0
-    for text in ("/120 chunks", " running", " rows/s, ", " left", "120/120 chunks", "40,000 rows", "\x1b[?25h"):
+    drawn = (
+        "/120 chunks",
+        " running",
+        " rows/s, ",
+        " left",
+        "120/120 chunks",
+        "40,000 rows",
+        "█",
+        "· pending",
+        "slowest",
+    )
+    for text in (*drawn, "\x1b[?25h"):
         assert text in shown
     assert shop.is_copied()
 

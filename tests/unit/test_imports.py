@@ -39,8 +39,9 @@ ROOMS: dict[str, set[str]] = {
     "commands": _PARTS | {"session", "worker", "planning", "sizing", "diagnosis", "verification", "upkeep"},
     # What the command line shows and writes for others; parts of that skin.
     "terminal": {"errors", "core"},
+    "live": {"errors", "core", "terminal"},
     "reports": {"errors"},
-    "cli": _BELOW_SKINS | {"terminal", "reports", "declared", "address"},
+    "cli": _BELOW_SKINS | {"terminal", "live", "reports", "declared", "address"},
     # What operators and sensors share: options and connection as Airflow has them.
     "airflow_session": _BELOW_SKINS,
     # What they take and hand over, what they say about chunks, wait for, and tell others.
