@@ -1,6 +1,11 @@
 """Where the page about backfills is in Airflow, and where a task is; so that every skin may say so."""
 
 import re
+from collections.abc import Mapping
+from configparser import ConfigParser
+from configparser import Error as ConfigError
+from contextlib import suppress
+from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 _TASK = re.compile(r"airflow:([^/]+)/(.+)/([^/\[\]#]+)(?:\[(\d+)\])?#(\d+)")
@@ -20,6 +25,21 @@ def page_address(base_url: str, plan_id: str = "") -> str:
     # The path after the route is that of the frame which Airflow opens.
     frame = f"{urlsplit(base).path}/{ROUTE}/" + (f"plans/{plan_id}" if plan_id else "")
     return f"{base}/plugin/{ROUTE}{frame}"
+
+
+def airflow_address(environ: Mapping[str, str]) -> str:
+    """
+    Airflow's own address as it is configured here, without loading Airflow; empty when it is not known.
+
+    From ``AIRFLOW__API__BASE_URL``, else ``[api] base_url`` of the ``airflow.cfg`` that Airflow would read.
+    """
+    if given := environ.get("AIRFLOW__API__BASE_URL", "").strip():
+        return given
+    home = Path(environ.get("AIRFLOW_HOME") or Path.home() / "airflow")
+    parser = ConfigParser(interpolation=None, strict=False)
+    with suppress(OSError, ValueError, ConfigError):
+        parser.read(environ.get("AIRFLOW_CONFIG") or home / "airflow.cfg", encoding="utf-8")
+    return parser.get("api", "base_url", fallback="").strip()
 
 
 def task_path(name: str) -> str:

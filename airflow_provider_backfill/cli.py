@@ -344,6 +344,14 @@ def _url(call: _Call) -> str | None:
     return os.environ.get("CLICKHOUSE_URL") or None if given is None else given
 
 
+def _with_page(payload: Payload) -> Payload:
+    """The payload of a plan with the address of its page, where Airflow's own address is known."""
+    from .address import airflow_address, page_address
+
+    base = airflow_address(os.environ)
+    return {**payload, "page": page_address(base, payload["planId"])} if base and payload["planId"] else payload
+
+
 def _password(call: _Call) -> str | None:
     """
     The password that is not in the URL: from --password-file, else CLICKHOUSE_PASSWORD, else its file.
@@ -637,7 +645,7 @@ def _status(call: _Call) -> Payload:
     plan_id = _plan_id(call)
     if call.on("--watch"):
         _watch(call, session, plan_id)
-    return commands.status(session, plan_id)
+    return _with_page(commands.status(session, plan_id))
 
 
 def _watch(call: _Call, session: "Session", plan_id: str) -> None:
@@ -722,7 +730,7 @@ def _doctor(call: _Call) -> Payload:
     session = _session(call, _options(call))
     if target is not None:
         return commands.doctor(session, target=parse_table(target, "target"))
-    return commands.doctor(session, _plan_id(call))
+    return _with_page(commands.doctor(session, _plan_id(call)))
 
 
 def _check(call: _Call) -> Payload:

@@ -182,6 +182,7 @@ def show_status(payload: Payload, out: IO[str]) -> str:
                 ("last error", error),
                 ("updated", f"{show_moment(payload['updatedAt'])} UTC" if payload["updatedAt"] else ""),
                 ("events", payload["eventPath"] if payload["updatedAt"] else ""),
+                ("page", payload.get("page", "")),
             ]
         ),
     ]
@@ -203,6 +204,7 @@ def show_doctor(payload: Payload, out: IO[str]) -> str:
     lines = [f"{what}: " + ("see below." if payload["findings"] else "nothing is wrong.")]
     lines += _findings(payload["findings"], out)
     lines += _pairs([("chunks", _estimate(payload.get("estimate"))), ("pace", _pace(payload.get("pace")))])
+    lines += _pairs([("page", payload.get("page", ""))])
     lines += [f"Not looked at: {what}" for what in payload["notLookedAt"]]
     return "\n".join(lines)
 
