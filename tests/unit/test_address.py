@@ -27,9 +27,7 @@ def test_status_and_doctor_say_where_the_page_is(cli: Cli, monkeypatch: pytest.M
     assert address.startswith("https://airflow.example/etl/plugin/clickhouse-backfills/")
     for command in ("status", "doctor"):
         assert cli.json(command, "--plan-id", PLAN.plan_id)["page"] == address
-        assert f"page  {address}" in " ".join(cli(command, "--plan-id", PLAN.plan_id).out.split("\n")).replace(
-            "page     ", "page  "
-        )
+        assert address in cli(command, "--plan-id", PLAN.plan_id).out
 
 
 def test_without_an_airflow_there_is_no_page(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
