@@ -165,6 +165,27 @@ def test_stage_is_replayed_only_with_its_window_cleared(source: Lab) -> None:
     assert source.content("dst") == source.content("src")
 
 
+def test_a_window_is_not_cleared_by_a_bucket(source: Lab) -> None:
+    """A day's row is of several chunks; deleting by it would take what the other chunks wrote."""
+    source.sql("CREATE TABLE days (day Date, n UInt64) ENGINE = SummingMergeTree ORDER BY day")
+    select = f"SELECT toDate(ts) AS day, 1 AS n FROM {source.table('src')}"
+    plan = source.plan("days", "2025-01-01", "2025-01-06", 6, select=select)
+    source.run(plan)
+    with pytest.raises(RequestError, match="has no time column ts, so a chunk's window cannot be deleted"):
+        source.run(plan, replay_done=True, clear_window=True)
+    assert source.rows("SELECT sum(n) FROM days") == [(7200,)]
+
+
+def test_clearing_takes_only_the_window_out_of_a_part(source: Lab) -> None:
+    """A part that also holds rows outside the window is rewritten; one that lies in it is dropped."""
+    source.sql(TARGET.replace("PARTITION BY toYYYYMMDD(ts) ", ""))
+    plan = source.plan("dst", "2025-01-02", "2025-01-04", 24, source="src")
+    source.run(plan)
+    source.sql("INSERT INTO dst SELECT * FROM src WHERE ts < '2025-01-02' OR ts >= '2025-01-04'", "OPTIMIZE TABLE dst")
+    assert source.run(plan, replay_done=True, clear_window=True)["status"] == "completed"
+    assert source.content("dst") == source.content("src")
+
+
 def test_insert_says_at_least_once(source: Lab) -> None:
     """What cannot be promised is said before anything runs, and has to be accepted."""
     source.sql("CREATE TABLE dst AS src ENGINE = Memory")
