@@ -84,10 +84,13 @@ class Reader:
     Somebody who does what a page says, in *folder*.
 
     Args:
+        client: The server that blocks of SQL are sent to.
         run_dag: Runs the DAG of a file, and gives the state it ended in.
     """
 
-    def __init__(self, folder: Path, client: Client, environment: dict[str, str], run_dag: Callable[[Path], str]):
+    def __init__(
+        self, folder: Path, client: Client | None, environment: dict[str, str], run_dag: Callable[[Path], str]
+    ):
         self.folder, self._client, self._run_dag = folder, client, run_dag
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         self._environment = {"PATH": path, "HOME": str(folder), "COLUMNS": "120", **environment}
@@ -133,6 +136,9 @@ class Reader:
         self._exports += "".join(f"{line}\n" for line in block.text.splitlines() if line.startswith("export "))
 
     def _sql(self, block: Block) -> None:
+        # Without a server the page runs the file that it has written.
+        if self._client is None:
+            return
         self._printed = ""
         for statement in re.split(r";[ \t]*(?:\n|$)", block.text):
             # Comments alone are no statement.
