@@ -129,7 +129,7 @@ class Reader:
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-            timeout=120,
+            timeout=600,
         )
         self._printed = done.stdout
         assert done.returncode == block.code, done.stdout
@@ -169,7 +169,7 @@ class Reader:
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=120,
+                timeout=600,
             )
             self._printed = done.stdout
             assert done.returncode == block.code, done.stdout + done.stderr
