@@ -5,6 +5,7 @@ What operators and sensors share. A connection is opened by the official provide
 other way, and only when a command asks for it: a sensor never opens one.
 """
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import Context
+from airflow.sdk import BaseHook, Context
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
 
@@ -24,6 +25,19 @@ from .options import Options, describe_options, load_options
 from .state.store import open_store
 
 SECTION = "clickhouse_backfill"
+
+# An Airflow connection where a URL has a user; a password is none.
+_CONNECTION_IN_URL = re.compile(r"((?:s3a?|gs|az)://)([\w.-]+)@([^/@:]+(?:/.*)?)")
+# Types of connections -> what their login and password are to the object store.
+_STORE_LOGIN = {"aws": ("access_key_id", "secret_access_key"), "wasb": ("account_name", "account_key")}
+# Extras of connections -> names that the object store has for them.
+_STORE_EXTRA = {
+    "endpoint_url": "endpoint",
+    "region_name": "region",
+    "aws_session_token": "session_token",
+    "keyfile_dict": "service_account_key",
+    "key_path": "service_account_path",
+}
 
 # Flags of the command line that operators have under another name.
 _RENAMED = {"from": "window_from", "to": "window_to", "select-file": "select"}
@@ -69,6 +83,9 @@ def open_session(options: Options, user: str, clickhouse_conn_id: str | None = N
     """
     A session on the state folder of *options*; relative folders start at Airflow's home.
 
+    A URL may name an Airflow connection that has the credentials, as Airflow's own object paths do:
+    ``s3://connection_id@bucket/prefix``.
+
     Args:
         user: Who gives the commands, for the event log.
         clickhouse_conn_id: The connection of the ClickHouse, opened when a command needs it; None for none.
@@ -78,10 +95,27 @@ def open_session(options: Options, user: str, clickhouse_conn_id: str | None = N
         StateError: The object store refuses the configuration.
     """
     folder = options.state_dir or "clickhouse-backfill"
+    server = None if clickhouse_conn_id is None else _opener(clickhouse_conn_id)
+    found = _CONNECTION_IN_URL.fullmatch(folder)
+    if found is not None:
+        return Session(open_store(found[1] + found[3], config=_store_config(found[2])), options, server, user)
     where = folder if "://" in folder else str(airflow_home() / Path(folder).expanduser())
-    return Session(
-        open_store(where), options, None if clickhouse_conn_id is None else _opener(clickhouse_conn_id), user
-    )
+    return Session(open_store(where), options, server, user)
+
+
+def _store_config(conn_id: str) -> dict[str, str]:
+    """What an Airflow connection has for an object store: credentials, address, region."""
+    try:
+        connection = BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        raise _no_connection(conn_id) from None
+    extra: dict[str, Any] = connection.extra_dejson
+    config: dict[str, Any] = {}
+    if connection.conn_type in _STORE_LOGIN:
+        login, password = _STORE_LOGIN[connection.conn_type]
+        config = {login: connection.login, password: connection.password}
+    config |= {name: extra[key] for key, name in _STORE_EXTRA.items() if extra.get(key)}
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in config.items() if value}
 
 
 def _opener(conn_id: str) -> Callable[[], Server]:
@@ -93,12 +127,16 @@ def _opener(conn_id: str) -> Callable[[], Server]:
         try:
             return wrap(hook.get_client, f"connection {conn_id}")
         except AirflowNotFoundException:
-            raise ConfigError(
-                f"There is no Airflow connection {conn_id!r}.",
-                hint=f"add it under Admin, Connections, or set AIRFLOW_CONN_{conn_id.upper()}",
-            ) from None
+            raise _no_connection(conn_id) from None
 
     return open_server
+
+
+def _no_connection(conn_id: str) -> ConfigError:
+    return ConfigError(
+        f"There is no Airflow connection {conn_id!r}.",
+        hint=f"add it under Admin, Connections, or set AIRFLOW_CONN_{conn_id.upper()}",
+    )
 
 
 def task_name(context: Context) -> str:

@@ -1,0 +1,115 @@
+"""What a backfill tells the rest of Airflow, and what it takes from it: lineage, metrics, credentials of the state."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_provider_backfill.airflow_session import airflow_errors, open_session
+from airflow_provider_backfill.lineage import openlineage
+from airflow_provider_backfill.options import Options
+from tests.airflow.conftest import Flow
+from tests.clickhouse.lab import Lab
+from tests.s3 import S3Server
+
+Make = Callable[..., Flow]
+WINDOW: dict[str, Any] = {"window_from": "2025-01-01", "window_to": "2025-01-03", "chunk_hours": 24}
+
+
+@pytest.fixture
+def lab(http_lab: Lab) -> Lab:
+    http_lab.sql(
+        "CREATE TABLE source (ts DateTime('UTC'), x UInt32) ENGINE = MergeTree ORDER BY ts AS"
+        " SELECT toDateTime('2025-01-01', 'UTC') + 360 * number, number FROM numbers(480)",
+        "CREATE TABLE target (ts DateTime('UTC'), x UInt32) ENGINE = MergeTree PARTITION BY toDate(ts) ORDER BY ts",
+    )
+    return http_lab
+
+
+def test_a_chunk_task_tells_source_target_and_rows(lab: Lab, backfill: Make) -> None:
+    """The OpenLineage provider asks the operator after the task's end, in its process."""
+    from airflow_provider_backfill.operators import BackfillChunkOperator
+
+    told: list[Any] = []
+
+    class Asked(BackfillChunkOperator):
+        def execute(self, context: Any) -> dict[str, Any]:
+            assert self.get_openlineage_facets_on_complete(None) is None
+            result = super().execute(context)
+            told.append(self.get_openlineage_facets_on_complete(None))
+            return result
+
+    flow = backfill(str(lab.table("target")), {**WINDOW, "source": str(lab.table("source"))}, operator=Asked)
+    assert flow.start() == "success"
+    lineage = told[0]
+    namespace = lab.engine.url.rpartition("/")[0].replace("http://default@", "clickhouse://")
+    assert [(d.namespace, d.name) for d in lineage.inputs] == [(namespace, str(lab.table("source")))]
+    assert [(d.namespace, d.name) for d in lineage.outputs] == [(namespace, str(lab.table("target")))]
+    assert lineage.outputs[0].outputFacets["outputStatistics"].rowCount == 240
+    assert openlineage({"environment": "chdb:///data", "sources": [], "target": "a.b", "rowsWritten": 1}).inputs == []
+
+
+def test_chunks_rows_and_seconds_are_counted(lab: Lab, backfill: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As any StatsD that Airflow is configured with gets them."""
+    from airflow.sdk.observability import stats
+
+    seen: list[tuple[str, Any, Any]] = []
+    monkeypatch.setattr(stats, "incr", lambda name, number=1, **more: seen.append((name, number, more.get("tags"))))
+    monkeypatch.setattr(stats, "timing", lambda name, value, **more: seen.append((name, value, more.get("tags"))))
+    flow = backfill(str(lab.table("target")), {**WINDOW, "source": str(lab.table("source"))})
+    assert flow.start() == "success"
+    ours = [entry for entry in seen if entry[0].startswith("clickhouse_backfill.")]
+    tags = {"target": str(lab.table("target")), "dag_id": flow.dag.dag_id}
+    assert [entry for entry in ours if entry[0].endswith("rows")] == [("clickhouse_backfill.rows", 240, tags)] * 2
+    assert sum(entry[0] == "clickhouse_backfill.chunks_done" for entry in ours) == 2
+    assert all(entry[1].total_seconds() > 0 for entry in ours if entry[0] == "clickhouse_backfill.chunk_seconds")
+
+
+def test_each_line_about_a_chunk_names_plan_chunk_attempt_and_query(
+    lab: Lab, backfill: Make, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__LOGGING__LOGGING_LEVEL", "INFO")
+    flow = backfill(
+        str(lab.table("target")),
+        {**WINDOW, "select": f"SELECT ts, x FROM {lab.table('source')} WHERE NOT throwIf(x = 5)"},
+    )
+    assert flow.start() == "failed"
+    plan_id = flow.result("plan", "plan_id")
+    lines = [line for line in "".join(capfd.readouterr()).splitlines() if "failed for good" in line]
+    assert lines
+    assert all(f"Plan {plan_id}, chunk " in line and f"query backfill-{plan_id}-" in line for line in lines)
+
+
+@pytest.fixture
+def s3_server() -> Iterator[S3Server]:
+    """A running S3 server."""
+    with S3Server() as server:
+        yield server
+
+
+def test_credentials_of_an_object_store_come_from_a_connection(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the connection's id in the URL, as in Airflow's own object paths; it is shown nowhere."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    bucket = s3_server.new_bucket()
+    connection = {
+        "conn_type": "aws",
+        "login": "somebody",
+        "password": "a secret of theirs",
+        "extra": {"endpoint_url": s3_server.url, "region_name": "us-east-1"},
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_STATE_STORE", json.dumps(connection))
+    session = open_session(Options(state_dir=f"s3://state_store@{bucket}/backfills"), "test")
+    assert list(session.store.plan_ids()) == []
+    assert session.store.plan_path("0123456789abcdef") == f"s3://{bucket}/backfills/plans/0123456789abcdef.json"
+
+
+def test_a_connection_that_is_not_there_is_named() -> None:
+    with pytest.raises(AirflowFailException, match="There is no Airflow connection 'nobody'"), airflow_errors():
+        open_session(Options(state_dir="s3://nobody@bucket/backfills"), "test")
