@@ -1,0 +1,189 @@
+"""
+What Airflow adds: chunks through one DAG run beside ``run``, memory of a task beside an empty one, DAG parse time.
+
+A whole Airflow (scheduler, API server, triggerer, DAG processor, PostgreSQL) and a ClickHouse are started for it.
+The chunks are small, so what is measured is what each costs beside its rows.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import clickhouse_connect
+
+from benchmarks.frame import Row, timed
+from tests.airflow.conftest import connection
+from tests.server import ClickHouseServer
+from tests.system.airflow.stack import RunningAirflow, wait_for
+
+ROOT = Path(__file__).parents[1]
+# Seconds of CPU to parse a DAG file, Airflow's own modules loaded before.
+PARSE = """
+import sys, time
+from airflow.sdk import DAG, Param
+from airflow.sdk.configuration import conf
+conf.get("core", "dags_folder")
+DAG("empty", params={"a": Param(1)})
+began = time.process_time()
+exec(compile(open(sys.argv[1]).read(), sys.argv[1], "exec"), {"__name__": "dag"})
+print(time.process_time() - began)
+"""
+EMPTY = 'from airflow.sdk import DAG\nwith DAG("nothing", schedule=None):\n    pass\n'
+DAGS = """
+import resource
+from pathlib import Path
+from airflow.sdk import DAG, BaseOperator
+from airflow_provider_backfill.operators import BackfillChunkOperator
+from airflow_provider_backfill.task_group import BackfillTaskGroup
+
+def note(kind):
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    with Path("{notes}").open("a") as file:
+        file.write(f"{{kind}} {{peak}}\\n")
+
+# In place, so that the mapped tasks are the ones that users have.
+execute = BackfillChunkOperator.execute
+def noting(self, context):
+    try:
+        return execute(self, context)
+    finally:
+        note("chunks")
+BackfillChunkOperator.execute = noting
+
+class Empty(BaseOperator):
+    def __init__(self, *, number, **kwargs):
+        super().__init__(**kwargs)
+        self.number = number
+    def execute(self, context):
+        note("empty")
+
+for name, deferrable in (("in_workers", False), ("deferred", True)):
+    with DAG(name, schedule=None) as dag:
+        BackfillTaskGroup(
+            target=f"bench.{{name}}", source="bench.source", window_from="2025-01-01", window_to="{end}",
+            chunk_hours=1, max_mapped_tasks={tasks}, max_parallel_chunks=2, force_large_window=True,
+            deferrable=deferrable,
+        )
+    globals()[name] = dag
+with DAG("empty", schedule=None) as empty:
+    Empty.partial(task_id="one", max_active_tis_per_dagrun=2).expand(number=list(range({tasks})))
+"""
+
+
+def measure(short: bool) -> list[Row]:
+    """All figures of Airflow."""
+    rows = _parsing(1 if short else 5)
+    with tempfile.TemporaryDirectory(prefix="backfill-bench-", dir=os.environ.get("BACKFILL_BENCH_DIR")) as folder:
+        rows += _running(Path(folder), days=2 if short else 120, tasks=4 if short else 100)
+    return rows
+
+
+def _parsing(rounds: int) -> list[Row]:
+    with tempfile.TemporaryDirectory(prefix="backfill-bench-") as folder:
+        empty = Path(folder) / "empty.py"
+        empty.write_text(EMPTY)
+
+        def cost(path: Path) -> float:
+            done = subprocess.run([sys.executable, "-c", PARSE, str(path)], check=True, capture_output=True, text=True)
+            return float(done.stdout.split()[-1])
+
+        base = statistics.median(cost(empty) for _ in range(rounds))
+        files = sorted(path for path in (ROOT / "dags").glob("*.py") if path.name != "main_job.py")
+        return [
+            Row(
+                f"parse dags/{path.name} beyond an empty DAG, CPU",
+                statistics.median(cost(path) for _ in range(rounds)) - base,
+                "s",
+                bar=0.2,
+            )
+            for path in files
+        ]
+
+
+def _running(folder: Path, days: int, tasks: int) -> list[Row]:
+    chunks = days * 24
+    end = time.strftime("%Y-%m-%d", time.gmtime(1_735_689_600 + days * 86_400))
+    notes, dags = folder / "notes", folder / "dags"
+    dags.mkdir()
+    (dags / "bench_dags.py").write_text(DAGS.format(notes=notes, end=end, tasks=tasks))
+    with ClickHouseServer(folder / "clickhouse") as server:
+        client = clickhouse_connect.get_client(dsn=server.url, autogenerate_session_id=False)
+        client.command("CREATE DATABASE bench")
+        table = "(ts DateTime('UTC'), x UInt32) ENGINE = MergeTree PARTITION BY toYYYYMM(ts) ORDER BY ts"
+        for name in ("source", "in_workers", "deferred", "by_run"):
+            client.command(f"CREATE TABLE bench.{name} {table}")
+        client.command(
+            f"INSERT INTO bench.source SELECT toDateTime('2025-01-01', 'UTC') + 36 * number, number"
+            f" FROM numbers({chunks * 100})"
+        )
+        by_run = _by_run(folder, server.url, end)
+        airflow = RunningAirflow(
+            folder / "airflow", folder / "state", dags, AIRFLOW_CONN_CLICKHOUSE_DEFAULT=connection(server.url)
+        )
+        try:
+            airflow.start()
+            walls = {name: _wall(airflow, name) for name in ("empty", "in_workers", "deferred")}
+        finally:
+            airflow.stop()
+        for name in ("in_workers", "deferred", "by_run"):
+            assert client.command(f"SELECT count(), sum(x) FROM bench.{name}") == client.command(
+                "SELECT count(), sum(x) FROM bench.source"
+            ), name
+    peaks: dict[str, list[float]] = {"empty": [], "chunks": []}
+    for line in notes.read_text().splitlines():
+        kind, peak = line.split()
+        peaks[kind].append(float(peak))
+    beside = f"clickhouse-backfill run, {by_run:.1f} s"
+    overhead = {name: (walls[name] - by_run) / chunks for name in ("in_workers", "deferred")}
+    shown = {"in_workers": "in workers", "deferred": "deferred to the triggerer"}
+    rows = [
+        Row(f"{chunks:,} chunks in {tasks} mapped tasks, {shown[name]}, wall", walls[name], "s", by_run, beside)
+        for name in overhead
+    ]
+    rows += [
+        Row(f"{chunks:,} chunks, {shown[name]}, wall per chunk beyond run", 1000 * overhead[name], "ms")
+        for name in overhead
+    ]
+    rows.append(
+        Row(f"{tasks} mapped tasks, 2 at once, wall", walls["in_workers"], "s", walls["empty"], "as many empty tasks")
+    )
+    rows.append(Row("peak memory of a chunk task", max(peaks["chunks"]), "MB", max(peaks["empty"]), "an empty task"))
+    return rows
+
+
+def _by_run(folder: Path, url: str, end: str) -> float:
+    """Seconds of planning and running the same chunks from the command line, two at once."""
+    program = [sys.executable, "-m", "airflow_provider_backfill.cli"]
+    common = ["--clickhouse-url", url, "--state-dir", str(folder / "state-of-run"), "--json"]
+    window = ["--from", "2025-01-01", "--to", end, "--chunk-hours", "1", "--force-large-window"]
+    plan_id = ""
+
+    def work() -> None:
+        nonlocal plan_id
+        plan = [*program, "plan", "--target", "bench.by_run", "--source", "bench.source", *window, *common]
+        plan_id = json.loads(subprocess.run(plan, check=True, capture_output=True).stdout)["planId"]
+        run = [*program, "run", "--plan-id", plan_id, "--max-parallel-chunks", "2", *common]
+        subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
+
+    return timed(work)
+
+
+def _wall(airflow: RunningAirflow, dag: str) -> float:
+    """Seconds from the trigger of a run to its success."""
+    headers = {"Authorization": f"Bearer {airflow.token('ada')}"}
+    wait_for(lambda: airflow.call("GET", f"/api/v2/dags/{dag}", None, headers)[0] == 200, f"{dag} is parsed", 300)
+
+    def work() -> None:
+        run = airflow.ask("POST", f"dags/{dag}/dagRuns", {"logical_date": None})["dag_run_id"]
+        path = f"dags/{dag}/dagRuns/{run}"
+        state = wait_for(
+            lambda: (found := airflow.ask("GET", path)["state"]) in ("success", "failed") and found, dag, 3600, every=1
+        )
+        assert state == "success", f"{dag} {state}"
+
+    return timed(work)
