@@ -11,6 +11,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -300,6 +301,29 @@ def test_a_failed_chunk_shows_its_attempts_and_its_sql(open_page: Open, failed: 
     assert remedy.first.is_visible()
 
 
+def test_a_view_is_named_as_text(stage: Stage, open_page: Open) -> None:
+    stage.client.command("CREATE TABLE stage.fed (ts DateTime, id UInt64) ENGINE = MergeTree ORDER BY ts")
+    stage.client.command(
+        f"CREATE MATERIALIZED VIEW stage.`{EVIL} view` TO stage.fed AS SELECT ts, id FROM stage.source"
+    )
+    window = (parse_instant("2026-01-01"), parse_instant("2026-01-02"))
+    plan_id = str(commands.plan(stage.session, PlanRequest(TableName("stage", "fed"), *window, 6))["planId"])
+    page = open_page(f"{ROOT}/plans/{plan_id}")
+    page.get_by_text(f"{EVIL} view").first.wait_for()
+    assert page.locator("img").count() == 0
+
+
+def test_a_chunk_leads_to_the_log_of_the_task_that_ran_it(site: AirflowSite, stage: Stage, open_page: Open) -> None:
+    plan_id = stage.plan("by_task", hours=240)
+    commands.run(replace(stage.session, user="airflow:fill/manual__2026/chunks[3]#2"), plan_id)
+    page = open_page(f"{ROOT}/plans/{plan_id}")
+    page.get_by_role("button", name="1 Jan 2026").first.click()
+    link = page.locator("a[href*='/dags/fill/']").first
+    link.wait_for()
+    expected = f"{site.url}/dags/fill/runs/manual__2026/tasks/chunks/mapped/3?try_number=2"
+    assert link.evaluate("link => link.href") == expected
+
+
 def test_the_map_is_walked_by_keyboard(open_page: Open, failed: str) -> None:
     """Arrow keys go through time, and each cell is said in words."""
     page = open_page(f"{ROOT}/plans/{failed}")
@@ -368,16 +392,20 @@ def test_no_text_becomes_markup(stage: Stage, open_page: Open) -> None:
     select = f"SELECT ts, id + throwIf(id > 60000, '{EVIL} in an error') AS id FROM stage.source /* {EVIL} */"
     plan_id = stage.plan(f"{EVIL}", select)
     stage.run(plan_id)
-    commands.cancel(stage.session, plan_id, reason=f"{EVIL} in a reason")
+    somebody = replace(stage.session, user=f"{EVIL} as a user")
+    commands.cancel(somebody, plan_id, reason=f"{EVIL} in a reason")
+    commands.waive(somebody, plan_id, reason=f"{EVIL} in a waiver")
     for path in (f"{ROOT}/", f"{ROOT}/plans/{plan_id}"):
         page = open_page(path)
         page.get_by_text(EVIL).first.wait_for()
         if path != f"{ROOT}/":
             page.get_by_text(f"{EVIL} in a reason").wait_for()
+            for text in ("in a waiver", "as a user"):
+                page.get_by_text(f"{EVIL} {text}").first.wait_for()
             page.get_by_text("Rows from stage.source").click()
             page.get_by_role("button", name="8 Jan 2026, 00:00 \N{EN DASH} 06:00").click()
             page.get_by_text(f"{EVIL} in an error").last.wait_for()
-            page.get_by_role("button", name="Waive").click()
+            page.get_by_role("button", name="Resume").click()
             assert EVIL in page.get_by_role("dialog").inner_text()
         assert page.locator("img").count() == 0
         assert page.locator("script").count() == 2
