@@ -17,6 +17,7 @@ from .clickhouse import attempt, inspect, publish
 from .clickhouse.client import Server
 from .clickhouse.gate import Gate
 from .core import checks
+from .core.compatibility import changes, compatibility_token
 from .core.model import (
     ChunkReleased,
     ChunkStatus,
@@ -43,7 +44,7 @@ from .core.planner import (
     write_mode,
 )
 from .core.run import select_chunks
-from .core.statements import parse_table, show_table, time_filter
+from .core.statements import parse_table, plain_select, show_table, time_filter
 from .diagnosis import check as check
 from .diagnosis import coverage as coverage
 from .diagnosis import doctor as doctor
@@ -129,6 +130,8 @@ def plan(session: Session, request: PlanRequest) -> Payload:
             backup=request.backup,
             created_at=now(),
         )
+        token = compatibility_token(made.statements, target, use_tokens=made.use_tokens)
+        made = made.model_copy(update={"compatibility_token": token})
         if request.auto_chunk_hours:
             made = sizing.resized(server, target, made, scans)
         for chunk in made.chunks():
@@ -280,8 +283,9 @@ def run(
     _check_flags(made, flags)
     defaults = session.options.defaults
     with session.connected() as server:
-        _check_environment(session, made, server, flags)
+        _check_environment(made, server, flags)
         target = planning.target_facts(server, parse_table(made.target, "target"))
+        _check_compatibility(session, made, server, target, flags)
         planning.check_scans(server, list(made.statements), made.time_column, made.start, made.end)
         _begin(session, log, flags, resume, window)
         worker = Worker(
@@ -327,18 +331,21 @@ def _check_flags(made: Plan, flags: RunFlags) -> None:
         )
 
 
-def _check_environment(session: Session, made: Plan, server: Server, flags: RunFlags) -> None:
+def _check_environment(made: Plan, server: Server, flags: RunFlags) -> None:
     if made.environment != server.address and not flags.force_environment:
         raise RequestError(
             f"Plan {made.plan_id} was made on {made.environment}, and this is {server.address}.",
             hint="run it there, or pass --force-environment if both are the same ClickHouse",
         )
-    tokens = session.options.defaults.require_idempotency_token
-    if made.use_tokens != tokens and not flags.force_compatibility:
+
+
+def _check_compatibility(session: Session, made: Plan, server: Server, target: TableFacts, flags: RunFlags) -> None:
+    views = {str(view.name): plain_select(view.select) for view in inspect.feeding_views(server, target.name)}
+    found = changes(made, target, views, use_tokens=session.options.defaults.require_idempotency_token)
+    if found and not flags.force_compatibility:
         raise RequestError(
-            f"Plan {made.plan_id} was made with defaults.requireIdempotencyToken = {str(made.use_tokens).lower()}, "
-            f"and it is {str(tokens).lower()} now.",
-            hint="set it back, or pass --force-compatibility to run the plan as it was made",
+            f"Since plan {made.plan_id} was made, something has changed that its rows depend on: {'; '.join(found)}.",
+            hint="plan anew with --force, change it back, or pass --force-compatibility to run the plan as it was made",
         )
 
 

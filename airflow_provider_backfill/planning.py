@@ -17,7 +17,7 @@ from .core.facts import SeamFacts
 from .core.identity import chunk_id, from_ms, render_chunk_hours, render_instant, to_ms
 from .core.model import Chunk, Plan, ScanFacts, Statement, TableFacts, TableName, TargetTime, TimeKind, WriteMode
 from .core.planner import PlanRequest, check_groups, check_scan, converted_columns, find_time_column, insert_columns
-from .core.statements import copy_select, parse_table, quote, show_table, time_filter, time_kind
+from .core.statements import copy_select, parse_table, plain_select, quote, show_table, time_filter, time_kind
 from .errors import RequestError, ServerError
 from .options import Options
 
@@ -100,7 +100,7 @@ def _view_statements(server: Server, target: TableFacts, request: PlanRequest) -
 def _select_statement(
     server: Server, target: TableFacts, request: PlanRequest, text: str, what: str
 ) -> tuple[list[Statement], str]:
-    select = text.strip().rstrip(";").rstrip()
+    select = plain_select(text)
     try:
         facts = inspect.select_facts(server, select, inspect.current_database(server))
     except ServerError as error:

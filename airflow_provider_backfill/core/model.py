@@ -273,6 +273,7 @@ class Plan(Model):
         keep_outside: Whether rows outside the window survive in partitions that it covers only in part.
         backup: Whether what ``replace`` overwrites is kept in a table of its own.
         environment: Address and database of the server it was planned on.
+        compatibility_token: A hash of what affects the data besides; empty in plans of older versions.
 
     The chunks are not stored: :meth:`chunks` derives them from window and chunk size, so the
     file of a plan with 100,000 chunks is as small as that of one with ten.
@@ -298,6 +299,7 @@ class Plan(Model):
     keep_outside: bool = False
     backup: bool = False
     environment: str
+    compatibility_token: str = ""
     created_at: Instant
 
     def chunks(self) -> Iterator[Chunk]:

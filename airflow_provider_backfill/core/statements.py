@@ -181,6 +181,11 @@ def copy_select(source: TableName, columns: Sequence[Column]) -> str:
     return f"SELECT {_list(column.name for column in columns)} FROM {quote_table(source)}"
 
 
+def plain_select(text: str) -> str:
+    """A SELECT without white space and semicolons around it, so that it can stand in parentheses."""
+    return text.strip().rstrip(";").rstrip()
+
+
 def insert_select(table: TableName, statement: Statement) -> str:
     """Insert a statement's rows, matched by name."""
     columns = _list(statement.columns)

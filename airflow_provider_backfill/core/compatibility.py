@@ -1,0 +1,55 @@
+"""
+What a plan rests on besides its own text, and whether that is still so.
+
+A run may be taken up days after it was planned. By then a view may have another SELECT, the target
+another column, the options another value: what is written from then on would not be what was planned.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+from .model import Plan, Statement, TableFacts
+from .statements import parse_table
+
+
+def compatibility_token(statements: Sequence[Statement], target: TableFacts, *, use_tokens: bool) -> str:
+    """A SHA-256 over what affects the data: the statements, the target's columns and keys, the use of tokens."""
+    parts = [
+        [[s.name, s.select, s.source, s.columns] for s in statements],
+        [target.engine, target.partition_key, target.sorting_key],
+        [[c.name, c.type, c.default_kind] for c in target.columns],
+        use_tokens,
+    ]
+    return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
+
+
+def changes(made: Plan, target: TableFacts, views: Mapping[str, str], *, use_tokens: bool) -> list[str]:
+    """
+    What is not any more as it was when *made* was planned, one sentence's beginning each; nothing when all is.
+
+    Args:
+        views: The SELECTs of the views that write to the target now, by name.
+        use_tokens: The present option ``defaults.requireIdempotencyToken``.
+    """
+    found = []
+    planned = {s.name: s.select for s in made.statements if _is_view(s)}
+    if planned:
+        for name in planned.keys() | views.keys():
+            if name not in views:
+                found.append(f"the view {name} does not write to {made.target}")
+            elif name not in planned:
+                found.append(f"the view {name} writes to {made.target} as well")
+            elif planned[name] != views[name]:
+                found.append(f"the view {name} has another SELECT")
+    if made.use_tokens != use_tokens:
+        found.append(f"defaults.requireIdempotencyToken is {str(use_tokens).lower()}")
+    now = compatibility_token(made.statements, target, use_tokens=made.use_tokens)
+    if made.compatibility_token not in ("", now):
+        found.append(f"{made.target} has other columns or keys")
+    return sorted(found)
+
+
+def _is_view(statement: Statement) -> bool:
+    """Whether the SELECT was stored in a view, and not given or made from a source."""
+    return statement.name not in ("--select", str(parse_table(statement.source, "source")))

@@ -1,0 +1,65 @@
+"""What has changed since a plan was made stops its run, unless the user wants the plan as it was."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_provider_backfill.errors import RequestError
+from tests.clickhouse.lab import FAST, Lab
+
+
+@pytest.fixture
+def planned(lab: Lab) -> tuple[Lab, str]:
+    """A target that a view fills, planned for two days, nothing run."""
+    lab.sql(
+        "CREATE TABLE src (id UInt64, ts DateTime('UTC')) ENGINE = MergeTree ORDER BY ts",
+        "INSERT INTO src SELECT number, toDateTime('2025-01-01', 'UTC') + number * 60 FROM numbers(2880)",
+        "CREATE TABLE dst (id UInt64, ts DateTime('UTC')) ENGINE = MergeTree ORDER BY ts",
+        "CREATE MATERIALIZED VIEW feed TO dst AS SELECT id, ts FROM src",
+    )
+    return lab, lab.plan("dst", "2025-01-01", "2025-01-03", 24)["planId"]
+
+
+CHANGES = {
+    "another SELECT": (
+        ["DROP TABLE feed", "CREATE MATERIALIZED VIEW feed TO dst AS SELECT id + 1 AS id, ts FROM src"],
+        "the view {}.feed has another SELECT",
+    ),
+    "a view gone": (["DROP TABLE feed"], "the view {}.feed does not write to {}.dst"),
+    "one more view": (
+        ["CREATE MATERIALIZED VIEW more TO dst AS SELECT id, ts FROM src WHERE id > 5"],
+        "the view {}.more writes to {}.dst as well",
+    ),
+    "another column": (["ALTER TABLE dst ADD COLUMN note String"], "{}.dst has other columns or keys"),
+}
+
+
+@pytest.mark.parametrize(("statements", "message"), CHANGES.values(), ids=CHANGES)
+def test_a_change_stops_the_run(planned: tuple[Lab, str], statements: list[str], message: str) -> None:
+    """Nothing is written, the message says what has changed, and both remedies work."""
+    lab, plan_id = planned
+    lab.sql(*statements)
+    database = lab.engine.database
+    with pytest.raises(RequestError) as refused:
+        lab.run({"planId": plan_id})
+    assert message.replace("{}", database) in refused.value.message
+    assert "--force-compatibility" in refused.value.hint
+    assert lab.value("SELECT count() FROM dst") == 0
+    assert lab.run({"planId": plan_id}, force_compatibility=True)["status"] == "completed"
+    assert lab.rows("SELECT count(), sum(id) FROM dst") == [(2880, 2880 * 2879 // 2)]
+
+
+def test_a_changed_option_stops_the_run(planned: tuple[Lab, str]) -> None:
+    """Tokens are part of what each statement sends."""
+    lab, plan_id = planned
+    lab.options = {**FAST, "defaults": {"retryDelayMs": 1, "requireIdempotencyToken": False}}
+    with pytest.raises(RequestError, match="requireIdempotencyToken is false"):
+        lab.run({"planId": plan_id})
+    assert lab.run({"planId": plan_id}, force_compatibility=True)["status"] == "completed"
+
+
+def test_what_is_as_it_was_runs(planned: tuple[Lab, str]) -> None:
+    """Another comment, setting or index of the target changes no row."""
+    lab, plan_id = planned
+    lab.sql("ALTER TABLE dst MODIFY COMMENT 'new'", "ALTER TABLE dst MODIFY SETTING merge_with_ttl_timeout = 100")
+    assert lab.run({"planId": plan_id})["status"] == "completed"
