@@ -257,6 +257,7 @@ class Result:
         refused: Why nothing was planned; empty when it was.
         struck: The faults that took place, by name.
         attempts: Attempts that the log tells of.
+        woken: Frozen workers that held the log's lock; the others went on when these did.
         advice: Whether the doctor's advice had to be followed after the end to get everything clean.
     """
 
@@ -268,6 +269,7 @@ class Result:
     attempts: int = 0
     chunks: int = 0
     runners: int = 0
+    woken: int = 0
     advice: bool = False
     seconds: float = 0.0
     about: dict[str, Any] = field(default_factory=dict)
