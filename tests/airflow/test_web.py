@@ -313,17 +313,6 @@ def test_a_view_is_named_as_text(stage: Stage, open_page: Open) -> None:
     assert page.locator("img").count() == 0
 
 
-def test_a_chunk_leads_to_the_log_of_the_task_that_ran_it(site: AirflowSite, stage: Stage, open_page: Open) -> None:
-    plan_id = stage.plan("by_task", hours=240)
-    commands.run(replace(stage.session, user="airflow:fill/manual__2026/chunks[3]#2"), plan_id)
-    page = open_page(f"{ROOT}/plans/{plan_id}")
-    page.get_by_role("button", name="1 Jan 2026").first.click()
-    link = page.locator("a[href*='/dags/fill/']").first
-    link.wait_for()
-    expected = f"{site.url}/dags/fill/runs/manual__2026/tasks/chunks/mapped/3?try_number=2"
-    assert link.evaluate("link => link.href") == expected
-
-
 def test_the_map_is_walked_by_keyboard(open_page: Open, failed: str) -> None:
     """Arrow keys go through time, and each cell is said in words."""
     page = open_page(f"{ROOT}/plans/{failed}")

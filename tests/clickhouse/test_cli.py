@@ -500,7 +500,6 @@ def test_a_terminal_gets_a_map_with_rate_and_time_left(shop: Shop, monkeypatch: 
         "120/120 chunks",
         "40,000 rows",
         "█",
-        "· pending",
         "slowest",
     )
     for text in (*drawn, "\x1b[?25h"):

@@ -53,6 +53,7 @@ def test_the_sdist_has_what_its_tests_need(distributions: Path) -> None:
     assert not tops & {"dist", ".venv", ".git", ".demo", "site", "logs"}
 
 
+@pytest.mark.long
 def test_the_tutorial_with_only_the_wheel(wheel: Path, tmp_path: Path) -> None:
     """A clean environment; the page's blocks in order; the page in Airflow is there."""
     environment = tmp_path / "venv"

@@ -53,7 +53,10 @@ def campaign_table(results: Iterable[Outcome]) -> str:
             ("seeds with a log that does not replay, or is wrong", words["log"]),
             ("seeds with doctor or check not green", words["doctor"] + words["check"]),
             ("seeds that did not complete", words["hung"]),
-            ("seeds in which a frozen worker held the log's lock", sum(bool(result.get("woken")) for result in results)),
+            (
+                "seeds in which a frozen worker held the log's lock",
+                sum(bool(result.get("woken")) for result in results),
+            ),
             ("seeds that needed the doctor's advice after the end", sum(result["advice"] for result in results)),
         )
     ]
