@@ -17,7 +17,7 @@ from .clickhouse import attempt, inspect, publish
 from .clickhouse.client import Server
 from .clickhouse.gate import Gate
 from .core import checks
-from .core.compatibility import changes, compatibility_token
+from .core.compatibility import changes, compatibility_token, planned_views
 from .core.model import (
     ChunkReleased,
     ChunkStatus,
@@ -340,9 +340,12 @@ def _check_environment(made: Plan, server: Server, flags: RunFlags) -> None:
 
 
 def _check_compatibility(session: Session, made: Plan, server: Server, target: TableFacts, flags: RunFlags) -> None:
-    views = {str(view.name): plain_select(view.select) for view in inspect.feeding_views(server, target.name)}
+    if flags.force_compatibility:
+        return
+    feeding = inspect.feeding_views(server, target.name) if planned_views(made) else []
+    views = {str(view.name): plain_select(view.select) for view in feeding}
     found = changes(made, target, views, use_tokens=session.options.defaults.require_idempotency_token)
-    if found and not flags.force_compatibility:
+    if found:
         raise RequestError(
             f"Since plan {made.plan_id} was made, something has changed that its rows depend on: {'; '.join(found)}.",
             hint="plan anew with --force, change it back, or pass --force-compatibility to run the plan as it was made",
@@ -380,7 +383,7 @@ def _begin(
 
 def _refuse_overlap(session: Session, made: Plan) -> None:
     moment = now()
-    for other, run in _readable_runs(session):
+    for other, run in readable_runs(session, made.target):
         if not checks.overlaps(made, [(other, run)]) or run.status is not RunStatus.RUNNING:
             continue
         held = has_live_worker(run, moment)
@@ -613,10 +616,12 @@ def list_plans(session: Session) -> Payload:
     }
 
 
-def _readable_runs(session: Session) -> Iterator[tuple[Plan, Run]]:
+def readable_runs(session: Session, target: str) -> Iterator[tuple[Plan, Run]]:
+    """The plans of a target with their runs; those whose files are damaged are left out."""
     for name in session.store.plan_ids():
         try:
             made = session.store.load_plan(name)
-            yield made, session.store.open_run(made).run
+            if made.target == target:
+                yield made, session.store.open_run(made).run
         except BackfillError:
             continue

@@ -14,14 +14,13 @@ from .clickhouse import explain, health, inspect
 from .clickhouse.client import Server
 from .clickhouse.edges import Buckets
 from .core.facts import SeamFacts
-from .core.identity import chunk_id, from_ms, render_chunk_hours, render_instant, to_ms
+from .core.identity import MS_PER_DAY, chunk_id, from_ms, render_chunk_hours, render_instant, to_ms
 from .core.model import Chunk, Plan, ScanFacts, Statement, TableFacts, TableName, TargetTime, TimeKind, WriteMode
 from .core.planner import PlanRequest, check_groups, check_scan, converted_columns, find_time_column, insert_columns
 from .core.statements import copy_select, parse_table, plain_select, quote, show_table, time_filter, time_kind
 from .errors import RequestError, ServerError
 from .options import Options
 
-_DAY_MS = 86_400_000
 # Chunk sizes that people use, to propose one that fits.
 _CHUNK_HOURS = (0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 24, 48, 72, 168, 336, 720)
 
@@ -297,7 +296,7 @@ def halves(server: Server, target: TableFacts, made: Plan, chunk: Chunk) -> tupl
     if made.write_mode is WriteMode.REPLACE:
         found.append(_partition_bucket(server, target, made))
     dates = any(s.time_kind in (TimeKind.DATE, TimeKind.DATE32) for s in made.statements)
-    step = _DAY_MS if dates else 1
+    step = MS_PER_DAY if dates else 1
     middle = from_ms((to_ms(chunk.start) + to_ms(chunk.end)) // 2 // step * step)
     edges = {middle, *(edge for bucket in found for edge in bucket.around(middle) if edge)}
     least = timedelta(minutes=made.min_chunk_minutes)

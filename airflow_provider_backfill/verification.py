@@ -45,23 +45,24 @@ def verify(session: Session, wanted: str) -> Payload:
         target = inspect.table_facts(server, parse_table(made.target, "target"))
         if target is None:
             raise RequestError(f"There is no table {made.target} on {server.address}.", hint="check the server")
-        changed = []
+        changed, present = [], []
         for chunk, content in done if made.asks_source_again else ():
             now = content_at_source(server, made, target, chunk)
+            present.append(now)
             if now != content:
                 changed.append(
                     {
                         "chunkId": chunk.id,
                         "from": render_instant(chunk.start),
                         "to": render_instant(chunk.end),
-                        "written": _sums(content),
+                        "written": _sums(content) if content else None,
                         "sourceNow": _sums(now),
                     }
                 )
         compared = _compare_target(server, made, run, target, [content for _, content in done if content])
         rows = None
         if made.asks_source_again and compared["found"]:
-            rows = _compare_rows(server, made, target, [chunk for chunk, _ in done])
+            rows = _compare_rows(server, made, target, [chunk for chunk, _ in done], present, compared["found"])
     return {
         "ok": not changed and compared["matches"] is not False and (rows is None or rows["match"]),
         "command": "verify",
@@ -87,11 +88,20 @@ def _compare_target(server: Server, made: Plan, run: Run, target: TableFacts, co
     return {**payload, "found": _sums(found), "matches": found == written}
 
 
-def _compare_rows(server: Server, made: Plan, target: TableFacts, done: Sequence[Chunk]) -> Payload:
-    """Source and target as they are now, by all columns."""
-    source = _total([content_at_source(server, made, target, chunk, whole=True) for chunk in done])
-    found = _window_content(server, made, target, made.statements[0].columns)
-    return {"source": _sums(source), "target": _sums(found), "match": source == found}
+def _compare_rows(
+    server: Server, made: Plan, target: TableFacts, done: Sequence[Chunk], present: Sequence[Content], found: Payload
+) -> Payload:
+    """
+    Source and target as they are now, by all columns.
+
+    Args:
+        present, found: The same by the summed columns, per chunk at the source, and of the target's window.
+    """
+    if made.summed_columns:
+        present = [content_at_source(server, made, target, chunk, whole=True) for chunk in done]
+        found = _sums(_window_content(server, made, target, made.statements[0].columns))
+    source = _sums(_total(present))
+    return {"source": source, "target": found, "match": source == found}
 
 
 def _window_content(server: Server, made: Plan, target: TableFacts, columns: Sequence[str]) -> Content:
@@ -118,5 +128,5 @@ def _incomparable(made: Plan, run: Run, target: TableFacts) -> str:
     return ""
 
 
-def _sums(content: Content | None) -> Payload | None:
-    return None if content is None else {"rows": content.rows, "checksum": str(content.checksum)}
+def _sums(content: Content) -> Payload:
+    return {"rows": content.rows, "checksum": str(content.checksum)}

@@ -7,11 +7,10 @@ For sensors, in a worker and in the triggerer. Needs no ClickHouse; every look r
 from datetime import datetime
 from typing import NamedTuple
 
-from .commands import Payload, Session, coverage, status_payload
+from .commands import Payload, Session, coverage, readable_runs, status_payload
 from .core.identity import render_instant
 from .core.model import ChunkStatus, RunStatus, TableName
 from .core.statements import show_table
-from .errors import BackfillError
 from .worker import has_live_worker, now
 
 _LOST = (RunStatus.FAILED, RunStatus.CANCELLED)
@@ -106,16 +105,10 @@ def published(target: str, start: datetime, end: datetime, rows: int | None, pla
 
 def _plans_of(session: Session, target: str) -> list[tuple[str, str, str, RunStatus]]:
     """The plans of a target with windows and statuses; those that cannot be read are told of by the coverage."""
-    plans = []
-    for plan_id in session.store.plan_ids():
-        try:
-            made = session.store.load_plan(plan_id)
-            if made.target == target:
-                run = session.store.open_run(made).run
-                plans.append((plan_id, render_instant(made.start), render_instant(made.end), run.status))
-        except BackfillError:
-            continue
-    return plans
+    return [
+        (made.plan_id, render_instant(made.start), render_instant(made.end), run.status)
+        for made, run in readable_runs(session, target)
+    ]
 
 
 def _counts(status: Payload) -> str:

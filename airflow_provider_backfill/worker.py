@@ -269,7 +269,7 @@ class Worker:
                 return
             claim = self._claim(log, chunk)
             if claim is None:
-                if _is_full(log.run):
+                if self._is_full(log.run):
                     continue
                 return
             self._active.add(chunk.id)
@@ -297,7 +297,7 @@ class Worker:
 
     def _wait_for_turn(self, log: RunLog) -> None:
         """Wait while as many chunks run as the user wants at once."""
-        while not self._stopping.is_set() and log.run.parallel and _is_full(log.refresh()):
+        while not self._stopping.is_set() and log.run.parallel and self._is_full(log.refresh()):
             self._stopping.wait(_WATCH_SECONDS)
 
     def _wait_for_room(self, log: RunLog) -> None:
@@ -334,6 +334,13 @@ class Worker:
             return False
         return watch - since > worker.lease_seconds
 
+    def _is_full(self, run: Run) -> bool:
+        """Whether living workers hold as many chunks as the user wants at once."""
+        if not run.parallel:
+            return False
+        moment = now()
+        return run.parallel <= sum(w.claims for name, w in run.workers.items() if not self._is_dead(run, name, moment))
+
     def _claim(self, log: RunLog, chunk: Chunk) -> ChunkState | None:
         """Claim the chunk on disk, before its query exists; None when it is not to be had."""
 
@@ -342,7 +349,7 @@ class Worker:
             takes_over = state.status is ChunkStatus.RUNNING and self._is_dead(run, state.owner, now())
             if run.cancelled or chunk.id in run.splits or not (takes_over or state.status is ChunkStatus.PENDING):
                 return None
-            if _is_full(run):
+            if self._is_full(run):
                 return None
             return ChunkStarted(
                 at=now(),
@@ -433,14 +440,6 @@ class Worker:
         except BackfillError:
             return ()
         return tuple(ChunkPart(id=part.id, start=part.start, end=part.end) for part in parts)
-
-
-def _is_full(run: Run) -> bool:
-    """Whether living workers hold as many chunks as the user wants at once."""
-    if not run.parallel:
-        return False
-    moment = now()
-    return run.parallel <= sum(w.claims for name, w in run.workers.items() if not owner_is_dead(run, name, moment))
 
 
 def _wait_for(events: list[threading.Event]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..core.model import Chunk, Content, Plan, TableFacts, TableName
-from ..core.statements import literal, quote_table
+from ..core.statements import literal, query_id, quote_table
 from .client import Server
 
 STAGING_SETTINGS = {
@@ -41,6 +41,11 @@ class Attempt(NamedTuple):
     step: Callable[[str], None]
     earlier: dict[int, Content]
     clear: bool
+
+    @property
+    def query_id(self) -> str:
+        """The id of its insert; those of its other statements begin with it, so that a cancel finds them."""
+        return query_id(self.plan.plan_id, self.chunk.id, self.number)
 
 
 def kill_queries(server: Server, plan_id: str, chunk_id: str = "") -> int:

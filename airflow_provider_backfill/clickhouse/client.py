@@ -70,7 +70,11 @@ class Server:
         self._ask(lambda: self._client.command(sql, settings=self._with(settings)))
 
     def _with(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:
-        return {**self._settings, **(settings or {})}
+        given = {**self._settings, **(settings or {})}
+        if self.embedded:
+            # It has no use for the id of a query: nobody can see or kill one.
+            given.pop("query_id", None)
+        return given
 
     def _ask(self, call: Callable[[], _T]) -> _T:
         from clickhouse_connect.driver.exceptions import ClickHouseError

@@ -7,7 +7,7 @@ instant at which the value differs from that of the column's previous representa
 
 from datetime import datetime, timedelta
 
-from ..core.identity import MS_PER_HOUR, from_ms, to_ms
+from ..core.identity import MS_PER_DAY, MS_PER_HOUR, from_ms, to_ms
 from ..core.model import TimeKind
 from ..core.statements import quote
 from ..errors import ServerError
@@ -17,7 +17,6 @@ _PER_MS = {TimeKind.EPOCH_S: (1, 1000), TimeKind.EPOCH_MS: (1, 1), TimeKind.EPOC
 _DATES = (TimeKind.DATE, TimeKind.DATE32)
 _REACH_DAYS = 400
 _GRID_MS = 60_000 * 15
-_DAY_MS = 86_400_000
 
 
 class Buckets:
@@ -58,7 +57,7 @@ class Buckets:
 
     def around(self, moment: datetime) -> tuple[datetime | None, datetime | None]:
         """The last edge at or before *moment*, the first at or after it; on a grid of quarter hours (a Date: days)."""
-        step = _DAY_MS if self._kind in _DATES else _GRID_MS
+        step = MS_PER_DAY if self._kind in _DATES else _GRID_MS
         middle = to_ms(moment) // step * step
         steps = int(timedelta(days=_REACH_DAYS) / timedelta(milliseconds=step))
         grid = f"SELECT toInt64({middle} + (toInt64(number) - {steps}) * {step}) AS ms FROM numbers({2 * steps})"
@@ -70,7 +69,7 @@ class Buckets:
 
     def _edges(self, instants: str) -> str:
         """A SELECT of ``ms, at, before``: the value at each instant, and at the column's last instant before it."""
-        tick = _DAY_MS if self._kind in _DATES else 1
+        tick = MS_PER_DAY if self._kind in _DATES else 1
         times, per = _PER_MS.get(self._kind, (1, 1))
         shifted = f"(ms - {tick} * (1 - side))"
         value = f"fromUnixTimestamp64Milli({shifted}, 'UTC')"

@@ -27,7 +27,6 @@ from ..core.statements import (
     create_like,
     insert_select,
     literal,
-    query_id,
     quote_table,
     sealed_table,
     show_table,
@@ -104,8 +103,7 @@ def _insert(server: Server, attempt: Attempt) -> Content:
 
 
 def _source(server: Server, attempt: Attempt) -> Content:
-    named = query_id(attempt.plan.plan_id, attempt.chunk.id, attempt.number)
-    return content_at_source(server, attempt.plan, attempt.target, attempt.chunk, named=named)
+    return content_at_source(server, attempt.plan, attempt.target, attempt.chunk, named=attempt.query_id)
 
 
 def _resumable(server: Server, attempt: Attempt, sealed: TableName) -> Content | None:
@@ -167,7 +165,6 @@ def _stage(server: Server, attempt: Attempt, wanted: Content | None) -> Content:
 def _fill(server: Server, attempt: Attempt, table: TableName, settings: Mapping[str, int], order: str = "") -> None:
     """Run every statement of the plan for the chunk, into *table*."""
     plan, chunk = attempt.plan, attempt.chunk
-    base = query_id(plan.plan_id, chunk.id, attempt.number)
     for index, statement in enumerate(plan.statements):
         given: dict[str, Any] = {
             **settings,
@@ -176,8 +173,7 @@ def _fill(server: Server, attempt: Attempt, table: TableName, settings: Mapping[
         }
         if plan.use_tokens:
             given["insert_deduplication_token"] = plan.token(chunk) + (f"-{index + 1}" if index else "")
-        if not server.embedded:
-            given["query_id"] = f"{base}.{index + 1}" if index else base
+        given["query_id"] = attempt.query_id + (f".{index + 1}" if index else "")
         server.command(insert_select(table, statement) + order, given)
 
 
@@ -196,9 +192,8 @@ def _verify(server: Server, attempt: Attempt, table: TableName, wanted: Content 
     stale replica answers with no rows and success.
     """
     plan = attempt.plan
-    named = query_id(plan.plan_id, attempt.chunk.id, attempt.number)
-    settings = {} if server.embedded else {"query_id": f"{named}.staged"}
-    staged = Content(*server.rows(table_content(table, plan.summed(plan.statements[0])), settings)[0])
+    question = table_content(table, plan.summed(plan.statements[0]))
+    staged = Content(*server.rows(question, {"query_id": f"{attempt.query_id}.staged"})[0])
     if wanted is None and staged.rows == 0:
         counts = [
             server.rows(f"SELECT count() FROM (\n{statement.select}\n)", chunk_filter(plan, statement, attempt.chunk))
@@ -231,7 +226,7 @@ def content_at_source(
     rows = checksum = 0
     for index, statement in enumerate(plan.statements):
         settings = chunk_filter(plan, statement, chunk)
-        if named and not server.embedded:
+        if named:
             settings["query_id"] = f"{named}.source.{index + 1}"
         summed = statement.columns if whole else plan.summed(statement)
         found = Content(*server.rows(source_content(statement, target.columns, summed), settings)[0])

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from ..core.identity import render_instant
 from ..core.model import Chunk, Plan, TableFacts, TableName
-from ..core.statements import backup_table, create_like, literal, query_id, quote, quote_table, time_filter
+from ..core.statements import backup_table, create_like, literal, quote, quote_table, time_filter
 from ..errors import RequestError, ServerError
 from .attempt import STAGING_SETTINGS, Attempt
 from .client import Server
@@ -22,14 +22,12 @@ _NO_SUCH_PART = 232
 def move_partitions(server: Server, attempt: Attempt, sealed: TableName, *, resumed: bool) -> None:
     """Move every partition of the sealed table into the target."""
     storage = attempt.target.storage
-    base = query_id(attempt.plan.plan_id, attempt.chunk.id, attempt.number)
     partitions = server.rows(
         "SELECT DISTINCT partition_id FROM system.parts"
         f" WHERE active AND database = {literal(sealed.database)} AND table = {literal(sealed.table)}"
         " ORDER BY partition_id"
     )
     for index, (partition,) in enumerate(partitions):
-        settings: dict[str, str] = {} if server.embedded else {"query_id": f"{base}.move.{partition}"}
         if resumed:
             # The server died inside the move: these rows had arrived, but were not yet gone from here.
             there = {hashed for _, hashed in _parts(server, storage, partition)}
@@ -37,7 +35,7 @@ def move_partitions(server: Server, attempt: Attempt, sealed: TableName, *, resu
                 _drop_part(server, sealed, name)
         server.command(
             f"ALTER TABLE {quote_table(sealed)} MOVE PARTITION ID {literal(partition)} TO TABLE {quote_table(storage)}",
-            settings,
+            {"query_id": f"{attempt.query_id}.move.{partition}"},
         )
         attempt.step(f"moved {index + 1}")
 

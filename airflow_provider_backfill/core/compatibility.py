@@ -33,7 +33,7 @@ def changes(made: Plan, target: TableFacts, views: Mapping[str, str], *, use_tok
         use_tokens: The present option ``defaults.requireIdempotencyToken``.
     """
     found = []
-    planned = {s.name: s.select for s in made.statements if _is_view(s)}
+    planned = planned_views(made)
     if planned:
         for name in planned.keys() | views.keys():
             if name not in views:
@@ -50,6 +50,8 @@ def changes(made: Plan, target: TableFacts, views: Mapping[str, str], *, use_tok
     return sorted(found)
 
 
-def _is_view(statement: Statement) -> bool:
-    """Whether the SELECT was stored in a view, and not given or made from a source."""
-    return statement.name not in ("--select", str(parse_table(statement.source, "source")))
+def planned_views(made: Plan) -> dict[str, str]:
+    """The SELECTs that a plan took from the views that feed its target, by view; none when it has another source."""
+    return {
+        s.name: s.select for s in made.statements if s.name not in ("--select", str(parse_table(s.source, "source")))
+    }

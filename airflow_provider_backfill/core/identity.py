@@ -17,6 +17,7 @@ from ..errors import RequestError
 Slice = tuple[datetime, datetime]
 
 MS_PER_HOUR = 3_600_000
+MS_PER_DAY = 24 * MS_PER_HOUR
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
 

@@ -273,10 +273,8 @@ def clear_the_plan_alone_with_other_parameters(run: Case) -> None:
 # ---------------------------------------------------------------- kills
 
 
-@case(select=slow("mark_failed"))
-def mark_failed(run: Case) -> None:
-    run.start()
-    run.wait_until_it_runs(2)
+def fail_both_and_clear(run: Case) -> None:
+    """Mark both running chunks failed: their queries end, nothing stays claimed, and a clear fills the target."""
     run.mark("failed", CHUNKS, 0)
     run.mark("failed", CHUNKS, 1)
     run.wait_until_it_is_gone()
@@ -286,6 +284,13 @@ def mark_failed(run: Case) -> None:
     run.clear([CHUNKS, 0], [CHUNKS, 1])
     run.end("success")
     run.equal("slow_source")
+
+
+@case(select=slow("mark_failed"))
+def mark_failed(run: Case) -> None:
+    run.start()
+    run.wait_until_it_runs(2)
+    fail_both_and_clear(run)
 
 
 @case(select=slow("stop_the_run"))
@@ -338,15 +343,7 @@ def mark_a_deferred_chunk_failed(run: Case) -> None:
     run.start()
     run.wait_until_it_runs(2)
     assert run.state_of(CHUNKS, 0) == "deferred"
-    run.mark("failed", CHUNKS, 0)
-    run.mark("failed", CHUNKS, 1)
-    run.wait_until_it_is_gone()
-    run.end("failed")
-    assert run.plans[0]["chunkCounts"]["running"] == 0
-    run.speed(0)
-    run.clear([CHUNKS, 0], [CHUNKS, 1])
-    run.end("success")
-    run.equal("slow_source")
+    fail_both_and_clear(run)
 
 
 @case(select=slow("cancel_the_plan"), deferred=True)
