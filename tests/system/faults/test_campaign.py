@@ -10,11 +10,11 @@ from tests.system.faults import report
 from tests.system.faults.arena import Arena
 from tests.system.faults.schedule import campaign
 
-# Of the first 510, those that add most to what the others meet, for the seconds they take.
+# Of 601 to 1,000, those that add most to what the others meet, for the seconds they take.
 SEEDS = (
-    *(84, 124, 159, 162, 170, 174, 178, 179, 195, 215, 217, 218, 231, 233, 235, 236, 237, 239, 240, 241),
-    *(242, 244, 245, 246, 250, 251, 252, 253, 254, 259, 264, 277, 279, 298, 338, 352, 364, 403, 435, 437),
-    *(438, 439, 440, 441, 442, 447, 452, 459, 462, 463, 465, 474, 496, 500, 505, 506, 507, 508, 509, 510),
+    *(603, 621, 690, 724, 728, 784, 805, 832, 849, 850, 856, 868, 869, 870, 875, 881, 883, 887, 891, 892),
+    *(895, 896, 897, 898, 899, 902, 903, 904, 907, 908, 909, 910, 911, 912, 913, 914, 916, 918, 919, 921),
+    *(922, 923, 926, 927, 928, 932, 934, 944, 947, 959, 960, 971, 978, 981, 987, 990, 991, 996, 997, 999),
 )
 
 
