@@ -96,7 +96,9 @@ _RUN_FLAGS = (
     _Flag("--max-parallel-chunks", "N", "chunks at once (default: option maxParallelChunks, 1)"),
     _Flag("--replay-done", "", "execute done chunks again"),
     _Flag("--replay-failed", "", "execute failed chunks again, with a fresh budget of attempts"),
-    _Flag("--clear-window", "", "with --replay-done: delete each chunk's window from the target first"),
+    _Flag(
+        "--clear-window", "", "with --replay-done or --replay-failed: delete each chunk's window from the target first"
+    ),
     _Flag("--max-load", "PERCENT", "wait while the server uses more of its limits on parts and memory (default: 80)"),
     _Flag("--max-failures", "N", "pause when so many chunks in a row failed for good (default: 10)"),
     _Flag("--force-overlap", "", "run beside another run over the same rows"),

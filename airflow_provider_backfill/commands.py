@@ -311,14 +311,17 @@ def run(
 
 
 def _check_flags(made: Plan, flags: RunFlags) -> None:
-    if not flags.replay_done:
-        return
-    if made.backup:
+    if flags.clear_window and not (flags.replay_done or flags.replay_failed):
+        raise RequestError(
+            "--clear-window says how chunks are executed again, but none are to be.",
+            hint="pass --replay-done or --replay-failed as well",
+        )
+    if flags.replay_done and made.backup:
         raise RequestError(
             f"Replaying done chunks of {made.target} would put their own rows into its backup.",
             hint=f"first bring back what was there: {checks.command('undo', made.plan_id)}",
         )
-    if made.write_mode is not WriteMode.REPLACE and not flags.clear_window:
+    if flags.replay_done and made.write_mode is not WriteMode.REPLACE and not flags.clear_window:
         raise RequestError(
             f"Replaying done chunks of {made.target} would write their rows a second time.",
             hint="pass --clear-window as well: each chunk's window is then deleted from the target before it is filled",
@@ -357,12 +360,6 @@ def _begin(
 ) -> None:
     """Write that the run goes on, unless another run would write to the same rows."""
     made = log.plan
-    lock = "target-" + hashlib.sha256(made.target.encode()).hexdigest()[:16]
-    with session.store.exclusive(lock):
-        if session.options.policy.block_overlapping_runs and not flags.force_overlap:
-            _refuse_overlap(session, made)
-        event = RunResumed if resume else RunStarted
-        log.append(event(at=now(), by=session.user))
     statuses = [ChunkStatus.DONE] if flags.replay_done else []
     if flags.replay_failed:
         statuses.append(ChunkStatus.FAILED)
@@ -378,7 +375,14 @@ def _begin(
             at=now(), by=session.user, statuses=tuple(statuses), clear_window=flags.clear_window, chunk_ids=only
         )
 
-    log.commit(replay)
+    lock = "target-" + hashlib.sha256(made.target.encode()).hexdigest()[:16]
+    with session.store.exclusive(lock):
+        if session.options.policy.block_overlapping_runs and not flags.force_overlap:
+            _refuse_overlap(session, made)
+        # First, because a resume makes failed chunks pending: their windows would not be cleared.
+        log.commit(replay)
+        event = RunResumed if resume else RunStarted
+        log.append(event(at=now(), by=session.user))
 
 
 def _refuse_overlap(session: Session, made: Plan) -> None:

@@ -380,7 +380,14 @@ class Worker:
                 raise TransitionError(f"Attempt {number} of chunk {chunk.id} is not the running one any more.")
 
         def verified(content: Content) -> None:
-            event = ChunkVerified(at=now(), by=self.owner, chunk_id=chunk.id, attempt=number, content=content)
+            event = ChunkVerified(
+                at=now(),
+                by=self.owner,
+                chunk_id=chunk.id,
+                attempt=number,
+                content=content,
+                replica=self._target.replica,
+            )
             self._append(log, event)
 
         def step(name: str) -> None:
@@ -390,7 +397,16 @@ class Worker:
                 raise ServerError("The worker was told to stop.", code=394)
 
         attempt = Attempt(
-            self._plan, self._target, chunk, number, owned, verified, step, dict(claim.verified), claim.clear
+            self._plan,
+            self._target,
+            chunk,
+            number,
+            owned,
+            verified,
+            step,
+            earlier=dict(claim.verified),
+            replica=claim.replica,
+            clear=claim.clear,
         )
         try:
             content = run_attempt(self._server, attempt)

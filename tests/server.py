@@ -29,6 +29,7 @@ import tarfile
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -81,6 +82,10 @@ _CONFIG = """\
         <one_shard>
             <shard><replica><host>127.0.0.1</host><port>{tcp_port}</port></replica></shard>
         </one_shard>
+        <!-- This server and its peers. -->
+        <replicas>
+            <shard>{replicas}</shard>
+        </replicas>
     </remote_servers>
     <users_config>{directory}/users.xml</users_config>
     <macros>
@@ -89,6 +94,8 @@ _CONFIG = """\
     </macros>
 </clickhouse>
 """
+
+_REPLICA = "<replica><host>127.0.0.1</host><port>{port}</port></replica>"
 
 # Users are fixed: clickhouse-local has no storage in which CREATE USER could keep one.
 _USERS = """\
@@ -228,12 +235,20 @@ class ClickHouseServer:
         http_port: Port of the HTTP interface; a free one when None.
         tcp_port: Port of the native interface, used by Distributed tables (clusters
             ``one_shard`` and ``two_shards``); a free one when None.
+        peers: Native ports of the other servers of the cluster ``replicas``.
     """
 
-    def __init__(self, directory: str | Path, http_port: int | None = None, tcp_port: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        http_port: int | None = None,
+        tcp_port: int | None = None,
+        peers: Sequence[int] = (),
+    ) -> None:
         self.directory = Path(directory).resolve()
         self.http_port = http_port or free_port()
         self.tcp_port = tcp_port or free_port()
+        self.peers = peers
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -274,6 +289,7 @@ class ClickHouseServer:
                     *(sys.executable, str(Path(__file__).resolve())),
                     *("--dir", str(self.directory), "--port", str(self.http_port), "--tcp-port", str(self.tcp_port)),
                     *("--library", str(library), "--follow", str(os.getpid())),
+                    *(f"--peer={port}" for port in self.peers),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
@@ -362,7 +378,7 @@ class ClickHouseServer:
         self.stop()
 
 
-def _prepare(directory: Path, http_port: int, tcp_port: int) -> Path:
+def _prepare(directory: Path, http_port: int, tcp_port: int, peers: Sequence[int]) -> Path:
     """Write the server's configuration into *directory* and return its path; clear what blocks a second start."""
     directory.mkdir(parents=True, exist_ok=True)
     data = directory / "data"
@@ -375,7 +391,13 @@ def _prepare(directory: Path, http_port: int, tcp_port: int) -> Path:
     (directory / "users.xml").write_text(_USERS, encoding="utf-8")
     config = directory / "config.xml"
     config.write_text(
-        _CONFIG.format(directory=directory, http_port=http_port, tcp_port=tcp_port, flush_interval_ms=FLUSH_INTERVAL_MS)
+        _CONFIG.format(
+            directory=directory,
+            http_port=http_port,
+            tcp_port=tcp_port,
+            flush_interval_ms=FLUSH_INTERVAL_MS,
+            replicas="".join(_REPLICA.format(port=port) for port in (tcp_port, *peers)),
+        )
     )
     return config
 
@@ -391,9 +413,9 @@ def _follow(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def serve(directory: Path, http_port: int, tcp_port: int, library: Path) -> int:
+def serve(directory: Path, http_port: int, tcp_port: int, library: Path, peers: Sequence[int] = ()) -> int:
     """Run the server in this process until it is signalled; return the engine's exit code."""
-    config = _prepare(directory, http_port, tcp_port)
+    config = _prepare(directory, http_port, tcp_port, peers)
     engine = ctypes.CDLL(str(library))
     arguments = [
         b"clickhouse-local",
@@ -417,6 +439,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dir", type=Path, required=True, help="folder for data and logs; created when missing")
     parser.add_argument("--port", type=int, default=8123, help="HTTP port (default: %(default)s)")
     parser.add_argument("--tcp-port", type=int, help="native port (default: a free one)")
+    parser.add_argument(
+        "--peer", type=int, action="append", default=[], help="native port of another server of the cluster; repeatable"
+    )
     parser.add_argument("--library", type=Path, help="libchdb.so (default: fetched with npm into the user's cache)")
     parser.add_argument("--follow", type=int, metavar="PID", help="end when this parent process is gone")
     options = parser.parse_args(arguments)
@@ -427,7 +452,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"ClickHouse on http://default@127.0.0.1:{options.port} (data in {options.dir})", flush=True)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     with contextlib.suppress(KeyboardInterrupt):
-        return serve(options.dir.resolve(), options.port, options.tcp_port or free_port(), library)
+        return serve(options.dir.resolve(), options.port, options.tcp_port or free_port(), library, options.peer)
     return 130
 
 

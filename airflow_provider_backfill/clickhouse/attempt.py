@@ -1,10 +1,13 @@
 """What the parts of an attempt share: its facts, its tables, and the fence around it."""
 
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from ..core.model import Chunk, Content, Plan, TableFacts, TableName
-from ..core.statements import literal, query_id, quote_table
+from ..core.statements import literal, query_id, quote, quote_table
+from ..errors import ServerError
 from .client import Server
 
 STAGING_SETTINGS = {
@@ -18,6 +21,8 @@ STAGING_SETTINGS = {
 }
 # Each costs milliseconds, and a statement a round trip; not all in one, for a plan may leave thousands.
 _DROPPED_AT_ONCE = 50
+# How long a query on another server may take to end before the attempt gives up, to be tried again later.
+_ELSEWHERE_SECONDS = 60.0
 
 
 class Attempt(NamedTuple):
@@ -29,6 +34,7 @@ class Attempt(NamedTuple):
         verified: Called with what was staged before it is sealed; raises when the claim is lost.
         step: Called with the name of each step when it is done; may raise to end the attempt.
         earlier: What earlier attempts of the chunk staged, by attempt.
+        replica: Where that is, as :attr:`TableFacts.replica` names it.
         clear: Whether to delete the chunk's window from the target first.
     """
 
@@ -40,6 +46,7 @@ class Attempt(NamedTuple):
     verified: Callable[[Content], None]
     step: Callable[[str], None]
     earlier: dict[int, Content]
+    replica: str
     clear: bool
 
     @property
@@ -50,10 +57,13 @@ class Attempt(NamedTuple):
 
 def kill_queries(server: Server, plan_id: str, chunk_id: str = "") -> int:
     """
-    Kill every query of a plan (or of one of its chunks) and wait until they are gone.
+    Kill every query of a plan (or of one of its chunks), on all servers of the cluster, and wait until they are gone.
 
     Returns:
         How many queries were found.
+
+    Raises:
+        ServerError: ClickHouse could not be reached, or a query goes on on another server.
     """
     if server.embedded:
         return 0
@@ -67,7 +77,43 @@ def kill_queries(server: Server, plan_id: str, chunk_id: str = "") -> int:
             break
         found = max(found, len(alive))
         server.command(f"KILL QUERY WHERE {mine} SYNC")
+    return max(found, _kill_elsewhere(server, mine))
+
+
+def _kill_elsewhere(server: Server, mine: str) -> int:
+    """Kill what another server of the cluster runs for a client that spoke to it; none is left here."""
+    found, until = 0, time.monotonic() + _ELSEWHERE_SECONDS
+    while alive := _elsewhere(server, mine):
+        if not found:
+            # Wants Keeper and the right CLUSTER; where it has neither, the end of the queries is waited for.
+            with suppress(ServerError):
+                server.command(f"KILL QUERY ON CLUSTER {quote(server.cluster)} WHERE {mine} ASYNC")
+        found = max(found, len(alive))
+        if time.monotonic() > until:
+            raise ServerError(
+                f"{len(alive)} queries of earlier attempts go on on other servers: "
+                + ", ".join(f"{query} on {host}" for query, host in alive[:3]),
+                hint="there, run: KILL QUERY WHERE " + mine + " SYNC",
+            )
+        time.sleep(0.2)
     return found
+
+
+def _elsewhere(server: Server, mine: str) -> list[tuple[str, str]]:
+    """Id and host of the queries that meet *mine* on the servers of the cluster that can be reached and looked at."""
+    try:
+        if not server.cluster:
+            return []
+        processes = f"clusterAllReplicas({literal(server.cluster)}, system.processes)"
+        found = server.rows(
+            f"SELECT DISTINCT query_id, hostName() FROM {processes} WHERE {mine}", {"skip_unavailable_shards": 1}
+        )
+    except ServerError as error:
+        if error.code is None:
+            raise
+        # Without the right REMOTE, or that of the cluster's own user, only this server can be asked; doctor says so.
+        return []
+    return [(query, host) for query, host in found]
 
 
 def leftover_tables(server: Server, plan_id: str, database: str) -> list[TableName]:

@@ -47,6 +47,7 @@ class Server:
         self.address = address
         self.embedded = client.__class__.__name__ == "ChdbClient"
         self._settings = {} if self.embedded else dict(_SETTINGS)
+        self._cluster: str | None = None
         self._settings |= {name: value for name, value in _WHERE_KNOWN.items() if name in client.server_settings}
 
     def rows(self, sql: str, settings: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
@@ -68,6 +69,22 @@ class Server:
             ServerError: The server refused it or could not be reached.
         """
         self._ask(lambda: self._client.command(sql, settings=self._with(settings)))
+
+    @property
+    def cluster(self) -> str:
+        """
+        The widest cluster of several servers that this one belongs to; empty when there is none.
+
+        Raises:
+            ServerError: The server could not be reached.
+        """
+        if self._cluster is None:
+            found = self.rows(
+                "SELECT cluster FROM system.clusters GROUP BY cluster"
+                " HAVING max(is_local) AND uniqExact(host_address, port) > 1 ORDER BY count() DESC, cluster LIMIT 1"
+            )
+            self._cluster = str(found[0][0]) if found else ""
+        return self._cluster
 
     def _with(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:
         given = {**self._settings, **(settings or {})}

@@ -116,6 +116,14 @@ def _resumable(server: Server, attempt: Attempt, sealed: TableName) -> Content |
     number = int(str(found[0][0]).rsplit(" ", 1)[-1]) if found else 0
     if number >= attempt.number:
         raise TransitionError(f"Attempt {number} has sealed chunk {attempt.chunk.id}, so {attempt.number} is over.")
+    if not found and attempt.earlier and not attempt.clear and attempt.replica not in ("", attempt.target.replica):
+        raise RequestError(
+            f"An earlier attempt of chunk {attempt.chunk.id} was verified on replica {attempt.replica} of "
+            f"{attempt.target.storage} and may be published in part; from this replica, {attempt.target.replica}, "
+            "its sealed table cannot be seen.",
+            hint=f"resume with the address of {attempt.replica}; if it is gone for good, run `clickhouse-backfill run"
+            f" --plan-id {attempt.plan.plan_id} --replay-failed --clear-window`, which fills the window anew",
+        )
     content = None if attempt.clear else attempt.earlier.get(number)
     if found and content is None:
         # Sealed before the chunk was done and replayed, or to be filled anew after its window is cleared.

@@ -95,7 +95,8 @@ def server_facts(
         "embedded": server.embedded,
         "target": str(target),
         "known_plans": frozenset(known_plans),
-        "queries": look.many("running queries", live_queries, server),
+        "queries": look.many("running queries", live_queries, server)
+        + look.many("queries on the other servers of the cluster", _queries_elsewhere, server),
     }
     if facts is None:
         return ServerFacts(**common, unseen=tuple(look.unseen))
@@ -208,10 +209,23 @@ class _Look:
 
 def live_queries(server: Server) -> tuple[QueryFacts, ...]:
     """The queries of ours that run on this server now, whoever sent them; an embedded engine has no others."""
-    if server.embedded:
+    return () if server.embedded else _queries(server, "system.processes")
+
+
+def _queries_elsewhere(server: Server) -> tuple[QueryFacts, ...]:
+    """The queries of ours that run on other servers of the cluster, as far as these can be reached."""
+    if server.embedded or not server.cluster:
         return ()
+    here = {query.query_id for query in live_queries(server)}
+    found = _queries(server, f"clusterAllReplicas({literal(server.cluster)}, system.processes)")
+    return tuple(query._replace(cluster=server.cluster) for query in found if query.query_id not in here)
+
+
+def _queries(server: Server, processes: str) -> tuple[QueryFacts, ...]:
     found = server.rows(
-        "SELECT query_id, user, elapsed FROM system.processes WHERE startsWith(query_id, 'backfill-') ORDER BY query_id"
+        f"SELECT DISTINCT query_id, user, elapsed FROM {processes} WHERE startsWith(query_id, 'backfill-')"
+        " ORDER BY query_id",
+        {"skip_unavailable_shards": 1},
     )
     matches = ((_QUERY.match(query_id), query_id, user, elapsed) for query_id, user, elapsed in found)
     return tuple(
@@ -491,6 +505,8 @@ def missing_grants(
             rights.append("ALTER TTL")
         needed += [(right, beside) for right in rights]
         needed += [("TABLE ENGINE", target.engine), ("SELECT", "system.parts")]
+        if target.engine.startswith("Replicated"):
+            needed += [("SYSTEM SYNC REPLICA", beside)]
     if not server.embedded:
         needed += [("SELECT", "system.processes")]
     return tuple(GrantFacts(right, on) for right, on in needed if not _granted(server, right, on))

@@ -55,6 +55,7 @@ def table_facts(server: Server, name: TableName) -> TableFacts | None:
         create_query=create_query,
         rows=rows,
         views=tuple(sorted(TableName(*view) for view in views)),
+        replica=_replica(server, name) if engine.startswith("Replicated") else "",
     )
     if engine != "MaterializedView" or _view_target(create_query) is not None:
         return facts
@@ -66,6 +67,16 @@ def table_facts(server: Server, name: TableName) -> TableFacts | None:
     keys = {column.name for column in inner.columns if column.in_key}
     marked = tuple(column._replace(in_key=column.name in keys) for column in facts.columns)
     return replace(inner, name=name, columns=marked, create_query=create_query, views=facts.views)
+
+
+def _replica(server: Server, name: TableName) -> str:
+    found = server.rows(
+        "SELECT replica_name FROM system.replicas"
+        f" WHERE database = {literal(name.database)} AND table = {literal(name.table)}"
+        # In such a database every table is made on all servers.
+        " AND database NOT IN (SELECT name FROM system.databases WHERE engine = 'Replicated')"
+    )
+    return str(found[0][0]) if found else ""
 
 
 def feeding_views(server: Server, target: TableName) -> list[ViewFacts]:

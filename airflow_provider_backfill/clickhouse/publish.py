@@ -22,6 +22,8 @@ _NO_SUCH_PART = 232
 def move_partitions(server: Server, attempt: Attempt, sealed: TableName, *, resumed: bool) -> None:
     """Move every partition of the sealed table into the target."""
     storage = attempt.target.storage
+    if resumed:
+        _catch_up(server, attempt.target, sealed)
     partitions = server.rows(
         "SELECT DISTINCT partition_id FROM system.parts"
         f" WHERE active AND database = {literal(sealed.database)} AND table = {literal(sealed.table)}"
@@ -38,6 +40,13 @@ def move_partitions(server: Server, attempt: Attempt, sealed: TableName, *, resu
             {"query_id": f"{attempt.query_id}.move.{partition}"},
         )
         attempt.step(f"moved {index + 1}")
+
+
+def _catch_up(server: Server, target: TableFacts, sealed: TableName) -> None:
+    """Let this replica fetch the parts it has heard of: what it does not have is neither replaced nor moved."""
+    if target.engine.startswith("Replicated"):
+        for table in (sealed, target.storage):
+            server.command(f"SYSTEM SYNC REPLICA {quote_table(table)} LIGHTWEIGHT")
 
 
 def _drop_part(server: Server, table: TableName, name: str) -> None:
@@ -68,6 +77,7 @@ def _parts(server: Server, table: TableName, partition: str, condition: str = "1
 def replace_partitions(server: Server, attempt: Attempt, sealed: TableName) -> None:
     """Put the sealed partitions in place of the target's, and drop those of the window that are no more."""
     storage = attempt.target.storage
+    _catch_up(server, attempt.target, sealed)
     staged, present = _partitions(server, sealed), _partitions(server, storage, _window(attempt))
     affected = sorted(staged | present)
     if not attempt.plan.keep_outside and affected:

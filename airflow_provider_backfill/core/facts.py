@@ -89,7 +89,7 @@ class StagingFacts(NamedTuple):
 
 
 class QueryFacts(NamedTuple):
-    """A query of ours that runs now; *seconds* since it began."""
+    """A query of ours that runs now, on another server of *cluster* when that is given; *seconds* since it began."""
 
     query_id: str
     plan_id: str
@@ -97,6 +97,7 @@ class QueryFacts(NamedTuple):
     attempt: int
     user: str
     seconds: float
+    cluster: str = ""
 
 
 class SettingFacts(NamedTuple):

@@ -141,6 +141,8 @@ class TableFacts:
         engine_full: The storage's whole engine clause, keys and settings included.
         rows: Rows in the table, None when the server does not know.
         views: The materialized views that fire when rows are inserted into it.
+        replica: Names the server among those that replicate the table, when tables made beside it
+            (staging, sealed) are on that server only; else empty.
     """
 
     name: TableName
@@ -153,6 +155,7 @@ class TableFacts:
     create_query: str
     rows: int | None
     views: tuple[TableName, ...] = ()
+    replica: str = ""
 
     def column(self, name: str) -> Column | None:
         """The column called *name*, or None."""
@@ -428,10 +431,15 @@ class Content(NamedTuple):
 
 
 class ChunkVerified(_ChunkEvent):
-    """The attempt's rows are staged and verified; from here on only this result or an equal one is published."""
+    """
+    The attempt's rows are staged and verified; from here on only this result or an equal one is published.
+
+    *replica* is :attr:`TableFacts.replica` of the server that holds them.
+    """
 
     type: Literal["ChunkVerified"] = "ChunkVerified"
     content: Content
+    replica: str = ""
 
 
 class ChunkDone(_ChunkEvent):
@@ -493,6 +501,7 @@ class ChunkState:
         owner: The worker that holds the claim; empty unless the chunk is running, as is *query_id*.
         verified: What each attempt staged, by attempt; kept until the chunk is done, because
             a later attempt may have to publish what an earlier one staged.
+        replica: Where that is, as :attr:`TableFacts.replica` names it.
         content: What the target got from this chunk; None until it is done.
         seconds: How long the successful attempt took; None until it is done.
         clear: Whether the chunk's window is to be deleted from the target before it is filled again.
@@ -508,6 +517,7 @@ class ChunkState:
     query_id: str = ""
     started_at: Instant | None = None
     verified: dict[int, Content] = field(default_factory=dict)
+    replica: str = ""
     content: Content | None = None
     seconds: float | None = None
     error: str = ""

@@ -99,7 +99,8 @@ def apply_event(run: Run, event: Event) -> None:
         case ChunkStarted():
             _start(run, event)
         case ChunkVerified():
-            run.chunks[event.chunk_id].verified[event.attempt] = event.content
+            state = run.chunks[event.chunk_id]
+            state.verified[event.attempt], state.replica = event.content, event.replica
         case ChunkDone() | ChunkFailed() | ChunkReleased() | ChunkSplit():
             _end(run, event)
     # Clocks of several hosts write here: a later event may bear an earlier time.

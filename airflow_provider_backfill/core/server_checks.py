@@ -663,10 +663,11 @@ def _queries(case: Case) -> Iterator[Found]:
         state = run.state(query.chunk_id)
         owned = state.status is ChunkStatus.RUNNING and state.attempt == query.attempt and state.owner not in case.dead
         if not owned:
+            there = f" ON CLUSTER {quote(query.cluster)}" if query.cluster else ""
             yield Found(
                 f"The query {query.query_id} of {query.user} runs for {query.seconds:.0f} s, and no living worker has "
                 "claimed its attempt.",
-                sql(f"KILL QUERY WHERE query_id = {literal(query.query_id)} SYNC"),
+                sql(f"KILL QUERY{there} WHERE query_id = {literal(query.query_id)} SYNC"),
             )
 
 

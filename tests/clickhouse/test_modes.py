@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from airflow_provider_backfill import commands
-from airflow_provider_backfill.core.model import WriteMode
+from airflow_provider_backfill.core.model import ChunkFailed, ChunkStarted, RunStarted, WriteMode
 from airflow_provider_backfill.errors import RequestError
+from airflow_provider_backfill.worker import now
 from tests.clickhouse.lab import Lab
 
 SOURCE = """CREATE TABLE src (id UInt64, ts DateTime('UTC'), v Nullable(Float64), s LowCardinality(String))
@@ -173,7 +174,38 @@ def test_a_window_is_not_cleared_by_a_bucket(source: Lab) -> None:
     source.run(plan)
     with pytest.raises(RequestError, match="has no time column ts, so a chunk's window cannot be deleted"):
         source.run(plan, replay_done=True, clear_window=True)
+    with pytest.raises(RequestError, match="has no time column ts, so a chunk's window cannot be deleted"):
+        source.run(plan, replay_failed=True, clear_window=True, replay_done=True)
     assert source.rows("SELECT sum(n) FROM days") == [(7200,)]
+
+
+def test_clear_window_needs_chunks_that_are_executed_again(source: Lab) -> None:
+    source.sql(TARGET)
+    plan = source.plan("dst", "2025-01-01", "2025-01-06", 24, source="src")
+    with pytest.raises(RequestError, match="executed again, but none are to be") as refused:
+        source.run(plan, clear_window=True)
+    assert "--replay-failed" in refused.value.hint
+    assert source.content("dst")[0] == 0
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_failed_chunks_are_filled_anew_after_their_windows_are_cleared(source: Lab, resume: bool) -> None:
+    """Whatever of them had reached the target goes first."""
+    source.sql(TARGET)
+    plan = source.plan("dst", "2025-01-01", "2025-01-06", 24, source="src")
+    source.sql("INSERT INTO dst SELECT * FROM src WHERE ts < '2025-01-01 12:00:00'")
+    store = source.session.store
+    log = store.open_run(store.load_plan(plan["planId"]))
+    first, at, by = next(iter(log.plan.chunks())), now(), "test"
+    log.append(RunStarted(at=at, by=by))
+    claim = ChunkStarted(
+        at=at, by=by, chunk_id=first.id, attempt=1, start=first.start, end=first.end, query_id="q", lease_seconds=1
+    )
+    log.append(claim)
+    log.append(ChunkFailed(at=at, by=by, chunk_id=first.id, attempt=1, message="lost", final=True))
+    payload = source.run(plan, replay_failed=True, clear_window=True, resume=resume)
+    assert payload["status"] == "completed"
+    assert source.content("dst") == source.content("src")
 
 
 def test_clearing_takes_only_the_window_out_of_a_part(source: Lab) -> None:
