@@ -136,6 +136,8 @@ class Worker:
         self._report, self._step = report, step
         self._gate, self._max_failures = gate, max_failures
         self._failures_in_a_row = 0
+        # Whether the last chunk had no rows, so that the next may have none either.
+        self._sparse = False
         self._held_said = -_HOLD_SAID_SECONDS
         self._paced = 0
         self._stopping = threading.Event()
@@ -407,6 +409,7 @@ class Worker:
             earlier=dict(claim.verified),
             replica=claim.replica,
             clear=claim.clear,
+            sparse=self._sparse,
         )
         try:
             content = run_attempt(self._server, attempt)
@@ -418,6 +421,7 @@ class Worker:
                 # A cancel from elsewhere kills the query before the watcher has seen it in the log.
                 return self._released(chunk, number, self._reason or "the run was cancelled")
             return self._failed(run, chunk, number, error)
+        self._sparse = not content.rows
         return ChunkDone(
             at=now(),
             by=self.owner,

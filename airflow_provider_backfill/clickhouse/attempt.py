@@ -36,6 +36,7 @@ class Attempt(NamedTuple):
         earlier: What earlier attempts of the chunk staged, by attempt.
         replica: Where that is, as :attr:`TableFacts.replica` names it.
         clear: Whether to delete the chunk's window from the target first.
+        sparse: Whether the source is likely to have no rows in the window, which is then asked first.
     """
 
     plan: Plan
@@ -48,6 +49,7 @@ class Attempt(NamedTuple):
     earlier: dict[int, Content]
     replica: str
     clear: bool
+    sparse: bool = False
 
     @property
     def query_id(self) -> str:

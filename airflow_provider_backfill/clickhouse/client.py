@@ -61,6 +61,20 @@ class Server:
             lambda: [tuple(row) for row in self._client.query(sql, settings=self._with(settings)).result_rows]
         )
 
+    def numbers(self, sql: str, settings: Mapping[str, Any] | None = None) -> tuple[int, ...]:
+        """
+        The integers of the one row that a SELECT answers with; none when there is no row.
+
+        As text, which for so little takes half the time of :meth:`rows`.
+
+        Raises:
+            ServerError: The server refused it or could not be reached.
+        """
+        answer = self._ask(lambda: self._client.command(sql, settings=self._with(settings)))
+        if isinstance(answer, int):
+            return (answer,)
+        return tuple(map(int, answer)) if isinstance(answer, list) else ()
+
     def command(self, sql: str, settings: Mapping[str, Any] | None = None) -> None:
         """
         Run a statement that answers with no rows, and wait for its end.

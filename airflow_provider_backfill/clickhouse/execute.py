@@ -21,7 +21,7 @@ Decides nothing about retries and writes no event by itself.
 from collections.abc import Mapping
 from typing import Any
 
-from ..core.model import Chunk, Content, Plan, TableFacts, TableName, WriteMode
+from ..core.model import Chunk, Content, Plan, Statement, TableFacts, TableName, WriteMode
 from ..core.statements import (
     chunk_filter,
     create_like,
@@ -30,6 +30,7 @@ from ..core.statements import (
     quote_table,
     sealed_table,
     show_table,
+    some_row,
     source_content,
     staging_table,
     table_content,
@@ -41,14 +42,17 @@ from .client import Server
 
 _TABLE_EXISTS = 57
 _UNKNOWN_TABLE = 60
-_STAGING_TABLE = (
+_STAGING_TABLE = {
     # With an id of its own, a part is told from one that has the very same rows.
-    "assign_part_uuids = 1,"
+    "assign_part_uuids": 1,
     # No merge may collapse rows before they are verified, or rename parts while they are moved;
     # so there are many of them for a while.
-    " max_bytes_to_merge_at_max_space_in_pool = 1, max_bytes_to_merge_at_min_space_in_pool = 1,"
-    " parts_to_delay_insert = 100000, parts_to_throw_insert = 100000"
-)
+    "max_bytes_to_merge_at_max_space_in_pool": 1,
+    "max_bytes_to_merge_at_min_space_in_pool": 1,
+    "parts_to_delay_insert": 100_000,
+    "parts_to_throw_insert": 100_000,
+}
+_NOTHING = Content(0, 0)
 _DIRECT_SETTINGS = {
     "insert_deduplicate": 1,
     "async_insert": 0,
@@ -79,11 +83,13 @@ def run_attempt(server: Server, attempt: Attempt) -> Content:
     content = _resumable(server, attempt, sealed) if attempt.number > 1 else None
     resumed = content is not None
     if content is None:
-        wanted = _source(server, attempt) if plan.asks_source_again else None
-        if wanted and not wanted.rows and plan.write_mode is WriteMode.STAGE:
-            # Nothing to stage, so nothing to publish.
+        wanted = _wanted(server, attempt)
+        if wanted == _NOTHING and plan.write_mode is WriteMode.STAGE:
             return wanted
         content = _stage(server, attempt, wanted)
+        if content == _NOTHING and plan.write_mode is WriteMode.STAGE:
+            # Nothing to publish.
+            return content
         _seal(server, attempt, sealed)
         attempt.step("sealed")
     if plan.write_mode is WriteMode.REPLACE:
@@ -99,6 +105,16 @@ def _insert(server: Server, attempt: Attempt) -> Content:
         publish.clear_window(server, attempt)
     _fill(server, attempt, attempt.target.storage, _DIRECT_SETTINGS, order=" ORDER BY ALL")
     attempt.step("inserted")
+    return _source(server, attempt)
+
+
+def _wanted(server: Server, attempt: Attempt) -> Content | None:
+    """What the source gives, asked before it is staged; None where that would cost more than one scan."""
+    plan = attempt.plan
+    if not plan.asks_source_again:
+        return None
+    if attempt.sparse and _is_empty(server, plan, attempt.chunk):
+        return _NOTHING
     return _source(server, attempt)
 
 
@@ -155,8 +171,7 @@ def _own_table(attempt: Attempt) -> TableName:
 def _stage(server: Server, attempt: Attempt, wanted: Content | None) -> Content:
     plan, table = attempt.plan, _own_table(attempt)
     comment = f"backfill of {show_table(attempt.target.name)}, attempt {attempt.number}"
-    server.command(create_like(table, attempt.target.storage, attempt.target.engine_full, comment))
-    _keep_rows_as_inserted(server, attempt.target, table)
+    _create(server, attempt.target, table, comment)
     attempt.step("staging")
     _fill(server, attempt, table, STAGING_SETTINGS)
     attempt.step("staged")
@@ -168,6 +183,20 @@ def _stage(server: Server, attempt: Attempt, wanted: Content | None) -> Content:
         publish.keep_outside(server, attempt, table)
     attempt.verified(content)
     return content
+
+
+def _create(server: Server, target: TableFacts, table: TableName, comment: str) -> None:
+    """A table like the target, in which rows stay as they were inserted until they are published."""
+    storage, engine = target.storage, target.engine_full
+    if engine.startswith("Shared"):
+        # Its arguments are the service's own, so that it cannot be created by an engine clause.
+        server.command(create_like(table, storage, engine, comment))
+        settings = ", ".join(f"{name} = {value}" for name, value in _STAGING_TABLE.items())
+        server.command(f"ALTER TABLE {quote_table(table)} MODIFY SETTING {settings}")
+    else:
+        server.command(create_like(table, storage, engine, comment, settings=_STAGING_TABLE))
+    if " TTL " in target.create_query:
+        server.command(f"ALTER TABLE {quote_table(table)} REMOVE TTL")
 
 
 def _fill(server: Server, attempt: Attempt, table: TableName, settings: Mapping[str, int], order: str = "") -> None:
@@ -185,13 +214,6 @@ def _fill(server: Server, attempt: Attempt, table: TableName, settings: Mapping[
         server.command(insert_select(table, statement) + order, given)
 
 
-def _keep_rows_as_inserted(server: Server, target: TableFacts, table: TableName) -> None:
-    """Let neither a TTL nor a merge that collapses rows change a staging table before it is published."""
-    if " TTL " in target.create_query:
-        server.command(f"ALTER TABLE {quote_table(table)} REMOVE TTL")
-    server.command(f"ALTER TABLE {quote_table(table)} MODIFY SETTING {_STAGING_TABLE}")
-
-
 def _verify(server: Server, attempt: Attempt, table: TableName, wanted: Content | None) -> Content:
     """
     Content sums of the staged rows, held against *wanted*, the source's own answer, where that costs one scan.
@@ -201,14 +223,10 @@ def _verify(server: Server, attempt: Attempt, table: TableName, wanted: Content 
     """
     plan = attempt.plan
     question = table_content(table, plan.summed(plan.statements[0]))
-    staged = Content(*server.rows(question, {"query_id": f"{attempt.query_id}.staged"})[0])
+    staged = Content(*server.numbers(question, {"query_id": f"{attempt.query_id}.staged"}))
     if wanted is None and staged.rows == 0:
-        counts = [
-            server.rows(f"SELECT count() FROM (\n{statement.select}\n)", chunk_filter(plan, statement, attempt.chunk))
-            for statement in plan.statements
-        ]
-        rows = sum(int(count[0][0]) for count in counts)
-        wanted = Content(rows, staged.checksum)
+        empty = _is_empty(server, plan, attempt.chunk)
+        wanted = _NOTHING if empty else Content(sum(_count(server, attempt, each) for each in plan.statements), 0)
     if wanted is None:
         return staged
     if staged != wanted:
@@ -219,6 +237,17 @@ def _verify(server: Server, attempt: Attempt, table: TableName, wanted: Content 
             "once the source is at rest, run `clickhouse-backfill resume --plan-id " + plan.plan_id + "`",
         )
     return staged
+
+
+def _count(server: Server, attempt: Attempt, statement: Statement) -> int:
+    settings = chunk_filter(attempt.plan, statement, attempt.chunk)
+    (rows,) = server.numbers(f"SELECT count() FROM (\n{statement.select}\n)", settings)
+    return rows
+
+
+def _is_empty(server: Server, plan: Plan, chunk: Chunk) -> bool:
+    """Whether the source has no row in the chunk's window, for any statement."""
+    return not any(server.numbers(some_row(plan, statement, chunk)) for statement in plan.statements)
 
 
 def content_at_source(
@@ -237,7 +266,7 @@ def content_at_source(
         if named:
             settings["query_id"] = f"{named}.source.{index + 1}"
         summed = statement.columns if whole else plan.summed(statement)
-        found = Content(*server.rows(source_content(statement, target.columns, summed), settings)[0])
+        found = Content(*server.numbers(source_content(statement, target.columns, summed), settings))
         rows, checksum = rows + found.rows, (checksum + found.checksum) % 2**64
     return Content(rows, checksum)
 

@@ -500,7 +500,9 @@ def missing_grants(
     else:
         # The staging tables stand beside the target, under names of their own.
         beside = f"{quote(target.storage.database)}.*"
-        rights = ["SELECT", "INSERT", "CREATE TABLE", "DROP TABLE", "ALTER DELETE", "ALTER SETTINGS"]
+        rights = ["SELECT", "INSERT", "CREATE TABLE", "DROP TABLE", "ALTER DELETE"]
+        if target.engine.startswith("Shared"):
+            rights.append("ALTER SETTINGS")
         if " TTL " in target.create_query:
             rights.append("ALTER TTL")
         needed += [(right, beside) for right in rights]

@@ -8,7 +8,7 @@ Pure: no server is asked.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from ..errors import RequestError
@@ -154,7 +154,15 @@ def sealed_table(plan: Plan, storage: TableName, chunk_id: str) -> TableName:
 _FIRST_LITERAL = re.compile(r"^(Replicated\w*MergeTree\(')((?:[^'\\\\]|\\\\.)*)(')")
 
 
-def create_like(table: TableName, storage: TableName, engine: str, comment: str, *, again: bool = False) -> str:
+def create_like(
+    table: TableName,
+    storage: TableName,
+    engine: str,
+    comment: str,
+    *,
+    settings: Mapping[str, int] | None = None,
+    again: bool = False,
+) -> str:
     """
     Create a table that can give partitions to *storage* and take them from it.
 
@@ -163,9 +171,13 @@ def create_like(table: TableName, storage: TableName, engine: str, comment: str,
 
     Args:
         engine: The storage's whole engine clause, as ``system.tables.engine_full`` has it.
+        settings: Of the copy; where the storage has the same ones, these hold.
         again: Whether it may be there already.
     """
     apart = _FIRST_LITERAL.sub(lambda match: f"{match[1]}{match[2]}_{table.table}{match[3]}", engine)
+    if settings:
+        given = ", ".join(f"{name} = {value}" for name, value in settings.items())
+        apart += f", {given}" if " SETTINGS " in apart else f" SETTINGS {given}"
     clause = f" ENGINE = {apart}" if apart != engine else ""
     name = ("IF NOT EXISTS " if again else "") + quote_table(table)
     return f"CREATE TABLE {name} AS {quote_table(storage)}{clause} COMMENT {literal(comment)}"
@@ -190,6 +202,15 @@ def insert_select(table: TableName, statement: Statement) -> str:
     """Insert a statement's rows, matched by name."""
     columns = _list(statement.columns)
     return f"INSERT INTO {quote_table(table)} ({columns}) SELECT {columns} FROM (\n{statement.select}\n)"
+
+
+def some_row(plan: Plan, statement: Statement, chunk: Chunk) -> str:
+    """Whether a statement's source has a row in the chunk's window: one row, or none."""
+    source, where = (
+        parse_table(statement.source, "source"),
+        time_filter(plan.time_column, statement.time_kind, chunk.start, chunk.end),
+    )
+    return f"SELECT 1 FROM {quote_table(source)} WHERE {where} LIMIT 1"
 
 
 def source_content(statement: Statement, columns: Sequence[Column], summed: Sequence[str]) -> str:

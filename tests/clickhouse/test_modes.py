@@ -208,6 +208,26 @@ def test_failed_chunks_are_filled_anew_after_their_windows_are_cleared(source: L
     assert source.content("dst") == source.content("src")
 
 
+def test_a_staging_table_has_settings_of_its_own(source: Lab) -> None:
+    """Also where the target has them otherwise: a part without an id could not be told from one with the same rows."""
+    source.sql(TARGET + " SETTINGS assign_part_uuids = 0, index_granularity = 100")
+    plan = source.plan("dst", "2025-01-01", "2025-01-02", 24, source="src")
+    seen: list[tuple[bool, int]] = []
+
+    def look(step: str) -> None:
+        if step == "sealed":
+            seen.extend(
+                source.rows(
+                    "SELECT toUInt128(uuid) != 0, marks FROM system.parts WHERE active AND rows"
+                    " AND database = currentDatabase() AND startsWith(table, 'backfill_')"
+                )
+            )
+
+    source.run(plan, step=look)
+    # 1,440 rows: the granularity is the target's.
+    assert [(bool(named), marks > 10) for named, marks in seen] == [(True, True)]
+
+
 def test_clearing_takes_only_the_window_out_of_a_part(source: Lab) -> None:
     """A part that also holds rows outside the window is rewritten; one that lies in it is dropped."""
     source.sql(TARGET.replace("PARTITION BY toYYYYMMDD(ts) ", ""))

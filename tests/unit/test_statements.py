@@ -131,3 +131,16 @@ def test_a_replicated_copy_gets_a_path_of_its_own() -> None:
     assert text == f"CREATE TABLE `d`.`backfill_p_c_1` AS `d`.`t` ENGINE = {apart} COMMENT 'why'"
     for plain in ("MergeTree ORDER BY k", "ReplicatedMergeTree ORDER BY k", "SharedMergeTree ORDER BY k"):
         assert create_like(table, storage, plain, "why") == "CREATE TABLE `d`.`backfill_p_c_1` AS `d`.`t` COMMENT 'why'"
+
+
+@pytest.mark.parametrize(
+    ("engine", "with_settings"),
+    [
+        ("MergeTree ORDER BY k", "MergeTree ORDER BY k SETTINGS a = 1, b = 2"),
+        ("MergeTree ORDER BY k SETTINGS a = 9", "MergeTree ORDER BY k SETTINGS a = 9, a = 1, b = 2"),
+    ],
+)
+def test_a_copy_with_settings_of_its_own(engine: str, with_settings: str) -> None:
+    """Of two with one name the server takes the later one."""
+    text = create_like(TableName("d", "c"), TableName("d", "t"), engine, "why", settings={"a": 1, "b": 2})
+    assert text == f"CREATE TABLE `d`.`c` AS `d`.`t` ENGINE = {with_settings} COMMENT 'why'"
