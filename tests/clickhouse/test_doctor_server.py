@@ -29,7 +29,6 @@ def test_backfill_grant_missing(clinic: Clinic) -> None:
         "CREATE TABLE ON `clinic`.*",
         "DROP TABLE ON `clinic`.*",
         "ALTER DELETE ON `clinic`.*",
-        "ALTER SETTINGS ON `clinic`.*",
         "TABLE ENGINE ON MergeTree",
         "SELECT ON system.parts",
         "SELECT ON system.processes",
