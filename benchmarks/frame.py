@@ -13,6 +13,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +52,14 @@ class Row:
         return None if self.bar is None or measure is None else measure <= self.bar
 
 
-def in_turn(rounds: int, *works: Callable[[], float]) -> list[list[float]]:
+def in_turn(rounds: int, *works: Callable[[], _T]) -> list[list[_T]]:
     """
     Do the works one after the other, round by round, so that what the machine does meanwhile meets all of them.
 
     Returns:
         For each work, what it returned in each round.
     """
-    results: list[list[float]] = [[] for _ in works]
+    results: list[list[_T]] = [[] for _ in works]
     for _ in range(rounds):
         for work, result in zip(works, results, strict=True):
             result.append(work())
