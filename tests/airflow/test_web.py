@@ -55,8 +55,12 @@ class Stage:
     @property
     def session(self) -> Session:
         """A session such as the command line makes."""
+        return self.session_of("grace@workstation")
+
+    def session_of(self, user: str) -> Session:
+        """A session of a user, or of an Airflow task."""
         options = parse_options({"defaults": {"retryDelayMs": 1}, "limits": {"maxWindowHours": 100_000}})
-        return Session(open_store(str(self.state)), options, lambda: connect(self.url), "grace@workstation")
+        return Session(open_store(str(self.state)), options, lambda: connect(self.url), user)
 
     def plan(self, target: str, select: str = "SELECT ts, id FROM stage.source", hours: float = 6) -> str:
         """Plan ten days of a new table; the plan's id."""
@@ -299,6 +303,20 @@ def test_a_failed_chunk_shows_its_attempts_and_its_sql(open_page: Open, failed: 
     assert "2026-01-04 06:00:00" in chunk.inner_text()
     remedy = page.get_by_text(f"clickhouse-backfill resume --plan-id {failed}")
     assert remedy.first.is_visible()
+
+
+def test_a_chunk_leads_to_the_log_of_the_task_that_ran_it(stage: Stage, open_page: Open, site: AirflowSite) -> None:
+    """In Airflow's own page; a chunk that the command line ran has no such link."""
+    plan_id = stage.plan("by_a_task", FAILING)
+    task = "airflow:load/manual__2026-01-01T00:00:00+00:00/backfill.chunks[2]#3"
+    commands.run(stage.session_of(task), plan_id)
+    page = open_page(f"{ROOT}/plans/{plan_id}")
+    page.get_by_role("button", name="4 Jan 2026, 06:00 \N{EN DASH} 12:00").click()
+    link = page.get_by_role("link", name="Its task in Airflow, with the log")
+    path = "/dags/load/runs/manual__2026-01-01T00%3A00%3A00%2B00%3A00/tasks/backfill.chunks/mapped/2?try_number=3"
+    assert link.get_attribute("href") == path
+    link.click()
+    page.wait_for_url(f"{site.url}/dags/load/**")
 
 
 def test_a_view_is_named_as_text(stage: Stage, open_page: Open) -> None:

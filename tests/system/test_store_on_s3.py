@@ -11,6 +11,9 @@ import pytest
 from obstore.exceptions import GenericError
 
 from airflow_provider_backfill.errors import StateError
+from airflow_provider_backfill.options import parse_options
+from airflow_provider_backfill.overview.plans import Overview
+from airflow_provider_backfill.session import Session
 from airflow_provider_backfill.state import objects
 from airflow_provider_backfill.state.objects import ObjectBackend
 from airflow_provider_backfill.state.store import StateStore, open_store
@@ -53,6 +56,26 @@ def test_a_commit_is_one_request(store: StateStore, monkeypatch: pytest.MonkeyPa
         log.append(event)
     assert asked.count("put") <= 4
     assert [name for name in asked if name != "put"] in ([], ["head", "head"])
+
+
+def test_the_page_follows_a_run(store: StateStore) -> None:
+    """What the page asks for: the list, a plan's map and its news, the attempts of a chunk."""
+    overview = Overview(Session(store, parse_options({}), None, "test"))
+    store.save_plan(PLAN)
+    log = store.open_run(PLAN)
+    log.append(started(PLAN, FIRST))
+    (listed,) = overview.plans()["plans"]
+    assert (listed["planId"], listed["status"]) == (PLAN.plan_id, "running")
+    seen = overview.plan(PLAN.plan_id)
+    assert seen["changed"]
+    log.append(verified(FIRST))
+    log.append(done(FIRST))
+    news = overview.plan(PLAN.plan_id, since=seen["version"], after=seen["lastEvent"])
+    assert (news["changed"], news["complete"]) == (True, True)
+    assert [event["type"] for event in news["events"]] == ["ChunkDone"]
+    assert not overview.plan(PLAN.plan_id, since=news["version"])["changed"]
+    (attempt,) = overview.chunk(PLAN.plan_id, FIRST.id)["attempts"]
+    assert attempt["outcome"] == "done"
 
 
 def test_an_answer_that_was_lost_is_no_conflict(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
