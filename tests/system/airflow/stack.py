@@ -1,16 +1,23 @@
-"""A whole Airflow: PostgreSQL, scheduler, API server, DAG processor and triggerer, each a process of its own."""
+"""
+A whole Airflow: PostgreSQL, scheduler, API server, DAG processor and triggerer, each a process of its own.
+
+With the CeleryExecutor also Redis and two workers.
+"""
 
 from __future__ import annotations
 
 import os
 import pwd
+import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +25,7 @@ from tests.airflow.site import AirflowSite
 from tests.server import free_port
 
 _COMPONENTS = ("scheduler", "dag-processor", "triggerer")
+WORKERS = ("worker-1", "worker-2")
 
 
 class Postgres:
@@ -81,10 +89,55 @@ class Postgres:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class Redis:
+    """A Redis with a password, in memory only."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self._password = secrets.token_hex(8)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The address for Celery."""
+        return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
+
+    def start(self, log: Path) -> Redis:
+        """Start it, and wait until it answers."""
+        found = shutil.which("redis-server")
+        if found is None:
+            raise RuntimeError("Redis is not installed; on Debian: apt-get install redis-server")
+        flags = ["--bind", "127.0.0.1", "--port", str(self.port), "--requirepass", self._password]
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [found, *flags, "--save", "", "--appendonly", "no"],
+                stdout=output,
+                stderr=output,
+                cwd=log.parent,
+                start_new_session=True,
+            )
+        wait_for(self._answers, "Redis", 30)
+        return self
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 2) as connection:
+                connection.sendall(f"AUTH {self._password}\r\nPING\r\n".encode())
+                return b"+OK" in connection.recv(64)
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+
+
 class RunningAirflow(AirflowSite):
     """All of Airflow with LocalExecutor, at work on the DAGs of one folder."""
 
-    def __init__(self, home: Path, state_dir: Path, dags: Path, **environment: str) -> None:
+    def __init__(self, home: Path, state_dir: Path | str, dags: Path, **environment: str) -> None:
         super().__init__(home, state_dir)
         self.postgres = Postgres()
         self._components: dict[str, subprocess.Popen[bytes]] = {}
@@ -115,22 +168,22 @@ class RunningAirflow(AirflowSite):
             self.start_component(name)
         return self
 
-    def start_component(self, name: str) -> None:
-        """Start one of scheduler, dag-processor, triggerer."""
+    def start_component(self, name: str, *command: str) -> None:
+        """Start one of scheduler, dag-processor, triggerer; or what *command* says, by that name."""
         with (self.home / f"{name}.log").open("ab") as log:
             self._components[name] = subprocess.Popen(
-                [sys.executable, "-m", "airflow", name],
+                [sys.executable, "-m", "airflow", *(command or (name,))],
                 env=self.environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
 
-    def kill_component(self, name: str) -> None:
-        """SIGKILL to one of them and to all of its processes."""
+    def kill_component(self, name: str, number: int = signal.SIGKILL, timeout: float = 10) -> None:
+        """A signal to one of them and to all of its processes, which ends it within *timeout* seconds."""
         process = self._components.pop(name)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        os.killpg(process.pid, number)
+        process.wait(timeout)
 
     def stop(self) -> None:
         """End everything."""
@@ -150,6 +203,47 @@ class RunningAirflow(AirflowSite):
         if status >= 300:
             raise AssertionError(f"{method} {path}: {status} {answer}")
         return answer
+
+
+class CeleryAirflow(RunningAirflow):
+    """As RunningAirflow, with Redis and two Celery workers of one slot each: two tasks at once need both."""
+
+    def __init__(self, home: Path, state_dir: Path | str, dags: Path, **environment: str) -> None:
+        super().__init__(home, state_dir, dags, **environment)
+        self.redis = Redis()
+        self.environment |= {
+            "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
+            "AIRFLOW__CELERY__BROKER_URL": self.redis.url,
+            "AIRFLOW__CELERY__RESULT_BACKEND": f"db+{self.postgres.url}",
+            "AIRFLOW__CELERY__WORKER_CONCURRENCY": "1",
+            **environment,
+        }
+
+    def start(self, timeout: float = 300) -> CeleryAirflow:
+        """Start everything, and wait until the workers listen."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.redis.start(self.home / "redis.log")
+        super().start(timeout)
+        for name in WORKERS:
+            # Both would serve logs on one port.
+            self.start_component(name, "celery", "worker", "--celery-hostname", name, "--skip-serve-logs")
+        for name in WORKERS:
+            wait_for(partial(self._listens, name), f"{name} listens", 120)
+        return self
+
+    def _listens(self, name: str) -> bool:
+        if self._components[name].poll() is not None:
+            raise RuntimeError(f"{name} ended:\n{self.log_of(name)[-4000:]}")
+        return " ready." in self.log_of(name)
+
+    def log_of(self, name: str) -> str:
+        """What a component has printed."""
+        return (self.home / f"{name}.log").read_text(errors="replace")
+
+    def stop(self) -> None:
+        """End everything."""
+        super().stop()
+        self.redis.stop()
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout: float = 120, every: float = 0.2) -> Any:
