@@ -96,7 +96,16 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
 
 def test_spelling() -> None:
     done = subprocess.run(
-        ["codespell", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs", "airflow_provider_backfill", "dags"],
+        [
+            "codespell",
+            "README.md",
+            "CHANGELOG.md",
+            "CONTRIBUTING.md",
+            "changelog.d",
+            "docs",
+            "airflow_provider_backfill",
+            "dags",
+        ],
         cwd=ROOT,
         env={"PATH": str(Path(sys.executable).parent)},
         capture_output=True,
