@@ -48,7 +48,8 @@ def test_the_sdist_has_what_its_tests_need(distributions: Path) -> None:
     (path,) = distributions.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"pyproject.toml", "README.md", "LICENSE", "uv.lock", "docker-compose.yaml", "tests/server.py"} <= names
+    assert {"pyproject.toml", "README.md", "LICENSE", "uv.lock", "tests/server.py"} <= names
+    assert {"docker-compose.yaml", ".env.example", "changelog.d/README.md", "SECURITY.md"} <= names
     tops = {name.split("/")[0] for name in names}
     assert not tops & {"dist", ".venv", ".git", ".demo", "site", "logs"}
 
