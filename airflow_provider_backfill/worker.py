@@ -366,7 +366,10 @@ class Worker:
                 on_behalf_of=self._on_behalf_of,
             )
 
-        event = log.commit(decide)
+        # Who holds other chunks matters only where somebody's claim is taken over, or all together are limited;
+        # that either comes true meanwhile is said of this chunk, or of the whole run.
+        alone = log.run.state(chunk.id).status is ChunkStatus.PENDING and not log.run.parallel
+        event = log.commit(decide, about=chunk.id if alone else "")
         if event is None:
             return None
         self._report(event)

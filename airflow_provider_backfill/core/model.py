@@ -401,12 +401,14 @@ class WorkerSeen(_Event):
     lease_seconds: float
 
 
-class _ChunkEvent(_Event):
+class ChunkEvent(_Event):
+    """What happened to an attempt of a chunk."""
+
     chunk_id: str
     attempt: int
 
 
-class ChunkStarted(_ChunkEvent):
+class ChunkStarted(ChunkEvent):
     """
     A worker claims a chunk; on disk before its query exists.
 
@@ -430,7 +432,7 @@ class Content(NamedTuple):
     checksum: int
 
 
-class ChunkVerified(_ChunkEvent):
+class ChunkVerified(ChunkEvent):
     """
     The attempt's rows are staged and verified; from here on only this result or an equal one is published.
 
@@ -442,7 +444,7 @@ class ChunkVerified(_ChunkEvent):
     replica: str = ""
 
 
-class ChunkDone(_ChunkEvent):
+class ChunkDone(ChunkEvent):
     """The chunk's rows are in the target."""
 
     type: Literal["ChunkDone"] = "ChunkDone"
@@ -450,7 +452,7 @@ class ChunkDone(_ChunkEvent):
     seconds: float
 
 
-class ChunkFailed(_ChunkEvent):
+class ChunkFailed(ChunkEvent):
     """The attempt failed; *final* when no further attempt will be made by itself."""
 
     type: Literal["ChunkFailed"] = "ChunkFailed"
@@ -460,7 +462,7 @@ class ChunkFailed(_ChunkEvent):
     final: bool
 
 
-class ChunkReleased(_ChunkEvent):
+class ChunkReleased(ChunkEvent):
     """The worker gave the chunk back unharmed (pause, cancel, kill); the attempt does not count."""
 
     type: Literal["ChunkReleased"] = "ChunkReleased"
@@ -475,7 +477,7 @@ class ChunkPart(Model):
     end: Instant = Field(alias="to")
 
 
-class ChunkSplit(_ChunkEvent):
+class ChunkSplit(ChunkEvent):
     """The chunk was too heavy; its parts take its place."""
 
     type: Literal["ChunkSplit"] = "ChunkSplit"

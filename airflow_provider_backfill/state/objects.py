@@ -222,8 +222,13 @@ class ObjectLog:
             if following and following[0] != position + 1:
                 raise self._gone(position + 1)
             return self._fetch(position, iter(following))
-        line = self._backend.read(self._name(position + 1))
-        return [line, *self._fetch(position + 1, self._numbers(position + 1))] if line is not None else []
+        # One or two lines are what others have written meanwhile as a rule, and a listing costs more than a read.
+        lines: list[bytes] = []
+        while len(lines) < 2 and (line := self._backend.read(self._name(position + len(lines) + 1))) is not None:
+            lines.append(line)
+        if len(lines) == 2:
+            lines += self._fetch(position + 2, self._numbers(position + 2))
+        return lines
 
     def _numbers(self, after: int) -> Iterator[int]:
         """The numbers of the segments after number *after*, in order."""

@@ -12,6 +12,7 @@ Knows nothing of ClickHouse or Airflow; gets the time passed in with each event.
 import json
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -25,7 +26,19 @@ from pydantic.alias_generators import to_camel
 from pydantic.dataclasses import dataclass
 
 from ..core.identity import render_instant
-from ..core.model import FORMAT, ChunkStatus, Event, Instant, Model, Plan, Run, RunStatus, event_adapter
+from ..core.model import (
+    FORMAT,
+    ChunkEvent,
+    ChunkSplit,
+    ChunkStatus,
+    Event,
+    Instant,
+    Model,
+    Plan,
+    Run,
+    RunStatus,
+    event_adapter,
+)
 from ..core.run import apply_event, judge_event, new_run
 from ..errors import BackfillError, ConfigError, DamagedStateError, RequestError, StateError, TransitionError
 from .backend import LOG_CLOSED, Backend, ConflictError
@@ -36,6 +49,8 @@ _PLAN_ID = re.compile(r"[0-9a-f]{16}")
 _CHECKPOINT_SECONDS = 1.0
 _CHECKPOINT_GROWTH = 4
 """A run file is written again when the log has grown by the run file's size divided by this."""
+_EVENT, _CHUNK_EVENT = b'{"at":"', b'"type":"Chunk'
+"""How each line of ours begins, and what is in each about a chunk and in no other: quotes within texts are escaped."""
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 """The package's extra that each kind of URL needs."""
 _UNKNOWN = object()
@@ -339,6 +354,8 @@ class RunLog:
         """Start over before the first line."""
         self.run, self._position, self.lines, self._last = new_run(self.plan), 0, 0, b""
         self._closed = False
+        # Lines that a commit has read and not folded yet.
+        self._tail: deque[bytes] = deque()
 
     def _load_checkpoint(self) -> None:
         found = self.read_checkpoint(self._store, self.plan, brief=self._brief)
@@ -386,6 +403,7 @@ class RunLog:
 
     def _fold(self) -> bool:
         """Fold what is new; whether there was anything."""
+        self._fold_tail()
         news = False
         while (lines := self._log.read(self._position, self._last)) != []:
             news = True
@@ -401,6 +419,29 @@ class RunLog:
         if self.lines < self._checkpoint_lines:
             raise self._shortened()
         return news
+
+    def _fold_tail(self) -> None:
+        while self._tail:
+            # Taken out only then: a damaged line is met again by whoever looks next.
+            self._apply_line(self._tail[0], self.lines - len(self._tail) + 1)
+            self._tail.popleft()
+
+    def _read_past_others(self, chunk_id: str) -> bool:
+        """
+        Read what is new, to be folded once the lock is free, if all of it is about other chunks than this one.
+
+        With many workers on one run, folding each other's events under the lock would take most of a commit.
+        """
+        if not self.lines or self._brief:
+            return False
+        about = chunk_id.encode()
+        while lines := self._log.read(self._position, self._last):
+            if not all(line.startswith(_EVENT) and _CHUNK_EVENT in line and about not in line for line in lines):
+                return False
+            for line in lines:
+                self._step_over(line)
+            self._tail.extend(lines)
+        return lines is not None and self.lines >= self._checkpoint_lines
 
     def _start_over(self) -> None:
         """
@@ -439,17 +480,21 @@ class RunLog:
             self._closed = True
             self._step_over(line)
             return True
+        if not self._apply_line(line, self.lines + 1):
+            return False
+        self._step_over(line)
+        return True
+
+    def _apply_line(self, line: bytes, number: int) -> bool:
+        """Apply line *number*; False when it is the first line of an older plan's log."""
         try:
-            if self.lines == 0:
-                if not self._fold_header(line):
-                    return False
-            else:
-                apply_event(self.run, event_adapter().validate_json(line))
+            if number == 1:
+                return self._fold_header(line)
+            apply_event(self.run, event_adapter().validate_json(line))
         except (ValidationError, TransitionError) as error:
             reason = _reason(line, error) if isinstance(error, ValidationError) else error.message
             plan_id = self.plan.plan_id
-            raise damaged(self._store.event_path(plan_id), self.lines + 1, reason, _log_remedy(plan_id)) from None
-        self._step_over(line)
+            raise damaged(self._store.event_path(plan_id), number, reason, _log_remedy(plan_id)) from None
         return True
 
     def _step_over(self, line: bytes) -> None:
@@ -472,12 +517,16 @@ class RunLog:
         self._leftover = render_instant(header.planned_at)
         return False
 
-    def commit(self, decide: Callable[[Run], Event | None]) -> Event | None:
+    def commit(self, decide: Callable[[Run], Event | None], *, about: str = "") -> Event | None:
         """
         Append the event that *decide* returns for the run as of now, durably.
 
         What *decide* sees cannot change before its event is on disk; it returns None to append
         nothing, or raises. It may be called again when others were faster.
+
+        Args:
+            about: The chunk that the event is about, when *decide* looks at nothing else but that chunk and
+                what is said of the whole run; what others do to other chunks is then not waited for.
 
         Returns:
             The event, once it is on disk.
@@ -487,15 +536,20 @@ class RunLog:
             StateError: The event is not on disk, such as when the disk is full. After an error
                 of a network the event may be there all the same; the next look tells.
         """
-        with self._log.locked():
-            event = self._commit(decide)
+        try:
+            with self._log.locked():
+                event = self._commit(decide, about)
+        finally:
+            self._fold_tail()
         if event is not None and self._is_checkpoint_due():
             self.write_checkpoint()
         return event
 
-    def _commit(self, decide: Callable[[Run], Event | None]) -> Event | None:
+    def _commit(self, decide: Callable[[Run], Event | None], about: str) -> Event | None:
+        # Not empty only after an error: nothing may be written behind a damaged line.
+        self._fold_tail()
         current = not self._log.optimistic
-        if current:
+        if current and not (about and self._read_past_others(about)):
             self._fold()
         while True:
             try:
@@ -525,7 +579,10 @@ class RunLog:
             except ConflictError:
                 self._fold()
                 continue
-            apply_event(self.run, event)
+            if self._tail:
+                self._tail.append(line)
+            else:
+                apply_event(self.run, event)
             self._step_over(line)
             return event
 
@@ -541,7 +598,9 @@ class RunLog:
 
     def append(self, event: Event) -> None:
         """Commit *event* whatever else happened, as long as the run's present state allows it."""
-        self.commit(lambda _: event)
+        # The parts of a split must be no other's.
+        about = event.chunk_id if isinstance(event, ChunkEvent) and not isinstance(event, ChunkSplit) else ""
+        self.commit(lambda _: event, about=about)
 
     def checkpoint(self) -> None:
         """Write the run file as of now, unless the run goes on and the last one is good enough."""

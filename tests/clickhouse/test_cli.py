@@ -273,7 +273,7 @@ def _done(shop: Shop, plan_id: str) -> int:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_pauses_and_resume_goes_on(shop: Shop, number: signal.Signals) -> None:
     """What a terminal, a service manager and a lost connection send."""
-    plan_id = shop.plan(hours=2)
+    plan_id = shop.plan(hours=4)
     process = shop.cli.start("run", "--plan-id", plan_id, "--max-parallel-chunks", "2", "--json")
     wait_until(lambda: _done(shop, plan_id) >= 5)
     process.send_signal(number)
@@ -282,7 +282,7 @@ def test_a_signal_pauses_and_resume_goes_on(shop: Shop, number: signal.Signals) 
     assert answer.code == 1
     assert answer.payload["status"] == "paused"
     assert answer.payload["chunkCounts"]["running"] == 0
-    assert 5 <= answer.payload["chunkCounts"]["done"] < 120
+    assert 5 <= answer.payload["chunkCounts"]["done"] < 60
     assert f"Stopped by {number.name}" in answer.err
     assert "Traceback" not in answer.err
     assert "clickhouse-backfill resume" in answer.payload["next"]
@@ -401,7 +401,7 @@ def _moment(event: dict[str, Any]) -> float:
 
 def test_two_runs_at_once_execute_no_chunk_twice(own_shop: Shop) -> None:
     """The server's own log counts the INSERTs: one for each chunk."""
-    plan_id = own_shop.plan(hours=2)
+    plan_id = own_shop.plan(hours=4)
     both = [own_shop.cli.start("run", "--plan-id", plan_id, "--max-parallel-chunks", "2", "--json") for _ in range(2)]
     answers = [finish(process) for process in both]
 
@@ -412,8 +412,8 @@ def test_two_runs_at_once_execute_no_chunk_twice(own_shop: Shop) -> None:
         "SELECT query_id, count() FROM system.query_log WHERE type = 'QueryStart' AND query_kind = 'Insert'"
         f" AND startsWith(query_id, 'backfill-{plan_id}') GROUP BY query_id"
     ).result_rows
-    assert Counter(count for _, count in inserts) == {1: 120}
-    assert len({query_id.split("-")[2] for query_id, _ in inserts}) == 120
+    assert Counter(count for _, count in inserts) == {1: 60}
+    assert len({query_id.split("-")[2] for query_id, _ in inserts}) == 60
     assert len({event["by"] for event in own_shop.cli.events(plan_id) if event["type"] == "ChunkDone"}) == 2
 
 

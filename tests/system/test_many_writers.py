@@ -1,7 +1,8 @@
 """
 Many processes on one run, killed at random: what each was told is in the log, and nothing is there twice.
 
-Short by default; the figures of the long form are ``BACKFILL_WRITERS=16 BACKFILL_CHUNKS=5000``.
+Short by default; the long form is ``BACKFILL_WRITERS=16 BACKFILL_CHUNKS=5000 BACKFILL_KILL_SECONDS=2``: how often one
+is killed, on average, because each start costs a second of the processor.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from tests.state import chunks_of, make_plan
 from tests.system.committer import CHUNK_HOURS
 
 WRITERS = int(os.environ.get("BACKFILL_WRITERS", "4"))
+# Short, or an idle machine is done before anybody was killed.
+KILL_SECONDS = float(os.environ.get("BACKFILL_KILL_SECONDS", "0.25"))
 ROOT = Path(__file__).parents[2]
 
 
@@ -78,8 +81,7 @@ def test_what_each_process_was_told_is_there_after_any_kill(place: Place, tmp_pa
         while len(running) < WRITERS:
             running.append(place.start(tmp_path / f"notes-{count}"))
             count += 1
-        # Short, or an idle machine is done before anybody was killed.
-        time.sleep(dice.uniform(0.1, 0.4))
+        time.sleep(KILL_SECONDS * dice.uniform(0.4, 1.6))
         victim = dice.choice(running)
         if victim.poll() is None:
             victim.kill()
@@ -102,6 +104,7 @@ def test_what_each_process_was_told_is_there_after_any_kill(place: Place, tmp_pa
     finished = Counter(e["chunkId"] for e in events if e["type"] == "ChunkDone")
     assert finished == {chunk.id: 1 for chunk in chunks_of(place.plan)}
     assert log.run.rows == 10 * place.plan.chunk_count
+    print(f"{place.plan.chunk_count} chunks, {len(events)} events, {count} processes, {kills} killed")
 
 
 def test_a_worker_frozen_past_its_lease_changes_nothing(place: Place, tmp_path: Path) -> None:

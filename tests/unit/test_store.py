@@ -159,6 +159,49 @@ def test_a_cancel_is_seen_by_the_next_commit(store: StateStore) -> None:
     assert worker.run.cancelled
 
 
+@pytest.mark.parametrize("about_the_run", [False, True])
+def test_a_commit_about_one_chunk_folds_what_others_did_to_others(store: StateStore, about_the_run: bool) -> None:
+    """In their order, whether that is before the decision or after it."""
+    store.save_plan(PLAN)
+    mine, theirs = store.open_run(PLAN), store.open_run(PLAN)
+    mine.append(started(PLAN, FIRST))
+    theirs.append(started(PLAN, SECOND, by="host:2:2:b"))
+    if about_the_run:
+        theirs.append(RunStarted(at=START, by="ada"))
+    theirs.append(done(SECOND, by="host:2:2:b"))
+    theirs.append(started(PLAN, THIRD, by="host:2:2:b"))
+    mine.append(verified(FIRST))
+    assert mine.run == store.open_run(PLAN).run
+    assert (mine.run.count(ChunkStatus.DONE), mine.run.count(ChunkStatus.RUNNING)) == (1, 2)
+
+
+def test_what_others_did_to_the_very_chunk_is_known_before_the_decision(store: StateStore) -> None:
+    store.save_plan(PLAN)
+    mine, theirs = store.open_run(PLAN), store.open_run(PLAN)
+    mine.append(started(PLAN, SECOND))
+    theirs.append(started(PLAN, FIRST, by="host:2:2:b"))
+    with pytest.raises(TransitionError, match="is at attempt 1, so 1 is not the next"):
+        mine.append(started(PLAN, FIRST))
+    assert mine.commit(_claim(PLAN, FIRST, "host:1:2:a"), about=FIRST.id) is None
+    assert mine.run == theirs.run
+
+
+@pytest.mark.parametrize(("line", "written"), [('{"type":"ChunkDone"}', 0), ('{"at":"","type":"ChunkDone"}', 1)])
+def test_a_damaged_line_about_another_chunk_is_met_again_and_again(files: StateStore, line: str, written: int) -> None:
+    """Also when it looks like one of ours, and only folding it tells: then no second event comes behind it."""
+    files.save_plan(PLAN)
+    mine, path = files.open_run(PLAN), Path(files.event_path(PLAN.plan_id))
+    mine.append(started(PLAN, FIRST))
+    path.write_text(path.read_text() + line + "\n")
+    before = len(path.read_text().splitlines())
+    for _ in range(3):
+        with pytest.raises(DamagedStateError, match="line 3 is damaged"):
+            mine.append(done(FIRST))
+    with pytest.raises(DamagedStateError, match="line 3 is damaged"):
+        mine.refresh()
+    assert len(path.read_text().splitlines()) == before + written
+
+
 def test_of_many_threads_one_claims_each_chunk(store: StateStore) -> None:
     """The claim is a compare-and-set: each attempt of each chunk has one owner."""
     plan = make_plan(20)
