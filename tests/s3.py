@@ -13,6 +13,15 @@ from uuid import uuid4
 
 _SIGNED = "AWS4-HMAC-SHA256 Credential=test/20250101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
 
+# moto looks for its services on the disk at every request, with a lock held; that takes longer than the request.
+_PROGRAM = """
+import sys
+from moto import backends, server
+found = list(backends.list_of_moto_modules())
+backends.list_of_moto_modules = lambda: found
+server.main(sys.argv[1:])
+"""
+
 
 class S3Server:
     """
@@ -39,7 +48,7 @@ class S3Server:
 
     def __enter__(self) -> S3Server:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._port)],
+            [sys.executable, "-c", _PROGRAM, "-H", "127.0.0.1", "-p", str(self._port)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},

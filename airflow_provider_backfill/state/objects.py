@@ -31,6 +31,7 @@ from ..errors import DamagedStateError, StateError
 from .backend import LOG_CLOSED, ConflictError
 
 _LEASE_SECONDS = 30.0
+_GUESS = 4
 _PARALLEL = 16
 _BATCH = 1024
 """Segments that are fetched at once, so that memory does not grow with the log."""
@@ -222,12 +223,14 @@ class ObjectLog:
             if following and following[0] != position + 1:
                 raise self._gone(position + 1)
             return self._fetch(position, iter(following))
-        # One or two lines are what others have written meanwhile as a rule, and a listing costs more than a read.
-        lines: list[bytes] = []
-        while len(lines) < 2 and (line := self._backend.read(self._name(position + len(lines) + 1))) is not None:
-            lines.append(line)
-        if len(lines) == 2:
-            lines += self._fetch(position + 2, self._numbers(position + 2))
+        line = self._backend.read(self._name(position + 1))
+        if line is None:
+            return []
+        # Others have written a few lines as a rule: some reads that find nothing cost less than a listing.
+        guess = range(position + 2, position + 2 + _GUESS)
+        lines = [line, *self._fetch(position + 1, iter(guess))]
+        if len(lines) > _GUESS:
+            lines += self._fetch(position + len(lines), self._numbers(position + len(lines)))
         return lines
 
     def _numbers(self, after: int) -> Iterator[int]:

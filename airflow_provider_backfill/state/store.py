@@ -10,6 +10,7 @@ Knows nothing of ClickHouse or Airflow; gets the time passed in with each event.
 """
 
 import json
+import random
 import re
 import time
 from collections import deque
@@ -49,6 +50,8 @@ _PLAN_ID = re.compile(r"[0-9a-f]{16}")
 _CHECKPOINT_SECONDS = 1.0
 _CHECKPOINT_GROWTH = 4
 """A run file is written again when the log has grown by the run file's size divided by this."""
+_PAUSE_SECONDS = 2.0
+"""The longest pause after a conflict with another writer."""
 _EVENT, _CHUNK_EVENT = b'{"at":"', b'"type":"Chunk'
 """How each line of ours begins, and what is in each about a chunk and in no other: quotes within texts are escaped."""
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
@@ -548,7 +551,7 @@ class RunLog:
     def _commit(self, decide: Callable[[Run], Event | None], about: str) -> Event | None:
         # Not empty only after an error: nothing may be written behind a damaged line.
         self._fold_tail()
-        current = not self._log.optimistic
+        conflicts, current = 0, not self._log.optimistic
         if current and not (about and self._read_past_others(about)):
             self._fold()
         while True:
@@ -572,11 +575,16 @@ class RunLog:
                     f"Plan {self.plan.plan_id} was being planned anew, and that was interrupted.",
                     hint="give the command `plan … --force` again",
                 )
+            began = time.monotonic()
             try:
                 if self.lines == 0:
                     self._open_log()
                 self._log.append(self._position, line)
             except ConflictError:
+                # Without a pause, by the time it takes to meet, those who met would meet again at the next line.
+                pause = min((time.monotonic() - began) * 2**conflicts, _PAUSE_SECONDS)
+                conflicts += 1
+                time.sleep(random.uniform(0, pause))  # noqa: S311 - spreads load, keeps no secret
                 self._fold()
                 continue
             if self._tail:
