@@ -19,7 +19,6 @@ for name, case in json.loads(Path(os.environ["BACKFILL_CASES"]).read_text()).ite
             window_from="2025-01-01",
             window_to="{{ var.value.get('" + name + "_to', '2025-01-03') }}",
             chunk_hours=24 if case.get("days") else 12,
-            retries=2,
             select=case["select"],
             write_mode=case.get("write_mode"),
             max_mapped_tasks=2,
@@ -28,5 +27,6 @@ for name, case in json.loads(Path(os.environ["BACKFILL_CASES"]).read_text()).ite
             sensor={"poke_interval": 1, "deferrable": case.get("deferred", False)},
             deferrable=case.get("deferred", False),
             options={"defaults": {"retryDelayMs": 1}},
+            default_args={"retries": 2},
         )
     globals()[name] = dag
