@@ -31,6 +31,9 @@ from .waiting import Look, look_at_plan, look_at_window
 _SAME_LINE_SECONDS = 300.0
 _NEW_LINE_SECONDS = 15.0
 _STOP_SECONDS = 20.0
+# A task that comes back before the scheduler has noted that it was deferred is failed by it ("the executor reported
+# that the task instance finished, but its state is queued", Airflow 3.3.2); on a busy machine that took 6 seconds.
+_SETTLE_SECONDS = 10.0
 
 
 def look(
@@ -87,15 +90,17 @@ class BackfillStatusTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look until there is no more to wait for."""
-        progress = Progress(self.log)
+        progress, began = Progress(self.log), time.monotonic()
         while True:
             try:
                 found = await asyncio.to_thread(self._look)
             except AirflowException as error:
+                await _settle(began)
                 yield _event(published=None, lost=str(error))
                 return
             progress.tell(found)
             if found.published is not None or found.lost:
+                await _settle(began)
                 yield _event(published=found.published, lost=found.lost)
                 return
             await asyncio.sleep(self.poke_interval)
@@ -153,6 +158,7 @@ class BackfillChunkTrigger(BaseTrigger):
         """Execute what is left, and stop it when Airflow takes the trigger away."""
         # Of its own: the loop's default pool has a handful of threads, and others need them.
         pool = ThreadPoolExecutor(1, thread_name_prefix="backfill-trigger")
+        began = time.monotonic()
         try:
             work = asyncio.get_running_loop().run_in_executor(pool, copy_context().run, self._execute)
             try:
@@ -165,6 +171,7 @@ class BackfillChunkTrigger(BaseTrigger):
                 raise
         finally:
             pool.shutdown(wait=False)
+        await _settle(began)
         yield _event(**event)
 
     def _stop(self, reason: str) -> None:
@@ -216,6 +223,10 @@ def _is_over(session: commands.Session, plan_id: str, window: tuple[datetime, da
     status = commands.window_status(session, plan_id, window)
     counts = status["chunkCounts"]
     return bool(status["status"] == RunStatus.CANCELLED or not counts["pending"] + counts["running"])
+
+
+async def _settle(began: float) -> None:
+    await asyncio.sleep(max(0.0, began + _SETTLE_SECONDS - time.monotonic()))
 
 
 def _event(**payload: Any) -> TriggerEvent:

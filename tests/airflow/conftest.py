@@ -57,6 +57,14 @@ def connection(url: str, **extra: Any) -> str:
     )
 
 
+@pytest.fixture(autouse=True)
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no scheduler is to take note of a deferral, none is waited for."""
+    from airflow_provider_backfill import triggers
+
+    monkeypatch.setattr(triggers, "_SETTLE_SECONDS", 0.0)
+
+
 @pytest.fixture
 def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Makes a ClickHouse the one behind the connection ``clickhouse_test``."""

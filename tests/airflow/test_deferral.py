@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from airflow_provider_backfill import commands
+from airflow_provider_backfill import commands, triggers
 from airflow_provider_backfill.sensors import BackfillStatusSensor
 from airflow_provider_backfill.triggers import BackfillChunkTrigger, BackfillStatusTrigger
 from tests.airflow.conftest import CONNECTION, Flow
@@ -236,3 +236,15 @@ def test_a_deferred_sensor_fails_when_the_run_is_cancelled_meanwhile(
     canceller.join()
     assert flow.states("wait") == [state]
     assert flow.instances("wait")[0].try_number == 1
+
+
+def test_a_trigger_does_not_come_back_at_once(
+    lab: Lab, connect: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow's scheduler would fail a task that is back before its deferral was noted."""
+    monkeypatch.setattr(triggers, "_SETTLE_SECONDS", 1.5)
+    (chunk, *_) = slow_plan(lab, connect)
+    lab.sql("DROP TABLE slow")
+    began = time.monotonic()
+    assert asyncio.run(first(chunk_trigger(lab, chunk)))["error"]
+    assert time.monotonic() - began >= 1.5
