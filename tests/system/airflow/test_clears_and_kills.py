@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ CASES: dict[str, dict[str, Any]] = {}
 PLAYS: dict[str, Callable[[Case], None]] = {}
 # The triggerer is killed for one of them, when no other case needs it any more.
 LAST = "kill_the_triggerer"
+TIMEOUT = 45
 
 
 def case(**definition: Any) -> Callable[[Callable[[Case], None]], Callable[[Case], None]]:
@@ -306,11 +307,14 @@ def stop_the_run(run: Case) -> None:
     run.equal("slow_source")
 
 
-@case(select=slow("execution_timeout"), chunks={"execution_timeout": 45, "retries": 3})
+@case(select=slow("execution_timeout"), chunks={"execution_timeout": TIMEOUT, "retries": 3})
 def execution_timeout(run: Case) -> None:
     run.start()
     run.wait_until_it_runs(2)
     run.speed(0)
+    began = max(datetime.fromisoformat(run.instances()[CHUNKS, index]["start_date"]) for index in (0, 1))
+    wait_for(lambda: not run.queries(), f"{run.name}: the query is gone", 120)
+    run.took = (datetime.now(UTC) - began).total_seconds() - TIMEOUT
     run.end("success")
     assert run.instances()[CHUNKS, 0]["try_number"] > 1
     run.equal("slow_source")
