@@ -106,9 +106,9 @@ def _elsewhere(server: Server, mine: str) -> list[tuple[str, str]]:
     try:
         if not server.cluster:
             return []
-        processes = f"clusterAllReplicas({literal(server.cluster)}, system.processes)"
         found = server.rows(
-            f"SELECT DISTINCT query_id, hostName() FROM {processes} WHERE {mine}", {"skip_unavailable_shards": 1}
+            f"SELECT DISTINCT query_id, hostName() FROM {server.cluster_processes} WHERE {mine}",
+            {"skip_unavailable_shards": 1},
         )
     except ServerError as error:
         if error.code is None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from ..core.statements import literal
 from ..errors import ConfigError, ServerError
 
 if TYPE_CHECKING:
@@ -99,6 +100,11 @@ class Server:
             )
             self._cluster = str(found[0][0]) if found else ""
         return self._cluster
+
+    @property
+    def cluster_processes(self) -> str:
+        """What to read instead of ``system.processes`` to see those of all servers of the :attr:`cluster`."""
+        return f"clusterAllReplicas({literal(self.cluster)}, system.processes)"
 
     def _with(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:
         given = {**self._settings, **(settings or {})}

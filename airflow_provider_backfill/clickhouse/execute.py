@@ -23,6 +23,7 @@ from typing import Any
 
 from ..core.model import Chunk, Content, Plan, Statement, TableFacts, TableName, WriteMode
 from ..core.statements import (
+    assignments,
     chunk_filter,
     create_like,
     insert_select,
@@ -191,8 +192,7 @@ def _create(server: Server, target: TableFacts, table: TableName, comment: str) 
     if engine.startswith("Shared"):
         # Its arguments are the service's own, so that it cannot be created by an engine clause.
         server.command(create_like(table, storage, engine, comment))
-        settings = ", ".join(f"{name} = {value}" for name, value in _STAGING_TABLE.items())
-        server.command(f"ALTER TABLE {quote_table(table)} MODIFY SETTING {settings}")
+        server.command(f"ALTER TABLE {quote_table(table)} MODIFY SETTING {assignments(_STAGING_TABLE)}")
     else:
         server.command(create_like(table, storage, engine, comment, settings=_STAGING_TABLE))
     if " TTL " in target.create_query:

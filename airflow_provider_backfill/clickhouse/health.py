@@ -217,7 +217,7 @@ def _queries_elsewhere(server: Server) -> tuple[QueryFacts, ...]:
     if server.embedded or not server.cluster:
         return ()
     here = {query.query_id for query in live_queries(server)}
-    found = _queries(server, f"clusterAllReplicas({literal(server.cluster)}, system.processes)")
+    found = _queries(server, server.cluster_processes)
     return tuple(query._replace(cluster=server.cluster) for query in found if query.query_id not in here)
 
 

@@ -154,6 +154,11 @@ def sealed_table(plan: Plan, storage: TableName, chunk_id: str) -> TableName:
 _FIRST_LITERAL = re.compile(r"^(Replicated\w*MergeTree\(')((?:[^'\\\\]|\\\\.)*)(')")
 
 
+def assignments(settings: Mapping[str, int]) -> str:
+    """Settings as a statement lists them."""
+    return ", ".join(f"{name} = {value}" for name, value in settings.items())
+
+
 def create_like(
     table: TableName,
     storage: TableName,
@@ -176,7 +181,7 @@ def create_like(
     """
     apart = _FIRST_LITERAL.sub(lambda match: f"{match[1]}{match[2]}_{table.table}{match[3]}", engine)
     if settings:
-        given = ", ".join(f"{name} = {value}" for name, value in settings.items())
+        given = assignments(settings)
         apart += f", {given}" if " SETTINGS " in apart else f" SETTINGS {given}"
     clause = f" ENGINE = {apart}" if apart != engine else ""
     name = ("IF NOT EXISTS " if again else "") + quote_table(table)

@@ -551,7 +551,7 @@ class RunLog:
     def _commit(self, decide: Callable[[Run], Event | None], about: str) -> Event | None:
         # Not empty only after an error: nothing may be written behind a damaged line.
         self._fold_tail()
-        conflicts, current = 0, not self._log.optimistic
+        pause, current = 0.0, not self._log.optimistic
         if current and not (about and self._read_past_others(about)):
             self._fold()
         while True:
@@ -582,8 +582,7 @@ class RunLog:
                 self._log.append(self._position, line)
             except ConflictError:
                 # Without a pause, by the time it takes to meet, those who met would meet again at the next line.
-                pause = min((time.monotonic() - began) * 2**conflicts, _PAUSE_SECONDS)
-                conflicts += 1
+                pause = min(pause * 2 or time.monotonic() - began, _PAUSE_SECONDS)
                 time.sleep(random.uniform(0, pause))  # noqa: S311 - spreads load, keeps no secret
                 self._fold()
                 continue
