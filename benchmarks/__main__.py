@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import pkgutil
 import sys
 from pathlib import Path
@@ -26,6 +27,8 @@ def main() -> None:
     given = parser.parse_args()
     if unknown := set(given.names) - set(known):
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    # Installed programs have their modules compiled; a container's setting must not have each process do it again.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     rows: dict[str, list[Row]] = {}
     for name in given.names or known:
         print(f"{name} …", file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ What the state costs: a checkpoint beside two appends to a file, and how little 
 A checkpoint is a claim and a done, both durable.
 """
 
+import fcntl
 import multiprocessing
 import os
 import statistics
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from itertools import islice
+from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -169,32 +171,49 @@ def _memory(store: StateStore, plan: Plan) -> float:
 # ---------------------------------------------------------------- many workers
 
 
-def _commit_share(place: str, size: int, which: int, of: int, barrier: Barrier) -> None:
+def _commit_share(place: str, size: int, which: int, of: int, barrier: Barrier, ended: "SimpleQueue[float]") -> None:
     plan = _plan(size)
     log = open_store(place).open_run(plan)
-    mine = list(islice(plan.chunks(), which, None, of))
+    first, *mine = islice(plan.chunks(), which, None, of)
+    # What is built once in a process is not a commit's.
+    _finish(log, first)
     barrier.wait()
-    for chunk in mine:
-        _finish(log, chunk)
+    _finish_all(log, mine)
+    ended.put(time.perf_counter())
 
 
-def _rate(place: Path, size: int, workers: int) -> float:
-    """Seconds a commit of *workers* processes that share one run of *size* chunks."""
-    open_store(str(place)).save_plan(_plan(size))
+def _append_share(place: str, count: int, which: int, of: int, barrier: Barrier, ended: "SimpleQueue[float]") -> None:
+    """The least that a log can do: an append with fsync, one process at a time."""
+    Path(place).mkdir(exist_ok=True)
+    lock = os.open(f"{place}/lock", os.O_RDWR | os.O_CREAT)
+    file = os.open(f"{place}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    barrier.wait()
+    for _ in range(which, count, of):
+        for _ in range(2):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            os.write(file, LINE)
+            os.fsync(file)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+    ended.put(time.perf_counter())
+
+
+def _rate(share: Callable[..., None], place: Path, size: int, workers: int) -> float:
+    """Seconds a commit of *workers* processes that do *share* of *size* chunks each, from the first to the last."""
     context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(workers + 1)
+    barrier, ended = context.Barrier(workers + 1), context.SimpleQueue()
     processes = [
-        context.Process(target=_commit_share, args=(str(place), size, which, workers, barrier))
+        context.Process(target=share, args=(str(place), size, which, workers, barrier, ended))
         for which in range(workers)
     ]
     for process in processes:
         process.start()
     barrier.wait(120)
     began = time.perf_counter()
+    last = max(ended.get() for _ in processes)
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    return (time.perf_counter() - began) / (2 * size)
+    return float(last - began) / (2 * size)
 
 
 def _numbers() -> Iterator[int]:
@@ -204,13 +223,26 @@ def _numbers() -> Iterator[int]:
 def _many_workers(root: Path, short: bool) -> list[Row]:
     rounds, size = (1, 200) if short else (5, 2000)
     numbers = _numbers()
-    one, many = in_turn(
-        rounds,
-        lambda: _rate(root / f"one-{next(numbers)}", size, 1),
-        lambda: _rate(root / f"many-{next(numbers)}", size, 16),
+
+    def commits(workers: int) -> float:
+        place = root / f"run-{next(numbers)}"
+        open_store(str(place)).save_plan(_plan(size))
+        return _rate(_commit_share, place, size, workers)
+
+    def appends(workers: int) -> float:
+        return _rate(_append_share, root / f"appends-{next(numbers)}", size, workers)
+
+    one, many, bare_one, bare_many = in_turn(
+        rounds, lambda: commits(1), lambda: commits(16), lambda: appends(1), lambda: appends(16)
     )
-    value, baseline = ratio_of(many, one)
-    return [Row("a commit, 16 processes on one run", value * 1000, "ms", baseline * 1000, "one process", 1.0)]
+    rows = []
+    for name, values, bases, bar in (
+        ("a commit, 16 processes on one run", many, one, 1.0),
+        ("an append with fsync under a lock, 16 processes", bare_many, bare_one, None),
+    ):
+        value, baseline = ratio_of(values, bases)
+        rows.append(Row(name, value * 1000, "ms", baseline * 1000, "one process", bar))
+    return rows
 
 
 # ---------------------------------------------------------------- object store

@@ -539,6 +539,8 @@ class RunLog:
             StateError: The event is not on disk, such as when the disk is full. After an error
                 of a network the event may be there all the same; the next look tells.
         """
+        # Made when first used, which takes tens of milliseconds: not while others wait for the lock.
+        event_adapter()
         try:
             with self._log.locked():
                 event = self._commit(decide, about)
