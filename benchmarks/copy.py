@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.server import ClickHouseServer
 ROWS, DAYS = 50_000_000, 31
 WINDOW = ("2025-01-01", "2025-02-01")
 _BETWEEN = "ts >= toDateTime('2025-01-01', 'UTC') AND ts < toDateTime('2025-02-01', 'UTC')"
+_PIECE = "ts >= toDateTime('2025-01-01', 'UTC') + {0} AND ts < toDateTime('2025-01-01', 'UTC') + {0} + 21600"
 _SOURCE = (
     "CREATE TABLE b.source (id UInt64, ts DateTime('UTC'), user UInt32, value Float64, name LowCardinality(String),"
     " url String) ENGINE = MergeTree PARTITION BY toYYYYMMDD(ts) ORDER BY (ts, id)"
@@ -51,11 +53,13 @@ def measure(short: bool) -> list[Row]:
                 "copy", "source", rounds, "--chunk-hours", "24", "--source", "b.source", "--write-mode", "replace"
             )
             rollup = bench.pair("rollup", "rollup", rounds, "--chunk-hours", "6")
+            floor = bench.in_pieces(rounds)
     against = "one INSERT … SELECT"
     return [
         Row(f"{rows:,} rows staged in {DAYS * 4} chunks, 2 at once", stage[0], "s", stage[1], against, bar=1.15),
         Row(f"{rows:,} rows replaced in {DAYS} chunks, 2 at once", replace[0], "s", replace[1], against, bar=1.10),
         Row(f"a view's aggregate of {rows:,} rows in {DAYS * 4} chunks", rollup[0], "s", rollup[1], against, bar=1.15),
+        Row(f"the same by {DAYS * 4} bare INSERT … SELECTs, 2 at once, no program", floor[0], "s", floor[1], against),
     ]
 
 
@@ -85,8 +89,7 @@ class _Bench:
 
         def once() -> float:
             self._empty("bare", like)
-            insert = f"INSERT INTO b.bare {bare}"
-            return timed(lambda: self._server.command(insert, {"max_partitions_per_insert_block": 0}))
+            return timed(lambda: self._insert(bare))
 
         def ours() -> float:
             self._empty(target, like)
@@ -97,6 +100,22 @@ class _Bench:
         seconds = in_turn(rounds, once, ours)
         self._compare(target)
         return ratio_of(seconds[1], seconds[0])
+
+    def in_pieces(self, rounds: int) -> tuple[float, float]:
+        """Seconds of as many bare statements as a run has chunks, and of one: what cutting alone costs."""
+        pieces = [_HOURLY.format(" WHERE " + _PIECE.format(21600 * piece)) for piece in range(4 * DAYS)]
+
+        def work(selects: list[str]) -> float:
+            self._empty("bare", "rollup")
+            with ThreadPoolExecutor(2) as pool:
+                return timed(lambda: list(pool.map(self._insert, selects)))
+
+        one, many = in_turn(rounds, lambda: work([_HOURLY.format(f" WHERE {_BETWEEN}")]), lambda: work(pieces))
+        self._compare("rollup")
+        return ratio_of(many, one)
+
+    def _insert(self, select: str) -> None:
+        self._server.command(f"INSERT INTO b.bare {select}", {"max_partitions_per_insert_block": 0})
 
     def _empty(self, table: str, like: str) -> None:
         if table == like:
