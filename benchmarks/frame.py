@@ -95,7 +95,7 @@ def markdown(rows: dict[str, list[Row]]) -> str:
     for row in (row for part in rows.values() for row in part):
         base = f"{row.baseline:.4g} {row.unit} ({row.against})" if row.baseline is not None else ""
         ratio = f"{row.ratio:.2f}" if row.ratio is not None else ""
-        bar = f"{row.bar:g}" if row.bar is not None else ""
+        bar = f"{row.bar:.4g}" if row.bar is not None else ""
         held = {True: "holds", False: "**missed**", None: ""}[row.held]
         note = f"{held}; {row.note}" if held and row.note else held or row.note
         lines.append(f"| {row.name} | {row.value:.4g} {row.unit} | {base} | {ratio} | {bar} | {note} |")

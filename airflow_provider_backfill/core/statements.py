@@ -151,7 +151,7 @@ def sealed_table(plan: Plan, storage: TableName, chunk_id: str) -> TableName:
     return TableName(storage.database, f"backfill_{plan.plan_id}_{chunk_id}_sealed")
 
 
-_FIRST_LITERAL = re.compile(r"^(Replicated\w*MergeTree\(')((?:[^'\\\\]|\\\\.)*)(')")
+_FIRST_LITERAL = re.compile(r"^(Replicated\w*MergeTree\(')((?:[^'\\]|\\.)*)(')")
 
 
 def assignments(settings: Mapping[str, int]) -> str:

@@ -120,14 +120,13 @@ def test_a_filter_survives_quotes_in_names() -> None:
     assert setting == {"additional_table_filters": r"{'d.it\'s': '`a` = \'b\''}"}
 
 
-def test_a_replicated_copy_gets_a_path_of_its_own() -> None:
+@pytest.mark.parametrize("path", ["/tables/{shard}/t", r"/it\'s/t"])
+def test_a_replicated_copy_gets_a_path_of_its_own(path: str) -> None:
     """Two tables under one path in Keeper would be one table; other engines are copied as they are."""
     table, storage = TableName("d", "backfill_p_c_1"), TableName("d", "t")
-    engine = (
-        "ReplicatedReplacingMergeTree('/tables/{shard}/t', '{replica}', ver) PARTITION BY m ORDER BY k SETTINGS x = 1"
-    )
+    engine = f"ReplicatedReplacingMergeTree('{path}', '{{replica}}', ver) PARTITION BY m ORDER BY k SETTINGS x = 1"
     text = create_like(table, storage, engine, "why")
-    apart = engine.replace("/tables/{shard}/t'", "/tables/{shard}/t_backfill_p_c_1'")
+    apart = engine.replace(f"{path}'", f"{path}_backfill_p_c_1'")
     assert text == f"CREATE TABLE `d`.`backfill_p_c_1` AS `d`.`t` ENGINE = {apart} COMMENT 'why'"
     for plain in ("MergeTree ORDER BY k", "ReplicatedMergeTree ORDER BY k", "SharedMergeTree ORDER BY k"):
         assert create_like(table, storage, plain, "why") == "CREATE TABLE `d`.`backfill_p_c_1` AS `d`.`t` COMMENT 'why'"
