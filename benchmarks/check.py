@@ -5,7 +5,7 @@ Half of the plans are completed, the others paused midway, with the run file as 
 """
 
 import os
-import subprocess
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 from airflow_provider_backfill.core.model import Event, Plan, RunPaused
 from airflow_provider_backfill.state.files import FileBackend
 from airflow_provider_backfill.state.store import StateStore
-from benchmarks.frame import Row, in_turn, ratio_of
+from benchmarks.frame import Row, Used, in_turn, ratio_of, use_of
 from tests.state import START, done, make_plan, started, verified
 
 CHUNKS = 124
@@ -27,32 +27,20 @@ def measure(short: bool) -> list[Row]:
         root = Path(folder)
         for plans in (0, FEW, MANY):
             _prepare(root / str(plans), plans)
-        usage: dict[int, list[tuple[float, float]]] = {plans: [] for plans in (0, FEW, MANY)}
 
-        def call(plans: int) -> float:
-            usage[plans].append(_check(root / str(plans)))
-            return usage[plans][-1][0]
+        def check(plans: int) -> Used:
+            program = (sys.executable, "-m", "airflow_provider_backfill.cli")
+            return use_of(*program, "check", "--json", "--state-dir", str(root / str(plans)))
 
-        starts, few, many = in_turn(3 if short else 9, lambda: call(0), lambda: call(FEW), lambda: call(MANY))
-    beyond = [max(cpu - start, 1e-4) for cpu, start in zip(many, starts, strict=True)]
-    value, _ = ratio_of(beyond, beyond)
-    whole, base = ratio_of(many, few)
-    memory, memory_base = ratio_of([size for _, size in usage[MANY]], [size for _, size in usage[FEW]])
+        starts, few, many = in_turn(3 if short else 9, lambda: check(0), lambda: check(FEW), lambda: check(MANY))
+    value = statistics.median(used.cpu - start.cpu for used, start in zip(many, starts, strict=True))
+    whole, base = ratio_of([used.cpu for used in many], [used.cpu for used in few])
+    memory, memory_base = (max(used.memory for used in uses) for uses in (many, few))
     return [
         Row(f"check of {MANY:,} plans of {CHUNKS} chunks, CPU beyond start-up", value, "s", bar=0.3),
         Row(f"check of {MANY:,} plans, CPU with start-up", whole, "s", base, f"{FEW} plans"),
         Row(f"check of {MANY:,} plans, memory", memory, "MB", bar=150, note=f"{memory_base:.0f} MB for {FEW} plans"),
     ]
-
-
-def _check(state: Path) -> tuple[float, float]:
-    """CPU seconds and peak memory in MB of one call of the program."""
-    command = [sys.executable, "-m", "airflow_provider_backfill.cli", "check", "--json", "--state-dir", str(state)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode in (0, 1)
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
 
 
 def _prepare(folder: Path, plans: int) -> None:

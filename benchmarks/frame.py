@@ -9,11 +9,13 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 _T = TypeVar("_T")
 
@@ -78,6 +80,34 @@ def timed(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
+
+
+# The kernel counts the memory of whoever starts a program as the program's own, so one starts it that has next to none.
+_STARTER = """
+import os, sys, time
+began, nothing = time.perf_counter(), os.open(os.devnull, os.O_WRONLY)
+quiet = [(os.POSIX_SPAWN_DUP2, nothing, 1), (os.POSIX_SPAWN_DUP2, nothing, 2)]
+process = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=quiet)
+_, status, used = os.wait4(process, 0)
+wall = time.perf_counter() - began
+print(os.waitstatus_to_exitcode(status), wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+"""
+
+
+class Used(NamedTuple):
+    """What a process used: seconds of wall, seconds of CPU, memory at its highest in MB."""
+
+    wall: float
+    cpu: float
+    memory: float
+
+
+def use_of(*command: str) -> Used:
+    """What a program uses that ends with 0 or 1, by the operating system's figures; its output is thrown away."""
+    starter = [sys.executable, "-I", "-S", "-c", _STARTER]
+    answer = subprocess.run([*starter, *command], check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+    assert answer[0] in ("0", "1"), command
+    return Used(*map(float, answer[1:]))
 
 
 def machine() -> str:

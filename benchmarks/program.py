@@ -5,29 +5,18 @@ CPU and memory are the operating system's figures of the whole process.
 """
 
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from airflow_provider_backfill.clickhouse.client import connect
-from benchmarks.frame import Row, in_turn, ratio_of
+from benchmarks.frame import Row, Used, in_turn, ratio_of, use_of
 from tests.server import ClickHouseServer
 
 _PROGRAM = (sys.executable, "-m", "airflow_provider_backfill.cli")
 _SMALL, _LARGE = 120, 100_000
 _END = {_SMALL: "2025-01-06", _LARGE: "2036-05-29T16:00"}
-
-
-class _Used(NamedTuple):
-    """What a process used: seconds of wall, seconds of CPU, memory at its highest in MB."""
-
-    wall: float
-    cpu: float
-    memory: float
 
 
 def measure(short: bool) -> list[Row]:
@@ -42,11 +31,11 @@ def _start(rounds: int, root: Path) -> list[Row]:
     lazy, model, version, listing, check = in_turn(
         rounds,
         # Loads next to nothing by itself: its names are imported when they are first used.
-        lambda: _used(sys.executable, "-c", "import pydantic").cpu,
-        lambda: _used(sys.executable, "-c", "from pydantic import BaseModel").cpu,
-        lambda: _used(*_PROGRAM, "--version").cpu,
-        lambda: _used(*_PROGRAM, "list", *empty).cpu,
-        lambda: _used(*_PROGRAM, "check", *empty).cpu,
+        lambda: use_of(sys.executable, "-c", "import pydantic").cpu,
+        lambda: use_of(sys.executable, "-c", "from pydantic import BaseModel").cpu,
+        lambda: use_of(*_PROGRAM, "--version").cpu,
+        lambda: use_of(*_PROGRAM, "list", *empty).cpu,
+        lambda: use_of(*_PROGRAM, "check", *empty).cpu,
     )
     rows = []
     for name, values, bases, against, bar in (
@@ -68,17 +57,17 @@ def _sizes(rounds: int, root: Path) -> list[Row]:
             server.command(f"CREATE TABLE b.{table} (ts DateTime('UTC'), x UInt32) ENGINE = MergeTree ORDER BY ts")
         server.command("INSERT INTO b.source SELECT toDateTime('2025-01-01', 'UTC') + number, 1 FROM numbers(1000)")
 
-        def plan(chunks: int) -> _Used:
+        def plan(chunks: int) -> Used:
             flags = ("--target", "b.target", "--source", "b.source", "--from", "2025-01-01", "--to", _END[chunks])
             sizes = ("--chunk-hours", "1", "--force-large-window", "--force", "--clickhouse-url", running.url)
-            return _used(*_PROGRAM, "plan", *flags, *sizes, "--state-dir", str(root / str(chunks)))
+            return use_of(*_PROGRAM, "plan", *flags, *sizes, "--state-dir", str(root / str(chunks)))
 
         small, large = in_turn(rounds, lambda: plan(_SMALL), lambda: plan(_LARGE))
     rows = _rows(f"plan of {_LARGE:,} chunks", small, large, wall=2.0, memory=200)
     for word in ("list", "check"):
 
-        def look(chunks: int, word: str = word) -> _Used:
-            return _used(*_PROGRAM, word, "--state-dir", str(root / str(chunks)))
+        def look(chunks: int, word: str = word) -> Used:
+            return use_of(*_PROGRAM, word, "--state-dir", str(root / str(chunks)))
 
         small, large = in_turn(rounds, partial(look, _SMALL), partial(look, _LARGE))
         rows += _rows(f"{word} with a plan of {_LARGE:,} chunks", small, large)
@@ -86,7 +75,7 @@ def _sizes(rounds: int, root: Path) -> list[Row]:
 
 
 def _rows(
-    name: str, small: list[_Used], large: list[_Used], wall: float | None = None, memory: float | None = None
+    name: str, small: list[Used], large: list[Used], wall: float | None = None, memory: float | None = None
 ) -> list[Row]:
     value, base = ratio_of([used.wall for used in large], [used.wall for used in small])
     peak, beside = (max(used.memory for used in uses) for uses in (large, small))
@@ -94,12 +83,3 @@ def _rows(
         Row(f"{name}, wall", value, "s", bar=wall, note=f"{base:.2f} s for {_SMALL} chunks"),
         Row(f"{name}, memory", peak, "MB", bar=memory, note=f"{beside:.0f} MB for {_SMALL} chunks"),
     ]
-
-
-def _used(*command: str) -> _Used:
-    began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode in (0, 1), command
-    return _Used(time.perf_counter() - began, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)

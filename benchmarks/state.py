@@ -8,7 +8,6 @@ import fcntl
 import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ from airflow_provider_backfill.core.run import apply_event, select_chunks
 from airflow_provider_backfill.state.files import FileBackend
 from airflow_provider_backfill.state.objects import ObjectBackend
 from airflow_provider_backfill.state.store import RunLog, StateStore, open_store
-from benchmarks.frame import Row, in_turn, ratio_of, timed
+from benchmarks.frame import Row, in_turn, ratio_of, timed, use_of
 from tests.s3 import S3Server
 from tests.state import START, done, make_plan, started
 
@@ -158,14 +157,12 @@ def _sizes(root: Path) -> list[Row]:
 def _memory(store: StateStore, plan: Plan) -> float:
     """The highest memory, in MB, of a process that opens the run."""
     code = (
-        "import resource, sys\n"
+        "import sys\n"
         "from airflow_provider_backfill.state.store import open_store\n"
         "store = open_store(sys.argv[1])\n"
-        "log = store.open_run(store.load_plan(sys.argv[2]))\n"
-        "print(log.run.total, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
+        "sys.exit(not store.open_run(store.load_plan(sys.argv[2])).run.total)\n"
     )
-    arguments = [sys.executable, "-c", code, str(store.backend.where("")), plan.plan_id]
-    return float(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.split()[1])
+    return use_of(sys.executable, "-c", code, str(store.backend.where("")), plan.plan_id).memory
 
 
 # ---------------------------------------------------------------- many workers
