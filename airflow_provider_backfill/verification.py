@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from .clickhouse import inspect
 from .clickhouse.client import Server
 from .clickhouse.execute import content_at_source
-from .clickhouse.publish import window_condition
 from .core.identity import render_instant
 from .core.model import Chunk, ChunkStatus, Content, Plan, Run, TableFacts
 from .core.run import select_chunks
-from .core.statements import parse_table, table_content
+from .core.statements import parse_table, table_content, window_filter
 from .errors import RequestError
 from .session import Payload, Session
 
@@ -105,7 +104,7 @@ def _compare_rows(
 
 
 def _window_content(server: Server, made: Plan, target: TableFacts, columns: Sequence[str]) -> Content:
-    where = window_condition(made, Chunk("", made.start, made.end))
+    where = window_filter(made, Chunk("", made.start, made.end))
     return Content(*server.rows(table_content(target.storage, columns, where))[0])
 
 

@@ -21,6 +21,7 @@ STAGING_SETTINGS = {
 }
 # Each costs milliseconds, and a statement a round trip; not all in one, for a plan may leave thousands.
 _DROPPED_AT_ONCE = 50
+_NO_SUCH_PART = 232
 # How long a query on another server may take to end before the attempt gives up, to be tried again later.
 _ELSEWHERE_SECONDS = 60.0
 
@@ -132,6 +133,18 @@ def drop_tables(server: Server, tables: Sequence[TableName]) -> None:
     for start in range(0, len(tables), _DROPPED_AT_ONCE):
         names = ", ".join(quote_table(table) for table in tables[start : start + _DROPPED_AT_ONCE])
         server.command(f"DROP TABLE IF EXISTS {names} SYNC", {"max_table_size_to_drop": 0})
+
+
+def drop_part(server: Server, table: TableName, name: str) -> None:
+    """Drop a part that may be gone already."""
+    try:
+        server.command(
+            f"ALTER TABLE {quote_table(table)} DROP PART {literal(name)}", {"max_partition_size_to_drop": "0"}
+        )
+    except ServerError as error:
+        # An attempt that is over, but not dead, has just moved it.
+        if error.code != _NO_SUCH_PART:
+            raise
 
 
 def drop_leftovers(server: Server, plan_id: str, database: str) -> None:

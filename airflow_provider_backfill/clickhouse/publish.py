@@ -9,14 +9,21 @@ from collections.abc import Iterable
 
 from ..core.identity import render_instant
 from ..core.model import Chunk, Plan, TableFacts, TableName
-from ..core.statements import backup_table, create_like, literal, quote, quote_table, time_filter
+from ..core.statements import (
+    backup_table,
+    create_like,
+    literal,
+    quote,
+    quote_table,
+    window_filter,
+)
 from ..errors import RequestError, ServerError
-from .attempt import STAGING_SETTINGS, Attempt
+from .arrived import drop_arrived
+from .attempt import STAGING_SETTINGS, Attempt, drop_part
 from .client import Server
 
 # A part that was merged or mutated after the look has another name, and is found by the next one.
 _CLEAR_TRIES = 20
-_NO_SUCH_PART = 232
 
 
 def move_partitions(server: Server, attempt: Attempt, sealed: TableName, *, resumed: bool) -> None:
@@ -31,10 +38,7 @@ def move_partitions(server: Server, attempt: Attempt, sealed: TableName, *, resu
     )
     for index, (partition,) in enumerate(partitions):
         if resumed:
-            # The server died inside the move: these rows had arrived, but were not yet gone from here.
-            there = {hashed for _, hashed in _parts(server, storage, partition)}
-            for name in [name for name, hashed in _parts(server, sealed, partition, "active") if hashed in there]:
-                _drop_part(server, sealed, name)
+            drop_arrived(server, attempt, sealed, partition)
         server.command(
             f"ALTER TABLE {quote_table(sealed)} MOVE PARTITION ID {literal(partition)} TO TABLE {quote_table(storage)}",
             {"query_id": f"{attempt.query_id}.move.{partition}"},
@@ -47,31 +51,6 @@ def _catch_up(server: Server, target: TableFacts, sealed: TableName) -> None:
     if target.engine.startswith("Replicated"):
         for table in (sealed, target.storage):
             server.command(f"SYSTEM SYNC REPLICA {quote_table(table)} LIGHTWEIGHT")
-
-
-def _drop_part(server: Server, table: TableName, name: str) -> None:
-    try:
-        server.command(
-            f"ALTER TABLE {quote_table(table)} DROP PART {literal(name)}", {"max_partition_size_to_drop": "0"}
-        )
-    except ServerError as error:
-        # An attempt that is over, but not dead, has just moved it.
-        if error.code != _NO_SUCH_PART:
-            raise
-
-
-def _parts(server: Server, table: TableName, partition: str, condition: str = "1") -> list[tuple[str, str]]:
-    """
-    Name and hash of the parts that a partition has.
-
-    Those it had until minutes ago are among them, as inactive: a merge after a move hides nothing.
-    """
-    found = server.rows(
-        "SELECT name, hash_of_all_files FROM system.parts"
-        f" WHERE database = {literal(table.database)} AND table = {literal(table.table)}"
-        f" AND partition_id = {literal(partition)} AND {condition}"
-    )
-    return [(name, hashed) for name, hashed in found]
 
 
 def replace_partitions(server: Server, attempt: Attempt, sealed: TableName) -> None:
@@ -101,20 +80,7 @@ def replace_partitions(server: Server, attempt: Attempt, sealed: TableName) -> N
 
 def _window(attempt: Attempt) -> str:
     """The condition that a row of the target belongs to the attempt's chunk."""
-    return window_condition(attempt.plan, attempt.chunk)
-
-
-def window_condition(plan: Plan, chunk: Chunk) -> str:
-    """
-    The condition that a row of the target belongs to the chunk.
-
-    Raises:
-        RequestError: The target has no time column.
-    """
-    time = plan.target_time
-    if time is None:
-        raise RequestError(f"{plan.target} has no time column, so its window cannot be told.")
-    return time_filter(time.column, time.kind, chunk.start, chunk.end)
+    return window_filter(attempt.plan, attempt.chunk)
 
 
 def _outside(attempt: Attempt, partitions: Iterable[str]) -> str:
@@ -181,7 +147,7 @@ def clear_window(server: Server, attempt: Attempt) -> None:
         attempt.owned()
         # A deletion rewrites every part of the table, one after the other; to drop a part takes a moment.
         for name in [name for name, others in parts if not others]:
-            _drop_part(server, storage, name)
+            drop_part(server, storage, name)
         if mixed := ", ".join(literal(name) for name, others in parts if others):
             server.command(
                 f"ALTER TABLE {quote_table(storage)} DELETE WHERE {where} AND _part IN ({mixed})",
@@ -213,7 +179,7 @@ def restore(server: Server, plan: Plan, target: TableFacts, chunks: Iterable[Chu
         ) from error
     touched = 0
     for chunk in chunks:
-        condition = window_condition(plan, chunk)
+        condition = window_filter(plan, chunk)
         # A partition that is not in the backup was empty before: a chunk backs up before it publishes.
         for partition in sorted(_partitions(server, storage, condition) | _partitions(server, backup, condition)):
             action = (

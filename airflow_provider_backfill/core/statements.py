@@ -25,8 +25,13 @@ _PER_MS = {TimeKind.EPOCH_S: (1, 1000), TimeKind.EPOCH_MS: (1, 1), TimeKind.EPOC
 
 
 def _content(names: Iterable[str]) -> str:
-    """Content sums. The tuple is needed: the hash of a bare NULL is NULL, which ``sum`` leaves out."""
-    return f"count(), sum(cityHash64(tuple({_list(names)})))"
+    """Content sums."""
+    return f"count(), sum({row_hash(names)})"
+
+
+def row_hash(names: Iterable[str]) -> str:
+    """A hash of the columns *names* of a row. The tuple is needed: the hash of a bare NULL is NULL."""
+    return f"cityHash64(tuple({_list(names)}))"
 
 
 def parse_table(text: str, what: str) -> TableName:
@@ -123,6 +128,19 @@ def time_filter(column: str, kind: TimeKind, start: datetime, end: datetime) -> 
     """The condition that a row lies in ``[start, end)``."""
     name = quote(column)
     return f"{name} >= {bound(kind, start)} AND {name} < {bound(kind, end)}"
+
+
+def window_filter(plan: Plan, chunk: Chunk) -> str:
+    """
+    The condition that a row of the target belongs to the chunk.
+
+    Raises:
+        RequestError: The target has no time column, or one of dates that the chunk cuts.
+    """
+    time = plan.target_time
+    if time is None:
+        raise RequestError(f"{plan.target} has no time column, so its window cannot be told.")
+    return time_filter(time.column, time.kind, chunk.start, chunk.end)
 
 
 def filter_setting(source: TableName, condition: str) -> dict[str, str]:

@@ -81,7 +81,7 @@ def no_reconcile() -> None:
 
 def no_moved_check() -> None:
     """Move a partition again without asking whether it had arrived before the server died."""
-    patch(publish, _parts=lambda *_: [])
+    patch(publish, drop_arrived=lambda *_: None)
 
 
 SWITCHES: dict[str, Callable[[], None]] = {
