@@ -258,15 +258,20 @@ def show_coverage(payload: Payload, out: IO[str]) -> str:
 
 def show_verify(payload: Payload, out: IO[str]) -> str:
     """What was written, and what source and target hold now."""
-    verdict = paint("verified", "completed", out) if payload["ok"] else paint("differs", "failed", out)
-    target = payload["targetContent"]
+    compared, target = payload["compared"], payload["targetContent"]
+    if not compared:
+        verdict = paint("nothing could be compared", "warn", out)
+    elif not payload["ok"]:
+        verdict = paint("differs", "failed", out)
+    else:
+        verdict = paint("verified" if "target" in compared else "source verified", "completed", out)
     chunks = f"{payload['chunksVerified']} of {payload['chunksTotal']} chunks"
     lines = [f"Plan {payload['planId']} on {payload['target']}: {verdict} ({chunks})."]
     lines += _pairs(
         [
             ("written", _sums(target["written"])),
             ("in target", _sums(target["found"]) if target["found"] else f"not compared: {target['why']}"),
-            ("source", "" if payload["sourceCompared"] else "not asked again: the SELECT is no row-by-row one"),
+            ("source", "" if "source" in compared else "not asked again: the SELECT is no row-by-row one"),
             ("whole rows", _whole_rows(payload["wholeRows"])),
         ]
     )

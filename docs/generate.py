@@ -227,8 +227,8 @@ def _events() -> str:
         "One line of JSON per event, in `events/<planId>.ndjson`, appended and never changed. The log is the",
         "truth: where a run stands is what replaying it gives. The first line is `LogOpened`. `by` is the",
         "worker that wrote the event (`host:pid:start:nonce`), or the user for a command. Instants are UTC",
-        "with three digits. `content` is what rows amount to: how many, and `sum(cityHash64(tuple(*)))` over",
-        "them.\n",
+        "with three digits. `content` is what rows amount to: how many, and `sum(cityHash64(tuple(…)))` over",
+        "the plan's `summedColumns`, or all that are filled where it has none.\n",
         *_model("LogOpened", LogOpened),
     ]
     union = get_args(get_args(model.Event)[0])
@@ -242,7 +242,7 @@ def _files() -> str:
         "# Files\n",
         _MARK,
         "Everything is below one state folder: `--state-dir`, `CLICKHOUSE_BACKFILL_STATE_DIR`, or the option",
-        "`stateDir`. No password and no connection string with one is ever in it.\n",
+        "`stateDir`. No password and no connection string with one is in it, unless your `SELECT` has one.\n",
         "| file | what it is |\n|---|---|",
         "| `plans/<planId>.json` | the plan: written once, never changed |",
         "| `events/<planId>.ndjson` | the [event log](events.md): appended, durable before an event is acknowledged |",

@@ -180,6 +180,12 @@ def connect(url: str, password: str | None = None, *, connections: int = 8) -> S
         return Server(clickhouse_connect.get_client(**kwargs), address)
     except ImportError as error:
         raise _no_engine(error) from None
+    except TypeError as error:
+        # Of what a user can give, only a name in the query of the URL becomes the name of an argument.
+        raise ConfigError(
+            f"The address {address} has a setting that the client does not know: {error}.",
+            hint="settings of a query belong into the SELECT, or into the user's profile on the server",
+        ) from error
     except ClickHouseError as error:
         raise _server_error(error, address) from error
 

@@ -52,6 +52,8 @@ _STAGING_TABLE = {
     "max_bytes_to_merge_at_min_space_in_pool": 1,
     "parts_to_delay_insert": 100_000,
     "parts_to_throw_insert": 100_000,
+    # Nor may the TTL of a column empty it.
+    "max_number_of_merges_with_ttl_in_pool": 0,
 }
 _NOTHING = Content(0, 0)
 _DIRECT_SETTINGS = {
@@ -195,7 +197,8 @@ def _create(server: Server, target: TableFacts, table: TableName, comment: str) 
         server.command(f"ALTER TABLE {quote_table(table)} MODIFY SETTING {assignments(_STAGING_TABLE)}")
     else:
         server.command(create_like(table, storage, engine, comment, settings=_STAGING_TABLE))
-    if " TTL " in target.create_query:
+    # Of the table; columns may have their own, which cannot be taken away like this.
+    if " TTL " in engine:
         server.command(f"ALTER TABLE {quote_table(table)} REMOVE TTL")
 
 

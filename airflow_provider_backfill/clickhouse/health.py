@@ -503,7 +503,7 @@ def missing_grants(
         rights = ["SELECT", "INSERT", "CREATE TABLE", "DROP TABLE", "ALTER DELETE"]
         if target.engine.startswith("Shared"):
             rights.append("ALTER SETTINGS")
-        if " TTL " in target.create_query:
+        if " TTL " in target.engine_full:
             rights.append("ALTER TTL")
         needed += [(right, beside) for right in rights]
         needed += [("TABLE ENGINE", target.engine), ("SELECT", "system.parts")]

@@ -104,7 +104,8 @@ def back_up(server: Server, attempt: Attempt, table: TableName) -> None:
     for partition in sorted(held & (_partitions(server, table) | _partitions(server, storage, _window(attempt)))):
         # Nothing of this chunk is published before it is sealed, so repeating this keeps the same rows.
         server.command(
-            f"ALTER TABLE {quote_table(backup)} REPLACE PARTITION ID {literal(partition)} FROM {quote_table(storage)}"
+            f"ALTER TABLE {quote_table(backup)} REPLACE PARTITION ID {literal(partition)} FROM {quote_table(storage)}",
+            {"max_partition_size_to_drop": "0"},
         )
     attempt.step("backed up")
 

@@ -202,7 +202,7 @@ def _failed(case: Case) -> Iterator[Found]:
     "backfill_claim_stuck",
     Severity.ERROR,
     "Workers that are gone still hold chunks; nobody executes them.",
-    remedy="`resume`, which takes the claims over, or `cancel`, which frees them",
+    remedy="`resume`, which takes the claims over, or `cancel` with the address of the ClickHouse, which frees them",
 )
 def _stuck(case: Case) -> Iterator[Found]:
     if case.plan is None or case.run is None:
@@ -233,7 +233,7 @@ def _waits(case: Case) -> Iterator[Found]:
     "backfill_waived",
     Severity.INFO,
     "The plan need not be finished, as somebody has said; it is shown and not counted.",
-    remedy="`resume` ends the waiver",
+    remedy="`run` or `resume` ends the waiver",
 )
 def _waived(case: Case) -> Iterator[Found]:
     if case.plan is None or case.run is None or not case.waived or case.run.waiver is None:

@@ -186,6 +186,14 @@ def test_a_bad_address(cli: Cli, database: str, url: str) -> None:
     assert not cli.state.exists()
 
 
+def test_an_address_with_a_setting_that_nobody_knows(cli: Cli, database: str) -> None:
+    """The client takes arguments of its own in the URL, and a query's settings are none of them."""
+    cli.url += "?max_execution_time=3"
+    answer = cli(*_plan(database, {}))
+    assert answer.code == 2
+    assert "'max_execution_time'" in answer.err
+
+
 def test_nobody_answers(cli: Cli, database: str) -> None:
     """A runtime error: the request may be right."""
     cli.url = "http://default@127.0.0.1:9/db"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from airflow_provider_backfill.core.model import WriteMode
+from airflow_provider_backfill.errors import ServerError
 from tests.clickhouse.ward import Clinic
 
 
@@ -146,6 +147,24 @@ def test_backfill_drop_limit(clinic: Clinic) -> None:
     clinic.user()
     ward = clinic.as_own(clinic.ward())
     assert "backfill_drop_limit" not in ward.doctor(plan)
+
+
+def test_a_backup_larger_than_the_limit_is_made_again(clinic: Clinic) -> None:
+    """What the first attempt kept is replaced by the same, which counts as a drop as well."""
+    clinic.configure("<max_partition_size_to_drop>1000</max_partition_size_to_drop>")
+    ward = clinic.ward()
+    ward.events()
+    ward.target(tail="PARTITION BY toDate(ts) ORDER BY ts")
+    ward.sql("INSERT INTO filled SELECT * FROM events")
+    failures = iter([ServerError("The server went away.")])
+
+    def stop_once(step: str) -> None:
+        if step == "backed up" and (error := next(failures, None)):
+            raise error
+
+    plan = ward.planned(hours=24, write_mode=WriteMode.REPLACE, backup=True)
+    payload = ward.run(plan, step=stop_once)
+    assert (payload["status"], payload["attempts"]) == ("completed", payload["chunkCounts"]["total"] + 1)
 
 
 def test_backfill_disk_space(clinic: Clinic) -> None:

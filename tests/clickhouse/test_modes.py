@@ -68,6 +68,14 @@ def test_a_ttl_in_the_past_does_not_eat_rows_while_they_are_staged(source: Lab) 
     assert source.content("dst") == source.content("src")
 
 
+def test_a_columns_ttl_in_the_past_does_not_empty_it_while_it_is_staged(source: Lab) -> None:
+    """As with the table's own; a table without one has none that could be taken away."""
+    source.sql(TARGET, "ALTER TABLE dst MODIFY COLUMN v Nullable(Float64) TTL ts + INTERVAL 1 DAY")
+    source.sql("SYSTEM STOP TTL MERGES dst")
+    source.fill("dst", "2025-01-01", "2025-01-06", source="src")
+    assert source.content("dst") == source.content("src")
+
+
 def test_a_chunk_may_span_many_partitions(source: Lab) -> None:
     """A chunk of five days over hourly partitions passes the server's limit of partitions per INSERT block."""
     source.sql(TARGET.replace("toYYYYMMDD(ts)", "toStartOfHour(ts)"))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
 from airflow_provider_backfill import commands
 from airflow_provider_backfill.errors import RequestError
+from airflow_provider_backfill.terminal import show_verify
 from tests.clickhouse.lab import Lab
 
 
@@ -61,3 +64,33 @@ def test_a_changed_value_is_found(filled: tuple[Lab, str]) -> None:
     payload = commands.verify(lab.session, plan_id)
     assert (payload["ok"], payload["changedChunks"], payload["targetContent"]["matches"]) == (False, [], True)
     assert (payload["wholeRows"]["match"], payload["wholeRows"]["source"]["rows"]) == (False, 7200)
+
+
+@pytest.mark.parametrize(
+    ("family", "select", "compared", "verdict"),
+    [
+        ("MergeTree", "SELECT toStartOfDay(ts) AS ts, count() AS n FROM {} GROUP BY ts", ["target"], "verified"),
+        ("ReplacingMergeTree", "SELECT ts, id AS n FROM {}", ["source"], "source verified"),
+        (
+            "SummingMergeTree",
+            "SELECT toStartOfDay(ts) AS ts, count() AS n FROM {} GROUP BY ts",
+            [],
+            "nothing could be compared",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_not_called_verified(
+    filled: tuple[Lab, str], family: str, select: str, compared: list[str], verdict: str
+) -> None:
+    """Rows that are merged by their key cannot be counted again; that there are none of them is seen all the same."""
+    lab, _ = filled
+    lab.sql(f"CREATE TABLE merged (ts DateTime('UTC'), n UInt64) ENGINE = {family} ORDER BY ts")
+    plan = lab.plan("merged", "2025-01-01", "2025-01-06", 24, select=select.format(lab.table("src")))
+    lab.run(plan)
+    payload = commands.verify(lab.session, plan["planId"])
+    assert (payload["compared"], payload["ok"]) == (compared, bool(compared))
+    assert f": {verdict} (5 of 5 chunks)." in show_verify(payload, io.StringIO())
+    lab.sql("TRUNCATE TABLE merged")
+    payload = commands.verify(lab.session, plan["planId"])
+    assert (payload["ok"], payload["targetContent"]["found"]["rows"]) == (False, 0)
+    assert ": differs (5 of 5 chunks)." in show_verify(payload, io.StringIO())
