@@ -316,6 +316,11 @@ def _check_flags(made: Plan, flags: RunFlags) -> None:
             "--clear-window says how chunks are executed again, but none are to be.",
             hint="pass --replay-done or --replay-failed as well",
         )
+    if flags.clear_window and made.backup:
+        raise RequestError(
+            f"--clear-window would delete rows of {made.target} that its backup does not hold yet.",
+            hint="leave it away: replace puts whole partitions in place, whatever they hold",
+        )
     if flags.replay_done and made.backup:
         raise RequestError(
             f"Replaying done chunks of {made.target} would put their own rows into its backup.",
@@ -407,7 +412,18 @@ def _end(session: Session, log: RunLog, server: Server, target: TableFacts, work
         log.append(RunPaused(at=now(), by=session.user, reason=worker.reason))
     log.checkpoint()
     if run.status is RunStatus.COMPLETED:
-        attempt.drop_leftovers(server, log.plan.plan_id, target.storage.database)
+        _drop_tombstones(session, log, server, target)
+
+
+def _drop_tombstones(session: Session, log: RunLog, server: Server, target: TableFacts) -> None:
+    """Drop the staging tables of a run that is completed; under its lock, so that no replay begins meanwhile."""
+    left = attempt.leftover_tables(server, log.plan.plan_id, target.storage.database)
+    for start in range(0, len(left), attempt.DROPPED_AT_ONCE):
+        # Not all in one hold of the lock, which in an object store is for half a minute.
+        with session.store.exclusive(log.plan.plan_id):
+            if log.refresh().status is not RunStatus.COMPLETED:
+                return
+            attempt.drop_tables(server, left[start : start + attempt.DROPPED_AT_ONCE])
 
 
 def _sweep(session: Session, made: Plan) -> None:
@@ -417,7 +433,7 @@ def _sweep(session: Session, made: Plan) -> None:
     # A completed plan is completed, whether or not its server answers.
     with suppress(ServerError, ConfigError), session.connected() as server:
         target = planning.target_facts(server, parse_table(made.target, "target"))
-        attempt.drop_leftovers(server, made.plan_id, target.storage.database)
+        _drop_tombstones(session, session.store.open_run(made), server, target)
 
 
 # ---------------------------------------------------------------- status, cancel, list

@@ -239,12 +239,12 @@ def _buckets(server: Server, made: Plan, statement: Statement, scan: ScanFacts) 
 
 def _check_partitions(server: Server, target: TableFacts, made: Plan) -> None:
     bucket = _partition_bucket(server, target, made)
-    start: datetime | None = made.start
-    end: datetime | None = made.end
+    start, end = made.start, made.end
     if made.keep_outside:
         # Only the ends of the window may lie inside a partition: the chunks there keep what is outside.
-        start, end = bucket.around(made.start)[1], bucket.around(made.end)[0]
-    cut = bucket.first_misfit(start, end, made.chunk_hours) if start and end and start < end else None
+        step = timedelta(hours=made.chunk_hours)
+        start, end = start + step, start + step * (made.chunk_count - 1)
+    cut = bucket.first_misfit(start, end, made.chunk_hours) if start <= end else None
     if cut is not None:
         outside = "" if made.keep_outside else ", or --keep-outside to keep the rows outside the window"
         raise RequestError(
@@ -362,14 +362,18 @@ def summed_columns(target: TableFacts, statements: Sequence[Statement], time: Ta
     """
     The columns that tell the target's rows apart: those of its keys, and its time.
 
-    A lost or a doubled row shows in them, and they cost a fraction of all columns to read. None
-    (which means all) when the target has no sorting key, or a statement does not fill one of them.
+    A lost or a doubled row shows in them, and they cost a fraction of all columns to read. All that
+    are stored (which none means as well) when the target has no sorting key, or a statement does
+    not fill one of them.
     """
+    stored = tuple(c.name for c in target.columns if c.default_kind != "EPHEMERAL")
+    common = set.intersection(*(set(statement.columns) for statement in statements))
+    # An ephemeral column is filled, and nowhere to be read.
+    whole = () if common.issubset(stored) else tuple(name for name in stored if name in common)
     if not target.sorting_key:
-        return ()
+        return whole
     names = tuple(c.name for c in target.columns if c.in_key or (time is not None and c.name == time.column))
-    filled = set.intersection(*(set(statement.columns) for statement in statements))
-    return names if filled.issuperset(names) else ()
+    return names if common.issuperset(names) else whole
 
 
 def existing_rows(server: Server, target: TableFacts, made: Plan) -> int | None:

@@ -441,7 +441,10 @@ class Worker:
         code, name = (error.code, error.name) if isinstance(error, ServerError) else (None, "")
         # What a request gets wrong stays wrong; a source that changed under a verification may come to rest.
         verdict = Verdict.FINAL if isinstance(error, RequestError) else judge_error(code, error.message)
-        if verdict is Verdict.SPLIT and (parts := self._halves(chunk)):
+        state = run.state(chunk.id)
+        # What is sealed may be in the target in part, and a window that is to be cleared is the whole chunk's.
+        whole = bool(state.verified) or state.clear
+        if verdict is Verdict.SPLIT and not whole and (parts := self._halves(chunk)):
             return ChunkSplit(
                 at=now(), by=self.owner, chunk_id=chunk.id, attempt=number, parts=parts, message=error.message
             )
@@ -453,7 +456,7 @@ class Worker:
             code=code,
             name=name,
             message=str(error),
-            final=verdict is Verdict.FINAL or run.state(chunk.id).tries >= self._retries,
+            final=verdict is Verdict.FINAL or state.tries >= self._retries,
         )
 
     def _halves(self, chunk: Chunk) -> tuple[ChunkPart, ...]:

@@ -20,7 +20,7 @@ STAGING_SETTINGS = {
     "skip_unavailable_shards": 0,
 }
 # Each costs milliseconds, and a statement a round trip; not all in one, for a plan may leave thousands.
-_DROPPED_AT_ONCE = 50
+DROPPED_AT_ONCE = 50
 _NO_SUCH_PART = 232
 # How long a query on another server may take to end before the attempt gives up, to be tried again later.
 _ELSEWHERE_SECONDS = 60.0
@@ -130,8 +130,8 @@ def leftover_tables(server: Server, plan_id: str, database: str) -> list[TableNa
 
 def drop_tables(server: Server, tables: Sequence[TableName]) -> None:
     """Drop tables that may be gone already."""
-    for start in range(0, len(tables), _DROPPED_AT_ONCE):
-        names = ", ".join(quote_table(table) for table in tables[start : start + _DROPPED_AT_ONCE])
+    for start in range(0, len(tables), DROPPED_AT_ONCE):
+        names = ", ".join(quote_table(table) for table in tables[start : start + DROPPED_AT_ONCE])
         server.command(f"DROP TABLE IF EXISTS {names} SYNC", {"max_table_size_to_drop": 0})
 
 

@@ -35,6 +35,7 @@ from ..core.statements import (
     source_content,
     staging_table,
     table_content,
+    window_filter,
 )
 from ..errors import RequestError, ServerError, TransitionError, VerificationError
 from . import publish
@@ -98,14 +99,14 @@ def run_attempt(server: Server, attempt: Attempt) -> Content:
     if plan.write_mode is WriteMode.REPLACE:
         publish.replace_partitions(server, attempt, sealed)
     else:
-        publish.move_partitions(server, attempt, sealed, resumed=resumed)
+        publish.move_partitions(server, attempt, sealed, content, resumed=resumed)
     return content
 
 
 def _insert(server: Server, attempt: Attempt) -> Content:
     """Insert straight into the target; what it got is taken from the source, since nothing else is known."""
     if attempt.clear:
-        publish.clear_window(server, attempt)
+        _clear(server, attempt)
     _fill(server, attempt, attempt.target.storage, _DIRECT_SETTINGS, order=" ORDER BY ALL")
     attempt.step("inserted")
     return _source(server, attempt)
@@ -149,8 +150,33 @@ def _resumable(server: Server, attempt: Attempt, sealed: TableName) -> Content |
         attempt.owned()
         drop_tables(server, [sealed])
     if attempt.clear:
-        publish.clear_window(server, attempt)
+        _clear(server, attempt)
     return content
+
+
+def _clear(server: Server, attempt: Attempt) -> None:
+    """
+    Delete the chunk's window from the target, if the rows in it are those that the chunk gives.
+
+    Raises:
+        RequestError: A statement gives rows of the chunk another time, such as the start of their day.
+    """
+    plan, chunk = attempt.plan, attempt.chunk
+    window = window_filter(plan, chunk)
+    following = Chunk("", chunk.end, min(chunk.end + (chunk.end - chunk.start), plan.end))
+    for statement in plan.statements:
+        # A copy leaves the time as it is.
+        if statement.name == statement.source:
+            continue
+        for reads, condition in ((chunk, f"NOT coalesce({window}, 0)"), (following, window)):
+            question = f"SELECT 1 FROM (\n{statement.select}\n) WHERE {condition} LIMIT 1"
+            if reads.start < reads.end and server.numbers(question, chunk_filter(plan, statement, reads)):
+                raise RequestError(
+                    f"{statement.name} does not leave {plan.time_column} as it is, so rows of other chunks may lie in "
+                    f"the window of chunk {chunk.id} in {plan.target}, which was to be deleted.",
+                    hint="delete the rows yourself and plan anew with --force",
+                )
+    publish.clear_window(server, attempt)
 
 
 def _seal(server: Server, attempt: Attempt, sealed: TableName) -> None:

@@ -8,7 +8,7 @@ From a sealed staging table into the target, by whole partitions.
 from collections.abc import Iterable
 
 from ..core.identity import render_instant
-from ..core.model import Chunk, Plan, TableFacts, TableName
+from ..core.model import Chunk, Content, Plan, TableFacts, TableName
 from ..core.statements import (
     backup_table,
     create_like,
@@ -17,26 +17,39 @@ from ..core.statements import (
     quote_table,
     window_filter,
 )
-from ..errors import RequestError, ServerError
+from ..errors import RequestError, ServerError, VerificationError
 from .arrived import drop_arrived
 from .attempt import STAGING_SETTINGS, Attempt, drop_part
 from .client import Server
 
 # A part that was merged or mutated after the look has another name, and is found by the next one.
 _CLEAR_TRIES = 20
+# ABORTED, UNFINISHED
+_UNFINISHED = (236, 341)
 
 
-def move_partitions(server: Server, attempt: Attempt, sealed: TableName, *, resumed: bool) -> None:
-    """Move every partition of the sealed table into the target."""
+def move_partitions(server: Server, attempt: Attempt, sealed: TableName, content: Content, *, resumed: bool) -> None:
+    """
+    Move every partition of the sealed table, which was sealed with *content*, into the target.
+
+    Raises:
+        VerificationError: The table was taken away, as by a worker that awoke when the run was completed.
+    """
     storage = attempt.target.storage
     if resumed:
         _catch_up(server, attempt.target, sealed)
+    of_sealed = f"database = {literal(sealed.database)} AND table = {literal(sealed.table)}"
     partitions = server.rows(
-        "SELECT DISTINCT partition_id FROM system.parts"
-        f" WHERE active AND database = {literal(sealed.database)} AND table = {literal(sealed.table)}"
-        " ORDER BY partition_id"
+        f"SELECT partition_id, sum(rows) FROM system.parts WHERE active AND {of_sealed}"
+        " GROUP BY partition_id ORDER BY partition_id"
     )
-    for index, (partition,) in enumerate(partitions):
+    # A table that is gone has no partitions either.
+    there = sum(rows for _, rows in partitions)
+    if there != content.rows and not (resumed and _exists(server, sealed)):
+        raise VerificationError(
+            f"{sealed} holds {there} rows of {content.rows} that were sealed: it was taken away unpublished."
+        )
+    for index, (partition, _) in enumerate(partitions):
         if resumed:
             drop_arrived(server, attempt, sealed, partition)
         server.command(
@@ -44,6 +57,11 @@ def move_partitions(server: Server, attempt: Attempt, sealed: TableName, *, resu
             {"query_id": f"{attempt.query_id}.move.{partition}"},
         )
         attempt.step(f"moved {index + 1}")
+
+
+def _exists(server: Server, table: TableName) -> bool:
+    named = f"database = {literal(table.database)} AND name = {literal(table.table)}"
+    return server.numbers(f"SELECT count() FROM system.tables WHERE {named}") == (1,)
 
 
 def _catch_up(server: Server, target: TableFacts, sealed: TableName) -> None:
@@ -69,11 +87,11 @@ def replace_partitions(server: Server, attempt: Attempt, sealed: TableName) -> N
                 hint="plan anew with --keep-outside, or with --write-mode stage",
             )
     for index, partition in enumerate(affected):
-        action = (
-            f"REPLACE PARTITION ID {literal(partition)} FROM {quote_table(sealed)}"
-            if partition in staged
-            else f"DROP PARTITION ID {literal(partition)}"
-        )
+        action = f"REPLACE PARTITION ID {literal(partition)} FROM {quote_table(sealed)}"
+        if partition not in staged:
+            # It needs no sealed table, so whoever has lost the claim could drop what was published since.
+            attempt.owned()
+            action = f"DROP PARTITION ID {literal(partition)}"
         server.command(f"ALTER TABLE {quote_table(storage)} {action}", {"max_partition_size_to_drop": "0"})
         attempt.step(f"replaced {index + 1}")
 
@@ -103,6 +121,7 @@ def back_up(server: Server, attempt: Attempt, table: TableName) -> None:
     held = _partitions(server, storage)
     for partition in sorted(held & (_partitions(server, table) | _partitions(server, storage, _window(attempt)))):
         # Nothing of this chunk is published before it is sealed, so repeating this keeps the same rows.
+        attempt.owned()
         server.command(
             f"ALTER TABLE {quote_table(backup)} REPLACE PARTITION ID {literal(partition)} FROM {quote_table(storage)}",
             {"max_partition_size_to_drop": "0"},
@@ -148,12 +167,19 @@ def clear_window(server: Server, attempt: Attempt) -> None:
         attempt.owned()
         # A deletion rewrites every part of the table, one after the other; to drop a part takes a moment.
         for name in [name for name, others in parts if not others]:
+            # A name may be used again, by a table made anew or after a restart of the server.
+            attempt.owned()
             drop_part(server, storage, name)
         if mixed := ", ".join(literal(name) for name, others in parts if others):
-            server.command(
-                f"ALTER TABLE {quote_table(storage)} DELETE WHERE {where} AND _part IN ({mixed})",
-                {"mutations_sync": 2},
-            )
+            try:
+                server.command(
+                    f"ALTER TABLE {quote_table(storage)} DELETE WHERE {where} AND _part IN ({mixed})",
+                    {"mutations_sync": 2},
+                )
+            except ServerError as error:
+                # Another chunk has dropped one of these parts meanwhile; what is left is found by the next look.
+                if error.code not in _UNFINISHED:
+                    raise
     raise ServerError(f"The window of chunk {attempt.chunk.id} still holds rows after {_CLEAR_TRIES} deletions.")
 
 

@@ -159,6 +159,8 @@ class Recorder:
         """The partitions wherever they are asked for; no part, and no row."""
         if "count()" in sql:
             return [(0,)]
+        if "sum(rows)" in sql:
+            return [(name, 24) for name in self.partitions]
         return [] if "hash_of_all_files" in sql else [(name,) for name in self.partitions]
 
     def command(self, sql: str, *_: object) -> None:
@@ -176,7 +178,7 @@ def test_a_replica_catches_up_before_partitions_are_taken_from_it(http_lab: Lab,
     if how == "replaced":
         publish.replace_partitions(server, attempt, sealed)
     else:
-        publish.move_partitions(server, attempt, sealed, resumed=how == "moved again")
+        publish.move_partitions(server, attempt, sealed, Content(24, 0), resumed=how == "moved again")
     words = [command.split("`")[0].strip() for command in recorder.commands]
     assert words == ["SYSTEM SYNC REPLICA"] * 2 * synchronised + ["ALTER TABLE"]
     assert "_sealed`" in recorder.commands[0]

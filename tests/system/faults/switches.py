@@ -68,7 +68,7 @@ def no_seal() -> None:
         if attempt.plan.write_mode == "replace":
             publish.replace_partitions(server, attempt, own)
         else:
-            publish.move_partitions(server, attempt, own, resumed=False)
+            publish.move_partitions(server, attempt, own, content, resumed=False)
         return content
 
     patch(worker, run_attempt=run_attempt)
