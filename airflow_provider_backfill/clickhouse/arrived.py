@@ -94,7 +94,8 @@ def _cannot_tell(attempt: Attempt, sealed: TableName, partition: str) -> Request
         anew = f"if nothing else writes there, run `{again}`, which fills the window anew; else "
     return RequestError(
         f"ClickHouse went down while chunk {attempt.chunk.id} was being published, and what had arrived of partition "
-        f"{partition} cannot be told any more: {plan.target} holds some of its rows, or some with the same keys.",
+        f"{partition} cannot be told any more: {plan.target} holds some of its rows, or some with the same keys, "
+        "or its merges cancel rows.",
         hint=f"{anew}insert from {sealed} what the target lacks, empty it with TRUNCATE TABLE {quote_table(sealed)}, "
         f"and run `clickhouse-backfill resume --plan-id {plan.plan_id}`",
     )

@@ -175,3 +175,65 @@ def test_rows_that_were_there_before_are_not_taken_for_the_chunks(accident: Acci
     assert payload["status"] == ("failed" if restart else "completed")
     twice = (2 * rows, 2 * checksum % 2**64)
     assert accident.content("keyed") == ((rows, checksum) if restart else twice)
+
+
+def test_a_bucket_under_the_sources_own_name_is_no_window(accident: Accident) -> None:
+    """Days, in a column that is called like the time they were made of, lie before the hours they came from."""
+    lab = accident.lab
+    lab.sql(
+        "CREATE TABLE rounded (ts DateTime('UTC'), user UInt32, x Nullable(Float64)) ENGINE = MergeTree ORDER BY user"
+    )
+    select = "SELECT toStartOfDay(ts) AS ts, user, x FROM src"
+    plan = lab.plan("rounded", "2025-01-01", "2025-01-01T06:00", 3, select=select, filter_table=lab.table("src"))
+    sealed = iter([False, True])
+
+    def stop(step: str) -> None:
+        if step == "sealed" and next(sealed):
+            raise ServerError("The server went away.")
+
+    assert lab.run(plan, step=stop)["chunkCounts"]["done"] == 1
+    (name,) = [table for table in lab.leftovers() if lab.value(f"SELECT count() FROM {table}")]
+    lab.sql(f"INSERT INTO rounded SELECT * FROM {name}")
+    accident.server.kill()
+    accident.server.start()
+    accident.lab = lab = accident._lab()
+    assert lab.run(plan, resume=True)["status"] == "failed"
+    assert lab.value("SELECT count() FROM rounded") == 360
+
+
+def test_a_column_of_days_under_the_sources_own_name_is_no_dead_end(accident: Accident) -> None:
+    """A bound inside a day cannot be written for it; the keys alone tell that nothing has arrived."""
+    lab = accident.lab
+    lab.sql("CREATE TABLE daily (ts Date, user UInt32, x Nullable(Float64)) ENGINE = MergeTree ORDER BY user")
+
+    def stop(step: str) -> None:
+        if step == "sealed":
+            raise ServerError("The server went away.")
+
+    select = "SELECT toDate(ts) AS ts, user, x FROM src"
+    plan = lab.plan("daily", "2025-01-01", "2025-01-01T06:00", 6, select=select, filter_table=lab.table("src"))
+    assert lab.run(plan, step=stop)["status"] == "failed"
+    accident.server.kill()
+    accident.server.start()
+    accident.lab = lab = accident._lab()
+    assert lab.run(plan, resume=True)["status"] == "completed"
+    assert lab.value("SELECT count() FROM daily") == 360
+
+
+def test_cancelled_rows_prove_nothing(accident: Accident) -> None:
+    """What arrived in a CollapsingMergeTree may have met its opposite, and be gone with it."""
+    lab = accident.lab
+    lab.sql("CREATE TABLE signed (ts DateTime('UTC'), sign Int8) ENGINE = CollapsingMergeTree(sign) ORDER BY ts")
+    select = "SELECT ts, toInt8(if(user % 2, 1, -1)) AS sign FROM src"
+
+    def stop(step: str) -> None:
+        if step == "sealed":
+            raise ServerError("The server went away.")
+
+    plan = lab.plan("signed", "2025-01-01", "2025-01-01T06:00", 6, select=select, filter_table=lab.table("src"))
+    assert lab.run(plan, step=stop)["status"] == "failed"
+    accident.server.kill()
+    accident.server.start()
+    accident.lab = lab = accident._lab()
+    payload = lab.run(plan, resume=True)
+    assert (payload["status"], "cannot be told any more" in payload["lastError"]) == ("failed", True)

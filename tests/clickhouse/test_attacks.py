@@ -1,0 +1,121 @@
+"""Ways to lose or to double rows that were found by looking for them; each is refused, or done again as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from airflow_provider_backfill.core.identity import parse_instant
+from airflow_provider_backfill.core.model import WriteMode
+from airflow_provider_backfill.errors import RequestError, ServerError
+from tests.clickhouse.lab import Lab
+
+COLUMNS = "(ts DateTime('UTC'), user UInt32) ENGINE = MergeTree PARTITION BY toDate(ts) ORDER BY (user, ts)"
+MEMORY = ServerError("(total) memory limit exceeded", code=241)
+
+
+@pytest.fixture
+def days(lab: Lab) -> Lab:
+    """Two days with a row a minute, and an empty target."""
+    lab.sql(
+        f"CREATE TABLE src {COLUMNS}",
+        "INSERT INTO src SELECT toDateTime('2025-01-01', 'UTC') + number * 60, number % 7 FROM numbers(2880)",
+        f"CREATE TABLE dst {COLUMNS}",
+    )
+    return lab
+
+
+def once(name: str, error: ServerError) -> Callable[[str], None]:
+    """Raise *error* at the first step of that name."""
+    errors = iter([error])
+
+    def step(at: str) -> None:
+        if at == name and (found := next(errors, None)):
+            raise found
+
+    return step
+
+
+def test_a_chunk_that_is_published_in_part_is_not_split(days: Lab) -> None:
+    """Halves would be filled anew, and what had been moved would be there twice."""
+    plan = days.plan("dst", "2025-01-01", "2025-01-03", 48, source="src")
+    payload = days.run(plan, step=once("moved 1", MEMORY))
+    assert (payload["status"], payload["attempts"], payload["chunkCounts"]["total"]) == ("completed", 2, 1)
+    assert days.content("dst") == days.content("src")
+
+
+def test_a_chunk_whose_window_is_to_be_cleared_is_not_split(days: Lab) -> None:
+    """Its halves would not know of the clear, and add to what is there."""
+    plan = days.plan("dst", "2025-01-01", "2025-01-03", 48, source="src")
+    days.run(plan)
+    payload = days.run(plan, replay_done=True, clear_window=True, step=once("cleared", MEMORY))
+    assert (payload["status"], payload["chunkCounts"]["total"]) == ("completed", 1)
+    assert days.content("dst") == days.content("src")
+
+
+@pytest.mark.parametrize("target", ["dst", "monthly"])
+def test_chunks_that_keep_what_is_outside_share_no_partition(days: Lab, target: str) -> None:
+    """Each would keep the other's rows as they were, or as they are not yet; the proposed window is accepted."""
+    days.sql(f"CREATE TABLE monthly {COLUMNS.replace('toDate(ts)', 'toYYYYMM(ts)')}")
+    days.sql(f"INSERT INTO {target} SELECT * FROM src")
+    wanted = {"source": "src", "write_mode": WriteMode.REPLACE, "keep_outside": True}
+    with pytest.raises(RequestError, match="lies inside a partition"):
+        days.plan(target, "2025-01-01T12:00", "2025-01-02T12:00", 8, **wanted)
+    days.fill(target, "2025-01-01T12:00", "2025-01-02T12:00", 12 if target == "dst" else 24, **wanted)
+    assert days.content(target) == days.content("src")
+
+
+def test_a_backup_holds_what_was_there_so_nothing_is_cleared_before_it(days: Lab) -> None:
+    plan = days.plan("dst", "2025-01-01", "2025-01-03", 24, source="src", write_mode=WriteMode.REPLACE, backup=True)
+    with pytest.raises(RequestError, match="that its backup does not hold yet") as refused:
+        days.run(plan, replay_failed=True, clear_window=True)
+    assert "leave it away" in refused.value.hint
+
+
+@pytest.mark.parametrize("rounded", ["toStartOfDay(ts)", "toStartOfHour(ts)"])
+def test_a_window_is_cleared_only_of_the_chunks_own_rows(days: Lab, rounded: str) -> None:
+    """Under the source's own name may stand its day; rows of the whole day lie in the window of the first hours."""
+    select = f"SELECT {rounded} AS ts, user FROM {days.table('src')}"
+    plan = days.plan("dst", "2025-01-01", "2025-01-02", 8, select=select, filter_table=days.table("src"))
+    days.run(plan)
+    before = days.content("dst")
+    window = (parse_instant("2025-01-01"), parse_instant("2025-01-01T08:00"))
+    payload = days.run(plan, replay_done=True, clear_window=True, window=window)
+    assert days.content("dst") == before
+    if "Day" in rounded:
+        assert payload["chunkCounts"]["failed"] == 1
+        assert "does not leave ts as it is" in payload["lastError"]
+    else:
+        assert payload["status"] == "completed"
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_sealed_table_that_is_gone_is_no_success(days: Lab, resumed: bool) -> None:
+    """A table that is gone has nothing to move; the rows are filled anew."""
+    plan = days.plan("dst", "2025-01-01", "2025-01-02", 24, source="src")
+    lost = ServerError("The server went away.", code=210)
+    gone = iter([True])
+
+    def step(at: str) -> None:
+        if at == "sealed" and next(gone, False):
+            if not resumed:
+                for name in days.leftovers():
+                    days.sql(f"DROP TABLE {name} SYNC")
+                return
+            raise lost
+
+    payload = days.run(plan, step=step)
+    assert (payload["status"], payload["attempts"]) == ("completed", 2)
+    assert days.content("dst") == days.content("src", tail="WHERE ts < '2025-01-02'")
+
+
+def test_an_ephemeral_column_is_filled_and_not_summed(days: Lab) -> None:
+    """It can be written and not read, also where there is no key to sum instead."""
+    days.sql(
+        "CREATE TABLE made (ts DateTime('UTC'), user UInt32 EPHEMERAL, name String DEFAULT concat('u', toString(user)))"
+        " ENGINE = MergeTree ORDER BY tuple()"
+    )
+    select = f"SELECT ts, user FROM {days.table('src')}"
+    days.fill("made", "2025-01-01", "2025-01-03", 24, select=select)
+    assert days.content("made", "ts, name") == days.content("src", "ts, concat('u', toString(user))")
