@@ -49,9 +49,6 @@ def _may_be_cut(server: Server, attempt: Attempt, sealed: TableName) -> bool:
 
 def _has_some(server: Server, attempt: Attempt, sealed: TableName, partition: str, parts: Iterable[str]) -> bool:
     """Whether the target has rows with the keys of these parts, of which some are asked: a part arrives as a whole."""
-    # Their merges may leave nothing of a key.
-    if "Collapsing" in attempt.target.engine:
-        return True
     plan = attempt.plan
     keys, names = row_hash(plan.summed(plan.statements[0])), ", ".join(map(literal, parts))
     where = f"_partition_id = {literal(partition)}"
@@ -94,8 +91,7 @@ def _cannot_tell(attempt: Attempt, sealed: TableName, partition: str) -> Request
         anew = f"if nothing else writes there, run `{again}`, which fills the window anew; else "
     return RequestError(
         f"ClickHouse went down while chunk {attempt.chunk.id} was being published, and what had arrived of partition "
-        f"{partition} cannot be told any more: {plan.target} holds some of its rows, or some with the same keys, "
-        "or its merges cancel rows.",
+        f"{partition} cannot be told any more: {plan.target} holds some of its rows, or some with the same keys.",
         hint=f"{anew}insert from {sealed} what the target lacks, empty it with TRUNCATE TABLE {quote_table(sealed)}, "
         f"and run `clickhouse-backfill resume --plan-id {plan.plan_id}`",
     )

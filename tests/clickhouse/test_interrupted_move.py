@@ -218,22 +218,3 @@ def test_a_column_of_days_under_the_sources_own_name_is_no_dead_end(accident: Ac
     accident.lab = lab = accident._lab()
     assert lab.run(plan, resume=True)["status"] == "completed"
     assert lab.value("SELECT count() FROM daily") == 360
-
-
-def test_cancelled_rows_prove_nothing(accident: Accident) -> None:
-    """What arrived in a CollapsingMergeTree may have met its opposite, and be gone with it."""
-    lab = accident.lab
-    lab.sql("CREATE TABLE signed (ts DateTime('UTC'), sign Int8) ENGINE = CollapsingMergeTree(sign) ORDER BY ts")
-    select = "SELECT ts, toInt8(if(user % 2, 1, -1)) AS sign FROM src"
-
-    def stop(step: str) -> None:
-        if step == "sealed":
-            raise ServerError("The server went away.")
-
-    plan = lab.plan("signed", "2025-01-01", "2025-01-01T06:00", 6, select=select, filter_table=lab.table("src"))
-    assert lab.run(plan, step=stop)["status"] == "failed"
-    accident.server.kill()
-    accident.server.start()
-    accident.lab = lab = accident._lab()
-    payload = lab.run(plan, resume=True)
-    assert (payload["status"], "cannot be told any more" in payload["lastError"]) == ("failed", True)
