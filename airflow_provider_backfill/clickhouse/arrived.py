@@ -28,7 +28,11 @@ def drop_arrived(server: Server, attempt: Attempt, sealed: TableName, partition:
     here = _parts(server, sealed, partition, "active")
     arrived = [name for name, hashed in here if hashed in there]
     missed = [name for name, hashed in here if hashed not in there]
-    if missed and _may_be_cut(server, attempt, sealed) and _has_some(server, attempt, sealed, partition, missed):
+    if (
+        missed
+        and _may_be_cut(server, attempt, sealed, partition)
+        and _has_some(server, attempt, sealed, partition, missed)
+    ):
         if not _has_all(server, attempt, sealed, partition):
             raise _cannot_tell(attempt, sealed, partition)
         arrived += missed
@@ -38,13 +42,21 @@ def drop_arrived(server: Server, attempt: Attempt, sealed: TableName, partition:
         drop_part(server, sealed, name)
 
 
-def _may_be_cut(server: Server, attempt: Attempt, sealed: TableName) -> bool:
-    """Whether a move may have ended midway: only together with the server, or between Keeper and a replica."""
+def _may_be_cut(server: Server, attempt: Attempt, sealed: TableName, partition: str) -> bool:
+    """
+    Whether a move may have ended midway: only together with the server, or between Keeper and a replica.
+
+    And only if the target's partition has a part that is as young as the sealed ones: what had arrived, or
+    what it was merged into. All is in whole seconds, so one is given in.
+    """
+    of_partition = f"partition_id = {literal(partition)} AND active"
+    made = f"SELECT min(modification_time) FROM system.parts WHERE {_of(sealed)} AND {of_partition}"
+    restarted = f"({made}) <= now() - uptime() + 1"
     if attempt.target.engine.startswith(("Replicated", "Shared")):
-        return True
-    # All in whole seconds, so one is given in.
-    question = "SELECT min(modification_time) <= now() - uptime() + 1 FROM system.parts WHERE active AND "
-    return server.numbers(question + _of(sealed)) == (1,)
+        restarted = "1"
+    younger = f"modification_time + 1 >= ({made})"
+    question = f"SELECT 1 FROM system.parts WHERE {_of(attempt.target.storage)} AND {of_partition} AND {younger}"
+    return server.numbers(f"{question} AND {restarted} LIMIT 1") == (1,)
 
 
 def _has_some(server: Server, attempt: Attempt, sealed: TableName, partition: str, parts: Iterable[str]) -> bool:

@@ -45,6 +45,7 @@ ROOT = Path(__file__).resolve().parents[3]
 # After this many seconds nothing strikes any more and everything works again.
 _PEACE = 6.0
 _MAX_RUNNERS = 30
+_ASKED = "cannot be told any more"
 
 
 @dataclass
@@ -209,7 +210,7 @@ class _Play:
                 return
         log = self._store.open_run(plan)
         self._attack(plan, log)
-        if not self.result.problems:
+        if not (self.result.problems or self.result.refused):
             self._judge(plan, outside)
         run = self._store.open_run(plan).run
         self.result.attempts, self.result.chunks = run.attempts, run.total
@@ -253,6 +254,10 @@ class _Play:
                 continue
             idle = all(runner.ended or runner.stopped for runner in self._all())
             if idle and now > self._quiet_until:
+                if _ASKED in log.run.last_error and self._struck["server SIGKILL and restart"]:
+                    # Keys of several chunks are the same: a person has to look, and nothing more is written.
+                    self.result.refused = log.run.last_error
+                    return
                 if len(self._runners) > _MAX_RUNNERS:
                     self.result.problems.append(f"hung: {_MAX_RUNNERS} runners did not complete it: {log.run.status}")
                     return

@@ -254,7 +254,7 @@ class Result:
     Attributes:
         problems: What is wrong, a line each that begins with a word: lost, doubled, extra, outside,
             left, twice, log, doctor, check, hung, wrong. Empty when all is well.
-        refused: Why nothing was planned; empty when it was.
+        refused: Why nothing was planned, or why a person was asked to look; empty when neither was.
         struck: The faults that took place, by name.
         attempts: Attempts that the log tells of.
         woken: Frozen workers that held the log's lock; the others went on when these did.
