@@ -332,7 +332,7 @@ def _check_flags(made: Plan, flags: RunFlags) -> None:
             hint="pass --clear-window as well: each chunk's window is then deleted from the target before it is filled",
         )
     # A bucket of the time column is not enough: a chunk shorter than it would delete what other chunks wrote.
-    if flags.clear_window and (made.target_time is None or made.target_time.column != made.time_column):
+    if flags.clear_window and not made.keeps_time:
         raise RequestError(
             f"{made.target} has no time column {made.time_column}, so a chunk's window cannot be deleted from it.",
             hint="delete the rows yourself and plan anew with --force",
@@ -418,12 +418,12 @@ def _end(session: Session, log: RunLog, server: Server, target: TableFacts, work
 def _drop_tombstones(session: Session, log: RunLog, server: Server, target: TableFacts) -> None:
     """Drop the staging tables of a run that is completed; under its lock, so that no replay begins meanwhile."""
     left = attempt.leftover_tables(server, log.plan.plan_id, target.storage.database)
-    for start in range(0, len(left), attempt.DROPPED_AT_ONCE):
+    for batch in attempt.batches(left):
         # Not all in one hold of the lock, which in an object store is for half a minute.
         with session.store.exclusive(log.plan.plan_id):
             if log.refresh().status is not RunStatus.COMPLETED:
                 return
-            attempt.drop_tables(server, left[start : start + attempt.DROPPED_AT_ONCE])
+            attempt.drop_tables(server, batch)
 
 
 def _sweep(session: Session, made: Plan) -> None:

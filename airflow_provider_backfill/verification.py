@@ -107,15 +107,19 @@ def _compare_rows(
 
 
 def _window_content(server: Server, made: Plan, target: TableFacts, columns: Sequence[str]) -> Content:
-    where = window_filter(made, Chunk("", made.start, made.end))
-    return Content(*server.rows(table_content(target.storage, columns, where))[0])
+    return Content(*server.rows(table_content(target.storage, columns, _window(made)))[0])
 
 
 def _window_rows(server: Server, made: Plan, target: TableFacts) -> int | None:
     """Rows of the target's window, which no merge empties; None when it has no time column."""
     if made.target_time is None:
         return None
-    return inspect.count_rows(server, target.storage, window_filter(made, Chunk("", made.start, made.end)))
+    return inspect.count_rows(server, target.storage, _window(made))
+
+
+def _window(made: Plan) -> str:
+    """The condition that a row of the target lies in the plan's window."""
+    return window_filter(made, Chunk("", made.start, made.end))
 
 
 def _total(contents: Sequence[Content]) -> Content:

@@ -8,7 +8,7 @@ some minutes later (``old_parts_lifetime``). After that its rows tell, and where
 from collections.abc import Iterable
 
 from ..core.model import TableName
-from ..core.statements import literal, quote_table, row_hash, table_content, window_filter
+from ..core.statements import literal, of_table, quote_table, row_hash, table_content, window_filter
 from ..errors import RequestError
 from .attempt import Attempt, drop_part
 from .client import Server
@@ -50,12 +50,11 @@ def _may_be_cut(server: Server, attempt: Attempt, sealed: TableName, partition: 
     what it was merged into. All is in whole seconds, so one is given in.
     """
     of_partition = f"partition_id = {literal(partition)} AND active"
-    made = f"SELECT min(modification_time) FROM system.parts WHERE {_of(sealed)} AND {of_partition}"
-    restarted = f"({made}) <= now() - uptime() + 1"
-    if attempt.target.engine.startswith(("Replicated", "Shared")):
-        restarted = "1"
+    made = f"SELECT min(modification_time) FROM system.parts WHERE {of_table(sealed)} AND {of_partition}"
+    local = not attempt.target.engine.startswith(("Replicated", "Shared"))
+    restarted = f"({made}) <= now() - uptime() + 1" if local else "1"
     younger = f"modification_time + 1 >= ({made})"
-    question = f"SELECT 1 FROM system.parts WHERE {_of(attempt.target.storage)} AND {of_partition} AND {younger}"
+    question = f"SELECT 1 FROM system.parts WHERE {of_table(attempt.target.storage)} AND {of_partition} AND {younger}"
     return server.numbers(f"{question} AND {restarted} LIMIT 1") == (1,)
 
 
@@ -98,7 +97,7 @@ def _window(attempt: Attempt) -> str:
 
 def _cannot_tell(attempt: Attempt, sealed: TableName, partition: str) -> RequestError:
     plan, anew = attempt.plan, ""
-    if plan.target_time is not None and plan.target_time.column == plan.time_column:
+    if plan.keeps_time:
         again = f"clickhouse-backfill run --plan-id {plan.plan_id} --replay-failed --clear-window"
         anew = f"if nothing else writes there, run `{again}`, which fills the window anew; else "
     return RequestError(
@@ -112,12 +111,7 @@ def _cannot_tell(attempt: Attempt, sealed: TableName, partition: str) -> Request
 def _parts(server: Server, table: TableName, partition: str, condition: str = "1") -> list[tuple[str, str]]:
     """Name and hash of the parts that a partition has; those merged a moment ago are among them, as inactive."""
     found = server.rows(
-        f"SELECT name, hash_of_all_files FROM system.parts WHERE {_of(table)}"
+        f"SELECT name, hash_of_all_files FROM system.parts WHERE {of_table(table)}"
         f" AND partition_id = {literal(partition)} AND {condition}"
     )
     return [(name, hashed) for name, hashed in found]
-
-
-def _of(table: TableName) -> str:
-    """The condition that a row of ``system.parts`` is of *table*."""
-    return f"database = {literal(table.database)} AND table = {literal(table.table)}"

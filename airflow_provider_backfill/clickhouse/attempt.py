@@ -1,7 +1,7 @@
 """What the parts of an attempt share: its facts, its tables, and the fence around it."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ STAGING_SETTINGS = {
     "skip_unavailable_shards": 0,
 }
 # Each costs milliseconds, and a statement a round trip; not all in one, for a plan may leave thousands.
-DROPPED_AT_ONCE = 50
+_DROPPED_AT_ONCE = 50
 _NO_SUCH_PART = 232
 # How long a query on another server may take to end before the attempt gives up, to be tried again later.
 _ELSEWHERE_SECONDS = 60.0
@@ -128,10 +128,16 @@ def leftover_tables(server: Server, plan_id: str, database: str) -> list[TableNa
     return [TableName(database, name) for (name,) in found]
 
 
+def batches(tables: Sequence[TableName]) -> Iterator[Sequence[TableName]]:
+    """Yield *tables* in groups of as many as one statement drops."""
+    for start in range(0, len(tables), _DROPPED_AT_ONCE):
+        yield tables[start : start + _DROPPED_AT_ONCE]
+
+
 def drop_tables(server: Server, tables: Sequence[TableName]) -> None:
     """Drop tables that may be gone already."""
-    for start in range(0, len(tables), DROPPED_AT_ONCE):
-        names = ", ".join(quote_table(table) for table in tables[start : start + DROPPED_AT_ONCE])
+    for batch in batches(tables):
+        names = ", ".join(map(quote_table, batch))
         server.command(f"DROP TABLE IF EXISTS {names} SYNC", {"max_table_size_to_drop": 0})
 
 

@@ -7,7 +7,7 @@ from statistics import median_low
 from ..core.facts import Estimate
 from ..core.identity import MS_PER_HOUR, iter_window, to_ms
 from ..core.model import Statement, TableName, TimeKind
-from ..core.statements import literal, parse_table, quote, quote_table, time_filter
+from ..core.statements import of_table, parse_table, quote, quote_table, time_filter
 from ..errors import ServerError
 from .client import Server
 
@@ -134,18 +134,12 @@ def _from_index(server: Server, source: TableName, where: str) -> int | None:
 
 
 def _is_merge_tree(server: Server, source: TableName) -> bool:
-    found = server.rows(
-        "SELECT endsWith(engine, 'MergeTree') FROM system.tables"
-        f" WHERE database = {literal(source.database)} AND name = {literal(source.table)}"
-    )
+    found = server.rows(f"SELECT endsWith(engine, 'MergeTree') FROM system.tables WHERE {of_table(source, 'name')}")
     return bool(found and found[0][0])
 
 
 def _bytes_per_row(server: Server, source: TableName) -> float | None:
-    found = server.rows(
-        "SELECT total_bytes, total_rows FROM system.tables"
-        f" WHERE database = {literal(source.database)} AND name = {literal(source.table)}"
-    )
+    found = server.rows(f"SELECT total_bytes, total_rows FROM system.tables WHERE {of_table(source, 'name')}")
     if not found or not found[0][0] or not found[0][1]:
         return None
     return int(found[0][0]) / int(found[0][1])

@@ -28,6 +28,7 @@ from ..core.statements import (
     create_like,
     insert_select,
     literal,
+    of_table,
     quote_table,
     sealed_table,
     show_table,
@@ -129,10 +130,7 @@ def _source(server: Server, attempt: Attempt) -> Content:
 def _resumable(server: Server, attempt: Attempt, sealed: TableName) -> Content | None:
     """What an earlier attempt has sealed and may still have to be published; None to start over."""
     _drop_attempts(server, attempt)
-    found = server.rows(
-        "SELECT comment FROM system.tables"
-        f" WHERE database = {literal(sealed.database)} AND name = {literal(sealed.table)}"
-    )
+    found = server.rows(f"SELECT comment FROM system.tables WHERE {of_table(sealed, 'name')}")
     number = int(str(found[0][0]).rsplit(" ", 1)[-1]) if found else 0
     if number >= attempt.number:
         raise TransitionError(f"Attempt {number} has sealed chunk {attempt.chunk.id}, so {attempt.number} is over.")
@@ -170,7 +168,9 @@ def _clear(server: Server, attempt: Attempt) -> None:
             continue
         for reads, condition in ((chunk, f"NOT coalesce({window}, 0)"), (following, window)):
             question = f"SELECT 1 FROM (\n{statement.select}\n) WHERE {condition} LIMIT 1"
-            if reads.start < reads.end and server.numbers(question, chunk_filter(plan, statement, reads)):
+            # By its id a cancel finds it.
+            settings = {**chunk_filter(plan, statement, reads), "query_id": f"{attempt.query_id}.window"}
+            if reads.start < reads.end and server.numbers(question, settings):
                 raise RequestError(
                     f"{statement.name} does not leave {plan.time_column} as it is, so rows of other chunks may lie in "
                     f"the window of chunk {chunk.id} in {plan.target}, which was to be deleted.",

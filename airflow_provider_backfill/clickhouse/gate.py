@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ..core.model import TableFacts
-from ..core.statements import literal
+from ..core.statements import of_table
 from ..errors import ServerError
 from .client import Server
 from .health import part_limits
@@ -63,7 +63,7 @@ class Gate:
 
     def _parts(self) -> str:
         storage = self._target.storage
-        where = f"database = {literal(storage.database)} AND table = {literal(storage.table)}"
+        where = of_table(storage)
         partition, parts = self._server.rows(
             "SELECT argMax(partition_id, parts), max(parts) FROM (SELECT partition_id, count() AS parts"
             f" FROM system.parts WHERE active AND {where} GROUP BY partition_id)"
@@ -106,7 +106,7 @@ class Gate:
         found = self._server.rows(
             "SELECT name, least(free_space, unreserved_space), total_space FROM system.disks WHERE name IN"
             " (SELECT arrayJoin(disks) FROM system.storage_policies WHERE policy_name = (SELECT storage_policy"
-            f" FROM system.tables WHERE database = {literal(storage.database)} AND name = {literal(storage.table)}))"
+            f" FROM system.tables WHERE {of_table(storage, 'name')}))"
             " ORDER BY 2 DESC LIMIT 1"
         )
         for name, free, total in found:
@@ -118,10 +118,7 @@ class Gate:
         storage = self._target.storage
         if not self._target.engine.startswith("Replicated"):
             return ""
-        found = self._server.rows(
-            "SELECT is_readonly, absolute_delay FROM system.replicas"
-            f" WHERE database = {literal(storage.database)} AND table = {literal(storage.table)}"
-        )
+        found = self._server.rows(f"SELECT is_readonly, absolute_delay FROM system.replicas WHERE {of_table(storage)}")
         for readonly, delay in found:
             if readonly:
                 return f"the replica of {storage} on this server is read-only"

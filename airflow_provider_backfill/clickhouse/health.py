@@ -32,7 +32,7 @@ from ..core.facts import (
 )
 from ..core.identity import from_ms, to_ms
 from ..core.model import Plan, Statement, TableFacts, TableName, TimeKind, WriteMode
-from ..core.statements import chunk_filter, literal, parse_table, quote, quote_table
+from ..core.statements import chunk_filter, literal, of_table, parse_table, quote, quote_table
 from ..errors import ServerError
 from . import explain, inspect
 from .attempt import STAGING_SETTINGS
@@ -254,10 +254,7 @@ def _exists(server: Server, name: TableName) -> bool:
 
 def _engine(server: Server, storage: TableName) -> tuple[str, str]:
     """The engine's full definition and the storage policy."""
-    found = server.rows(
-        "SELECT engine_full, storage_policy FROM system.tables"
-        f" WHERE database = {literal(storage.database)} AND name = {literal(storage.table)}"
-    )
+    found = server.rows(f"SELECT engine_full, storage_policy FROM system.tables WHERE {of_table(storage, 'name')}")
     return (str(found[0][0]), str(found[0][1])) if found else ("", "")
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from ..core.identity import from_ms
 from ..core.model import Column, SelectFacts, TableFacts, TableName, TimeKind, ViewFacts
-from ..core.statements import literal, parse_table, quote, quote_table
+from ..core.statements import literal, of_table, parse_table, quote, quote_table
 from ..errors import RequestError
 from .client import Server
 
@@ -35,14 +35,14 @@ def table_facts(server: Server, name: TableName) -> TableFacts | None:
     found = server.rows(
         "SELECT engine, engine_full, toString(uuid), partition_key, sorting_key, create_table_query, total_rows,"
         " arrayZip(dependencies_database, dependencies_table)"
-        f" FROM system.tables WHERE database = {literal(name.database)} AND name = {literal(name.table)}"
+        f" FROM system.tables WHERE {of_table(name, 'name')}"
     )
     if not found:
         return None
     engine, engine_full, uuid, partition_key, sorting_key, create_query, rows, views = found[0]
     columns = server.rows(
         "SELECT name, type, default_kind, is_in_partition_key OR is_in_sorting_key FROM system.columns"
-        f" WHERE database = {literal(name.database)} AND table = {literal(name.table)} ORDER BY position"
+        f" WHERE {of_table(name)} ORDER BY position"
     )
     facts = TableFacts(
         name=name,
@@ -72,7 +72,7 @@ def table_facts(server: Server, name: TableName) -> TableFacts | None:
 def _replica(server: Server, name: TableName) -> str:
     found = server.rows(
         "SELECT replica_name FROM system.replicas"
-        f" WHERE database = {literal(name.database)} AND table = {literal(name.table)}"
+        f" WHERE {of_table(name)}"
         # In such a database every table is made on all servers.
         " AND database NOT IN (SELECT name FROM system.databases WHERE engine = 'Replicated')"
     )

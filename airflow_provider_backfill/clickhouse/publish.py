@@ -9,14 +9,7 @@ from collections.abc import Iterable
 
 from ..core.identity import render_instant
 from ..core.model import Chunk, Content, Plan, TableFacts, TableName
-from ..core.statements import (
-    backup_table,
-    create_like,
-    literal,
-    quote,
-    quote_table,
-    window_filter,
-)
+from ..core.statements import backup_table, create_like, literal, of_table, quote, quote_table, window_filter
 from ..errors import RequestError, ServerError, VerificationError
 from .arrived import drop_arrived
 from .attempt import STAGING_SETTINGS, Attempt, drop_part
@@ -38,9 +31,8 @@ def move_partitions(server: Server, attempt: Attempt, sealed: TableName, content
     storage = attempt.target.storage
     if resumed:
         _catch_up(server, attempt.target, sealed)
-    of_sealed = f"database = {literal(sealed.database)} AND table = {literal(sealed.table)}"
     partitions = server.rows(
-        f"SELECT partition_id, sum(rows) FROM system.parts WHERE active AND {of_sealed}"
+        f"SELECT partition_id, sum(rows) FROM system.parts WHERE active AND {of_table(sealed)}"
         " GROUP BY partition_id ORDER BY partition_id"
     )
     # A table that is gone has no partitions either.
@@ -60,8 +52,7 @@ def move_partitions(server: Server, attempt: Attempt, sealed: TableName, content
 
 
 def _exists(server: Server, table: TableName) -> bool:
-    named = f"database = {literal(table.database)} AND name = {literal(table.table)}"
-    return server.numbers(f"SELECT count() FROM system.tables WHERE {named}") == (1,)
+    return server.numbers(f"SELECT count() FROM system.tables WHERE {of_table(table, 'name')}") == (1,)
 
 
 def _catch_up(server: Server, target: TableFacts, sealed: TableName) -> None:

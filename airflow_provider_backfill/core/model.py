@@ -310,6 +310,11 @@ class Plan(Model):
         yield from map(Chunk._make, iter_chunks(self.plan_id, self.start, self.end, self.chunk_hours))
 
     @property
+    def keeps_time(self) -> bool:
+        """Whether the target's time column is called as the source's; a bucket of it has another name as a rule."""
+        return self.target_time is not None and self.target_time.column == self.time_column
+
+    @property
     def asks_source_again(self) -> bool:
         """Whether a chunk's staged rows are held against what its statements give when asked once more."""
         same = len({self.summed(statement) for statement in self.statements}) == 1

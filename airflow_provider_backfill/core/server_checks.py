@@ -12,7 +12,7 @@ from .facts import ServerFacts
 from .identity import render_chunk_hours, render_instant
 from .model import ChunkStatus, Plan, RunStatus, Severity, TableName, WriteMode
 from .rules import PROGRAM, Case, Found, Needs, RuleBook, command, plan_command, short_instant, sql
-from .statements import literal, quote, quote_table, show_table
+from .statements import literal, of_table, quote, quote_table, show_table
 
 SERVER_RULES = RuleBook(Needs.SERVER)
 _NOTHING = ServerFacts()
@@ -438,10 +438,7 @@ def _mutations(case: Case) -> Iterator[Found]:
         table = mutation.table
         yield Found(
             f"The mutation {mutation.id} of {table} ({mutation.command}) {state}.",
-            sql(
-                f"KILL MUTATION WHERE database = {literal(table.database)} AND table = {literal(table.table)} "
-                f"AND mutation_id = {literal(mutation.id)}"
-            )
+            sql(f"KILL MUTATION WHERE {of_table(table)} AND mutation_id = {literal(mutation.id)}")
             if mutation.error
             else "",
             Severity.ERROR if mutation.error else None,

@@ -143,6 +143,11 @@ def window_filter(plan: Plan, chunk: Chunk) -> str:
     return time_filter(time.column, time.kind, chunk.start, chunk.end)
 
 
+def of_table(table: TableName, column: str = "table") -> str:
+    """The condition that a row of a system table is about *table*, whose name is in *column*."""
+    return f"database = {literal(table.database)} AND {column} = {literal(table.table)}"
+
+
 def filter_setting(source: TableName, condition: str) -> dict[str, str]:
     """The settings that apply *condition* at every scan of *source*, wherever the SELECT reads it."""
     return {"additional_table_filters": f"{{{literal(str(source))}: {literal(condition)}}}"}

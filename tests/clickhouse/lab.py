@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,23 @@ from airflow_provider_backfill.clickhouse.client import Server, connect
 from airflow_provider_backfill.commands import Payload, RunFlags, Session
 from airflow_provider_backfill.core.model import TableName
 from airflow_provider_backfill.core.planner import PlanRequest, parse_instant
+from airflow_provider_backfill.errors import ServerError
 from airflow_provider_backfill.options import Options, parse_options
 from airflow_provider_backfill.state.files import FileBackend
 from airflow_provider_backfill.state.store import StateStore
 from tests.conftest import Engine
+
+
+def once(name: str, error: ServerError, nth: int = 1) -> Callable[[str], None]:
+    """A ``step`` of a run that raises *error* when the step of that name is done for the *nth* time."""
+    left = itertools.count(nth, -1)
+
+    def step(at: str) -> None:
+        if at == name and next(left) == 1:
+            raise error
+
+    return step
+
 
 FAST = {"defaults": {"retryDelayMs": 1}, "limits": {"maxWindowHours": 100_000}}
 

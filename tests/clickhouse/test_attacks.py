@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from airflow_provider_backfill.core.identity import parse_instant
 from airflow_provider_backfill.core.model import WriteMode
 from airflow_provider_backfill.errors import RequestError, ServerError
-from tests.clickhouse.lab import Lab
+from tests.clickhouse.lab import Lab, once
 
 COLUMNS = "(ts DateTime('UTC'), user UInt32) ENGINE = MergeTree PARTITION BY toDate(ts) ORDER BY (user, ts)"
 MEMORY = ServerError("(total) memory limit exceeded", code=241)
@@ -24,17 +22,6 @@ def days(lab: Lab) -> Lab:
         f"CREATE TABLE dst {COLUMNS}",
     )
     return lab
-
-
-def once(name: str, error: ServerError) -> Callable[[str], None]:
-    """Raise *error* at the first step of that name."""
-    errors = iter([error])
-
-    def step(at: str) -> None:
-        if at == name and (found := next(errors, None)):
-            raise found
-
-    return step
 
 
 def test_a_chunk_that_is_published_in_part_is_not_split(days: Lab) -> None:

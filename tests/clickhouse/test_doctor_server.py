@@ -11,6 +11,7 @@ import re
 
 from airflow_provider_backfill.core.model import WriteMode
 from airflow_provider_backfill.errors import ServerError
+from tests.clickhouse.lab import once
 from tests.clickhouse.ward import Clinic
 
 
@@ -156,14 +157,8 @@ def test_a_backup_larger_than_the_limit_is_made_again(clinic: Clinic) -> None:
     ward.events()
     ward.target(tail="PARTITION BY toDate(ts) ORDER BY ts")
     ward.sql("INSERT INTO filled SELECT * FROM events")
-    failures = iter([ServerError("The server went away.")])
-
-    def stop_once(step: str) -> None:
-        if step == "backed up" and (error := next(failures, None)):
-            raise error
-
     plan = ward.planned(hours=24, write_mode=WriteMode.REPLACE, backup=True)
-    payload = ward.run(plan, step=stop_once)
+    payload = ward.run(plan, step=once("backed up", ServerError("The server went away.")))
     assert (payload["status"], payload["attempts"]) == ("completed", payload["chunkCounts"]["total"] + 1)
 
 

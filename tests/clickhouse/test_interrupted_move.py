@@ -11,9 +11,11 @@ import clickhouse_connect
 import pytest
 
 from airflow_provider_backfill.errors import ServerError
-from tests.clickhouse.lab import FAST, Lab
+from tests.clickhouse.lab import FAST, Lab, once
 from tests.conftest import Engine
 from tests.server import ClickHouseServer
+
+GONE = ServerError("The server went away.")
 
 
 class Case(NamedTuple):
@@ -83,11 +85,6 @@ class Accident:
         They arrive by an INSERT, which leaves what a merge leaves of parts that were moved: the rows, and no
         hash.
         """
-
-        def stop(step: str) -> None:
-            if step == "sealed":
-                raise ServerError("The server went away.")
-
         plan = self.lab.plan(
             target,
             "2025-01-01",
@@ -97,15 +94,19 @@ class Accident:
             filter_table=self.lab.table("src"),
             **wanted,
         )
-        assert self.lab.run(plan, step=stop)["status"] == "failed"
+        assert self.lab.run(plan, step=once("sealed", GONE))["status"] == "failed"
         (self.sealed,) = self.lab.leftovers()
         if arrived:
             self.lab.sql(f"INSERT INTO {target} SELECT * FROM {self.sealed} WHERE {arrived}")
         if restart:
-            self.server.kill()
-            self.server.start()
-            self.lab = self._lab()
+            self.dies()
         return plan
+
+    def dies(self) -> None:
+        """Kill the server, and start it again."""
+        self.server.kill()
+        self.server.start()
+        self.lab = self._lab()
 
     def content(self, target: str) -> tuple[int, int]:
         """What the target holds."""
@@ -185,20 +186,12 @@ def test_a_bucket_under_the_sources_own_name_is_no_window(accident: Accident) ->
     )
     select = "SELECT toStartOfDay(ts) AS ts, user, x FROM src"
     plan = lab.plan("rounded", "2025-01-01", "2025-01-01T06:00", 3, select=select, filter_table=lab.table("src"))
-    sealed = iter([False, True])
-
-    def stop(step: str) -> None:
-        if step == "sealed" and next(sealed):
-            raise ServerError("The server went away.")
-
-    assert lab.run(plan, step=stop)["chunkCounts"]["done"] == 1
+    assert lab.run(plan, step=once("sealed", GONE, nth=2))["chunkCounts"]["done"] == 1
     (name,) = [table for table in lab.leftovers() if lab.value(f"SELECT count() FROM {table}")]
     lab.sql(f"INSERT INTO rounded SELECT * FROM {name}")
-    accident.server.kill()
-    accident.server.start()
-    accident.lab = lab = accident._lab()
-    assert lab.run(plan, resume=True)["status"] == "failed"
-    assert lab.value("SELECT count() FROM rounded") == 360
+    accident.dies()
+    assert accident.lab.run(plan, resume=True)["status"] == "failed"
+    assert accident.lab.value("SELECT count() FROM rounded") == 360
 
 
 def test_a_column_of_days_under_the_sources_own_name_is_no_dead_end(accident: Accident) -> None:
@@ -206,15 +199,9 @@ def test_a_column_of_days_under_the_sources_own_name_is_no_dead_end(accident: Ac
     lab = accident.lab
     lab.sql("CREATE TABLE daily (ts Date, user UInt32, x Nullable(Float64)) ENGINE = MergeTree ORDER BY user")
 
-    def stop(step: str) -> None:
-        if step == "sealed":
-            raise ServerError("The server went away.")
-
     select = "SELECT toDate(ts) AS ts, user, x FROM src"
     plan = lab.plan("daily", "2025-01-01", "2025-01-01T06:00", 6, select=select, filter_table=lab.table("src"))
-    assert lab.run(plan, step=stop)["status"] == "failed"
-    accident.server.kill()
-    accident.server.start()
-    accident.lab = lab = accident._lab()
-    assert lab.run(plan, resume=True)["status"] == "completed"
-    assert lab.value("SELECT count() FROM daily") == 360
+    assert lab.run(plan, step=once("sealed", GONE))["status"] == "failed"
+    accident.dies()
+    assert accident.lab.run(plan, resume=True)["status"] == "completed"
+    assert accident.lab.value("SELECT count() FROM daily") == 360
