@@ -101,12 +101,12 @@ def get_provider_info() -> dict[str, object]:
         ],
         "operators": [_modules("operators")],
         "sensors": [_modules("sensors")],
-        "cli": [f"{__name__}.airflow_cli.commands"],
+        "cli": [f"{__name__}.cli.airflow_command.commands"],
         "triggers": [_modules("triggers")],
         "task-decorators": [
             {"name": "clickhouse_backfill", "class-name": f"{__name__}.task_group.clickhouse_backfill"},
         ],
-        "extra-links": [f"{__name__}.links.BackfillPlanLink"],
+        "extra-links": [f"{__name__}.airflow_support.links.BackfillPlanLink"],
         "config": {
             "clickhouse_backfill": {
                 "description": "Defaults, policy and limits of ClickHouse backfills. Weaker than operator arguments,\n"

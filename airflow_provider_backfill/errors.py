@@ -39,6 +39,10 @@ class RequestError(BackfillError):
     exit_code = 2
 
 
+class PlanNotFoundError(RequestError):
+    """The state folder has no plan of that id. Exit code 2."""
+
+
 class TransitionError(BackfillError):
     """An event that the run's present state does not allow, such as a claim that came second."""
 
@@ -51,6 +55,10 @@ class DamagedStateError(StateError):
     """A state file does not hold what it must; names the file and the line. Exit code 2."""
 
     exit_code = 2
+
+
+class StateFormatError(DamagedStateError):
+    """A state file is sound, and another version or another tool wrote it. Exit code 2."""
 
 
 class ServerError(BackfillError):

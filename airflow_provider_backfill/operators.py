@@ -17,28 +17,31 @@ from airflow.sdk import BaseOperator, Context
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from . import commands, lineage
-from .airflow_session import airflow_errors, load_airflow_options, open_session, operator_words, task_name
-from .arguments import (
-    given,
+from .airflow_support import lineage
+from .airflow_support.fields import (
+    blank_to_none,
+    conflicting_sources,
     is_literal,
-    mapping_input,
-    share_of,
+    mapped_items,
+    parse_mapped_item,
     show_window,
     to_hours,
     to_instant,
     to_mode,
     to_table,
-    two_sources,
 )
-from .commands import Payload, RunFlags, Session
-from .core.identity import iter_window
-from .core.model import Plan, Run, RunStatus
-from .core.planner import PlanRequest
+from .airflow_support.links import BackfillPlanLink, push_plan_link
+from .airflow_support.session import airflow_errors, load_airflow_options, open_session, operator_words, task_name
+from .airflow_support.task_log import ChunkReporter
+from .commands.plan import create_plan
+from .commands.run import RunFlags, run_plan
+from .commands.session import Payload, Session
+from .commands.status import window_status
+from .core.plan import Plan, PlanRequest
+from .core.run_state import Run, RunStatus
+from .core.window import iter_window
 from .errors import BackfillError, RequestError
-from .links import BackfillPlanLink, push_plan_link
 from .options import parse_options
-from .task_log import ChunkReporter
 from .triggers import BackfillChunkTrigger
 
 MAX_MAPPED_TASKS = 100
@@ -154,16 +157,16 @@ class BackfillPlanOperator(BaseOperator):
             hours = self._value("chunk_hours", to_hours)
             arguments = {
                 "chunk_hours": hours,
-                "time_column": given(self.time_column),
-                "state_dir": given(self.state_dir),
+                "time_column": blank_to_none(self.time_column),
+                "state_dir": blank_to_none(self.state_dir),
             }
             options = load_airflow_options(arguments, self.options)
             request = self._request(options.defaults.chunk_hours, options.defaults.time_column)
             session = open_session(options, task_name(context), self.clickhouse_conn_id)
             # Airflow checks the length after the task has run; here it is bounded before anything is written.
             most = min(self.max_mapped_tasks, conf.getint("core", "max_map_length", fallback=1024))
-            payload = commands.plan(session, request)
-            batches = list(mapping_input(session.store.load_plan(payload["planId"]), most))
+            payload = create_plan(session, request)
+            batches = list(mapped_items(session.store.load_plan(payload["planId"]), most))
         context["ti"].xcom_push("plan_id", payload["planId"])
         push_plan_link(self, context, payload["planId"])
         self._tell(payload, len(batches))
@@ -180,8 +183,8 @@ class BackfillPlanOperator(BaseOperator):
         target = self._value("target", to_table("target"))
         if target is None:
             raise RequestError("target is empty.", hint="write target='database.table'")
-        if given(self.source) is not None and given(self.select) is not None:
-            raise two_sources()
+        if blank_to_none(self.source) is not None and blank_to_none(self.select) is not None:
+            raise conflicting_sources()
         return PlanRequest(
             target=target,
             start=self._value("window_from", to_instant),
@@ -190,7 +193,7 @@ class BackfillPlanOperator(BaseOperator):
             time_column=time_column,
             time_unit=self.time_unit,
             source=self._value("source", to_table("source")),
-            select=given(self.select),
+            select=blank_to_none(self.select),
             filter_table=self._value("filter_table", to_table("filter-table")),
             write_mode=self._value("write_mode", to_mode),
             accept_at_least_once=self.accept_at_least_once,
@@ -203,7 +206,7 @@ class BackfillPlanOperator(BaseOperator):
 
     def _value(self, name: str, parse: Callable[[Any], Any]) -> Any:
         """The parsed value of a field, None when it is not given."""
-        value = given(getattr(self, name))
+        value = blank_to_none(getattr(self, name))
         return None if value is None else parse(value)
 
     def _check_literals(self) -> None:
@@ -227,8 +230,8 @@ class BackfillPlanOperator(BaseOperator):
         found = {name: self._value(name, parse) for name, parse in parsers.items() if is_literal(getattr(self, name))}
         if found.get("window_from") and found.get("window_to"):
             next(iter_window(found["window_from"], found["window_to"], 1.0))
-        if found.get("source") and is_literal(self.select) and given(self.select) is not None:
-            raise two_sources()
+        if found.get("source") and is_literal(self.select) and blank_to_none(self.select) is not None:
+            raise conflicting_sources()
 
     def _tell(self, payload: Payload, tasks: int) -> None:
         known = "existed already" if payload["existed"] else "was made"
@@ -351,9 +354,9 @@ class BackfillChunkOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Execute what is not done, and return what the window amounts to."""
         with airflow_errors():
-            plan_id, window = share_of(self.chunks)
+            plan_id, window = parse_mapped_item(self.chunks)
             push_plan_link(self, context, plan_id)
-            options = load_airflow_options({"state_dir": given(self.state_dir)}, self.options)
+            options = load_airflow_options({"state_dir": blank_to_none(self.state_dir)}, self.options)
             session = open_session(options, task_name(context), self.clickhouse_conn_id)
             self._refuse_other_plan(context, plan_id)
             fresh, reporter = _Clear(context), ChunkReporter(self.log, self.dag_id)
@@ -372,10 +375,10 @@ class BackfillChunkOperator(BaseOperator):
                 force_environment=self.force_environment,
             )
 
-            def begin(worker: Any, made: Plan, _: Run) -> None:
+            def begin(worker: Any, plan: Plan, _: Run) -> None:
                 # From here on the log knows what is to be replayed: a further try goes on with it.
                 fresh.acted()
-                reporter.begin(made)
+                reporter.begin(plan)
                 if self.deferrable:
                     self._defer(session, flags)
                 self._stop = worker.stop
@@ -383,7 +386,7 @@ class BackfillChunkOperator(BaseOperator):
                     worker.stop(_KILLED)
 
             try:
-                commands.run(
+                run_plan(
                     session,
                     plan_id,
                     flags=flags,
@@ -404,7 +407,7 @@ class BackfillChunkOperator(BaseOperator):
             user=session.user,
             dag_id=self.dag_id,
             clickhouse_conn_id=self.clickhouse_conn_id,
-            state_dir=given(self.state_dir),
+            state_dir=blank_to_none(self.state_dir),
             options=self.options,
             flags={name: getattr(flags, name) for name in _FORCED},
         )
@@ -413,9 +416,9 @@ class BackfillChunkOperator(BaseOperator):
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """Go on after the chunks were executed in the triggerer."""
         with airflow_errors():
-            plan_id, window = share_of(self.chunks)
+            plan_id, window = parse_mapped_item(self.chunks)
             push_plan_link(self, context, plan_id)
-            options = load_airflow_options({"state_dir": given(self.state_dir)}, self.options)
+            options = load_airflow_options({"state_dir": blank_to_none(self.state_dir)}, self.options)
             status = self._look(open_session(options, task_name(context)), plan_id, window)
             if event["error"] and not self._is_done(status):
                 self._refuse_cancelled(status)
@@ -435,7 +438,7 @@ class BackfillChunkOperator(BaseOperator):
             threading.Thread(target=stop, args=(_KILLED,), name="backfill-kill", daemon=True).start()
 
     def _look(self, session: Session, plan_id: str, window: tuple[datetime, datetime]) -> Payload:
-        status = commands.window_status(session, plan_id, window)
+        status = window_status(session, plan_id, window)
         counts = status["chunkCounts"]
         if not counts["total"]:
             raise RequestError(

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from airflow_provider_backfill.errors import ConfigError
+from .errors import ConfigError
 
 ENV_PREFIX = "CLICKHOUSE_BACKFILL_"
 CONFIG_FILE = "clickhouse-backfill.toml"

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from .address import ROUTE
+from .ui_urls import ROUTE
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from .commands import Session
+    from .commands.session import Session
 
 
 class ClickHouseBackfillPlugin(AirflowPlugin):
@@ -50,6 +50,6 @@ class ClickHouseBackfillPlugin(AirflowPlugin):
 
 def _open_session() -> "Session":
     """The state folder and the options as operators see them; no server, because workers hold the connections."""
-    from .airflow_session import load_airflow_options, open_session
+    from .airflow_support.session import load_airflow_options, open_session
 
     return open_session(load_airflow_options({}), "airflow")

@@ -8,13 +8,13 @@ from airflow.sdk import BaseSensorOperator, Context, PokeReturnValue
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from .airflow_session import airflow_errors, operator_words
-from .arguments import given, is_literal, to_instant, to_table
-from .commands import Payload
-from .core.identity import render_instant
+from .airflow_support.fields import blank_to_none, is_literal, to_instant, to_table
+from .airflow_support.lineage import announce
+from .airflow_support.links import BackfillPlanLink, push_plan_link
+from .airflow_support.session import airflow_errors, operator_words
+from .commands.session import Payload
+from .core.instants import render_instant
 from .errors import RequestError
-from .lineage import announce
-from .links import BackfillPlanLink, push_plan_link
 from .options import parse_options
 from .triggers import BackfillStatusTrigger, Progress, look
 
@@ -139,7 +139,7 @@ class BackfillStatusSensor(BaseSensorOperator):
     def _what(self) -> dict[str, Any]:
         """What is waited for, as the trigger takes it."""
         what: dict[str, Any] = {
-            "state_dir": given(self.state_dir),
+            "state_dir": blank_to_none(self.state_dir),
             "options": self.options,
             "fail_if_idle": self.fail_if_idle,
         }
@@ -150,7 +150,7 @@ class BackfillStatusSensor(BaseSensorOperator):
         return {**what, "target": self.target, **{name: self._bound(name) for name in ("window_from", "window_to")}}
 
     def _bound(self, name: str) -> str:
-        value = given(getattr(self, name))
+        value = blank_to_none(getattr(self, name))
         if value is None:
             raise RequestError(f"{name} is empty.", hint="pass window_from and window_to with target")
         return render_instant(to_instant(value))

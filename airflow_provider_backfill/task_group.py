@@ -26,11 +26,11 @@ from airflow.providers.common.compat.sdk import SET_DURING_EXECUTION, context_me
 from airflow.sdk import Context, Param, TaskGroup
 from airflow.sdk.bases.decorator import DecoratedOperator
 
-from .airflow_session import airflow_errors, operator_words
-from .arguments import is_literal, to_instant
-from .core.identity import render_instant
+from .airflow_support.fields import is_literal, to_instant
+from .airflow_support.lineage import BACKFILLS, target_asset
+from .airflow_support.session import airflow_errors, operator_words
+from .core.instants import render_instant
 from .errors import RequestError
-from .lineage import BACKFILLS, target_asset
 from .operators import BackfillChunkOperator, BackfillPlanOperator
 from .sensors import BackfillStatusSensor
 

@@ -18,15 +18,17 @@ from typing import Any
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from . import commands
-from .airflow_session import airflow_errors, load_airflow_options, open_session
-from .arguments import share_of
-from .commands import RunFlags
-from .core.identity import parse_instant
-from .core.model import Plan, Run, RunStatus
-from .core.statements import parse_table
-from .task_log import ChunkReporter
-from .waiting import Look, look_at_plan, look_at_window
+from .airflow_support.fields import parse_mapped_item
+from .airflow_support.session import airflow_errors, load_airflow_options, open_session
+from .airflow_support.task_log import ChunkReporter
+from .commands.poll import PollResult, poll_plan, poll_window
+from .commands.run import RunFlags, run_plan
+from .commands.session import Session
+from .commands.status import window_status
+from .core.instants import parse_instant
+from .core.plan import Plan
+from .core.run_state import Run, RunStatus
+from .core.sql import parse_table
 
 _SAME_LINE_SECONDS = 300.0
 _NEW_LINE_SECONDS = 15.0
@@ -46,7 +48,7 @@ def look(
     fail_if_idle: bool = False,
     state_dir: str | None = None,
     options: Mapping[str, Any] | None = None,
-) -> Look:
+) -> PollResult:
     """
     One look at a plan, or at the window of a target.
 
@@ -55,9 +57,9 @@ def look(
     """
     session = open_session(load_airflow_options({"state_dir": state_dir}, options), user)
     if plan_id:
-        return look_at_plan(session, plan_id, fail_if_idle=fail_if_idle)
+        return poll_plan(session, plan_id, fail_if_idle=fail_if_idle)
     window = parse_instant(window_from), parse_instant(window_to)
-    return look_at_window(session, parse_table(target, "target"), *window)
+    return poll_window(session, parse_table(target, "target"), *window)
 
 
 class Progress:
@@ -66,7 +68,7 @@ class Progress:
     def __init__(self, log: Logger | Any) -> None:
         self._log, self._said, self._said_at = log, "", 0.0
 
-    def tell(self, found: Look) -> None:
+    def tell(self, found: PollResult) -> None:
         """Log where it stands, unless that was said a moment ago."""
         silent = time.monotonic() - self._said_at
         over = found.published is not None or found.lost
@@ -105,7 +107,7 @@ class BackfillStatusTrigger(BaseTrigger):
                 return
             await asyncio.sleep(self.poke_interval)
 
-    def _look(self) -> Look:
+    def _look(self) -> PollResult:
         with airflow_errors():
             return look(**self.what, user="airflow:triggerer")
 
@@ -190,7 +192,7 @@ class BackfillChunkTrigger(BaseTrigger):
 
     def _run_chunks(self) -> None:
         given = self.arguments
-        plan_id, window = share_of(given["chunks"])
+        plan_id, window = parse_mapped_item(given["chunks"])
         session = open_session(
             load_airflow_options({"state_dir": given["state_dir"]}, given["options"]),
             given["user"],
@@ -201,13 +203,13 @@ class BackfillChunkTrigger(BaseTrigger):
 
         reporter = ChunkReporter(self.log, given["dag_id"])
 
-        def begin(worker: Any, made: Plan, _: Run) -> None:
-            reporter.begin(made)
+        def begin(worker: Any, plan: Plan, _: Run) -> None:
+            reporter.begin(plan)
             self._worker = worker
             if self._stopped:
                 worker.stop(self._stopped)
 
-        commands.run(
+        run_plan(
             session,
             plan_id,
             flags=RunFlags(**given["flags"]),
@@ -218,9 +220,9 @@ class BackfillChunkTrigger(BaseTrigger):
         )
 
 
-def _is_over(session: commands.Session, plan_id: str, window: tuple[datetime, datetime]) -> bool:
+def _is_over(session: Session, plan_id: str, window: tuple[datetime, datetime]) -> bool:
     """Whether nothing of the window is left to execute, as when a trigger is started again after its last chunk."""
-    status = commands.window_status(session, plan_id, window)
+    status = window_status(session, plan_id, window)
     counts = status["chunkCounts"]
     return bool(status["status"] == RunStatus.CANCELLED or not counts["pending"] + counts["running"])
 

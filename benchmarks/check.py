@@ -10,8 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from airflow_provider_backfill.core.model import Event, Plan, RunPaused
-from airflow_provider_backfill.state.files import FileBackend
+from airflow_provider_backfill.core.events import Event, RunPaused
+from airflow_provider_backfill.core.plan import Plan
+from airflow_provider_backfill.state.posix import FileBackend
 from airflow_provider_backfill.state.store import StateStore
 from benchmarks.frame import Row, Used, in_turn, ratio_of, use_of
 from tests.state import START, done, make_plan, started, verified

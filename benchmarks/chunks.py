@@ -18,15 +18,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_backfill import commands
-from airflow_provider_backfill.clickhouse.client import Server, connect
-from airflow_provider_backfill.core.identity import parse_instant
-from airflow_provider_backfill.core.model import TableName
-from airflow_provider_backfill.core.planner import PlanRequest
+from airflow_provider_backfill.clickhouse.client import ClickHouse, connect
+from airflow_provider_backfill.commands.plan import create_plan
+from airflow_provider_backfill.commands.run import run_plan
+from airflow_provider_backfill.commands.session import Session
+from airflow_provider_backfill.commands.status import read_status
+from airflow_provider_backfill.core.facts import TableName
+from airflow_provider_backfill.core.instants import parse_instant
+from airflow_provider_backfill.core.plan import PlanRequest
 from airflow_provider_backfill.errors import ServerError
 from airflow_provider_backfill.options import parse_options
-from airflow_provider_backfill.session import Session
-from airflow_provider_backfill.state.files import FileBackend
+from airflow_provider_backfill.state.posix import FileBackend
 from airflow_provider_backfill.state.store import StateStore
 from benchmarks.frame import Row, in_turn, timed
 from tests.server import ClickHouseServer
@@ -78,7 +80,7 @@ def measure(short: bool) -> list[Row]:
     ]
 
 
-def _load(server: Server) -> None:
+def _load(server: ClickHouse) -> None:
     server.command("CREATE DATABASE b")
     for table in ("source", "target", "bare", "slow", "slow_target"):
         server.command(f"CREATE TABLE b.{table} {_COLUMNS} ENGINE = MergeTree ORDER BY ts")
@@ -88,15 +90,15 @@ def _load(server: Server) -> None:
         server.command("INSERT INTO b.slow SELECT number, toDateTime('2025-01-01', 'UTC') + number FROM numbers(1000)")
 
 
-def _insert_nothing(server: Server, times: int) -> None:
+def _insert_nothing(server: ClickHouse, times: int) -> None:
     for number in range(times):
         server.command(f"INSERT INTO b.bare SELECT id, ts FROM b.source WHERE ts = toDateTime({1735689600 + number})")
 
 
 def _run(session: Session, chunks: int, **what: Any) -> float:
-    made = _plan(session, "target", chunks, **what)
-    seconds = timed(lambda: commands.run(session, made))
-    assert commands.status(session, made)["status"] == "completed"
+    plan = _plan(session, "target", chunks, **what)
+    seconds = timed(lambda: run_plan(session, plan))
+    assert read_status(session, plan)["status"] == "completed"
     return seconds
 
 
@@ -106,10 +108,10 @@ def _plan(session: Session, target: str, hours: int, **what: Any) -> str:
     request = PlanRequest(
         target=TableName("b", target), start=start, end=end, chunk_hours=1, force=True, time_column="ts", **what
     )
-    return str(commands.plan(session, request)["planId"])
+    return str(create_plan(session, request)["planId"])
 
 
-def _kill(server: Server) -> float:
+def _kill(server: ClickHouse) -> float:
     """Seconds of a KILL QUERY SYNC of the same insert."""
     name = f"bench-{time.monotonic_ns()}"
     other = threading.Thread(target=_ignored, args=(server, f"INSERT INTO b.bare {_SLEEPS}", name))
@@ -120,29 +122,29 @@ def _kill(server: Server) -> float:
     return seconds
 
 
-def _ignored(server: Server, sql: str, name: str) -> None:
+def _ignored(server: ClickHouse, sql: str, name: str) -> None:
     # It is killed on purpose.
     with contextlib.suppress(ServerError):
         server.command(sql, {"query_id": name})
 
 
-def _cancel(session: Session, server: Server, url: str, state: Path) -> float:
+def _cancel(session: Session, server: ClickHouse, url: str, state: Path) -> float:
     """Seconds from typing ``cancel`` until no query of the plan is on the server."""
-    made = _plan(session, "slow_target", 1, select=_SLEEPS)
-    flags = ["--plan-id", made, "--clickhouse-url", url, "--state-dir", str(state), "--json"]
+    plan = _plan(session, "slow_target", 1, select=_SLEEPS)
+    flags = ["--plan-id", plan, "--clickhouse-url", url, "--state-dir", str(state), "--json"]
     program = [sys.executable, "-m", "airflow_provider_backfill.cli"]
     run = subprocess.Popen([*program, "run", *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _until(server, f"backfill-{made}", there=True)
+    _until(server, f"backfill-{plan}", there=True)
     began = time.perf_counter()
     cancel = subprocess.Popen([*program, "cancel", *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _until(server, f"backfill-{made}", there=False)
+    _until(server, f"backfill-{plan}", there=False)
     seconds = time.perf_counter() - began
     assert cancel.wait() == 0
     run.wait()
     return seconds
 
 
-def _until(server: Server, prefix: str, *, there: bool) -> None:
+def _until(server: ClickHouse, prefix: str, *, there: bool) -> None:
     query = f"SELECT count() FROM system.processes WHERE startsWith(query_id, '{prefix}')"
     while bool(server.rows(query)[0][0]) is not there:
         time.sleep(0.01)

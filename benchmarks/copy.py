@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_backfill.clickhouse.client import Server, connect
+from airflow_provider_backfill.clickhouse.client import ClickHouse, connect
 from benchmarks.frame import Row, in_turn, ratio_of, timed
 from tests.server import ClickHouseServer
 
@@ -65,7 +65,7 @@ def measure(short: bool) -> list[Row]:
     ]
 
 
-def _load(server: Server, rows: int) -> None:
+def _load(server: ClickHouse, rows: int) -> None:
     server.command("CREATE DATABASE b")
     server.command(_SOURCE)
     server.command(
@@ -81,7 +81,7 @@ def _load(server: Server, rows: int) -> None:
 
 
 class _Bench:
-    def __init__(self, server: Server, url: str, state: Path) -> None:
+    def __init__(self, server: ClickHouse, url: str, state: Path) -> None:
         self._server = server
         self._common = ("--clickhouse-url", url, "--state-dir", str(state), "--json")
 
@@ -96,8 +96,8 @@ class _Bench:
         def ours() -> float:
             self._empty(target, like)
             window = ("--from", WINDOW[0], "--to", WINDOW[1], "--force-large-window", "--force")
-            made = self._call("plan", "--target", f"b.{target}", *window, *flags)["planId"]
-            return timed(lambda: self._call("run", "--plan-id", made, "--max-parallel-chunks", "2"))
+            plan = self._call("plan", "--target", f"b.{target}", *window, *flags)["planId"]
+            return timed(lambda: self._call("run", "--plan-id", plan, "--max-parallel-chunks", "2"))
 
         seconds = in_turn(rounds, once, ours)
         self._compare(target)

@@ -20,11 +20,13 @@ from pathlib import Path
 
 import obstore
 
-from airflow_provider_backfill.core.model import Chunk, ChunkStatus, Plan
-from airflow_provider_backfill.core.run import apply_event, select_chunks
-from airflow_provider_backfill.state.files import FileBackend
-from airflow_provider_backfill.state.objects import ObjectBackend
-from airflow_provider_backfill.state.store import RunLog, StateStore, open_store
+from airflow_provider_backfill.core.plan import Chunk, Plan
+from airflow_provider_backfill.core.replay import apply_event, select_chunks
+from airflow_provider_backfill.core.run_state import ChunkStatus
+from airflow_provider_backfill.state.object_store import ObjectBackend
+from airflow_provider_backfill.state.posix import FileBackend
+from airflow_provider_backfill.state.run_log import RunLog
+from airflow_provider_backfill.state.store import StateStore, open_store
 from benchmarks.frame import Row, in_turn, ratio_of, timed, use_of
 from tests.s3 import S3Server
 from tests.state import START, done, make_plan, started

@@ -13,10 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from airflow_provider_backfill.commands.session import Session
 from airflow_provider_backfill.options import Options
-from airflow_provider_backfill.overview.plans import Overview
-from airflow_provider_backfill.session import Session
 from airflow_provider_backfill.state.store import StateStore, open_store
+from airflow_provider_backfill.web.views.overview import Overview
 from benchmarks.frame import Row, in_turn, ratio_of
 from tests.state import done, make_plan, started, verified
 
@@ -60,16 +60,16 @@ def _plan(store: StateStore, plan_id: str, size: int, rounds: int) -> list[Row]:
     answer = overview.plan(plan_id)
     cells = answer["map"]["cells"]
     chunk = overview.plan(plan_id, start=cells[0][0], end=cells[0][1])["map"]["cells"][0][10]
-    made = store.load_plan(plan_id)
-    log = store.open_run(made)
-    left = islice(made.chunks(), size * 4 // 5, None)
+    plan = store.load_plan(plan_id)
+    log = store.open_run(plan)
+    left = islice(plan.chunks(), size * 4 // 5, None)
 
     def with_news() -> dict[str, Any]:
         return overview.plan(plan_id, since="something else", after=answer["lastEvent"])
 
     def one_more() -> None:
         following = next(left)
-        log.append(started(made, following, by=OWNER))
+        log.append(started(plan, following, by=OWNER))
         log.append(done(following, by=OWNER))
 
     whole, same = _alternate(

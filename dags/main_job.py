@@ -265,12 +265,13 @@ def _run_dag() -> tuple[str, Counter[tuple[str, str]]]:
 
 
 def _plan_status() -> dict[str, Any]:
-    from airflow_provider_backfill import commands
-    from airflow_provider_backfill.airflow_session import load_airflow_options, open_session
+    from airflow_provider_backfill.airflow_support.session import load_airflow_options, open_session
+    from airflow_provider_backfill.commands.list import list_plans
+    from airflow_provider_backfill.commands.status import read_status
 
     session = open_session(load_airflow_options({}), "main job")
-    plans = commands.list_plans(session)
-    status = commands.status(session, plans["plans"][-1]["planId"])
+    plans = list_plans(session)
+    status = read_status(session, plans["plans"][-1]["planId"])
     return {**status, "stateDir": plans["stateDir"]}
 
 

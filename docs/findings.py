@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from airflow_provider_backfill.core.checks import RULES
-from airflow_provider_backfill.core.rules import Needs, Rule
+from airflow_provider_backfill.core.findings.judge import RULES
+from airflow_provider_backfill.core.findings.registry import Rule, RuleScope
 
 _HEAD = """\
 # Findings
@@ -41,9 +41,9 @@ def page() -> str:
         [
             _HEAD,
             _STATE,
-            *_table(rule for rule in RULES if rule.needs is Needs.STATE),
+            *_table(rule for rule in RULES if rule.needs is RuleScope.STATE),
             _SERVER,
-            *_table(rule for rule in RULES if rule.needs is Needs.SERVER),
+            *_table(rule for rule in RULES if rule.needs is RuleScope.SERVER),
         ]
     )
 

@@ -20,10 +20,10 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 import airflow_provider_backfill
-from airflow_provider_backfill import cli
-from airflow_provider_backfill.core import model
+from airflow_provider_backfill.cli import flags
+from airflow_provider_backfill.core import events, plan
 from airflow_provider_backfill.options import describe_options
-from airflow_provider_backfill.state.store import LogOpened
+from airflow_provider_backfill.state.log_lines import LogOpened
 
 from . import findings
 
@@ -58,12 +58,12 @@ def _commands() -> str:
         "usage error; `check`, `coverage`, `verify` and `doctor` end with 1 when the answer is no. With",
         "`--json` one JSON object goes to stdout and nothing else; messages go to stderr. Nothing prompts.\n",
         "| command | what it does |\n|---|---|",
-        *(f"| [`{name}`](#{name}) | {about.help} |" for name, about in cli._COMMANDS.items()),
+        *(f"| [`{name}`](#{name}) | {about.help} |" for name, about in flags.COMMANDS.items()),
         "\n## Common flags\n",
         "Before or after the command. In brackets: the environment variable that says the same.\n",
-        *_flags(cli._COMMON),
+        *_flags(flags.COMMON),
     ]
-    for name, about in cli._COMMANDS.items():
+    for name, about in flags.COMMANDS.items():
         lines.append(f"\n## {name}\n\n{about.help[0].upper()}{about.help[1:]}.\n")
         lines += _flags(about.flags) if about.flags else ["It has no flags of its own."]
         if about.more:
@@ -231,7 +231,7 @@ def _events() -> str:
         "the plan's `summedColumns`, or all that are filled where it has none.\n",
         *_model("LogOpened", LogOpened),
     ]
-    union = get_args(get_args(model.Event)[0])
+    union = get_args(get_args(events.Event)[0])
     for event in sorted(union, key=lambda event: event.__name__):
         lines += _model(event.__name__, event)
     return "\n".join(lines) + "\n"
@@ -252,9 +252,9 @@ def _files() -> str:
         "`events/<planId>.ndjson` is a copy for people to read. `plan --force` and `repair` keep the older",
         "file beside the new one, its name followed by a time. A file with a `format` higher than this",
         "version knows is refused with the advice to upgrade.\n",
-        *_model("A plan", model.Plan),
-        *_model("Statement", model.Statement),
-        *_model("TargetTime", model.TargetTime),
+        *_model("A plan", plan.Plan),
+        *_model("Statement", plan.Statement),
+        *_model("TargetTime", plan.TargetTime),
         "\n## A plan's id\n",
         '`sha256("<target>|<from>|<to>|<chunkHours>|<timeColumn>")`, the first 16 hex digits, so that the',
         "same arguments give the same plan on every machine. Chunks are not stored: they follow from the",

@@ -21,12 +21,14 @@ import clickhouse_connect
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.terminal_theme import TerminalTheme
 
-from airflow_provider_backfill import commands
-from airflow_provider_backfill.clickhouse.client import Server, connect, wrap
-from airflow_provider_backfill.commands import RunFlags, Session
-from airflow_provider_backfill.core.model import ChunkStatus
-from airflow_provider_backfill.core.planner import PlanRequest, parse_instant
-from airflow_provider_backfill.core.statements import parse_table
+from airflow_provider_backfill.clickhouse.client import ClickHouse, connect, from_client
+from airflow_provider_backfill.commands.plan import create_plan
+from airflow_provider_backfill.commands.run import RunFlags, run_plan
+from airflow_provider_backfill.commands.session import Session
+from airflow_provider_backfill.core.instants import parse_instant
+from airflow_provider_backfill.core.plan import PlanRequest
+from airflow_provider_backfill.core.run_state import ChunkStatus
+from airflow_provider_backfill.core.sql import parse_table
 from airflow_provider_backfill.errors import BackfillError
 from airflow_provider_backfill.options import parse_options
 from airflow_provider_backfill.state.store import open_store
@@ -112,11 +114,11 @@ class Studio:
     def session(self, user: str = "ada@workstation", memory: int = 0) -> Session:
         """A session such as the command line makes; with a limit of *memory* bytes a query, when given."""
 
-        def server() -> Server:
+        def server() -> ClickHouse:
             if not memory:
                 return connect(self.url, connections=12)
             settings = {"max_memory_usage": memory}
-            return wrap(
+            return from_client(
                 lambda: clickhouse_connect.get_client(dsn=self.url, autogenerate_session_id=False, settings=settings),
                 "the connection",
             )
@@ -129,13 +131,13 @@ class Studio:
             if wanted.get(key):
                 wanted[key] = parse_table(wanted[key], key)
         request = PlanRequest(parse_table(target, "target"), parse_instant(start), parse_instant(end), hours, **wanted)
-        self.plans[name] = commands.plan(self.session(), request)["planId"]
+        self.plans[name] = create_plan(self.session(), request)["planId"]
         return self.plans[name]
 
     def run(self, name: str, parallel: int = 2, memory: int = 0, resume: bool = False, **flags: bool) -> None:
         """Run a plan to its end."""
         try:
-            commands.run(
+            run_plan(
                 self.session(memory=memory),
                 self.plans[name],
                 flags=RunFlags(**flags),
@@ -260,13 +262,13 @@ def take_terminal(studio: Studio, plan: str, done: int) -> None:
     from playwright.sync_api import sync_playwright
     from rich.console import Console
 
-    from airflow_provider_backfill.live import Picture
+    from airflow_provider_backfill.cli.live import RunView
 
     store = studio.session().store
     made = store.load_plan(studio.plans[plan])
     log = store.open_run(made)
     console = Console(record=True, width=104, height=26, force_terminal=True, file=io.StringIO())
-    picture = Picture(made, log.run)
+    picture = RunView(made, log.run)
     running = studio.start(plan, parallel=3)
     while log.refresh().count(ChunkStatus.DONE) < done and running.is_alive():
         time.sleep(0.02)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_backfill.cli import main
+from airflow_provider_backfill.cli.main import main
 
 PROGRAM = [sys.executable, "-m", "airflow_provider_backfill.cli"]
 REPOSITORY = Path(__file__).parents[1]

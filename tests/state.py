@@ -6,8 +6,7 @@ import functools
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow_provider_backfill.core.model import (
-    Chunk,
+from airflow_provider_backfill.core.events import (
     ChunkDone,
     ChunkFailed,
     ChunkPart,
@@ -15,13 +14,11 @@ from airflow_provider_backfill.core.model import (
     ChunkSplit,
     ChunkStarted,
     ChunkVerified,
-    Content,
-    Plan,
-    Run,
-    WriteMode,
 )
-from airflow_provider_backfill.core.planner import chunk_id, plan_id
-from airflow_provider_backfill.core.statements import query_id
+from airflow_provider_backfill.core.ids import chunk_id, plan_id
+from airflow_provider_backfill.core.plan import Chunk, Plan, WriteMode
+from airflow_provider_backfill.core.run_state import ContentSums, Run
+from airflow_provider_backfill.core.sql import query_id
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 
@@ -72,12 +69,12 @@ def started(plan: Plan, chunk: Chunk, attempt: int = 1, by: str = "host:1:2:a", 
 
 def verified(chunk: Chunk, attempt: int = 1, by: str = "host:1:2:a", rows: int = 10) -> ChunkVerified:
     """A staged and verified attempt."""
-    return ChunkVerified(at=START, by=by, chunk_id=chunk.id, attempt=attempt, content=Content(rows, 2**64 - 1))
+    return ChunkVerified(at=START, by=by, chunk_id=chunk.id, attempt=attempt, content=ContentSums(rows, 2**64 - 1))
 
 
 def done(chunk: Chunk, attempt: int = 1, by: str = "host:1:2:a", rows: int = 10, seconds: float = 1.5) -> ChunkDone:
     """A chunk whose rows are in the target."""
-    content = Content(rows, 2**64 - 1)
+    content = ContentSums(rows, 2**64 - 1)
     return ChunkDone(at=START, by=by, chunk_id=chunk.id, attempt=attempt, content=content, seconds=seconds)
 
 

@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from ..core.model import Chunk, Content, Plan, TableFacts, TableName
-from ..core.statements import literal, query_id, quote, quote_table
+from ..core.facts import TableFacts, TableName
+from ..core.plan import Chunk, Plan
+from ..core.run_state import ContentSums
+from ..core.sql import literal, query_id, quote, quote_table
 from ..errors import ServerError
-from .client import Server
+from .client import ClickHouse
 
 STAGING_SETTINGS = {
     # The staging table must hold the very rows of the SELECT: no deduplication, no collapsing, no queue.
@@ -45,9 +47,9 @@ class Attempt(NamedTuple):
     chunk: Chunk
     number: int
     owned: Callable[[], None]
-    verified: Callable[[Content], None]
+    verified: Callable[[ContentSums], None]
     step: Callable[[str], None]
-    earlier: dict[int, Content]
+    earlier: dict[int, ContentSums]
     replica: str
     clear: bool
     sparse: bool = False
@@ -58,7 +60,7 @@ class Attempt(NamedTuple):
         return query_id(self.plan.plan_id, self.chunk.id, self.number)
 
 
-def kill_queries(server: Server, plan_id: str, chunk_id: str = "") -> int:
+def kill_queries(server: ClickHouse, plan_id: str, chunk_id: str = "") -> int:
     """
     Kill every query of a plan (or of one of its chunks), on all servers of the cluster, and wait until they are gone.
 
@@ -83,7 +85,7 @@ def kill_queries(server: Server, plan_id: str, chunk_id: str = "") -> int:
     return max(found, _kill_elsewhere(server, mine))
 
 
-def _kill_elsewhere(server: Server, mine: str) -> int:
+def _kill_elsewhere(server: ClickHouse, mine: str) -> int:
     """Kill what another server of the cluster runs for a client that spoke to it; none is left here."""
     found, until = 0, time.monotonic() + _ELSEWHERE_SECONDS
     while alive := _elsewhere(server, mine):
@@ -102,7 +104,7 @@ def _kill_elsewhere(server: Server, mine: str) -> int:
     return found
 
 
-def _elsewhere(server: Server, mine: str) -> list[tuple[str, str]]:
+def _elsewhere(server: ClickHouse, mine: str) -> list[tuple[str, str]]:
     """Id and host of the queries that meet *mine* on the servers of the cluster that can be reached and looked at."""
     try:
         if not server.cluster:
@@ -119,7 +121,7 @@ def _elsewhere(server: Server, mine: str) -> list[tuple[str, str]]:
     return [(query, host) for query, host in found]
 
 
-def leftover_tables(server: Server, plan_id: str, database: str) -> list[TableName]:
+def leftover_tables(server: ClickHouse, plan_id: str, database: str) -> list[TableName]:
     """Every staging and sealed table of a plan."""
     found = server.rows(
         f"SELECT name FROM system.tables WHERE database = {literal(database)}"
@@ -134,14 +136,14 @@ def batches(tables: Sequence[TableName]) -> Iterator[Sequence[TableName]]:
         yield tables[start : start + _DROPPED_AT_ONCE]
 
 
-def drop_tables(server: Server, tables: Sequence[TableName]) -> None:
+def drop_tables(server: ClickHouse, tables: Sequence[TableName]) -> None:
     """Drop tables that may be gone already."""
     for batch in batches(tables):
         names = ", ".join(map(quote_table, batch))
         server.command(f"DROP TABLE IF EXISTS {names} SYNC", {"max_table_size_to_drop": 0})
 
 
-def drop_part(server: Server, table: TableName, name: str) -> None:
+def drop_part(server: ClickHouse, table: TableName, name: str) -> None:
     """Drop a part that may be gone already."""
     try:
         server.command(
@@ -153,6 +155,6 @@ def drop_part(server: Server, table: TableName, name: str) -> None:
             raise
 
 
-def drop_leftovers(server: Server, plan_id: str, database: str) -> None:
+def drop_leftovers(server: ClickHouse, plan_id: str, database: str) -> None:
     """Drop every staging and sealed table of a plan; only when nothing can need them any more."""
     drop_tables(server, leftover_tables(server, plan_id, database))

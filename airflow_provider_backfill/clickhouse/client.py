@@ -1,7 +1,7 @@
 """
 A ClickHouse to talk to: over HTTP, or embedded in this process.
 
-One :class:`Server` is shared by the threads of a worker. Every statement that the server
+One :class:`ClickHouse` is shared by the threads of a worker. Every statement that the server
 refuses, and every connection that fails, becomes a :class:`ServerError` with ClickHouse's code.
 No password is kept outside the client, and none is in an error.
 """
@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from ..core.statements import literal
+from ..core.sql import literal
 from ..errors import ConfigError, ServerError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _SETTINGS = {
 _WHERE_KNOWN = {"use_statistics": 0}
 
 
-class Server:
+class ClickHouse:
     """
     One ClickHouse and the rights of one user on it.
 
@@ -129,7 +129,7 @@ class Server:
             self._client.close()
 
 
-def connect(url: str, password: str | None = None, *, connections: int = 8) -> Server:
+def connect(url: str, password: str | None = None, *, connections: int = 8) -> ClickHouse:
     """
     Open the ClickHouse at *url*: ``http[s]://user@host:port/database`` or ``chdb:///path``.
 
@@ -177,7 +177,7 @@ def connect(url: str, password: str | None = None, *, connections: int = 8) -> S
             hint="write --clickhouse-url http://user@host:8123/database, or chdb:///path for the embedded engine",
         )
     try:
-        return Server(clickhouse_connect.get_client(**kwargs), address)
+        return ClickHouse(clickhouse_connect.get_client(**kwargs), address)
     except ImportError as error:
         raise _no_engine(error) from None
     except TypeError as error:
@@ -190,9 +190,9 @@ def connect(url: str, password: str | None = None, *, connections: int = 8) -> S
         raise _server_error(error, address) from error
 
 
-def wrap(open_client: "Callable[[], Client]", name: str) -> Server:
+def from_client(open_client: "Callable[[], Client]", name: str) -> ClickHouse:
     """
-    A :class:`Server` around a client that somebody else opens, such as Airflow's ClickHouse hook.
+    A :class:`ClickHouse` around a client that somebody else opens, such as Airflow's ClickHouse hook.
 
     Args:
         name: Names the ClickHouse in an error, as long as its address is not known.
@@ -211,9 +211,9 @@ def wrap(open_client: "Callable[[], Client]", name: str) -> Server:
         raise _server_error(error, name) from error
     url = getattr(client, "url", None)
     if url is None:
-        return Server(client, f"chdb://{getattr(client, 'path', '')}")
+        return ClickHouse(client, f"chdb://{getattr(client, 'path', '')}")
     parts = urlsplit(str(url))
-    return Server(client, f"{parts.scheme}://{parts.hostname}:{parts.port}")
+    return ClickHouse(client, f"{parts.scheme}://{parts.hostname}:{parts.port}")
 
 
 def _no_engine(error: ImportError) -> ConfigError:

@@ -21,27 +21,29 @@ Decides nothing about retries and writes no event by itself.
 from collections.abc import Mapping
 from typing import Any
 
-from ..core.model import Chunk, Content, Plan, Statement, TableFacts, TableName, WriteMode
-from ..core.statements import (
+from ..core.facts import TableFacts, TableName
+from ..core.plan import Chunk, Plan, Statement, WriteMode
+from ..core.run_state import ContentSums
+from ..core.sql import (
+    any_row_sql,
     assignments,
     chunk_filter,
     create_like,
     insert_select,
     literal,
-    of_table,
     quote_table,
     sealed_table,
     show_table,
-    some_row,
-    source_content,
+    source_checksum_sql,
     staging_table,
-    table_content,
+    table_checksum_sql,
+    table_condition,
     window_filter,
 )
 from ..errors import RequestError, ServerError, TransitionError, VerificationError
 from . import publish
 from .attempt import STAGING_SETTINGS, Attempt, drop_tables, kill_queries
-from .client import Server
+from .client import ClickHouse
 
 _TABLE_EXISTS = 57
 _UNKNOWN_TABLE = 60
@@ -57,7 +59,7 @@ _STAGING_TABLE = {
     # Nor may the TTL of a column empty it.
     "max_number_of_merges_with_ttl_in_pool": 0,
 }
-_NOTHING = Content(0, 0)
+_NOTHING = ContentSums(0, 0)
 _DIRECT_SETTINGS = {
     "insert_deduplicate": 1,
     "async_insert": 0,
@@ -66,7 +68,7 @@ _DIRECT_SETTINGS = {
 }
 
 
-def run_attempt(server: Server, attempt: Attempt) -> Content:
+def run_attempt(server: ClickHouse, attempt: Attempt) -> ContentSums:
     """
     Bring a chunk's rows into the target, or finish what an earlier attempt had sealed.
 
@@ -104,7 +106,7 @@ def run_attempt(server: Server, attempt: Attempt) -> Content:
     return content
 
 
-def _insert(server: Server, attempt: Attempt) -> Content:
+def _insert(server: ClickHouse, attempt: Attempt) -> ContentSums:
     """Insert straight into the target; what it got is taken from the source, since nothing else is known."""
     if attempt.clear:
         _clear(server, attempt)
@@ -113,7 +115,7 @@ def _insert(server: Server, attempt: Attempt) -> Content:
     return _source(server, attempt)
 
 
-def _wanted(server: Server, attempt: Attempt) -> Content | None:
+def _wanted(server: ClickHouse, attempt: Attempt) -> ContentSums | None:
     """What the source gives, asked before it is staged; None where that would cost more than one scan."""
     plan = attempt.plan
     if not plan.asks_source_again:
@@ -123,14 +125,14 @@ def _wanted(server: Server, attempt: Attempt) -> Content | None:
     return _source(server, attempt)
 
 
-def _source(server: Server, attempt: Attempt) -> Content:
+def _source(server: ClickHouse, attempt: Attempt) -> ContentSums:
     return content_at_source(server, attempt.plan, attempt.target, attempt.chunk, named=attempt.query_id)
 
 
-def _resumable(server: Server, attempt: Attempt, sealed: TableName) -> Content | None:
+def _resumable(server: ClickHouse, attempt: Attempt, sealed: TableName) -> ContentSums | None:
     """What an earlier attempt has sealed and may still have to be published; None to start over."""
     _drop_attempts(server, attempt)
-    found = server.rows(f"SELECT comment FROM system.tables WHERE {of_table(sealed, 'name')}")
+    found = server.rows(f"SELECT comment FROM system.tables WHERE {table_condition(sealed, 'name')}")
     number = int(str(found[0][0]).rsplit(" ", 1)[-1]) if found else 0
     if number >= attempt.number:
         raise TransitionError(f"Attempt {number} has sealed chunk {attempt.chunk.id}, so {attempt.number} is over.")
@@ -152,7 +154,7 @@ def _resumable(server: Server, attempt: Attempt, sealed: TableName) -> Content |
     return content
 
 
-def _clear(server: Server, attempt: Attempt) -> None:
+def _clear(server: ClickHouse, attempt: Attempt) -> None:
     """
     Delete the chunk's window from the target, if the rows in it are those that the chunk gives.
 
@@ -179,7 +181,7 @@ def _clear(server: Server, attempt: Attempt) -> None:
     publish.clear_window(server, attempt)
 
 
-def _seal(server: Server, attempt: Attempt, sealed: TableName) -> None:
+def _seal(server: ClickHouse, attempt: Attempt, sealed: TableName) -> None:
     try:
         server.command(f"RENAME TABLE {quote_table(_own_table(attempt))} TO {quote_table(sealed)}")
     except ServerError as error:
@@ -197,7 +199,7 @@ def _own_table(attempt: Attempt) -> TableName:
     return staging_table(attempt.plan, attempt.target.storage, attempt.chunk.id, attempt.number)
 
 
-def _stage(server: Server, attempt: Attempt, wanted: Content | None) -> Content:
+def _stage(server: ClickHouse, attempt: Attempt, wanted: ContentSums | None) -> ContentSums:
     plan, table = attempt.plan, _own_table(attempt)
     comment = f"backfill of {show_table(attempt.target.name)}, attempt {attempt.number}"
     _create(server, attempt.target, table, comment)
@@ -214,7 +216,7 @@ def _stage(server: Server, attempt: Attempt, wanted: Content | None) -> Content:
     return content
 
 
-def _create(server: Server, target: TableFacts, table: TableName, comment: str) -> None:
+def _create(server: ClickHouse, target: TableFacts, table: TableName, comment: str) -> None:
     """A table like the target, in which rows stay as they were inserted until they are published."""
     storage, engine = target.storage, target.engine_full
     if engine.startswith("Shared"):
@@ -228,7 +230,7 @@ def _create(server: Server, target: TableFacts, table: TableName, comment: str) 
         server.command(f"ALTER TABLE {quote_table(table)} REMOVE TTL")
 
 
-def _fill(server: Server, attempt: Attempt, table: TableName, settings: Mapping[str, int], order: str = "") -> None:
+def _fill(server: ClickHouse, attempt: Attempt, table: TableName, settings: Mapping[str, int], order: str = "") -> None:
     """Run every statement of the plan for the chunk, into *table*."""
     plan, chunk = attempt.plan, attempt.chunk
     for index, statement in enumerate(plan.statements):
@@ -243,7 +245,7 @@ def _fill(server: Server, attempt: Attempt, table: TableName, settings: Mapping[
         server.command(insert_select(table, statement) + order, given)
 
 
-def _verify(server: Server, attempt: Attempt, table: TableName, wanted: Content | None) -> Content:
+def _verify(server: ClickHouse, attempt: Attempt, table: TableName, wanted: ContentSums | None) -> ContentSums:
     """
     Content sums of the staged rows, held against *wanted*, the source's own answer, where that costs one scan.
 
@@ -251,11 +253,11 @@ def _verify(server: Server, attempt: Attempt, table: TableName, wanted: Content 
     stale replica answers with no rows and success.
     """
     plan = attempt.plan
-    question = table_content(table, plan.summed(plan.statements[0]))
-    staged = Content(*server.numbers(question, {"query_id": f"{attempt.query_id}.staged"}))
+    question = table_checksum_sql(table, plan.summed(plan.statements[0]))
+    staged = ContentSums(*server.numbers(question, {"query_id": f"{attempt.query_id}.staged"}))
     if wanted is None and staged.rows == 0:
         empty = _is_empty(server, plan, attempt.chunk)
-        wanted = _NOTHING if empty else Content(sum(_count(server, attempt, each) for each in plan.statements), 0)
+        wanted = _NOTHING if empty else ContentSums(sum(_count(server, attempt, each) for each in plan.statements), 0)
     if wanted is None:
         return staged
     if staged != wanted:
@@ -268,20 +270,20 @@ def _verify(server: Server, attempt: Attempt, table: TableName, wanted: Content 
     return staged
 
 
-def _count(server: Server, attempt: Attempt, statement: Statement) -> int:
+def _count(server: ClickHouse, attempt: Attempt, statement: Statement) -> int:
     settings = chunk_filter(attempt.plan, statement, attempt.chunk)
     (rows,) = server.numbers(f"SELECT count() FROM (\n{statement.select}\n)", settings)
     return rows
 
 
-def _is_empty(server: Server, plan: Plan, chunk: Chunk) -> bool:
+def _is_empty(server: ClickHouse, plan: Plan, chunk: Chunk) -> bool:
     """Whether the source has no row in the chunk's window, for any statement."""
-    return not any(server.numbers(some_row(plan, statement, chunk)) for statement in plan.statements)
+    return not any(server.numbers(any_row_sql(plan, statement, chunk)) for statement in plan.statements)
 
 
 def content_at_source(
-    server: Server, plan: Plan, target: TableFacts, chunk: Chunk, *, whole: bool = False, named: str = ""
-) -> Content:
+    server: ClickHouse, plan: Plan, target: TableFacts, chunk: Chunk, *, whole: bool = False, named: str = ""
+) -> ContentSums:
     """
     Content sums of what a plan's statements give for a chunk now.
 
@@ -295,12 +297,12 @@ def content_at_source(
         if named:
             settings["query_id"] = f"{named}.source.{index + 1}"
         summed = statement.columns if whole else plan.summed(statement)
-        found = Content(*server.numbers(source_content(statement, target.columns, summed), settings))
+        found = ContentSums(*server.numbers(source_checksum_sql(statement, target.columns, summed), settings))
         rows, checksum = rows + found.rows, (checksum + found.checksum) % 2**64
-    return Content(rows, checksum)
+    return ContentSums(rows, checksum)
 
 
-def _drop_attempts(server: Server, attempt: Attempt) -> None:
+def _drop_attempts(server: ClickHouse, attempt: Attempt) -> None:
     """Drop what earlier attempts staged and did not seal; after this none of them can be sealed."""
     earlier = [
         staging_table(attempt.plan, attempt.target.storage, attempt.chunk.id, number)

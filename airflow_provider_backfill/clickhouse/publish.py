@@ -7,13 +7,15 @@ From a sealed staging table into the target, by whole partitions.
 
 from collections.abc import Iterable
 
-from ..core.identity import render_instant
-from ..core.model import Chunk, Content, Plan, TableFacts, TableName
-from ..core.statements import backup_table, create_like, literal, of_table, quote, quote_table, window_filter
+from ..core.facts import TableFacts, TableName
+from ..core.instants import render_instant
+from ..core.plan import Chunk, Plan
+from ..core.run_state import ContentSums
+from ..core.sql import backup_table, create_like, literal, quote, quote_table, table_condition, window_filter
 from ..errors import RequestError, ServerError, VerificationError
-from .arrived import drop_arrived
 from .attempt import STAGING_SETTINGS, Attempt, drop_part
-from .client import Server
+from .client import ClickHouse
+from .interrupted_move import drop_parts_already_moved
 
 # A part that was merged or mutated after the look has another name, and is found by the next one.
 _CLEAR_TRIES = 20
@@ -21,7 +23,9 @@ _CLEAR_TRIES = 20
 _UNFINISHED = (236, 341)
 
 
-def move_partitions(server: Server, attempt: Attempt, sealed: TableName, content: Content, *, resumed: bool) -> None:
+def move_partitions(
+    server: ClickHouse, attempt: Attempt, sealed: TableName, content: ContentSums, *, resumed: bool
+) -> None:
     """
     Move every partition of the sealed table, which was sealed with *content*, into the target.
 
@@ -32,7 +36,7 @@ def move_partitions(server: Server, attempt: Attempt, sealed: TableName, content
     if resumed:
         _catch_up(server, attempt.target, sealed)
     partitions = server.rows(
-        f"SELECT partition_id, sum(rows) FROM system.parts WHERE active AND {of_table(sealed)}"
+        f"SELECT partition_id, sum(rows) FROM system.parts WHERE active AND {table_condition(sealed)}"
         " GROUP BY partition_id ORDER BY partition_id"
     )
     # A table that is gone has no partitions either.
@@ -43,7 +47,7 @@ def move_partitions(server: Server, attempt: Attempt, sealed: TableName, content
         )
     for index, (partition, _) in enumerate(partitions):
         if resumed:
-            drop_arrived(server, attempt, sealed, partition)
+            drop_parts_already_moved(server, attempt, sealed, partition)
         server.command(
             f"ALTER TABLE {quote_table(sealed)} MOVE PARTITION ID {literal(partition)} TO TABLE {quote_table(storage)}",
             {"query_id": f"{attempt.query_id}.move.{partition}"},
@@ -51,18 +55,18 @@ def move_partitions(server: Server, attempt: Attempt, sealed: TableName, content
         attempt.step(f"moved {index + 1}")
 
 
-def _exists(server: Server, table: TableName) -> bool:
-    return server.numbers(f"SELECT count() FROM system.tables WHERE {of_table(table, 'name')}") == (1,)
+def _exists(server: ClickHouse, table: TableName) -> bool:
+    return server.numbers(f"SELECT count() FROM system.tables WHERE {table_condition(table, 'name')}") == (1,)
 
 
-def _catch_up(server: Server, target: TableFacts, sealed: TableName) -> None:
+def _catch_up(server: ClickHouse, target: TableFacts, sealed: TableName) -> None:
     """Let this replica fetch the parts it has heard of: what it does not have is neither replaced nor moved."""
     if target.engine.startswith("Replicated"):
         for table in (sealed, target.storage):
             server.command(f"SYSTEM SYNC REPLICA {quote_table(table)} LIGHTWEIGHT")
 
 
-def replace_partitions(server: Server, attempt: Attempt, sealed: TableName) -> None:
+def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName) -> None:
     """Put the sealed partitions in place of the target's, and drop those of the window that are no more."""
     storage = attempt.target.storage
     _catch_up(server, attempt.target, sealed)
@@ -97,14 +101,14 @@ def _outside(attempt: Attempt, partitions: Iterable[str]) -> str:
     return f"_partition_id IN ({names}) AND NOT coalesce({_window(attempt)}, 0)"
 
 
-def _partitions(server: Server, table: TableName, condition: str = "1") -> set[str]:
+def _partitions(server: ClickHouse, table: TableName, condition: str = "1") -> set[str]:
     """The ids of the partitions of *table* that hold rows which meet *condition*."""
     return {
         name for (name,) in server.rows(f"SELECT DISTINCT _partition_id FROM {quote_table(table)} WHERE {condition}")
     }
 
 
-def back_up(server: Server, attempt: Attempt, table: TableName) -> None:
+def back_up(server: ClickHouse, attempt: Attempt, table: TableName) -> None:
     """Keep what the target holds in the partitions that will be replaced; hard links, so it costs no space at first."""
     storage, backup = attempt.target.storage, backup_table(attempt.plan, attempt.target.storage)
     comment = f"what the backfill {attempt.plan.plan_id} replaced; drop it when it is not needed any more"
@@ -120,7 +124,7 @@ def back_up(server: Server, attempt: Attempt, table: TableName) -> None:
     attempt.step("backed up")
 
 
-def keep_outside(server: Server, attempt: Attempt, table: TableName) -> None:
+def keep_outside(server: ClickHouse, attempt: Attempt, table: TableName) -> None:
     """Copy the rows that share the chunk's partitions, but lie outside it, so that they survive."""
     storage = attempt.target.storage
     affected = _partitions(server, table) | _partitions(server, storage, _window(attempt))
@@ -135,7 +139,7 @@ def keep_outside(server: Server, attempt: Attempt, table: TableName) -> None:
     attempt.step("kept outside")
 
 
-def clear_window(server: Server, attempt: Attempt) -> None:
+def clear_window(server: ClickHouse, attempt: Attempt) -> None:
     """
     Delete the chunk's window from the target.
 
@@ -174,7 +178,7 @@ def clear_window(server: Server, attempt: Attempt) -> None:
     raise ServerError(f"The window of chunk {attempt.chunk.id} still holds rows after {_CLEAR_TRIES} deletions.")
 
 
-def restore(server: Server, plan: Plan, target: TableFacts, chunks: Iterable[Chunk]) -> int:
+def restore(server: ClickHouse, plan: Plan, target: TableFacts, chunks: Iterable[Chunk]) -> int:
     """
     Put back what the target held in the windows of *chunks* before they were replaced.
 

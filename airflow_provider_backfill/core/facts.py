@@ -1,17 +1,150 @@
 """
-What was seen of a server, its tables and a source's rows, as plain values for the rules to judge.
+Everything that is asked of a server, as values.
 
-Everything has a default that means "nothing of it was seen", so a rule never guesses: what
-could not be looked at stands in :attr:`ServerFacts.unseen`.
-Pure: standard library only.
+Pure: filled by the clickhouse package, judged by the planner and the rules.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import NamedTuple
 
-from .model import ScanFacts, TableName
+
+class TimeKind(StrEnum):
+    """How a time column stores an instant; decides how bounds are written."""
+
+    DATE = "date"
+    DATE32 = "date32"
+    DATETIME = "datetime"
+    DATETIME64 = "datetime64"
+    EPOCH_S = "epoch-s"
+    EPOCH_MS = "epoch-ms"
+    EPOCH_US = "epoch-us"
+
+
+class TableName(NamedTuple):
+    """A table's name in its two parts, as the server stores them: without quotes."""
+
+    database: str
+    table: str
+
+    def __str__(self) -> str:
+        return f"{self.database}.{self.table}"
+
+
+class Column(NamedTuple):
+    """
+    A column as the server describes it.
+
+    Attributes:
+        default_kind: Empty, DEFAULT, MATERIALIZED, ALIAS or EPHEMERAL.
+        in_key: Whether the table's sorting key or partition key is made of it.
+    """
+
+    name: str
+    type: str
+    default_kind: str = ""
+    in_key: bool = False
+
+    @property
+    def insertable(self) -> bool:
+        """Whether an INSERT may name the column."""
+        return self.default_kind not in ("MATERIALIZED", "ALIAS")
+
+
+@dataclass(frozen=True, slots=True)
+class TableFacts:
+    """
+    What inspection found about a table.
+
+    Attributes:
+        storage: The table that holds the rows: the inner table of a materialized view without
+            ``TO``, else the table itself.
+        engine_full: The storage's whole engine clause, keys and settings included.
+        rows: Rows in the table, None when the server does not know.
+        views: The materialized views that fire when rows are inserted into it.
+        replica: Names the server among those that replicate the table, when tables made beside it
+            (staging, sealed) are on that server only; else empty.
+    """
+
+    name: TableName
+    storage: TableName
+    engine: str
+    columns: tuple[Column, ...]
+    partition_key: str
+    sorting_key: str
+    engine_full: str
+    create_query: str
+    rows: int | None
+    views: tuple[TableName, ...] = ()
+    replica: str = ""
+
+    def column(self, name: str) -> Column | None:
+        """The column called *name*, or None."""
+        return next((column for column in self.columns if column.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class ViewFacts:
+    """A materialized view that writes to the target; *sources* are the tables whose inserts fire it."""
+
+    name: TableName
+    select: str
+    sources: tuple[TableName, ...]
+    refreshable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SelectFacts:
+    """
+    What the server says about a SELECT.
+
+    Attributes:
+        columns: Its result columns.
+        tables: The tables it names, in order of appearance.
+        unstable: Functions in it that give another result each time, such as ``now``.
+    """
+
+    columns: tuple[Column, ...]
+    tables: tuple[TableName, ...]
+    unstable: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupingStep:
+    """
+    A step of a query plan that looks at several rows of the source together.
+
+    Attributes:
+        what: ``GROUP BY``, ``DISTINCT``, ``LIMIT BY``, ``LIMIT`` or ``a window function``.
+        keys: The expressions that keep rows apart, as SQL over the source's columns.
+        additive: Whether it only counts and sums, so that results of parts can be added up.
+    """
+
+    what: str
+    keys: tuple[str, ...]
+    additive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScanFacts:
+    """
+    How the server would read the source for a SELECT under a time filter.
+
+    Attributes:
+        reads: How often the plan reads the source.
+        filtered: How many of these reads carry the filter.
+        pruned: Whether the filter is used by an index (partition, min-max or primary key) on each read.
+        row_wise: Whether each result row comes from one source row by itself.
+        groups: The steps above these reads that look at several rows together.
+    """
+
+    reads: int
+    filtered: int
+    pruned: bool
+    row_wise: bool
+    groups: tuple[GroupingStep, ...] = ()
 
 
 class PartsFacts(NamedTuple):
@@ -100,7 +233,7 @@ class QueryFacts(NamedTuple):
     cluster: str = ""
 
 
-class SettingFacts(NamedTuple):
+class ConstrainedSetting(NamedTuple):
     """A setting that we send and that this user may not set so."""
 
     name: str
@@ -109,7 +242,7 @@ class SettingFacts(NamedTuple):
     reason: str
 
 
-class GrantFacts(NamedTuple):
+class MissingGrant(NamedTuple):
     """A right that the user lacks: ``SELECT`` on ``db.table``, ``db.*``."""
 
     right: str
@@ -140,7 +273,7 @@ class EpochFacts(NamedTuple):
     fitting: str
 
 
-class SelectTraits(NamedTuple):
+class Nondeterminism(NamedTuple):
     """What makes a statement give other rows when it is asked again."""
 
     statement: str
@@ -149,7 +282,7 @@ class SelectTraits(NamedTuple):
     """``LIMIT BY`` or the like that no sort stands under; empty when there is none."""
 
 
-class SeamFacts(NamedTuple):
+class CutoverFacts(NamedTuple):
     """
     Where a plan's window meets rows that come in by themselves.
 
@@ -166,14 +299,14 @@ class SeamFacts(NamedTuple):
     fed_by: tuple[TableName, ...]
 
 
-class Misfit(NamedTuple):
+class Misalignment(NamedTuple):
     """Why the plan's chunk bounds do not fit the tables as they are now, and what to pass instead."""
 
     message: str
     proposal: str
 
 
-class Scan(NamedTuple):
+class StatementScan(NamedTuple):
     """How the server reads the source of a statement; *error* when it does not accept the statement any more."""
 
     statement: str
@@ -240,11 +373,11 @@ class ServerFacts:
     views_fired: tuple[TableName, ...] = ()
     view_targets: Mapping[TableName, TableName] = field(default_factory=dict)
     views_refreshed: tuple[TableName, ...] = ()
-    scans: tuple[Scan, ...] = ()
-    traits: tuple[SelectTraits, ...] = ()
+    scans: tuple[StatementScan, ...] = ()
+    traits: tuple[Nondeterminism, ...] = ()
     missing_sources: tuple[str, ...] = ()
-    misfit: Misfit | None = None
-    seam: SeamFacts | None = None
+    misfit: Misalignment | None = None
+    seam: CutoverFacts | None = None
     epochs: tuple[EpochFacts, ...] = ()
     policies: tuple[PolicyFacts, ...] = ()
     ttls: tuple[TtlFacts, ...] = ()
@@ -253,8 +386,8 @@ class ServerFacts:
     replicas: tuple[ReplicaFacts, ...] = ()
     queues: tuple[QueueFacts, ...] = ()
     disks: tuple[DiskFacts, ...] = ()
-    grants: tuple[GrantFacts, ...] = ()
-    settings: tuple[SettingFacts, ...] = ()
+    grants: tuple[MissingGrant, ...] = ()
+    settings: tuple[ConstrainedSetting, ...] = ()
     staging: tuple[StagingFacts, ...] = ()
     queries: tuple[QueryFacts, ...] = ()
     known_plans: frozenset[str] = field(default=frozenset())

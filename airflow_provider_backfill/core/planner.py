@@ -8,43 +8,14 @@ Pure: what the server said comes in as facts.
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ..errors import RequestError
-from .identity import (
-    chunk_id,
-    idempotency_token,
-    iter_window,
-    parse_chunk_hours,
-    parse_instant,
-    plan_id,
-    render_chunk_hours,
-    render_instant,
-    split_window,
-)
-from .model import Column, GroupFacts, Plan, ScanFacts, Statement, TableFacts, TableName, TimeKind, WriteMode
-from .statements import bare_type, show_table, time_kind
-
-__all__ = [
-    "PlanRequest",
-    "check_groups",
-    "check_scan",
-    "check_window",
-    "chunk_id",
-    "converted_columns",
-    "differences",
-    "find_time_column",
-    "idempotency_token",
-    "insert_columns",
-    "parse_chunk_hours",
-    "parse_instant",
-    "plan_id",
-    "render_chunk_hours",
-    "render_instant",
-    "split_window",
-    "write_mode",
-]
+from .facts import Column, GroupingStep, ScanFacts, TableFacts, TimeKind
+from .instants import render_instant
+from .plan import Plan, PlanRequest, Statement, WriteMode
+from .sql import time_kind, unwrap_type
+from .window import iter_window, render_chunk_hours
 
 GUARANTEE = {
     WriteMode.STAGE: "Every row is written exactly once: a chunk is filled in a private table, verified, "
@@ -56,38 +27,6 @@ GUARANTEE = {
 }
 # Tables that an INSERT reaches, though not by partitions.
 _INSERTABLE = frozenset({"Distributed", "Memory", "Null", "Log", "TinyLog", "StripeLog"})
-
-
-@dataclass(frozen=True, slots=True)
-class PlanRequest:
-    """
-    What the user asked for, parsed: the window ``[start, end)`` in UTC and where the rows come from.
-
-    Attributes:
-        source: Copy this table, matched by column names.
-        select: Or insert the rows of this SELECT; with neither, the views that feed the target are replayed.
-        filter_table: The table of *select* that the window applies to, when several could be meant.
-        time_unit: ``s``, ``ms`` or ``us`` when the time column is an integer epoch.
-        auto_chunk_hours: Let the rows of the source decide how long a chunk is; *chunk_hours* is what is tried first.
-    """
-
-    target: TableName
-    start: datetime | None
-    end: datetime | None
-    chunk_hours: float
-    auto_chunk_hours: bool = False
-    time_column: str | None = None
-    time_unit: str = ""
-    source: TableName | None = None
-    select: str | None = None
-    filter_table: TableName | None = None
-    write_mode: WriteMode | None = None
-    accept_at_least_once: bool = False
-    keep_outside: bool = False
-    backup: bool = False
-    allow_existing_rows: bool = False
-    force_large_window: bool = False
-    force: bool = False
 
 
 def check_window(
@@ -138,7 +77,7 @@ def find_time_column(table: TableFacts, wanted: str | None, unit: str) -> tuple[
                 hint=f"did you mean --time-column {near[0]}?" if near else "pass --time-column with one of these",
             )
         if wanted not in kinds:
-            integer = bare_type(column.type).lstrip("U").startswith("Int")
+            integer = unwrap_type(column.type).lstrip("U").startswith("Int")
             raise RequestError(
                 f"The column {wanted} of {table.name} is {column.type}, which holds no instant.",
                 hint="for an integer epoch pass --time-unit s, ms or us"
@@ -182,7 +121,7 @@ def insert_columns(
             )
         if supertypes is not None and column.type != match.type:
             common = supertypes[column.type, match.type]
-            if bare_type(common) != bare_type(match.type) or (
+            if unwrap_type(common) != unwrap_type(match.type) or (
                 column.type.startswith("Nullable(") and not match.type.startswith("Nullable(")
             ):
                 raise RequestError(
@@ -257,7 +196,7 @@ def write_mode(target: TableFacts, request: PlanRequest) -> tuple[WriteMode, str
 def check_groups(
     statement: Statement,
     target: TableFacts,
-    groups: Sequence[GroupFacts],
+    groups: Sequence[GroupingStep],
     misfits: Mapping[str, datetime | None],
     proposal: Callable[[str], str],
 ) -> None:
@@ -301,7 +240,7 @@ def check_groups(
         )
 
 
-def _adds_up(statement: Statement, target: TableFacts, group: GroupFacts) -> bool:
+def _adds_up(statement: Statement, target: TableFacts, group: GroupingStep) -> bool:
     """Whether the target's engine makes one result of the parts that several chunks give."""
     if target.engine.endswith("SummingMergeTree"):
         return group.additive
@@ -332,8 +271,3 @@ def differences(old: Plan, new: Plan) -> list[str]:
                 if s not in others
             )
     return lines
-
-
-def plan_target(name: TableName) -> str:
-    """The target's name as it enters the plan id."""
-    return show_table(name)

@@ -19,13 +19,15 @@ from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 
-from .. import commands
-from ..address import ROUTE, task_path
-from ..commands import Session
-from ..core.identity import parse_instant
+from ..commands.cancel import cancel_plan
+from ..commands.reopen import reopen_plan
+from ..commands.session import Session
+from ..commands.waive import waive_plan
+from ..core.instants import parse_instant
 from ..errors import BackfillError, ConfigError, RequestError, TransitionError
-from ..overview.plans import Overview, reopen
+from ..ui_urls import ROUTE, task_path
 from .security import Actor, Viewer, may_act
+from .views.overview import Overview
 
 _TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"}
 _HEADERS = {
@@ -175,16 +177,16 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
 
     @app.post("/api/plans/{plan_id}/cancel")
     def cancel(user: Actor, plan_id: str, body: CancelBody) -> Response:
-        return _answer(commands.cancel(acting(user), plan_id, reason=body.reason.strip()))
+        return _answer(cancel_plan(acting(user), plan_id, reason=body.reason.strip()))
 
     @app.post("/api/plans/{plan_id}/resume")
     def resume(user: Actor, plan_id: str, _: ResumeBody) -> Response:
-        return _answer(reopen(acting(user), plan_id))
+        return _answer(reopen_plan(acting(user), plan_id))
 
     @app.post("/api/plans/{plan_id}/waive")
     def waive(user: Actor, plan_id: str, body: WaiveBody) -> Response:
         until = parse_instant(body.until) if body.until.strip() else None
-        return _answer(commands.waive(acting(user), plan_id, reason=body.reason, until=until))
+        return _answer(waive_plan(acting(user), plan_id, reason=body.reason, until=until))
 
     return app
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_backfill import cli
+from airflow_provider_backfill.cli import main
 
 
 def airflow(*words: str) -> int:
@@ -40,7 +40,7 @@ def test_words_output_and_exit_code_are_the_scripts(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CLICKHOUSE_BACKFILL_STATE_DIR", str(tmp_path))
-    code = cli.main(words)
+    code = main.main(words)
     alone = capfd.readouterr()
     assert airflow("clickhouse-backfill", *words) == code
     assert capfd.readouterr() == alone
@@ -71,9 +71,9 @@ def test_everything_that_the_metadata_names_is_there() -> None:
     manager = ProvidersManager()  # type: ignore[no-untyped-call]
     runtime = ProvidersManagerTaskRuntime()  # type: ignore[no-untyped-call]
     assert "airflow-provider-backfill" in manager.providers
-    assert "airflow_provider_backfill.links.BackfillPlanLink" in manager.extra_links_class_names
+    assert "airflow_provider_backfill.airflow_support.links.BackfillPlanLink" in manager.extra_links_class_names
     assert "clickhouse_backfill" in runtime.taskflow_decorators
-    assert "airflow_provider_backfill.airflow_cli.commands" in {
+    assert "airflow_provider_backfill.cli.airflow_command.commands" in {
         f"{function.__module__}.{function.__name__}" for function in manager.cli_command_functions
     }
     assert "state_dir" in dict(manager.provider_configs)["airflow-provider-backfill"]["clickhouse_backfill"]["options"]

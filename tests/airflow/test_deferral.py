@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from airflow_provider_backfill import commands, triggers
+from airflow_provider_backfill import triggers
+from airflow_provider_backfill.commands.cancel import cancel_plan
+from airflow_provider_backfill.commands.run import run_plan
+from airflow_provider_backfill.commands.status import read_status
 from airflow_provider_backfill.sensors import BackfillStatusSensor
 from airflow_provider_backfill.triggers import BackfillChunkTrigger, BackfillStatusTrigger
 from tests.airflow.conftest import CONNECTION, Flow
@@ -36,7 +39,7 @@ def select(lab: Lab, condition: str = "NOT throwIf(bad)") -> str:
 
 
 def attempts(lab: Lab, plan_id: str) -> int:
-    count: int = commands.status(lab.session, plan_id)["attempts"]
+    count: int = read_status(lab.session, plan_id)["attempts"]
     return count
 
 
@@ -116,11 +119,11 @@ def slow_plan(lab: Lab, connect: Callable[..., None], parts: int = 1) -> list[di
         " SETTINGS index_granularity = 1 AS SELECT toDateTime('2025-01-01', 'UTC') + 864 * number, number"
         " FROM numbers(100)"
     )
-    from airflow_provider_backfill.arguments import mapping_input
+    from airflow_provider_backfill.airflow_support.fields import mapped_items
 
     sql = f"SELECT ts, x FROM {lab.engine.database}.slow WHERE NOT sleepEachRow(0.6)"
     plan = lab.plan("target", "2025-01-01", "2025-01-02", 24 / parts, select=sql)
-    return list(mapping_input(lab.session.store.load_plan(plan["planId"]), 100))
+    return list(mapped_items(lab.session.store.load_plan(plan["planId"]), 100))
 
 
 def queries(lab: Lab) -> int:
@@ -157,7 +160,7 @@ def test_many_deferred_chunks_do_not_block_the_loop_and_a_cancel_kills_their_que
     assert longest < 5
     assert took < 20
     assert queries(lab) == 0
-    counts = commands.status(lab.session, batches[0]["planId"])["chunkCounts"]
+    counts = read_status(lab.session, batches[0]["planId"])["chunkCounts"]
     assert (counts["running"], counts["pending"]) == (0, 24)
 
 
@@ -178,9 +181,9 @@ def test_a_window_is_waited_for_whoever_fills_it(lab: Lab, airflow_db: None) -> 
     plans = [plan(lab, "2025-01-01", "2025-01-02")]
 
     def others() -> None:
-        commands.run(lab.session, plans[0])
+        run_plan(lab.session, plans[0])
         plans.append(plan(lab, "2025-01-02", "2025-01-03"))
-        commands.run(lab.session, plans[1])
+        run_plan(lab.session, plans[1])
 
     runner = threading.Timer(0.5, others)
     runner.start()
@@ -192,9 +195,9 @@ def test_a_window_is_waited_for_whoever_fills_it(lab: Lab, airflow_db: None) -> 
 
 
 def test_a_window_whose_only_plan_was_cancelled_is_lost(lab: Lab, airflow_db: None) -> None:
-    commands.run(lab.session, plan(lab, "2025-01-01", "2025-01-02"))
+    run_plan(lab.session, plan(lab, "2025-01-01", "2025-01-02"))
     cancelled = plan(lab, "2025-01-02", "2025-01-03")
-    commands.cancel(lab.session, cancelled)
+    cancel_plan(lab.session, cancelled)
     found = asyncio.run(first(waiting_for_window(lab)))
     assert found["published"] is None
     assert "is filled to 50.0% from 2025-01-01T00:00:00.000Z to 2025-01-03T00:00:00.000Z. 2025-01-02" in found["lost"]
@@ -203,7 +206,7 @@ def test_a_window_whose_only_plan_was_cancelled_is_lost(lab: Lab, airflow_db: No
 
 def test_a_sensor_of_a_window_returns_what_is_there(lab: Lab, airflow_db: None, dag_id: str) -> None:
     done = plan(lab, "2025-01-01", "2025-01-03")
-    commands.run(lab.session, done)
+    run_plan(lab.session, done)
     with DAG(dag_id, schedule=None) as dag:
         BackfillStatusSensor(
             task_id="wait", target=str(lab.table("target")), **WINDOW, state_dir=str(lab.folder), deferrable=True
@@ -230,7 +233,7 @@ def test_a_deferred_sensor_fails_when_the_run_is_cancelled_meanwhile(
         )
     flow = Flow(dag)
     # Serialising and starting take longer than that: it is waiting by then.
-    canceller = threading.Timer(3, commands.cancel, [lab.session, plan_id])
+    canceller = threading.Timer(3, cancel_plan, [lab.session, plan_id])
     canceller.start()
     flow.start()
     canceller.join()

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_provider_backfill.airflow_session import airflow_errors, open_session
-from airflow_provider_backfill.lineage import openlineage
+from airflow_provider_backfill.airflow_support.lineage import openlineage
+from airflow_provider_backfill.airflow_support.session import airflow_errors, open_session
 from airflow_provider_backfill.options import Options
 from tests.airflow.conftest import Flow
 from tests.clickhouse.lab import Lab

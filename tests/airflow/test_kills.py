@@ -40,9 +40,9 @@ def queries(lab: Lab) -> int:
 
 
 def chunk_counts(lab: Lab, flow: Flow) -> dict[str, int]:
-    from airflow_provider_backfill import commands
+    from airflow_provider_backfill.commands.status import read_status
 
-    counts: dict[str, int] = commands.status(lab.session, flow.result("plan", "plan_id"))["chunkCounts"]
+    counts: dict[str, int] = read_status(lab.session, flow.result("plan", "plan_id"))["chunkCounts"]
     return counts
 
 

@@ -36,9 +36,9 @@ def select(lab: Lab, condition: str = "NOT throwIf(bad)") -> str:
 
 def attempts(lab: Lab, flow: Flow) -> int:
     """How many attempts the plan's event log has."""
-    from airflow_provider_backfill import commands
+    from airflow_provider_backfill.commands.status import read_status
 
-    count: int = commands.status(lab.session, flow.result("plan", "plan_id"))["attempts"]
+    count: int = read_status(lab.session, flow.result("plan", "plan_id"))["attempts"]
     return count
 
 
@@ -209,10 +209,10 @@ def test_a_new_run_of_a_completed_plan_changes_nothing(lab: Lab, backfill: Make)
 
 
 def test_a_cancelled_run_skips_its_tasks_and_the_sensor_tells(lab: Lab, backfill: Make) -> None:
-    from airflow_provider_backfill import commands
+    from airflow_provider_backfill.commands.cancel import cancel_plan
 
     plan = lab.plan("target", "2025-01-01", "2025-01-03", 24, select=select(lab))
-    commands.cancel(lab.session, plan["planId"])
+    cancel_plan(lab.session, plan["planId"])
     flow = backfill(str(lab.table("target")), {**WINDOW, "chunk_hours": 24, "select": select(lab)}, {}, {"retries": 5})
     assert flow.start() == "failed"
     assert flow.states("chunks") == ["skipped", "skipped"]
@@ -235,11 +235,11 @@ def test_the_mapping_never_exceeds_what_airflow_allows(
 
 
 def test_the_mapping_input_is_small_whatever_the_plan(lab: Lab) -> None:
-    from airflow_provider_backfill.arguments import mapping_input
+    from airflow_provider_backfill.airflow_support.fields import mapped_items
 
     lab.options["limits"] = {"maxWindowHours": 1e6}
     plan = lab.plan("target", "2020-01-01", "2022-11-07T16:00:00Z", 0.25, select=select(lab))
     assert plan["chunkCount"] == 100_000
-    batches = list(mapping_input(lab.session.store.load_plan(plan["planId"]), 100))
+    batches = list(mapped_items(lab.session.store.load_plan(plan["planId"]), 100))
     assert {batch["chunkCount"] for batch in batches} == {1000}
     assert len(json.dumps(batches)) < 15_000

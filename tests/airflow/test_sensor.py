@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from airflow_provider_backfill import commands
+from airflow_provider_backfill.commands.cancel import cancel_plan
+from airflow_provider_backfill.commands.run import run_plan
+from airflow_provider_backfill.commands.status import read_status
 from airflow_provider_backfill.sensors import BackfillStatusSensor
 from tests.clickhouse.lab import Lab
 
@@ -43,32 +45,32 @@ def wait(lab: Lab, plan_id: Any, **arguments: Any) -> None:
 def test_it_waits_for_a_run_that_somebody_else_executes(lab: Lab) -> None:
     """From another process in life, such as the command line: only the state folder is shared."""
     plan_id = plan(lab)
-    runner = threading.Timer(0.5, commands.run, [lab.session, plan_id])
+    runner = threading.Timer(0.5, run_plan, [lab.session, plan_id])
     runner.start()
     began = time.monotonic()
     wait(lab, plan_id, timeout=30)
     assert time.monotonic() - began > 0.5
     runner.join()
-    assert commands.status(lab.session, plan_id)["status"] == "completed"
+    assert read_status(lab.session, plan_id)["status"] == "completed"
 
 
 def test_it_fails_at_once_when_the_run_has_failed(lab: Lab) -> None:
     plan_id = plan(lab, "NOT throwIf(toHour(ts) = 7)")
-    commands.run(lab.session, plan_id)
+    run_plan(lab.session, plan_id)
     with pytest.raises(AirflowFailException, match=r"3 of 4 chunks done, 1 failed.*clickhouse-backfill resume"):
         wait(lab, plan_id)
 
 
 def test_it_fails_at_once_when_the_run_was_cancelled(lab: Lab) -> None:
     plan_id = plan(lab)
-    commands.cancel(lab.session, plan_id)
+    cancel_plan(lab.session, plan_id)
     with pytest.raises(AirflowFailException, match="is cancelled: 0 of 4 chunks done"):
         wait(lab, plan_id)
 
 
 def test_soft_fail_makes_it_skipped(lab: Lab) -> None:
     plan_id = plan(lab)
-    commands.cancel(lab.session, plan_id)
+    cancel_plan(lab.session, plan_id)
     with pytest.raises(AirflowSkipException):
         wait(lab, plan_id, soft_fail=True)
 

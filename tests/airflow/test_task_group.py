@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, task
 
-from airflow_provider_backfill import commands
+from airflow_provider_backfill.airflow_support.lineage import target_asset
+from airflow_provider_backfill.commands.status import read_status
 from airflow_provider_backfill.errors import RequestError
-from airflow_provider_backfill.lineage import target_asset
 from airflow_provider_backfill.task_group import BackfillTaskGroup, backfill_params, clickhouse_backfill
 from tests.airflow.conftest import CONNECTION, Flow
 from tests.clickhouse.lab import Lab
@@ -170,7 +170,7 @@ def test_tasks_marked_a_success_by_hand_do_not_make_it_complete(
     assert flow.start() == "failed"
     assert flow.states("backfill.chunks") == ["success"] * 2
     assert flow.states("backfill.finished") == ["failed"]
-    assert commands.status(lab.session, flow.result("backfill.plan", "plan_id"))["status"] == "planned"
+    assert read_status(lab.session, flow.result("backfill.plan", "plan_id"))["status"] == "planned"
     assert events(str(lab.table("target"))) == []
 
 

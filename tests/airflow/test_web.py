@@ -18,14 +18,19 @@ from typing import TYPE_CHECKING, Any
 import clickhouse_connect
 import pytest
 
-from airflow_provider_backfill import commands
-from airflow_provider_backfill.address import page_address
 from airflow_provider_backfill.clickhouse.client import connect
-from airflow_provider_backfill.commands import Payload, Session
-from airflow_provider_backfill.core.model import TableName
-from airflow_provider_backfill.core.planner import PlanRequest, parse_instant
+from airflow_provider_backfill.commands.cancel import cancel_plan
+from airflow_provider_backfill.commands.plan import create_plan
+from airflow_provider_backfill.commands.run import run_plan
+from airflow_provider_backfill.commands.session import Payload, Session
+from airflow_provider_backfill.commands.status import read_status
+from airflow_provider_backfill.commands.waive import waive_plan
+from airflow_provider_backfill.core.facts import TableName
+from airflow_provider_backfill.core.instants import parse_instant
+from airflow_provider_backfill.core.plan import PlanRequest
 from airflow_provider_backfill.options import parse_options
 from airflow_provider_backfill.state.store import open_store
+from airflow_provider_backfill.ui_urls import page_address
 from tests.airflow.site import CHROMIUM, CHROMIUM_FLAGS, AirflowSite
 from tests.server import ClickHouseServer
 
@@ -73,11 +78,11 @@ class Stage:
             chunk_hours=hours,
             select=select,
         )
-        return str(commands.plan(self.session, request)["planId"])
+        return str(create_plan(self.session, request)["planId"])
 
     def run(self, plan_id: str) -> Payload:
         """Run a plan to its end."""
-        return commands.run(self.session, plan_id)
+        return run_plan(self.session, plan_id)
 
     def start(self, plan_id: str) -> threading.Thread:
         """Run a plan in the background."""
@@ -87,7 +92,7 @@ class Stage:
 
     def status(self, plan_id: str) -> str:
         """Where a plan stands."""
-        return str(commands.status(self.session, plan_id)["status"])
+        return str(read_status(self.session, plan_id)["status"])
 
     def log(self, plan_id: str) -> str:
         """The event log as it is on disk."""
@@ -309,7 +314,7 @@ def test_a_chunk_leads_to_the_log_of_the_task_that_ran_it(stage: Stage, open_pag
     """In Airflow's own page; a chunk that the command line ran has no such link."""
     plan_id = stage.plan("by_a_task", FAILING)
     task = "airflow:load/manual__2026-01-01T00:00:00+00:00/backfill.chunks[2]#3"
-    commands.run(stage.session_of(task), plan_id)
+    run_plan(stage.session_of(task), plan_id)
     page = open_page(f"{ROOT}/plans/{plan_id}")
     page.get_by_role("button", name="4 Jan 2026, 06:00 \N{EN DASH} 12:00").click()
     link = page.get_by_role("link", name="Its task in Airflow, with the log")
@@ -325,7 +330,7 @@ def test_a_view_is_named_as_text(stage: Stage, open_page: Open) -> None:
         f"CREATE MATERIALIZED VIEW stage.`{EVIL} view` TO stage.fed AS SELECT ts, id FROM stage.source"
     )
     window = (parse_instant("2026-01-01"), parse_instant("2026-01-02"))
-    plan_id = str(commands.plan(stage.session, PlanRequest(TableName("stage", "fed"), *window, 6))["planId"])
+    plan_id = str(create_plan(stage.session, PlanRequest(TableName("stage", "fed"), *window, 6))["planId"])
     page = open_page(f"{ROOT}/plans/{plan_id}")
     page.get_by_text(f"{EVIL} view").first.wait_for()
     assert page.locator("img").count() == 0
@@ -400,8 +405,8 @@ def test_no_text_becomes_markup(stage: Stage, open_page: Open) -> None:
     plan_id = stage.plan(f"{EVIL}", select)
     stage.run(plan_id)
     somebody = replace(stage.session, user=f"{EVIL} as a user")
-    commands.cancel(somebody, plan_id, reason=f"{EVIL} in a reason")
-    commands.waive(somebody, plan_id, reason=f"{EVIL} in a waiver")
+    cancel_plan(somebody, plan_id, reason=f"{EVIL} in a reason")
+    waive_plan(somebody, plan_id, reason=f"{EVIL} in a waiver")
     for path in (f"{ROOT}/", f"{ROOT}/plans/{plan_id}"):
         page = open_page(path)
         page.get_by_text(EVIL).first.wait_for()

@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_backfill import commands
-from airflow_provider_backfill.clickhouse.client import Server, connect
-from airflow_provider_backfill.commands import Payload, RunFlags, Session
-from airflow_provider_backfill.core.model import TableName
-from airflow_provider_backfill.core.planner import PlanRequest, parse_instant
+from airflow_provider_backfill.clickhouse.client import ClickHouse, connect
+from airflow_provider_backfill.commands.plan import create_plan
+from airflow_provider_backfill.commands.run import RunFlags, run_plan
+from airflow_provider_backfill.commands.session import Payload, Session
+from airflow_provider_backfill.core.facts import TableName
+from airflow_provider_backfill.core.instants import parse_instant
+from airflow_provider_backfill.core.plan import PlanRequest
 from airflow_provider_backfill.errors import ServerError
 from airflow_provider_backfill.options import Options, parse_options
-from airflow_provider_backfill.state.files import FileBackend
+from airflow_provider_backfill.state.posix import FileBackend
 from airflow_provider_backfill.state.store import StateStore
 from tests.conftest import Engine
 
@@ -56,7 +58,7 @@ class Lab:
     def _options(self) -> Options:
         return parse_options(self.options)
 
-    def server(self) -> Server:
+    def server(self) -> ClickHouse:
         """A connection to the engine."""
         return connect(self.engine.url)
 
@@ -93,12 +95,12 @@ class Lab:
             source=self.table(source) if source else None,
             **wanted,
         )
-        return commands.plan(self.session, request)
+        return create_plan(self.session, request)
 
     def run(self, plan: Payload, **wanted: Any) -> Payload:
         """Run a plan to its end."""
         flags = RunFlags(**{name: wanted.pop(name) for name in list(wanted) if name in RunFlags.__slots__})
-        return commands.run(self.session, plan["planId"], flags=flags, **wanted)
+        return run_plan(self.session, plan["planId"], flags=flags, **wanted)
 
     def fill(self, target: str, start: str, end: str, hours: float = 6, **wanted: Any) -> Payload:
         """Plan and run, and hold that it completed."""

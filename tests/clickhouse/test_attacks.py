@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_backfill.core.identity import parse_instant
-from airflow_provider_backfill.core.model import WriteMode
+from airflow_provider_backfill.core.instants import parse_instant
+from airflow_provider_backfill.core.plan import WriteMode
 from airflow_provider_backfill.errors import RequestError, ServerError
 from tests.clickhouse.lab import Lab, once
 

@@ -19,7 +19,7 @@ import clickhouse_connect
 import pytest
 from clickhouse_connect.driver.client import Client
 
-from airflow_provider_backfill.cli import main
+from airflow_provider_backfill.cli.main import main
 from tests.command_line import Answer, Cli, finish, wait_until
 from tests.conftest import Engine
 from tests.server import SECURED_PASSWORD, ClickHouseServer

@@ -11,7 +11,7 @@ from pathlib import Path
 import clickhouse_connect
 import pytest
 
-from airflow_provider_backfill.core.model import WriteMode
+from airflow_provider_backfill.core.plan import WriteMode
 from tests.clickhouse.ward import Ward
 from tests.command_line import wait_until
 from tests.conftest import Engine
@@ -140,14 +140,14 @@ def test_backfill_bounds_misfit(ward: Ward) -> None:
     ward.sql("DROP TABLE filled SYNC")
     ward.target(tail="PARTITION BY toDate(ts) ORDER BY ts")
     plan = ward.planned(hours=24, write_mode=WriteMode.REPLACE)
-    assert "backfill_bounds_misfit" not in ward.doctor(plan)
+    assert "backfill_chunk_misaligned" not in ward.doctor(plan)
     ward.sql("DROP TABLE filled SYNC")
     ward.target(tail="PARTITION BY toMonday(ts) ORDER BY ts")
-    finding = ward.doctor(plan)["backfill_bounds_misfit"]
+    finding = ward.doctor(plan)["backfill_chunk_misaligned"]
     assert "toMonday(ts)" in finding["message"]
     assert ward.paste(finding["hint"]) == 0
     (planned,) = [entry for entry in ward.cli.json("list")["plans"] if entry["planId"] != plan["planId"]]
-    assert "backfill_bounds_misfit" not in ward.doctor(planned)
+    assert "backfill_chunk_misaligned" not in ward.doctor(planned)
 
 
 def test_backfill_epoch_unit(ward: Ward) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from airflow_provider_backfill.core.model import WriteMode
+from airflow_provider_backfill.core.plan import WriteMode
 from airflow_provider_backfill.errors import ServerError
 from tests.clickhouse.lab import once
 from tests.clickhouse.ward import Clinic

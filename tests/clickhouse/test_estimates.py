@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_backfill.core.model import WriteMode
+from airflow_provider_backfill.core.plan import WriteMode
 from airflow_provider_backfill.errors import RequestError
 from tests.clickhouse.lab import Lab
 from tests.clickhouse.ward import Ward

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from airflow_provider_backfill.clickhouse import inspect
+from airflow_provider_backfill.clickhouse import catalog
 from airflow_provider_backfill.clickhouse.client import connect
-from airflow_provider_backfill.clickhouse.gate import Gate
+from airflow_provider_backfill.clickhouse.throttle import LoadThrottle
 from tests.clickhouse.ward import Clinic, Ward
 from tests.command_line import finish, wait_until
 
@@ -23,11 +23,11 @@ def test_a_run_waits_for_parts_says_so_and_goes_on(ward: Ward) -> None:
     plan = ward.planned()
     crowd(ward)
     process = ward.cli.start("run", "--plan-id", plan["planId"])
-    wait_until(lambda: any(event["type"] == "RunHeld" for event in ward.cli.events(plan["planId"])))
+    wait_until(lambda: any(event["type"] == "RunThrottled" for event in ward.cli.events(plan["planId"])))
     status = ward.cli.json("status", "--plan-id", plan["planId"])
-    assert "partition 202401" in status["waitsFor"]
-    assert "has 4 parts; inserts are slowed down from 5 on" in status["waitsFor"]
-    assert [finding["code"] for finding in status["findings"]] == ["backfill_run_waits"]
+    assert "partition 202401" in status["throttledBy"]
+    assert "has 4 parts; inserts are slowed down from 5 on" in status["throttledBy"]
+    assert [finding["code"] for finding in status["findings"]] == ["backfill_run_throttled"]
     assert "waits" in ward.cli("status", "--plan-id", plan["planId"]).out
     assert status["attempts"] == 0
 
@@ -37,7 +37,7 @@ def test_a_run_waits_for_parts_says_so_and_goes_on(ward: Ward) -> None:
     assert "waits: partition 202401" in answer.err
     status = ward.cli.json("status", "--plan-id", plan["planId"])
     assert status["status"] == "completed"
-    assert "waitsFor" not in status
+    assert "throttledBy" not in status
     assert ward.value("SELECT count() FROM filled WHERE ts >= '2025-01-01'") == 2880
 
 
@@ -45,11 +45,11 @@ def test_a_waiting_run_is_cancelled_at_once(ward: Ward) -> None:
     plan = ward.planned()
     crowd(ward)
     process = ward.cli.start("run", "--plan-id", plan["planId"])
-    wait_until(lambda: any(event["type"] == "RunHeld" for event in ward.cli.events(plan["planId"])))
+    wait_until(lambda: any(event["type"] == "RunThrottled" for event in ward.cli.events(plan["planId"])))
     assert ward.cli("cancel", "--plan-id", plan["planId"]).code == 0
     assert finish(process, 10).code == 1
     assert not any(event["type"] == "ChunkStarted" for event in ward.cli.events(plan["planId"]))
-    assert "waitsFor" not in ward.cli.json("status", "--plan-id", plan["planId"])
+    assert "throttledBy" not in ward.cli.json("status", "--plan-id", plan["planId"])
 
 
 def test_the_share_of_the_limits_is_the_users(ward: Ward) -> None:
@@ -74,12 +74,12 @@ def test_memory_and_disk_hold_a_run_up(clinic: Clinic) -> None:
     ward.sql("CREATE TABLE roomy (n UInt8) ENGINE = MergeTree ORDER BY n")
     ward.sql("CREATE TABLE filled (n UInt8) ENGINE = MergeTree ORDER BY n SETTINGS storage_policy = 'tight'")
     server = ward.server()
-    roomy, filled = (inspect.table_facts(server, ward.table(name)) for name in ("roomy", "filled"))
+    roomy, filled = (catalog.table_facts(server, ward.table(name)) for name in ("roomy", "filled"))
     assert roomy is not None
     assert filled is not None
-    assert Gate(server, roomy)() == ""
-    assert "GiB of memory" in Gate(server, roomy, max_load=1e-6)()
-    assert Gate(server, filled)() == "the disk tight of clinic.filled has 0.0 GiB free"
+    assert LoadThrottle(server, roomy)() == ""
+    assert "GiB of memory" in LoadThrottle(server, roomy, max_load=1e-6)()
+    assert LoadThrottle(server, filled)() == "the disk tight of clinic.filled has 0.0 GiB free"
 
 
 def test_who_may_not_look_is_not_held_up(clinic: Clinic) -> None:
@@ -88,22 +88,22 @@ def test_who_may_not_look_is_not_held_up(clinic: Clinic) -> None:
     ward = clinic.ward()
     ward.target()
     crowd(ward)
-    facts = inspect.table_facts(ward.server(), ward.table("filled"))
+    facts = catalog.table_facts(ward.server(), ward.table("filled"))
     assert facts is not None
-    assert "4 parts" in Gate(ward.server(), facts)()
+    assert "4 parts" in LoadThrottle(ward.server(), facts)()
     with_less = connect(ward.engine.url.replace("default@", "own@"))
-    assert Gate(with_less, facts)() == ""
+    assert LoadThrottle(with_less, facts)() == ""
 
 
 def test_an_answer_holds_for_a_moment(ward: Ward) -> None:
     """Many threads ask before each chunk; the server is asked once a second."""
-    facts = inspect.table_facts(ward.server(), ward.table("filled"))
+    facts = catalog.table_facts(ward.server(), ward.table("filled"))
     assert facts is not None
-    gate = Gate(ward.server(), facts, pause=3600)
+    gate = LoadThrottle(ward.server(), facts, pause=3600)
     assert gate() == ""
     crowd(ward)
     assert gate() == ""
-    assert "4 parts" in Gate(ward.server(), facts)()
+    assert "4 parts" in LoadThrottle(ward.server(), facts)()
 
 
 FAILING = "SELECT ts, k, v + throwIf({}, 'broken') AS v FROM {}.events"

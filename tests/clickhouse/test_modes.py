@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_backfill import commands
-from airflow_provider_backfill.core.model import ChunkFailed, ChunkStarted, RunStarted, WriteMode
+from airflow_provider_backfill.commands.check import check_backfills
+from airflow_provider_backfill.commands.doctor import diagnose
+from airflow_provider_backfill.commands.lease import utc_now
+from airflow_provider_backfill.commands.undo import undo_plan
+from airflow_provider_backfill.core.events import ChunkFailed, ChunkStarted, RunStarted
+from airflow_provider_backfill.core.plan import WriteMode
 from airflow_provider_backfill.errors import RequestError
-from airflow_provider_backfill.worker import now
 from tests.clickhouse.lab import Lab
 
 SOURCE = """CREATE TABLE src (id UInt64, ts DateTime('UTC'), v Nullable(Float64), s LowCardinality(String))
@@ -154,7 +157,7 @@ def test_undo_brings_back_what_was_replaced(source: Lab) -> None:
         source.run(plan, replay_done=True)
     assert "undo" in refused.value.hint
     for _ in range(2):
-        payload = commands.undo(source.session, plan["planId"])
+        payload = undo_plan(source.session, plan["planId"])
         assert (payload["status"], payload["rowsWritten"], source.content("dst")) == ("cancelled", 0, before)
     assert source.run(plan, resume=True)["status"] == "completed"
     inside = "WHERE ts >= '2025-01-02' AND ts < '2025-01-05'"
@@ -204,7 +207,7 @@ def test_failed_chunks_are_filled_anew_after_their_windows_are_cleared(source: L
     source.sql("INSERT INTO dst SELECT * FROM src WHERE ts < '2025-01-01 12:00:00'")
     store = source.session.store
     log = store.open_run(store.load_plan(plan["planId"]))
-    first, at, by = next(iter(log.plan.chunks())), now(), "test"
+    first, at, by = next(iter(log.plan.chunks())), utc_now(), "test"
     log.append(RunStarted(at=at, by=by))
     claim = ChunkStarted(
         at=at, by=by, chunk_id=first.id, attempt=1, start=first.start, end=first.end, query_id="q", lease_seconds=1
@@ -339,8 +342,8 @@ def test_doctor_and_check_of_a_done_plan_are_green(source: Lab) -> None:
     """After a backfill that went well nothing is left to say."""
     source.sql(TARGET)
     plan = source.plan("dst", "2025-01-01", "2025-01-06", source="src")
-    assert commands.check(source.session)["ok"] is False
+    assert check_backfills(source.session)["ok"] is False
     source.run(plan)
-    assert commands.check(source.session)["ok"] is True
-    report = commands.doctor(source.session, plan["planId"])
+    assert check_backfills(source.session)["ok"] is True
+    report = diagnose(source.session, plan["planId"])
     assert (report["ok"], report["issueCodes"]) == (True, [])

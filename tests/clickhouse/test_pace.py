@@ -58,7 +58,7 @@ def test_a_running_run_is_sped_up_and_slowed_down(ward: Ward) -> None:
     wait_until(lambda: running(ward, plan) == 1)
     assert finish(process).code == 0
     events = ward.cli.events(plan["planId"])
-    turns = [index for index, event in enumerate(events) if event["type"] == "RunPaced"]
+    turns = [index for index, event in enumerate(events) if event["type"] == "ParallelismSet"]
     assert [events[index]["parallel"] for index in turns] == [3, 2, 0]
     assert most_at_once(events) == 3
     assert most_at_once(events[: turns[0]]) == 1

@@ -12,11 +12,13 @@ from urllib.parse import urlsplit
 import clickhouse_connect
 import pytest
 
-from airflow_provider_backfill import commands, planning
-from airflow_provider_backfill.clickhouse.client import Server, wrap
-from airflow_provider_backfill.core.identity import parse_instant, render_instant
-from airflow_provider_backfill.core.model import WriteMode
-from airflow_provider_backfill.session import Payload, Session
+from airflow_provider_backfill.clickhouse.client import ClickHouse, from_client
+from airflow_provider_backfill.commands import plan_inputs
+from airflow_provider_backfill.commands.cancel import cancel_plan
+from airflow_provider_backfill.commands.run import run_plan
+from airflow_provider_backfill.commands.session import Payload, Session
+from airflow_provider_backfill.core.instants import parse_instant, render_instant
+from airflow_provider_backfill.core.plan import WriteMode
 from tests.clickhouse.lab import Lab
 
 DAYS = ("2025-01-01", "2025-01-05")
@@ -81,7 +83,7 @@ def test_a_cancel_reaches_the_question_to_the_source(http_lab: Lab) -> None:
     mine = f"SELECT query_id FROM system.processes WHERE startsWith(query_id, 'backfill-{plan['planId']}')"
     while not (found := lab.rows(mine)):
         time.sleep(0.05)
-    commands.cancel(lab.session, plan["planId"])
+    cancel_plan(lab.session, plan["planId"])
     assert found[0][0].endswith("-1.source.1")
     assert lab.rows(mine) == []
     runner.join()
@@ -102,7 +104,7 @@ def test_a_chunk_that_needs_too_much_memory_is_split(http_lab: Lab) -> None:
     )
     plan = lab.plan("dst", "2025-01-01", "2025-01-02", 24, select=select)
     limited = Session(lab.session.store, lab.session.options, lambda: _limited(lab), "test")
-    payload = commands.run(limited, plan["planId"])
+    payload = run_plan(limited, plan["planId"])
     assert (payload["status"], payload["chunkCounts"]["done"]) == ("completed", payload["chunkCounts"]["total"])
     assert payload["chunkCounts"]["total"] >= 2
     assert payload["lastError"].startswith("ClickHouse refused the statement")
@@ -110,10 +112,10 @@ def test_a_chunk_that_needs_too_much_memory_is_split(http_lab: Lab) -> None:
     assert lab.leftovers() == []
 
 
-def _limited(lab: Lab) -> Server:
+def _limited(lab: Lab) -> ClickHouse:
     """A connection of a user whose statements get 2 GiB."""
     at = urlsplit(lab.engine.url)
-    return wrap(
+    return from_client(
         lambda: clickhouse_connect.get_client(
             host=at.hostname,
             port=at.port,
@@ -158,10 +160,10 @@ def test_a_chunk_is_cut_where_the_plan_may_have_a_bound(http_lab: Lab, cut: Cut)
     if "select" in wanted:
         wanted = {"select": wanted["select"].format(lab.table("src"))}
     end = render_instant(parse_instant("2025-01-01") + timedelta(hours=cut.hours))
-    made = lab.session.store.load_plan(lab.plan("dst", "2025-01-01", end, cut.hours, **wanted)["planId"])
+    plan = lab.session.store.load_plan(lab.plan("dst", "2025-01-01", end, cut.hours, **wanted)["planId"])
     with lab.session.connected() as server:
-        target = planning.target_facts(server, lab.table("dst"))
-        parts = planning.halves(server, target, made, next(made.chunks()))
+        target = plan_inputs.target_facts(server, lab.table("dst"))
+        parts = plan_inputs.split_in_two(server, target, plan, next(plan.chunks()))
     assert [render_instant(part.start) for part in parts[1:]] == cut.bounds
     if parts:
-        assert (parts[0].start, parts[0].end, parts[-1].end) == (made.start, parts[1].start, made.end)
+        assert (parts[0].start, parts[0].end, parts[-1].end) == (plan.start, parts[1].start, plan.end)

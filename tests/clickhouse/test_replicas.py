@@ -17,13 +17,14 @@ from typing import Any, cast
 import pytest
 
 from airflow_provider_backfill.clickhouse import attempt as attempts
-from airflow_provider_backfill.clickhouse import health, publish
+from airflow_provider_backfill.clickhouse import diagnostics, publish
 from airflow_provider_backfill.clickhouse.attempt import Attempt, kill_queries
-from airflow_provider_backfill.clickhouse.client import Server, connect
+from airflow_provider_backfill.clickhouse.catalog import table_facts
+from airflow_provider_backfill.clickhouse.client import ClickHouse, connect
 from airflow_provider_backfill.clickhouse.execute import run_attempt
-from airflow_provider_backfill.clickhouse.inspect import table_facts
-from airflow_provider_backfill.core.model import Content, TableName
-from airflow_provider_backfill.core.statements import sealed_table
+from airflow_provider_backfill.core.facts import TableName
+from airflow_provider_backfill.core.run_state import ContentSums
+from airflow_provider_backfill.core.sql import sealed_table
 from airflow_provider_backfill.errors import RequestError, ServerError
 from tests.clickhouse.lab import Lab
 from tests.server import ClickHouseServer, free_port
@@ -70,7 +71,7 @@ def earlier(pair: tuple[ClickHouseServer, ClickHouseServer]) -> Iterator[str]:
 def test_a_query_on_another_server_is_waited_for(pair: tuple[ClickHouseServer, ClickHouseServer], earlier: str) -> None:
     other = connect(pair[1].url)
     assert other.cluster == "replicas"
-    assert not health.live_queries(other)
+    assert not diagnostics.live_queries(other)
     assert kill_queries(other, PLAN, CHUNK) == 1
     assert not connect(pair[0].url).rows(f"SELECT 1 FROM system.processes WHERE query_id = '{earlier}'")
 
@@ -90,9 +91,9 @@ def test_a_query_that_does_not_end_is_named_with_its_host(
 def test_doctor_sees_it_and_says_where_to_kill_it(
     pair: tuple[ClickHouseServer, ClickHouseServer], earlier: str
 ) -> None:
-    facts = health.server_facts(connect(pair[1].url), TableName("default", "absent"), None, ())
+    facts = diagnostics.server_facts(connect(pair[1].url), TableName("default", "absent"), None, ())
     assert [(query.query_id, query.cluster) for query in facts.queries] == [(earlier, "replicas")]
-    here = health.server_facts(connect(pair[0].url), TableName("default", "absent"), None, ())
+    here = diagnostics.server_facts(connect(pair[0].url), TableName("default", "absent"), None, ())
     assert [(query.query_id, query.cluster) for query in here.queries] == [(earlier, "")]
 
 
@@ -123,7 +124,7 @@ def made(lab: Lab, *, number: int = 2, replica: str = "", clear: bool = False) -
         lambda: None,
         lambda _: None,
         lambda _: None,
-        earlier={1: Content(24, 0)},
+        earlier={1: ContentSums(24, 0)},
         replica=replica,
         clear=clear,
     )
@@ -174,11 +175,11 @@ def test_a_replica_catches_up_before_partitions_are_taken_from_it(http_lab: Lab,
     target = replace(attempt.target, engine="ReplicatedMergeTree")
     attempt, recorder = attempt._replace(target=target), Recorder("202501")
     sealed = sealed_table(attempt.plan, target.storage, attempt.chunk.id)
-    server = cast("Server", recorder)
+    server = cast("ClickHouse", recorder)
     if how == "replaced":
         publish.replace_partitions(server, attempt, sealed)
     else:
-        publish.move_partitions(server, attempt, sealed, Content(24, 0), resumed=how == "moved again")
+        publish.move_partitions(server, attempt, sealed, ContentSums(24, 0), resumed=how == "moved again")
     words = [command.split("`")[0].strip() for command in recorder.commands]
     assert words == ["SYSTEM SYNC REPLICA"] * 2 * synchronised + ["ALTER TABLE"]
     assert "_sealed`" in recorder.commands[0]

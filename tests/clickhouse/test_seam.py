@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 
-from airflow_provider_backfill.core.model import WriteMode
+from airflow_provider_backfill.core.plan import WriteMode
 from tests.clickhouse.ward import Ward
 
 
@@ -43,9 +43,9 @@ def test_what_a_view_has_written_is_left_out_by_the_cut(ward: Ward) -> None:
 def test_backfill_seam_overlap(ward: Ward) -> None:
     """The rows came in between plan and run; the remedy plans what is before them."""
     plan = ward.planned(end="2025-01-06")
-    assert "backfill_seam_overlap" not in ward.doctor(plan)
+    assert "backfill_target_changed" not in ward.doctor(plan)
     feed(ward, "2025-01-05 00:00:00")
-    finding = ward.doctor(plan)["backfill_seam_overlap"]
+    finding = ward.doctor(plan)["backfill_target_changed"]
     assert finding["severity"] == "error"
     assert f"60 rows of the window since it was planned ({ward.engine.database}.feed feed it)" in finding["message"]
     assert ward.paste(finding["hint"]) == 0
@@ -59,9 +59,9 @@ def test_backfill_seam_overlap(ward: Ward) -> None:
 def test_rows_that_were_accepted_are_no_overlap(ward: Ward) -> None:
     feed(ward, "2025-01-02 00:00:00")
     plan = ward.planned(allow_existing_rows=True)
-    assert "backfill_seam_overlap" not in ward.doctor(plan)
+    assert "backfill_target_changed" not in ward.doctor(plan)
     arrive(ward, "2025-01-02 12:00:00")
-    finding = ward.doctor(plan)["backfill_seam_overlap"]
+    finding = ward.doctor(plan)["backfill_target_changed"]
     assert "60 rows of the window since it was planned" in finding["message"]
     assert "beside the 60 that were accepted" in finding["message"]
     assert finding["hint"] == ""

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_backfill import commands
-from airflow_provider_backfill.core.model import TableName
-from airflow_provider_backfill.core.planner import PlanRequest, parse_instant
+from airflow_provider_backfill.commands.plan import create_plan
+from airflow_provider_backfill.core.facts import TableName
+from airflow_provider_backfill.core.instants import parse_instant
+from airflow_provider_backfill.core.plan import PlanRequest
 from airflow_provider_backfill.errors import RequestError
 from tests.clickhouse.lab import Lab
 
@@ -199,7 +200,7 @@ def test_names_that_need_quotes(lab: Lab) -> None:
         end=parse_instant("2025-01-05"),
         chunk_hours=12,
     )
-    plan = commands.plan(lab.session, request)
+    plan = create_plan(lab.session, request)
     assert lab.run(plan)["status"] == "completed"
     assert lab.content(f"`dst-{odd[1:]}") == lab.content(odd)
 

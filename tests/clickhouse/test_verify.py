@@ -6,9 +6,9 @@ import io
 
 import pytest
 
-from airflow_provider_backfill import commands
+from airflow_provider_backfill.cli.text import show_verify
+from airflow_provider_backfill.commands.verify import verify_plan
 from airflow_provider_backfill.errors import RequestError
-from airflow_provider_backfill.terminal import show_verify
 from tests.clickhouse.lab import Lab
 
 
@@ -22,7 +22,7 @@ def filled(lab: Lab) -> tuple[Lab, str]:
     )
     plan = lab.plan("dst", "2025-01-01", "2025-01-06", 24, source="src")
     with pytest.raises(RequestError, match="nothing to verify"):
-        commands.verify(lab.session, plan["planId"])
+        verify_plan(lab.session, plan["planId"])
     lab.run(plan)
     return lab, plan["planId"]
 
@@ -30,7 +30,7 @@ def filled(lab: Lab) -> tuple[Lab, str]:
 def test_nothing_changed(filled: tuple[Lab, str]) -> None:
     """What was written is what source and target hold."""
     lab, plan_id = filled
-    payload = commands.verify(lab.session, plan_id)
+    payload = verify_plan(lab.session, plan_id)
     assert (payload["ok"], payload["chunksVerified"], payload["targetContent"]["matches"]) == (True, 5, True)
 
 
@@ -38,7 +38,7 @@ def test_a_late_row_is_placed(filled: tuple[Lab, str]) -> None:
     """The chunk whose source has changed is named, with both counts."""
     lab, plan_id = filled
     lab.sql("INSERT INTO src VALUES (1000000, '2025-01-03 12:00:00')")
-    payload = commands.verify(lab.session, plan_id)
+    payload = verify_plan(lab.session, plan_id)
     (chunk,) = payload["changedChunks"]
     assert (chunk["from"], chunk["written"]["rows"], chunk["sourceNow"]["rows"]) == (
         "2025-01-03T00:00:00.000Z",
@@ -53,7 +53,7 @@ def test_rows_exchanged_in_the_target_are_found(filled: tuple[Lab, str]) -> None
     lab, plan_id = filled
     lab.sql("ALTER TABLE dst DELETE WHERE id = 5 SETTINGS mutations_sync = 2")
     lab.sql("INSERT INTO dst SELECT * FROM src WHERE id = 6")
-    target = commands.verify(lab.session, plan_id)["targetContent"]
+    target = verify_plan(lab.session, plan_id)["targetContent"]
     assert (target["found"]["rows"], target["matches"]) == (7200, False)
 
 
@@ -61,7 +61,7 @@ def test_a_changed_value_is_found(filled: tuple[Lab, str]) -> None:
     """The log sums keys, which are still the same; whole rows of source and target are not."""
     lab, plan_id = filled
     lab.sql("ALTER TABLE dst UPDATE id = id + 1000000 WHERE id = 5 SETTINGS mutations_sync = 2")
-    payload = commands.verify(lab.session, plan_id)
+    payload = verify_plan(lab.session, plan_id)
     assert (payload["ok"], payload["changedChunks"], payload["targetContent"]["matches"]) == (False, [], True)
     assert (payload["wholeRows"]["match"], payload["wholeRows"]["source"]["rows"]) == (False, 7200)
 
@@ -87,10 +87,10 @@ def test_what_cannot_be_compared_is_not_called_verified(
     lab.sql(f"CREATE TABLE merged (ts DateTime('UTC'), n UInt64) ENGINE = {family} ORDER BY ts")
     plan = lab.plan("merged", "2025-01-01", "2025-01-06", 24, select=select.format(lab.table("src")))
     lab.run(plan)
-    payload = commands.verify(lab.session, plan["planId"])
+    payload = verify_plan(lab.session, plan["planId"])
     assert (payload["compared"], payload["ok"]) == (compared, bool(compared))
     assert f": {verdict} (5 of 5 chunks)." in show_verify(payload, io.StringIO())
     lab.sql("TRUNCATE TABLE merged")
-    payload = commands.verify(lab.session, plan["planId"])
+    payload = verify_plan(lab.session, plan["planId"])
     assert (payload["ok"], payload["targetContent"]["found"]["rows"]) == (False, 0)
     assert ": differs (5 of 5 chunks)." in show_verify(payload, io.StringIO())

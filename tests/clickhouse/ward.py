@@ -9,7 +9,7 @@ from typing import Any
 import clickhouse_connect
 import pytest
 
-from airflow_provider_backfill.cli import main
+from airflow_provider_backfill.cli.main import main
 from tests.clickhouse.lab import Lab
 from tests.command_line import Cli
 from tests.conftest import Engine

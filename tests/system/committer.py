@@ -16,9 +16,12 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from airflow_provider_backfill.core.model import Chunk, ChunkStatus, Event, Run
+from airflow_provider_backfill.core.events import Event
+from airflow_provider_backfill.core.plan import Chunk
+from airflow_provider_backfill.core.run_state import ChunkStatus, Run
 from airflow_provider_backfill.errors import TransitionError
-from airflow_provider_backfill.state.store import RunLog, open_store
+from airflow_provider_backfill.state.run_log import RunLog
+from airflow_provider_backfill.state.store import open_store
 from tests.state import chunks_of, done, make_plan, started, verified
 
 CHUNK_HOURS = 0.25

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_backfill.core.model import ChunkStatus, RunStatus
+from airflow_provider_backfill.core.run_state import ChunkStatus, RunStatus
 from airflow_provider_backfill.errors import StateError
-from airflow_provider_backfill.state.files import FileBackend
-from airflow_provider_backfill.state.store import RunLog, StateStore
+from airflow_provider_backfill.state.posix import FileBackend
+from airflow_provider_backfill.state.run_log import RunLog
+from airflow_provider_backfill.state.store import StateStore
 from tests.state import chunks_of, done, make_plan, started, verified
 
 PLAN = make_plan(40)

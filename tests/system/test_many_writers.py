@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_backfill.core.model import ChunkStatus, RunStatus
+from airflow_provider_backfill.core.run_state import ChunkStatus, RunStatus
 from airflow_provider_backfill.state.store import StateStore, open_store
 from tests.s3 import S3Server
 from tests.state import chunks_of, make_plan

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_backfill import commands
-from airflow_provider_backfill.core.model import Plan
-from airflow_provider_backfill.core.planner import plan_id
+from airflow_provider_backfill.commands.run import RunFlags
+from airflow_provider_backfill.commands.run import _begin as begin_run
+from airflow_provider_backfill.commands.session import Session
+from airflow_provider_backfill.core.ids import plan_id
+from airflow_provider_backfill.core.plan import Plan
 from airflow_provider_backfill.errors import RequestError
 from airflow_provider_backfill.options import Options
-from airflow_provider_backfill.session import Session
 from airflow_provider_backfill.state.store import open_store
 from tests.s3 import S3Server
 from tests.state import make_plan
@@ -33,14 +34,14 @@ def _plans(number: int) -> tuple[Plan, Plan]:
 
 
 def _begin(place: str, config: dict[str, str], which: int, barrier: Barrier, notes: Path) -> None:
-    begin: Callable[..., None] = commands._begin
+    begin: Callable[..., None] = begin_run
     session = Session(open_store(place, config=config), Options(), None, f"user{which}:{os.getpid()}")
     results = []
     for number in range(ROUNDS):
         log = session.store.open_run(_plans(number)[which])
         barrier.wait(60)
         try:
-            begin(session, log, commands.RunFlags(), False, None)
+            begin(session, log, RunFlags(), False, None)
         except RequestError as error:
             assert "is running on" in error.message  # noqa: PT017 - one of the two must fail
             results.append("refused")

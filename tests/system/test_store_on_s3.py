@@ -10,13 +10,13 @@ import obstore
 import pytest
 from obstore.exceptions import GenericError
 
+from airflow_provider_backfill.commands.session import Session
 from airflow_provider_backfill.errors import StateError
 from airflow_provider_backfill.options import parse_options
-from airflow_provider_backfill.overview.plans import Overview
-from airflow_provider_backfill.session import Session
-from airflow_provider_backfill.state import objects
-from airflow_provider_backfill.state.objects import ObjectBackend
+from airflow_provider_backfill.state import object_store
+from airflow_provider_backfill.state.object_store import ObjectBackend
 from airflow_provider_backfill.state.store import StateStore, open_store
+from airflow_provider_backfill.web.views.overview import Overview
 from tests.s3 import S3Server
 from tests.state import chunks_of, done, make_plan, started, verified
 from tests.unit.test_store import *  # noqa: F403 - the same suite; the fixture below decides where it runs
@@ -143,7 +143,7 @@ def test_a_lock_of_the_dead_is_taken_over_and_the_dead_is_told(
     store: StateStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A holder that was frozen too long must not go on as if it still held the lock."""
-    monkeypatch.setattr(objects, "_LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(object_store, "_LEASE_SECONDS", 0.5)
     entered: list[float] = []
     with pytest.raises(StateError, match="taken over by somebody else"):
         _hold_until_taken_over(store, entered)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_backfill.address import airflow_address, page_address, task_path
-from airflow_provider_backfill.state.files import FileBackend
+from airflow_provider_backfill.state.posix import FileBackend
 from airflow_provider_backfill.state.store import StateStore
+from airflow_provider_backfill.ui_urls import airflow_address, page_address, task_path
 from tests.command_line import Cli
 from tests.state import make_plan
 

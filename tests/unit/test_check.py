@@ -10,20 +10,23 @@ from xml.etree import ElementTree
 
 import pytest
 
-from airflow_provider_backfill import commands, reports
-from airflow_provider_backfill.core.model import ChunkStatus, Plan, Run, RunReplayed, RunStatus
-from airflow_provider_backfill.declared import read_declared
+from airflow_provider_backfill.cli import ci_reports
+from airflow_provider_backfill.cli.required_file import read_required
+from airflow_provider_backfill.commands.check import check_backfills
+from airflow_provider_backfill.commands.lease import utc_now
+from airflow_provider_backfill.commands.session import Session
+from airflow_provider_backfill.core.events import RunReplayed
+from airflow_provider_backfill.core.plan import Plan
+from airflow_provider_backfill.core.run_state import ChunkStatus, Run, RunStatus
 from airflow_provider_backfill.errors import ConfigError, StateError
 from airflow_provider_backfill.options import Options
-from airflow_provider_backfill.session import Session
-from airflow_provider_backfill.state.files import FileBackend
+from airflow_provider_backfill.state.posix import FileBackend
 from airflow_provider_backfill.state.store import StateStore
-from airflow_provider_backfill.worker import now
 from tests.command_line import Cli
 from tests.state import chunks_of, done, failed, make_plan, started
 
-OLD = make_plan(planned_at=now() - timedelta(hours=30))
-YOUNG = make_plan(6, planned_at=now(), target="shop.`Ödå 100%`")
+OLD = make_plan(planned_at=utc_now() - timedelta(hours=30))
+YOUNG = make_plan(6, planned_at=utc_now(), target="shop.`Ödå 100%`")
 
 
 @pytest.fixture
@@ -130,7 +133,7 @@ def test_a_junit_file_that_cannot_be_written_is_an_error(cli: Cli, store: StateS
     assert answer.code == 1
     assert "--junit" in answer.err
     with pytest.raises(StateError):
-        reports.write_junit(cli.json("check"), tmp_path)
+        ci_reports.write_junit(cli.json("check"), tmp_path)
 
 
 # ---------------------------------------------------------------- declared backfills
@@ -149,7 +152,7 @@ def test_a_declaration_says_what_where_and_why(tmp_path: Path) -> None:
         '[[backfill]]\ntarget = "a.`b c`"\nfrom = 2025-01-01\nto = 2025-01-02T06:00:00\nreason = "why"\nowner = "who"\n'
         '[[backfill]]\ntarget = "a.b"\nfrom = "2025-01-01"\nto = 2025-01-02T06:00:00+02:00\n',
     )
-    first, second = read_declared(path)
+    first, second = read_required(path)
     assert (first.target, first.reason, first.owner) == ("a.`b c`", "why", "who")
     assert first.end - first.start == timedelta(hours=30)
     assert second.end - second.start == timedelta(hours=28)
@@ -157,7 +160,7 @@ def test_a_declaration_says_what_where_and_why(tmp_path: Path) -> None:
 
 
 def test_an_empty_file_demands_nothing(cli: Cli, tmp_path: Path) -> None:
-    assert read_declared(write(tmp_path, "")) == []
+    assert read_required(write(tmp_path, "")) == []
 
 
 @pytest.mark.parametrize(
@@ -176,7 +179,7 @@ def test_an_empty_file_demands_nothing(cli: Cli, tmp_path: Path) -> None:
 )
 def test_a_wrong_declaration_names_the_entry(tmp_path: Path, text: str, what: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        read_declared(write(tmp_path, text))
+        read_required(write(tmp_path, text))
     assert what in str(caught.value)
     assert "required.toml" in str(caught.value)
 
@@ -194,7 +197,7 @@ def test_declarations_are_the_same_in_toml_yaml_and_json(tmp_path: Path, name: s
     """Teams keep such files in the language of their other files."""
     path = tmp_path / name
     path.write_text(SAME[name])
-    (declared,) = read_declared(path)
+    (declared,) = read_required(path)
     end = datetime(2025, 1, 2, 6, tzinfo=UTC)
     assert (declared.target, declared.start, declared.end) == ("a.b", datetime(2025, 1, 1, tzinfo=UTC), end)
     assert (declared.owner, declared.where) == ("x", f"{path} [[backfill]] 1")
@@ -215,7 +218,7 @@ def test_a_wrong_declaration_in_yaml_or_json(tmp_path: Path, name: str, text: st
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
-        read_declared(path)
+        read_required(path)
     assert what in str(caught.value)
     assert caught.value.hint
 
@@ -243,7 +246,7 @@ def test_a_plan_that_vanishes_meanwhile_is_no_finding(store: StateStore, monkeyp
     session = Session(store, Options(), None, "test")
     names = [*store.plan_ids(), "0" * 16]
     monkeypatch.setattr(StateStore, "plan_ids", lambda _: names)
-    assert result(commands.check(session))["evaluated"] == 2
+    assert result(check_backfills(session))["evaluated"] == 2
 
 
 # ---------------------------------------------------------------- the brief look
@@ -276,7 +279,7 @@ def test_a_brief_look_folds_what_the_run_file_does_not_have_yet(store: StateStor
     log.append(started(OLD, second))
     log.append(done(second))
     assert brief(store, OLD) == log.run
-    log.append(RunReplayed(at=now(), by="someone", statuses=(ChunkStatus.DONE,)))
+    log.append(RunReplayed(at=utc_now(), by="someone", statuses=(ChunkStatus.DONE,)))
     assert brief(store, OLD) == log.run
 
 

@@ -14,23 +14,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_backfill.core import checks
-from airflow_provider_backfill.core.checks import RULES, Case, Covered, Declared, gaps, judge, merge
-from airflow_provider_backfill.core.facts import ReplicaFacts, ServerFacts
-from airflow_provider_backfill.core.model import (
-    ChunkStatus,
+from airflow_provider_backfill.core.coverage import CoveredInterval, merge_intervals, missing_intervals
+from airflow_provider_backfill.core.facts import ReplicaFacts, ServerFacts, TableName, TimeKind
+from airflow_provider_backfill.core.findings.judge import RULES, judge
+from airflow_provider_backfill.core.findings.registry import (
     Finding,
-    Run,
-    RunStatus,
+    RequiredBackfill,
+    Rule,
+    RuleContext,
+    RuleScope,
     Severity,
-    Statement,
-    TableName,
-    TimeKind,
-    Waiver,
-    Worker,
-    WriteMode,
 )
-from airflow_provider_backfill.core.rules import Needs, Rule, plan_command
+from airflow_provider_backfill.core.findings.state_rules import next_step
+from airflow_provider_backfill.core.plan import Statement, WriteMode
+from airflow_provider_backfill.core.remedy import plan_command
+from airflow_provider_backfill.core.run_state import ChunkStatus, Run, RunStatus, Waiver, WorkerLease
 from tests.state import make_plan
 
 TESTS = Path(__file__).parents[1]
@@ -44,11 +42,11 @@ def run(**changes: Any) -> Run:
     return Run(PLAN.plan_id, PLAN.chunk_count, **changes)
 
 
-def codes(case: Case) -> list[str]:
+def codes(case: RuleContext) -> list[str]:
     return [finding.code for finding in judge(case)]
 
 
-def find(case: Case, code: str) -> Finding:
+def find(case: RuleContext, code: str) -> Finding:
     (finding,) = [finding for finding in judge(case) if finding.code == code]
     return finding
 
@@ -70,10 +68,10 @@ def test_what_is_said_to_be_shown_on_a_server_is(rule: Rule) -> None:
 
 def test_nothing_is_found_where_nothing_was_looked_at() -> None:
     """Facts that are missing are no facts: a rule never guesses."""
-    case = Case(moment=NOW, plan=PLAN, run=run())
+    case = RuleContext(moment=NOW, plan=PLAN, run=run())
     assert codes(case) == ["backfill_required_pending"]
     assert codes(replace(case, server=ServerFacts())) == ["backfill_required_pending"]
-    assert codes(Case(moment=NOW)) == []
+    assert codes(RuleContext(moment=NOW)) == []
 
 
 def test_a_finished_plan_is_only_asked_for_leftovers() -> None:
@@ -81,16 +79,18 @@ def test_a_finished_plan_is_only_asked_for_leftovers() -> None:
     done = run(started=True, counts={ChunkStatus.DONE: 4})
     broken = ReplicaFacts(TARGET, True, True, 9000, 1, 1, 0, 2, "")
     server = ServerFacts(address="http://elsewhere:8123", replicas=(broken,), storage=TARGET)
-    assert codes(Case(moment=NOW, plan=PLAN, run=done, server=server)) == []
+    assert codes(RuleContext(moment=NOW, plan=PLAN, run=done, server=server)) == []
 
 
 # ---------------------------------------------------------------- replicas
 
 
-def _replica(**changes: Any) -> Case:
+def _replica(**changes: Any) -> RuleContext:
     healthy = ReplicaFacts(TARGET, False, False, 0, 0, 0, 2, 2, "")
     server = ServerFacts(address=PLAN.environment, target="shop.orders", storage=TARGET)
-    return Case(moment=NOW, plan=PLAN, run=run(), server=replace(server, replicas=(healthy._replace(**changes),)))
+    return RuleContext(
+        moment=NOW, plan=PLAN, run=run(), server=replace(server, replicas=(healthy._replace(**changes),))
+    )
 
 
 def test_a_healthy_replica_is_no_finding() -> None:
@@ -118,7 +118,7 @@ def test_a_replica_that_is_behind(changes: dict[str, int]) -> None:
 
 
 def test_the_policy_and_the_age_decide_how_bad_unfinished_is() -> None:
-    case = Case(moment=PLAN.created_at + timedelta(hours=10), plan=PLAN, run=run())
+    case = RuleContext(moment=PLAN.created_at + timedelta(hours=10), plan=PLAN, run=run())
     code = "backfill_required_pending"
     assert find(case, code).severity is Severity.ERROR
     assert find(replace(case, required=False), code).severity is Severity.WARN
@@ -129,13 +129,13 @@ def test_the_policy_and_the_age_decide_how_bad_unfinished_is() -> None:
 
 
 def test_backfill_policy_relaxed_is_said_once_for_all_plans() -> None:
-    assert codes(Case(moment=NOW, required=False)) == ["backfill_policy_relaxed"]
-    assert codes(Case(moment=NOW, plan=PLAN, run=run(), required=False)) == ["backfill_required_pending"]
+    assert codes(RuleContext(moment=NOW, required=False)) == ["backfill_policy_relaxed"]
+    assert codes(RuleContext(moment=NOW, plan=PLAN, run=run(), required=False)) == ["backfill_required_pending"]
 
 
 def test_a_waiver_counts_until_its_end() -> None:
     waived = run(waiver=Waiver("someone", "the source is gone", NOW), counts={ChunkStatus.FAILED: 4}, started=True)
-    case = Case(moment=NOW - timedelta(seconds=1), plan=PLAN, run=waived)
+    case = RuleContext(moment=NOW - timedelta(seconds=1), plan=PLAN, run=waived)
     assert codes(case) == ["backfill_waived"]
     assert set(codes(replace(case, moment=NOW))) == {
         *("backfill_required_pending", "backfill_chunk_failed_retry_exhausted")
@@ -144,9 +144,9 @@ def test_a_waiver_counts_until_its_end() -> None:
 
 def test_claims_of_the_dead_are_counted_and_freed_by_the_right_command() -> None:
     """Of a cancelled run a resume would start the work again; there cancel frees the claims."""
-    workers = {"a:1:2:x": Worker(NOW, 60, claims=3), "b:1:2:y": Worker(NOW, 60)}
+    workers = {"a:1:2:x": WorkerLease(NOW, 60, claims=3), "b:1:2:y": WorkerLease(NOW, 60)}
     stuck = run(started=True, workers=workers, counts={ChunkStatus.RUNNING: 4})
-    case = Case(moment=NOW, plan=PLAN, run=stuck, dead=frozenset({"a:1:2:x"}))
+    case = RuleContext(moment=NOW, plan=PLAN, run=stuck, dead=frozenset({"a:1:2:x"}))
     finding = find(case, "backfill_claim_stuck")
     assert "3 chunks" in finding.message
     assert "b:1:2:y" not in finding.message
@@ -169,18 +169,18 @@ def test_claims_of_the_dead_are_counted_and_freed_by_the_right_command() -> None
     ],
 )
 def test_the_next_step_fits_the_status(changes: dict[str, Any], verb: str) -> None:
-    assert checks.next_step(PLAN, run(**changes)).split()[:2] == ["clickhouse-backfill", verb]
+    assert next_step(PLAN, run(**changes)).split()[:2] == ["clickhouse-backfill", verb]
 
 
 def test_a_finished_plan_has_no_next_step() -> None:
     done = run(started=True, counts={ChunkStatus.DONE: 4})
     assert done.status is RunStatus.COMPLETED
-    assert checks.next_step(PLAN, done) == ""
+    assert next_step(PLAN, done) == ""
 
 
 def test_findings_come_worst_first() -> None:
-    case = Case(moment=NOW, plan=PLAN, run=run(held="the disk is full", started=True))
-    assert codes(case) == ["backfill_required_pending", "backfill_run_waits"]
+    case = RuleContext(moment=NOW, plan=PLAN, run=run(throttled_by="the disk is full", started=True))
+    assert codes(case) == ["backfill_required_pending", "backfill_run_throttled"]
 
 
 # ---------------------------------------------------------------- commands to paste
@@ -216,8 +216,10 @@ def test_a_plan_of_views_names_no_source() -> None:
 
 
 def test_a_declared_backfill_names_itself_and_what_is_missing() -> None:
-    declared = Declared("shop.orders", NOW, NOW + timedelta(days=2), "wrong tax", "billing", "f.toml [[backfill]] 3")
-    case = Case(moment=NOW, missing=((declared, NOW, NOW + timedelta(hours=6)),))
+    declared = RequiredBackfill(
+        "shop.orders", NOW, NOW + timedelta(days=2), "wrong tax", "billing", "f.toml [[backfill]] 3"
+    )
+    case = RuleContext(moment=NOW, missing=((declared, NOW, NOW + timedelta(hours=6)),))
     finding = find(case, "backfill_plan_missing")
     assert finding.hint == ("clickhouse-backfill plan --target shop.orders --from 2025-06-01 --to 2025-06-01T06:00:00Z")
     for part in ("f.toml [[backfill]] 3", "wrong tax", "billing"):
@@ -227,8 +229,8 @@ def test_a_declared_backfill_names_itself_and_what_is_missing() -> None:
 def test_every_rule_of_the_server_is_asked_for_a_target_without_a_plan() -> None:
     """None may need a plan that is not there."""
     server = ServerFacts(address="http://a", target="shop.orders", user="u")
-    assert codes(Case(moment=NOW, server=server)) == ["backfill_target_missing"]
-    assert {rule.needs for rule in RULES} == set(Needs)
+    assert codes(RuleContext(moment=NOW, server=server)) == ["backfill_target_missing"]
+    assert {rule.needs for rule in RULES} == set(RuleScope)
 
 
 # ---------------------------------------------------------------- coverage
@@ -244,8 +246,8 @@ def _at(hour: int) -> datetime:
 @given(_STRETCHES, st.tuples(_HOURS, _HOURS).filter(lambda pair: pair[0] < pair[1]))
 def test_gaps_are_what_no_stretch_covers(stretches: list[tuple[int, int]], window: tuple[int, int]) -> None:
     """Hour by hour, against a set."""
-    merged = merge(Covered(_at(start), _at(end), (f"{start}",)) for start, end in stretches)
-    found = [(start, end) for start, end in gaps(merged, _at(window[0]), _at(window[1]))]
+    merged = merge_intervals(CoveredInterval(_at(start), _at(end), (f"{start}",)) for start, end in stretches)
+    found = [(start, end) for start, end in missing_intervals(merged, _at(window[0]), _at(window[1]))]
     missing = {h for h in range(*window) if not any(start <= h < end for start, end in stretches)}
     assert {h for h in range(48) if any(start <= _at(h) < end for start, end in found)} == missing
     assert all(first.end < second.start for first, second in pairwise(merged))
@@ -254,6 +256,6 @@ def test_gaps_are_what_no_stretch_covers(stretches: list[tuple[int, int]], windo
 
 def test_touching_stretches_are_one_and_keep_their_plans() -> None:
     day = timedelta(days=1)
-    assert merge([Covered(NOW + day, NOW + 2 * day, ("b",)), Covered(NOW, NOW + day, ("a",))]) == [
-        Covered(NOW, NOW + 2 * day, ("a", "b"))
-    ]
+    assert merge_intervals(
+        [CoveredInterval(NOW + day, NOW + 2 * day, ("b",)), CoveredInterval(NOW, NOW + day, ("a",))]
+    ) == [CoveredInterval(NOW, NOW + 2 * day, ("a", "b"))]

@@ -16,21 +16,17 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_backfill import __version__, cli, commands, terminal
-from airflow_provider_backfill.cli import main
-from airflow_provider_backfill.core.model import (
-    ChunkDone,
-    ChunkFailed,
-    ChunkStarted,
-    Content,
-    Plan,
-    Run,
-    RunStarted,
-    WriteMode,
-)
-from airflow_provider_backfill.core.planner import plan_id
-from airflow_provider_backfill.core.run import apply_event, new_run
-from airflow_provider_backfill.state.files import FileBackend
+from airflow_provider_backfill import __version__
+from airflow_provider_backfill.cli import console, environment, parser, progress
+from airflow_provider_backfill.cli.main import main
+from airflow_provider_backfill.cli.text import show_moment, show_seconds
+from airflow_provider_backfill.commands import list as list_command
+from airflow_provider_backfill.core.events import ChunkDone, ChunkFailed, ChunkStarted, RunStarted
+from airflow_provider_backfill.core.ids import plan_id
+from airflow_provider_backfill.core.plan import Plan, WriteMode
+from airflow_provider_backfill.core.replay import apply_event, new_run
+from airflow_provider_backfill.core.run_state import ContentSums, Run
+from airflow_provider_backfill.state.posix import FileBackend
 from airflow_provider_backfill.state.store import StateStore
 from tests.command_line import PROGRAM, REPOSITORY, Cli
 from tests.unit.test_imports import HEAVY, _loaded
@@ -99,7 +95,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_command_explains_every_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
-    for flag in cli._flags(command).values():
+    for flag in parser.flags_of(command).values():
         assert re.search(rf"^  {flag.name}( {re.escape(flag.value)})? +\S+", text, re.MULTILINE), flag.name
 
 
@@ -296,7 +292,7 @@ def test_an_unexpected_error_is_one_line_without_secrets(
     def explode(session: object) -> None:
         raise ValueError("cannot use http://me:pass%2Fword@host/ with pass/word or fromenv")
 
-    monkeypatch.setattr(commands, "list_plans", explode)
+    monkeypatch.setattr(list_command, "list_plans", explode)
     monkeypatch.setenv("CLICKHOUSE_PASSWORD", "fromenv")
     bare.url = "http://me:pass%2Fword@127.0.0.1:9/"
     answer = bare("list", *verbose, "--json")
@@ -311,7 +307,7 @@ def test_an_interrupt_is_no_traceback(bare: Cli, monkeypatch: pytest.MonkeyPatch
     def interrupt(session: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "list_plans", interrupt)
+    monkeypatch.setattr(list_command, "list_plans", interrupt)
     answer = bare("list")
     assert (answer.code, answer.err) == (1, "clickhouse-backfill: Interrupted.\n")
 
@@ -329,7 +325,7 @@ def test_a_reader_that_leaves_is_no_traceback(bare: Cli, plan: Plan) -> None:
 
 def test_the_password_is_read_from_flag_environment_or_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def password(*words: str) -> str | None:
-        return cli._password(cli._parse(["list", *words]))
+        return environment.read_password(parser.parse(["list", *words]))
 
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_text("one\n")
@@ -358,7 +354,7 @@ def test_readers_load_nothing_heavy(bare: Cli, plan: Plan, command: str) -> None
     words = [command, "--state-dir", str(bare.state), *(["--plan-id", plan.plan_id] if "s" in command[:1] else [])]
     if command == "doctor":
         words += ["--plan-id", plan.plan_id]
-    program = f"import sys; from airflow_provider_backfill.cli import main; main({words!r})"
+    program = f"from airflow_provider_backfill.cli.main import main; main({words!r})"
     assert _loaded("-c", program) & HEAVY == set()
 
 
@@ -387,7 +383,7 @@ def test_it_is_a_module_and_a_script() -> None:
     ],
 )
 def test_seconds_for_people(seconds: float, text: str) -> None:
-    assert terminal.show_seconds(seconds) == text
+    assert show_seconds(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -400,7 +396,7 @@ def test_seconds_for_people(seconds: float, text: str) -> None:
     ],
 )
 def test_moments_for_people(moment: str, text: str) -> None:
-    assert terminal.show_moment(moment) == text
+    assert show_moment(moment) == text
 
 
 def _started(plan: Plan, run: Run) -> list[ChunkStarted]:
@@ -424,12 +420,14 @@ def _started(plan: Plan, run: Run) -> list[ChunkStarted]:
 
 
 def _done(started: ChunkStarted) -> ChunkDone:
-    return ChunkDone(at=START, by="worker", chunk_id=started.chunk_id, attempt=1, content=Content(1000, 1), seconds=0.5)
+    return ChunkDone(
+        at=START, by="worker", chunk_id=started.chunk_id, attempt=1, content=ContentSums(1000, 1), seconds=0.5
+    )
 
 
 def test_a_small_plan_gets_a_line_for_each_chunk(bare: Cli, plan: Plan) -> None:
     run, out = new_run(plan), io.StringIO()
-    lines = terminal.Lines(out, lambda: run)
+    lines = progress.LineProgress(out, lambda: run)
     for event in _started(plan, run):
         lines.report(event)
         done = _done(event)
@@ -452,7 +450,7 @@ def test_a_large_plan_gets_few_lines_and_every_failure(bare: Cli) -> None:
         looks.append(1)
         return run
 
-    lines = terminal.Lines(out, look)
+    lines = progress.LineProgress(out, look)
     for index, event in enumerate(_started(plan, run)):
         lines.report(event)
         if index % 32 == 5:
@@ -474,7 +472,7 @@ def test_rate_and_time_left_count_from_the_first_look(bare: Cli, plan: Plan, mon
     run = new_run(plan)
     events = _started(plan, run)
     apply_event(run, _done(events[0]))
-    pace = terminal.Pace(run)
+    pace = progress.RateMeter(run)
     clock[0] += 10
     assert pace.text(run) == ""
     apply_event(run, _done(events[1]))
@@ -486,7 +484,7 @@ def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatc
         def isatty(self) -> bool:
             return True
 
-    show: Callable[[io.StringIO], str] = lambda out: terminal.paint("failed", "failed", out)  # noqa: E731
+    show: Callable[[io.StringIO], str] = lambda out: console.paint("failed", "failed", out)  # noqa: E731
     monkeypatch.setenv("TERM", "xterm")
     assert show(Terminal()) == "\x1b[31mfailed\x1b[0m"
     assert show(io.StringIO()) == "failed"

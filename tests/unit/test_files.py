@@ -16,11 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_backfill.core.model import Chunk, ChunkStatus, Event, Run, RunCancelled, RunStatus
-from airflow_provider_backfill.core.run import apply_event, new_run
+from airflow_provider_backfill.core.events import Event, RunCancelled
+from airflow_provider_backfill.core.plan import Chunk
+from airflow_provider_backfill.core.replay import apply_event, new_run
+from airflow_provider_backfill.core.run_state import ChunkStatus, Run, RunStatus
 from airflow_provider_backfill.errors import DamagedStateError, StateError
-from airflow_provider_backfill.state.files import FileBackend
-from airflow_provider_backfill.state.store import RunLog, StateStore
+from airflow_provider_backfill.state.posix import FileBackend
+from airflow_provider_backfill.state.run_log import RunLog
+from airflow_provider_backfill.state.store import StateStore
 from tests.state import START, chunks_of, done, make_plan, released, started, verified
 
 PLAN = make_plan(6)
@@ -31,9 +34,9 @@ FIRST, SECOND, THIRD, *_ = CHUNKS
 @pytest.fixture
 def store(tmp_path: Path) -> StateStore:
     """A store with the plan in it."""
-    made = StateStore(FileBackend(tmp_path / "state"))
-    made.save_plan(PLAN)
-    return made
+    plan = StateStore(FileBackend(tmp_path / "state"))
+    plan.save_plan(PLAN)
+    return plan
 
 
 @pytest.fixture

@@ -14,17 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_backfill.core.identity import iter_chunks, iter_window
-from airflow_provider_backfill.core.planner import (
-    chunk_id,
-    idempotency_token,
-    parse_chunk_hours,
-    parse_instant,
-    plan_id,
-    render_chunk_hours,
-    render_instant,
-    split_window,
-)
+from airflow_provider_backfill.core.ids import chunk_id, idempotency_token, iter_chunks, plan_id
+from airflow_provider_backfill.core.instants import parse_instant, render_instant
+from airflow_provider_backfill.core.window import iter_window, parse_chunk_hours, render_chunk_hours, split_window
 from airflow_provider_backfill.errors import RequestError
 
 VECTORS = json.loads((Path(__file__).parents[1] / "conformance" / "plan_ids.json").read_text(encoding="utf-8"))
@@ -42,15 +34,15 @@ def test_ids_bounds_and_tokens_equal_the_peers(vector: dict[str, Any]) -> None:
     hours = parse_chunk_hours(str(flags.get("chunkHours", defaults.get("chunkHours", 6))))
     tokens = defaults.get("requireIdempotencyToken", True)
     column = expected["timeColumn"]
-    made = plan_id(flags["target"].strip(), start, end, hours, column)
+    plan = plan_id(flags["target"].strip(), start, end, hours, column)
 
     assert (render_instant(start), render_instant(end)) == (expected["from"], expected["to"])
     assert render_chunk_hours(hours) == expected["chunkHoursText"]
-    assert made == expected["planId"]
+    assert plan == expected["planId"]
 
     digest, first = hashlib.sha256(), []
     for number, (a, b) in enumerate(split_window(start, end, hours)):
-        chunk, token = chunk_id(made, a, b), idempotency_token(made, a, b) if tokens else ""
+        chunk, token = chunk_id(plan, a, b), idempotency_token(plan, a, b) if tokens else ""
         digest.update(f"{chunk}|{render_instant(a)}|{render_instant(b)}|{token}\n".encode())
         if number < len(expected["firstChunks"]):
             first.append({"id": chunk, "from": render_instant(a), "to": render_instant(b), "idempotencyToken": token})

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from airflow_provider_backfill.core.atlas import Atlas, CellKind, highlights
-from airflow_provider_backfill.core.model import Plan, Run
-from airflow_provider_backfill.core.run import apply_event, new_run
-from airflow_provider_backfill.live import Picture
+from airflow_provider_backfill.cli.live import RunView
+from airflow_provider_backfill.core.plan import Plan
+from airflow_provider_backfill.core.progress_map import CellKind, ProgressMap, highlights
+from airflow_provider_backfill.core.replay import apply_event, new_run
+from airflow_provider_backfill.core.run_state import Run
 from tests.state import chunks_of, done, failed, make_plan, split, started
 
 
@@ -31,7 +32,7 @@ def run_of(plan: Plan, ended: dict[int, str]) -> Run:
 def drawn(plan: Plan, run: Run, width: int = 80, height: int = 30, **how: Any) -> list[str]:
     out = io.StringIO()
     console = Console(file=out, width=width, height=height, force_terminal=False)
-    console.print(Picture(plan, run, **how).draw(run, width, height))
+    console.print(RunView(plan, run, **how).draw(run, width, height))
     return out.getvalue().splitlines()
 
 
@@ -63,7 +64,7 @@ def test_it_fits_the_terminal(width: int, count: int) -> None:
 def test_lines_of_the_map_begin_at_midnight_where_chunks_allow_it() -> None:
     """124 chunks of 6 h do not fit into one line; then each line holds whole days."""
     plan = make_plan(124)
-    rows = Atlas(plan).rows(new_run(plan), 70, 7)
+    rows = ProgressMap(plan).rows(new_run(plan), 70, 7)
     assert [len(row.cells) for row in rows] == [68, 56]
     assert {row.start.hour for row in rows} == {0}
 
@@ -72,7 +73,7 @@ def test_a_cell_of_many_chunks_shows_the_worst_of_them() -> None:
     """One failed chunk of a thousand must not drown."""
     plan = make_plan(3000)
     run = run_of(plan, {**dict.fromkeys(range(1501), "done"), 2500: "failed", 1600: "running"})
-    cells = [kind for row in Atlas(plan).rows(run, 60, 5) for kind in row.cells]
+    cells = [kind for row in ProgressMap(plan).rows(run, 60, 5) for kind in row.cells]
     assert len(cells) == 300
     assert cells.count(CellKind.FAILED) == 1
     assert cells.count(CellKind.RUNNING) == 1
@@ -84,7 +85,7 @@ def test_a_cell_of_many_chunks_shows_the_worst_of_them() -> None:
 def test_the_slowest_and_the_failing_chunks_are_named() -> None:
     plan = make_plan(12)
     run = run_of(plan, {0: "done", 1: "again", 2: "done", 3: "done", 4: "done", 5: "failed"})
-    found = highlights(Atlas(plan), run)
+    found = highlights(ProgressMap(plan), run)
     assert [chunk["seconds"] for chunk in found["slowest"]] == [4, 3, 2]
     assert [chunk["status"] for chunk in found["failing"]] == ["failed", "pending"]
     text = "\n".join(drawn(plan, run, width=120))
@@ -102,6 +103,6 @@ def test_parts_of_a_split_chunk_are_found() -> None:
     part = run.splits[first.id][1]
     apply_event(run, started(plan, part))
     apply_event(run, done(part))
-    assert [chunk["chunkId"] for chunk in highlights(Atlas(plan), run)["slowest"]] == [part.id]
-    (row,) = Atlas(plan).rows(run, 60, 5)
+    assert [chunk["chunkId"] for chunk in highlights(ProgressMap(plan), run)["slowest"]] == [part.id]
+    (row,) = ProgressMap(plan).rows(run, 60, 5)
     assert row.cells == [CellKind.PARTLY, CellKind.PENDING]

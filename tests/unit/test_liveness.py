@@ -8,15 +8,15 @@ from datetime import timedelta
 
 import pytest
 
-from airflow_provider_backfill.core.model import Run, Worker
-from airflow_provider_backfill.worker import new_owner, owner_is_dead
+from airflow_provider_backfill.commands.lease import new_owner, owner_is_dead
+from airflow_provider_backfill.core.run_state import Run, WorkerLease
 from tests.state import START
 
 HERE = socket.gethostname()
 
 
 def _run(owner: str) -> Run:
-    return Run("0123456789abcdef", 1, workers={owner: Worker(START, 60)})
+    return Run("0123456789abcdef", 1, workers={owner: WorkerLease(START, 60)})
 
 
 @pytest.mark.parametrize(

@@ -13,35 +13,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_backfill.core.identity import chunk_id, plan_id, to_ms
-from airflow_provider_backfill.core.model import (
-    Chunk,
+from airflow_provider_backfill.commands.reopen import reopen_plan
+from airflow_provider_backfill.commands.session import Session
+from airflow_provider_backfill.core.events import (
     ChunkDone,
     ChunkFailed,
     ChunkPart,
     ChunkSplit,
     ChunkStarted,
-    ChunkStatus,
-    Content,
     Event,
-    Plan,
     RunCancelled,
     RunReplayed,
     RunResumed,
     RunStarted,
-    Statement,
-    TimeKind,
-    WriteMode,
 )
-from airflow_provider_backfill.core.run import select_chunks
-from airflow_provider_backfill.core.statements import query_id
+from airflow_provider_backfill.core.facts import TimeKind
+from airflow_provider_backfill.core.ids import chunk_id, plan_id
+from airflow_provider_backfill.core.instants import to_ms
+from airflow_provider_backfill.core.plan import Chunk, Plan, Statement, WriteMode
+from airflow_provider_backfill.core.replay import select_chunks
+from airflow_provider_backfill.core.run_state import ChunkStatus, ContentSums
+from airflow_provider_backfill.core.sql import query_id
 from airflow_provider_backfill.errors import DamagedStateError, RequestError, StateError
 from airflow_provider_backfill.options import Options
-from airflow_provider_backfill.overview import plans as overview_plans
-from airflow_provider_backfill.overview.plans import Overview, reopen
-from airflow_provider_backfill.overview.tail import Meter
-from airflow_provider_backfill.session import Session
-from airflow_provider_backfill.state.store import RunLog, StateStore, open_store
+from airflow_provider_backfill.state.run_log import RunLog
+from airflow_provider_backfill.state.store import StateStore, open_store
+from airflow_provider_backfill.web.views import overview as overview_view
+from airflow_provider_backfill.web.views.log_tail import RateHistogram
+from airflow_provider_backfill.web.views.overview import Overview
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -124,7 +123,7 @@ class Book:
     def done(self, chunk: Chunk, rows: int = 100) -> None:
         """Claim a chunk and finish it."""
         attempt = self.start(chunk)
-        self.append(ChunkDone, chunk_id=chunk.id, attempt=attempt, content=Content(rows, 7), seconds=0.5)
+        self.append(ChunkDone, chunk_id=chunk.id, attempt=attempt, content=ContentSums(rows, 7), seconds=0.5)
 
     def fail(self, chunk: Chunk, message: str = "no such table", final: bool = True) -> None:
         """Claim a chunk and fail."""
@@ -137,8 +136,8 @@ class Book:
         middle = chunk.start + (chunk.end - chunk.start) / 2
         bounds = ((chunk.start, middle), (middle, chunk.end))
         parts = [Chunk(chunk_id(self.plan.plan_id, a, b), a, b) for a, b in bounds]
-        made = tuple(ChunkPart(id=part.id, start=part.start, end=part.end) for part in parts)
-        self.append(ChunkSplit, chunk_id=chunk.id, attempt=attempt, parts=made, message="too much memory")
+        plan = tuple(ChunkPart(id=part.id, start=part.start, end=part.end) for part in parts)
+        self.append(ChunkSplit, chunk_id=chunk.id, attempt=attempt, parts=plan, message="too much memory")
         return parts
 
     def chunks(self, *statuses: ChunkStatus) -> list[Chunk]:
@@ -256,7 +255,7 @@ def test_a_first_look_at_many_plans_comes_in_parts(
     """No request may take long, however much there is to look at."""
     for number in range(5):
         make_plan(store, f"db.t{number}")
-    monkeypatch.setattr(overview_plans, "_LIST_SECONDS", 0.0)
+    monkeypatch.setattr(overview_view, "_LIST_SECONDS", 0.0)
     overview = Overview(session)
     first = overview.plans()
     assert first["complete"] is False
@@ -367,7 +366,7 @@ def test_a_large_log_is_read_in_slices(session: Session, store: StateStore, monk
     plan = make_plan(store, chunks=3000, hours=0.25)
     book = Book(store, plan)
     book.done(book.chunks()[0])
-    monkeypatch.setattr(overview_plans, "_TAIL_SECONDS", 0.0)
+    monkeypatch.setattr(overview_view, "_TAIL_SECONDS", 0.0)
     overview = Overview(session)
     first = overview.plan(plan.plan_id)
     assert first["complete"] is False
@@ -425,7 +424,7 @@ def test_a_chunk_tells_its_attempts(session: Session, store: StateStore) -> None
 )
 def test_no_row_is_lost_in_the_line_of_rows_a_second(ended: list[tuple[int, float, int]]) -> None:
     """However long a run lasts, the line has few points and the area below it is the rows."""
-    meter = Meter()
+    meter = RateHistogram()
     for at, seconds, rows in ended:
         meter.add(1_700_000_000_000 + at, seconds, rows)
     assert sum(meter.rows) == pytest.approx(sum(rows for _, _, rows in ended), rel=1e-6, abs=1e-3)
@@ -448,12 +447,12 @@ def test_a_payload_is_plain_json(session: Session, store: StateStore) -> None:
 def test_a_cancelled_run_is_taken_up_again_by_name(session: Session, store: StateStore) -> None:
     plan = make_plan(store)
     with pytest.raises(RequestError, match="was never run"):
-        reopen(session, plan.plan_id)
+        reopen_plan(session, plan.plan_id)
     book = Book(store, plan)
     book.append(RunStarted)
     book.fail(book.chunks()[0])
     book.append(RunCancelled, reason="")
-    payload = reopen(session, plan.plan_id)
+    payload = reopen_plan(session, plan.plan_id)
     assert payload["status"] == "running"
     assert payload["chunkCounts"]["failed"] == 0
     overview = Overview(session)

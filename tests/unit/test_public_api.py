@@ -43,10 +43,10 @@ def test_what_is_promised_is_there(name: str) -> None:
         found for found in tree.body if isinstance(found, ast.ClassDef | ast.FunctionDef) and found.name == wanted
     )
     functions = [node] if isinstance(node, ast.FunctionDef) else node.body
-    (made,) = (
+    (plan,) = (
         function
         for function in functions
         if isinstance(function, ast.FunctionDef) and function.name in ("__init__", wanted)
     )
-    arguments = {argument.arg for argument in (*made.args.args, *made.args.kwonlyargs)}
+    arguments = {argument.arg for argument in (*plan.args.args, *plan.args.kwonlyargs)}
     assert set(PROMISED[name].split()) <= arguments

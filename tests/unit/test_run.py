@@ -10,25 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_backfill.core.model import (
-    Chunk,
-    ChunkState,
-    ChunkStatus,
+from airflow_provider_backfill.core.events import (
     Event,
-    Plan,
-    Run,
+    ParallelismSet,
     RunCancelled,
-    RunHeld,
-    RunPaced,
     RunPaused,
     RunReplayed,
     RunResumed,
     RunStarted,
-    RunStatus,
+    RunThrottled,
     RunWaived,
-    WorkerSeen,
+    WorkerHeartbeat,
 )
-from airflow_provider_backfill.core.run import apply_event, expand, new_run, select_chunks
+from airflow_provider_backfill.core.plan import Chunk, Plan
+from airflow_provider_backfill.core.replay import apply_event, expand, new_run, select_chunks
+from airflow_provider_backfill.core.run_state import ChunkState, ChunkStatus, Run, RunStatus
 from airflow_provider_backfill.errors import TransitionError
 from tests.state import START, chunks_of, counts, done, failed, make_plan, released, split, started, verified
 
@@ -237,9 +233,9 @@ def _any_event(draw: st.DrawFn, plan: Plan, run: Run) -> Event:
         lambda: RunResumed(at=START, by="user"),
         lambda: RunReplayed(at=START, by="user", statuses=draw(st.sampled_from([(ChunkStatus.DONE,), ("failed",)]))),
         lambda: RunWaived(at=START, by="user", reason="no need"),
-        lambda: RunHeld(at=START, by=by, reason="the server has no room"),
-        lambda: RunPaced(at=START, by="user", parallel=draw(st.integers(0, 9))),
-        lambda: WorkerSeen(at=START, by=by, lease_seconds=60),
+        lambda: RunThrottled(at=START, by=by, reason="the server has no room"),
+        lambda: ParallelismSet(at=START, by="user", parallel=draw(st.integers(0, 9))),
+        lambda: WorkerHeartbeat(at=START, by=by, lease_seconds=60),
     ]
     return draw(st.sampled_from(kinds))()
 

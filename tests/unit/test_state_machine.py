@@ -21,21 +21,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from obstore.store import MemoryStore
 
-from airflow_provider_backfill.core.model import (
-    ChunkStatus,
+from airflow_provider_backfill.core.events import (
     Event,
-    Run,
     RunCancelled,
     RunPaused,
     RunReplayed,
     RunResumed,
     RunStarted,
-    WorkerSeen,
+    WorkerHeartbeat,
 )
+from airflow_provider_backfill.core.run_state import ChunkStatus, Run
 from airflow_provider_backfill.errors import TransitionError
-from airflow_provider_backfill.state.files import FileBackend, FileLog
-from airflow_provider_backfill.state.objects import ObjectBackend, ObjectLog
-from airflow_provider_backfill.state.store import RunLog, StateStore
+from airflow_provider_backfill.state.object_store import ObjectBackend, ObjectLog
+from airflow_provider_backfill.state.posix import FileBackend, FileLog
+from airflow_provider_backfill.state.run_log import RunLog
+from airflow_provider_backfill.state.store import StateStore
 from tests.state import START, chunks_of, done, failed, make_plan, released, started, verified
 
 SEQUENCES = int(os.environ.get("BACKFILL_SEQUENCES", "25"))
@@ -211,7 +211,7 @@ class Machine(RuleBasedStateMachine):
     @rule(who=worker_numbers, crash=crashes)
     def heartbeat(self, who: int, crash: str) -> None:
         """A sign of life changes nothing else."""
-        event = WorkerSeen(at=START, by=WORKERS[who], lease_seconds=60)
+        event = WorkerHeartbeat(at=START, by=WORKERS[who], lease_seconds=60)
         self.commit(who, lambda _: event, crash)
 
     @rule(who=worker_numbers)
@@ -354,7 +354,7 @@ def test_the_machine_finds_a_lost_event() -> None:
 
     class Forgetful(FileLog):
         def append(self, position: int, line: bytes) -> None:
-            heartbeat = WorkerSeen(at=START, by="x" * (len(line) - 110), lease_seconds=60)
+            heartbeat = WorkerHeartbeat(at=START, by="x" * (len(line) - 110), lease_seconds=60)
             other = heartbeat.model_dump_json(by_alias=True).encode() + b"\n"
             super().append(position, other if b"RunCancelled" in line else line)
 

@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_backfill.core.identity import parse_instant
-from airflow_provider_backfill.core.model import TableName, TimeKind
-from airflow_provider_backfill.core.statements import (
-    bare_type,
-    bound,
+from airflow_provider_backfill.core.facts import TableName, TimeKind
+from airflow_provider_backfill.core.instants import parse_instant
+from airflow_provider_backfill.core.sql import (
     create_like,
     filter_setting,
     parse_table,
     quote,
     show_table,
     time_kind,
+    time_literal,
+    unwrap_type,
 )
 from airflow_provider_backfill.errors import RequestError
 
@@ -78,13 +78,13 @@ def test_a_quoted_name_ends_where_it_should(name: str) -> None:
 )
 def test_bounds_are_exact_instants(kind: TimeKind, moment: str, text: str) -> None:
     """Epochs are rounded up, so that both sides of a bound cut at the same row."""
-    assert bound(kind, parse_instant(moment)) == text
+    assert time_literal(kind, parse_instant(moment)) == text
 
 
 def test_a_date_column_takes_days_only() -> None:
     """Half a day cannot be told apart in a Date."""
     with pytest.raises(RequestError, match="is not a day's start") as refused:
-        bound(TimeKind.DATE, parse_instant("2025-03-01T06:00Z"))
+        time_literal(TimeKind.DATE, parse_instant("2025-03-01T06:00Z"))
     assert "multiple of 24" in refused.value.hint
 
 
@@ -110,8 +110,8 @@ def test_what_is_a_time(text: str, unit: str, kind: TimeKind | None) -> None:
 
 def test_wrappers_come_off() -> None:
     """Types are compared by what they hold."""
-    assert bare_type("LowCardinality(Nullable(FixedString(3)))") == "FixedString(3)"
-    assert bare_type("Array(Nullable(String))") == "Array(Nullable(String))"
+    assert unwrap_type("LowCardinality(Nullable(FixedString(3)))") == "FixedString(3)"
+    assert unwrap_type("Array(Nullable(String))") == "Array(Nullable(String))"
 
 
 def test_a_filter_survives_quotes_in_names() -> None:

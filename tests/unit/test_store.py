@@ -16,20 +16,14 @@ from typing import Any
 import pytest
 from obstore.store import MemoryStore
 
-from airflow_provider_backfill.core.model import (
-    Chunk,
-    ChunkStatus,
-    Event,
-    Plan,
-    Run,
-    RunCancelled,
-    RunStarted,
-    RunStatus,
-)
+from airflow_provider_backfill.core.events import Event, RunCancelled, RunStarted
+from airflow_provider_backfill.core.plan import Chunk, Plan
+from airflow_provider_backfill.core.run_state import ChunkStatus, Run, RunStatus
 from airflow_provider_backfill.errors import ConfigError, DamagedStateError, RequestError, StateError, TransitionError
-from airflow_provider_backfill.state.files import FileBackend
-from airflow_provider_backfill.state.objects import ObjectBackend
-from airflow_provider_backfill.state.store import RunLog, StateStore, open_store
+from airflow_provider_backfill.state.object_store import ObjectBackend
+from airflow_provider_backfill.state.posix import FileBackend
+from airflow_provider_backfill.state.run_log import RunLog
+from airflow_provider_backfill.state.store import StateStore, open_store
 from tests.state import START, chunks_of, done, failed, make_plan, started, verified
 
 PLAN = make_plan(4)
@@ -270,7 +264,7 @@ def test_a_run_file_that_is_gone_is_made_again(store: StateStore) -> None:
 
 def test_the_run_file_is_written_as_the_log_grows(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise a checkpoint would cost more the larger the plan is; and it must be written at all."""
-    monkeypatch.setattr("airflow_provider_backfill.state.store._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("airflow_provider_backfill.state.run_log._CHECKPOINT_SECONDS", 0.0)
     plan = make_plan(600)
     store.save_plan(plan)
     written: list[int] = []
@@ -294,7 +288,7 @@ def test_the_run_file_is_written_as_the_log_grows(store: StateStore, monkeypatch
 
 def test_many_workers_write_the_run_file_as_often_as_one(files: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each sees that another has just written it."""
-    monkeypatch.setattr("airflow_provider_backfill.state.store._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("airflow_provider_backfill.state.run_log._CHECKPOINT_SECONDS", 0.0)
     plan = make_plan(300)
     files.save_plan(plan)
     written: list[int] = []
@@ -320,7 +314,7 @@ def test_many_workers_write_the_run_file_as_often_as_one(files: StateStore, monk
         (b"\0" * 300, "it is empty"),
         (b"{", "EOF while parsing"),
         (b"[]", "is damaged"),
-        (b'{"format":1}', "is damaged"),
+        (b'{"format":2}', "is damaged"),
     ],
 )
 def test_a_damaged_run_file_is_named_with_the_remedy(store: StateStore, content: bytes, reason: str) -> None:
@@ -427,9 +421,9 @@ def test_planning_anew_survives_a_crash_between_its_steps(files: StateStore, lef
 def test_a_log_of_a_newer_version_is_refused_by_name(files: StateStore) -> None:
     """Not as damage: the remedy is another one."""
     files.save_plan(PLAN)
-    header = {"type": "LogOpened", "format": 2, "planId": PLAN.plan_id, "plannedAt": "2025-01-01T00:00:00.000Z", "x": 1}
+    header = {"type": "LogOpened", "format": 3, "planId": PLAN.plan_id, "plannedAt": "2025-01-01T00:00:00.000Z", "x": 1}
     files.backend.create(f"events/{PLAN.plan_id}.ndjson", json.dumps(header).encode() + b"\n")
-    with pytest.raises(DamagedStateError, match="was written by a newer version: it has format 2") as caught:
+    with pytest.raises(DamagedStateError, match="was written by a newer version: it has format 3") as caught:
         files.open_run(PLAN)
     assert "newer airflow-provider-backfill" in caught.value.hint
 
@@ -464,7 +458,7 @@ def test_the_peers_plan_is_recognised(store: StateStore) -> None:
     assert "--state-dir" in caught.value.hint
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 512, b'{"format": 1, "planId"', b"null", b'{"format": 1}'])
+@pytest.mark.parametrize("content", [b"", b"\0" * 512, b'{"format": 1, "planId"', b"null", b'{"format": 2}'])
 def test_a_damaged_plan_is_named_and_others_work(store: StateStore, content: bytes) -> None:
     """One bad file must not stop the others from being read."""
     other = make_plan(5)

@@ -9,14 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_backfill.core.model import Chunk, ChunkStatus, Run, RunResumed, RunStatus
+from airflow_provider_backfill.commands.lease import utc_now
+from airflow_provider_backfill.commands.repair import repair_plan
+from airflow_provider_backfill.commands.session import Session
+from airflow_provider_backfill.commands.waive import waive_plan
+from airflow_provider_backfill.core.events import RunResumed
+from airflow_provider_backfill.core.plan import Chunk
+from airflow_provider_backfill.core.run_state import ChunkStatus, Run, RunStatus
 from airflow_provider_backfill.errors import DamagedStateError, RequestError
 from airflow_provider_backfill.options import Options
-from airflow_provider_backfill.session import Session
-from airflow_provider_backfill.state.files import FileBackend
+from airflow_provider_backfill.state.posix import FileBackend
 from airflow_provider_backfill.state.store import StateStore
-from airflow_provider_backfill.upkeep import repair, waive
-from airflow_provider_backfill.worker import now
 from tests.state import START, chunks_of, done, failed, make_plan, started, verified
 
 PLAN = make_plan(6)
@@ -59,14 +62,14 @@ def _damage_line(path: Path, number: int, text: bytes = b"garbage\n") -> None:
 
 def test_a_waiver_is_recorded_with_who_why_and_until(session: Session) -> None:
     """It needs no ClickHouse, and is a fact in the log like any other."""
-    until = now() + timedelta(days=30)
-    payload = waive(session, PLAN.plan_id, reason=" the source moves ", until=until)
+    until = utc_now() + timedelta(days=30)
+    payload = waive_plan(session, PLAN.plan_id, reason=" the source moves ", until=until)
     assert payload["ok"]
     assert payload["reason"] == "the source moves"
     waiver = session.store.open_run(PLAN).run.waiver
     assert waiver is not None
     assert (waiver.by, waiver.reason) == ("someone", "the source moves")
-    assert waiver.holds(now())
+    assert waiver.holds(utc_now())
     assert not waiver.holds(until)
 
 
@@ -77,25 +80,25 @@ def test_a_plan_can_give_way_to_another_on_the_same_target(session: Session) -> 
         session.store.save_plan(plan)
     for plan in (other, PLAN):
         with pytest.raises(RequestError, match="cannot do the work"):
-            waive(session, PLAN.plan_id, reason="cut anew", superseded_by=plan.plan_id)
-    payload = waive(session, PLAN.plan_id, reason="cut anew", superseded_by=better.plan_id)
+            waive_plan(session, PLAN.plan_id, reason="cut anew", superseded_by=plan.plan_id)
+    payload = waive_plan(session, PLAN.plan_id, reason="cut anew", superseded_by=better.plan_id)
     assert payload["supersededBy"] == better.plan_id
 
 
 def test_a_waiver_that_says_nothing_is_refused(session: Session) -> None:
     """No reason, an end that is past, a plan that is unknown or completed."""
     with pytest.raises(RequestError, match="needs a reason"):
-        waive(session, PLAN.plan_id, reason=" ")
+        waive_plan(session, PLAN.plan_id, reason=" ")
     with pytest.raises(RequestError, match="is past"):
-        waive(session, PLAN.plan_id, reason="x", until=START)
+        waive_plan(session, PLAN.plan_id, reason="x", until=START)
     with pytest.raises(RequestError, match="There is no plan"):
-        waive(session, "0123456789abcdef", reason="x")
+        waive_plan(session, "0123456789abcdef", reason="x")
     log = session.store.open_run(PLAN)
     for chunk in chunks_of(PLAN):
         log.append(started(PLAN, chunk))
         log.append(done(chunk))
     with pytest.raises(RequestError, match="completed"):
-        waive(session, PLAN.plan_id, reason="x")
+        waive_plan(session, PLAN.plan_id, reason="x")
 
 
 # ---------------------------------------------------------------- repair
@@ -105,7 +108,7 @@ def test_what_is_whole_needs_no_repair(session: Session) -> None:
     """Nothing is touched."""
     _write(session.store)
     before = {path: path.read_bytes() for path in _paths(session.store)}
-    payload = repair(session, PLAN.plan_id)
+    payload = repair_plan(session, PLAN.plan_id)
     assert (payload["ok"], payload["noop"], payload["actions"]) == (True, True, [])
     assert before == {path: path.read_bytes() for path in _paths(session.store)}
 
@@ -118,7 +121,7 @@ def test_a_run_file_is_written_anew_from_the_log(session: Session, content: byte
     run, events = _paths(session.store)
     log = events.read_bytes()
     run.write_bytes(content)
-    payload = repair(session, PLAN.plan_id)
+    payload = repair_plan(session, PLAN.plan_id)
     assert payload["ok"]
     assert payload["uncertainChunkIds"] == []
     assert "written anew from the 11 lines" in payload["actions"][1]
@@ -137,7 +140,7 @@ def test_a_damaged_line_that_the_run_file_had_seen_costs_nothing(session: Sessio
     _damage_line(events, 4)
     # The run file still vouches for all of it; a reader without it would stop here.
     run.write_bytes(run.read_bytes().replace(b'"position":', b'"position":1'))
-    payload = repair(session, PLAN.plan_id)
+    payload = repair_plan(session, PLAN.plan_id)
     assert payload["uncertainChunkIds"] == []
     assert payload["status"] is RunStatus.RUNNING
     after = session.store.open_run(PLAN).run
@@ -166,7 +169,7 @@ def test_a_damaged_line_leaves_in_doubt_what_it_may_have_been_about(
     _damage_line(events, line)
     with pytest.raises(DamagedStateError):
         session.store.open_run(PLAN)
-    payload = repair(session, PLAN.plan_id)
+    payload = repair_plan(session, PLAN.plan_id)
     assert not payload["ok"]
     assert payload["status"] is RunStatus.CANCELLED
     assert set(payload["uncertainChunkIds"]) == {chunk.id for chunk in uncertain}
@@ -175,7 +178,7 @@ def test_a_damaged_line_leaves_in_doubt_what_it_may_have_been_about(
         assert after.state(chunk.id).status is ChunkStatus.DONE
     (kept,) = events.parent.glob(f"{PLAN.plan_id}.ndjson.damaged-*")
     assert len(kept.read_bytes().splitlines()) == len(original.splitlines())
-    assert repair(session, PLAN.plan_id)["noop"]
+    assert repair_plan(session, PLAN.plan_id)["noop"]
 
 
 def test_a_log_that_was_cut_leaves_all_in_doubt_that_is_not_done(session: Session) -> None:
@@ -185,7 +188,7 @@ def test_a_log_that_was_cut_leaves_all_in_doubt_that_is_not_done(session: Sessio
     _, events = _paths(session.store)
     lines = events.read_bytes().splitlines(keepends=True)
     events.write_bytes(b"".join(lines[:3]))
-    payload = repair(session, PLAN.plan_id)
+    payload = repair_plan(session, PLAN.plan_id)
     assert payload["status"] is RunStatus.CANCELLED
     run = session.store.open_run(PLAN).run
     # The run file had seen both chunks done.
@@ -200,9 +203,9 @@ def test_a_repaired_run_goes_on_when_somebody_resumes_it(session: Session) -> No
     run, events = _paths(session.store)
     run.unlink()
     _damage_line(events, 3)
-    repair(session, PLAN.plan_id)
+    repair_plan(session, PLAN.plan_id)
     log = session.store.open_run(PLAN)
-    log.append(RunResumed(at=now(), by="someone"))
+    log.append(RunResumed(at=utc_now(), by="someone"))
     log.append(started(PLAN, FOURTH, 2, takes_over=True))
     assert log.run.state(FOURTH.id).verified.keys() == {1}
     log.append(done(FOURTH, 2))
@@ -214,32 +217,32 @@ def test_a_log_is_not_exchanged_under_a_live_worker(session: Session) -> None:
     _write(session.store)
     log = session.store.open_run(PLAN)
     log.append(
-        started(PLAN, THIRD, 2, at=now())
+        started(PLAN, THIRD, 2, at=utc_now())
         if log.run.state(THIRD.id).status is ChunkStatus.PENDING
-        else started(PLAN, chunks_of(PLAN)[4], by="elsewhere:5:6:b", at=now())
+        else started(PLAN, chunks_of(PLAN)[4], by="elsewhere:5:6:b", at=utc_now())
     )
     run, events = _paths(session.store)
     run.unlink()
     _damage_line(events, 3)
     with pytest.raises(RequestError, match="Workers are on plan"):
-        repair(session, PLAN.plan_id)
+        repair_plan(session, PLAN.plan_id)
 
 
 def test_a_damaged_plan_cannot_be_made_out(session: Session) -> None:
     """Its statements stand nowhere else."""
     Path(session.store.plan_path(PLAN.plan_id)).write_bytes(b"{")
     with pytest.raises(DamagedStateError, match="is damaged"):
-        repair(session, PLAN.plan_id)
+        repair_plan(session, PLAN.plan_id)
 
 
 def test_a_newer_versions_files_are_not_repaired(session: Session) -> None:
     """They are whole; it is this program that is too old."""
     _write(session.store)
     run, _ = _paths(session.store)
-    content = run.read_bytes().replace(b'"format":1', b'"format":2')
+    content = run.read_bytes().replace(b'"format":2', b'"format":3')
     run.write_bytes(content)
     with pytest.raises(DamagedStateError, match="newer version"):
-        repair(session, PLAN.plan_id)
+        repair_plan(session, PLAN.plan_id)
     assert run.read_bytes() == content
 
 
@@ -271,7 +274,7 @@ def test_no_damage_makes_a_written_chunk_look_untouched(
     try:
         after: Run = store.open_run(PLAN).run
     except DamagedStateError:
-        payload = repair(session, PLAN.plan_id)
+        payload = repair_plan(session, PLAN.plan_id)
         after = store.open_run(PLAN).run
         in_doubt = set(payload["uncertainChunkIds"])
     else:

@@ -25,9 +25,10 @@ from typing import Any
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 
-from airflow_provider_backfill import commands
+from airflow_provider_backfill.commands.list import list_plans
+from airflow_provider_backfill.commands.session import Session
+from airflow_provider_backfill.commands.status import read_status
 from airflow_provider_backfill.options import Options
-from airflow_provider_backfill.session import Session
 from airflow_provider_backfill.state.store import open_store
 from tests.airflow.conftest import connection
 from tests.s3 import S3Server
@@ -89,9 +90,9 @@ class Services:
             "tasks": {f"{task['task_id']}[{task['map_index']}]": task["state"] for task in tasks},
             "plans": [
                 {key: status[key] for key in ("planId", "status", "chunkCounts", "attempts")}
-                for plan in commands.list_plans(self.state)["plans"]
+                for plan in list_plans(self.state)["plans"]
                 if plan["target"] == f"cases.{dag}"
-                for status in [commands.status(self.state, plan["planId"])]
+                for status in [read_status(self.state, plan["planId"])]
             ],
             "tasksOfWorkers": {name: self.airflow.log_of(name).count("succeeded in") for name in WORKERS},
             "source": self.content("source"),

@@ -22,10 +22,12 @@ import clickhouse_connect
 import pytest
 from clickhouse_connect.driver.client import Client
 
-from airflow_provider_backfill import commands
+from airflow_provider_backfill.commands.cancel import cancel_plan
+from airflow_provider_backfill.commands.list import list_plans
+from airflow_provider_backfill.commands.session import Session
+from airflow_provider_backfill.commands.status import read_status
 from airflow_provider_backfill.options import Options
-from airflow_provider_backfill.session import Session
-from airflow_provider_backfill.state.files import FileBackend
+from airflow_provider_backfill.state.posix import FileBackend
 from airflow_provider_backfill.state.store import StateStore
 from tests.airflow.conftest import connection
 from tests.server import ClickHouseServer
@@ -156,8 +158,8 @@ class Case:
     @property
     def plans(self) -> list[dict[str, Any]]:
         """The statuses of this table's plans, oldest first."""
-        found = [plan for plan in commands.list_plans(self.session)["plans"] if plan["target"] == f"cases.{self.name}"]
-        return [commands.status(self.session, plan["planId"]) for plan in found]
+        found = [plan for plan in list_plans(self.session)["plans"] if plan["target"] == f"cases.{self.name}"]
+        return [read_status(self.session, plan["planId"]) for plan in found]
 
     @property
     def attempts(self) -> int:
@@ -357,7 +359,7 @@ def cancel_the_plan(run: Case) -> None:
     """From the command line or the page: the tasks are skipped, and the sensor says so at once."""
     run.start()
     run.wait_until_it_runs(2)
-    commands.cancel(run.session, run.plans[0]["planId"])
+    cancel_plan(run.session, run.plans[0]["planId"])
     run.wait_until_it_is_gone()
     run.end("failed")
     assert run.state_of(CHUNKS, 0) == run.state_of(CHUNKS, 1) == "skipped"

@@ -31,11 +31,13 @@ from typing import Any
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 
-from airflow_provider_backfill.core.model import Plan, RunStatus
-from airflow_provider_backfill.core.run import select_chunks
+from airflow_provider_backfill.core.plan import Plan
+from airflow_provider_backfill.core.replay import select_chunks
+from airflow_provider_backfill.core.run_state import RunStatus
 from airflow_provider_backfill.errors import DamagedStateError
-from airflow_provider_backfill.state.files import FileBackend
-from airflow_provider_backfill.state.store import RunLog, StateStore
+from airflow_provider_backfill.state.posix import FileBackend
+from airflow_provider_backfill.state.run_log import RunLog
+from airflow_provider_backfill.state.store import StateStore
 from tests.server import ClickHouseServer
 from tests.system.faults import tables
 from tests.system.faults.proxy import Mode, Proxy

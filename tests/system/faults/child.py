@@ -10,6 +10,7 @@ import errno
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -19,10 +20,16 @@ from typing import Any
 
 import clickhouse_connect.driver.httputil  # noqa: F401 - loaded once, before the fork
 
-from airflow_provider_backfill import cli, commands, terminal, worker  # noqa: F401 - as above
+from airflow_provider_backfill.cli import main
 from airflow_provider_backfill.clickhouse import attempt, client
-from airflow_provider_backfill.core.model import Event
-from airflow_provider_backfill.state import files
+from airflow_provider_backfill.commands import (
+    lease,
+    run,
+)
+from airflow_provider_backfill.commands.run import run_plan
+from airflow_provider_backfill.commands.session import Payload
+from airflow_provider_backfill.core.events import Event
+from airflow_provider_backfill.state import posix
 from tests.system.faults import switches
 
 Tell = Callable[..., None]
@@ -53,7 +60,7 @@ def work(spec: dict[str, Any], tell: Tell) -> int:
         _fill_disk(**spec["disk"])
     if spec["off"]:
         switches.SWITCHES[spec["off"]]()
-    return cli.main(spec["words"])
+    return main.main(spec["words"])
 
 
 class _Steps:
@@ -78,9 +85,9 @@ class _Steps:
 
 def _report_steps(steps: _Steps, lease: float) -> None:
     """Make every run of this process report its steps, its events and its last drops, with short leases."""
-    original, drop = commands.run, attempt.drop_tables
+    original, drop = run_plan, attempt.drop_tables
 
-    def run(*args: Any, report: Callable[[Event], None], **kwargs: Any) -> commands.Payload:
+    def run_with_steps(*args: Any, report: Callable[[Event], None], **kwargs: Any) -> Payload:
         def reported(event: Event) -> None:
             report(event)
             about = {"chunk": getattr(event, "chunk_id", ""), "attempt": getattr(event, "attempt", 0)}
@@ -93,19 +100,20 @@ def _report_steps(steps: _Steps, lease: float) -> None:
             drop(server, [table])
             steps(f"dropped {index + 1}")
 
-    switches.patch(commands, run=run)
+    switches.patch(run, run_plan=run_with_steps)
     # Who calls it by this name closes a completed run; the attempts have a name of their own for it.
     switches.patch(attempt, drop_tables=drop_tables)
 
 
 def _turn_clock(ahead: float) -> None:
-    real = worker.now
+    real = lease.utc_now
 
     def now() -> datetime:
         return real() + timedelta(seconds=ahead)
 
-    switches.patch(worker, now=now)
-    switches.patch(commands, now=now)
+    for module in list(sys.modules.values()):
+        if getattr(module, "utc_now", None) is real:
+            switches.patch(module, utc_now=now)
 
 
 def _fill_disk(first: int, count: int, how: str) -> None:
@@ -128,4 +136,4 @@ def _fill_disk(first: int, count: int, how: str) -> None:
                 os.pwrite(handle, data, offset)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    switches.patch(files, os=FullDisk())
+    switches.patch(posix, os=FullDisk())

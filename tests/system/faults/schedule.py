@@ -166,11 +166,11 @@ def _inside(draw: random.Random, layout: Layout) -> Inside:
         return Inside("disk", first=draw.randint(1, 12), count=draw.choice([1, 2, 5]), how=how)
     if fault == "clock":
         return Inside("clock", ahead=draw.choice([-3600, -5, 5, 3600, 86400]))
-    made = Inside(fault, step=_steps(draw, layout), nth=draw.choice([1, 1, 2, 3]))
+    plan = Inside(fault, step=_steps(draw, layout), nth=draw.choice([1, 1, 2, 3]))
     if fault == "stop" and draw.random() < 0.4:
         # Into the middle of what the one who has taken over does.
-        return replace(made, asleep=UNTIL_COMPLETED, until=_steps(draw, layout))
-    return replace(made, asleep=draw.choice([0.3, 1.2, 2.0, UNTIL_COMPLETED])) if fault == "stop" else made
+        return replace(plan, asleep=UNTIL_COMPLETED, until=_steps(draw, layout))
+    return replace(plan, asleep=draw.choice([0.3, 1.2, 2.0, UNTIL_COMPLETED])) if fault == "stop" else plan
 
 
 def _outside(draw: random.Random, layout: Layout) -> Outside:
@@ -185,15 +185,15 @@ def _outside(draw: random.Random, layout: Layout) -> Outside:
         step, after = "sealed", draw.uniform(0, 0.02)
     elif draw.random() < 0.6:
         step, nth, after = _steps(draw, layout), draw.choice([1, 1, 2]), draw.choice([0, draw.uniform(0, 0.12)])
-    made = Outside(fault, step=step, nth=nth, after=after)
+    plan = Outside(fault, step=step, nth=nth, after=after)
     if fault == "stop":
-        return replace(made, lasts=draw.choice([0.4, 1.2, 2.0, UNTIL_COMPLETED]))
+        return replace(plan, lasts=draw.choice([0.4, 1.2, 2.0, UNTIL_COMPLETED]))
     if fault == "wire":
         how = draw.choice(["cut", "cut", "refuse", "delay", "swallow", "behead", "behead"])
-        return replace(made, how=how, lasts=draw.uniform(0.05, 0.8))
+        return replace(plan, how=how, lasts=draw.uniform(0.05, 0.8))
     if fault == "cancel":
-        return replace(made, lasts=draw.uniform(0.0, 1.0))
-    return made
+        return replace(plan, lasts=draw.uniform(0.0, 1.0))
+    return plan
 
 
 MODES = ("stage", "replace")

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from airflow_provider_backfill import worker
 from airflow_provider_backfill.clickhouse import execute, publish
 from airflow_provider_backfill.clickhouse.attempt import kill_queries
-from airflow_provider_backfill.core import run as judge
-from airflow_provider_backfill.core.model import Chunk, ChunkStarted, ChunkState, ChunkStatus, Run
-from airflow_provider_backfill.core.statements import query_id
-from airflow_provider_backfill.state.store import RunLog
+from airflow_provider_backfill.commands import lease, worker
+from airflow_provider_backfill.core import replay
+from airflow_provider_backfill.core.events import ChunkStarted
+from airflow_provider_backfill.core.plan import Chunk
+from airflow_provider_backfill.core.run_state import ChunkState, ChunkStatus, Run
+from airflow_provider_backfill.core.sql import query_id
+from airflow_provider_backfill.state.run_log import RunLog
 
 
 def patch(where: ModuleType | type, **values: object) -> None:
@@ -35,7 +37,7 @@ def no_claim_check() -> None:
                 return None
             number = max(state.attempt, 1)
             return ChunkStarted(
-                at=worker.now(),
+                at=lease.utc_now(),
                 by=self.owner,
                 chunk_id=chunk.id,
                 attempt=number,
@@ -52,7 +54,7 @@ def no_claim_check() -> None:
         return log.run.state(chunk.id)
 
     patch(worker.Worker, _claim=claim)
-    patch(judge, _why_not_start=lambda *_: "", _why_not_end=lambda *_: "")
+    patch(replay, _why_not_start=lambda *_: "", _why_not_end=lambda *_: "")
 
 
 def no_seal() -> None:
@@ -81,7 +83,7 @@ def no_reconcile() -> None:
 
 def no_moved_check() -> None:
     """Move a partition again without asking whether it had arrived before the server died."""
-    patch(publish, drop_arrived=lambda *_: None)
+    patch(publish, drop_parts_already_moved=lambda *_: None)
 
 
 SWITCHES: dict[str, Callable[[], None]] = {

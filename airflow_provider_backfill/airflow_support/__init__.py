@@ -1,0 +1,1 @@
+"""What operators, sensors and triggers share: sessions, fields, links, lineage, and log lines."""

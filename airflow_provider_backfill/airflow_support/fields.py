@@ -1,0 +1,100 @@
+"""
+What operators and sensors take and hand over: fields from templates, and windows to map over.
+
+A mapped task gets a plan's id and a window, never a position, so that it stays right whatever the plan task
+does meanwhile.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+from ..core.facts import TableName
+from ..core.instants import from_ms, parse_instant, render_instant, to_ms
+from ..core.plan import Plan, WriteMode
+from ..core.sql import parse_table
+from ..core.window import parse_chunk_hours
+from ..errors import RequestError
+
+
+def mapped_items(plan: Plan, most: int) -> Iterator[dict[str, Any]]:
+    """
+    Yield the items to map over: consecutive chunks of a plan in at most *most* evenly sized batches.
+
+    The sizes differ by one at most, and one chunk is an item of its own where that many are allowed.
+    """
+    count = min(plan.chunk_count, most)
+    size, longer = divmod(plan.chunk_count, count)
+    chunks = plan.chunks()
+    for index in range(count):
+        batch = list(islice(chunks, size + (index < longer)))
+        yield {
+            "planId": plan.plan_id,
+            "from": render_instant(batch[0].start),
+            "to": render_instant(batch[-1].end),
+            "chunkCount": len(batch),
+        }
+
+
+def show_window(start: str, end: str) -> str:
+    """A window as short as it can be read: days where both ends are midnights, no seconds that are zero."""
+    midnight = "T00:00:00.000Z"
+    if start.endswith(midnight) and end.endswith(midnight):
+        return f"{start.removesuffix(midnight)} to {end.removesuffix(midnight)}"
+    texts = (text.removesuffix("Z").removesuffix(".000").removesuffix(":00") for text in (start, end))
+    return " to ".join(texts).replace("T", " ")
+
+
+def parse_mapped_item(chunks: Any) -> tuple[str, tuple[datetime, datetime]]:
+    """The plan and the window of a mapped task, from one item of the mapping input."""
+    try:
+        return str(chunks["planId"]), (parse_instant(chunks["from"]), parse_instant(chunks["to"]))
+    except (KeyError, TypeError, AttributeError):
+        raise RequestError(
+            f"chunks is {chunks!r}, which names no plan and window.",
+            hint="map it over what BackfillPlanOperator returns: .expand(chunks=plan.output)",
+        ) from None
+
+
+def is_literal(value: Any) -> bool:
+    """Whether a field has its final value when the DAG is parsed."""
+    if isinstance(value, str):
+        return "{{" not in value and "{%" not in value and not value.endswith(".sql")
+    return value is None or isinstance(value, int | float | datetime)
+
+
+def blank_to_none(value: Any) -> Any:
+    """A field's value, None when it rendered to nothing."""
+    return None if isinstance(value, str) and value.strip() in ("", "None") else value
+
+
+def to_instant(value: str | datetime) -> datetime:
+    """A moment; without an offset it is UTC."""
+    if isinstance(value, datetime):
+        return from_ms(to_ms(value if value.tzinfo is not None else value.replace(tzinfo=UTC)))
+    return parse_instant(value)
+
+
+def to_hours(value: float | str) -> float:
+    """The length of a chunk."""
+    return parse_chunk_hours(str(value))
+
+
+def to_table(what: str) -> Callable[[str], TableName]:
+    """A parser of ``database.table``, with *what* it is called in errors."""
+    return lambda text: parse_table(text, what)
+
+
+def to_mode(text: str) -> WriteMode:
+    """A write mode by its name."""
+    try:
+        return WriteMode(text.strip())
+    except ValueError:
+        allowed = ", ".join(mode.value for mode in WriteMode)
+        raise RequestError(f"write_mode is {text!r}.", hint=f"pass one of {allowed}") from None
+
+
+def conflicting_sources() -> RequestError:
+    """The error of who names a source and a select."""
+    return RequestError("source and select exclude each other: rows come from one place.", hint="keep one of them")

@@ -1,0 +1,45 @@
+"""
+The button on a task that leads to its plan's page.
+
+Airflow asks for the address when the task ends, on the worker. :func:`push_plan_link` gives it
+earlier, so that the button works while the task runs.
+"""
+
+from typing import Any
+
+import attrs
+from airflow.sdk import BaseOperator, BaseOperatorLink, Context
+from airflow.sdk.configuration import conf
+
+from ..ui_urls import page_address
+
+# Where an operator keeps the id of the plan it works on, for the end of the task.
+_ATTRIBUTE = "linked_plan_id"
+
+
+def plan_link(plan_id: str) -> str:
+    """The address of a plan's page, complete where ``[api] base_url`` is set."""
+    return page_address(conf.get("api", "base_url", fallback="") or "", plan_id)
+
+
+@attrs.define(init=True)
+class BackfillPlanLink(BaseOperatorLink):
+    """To the page of the plan that the task works on."""
+
+    name = "ClickHouse Backfill"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
+        """The address; empty when the task has not come so far as to know its plan."""
+        plan_id = getattr(operator, _ATTRIBUTE, "")
+        if plan_id:
+            return plan_link(plan_id)
+        # A task that goes on in another process than it began in, as a deferred one does.
+        pull = getattr(ti_key, "xcom_pull", None)
+        found = pull(key=self.xcom_key, map_indexes=getattr(ti_key, "map_index", -1)) if pull else None
+        return found if isinstance(found, str) else ""
+
+
+def push_plan_link(operator: BaseOperator, context: Context, plan_id: str) -> None:
+    """Make the button lead to *plan_id* from now on."""
+    setattr(operator, _ATTRIBUTE, plan_id)
+    context["ti"].xcom_push(BackfillPlanLink().xcom_key, plan_link(plan_id))

@@ -1,0 +1,190 @@
+"""
+From Airflow to a session: options, state folder and connection, and errors in an operator's words.
+
+What operators and sensors share. A connection is opened by the official provider's hook and no
+other way, and only when a command asks for it: a sensor never opens one.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import BaseHook, Context
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
+
+from ..clickhouse.client import ClickHouse, from_client
+from ..commands.session import Session
+from ..core.retry import RetryDecision, classify_error
+from ..errors import BackfillError, ConfigError, ServerError
+from ..options import Options, describe_options, load_options
+from ..state.store import open_store
+
+SECTION = "clickhouse_backfill"
+
+# An Airflow connection where a URL has a user; a password is none.
+_CONNECTION_IN_URL = re.compile(r"((?:s3a?|gs|az)://)([\w.-]+)@([^/@:]+(?:/.*)?)")
+# Types of connections -> what their login and password are to the object store.
+_STORE_LOGIN = {"aws": ("access_key_id", "secret_access_key"), "wasb": ("account_name", "account_key")}
+# Extras of connections -> names that the object store has for them.
+_STORE_EXTRA = {
+    "endpoint_url": "endpoint",
+    "region_name": "region",
+    "aws_session_token": "session_token",
+    "keyfile_dict": "service_account_key",
+    "key_path": "service_account_path",
+}
+
+# Flags of the command line that operators have under another name.
+_RENAMED = {"from": "window_from", "to": "window_to", "select-file": "select"}
+# What is meant to be pasted into a shell stays as it is.
+_SHELL = re.compile(r"(`[^`]*`|\bclickhouse-backfill [a-z].*)")
+_FLAG = re.compile(r"--([a-z]+(?:-[a-z]+)*)")
+# These are of the command line only.
+_NOT_ARGUMENTS = frozenset({"clickhouse-url", "plan-id", "config", "json", "verbose", "password-file"})
+
+
+def airflow_home() -> Path:
+    """Airflow's home folder, as Airflow itself finds it."""
+    return Path(os.environ.get("AIRFLOW_HOME") or "~/airflow").expanduser()
+
+
+def load_airflow_options(arguments: Mapping[str, Any], document: Mapping[str, Any] | None = None) -> Options:
+    """
+    The options of an operator: *arguments* by name (None is not given), then *document*, then the sources below it.
+
+    These are the environment, ``clickhouse-backfill.toml`` in Airflow's home, and Airflow's
+    ``[clickhouse_backfill]`` section.
+
+    Raises:
+        ConfigError: One of them has an unknown name or a bad value, also where a stronger one wins.
+    """
+    return load_options(
+        overrides={**(document or {}), **{name: value for name, value in arguments.items() if value is not None}},
+        environ=os.environ,
+        config_file=None,
+        directory=airflow_home(),
+        airflow_section=airflow_section(),
+    )
+
+
+def airflow_section() -> dict[str, str]:
+    """Airflow's ``[clickhouse_backfill]`` section, as text."""
+    keys = {info.key for info in describe_options()} | set(conf.getsection(SECTION) or {})
+    # One by one: getsection() has types of its own, and leaves out what is false.
+    return {key: conf.get(SECTION, key, fallback="") for key in sorted(keys)}
+
+
+def open_session(options: Options, user: str, clickhouse_conn_id: str | None = None) -> Session:
+    """
+    A session on the state folder of *options*; relative folders start at Airflow's home.
+
+    A URL may name an Airflow connection that has the credentials, as Airflow's own object paths do:
+    ``s3://connection_id@bucket/prefix``.
+
+    Args:
+        user: Who gives the commands, for the event log.
+        clickhouse_conn_id: The connection of the ClickHouse, opened when a command needs it; None for none.
+
+    Raises:
+        ConfigError: The state folder is a URL of an unknown kind, or one that needs an extra.
+        StateError: The object store refuses the configuration.
+    """
+    folder = options.state_dir or "clickhouse-backfill"
+    server = None if clickhouse_conn_id is None else _opener(clickhouse_conn_id)
+    found = _CONNECTION_IN_URL.fullmatch(folder)
+    if found is not None:
+        return Session(open_store(found[1] + found[3], config=_store_config(found[2])), options, server, user)
+    where = folder if "://" in folder else str(airflow_home() / Path(folder).expanduser())
+    return Session(open_store(where), options, server, user)
+
+
+def _store_config(conn_id: str) -> dict[str, str]:
+    """What an Airflow connection has for an object store: credentials, address, region."""
+    try:
+        connection = BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        raise _no_connection(conn_id) from None
+    extra: dict[str, Any] = connection.extra_dejson
+    config: dict[str, Any] = {}
+    if connection.conn_type in _STORE_LOGIN:
+        login, password = _STORE_LOGIN[connection.conn_type]
+        config = {login: connection.login, password: connection.password}
+    config |= {name: extra[key] for key, name in _STORE_EXTRA.items() if extra.get(key)}
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in config.items() if value}
+
+
+def _opener(conn_id: str) -> Callable[[], ClickHouse]:
+    def open_server() -> ClickHouse:
+        from airflow.providers.clickhousedb.hooks.clickhouse import ClickHouseHook
+
+        # A session would refuse a second statement while the first runs, such as a KILL QUERY.
+        hook = ClickHouseHook(clickhouse_conn_id=conn_id, client_kwargs={"autogenerate_session_id": False})
+        try:
+            return from_client(hook.get_client, f"connection {conn_id}")
+        except AirflowNotFoundException:
+            raise _no_connection(conn_id) from None
+
+    return open_server
+
+
+def _no_connection(conn_id: str) -> ConfigError:
+    return ConfigError(
+        f"There is no Airflow connection {conn_id!r}.",
+        hint=f"add it under Admin, Connections, or set AIRFLOW_CONN_{conn_id.upper()}",
+    )
+
+
+def task_name(context: Context) -> str:
+    """A task instance's name for the event log: dag, run, task, map index and try."""
+    ti = context["ti"]
+    index = f"[{ti.map_index}]" if ti.map_index is not None and ti.map_index >= 0 else ""
+    return f"airflow:{ti.dag_id}/{ti.run_id}/{ti.task_id}{index}#{ti.try_number}"
+
+
+@contextmanager
+def airflow_errors() -> Iterator[None]:
+    """
+    Translate our errors for Airflow, with the flags of their hints as operator arguments.
+
+    What a retry cannot mend (a refused request, a wrong option, damaged state, a statement that
+    ClickHouse will always refuse) becomes AirflowFailException, which spends no retries; the rest
+    becomes AirflowException, which Airflow's ``retries`` apply to.
+    """
+    try:
+        yield
+    except BackfillError as error:
+        kind = AirflowFailException if _is_final(error) else AirflowException
+        raise kind(in_operator_words(str(error))) from error
+
+
+def _is_final(error: BackfillError) -> bool:
+    if isinstance(error, ServerError):
+        return classify_error(error.code, error.message) is RetryDecision.FINAL
+    return error.exit_code == 2
+
+
+@contextmanager
+def operator_words() -> Iterator[None]:
+    """Let our errors pass, with the flags in them as operator arguments; for what is checked while a DAG is parsed."""
+    try:
+        yield
+    except BackfillError as error:
+        error.message, error.hint = in_operator_words(error.message), in_operator_words(error.hint)
+        raise
+
+
+def in_operator_words(text: str) -> str:
+    """A message with ``--write-mode`` as ``write_mode``, except where it is a command to paste."""
+    parts = _SHELL.split(text)
+    # split() puts what stays at the odd places.
+    return "".join(part if index % 2 else _FLAG.sub(_argument, part) for index, part in enumerate(parts))
+
+
+def _argument(match: re.Match[str]) -> str:
+    flag = match[1]
+    return match[0] if flag in _NOT_ARGUMENTS else _RENAMED.get(flag, flag.replace("-", "_"))

@@ -1,0 +1,74 @@
+"""
+What a task says about its chunks while they run: a line in its log, and Airflow's metrics.
+
+The same in a worker and in the triggerer: there, Airflow finds a task's log by context variables,
+which threads do not inherit, so the context of whoever made the reporter is carried along.
+
+Metrics, each with the tags ``target`` and ``dag_id``: counters ``clickhouse_backfill.chunks_done``,
+``.chunks_failed``, ``.chunk_retries`` and ``.rows``, and the timing ``.chunk_seconds`` (in milliseconds, as all of
+Airflow's).
+"""
+
+from contextvars import copy_context
+from datetime import timedelta
+from logging import Logger
+from typing import Any
+
+from airflow.sdk.observability import stats
+
+from ..core.events import ChunkDone, ChunkFailed, ChunkReleased, ChunkSplit, ChunkStarted, Event
+from ..core.instants import render_instant
+from ..core.plan import Plan
+from ..core.sql import query_id
+from .fields import show_window
+
+_PREFIX = "clickhouse_backfill"
+_ChunkEvent = ChunkStarted | ChunkDone | ChunkFailed | ChunkSplit | ChunkReleased
+
+
+class ChunkReporter:
+    """Logs and counts a worker's events; called from any of its threads."""
+
+    def __init__(self, log: Logger | Any, dag_id: str) -> None:
+        self._log, self._dag_id = log, dag_id
+        self._plan_id, self._tags = "", {"dag_id": dag_id}
+        self._context = copy_context()
+
+    def begin(self, plan: Plan) -> None:
+        """Say which plan the events are of; before the first one."""
+        self._plan_id = plan.plan_id
+        self._tags = {"target": plan.target, "dag_id": self._dag_id}
+
+    def __call__(self, event: Event) -> None:
+        """Tell of an event."""
+        # A context can be entered by one thread at a time.
+        self._context.copy().run(self._tell, event)
+
+    def _tell(self, event: Event) -> None:
+        match event:
+            case ChunkStarted():
+                window = show_window(render_instant(event.start), render_instant(event.end))
+                self._log.info("%s: %s begins", self._name(event), window)
+            case ChunkDone():
+                self._log.info("%s: done, %s rows in %s s", self._name(event), event.content.rows, event.seconds)
+                self._count("chunks_done")
+                self._count("rows", event.content.rows)
+                stats.timing(f"{_PREFIX}.chunk_seconds", timedelta(seconds=event.seconds), tags=self._tags)
+            case ChunkFailed():
+                then = "failed for good" if event.final else "failed, will be tried again"
+                level = self._log.error if event.final else self._log.warning
+                level("%s: %s: %s", self._name(event), then, event.message)
+                self._count("chunks_failed" if event.final else "chunk_retries")
+            case ChunkSplit():
+                self._log.warning("%s: split into %s parts: %s", self._name(event), len(event.parts), event.message)
+            case ChunkReleased():
+                self._log.warning("%s: given back: %s", self._name(event), event.reason)
+            case _:
+                pass
+
+    def _count(self, name: str, number: int = 1) -> None:
+        stats.incr(f"{_PREFIX}.{name}", number, tags=self._tags)
+
+    def _name(self, event: _ChunkEvent) -> str:
+        query = query_id(self._plan_id, event.chunk_id, event.attempt)
+        return f"Plan {self._plan_id}, chunk {event.chunk_id}, attempt {event.attempt}, query {query}"

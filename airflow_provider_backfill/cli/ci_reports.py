@@ -1,0 +1,55 @@
+"""``check``'s findings for machines that show them: GitHub's annotations and a JUnit file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from ..errors import StateError
+
+_LEVELS = {"error": "error", "warn": "warning", "info": "notice"}
+_NAME = "clickhouse-backfill check"
+
+
+def github_lines(payload: dict[str, Any]) -> Iterator[str]:
+    """One workflow command per finding, as GitHub Actions reads them from a step's output."""
+    for finding in payload["plugins"]["backfill"]["findings"]:
+        text = _text(finding).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+        yield f"::{_LEVELS[finding['severity']]} title={finding['code']}::{text}"
+
+
+def _text(finding: dict[str, Any]) -> str:
+    return "\n".join(part for part in (finding["message"], finding["hint"]) if part)
+
+
+def write_junit(payload: dict[str, Any], path: Path) -> None:
+    """
+    Write a JUnit file: a test case per finding, failed when it is an error, and one for the plans without.
+
+    Raises:
+        StateError: The file cannot be written.
+    """
+    findings = payload["plugins"]["backfill"]["findings"]
+    failures = sum(finding["severity"] == "error" for finding in findings)
+    total = len(findings) + 1
+    suite = ElementTree.Element("testsuite", name=_NAME, tests=str(total), failures=str(failures), errors="0")
+    found = {finding["planId"] for finding in findings if finding["planId"]}
+    quiet = payload["plugins"]["backfill"]["evaluated"] - len(found)
+    ElementTree.SubElement(suite, "testcase", classname=_NAME, name=f"{max(quiet, 0)} plans without findings")
+    for finding in findings:
+        name = " ".join(part for part in (finding["code"], finding["planId"]) if part)
+        case = ElementTree.SubElement(suite, "testcase", classname=_NAME, name=name)
+        if finding["severity"] == "error":
+            failure = ElementTree.SubElement(case, "failure", message=_printable(finding["message"]))
+            failure.text = _printable(_text(finding))
+        else:
+            ElementTree.SubElement(case, "system-out").text = _printable(_text(finding))
+    try:
+        ElementTree.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
+    except OSError as error:
+        raise StateError(f"Cannot write {path}: {error.strerror}.", hint="check the path given as --junit") from error
+
+
+def _printable(text: str) -> str:
+    """*text* without the control characters that XML cannot hold."""
+    return "".join(letter if letter >= " " or letter in "\n\t" else " " for letter in text)

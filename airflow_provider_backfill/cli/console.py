@@ -1,0 +1,48 @@
+"""A terminal: colours, broken pipes, and lines."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO
+
+_COLOURS = {"error": "31", "failed": "31", "warn": "33", "paused": "33", "cancelled": "33", "completed": "32"}
+
+
+def is_terminal(out: IO[str]) -> bool:
+    """Whether *out* can be drawn on, rather than only written to line by line."""
+    return out.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def write(out: IO[str], line: str) -> None:
+    """Write a line of progress at once; when nobody is there to read it any more, nothing happens."""
+    with muted_when_broken(out):
+        out.write(f"{line}\n")
+        out.flush()
+
+
+def mute(out: IO[str]) -> None:
+    """Send what is still to be written to *out* nowhere, also what Python writes at its exit."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, out.fileno())
+        os.close(nowhere)
+
+
+@contextmanager
+def muted_when_broken(out: IO[str]) -> Iterator[None]:
+    """A run outlives the terminal or the pipe that shows it."""
+    try:
+        yield
+    except OSError:
+        mute(out)
+
+
+def paint(text: str, kind: str, out: IO[str]) -> str:
+    """*text* in the colour of *kind* (a status or severity), where *out* shows colours and the user wants them."""
+    code = _COLOURS.get(kind)
+    return f"\x1b[{code}m{text}\x1b[0m" if code and is_terminal(out) and not os.environ.get("NO_COLOR") else text
+
+
+def print_line(out: IO[str], text: str) -> None:
+    """Write one line of text."""
+    out.write(f"{text}\n")

@@ -1,0 +1,92 @@
+"""What a command works with: options, session, password and user."""
+
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError
+from .flags import PROGRAM, Payload
+from .parser import Call
+
+if TYPE_CHECKING:
+    from ..commands.session import Session
+    from ..options import Options
+
+
+def read_options(call: Call) -> "Options":
+    """Load the options from the flags, the environment and the files of this call."""
+    from ..options import load_options
+
+    config = call.text("--config")
+    return load_options(
+        overrides={name: call.text(name) for name in ("--state-dir", "--time-column", "--max-parallel-chunks")},
+        environ=os.environ,
+        config_file=Path(config) if config else None,
+        directory=Path.cwd(),
+        airflow_section=call.airflow_section,
+    )
+
+
+def open_session(call: Call, options: "Options") -> "Session":
+    """Open what a command works with: the state folder, the options, and how to reach ClickHouse."""
+    from ..clickhouse.client import ClickHouse, connect
+    from ..commands.session import Session
+    from ..state.store import open_store
+
+    url = server_url(call)
+
+    def open_server() -> ClickHouse:
+        # Threads of the worker, its watcher, and one to spare.
+        return connect(url or "", read_password(call), connections=options.defaults.max_parallel_chunks + 4)
+
+    store = open_store(options.state_dir or f".{PROGRAM}")
+    return Session(store, options, open_server if url else None, current_user())
+
+
+def server_url(call: Call) -> str | None:
+    """Return the address of ClickHouse, from the flag or ``CLICKHOUSE_URL``; None without one."""
+    given = call.text("--clickhouse-url")
+    return os.environ.get("CLICKHOUSE_URL") or None if given is None else given
+
+
+def with_page(payload: Payload) -> Payload:
+    """The payload of a plan with the address of its page, where Airflow's own address is known."""
+    from ..ui_urls import airflow_address, page_address
+
+    base = airflow_address(os.environ)
+    return {**payload, "page": page_address(base, payload["planId"])} if base and payload["planId"] else payload
+
+
+def read_password(call: Call) -> str | None:
+    """
+    The password that is not in the URL: from --password-file, else CLICKHOUSE_PASSWORD, else its file.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    path, where = call.text("--password-file"), "--password-file"
+    if path is None and (given := os.environ.get("CLICKHOUSE_PASSWORD")):
+        return given
+    if path is None:
+        path, where = os.environ.get("CLICKHOUSE_PASSWORD_FILE"), "CLICKHOUSE_PASSWORD_FILE"
+    if not path:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"The password file {path} cannot be read: {reason}.", hint=f"check {where}") from error
+
+
+def current_user() -> str:
+    """Who gives the commands: the account this process runs under, and the host; no variable can change it."""
+    import pwd
+
+    number = os.getuid()
+    try:
+        name = pwd.getpwuid(number).pw_name
+    except KeyError:
+        # Containers run under numbers that no account has.
+        name = f"uid-{number}"
+    return f"{name}@{socket.gethostname()}"

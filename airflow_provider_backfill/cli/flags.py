@@ -1,0 +1,113 @@
+"""The commands and their flags, as data."""
+
+from typing import Any, NamedTuple
+
+PROGRAM = "clickhouse-backfill"
+
+
+Payload = dict[str, Any]
+
+
+class Flag(NamedTuple):
+    """One flag; *value* shows what it takes and is empty for a switch."""
+
+    name: str
+    value: str
+    help: str
+
+    @property
+    def key(self) -> str:
+        """Return the flag's name as an attribute of the parsed arguments."""
+        return self.name.lstrip("-").replace("-", "_")
+
+
+class _Command(NamedTuple):
+    help: str
+    flags: tuple[Flag, ...]
+    more: tuple[Flag, ...] = ()
+
+
+COMMON = (
+    Flag("--clickhouse-url", "URL", "http[s]://user@host:8123/database or chdb:///path (CLICKHOUSE_URL)"),
+    Flag("--password-file", "FILE", "file that holds the password (CLICKHOUSE_PASSWORD_FILE, CLICKHOUSE_PASSWORD)"),
+    Flag("--state-dir", "DIR", "folder of plans, runs and events (CLICKHOUSE_BACKFILL_STATE_DIR)"),
+    Flag("--config", "FILE", "options file; default: clickhouse-backfill.toml or pyproject.toml here"),
+    Flag("--json", "", "print one JSON object on stdout and nothing else"),
+    Flag("--verbose", "", "show every event, and the traceback of an unexpected error"),
+)
+PLAN_ID = Flag("--plan-id", "ID", "the plan's 16 hex digits, as printed by plan and list")
+PLAN_FLAGS = (
+    Flag("--target", "DATABASE.TABLE", "table to fill"),
+    Flag("--from", "TIME", "start of the window, included: 2025-01-31 or 2025-01-31T06:00:00Z"),
+    Flag("--to", "TIME", "end of the window, excluded"),
+    Flag("--chunk-hours", "HOURS", "length of a chunk, or auto: what suits the rows (default: option chunkHours, 6)"),
+    Flag("--time-column", "COLUMN", "column that the window applies to (default: found)"),
+    Flag("--time-unit", "UNIT", "s, ms or us, when the time column is an integer epoch"),
+    Flag("--source", "DATABASE.TABLE", "copy this table, columns matched by name (default: replay the target's views)"),
+    Flag("--select", "SQL", "insert the rows of this SELECT"),
+    Flag("--select-file", "FILE", "insert the rows of the SELECT in this file"),
+    Flag("--filter-table", "DATABASE.TABLE", "table of the SELECT that the window applies to"),
+    Flag("--write-mode", "MODE", "stage, replace or insert (default: what fits the target)"),
+    Flag("--accept-at-least-once", "", "with insert: accept that a failed attempt may repeat rows"),
+    Flag("--keep-outside", "", "with replace: keep rows outside the window in partitions that it covers in part"),
+    Flag("--backup", "", "with replace: keep what is overwritten, so that undo can bring it back"),
+    Flag("--allow-existing-rows", "", "add to the rows that the target already holds in the window"),
+    Flag("--force-large-window", "", "go over limits.maxWindowHours"),
+    Flag("--force", "", "plan anew where a plan of this id exists; its files are kept beside"),
+)
+_RUN_FLAGS = (
+    PLAN_ID,
+    Flag("--max-parallel-chunks", "N", "chunks at once (default: option maxParallelChunks, 1)"),
+    Flag("--replay-done", "", "execute done chunks again"),
+    Flag("--replay-failed", "", "execute failed chunks again, with a fresh budget of attempts"),
+    Flag(
+        "--clear-window", "", "with --replay-done or --replay-failed: delete each chunk's window from the target first"
+    ),
+    Flag("--max-load", "PERCENT", "wait while the server uses more of its limits on parts and memory (default: 80)"),
+    Flag("--max-failures", "N", "pause when so many chunks in a row failed for good (default: 10)"),
+    Flag("--force-overlap", "", "run beside another run over the same rows"),
+    Flag("--force-compatibility", "", "run the plan as it was made, though options have changed since"),
+    Flag("--force-environment", "", "run on another ClickHouse than the plan was made on"),
+)
+_WATCH = Flag("--watch", "", "show progress until the run has ended; with --json a line for each change")
+_REASON = Flag("--reason", "TEXT", "why, for the event log")
+_NARROW = Flag("--target", "DATABASE.TABLE", "look only at the backfills of this table")
+
+_DOCTOR_FLAGS = (PLAN_ID, Flag("--target", "DATABASE.TABLE", "look at this table, before there is a plan"))
+_CHECK_FLAGS = (
+    _NARROW,
+    Flag("--max-age", "AGE", "an unfinished plan only warns until it is so old: 90m, 36h, 7d"),
+    Flag("--required", "FILE", "TOML, YAML or JSON file of backfills that must have a plan"),
+    Flag("--format", "FORMAT", "text, or github for annotations of a workflow"),
+    Flag("--junit", "FILE", "write the findings as a JUnit file as well"),
+)
+_PACE_FLAGS = (PLAN_ID, Flag("--max-parallel-chunks", "N", "chunks at once, over all workers; off: as each was told"))
+_WAIVE_FLAGS = (
+    PLAN_ID,
+    _REASON,
+    Flag("--until", "TIME", "when the waiver ends by itself (default: never)"),
+    Flag("--superseded-by", "ID", "the plan that does this one's work"),
+)
+_COVERAGE_FLAGS = (
+    Flag("--target", "DATABASE.TABLE", "table whose done chunks are looked at"),
+    Flag("--from", "TIME", "start of the window, included"),
+    Flag("--to", "TIME", "end of the window, excluded"),
+)
+
+COMMANDS = {
+    "plan": _Command("make an immutable plan; nothing runs", PLAN_FLAGS),
+    "run": _Command("execute a plan, chunk by chunk", _RUN_FLAGS, PLAN_FLAGS),
+    "resume": _Command("go on after a pause, crash, failure or cancel; failed chunks included", _RUN_FLAGS),
+    "status": _Command("show where a plan stands", (PLAN_ID, _WATCH)),
+    "pace": _Command("turn how many chunks run at once, while they run", _PACE_FLAGS),
+    "cancel": _Command("stop a plan and kill its queries, until it is resumed", (PLAN_ID, _REASON)),
+    "doctor": _Command("show what is wrong with a plan or a table, and what to type", _DOCTOR_FLAGS),
+    "check": _Command("fail while a planned backfill is not completed; for CI", _CHECK_FLAGS),
+    "coverage": _Command("show which parts of a window are proven filled", _COVERAGE_FLAGS),
+    "verify": _Command("compare what was written with the source and the target as they are now", (PLAN_ID,)),
+    "undo": _Command("bring back what a plan made with --backup has replaced", (PLAN_ID,)),
+    "waive": _Command("say that a plan need not be finished; check does not count it", _WAIVE_FLAGS),
+    "repair": _Command("make a plan's damaged files readable again; the damaged ones are kept", (PLAN_ID,)),
+    "list": _Command("list all plans", ()),
+}
+ALL_FLAGS = {flag.name: flag for command in COMMANDS.values() for flag in (*COMMON, *command.flags)}

@@ -1,0 +1,212 @@
+"""
+A run drawn on a terminal while it lasts: the map of its window, pace, the slowest and the failing chunks.
+
+A thread of its own looks at the log and draws four times a second; workers only hand over their
+failures, which become lines above the picture. It fits whatever size the terminal has at the moment.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import IO, TYPE_CHECKING, Self
+
+from ..core.events import ChunkFailed, ChunkSplit, Event
+from ..core.plan import Chunk, Plan
+from ..core.progress_map import CellKind, ProgressMap
+from ..core.run_state import ChunkStatus, Run, RunStatus
+from ..errors import BackfillError
+from .console import muted_when_broken
+from .progress import EventText, RateMeter, chunk_window, ended
+from .text import show_seconds
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+
+_FRAME_SECONDS = 0.25
+# Rest so many times as long as the last frame took.
+_REST = 10
+_MAP_LINES = 7
+_LABEL = 12
+_WIDEST = 120
+_SHOWN = 3
+# What a cell looks like, also where there are no colours, and where the terminal has only ASCII.
+_CELLS = {
+    CellKind.DONE: ("█", "#", "green"),
+    CellKind.PARTLY: ("▄", "=", "green"),
+    CellKind.RUNNING: ("▒", "~", "yellow"),
+    CellKind.FAILED: ("✗", "x", "bold red"),
+    CellKind.PENDING: ("·", ".", "bright_black"),
+}
+_STATUS = {
+    RunStatus.RUNNING: "yellow",
+    RunStatus.COMPLETED: "green",
+    RunStatus.FAILED: "bold red",
+    RunStatus.CANCELLED: "yellow",
+    RunStatus.PAUSED: "yellow",
+}
+
+
+class RunView:
+    """What is drawn of one run; made anew for each frame."""
+
+    def __init__(self, plan: Plan, run: Run, ascii_only: bool = False) -> None:
+        self._plan, self._atlas, self._pace = plan, ProgressMap(plan), RateMeter(run)
+        self._glyph = int(ascii_only)
+
+    def draw(self, run: Run, width: int, height: int) -> "Group":
+        """The frame for a terminal of *width* columns and *height* lines."""
+        from rich.console import Group
+
+        width = min(width, _WIDEST)
+        most = max(1, min(_MAP_LINES, height - 8))
+        parts: list[RenderableType] = [self._head(run), self._bar(run, width), *self._map(run, width, most)]
+        if height > most + 2 * _SHOWN + 7:
+            parts += [*self._slowest(run), *self._failing(run)]
+        return Group(*parts)
+
+    def _head(self, run: Run) -> "Text":
+        from rich.text import Text
+
+        style = _STATUS.get(run.status, "")
+        text = Text.assemble(
+            (self._plan.target, "bold"), "  ", (run.status, style), "  ", no_wrap=True, overflow="crop"
+        )
+        waits = f"  waits: {run.throttled_by}" if run.throttled_by else ""
+        pace = self._pace.text(run) if run.status is RunStatus.RUNNING and not run.throttled_by else ""
+        return text.append(f"{run.rows:,} rows  {pace}{waits}")
+
+    def _bar(self, run: Run, width: int) -> "Table":
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        running, failed = run.count(ChunkStatus.RUNNING), run.count(ChunkStatus.FAILED)
+        counts = f"{run.count(ChunkStatus.DONE):,}/{run.total:,} chunks"
+        counts += f", {running} running" if running else ""
+        share = int(100 * ended(run) / run.total) if run.total else 0
+        line = Table.grid(padding=(0, 1))
+        text = Text.assemble(f"{share:>3} %  {counts}", (f", {failed:,} failed" if failed else "", "bold red"))
+        room = max(width - len(text) - 2, 10)
+        line.add_row(ProgressBar(run.total, ended(run), width=room, complete_style="green"), text)
+        return line
+
+    def _map(self, run: Run, width: int, most: int) -> list["Text"]:
+        from rich.text import Text
+
+        rows = self._atlas.rows(run, max(width - _LABEL, 10), most)
+        daily = len({row.start.date() for row in rows}) == len(rows)
+        lines = []
+        for row in rows:
+            label = f"{row.start:%Y-%m-%d}" if daily else f"{row.start:%m-%d %H:%M}"
+            line = Text(f"{label:<{_LABEL}}", style="", no_wrap=True, overflow="crop")
+            for kind in row.cells:
+                glyphs = _CELLS[kind]
+                line.append(glyphs[self._glyph], style=glyphs[2])
+            lines.append(line)
+        legend = Text(" " * _LABEL, style="bright_black", no_wrap=True, overflow="crop")
+        seen = {kind for row in rows for kind in row.cells}
+        for kind in CellKind:
+            if kind in seen:
+                glyphs = _CELLS[kind]
+                legend.append(glyphs[self._glyph], style=glyphs[2]).append(f" {kind}   ")
+        return [Text(), *lines, legend]
+
+    def _slowest(self, run: Run) -> "list[Text]":
+        rows = []
+        for chunk, (_, count, _, seconds) in self._atlas.slowest(run, _SHOWN):
+            rows.append((chunk, f"{show_seconds(seconds)}, {count:,} rows"))
+        return _listed("slowest", "", rows)
+
+    def _failing(self, run: Run) -> "list[Text]":
+        rows = []
+        for chunk, state in self._atlas.failing(run, _SHOWN):
+            then = "" if state.status is ChunkStatus.FAILED else ", tried again"
+            rows.append((chunk, f"attempt {state.attempt}{then}: {' '.join(state.error.split())}"))
+        return _listed("failing", "red", rows)
+
+
+def _listed(label: str, style: str, rows: list[tuple[Chunk, str]]) -> "list[Text]":
+    from rich.text import Text
+
+    windows = [_window(chunk) for chunk, _ in rows]
+    wide = max(map(len, windows), default=0)
+    lines = [Text()] if rows else []
+    for number, (window, (_, text)) in enumerate(zip(windows, rows, strict=True)):
+        line = Text(f"{'' if number else label:<{_LABEL}}{window:<{wide}}  ", no_wrap=True, overflow="ellipsis")
+        lines.append(line.append(text, style))
+    return lines
+
+
+def _window(chunk: Chunk) -> str:
+    """A chunk's window; a day ends at 24:00, not at 00:00 of another."""
+    text = chunk_window(chunk.start, chunk.end)
+    last = chunk.end - timedelta(milliseconds=1)
+    ends_its_day = not (chunk.end.hour or chunk.end.minute or chunk.end.second) and last.date() == chunk.start.date()
+    return f"{text.partition(' to ')[0]} to 24:00" if ends_its_day and " to " in text and ":" in text else text
+
+
+class Live:
+    """
+    Shows a run on a terminal; used as a context manager.
+
+    Args:
+        look: Gives the run as of now; called from this display's thread only.
+    """
+
+    def __init__(self, out: IO[str], plan: Plan, look: Callable[[], Run], *, every: bool = False) -> None:
+        from rich.console import Console
+        from rich.live import Live as RichLive
+
+        self._out, self._look, self._every = out, look, every
+        self._run = look()
+        self._console = Console(file=out, highlight=False)
+        self._picture = RunView(plan, self._run, ascii_only=not self._console.encoding.lower().startswith("utf"))
+        self._live = RichLive(console=self._console, auto_refresh=False, vertical_overflow="crop")
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._draw_on, name="backfill-display", daemon=True)
+        self._narrator = EventText()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        with muted_when_broken(self._out):
+            self._live.start()
+        self._draw()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        self._thread.join()
+        self._draw()
+        with muted_when_broken(self._out):
+            self._live.stop()
+
+    def report(self, event: Event) -> None:
+        """Write a failure above the picture."""
+        with self._lock:
+            text = self._narrator.tell(event)
+        if text and (self._every or isinstance(event, ChunkFailed | ChunkSplit)):
+            with muted_when_broken(self._out):
+                self._console.print(text, style="red" if isinstance(event, ChunkFailed) else None, markup=False)
+
+    def _draw_on(self) -> None:
+        pause = _FRAME_SECONDS
+        while not self._closing.wait(pause):
+            began = time.monotonic()
+            self._draw()
+            # A look at a log far away takes its time; drawing must not be what keeps the store busy.
+            pause = max(_FRAME_SECONDS, _REST * (time.monotonic() - began))
+
+    def _draw(self) -> None:
+        try:
+            self._run = self._look()
+        except BackfillError:
+            # The worker, or the watcher, meets the same error and reports it.
+            return
+        size = self._console.size
+        with muted_when_broken(self._out):
+            self._live.update(self._picture.draw(self._run, size.width, size.height), refresh=True)

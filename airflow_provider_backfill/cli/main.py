@@ -1,0 +1,76 @@
+"""
+The console script ``clickhouse-backfill``: words in, one command out.
+
+Errors are handled once, in :func:`main`; nothing here prompts. What a command needs is imported
+when it is called, so ``--version`` loads only the standard library and no command loads Airflow.
+"""
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+
+from ..errors import BackfillError
+from .calls import CALLS
+from .console import print_line
+from .flags import COMMANDS
+from .output import report_error, show_payload, without_passwords
+from .parser import parse
+
+# Looking for plugins of pydantic in every installed distribution takes longer than most commands.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
+
+def main(arguments: Sequence[str] | None = None, *, airflow_section: Mapping[str, str] | None = None) -> int:
+    """
+    Run one command; *arguments* are those of the process when None.
+
+    Args:
+        airflow_section: ``[clickhouse_backfill]`` of Airflow's configuration, where this is a command of Airflow's.
+
+    Returns:
+        0 for success, 1 for a runtime error, 2 for a configuration or usage error.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        # This process is ours alone; looking for plugins among all installed packages takes a part of each start.
+        os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal or pipe that cannot take a character gets its escape, not an error.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        code = _main(words, airflow_section)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        from .console import mute
+
+        # The reader has left (`… | head`); what is still buffered must not fail again at exit.
+        mute(sys.stdout)
+        mute(sys.stderr)
+        return 1
+    return code
+
+
+def _main(words: list[str], airflow_section: Mapping[str, str] | None) -> int:
+    command, call = next((word for word in words if word in COMMANDS), ""), None
+    try:
+        call = parse(words)._replace(airflow_section=airflow_section)
+        payload = CALLS[call.command](call)
+    except SystemExit as end:
+        return int(end.code or 0)
+    except BrokenPipeError:
+        raise
+    except BackfillError as error:
+        return report_error(words, call, command, error)
+    except KeyboardInterrupt:
+        return report_error(words, call, command, BackfillError("Interrupted."))
+    except Exception as error:  # noqa: BLE001 - the last place to catch it; --verbose shows where it came from
+        if "--verbose" in words:
+            print_line(sys.stderr, without_passwords(traceback.format_exc(), call).rstrip())
+        text = f"Unexpected error: {type(error).__name__}: {error}"
+        return report_error(
+            words, call, command, BackfillError(text, hint="--verbose shows the traceback; please report it")
+        )
+    show_payload(payload, call)
+    return 0 if payload["ok"] else 1

@@ -1,0 +1,96 @@
+"""Payloads and errors as text or JSON, without secrets."""
+
+import json
+import os
+import re
+import shlex
+import sys
+from typing import Any
+
+from ..errors import BackfillError, ConfigError
+from .console import print_line
+from .environment import read_password, server_url
+from .flags import COMMANDS, PROGRAM, Payload
+from .parser import Call
+
+# After these, advice given by one command works only with the same flag.
+_CARRIED = ("--state-dir", "--config")
+_CARRIED_TO_SERVER = ("--clickhouse-url", "--password-file")
+_ASKS_SERVER = ("plan", "run", "resume", "cancel", "doctor", "verify", "undo")
+_PASSWORD_IN_URL = re.compile(r"(//[^/:@\s]*):[^@\s]*@")
+
+
+def show_payload(payload: Payload, call: Call) -> None:
+    """Print a command's result on stdout, as text, JSON, or annotations of a workflow."""
+    payload = pasteable(payload, call)
+    if call.on("--json"):
+        print_line(sys.stdout, json.dumps(payload))
+        return
+    if call.command == "check" and call.text("--format") == "github":
+        from .ci_reports import github_lines
+
+        for line in github_lines(payload):
+            print_line(sys.stdout, line)
+        return
+    from . import text
+
+    show = {
+        "plan": text.show_plan,
+        "doctor": text.show_doctor,
+        "check": text.show_check,
+        "coverage": text.show_coverage,
+        "verify": text.show_verify,
+        "list": text.show_list,
+        "pace": text.show_set_pace,
+        "waive": text.show_waiver,
+        "repair": text.show_repair,
+    }.get(call.command, text.show_status)
+    print_line(sys.stdout, show(payload, sys.stdout))
+
+
+def report_error(words: list[str], call: Call | None, command: str, error: BackfillError) -> int:
+    """Say what happened and what to type, on stderr; with --json as an object on stdout, too."""
+    message, hint = (without_passwords(text, call) for text in (error.message, error.hint))
+    if call is not None:
+        hint = pasteable(hint, call)
+    print_line(sys.stderr, f"{PROGRAM}: {message}" + (f"\n  hint: {hint}" if hint else ""))
+    if "--json" in words:
+        payload = {"ok": False, "command": command, "error": message, "hint": hint, "exitCode": error.exit_code}
+        print_line(sys.stdout, json.dumps(payload))
+    return error.exit_code
+
+
+def without_passwords(text: str, call: Call | None) -> str:
+    """*text* without the passwords of this call, whoever wrote them into it."""
+    from urllib.parse import unquote, urlsplit
+
+    secrets = {os.environ.get("CLICKHOUSE_PASSWORD") or ""}
+    url = (server_url(call) if call else os.environ.get("CLICKHOUSE_URL")) or ""
+    try:
+        secrets |= {urlsplit(url).password or "", unquote(urlsplit(url).password or "")}
+        secrets.add(read_password(call) or "" if call else "")
+    except (ValueError, ConfigError):
+        pass
+    for secret in secrets:
+        # A word of three letters is no secret, and cutting it out would garble the text.
+        if len(secret) > 3:
+            text = text.replace(secret, "…")
+    return _PASSWORD_IN_URL.sub(r"\1:…@", text)
+
+
+def pasteable(value: Any, call: Call) -> Any:
+    """*value* with this call's common flags in every command that it advises, so that it works when pasted."""
+    if isinstance(value, dict):
+        return {key: pasteable(inner, call) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [pasteable(inner, call) for inner in value]
+    if not isinstance(value, str) or f"{PROGRAM} " not in value:
+        return value
+
+    def with_flags(match: re.Match[str]) -> str:
+        names = (*_CARRIED, *_CARRIED_TO_SERVER) if match[1] in _ASKS_SERVER else _CARRIED
+        given = [(name, text) for name in names if (text := call.text(name)) is not None]
+        words = [f"{name} {shlex.quote(re.sub(r':[^:@/]*@', '@', text))}" for name, text in given]
+        return " ".join([PROGRAM, match[1], *words])
+
+    return re.sub(rf"\b{PROGRAM} ({'|'.join(COMMANDS)})\b", with_flags, value)

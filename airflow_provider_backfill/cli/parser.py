@@ -1,0 +1,170 @@
+"""From words to one call."""
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from .. import __version__
+from ..errors import RequestError
+from .console import print_line
+from .flags import ALL_FLAGS, COMMANDS, COMMON, PROGRAM, Flag
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises what argparse would print."""
+
+    def error(self, message: str) -> NoReturn:
+        raise RequestError(f"{message[:1].upper()}{message[1:]}.", hint=f"{self.prog} --help shows what it takes")
+
+
+class Call(NamedTuple):
+    """One command as it was typed; a flag that was not given is None, or False for a switch."""
+
+    command: str
+    values: Mapping[str, Any]
+    airflow_section: Mapping[str, str] | None = None
+
+    def text(self, name: str) -> str | None:
+        """The value of a flag, None when it was not given."""
+        value: str | None = self.values[ALL_FLAGS[name].key]
+        return value
+
+    def on(self, name: str) -> bool:
+        """Whether a switch was given."""
+        return bool(self.values[ALL_FLAGS[name].key])
+
+    def given(self, flags: Sequence[Flag]) -> list[str]:
+        """The names of those of *flags* that were given."""
+        return [flag.name for flag in flags if self.values[flag.key] not in (None, False)]
+
+    def need(self, name: str, hint: str) -> str:
+        """The value of a flag that must be given."""
+        value = self.text(name)
+        if value is None:
+            raise RequestError(f"{name} is missing.", hint=hint)
+        return value
+
+
+def parse(words: Sequence[str]) -> Call:
+    """
+    Read the command line: the command is the first word that is neither a flag nor a flag's value.
+
+    Raises:
+        RequestError: No command, an unknown word, or a flag without its value.
+    """
+    index = 0
+    while index < len(words) and words[index].startswith("-"):
+        flag = ALL_FLAGS.get(words[index])
+        if words[index] == "--version":
+            print_line(sys.stdout, f"{PROGRAM} {__version__}")
+            raise SystemExit(0)
+        if words[index] in ("-h", "--help") and not any(word in COMMANDS for word in words):
+            print_line(sys.stdout, overview())
+            raise SystemExit(0)
+        index += 2 if flag and flag.value else 1
+    if index >= len(words):
+        if unknown := next((word for word in words if word.startswith("-") and flag_name(word) not in ALL_FLAGS), None):
+            raise _unknown(unknown, "")
+        raise RequestError("No command was given.", hint=f"one of {', '.join(COMMANDS)}; {PROGRAM} --help explains")
+    command = words[index]
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, 1)
+        hint = f"did you mean {PROGRAM} {near[0]}?" if near else f"one of {', '.join(COMMANDS)}"
+        raise RequestError(f"{command!r} is not a command.", hint=hint)
+    rest = [*words[:index], *words[index + 1 :]]
+    defaults = {flag.key: None if flag.value else False for flag in ALL_FLAGS.values()}
+    try:
+        found, extra = build_parser(command).parse_known_args(rest, argparse.Namespace(**defaults))
+    except argparse.ArgumentError as error:
+        raise _misused(error, command) from None
+    if extra:
+        raise _unknown(extra[0], command)
+    return Call(command, vars(found))
+
+
+def flag_name(word: str) -> str:
+    """Return the name of a flag that may carry its value behind ``=``."""
+    return word.partition("=")[0]
+
+
+def build_parser(command: str) -> _Parser:
+    """Build the parser of one command."""
+    about = COMMANDS[command]
+    parser = _Parser(
+        prog=f"{PROGRAM} {command}",
+        description=f"{about.help[0].upper()}{about.help[1:]}.",
+        add_help=False,
+        allow_abbrev=False,
+        exit_on_error=False,
+        argument_default=argparse.SUPPRESS,
+        usage=f"{PROGRAM} {command} [options]",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=120),
+    )
+    own = parser.add_argument_group("options")
+    more = parser.add_argument_group("to plan first, when policy.requireDryRunBeforeRun is false")
+    common = parser.add_argument_group("common options, before or after the command")
+    for group, flags in ((own, about.flags), (more, about.more), (common, COMMON)):
+        for flag in flags:
+            if flag.value:
+                group.add_argument(flag.name, dest=flag.key, metavar=flag.value, help=flag.help)
+            else:
+                group.add_argument(flag.name, dest=flag.key, action="store_true", help=flag.help)
+    common.add_argument("-h", "--help", action="help", help="show this")
+    return parser
+
+
+def overview() -> str:
+    """Return the help that lists all commands."""
+    lines = [
+        f"usage: {PROGRAM} COMMAND [options]",
+        "",
+        "Plan, run and watch time-windowed ClickHouse backfills, each row written exactly once.",
+        "",
+        "commands:",
+        *(f"  {name:<8} {about.help}" for name, about in COMMANDS.items()),
+        "",
+        "common options, before or after the command:",
+        *(f"  {f'{flag.name} {flag.value}':<24} {flag.help}" for flag in COMMON),
+        "  --version                show the version",
+        "  -h, --help               show this, or a command's options",
+        "",
+        "exit codes: 0 success, 1 runtime error, 2 configuration or usage error",
+    ]
+    return "\n".join(lines)
+
+
+def flags_of(command: str) -> dict[str, Flag]:
+    """Return every flag that a command takes, by name."""
+    about = COMMANDS[command]
+    return {flag.name: flag for flag in (*COMMON, *about.more, *about.flags)}
+
+
+def _misused(error: argparse.ArgumentError, command: str) -> RequestError:
+    name = (error.argument_name or "").rpartition("/")[2]
+    flag = flags_of(command).get(name)
+    if flag is None:
+        return RequestError(f"{name}: {error.message}.", hint=f"{PROGRAM} --help shows what it takes")
+    if flag.value:
+        return RequestError(f"{name} needs a value.", hint=f"write {name} {flag.value}: {flag.help}")
+    return RequestError(f"{name} takes no value.", hint=f"write {name} alone: {flag.help}")
+
+
+def _unknown(word: str, command: str) -> RequestError:
+    known = flags_of(command) if command else {flag.name: flag for flag in COMMON}
+    where = f"{PROGRAM} {command}".rstrip()
+    what = command or PROGRAM
+    if not word.startswith("-"):
+        hint = (
+            f"write --plan-id {word}" if re.fullmatch("[0-9a-f]{16}", word) else f"{where} --help shows what it takes"
+        )
+        return RequestError(f"{word!r} belongs to no flag.", hint=hint)
+    near = difflib.get_close_matches(flag_name(word), known, 1)
+    owners = [name for name, about in COMMANDS.items() if flag_name(word) in [flag.name for flag in about.flags]]
+    if owners:
+        hint = f"it belongs to {', '.join(owners)}"
+    else:
+        hint = f"did you mean {near[0]}?" if near else f"{where} --help shows what it takes"
+    return RequestError(f"{what} has no flag {flag_name(word)}.", hint=hint)

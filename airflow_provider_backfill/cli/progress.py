@@ -1,0 +1,170 @@
+"""Progress of a run as lines of text."""
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import IO, Protocol, Self
+
+from ..core.events import ChunkDone, ChunkFailed, ChunkReleased, ChunkSplit, ChunkStarted, Event, RunThrottled
+from ..core.instants import render_instant
+from ..core.run_state import ChunkStatus, Run
+from ..errors import BackfillError
+from .console import write
+from .text import show_seconds
+
+# Up to so many chunks each gets a line; of more, one line in so many seconds.
+_ALL_LINES = 50
+_LINE_SECONDS = 2.0
+_MIDNIGHT = "T00:00:00.000Z"
+
+
+class Progress(Protocol):
+    """Shows a run while it lasts; used as a context manager."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+
+    def report(self, event: Event) -> None:
+        """Show what one of our own workers has just written; called from any of its threads."""
+
+
+class RateMeter:
+    """Rows a second and time left, from what was done since the first look."""
+
+    def __init__(self, run: Run) -> None:
+        self._began = time.monotonic()
+        self._done, self._rows = ended(run), run.rows
+
+    def rows_per_second(self, run: Run) -> float:
+        """Rows a second since the first look."""
+        return max(0, run.rows - self._rows) / max(time.monotonic() - self._began, 0.001)
+
+    def seconds_left(self, run: Run) -> float | None:
+        """Seconds until every chunk has ended, None while none has."""
+        done = ended(run) - self._done
+        return (time.monotonic() - self._began) / done * (run.total - ended(run)) if done > 0 else None
+
+    def text(self, run: Run) -> str:
+        """Both, as far as they are known."""
+        left = self.seconds_left(run)
+        if left is None:
+            return ""
+        ending = f", {show_seconds(left)} left" if left else ""
+        return f"{self.rows_per_second(run):,.0f} rows/s{ending}"
+
+
+def ended(run: Run) -> int:
+    """Chunks that nothing is to be done for."""
+    return run.count(ChunkStatus.DONE) + run.count(ChunkStatus.FAILED) + run.count(ChunkStatus.SKIPPED)
+
+
+class EventText:
+    """Events as sentences; remembers a running chunk's window, which only its first event tells."""
+
+    def __init__(self) -> None:
+        self._windows: dict[str, str] = {}
+
+    def tell(self, event: Event) -> str:
+        """What happened to which chunk; empty for what is no news."""
+        match event:
+            case ChunkStarted():
+                self._windows[event.chunk_id] = chunk_window(event.start, event.end)
+                return f"{self._windows[event.chunk_id]}  attempt {event.attempt} begins"
+            case ChunkDone():
+                return f"{self._end(event.chunk_id)}  {event.content.rows:,} rows in {show_seconds(event.seconds)}"
+            case ChunkFailed():
+                then = "failed for good" if event.final else "failed, will be tried again"
+                return f"{self._end(event.chunk_id)}  attempt {event.attempt} {then}: {event.message}"
+            case ChunkSplit():
+                return f"{self._end(event.chunk_id)}  split into {len(event.parts)} parts: {event.message}"
+            case ChunkReleased():
+                return f"{self._end(event.chunk_id)}  given back: {event.reason}"
+            case RunThrottled():
+                return f"waits: {event.reason}"
+            case _:
+                return ""
+
+    def _end(self, chunk_id: str) -> str:
+        return self._windows.pop(chunk_id, chunk_id)
+
+
+def chunk_window(start_at: datetime, end_at: datetime) -> str:
+    """A chunk's window in a column of them."""
+    start, end = (render_instant(moment) for moment in (start_at, end_at))
+    if {start[10:], end[10:]} == {_MIDNIGHT}:
+        return f"{start[:10]} to {end[:10]}"
+    # As short as a column of them can be read: the day again only where it changes, no seconds that are zero.
+    first, last = (text.removesuffix("Z").removesuffix(".000").removesuffix(":00") for text in (start, end))
+    return f"{first} to {last[11:] if start[:10] == end[:10] else last}".replace("T", " ")
+
+
+class LineProgress:
+    """
+    Progress as plain lines: one for each finished chunk of a small plan, else one every two seconds.
+
+    Failures always get a line. With *every* all events do, whatever the size.
+
+    Args:
+        look: Gives the run as of now; called only when a line is due.
+    """
+
+    def __init__(self, out: IO[str], look: Callable[[], Run], *, every: bool = False) -> None:
+        self._out, self._look, self._every = out, look, every
+        run = look()
+        self._pace = RateMeter(run)
+        self._pause = 0.0 if every or run.total <= _ALL_LINES else _LINE_SECONDS
+        self._next = 0.0
+        self._lock = threading.Lock()
+        self._narrator = EventText()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def report(self, event: Event) -> None:
+        """Write the event's line, if one is due."""
+        with self._lock:
+            text = self._narrator.tell(event)
+            wanted = bool(text) and (self._every or not isinstance(event, ChunkStarted | ChunkReleased))
+            if not wanted or (isinstance(event, ChunkDone) and time.monotonic() < self._next):
+                return
+            self._next = time.monotonic() + self._pause
+            try:
+                run = self._look()
+            except BackfillError:
+                # The worker meets the same error and reports it.
+                return
+            pace = self._pace.text(run) if self._pause and isinstance(event, ChunkDone) else ""
+            done = f"{run.count(ChunkStatus.DONE)}/{run.total}"
+            write(self._out, f"{event.at:%H:%M:%S}Z  {done}  {text}" + (f"  ({pace})" if pace else ""))
+
+
+class ChangeLog:
+    """Progress as plain lines, one whenever status or counts have changed; for a watcher."""
+
+    def __init__(self, out: IO[str], run: Run) -> None:
+        self._out = out
+        self._pace = RateMeter(run)
+        self._last = ""
+
+    def draw(self, run: Run) -> None:
+        """Write a line if something has changed since the last one."""
+        line = counts_text(run)
+        if line != self._last:
+            self._last = line
+            pace = self._pace.text(run)
+            moment = f"{run.updated_at:%H:%M:%S}Z  " if run.updated_at else ""
+            write(self._out, f"{moment}{line}" + (f"  ({pace})" if pace else ""))
+
+
+def counts_text(run: Run) -> str:
+    """The run in one line: status, chunks, rows."""
+    failed = run.count(ChunkStatus.FAILED)
+    return (
+        f"{run.status}: {run.count(ChunkStatus.DONE):,} of {run.total:,} chunks done"
+        + (f", {failed:,} failed" if failed else "")
+        + f", {run.rows:,} rows"
+    )

@@ -1,0 +1,81 @@
+"""Signals that pause a run."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Self
+
+from .console import print_line
+
+
+class Stopper:
+    """
+    Turns SIGINT, SIGTERM and SIGHUP into a pause while a run lasts.
+
+    Before the worker exists, a signal ends the command; after that the first one stops the
+    worker, which gives its chunks back. A second SIGINT ends the process at once.
+    """
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self._reason = ""
+        self._stop: Callable[[str], None] | None = None
+        self._connected = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        # Handlers belong to the main thread; a signal that was ignored from outside (nohup) stays so.
+        if threading.current_thread() is threading.main_thread():
+            for number in self._SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def opening(self, connect: Callable[[], Any] | None) -> Callable[[], Any] | None:
+        """*connect*, after which a signal waits for the worker: from there on the log is written."""
+        if connect is None:
+            return None
+
+        def connected() -> Any:
+            server = connect()
+            self._connected = True
+            return server
+
+        return connected
+
+    def attach(self, stop: Callable[[str], None]) -> None:
+        """Pass signals on to a worker's *stop*, also one that came before."""
+        self._stop = stop
+        if self._reason:
+            stop(self._reason)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if not self._connected:
+            raise KeyboardInterrupt
+        if self._reason:
+            if number == signal.SIGINT:
+                # A drawn bar has hidden the cursor.
+                os.write(2, b"\x1b[?25h\n" if os.isatty(2) else b"")
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            return
+        self._reason = f"stopped by {name}"
+        # In a thread, because this one may hold, where it was interrupted, a lock that stop() and writing need.
+        threading.Thread(target=self._pause, daemon=True).start()
+
+    def _pause(self) -> None:
+        # Looked up now: a progress bar puts a writer of its own there, which keeps the line above it.
+        print_line(
+            sys.stderr, f"{self._reason[0].upper()}{self._reason[1:]}; giving the chunks back. Ctrl-C leaves at once."
+        )
+        if self._stop is not None:
+            self._stop(self._reason)

@@ -1,0 +1,305 @@
+"""
+What people see of a command: payloads as text, and a run's progress while it lasts.
+
+Text for a terminal is made here and nowhere else; nothing here decides anything. Progress is
+drawn from the event log (:class:`Run`), so it shows other workers' chunks as well; drawing never
+makes a worker wait. rich is loaded only when there is a terminal to draw on.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import IO, Any
+
+from ..core.run_state import RunStatus
+from .console import paint
+
+Payload = dict[str, Any]
+
+
+def show_moment(text: str) -> str:
+    """``2025-01-01T06:00:00.000Z`` as ``2025-01-01 06:00``; only the date at midnight."""
+    day, _, clock = text.removesuffix("Z").partition("T")
+    clock = clock.removesuffix(".000").removesuffix(":00")
+    return day if clock in ("", "00:00") else f"{day} {clock}"
+
+
+def show_window(start: str, end: str) -> str:
+    """A half-open window, such as ``2025-01-01 to 2025-02-01 UTC``."""
+    return f"{show_moment(start)} to {show_moment(end)} UTC"
+
+
+def show_seconds(seconds: float) -> str:
+    """A length of time in the two units that matter."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    units = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
+    first = next(index for index, (count, _) in enumerate(units) if count)
+    return " ".join(f"{count} {unit}" for count, unit in units[first : first + 2] if count)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _pairs(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """Label and value per line; pairs without a value are left out."""
+    kept = [(label, value) for label, value in pairs if value]
+    width = max((len(label) for label, _ in kept), default=0)
+    return [f"  {label:<{width}}  {value}" for label, value in kept]
+
+
+def show_plan(payload: Payload, out: IO[str]) -> str:
+    """What a plan will do, on one screen."""
+    existing = payload["existingRows"]
+    lines = [
+        f"Plan {payload['planId']} "
+        + ("was made before, the same." if payload["existed"] else "is made; nothing ran."),
+        *_pairs(
+            [
+                ("target", payload["target"]),
+                ("window", show_window(payload["from"], payload["to"])),
+                (
+                    "chunks",
+                    f"{payload['chunkCount']:,} of {payload['chunkHours']:g} h, by the column {payload['timeColumn']}",
+                ),
+                *(("source", _source(statement)) for statement in payload["statements"]),
+                ("write mode", f"{payload['writeMode']}: {payload['modeReason']}"),
+                ("guarantee", payload["guarantee"]),
+                ("rows", _estimate(payload.get("estimate"))),
+                ("existing", "not known" if existing is None else f"{_count(existing, 'row')} of the window in target"),
+                ("views", _missed(payload, out)),
+                ("file", payload["planPath"]),
+            ]
+        ),
+    ]
+    for warning in payload.get("warnings", ()):
+        lines.append(f"  {paint('warn', 'warn', out)}  {warning['message']}")
+        lines += [f"    -> {warning['hint']}"] if warning["hint"] else []
+    lines += ["", f"Next: {payload['next']}"]
+    return "\n".join(lines)
+
+
+def _source(statement: Payload) -> str:
+    name, source = statement["name"], statement["source"]
+    how = "" if name == source else " through the given SELECT" if name == "--select" else f" through the view {name}"
+    checked = ", each chunk held against it" if statement["verifiedAgainstSource"] else ""
+    return f"{source}{how}{checked}"
+
+
+def _missed(payload: Payload, out: IO[str]) -> str:
+    views: list[str] = payload["missedViews"]
+    if not views:
+        return ""
+    return paint(f"these do not see the rows, as they come in by partition: {', '.join(views)}", "warn", out)
+
+
+def show_status(payload: Payload, out: IO[str]) -> str:
+    """Where a run stands, and what to type next."""
+    status, counts = payload["status"], payload["chunkCounts"]
+    others = [f"{counts[name]:,} {name}" for name in ("running", "failed", "skipped", "pending") if counts[name]]
+    error = "" if status == RunStatus.COMPLETED else payload.get("lastError", "")
+    dead: list[str] = payload.get("lostWorkers", [])
+    lines = [
+        f"Plan {payload['planId']} is {paint(status, status, out)}"
+        + (" already; nothing was to be done." if payload.get("noop") else "."),
+        *_pairs(
+            [
+                ("target", payload["target"]),
+                ("window", show_window(payload["from"], payload["to"])),
+                ("chunks", ", ".join([f"{counts['done']:,} of {counts['total']:,} done", *others])),
+                ("rows", f"{payload['rowsWritten']:,} written in {_count(payload['attempts'], 'attempt')}"),
+                ("time", f"{show_seconds(payload['seconds'])} this time" if "seconds" in payload else ""),
+                ("queries", payload.get("queries", "")),
+                ("workers", f"gone without a word: {', '.join(dead)}" if dead else ""),
+                ("waits", payload.get("throttledBy", "")),
+                ("pace", _dial(payload.get("maxParallelChunks"))),
+                ("last error", error),
+                ("updated", f"{show_moment(payload['updatedAt'])} UTC" if payload["updatedAt"] else ""),
+                ("events", payload["eventPath"] if payload["updatedAt"] else ""),
+                ("page", payload.get("page", "")),
+            ]
+        ),
+    ]
+    lines += _findings(payload.get("findings", ()), out)
+    if step := payload.get("next"):
+        lines += ["", f"Next: {step}"]
+    return "\n".join(lines)
+
+
+def _dial(number: int | None) -> str:
+    return "" if number is None else f"at most {_count(number, 'chunk')} at once, set with `pace`"
+
+
+def show_doctor(payload: Payload, out: IO[str]) -> str:
+    """What is wrong with a plan, or with a table before there is one, worst first, each with its remedy."""
+    what = f"{payload['target']}, which has no plan here that was asked for"
+    if payload["planId"] is not None:
+        what = f"Plan {payload['planId']} of {payload['target']} is {payload['status']}"
+    lines = [f"{what}: " + ("see below." if payload["findings"] else "nothing is wrong.")]
+    lines += _findings(payload["findings"], out)
+    lines += _pairs([("chunks", _estimate(payload.get("estimate"))), ("pace", _pace(payload.get("pace")))])
+    lines += _pairs([("page", payload.get("page", ""))])
+    lines += [f"Not looked at: {what}" for what in payload["notLookedAt"]]
+    return "\n".join(lines)
+
+
+def _estimate(estimate: Payload | None) -> str:
+    if estimate is None:
+        return ""
+    rows, size = estimate["rowsPerChunk"], estimate["bytesPerChunk"]
+    text = f"{rows['min']:,} to {rows['max']:,} rows of the source each, {rows['median']:,} in the median"
+    if size is not None:
+        text += f"; up to {show_bytes(size['max'])} on disk"
+    if not estimate["exact"]:
+        text += f" (from the index, {estimate['chunksLookedAt']:,} chunks looked at)"
+    proposed = estimate["proposedChunkHours"]
+    return text + ("" if proposed is None else f"; --chunk-hours {proposed:g} would suit")
+
+
+def _pace(pace: Payload | None) -> str:
+    if pace is None:
+        return ""
+    text = f"{show_seconds(pace['secondsPerChunk'])} a chunk, {pace['rowsPerSecond']:,} rows/s"
+    return text + (f", about {show_seconds(pace['secondsLeft'])} left" if pace["secondsLeft"] else "")
+
+
+def show_bytes(count: float) -> str:
+    """A size in the unit that keeps it short."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def show_coverage(payload: Payload, out: IO[str]) -> str:
+    """Which parts of a window are proven filled, and the gaps."""
+    verdict = paint("filled", "completed", out) if payload["ok"] else paint("not filled", "failed", out)
+    lines = [f"{payload['target']}, {show_window(payload['from'], payload['to'])}: {verdict}."]
+    for server in payload["servers"]:
+        lines.append(f"  on {server['environment']}: {server['share']:.1%} proven")
+        filled, gap = paint("filled", "completed", out), paint("gap", "warn", out)
+        lines += [
+            f"    {filled}  {show_window(part['from'], part['to'])}  by {', '.join(part['planIds'])}"
+            for part in server["covered"]
+        ]
+        lines += [f"    {gap}     {show_window(part['from'], part['to'])}" for part in server["gaps"]]
+    if not payload["servers"]:
+        lines.append("  No plan of this folder has filled any of it.")
+    lines += [f"{paint('damaged', 'error', out)}  {entry['message']}" for entry in payload["damaged"]]
+    return "\n".join(lines)
+
+
+def show_verify(payload: Payload, out: IO[str]) -> str:
+    """What was written, and what source and target hold now."""
+    compared, target = payload["compared"], payload["targetContent"]
+    if not compared:
+        verdict = paint("nothing could be compared", "warn", out)
+    elif not payload["ok"]:
+        verdict = paint("differs", "failed", out)
+    else:
+        verdict = paint("verified" if "target" in compared else "source verified", "completed", out)
+    chunks = f"{payload['chunksVerified']} of {payload['chunksTotal']} chunks"
+    lines = [f"Plan {payload['planId']} on {payload['target']}: {verdict} ({chunks})."]
+    lines += _pairs(
+        [
+            ("written", _sums(target["written"])),
+            ("in target", _sums(target["found"]) if target["found"] else f"not compared: {target['why']}"),
+            ("source", "" if "source" in compared else "not asked again: the SELECT is no row-by-row one"),
+            ("whole rows", _whole_rows(payload["wholeRows"])),
+        ]
+    )
+    for chunk in payload["changedChunks"]:
+        where = show_window(chunk["from"], chunk["to"])
+        lines.append(f"  {paint('changed', 'failed', out)}  {where}: {_sums(chunk['written'])} were written,")
+        lines.append(f"    the source gives {_sums(chunk['sourceNow'])} now")
+    return "\n".join(lines)
+
+
+def _whole_rows(rows: Payload | None) -> str:
+    if rows is None:
+        return ""
+    if rows["match"]:
+        return f"{_sums(rows['source'])}, the same in source and target"
+    return f"{_sums(rows['source'])} in the source, {_sums(rows['target'])} in the target"
+
+
+def _sums(content: Payload) -> str:
+    return f"{content['rows']:,} rows, checksum {content['checksum']}"
+
+
+def show_set_pace(payload: Payload, out: IO[str]) -> str:
+    """How many chunks run at once from now on, and how many do."""
+    number = payload["maxParallelChunks"]
+    now = "as many chunks at once as each worker was told" if number is None else f"{_count(number, 'chunk')} at once"
+    over = f" {payload['running']:,} run; those over it are not stopped." if payload["running"] > (number or 0) else ""
+    status = paint(payload["status"], payload["status"], out)
+    return f"Plan {payload['planId']} is {status}: {now}, from now on.{over if number else ''}"
+
+
+def show_waiver(payload: Payload, out: IO[str]) -> str:
+    """What was waived, and how to take it back."""
+    until = f" until {show_moment(payload['until'])} UTC" if payload["until"] else ""
+    instead = f"; plan {payload['supersededBy']} does its work" if payload["supersededBy"] else ""
+    waived = paint("waived", "paused", out)
+    return f"Plan {payload['planId']} of {payload['target']} is {waived}{until}: {payload['reason']}{instead}."
+
+
+def show_repair(payload: Payload, out: IO[str]) -> str:
+    """What was done to the files, what is in doubt, and what to type next."""
+    lines = [f"Plan {payload['planId']} of {payload['target']} is {paint(payload['status'], payload['status'], out)}."]
+    lines += [f"  {action}" for action in payload["actions"] or ["Its files are sound; nothing was to be done."]]
+    lines += [f"  {payload['advice']}"] if payload["advice"] else []
+    if step := payload["nextStep"]:
+        lines += ["", f"Next: {step}"]
+    return "\n".join(lines)
+
+
+def show_check(payload: Payload, out: IO[str]) -> str:
+    """Whether the required backfills are finished, and which are not."""
+    result = payload["plugins"]["backfill"]
+    plans = _count(result["evaluated"], "plan")
+    verdict = "every required backfill is finished" if payload["ok"] else "not every required backfill is finished"
+    first = f"{paint('ok', 'completed', out) if payload['ok'] else paint('failed', 'failed', out)}: {verdict}"
+    return "\n".join([f"{first} ({plans} looked at).", *_findings(result["findings"], out)])
+
+
+def _findings(findings: Sequence[Payload], out: IO[str]) -> list[str]:
+    lines = []
+    for finding in findings:
+        lines.append(f"  {paint(finding['severity'], finding['severity'], out)}  {finding['code']}")
+        lines.append(f"    {finding['message']}")
+        if finding["hint"]:
+            lines.append(f"    -> {finding['hint']}")
+    return lines
+
+
+def show_list(payload: Payload, out: IO[str]) -> str:
+    """A table of the plans, newest last."""
+    header = ("PLAN", "STATUS", "DONE", "ROWS", "WINDOW (UTC)", "TARGET")
+    rows = [
+        (
+            plan["planId"],
+            str(plan["status"]),
+            f"{plan['done']:,}/{plan['total']:,}",
+            f"{plan['rowsWritten']:,}",
+            show_window(plan["from"], plan["to"]).removesuffix(" UTC"),
+            plan["target"],
+        )
+        for plan in payload["plans"]
+    ]
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    lines = []
+    for row in (header, *rows) if rows else ():
+        cells = [
+            f"{cell:>{width}}" if column in (2, 3) else f"{cell:<{width}}"
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        cells[1] = cells[1].replace(row[1], paint(row[1], row[1], out), 1)
+        lines.append("  ".join(cells).rstrip())
+    if not rows:
+        lines.append(f"There is no plan in {payload['stateDir']}.")
+    lines += [f"{paint('damaged', 'error', out)}  {entry['message']}" for entry in payload["damaged"]]
+    return "\n".join(lines)

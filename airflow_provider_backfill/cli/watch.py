@@ -1,0 +1,121 @@
+"""Live views of a run: ``run`` and ``status --watch``."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
+
+from .console import print_line
+from .flags import Payload
+from .output import pasteable
+from .parser import Call
+
+if TYPE_CHECKING:
+    from ..commands.session import Session
+    from ..core.plan import Plan
+    from ..core.run_state import Run
+    from .progress import Progress
+
+
+class RunDisplay:
+    """The progress of one run, from the moment it begins."""
+
+    def __init__(self, call: Call, session: "Session") -> None:
+        self._call, self._session = call, session
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def begin(self, plan: "Plan") -> None:
+        """Start to show the run of *plan*."""
+        from . import console
+        from .progress import LineProgress
+
+        if self._call.on("--json"):
+            return
+        look, every = self._session.store.open_run(plan).refresh, self._call.on("--verbose")
+        progress: Progress
+        if console.is_terminal(sys.stderr):
+            from .live import Live
+
+            progress = Live(sys.stderr, plan, look, every=every)
+        else:
+            progress = LineProgress(sys.stderr, look, every=every)
+        self._progress = progress.__enter__()
+
+    def report(self, event: Any) -> None:
+        """Show an event; called from any thread of the worker."""
+        if self._progress is not None:
+            self._progress.report(event)
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.__exit__(None, None, None)
+
+
+def watch_run(call: Call, session: "Session", plan_id: str) -> None:
+    """
+    Show progress on stderr until the run has ended or the user leaves with Ctrl-C.
+
+    With --json each change is a line on stdout: the payload of status, its slowest and failing chunks, and the pace.
+    """
+    from ..commands.status import is_settled
+    from . import console, progress
+
+    plan = session.store.load_plan(plan_id)
+    log = session.store.open_run(plan)
+    try:
+        if call.on("--json"):
+            _until_settled(is_settled, log.refresh, JsonChanges(call, session, plan, log.run).draw)
+        elif console.is_terminal(sys.stderr):
+            from .live import Live
+
+            with Live(sys.stderr, plan, session.store.open_run(plan).refresh):
+                _until_settled(is_settled, log.refresh, lambda _: None)
+        else:
+            changes = progress.ChangeLog(sys.stderr, log.run)
+            _until_settled(is_settled, log.refresh, changes.draw)
+    except KeyboardInterrupt:
+        pass
+
+
+class JsonChanges:
+    """Writes a JSON line for a machine whenever the run has changed."""
+
+    def __init__(self, call: Call, session: "Session", plan: "Plan", run: "Run") -> None:
+        from ..core.progress_map import ProgressMap
+        from .progress import RateMeter
+
+        self._call, self._session, self._made = call, session, plan
+        self._atlas, self._pace = ProgressMap(plan), RateMeter(run)
+        self._last: Payload = {}
+
+    def draw(self, run: "Run") -> None:
+        """Write a line if something has changed since the last one."""
+        from ..commands.status import status_payload
+        from ..core.progress_map import highlights
+
+        payload = status_payload(self._session, self._made, run, "status")
+        if payload == self._last:
+            return
+        self._last = payload
+        left = self._pace.seconds_left(run)
+        pace = {
+            "rowsPerSecond": round(self._pace.rows_per_second(run)),
+            "secondsLeft": None if left is None else round(left, 1),
+        }
+        print_line(
+            sys.stdout, json.dumps({**pasteable(payload, self._call), "pace": pace, **highlights(self._atlas, run)})
+        )
+        sys.stdout.flush()
+
+
+def _until_settled(settled: Callable[["Run"], bool], look: Callable[[], "Run"], draw: Callable[["Run"], None]) -> None:
+    while True:
+        run = look()
+        draw(run)
+        if settled(run):
+            return
+        time.sleep(0.5)

@@ -1,0 +1,205 @@
+"""
+Questions to a server about tables, views and SELECTs; the answers are plain facts.
+
+Nothing here changes anything on the server, and nothing here decides: that is the planner's work.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime
+
+from ..core.facts import Column, SelectFacts, TableFacts, TableName, TimeKind, ViewFacts
+from ..core.instants import from_ms
+from ..core.sql import literal, parse_table, quote, quote_table, table_condition
+from ..errors import RequestError
+from .client import ClickHouse
+
+# A parametrised view reads like a function whose name has a database.
+_AST_TABLE = re.compile(r"^\s*(?:TableIdentifier (.+?)|Function (\S+\.\S+))(?: \(alias .*?\))?(?: \(children \d+\))?$")
+_AST_FUNCTION = re.compile(r"^\s*Function (\w+)")
+_VIEW_TARGET = re.compile(
+    r"^CREATE MATERIALIZED VIEW .*? TO ((?:`(?:[^`\\]|\\.)+`|[\w$]+)\.(?:`(?:[^`\\]|\\.)+`|[\w$]+))[ (]", re.DOTALL
+)
+_UNSTABLE = re.compile(
+    r"now(64|inblock)?|today|yesterday|curdate|current_date|current_timestamp|utc_?timestamp|rand\w*|generate\w+id\w*"
+    r"|generateserialid|rownumberin\w+|blocknumber|runningdifference\w*|runningaccumulate|neighbor|hostname|fqdn"
+    r"|queryid|currentuser|uptime|fuzzbits|any|anylast|any_value|first_value|last_value|grouparray\w*|groupuniqarray\w*",
+    re.IGNORECASE,
+)
+_PER_SECOND = {TimeKind.EPOCH_S: 1, TimeKind.EPOCH_MS: 1_000, TimeKind.EPOCH_US: 1_000_000}
+
+
+def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
+    """Facts about a table, or None when there is none of that name (or the user may not see it)."""
+    found = server.rows(
+        "SELECT engine, engine_full, toString(uuid), partition_key, sorting_key, create_table_query, total_rows,"
+        " arrayZip(dependencies_database, dependencies_table)"
+        f" FROM system.tables WHERE {table_condition(name, 'name')}"
+    )
+    if not found:
+        return None
+    engine, engine_full, uuid, partition_key, sorting_key, create_query, rows, views = found[0]
+    columns = server.rows(
+        "SELECT name, type, default_kind, is_in_partition_key OR is_in_sorting_key FROM system.columns"
+        f" WHERE {table_condition(name)} ORDER BY position"
+    )
+    facts = TableFacts(
+        name=name,
+        storage=name,
+        engine=engine,
+        columns=tuple(Column(name, kind, default, bool(in_key)) for name, kind, default, in_key in columns),
+        partition_key=partition_key,
+        sorting_key=sorting_key,
+        engine_full=engine_full,
+        create_query=create_query,
+        rows=rows,
+        views=tuple(sorted(TableName(*view) for view in views)),
+        replica=_replica(server, name) if engine.startswith("Replicated") else "",
+    )
+    if engine != "MaterializedView" or _view_target(create_query) is not None:
+        return facts
+    # A view without TO: it is a view by name, and a table by everything that matters here.
+    hidden = f".inner_id.{uuid}" if uuid.strip("0-") else f".inner.{name.table}"
+    inner = table_facts(server, TableName(name.database, hidden))
+    if inner is None:
+        return facts
+    keys = {column.name for column in inner.columns if column.in_key}
+    marked = tuple(column._replace(in_key=column.name in keys) for column in facts.columns)
+    return replace(inner, name=name, columns=marked, create_query=create_query, views=facts.views)
+
+
+def _replica(server: ClickHouse, name: TableName) -> str:
+    found = server.rows(
+        "SELECT replica_name FROM system.replicas"
+        f" WHERE {table_condition(name)}"
+        # In such a database every table is made on all servers.
+        " AND database NOT IN (SELECT name FROM system.databases WHERE engine = 'Replicated')"
+    )
+    return str(found[0][0]) if found else ""
+
+
+def feeding_views(server: ClickHouse, target: TableName) -> list[ViewFacts]:
+    """The materialized views that write to *target* (or *target* itself, when it holds its own rows)."""
+    found = server.rows(
+        "SELECT database, name, as_select, create_table_query FROM system.tables WHERE engine = 'MaterializedView'"
+        " ORDER BY database, name"
+    )
+    views = []
+    for database, table, select, create_query in found:
+        name = TableName(database, table)
+        if _view_target(create_query) == target or (name == target and _view_target(create_query) is None):
+            sources = server.rows(
+                "SELECT database, name FROM system.tables WHERE has(arrayZip(dependencies_database,"
+                f" dependencies_table), ({literal(database)}, {literal(table)})) ORDER BY database, name"
+            )
+            refreshable = re.search(r"^CREATE MATERIALIZED VIEW \S+ .*?\bREFRESH (?:EVERY|AFTER)\b", create_query)
+            views.append(ViewFacts(name, select, tuple(TableName(*source) for source in sources), bool(refreshable)))
+    return views
+
+
+def view_targets(server: ClickHouse, views: Iterable[TableName]) -> dict[TableName, TableName]:
+    """The table that each of the materialized *views* writes to; views that hold their own rows are left out."""
+    names = ", ".join(f"({literal(view.database)}, {literal(view.table)})" for view in views)
+    if not names:
+        return {}
+    found = server.rows(
+        f"SELECT database, name, create_table_query FROM system.tables WHERE (database, name) IN ({names})"
+    )
+    targets = {TableName(database, table): _view_target(create_query) for database, table, create_query in found}
+    return {view: target for view, target in targets.items() if target is not None}
+
+
+def _view_target(create_query: str) -> TableName | None:
+    match = _VIEW_TARGET.match(create_query.split(" AS SELECT ")[0].split(" AS WITH ")[0] + " ")
+    return parse_table(match.group(1), "view") if match else None
+
+
+def select_facts(server: ClickHouse, select: str, database: str) -> SelectFacts:
+    """
+    What a SELECT gives and names; names without a database belong to *database*.
+
+    Raises:
+        ServerError: The server does not understand it.
+    """
+    columns = server.rows(f"DESCRIBE TABLE (\n{select}\n)")
+    tree = [line for (line,) in server.rows(f"SELECT explain FROM (EXPLAIN AST\n{select}\n)")]
+    words = [match.group(1) or match.group(2) for line in tree if (match := _AST_TABLE.match(line))]
+    functions = [match.group(1) for line in tree if (match := _AST_FUNCTION.match(line))]
+    candidates = [TableName(database, word) for word in words]
+    candidates += [TableName(*word.split(".", cut)) for word in words for cut in (1,) if "." in word]
+    existing = set(_existing(server, candidates))
+    tables = [
+        name for word in words for name in candidates if str(name) in (word, f"{database}.{word}") and name in existing
+    ]
+    return SelectFacts(
+        columns=tuple(Column(column[0], column[1]) for column in columns),
+        tables=tuple(dict.fromkeys(tables)),
+        unstable=tuple(dict.fromkeys(name for name in functions if _UNSTABLE.fullmatch(name))),
+    )
+
+
+def _existing(server: ClickHouse, names: Iterable[TableName]) -> list[TableName]:
+    wanted = ", ".join(f"({literal(name.database)}, {literal(name.table)})" for name in names)
+    if not wanted:
+        return []
+    found = server.rows(f"SELECT database, name FROM system.tables WHERE (database, name) IN ({wanted})")
+    return [TableName(*row) for row in found]
+
+
+def current_database(server: ClickHouse) -> str:
+    """The database that names without one belong to."""
+    return str(server.rows("SELECT currentDatabase()")[0][0])
+
+
+def supertypes(server: ClickHouse, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """For each pair of types, the smallest type that holds both; empty where there is none."""
+    found: dict[tuple[str, str], str] = {}
+    for pair in pairs:
+        values = ", ".join(f"defaultValueOfTypeName({literal(name)})" for name in pair)
+        (answer,) = server.rows(f"SELECT toTypeName([{values}])")[0]
+        inner = str(answer).removeprefix("Array(").removesuffix(")")
+        found[pair] = "" if inner.startswith("Variant(") else inner
+    return found
+
+
+def count_rows(server: ClickHouse, table: TableName, condition: str = "") -> int:
+    """Rows of *table* that meet *condition*."""
+    where = f" WHERE {condition}" if condition else ""
+    return int(server.rows(f"SELECT count() FROM {quote_table(table)}{where}")[0][0])
+
+
+def time_span(server: ClickHouse, table: TableName, column: str, kind: TimeKind) -> tuple[datetime, datetime]:
+    """
+    The first and the last instant in *column*, rounded down to whole milliseconds.
+
+    Raises:
+        RequestError: The table has no rows.
+    """
+    low_ms, high_ms = (_milliseconds(f"{extreme}({quote(column)})", kind) for extreme in ("min", "max"))
+    count, low, high = server.rows(f"SELECT count(), {low_ms}, {high_ms} FROM {quote_table(table)}")[0]
+    if not count:
+        raise RequestError(f"{table} is empty, so it gives no window.", hint="pass --from and --to")
+    return from_ms(float(low)), from_ms(float(high))
+
+
+def first_instant(
+    server: ClickHouse, table: TableName, column: str, kind: TimeKind, condition: str
+) -> tuple[int, datetime | None]:
+    """How many rows meet *condition*, and the first instant in *column* among them."""
+    count, low = server.rows(
+        f"SELECT count(), {_milliseconds(f'min({quote(column)})', kind)} FROM {quote_table(table)} WHERE {condition}"
+    )[0]
+    return int(count), from_ms(float(low)) if count else None
+
+
+def server_time(server: ClickHouse) -> datetime:
+    """What the server's clock shows."""
+    return from_ms(float(server.rows("SELECT toUnixTimestamp64Milli(now64(3))")[0][0]))
+
+
+def _milliseconds(value: str, kind: TimeKind) -> str:
+    per_second = _PER_SECOND.get(kind)
+    return (
+        f"{value} * 1000 / {per_second}" if per_second else f"toUnixTimestamp64Milli(toDateTime64({value}, 3, 'UTC'))"
+    )

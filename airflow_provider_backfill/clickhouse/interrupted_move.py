@@ -1,0 +1,119 @@
+"""
+What had arrived in the target when the server died inside a move, and was not yet gone from the sealed table.
+
+A part that arrived has its hash there, until the target has merged it and forgotten it: within a minute, or
+some minutes later (``old_parts_lifetime``). After that its rows tell, and where they cannot, a person is asked.
+"""
+
+from collections.abc import Iterable
+
+from ..core.facts import TableName
+from ..core.sql import literal, quote_table, row_hash, table_checksum_sql, table_condition, window_filter
+from ..errors import RequestError
+from .attempt import Attempt, drop_part
+from .client import ClickHouse
+
+# Rows of each part; not few, since a merge in the target may have collapsed some of them to none.
+_ASKED = 100_000
+
+
+def drop_parts_already_moved(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: str) -> None:
+    """
+    Drop the parts of the sealed partition that have arrived in the target.
+
+    Raises:
+        RequestError: It cannot be told, since the target has rows with the same keys beside those of the chunk.
+    """
+    there = {hashed for _, hashed in _parts(server, attempt.target.storage, partition)}
+    here = _parts(server, sealed, partition, "active")
+    arrived = [name for name, hashed in here if hashed in there]
+    missed = [name for name, hashed in here if hashed not in there]
+    if (
+        missed
+        and _may_be_cut(server, attempt, sealed, partition)
+        and _has_some(server, attempt, sealed, partition, missed)
+    ):
+        if not _has_all(server, attempt, sealed, partition):
+            raise _cannot_tell(attempt, sealed, partition)
+        arrived += missed
+    for name in arrived:
+        # The sealed table of a later replay may use the name again.
+        attempt.owned()
+        drop_part(server, sealed, name)
+
+
+def _may_be_cut(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: str) -> bool:
+    """
+    Whether a move may have ended midway: only together with the server, or between Keeper and a replica.
+
+    And only if the target's partition has a part that is as young as the sealed ones: what had arrived, or
+    what it was merged into. All is in whole seconds, so one is given in.
+    """
+    of_partition = f"partition_id = {literal(partition)} AND active"
+    plan = f"SELECT min(modification_time) FROM system.parts WHERE {table_condition(sealed)} AND {of_partition}"
+    local = not attempt.target.engine.startswith(("Replicated", "Shared"))
+    restarted = f"({plan}) <= now() - uptime() + 1" if local else "1"
+    younger = f"modification_time + 1 >= ({plan})"
+    question = (
+        f"SELECT 1 FROM system.parts WHERE {table_condition(attempt.target.storage)} AND {of_partition} AND {younger}"
+    )
+    return server.numbers(f"{question} AND {restarted} LIMIT 1") == (1,)
+
+
+def _has_some(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: str, parts: Iterable[str]) -> bool:
+    """Whether the target has rows with the keys of these parts, of which some are asked: a part arrives as a whole."""
+    plan = attempt.plan
+    keys, names = row_hash(plan.summed(plan.statements[0])), ", ".join(map(literal, parts))
+    where = f"_partition_id = {literal(partition)}"
+    window = _window(attempt)
+    # Of use only where all of them lie in it; a bucket may begin before the window that its rows came from.
+    if window and not server.numbers(f"SELECT 1 FROM {quote_table(sealed)} WHERE NOT coalesce({window}, 0) LIMIT 1"):
+        where += f" AND {window}"
+    asked = f"SELECT {keys} FROM {quote_table(sealed)} WHERE _part IN ({names}) LIMIT {_ASKED} BY _part"
+    target = quote_table(attempt.target.storage)
+    return server.numbers(f"SELECT 1 FROM {target} WHERE {where} AND {keys} IN ({asked}) LIMIT 1") == (1,)
+
+
+def _has_all(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: str) -> bool:
+    """Whether the target's rows of the chunk are those of the sealed partition, and no others."""
+    plan, of_partition = attempt.plan, f"_partition_id = {literal(partition)}"
+    # Rows that were there before may be equal to the chunk's.
+    if plan.existing_rows != 0:
+        return False
+    window = _window(attempt)
+    if not window:
+        return False
+    of_chunk = f"{of_partition} AND {window}"
+    columns = plan.summed(plan.statements[0])
+    ours = server.numbers(table_checksum_sql(sealed, columns, of_partition))
+    return server.numbers(table_checksum_sql(attempt.target.storage, columns, of_chunk)) == ours
+
+
+def _window(attempt: Attempt) -> str:
+    """The condition that a row of the target belongs to the chunk; empty when its time column cannot tell."""
+    try:
+        return window_filter(attempt.plan, attempt.chunk)
+    except RequestError:
+        return ""
+
+
+def _cannot_tell(attempt: Attempt, sealed: TableName, partition: str) -> RequestError:
+    plan, anew = attempt.plan, ""
+    if plan.keeps_time:
+        again = f"clickhouse-backfill run --plan-id {plan.plan_id} --replay-failed --clear-window"
+        anew = f"if nothing else writes there, run `{again}`, which fills the window anew; else "
+    return RequestError(
+        f"ClickHouse went down while chunk {attempt.chunk.id} was being published, and what had arrived of partition "
+        f"{partition} cannot be told any more: {plan.target} holds some of its rows, or some with the same keys.",
+        hint=f"{anew}insert from {sealed} what the target lacks, empty it with TRUNCATE TABLE {quote_table(sealed)}, "
+        f"and run `clickhouse-backfill resume --plan-id {plan.plan_id}`",
+    )
+
+
+def _parts(server: ClickHouse, table: TableName, partition: str, condition: str = "1") -> list[tuple[str, str]]:
+    """Name and hash of the parts that a partition has; those merged a moment ago are among them, as inactive."""
+    found = server.rows(
+        f"SELECT name, hash_of_all_files FROM system.parts WHERE {table_condition(table)}"
+        f" AND partition_id = {literal(partition)} AND {condition}"
+    )
+    return [(name, hashed) for name, hashed in found]

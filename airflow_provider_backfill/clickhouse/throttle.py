@@ -1,0 +1,129 @@
+"""
+Whether the server has room for another chunk, asked before each one.
+
+A backfill is never urgent for the server it runs on: it waits while inserts are about to be slowed
+down, memory or disk runs out, or the replica is behind, and goes on by itself.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from ..core.facts import TableFacts
+from ..core.sql import table_condition
+from ..errors import ServerError
+from .client import ClickHouse
+from .diagnostics import part_limits
+
+_LAG_SECONDS = 300
+_FREE_SHARE = 0.02
+_FREE_BYTES = 2**30
+
+
+class LoadThrottle:
+    """
+    Says why the next chunk should wait; empty when it may start. For all threads of a worker.
+
+    What this user may not see, or this version does not know, holds nothing up.
+
+    Args:
+        max_load: Which share of the server's own limits may be used, by parts of a partition and by memory.
+        pause: Seconds for which an answer holds.
+    """
+
+    def __init__(self, server: ClickHouse, target: TableFacts, *, max_load: float = 0.8, pause: float = 1.0) -> None:
+        self._server, self._target, self._max_load, self._pause = server, target, max_load, pause
+        self._probes: list[Callable[[], str]] = [self._parts, self._memory, self._disk, self._replica]
+        self._lock = threading.Lock()
+        self._answer, self._until = "", 0.0
+
+    def __call__(self) -> str:
+        """Why to wait, with the values; asks the server at most once in *pause* seconds."""
+        with self._lock:
+            if time.monotonic() >= self._until:
+                self._answer = self._ask()
+                self._until = time.monotonic() + self._pause
+            return self._answer
+
+    def _ask(self) -> str:
+        for probe in list(self._probes):
+            try:
+                reason = probe()
+            except ServerError as error:
+                if error.code is None:
+                    # The attempt meets the same, and knows what to do about it.
+                    return ""
+                with suppress(ValueError):
+                    self._probes.remove(probe)
+                continue
+            if reason:
+                return reason
+        return ""
+
+    def _parts(self) -> str:
+        storage = self._target.storage
+        where = table_condition(storage)
+        partition, parts = self._server.rows(
+            "SELECT argMax(partition_id, parts), max(parts) FROM (SELECT partition_id, count() AS parts"
+            f" FROM system.parts WHERE active AND {where} GROUP BY partition_id)"
+        )[0]
+        if not parts:
+            return ""
+        where = where.replace(" table = ", " name = ")
+        engine = self._server.rows(f"SELECT engine_full FROM system.tables WHERE {where}")
+        delay, _, _ = part_limits(self._server, str(engine[0][0]) if engine else "")
+        share = self._max_load
+        if parts >= delay * share / 2 and self._merges_are_behind():
+            return (
+                f"partition {partition} of {storage} has {parts} parts and every merge thread is busy; "
+                f"inserts are slowed down from {delay} parts on"
+            )
+        if parts >= delay * share:
+            return f"partition {partition} of {storage} has {parts} parts; inserts are slowed down from {delay} on"
+        return ""
+
+    def _merges_are_behind(self) -> bool:
+        found = dict(
+            self._server.rows(
+                "SELECT metric, value FROM system.metrics WHERE startsWith(metric, 'BackgroundMergesAndMutationsPool')"
+            )
+        )
+        size = int(found.get("BackgroundMergesAndMutationsPoolSize", 0))
+        return bool(size) and int(found.get("BackgroundMergesAndMutationsPoolTask", 0)) >= size
+
+    def _memory(self) -> str:
+        used, limit = self._server.rows(
+            "SELECT (SELECT value FROM system.metrics WHERE metric = 'MemoryTracking'),"
+            " (SELECT toUInt64(value) FROM system.server_settings WHERE name = 'max_server_memory_usage')"
+        )[0]
+        if limit and used and used > limit * self._max_load:
+            return f"the server uses {used / 2**30:.1f} of the {limit / 2**30:.1f} GiB of memory that it may use"
+        return ""
+
+    def _disk(self) -> str:
+        storage = self._target.storage
+        found = self._server.rows(
+            "SELECT name, least(free_space, unreserved_space), total_space FROM system.disks WHERE name IN"
+            " (SELECT arrayJoin(disks) FROM system.storage_policies WHERE policy_name = (SELECT storage_policy"
+            f" FROM system.tables WHERE {table_condition(storage, 'name')}))"
+            " ORDER BY 2 DESC LIMIT 1"
+        )
+        for name, free, total in found:
+            if free < _FREE_BYTES or free < total * _FREE_SHARE:
+                return f"the disk {name} of {storage} has {free / 2**30:.1f} GiB free"
+        return ""
+
+    def _replica(self) -> str:
+        storage = self._target.storage
+        if not self._target.engine.startswith("Replicated"):
+            return ""
+        found = self._server.rows(
+            f"SELECT is_readonly, absolute_delay FROM system.replicas WHERE {table_condition(storage)}"
+        )
+        for readonly, delay in found:
+            if readonly:
+                return f"the replica of {storage} on this server is read-only"
+            if delay > _LAG_SECONDS:
+                return f"the replica of {storage} on this server is {delay} s behind"
+        return ""

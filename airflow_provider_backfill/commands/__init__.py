@@ -1,0 +1,1 @@
+"""One command, one file: the only place where core meets disk and server."""

@@ -1,0 +1,64 @@
+"""Cancel a plan and kill its queries."""
+
+import time
+from datetime import timedelta
+
+from ..clickhouse import attempt
+from ..core.events import ChunkReleased, RunCancelled
+from ..core.replay import select_chunks
+from ..core.run_state import ChunkStatus, RunStatus
+from ..errors import ConfigError, RequestError, ServerError
+from ..state.run_log import RunLog
+from .lease import owner_is_dead, utc_now
+from .session import Payload, Session
+from .status import status_payload
+
+
+def cancel_plan(session: Session, plan_id: str, *, reason: str = "", wait_seconds: float = 10.0) -> Payload:
+    """
+    Stop a plan for good, until somebody resumes it: no chunk is claimed any more, and its queries are killed.
+
+    Workers see it within a second and give their chunks back. Here, too, the server is asked to
+    kill the queries, when there is one to ask, and claims of workers that are gone are freed.
+
+    Raises:
+        RequestError: No such plan, or it is completed already.
+    """
+    plan = session.store.load_plan(plan_id)
+    log = session.store.open_run(plan)
+    noop = log.run.cancelled
+    if log.run.status is RunStatus.COMPLETED:
+        raise RequestError(
+            f"Plan {plan_id} is completed; there is nothing to cancel.", hint="its rows are in the target"
+        )
+    if not noop:
+        log.commit(lambda run: None if run.cancelled else RunCancelled(at=utc_now(), by=session.user, reason=reason))
+    queries = "not looked at, because no ClickHouse was named"
+    if session.server is not None:
+        try:
+            with session.connected() as server:
+                queries = f"{attempt.kill_queries(server, plan.plan_id)} killed"
+                deadline = utc_now() + timedelta(seconds=wait_seconds)
+                while _free_dead_claims(session, log) and utc_now() < deadline:
+                    time.sleep(0.1)
+                    attempt.kill_queries(server, plan.plan_id)
+        except (ServerError, ConfigError) as error:
+            # The cancel is on disk: living workers obey it, whatever this process can reach.
+            queries = f"not looked at: {error.message}"
+    log.checkpoint()
+    return {**status_payload(session, plan, log.refresh(), "cancel", noop=noop), "queries": queries}
+
+
+def _free_dead_claims(session: Session, log: RunLog) -> int:
+    """Give back the chunks of dead workers; how many chunks living workers still hold."""
+    run, moment, held = log.refresh(), utc_now(), 0
+    for chunk in list(select_chunks(log.plan, run, ChunkStatus.RUNNING)):
+        state = run.state(chunk.id)
+        if not owner_is_dead(run, state.owner, moment):
+            held += 1
+            continue
+        released = ChunkReleased(
+            at=utc_now(), by=session.user, chunk_id=chunk.id, attempt=state.attempt, reason="its worker is gone"
+        )
+        log.append(released)
+    return held

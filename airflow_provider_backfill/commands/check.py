@@ -1,0 +1,123 @@
+"""Tell whether every required backfill is finished."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from ..core.coverage import CoveredInterval, merge_intervals, missing_intervals
+from ..core.facts import TableName
+from ..core.findings.judge import judge, worst_first
+from ..core.findings.registry import Finding, RequiredBackfill, RuleContext, Severity
+from ..core.plan import Plan
+from ..core.run_state import RunStatus
+from ..core.sql import show_table
+from ..errors import BackfillError, DamagedStateError
+from .lease import utc_now
+from .plan_findings import finding_payload, plan_case, sentences
+from .session import Payload, Session
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What ``check`` counts while it goes through the plans."""
+
+    evaluated: int = 0
+    pending: int = 0
+    active: int = 0
+    failed: int = 0
+    waived: int = 0
+    planned: dict[str, list[CoveredInterval]] = field(default_factory=dict)
+
+
+def check_backfills(
+    session: Session,
+    target: TableName | None = None,
+    *,
+    max_age: timedelta | None = None,
+    declared: Sequence[RequiredBackfill] = (),
+) -> Payload:
+    """
+    Whether every required backfill is finished, for a CI job; needs no ClickHouse.
+
+    A damaged plan is a finding of its own; the others are still judged. One plan is in memory at a time.
+
+    Args:
+        target: Look only at the plans of this table.
+        max_age: An unfinished plan is only a warning until it is older.
+        declared: Backfills that must have a plan.
+    """
+    wanted = None if target is None else show_table(target)
+    mine = [entry for entry in declared if wanted in (None, entry.target)]
+    targets = {entry.target for entry in mine}
+    required = session.options.policy.fail_check_on_required_pending_backfill
+    findings = judge(RuleContext(moment=utc_now(), required=required))
+    tally = _Tally()
+    for name, found in session.store.runs(session.store.plan_ids(), brief=True):
+        if isinstance(found, DamagedStateError):
+            # The plan's own file may be sound.
+            plan, case = _sound_plan(session, name), _damage_case(name, found)
+        elif isinstance(found, BackfillError):
+            raise found
+        else:
+            plan, run = found
+            case = plan_case(session, plan, run, max_age=max_age)
+        if plan is not None and wanted not in (None, plan.target):
+            continue
+        _count(tally, case, plan, targets)
+        findings += judge(case)
+    missing = tuple(
+        (entry, *gap)
+        for entry in mine
+        for gap in missing_intervals(merge_intervals(tally.planned.get(entry.target, ())), entry.start, entry.end)
+    )
+    findings = worst_first([*findings, *judge(RuleContext(moment=utc_now(), missing=missing))])
+    return _check_payload(findings, tally, len(missing))
+
+
+def _sound_plan(session: Session, plan_id: str) -> Plan | None:
+    try:
+        return session.store.find_plan(plan_id)
+    except DamagedStateError:
+        return None
+
+
+def _damage_case(plan_id: str, error: DamagedStateError) -> RuleContext:
+    """A damaged plan: the command in the error's hint is the remedy, other advice belongs to the message."""
+    advised = re.search(r"`(clickhouse-backfill [^`]+)`", error.hint)
+    damage = error.message if advised is not None else sentences(error)
+    return RuleContext(moment=utc_now(), about=plan_id, damage=damage, remedy=advised[1] if advised is not None else "")
+
+
+def _count(tally: _Tally, case: RuleContext, plan: Plan | None, targets: set[str]) -> None:
+    run = case.run
+    if plan is not None and plan.target in targets and not (run is not None and run.cancelled):
+        tally.planned.setdefault(plan.target, []).append(CoveredInterval(plan.start, plan.end, (plan.plan_id,)))
+    if run is None:
+        return
+    tally.evaluated += 1
+    tally.waived += case.waived and not case.finished
+    tally.pending += not case.finished and not case.waived
+    tally.active += run.status is RunStatus.RUNNING
+    tally.failed += run.status is RunStatus.FAILED
+
+
+def _check_payload(findings: Sequence[Finding], tally: _Tally, missing: int) -> Payload:
+    ok = not any(finding.severity is Severity.ERROR for finding in findings)
+    return {
+        "ok": ok,
+        "command": "check",
+        "failedChecks": [] if ok else ["plugin:backfill"],
+        "plugins": {
+            "backfill": {
+                "evaluated": tally.evaluated,
+                "ok": ok,
+                "findingCodes": sorted({finding.code for finding in findings}),
+                "findings": [finding_payload(finding) for finding in findings],
+                "requiredCount": tally.pending + missing,
+                "activeRuns": tally.active,
+                "failedRuns": tally.failed,
+                "waivedCount": tally.waived,
+            }
+        },
+    }

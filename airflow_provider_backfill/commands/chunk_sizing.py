@@ -1,0 +1,139 @@
+"""
+How large the chunks of a plan are, and what size would suit them.
+
+The estimate counts rows of the source, before the SELECT's own filters; what is proposed fits the
+buckets and partitions that the planner holds plans against.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from ..clickhouse.client import ClickHouse
+from ..clickhouse.row_estimate import estimate_rows
+from ..core.facts import Estimate, ScanFacts, TableFacts, TimeKind
+from ..core.findings.server_rules import LARGE_BYTES, LARGE_ROWS, MANY_CHUNKS, SMALL_ROWS
+from ..core.ids import plan_id
+from ..core.model import whole
+from ..core.plan import Plan
+from ..core.window import iter_window, render_chunk_hours
+from ..errors import RequestError, ServerError
+from . import plan_inputs
+
+# What a chunk should hold: enough that its fixed cost (tables, verification, publishing) is little, and
+# little enough that an attempt takes seconds to minutes.
+IDEAL_ROWS = 10_000_000
+IDEAL_BYTES = 2**30
+_CHUNK_HOURS = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 24.0, 48.0, 72.0, 168.0, 336.0, 720.0)
+
+
+def estimate_plan(server: ClickHouse, plan: Plan) -> Estimate | None:
+    """
+    Rows of the source in each chunk; None when that cannot be told at a low price.
+
+    Raises:
+        ServerError: The server could not be reached.
+    """
+    try:
+        return estimate_rows(
+            server, plan.statements, plan.time_column, plan.start, plan.end, plan.chunk_hours, plan.chunk_count
+        )
+    except ServerError as error:
+        if error.code is None:
+            raise
+        return None
+
+
+def propose_hours(
+    server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], estimate: Estimate
+) -> float | None:
+    """
+    The length of a chunk in hours that suits the rows and fits buckets and partitions.
+
+    The largest usual length whose largest chunk holds at most 10 million rows and 1 GiB; where
+    none of these fits the tables, the smallest longer one that does; None when none fits.
+    """
+    ideal = _ideal_hours(plan, estimate)
+    lengths = list(_candidates(plan))
+    below = [hours for hours in lengths if hours <= ideal]
+    above = [hours for hours in lengths if hours > ideal]
+    for hours in (*reversed(below), *above):
+        try:
+            plan_inputs.check_bounds(server, target, plan.model_copy(update={"chunk_hours": hours}), scans)
+        except RequestError:
+            continue
+        return hours
+    return None
+
+
+def resized(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts]) -> Plan:
+    """
+    The plan with chunks of the length that suits its rows.
+
+    Raises:
+        RequestError: The rows cannot be estimated, or no usual length fits the tables.
+    """
+    estimate = estimate_plan(server, plan)
+    if estimate is None:
+        raise RequestError(
+            f"The rows of {plan.statements[0].source} cannot be counted within seconds, so no chunk size follows.",
+            hint=f"pass --chunk-hours {render_chunk_hours(plan.chunk_hours)}",
+        )
+    hours = propose_hours(server, target, plan, scans, estimate)
+    if hours is None:
+        raise RequestError(
+            f"No usual chunk length fits the buckets and partitions of {plan.target}.",
+            hint="pass --chunk-hours with a number; the error then names what fits",
+        )
+    return plan.model_copy(
+        update={
+            "chunk_hours": hours,
+            "chunk_count": sum(1 for _ in iter_window(plan.start, plan.end, hours)),
+            "plan_id": plan_id(plan.target, plan.start, plan.end, hours, plan.time_column),
+        }
+    )
+
+
+def describe(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts]) -> dict[str, Any] | None:
+    """The estimate of a plan as JSON; another chunk length is proposed only where this one is far off."""
+    estimate = estimate_plan(server, plan)
+    if estimate is None:
+        return None
+    small = estimate.median < SMALL_ROWS and plan.chunk_count >= MANY_CHUNKS
+    large = estimate.largest > LARGE_ROWS or estimate.largest * (estimate.bytes_per_row or 0) > LARGE_BYTES
+    proposed = propose_hours(server, target, plan, scans, estimate) if small or large else None
+    return estimate_payload(estimate, proposed)
+
+
+def _ideal_hours(plan: Plan, estimate: Estimate) -> float:
+    if not estimate.largest:
+        return plan.chunk_hours
+    rows = float(IDEAL_ROWS)
+    if estimate.bytes_per_row:
+        rows = min(rows, IDEAL_BYTES / estimate.bytes_per_row)
+    return plan.chunk_hours * rows / estimate.largest
+
+
+def _candidates(plan: Plan) -> Iterable[float]:
+    whole_days = any(s.time_kind in (TimeKind.DATE, TimeKind.DATE32) for s in plan.statements)
+    window = (plan.end - plan.start) / timedelta(hours=1)
+    for hours in sorted({*_CHUNK_HOURS, plan.chunk_hours}):
+        fits_dates = not whole_days or hours % 24 == 0
+        if fits_dates and plan.min_chunk_minutes <= hours * 60 and hours <= max(window, _CHUNK_HOURS[0]):
+            yield hours
+
+
+def estimate_payload(estimate: Estimate | None, proposed: float | None) -> dict[str, Any] | None:
+    """An estimate as ``plan`` and ``doctor`` print it; rows and bytes per chunk that holds any."""
+    if estimate is None:
+        return None
+    rows = {"min": estimate.smallest, "median": estimate.median, "max": estimate.largest}
+    per_row = estimate.bytes_per_row
+    return {
+        "rowsPerChunk": rows,
+        "bytesPerChunk": None if per_row is None else {name: round(count * per_row) for name, count in rows.items()},
+        "chunksLookedAt": estimate.looked_at,
+        "chunksWithRows": estimate.filled,
+        "exact": estimate.exact,
+        "proposedChunkHours": None if proposed is None else whole(float(proposed)),
+    }

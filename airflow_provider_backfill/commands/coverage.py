@@ -1,0 +1,87 @@
+"""Tell which parts of a window are proven filled."""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+
+from ..core.coverage import CoveredInterval, merge_intervals, missing_intervals
+from ..core.facts import TableName
+from ..core.instants import render_instant
+from ..core.plan import Plan
+from ..core.replay import expand
+from ..core.run_state import ChunkStatus, Run, RunStatus
+from ..core.sql import show_table
+from ..errors import DamagedStateError, RequestError
+from .session import Payload, Session
+
+
+def read_coverage(session: Session, target: TableName, start: datetime, end: datetime) -> Payload:
+    """
+    Which parts of ``[start, end)`` of a target are proven filled, by done chunks of any plan; needs no ClickHouse.
+
+    A done chunk is proof: its rows were verified and published before the event was written. What
+    a plan on another ClickHouse has filled does not count together: each one is listed by itself.
+
+    Raises:
+        RequestError: The window is empty.
+    """
+    if start >= end:
+        raise RequestError(
+            f"The window is empty: from {render_instant(start)} is not before to {render_instant(end)}.",
+            hint="the end is exclusive; to cover 1 January, pass --to 2026-01-02",
+        )
+    name = show_table(target)
+    by_server: dict[str, list[CoveredInterval]] = {}
+    damaged = []
+    for plan_id in session.store.plan_ids():
+        try:
+            plan = session.store.load_plan(plan_id)
+            if plan.target != name or plan.end <= start or plan.start >= end:
+                continue
+            run = session.store.open_run(plan).run
+        except DamagedStateError as error:
+            damaged.append({"planId": plan_id, "message": error.message})
+            continue
+        stretches = [*by_server.get(plan.environment, ()), *_done(plan, run, start, end)]
+        by_server[plan.environment] = merge_intervals(stretches)
+    servers = [_coverage_of(where, merged, start, end) for where, merged in sorted(by_server.items())]
+    gaps = servers[0]["gaps"] if len(servers) == 1 else [] if servers else [_stretch(start, end)]
+    ok = bool(servers) and all(not entry["gaps"] for entry in servers) and not damaged
+    payload: Payload = {
+        "ok": ok,
+        "command": "coverage",
+        "target": name,
+        "from": render_instant(start),
+        "to": render_instant(end),
+        "servers": servers,
+        "gaps": gaps,
+        "damaged": damaged,
+    }
+    return payload
+
+
+def _done(plan: Plan, run: Run, start: datetime, end: datetime) -> Iterator[CoveredInterval]:
+    """What the plan's done chunks fill of the window."""
+    if run.status is RunStatus.COMPLETED:
+        yield CoveredInterval(max(plan.start, start), min(plan.end, end), (plan.plan_id,))
+        return
+    for planned in plan.chunks():
+        if planned.end <= start or planned.start >= end:
+            continue
+        for chunk in expand(run, planned):
+            if run.state(chunk.id).status is ChunkStatus.DONE and chunk.end > start and chunk.start < end:
+                yield CoveredInterval(max(chunk.start, start), min(chunk.end, end), (plan.plan_id,))
+
+
+def _coverage_of(where: str, merged: Iterable[CoveredInterval], start: datetime, end: datetime) -> Payload:
+    stretches = list(merged)
+    filled = sum((stretch.end - stretch.start for stretch in stretches), timedelta())
+    return {
+        "environment": where,
+        "covered": [{**_stretch(first, last), "planIds": list(plans)} for first, last, plans in stretches],
+        "gaps": [_stretch(first, last) for first, last in missing_intervals(stretches, start, end)],
+        "share": round(filled / (end - start), 6),
+    }
+
+
+def _stretch(start: datetime, end: datetime) -> Payload:
+    return {"from": render_instant(start), "to": render_instant(end)}

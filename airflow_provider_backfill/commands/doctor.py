@@ -1,0 +1,136 @@
+"""Diagnose a plan or a target, and say what to type."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..clickhouse import catalog, diagnostics
+from ..clickhouse.client import ClickHouse
+from ..core.facts import Misalignment, ServerFacts, TableName
+from ..core.findings.judge import judge
+from ..core.findings.registry import RuleContext, Severity
+from ..core.plan import Plan
+from ..core.remedy import plan_command
+from ..core.replay import select_chunks
+from ..core.run_state import ChunkStatus, Run
+from ..core.sql import parse_table, show_table
+from ..errors import RequestError, ServerError
+from . import chunk_sizing, plan_inputs
+from .lease import utc_now
+from .plan_findings import finding_payload, plan_case, sentences
+from .session import Payload, Session
+
+_NO_SERVER = "ClickHouse: none was named (--clickhouse-url, CLICKHOUSE_URL)"
+
+
+def diagnose(session: Session, plan_id: str | None = None, target: TableName | None = None) -> Payload:
+    """
+    What is wrong with a plan, or with a target before there is a plan, and what to type.
+
+    Looks at the server when there is one; says what it could not look at.
+
+    Raises:
+        RequestError: No such plan; a target without a server to ask.
+    """
+    if plan_id is None:
+        if target is None:
+            raise RequestError("Neither a plan nor a target was named.", hint="write --plan-id ID or --target db.table")
+        with session.connected() as server:
+            return _doctor_payload(_target_case(session, server, target), target=show_table(target))
+    plan = session.store.load_plan(plan_id)
+    log = session.store.open_run(plan)
+    case, unseen = plan_case(session, plan, log.run), [_NO_SERVER]
+    if session.server is not None:
+        try:
+            with session.connected() as server:
+                facts = inspect_server(session, server, plan)
+                # Read again after the look: a claim is on disk before its query exists.
+                case = replace(plan_case(session, plan, log.refresh()), server=_settled(server, facts))
+            unseen = []
+        except ServerError as error:
+            unseen = [f"ClickHouse: {error.message}"]
+    return _doctor_payload(
+        case, target=plan.target, unseen=unseen, parallel=session.options.defaults.max_parallel_chunks
+    )
+
+
+def _settled(server: ClickHouse, facts: ServerFacts) -> ServerFacts:
+    """The facts without queries that have ended since: their claims may have ended with them."""
+    if not facts.queries:
+        return facts
+    still = {query.query_id for query in diagnostics.live_queries(server)}
+    return replace(facts, queries=tuple(query for query in facts.queries if query.query_id in still))
+
+
+def inspect_server(session: Session, server: ClickHouse, plan: Plan) -> ServerFacts:
+    """Everything the rules want to know of the server for one plan."""
+    target = parse_table(plan.target, "target")
+    sources = list(dict.fromkeys(parse_table(statement.source, "source") for statement in plan.statements))
+    facts = diagnostics.server_facts(server, target, plan, sources, session.store.plan_ids())
+    scans = [scan.facts for scan in facts.scans if scan.facts is not None]
+    if facts.storage is None or facts.missing_sources or len(scans) < len(plan.statements):
+        return facts
+    table = plan_inputs.target_facts(server, target)
+    misfit = None
+    try:
+        plan_inputs.check_bounds(server, table, plan, scans)
+    except RequestError as error:
+        flags = re.findall(r"--(?:from|to|chunk-hours) [^\s,]+", error.hint)
+        misfit = Misalignment(sentences(error), plan_command(plan, *flags) if flags else "")
+    except ServerError as error:
+        if error.code is None:
+            raise
+        facts = replace(facts, unseen=(*facts.unseen, f"chunk bounds: {error.message}"))
+    try:
+        facts = replace(facts, seam=plan_inputs.cutover(server, table, plan))
+    except ServerError as error:
+        if error.code is None:
+            raise
+        facts = replace(facts, unseen=(*facts.unseen, f"rows of the target: {error.message}"))
+    estimate = chunk_sizing.estimate_plan(server, plan)
+    proposed = None if estimate is None else chunk_sizing.propose_hours(server, table, plan, scans, estimate)
+    return replace(facts, misfit=misfit, estimate=estimate, proposed_hours=proposed)
+
+
+def _target_case(session: Session, server: ClickHouse, target: TableName) -> RuleContext:
+    views = catalog.feeding_views(server, target)
+    sources = list(dict.fromkeys(source for view in views for source in view.sources))
+    facts = diagnostics.server_facts(server, target, None, sources, session.store.plan_ids())
+    return RuleContext(moment=utc_now(), server=facts)
+
+
+def _doctor_payload(case: RuleContext, *, target: str, unseen: Sequence[str] = (), parallel: int = 1) -> Payload:
+    findings = judge(case)
+    plan, run, facts = case.plan, case.run, case.server
+    sized = {"backfill_chunks_small", "backfill_chunks_large", "backfill_disk_space"}
+    proposed = facts.proposed_hours if facts is not None and sized & {finding.code for finding in findings} else None
+    failed = [] if plan is None or run is None else [c.id for c in select_chunks(plan, run, ChunkStatus.FAILED)]
+    return {
+        "ok": not any(finding.severity is Severity.ERROR for finding in findings),
+        "command": "doctor",
+        "planId": None if plan is None else plan.plan_id,
+        "target": target,
+        "status": None if run is None else run.status,
+        "issueCodes": sorted({finding.code for finding in findings}),
+        "recommendations": list(dict.fromkeys(finding.hint for finding in findings if finding.hint)),
+        "failedChunkIds": failed,
+        "findings": [finding_payload(finding) for finding in findings],
+        "guarantee": None if plan is None else plan.guarantee,
+        "estimate": None if facts is None else chunk_sizing.estimate_payload(facts.estimate, proposed),
+        "pace": None if run is None else pace(run, parallel),
+        "notLookedAt": [*unseen, *(facts.unseen if facts is not None else ())],
+    }
+
+
+def pace(run: Run, parallel: int) -> Payload | None:
+    """How long a chunk took so far and what is left at that rate; None until a chunk is done."""
+    done = run.count(ChunkStatus.DONE)
+    if not done or not run.seconds:
+        return None
+    each = run.seconds / done
+    left = run.count(ChunkStatus.PENDING) + run.count(ChunkStatus.RUNNING)
+    return {
+        "secondsPerChunk": round(each, 3),
+        "rowsPerSecond": round(run.rows / run.seconds),
+        "secondsLeft": round(each * left / max(parallel, 1), 1),
+    }

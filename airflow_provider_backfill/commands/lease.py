@@ -1,0 +1,58 @@
+"""Who holds a claim, and whether that worker still lives."""
+
+import os
+import socket
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+from ..core.run_state import Run
+
+LEASE_SECONDS = 60.0
+_CLOCK_SECONDS = 30.0
+
+
+def utc_now() -> datetime:
+    """The time by this machine's clock, in UTC."""
+    return datetime.now(UTC)
+
+
+def new_owner() -> str:
+    """A name for a worker: host, process, start of the process, and a nonce."""
+    return f"{socket.gethostname()}:{os.getpid()}:{_process_start(os.getpid())}:{uuid4().hex[:8]}"
+
+
+def owner_is_dead(run: Run, owner: str, moment: datetime) -> bool:
+    """
+    Whether a worker has lost its claims: its lease has run out, or its process on this host is gone.
+
+    A worker of another host is given half a minute more, since that host's clock may be behind this
+    one's. Beyond that a live worker can lose a chunk, which costs its work and no row: what it says
+    of the chunk from then on is refused.
+    """
+    worker = run.workers.get(owner)
+    if worker is None:
+        return True
+    host, _, rest = owner.partition(":")
+    here = host == socket.gethostname()
+    lease = timedelta(seconds=worker.lease_seconds + (0 if here else _CLOCK_SECONDS))
+    if moment > worker.seen_at + lease:
+        return True
+    pid, _, rest = rest.partition(":")
+    start = rest.partition(":")[0]
+    return here and start != "" and _process_start(int(pid)) != start
+
+
+def has_live_worker(run: Run, moment: datetime) -> bool:
+    """Whether anybody who holds a claim of the run may still be at work."""
+    return any(not owner_is_dead(run, owner, moment) for owner in run.workers)
+
+
+def _process_start(pid: int) -> str:
+    """When a process of this host started, in the kernel's ticks; empty when it is gone, or there is no /proc."""
+    with suppress(OSError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # A killed process stays listed as a zombie until its parent has asked for it.
+        return "" if fields[0] in "ZX" else fields[19]
+    return ""

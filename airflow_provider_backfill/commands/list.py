@@ -1,0 +1,55 @@
+"""List all plans."""
+
+from collections.abc import Iterator
+
+from ..core.instants import render_instant
+from ..core.model import whole
+from ..core.plan import Plan
+from ..core.run_state import ChunkStatus, Run
+from ..errors import BackfillError, DamagedStateError
+from .session import Payload, Session
+
+
+def list_plans(session: Session) -> Payload:
+    """Every plan with its status, newest last; damaged ones are named, not fatal."""
+    plans, damaged = [], []
+    for name in session.store.plan_ids():
+        try:
+            plan = session.store.load_plan(name)
+            run = session.store.open_run(plan).run
+        except DamagedStateError as error:
+            damaged.append({"planId": name, "message": str(error)})
+            continue
+        plans.append(
+            {
+                "planId": plan.plan_id,
+                "target": plan.target,
+                "from": render_instant(plan.start),
+                "to": render_instant(plan.end),
+                "chunkHours": whole(plan.chunk_hours),
+                "status": run.status,
+                "done": run.count(ChunkStatus.DONE),
+                "total": run.total,
+                "rowsWritten": run.rows,
+                "createdAt": render_instant(plan.created_at),
+            }
+        )
+    plans.sort(key=lambda entry: str(entry["createdAt"]))
+    return {
+        "ok": not damaged,
+        "command": "list",
+        "stateDir": session.store.backend.where(""),
+        "plans": plans,
+        "damaged": damaged,
+    }
+
+
+def readable_runs(session: Session, target: str) -> Iterator[tuple[Plan, Run]]:
+    """The plans of a target with their runs; those whose files are damaged are left out."""
+    for name in session.store.plan_ids():
+        try:
+            plan = session.store.load_plan(name)
+            if plan.target == target:
+                yield plan, session.store.open_run(plan).run
+        except BackfillError:
+            continue

@@ -1,0 +1,172 @@
+"""Create an immutable plan, or find the identical one."""
+
+from ..clickhouse import attempt, catalog
+from ..clickhouse.client import ClickHouse
+from ..core.drift import compatibility_token
+from ..core.facts import TableFacts
+from ..core.findings.server_rules import open_window
+from ..core.ids import plan_id
+from ..core.instants import render_instant
+from ..core.model import whole
+from ..core.plan import Plan, PlanRequest, WriteMode
+from ..core.planner import GUARANTEE, check_window, differences, write_mode
+from ..core.remedy import command, short_instant
+from ..core.run_state import ChunkStatus
+from ..core.sql import show_table, time_filter
+from ..errors import RequestError
+from . import chunk_sizing, plan_inputs
+from .lease import has_live_worker, utc_now
+from .session import Payload, Session
+
+
+def create_plan(session: Session, request: PlanRequest) -> Payload:
+    """
+    Make an immutable plan, or find the one made before; nothing runs.
+
+    Raises:
+        RequestError: The request cannot be planned as it is; says why and what to change.
+        ServerError: ClickHouse could not be asked.
+    """
+    with session.connected() as server:
+        target = plan_inputs.target_facts(server, request.target)
+        mode, reason = write_mode(target, request)
+        plan_inputs.check_grants(server, target, mode)
+        statements, column = plan_inputs.find_statements(server, target, request)
+        start, end = plan_inputs.find_window(server, session.options, request, statements[0], column)
+        limits = session.options.limits
+        count = check_window(
+            start,
+            end,
+            request.chunk_hours,
+            max_hours=limits.max_window_hours,
+            min_chunk_minutes=limits.min_chunk_minutes,
+            force=request.force_large_window,
+        )
+        name = show_table(target.name)
+        scans = plan_inputs.check_scans(server, statements, column, start, end)
+        time = plan_inputs.target_time(target, column)
+        plan = Plan(
+            plan_id=plan_id(name, start, end, request.chunk_hours, column),
+            target=name,
+            start=start,
+            end=end,
+            chunk_hours=request.chunk_hours,
+            time_column=column,
+            chunk_count=count,
+            # A SELECT with now() gives other rows when it is asked again, so it cannot be verified that way.
+            statements=tuple(
+                statement.model_copy(update={"row_wise": scan.row_wise and statement.row_wise, "reads": scan.reads})
+                for statement, scan in zip(statements, scans, strict=True)
+            ),
+            write_mode=mode,
+            mode_reason=reason,
+            guarantee=GUARANTEE[mode],
+            use_tokens=session.options.defaults.require_idempotency_token,
+            min_chunk_minutes=limits.min_chunk_minutes,
+            environment=server.address,
+            target_time=time,
+            summed_columns=plan_inputs.summed_columns(target, statements, time),
+            keep_outside=request.keep_outside,
+            backup=request.backup,
+            created_at=utc_now(),
+        )
+        token = compatibility_token(plan.statements, target, use_tokens=plan.use_tokens)
+        plan = plan.model_copy(update={"compatibility_token": token})
+        if request.auto_chunk_hours:
+            plan = chunk_sizing.resized(server, target, plan, scans)
+        for chunk in plan.chunks():
+            for statement in plan.statements:
+                time_filter(column, statement.time_kind, chunk.start, chunk.end)
+            break
+        existing = session.store.find_plan(plan.plan_id)
+        if existing is not None and not request.force:
+            return _plan_payload(session, _same_plan(existing, plan), target, existed=True)
+        plan_inputs.check_bounds(server, target, plan, scans)
+        plan = plan.model_copy(update={"existing_rows": plan_inputs.existing_rows(server, target, plan)})
+        _refuse_existing_rows(server, target, plan, request.allow_existing_rows)
+        _clean_before(session, server, plan, existing, target, force=request.force)
+        if not session.store.save_plan(plan):
+            # Somebody else planned the same at this moment.
+            return _plan_payload(session, _same_plan(session.store.load_plan(plan.plan_id), plan), target, existed=True)
+        estimate = chunk_sizing.describe(server, target, plan, scans)
+        warnings = [
+            {"message": found.message, "hint": found.hint} for found in open_window(plan, catalog.server_time(server))
+        ]
+        return {**_plan_payload(session, plan, target, existed=False), "estimate": estimate, "warnings": warnings}
+
+
+def _refuse_existing_rows(server: ClickHouse, target: TableFacts, plan: Plan, allowed: bool) -> None:
+    if not plan.existing_rows or allowed or plan.write_mode is WriteMode.REPLACE:
+        return
+    seam = plan_inputs.cutover(server, target, plan)
+    since, cut = "", ""
+    if seam.first is not None:
+        feeds = f", as {' and '.join(map(str, seam.fed_by))} may have written" if seam.fed_by else ""
+        since = f" (the first at {render_instant(seam.first)}{feeds})"
+        if seam.first > plan.start:
+            cut = f"to end before them pass --to {short_instant(seam.first)}; "
+    raise RequestError(
+        f"{plan.target} already holds {plan.existing_rows} rows in the window{since}, "
+        "and this backfill would add to them.",
+        hint=f"{cut}to rebuild them pass --write-mode replace; if they are other rows, pass --allow-existing-rows",
+    )
+
+
+def _same_plan(existing: Plan, plan: Plan) -> Plan:
+    changed = differences(existing, plan)
+    if changed:
+        raise RequestError(
+            f"Plan {plan.plan_id} exists with another definition. " + "; ".join(changed) + ".",
+            hint="change the window or the chunk size, or pass --force to plan anew and keep the old files beside",
+        )
+    return existing
+
+
+def _clean_before(
+    session: Session, server: ClickHouse, plan: Plan, existing: Plan | None, target: TableFacts, *, force: bool
+) -> None:
+    """Make room for a new plan: nothing of an earlier one with its id may run, or be published later."""
+    left = attempt.leftover_tables(server, plan.plan_id, target.storage.database)
+    if left and not force:
+        raise RequestError(
+            f"{len(left)} staging tables of plan {plan.plan_id} are on the server, such as {left[0]}, "
+            "from a run that this state folder knows nothing of.",
+            hint="choose the state folder of that run with --state-dir, or pass --force to drop them and plan anew",
+        )
+    if existing is not None:
+        run = session.store.open_run(existing).run
+        if has_live_worker(run, utc_now()):
+            raise RequestError(
+                f"{run.count(ChunkStatus.RUNNING)} chunks of plan {existing.plan_id} are running.",
+                hint=f"stop it first: {command('cancel', existing.plan_id)}",
+            )
+    attempt.kill_queries(server, plan.plan_id)
+    attempt.drop_tables(server, left)
+    if existing is not None:
+        session.store.retire_plan(existing.plan_id, f"{utc_now():%Y%m%dT%H%M%S}")
+
+
+def _plan_payload(session: Session, plan: Plan, target: TableFacts, *, existed: bool) -> Payload:
+    return {
+        "ok": True,
+        "command": "plan",
+        "planId": plan.plan_id,
+        "target": plan.target,
+        "from": render_instant(plan.start),
+        "to": render_instant(plan.end),
+        "chunkCount": plan.chunk_count,
+        "chunkHours": whole(plan.chunk_hours),
+        "timeColumn": plan.time_column,
+        "planPath": session.store.plan_path(plan.plan_id),
+        "existed": existed,
+        "writeMode": plan.write_mode,
+        "modeReason": plan.mode_reason,
+        "guarantee": plan.guarantee,
+        "existingRows": plan.existing_rows,
+        "statements": [
+            {"name": s.name, "source": s.source, "verifiedAgainstSource": s.row_wise, "reads": s.reads}
+            for s in plan.statements
+        ],
+        "missedViews": [str(view) for view in target.views],
+        "next": command("status" if existed else "run", plan.plan_id),
+    }

@@ -1,0 +1,47 @@
+"""Findings about one plan, from the state folder."""
+
+from datetime import timedelta
+
+from ..core.findings.judge import judge
+from ..core.findings.registry import Finding, RuleContext
+from ..core.plan import Plan
+from ..core.run_state import Run
+from ..errors import BackfillError
+from .lease import owner_is_dead, utc_now
+from .session import Payload, Session
+
+
+def plan_case(session: Session, plan: Plan, run: Run, *, max_age: timedelta | None = None) -> RuleContext:
+    """The case of one plan, as far as the state folder knows it; for status and the page as well."""
+    moment = utc_now()
+    return RuleContext(
+        moment=moment,
+        plan=plan,
+        run=run,
+        dead=frozenset(owner for owner in run.workers if owner_is_dead(run, owner, moment)),
+        required=session.options.policy.fail_check_on_required_pending_backfill,
+        max_age=max_age,
+    )
+
+
+def state_findings(session: Session, plan: Plan, run: Run) -> list[Payload]:
+    """What the rules find in the state folder alone, beside what a status says itself."""
+    found = judge(plan_case(session, plan, run))
+    return [finding_payload(finding) for finding in found if finding.code != "backfill_required_pending"]
+
+
+def finding_payload(finding: Finding) -> Payload:
+    """A finding as JSON."""
+    return {
+        "code": finding.code,
+        "severity": finding.severity,
+        "message": finding.message,
+        "planId": finding.plan_id,
+        "hint": finding.hint,
+    }
+
+
+def sentences(error: BackfillError) -> str:
+    """Return an error's message and hint as full sentences."""
+    hint = f" {error.hint[0].upper()}{error.hint[1:]}." if error.hint else ""
+    return f"{error.message}{hint}"

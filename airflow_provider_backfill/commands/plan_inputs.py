@@ -1,0 +1,442 @@
+"""
+From what a user asked for to checked statements, by asking the server.
+
+Glue between inspection (which only asks) and the planner (which only decides).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+
+from ..clickhouse import catalog, diagnostics, query_plan
+from ..clickhouse.client import ClickHouse
+from ..clickhouse.time_buckets import TimeBuckets
+from ..core.facts import CutoverFacts, ScanFacts, TableFacts, TableName, TimeKind
+from ..core.ids import chunk_id
+from ..core.instants import MS_PER_DAY, from_ms, render_instant, to_ms
+from ..core.plan import Chunk, Plan, PlanRequest, Statement, TargetTime, WriteMode
+from ..core.planner import check_groups, check_scan, converted_columns, find_time_column, insert_columns
+from ..core.sql import copy_select, parse_table, plain_select, quote, show_table, time_filter, time_kind
+from ..core.window import render_chunk_hours
+from ..errors import RequestError, ServerError
+from ..options import Options
+
+# Chunk sizes that people use, to propose one that fits.
+_CHUNK_HOURS = (0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 24, 48, 72, 168, 336, 720)
+
+
+def target_facts(server: ClickHouse, name: TableName) -> TableFacts:
+    """
+    Facts about a table that must be there.
+
+    Raises:
+        RequestError: There is none of that name.
+    """
+    facts = catalog.table_facts(server, name)
+    if facts is None:
+        raise RequestError(
+            f"There is no table {name} on {server.address}.",
+            hint="check the name (database.table), the server, and that the user may see the table",
+        )
+    return facts
+
+
+def find_statements(server: ClickHouse, target: TableFacts, request: PlanRequest) -> tuple[list[Statement], str]:
+    """The statements that fill the target, not yet held against the query plan, and the time column."""
+    if request.source is not None:
+        source = target_facts(server, request.source)
+        if source.name in (target.name, target.storage):
+            raise RequestError(
+                f"{source.name} is the target itself; inserting a table into itself doubles its rows.",
+                hint="pass another --source, or leave it away to replay the views that feed the target",
+            )
+        column, kind = find_time_column(source, request.time_column, request.time_unit)
+        given = [c for c in source.columns if c.insertable]
+        types = {c.name: c.type for c in target.columns}
+        pairs = {(c.type, types[c.name]) for c in given if c.name in types and c.type != types[c.name]}
+        names = insert_columns(str(source.name), given, target, catalog.supertypes(server, sorted(pairs)))
+        select = copy_select(source.name, [c for c in target.columns if c.name in names])
+        return [
+            Statement(
+                name=str(source.name),
+                select=select,
+                source=show_table(source.name),
+                time_kind=kind,
+                columns=names,
+                row_wise=True,
+                converted=converted_columns(given, target),
+            )
+        ], column
+    if request.select is not None:
+        return _select_statement(server, target, request, request.select, "--select")
+    return _view_statements(server, target, request)
+
+
+def _view_statements(server: ClickHouse, target: TableFacts, request: PlanRequest) -> tuple[list[Statement], str]:
+    views = catalog.feeding_views(server, target.name)
+    if not views:
+        raise RequestError(
+            f"No materialized view writes to {target.name}, so there is nothing to fill it from.",
+            hint="name where the rows come from: --source database.table, or --select 'SELECT …'",
+        )
+    statements: list[Statement] = []
+    column = request.time_column
+    for view in views:
+        if view.refreshable:
+            raise RequestError(
+                f"{view.name} is a refreshable view: it replaces the target's rows on its own schedule, "
+                "and would replace the backfilled ones.",
+                hint=f"run SYSTEM REFRESH VIEW {view.name}, or backfill a table that it does not write to",
+            )
+        wanted = request.filter_table or (view.sources[0] if len(view.sources) == 1 else None)
+        found, column = _select_statement(
+            server, target, replace(request, filter_table=wanted, time_column=column), view.select, str(view.name)
+        )
+        statements += found
+    return statements, column or ""
+
+
+def _select_statement(
+    server: ClickHouse, target: TableFacts, request: PlanRequest, text: str, what: str
+) -> tuple[list[Statement], str]:
+    select = plain_select(text)
+    try:
+        facts = catalog.select_facts(server, select, catalog.current_database(server))
+    except ServerError as error:
+        if error.code is None:
+            raise
+        raise RequestError(
+            f"{what} is not a SELECT that ClickHouse accepts: {error.message}", hint="correct the SELECT"
+        ) from error
+    source, column, kind = _filtered_table(server, facts.tables, request, what)
+    if source.name in (target.name, target.storage):
+        raise RequestError(
+            f"{what} reads {source.name}, which is the target itself; inserting a table into itself doubles its rows.",
+            hint="read from the table the rows come from, or backfill into a new table and exchange the two",
+        )
+    names = insert_columns(what, facts.columns, target, None)
+    statement = Statement(
+        name=what,
+        select=select,
+        source=show_table(source.name),
+        time_kind=kind,
+        columns=names,
+        row_wise=not facts.unstable,
+        converted=converted_columns(facts.columns, target),
+    )
+    return [statement], column
+
+
+def _filtered_table(
+    server: ClickHouse, tables: tuple[TableName, ...], request: PlanRequest, what: str
+) -> tuple[TableFacts, str, TimeKind]:
+    """The one table of a SELECT that the window applies to, with its time column."""
+    if request.filter_table is not None:
+        facts = target_facts(server, request.filter_table)
+        return facts, *find_time_column(facts, request.time_column, request.time_unit)
+    if not tables:
+        raise RequestError(
+            f"{what} reads no table, so a window cannot apply to it.", hint="pass a --select over a table"
+        )
+    fitting: list[tuple[TableFacts, str, TimeKind]] = []
+    problem: RequestError | None = None
+    for name in tables:
+        facts = target_facts(server, name)
+        if not facts.columns:
+            problem = RequestError(
+                f"{what} reads {name}, a parametrised view, which has no columns of its own.",
+                hint="pass --filter-table with the table behind the view",
+            )
+            continue
+        try:
+            fitting.append((facts, *find_time_column(facts, request.time_column, request.time_unit)))
+        except RequestError as error:
+            problem = problem or error
+    if len(fitting) == 1:
+        return fitting[0]
+    if problem is not None and not fitting:
+        raise problem
+    names = ", ".join(f"{facts.name} ({column})" for facts, column, _ in fitting)
+    raise RequestError(
+        f"{what} reads several tables that the window could apply to: {names}.",
+        hint="choose one with --filter-table database.table",
+    )
+
+
+def find_window(
+    server: ClickHouse, options: Options, request: PlanRequest, statement: Statement, column: str
+) -> tuple[datetime, datetime]:
+    """
+    The window ``[start, end)`` that was asked for; where the policy allows, missing bounds come from the source.
+
+    Raises:
+        RequestError: A bound is missing and the policy wants both, or the source is empty.
+    """
+    if request.start is not None and request.end is not None:
+        return request.start, request.end
+    if options.policy.require_explicit_window:
+        missing = "--from" if request.start is None else "--to"
+        raise RequestError(
+            f"{missing} is missing.",
+            hint=f"pass {missing} 2025-01-31, or set policy.requireExplicitWindow to false to take it from the source",
+        )
+    first, last = catalog.time_span(server, parse_table(statement.source, "source"), column, statement.time_kind)
+    whole = timedelta(days=1) if statement.time_kind in (TimeKind.DATE, TimeKind.DATE32) else timedelta(milliseconds=1)
+    return request.start or first, request.end or last + whole
+
+
+def check_scans(
+    server: ClickHouse, statements: Sequence[Statement], column: str, start: datetime, end: datetime
+) -> list[ScanFacts]:
+    """
+    How the server would read the source for each statement.
+
+    Raises:
+        RequestError: The time filter does not reach every read of the source.
+    """
+    scans = []
+    for statement in statements:
+        source = parse_table(statement.source, "source")
+        scan = query_plan.scan_facts(server, statement.select, source, column, statement.time_kind, start, end)
+        if not scan.reads and target_facts(server, source).rows == 0:
+            raise RequestError(
+                f"{source} is empty, so there is nothing to backfill, and how it would be read cannot be seen.",
+                hint="plan when it has rows, or name another source",
+            )
+        check_scan(statement, scan, column)
+        scans.append(scan)
+    return scans
+
+
+def check_bounds(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts]) -> None:
+    """
+    Hold a plan's chunk bounds against the buckets of its SELECTs and, to replace, against partitions.
+
+    Raises:
+        RequestError: A chunk would cut a bucket or a partition in two; the hint says what fits.
+    """
+    for statement, scan in zip(plan.statements, scans, strict=True):
+        if not scan.groups:
+            continue
+        buckets = _buckets(server, plan, statement, scan)
+        misfits = {key: bucket.first_misfit(plan.start, plan.end, plan.chunk_hours) for key, bucket in buckets.items()}
+        check_groups(statement, target, scan.groups, misfits, partial(_proposal, plan, buckets))
+    if plan.write_mode is WriteMode.REPLACE:
+        _check_partitions(server, target, plan)
+
+
+def _buckets(server: ClickHouse, plan: Plan, statement: Statement, scan: ScanFacts) -> dict[str, TimeBuckets]:
+    """The buckets of time that keep rows of a statement apart, by the key that makes them."""
+    column = target_facts(server, parse_table(statement.source, "source")).column(plan.time_column)
+    return {
+        key: bucket
+        for group in scan.groups
+        for key in group.keys
+        if column is not None
+        and (bucket := TimeBuckets(server, key, plan.time_column, column.type, statement.time_kind)).usable()
+    }
+
+
+def _check_partitions(server: ClickHouse, target: TableFacts, plan: Plan) -> None:
+    bucket = _partition_bucket(server, target, plan)
+    start, end = plan.start, plan.end
+    if plan.keep_outside:
+        # Only the ends of the window may lie inside a partition: the chunks there keep what is outside.
+        step = timedelta(hours=plan.chunk_hours)
+        start, end = start + step, start + step * (plan.chunk_count - 1)
+    cut = bucket.first_misfit(start, end, plan.chunk_hours) if start <= end else None
+    if cut is not None:
+        outside = "" if plan.keep_outside else ", or --keep-outside to keep the rows outside the window"
+        raise RequestError(
+            f"The chunk bound {render_instant(cut)} lies inside a partition of {target.name} "
+            f"({target.partition_key}), and only whole partitions can be replaced.",
+            hint=f"pass {_proposal(plan, {'': bucket}, '')}{outside}",
+        )
+
+
+def _partition_bucket(server: ClickHouse, target: TableFacts, plan: Plan) -> TimeBuckets:
+    """The buckets of time that the target's partitions are."""
+    time = plan.target_time
+    own = target.column(time.column) if time else None
+    if time is None or own is None:
+        raise RequestError(
+            f"{target.name} has no time column, so it cannot be told which partitions a window covers.",
+            hint="leave --write-mode replace away",
+        )
+    # One element of a key like (toYYYYMM(ts), region) is enough: chunks that differ in it share no partition.
+    elements = [target.partition_key, *re.split(r",(?![^(]*\))", target.partition_key.strip("()"))]
+    buckets = [
+        TimeBuckets(server, element.strip(), time.column, own.type, time.kind) for element in elements if element
+    ]
+    bucket = next((bucket for bucket in buckets if bucket.usable()), None)
+    if bucket is None:
+        raise RequestError(
+            f"The partition key of {target.name} ({target.partition_key or 'none'}) does not follow from its time "
+            f"column {time.column}, so a window covers no whole partitions.",
+            hint="leave --write-mode replace away",
+        )
+    return bucket
+
+
+def split_in_two(server: ClickHouse, target: TableFacts, plan: Plan, chunk: Chunk) -> tuple[Chunk, ...]:
+    """
+    Cut a chunk in two, as near to its middle as the plan may have a chunk bound.
+
+    Returns:
+        The two parts in time order; nothing when a part would be shorter than the plan allows, or
+        every cut would go through a bucket or a partition.
+
+    Raises:
+        ServerError: ClickHouse could not be asked.
+    """
+    scans = check_scans(server, plan.statements, plan.time_column, chunk.start, chunk.end)
+    found = [
+        bucket
+        for statement, scan in zip(plan.statements, scans, strict=True)
+        for bucket in _buckets(server, plan, statement, scan).values()
+    ]
+    if plan.write_mode is WriteMode.REPLACE:
+        found.append(_partition_bucket(server, target, plan))
+    dates = any(s.time_kind in (TimeKind.DATE, TimeKind.DATE32) for s in plan.statements)
+    step = MS_PER_DAY if dates else 1
+    middle = from_ms((to_ms(chunk.start) + to_ms(chunk.end)) // 2 // step * step)
+    edges = {middle, *(edge for bucket in found for edge in bucket.around(middle) if edge)}
+    least = timedelta(minutes=plan.min_chunk_minutes)
+    for edge in sorted(edges, key=lambda edge: abs(edge - middle)):
+        pieces = ((chunk.start, edge), (edge, chunk.end))
+        if all(end - start >= least and _fits(server, target, plan, scans, start, end) for start, end in pieces):
+            return tuple(Chunk(chunk_id(plan.plan_id, start, end), start, end) for start, end in pieces)
+    return ()
+
+
+def _fits(
+    server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], start: datetime, end: datetime
+) -> bool:
+    piece = plan.model_copy(
+        update={
+            "start": start,
+            "end": end,
+            "chunk_hours": (end - start) / timedelta(hours=1),
+            # The parts may run at once, so they may not share a partition.
+            "keep_outside": False,
+        }
+    )
+    try:
+        check_bounds(server, target, piece, scans)
+    except RequestError:
+        return False
+    return True
+
+
+def _proposal(plan: Plan, buckets: Mapping[str, TimeBuckets], key: str) -> str:
+    """Flags that put every chunk bound on an edge of the bucket."""
+    bucket = buckets[key]
+    start, end = bucket.around(plan.start)[0] or plan.start, bucket.around(plan.end)[1] or plan.end
+    window = "" if (start, end) == (plan.start, plan.end) else f"--from {_short(start)} --to {_short(end)} "
+    whole = (end - start) / timedelta(hours=1)
+    fitting = (
+        hours
+        for hours in sorted({plan.chunk_hours, *_CHUNK_HOURS})
+        if plan.chunk_hours <= hours <= whole and bucket.first_misfit(start, end, hours) is None
+    )
+    return f"{window}--chunk-hours {render_chunk_hours(next(fitting, whole))}"
+
+
+def _short(moment: datetime) -> str:
+    text = render_instant(moment)
+    return text.removesuffix("T00:00:00.000Z") if text.endswith("T00:00:00.000Z") else text.replace(".000Z", "Z")
+
+
+def target_time(target: TableFacts, column: str) -> TargetTime | None:
+    """The target's own time column: of the same name as the source's, else the one its keys lead to."""
+    own = target.column(column)
+    kind = time_kind(own.type) if own is not None else None
+    if kind is not None:
+        return TargetTime(column=column, kind=kind)
+    try:
+        name, kind = find_time_column(target, None, "")
+    except RequestError:
+        return None
+    return TargetTime(column=name, kind=kind)
+
+
+def summed_columns(target: TableFacts, statements: Sequence[Statement], time: TargetTime | None) -> tuple[str, ...]:
+    """
+    The columns that tell the target's rows apart: those of its keys, and its time.
+
+    A lost or a doubled row shows in them, and they cost a fraction of all columns to read. All that
+    are stored (which none means as well) when the target has no sorting key, or a statement does
+    not fill one of them.
+    """
+    stored = tuple(c.name for c in target.columns if c.default_kind != "EPHEMERAL")
+    common = set.intersection(*(set(statement.columns) for statement in statements))
+    # An ephemeral column is filled, and nowhere to be read.
+    whole = () if common.issubset(stored) else tuple(name for name in stored if name in common)
+    if not target.sorting_key:
+        return whole
+    names = tuple(c.name for c in target.columns if c.in_key or (time is not None and c.name == time.column))
+    return names if common.issuperset(names) else whole
+
+
+def existing_rows(server: ClickHouse, target: TableFacts, plan: Plan) -> int | None:
+    """
+    Rows the target holds in the window.
+
+    By its column of the same name, else by its own time column (a bucket's start lies in the
+    window when the bucket does), else all of them: without a time none can be ruled out.
+    """
+    if target.rows == 0:
+        return 0
+    time = plan.target_time
+    if time is None:
+        return catalog.count_rows(server, target.storage)
+    return catalog.count_rows(server, target.storage, _in_window(time, plan))
+
+
+def cutover(server: ClickHouse, target: TableFacts, plan: Plan) -> CutoverFacts:
+    """Where the window meets rows that come in by themselves."""
+    rows, first, time = 0, None, plan.target_time
+    if time is None:
+        rows = existing_rows(server, target, plan) or 0
+    elif target.rows != 0:
+        rows, first = catalog.first_instant(server, target.storage, time.column, time.kind, _in_window(time, plan))
+    views = [view.name for view in catalog.feeding_views(server, target.name) if not view.refreshable]
+    return CutoverFacts(catalog.server_time(server), rows, first, tuple(views))
+
+
+def _in_window(time: TargetTime, plan: Plan) -> str:
+    start, end = plan.start, plan.end
+    if time.kind in (TimeKind.DATE, TimeKind.DATE32):
+        start = start.replace(hour=0, minute=0, second=0, microsecond=0)
+        end = (end + timedelta(days=1, microseconds=-1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    return time_filter(time.column, time.kind, start, end)
+
+
+def check_grants(server: ClickHouse, target: TableFacts, mode: WriteMode) -> None:
+    """
+    Hold the user's rights against what a write mode needs; those on the sources show when they are read.
+
+    Raises:
+        RequestError: Some are missing; the hint has the statements that grant them.
+    """
+    try:
+        missing = diagnostics.missing_grants(server, target, mode, ())
+    except ServerError as error:
+        if error.code is None:
+            raise
+        # A version without CHECK GRANT: doctor says that it could not look, and the run meets what is missing.
+        return
+    if not missing:
+        return
+    user = str(server.rows("SELECT currentUser()")[0][0])
+    by_place: dict[str, list[str]] = {}
+    for grant in missing:
+        by_place.setdefault(grant.on, []).append(grant.right)
+    lacks = ", ".join(f"{' and '.join(rights)} on {on}" for on, rights in by_place.items())
+    grants = "; ".join(f"GRANT {', '.join(rights)} ON {on} TO {quote(user)}" for on, rights in by_place.items())
+    raise RequestError(
+        f"{user} lacks rights that write mode {mode} needs: {lacks}.",
+        hint=f"as a user who may grant: {grants}",
+    )

@@ -1,0 +1,121 @@
+"""
+What somebody who waits for a backfill wants to know: is it there, will it never be, how far is it.
+
+For sensors, in a worker and in the triggerer. Needs no ClickHouse; every look reads the state folder anew.
+"""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from ..core.facts import TableName
+from ..core.instants import render_instant
+from ..core.run_state import ChunkStatus, RunStatus
+from ..core.sql import show_table
+from .coverage import read_coverage
+from .lease import has_live_worker, utc_now
+from .list import readable_runs
+from .session import Payload, Session
+from .status import status_payload
+
+_LOST = (RunStatus.FAILED, RunStatus.CANCELLED)
+
+
+class PollResult(NamedTuple):
+    """
+    What one look found.
+
+    Attributes:
+        line: Where it stands, as one sentence without a full stop.
+        published: What is in the target, once all of it is: target, window, rows and plans. None before.
+        lost: Why waiting is of no use; empty while it is.
+        worrying: Whether somebody should look at it.
+    """
+
+    line: str
+    published: Payload | None = None
+    lost: str = ""
+    worrying: bool = False
+
+
+def poll_plan(session: Session, plan_id: str, *, fail_if_idle: bool = False) -> PollResult:
+    """
+    Where a plan stands.
+
+    Args:
+        fail_if_idle: Call it lost, too, when it is not completed and no living worker is at it.
+
+    Raises:
+        RequestError: There is no such plan.
+        DamagedStateError: Its files are damaged.
+    """
+    plan = session.store.load_plan(plan_id)
+    run = session.store.open_run(plan).run
+    status = status_payload(session, plan, run, "status")
+    dead = status.get("lostWorkers", [])
+    gone = f"; workers gone: {', '.join(dead)}" if dead else ""
+    line = f"Plan {plan_id} of {plan.target} is {run.status}: {_counts(status)}{gone}"
+    if run.status is RunStatus.COMPLETED:
+        return PollResult(line, published(plan.target, plan.start, plan.end, run.rows, [plan_id]))
+    worrying = bool(dead) or run.status is RunStatus.PAUSED
+    idle = fail_if_idle and not has_live_worker(run, utc_now())
+    if run.status in _LOST or idle:
+        error = f" {run.last_error}" if run.last_error else ""
+        nobody = " Nobody works on it any more." if idle and run.status not in _LOST else ""
+        return PollResult(line, lost=f"{line}.{error}{nobody} (next: {status['next']})")
+    return PollResult(line, worrying=worrying)
+
+
+def poll_window(session: Session, target: TableName, start: datetime, end: datetime) -> PollResult:
+    """
+    How much of ``[start, end)`` of *target* is proven filled, by whatever plans.
+
+    Lost is a part of the window for which there are plans, all of them failed or cancelled. A part without a
+    plan is waited for: somebody may plan it.
+
+    Raises:
+        RequestError: The window is empty.
+        DamagedStateError: A plan's files are damaged.
+    """
+    name = show_table(target)
+    found = read_coverage(session, target, start, end)
+    share = max((server["share"] for server in found["servers"]), default=0.0)
+    line = f"{name} is filled to {share:.1%} from {render_instant(start)} to {render_instant(end)}"
+    if found["ok"]:
+        plans = sorted({plan for part in found["servers"][0]["covered"] for plan in part["planIds"]})
+        # A chunk that lies in the window in part has no count for that part.
+        return PollResult(line, published(name, start, end, None, plans))
+    if found["damaged"]:
+        damaged = found["damaged"][0]
+        return PollResult(line, lost=f"{line}, and plan {damaged['planId']} cannot be read. {damaged['message']}")
+    plans = _plans_of(session, name)
+    for gap in found["gaps"]:
+        meeting = [(plan, status) for plan, first, last, status in plans if first < gap["to"] and last > gap["from"]]
+        if meeting and all(status in _LOST for _, status in meeting):
+            why = ", ".join(f"plan {plan} is {status}" for plan, status in meeting)
+            return PollResult(line, lost=f"{line}. {gap['from']} to {gap['to']} is missing, and {why}")
+    return PollResult(line)
+
+
+def published(target: str, start: datetime, end: datetime, rows: int | None, plans: list[str]) -> Payload:
+    """What asset events and results say about a filled window."""
+    return {
+        "target": target,
+        "from": render_instant(start),
+        "to": render_instant(end),
+        "rowsWritten": rows,
+        "planIds": plans,
+    }
+
+
+def _plans_of(session: Session, target: str) -> list[tuple[str, str, str, RunStatus]]:
+    """The plans of a target with windows and statuses; those that cannot be read are told of by the coverage."""
+    return [
+        (plan.plan_id, render_instant(plan.start), render_instant(plan.end), run.status)
+        for plan, run in readable_runs(session, target)
+    ]
+
+
+def _counts(status: Payload) -> str:
+    counts = status["chunkCounts"]
+    others = [f"{counts[name]} {name}" for name in (ChunkStatus.RUNNING, ChunkStatus.FAILED) if counts[name]]
+    return ", ".join([f"{counts['done']} of {counts['total']} chunks done", *others, f"{status['rowsWritten']} rows"])

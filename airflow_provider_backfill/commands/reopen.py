@@ -1,0 +1,31 @@
+"""Reopen a failed or cancelled plan for the next task or command."""
+
+from ..core.events import RunResumed
+from ..core.remedy import command
+from ..core.run_state import RunStatus
+from ..errors import RequestError
+from .lease import utc_now
+from .session import Payload, Session
+from .status import status_payload
+
+
+def reopen_plan(session: Session, plan_id: str) -> Payload:
+    """
+    Take a cancelled, paused or failed run up again without executing anything here.
+
+    The cancel is lifted and failed chunks get a fresh budget of attempts; whoever runs the plan
+    next (a task that is cleared or retried, or ``clickhouse-backfill resume``) goes on with it.
+
+    Raises:
+        RequestError: No such plan, or there is nothing to take up again.
+    """
+    plan = session.store.load_plan(plan_id)
+    log = session.store.open_run(plan)
+    if log.run.status is RunStatus.PLANNED:
+        raise RequestError(f"Plan {plan_id} was never run.", hint=command("run", plan.plan_id))
+    if log.run.status is RunStatus.COMPLETED:
+        raise RequestError(
+            f"Plan {plan_id} is completed; there is nothing to resume.", hint="its rows are in the target"
+        )
+    log.append(RunResumed(at=utc_now(), by=session.user))
+    return status_payload(session, plan, log.run, "resume")

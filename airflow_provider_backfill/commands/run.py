@@ -1,0 +1,244 @@
+"""Execute a plan, chunk by chunk."""
+
+import hashlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from ..clickhouse import attempt, catalog
+from ..clickhouse.client import ClickHouse
+from ..clickhouse.throttle import LoadThrottle
+from ..core.coverage import overlaps
+from ..core.drift import detect_drift, planned_views
+from ..core.events import Event, RunPaused, RunReplayed, RunResumed, RunStarted
+from ..core.facts import TableFacts
+from ..core.instants import render_instant
+from ..core.plan import Plan, WriteMode
+from ..core.remedy import command
+from ..core.run_state import ChunkStatus, Run, RunStatus
+from ..core.sql import parse_table, plain_select
+from ..errors import ConfigError, RequestError, ServerError
+from ..state.run_log import RunLog
+from . import plan_inputs
+from .lease import LEASE_SECONDS, has_live_worker, utc_now
+from .list import readable_runs
+from .session import Payload, Session
+from .status import status_payload
+from .worker import MAX_FAILURES_IN_A_ROW, Worker, chunks_between
+
+
+def _ignore(*_: object) -> None:
+    """Report to nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFlags:
+    """What a user may insist on for one run; each is one flag of ``run`` and ``resume``."""
+
+    replay_done: bool = False
+    replay_failed: bool = False
+    clear_window: bool = False
+    force_overlap: bool = False
+    force_compatibility: bool = False
+    force_environment: bool = False
+
+
+def run_plan(
+    session: Session,
+    plan_id: str,
+    *,
+    flags: RunFlags = RunFlags(),
+    resume: bool = False,
+    parallel: int | None = None,
+    window: tuple[datetime, datetime] | None = None,
+    on_start: Callable[[Worker, Plan, Run], None] = _ignore,
+    report: Callable[[Event], None] = _ignore,
+    step: Callable[[str], None] = _ignore,
+    lease_seconds: float = LEASE_SECONDS,
+    max_load: float = 0.8,
+    max_failures: int = MAX_FAILURES_IN_A_ROW,
+) -> Payload:
+    """
+    Execute a plan's chunks until all have ended, or until the worker is told to stop.
+
+    Args:
+        plan_id: The plan's id.
+        resume: Take up a paused, failed or cancelled run, failed chunks included.
+        parallel: Chunks at once; the option ``defaults.maxParallelChunks`` when None.
+        window: Only the chunks that lie in it (a mapped task's share), also for what *flags* replay;
+            the others are left to others.
+        on_start: Gets the worker, so that a signal can stop it.
+        report: Gets every event this worker writes.
+        step: Gets the name of each step of each attempt; a test may stop the worker there.
+        lease_seconds: How long the worker's claims hold after its last sign of life.
+        max_load: Wait before a chunk while the server uses more than this share of its limits on parts and memory.
+        max_failures: Pause when so many chunks in a row have failed for good.
+
+    Raises:
+        RequestError: The run may not begin as asked; says why and what to type.
+        ServerError: ClickHouse could not be reached; nothing was marked done.
+    """
+    plan = session.store.load_plan(plan_id)
+    log = session.store.open_run(plan)
+    if resume and log.run.status is RunStatus.PLANNED:
+        raise RequestError(f"Plan {plan_id} was never run.", hint=command("run", plan.plan_id))
+    if log.run.status is RunStatus.COMPLETED and not flags.replay_done:
+        _sweep(session, plan)
+        return status_payload(session, plan, log.run, "resume" if resume else "run", noop=True)
+    if log.run.cancelled and not resume:
+        raise RequestError(f"Plan {plan_id} was cancelled.", hint=command("resume", plan.plan_id))
+    _check_flags(plan, flags)
+    defaults = session.options.defaults
+    with session.connected() as server:
+        _check_environment(plan, server, flags)
+        target = plan_inputs.target_facts(server, parse_table(plan.target, "target"))
+        _check_compatibility(session, plan, server, target, flags)
+        plan_inputs.check_scans(server, list(plan.statements), plan.time_column, plan.start, plan.end)
+        _begin(session, log, flags, resume, window)
+        worker = Worker(
+            server,
+            session.store,
+            plan,
+            target,
+            retries=defaults.max_retries_per_chunk,
+            retry_delay_ms=defaults.retry_delay_ms,
+            report=report,
+            step=step,
+            lease_seconds=lease_seconds,
+            gate=LoadThrottle(server, target, max_load=max_load),
+            max_failures=max_failures,
+            on_behalf_of=session.user,
+        )
+        on_start(worker, plan, log.run)
+        try:
+            worker.run(chunks_between(plan, *(window or (None, None))), parallel or defaults.max_parallel_chunks)
+        finally:
+            _end(session, log, server, target, worker)
+    return status_payload(session, plan, log.run, "resume" if resume else "run")
+
+
+def _check_flags(plan: Plan, flags: RunFlags) -> None:
+    if flags.clear_window and not (flags.replay_done or flags.replay_failed):
+        raise RequestError(
+            "--clear-window says how chunks are executed again, but none are to be.",
+            hint="pass --replay-done or --replay-failed as well",
+        )
+    if flags.clear_window and plan.backup:
+        raise RequestError(
+            f"--clear-window would delete rows of {plan.target} that its backup does not hold yet.",
+            hint="leave it away: replace puts whole partitions in place, whatever they hold",
+        )
+    if flags.replay_done and plan.backup:
+        raise RequestError(
+            f"Replaying done chunks of {plan.target} would put their own rows into its backup.",
+            hint=f"first bring back what was there: {command('undo', plan.plan_id)}",
+        )
+    if flags.replay_done and plan.write_mode is not WriteMode.REPLACE and not flags.clear_window:
+        raise RequestError(
+            f"Replaying done chunks of {plan.target} would write their rows a second time.",
+            hint="pass --clear-window as well: each chunk's window is then deleted from the target before it is filled",
+        )
+    # A bucket of the time column is not enough: a chunk shorter than it would delete what other chunks wrote.
+    if flags.clear_window and not plan.keeps_time:
+        raise RequestError(
+            f"{plan.target} has no time column {plan.time_column}, so a chunk's window cannot be deleted from it.",
+            hint="delete the rows yourself and plan anew with --force",
+        )
+
+
+def _check_environment(plan: Plan, server: ClickHouse, flags: RunFlags) -> None:
+    if plan.environment != server.address and not flags.force_environment:
+        raise RequestError(
+            f"Plan {plan.plan_id} was made on {plan.environment}, and this is {server.address}.",
+            hint="run it there, or pass --force-environment if both are the same ClickHouse",
+        )
+
+
+def _check_compatibility(session: Session, plan: Plan, server: ClickHouse, target: TableFacts, flags: RunFlags) -> None:
+    if flags.force_compatibility:
+        return
+    feeding = catalog.feeding_views(server, target.name) if planned_views(plan) else []
+    views = {str(view.name): plain_select(view.select) for view in feeding}
+    found = detect_drift(plan, target, views, use_tokens=session.options.defaults.require_idempotency_token)
+    if found:
+        raise RequestError(
+            f"Since plan {plan.plan_id} was made, something has changed that its rows depend on: {'; '.join(found)}.",
+            hint="plan anew with --force, change it back, or pass --force-compatibility to run the plan as it was made",
+        )
+
+
+def _begin(
+    session: Session, log: RunLog, flags: RunFlags, resume: bool, window: tuple[datetime, datetime] | None
+) -> None:
+    """Write that the run goes on, unless another run would write to the same rows."""
+    plan = log.plan
+    statuses = [ChunkStatus.DONE] if flags.replay_done else []
+    if flags.replay_failed:
+        statuses.append(ChunkStatus.FAILED)
+
+    def replay(run: Run) -> Event | None:
+        only = None
+        if window is not None:
+            chunks = chunks_between(plan, *window)(run)
+            only = tuple(chunk.id for chunk in chunks if run.state(chunk.id).status in statuses)
+        if not statuses or only == ():
+            return None
+        return RunReplayed(
+            at=utc_now(), by=session.user, statuses=tuple(statuses), clear_window=flags.clear_window, chunk_ids=only
+        )
+
+    lock = "target-" + hashlib.sha256(plan.target.encode()).hexdigest()[:16]
+    with session.store.exclusive(lock):
+        if session.options.policy.block_overlapping_runs and not flags.force_overlap:
+            _refuse_overlap(session, plan)
+        # First, because a resume makes failed chunks pending: their windows would not be cleared.
+        log.commit(replay)
+        event = RunResumed if resume else RunStarted
+        log.append(event(at=utc_now(), by=session.user))
+
+
+def _refuse_overlap(session: Session, plan: Plan) -> None:
+    moment = utc_now()
+    for other, run in readable_runs(session, plan.target):
+        if not overlaps(plan, [(other, run)]) or run.status is not RunStatus.RUNNING:
+            continue
+        held = has_live_worker(run, moment)
+        fresh = run.updated_at is not None and moment - run.updated_at < timedelta(seconds=LEASE_SECONDS)
+        if held or (fresh and not run.workers):
+            raise RequestError(
+                f"Plan {other.plan_id} is running on {plan.target} over a window that meets this one "
+                f"({render_instant(other.start)} to {render_instant(other.end)}).",
+                hint=f"wait for it, stop it with `{command('cancel', other.plan_id)}`, or pass --force-overlap",
+            )
+
+
+def _end(session: Session, log: RunLog, server: ClickHouse, target: TableFacts, worker: Worker) -> None:
+    """Record a pause, write the checkpoint, and drop the tombstones once nothing can need them."""
+    run = log.refresh()
+    if worker.reason and run.status is RunStatus.RUNNING and not run.count(ChunkStatus.RUNNING):
+        log.append(RunPaused(at=utc_now(), by=session.user, reason=worker.reason))
+    log.checkpoint()
+    if run.status is RunStatus.COMPLETED:
+        _drop_tombstones(session, log, server, target)
+
+
+def _drop_tombstones(session: Session, log: RunLog, server: ClickHouse, target: TableFacts) -> None:
+    """Drop the staging tables of a run that is completed; under its lock, so that no replay begins meanwhile."""
+    left = attempt.leftover_tables(server, log.plan.plan_id, target.storage.database)
+    for batch in attempt.batches(left):
+        # Not all in one hold of the lock, which in an object store is for half a minute.
+        with session.store.exclusive(log.plan.plan_id):
+            if log.refresh().status is not RunStatus.COMPLETED:
+                return
+            attempt.drop_tables(server, batch)
+
+
+def _sweep(session: Session, plan: Plan) -> None:
+    """Drop what a worker left that died between its last record and its cleaning up; nothing can need it now."""
+    if session.server is None:
+        return
+    # A completed plan is completed, whether or not its server answers.
+    with suppress(ServerError, ConfigError), session.connected() as server:
+        target = plan_inputs.target_facts(server, parse_table(plan.target, "target"))
+        _drop_tombstones(session, session.store.open_run(plan), server, target)

@@ -1,0 +1,43 @@
+"""What a command works with: a state store, the options, a ClickHouse to open, and who gives the commands."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ..clickhouse.client import ClickHouse
+from ..errors import RequestError
+from ..options import Options
+from ..state.store import StateStore
+
+Payload = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """
+    What a command works with.
+
+    Attributes:
+        server: Opens the ClickHouse; None when there is none to talk to.
+        user: Who gives the commands, for the event log.
+    """
+
+    store: StateStore
+    options: Options
+    server: Callable[[], ClickHouse] | None
+    user: str
+
+    @contextmanager
+    def connected(self) -> Iterator[ClickHouse]:
+        """The ClickHouse of this session, closed at the end."""
+        if self.server is None:
+            raise RequestError(
+                "This needs a ClickHouse, and none was named.",
+                hint="pass --clickhouse-url http://user@host:8123/database, or set CLICKHOUSE_URL",
+            )
+        server = self.server()
+        try:
+            yield server
+        finally:
+            server.close()

@@ -1,0 +1,38 @@
+"""Change how many chunks of a plan run at once, even during a run."""
+
+from ..core.events import ParallelismSet
+from ..core.run_state import ChunkStatus, RunStatus
+from ..errors import RequestError
+from .lease import utc_now
+from .session import Payload, Session
+
+
+def set_parallel(session: Session, plan_id: str, parallel: int) -> Payload:
+    """
+    Turn how many chunks of a plan run at once, over all its workers; running ones see it within two seconds.
+
+    Holds for every later run of the plan as well. Chunks that run already are not stopped.
+
+    Args:
+        parallel: 0 leaves it to each worker again.
+
+    Raises:
+        RequestError: No such plan, or it is completed already.
+    """
+    plan = session.store.load_plan(plan_id)
+    log = session.store.open_run(plan)
+    if log.run.status is RunStatus.COMPLETED:
+        raise RequestError(f"Plan {plan.plan_id} is completed; nothing of it runs any more.", hint="")
+    before = log.run.parallel
+    log.append(ParallelismSet(at=utc_now(), by=session.user, parallel=parallel))
+    log.checkpoint()
+    return {
+        "ok": True,
+        "command": "pace",
+        "planId": plan.plan_id,
+        "target": plan.target,
+        "status": log.run.status,
+        "maxParallelChunks": parallel or None,
+        "before": before or None,
+        "running": log.run.count(ChunkStatus.RUNNING),
+    }

@@ -1,0 +1,88 @@
+"""Read where a plan stands."""
+
+from datetime import datetime
+
+from ..core.findings.state_rules import next_step
+from ..core.instants import render_instant
+from ..core.plan import Plan
+from ..core.run_state import ChunkStatus, Run, RunStatus
+from .lease import has_live_worker, owner_is_dead, utc_now
+from .plan_findings import state_findings
+from .session import Payload, Session
+from .worker import chunks_between
+
+
+def read_status(session: Session, plan_id: str) -> Payload:
+    """Where a plan stands, from its event log; needs no ClickHouse."""
+    plan = session.store.load_plan(plan_id)
+    run = session.store.open_run(plan).run
+    return {**status_payload(session, plan, run, "status"), "findings": state_findings(session, plan, run)}
+
+
+def window_status(session: Session, plan_id: str, window: tuple[datetime, datetime]) -> Payload:
+    """
+    Where the chunks of a plan stand that lie in ``[start, end)``: a mapped task's share; needs no ClickHouse.
+
+    ``status`` is that of the whole run. ``failed`` names the failed chunks with their last errors.
+    """
+    plan = session.store.load_plan(plan_id)
+    run = session.store.open_run(plan).run
+    counts, rows, failed = dict.fromkeys(ChunkStatus, 0), 0, []
+    for chunk in chunks_between(plan, *window)(run):
+        state = run.state(chunk.id)
+        counts[state.status] += 1
+        rows += state.content.rows if state.content is not None else 0
+        if state.status is ChunkStatus.FAILED:
+            failed.append({"from": render_instant(chunk.start), "to": render_instant(chunk.end), "error": state.error})
+    return {
+        "planId": plan.plan_id,
+        "target": plan.target,
+        "sources": list(dict.fromkeys(statement.source for statement in plan.statements)),
+        "environment": plan.environment,
+        "from": render_instant(window[0]),
+        "to": render_instant(window[1]),
+        "status": run.status,
+        "chunkCounts": {"total": sum(counts.values()), **{status.value: counts[status] for status in ChunkStatus}},
+        "rowsWritten": rows,
+        "failed": failed,
+    }
+
+
+def status_payload(session: Session, plan: Plan, run: Run, command: str, *, noop: bool = False) -> Payload:
+    """The payload that run, resume, status and cancel share."""
+    payload: Payload = {
+        "ok": command in ("status", "cancel") or run.status is RunStatus.COMPLETED,
+        "command": command,
+        "planId": plan.plan_id,
+        "target": plan.target,
+        "from": render_instant(plan.start),
+        "to": render_instant(plan.end),
+        "status": run.status,
+        "chunkCounts": {"total": run.total, **{status.value: run.count(status) for status in ChunkStatus}},
+        "attempts": run.attempts,
+        "rowsWritten": run.rows,
+        "runPath": session.store.run_path(plan.plan_id),
+        "eventPath": session.store.event_path(plan.plan_id),
+        "updatedAt": render_instant(run.updated_at) if run.updated_at else None,
+    }
+    moment = utc_now()
+    if dead := [owner for owner in run.workers if owner_is_dead(run, owner, moment)]:
+        payload["lostWorkers"] = dead
+    if run.throttled_by:
+        payload["throttledBy"] = run.throttled_by
+    if run.parallel:
+        payload["maxParallelChunks"] = run.parallel
+    if run.last_error:
+        payload["lastError"] = run.last_error
+    if step := next_step(plan, run, dead if not run.cancelled else ()):
+        payload["next"] = step
+    if noop:
+        payload["noop"] = True
+    return payload
+
+
+def is_settled(run: Run) -> bool:
+    """Whether nothing happens to a run any more until somebody types: it has ended, or its workers are gone."""
+    return not has_live_worker(run, utc_now()) and (
+        bool(run.workers) or run.status not in (RunStatus.PLANNED, RunStatus.RUNNING)
+    )

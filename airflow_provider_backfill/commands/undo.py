@@ -1,0 +1,50 @@
+"""Bring back what a plan with a backup has replaced."""
+
+from ..clickhouse import attempt, publish
+from ..core.events import RunCancelled, RunReplayed
+from ..core.remedy import command
+from ..core.replay import select_chunks
+from ..core.run_state import ChunkStatus
+from ..core.sql import parse_table
+from ..errors import RequestError
+from . import plan_inputs
+from .lease import has_live_worker, utc_now
+from .session import Payload, Session
+from .status import status_payload
+
+
+def undo_plan(session: Session, plan_id: str) -> Payload:
+    """
+    Bring back what a ``replace`` plan made with ``--backup`` has overwritten, and cancel the plan.
+
+    May be repeated after a crash; the backup table stays until somebody drops it.
+
+    Raises:
+        RequestError: The plan has no backup, or a worker still runs it.
+    """
+    plan = session.store.load_plan(plan_id)
+    log = session.store.open_run(plan)
+    if not plan.backup:
+        raise RequestError(
+            f"Plan {plan_id} keeps no backup, so nothing can be brought back.",
+            hint="plan with --write-mode replace --backup to have one",
+        )
+    if has_live_worker(log.run, utc_now()):
+        raise RequestError(f"Plan {plan_id} is running.", hint=command("cancel", plan.plan_id))
+    # From its verification on, a chunk may have been published, and its backup was made before that.
+    published = [
+        chunk
+        for chunk in select_chunks(plan, log.run)
+        if (state := log.run.state(chunk.id)).status is ChunkStatus.DONE or state.verified
+    ]
+    with session.connected() as server:
+        attempt.kill_queries(server, plan.plan_id)
+        target = plan_inputs.target_facts(server, parse_table(plan.target, "target"))
+        attempt.drop_leftovers(server, plan.plan_id, target.storage.database)
+        restored = publish.restore(server, plan, target, published)
+    if log.refresh().count(ChunkStatus.DONE):
+        log.append(RunReplayed(at=utc_now(), by=session.user, statuses=(ChunkStatus.DONE,)))
+    if not log.run.cancelled:
+        log.append(RunCancelled(at=utc_now(), by=session.user, reason="undone"))
+    log.checkpoint()
+    return {**status_payload(session, plan, log.run, "undo"), "ok": True, "partitionsRestored": restored}

@@ -1,0 +1,62 @@
+"""Mark a plan as not required."""
+
+from datetime import datetime
+
+from ..core.events import RunWaived
+from ..core.instants import render_instant
+from ..core.remedy import command
+from ..core.run_state import RunStatus
+from ..errors import RequestError
+from .lease import utc_now
+from .session import Payload, Session
+
+
+def waive_plan(
+    session: Session, plan_id: str, *, reason: str, until: datetime | None = None, superseded_by: str = ""
+) -> Payload:
+    """
+    Say that a plan need not be finished: ``check`` shows it and does not count it.
+
+    Ends at *until*, and when somebody runs or resumes the plan.
+
+    Args:
+        superseded_by: The id of the plan that does this one's work.
+
+    Raises:
+        RequestError: No such plan, no reason, an end that is past, or a plan that is completed already.
+    """
+    plan = session.store.load_plan(plan_id)
+    moment = utc_now()
+    if not reason.strip():
+        raise RequestError(
+            "A waiver needs a reason.", hint=f'{command("waive", plan.plan_id)} --reason "the source is gone"'
+        )
+    if until is not None and until <= moment:
+        raise RequestError(
+            f"The waiver would end at {render_instant(until)}, which is past.",
+            hint="pass a later --until, or leave it away",
+        )
+    if superseded_by:
+        other = session.store.load_plan(superseded_by)
+        if other.plan_id == plan.plan_id or other.target != plan.target:
+            raise RequestError(
+                f"Plan {other.plan_id} fills {other.target} and cannot do the work of plan {plan.plan_id} "
+                f"on {plan.target}.",
+                hint="name another plan on the same target",
+            )
+        superseded_by = other.plan_id
+    log = session.store.open_run(plan)
+    if log.run.status is RunStatus.COMPLETED:
+        raise RequestError(f"Plan {plan.plan_id} is completed; there is nothing to waive.", hint="")
+    log.append(RunWaived(at=moment, by=session.user, reason=reason.strip(), until=until, superseded_by=superseded_by))
+    log.checkpoint()
+    return {
+        "ok": True,
+        "command": "waive",
+        "planId": plan.plan_id,
+        "target": plan.target,
+        "status": log.run.status,
+        "reason": reason.strip(),
+        "until": render_instant(until) if until is not None else None,
+        "supersededBy": superseded_by or None,
+    }

@@ -1,0 +1,438 @@
+"""
+A worker: claims chunks of one plan, executes them, keeps its claims alive, and stops when told.
+
+Each thread executes one chunk at a time; one more thread watches the log for a cancel, sends
+the worker's sign of life, and kills the queries of a run that is to stop. Nothing about the
+run is kept here: a worker that dies is replaced by one that reads the log.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+from ..clickhouse.attempt import Attempt, kill_queries
+from ..clickhouse.client import ClickHouse
+from ..clickhouse.execute import run_attempt
+from ..core.events import (
+    ChunkDone,
+    ChunkFailed,
+    ChunkPart,
+    ChunkReleased,
+    ChunkSplit,
+    ChunkStarted,
+    ChunkVerified,
+    Event,
+    RunThrottled,
+    WorkerHeartbeat,
+)
+from ..core.facts import TableFacts
+from ..core.plan import Chunk, Plan
+from ..core.replay import expand, select_chunks
+from ..core.retry import RetryDecision, classify_error, retry_delay
+from ..core.run_state import ChunkState, ChunkStatus, ContentSums, Run
+from ..core.sql import query_id
+from ..errors import BackfillError, RequestError, ServerError, TransitionError, VerificationError
+from ..state.run_log import RunLog
+from ..state.store import StateStore
+from .lease import LEASE_SECONDS, new_owner, owner_is_dead, utc_now
+from .plan_inputs import split_in_two
+
+_WATCH_SECONDS = 0.5
+_WIDTH_SECONDS = 0.2
+_HOLD_SECONDS = 1.0
+_HOLD_SAID_SECONDS = 30.0
+MAX_FAILURES_IN_A_ROW = 10
+
+
+class Worker:
+    """
+    Executes chunks of one plan on one server.
+
+    Args:
+        retries: Attempts per chunk, in total.
+        retry_delay_ms: Wait after the first failed attempt; doubles.
+        report: Called with each event this worker has written, from any of its threads.
+        step: Called with the name of each step of an attempt; for tests that stop a worker there.
+        gate: Says why the next chunk has to wait; empty when it may start.
+        max_failures: Stop when so many chunks in a row have failed for good: the next would fail as well.
+        on_behalf_of: Who gave the command, for the claims in the log.
+    """
+
+    def __init__(
+        self,
+        server: ClickHouse,
+        store: StateStore,
+        plan: Plan,
+        target: TableFacts,
+        *,
+        retries: int,
+        retry_delay_ms: float,
+        report: Callable[[Event], None] = lambda _: None,
+        step: Callable[[str], None] = lambda _: None,
+        lease_seconds: float = LEASE_SECONDS,
+        gate: Callable[[], str] = lambda: "",
+        max_failures: int = MAX_FAILURES_IN_A_ROW,
+        on_behalf_of: str = "",
+    ) -> None:
+        self.owner, self._on_behalf_of = new_owner(), on_behalf_of
+        self._server, self._store, self._plan, self._target = server, store, plan, target
+        self._retries, self._retry_delay_ms, self._lease = retries, retry_delay_ms, lease_seconds
+        self._report, self._step = report, step
+        self._gate, self._max_failures = gate, max_failures
+        self._failures_in_a_row = 0
+        # Whether the last chunk had no rows, so that the next may have none either.
+        self._sparse = False
+        self._held_said = -_HOLD_SAID_SECONDS
+        self._paced = 0
+        self._stopping = threading.Event()
+        self._reason = ""
+        self._active: set[str] = set()
+        self._heard: dict[str, tuple[datetime, float]] = {}
+        self._error: Exception | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why the worker stopped before its work was done; empty when it did not."""
+        return self._reason
+
+    def stop(self, reason: str) -> None:
+        """Give every chunk back and end soon; safe to call from a signal handler."""
+        if not self._stopping.is_set():
+            self._reason = reason
+            self._stopping.set()
+
+    def run(self, chunks: Callable[[Run], Iterator[Chunk]], parallel: int) -> None:
+        """
+        Execute the chunks that are pending, *parallel* at once, and wait for those of other workers.
+
+        Args:
+            chunks: Gives the chunks this worker may take, for the run as of now.
+            parallel: Holds until the user turns the run's own number, which then counts for all workers together.
+
+        Raises:
+            StateError: The state folder failed; what was claimed is taken up by the next worker.
+            ServerError: The server could not be reached to stop the queries.
+        """
+        watcher = threading.Thread(target=self._guard, args=(self._watch,), name="backfill-watch", daemon=True)
+        ended = self._ended = threading.Event()
+        watcher.start()
+        try:
+            while not self._stopping.is_set():
+                log = self._store.open_run(self._plan)
+                moment = utc_now()
+                ready = [
+                    chunk
+                    for chunk in chunks(log.run)
+                    if (state := log.run.state(chunk.id)).status is ChunkStatus.PENDING
+                    or (state.status is ChunkStatus.RUNNING and self._is_dead(log.run, state.owner, moment))
+                ]
+                if ready:
+                    self._work_through(ready, parallel)
+                elif any(log.run.state(chunk.id).status is ChunkStatus.RUNNING for chunk in chunks(log.run)):
+                    self._stopping.wait(_WATCH_SECONDS)
+                else:
+                    break
+        finally:
+            ended.set()
+            watcher.join()
+        if self._error is not None:
+            raise self._error
+
+    def _work_through(self, ready: list[Chunk], parallel: int) -> None:
+        queue = iter(ready)
+        lock = threading.Lock()
+        drained = threading.Event()
+        ended: dict[int, threading.Event] = {}
+
+        def width() -> int:
+            return 1 if self._server.embedded else min(self._paced or parallel, len(ready))
+
+        def work(number: int) -> None:
+            log = self._store.open_run(self._plan)
+            while not self._stopping.is_set() and number < width():
+                with lock:
+                    chunk = next(queue, None)
+                if chunk is None:
+                    drained.set()
+                    return
+                self._execute(log, chunk)
+
+        def work_and_tell(number: int, end: threading.Event) -> None:
+            try:
+                self._guard(lambda: work(number))
+            finally:
+                end.set()
+
+        try:
+            while not (drained.is_set() or self._stopping.is_set()):
+                for number in range(width()):
+                    if number not in ended or ended[number].is_set():
+                        end = ended[number] = threading.Event()
+                        name = f"backfill-{number}"
+                        threading.Thread(target=work_and_tell, args=(number, end), name=name, daemon=True).start()
+                drained.wait(_WIDTH_SECONDS)
+            _wait_for(list(ended.values()))
+        except BaseException as error:
+            # A timeout or an interrupt of this thread: the others must not go on without it.
+            self.stop(f"interrupted by {type(error).__name__}")
+            _wait_for(list(ended.values()))
+            raise
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        """Run one thread's work; the first error stops the others and is raised by :meth:`run`."""
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - raised again by run(); a thread that just died would hang it
+            self._error = self._error or error
+            self.stop(error.message if isinstance(error, BackfillError) else f"{type(error).__name__}: {error}")
+
+    def _watch(self) -> None:
+        log = self._store.open_run(self._plan)
+        alive_until = time.monotonic()
+        while not self._ended.is_set():
+            run = log.refresh()
+            self._paced = run.parallel
+            if run.cancelled:
+                self.stop("the run was cancelled")
+            if self._stopping.is_set() and self._active:
+                for chunk in list(self._active):
+                    kill_queries(self._server, self._plan.plan_id, chunk)
+            if self._active and time.monotonic() >= alive_until:
+                log.append(WorkerHeartbeat(at=utc_now(), by=self.owner, lease_seconds=self._lease))
+                alive_until = time.monotonic() + self._lease / 3
+            self._ended.wait(0.05 if self._stopping.is_set() else _WATCH_SECONDS)
+
+    def _append(self, log: RunLog, event: Event) -> None:
+        log.append(event)
+        self._report(event)
+
+    def _execute(self, log: RunLog, chunk: Chunk) -> None:
+        """Attempt a chunk until it is done, failed, split, given back, or found to be somebody else's."""
+        while not self._stopping.is_set():
+            self._wait_for_turn(log)
+            self._wait_for_room(log)
+            if self._stopping.is_set():
+                return
+            claim = self._claim(log, chunk)
+            if claim is None:
+                if self._is_full(log.run):
+                    continue
+                return
+            self._active.add(chunk.id)
+            began = time.monotonic()
+            try:
+                self._step("claim")
+                outcome = self._attempt(log, chunk, claim, began)
+            finally:
+                self._active.discard(chunk.id)
+            try:
+                self._append(log, outcome)
+            except TransitionError:
+                return
+            self._step("recorded")
+            if isinstance(outcome, ChunkSplit):
+                for part in expand(log.run, chunk):
+                    self._execute(log, part)
+                return
+            self._count_failures(outcome)
+            if not isinstance(outcome, ChunkFailed) or outcome.final:
+                return
+            delay = retry_delay(self._retry_delay_ms, log.run.state(chunk.id).tries)
+            # Workers that failed together should not come back together.
+            self._stopping.wait(delay * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, keeps no secret
+
+    def _wait_for_turn(self, log: RunLog) -> None:
+        """Wait while as many chunks run as the user wants at once."""
+        while not self._stopping.is_set() and log.run.parallel and self._is_full(log.refresh()):
+            self._stopping.wait(_WATCH_SECONDS)
+
+    def _wait_for_room(self, log: RunLog) -> None:
+        """Wait while the gate says so, and keep the reason in the log: once, then every half minute."""
+        while not self._stopping.is_set() and (reason := self._gate()):
+            if time.monotonic() - self._held_said >= _HOLD_SAID_SECONDS:
+                self._held_said = time.monotonic()
+                self._append(log, RunThrottled(at=utc_now(), by=self.owner, reason=reason))
+            self._stopping.wait(_HOLD_SECONDS)
+        # A new wait is said at once.
+        self._held_said = -_HOLD_SAID_SECONDS
+
+    def _count_failures(self, outcome: Event) -> None:
+        if isinstance(outcome, ChunkDone):
+            self._failures_in_a_row = 0
+        elif isinstance(outcome, ChunkFailed) and outcome.final:
+            self._failures_in_a_row += 1
+            if self._failures_in_a_row >= self._max_failures:
+                self.stop(f"{self._failures_in_a_row} chunks in a row failed for good; the last: {outcome.message}")
+
+    def _is_dead(self, run: Run, owner: str, moment: datetime) -> bool:
+        """
+        Whether another worker has lost its claims, also when its clock is ahead of this one's.
+
+        Its last sign of life may then lie in the future; so it is dead as well when this worker
+        has waited for the next one as long as the lease, by its own watch.
+        """
+        if owner_is_dead(run, owner, moment):
+            return True
+        worker, watch = run.workers[owner], time.monotonic()
+        last, since = self._heard.get(owner, (None, watch))
+        if last != worker.seen_at:
+            self._heard[owner] = (worker.seen_at, watch)
+            return False
+        return watch - since > worker.lease_seconds
+
+    def _is_full(self, run: Run) -> bool:
+        """Whether living workers hold as many chunks as the user wants at once."""
+        if not run.parallel:
+            return False
+        moment = utc_now()
+        return run.parallel <= sum(w.claims for name, w in run.workers.items() if not self._is_dead(run, name, moment))
+
+    def _claim(self, log: RunLog, chunk: Chunk) -> ChunkState | None:
+        """Claim the chunk on disk, before its query exists; None when it is not to be had."""
+
+        def decide(run: Run) -> Event | None:
+            state = run.state(chunk.id)
+            takes_over = state.status is ChunkStatus.RUNNING and self._is_dead(run, state.owner, utc_now())
+            if run.cancelled or chunk.id in run.splits or not (takes_over or state.status is ChunkStatus.PENDING):
+                return None
+            if self._is_full(run):
+                return None
+            return ChunkStarted(
+                at=utc_now(),
+                by=self.owner,
+                chunk_id=chunk.id,
+                attempt=state.attempt + 1,
+                start=chunk.start,
+                end=chunk.end,
+                query_id=query_id(self._plan.plan_id, chunk.id, state.attempt + 1),
+                lease_seconds=self._lease,
+                takes_over=takes_over,
+                on_behalf_of=self._on_behalf_of,
+            )
+
+        # Who holds other chunks matters only where somebody's claim is taken over, or all together are limited;
+        # that either comes true meanwhile is said of this chunk, or of the whole run.
+        alone = log.run.state(chunk.id).status is ChunkStatus.PENDING and not log.run.parallel
+        event = log.commit(decide, about=chunk.id if alone else "")
+        if event is None:
+            return None
+        self._report(event)
+        return log.run.state(chunk.id)
+
+    def _attempt(self, log: RunLog, chunk: Chunk, claim: ChunkState, began: float) -> Event:
+        """Execute one attempt; the event it ended with."""
+        number = claim.attempt
+
+        def owned() -> None:
+            state = log.refresh().state(chunk.id)
+            if state.attempt != number or state.status is not ChunkStatus.RUNNING:
+                raise TransitionError(f"Attempt {number} of chunk {chunk.id} is not the running one any more.")
+
+        def verified(content: ContentSums) -> None:
+            event = ChunkVerified(
+                at=utc_now(),
+                by=self.owner,
+                chunk_id=chunk.id,
+                attempt=number,
+                content=content,
+                replica=self._target.replica,
+            )
+            self._append(log, event)
+
+        def step(name: str) -> None:
+            self._step(name)
+            # Once sealed, finishing takes less than starting over.
+            if self._stopping.is_set() and not name.startswith(("sealed", "moved")):
+                raise ServerError("The worker was told to stop.", code=394)
+
+        attempt = Attempt(
+            self._plan,
+            self._target,
+            chunk,
+            number,
+            owned,
+            verified,
+            step,
+            earlier=dict(claim.verified),
+            replica=claim.replica,
+            clear=claim.clear,
+            sparse=self._sparse,
+        )
+        try:
+            content = run_attempt(self._server, attempt)
+        except TransitionError as error:
+            return self._released(chunk, number, error.message)
+        except (ServerError, VerificationError, RequestError) as error:
+            run = log.refresh()
+            if self._stopping.is_set() or run.cancelled:
+                # A cancel from elsewhere kills the query before the watcher has seen it in the log.
+                return self._released(chunk, number, self._reason or "the run was cancelled")
+            return self._failed(run, chunk, number, error)
+        self._sparse = not content.rows
+        return ChunkDone(
+            at=utc_now(),
+            by=self.owner,
+            chunk_id=chunk.id,
+            attempt=number,
+            content=content,
+            seconds=round(time.monotonic() - began, 3),
+        )
+
+    def _released(self, chunk: Chunk, number: int, reason: str) -> Event:
+        return ChunkReleased(at=utc_now(), by=self.owner, chunk_id=chunk.id, attempt=number, reason=reason)
+
+    def _failed(self, run: Run, chunk: Chunk, number: int, error: BackfillError) -> Event:
+        code, name = (error.code, error.name) if isinstance(error, ServerError) else (None, "")
+        # What a request gets wrong stays wrong; a source that changed under a verification may come to rest.
+        verdict = RetryDecision.FINAL if isinstance(error, RequestError) else classify_error(code, error.message)
+        state = run.state(chunk.id)
+        # What is sealed may be in the target in part, and a window that is to be cleared is the whole chunk's.
+        whole = bool(state.verified) or state.clear
+        if verdict is RetryDecision.SPLIT and not whole and (parts := self._halves(chunk)):
+            return ChunkSplit(
+                at=utc_now(), by=self.owner, chunk_id=chunk.id, attempt=number, parts=parts, message=error.message
+            )
+        return ChunkFailed(
+            at=utc_now(),
+            by=self.owner,
+            chunk_id=chunk.id,
+            attempt=number,
+            code=code,
+            name=name,
+            message=str(error),
+            final=verdict is RetryDecision.FINAL or state.tries >= self._retries,
+        )
+
+    def _halves(self, chunk: Chunk) -> tuple[ChunkPart, ...]:
+        """The two parts to take a chunk's place; none when it cannot be cut, or the server cannot say where."""
+        try:
+            parts = split_in_two(self._server, self._target, self._plan, chunk)
+        except BackfillError:
+            return ()
+        return tuple(ChunkPart(id=part.id, start=part.start, end=part.end) for part in parts)
+
+
+def _wait_for(events: list[threading.Event]) -> None:
+    """
+    Wait until all *events* are set, open to signals.
+
+    Not by joining threads: a join that an exception interrupts takes its thread for ended (Python 3.11).
+    """
+    for event in events:
+        while not event.wait(0.2):
+            pass
+
+
+def chunks_between(plan: Plan, start: datetime | None, end: datetime | None) -> Callable[[Run], Iterator[Chunk]]:
+    """Which chunks a worker may take: all, or those that lie in ``[start, end)``."""
+
+    def chosen(run: Run) -> Iterator[Chunk]:
+        for chunk in select_chunks(plan, run):
+            if end is not None and chunk.end > end:
+                return
+            if start is None or chunk.start >= start:
+                yield chunk
+
+    return chosen

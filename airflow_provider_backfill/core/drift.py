@@ -1,0 +1,58 @@
+"""
+What a plan rests on besides its own text, and whether that is still so.
+
+A run may be taken up days after it was planned. By then a view may have another SELECT, the target
+another column, the options another value: what is written from then on would not be what was planned.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+from .facts import TableFacts
+from .plan import Plan, Statement
+from .sql import parse_table
+
+
+def compatibility_token(statements: Sequence[Statement], target: TableFacts, *, use_tokens: bool) -> str:
+    """A SHA-256 over what affects the data: the statements, the target's columns and keys, the use of tokens."""
+    parts = [
+        [[s.name, s.select, s.source, s.columns] for s in statements],
+        [target.engine, target.partition_key, target.sorting_key],
+        [[c.name, c.type, c.default_kind] for c in target.columns],
+        use_tokens,
+    ]
+    return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
+
+
+def detect_drift(plan: Plan, target: TableFacts, views: Mapping[str, str], *, use_tokens: bool) -> list[str]:
+    """
+    What is not any more as it was when *plan* was planned, one sentence's beginning each; nothing when all is.
+
+    Args:
+        views: The SELECTs of the views that write to the target now, by name.
+        use_tokens: The present option ``defaults.requireIdempotencyToken``.
+    """
+    found = []
+    planned = planned_views(plan)
+    if planned:
+        for name in planned.keys() | views.keys():
+            if name not in views:
+                found.append(f"the view {name} does not write to {plan.target}")
+            elif name not in planned:
+                found.append(f"the view {name} writes to {plan.target} as well")
+            elif planned[name] != views[name]:
+                found.append(f"the view {name} has another SELECT")
+    if plan.use_tokens != use_tokens:
+        found.append(f"defaults.requireIdempotencyToken is {str(use_tokens).lower()}")
+    now = compatibility_token(plan.statements, target, use_tokens=plan.use_tokens)
+    if plan.compatibility_token not in ("", now):
+        found.append(f"{plan.target} has other columns or keys")
+    return sorted(found)
+
+
+def planned_views(plan: Plan) -> dict[str, str]:
+    """The SELECTs that a plan took from the views that feed its target, by view; none when it has another source."""
+    return {
+        s.name: s.select for s in plan.statements if s.name not in ("--select", str(parse_table(s.source, "source")))
+    }

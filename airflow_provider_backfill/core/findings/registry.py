@@ -1,0 +1,153 @@
+"""
+The words of the product as types: plan, chunk, event, run, finding.
+
+A :class:`Plan` is immutable and says everything that decides which rows are written. A
+:class:`Run` is never edited: it is what :mod:`.run` derives from a plan's events.
+Python names are snake_case; in JSON the keys are camelCase.
+Pure: standard library, pydantic and errors only.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import NamedTuple
+
+from ..facts import ServerFacts, TimeKind
+from ..plan import Plan
+from ..run_state import Run, RunStatus
+
+
+class Severity(StrEnum):
+    """How much a finding matters: an error makes ``check`` fail."""
+
+    ERROR = "error"
+    WARN = "warn"
+    INFO = "info"
+
+
+class Finding(NamedTuple):
+    """Something a person should know about a plan, with the next thing to type."""
+
+    code: str
+    severity: Severity
+    plan_id: str
+    message: str
+    hint: str = ""
+
+
+TIME_UNITS = {TimeKind.EPOCH_S: "s", TimeKind.EPOCH_MS: "ms", TimeKind.EPOCH_US: "us"}
+
+
+@dataclass(frozen=True, slots=True)
+class RequiredBackfill:
+    """A backfill that a file under version control demands; *where* names its place in that file."""
+
+    target: str
+    start: datetime
+    end: datetime
+    reason: str
+    owner: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class RuleContext:
+    """
+    What the rules may look at: as much as is known. A rule that needs more finds nothing.
+
+    Attributes:
+        plan: None for a target before there is a plan, and for findings about all plans.
+        run: The plan's run.
+        dead: The names of its workers that are gone.
+        required: The policy ``failCheckOnRequiredPendingBackfill``.
+        max_age: An unfinished plan is an error only once it is older; None for at once.
+        server: What a look at the server gave.
+        about: Id of a plan whose files are damaged; *damage* says how, *remedy* what to type, if that helps.
+        missing: Declared backfills without a plan, each with a part of its window that none covers.
+    """
+
+    moment: datetime
+    plan: Plan | None = None
+    run: Run | None = None
+    dead: frozenset[str] = frozenset()
+    required: bool = True
+    max_age: timedelta | None = None
+    server: ServerFacts | None = None
+    about: str = ""
+    damage: str = ""
+    remedy: str = ""
+    missing: tuple[tuple[RequiredBackfill, datetime, datetime], ...] = ()
+
+    @property
+    def waived(self) -> bool:
+        """Whether the plan need not be finished, as of now."""
+        waiver = self.run.waiver if self.run is not None else None
+        return waiver is not None and waiver.holds(self.moment)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of the plan's chunks have ended well."""
+        return self.run is not None and self.run.status is RunStatus.COMPLETED
+
+
+class Match(NamedTuple):
+    """What a rule has found in a case; *severity* when it is another than the rule's own."""
+
+    message: str
+    hint: str = ""
+    severity: Severity | None = None
+
+
+class RuleScope(StrEnum):
+    """What must be looked at for a rule."""
+
+    STATE = "state folder"
+    SERVER = "ClickHouse"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """
+    One rule.
+
+    Attributes:
+        severity: The severity of what it finds, unless a finding says otherwise.
+        says: What it means, for the reference.
+        remedy: What helps, for the reference.
+        reproduced: Whether the tests bring a real server into the state; otherwise the rule rests
+            on what ClickHouse documents of its system tables.
+    """
+
+    code: str
+    severity: Severity
+    needs: RuleScope
+    says: str
+    remedy: str
+    reproduced: bool
+    find: Callable[[RuleContext], Iterable[Match]]
+
+    def judge(self, case: RuleContext) -> Iterator[Finding]:
+        """What the rule has to say of a case."""
+        plan_id = case.plan.plan_id if case.plan is not None else case.about
+        for found in self.find(case):
+            yield Finding(self.code, found.severity or self.severity, plan_id, found.message, found.hint)
+
+
+class RuleRegistry(list[Rule]):
+    """Rules in the order in which findings are shown."""
+
+    def __init__(self, needs: RuleScope) -> None:
+        super().__init__()
+        self._needs = needs
+
+    def rule(
+        self, code: str, severity: Severity, says: str, *, remedy: str, reproduced: bool = True
+    ) -> Callable[[Callable[[RuleContext], Iterable[Match]]], Callable[[RuleContext], Iterable[Match]]]:
+        """Register the decorated function."""
+
+        def register(find: Callable[[RuleContext], Iterable[Match]]) -> Callable[[RuleContext], Iterable[Match]]:
+            self.append(Rule(code, severity, self._needs, says, remedy, reproduced, find))
+            return find
+
+        return register

@@ -1,0 +1,167 @@
+"""Rules that need the state folder only."""
+
+import shlex
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+
+from ..instants import render_instant
+from ..plan import Plan
+from ..remedy import PROGRAM, command, short_instant
+from ..run_state import ChunkStatus, Run, RunStatus
+from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity
+
+STATE_RULES = RuleRegistry(RuleScope.STATE)
+
+
+def next_step(plan: Plan, run: Run, dead: Iterable[str] = ()) -> str:
+    """
+    The command that brings the plan nearer to its end; empty when it is there.
+
+    Args:
+        dead: The run's workers that are gone: when no other is left, their work waits for a resume.
+    """
+    gone = set(dead)
+    if run.status is RunStatus.COMPLETED:
+        return ""
+    if run.status is RunStatus.PLANNED:
+        return command("run", plan.plan_id)
+    if run.status is RunStatus.RUNNING and not (gone and gone >= set(run.workers)):
+        return command("status", plan.plan_id, "--watch")
+    return command("resume", plan.plan_id)
+
+
+@STATE_RULES.rule(
+    "backfill_state_damaged",
+    Severity.ERROR,
+    "A file of the plan does not hold what it must; the message names file and line. The other plans are judged.",
+    remedy="`repair`, which keeps the damaged file beside; for a plan's own file a backup, or a new plan",
+)
+def _damaged(case: RuleContext) -> Iterator[Match]:
+    if case.damage:
+        yield Match(case.damage, case.remedy)
+
+
+@STATE_RULES.rule(
+    "backfill_plan_missing",
+    Severity.ERROR,
+    "A backfill that a `--required` file declares has no plan for all of its window.",
+    remedy="`plan` for the part that is missing",
+)
+def _plan_missing(case: RuleContext) -> Iterator[Match]:
+    for declared, start, end in case.missing:
+        by = f", owner {declared.owner}" if declared.owner else ""
+        why = f": {declared.reason}" if declared.reason else ""
+        yield Match(
+            f"{declared.where} declares a backfill of {declared.target} from {render_instant(declared.start)} "
+            f"to {render_instant(declared.end)}{by}{why}. No plan covers {render_instant(start)} "
+            f"to {render_instant(end)}.",
+            f"{PROGRAM} plan --target {shlex.quote(declared.target)} --from {short_instant(start)} "
+            f"--to {short_instant(end)}",
+        )
+
+
+@STATE_RULES.rule(
+    "backfill_required_pending",
+    Severity.ERROR,
+    "The plan is not completed. A warning when `policy.failCheckOnRequiredPendingBackfill` is false, or while the "
+    "plan is younger than `--max-age`.",
+    remedy="`run`, `resume`, or `waive` when it need not be finished",
+)
+def _pending(case: RuleContext) -> Iterator[Match]:
+    plan, run = case.plan, case.run
+    if plan is None or run is None or run.status is RunStatus.COMPLETED or case.waived:
+        return
+    young = case.max_age is not None and case.moment - plan.created_at < case.max_age
+    age = f", planned {_age(case.moment - plan.created_at)} ago" if case.max_age is not None else ""
+    yield Match(
+        f"The backfill of {plan.target} from {render_instant(plan.start)} to {render_instant(plan.end)} "
+        f"is {run.status}: {run.count(ChunkStatus.DONE)} of {run.total} chunks are done{age}.",
+        next_step(plan, run, case.dead),
+        Severity.WARN if young or not case.required else None,
+    )
+
+
+def _age(age: timedelta) -> str:
+    hours = age / timedelta(hours=1)
+    return f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} days"
+
+
+@STATE_RULES.rule(
+    "backfill_chunk_failed_retry_exhausted",
+    Severity.ERROR,
+    "Chunks have failed for good: no attempt is left, or the error is one that a retry does not mend.",
+    remedy="mend the cause in the message, then `resume`",
+)
+def _failed(case: RuleContext) -> Iterator[Match]:
+    if case.plan is None or case.run is None or case.waived:
+        return
+    failed = case.run.count(ChunkStatus.FAILED)
+    if failed:
+        yield Match(
+            f"{failed} of {case.run.total} chunks of {case.plan.target} failed for good; "
+            f"the last error: {case.run.last_error}",
+            command("resume", case.plan.plan_id),
+        )
+
+
+@STATE_RULES.rule(
+    "backfill_claim_stuck",
+    Severity.ERROR,
+    "Workers that are gone still hold chunks; nobody executes them.",
+    remedy="`resume`, which takes the claims over, or `cancel` with the address of the ClickHouse, which frees them",
+)
+def _stuck(case: RuleContext) -> Iterator[Match]:
+    if case.plan is None or case.run is None:
+        return
+    held = {owner: worker for owner, worker in case.run.workers.items() if owner in case.dead}
+    if held:
+        chunks = sum(worker.claims for worker in held.values())
+        seen = max(worker.seen_at for worker in held.values())
+        yield Match(
+            f"{chunks} chunks of {case.plan.target} are claimed by workers that are gone "
+            f"({', '.join(sorted(held))}), last heard of at {render_instant(seen)}.",
+            command("cancel" if case.run.cancelled else "resume", case.plan.plan_id),
+        )
+
+
+@STATE_RULES.rule(
+    "backfill_run_throttled",
+    Severity.WARN,
+    "A worker waits before its next chunk until the server has room: parts, merges, memory, disk or replica.",
+    remedy="nothing, it goes on by itself; or `resume --max-load` with another percentage",
+)
+def _waits(case: RuleContext) -> Iterator[Match]:
+    if case.plan is not None and case.run is not None and case.run.throttled_by and not case.finished:
+        yield Match(f"The backfill of {case.plan.target} waits for the server: {case.run.throttled_by}.")
+
+
+@STATE_RULES.rule(
+    "backfill_waived",
+    Severity.INFO,
+    "The plan need not be finished, as somebody has said; it is shown and not counted.",
+    remedy="`run` or `resume` ends the waiver",
+)
+def _waived(case: RuleContext) -> Iterator[Match]:
+    if case.plan is None or case.run is None or not case.waived or case.run.waiver is None:
+        return
+    waiver = case.run.waiver
+    until = f" until {render_instant(waiver.until)}" if waiver.until is not None else ""
+    instead = f"; plan {waiver.superseded_by} does its work" if waiver.superseded_by else ""
+    yield Match(
+        f"The backfill of {case.plan.target} from {render_instant(case.plan.start)} to "
+        f"{render_instant(case.plan.end)} is waived{until} by {waiver.by}: {waiver.reason}{instead}."
+    )
+
+
+@STATE_RULES.rule(
+    "backfill_policy_relaxed",
+    Severity.WARN,
+    "`policy.failCheckOnRequiredPendingBackfill` is false, so unfinished backfills only warn.",
+    remedy="set it to true",
+)
+def _relaxed(case: RuleContext) -> Iterator[Match]:
+    if case.plan is None and not case.about and case.server is None and not case.missing and not case.required:
+        yield Match(
+            "policy.failCheckOnRequiredPendingBackfill is false, so unfinished backfills do not fail this check; "
+            "set it to true to make them fail."
+        )

@@ -1,0 +1,115 @@
+"""
+A run seen over the time of its window: a map of cells, the slowest chunks, and those that fail.
+
+Pure. A plan's chunks are derived, which takes a second for 300,000 of them, so they are walked once.
+"""
+
+import heapq
+from collections.abc import Iterator
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+from .instants import render_instant
+from .plan import Chunk, Plan
+from .replay import expand
+from .run_state import ChunkState, ChunkStatus, Done, Run
+
+
+class CellKind(StrEnum):
+    """What a cell of a map shows; of several chunks the worst that needs a look."""
+
+    DONE = "done"
+    PARTLY = "partly done"
+    RUNNING = "running"
+    FAILED = "failed"
+    PENDING = "pending"
+
+
+class MapRow(NamedTuple):
+    """One line of a map: the instant at which it starts, and its cells in time order."""
+
+    start: datetime
+    cells: list[CellKind]
+
+
+class ProgressMap:
+    """The chunks of one plan, for any number of looks at its run."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._planned = tuple(plan.chunks())
+
+    def rows(self, run: Run, width: int, most: int) -> list[MapRow]:
+        """
+        A map of at most *most* lines of at most *width* cells.
+
+        A cell is one chunk where all fit, else as many consecutive ones as it takes. Lines begin at
+        the same time of day where the chunks allow it.
+        """
+        total = len(self._planned)
+        each = -(-total // (width * most))
+        per_line = min(width, -(-total // each))
+        day = 24 / self._plan.chunk_hours / each
+        if day.is_integer() and day <= width and total > width * each:
+            fitting = int(width // day * day)
+            per_line = fitting if total <= fitting * each * most else per_line
+        cells = [self._cell(run, self._planned[at : at + each]) for at in range(0, total, each)]
+        return [
+            MapRow(self._planned[at * each].start, cells[at : at + per_line]) for at in range(0, len(cells), per_line)
+        ]
+
+    @staticmethod
+    def _cell(run: Run, planned: tuple[Chunk, ...]) -> CellKind:
+        statuses = {run.state(chunk.id).status for whole in planned for chunk in expand(run, whole)}
+        for status, kind in ((ChunkStatus.FAILED, CellKind.FAILED), (ChunkStatus.RUNNING, CellKind.RUNNING)):
+            if status in statuses:
+                return kind
+        ended = statuses & {ChunkStatus.DONE, ChunkStatus.SKIPPED}
+        if not ended:
+            return CellKind.PENDING
+        return CellKind.DONE if statuses == ended else CellKind.PARTLY
+
+    def slowest(self, run: Run, count: int) -> list[tuple[Chunk, Done]]:
+        """The done chunks that took longest, slowest first."""
+        found = heapq.nlargest(count, run.done.items(), key=lambda item: item[1][3])
+        chunks = self._find(run, {chunk_id for chunk_id, _ in found})
+        return [(chunks[chunk_id], done) for chunk_id, done in found if chunk_id in chunks]
+
+    def failing(self, run: Run, count: int) -> list[tuple[Chunk, ChunkState]]:
+        """The first chunks in time that have failed for good, then those that have failed and are tried again."""
+        bad = {key: state for key, state in run.chunks.items() if state.error and key not in run.splits}
+        order = sorted(self._find(run, set(bad)).values(), key=lambda chunk: _urgency(bad[chunk.id], chunk))
+        return [(chunk, bad[chunk.id]) for chunk in order[:count]]
+
+    def _find(self, run: Run, wanted: set[str]) -> dict[str, Chunk]:
+        return {chunk.id: chunk for chunk in self._all(run) if chunk.id in wanted} if wanted else {}
+
+    def _all(self, run: Run) -> Iterator[Chunk]:
+        for planned in self._planned:
+            if planned.id in run.splits:
+                yield from expand(run, planned)
+            else:
+                yield planned
+
+
+def _urgency(state: ChunkState, chunk: Chunk) -> tuple[bool, datetime]:
+    return state.status is not ChunkStatus.FAILED, chunk.start
+
+
+def highlights(atlas: ProgressMap, run: Run, count: int = 3) -> dict[str, list[dict[str, object]]]:
+    """The slowest and the failing chunks as JSON."""
+    return {
+        "slowest": [
+            {**_place(chunk), "seconds": seconds, "rows": rows, "attempt": attempt}
+            for chunk, (attempt, rows, _, seconds) in atlas.slowest(run, count)
+        ],
+        "failing": [
+            {**_place(chunk), "status": state.status, "attempt": state.attempt, "error": state.error}
+            for chunk, state in atlas.failing(run, count)
+        ],
+    }
+
+
+def _place(chunk: Chunk) -> dict[str, object]:
+    return {"chunkId": chunk.id, "from": render_instant(chunk.start), "to": render_instant(chunk.end)}

@@ -1,0 +1,268 @@
+"""
+The run as a replay of its events: the transition table, the one judge, and which chunks are next.
+
+Writers (under the lock) and readers agree because both call :func:`apply_event`: a writer
+judges an event before it appends it, a reader judges what was appended.
+Pure: no clock, no disk.
+"""
+
+from collections.abc import Iterator
+from copy import deepcopy
+
+from ..errors import TransitionError
+from .events import (
+    ChunkDone,
+    ChunkFailed,
+    ChunkReleased,
+    ChunkSplit,
+    ChunkStarted,
+    ChunkVerified,
+    Event,
+    ParallelismSet,
+    RunCancelled,
+    RunPaused,
+    RunReplayed,
+    RunRestored,
+    RunResumed,
+    RunStarted,
+    RunThrottled,
+    RunWaived,
+    WorkerHeartbeat,
+)
+from .plan import Chunk, Plan
+from .run_state import ChunkState, ChunkStatus, Run, RunStatus, Waiver, WorkerLease
+
+_MAY_FIND: dict[type, frozenset[ChunkStatus]] = {
+    # -> running: a worker claims the chunk, or takes over a claim whose worker and query are proven dead.
+    ChunkStarted: frozenset({ChunkStatus.PENDING, ChunkStatus.RUNNING}),
+    # running -> running: the attempt's rows are staged; the claim goes on.
+    ChunkVerified: frozenset({ChunkStatus.RUNNING}),
+    # running -> done: the rows are in the target and verified.
+    ChunkDone: frozenset({ChunkStatus.RUNNING}),
+    # running -> failed for good, or pending when it will be tried again.
+    ChunkFailed: frozenset({ChunkStatus.RUNNING}),
+    # running -> pending: the worker gave the chunk back.
+    ChunkReleased: frozenset({ChunkStatus.RUNNING}),
+    # running -> its parts, which are pending.
+    ChunkSplit: frozenset({ChunkStatus.RUNNING}),
+    # -> pending: the user wants it again; a running chunk is its worker's.
+    RunReplayed: frozenset({ChunkStatus.DONE, ChunkStatus.FAILED, ChunkStatus.SKIPPED}),
+}
+"""At which statuses an event may find the chunks it is about."""
+
+
+def new_run(plan: Plan) -> Run:
+    """The run of a plan nobody has started."""
+    return Run(plan_id=plan.plan_id, total=plan.chunk_count)
+
+
+def apply_event(run: Run, event: Event) -> None:
+    """
+    Judge *event* against *run* and, if it is allowed, fold it in.
+
+    Raises:
+        TransitionError: The run's present state does not allow the event; *run* is unchanged.
+    """
+    judge_event(run, event)
+    match event:
+        case RunStarted():
+            run.started, run.paused, run.waiver = True, False, None
+        case RunPaused():
+            run.paused, run.throttled_by = True, ""
+        case RunCancelled():
+            run.cancelled, run.throttled_by = True, ""
+        case RunResumed():
+            run.started, run.paused, run.cancelled, run.waiver = True, False, False, None
+            _reset(run, (ChunkStatus.FAILED,))
+        case RunReplayed():
+            run.paused = False
+            _reset(run, event.statuses, event.clear_window, event.chunk_ids)
+        case RunWaived():
+            run.waiver = Waiver(event.by, event.reason, event.until, event.superseded_by)
+        case RunRestored():
+            restored = deepcopy(event.run)
+            for name in run.__slots__:
+                setattr(run, name, getattr(restored, name))
+        case RunThrottled():
+            run.throttled_by = "" if run.cancelled else event.reason
+        case ParallelismSet():
+            run.parallel = event.parallel
+        case WorkerHeartbeat():
+            if worker := run.workers.get(event.by):
+                worker.seen_at, worker.lease_seconds = event.at, event.lease_seconds
+        case ChunkStarted():
+            _start(run, event)
+        case ChunkVerified():
+            state = run.chunks[event.chunk_id]
+            state.verified[event.attempt], state.replica = event.content, event.replica
+        case ChunkDone() | ChunkFailed() | ChunkReleased() | ChunkSplit():
+            _end(run, event)
+    # Clocks of several hosts write here: a later event may bear an earlier time.
+    run.updated_at = max(run.updated_at or event.at, event.at)
+
+
+def judge_event(run: Run, event: Event) -> None:
+    """
+    The one judge of what may follow.
+
+    Raises:
+        TransitionError: The run's present state does not allow the event.
+    """
+    reason = ""
+    match event:
+        case RunStarted() if run.cancelled:
+            reason = "it is cancelled"
+        case RunPaused() if not run.started:
+            reason = "it was never started"
+        case RunCancelled() if run.status in (RunStatus.CANCELLED, RunStatus.COMPLETED):
+            reason = f"it is {run.status} already"
+        case RunReplayed() if not _MAY_FIND[RunReplayed].issuperset(event.statuses):
+            reason = f"only chunks that have ended can be replayed, not {', '.join(event.statuses)}"
+        case RunWaived() if run.status is RunStatus.COMPLETED:
+            reason = "it is completed, so there is nothing to waive"
+        case RunRestored() if run.updated_at is not None or event.run.plan_id != run.plan_id:
+            reason = "a run is restored at its very beginning, and from its own state"
+        case ChunkStarted():
+            reason = _why_not_start(run, event)
+        case ChunkVerified() | ChunkDone() | ChunkFailed() | ChunkReleased() | ChunkSplit():
+            reason = _why_not_end(run, event)
+        case _:
+            pass
+    if reason:
+        raise TransitionError(f"Plan {run.plan_id}: {reason}.")
+
+
+def _why_not_start(run: Run, event: ChunkStarted) -> str:
+    chunk, state = event.chunk_id, run.state(event.chunk_id)
+    if run.cancelled:
+        return "it is cancelled"
+    if chunk in run.splits:
+        return f"chunk {chunk} was split into parts"
+    if event.attempt != state.attempt + 1:
+        return f"chunk {chunk} is at attempt {state.attempt}, so {event.attempt} is not the next"
+    if state.status not in _MAY_FIND[ChunkStarted]:
+        return f"chunk {chunk} is {state.status}"
+    if state.status is ChunkStatus.RUNNING and not event.takes_over:
+        return f"chunk {chunk} is claimed by {state.owner}"
+    if state.status is ChunkStatus.PENDING and event.takes_over:
+        return f"chunk {chunk} is not claimed, so there is nothing to take over"
+    return ""
+
+
+def _why_not_end(run: Run, event: ChunkVerified | ChunkDone | ChunkFailed | ChunkReleased | ChunkSplit) -> str:
+    chunk, state = event.chunk_id, run.state(event.chunk_id)
+    if state.status not in _MAY_FIND[type(event)] or event.attempt != state.attempt:
+        return (
+            f"attempt {event.attempt} of chunk {chunk} is not the running one ({state.status}, attempt {state.attempt})"
+        )
+    if isinstance(event, ChunkVerified) and state.verified.get(event.attempt, event.content) != event.content:
+        return f"attempt {event.attempt} of chunk {chunk} was verified with other rows"
+    if isinstance(event, ChunkSplit):
+        ids = {part.id for part in event.parts}
+        if len(ids) < 2 or len(ids) < len(event.parts):
+            return f"chunk {chunk} would be split into {len(event.parts)} parts that are not several different ones"
+        if known := ids & (run.chunks.keys() | run.done.keys() | run.splits.keys()):
+            return f"chunk {chunk} would be split into {min(known)}, which is a chunk already"
+    return ""
+
+
+def _start(run: Run, event: ChunkStarted) -> None:
+    state = run.state(event.chunk_id)
+    _unclaim(run, state.owner)
+    _move(run, event.chunk_id, state, ChunkStatus.RUNNING)
+    state.attempt = event.attempt
+    # A worker that was lost says nothing about the chunk, so taking over costs no try.
+    state.tries += not event.takes_over
+    state.owner, state.query_id, state.started_at = event.by, event.query_id, event.at
+    run.started, run.paused, run.throttled_by = True, False, ""
+    run.attempts += 1
+    claims = run.workers[event.by].claims + 1 if event.by in run.workers else 1
+    run.workers[event.by] = WorkerLease(event.at, event.lease_seconds, claims)
+
+
+def _unclaim(run: Run, owner: str) -> None:
+    if worker := run.workers.get(owner):
+        worker.claims -= 1
+        if not worker.claims:
+            del run.workers[owner]
+
+
+def _end(run: Run, event: ChunkDone | ChunkFailed | ChunkReleased | ChunkSplit) -> None:
+    state = run.chunks[event.chunk_id]
+    _unclaim(run, state.owner)
+    state.owner = state.query_id = ""
+    match event:
+        case ChunkDone():
+            _move(run, event.chunk_id, state, ChunkStatus.DONE)
+            del run.chunks[event.chunk_id]
+            run.done[event.chunk_id] = (event.attempt, *event.content, event.seconds)
+            run.rows += event.content.rows
+            run.seconds += event.seconds
+        case ChunkFailed():
+            _move(run, event.chunk_id, state, ChunkStatus.FAILED if event.final else ChunkStatus.PENDING)
+            state.error = run.last_error = event.message
+        case ChunkReleased():
+            _move(run, event.chunk_id, state, ChunkStatus.PENDING)
+            state.tries -= 1
+        case ChunkSplit():
+            _move(run, event.chunk_id, state, ChunkStatus.PENDING)
+            del run.chunks[event.chunk_id]
+            run.splits[event.chunk_id] = tuple(Chunk(part.id, part.start, part.end) for part in event.parts)
+            run.total += len(event.parts) - 1
+            run.last_error = event.message
+
+
+def _move(run: Run, chunk_id: str, state: ChunkState, status: ChunkStatus) -> None:
+    for old, step in ((state.status, -1), (status, 1)):
+        if old is not ChunkStatus.PENDING:
+            run.counts[old] = run.counts.get(old, 0) + step
+    state.status = status
+    run.chunks[chunk_id] = state
+
+
+def _reset(
+    run: Run, statuses: tuple[ChunkStatus, ...], clear: bool = False, only: tuple[str, ...] | None = None
+) -> None:
+    """Make ended chunks pending again, with a fresh budget of attempts."""
+    if only is not None:
+        again = [chunk_id for chunk_id in only if run.state(chunk_id).status in statuses]
+    else:
+        again = [chunk_id for chunk_id, state in run.chunks.items() if state.status in statuses]
+        if ChunkStatus.DONE in statuses:
+            again += run.done
+    for chunk_id in again:
+        state = run.state(chunk_id)
+        if state.content is not None:
+            run.rows -= state.content.rows
+            run.seconds -= state.seconds or 0.0
+            state.content = state.seconds = None
+            del run.done[chunk_id]
+        state.tries = 0
+        state.clear = state.clear or clear
+        _move(run, chunk_id, state, ChunkStatus.PENDING)
+
+
+def expand(run: Run, chunk: Chunk) -> Iterator[Chunk]:
+    """Yield *chunk*, or the parts that took its place, in time order."""
+    parts = run.splits.get(chunk.id)
+    if parts is None:
+        yield chunk
+    else:
+        for part in parts:
+            yield from expand(run, part)
+
+
+def select_chunks(plan: Plan, run: Run, *statuses: ChunkStatus) -> Iterator[Chunk]:
+    """
+    Yield the chunks of the run that stand at one of *statuses* (all, when none is given), in time order.
+
+    Looks no further than to the last of them, as the run stands when the walk begins.
+    """
+    left = sum(run.count(status) for status in statuses) if statuses else run.total
+    for planned in plan.chunks() if left else ():
+        for chunk in expand(run, planned):
+            if not statuses or run.state(chunk.id).status in statuses:
+                yield chunk
+                left -= 1
+        if not left:
+            return

@@ -1,0 +1,183 @@
+"""
+The state of a run and of its chunks, as the replay of the events gives them.
+
+A :class:`Run` is never edited: :mod:`.replay` derives it from a plan's events. Pure.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+from pydantic import ConfigDict
+from pydantic.alias_generators import to_camel
+
+from .model import Instant
+from .plan import Chunk
+
+
+class RunStatus(StrEnum):
+    """Where a plan stands as a whole."""
+
+    PLANNED = "planned"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class ChunkStatus(StrEnum):
+    """Where one chunk stands."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+class ContentSums(NamedTuple):
+    """What rows amount to: how many, and ``sum(cityHash64(tuple(…)))`` modulo 2**64 over the plan's summed columns."""
+
+    rows: int
+    checksum: int
+
+
+_CAMEL = ConfigDict(alias_generator=to_camel)
+
+
+Done = tuple[int, int, int, float]
+"""A done chunk in short: attempt, rows, checksum, seconds. A run keeps 100,000 of them."""
+
+
+@dataclass(slots=True)
+class ChunkState:
+    """
+    What the log says about one chunk.
+
+    Attributes:
+        attempt: Number of the last attempt; counts from 1 and never falls, so a query id is never reused.
+        tries: Attempts that count against the budget since the chunk was last reset.
+        owner: The worker that holds the claim; empty unless the chunk is running, as is *query_id*.
+        verified: What each attempt staged, by attempt; kept until the chunk is done, because
+            a later attempt may have to publish what an earlier one staged.
+        replica: Where that is, as :attr:`TableFacts.replica` names it.
+        content: What the target got from this chunk; None until it is done.
+        seconds: How long the successful attempt took; None until it is done.
+        clear: Whether the chunk's window is to be deleted from the target before it is filled again.
+        error: The last error's text; empty when there was none.
+    """
+
+    __pydantic_config__ = _CAMEL
+
+    status: ChunkStatus = ChunkStatus.PENDING
+    attempt: int = 0
+    tries: int = 0
+    owner: str = ""
+    query_id: str = ""
+    started_at: Instant | None = None
+    verified: dict[int, ContentSums] = field(default_factory=dict)
+    replica: str = ""
+    content: ContentSums | None = None
+    seconds: float | None = None
+    error: str = ""
+    clear: bool = False
+
+
+@dataclass(slots=True)
+class WorkerLease:
+    """A worker that holds *claims* chunks, when it was last heard of, and how long its claims hold after that."""
+
+    __pydantic_config__ = _CAMEL
+
+    seen_at: Instant
+    lease_seconds: float
+    claims: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Waiver:
+    """Why a plan need not be finished, who said so, and until when (for good, when None)."""
+
+    __pydantic_config__ = _CAMEL
+
+    by: str
+    reason: str
+    until: Instant | None = None
+    superseded_by: str = ""
+
+    def holds(self, moment: datetime) -> bool:
+        """Whether it counts at *moment*; the end is exclusive."""
+        return self.until is None or moment < self.until
+
+
+@dataclass(slots=True)
+class Run:
+    """
+    The execution of a plan as its events tell it; see :mod:`.run` for how it is derived.
+
+    Attributes:
+        total: Chunks in the run; splits add to the plan's count.
+        chunks: State of every chunk that is neither untouched nor done, by chunk id.
+        done: The done chunks in short, by chunk id.
+        splits: Parts of every chunk that was split, by the id of the chunk they replace.
+        workers: The workers that hold a claim now, by name.
+        seconds: Sum of the done chunks' seconds.
+        throttled_by: Why a worker waits before its next chunk; empty when none is known to wait.
+        parallel: How many chunks may run at once, over all workers; 0 when that is left to each worker.
+    """
+
+    __pydantic_config__ = _CAMEL
+
+    plan_id: str
+    total: int
+    chunks: dict[str, ChunkState] = field(default_factory=dict)
+    done: dict[str, Done] = field(default_factory=dict)
+    splits: dict[str, tuple[Chunk, ...]] = field(default_factory=dict)
+    workers: dict[str, WorkerLease] = field(default_factory=dict)
+    counts: dict[ChunkStatus, int] = field(default_factory=dict)
+    started: bool = False
+    paused: bool = False
+    cancelled: bool = False
+    waiver: Waiver | None = None
+    throttled_by: str = ""
+    parallel: int = 0
+    attempts: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    last_error: str = ""
+    updated_at: Instant | None = None
+
+    def state(self, chunk_id: str) -> ChunkState:
+        """What is known about a chunk; an untouched chunk is pending."""
+        if done := self.done.get(chunk_id):
+            attempt, rows, checksum, seconds = done
+            return ChunkState(ChunkStatus.DONE, attempt, content=ContentSums(rows, checksum), seconds=seconds)
+        return self.chunks.get(chunk_id) or ChunkState()
+
+    def count(self, status: ChunkStatus) -> int:
+        """How many chunks stand at *status*."""
+        if status is ChunkStatus.PENDING:
+            return self.total - sum(self.counts.values())
+        return self.counts.get(status, 0)
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether the run is cancelled and chunks of it are still claimed, so that queries may still be alive."""
+        return self.cancelled and self.count(ChunkStatus.RUNNING) > 0
+
+    @property
+    def status(self) -> RunStatus:
+        """Where the run stands; the order of the questions is the rule."""
+        if self.cancelled:
+            return RunStatus.CANCELLED
+        if not self.started:
+            return RunStatus.PLANNED
+        if self.count(ChunkStatus.DONE) + self.count(ChunkStatus.SKIPPED) == self.total:
+            return RunStatus.COMPLETED
+        if self.paused:
+            return RunStatus.PAUSED
+        if self.count(ChunkStatus.FAILED) and not self.count(ChunkStatus.PENDING) + self.count(ChunkStatus.RUNNING):
+            return RunStatus.FAILED
+        return RunStatus.RUNNING

@@ -1,0 +1,263 @@
+"""
+Every SQL text the product sends, built in one place.
+
+A user's SELECT is never edited: it is wrapped, and the time filter is applied at the scan by
+the setting ``additional_table_filters``. Names are always quoted, bounds are always exact UTC
+instants typed by the column, and nothing else of a user's text reaches a statement.
+Pure: no server is asked.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from ..errors import RequestError
+from .facts import Column, TableName, TimeKind
+from .instants import render_instant, to_ms
+from .plan import Chunk, Plan, Statement
+
+_WORD = re.compile(r"[^\W\d]\w*(?:-\w+)*")
+_NAME = re.compile(r"`((?:[^`\\]|\\.|``)+)`|\"((?:[^\"\\]|\\.|\"\")+)\"|([^\W\d]\w*(?:-\w+)*)")
+_DATETIME64 = re.compile(r"DateTime64\((\d+)")
+_WRAPPER = re.compile(r"(?:Nullable|LowCardinality)\((.*)\)")
+_INTEGERS = frozenset(f"{sign}Int{bits}" for sign in ("", "U") for bits in (32, 64))
+_UNIT = {"s": TimeKind.EPOCH_S, "ms": TimeKind.EPOCH_MS, "us": TimeKind.EPOCH_US}
+_PER_MS = {TimeKind.EPOCH_S: (1, 1000), TimeKind.EPOCH_MS: (1, 1), TimeKind.EPOCH_US: (1000, 1)}
+
+
+def _content(names: Iterable[str]) -> str:
+    """Content sums."""
+    return f"count(), sum({row_hash(names)})"
+
+
+def row_hash(names: Iterable[str]) -> str:
+    """A hash of the columns *names* of a row. The tuple is needed: the hash of a bare NULL is NULL."""
+    return f"cityHash64(tuple({_list(names)}))"
+
+
+def parse_table(text: str, what: str) -> TableName:
+    """
+    Read ``database.table``; parts with other characters than letters, digits, ``_`` and ``-`` stand in backticks.
+
+    Raises:
+        RequestError: It is not such a name; *what* (``target``, ``source``) is named in the message.
+    """
+    trimmed = text.strip()
+    first = _NAME.match(trimmed)
+    second = (
+        _NAME.fullmatch(trimmed, first.end() + 1) if first and trimmed[first.end() : first.end() + 1] == "." else None
+    )
+    if not (first and second):
+        raise RequestError(
+            f"The {what} {text!r} is not a table name.",
+            hint=f"write --{what} database.table, with backticks around a name that has other characters",
+        )
+    return TableName(_unquoted(first), _unquoted(second))
+
+
+def _unquoted(match: re.Match[str]) -> str:
+    backticked, quoted, word = match.groups()
+    if word:
+        return str(word)
+    text = backticked if backticked is not None else quoted
+    return re.sub(r"\\(.)|(`)`|(\")\"", lambda m: m.group(1) or m.group(2) or m.group(3), text)
+
+
+def show_table(name: TableName) -> str:
+    """The name as it goes into a plan: bare where it can be, else in backticks, so that it reads back the same."""
+    return ".".join(part if _WORD.fullmatch(part) else quote(part) for part in name)
+
+
+def quote(name: str) -> str:
+    """An identifier in backticks."""
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
+
+
+def quote_table(name: TableName) -> str:
+    """A table's name in backticks."""
+    return f"{quote(name.database)}.{quote(name.table)}"
+
+
+def literal(text: str) -> str:
+    """A string literal."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def unwrap_type(text: str) -> str:
+    """A column's type without ``Nullable`` and ``LowCardinality`` around it."""
+    while match := _WRAPPER.fullmatch(text):
+        text = match.group(1)
+    return text
+
+
+def time_kind(column_type: str, unit: str = "") -> TimeKind | None:
+    """How a column of this type stores instants, or None when it is no time; *unit* (s, ms, us) is for integers."""
+    name = unwrap_type(column_type)
+    if name in ("Date", "Date32"):
+        return TimeKind(name.lower())
+    if name.startswith("DateTime64("):
+        return TimeKind.DATETIME64
+    if name == "DateTime" or name.startswith("DateTime("):
+        return TimeKind.DATETIME
+    return _UNIT.get(unit) if name in _INTEGERS else None
+
+
+def time_literal(kind: TimeKind, moment: datetime) -> str:
+    """
+    An instant as a constant to compare a column of *kind* with, exact in whole milliseconds.
+
+    Epochs are rounded up: for whole units, ``x >= 1.5`` and ``x < 1.5`` are ``x >= 2`` and ``x < 2``.
+
+    Raises:
+        RequestError: A Date column, and the instant is not 00:00 UTC.
+    """
+    utc = moment.astimezone(UTC)
+    if kind in (TimeKind.DATE, TimeKind.DATE32):
+        if utc.time().replace(tzinfo=None).isoformat() != "00:00:00":
+            raise RequestError(
+                f"The time column holds dates, and {render_instant(utc)} is not a day's start.",
+                hint="give --from and --to as dates, and --chunk-hours as a multiple of 24",
+            )
+        return f"to{kind.capitalize()}('{utc:%Y-%m-%d}')"
+    if kind in _PER_MS:
+        times, per = _PER_MS[kind]
+        return str(-(-to_ms(utc) * times // per))
+    return f"toDateTime64('{utc:%Y-%m-%d %H:%M:%S}.{utc.microsecond // 1000:03d}', 3, 'UTC')"
+
+
+def time_filter(column: str, kind: TimeKind, start: datetime, end: datetime) -> str:
+    """The condition that a row lies in ``[start, end)``."""
+    name = quote(column)
+    return f"{name} >= {time_literal(kind, start)} AND {name} < {time_literal(kind, end)}"
+
+
+def window_filter(plan: Plan, chunk: Chunk) -> str:
+    """
+    The condition that a row of the target belongs to the chunk.
+
+    Raises:
+        RequestError: The target has no time column, or one of dates that the chunk cuts.
+    """
+    time = plan.target_time
+    if time is None:
+        raise RequestError(f"{plan.target} has no time column, so its window cannot be told.")
+    return time_filter(time.column, time.kind, chunk.start, chunk.end)
+
+
+def table_condition(table: TableName, column: str = "table") -> str:
+    """The condition that a row of a system table is about *table*, whose name is in *column*."""
+    return f"database = {literal(table.database)} AND {column} = {literal(table.table)}"
+
+
+def filter_setting(source: TableName, condition: str) -> dict[str, str]:
+    """The settings that apply *condition* at every scan of *source*, wherever the SELECT reads it."""
+    return {"additional_table_filters": f"{{{literal(str(source))}: {literal(condition)}}}"}
+
+
+def chunk_filter(plan: Plan, statement: Statement, chunk: Chunk) -> dict[str, str]:
+    """The settings that limit *statement* to *chunk*."""
+    condition = time_filter(plan.time_column, statement.time_kind, chunk.start, chunk.end)
+    return filter_setting(parse_table(statement.source, "source"), condition)
+
+
+def query_id(plan_id: str, chunk_id: str, attempt: int) -> str:
+    """The id of the statement that fills the staging table of one attempt."""
+    return f"backfill-{plan_id}-{chunk_id}-{attempt}"
+
+
+def staging_table(plan: Plan, storage: TableName, chunk_id: str, attempt: int) -> TableName:
+    """The private table of one attempt, beside the target."""
+    return TableName(storage.database, f"backfill_{plan.plan_id}_{chunk_id}_{attempt}")
+
+
+def sealed_table(plan: Plan, storage: TableName, chunk_id: str) -> TableName:
+    """The table that holds the one result of a chunk which may be published."""
+    return TableName(storage.database, f"backfill_{plan.plan_id}_{chunk_id}_sealed")
+
+
+_FIRST_LITERAL = re.compile(r"^(Replicated\w*MergeTree\(')((?:[^'\\]|\\.)*)(')")
+
+
+def assignments(settings: Mapping[str, int]) -> str:
+    """Settings as a statement lists them."""
+    return ", ".join(f"{name} = {value}" for name, value in settings.items())
+
+
+def create_like(
+    table: TableName,
+    storage: TableName,
+    engine: str,
+    comment: str,
+    *,
+    settings: Mapping[str, int] | None = None,
+    again: bool = False,
+) -> str:
+    """
+    Create a table that can give partitions to *storage* and take them from it.
+
+    A Replicated table with a path of its own in Keeper cannot be created twice under that path,
+    so the copy gets one beside it.
+
+    Args:
+        engine: The storage's whole engine clause, as ``system.tables.engine_full`` has it.
+        settings: Of the copy; where the storage has the same ones, these hold.
+        again: Whether it may be there already.
+    """
+    apart = _FIRST_LITERAL.sub(lambda match: f"{match[1]}{match[2]}_{table.table}{match[3]}", engine)
+    if settings:
+        given = assignments(settings)
+        apart += f", {given}" if " SETTINGS " in apart else f" SETTINGS {given}"
+    clause = f" ENGINE = {apart}" if apart != engine else ""
+    name = ("IF NOT EXISTS " if again else "") + quote_table(table)
+    return f"CREATE TABLE {name} AS {quote_table(storage)}{clause} COMMENT {literal(comment)}"
+
+
+def backup_table(plan: Plan, storage: TableName) -> TableName:
+    """The table that keeps what ``replace`` overwrites; not one of the tables that go when the run closes."""
+    return TableName(storage.database, f"backfill_backup_{plan.plan_id}")
+
+
+def copy_select(source: TableName, columns: Sequence[Column]) -> str:
+    """The SELECT that copies *columns* of a table."""
+    return f"SELECT {_list(column.name for column in columns)} FROM {quote_table(source)}"
+
+
+def plain_select(text: str) -> str:
+    """A SELECT without white space and semicolons around it, so that it can stand in parentheses."""
+    return text.strip().rstrip(";").rstrip()
+
+
+def insert_select(table: TableName, statement: Statement) -> str:
+    """Insert a statement's rows, matched by name."""
+    columns = _list(statement.columns)
+    return f"INSERT INTO {quote_table(table)} ({columns}) SELECT {columns} FROM (\n{statement.select}\n)"
+
+
+def any_row_sql(plan: Plan, statement: Statement, chunk: Chunk) -> str:
+    """Whether a statement's source has a row in the chunk's window: one row, or none."""
+    source, where = (
+        parse_table(statement.source, "source"),
+        time_filter(plan.time_column, statement.time_kind, chunk.start, chunk.end),
+    )
+    return f"SELECT 1 FROM {quote_table(source)} WHERE {where} LIMIT 1"
+
+
+def source_checksum_sql(statement: Statement, columns: Sequence[Column], summed: Sequence[str]) -> str:
+    """Content sums over the columns *summed* of what a statement gives now, each value in the type of the target's."""
+    types = {column.name: column.type for column in columns}
+    values = ", ".join(
+        f"CAST({quote(name)} AS {types[name]}) AS {quote(f'as {name}')}" if name in statement.converted else quote(name)
+        for name in summed
+    )
+    names = [f"as {name}" if name in statement.converted else name for name in summed]
+    return f"SELECT {_content(names)} FROM (SELECT {values} FROM (\n{statement.select}\n))"
+
+
+def table_checksum_sql(table: TableName, summed: Sequence[str], condition: str = "") -> str:
+    """Content sums over the columns *summed* of a table, in this order, of the rows that meet *condition*."""
+    where = f" WHERE {condition}" if condition else ""
+    return f"SELECT {_content(summed)} FROM (SELECT {_list(summed)} FROM {quote_table(table)}{where})"
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(quote(name) for name in names)

@@ -1,0 +1,104 @@
+"""
+Half-open windows in UTC and their slices.
+
+Pure: standard library only.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from datetime import datetime
+
+from ..errors import RequestError
+from .instants import MS_PER_HOUR, from_ms, render_instant, to_ms
+
+Slice = tuple[datetime, datetime]
+_NUMBER = re.compile(r"\+?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_RADIX = re.compile(r"0(?:[xX][0-9a-fA-F]+|[oO][0-7]+|[bB][01]+)", re.ASCII)
+
+
+def parse_chunk_hours(text: str) -> float:
+    """
+    Read a chunk size in hours as JavaScript's ``Number`` reads it: ``6``, ``0.25``, ``6e0``, ``0x6``.
+
+    Raises:
+        RequestError: Not a number, not finite, or not above zero.
+    """
+    trimmed = text.strip()
+    value = math.nan
+    if _RADIX.fullmatch(trimmed):
+        value = float(int(trimmed, 0))
+    elif _NUMBER.fullmatch(trimmed):
+        value = float(trimmed)
+    if not (math.isfinite(value) and value > 0):
+        raise RequestError(
+            f"{text!r} is not a chunk size.", hint="pass a number of hours above zero, such as 6 or 0.25"
+        )
+    return value
+
+
+def render_chunk_hours(value: float) -> str:
+    """
+    Write a number as JavaScript's ``String(number)`` does: ``6``, ``0.25``, ``1e-7``, ``1e+21``.
+
+    Source: ECMA-262, Number::toString. Both languages print the shortest digits that read
+    back the same; only the layout differs.
+    """
+    number = float(value)
+    if not math.isfinite(number):
+        return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(number, "NaN")
+    if number == 0:
+        return "0"
+    sign = "-" if number < 0 else ""
+    mantissa, exponent = f"{abs(number)!r}e0".split("e")[:2]
+    whole, _, fraction = mantissa.partition(".")
+    digits = (whole + fraction).lstrip("0")
+    point = len(whole) + int(exponent) - (len(whole + fraction) - len(digits))
+    digits = digits.rstrip("0")
+    if len(digits) <= point <= 21:
+        return sign + digits.ljust(point, "0")
+    if 0 < point <= 21:
+        return f"{sign}{digits[:point]}.{digits[point:]}"
+    if -6 < point <= 0:
+        return f"{sign}0.{'0' * -point}{digits}"
+    tail = f".{digits[1:]}" if len(digits) > 1 else ""
+    return f"{sign}{digits[0]}{tail}e{point - 1:+d}"
+
+
+def split_window(start: datetime, end: datetime, chunk_hours: float) -> list[Slice]:
+    """
+    Cut ``[start, end)`` into consecutive half-open slices of *chunk_hours*.
+
+    Slices touch without overlapping and cover the window exactly; only the last may be
+    shorter. Aligned to *start*, not to midnight. Bounds are whole milliseconds.
+
+    Raises:
+        RequestError: The window is empty or reversed, or *chunk_hours* is not above zero.
+    """
+    return list(iter_window(start, end, chunk_hours))
+
+
+def iter_window(start: datetime, end: datetime, chunk_hours: float) -> Iterator[Slice]:
+    """Yield the slices of :func:`split_window` one by one, in constant memory."""
+    first, last = to_ms(start), to_ms(end)
+    if first >= last:
+        raise RequestError(
+            f"The window is empty: from {render_instant(start)} is not before to {render_instant(end)}.",
+            hint="the end is exclusive; to cover 1 January, pass --from 2026-01-01 --to 2026-01-02",
+        )
+    if not (math.isfinite(chunk_hours) and chunk_hours > 0):
+        raise RequestError(f"The chunk size {chunk_hours!r} is not above zero.", hint="pass --chunk-hours 6")
+    # The cursor is a double of milliseconds, as in the peer: it keeps the fraction that each bound cuts off.
+    step = chunk_hours * MS_PER_HOUR
+    cursor, stop = float(first), float(last)
+    before = from_ms(cursor)
+    while cursor < stop:
+        following = min(cursor + step, stop)
+        if following <= cursor:
+            raise RequestError(
+                f"The chunk size {render_chunk_hours(chunk_hours)} h is below what a timestamp can resolve.",
+                hint="pass a larger --chunk-hours",
+            )
+        after = from_ms(following)
+        yield before, after
+        cursor, before = following, after

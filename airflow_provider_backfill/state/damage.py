@@ -1,0 +1,76 @@
+"""Errors of damaged, foreign and newer state files: the file, the line, and how to repair."""
+
+import json
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..core.model import FORMAT
+from ..errors import DamagedStateError, StateFormatError
+
+_UPGRADE = "install a newer airflow-provider-backfill"
+
+
+def advised_command(verb: str, plan_id: str) -> str:
+    """Return the command line of *verb* for a plan."""
+    return f"clickhouse-backfill {verb} --plan-id {plan_id}"
+
+
+def plan_remedy(plan_id: str) -> str:
+    """Say how to get a damaged plan file back."""
+    return f"restore the file from a backup, or keep it aside and plan anew with `plan … --force` (plan {plan_id})"
+
+
+def damage_reason(data: bytes, error: ValidationError) -> str:
+    """Why bytes are not what they should be, in a few words."""
+    if not data.strip(b"\0 \n"):
+        return "it is empty"
+    first = error.errors(include_url=False)[0]
+    if first["type"] == "union_tag_invalid":
+        return f"it is a {first['ctx']['tag']}, which this version does not know; a newer one may have written it"
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else first["msg"]
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def refuse_other_format(path: str, data: bytes) -> None:
+    """Raise when the file says that another version wrote it."""
+    number = _object(data).get("format")
+    if isinstance(number, int) and number != FORMAT:
+        raise other_format(path, number)
+
+
+def refuse_foreign(path: str, data: bytes) -> None:
+    """Say so when a file that could not be read is another version's, or another tool's in the same layout."""
+    refuse_other_format(path, data)
+    if "format" not in (found := _object(data)) and isinstance(found.get("chunks"), list):
+        raise StateFormatError(
+            f"{path} was written by chkit's backfill plugin, whose runs this tool does not continue.",
+            hint="choose another folder with --state-dir, and plan the window anew there",
+        )
+
+
+def other_format(path: str, number: int) -> StateFormatError:
+    """Build the error of a file that another version wrote."""
+    if number > FORMAT:
+        return StateFormatError(
+            f"{path} was written by a newer version: it has format {number}, and this one reads format {FORMAT}.",
+            hint=_UPGRADE,
+        )
+    return StateFormatError(
+        f"{path} was written before the first release: it has format {number}, and this version reads format {FORMAT}.",
+        hint="finish the run with the version that began it, or plan anew in another folder with --state-dir",
+    )
+
+
+def damaged(path: str, line: int | None, reason: str, remedy: str) -> DamagedStateError:
+    """The error for a state file that does not hold what it must."""
+    place = path if line is None else f"{path}, line {line}"
+    return DamagedStateError(f"{place} is damaged: {reason}.", hint=remedy)

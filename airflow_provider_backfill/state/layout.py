@@ -1,0 +1,38 @@
+"""Names of the state files of a plan."""
+
+import re
+
+from ..errors import RequestError
+
+PLAN_ID = re.compile(r"[0-9a-f]{16}")
+
+
+def check_plan_id(text: str) -> str:
+    """
+    The plan id in *text*.
+
+    Raises:
+        RequestError: It is not 16 hex digits.
+    """
+    plan_id = text.strip()
+    if not PLAN_ID.fullmatch(plan_id):
+        raise RequestError(
+            f"{text!r} is not a plan id.",
+            hint="a plan id is 16 hex digits, as printed by `plan`; `clickhouse-backfill list` shows them all",
+        )
+    return plan_id
+
+
+def plan_file(plan_id: str) -> str:
+    """Return the name of a plan's file."""
+    return f"plans/{plan_id}.json"
+
+
+def run_file(plan_id: str) -> str:
+    """Return the name of a run's checkpoint."""
+    return f"runs/{plan_id}.json"
+
+
+def event_file(plan_id: str) -> str:
+    """Return the name of a run's event log."""
+    return f"events/{plan_id}.ndjson"

@@ -1,0 +1,127 @@
+"""
+What can be made out of a damaged log, and what cannot be known any more.
+
+The rule is to believe less rather than more: a chunk counts as done only where a whole line
+says so, and whatever a lost line may have been about is named, so that a person looks before
+anything is written again.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+
+from ..core.events import ChunkDone, ChunkReleased, ChunkStarted, ChunkVerified, Event, event_adapter
+from ..core.plan import Plan
+from ..core.replay import apply_event, new_run, select_chunks
+from ..core.run_state import ChunkState, ChunkStatus, Run
+from ..errors import TransitionError
+
+
+@dataclass(slots=True)
+class RecoveredRun:
+    """
+    A run as far as it can be made out.
+
+    Attributes:
+        read: Lines that were understood.
+        damaged: Numbers of the lines that were not.
+        lost: Lines that the last checkpoint had seen and that are gone.
+        uncertain: Ids of chunks that are not known to be done although they may be.
+    """
+
+    run: Run
+    read: int = 0
+    damaged: list[int] = field(default_factory=list)
+    lost: int = 0
+    uncertain: tuple[str, ...] = ()
+
+
+def recover_run(plan: Plan, log: bytes, checkpoint: Run | None, last: bytes, seen: int) -> RecoveredRun:
+    """
+    Make out the run from a damaged log.
+
+    Args:
+        log: The log's bytes; a torn last line counts for nothing.
+        checkpoint: A replay of it up to the line *last*, number *seen*, from before it was
+            damaged; None when there is none.
+    """
+    lines = log[: log.rfind(b"\n") + 1].splitlines(keepends=True)
+    found = RecoveredRun(new_run(plan))
+    whole = True
+    if checkpoint is not None:
+        found.run = deepcopy(checkpoint)
+        found.lost = max(seen - len(lines), 0)
+        found.read = seen - found.lost
+        begin = lines.index(last) + 1 if last in lines else min(seen, len(lines))
+        # Damage to lines that the checkpoint had seen costs nothing, as long as they stand where they stood.
+        whole = last in lines or (not found.lost and _event(lines[seen - 1]) is None)
+    else:
+        # The first line is the header, unless that is what is gone.
+        begin = 1 if lines and _event(lines[0]) is None else 0
+        found.read = begin
+    misfits: set[str] = set()
+    for number, line in enumerate(lines[begin:], begin + 1):
+        event = _event(line)
+        if event is None:
+            found.damaged.append(number)
+            continue
+        found.read += 1
+        try:
+            apply_event(found.run, event)
+        except TransitionError:
+            if isinstance(event, ChunkStarted | ChunkVerified | ChunkDone):
+                _believe(found.run, event)
+            misfits.add(getattr(event, "chunk_id", ""))
+    if not whole or len(found.damaged) > 1 or (misfits and not found.damaged):
+        # Several lost lines can have claimed and ended any chunk.
+        states = (ChunkStatus.PENDING, ChunkStatus.RUNNING, ChunkStatus.FAILED)
+        found.uncertain = tuple(chunk.id for chunk in select_chunks(plan, found.run, *states))
+    elif found.damaged:
+        # One lost line leaves a trace: a chunk that looks claimed, or whose other events do not follow.
+        running = {chunk.id for chunk in select_chunks(plan, found.run, ChunkStatus.RUNNING)}
+        found.uncertain = tuple(sorted((running | misfits) - found.run.done.keys() - {""}))
+    return found
+
+
+def _event(line: bytes) -> Event | None:
+    try:
+        return event_adapter().validate_json(line)
+    except ValidationError:
+        return None
+
+
+def _believe(run: Run, event: ChunkStarted | ChunkVerified | ChunkDone) -> None:
+    """Fold an event whose forerunners are among the lost lines; it was written, so they were."""
+    chunk_id, state = event.chunk_id, run.state(event.chunk_id)
+    if chunk_id in run.splits or event.attempt < state.attempt + isinstance(event, ChunkStarted):
+        return
+    if state.status is ChunkStatus.DONE and event.attempt == state.attempt:
+        return
+    cancelled, run.cancelled = run.cancelled, False
+    if state.status is ChunkStatus.RUNNING:
+        released = ChunkReleased(at=event.at, by=event.by, chunk_id=chunk_id, attempt=state.attempt, reason="lost")
+        apply_event(run, released)
+    elif state.status is not ChunkStatus.PENDING:
+        run.counts[state.status] -= 1
+        if done := run.done.pop(chunk_id, None):
+            run.rows, run.seconds = run.rows - done[1], run.seconds - done[3]
+    # The attempts before this one say nothing about it, except for what they had verified.
+    run.chunks[chunk_id] = ChunkState(attempt=event.attempt - 1, verified=dict(state.verified), replica=state.replica)
+    if isinstance(event, ChunkStarted):
+        apply_event(run, event.model_copy(update={"takes_over": False}))
+    else:
+        # The claim that must have been there; its bounds play no part here.
+        claim = ChunkStarted(
+            at=event.at,
+            by=event.by,
+            chunk_id=chunk_id,
+            attempt=event.attempt,
+            start=event.at,
+            end=event.at,
+            query_id="",
+            lease_seconds=0.0,
+        )
+        apply_event(run, claim)
+        apply_event(run, event)
+    run.cancelled = cancelled

@@ -1,0 +1,421 @@
+"""The event log of one run, folded as it is read; commits go through one judge."""
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.alias_generators import to_camel
+from pydantic.dataclasses import dataclass
+
+from ..core.events import ChunkEvent, ChunkSplit, Event, event_adapter
+from ..core.instants import render_instant
+from ..core.model import FORMAT, Instant
+from ..core.plan import Plan
+from ..core.replay import apply_event, judge_event, new_run
+from ..core.run_state import ChunkStatus, Run, RunStatus
+from ..errors import BackfillError, DamagedStateError, StateError, TransitionError
+from .backend import LOG_CLOSED, ConflictError
+from .damage import advised_command, damage_reason, damaged, other_format, refuse_foreign, refuse_other_format
+from .layout import run_file
+from .log_lines import CHUNK_EVENT, EVENT, LogOpened, event_line, log_header
+
+if TYPE_CHECKING:
+    from .store import StateStore
+
+
+_CHECKPOINT_SECONDS = 1.0
+_CHECKPOINT_GROWTH = 4
+"""A run file is written again when the log has grown by the run file's size divided by this."""
+_PAUSE_SECONDS = 2.0
+"""The longest pause after a conflict with another writer."""
+
+
+_UNKNOWN = object()
+
+
+@dataclass(config={"extra": "forbid", "alias_generator": to_camel, "populate_by_name": True, "defer_build": True})
+class Checkpoint:
+    """
+    A replay of the log up to *position*.
+
+    Attributes:
+        lines: Lines up to there.
+        last: The last of them, to know the log again.
+        status: For people, as are the *chunk_counts*.
+        size: Of the file it was read from, in bytes; not in the file.
+    """
+
+    format: int
+    plan_id: str
+    planned_at: Instant
+    status: str
+    chunk_counts: dict[str, int]
+    position: int
+    lines: int
+    last: str
+    run: Run
+    size: int = 0
+
+
+@cache
+def _checkpoint_adapter() -> TypeAdapter[Checkpoint]:
+    return TypeAdapter(Checkpoint)
+
+
+_DONE, _DONE_LETTERS = b'"done":{', b'0123456789abcdef"[]:,.+-'
+
+
+def _without_done(data: bytes) -> bytes:
+    """
+    A run file without its done chunks: most of it, and most of what it costs to parse.
+
+    They are lists of numbers, so no brace is in them; and in a string the quotes would be escaped.
+    All of it when anything else is in them: then the file is damaged.
+    """
+    start = data.find(_DONE) + len(_DONE)
+    end = data.find(b"}", start)
+    if start < len(_DONE) or end < 0 or data[start:end].translate(None, _DONE_LETTERS):
+        return data
+    return data[:start] + data[end:]
+
+
+class RunLog:
+    """
+    One plan's event log with its replay, for one thread; each thread of a worker opens its own.
+
+    Args:
+        brief: Take no done chunks from an up-to-date run file; only to look once, see :meth:`StateStore.runs`.
+
+    Attributes:
+        run: The replay as of the last :meth:`refresh` or :meth:`commit`.
+        lines: How many lines of the log it holds.
+    """
+
+    def __init__(self, store: "StateStore", plan: Plan, *, brief: bool = False) -> None:
+        self.plan, self._brief = plan, brief
+        self._store = store
+        self._backend = store.backend
+        self._generation = render_instant(plan.created_at)
+        self._log = self._backend.log(plan.plan_id, self._generation)
+        # An older plan's log that lies in the way, by its date; see _open_log.
+        self._leftover = ""
+        # The last checkpoint that we know of: its size, when we saw it, and how much was appended since.
+        self._checkpoint_size, self._checkpoint_lines = 0, 0
+        self._checkpoint_seen, self._grown = -_CHECKPOINT_SECONDS, 0
+        self._stamp: object = _UNKNOWN
+        self._forget()
+        self._load_checkpoint()
+
+    def _forget(self) -> None:
+        """Start over before the first line."""
+        self.run, self._position, self.lines, self._last = new_run(self.plan), 0, 0, b""
+        self._closed = False
+        # Lines that a commit has read and not folded yet.
+        self._tail: deque[bytes] = deque()
+
+    def _load_checkpoint(self) -> None:
+        found = self.read_checkpoint(self._store, self.plan, brief=self._brief)
+        if found is None:
+            return
+        self.run, self._position, self.lines = found.run, found.position, found.lines
+        self._last = found.last.encode() + b"\n"
+        self._checkpoint_size, self._checkpoint_lines = found.size, found.lines
+
+    @staticmethod
+    def read_checkpoint(store: "StateStore", plan: Plan, *, brief: bool = False) -> Checkpoint | None:
+        """
+        What the run file says; None when there is none.
+
+        Raises:
+            DamagedStateError: It does not hold this plan's run.
+        """
+        data, path = store.backend.read(run_file(plan.plan_id)), store.run_path(plan.plan_id)
+        if data is None:
+            return None
+        remedy = f"`{advised_command('repair', plan.plan_id)}` writes it again from the event log"
+        try:
+            found = _checkpoint_adapter().validate_json(_without_done(data) if brief else data)
+        except ValidationError as error:
+            refuse_foreign(path, data)
+            raise damaged(path, None, damage_reason(data, error), remedy) from None
+        if found.format != FORMAT:
+            raise other_format(path, found.format)
+        if found.plan_id != plan.plan_id or found.run.plan_id != plan.plan_id:
+            raise damaged(path, None, f"it belongs to plan {found.plan_id}", remedy)
+        # Otherwise left by a crash between the steps that made room for this plan.
+        found.size = len(data)
+        return found if found.planned_at == plan.created_at else None
+
+    def refresh(self) -> Run:
+        """
+        Fold what was appended since the last look; a torn last line is skipped.
+
+        Raises:
+            DamagedStateError: A line is not an event, or not one that may follow; names file and line.
+            StateError: The plan was planned anew meanwhile.
+        """
+        self._fold()
+        return self.run
+
+    def _fold(self) -> bool:
+        """Fold what is new; whether there was anything."""
+        self._fold_tail()
+        news = False
+        while (lines := self._log.read(self._position, self._last)) != []:
+            news = True
+            if self._brief:
+                # Events can be folded into a whole run only.
+                self._brief = False
+                self._forget()
+                self._load_checkpoint()
+            elif lines is None:
+                self._start_over()
+            elif not all(map(self._fold_line, lines)):
+                break
+        if self.lines < self._checkpoint_lines:
+            raise self._shortened()
+        return news
+
+    def _fold_tail(self) -> None:
+        while self._tail:
+            # Taken out only then: a damaged line is met again by whoever looks next.
+            self._apply_line(self._tail[0], self.lines - len(self._tail) + 1)
+            self._tail.popleft()
+
+    def _read_past_others(self, chunk_id: str) -> bool:
+        """
+        Read what is new, to be folded once the lock is free, if all of it is about other chunks than this one.
+
+        With many workers on one run, folding each other's events under the lock would take most of a commit.
+        """
+        if not self.lines or self._brief:
+            return False
+        about = chunk_id.encode()
+        while lines := self._log.read(self._position, self._last):
+            if not all(line.startswith(EVENT) and CHUNK_EVENT in line and about not in line for line in lines):
+                return False
+            for line in lines:
+                self._step_over(line)
+            self._tail.extend(lines)
+        return lines is not None and self.lines >= self._checkpoint_lines
+
+    def _start_over(self) -> None:
+        """
+        Fold from the first line: the log is not the one we knew.
+
+        What we read may have been taken back because it could not be made durable; or the plan
+        was planned anew; or the log was cut, which shows when it ends before the checkpoint.
+        """
+        self._check_plan()
+        self._forget()
+
+    def _check_plan(self) -> None:
+        current = self._store.find_plan(self.plan.plan_id)
+        if current is None or current.created_at != self.plan.created_at:
+            raise StateError(
+                f"Plan {self.plan.plan_id} was {'removed' if current is None else 'planned anew'} "
+                "while it was being worked on.",
+                hint="run the new plan"
+                if current
+                else f"`{advised_command('status', self.plan.plan_id)}` shows what is there now",
+            )
+
+    def _shortened(self) -> DamagedStateError:
+        plan_id = self.plan.plan_id
+        return damaged(
+            self._store.event_path(plan_id),
+            self.lines + 1,
+            f"{self._checkpoint_lines} lines were there when {self._store.run_path(plan_id)} was written, "
+            f"and {self.lines} are now",
+            _log_remedy(plan_id),
+        )
+
+    def _fold_line(self, line: bytes) -> bool:
+        """Fold one line; False when the log is an older plan's and lies in the way."""
+        if line == LOG_CLOSED:
+            self._closed = True
+            self._step_over(line)
+            return True
+        if not self._apply_line(line, self.lines + 1):
+            return False
+        self._step_over(line)
+        return True
+
+    def _apply_line(self, line: bytes, number: int) -> bool:
+        """Apply line *number*; False when it is the first line of an older plan's log."""
+        try:
+            if number == 1:
+                return self._fold_header(line)
+            apply_event(self.run, event_adapter().validate_json(line))
+        except (ValidationError, TransitionError) as error:
+            reason = damage_reason(line, error) if isinstance(error, ValidationError) else error.message
+            plan_id = self.plan.plan_id
+            raise damaged(self._store.event_path(plan_id), number, reason, _log_remedy(plan_id)) from None
+        return True
+
+    def _step_over(self, line: bytes) -> None:
+        self._position = self._log.advance(self._position, line)
+        self.lines += 1
+        self._grown += len(line)
+        self._last = line
+
+    def _fold_header(self, line: bytes) -> bool:
+        path = self._store.event_path(self.plan.plan_id)
+        refuse_other_format(path, line)
+        header = LogOpened.model_validate_json(line)
+        if header.plan_id != self.plan.plan_id:
+            raise damaged(path, 1, f"it belongs to plan {header.plan_id}", _log_remedy(self.plan.plan_id))
+        if header.planned_at == self.plan.created_at:
+            self._leftover = ""
+            return True
+        # Either this plan is no longer the one in the folder, or a crash left the log of the one before it.
+        self._check_plan()
+        self._leftover = render_instant(header.planned_at)
+        return False
+
+    def commit(self, decide: Callable[[Run], Event | None], *, about: str = "") -> Event | None:
+        """
+        Append the event that *decide* returns for the run as of now, durably.
+
+        What *decide* sees cannot change before its event is on disk; it returns None to append
+        nothing, or raises. It may be called again when others were faster.
+
+        Args:
+            about: The chunk that the event is about, when *decide* looks at nothing else but that chunk and
+                what is said of the whole run; what others do to other chunks is then not waited for.
+
+        Returns:
+            The event, once it is on disk.
+
+        Raises:
+            TransitionError: The run's present state does not allow the event.
+            StateError: The event is not on disk, such as when the disk is full. After an error
+                of a network the event may be there all the same; the next look tells.
+        """
+        # Made when first used, which takes tens of milliseconds: not while others wait for the lock.
+        event_adapter()
+        try:
+            with self._log.locked():
+                event = self._commit(decide, about)
+        finally:
+            self._fold_tail()
+        if event is not None and self._is_checkpoint_due():
+            self.write_checkpoint()
+        return event
+
+    def _commit(self, decide: Callable[[Run], Event | None], about: str) -> Event | None:
+        # Not empty only after an error: nothing may be written behind a damaged line.
+        self._fold_tail()
+        pause, current = 0.0, not self._log.optimistic
+        if current and not (about and self._read_past_others(about)):
+            self._fold()
+        while True:
+            try:
+                event = decide(self.run)
+                if event is not None:
+                    judge_event(self.run, event)
+            except BackfillError:
+                # What was refused for the run as we know it may be right for the run as it is.
+                if current or not self._fold():
+                    raise
+                continue
+            if event is None:
+                if current or not self._fold():
+                    return None
+                continue
+            line = event_line(event)
+            if self._closed:
+                self._check_plan()
+                raise StateError(
+                    f"Plan {self.plan.plan_id} was being planned anew, and that was interrupted.",
+                    hint="give the command `plan … --force` again",
+                )
+            began = time.monotonic()
+            try:
+                if self.lines == 0:
+                    self._open_log()
+                self._log.append(self._position, line)
+            except ConflictError:
+                # Without a pause, by the time it takes to meet, those who met would meet again at the next line.
+                pause = min(pause * 2 or time.monotonic() - began, _PAUSE_SECONDS)
+                time.sleep(random.uniform(0, pause))  # noqa: S311 - spreads load, keeps no secret
+                self._fold()
+                continue
+            if self._tail:
+                self._tail.append(line)
+            else:
+                apply_event(self.run, event)
+            self._step_over(line)
+            return event
+
+    def _open_log(self) -> None:
+        """Write the first line of a log, which says what the others are."""
+        self._check_plan()
+        if self._leftover:
+            self._log.set_aside(self._leftover.replace(":", ""))
+            self._leftover = ""
+        line = log_header(self.plan)
+        self._log.append(0, line)
+        self._step_over(line)
+
+    def append(self, event: Event) -> None:
+        """Commit *event* whatever else happened, as long as the run's present state allows it."""
+        # The parts of a split must be no other's.
+        about = event.chunk_id if isinstance(event, ChunkEvent) and not isinstance(event, ChunkSplit) else ""
+        self.commit(lambda _: event, about=about)
+
+    def checkpoint(self) -> None:
+        """Write the run file as of now, unless the run goes on and the last one is good enough."""
+        if self.run.status is RunStatus.RUNNING and not self._is_checkpoint_due():
+            return
+        with self._log.locked():
+            self._fold()
+            self._log.sync()
+        self.write_checkpoint()
+        if self.run.status is not RunStatus.RUNNING:
+            self._log.publish(self._position)
+
+    def _is_checkpoint_due(self) -> bool:
+        if self._grown * _CHECKPOINT_GROWTH < self._checkpoint_size:
+            return False
+        if time.monotonic() - self._checkpoint_seen < _CHECKPOINT_SECONDS:
+            return False
+        # Not asked for when the run file was read: that is one request less for each who only reads.
+        stamp = self._backend.stamp(run_file(self.plan.plan_id))
+        if self._stamp in (_UNKNOWN, stamp):
+            return True
+        # Another worker has just written it.
+        self._stamp, self._checkpoint_seen, self._grown = stamp, time.monotonic(), 0
+        return False
+
+    def write_checkpoint(self) -> None:
+        """Write the run file at once, if there is a log; every line that was folded must be durable."""
+        if not self.lines:
+            return
+        counts = {"total": self.run.total, **{status.value: self.run.count(status) for status in ChunkStatus}}
+        checkpoint = Checkpoint(
+            format=FORMAT,
+            plan_id=self.plan.plan_id,
+            planned_at=self.plan.created_at,
+            status=self.run.status,
+            chunk_counts=counts,
+            position=self._position,
+            lines=self.lines,
+            last=self._last.decode().removesuffix("\n"),
+            run=self.run,
+        )
+        data = _checkpoint_adapter().dump_json(checkpoint, by_alias=True, exclude_defaults=True) + b"\n"
+        name = run_file(self.plan.plan_id)
+        self._backend.replace(name, data)
+        self._stamp = self._backend.stamp(name)
+        self._checkpoint_size, self._checkpoint_lines = len(data), self.lines
+        self._checkpoint_seen, self._grown = time.monotonic(), 0
+
+
+def _log_remedy(plan_id: str) -> str:
+    repair = advised_command("repair", plan_id)
+    return f"restore the file from a backup, or run `{repair}`, which keeps the damaged one aside"
