@@ -24,7 +24,7 @@ from clickhouse_connect.driver.client import Client
 
 from tests.server import ClickHouseServer
 
-TIERS = ("unit", "clickhouse", "airflow", "system")
+TIERS = ("unit", "clickhouse", "cluster", "airflow", "system")
 
 # Read before the tests' environment is cleaned of it.
 _EXTERNAL_URL = os.environ.get("CLICKHOUSE_URL", "")

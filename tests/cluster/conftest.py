@@ -1,0 +1,59 @@
+"""Fixtures of the cluster tier: clusters that the tests of one process share, and a fresh database on all nodes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.balancer import Balancer
+from tests.cluster.field import Field, Kind
+from tests.cluster.nodes import Cluster, why_not_here
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def _pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if reason := why_not_here():
+        pytest.skip(reason)
+    with Cluster(tmp_path_factory.mktemp("pair")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def _square(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if reason := why_not_here():
+        pytest.skip(reason)
+    with Cluster(tmp_path_factory.mktemp("square"), shards=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def pair(_pair: Cluster) -> Cluster:
+    """One shard with two replicas; what a test left dead is alive again."""
+    return _pair.start()
+
+
+@pytest.fixture
+def square(_square: Cluster) -> Cluster:
+    """Two shards with two replicas each; what a test left dead is alive again."""
+    return _square.start()
+
+
+@pytest.fixture(params=list(Kind))
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Every way in which tables are replicated."""
+    chosen: Kind = request.param
+    return chosen
+
+
+@pytest.fixture
+def field(pair: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Field]:
+    """A database on both replicas, a balancer in front of them, and an empty state folder."""
+    with Balancer(pair.nodes) as balancer:
+        made = Field(pair, balancer, f"test_{next(_numbers)}", tmp_path / "state", capsys)
+        yield made
+        made.clear()
