@@ -25,7 +25,7 @@ from .airflow_support.fields import (
     mapped_items,
     parse_mapped_item,
     show_window,
-    to_hours,
+    to_chunking,
     to_instant,
     to_mode,
     to_table,
@@ -37,11 +37,12 @@ from .commands.plan import create_plan
 from .commands.run import RunFlags, run_plan
 from .commands.session import Payload, Session
 from .commands.status import window_status
+from .core.chunking import AUTO, parse_length
 from .core.plan import Plan, PlanRequest
 from .core.run_state import Run, RunStatus
 from .core.window import iter_window
 from .errors import BackfillError, RequestError
-from .options import parse_options
+from .options import Defaults, parse_options
 from .triggers import BackfillChunkTrigger
 
 MAX_MAPPED_TASKS = 100
@@ -65,7 +66,12 @@ class BackfillPlanOperator(BaseOperator):
         target: Table to fill, ``database.table``.
         window_from: Start of the window, included: ISO text or a datetime; without an offset UTC.
         window_to: End of the window, excluded.
-        chunk_hours: Length of a chunk; the option ``defaults.chunkHours`` when None.
+        chunk_hours: Length of a chunk: hours, or text such as ``12h``, ``1d``, ``month``, ``day@Europe/Berlin``,
+            ``partition``, or ``auto``; the option ``defaults.chunkHours`` when None.
+        chunk_by: Instead of *chunk_hours*: ``month``, ``week``, ``day`` or ``hour`` of the calendar, or ``partition``.
+        chunk_zone: With *chunk_by*, the time zone of the calendar; UTC when None.
+        max_chunk_rows: Cut chunks that read more rows of the source than this, and join those that read less.
+        max_chunk_bytes: The same by uncompressed bytes of the source.
         time_column: Column that the window applies to; found when None.
         time_unit: ``s``, ``ms`` or ``us`` when that column is an integer epoch.
         source: Copy this table; with neither *source* nor *select* the target's views are replayed.
@@ -89,6 +95,10 @@ class BackfillPlanOperator(BaseOperator):
         "window_from",
         "window_to",
         "chunk_hours",
+        "chunk_by",
+        "chunk_zone",
+        "max_chunk_rows",
+        "max_chunk_bytes",
         "time_column",
         "source",
         "select",
@@ -109,6 +119,10 @@ class BackfillPlanOperator(BaseOperator):
         window_from: str | datetime | None = None,
         window_to: str | datetime | None = None,
         chunk_hours: float | str | None = None,
+        chunk_by: str | None = None,
+        chunk_zone: str | None = None,
+        max_chunk_rows: int | str | None = None,
+        max_chunk_bytes: int | str | None = None,
         time_column: str | None = None,
         time_unit: str = "",
         source: str | None = None,
@@ -132,6 +146,10 @@ class BackfillPlanOperator(BaseOperator):
         self.window_from = window_from
         self.window_to = window_to
         self.chunk_hours = chunk_hours
+        self.chunk_by = chunk_by
+        self.chunk_zone = chunk_zone
+        self.max_chunk_rows = max_chunk_rows
+        self.max_chunk_bytes = max_chunk_bytes
         self.time_column = time_column
         self.time_unit = time_unit
         self.source = source
@@ -154,14 +172,14 @@ class BackfillPlanOperator(BaseOperator):
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """Plan, and return the mapping input."""
         with airflow_errors():
-            hours = self._value("chunk_hours", to_hours)
             arguments = {
-                "chunk_hours": hours,
+                "max_chunk_rows": blank_to_none(self.max_chunk_rows),
+                "max_chunk_bytes": blank_to_none(self.max_chunk_bytes),
                 "time_column": blank_to_none(self.time_column),
                 "state_dir": blank_to_none(self.state_dir),
             }
             options = load_airflow_options(arguments, self.options)
-            request = self._request(options.defaults.chunk_hours, options.defaults.time_column)
+            request = self._request(options.defaults)
             session = open_session(options, task_name(context), self.clickhouse_conn_id)
             # Airflow checks the length after the task has run; here it is bounded before anything is written.
             most = min(self.max_mapped_tasks, conf.getint("core", "max_map_length", fallback=1024))
@@ -179,18 +197,32 @@ class BackfillPlanOperator(BaseOperator):
         """The mapping input as an argument of other tasks, and with ``["plan_id"]`` the plan's id."""
         return super().output
 
-    def _request(self, chunk_hours: float, time_column: str | None) -> PlanRequest:
+    def _length(self) -> str | None:
+        """The length of a chunk that a field gives; None when the option decides."""
+        lengths = [blank_to_none(value) for value in (self.chunk_hours, self.chunk_by)]
+        if None not in lengths:
+            raise RequestError(
+                "chunk_hours and chunk_by exclude each other: a chunk has one length.", hint="keep one of them"
+            )
+        length = next((each for each in lengths if each is not None), None)
+        return None if length is None else str(length).strip()
+
+    def _request(self, defaults: Defaults) -> PlanRequest:
         target = self._value("target", to_table("target"))
         if target is None:
             raise RequestError("target is empty.", hint="write target='database.table'")
         if blank_to_none(self.source) is not None and blank_to_none(self.select) is not None:
             raise conflicting_sources()
+        length = self._length()
+        auto = length == AUTO
+        chunking = defaults.chunking(None if auto else length, blank_to_none(self.chunk_zone))
         return PlanRequest(
             target=target,
             start=self._value("window_from", to_instant),
             end=self._value("window_to", to_instant),
-            chunk_hours=chunk_hours,
-            time_column=time_column,
+            chunking=chunking.without_limits() if auto else chunking,
+            auto_chunks=auto,
+            time_column=defaults.time_column,
             time_unit=self.time_unit,
             source=self._value("source", to_table("source")),
             select=blank_to_none(self.select),
@@ -222,7 +254,8 @@ class BackfillPlanOperator(BaseOperator):
             "target": to_table("target"),
             "window_from": to_instant,
             "window_to": to_instant,
-            "chunk_hours": to_hours,
+            "chunk_hours": to_chunking,
+            "chunk_by": to_chunking,
             "source": to_table("source"),
             "filter_table": to_table("filter-table"),
             "write_mode": to_mode,
@@ -230,6 +263,10 @@ class BackfillPlanOperator(BaseOperator):
         found = {name: self._value(name, parse) for name, parse in parsers.items() if is_literal(getattr(self, name))}
         if found.get("window_from") and found.get("window_to"):
             next(iter_window(found["window_from"], found["window_to"], 1.0))
+        if all(is_literal(each) for each in (self.chunk_hours, self.chunk_by, self.chunk_zone)):
+            length, zone = self._length(), blank_to_none(self.chunk_zone)
+            if length not in (None, AUTO) and zone is not None:
+                parse_length(length, zone)
         if found.get("source") and is_literal(self.select) and blank_to_none(self.select) is not None:
             raise conflicting_sources()
 

@@ -3,19 +3,24 @@ The options: which there are, what each may hold, and where a value came from.
 
 The models' fields are the one list of options: the environment names, Airflow's
 ``[clickhouse_backfill]`` keys, the reference page and every message are derived from them.
-Read only at the edges; below, an :class:`Options` is passed in. Imports pydantic and errors,
+Read only at the edges; below, an :class:`Options` is passed in. Imports pydantic, errors and core,
 never Airflow, and reads neither the environment nor the working directory by itself.
 """
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from .errors import ConfigError
+from .core.chunking import Chunking, parse_length
+from .core.window import parse_chunk_hours, render_chunk_hours
+from .errors import ConfigError, RequestError
 
 ENV_PREFIX = "CLICKHOUSE_BACKFILL_"
 CONFIG_FILE = "clickhouse-backfill.toml"
@@ -28,7 +33,26 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _length(value: object) -> object:
+    """A chunk length: a number of hours as it is, a text as its hours or its unit; a number in quotes is neither."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("no length")
+    if not isinstance(value, str):
+        if not 0 < value <= sys.float_info.max:
+            raise ValueError("not above zero, or not finite")
+        return float(value)
+    with suppress(RequestError):
+        parse_chunk_hours(value)
+        raise ValueError("a number in quotes")
+    try:
+        chunking = parse_length(value)
+    except RequestError as error:
+        raise ValueError(error.message) from None
+    return chunking.length if chunking.hours is None else chunking.hours
+
+
 _Number = Annotated[float, Field(gt=0)]
+_Length = Annotated[float | str, BeforeValidator(_length)]
 _Count = Annotated[int, BeforeValidator(_whole), Field(gt=0)]
 _Delay = Annotated[float, Field(ge=0)]
 _Text = Annotated[str, Field(pattern=r"\S")]
@@ -44,7 +68,9 @@ class _Group(BaseModel):
 class Defaults(_Group):
     """What a plan or a run uses when it is not told otherwise."""
 
-    chunk_hours: _Number = Field(6.0, description="Length of a chunk in hours; may be a fraction.")
+    chunk_hours: _Length = Field(
+        6.0, description="Length of a chunk: hours, or text such as 12h, 1d, month, day@Europe/Berlin, partition."
+    )
     max_parallel_chunks: _Count = Field(1, description="Chunks that run at the same time.")
     max_retries_per_chunk: _Count = Field(3, description="Attempts per chunk in total, the first one included.")
     retry_delay_ms: _Delay = Field(
@@ -52,6 +78,21 @@ class Defaults(_Group):
     )
     require_idempotency_token: bool = Field(True, description="Send each insert with a token, as a second belt.")
     time_column: _Text | None = Field(None, description="Column that the window applies to; found when not set.")
+    max_chunk_rows: _Count | None = Field(
+        None, description="Most rows of the source that a chunk reads; heavier ones are cut, lighter ones joined."
+    )
+    max_chunk_bytes: _Count | None = Field(None, description="The same in uncompressed bytes of the source.")
+
+    def chunking(self, length: float | str | None = None, zone: str | None = None) -> Chunking:
+        """
+        How a window is cut, where *length* is what a user typed, and None leaves it to the option.
+
+        Raises:
+            RequestError: No such length, or no such zone.
+        """
+        text = length if isinstance(length, str) else render_chunk_hours(length) if length is not None else None
+        own = self.chunk_hours if isinstance(self.chunk_hours, str) else render_chunk_hours(self.chunk_hours)
+        return replace(parse_length(text or own, zone), rows=self.max_chunk_rows, size=self.max_chunk_bytes)
 
 
 class Policy(_Group):
@@ -88,10 +129,10 @@ class Options(_Group):
 
     @model_validator(mode="after")
     def _chunk_reaches_minimum(self) -> Self:
-        hours, minimum = self.defaults.chunk_hours, self.limits.min_chunk_minutes
-        if hours * 60 < minimum:
+        hours, minimum = self.defaults.chunking().nominal_hours, self.limits.min_chunk_minutes
+        if hours and hours * 60 < minimum:
             raise ValueError(
-                f"defaults.chunkHours is {_show(hours)}, which is {_show(hours * 60)} minutes: "
+                f"defaults.chunkHours is {_show(self.defaults.chunk_hours)}, which is {_show(hours * 60)} minutes: "
                 f"less than limits.minChunkMinutes, {_show(minimum)}."
             )
         return self
@@ -339,7 +380,7 @@ def _read_toml(path: Path) -> dict[str, Any] | None:
 
 def _from_text(info: OptionInfo, value: Any) -> Any:
     """What *value* says if it is text from a flag, a variable or a template; itself if it cannot be read so."""
-    if not isinstance(value, str) or info.kind is str:
+    if not isinstance(value, str) or info.type_text == _TEXT[1]:
         return value
     word = value.strip().lower()
     if info.kind is bool:
@@ -389,7 +430,7 @@ def _describe() -> Iterator[OptionInfo]:
         for key, field in model.model_fields.items():
             if key in _GROUPS:
                 continue
-            kind, noun = next((found for found in _KINDS if field.annotation is found[0]), _TEXT)
+            kind, noun = next((found[1:] for found in _KINDS if field.annotation == found[0]), _TEXT)
             bounds = [f" {sign} {getattr(m, at)}" for m in field.metadata for at, sign in _SIGNS if hasattr(m, at)]
             name, env, type_text = f"{prefix}{to_camel(key)}", f"{ENV_PREFIX}{key.upper()}", "".join([noun, *bounds])
             yield OptionInfo(name, key, env, kind, type_text, field.default, field.description or "")
@@ -397,7 +438,13 @@ def _describe() -> Iterator[OptionInfo]:
 
 _GROUPS: dict[str, type[_Group]] = {"defaults": Defaults, "policy": Policy, "limits": Limits}
 # What a field holds, and what the table calls it.
-_KINDS: tuple[_Kind, ...] = ((bool, "true or false"), (int, "integer"), (float, "number"))
+_KINDS: tuple[tuple[Any, type[bool | int | float | str], str], ...] = (
+    (bool, bool, "true or false"),
+    (int, int, "integer"),
+    (_Count | None, int, "integer > 0"),
+    (float, float, "number"),
+    (float | str, str, "number > 0 or a length such as 12h, 1d, 1mo, month, partition"),
+)
 _TEXT: _Kind = (str, "text that is not blank")
 _SIGNS = (("gt", ">"), ("ge", ">="))
 _OPTIONS = {info.name: info for info in _describe()}

@@ -42,7 +42,7 @@ def backfill_params(
     target: str | None = None,
     window_from: str | datetime | None = None,
     window_to: str | datetime | None = None,
-    chunk_hours: float = 6,
+    chunk_hours: float | str = 6,
 ) -> dict[str, Param]:
     """
     The params of a DAG whose "Trigger" shows a form for a backfill; a field without a default has to be filled in.
@@ -52,6 +52,7 @@ def backfill_params(
     Args:
         window_from: Start of the window, included; without an offset UTC.
         window_to: End of the window, excluded.
+        chunk_hours: Length of a chunk, as :class:`BackfillPlanOperator` takes it.
     """
 
     def param(default: Any, **schema: Any) -> Param:
@@ -80,7 +81,10 @@ def backfill_params(
                 description="End of the window, excluded",
             ),
             "chunk_hours": param(
-                chunk_hours, type="number", exclusiveMinimum=0, title="Chunk hours", description="Length of a chunk"
+                chunk_hours,
+                type=["string", "number"],
+                title="Chunk length",
+                description="Hours, or 12h, 1d, 1w, 1mo, month, day@Europe/Berlin, partition, auto",
             ),
         }
 
@@ -101,7 +105,7 @@ class BackfillTaskGroup(TaskGroup):
             params, see :func:`backfill_params`.
         window_from: Start of the window, included: ISO text or a datetime; without an offset UTC.
         window_to: End of the window, excluded.
-        chunk_hours: Length of a chunk; the option ``defaults.chunkHours`` when None.
+        chunk_hours: Length of a chunk, as :class:`BackfillPlanOperator` takes it.
         max_parallel_chunks: Mapped tasks that run at once; the option ``defaults.maxParallelChunks`` when None.
         deferrable: Execute the chunks in the triggerer; Airflow's ``[operators] default_deferrable`` when None.
         promote: What is to follow once everything is in the target: SQL for the same connection (several

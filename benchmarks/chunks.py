@@ -23,6 +23,7 @@ from airflow_provider_backfill.commands.plan import create_plan
 from airflow_provider_backfill.commands.run import run_plan
 from airflow_provider_backfill.commands.session import Session
 from airflow_provider_backfill.commands.status import read_status
+from airflow_provider_backfill.core.chunking import Chunking
 from airflow_provider_backfill.core.facts import TableName
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.plan import PlanRequest
@@ -106,7 +107,13 @@ def _plan(session: Session, target: str, hours: int, **what: Any) -> str:
     start = parse_instant("2025-01-01")
     end = start + timedelta(hours=hours)
     request = PlanRequest(
-        target=TableName("b", target), start=start, end=end, chunk_hours=1, force=True, time_column="ts", **what
+        target=TableName("b", target),
+        start=start,
+        end=end,
+        chunking=Chunking(hours=1),
+        force=True,
+        time_column="ts",
+        **what,
     )
     return str(create_plan(session, request)["planId"])
 

@@ -256,9 +256,9 @@ def _files() -> str:
         *_model("Statement", plan.Statement),
         *_model("TargetTime", plan.TargetTime),
         "\n## A plan's id\n",
-        '`sha256("<target>|<from>|<to>|<chunkHours>|<timeColumn>")`, the first 16 hex digits, so that the',
-        "same arguments give the same plan on every machine. Chunks are not stored: they follow from the",
-        "window and `chunkHours`.",
+        '`sha256("<target>|<from>|<to>|<chunkLength>|<timeColumn>")`, the first 16 hex digits, so that the',
+        "same arguments give the same plan on every machine. Chunks follow from the window and",
+        "`chunkLength`, or from `bounds`; see [chunks](chunks.md).",
     ]
     return "\n".join(lines) + "\n"
 

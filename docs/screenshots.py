@@ -25,6 +25,7 @@ from airflow_provider_backfill.clickhouse.client import ClickHouse, connect, fro
 from airflow_provider_backfill.commands.plan import create_plan
 from airflow_provider_backfill.commands.run import RunFlags, run_plan
 from airflow_provider_backfill.commands.session import Session
+from airflow_provider_backfill.core.chunking import Chunking
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.plan import PlanRequest
 from airflow_provider_backfill.core.run_state import ChunkStatus
@@ -130,7 +131,8 @@ class Studio:
         for key in ("source", "filter_table"):
             if wanted.get(key):
                 wanted[key] = parse_table(wanted[key], key)
-        request = PlanRequest(parse_table(target, "target"), parse_instant(start), parse_instant(end), hours, **wanted)
+        window = (parse_instant(start), parse_instant(end))
+        request = PlanRequest(parse_table(target, "target"), *window, Chunking(hours=hours), **wanted)
         self.plans[name] = create_plan(self.session(), request)["planId"]
         return self.plans[name]
 

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
+from ..core.chunking import AUTO, Chunking, parse_length
 from ..core.facts import TableName
 from ..core.instants import from_ms, parse_instant, render_instant, to_ms
 from ..core.plan import Plan, WriteMode
 from ..core.sql import parse_table
-from ..core.window import parse_chunk_hours
 from ..errors import RequestError
 
 
@@ -76,9 +76,9 @@ def to_instant(value: str | datetime) -> datetime:
     return parse_instant(value)
 
 
-def to_hours(value: float | str) -> float:
-    """The length of a chunk."""
-    return parse_chunk_hours(str(value))
+def to_chunking(value: float | str) -> Chunking | None:
+    """The length of a chunk, as :func:`.chunking.parse_length` reads it; None when rows or partitions decide."""
+    return None if str(value).strip() == AUTO else parse_length(str(value))
 
 
 def to_table(what: str) -> Callable[[str], TableName]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from ..commands.run import RunFlags
+    from ..core.chunking import Chunking
     from ..core.plan import Plan, PlanRequest
     from ..core.run_state import Run
     from ..options import Options
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
 def read_request(call: Call, options: "Options") -> "PlanRequest":
     """Read the flags of ``plan`` as a request."""
+    from ..core.chunking import AUTO
     from ..core.instants import parse_instant
     from ..core.plan import PlanRequest, WriteMode
     from ..core.sql import parse_table
-    from ..core.window import parse_chunk_hours
 
     sources = call.given([ALL_FLAGS[name] for name in ("--source", "--select", "--select-file")])
     if len(sources) > 1:
@@ -44,14 +45,15 @@ def read_request(call: Call, options: "Options") -> "PlanRequest":
             hint=f"write {missing} 2025-01-31, or set policy.requireExplicitWindow to false to take it from the source",
         )
     start, end = (None if text is None else parse_instant(text) for text in bounds)
-    hours, source, table = call.text("--chunk-hours"), call.text("--source"), call.text("--filter-table")
+    source, table = call.text("--source"), call.text("--filter-table")
+    auto = call.text("--chunk-hours") == AUTO
     mode = _choice(call, "--write-mode", [mode.value for mode in WriteMode])
     return PlanRequest(
         target=target,
         start=start,
         end=end,
-        chunk_hours=options.defaults.chunk_hours if hours in (None, "auto") else parse_chunk_hours(hours),
-        auto_chunk_hours=hours == "auto",
+        chunking=_chunking(call, options, auto),
+        auto_chunks=auto,
         time_column=options.defaults.time_column,
         time_unit=_choice(call, "--time-unit", ["s", "ms", "us"]) or "",
         source=None if source is None else parse_table(source, "source"),
@@ -65,6 +67,23 @@ def read_request(call: Call, options: "Options") -> "PlanRequest":
         force_large_window=call.on("--force-large-window"),
         force=call.on("--force"),
     )
+
+
+def _chunking(call: Call, options: "Options", auto: bool) -> "Chunking":
+    """Read how the window is to be cut; what no flag says, options do."""
+    lengths = [name for name in ("--chunk-hours", "--chunk-by") if call.text(name) is not None]
+    zone = call.text("--chunk-zone")
+    if len(lengths) > 1 or (auto and zone is not None):
+        names = " and ".join([*lengths, *(["--chunk-zone"] if zone is not None else [])])
+        raise RequestError(f"{names} exclude each other: a chunk has one length.", hint="keep one of them")
+    limits = [name for name in ("--max-chunk-rows", "--max-chunk-bytes") if call.text(name) is not None]
+    if auto and limits:
+        raise RequestError(
+            f"--chunk-hours auto and {limits[0]} exclude each other: with a limit, the rows decide anyway.",
+            hint="leave --chunk-hours away",
+        )
+    chunking = options.defaults.chunking(None if auto or not lengths else call.text(lengths[0]), zone)
+    return chunking.without_limits() if auto else chunking
 
 
 def _choice(call: Call, name: str, allowed: list[str]) -> str | None:

@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from ..options import Options
 
 
+_OPTION_FLAGS = ("--state-dir", "--time-column", "--max-parallel-chunks", "--max-chunk-rows", "--max-chunk-bytes")
+
+
 def read_options(call: Call) -> "Options":
     """Load the options from the flags, the environment and the files of this call."""
     from ..options import load_options
 
     config = call.text("--config")
     return load_options(
-        overrides={name: call.text(name) for name in ("--state-dir", "--time-column", "--max-parallel-chunks")},
+        overrides={name: call.text(name) for name in _OPTION_FLAGS},
         environ=os.environ,
         config_file=Path(config) if config else None,
         directory=Path.cwd(),

@@ -62,7 +62,7 @@ def show_plan(payload: Payload, out: IO[str]) -> str:
                 ("window", show_window(payload["from"], payload["to"])),
                 (
                     "chunks",
-                    f"{payload['chunkCount']:,} of {payload['chunkHours']:g} h, by the column {payload['timeColumn']}",
+                    f"{payload['chunkCount']:,} {payload['chunks']}, by the column {payload['timeColumn']}",
                 ),
                 *(("source", _source(statement)) for statement in payload["statements"]),
                 ("write mode", f"{payload['writeMode']}: {payload['modeReason']}"),

@@ -31,6 +31,8 @@ _SETTINGS = {
     "http_headers_progress_interval_ms": 10_000,
 }
 # Column statistics are read from every part for each query, and change nothing in statements as plain as ours.
+LONG_TEXT = {"max_query_size": 2**27}
+"""Settings of a statement that lists the bounds of a plan: those of 100,000 chunks are a megabyte of text."""
 _WHERE_KNOWN = {"use_statistics": 0}
 
 

@@ -5,30 +5,23 @@ from datetime import datetime, timedelta
 from statistics import median_low
 
 from ..core.facts import Estimate, TableName, TimeKind
-from ..core.instants import MS_PER_HOUR, to_ms
+from ..core.instants import from_ms
 from ..core.plan import Statement
-from ..core.sql import parse_table, quote, quote_table, table_condition, time_filter
-from ..core.window import iter_window
+from ..core.sql import bound_before, milliseconds, parse_table, quote_table, table_condition, time_filter
 from ..errors import ServerError
-from .client import ClickHouse
+from .client import LONG_TEXT, ClickHouse
+from .source_rows import rows_by_index
 
 _COUNT_UP_TO_ROWS = 50_000_000
 _COUNT_SECONDS = 5
 _SAMPLES = 48
-_PER_SECOND = {TimeKind.EPOCH_S: 1, TimeKind.EPOCH_MS: 1_000, TimeKind.EPOCH_US: 1_000_000}
 
 
 def estimate_rows(
-    server: ClickHouse,
-    statements: Sequence[Statement],
-    column: str,
-    start: datetime,
-    end: datetime,
-    chunk_hours: float,
-    chunks: int,
+    server: ClickHouse, statements: Sequence[Statement], column: str, bounds: Sequence[int]
 ) -> Estimate | None:
     """
-    Rows of the sources in each chunk of ``[start, end)``, before the SELECT's own filters.
+    Rows of the sources in each chunk between *bounds*, in milliseconds, before the SELECT's own filters.
 
     Up to 50 million rows in the window they are counted, by the time column alone; beyond that,
     the index says how many rows it would read for up to 48 chunks across the window.
@@ -38,8 +31,7 @@ def estimate_rows(
     """
     found = []
     for statement in statements:
-        source = parse_table(statement.source, "source")
-        one = _one(server, statement, source, column, start, end, chunk_hours, chunks)
+        one = _one(server, statement, parse_table(statement.source, "source"), column, bounds)
         if one is None:
             return None
         found.append(one)
@@ -47,7 +39,7 @@ def estimate_rows(
     sizes = [each.bytes_per_row for each in found]
     known = [size for size in sizes if size is not None]
     return Estimate(
-        chunks=chunks,
+        chunks=len(bounds) - 1,
         looked_at=min(each.looked_at for each in found),
         filled=max(each.filled for each in found),
         smallest=sum(each.smallest for each in found),
@@ -59,33 +51,20 @@ def estimate_rows(
 
 
 def _one(
-    server: ClickHouse,
-    statement: Statement,
-    source: TableName,
-    column: str,
-    start: datetime,
-    end: datetime,
-    chunk_hours: float,
-    chunks: int,
+    server: ClickHouse, statement: Statement, source: TableName, column: str, bounds: Sequence[int]
 ) -> Estimate | None:
-    where = time_filter(column, statement.time_kind, *_whole_days(statement.time_kind, start, end))
-    in_window = _from_index(server, source, where)
+    chunks = len(bounds) - 1
+    where = _where(statement, column, bounds[0], bounds[-1])
+    in_window = rows_by_index(server, source, where)
     size = _bytes_per_row(server, source)
     if in_window is None or in_window <= _COUNT_UP_TO_ROWS:
-        counted = _count(server, statement, source, column, where, start, chunk_hours, chunks)
+        counted = _count(server, statement, source, column, where, bounds)
         if counted is not None:
             smallest, median, largest, filled = counted
             return Estimate(chunks, chunks, filled, smallest, median, largest, exact=True, bytes_per_row=size)
     if in_window is None:
         return None
-    rows = []
-    for first, last in _spread(start, end, chunk_hours, chunks):
-        answer = _from_index(
-            server,
-            source,
-            time_filter(column, statement.time_kind, *_whole_days(statement.time_kind, first, last)),
-        )
-        rows.append(answer or 0)
+    rows = [rows_by_index(server, source, _where(statement, column, start, end)) or 0 for start, end in _spread(bounds)]
     filled_rows = [count for count in rows if count]
     if not filled_rows:
         return Estimate(chunks, len(rows), 0, 0, 0, 0, exact=False, bytes_per_row=size)
@@ -101,6 +80,12 @@ def _one(
     )
 
 
+def _where(statement: Statement, column: str, start: int, end: int) -> str:
+    """The condition that a row lies between two instants; of dates, that its day meets them."""
+    kind = statement.time_kind
+    return time_filter(column, kind, *_whole_days(kind, from_ms(start), from_ms(end)))
+
+
 def _whole_days(kind: TimeKind, start: datetime, end: datetime) -> tuple[datetime, datetime]:
     """The bounds as a Date column can be compared with them: an estimate may take in a whole day."""
     if kind not in (TimeKind.DATE, TimeKind.DATE32):
@@ -110,35 +95,12 @@ def _whole_days(kind: TimeKind, start: datetime, end: datetime) -> tuple[datetim
     return start.replace(hour=0, minute=0, second=0, microsecond=0), midnight if midnight == end else midnight + day
 
 
-def _spread(start: datetime, end: datetime, hours: float, chunks: int) -> Iterator[tuple[datetime, datetime]]:
+def _spread(bounds: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Up to so many chunks, evenly over the window, the first and the last among them."""
+    chunks = len(bounds) - 1
     take = min(chunks, _SAMPLES)
-    wanted = {round(number * (chunks - 1) / max(take - 1, 1)) for number in range(take)}
-    for index, bounds in enumerate(iter_window(start, end, hours)):
-        if index in wanted:
-            yield bounds
-
-
-def _from_index(server: ClickHouse, source: TableName, where: str) -> int | None:
-    """Rows that the index would let the server read; None for a source that has none."""
-    try:
-        found = server.rows(
-            f"SELECT sum(rows), count() FROM (EXPLAIN ESTIMATE SELECT * FROM {quote_table(source)} WHERE {where})"
-        )
-    except ServerError as error:
-        if error.code is None:
-            raise
-        return None
-    rows, tables = found[0]
-    # No table in the answer may mean that nothing lies in the window, or that the source is no MergeTree.
-    return int(rows) if tables or _is_merge_tree(server, source) else None
-
-
-def _is_merge_tree(server: ClickHouse, source: TableName) -> bool:
-    found = server.rows(
-        f"SELECT endsWith(engine, 'MergeTree') FROM system.tables WHERE {table_condition(source, 'name')}"
-    )
-    return bool(found and found[0][0])
+    places = {round(number * (chunks - 1) / max(take - 1, 1)) for number in range(take)}
+    return ((bounds[place], bounds[place + 1]) for place in sorted(places))
 
 
 def _bytes_per_row(server: ClickHouse, source: TableName) -> float | None:
@@ -149,25 +111,16 @@ def _bytes_per_row(server: ClickHouse, source: TableName) -> float | None:
 
 
 def _count(
-    server: ClickHouse,
-    statement: Statement,
-    source: TableName,
-    column: str,
-    where: str,
-    start: datetime,
-    chunk_hours: float,
-    chunks: int,
+    server: ClickHouse, statement: Statement, source: TableName, column: str, where: str, bounds: Sequence[int]
 ) -> tuple[int, int, int, int] | None:
     """Smallest, median and largest number of rows of the chunks that hold any, and how many do."""
-    per_second = _PER_SECOND.get(statement.time_kind)
-    name = quote(column)
-    ms = f"{name} * 1000 / {per_second}" if per_second else f"toUnixTimestamp64Milli(toDateTime64({name}, 3, 'UTC'))"
-    index = f"least(floor(({ms} - {to_ms(start)}) / {chunk_hours * MS_PER_HOUR!r}), {chunks - 1})"
+    first = f"greatest({milliseconds(column, statement.time_kind)}, toInt64({bounds[0]}))"
+    place = bound_before(f"least({first}, toInt64({bounds[-1] - 1}))", bounds)
     try:
         found = server.rows(
             "SELECT min(rows), quantileExactLow(0.5)(rows), max(rows), count() FROM"
-            f" (SELECT {index} AS chunk, count() AS rows FROM {quote_table(source)} WHERE {where} GROUP BY chunk)",
-            {"max_execution_time": _COUNT_SECONDS},
+            f" (SELECT {place} AS chunk, count() AS rows FROM {quote_table(source)} WHERE {where} GROUP BY chunk)",
+            {"max_execution_time": _COUNT_SECONDS, **LONG_TEXT},
         )
     except ServerError as error:
         if error.code is None:

@@ -5,13 +5,15 @@ The server evaluates the expression (it knows its functions, zones and calendars
 instant at which the value differs from that of the column's previous representable instant.
 """
 
+import re
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from ..core.facts import TimeKind
-from ..core.instants import MS_PER_DAY, MS_PER_HOUR, from_ms, to_ms
-from ..core.sql import quote
+from ..core.instants import MS_PER_DAY, from_ms, to_ms
+from ..core.sql import instants, quote
 from ..errors import ServerError
-from .client import ClickHouse
+from .client import LONG_TEXT, ClickHouse
 
 _PER_MS = {TimeKind.EPOCH_S: (1, 1000), TimeKind.EPOCH_MS: (1, 1), TimeKind.EPOCH_US: (1000, 1)}
 _DATES = (TimeKind.DATE, TimeKind.DATE32)
@@ -33,6 +35,11 @@ class TimeBuckets:
         self._server, self._expression, self._column = server, expression, column
         self._type, self._kind = column_type, kind
 
+    @property
+    def zones(self) -> list[str]:
+        """The time zones that the expression and the column's type name."""
+        return list(dict.fromkeys(re.findall(r"'([A-Z][A-Za-z_]+/[A-Za-z_/+-]+)'", f"{self._expression} {self._type}")))
+
     def usable(self) -> bool:
         """Whether the expression can be evaluated from the time column alone, and depends on it."""
         if self._column not in self._expression:
@@ -45,15 +52,22 @@ class TimeBuckets:
             return False
         return True
 
-    def first_misfit(self, start: datetime, end: datetime, chunk_hours: float) -> datetime | None:
-        """The first chunk bound of the window, both ends included, that is not on an edge; None when all are."""
-        first, last, step = to_ms(start), to_ms(end), chunk_hours * MS_PER_HOUR
-        bounds = (
-            f"SELECT least(toInt64(floor({first} + number * {step!r})), toInt64({last})) AS ms"
-            f" FROM numbers({int((last - first) / step) + 2})"
-        )
-        count, ms = self._server.rows(f"SELECT count(), min(ms) FROM ({self._edges(bounds)}) WHERE at = before")[0]
+    def first_misfit(self, bounds: Sequence[int]) -> datetime | None:
+        """The first of *bounds*, in milliseconds, that is not on an edge; None when all are."""
+        count, ms = self._server.rows(
+            f"SELECT count(), min(ms) FROM ({self._edges(instants(bounds))}) WHERE at = before", LONG_TEXT
+        )[0]
         return from_ms(ms) if count else None
+
+    def between(self, start: int, end: int) -> list[int]:
+        """Every edge after *start* and before *end*, in milliseconds; on a grid of quarter hours (a Date: days)."""
+        step = MS_PER_DAY if self._kind in _DATES else _GRID_MS
+        first, last = start // step + 1, -(-end // step)
+        if first >= last:
+            return []
+        grid = f"SELECT (toInt64({first}) + number) * {step} AS ms FROM numbers({last - first})"
+        found = self._server.rows(f"SELECT ms FROM ({self._edges(grid)}) WHERE at != before ORDER BY ms")
+        return [int(ms) for (ms,) in found]
 
     def around(self, moment: datetime) -> tuple[datetime | None, datetime | None]:
         """The last edge at or before *moment*, the first at or after it; on a grid of quarter hours (a Date: days)."""

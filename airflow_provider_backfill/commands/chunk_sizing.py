@@ -11,12 +11,12 @@ from typing import Any
 
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.row_estimate import estimate_rows
+from ..core.chunking import Chunking, Unit
 from ..core.facts import Estimate, ScanFacts, TableFacts, TimeKind
 from ..core.findings.server_rules import LARGE_BYTES, LARGE_ROWS, MANY_CHUNKS, SMALL_ROWS
 from ..core.ids import plan_id
 from ..core.model import whole
-from ..core.plan import Plan
-from ..core.window import iter_window, render_chunk_hours
+from ..core.plan import Plan, WriteMode
 from ..errors import RequestError, ServerError
 from . import plan_inputs
 
@@ -35,9 +35,7 @@ def estimate_plan(server: ClickHouse, plan: Plan) -> Estimate | None:
         ServerError: The server could not be reached.
     """
     try:
-        return estimate_rows(
-            server, plan.statements, plan.time_column, plan.start, plan.end, plan.chunk_hours, plan.chunk_count
-        )
+        return estimate_rows(server, plan.statements, plan.time_column, plan.bounds_ms())
     except ServerError as error:
         if error.code is None:
             raise
@@ -51,33 +49,50 @@ def propose_hours(
     The length of a chunk in hours that suits the rows and fits buckets and partitions.
 
     The largest usual length whose largest chunk holds at most 10 million rows and 1 GiB; where
-    none of these fits the tables, the smallest longer one that does; None when none fits.
+    none of these fits the tables, the smallest longer one that does; None when none fits, or when
+    the plan is cut otherwise than by hours.
     """
-    ideal = _ideal_hours(plan, estimate)
-    lengths = list(_candidates(plan))
+    if plan.chunk_hours is None or plan.bounds:
+        return None
+    ideal = _ideal_hours(plan.chunk_hours, estimate)
+    lengths = list(_candidates(plan, plan.chunk_hours))
     below = [hours for hours in lengths if hours <= ideal]
     above = [hours for hours in lengths if hours > ideal]
     for hours in (*reversed(below), *above):
         try:
-            plan_inputs.check_bounds(server, target, plan.model_copy(update={"chunk_hours": hours}), scans)
+            plan_inputs.check_bounds(server, target, by_length(plan, Chunking(hours=hours)), scans)
         except RequestError:
             continue
         return hours
     return None
 
 
+def by_length(plan: Plan, chunking: Chunking) -> Plan:
+    """The plan with chunks of another length; bounds that come from data are not computed yet."""
+    return plan.model_copy(
+        update={
+            "chunk_hours": chunking.hours,
+            "chunk_length": chunking.text,
+            "bounds": "",
+            "plan_id": plan_id(plan.target, plan.start, plan.end, chunking.text, plan.time_column),
+        }
+    )
+
+
 def resized(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts]) -> Plan:
     """
-    The plan with chunks of the length that suits its rows.
+    The plan with chunks that are the target's partitions, in ``replace``, or else of the length that suits its rows.
 
     Raises:
         RequestError: The rows cannot be estimated, or no usual length fits the tables.
     """
+    if plan.write_mode is WriteMode.REPLACE:
+        return by_length(plan, Chunking(unit=Unit.PARTITION))
     estimate = estimate_plan(server, plan)
     if estimate is None:
         raise RequestError(
             f"The rows of {plan.statements[0].source} cannot be counted within seconds, so no chunk size follows.",
-            hint=f"pass --chunk-hours {render_chunk_hours(plan.chunk_hours)}",
+            hint=f"pass {plan.chunking.flags}",
         )
     hours = propose_hours(server, target, plan, scans, estimate)
     if hours is None:
@@ -85,13 +100,7 @@ def resized(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[
             f"No usual chunk length fits the buckets and partitions of {plan.target}.",
             hint="pass --chunk-hours with a number; the error then names what fits",
         )
-    return plan.model_copy(
-        update={
-            "chunk_hours": hours,
-            "chunk_count": sum(1 for _ in iter_window(plan.start, plan.end, hours)),
-            "plan_id": plan_id(plan.target, plan.start, plan.end, hours, plan.time_column),
-        }
-    )
+    return by_length(plan, Chunking(hours=hours))
 
 
 def describe(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts]) -> dict[str, Any] | None:
@@ -105,19 +114,19 @@ def describe(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence
     return estimate_payload(estimate, proposed)
 
 
-def _ideal_hours(plan: Plan, estimate: Estimate) -> float:
+def _ideal_hours(chunk_hours: float, estimate: Estimate) -> float:
     if not estimate.largest:
-        return plan.chunk_hours
+        return chunk_hours
     rows = float(IDEAL_ROWS)
     if estimate.bytes_per_row:
         rows = min(rows, IDEAL_BYTES / estimate.bytes_per_row)
-    return plan.chunk_hours * rows / estimate.largest
+    return chunk_hours * rows / estimate.largest
 
 
-def _candidates(plan: Plan) -> Iterable[float]:
+def _candidates(plan: Plan, chunk_hours: float) -> Iterable[float]:
     whole_days = any(s.time_kind in (TimeKind.DATE, TimeKind.DATE32) for s in plan.statements)
     window = (plan.end - plan.start) / timedelta(hours=1)
-    for hours in sorted({*_CHUNK_HOURS, plan.chunk_hours}):
+    for hours in sorted({*_CHUNK_HOURS, chunk_hours}):
         fits_dates = not whole_days or hours % 24 == 0
         if fits_dates and plan.min_chunk_minutes <= hours * 60 and hours <= max(window, _CHUNK_HOURS[0]):
             yield hours

@@ -75,7 +75,7 @@ def inspect_server(session: Session, server: ClickHouse, plan: Plan) -> ServerFa
     try:
         plan_inputs.check_bounds(server, table, plan, scans)
     except RequestError as error:
-        flags = re.findall(r"--(?:from|to|chunk-hours) [^\s,]+", error.hint)
+        flags = re.findall(r"--(?:from|to|chunk-hours|chunk-by|chunk-zone) [^\s,]+", error.hint)
         misfit = Misalignment(sentences(error), plan_command(plan, *flags) if flags else "")
     except ServerError as error:
         if error.code is None:

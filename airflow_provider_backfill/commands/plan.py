@@ -12,9 +12,9 @@ from ..core.plan import Plan, PlanRequest, WriteMode
 from ..core.planner import GUARANTEE, check_window, differences, write_mode
 from ..core.remedy import command, short_instant
 from ..core.run_state import ChunkStatus
-from ..core.sql import show_table, time_filter
+from ..core.sql import show_table
 from ..errors import RequestError
-from . import chunk_sizing, plan_inputs
+from . import chunk_bounds, chunk_sizing, plan_inputs
 from .lease import has_live_worker, utc_now
 from .session import Payload, Session
 
@@ -34,10 +34,10 @@ def create_plan(session: Session, request: PlanRequest) -> Payload:
         statements, column = plan_inputs.find_statements(server, target, request)
         start, end = plan_inputs.find_window(server, session.options, request, statements[0], column)
         limits = session.options.limits
-        count = check_window(
+        check_window(
             start,
             end,
-            request.chunk_hours,
+            request.chunking,
             max_hours=limits.max_window_hours,
             min_chunk_minutes=limits.min_chunk_minutes,
             force=request.force_large_window,
@@ -46,13 +46,14 @@ def create_plan(session: Session, request: PlanRequest) -> Payload:
         scans = plan_inputs.check_scans(server, statements, column, start, end)
         time = plan_inputs.target_time(target, column)
         plan = Plan(
-            plan_id=plan_id(name, start, end, request.chunk_hours, column),
+            plan_id=plan_id(name, start, end, request.chunking.text, column),
             target=name,
             start=start,
             end=end,
-            chunk_hours=request.chunk_hours,
+            chunk_hours=request.chunking.hours,
+            chunk_length=request.chunking.text,
             time_column=column,
-            chunk_count=count,
+            chunk_count=0,
             # A SELECT with now() gives other rows when it is asked again, so it cannot be verified that way.
             statements=tuple(
                 statement.model_copy(update={"row_wise": scan.row_wise and statement.row_wise, "reads": scan.reads})
@@ -72,15 +73,12 @@ def create_plan(session: Session, request: PlanRequest) -> Payload:
         )
         token = compatibility_token(plan.statements, target, use_tokens=plan.use_tokens)
         plan = plan.model_copy(update={"compatibility_token": token})
-        if request.auto_chunk_hours:
+        if request.auto_chunks:
             plan = chunk_sizing.resized(server, target, plan, scans)
-        for chunk in plan.chunks():
-            for statement in plan.statements:
-                time_filter(column, statement.time_kind, chunk.start, chunk.end)
-            break
         existing = session.store.find_plan(plan.plan_id)
         if existing is not None and not request.force:
             return _plan_payload(session, _same_plan(existing, plan), target, existed=True)
+        plan = chunk_bounds.cut(server, target, plan, scans)
         plan_inputs.check_bounds(server, target, plan, scans)
         plan = plan.model_copy(update={"existing_rows": plan_inputs.existing_rows(server, target, plan)})
         _refuse_existing_rows(server, target, plan, request.allow_existing_rows)
@@ -155,7 +153,9 @@ def _plan_payload(session: Session, plan: Plan, target: TableFacts, *, existed: 
         "from": render_instant(plan.start),
         "to": render_instant(plan.end),
         "chunkCount": plan.chunk_count,
-        "chunkHours": whole(plan.chunk_hours),
+        "chunkHours": None if plan.chunk_hours is None else whole(plan.chunk_hours),
+        "chunkLength": plan.chunking.text,
+        "chunks": plan.chunking.words,
         "timeColumn": plan.time_column,
         "planPath": session.store.plan_path(plan.plan_id),
         "existed": existed,

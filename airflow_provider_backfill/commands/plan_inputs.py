@@ -4,8 +4,7 @@ From what a user asked for to checked statements, by asking the server.
 Glue between inspection (which only asks) and the planner (which only decides).
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -13,18 +12,18 @@ from functools import partial
 from ..clickhouse import catalog, diagnostics, query_plan
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.time_buckets import TimeBuckets
+from ..core.chunking import Chunking, Unit
 from ..core.facts import CutoverFacts, ScanFacts, TableFacts, TableName, TimeKind
 from ..core.ids import chunk_id
 from ..core.instants import MS_PER_DAY, from_ms, render_instant, to_ms
 from ..core.plan import Chunk, Plan, PlanRequest, Statement, TargetTime, WriteMode
 from ..core.planner import check_groups, check_scan, converted_columns, find_time_column, insert_columns
-from ..core.sql import copy_select, parse_table, plain_select, quote, show_table, time_filter, time_kind
-from ..core.window import render_chunk_hours
+from ..core.sql import copy_select, expressions, parse_table, plain_select, quote, show_table, time_filter, time_kind
 from ..errors import RequestError, ServerError
 from ..options import Options
 
 # Chunk sizes that people use, to propose one that fits.
-_CHUNK_HOURS = (0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 24, 48, 72, 168, 336, 720)
+_CHUNK_HOURS = (0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 24)
 
 
 def target_facts(server: ClickHouse, name: TableName) -> TableFacts:
@@ -210,24 +209,34 @@ def check_scans(
     return scans
 
 
-def check_bounds(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts]) -> None:
+def check_bounds(
+    server: ClickHouse,
+    target: TableFacts,
+    plan: Plan,
+    scans: Sequence[ScanFacts],
+    bounds: Sequence[int] | None = None,
+) -> None:
     """
-    Hold a plan's chunk bounds against the buckets of its SELECTs and, to replace, against partitions.
+    Hold chunk bounds against the buckets of a plan's SELECTs and, to replace, against partitions.
+
+    Args:
+        bounds: In milliseconds; those of the plan when None.
 
     Raises:
         RequestError: A chunk would cut a bucket or a partition in two; the hint says what fits.
     """
+    bounds = plan.bounds_ms() if bounds is None else bounds
     for statement, scan in zip(plan.statements, scans, strict=True):
         if not scan.groups:
             continue
-        buckets = _buckets(server, plan, statement, scan)
-        misfits = {key: bucket.first_misfit(plan.start, plan.end, plan.chunk_hours) for key, bucket in buckets.items()}
+        buckets = time_buckets(server, plan, statement, scan)
+        misfits = {key: bucket.first_misfit(bounds) for key, bucket in buckets.items()}
         check_groups(statement, target, scan.groups, misfits, partial(_proposal, plan, buckets))
     if plan.write_mode is WriteMode.REPLACE:
-        _check_partitions(server, target, plan)
+        _check_partitions(server, target, plan, bounds)
 
 
-def _buckets(server: ClickHouse, plan: Plan, statement: Statement, scan: ScanFacts) -> dict[str, TimeBuckets]:
+def time_buckets(server: ClickHouse, plan: Plan, statement: Statement, scan: ScanFacts) -> dict[str, TimeBuckets]:
     """The buckets of time that keep rows of a statement apart, by the key that makes them."""
     column = target_facts(server, parse_table(statement.source, "source")).column(plan.time_column)
     return {
@@ -239,24 +248,21 @@ def _buckets(server: ClickHouse, plan: Plan, statement: Statement, scan: ScanFac
     }
 
 
-def _check_partitions(server: ClickHouse, target: TableFacts, plan: Plan) -> None:
-    bucket = _partition_bucket(server, target, plan)
-    start, end = plan.start, plan.end
-    if plan.keep_outside:
-        # Only the ends of the window may lie inside a partition: the chunks there keep what is outside.
-        step = timedelta(hours=plan.chunk_hours)
-        start, end = start + step, start + step * (plan.chunk_count - 1)
-    cut = bucket.first_misfit(start, end, plan.chunk_hours) if start <= end else None
+def _check_partitions(server: ClickHouse, target: TableFacts, plan: Plan, bounds: Sequence[int]) -> None:
+    bucket = partition_bucket(server, target, plan)
+    # Only the ends of the window may lie inside a partition: the chunks there keep what is outside.
+    held = bounds[1:-1] if plan.keep_outside else bounds
+    cut = bucket.first_misfit(held) if held else None
     if cut is not None:
         outside = "" if plan.keep_outside else ", or --keep-outside to keep the rows outside the window"
         raise RequestError(
             f"The chunk bound {render_instant(cut)} lies inside a partition of {target.name} "
             f"({target.partition_key}), and only whole partitions can be replaced.",
-            hint=f"pass {_proposal(plan, {'': bucket}, '')}{outside}",
+            hint=f"pass {_partition_proposal(plan, bucket)}{outside}",
         )
 
 
-def _partition_bucket(server: ClickHouse, target: TableFacts, plan: Plan) -> TimeBuckets:
+def partition_bucket(server: ClickHouse, target: TableFacts, plan: Plan) -> TimeBuckets:
     """The buckets of time that the target's partitions are."""
     time = plan.target_time
     own = target.column(time.column) if time else None
@@ -266,10 +272,8 @@ def _partition_bucket(server: ClickHouse, target: TableFacts, plan: Plan) -> Tim
             hint="leave --write-mode replace away",
         )
     # One element of a key like (toYYYYMM(ts), region) is enough: chunks that differ in it share no partition.
-    elements = [target.partition_key, *re.split(r",(?![^(]*\))", target.partition_key.strip("()"))]
-    buckets = [
-        TimeBuckets(server, element.strip(), time.column, own.type, time.kind) for element in elements if element
-    ]
+    elements = [target.partition_key, *expressions(target.partition_key)]
+    buckets = [TimeBuckets(server, element, time.column, own.type, time.kind) for element in elements if element]
     bucket = next((bucket for bucket in buckets if bucket.usable()), None)
     if bucket is None:
         raise RequestError(
@@ -295,10 +299,10 @@ def split_in_two(server: ClickHouse, target: TableFacts, plan: Plan, chunk: Chun
     found = [
         bucket
         for statement, scan in zip(plan.statements, scans, strict=True)
-        for bucket in _buckets(server, plan, statement, scan).values()
+        for bucket in time_buckets(server, plan, statement, scan).values()
     ]
     if plan.write_mode is WriteMode.REPLACE:
-        found.append(_partition_bucket(server, target, plan))
+        found.append(partition_bucket(server, target, plan))
     dates = any(s.time_kind in (TimeKind.DATE, TimeKind.DATE32) for s in plan.statements)
     step = MS_PER_DAY if dates else 1
     middle = from_ms((to_ms(chunk.start) + to_ms(chunk.end)) // 2 // step * step)
@@ -314,17 +318,10 @@ def split_in_two(server: ClickHouse, target: TableFacts, plan: Plan, chunk: Chun
 def _fits(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], start: datetime, end: datetime
 ) -> bool:
-    piece = plan.model_copy(
-        update={
-            "start": start,
-            "end": end,
-            "chunk_hours": (end - start) / timedelta(hours=1),
-            # The parts may run at once, so they may not share a partition.
-            "keep_outside": False,
-        }
-    )
+    # The parts may run at once, so they may not share a partition.
+    piece = plan.model_copy(update={"keep_outside": False})
     try:
-        check_bounds(server, target, piece, scans)
+        check_bounds(server, target, piece, scans, [to_ms(start), to_ms(end)])
     except RequestError:
         return False
     return True
@@ -332,16 +329,39 @@ def _fits(
 
 def _proposal(plan: Plan, buckets: Mapping[str, TimeBuckets], key: str) -> str:
     """Flags that put every chunk bound on an edge of the bucket."""
-    bucket = buckets[key]
+    window, chunking = _fitting(plan, buckets[key])
+    return window + chunking.flags
+
+
+def _partition_proposal(plan: Plan, bucket: TimeBuckets) -> str:
+    """Flags that put every chunk bound on the edge of a partition."""
+    window, chunking = _fitting(plan, bucket)
+    # Beyond hours and days, the table itself knows best.
+    short = chunking.hours is not None and chunking.hours <= _CHUNK_HOURS[-1]
+    return window + (chunking if short else Chunking(unit=Unit.PARTITION)).flags
+
+
+def _fitting(plan: Plan, bucket: TimeBuckets) -> tuple[str, Chunking]:
+    """Flags of the nearest window, and the shortest usual length, that put every chunk bound on an edge."""
     start, end = bucket.around(plan.start)[0] or plan.start, bucket.around(plan.end)[1] or plan.end
     window = "" if (start, end) == (plan.start, plan.end) else f"--from {_short(start)} --to {_short(end)} "
-    whole = (end - start) / timedelta(hours=1)
-    fitting = (
-        hours
-        for hours in sorted({plan.chunk_hours, *_CHUNK_HOURS})
-        if plan.chunk_hours <= hours <= whole and bucket.first_misfit(start, end, hours) is None
-    )
-    return f"{window}--chunk-hours {render_chunk_hours(next(fitting, whole))}"
+    for chunking in _usual_lengths(plan, bucket.zones):
+        bounds = [to_ms(start), *(to_ms(until) for _, until in chunking.slices(start, end))]
+        # A single chunk tells nothing about the length: that of the window says what it is.
+        if len(bounds) > 2 and bucket.first_misfit(bounds) is None:
+            return window, chunking
+    return window, Chunking(hours=(end - start) / timedelta(hours=1))
+
+
+def _usual_lengths(plan: Plan, zones: Sequence[str]) -> Iterator[Chunking]:
+    """Lengths that people use, from the plan's own on: hours, then the calendar of UTC and of *zones*."""
+    least = plan.chunking.nominal_hours
+    for hours in sorted({*_CHUNK_HOURS, *([plan.chunk_hours] if plan.chunk_hours else [])}):
+        if least <= hours:
+            yield Chunking(hours=hours)
+    for unit, months, hours in ((Unit.DAY, 1, 25), (Unit.WEEK, 1, 169), (Unit.MONTH, 1, 745), (Unit.MONTH, 12, 8785)):
+        if least <= hours:
+            yield from (Chunking(unit=unit, months=months, zone=zone) for zone in ("UTC", *zones))
 
 
 def _short(moment: datetime) -> str:

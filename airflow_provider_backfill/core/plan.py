@@ -8,13 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from itertools import chain, starmap
 from typing import Literal, NamedTuple
 
 from pydantic import Field
 
+from .chunking import Chunking, decode_bounds, parse_chunking, slices_between
 from .facts import TableName, TimeKind
 from .ids import idempotency_token, iter_chunks
+from .instants import to_ms
 from .model import Instant, Model, Number
+from .window import Slice
 
 
 class WriteMode(StrEnum):
@@ -26,11 +30,18 @@ class WriteMode(StrEnum):
 
 
 class Chunk(NamedTuple):
-    """A half-open slice ``[start, end)`` of a plan's window, in UTC."""
+    """
+    A half-open slice ``[start, end)`` of a plan's window, in UTC.
+
+    Attributes:
+        key_range: Of a part that is not cut by time: the condition that tells its rows from those of the
+            other parts, see :mod:`.key_ranges`. Empty where the slice is the whole of it.
+    """
 
     id: str
     start: datetime
     end: datetime
+    key_range: str = ""
 
 
 class Statement(Model):
@@ -79,8 +90,14 @@ class Plan(Model):
         environment: Address and database of the server it was planned on.
         compatibility_token: A hash of what affects the data besides; empty in plans of older versions.
 
-    The chunks are not stored: :meth:`chunks` derives them from window and chunk size, so the
-    file of a plan with 100,000 chunks is as small as that of one with ten.
+        chunk_hours: Length of a chunk, None where it is no number of hours.
+        chunk_length: How the window is cut, as :attr:`.Chunking.text`; empty in plans of older versions,
+            which are cut by hours.
+        bounds: The bounds that were computed from data, as :func:`.encode_bounds` writes them; empty where
+            they follow from window and length.
+
+    The chunks are not stored: :meth:`chunks` derives them, so the file of a plan with 100,000 chunks
+    of six hours is as small as that of one with ten.
     """
 
     format: Literal[2] = 2
@@ -88,7 +105,9 @@ class Plan(Model):
     target: str
     start: Instant = Field(alias="from")
     end: Instant = Field(alias="to")
-    chunk_hours: Number
+    chunk_hours: Number | None
+    chunk_length: str = ""
+    bounds: str = ""
     time_column: str
     chunk_count: int
     statements: tuple[Statement, ...]
@@ -108,7 +127,23 @@ class Plan(Model):
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the plan's chunks in time order."""
-        yield from map(Chunk._make, iter_chunks(self.plan_id, self.start, self.end, self.chunk_hours))
+        yield from starmap(Chunk, iter_chunks(self.plan_id, self.slices()))
+
+    def slices(self) -> Iterator[Slice]:
+        """Yield the windows of the plan's chunks in time order."""
+        if not self.bounds:
+            return self.chunking.slices(self.start, self.end)
+        first = to_ms(self.start)
+        return slices_between(chain([first], decode_bounds(self.bounds, first)))
+
+    def bounds_ms(self) -> list[int]:
+        """All chunk bounds in milliseconds since 1970, both ends of the window among them."""
+        return [to_ms(self.start), *(to_ms(end) for _, end in self.slices())]
+
+    @property
+    def chunking(self) -> Chunking:
+        """How the window is cut."""
+        return parse_chunking(self.chunk_length) if self.chunk_length else Chunking(hours=self.chunk_hours)
 
     @property
     def keeps_time(self) -> bool:
@@ -127,7 +162,7 @@ class Plan(Model):
 
     def token(self, chunk: Chunk) -> str:
         """The chunk's deduplication token, or an empty text when the plan uses none."""
-        return idempotency_token(self.plan_id, chunk.start, chunk.end) if self.use_tokens else ""
+        return idempotency_token(self.plan_id, *chunk[1:]) if self.use_tokens else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +175,15 @@ class PlanRequest:
         select: Or insert the rows of this SELECT; with neither, the views that feed the target are replayed.
         filter_table: The table of *select* that the window applies to, when several could be meant.
         time_unit: ``s``, ``ms`` or ``us`` when the time column is an integer epoch.
-        auto_chunk_hours: Let the rows of the source decide how long a chunk is; *chunk_hours* is what is tried first.
+        chunking: How the window is cut.
+        auto_chunks: Let the target's partitions (in ``replace``) or the source's rows decide; *chunking* comes first.
     """
 
     target: TableName
     start: datetime | None
     end: datetime | None
-    chunk_hours: float
-    auto_chunk_hours: bool = False
+    chunking: Chunking
+    auto_chunks: bool = False
     time_column: str | None = None
     time_unit: str = ""
     source: TableName | None = None

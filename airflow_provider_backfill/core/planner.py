@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from ..errors import RequestError
+from .chunking import Chunking
 from .facts import Column, GroupingStep, ScanFacts, TableFacts, TimeKind
 from .instants import render_instant
 from .plan import Plan, PlanRequest, Statement, WriteMode
 from .sql import time_kind, unwrap_type
-from .window import iter_window, render_chunk_hours
+from .window import render_chunk_hours, require_order
 
 GUARANTEE = {
     WriteMode.STAGE: "Every row is written exactly once: a chunk is filled in a private table, verified, "
@@ -30,18 +31,20 @@ _INSERTABLE = frozenset({"Distributed", "Memory", "Null", "Log", "TinyLog", "Str
 
 
 def check_window(
-    start: datetime, end: datetime, chunk_hours: float, *, max_hours: float, min_chunk_minutes: float, force: bool
-) -> int:
+    start: datetime, end: datetime, chunking: Chunking, *, max_hours: float, min_chunk_minutes: float, force: bool
+) -> None:
     """
-    Check a window against the limits and count its chunks.
+    Check a window and the length of its chunks against the limits.
 
     Raises:
         RequestError: Empty or reversed window, window over *max_hours* without *force*, chunk
             under *min_chunk_minutes*.
     """
-    if chunk_hours * 60 < min_chunk_minutes:
+    require_order(start, end)
+    length = chunking.nominal_hours
+    if length and length * 60 < min_chunk_minutes:
         raise RequestError(
-            f"A chunk of {render_chunk_hours(chunk_hours)} h is shorter than the minimum of "
+            f"A chunk of {render_chunk_hours(length)} h is shorter than the minimum of "
             f"{render_chunk_hours(min_chunk_minutes)} minutes.",
             hint=f"pass --chunk-hours {render_chunk_hours(min_chunk_minutes / 60)} or more, "
             "or lower limits.minChunkMinutes",
@@ -53,7 +56,6 @@ def check_window(
             f"over the limit of {max_hours:g} h.",
             hint="shorten it, raise limits.maxWindowHours, or pass --force-large-window",
         )
-    return sum(1 for _ in iter_window(start, end, chunk_hours))
 
 
 def find_time_column(table: TableFacts, wanted: str | None, unit: str) -> tuple[str, TimeKind]:
@@ -238,6 +240,11 @@ def check_groups(
             "each chunk would give its own.",
             hint="group by a bucket of time as well, or use -State functions and an AggregatingMergeTree target",
         )
+
+
+def keys_to_keep_whole(statement: Statement, target: TableFacts, groups: Sequence[GroupingStep]) -> list[Sequence[str]]:
+    """The keys of each step that looks at rows together and whose parts the target does not add up."""
+    return [group.keys for group in groups if group.what != "GROUP BY" or not _adds_up(statement, target, group)]
 
 
 def _adds_up(statement: Statement, target: TableFacts, group: GroupingStep) -> bool:

@@ -50,7 +50,9 @@ class ProgressMap:
         total = len(self._planned)
         each = -(-total // (width * most))
         per_line = min(width, -(-total // each))
-        day = 24 / self._plan.chunk_hours / each
+        # Only chunks of a constant length put the same number of cells on each day.
+        hours = None if self._plan.bounds else self._plan.chunk_hours
+        day = 24 / hours / each if hours else 0.5
         if day.is_integer() and day <= width and total > width * each:
             fitting = int(width // day * day)
             per_line = fitting if total <= fitting * each * most else per_line

@@ -6,11 +6,11 @@ from datetime import datetime, timedelta
 from .findings.registry import TIME_UNITS
 from .instants import render_instant
 from .plan import Plan, WriteMode
-from .window import render_chunk_hours
 
 PROGRAM = "clickhouse-backfill"
 SQL = "SQL: "
 # The default of limits.maxWindowHours; the flag does no harm where a higher limit is set.
+_LENGTHS = {"--chunk-hours", "--chunk-by"}
 _LARGE_WINDOW = timedelta(hours=720)
 
 
@@ -28,7 +28,7 @@ def plan_command(plan: Plan, *flags: str) -> str:
     """The command line that plans the same backfill again, with *flags* in place of its own."""
     given = {flag.partition(" ")[0] for flag in flags}
     words = [("--target", plan.target), ("--from", short_instant(plan.start)), ("--to", short_instant(plan.end))]
-    words += [("--chunk-hours", render_chunk_hours(plan.chunk_hours)), ("--time-column", plan.time_column)]
+    words.append(("--time-column", plan.time_column))
     first = plan.statements[0]
     if first.time_kind in TIME_UNITS:
         words.append(("--time-unit", TIME_UNITS[first.time_kind]))
@@ -46,6 +46,7 @@ def plan_command(plan: Plan, *flags: str) -> str:
         "--force-large-window": plan.end - plan.start > _LARGE_WINDOW,
     }
     line = [f"{name} {shlex.quote(value)}" for name, value in words if name not in given]
+    line += [] if given & _LENGTHS else [plan.chunking.flags]
     line += [name for name, on in switches.items() if on]
     return " ".join([PROGRAM, "plan", *line, *flags])
 

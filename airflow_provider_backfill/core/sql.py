@@ -10,6 +10,7 @@ Pure: no server is asked.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 
 from ..errors import RequestError
 from .facts import Column, TableName, TimeKind
@@ -19,6 +20,8 @@ from .plan import Chunk, Plan, Statement
 _WORD = re.compile(r"[^\W\d]\w*(?:-\w+)*")
 _NAME = re.compile(r"`((?:[^`\\]|\\.|``)+)`|\"((?:[^\"\\]|\\.|\"\")+)\"|([^\W\d]\w*(?:-\w+)*)")
 _DATETIME64 = re.compile(r"DateTime64\((\d+)")
+# What separates or nests expressions; texts and quoted names are taken whole.
+_SEPARATOR = re.compile(r"'(?:[^'\\]|\\.)*'|`(?:[^`\\]|\\.)*`|[()\[\],]")
 _WRAPPER = re.compile(r"(?:Nullable|LowCardinality)\((.*)\)")
 _INTEGERS = frozenset(f"{sign}Int{bits}" for sign in ("", "U") for bits in (32, 64))
 _UNIT = {"s": TimeKind.EPOCH_S, "ms": TimeKind.EPOCH_MS, "us": TimeKind.EPOCH_US}
@@ -116,7 +119,7 @@ def time_literal(kind: TimeKind, moment: datetime) -> str:
         if utc.time().replace(tzinfo=None).isoformat() != "00:00:00":
             raise RequestError(
                 f"The time column holds dates, and {render_instant(utc)} is not a day's start.",
-                hint="give --from and --to as dates, and --chunk-hours as a multiple of 24",
+                hint="give --from and --to as dates, and --chunk-by day",
             )
         return f"to{kind.capitalize()}('{utc:%Y-%m-%d}')"
     if kind in _PER_MS:
@@ -129,6 +132,46 @@ def time_filter(column: str, kind: TimeKind, start: datetime, end: datetime) -> 
     """The condition that a row lies in ``[start, end)``."""
     name = quote(column)
     return f"{name} >= {time_literal(kind, start)} AND {name} < {time_literal(kind, end)}"
+
+
+def milliseconds(column: str, kind: TimeKind) -> str:
+    """SQL for a time column as milliseconds since 1970."""
+    name = quote(column)
+    if kind in _PER_MS:
+        times, per = _PER_MS[kind]
+        return f"toInt64(floor({name} * {per} / {times}))"
+    return f"toUnixTimestamp64Milli(toDateTime64({name}, 3, 'UTC'))"
+
+
+def instants(bounds: Sequence[int]) -> str:
+    """A SELECT of the bounds of chunks as ``ms``; short where they are as far from each other."""
+    step = _constant_step(bounds)
+    if step:
+        return (
+            f"SELECT least(toInt64({bounds[0]} + number * {step}), toInt64({bounds[-1]})) AS ms"
+            f" FROM numbers({len(bounds)})"
+        )
+    return f"SELECT arrayJoin({_array(bounds)}) AS ms"
+
+
+def bound_before(ms: str, bounds: Sequence[int]) -> str:
+    """SQL for the last of *bounds* that is not after an instant in milliseconds, which lies between the ends."""
+    step = _constant_step(bounds)
+    if step:
+        return f"toInt64({bounds[0]} + intDiv({ms} - {bounds[0]}, {step}) * {step})"
+    return f"roundDown({ms}, {_array(bounds[:-1])})"
+
+
+def _constant_step(bounds: Sequence[int]) -> int:
+    """How far *bounds* lie apart, where that is the same for all but the last, which may be nearer; else 0."""
+    step = bounds[1] - bounds[0]
+    regular = all(after - before == step for before, after in pairwise(bounds[:-1]))
+    return step if regular and bounds[-1] - bounds[-2] <= step else 0
+
+
+def _array(bounds: Sequence[int]) -> str:
+    steps = ", ".join(str(after - before) for before, after in pairwise(bounds))
+    return f"arrayCumSum([toInt64({bounds[0]}), {steps}])" if steps else f"[toInt64({bounds[0]})]"
 
 
 def window_filter(plan: Plan, chunk: Chunk) -> str:
@@ -156,8 +199,13 @@ def filter_setting(source: TableName, condition: str) -> dict[str, str]:
 
 def chunk_filter(plan: Plan, statement: Statement, chunk: Chunk) -> dict[str, str]:
     """The settings that limit *statement* to *chunk*."""
+    return filter_setting(parse_table(statement.source, "source"), chunk_condition(plan, statement, chunk))
+
+
+def chunk_condition(plan: Plan, statement: Statement, chunk: Chunk) -> str:
+    """The condition that a row of a statement's source belongs to the chunk."""
     condition = time_filter(plan.time_column, statement.time_kind, chunk.start, chunk.end)
-    return filter_setting(parse_table(statement.source, "source"), condition)
+    return f"{condition} AND ({chunk.key_range})" if chunk.key_range else condition
 
 
 def query_id(plan_id: str, chunk_id: str, attempt: int) -> str:
@@ -222,6 +270,22 @@ def copy_select(source: TableName, columns: Sequence[Column]) -> str:
     return f"SELECT {_list(column.name for column in columns)} FROM {quote_table(source)}"
 
 
+def expressions(text: str) -> list[str]:
+    """The expressions of a key as the server shows it: ``a, f(b, c)`` or a tuple of them, ``(a, f(b, c))``."""
+    elements, depth, start, outer = [], 0, 0, len(text)
+    for match in _SEPARATOR.finditer(text):
+        word = match.group()
+        depth += (word in "([") - (word in ")]")
+        if not depth and word == ")":
+            outer = min(outer, match.end())
+        if word == "," and not depth:
+            elements.append(text[start : match.start()].strip())
+            start = match.end()
+    if not elements and text.startswith("(") and outer == len(text):
+        return expressions(text[1:-1])
+    return [*elements, last] if (last := text[start:].strip()) else elements
+
+
 def plain_select(text: str) -> str:
     """A SELECT without white space and semicolons around it, so that it can stand in parentheses."""
     return text.strip().rstrip(";").rstrip()
@@ -235,10 +299,7 @@ def insert_select(table: TableName, statement: Statement) -> str:
 
 def any_row_sql(plan: Plan, statement: Statement, chunk: Chunk) -> str:
     """Whether a statement's source has a row in the chunk's window: one row, or none."""
-    source, where = (
-        parse_table(statement.source, "source"),
-        time_filter(plan.time_column, statement.time_kind, chunk.start, chunk.end),
-    )
+    source, where = parse_table(statement.source, "source"), chunk_condition(plan, statement, chunk)
     return f"SELECT 1 FROM {quote_table(source)} WHERE {where} LIMIT 1"
 
 

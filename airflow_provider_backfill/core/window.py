@@ -65,6 +65,20 @@ def render_chunk_hours(value: float) -> str:
     return f"{sign}{digits[0]}{tail}e{point - 1:+d}"
 
 
+def require_order(start: datetime, end: datetime) -> None:
+    """
+    Refuse a window that is empty or reversed.
+
+    Raises:
+        RequestError: *start* is not at least a millisecond before *end*.
+    """
+    if to_ms(start) >= to_ms(end):
+        raise RequestError(
+            f"The window is empty: from {render_instant(start)} is not before to {render_instant(end)}.",
+            hint="the end is exclusive; to cover 1 January, pass --from 2026-01-01 --to 2026-01-02",
+        )
+
+
 def split_window(start: datetime, end: datetime, chunk_hours: float) -> list[Slice]:
     """
     Cut ``[start, end)`` into consecutive half-open slices of *chunk_hours*.
@@ -80,12 +94,8 @@ def split_window(start: datetime, end: datetime, chunk_hours: float) -> list[Sli
 
 def iter_window(start: datetime, end: datetime, chunk_hours: float) -> Iterator[Slice]:
     """Yield the slices of :func:`split_window` one by one, in constant memory."""
+    require_order(start, end)
     first, last = to_ms(start), to_ms(end)
-    if first >= last:
-        raise RequestError(
-            f"The window is empty: from {render_instant(start)} is not before to {render_instant(end)}.",
-            hint="the end is exclusive; to cover 1 January, pass --from 2026-01-01 --to 2026-01-02",
-        )
     if not (math.isfinite(chunk_hours) and chunk_hours > 0):
         raise RequestError(f"The chunk size {chunk_hours!r} is not above zero.", hint="pass --chunk-hours 6")
     # The cursor is a double of milliseconds, as in the peer: it keeps the fraction that each bound cuts off.

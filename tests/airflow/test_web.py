@@ -25,6 +25,7 @@ from airflow_provider_backfill.commands.run import run_plan
 from airflow_provider_backfill.commands.session import Payload, Session
 from airflow_provider_backfill.commands.status import read_status
 from airflow_provider_backfill.commands.waive import waive_plan
+from airflow_provider_backfill.core.chunking import Chunking
 from airflow_provider_backfill.core.facts import TableName
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.plan import PlanRequest
@@ -75,7 +76,7 @@ class Stage:
             target=TableName("stage", target),
             start=parse_instant("2026-01-01"),
             end=parse_instant("2026-01-11"),
-            chunk_hours=hours,
+            chunking=Chunking(hours=hours),
             select=select,
         )
         return str(create_plan(self.session, request)["planId"])
@@ -330,7 +331,9 @@ def test_a_view_is_named_as_text(stage: Stage, open_page: Open) -> None:
         f"CREATE MATERIALIZED VIEW stage.`{EVIL} view` TO stage.fed AS SELECT ts, id FROM stage.source"
     )
     window = (parse_instant("2026-01-01"), parse_instant("2026-01-02"))
-    plan_id = str(create_plan(stage.session, PlanRequest(TableName("stage", "fed"), *window, 6))["planId"])
+    plan_id = str(
+        create_plan(stage.session, PlanRequest(TableName("stage", "fed"), *window, Chunking(hours=6)))["planId"]
+    )
     page = open_page(f"{ROOT}/plans/{plan_id}")
     page.get_by_text(f"{EVIL} view").first.wait_for()
     assert page.locator("img").count() == 0

@@ -12,6 +12,7 @@ from airflow_provider_backfill.clickhouse.client import ClickHouse, connect
 from airflow_provider_backfill.commands.plan import create_plan
 from airflow_provider_backfill.commands.run import RunFlags, run_plan
 from airflow_provider_backfill.commands.session import Payload, Session
+from airflow_provider_backfill.core.chunking import parse_length
 from airflow_provider_backfill.core.facts import TableName
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.plan import PlanRequest
@@ -84,14 +85,14 @@ class Lab:
         rows, checksum = self.rows(f"SELECT count(), sum(cityHash64(tuple({columns}))) FROM {table} {tail}")[0]
         return rows, checksum
 
-    def plan(self, target: str, start: str, end: str, hours: float = 6, **wanted: Any) -> Payload:
-        """Plan a backfill of one table of the database."""
+    def plan(self, target: str, start: str, end: str, hours: float | str = 6, **wanted: Any) -> Payload:
+        """Plan a backfill of one table of the database; *hours* is a length as a user types it."""
         source = wanted.pop("source", None)
         request = PlanRequest(
             target=self.table(target),
             start=parse_instant(start),
             end=parse_instant(end),
-            chunk_hours=hours,
+            chunking=wanted.pop("chunking", None) or parse_length(str(hours)),
             source=self.table(source) if source else None,
             **wanted,
         )
@@ -102,7 +103,7 @@ class Lab:
         flags = RunFlags(**{name: wanted.pop(name) for name in list(wanted) if name in RunFlags.__slots__})
         return run_plan(self.session, plan["planId"], flags=flags, **wanted)
 
-    def fill(self, target: str, start: str, end: str, hours: float = 6, **wanted: Any) -> Payload:
+    def fill(self, target: str, start: str, end: str, hours: float | str = 6, **wanted: Any) -> Payload:
         """Plan and run, and hold that it completed."""
         payload = self.run(self.plan(target, start, end, hours, **wanted))
         assert payload["status"] == "completed", payload

@@ -74,7 +74,7 @@ def test_auto_takes_the_largest_chunk_that_is_no_burden(lab: Lab) -> None:
         "CREATE TABLE filled AS events",
         "INSERT INTO events SELECT toDateTime('2025-01-01', 'UTC') + intDiv(number * 54, 12500) FROM numbers(40000000)",
     )
-    plan = lab.plan("filled", source="events", auto_chunk_hours=True, **TWO_DAYS)
+    plan = lab.plan("filled", source="events", auto_chunks=True, **TWO_DAYS)
     assert (plan["chunkHours"], plan["chunkCount"]) == (12, 4)
     assert plan["estimate"]["rowsPerChunk"]["max"] == 10_000_000
 
@@ -82,11 +82,11 @@ def test_auto_takes_the_largest_chunk_that_is_no_burden(lab: Lab) -> None:
 def test_auto_keeps_to_buckets_and_days(ward: Ward) -> None:
     """What suits the rows must fit the tables as well: here only whole days do."""
     daily = "SELECT toStartOfDay(ts) AS ts, k, uniqExact(v) AS v FROM {}.events GROUP BY ts, k"
-    plan = ward.planned(select=daily.format(ward.engine.database), auto_chunk_hours=True)
+    plan = ward.planned(select=daily.format(ward.engine.database), auto_chunks=True)
     assert plan["chunkHours"] == 48
     ward.sql("DROP TABLE filled SYNC")
     ward.target(tail="PARTITION BY toDate(ts) ORDER BY ts")
-    plan = ward.planned(end="2025-01-04", auto_chunk_hours=True, write_mode=WriteMode.REPLACE)
+    plan = ward.planned(end="2025-01-04", auto_chunks=True, write_mode=WriteMode.REPLACE)
     assert plan["chunkHours"] % 24 == 0
 
 
@@ -107,7 +107,7 @@ def test_auto_says_when_it_cannot_tell(ward: Ward) -> None:
         "CREATE VIEW slow AS SELECT * FROM memory WHERE v + sleepEachRow(0.02) >= 0 SETTINGS max_block_size = 99",
     )
     with pytest.raises(RequestError, match="cannot be counted within seconds"):
-        ward.planned(source="slow", auto_chunk_hours=True)
+        ward.planned(source="slow", auto_chunks=True)
     assert ward.planned(source="slow")["estimate"] is None
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_provider_backfill.commands.plan import create_plan
+from airflow_provider_backfill.core.chunking import Chunking
 from airflow_provider_backfill.core.facts import TableName
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.plan import PlanRequest
@@ -198,7 +199,7 @@ def test_names_that_need_quotes(lab: Lab) -> None:
         source=TableName(lab.engine.database, name),
         start=parse_instant("2025-01-01"),
         end=parse_instant("2025-01-05"),
-        chunk_hours=12,
+        chunking=Chunking(hours=12),
     )
     plan = create_plan(lab.session, request)
     assert lab.run(plan)["status"] == "completed"

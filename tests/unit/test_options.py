@@ -24,14 +24,17 @@ from airflow_provider_backfill.options import (
 )
 
 VECTORS = json.loads((Path(__file__).parents[1] / "conformance" / "options.json").read_text("utf-8"))
+LENGTH = "number > 0 or a length such as 12h, 1d, 1mo, month, partition"
 TABLE = {
     "stateDir": ("text that is not blank", None),
-    "defaults.chunkHours": ("number > 0", 6),
+    "defaults.chunkHours": (LENGTH, 6),
     "defaults.maxParallelChunks": ("integer > 0", 1),
     "defaults.maxRetriesPerChunk": ("integer > 0", 3),
     "defaults.retryDelayMs": ("number >= 0", 1000),
     "defaults.requireIdempotencyToken": ("true or false", True),
     "defaults.timeColumn": ("text that is not blank", None),
+    "defaults.maxChunkRows": ("integer > 0", None),
+    "defaults.maxChunkBytes": ("integer > 0", None),
     "policy.requireDryRunBeforeRun": ("true or false", True),
     "policy.requireExplicitWindow": ("true or false", True),
     "policy.blockOverlappingRuns": ("true or false", True),
@@ -40,6 +43,7 @@ TABLE = {
     "limits.minChunkMinutes": ("number > 0", 15),
 }
 GOOD: dict[str, list[Any]] = {
+    LENGTH: [1, 0.25, 6, 24.5, 1_000_000, "hour", "day", "week", "month", "3mo", "partition"],
     "number > 0": [1, 0.25, 6, 24.5, 1_000_000],
     "number >= 0": [0, 0.0, 0.5, 1_000_000],
     "integer > 0": [1, 3.0, 1_000_000],
@@ -63,6 +67,7 @@ NOT_A_NUMBER: list[Any] = [
     10**400,
 ]
 BAD: dict[str, list[Any]] = {
+    LENGTH: [*NOT_A_NUMBER, 0, -0.0, -0.5, "0x6", "1m", "0d", "auto", "day@Mars/Olympus"],
     "number > 0": [*NOT_A_NUMBER, 0, -0.0, -0.5],
     "number >= 0": [*NOT_A_NUMBER, -0.5],
     "integer > 0": [*(bad for bad in NOT_A_NUMBER if bad != 10**400), 0, -0.0, 1.5],
@@ -353,12 +358,15 @@ def test_overrides_take_flags_arguments_and_a_document_which_is_weaker(tmp_path:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"--chunk-hours": "six"}, "defaults.chunkHours is 'six' (from --chunk-hours); allowed: number > 0."),
-        ({"chunk_hours": 0}, "defaults.chunkHours is 0 (from argument chunk_hours); allowed: number > 0."),
+        (
+            {"--chunk-hours": "six"},
+            "defaults.chunkHours is 'six' (from --chunk-hours); allowed: number > 0 or a length",
+        ),
+        ({"chunk_hours": 0}, "defaults.chunkHours is 0 (from argument chunk_hours); allowed: number > 0"),
         ({"state_dir": ""}, "stateDir is '' (from argument state_dir); allowed: text that is not blank."),
         ({"--chunk-hours": 1, "chunk_hours": 2}, "given twice (from --chunk-hours and from argument chunk_hours)"),
         ({"chunk_hour": 2}, "chunk_hour is not an option (from arguments). (did you mean defaults.chunkHours?)"),
-        ({"defaults": {"chunkHours": "6"}}, "defaults.chunkHours is '6' (from arguments); allowed: number > 0."),
+        ({"defaults": {"chunkHours": "6"}}, "defaults.chunkHours is '6' (from arguments); allowed: number > 0"),
         ({"defaults": 1, "chunk_hours": 6}, "defaults is 1 (from arguments); allowed: a table of options."),
     ],
 )
@@ -389,6 +397,11 @@ def test_bad_value_is_refused_even_where_a_stronger_source_wins(tmp_path: Path) 
         ("chunk_hours", "0.25", 0.25),
         ("chunk_hours", " 6 ", 6),
         ("chunk_hours", "1E2", 100),
+        ("chunk_hours", "12h", 12.0),
+        ("chunk_hours", "1d", 24.0),
+        ("chunk_hours", " 1mo ", "month"),
+        ("chunk_hours", "day@Europe/Berlin", "day@Europe/Berlin"),
+        ("max_chunk_rows", "5000000", 5_000_000),
         ("retry_delay_ms", "0", 0),
         ("max_parallel_chunks", "4", 4),
         ("max_parallel_chunks", "4.0", 4),
@@ -411,7 +424,7 @@ def test_text_is_read_by_the_options_type(tmp_path: Path, key: str, text: str, v
         ("block_overlapping_runs", "on"),
         ("block_overlapping_runs", "2"),
         ("chunk_hours", "six"),
-        ("chunk_hours", "6h"),
+        ("chunk_hours", "6x"),
         ("chunk_hours", "0x6"),
         ("chunk_hours", "1_0"),
         ("chunk_hours", "nan"),

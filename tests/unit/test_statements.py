@@ -10,6 +10,7 @@ from airflow_provider_backfill.core.facts import TableName, TimeKind
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.sql import (
     create_like,
+    expressions,
     filter_setting,
     parse_table,
     quote,
@@ -85,7 +86,7 @@ def test_a_date_column_takes_days_only() -> None:
     """Half a day cannot be told apart in a Date."""
     with pytest.raises(RequestError, match="is not a day's start") as refused:
         time_literal(TimeKind.DATE, parse_instant("2025-03-01T06:00Z"))
-    assert "multiple of 24" in refused.value.hint
+    assert "--chunk-by day" in refused.value.hint
 
 
 @pytest.mark.parametrize(
@@ -143,3 +144,26 @@ def test_a_copy_with_settings_of_its_own(engine: str, with_settings: str) -> Non
     """Of two with one name the server takes the later one."""
     text = create_like(TableName("d", "c"), TableName("d", "t"), engine, "why", settings={"a": 1, "b": 2})
     assert text == f"CREATE TABLE `d`.`c` AS `d`.`t` ENGINE = {with_settings} COMMENT 'why'"
+
+
+@pytest.mark.parametrize(
+    ("key", "elements"),
+    [
+        ("", []),
+        ("ts", ["ts"]),
+        ("toYYYYMM(ts)", ["toYYYYMM(ts)"]),
+        ("(tenant, toYYYYMM(ts))", ["tenant", "toYYYYMM(ts)"]),
+        ("(toYYYYMM(ts), tenant)", ["toYYYYMM(ts)", "tenant"]),
+        (
+            "tenant, toStartOfInterval(ts, toIntervalHour(1)), id",
+            ["tenant", "toStartOfInterval(ts, toIntervalHour(1))", "id"],
+        ),
+        ("(a) + (b)", ["(a) + (b)"]),
+        ("((a, b), c)", ["(a, b)", "c"]),
+        ("concat('a, (', `odd,)name`), x", ["concat('a, (', `odd,)name`)", "x"]),
+        ("tuple()", ["tuple()"]),
+    ],
+)
+def test_a_key_is_taken_apart_at_its_own_commas(key: str, elements: list[str]) -> None:
+    """A month within a tuple must be found, or twelve months cannot be replaced one by one."""
+    assert expressions(key) == elements

@@ -7,6 +7,7 @@ Pure: the look itself is :mod:`..clickhouse.health`, its result a :class:`Server
 import shlex
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from itertools import takewhile
 
 from ..facts import ServerFacts, TableName
 from ..instants import render_instant
@@ -221,14 +222,13 @@ def open_window(plan: Plan, now: datetime, untouched: bool = True) -> Iterator[M
     """What is to be said of a window that ends after *now*; the remedy ends it on the plan's last past chunk bound."""
     if plan.end <= now:
         return
-    past = int((now - plan.start) / timedelta(hours=plan.chunk_hours)) if now > plan.start else 0
-    cut = plan.start + past * timedelta(hours=plan.chunk_hours)
+    cut = max((end for _, end in takewhile(lambda each: each[1] <= now, plan.slices())), default=None)
     replaced = plan.write_mode is WriteMode.REPLACE
     lost = "lost when their partition is replaced" if replaced else "missed"
     yield Match(
         f"The window ends at {render_instant(plan.end)}, and it is {render_instant(now)}: rows that come after their "
         f"chunk is done are {lost}.",
-        plan_command(plan, f"--to {short_instant(cut)}") if untouched and past else "",
+        plan_command(plan, f"--to {short_instant(cut)}") if untouched and cut is not None else "",
         Severity.ERROR if replaced else None,
     )
 
@@ -523,7 +523,7 @@ def _disk(case: RuleContext) -> Iterator[Match]:
     if free < need:
         disks = ", ".join(f"{disk.name} {_size(disk.free)}" for disk in facts.disks)
         hint = ""
-        if facts.proposed_hours is not None and facts.proposed_hours < plan.chunk_hours and _untouched(case):
+        if facts.proposed_hours is not None and facts.proposed_hours < (plan.chunk_hours or 0) and _untouched(case):
             hint = plan_command(plan, f"--chunk-hours {render_chunk_hours(facts.proposed_hours)}")
         yield Match(
             f"The disks of {facts.target} have {_size(free)} free ({disks}); the largest chunk, its staging table and "
@@ -667,10 +667,10 @@ def _small(case: RuleContext) -> Iterator[Match]:
     estimate = facts.estimate
     if plan is None or estimate is None or not estimate.filled or not _untouched(case):
         return
-    proposed = facts.proposed_hours
-    if estimate.median < SMALL_ROWS and plan.chunk_count >= MANY_CHUNKS and proposed and proposed > plan.chunk_hours:
+    proposed, hours = facts.proposed_hours, plan.chunk_hours or 0
+    if estimate.median < SMALL_ROWS and plan.chunk_count >= MANY_CHUNKS and proposed and proposed > hours:
         yield Match(
-            f"The {plan.chunk_count} chunks of {render_chunk_hours(plan.chunk_hours)} h read {_rows(case)}: "
+            f"The {plan.chunk_count} chunks {plan.chunking.words} read {_rows(case)}: "
             "each costs as much again in tables, verification and publishing.",
             plan_command(plan, f"--chunk-hours {render_chunk_hours(proposed)}"),
         )
@@ -689,9 +689,9 @@ def _large(case: RuleContext) -> Iterator[Match]:
         return
     proposed = facts.proposed_hours
     size = estimate.largest * (estimate.bytes_per_row or 0)
-    if (estimate.largest > LARGE_ROWS or size > LARGE_BYTES) and proposed and proposed < plan.chunk_hours:
+    if (estimate.largest > LARGE_ROWS or size > LARGE_BYTES) and proposed and proposed < (plan.chunk_hours or 0):
         yield Match(
-            f"The {plan.chunk_count} chunks of {render_chunk_hours(plan.chunk_hours)} h read {_rows(case)}.",
+            f"The {plan.chunk_count} chunks {plan.chunking.words} read {_rows(case)}.",
             plan_command(plan, f"--chunk-hours {render_chunk_hours(proposed)}"),
         )
 

@@ -88,7 +88,7 @@ export function planView(page, planId) {
         h("div", { class: "title" }, h("h1", {}, plan.target), standing(plan)),
         actions(),
       ),
-      h("p", { class: "sub" }, `${span(Date.parse(plan.from), Date.parse(plan.to))} UTC · ${plural(made.chunkCount, "chunk")} of ${plan.chunkHours} h by ${made.timeColumn} · ${plan.writeMode} · `, h("code", {}, plan.planId)),
+      h("p", { class: "sub" }, `${span(Date.parse(plan.from), Date.parse(plan.to))} UTC · ${plural(made.chunkCount, "chunk")} ${plan.chunks}, by ${made.timeColumn} · ${plan.writeMode} · `, h("code", {}, plan.planId)),
       h("p", { class: "guarantee" }, icon("shield"), made.guarantee),
     ];
   }

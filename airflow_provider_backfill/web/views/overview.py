@@ -142,7 +142,9 @@ class _Followed:
         findings = judge(plan_case(self.session, plan, run))
         return {
             **payload,
-            "chunkHours": whole(plan.chunk_hours),
+            "chunkHours": None if plan.chunk_hours is None else whole(plan.chunk_hours),
+            "chunkLength": plan.chunking.text,
+            "chunks": plan.chunking.words,
             "writeMode": plan.write_mode,
             "createdAt": render_instant(plan.created_at),
             "splits": len(run.splits),

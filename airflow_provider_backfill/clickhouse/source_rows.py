@@ -1,0 +1,96 @@
+"""
+Where the rows of a source lie: how many between two bounds, and how wide they are.
+
+Counted by the time column alone where that is cheap; else taken from the first row of each granule
+of the index, which is right within a granule per part.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ..core.facts import TableName, TimeKind
+from ..core.instants import from_ms
+from ..core.sql import bound_before, literal, milliseconds, quote_table, table_condition, time_filter
+from ..errors import ServerError
+from .client import LONG_TEXT, ClickHouse
+
+# A count reads the time column only, which takes a second or two for so many rows.
+_COUNT_UP_TO_ROWS = 500_000_000
+_COUNT_SECONDS = 60
+_TOO_SLOW = 159
+
+
+class RowCounts(NamedTuple):
+    """Rows by the bound before them, in milliseconds; whether they were counted."""
+
+    rows: Mapping[int, int]
+    exact: bool
+
+
+def rows_between(
+    server: ClickHouse, source: TableName, column: str, kind: TimeKind, bounds: Sequence[int]
+) -> RowCounts | None:
+    """
+    How many rows a source has between consecutive *bounds*; those without rows are left out.
+
+    Returns:
+        None when they are too many to be counted within a minute, and no index has the time.
+
+    Raises:
+        ServerError: The source could not be asked.
+    """
+    where = time_filter(column, kind, from_ms(bounds[0]), from_ms(bounds[-1]))
+    place = bound_before(milliseconds(column, kind), bounds)
+    in_window = rows_by_index(server, source, where)
+    if in_window is not None and in_window > _COUNT_UP_TO_ROWS:
+        try:
+            found = server.rows(
+                f"SELECT {place} AS place, sum(rows_in_granule) FROM mergeTreeIndex({literal(source.database)},"
+                f" {literal(source.table)}) WHERE {where} GROUP BY place",
+                LONG_TEXT,
+            )
+            return RowCounts({int(start): int(rows) for start, rows in found if rows}, exact=False)
+        except ServerError as error:
+            # The time column is no part of the index.
+            if error.code is None:
+                raise
+    try:
+        found = server.rows(
+            f"SELECT {place} AS place, count() FROM {quote_table(source)} WHERE {where} GROUP BY place",
+            {"max_execution_time": _COUNT_SECONDS, **LONG_TEXT},
+        )
+    except ServerError as error:
+        if error.code != _TOO_SLOW:
+            raise
+        return None
+    return RowCounts({int(start): int(rows) for start, rows in found}, exact=True)
+
+
+def rows_by_index(server: ClickHouse, source: TableName, where: str) -> int | None:
+    """Rows that the index would let the server read; None for a source that has none."""
+    try:
+        found = server.rows(
+            f"SELECT sum(rows), count() FROM (EXPLAIN ESTIMATE SELECT * FROM {quote_table(source)} WHERE {where})"
+        )
+    except ServerError as error:
+        if error.code is None:
+            raise
+        return None
+    rows, tables = found[0]
+    # No table in the answer may mean that nothing lies in the window, or that the source is no MergeTree.
+    return int(rows) if tables or _is_merge_tree(server, source) else None
+
+
+def _is_merge_tree(server: ClickHouse, source: TableName) -> bool:
+    found = server.rows(
+        f"SELECT endsWith(engine, 'MergeTree') FROM system.tables WHERE {table_condition(source, 'name')}"
+    )
+    return bool(found and found[0][0])
+
+
+def uncompressed_bytes_per_row(server: ClickHouse, source: TableName) -> float | None:
+    """What a row of the source takes in memory on average, all columns together; None when no part says so."""
+    size, rows = server.rows(
+        f"SELECT sum(data_uncompressed_bytes), sum(rows) FROM system.parts WHERE active AND {table_condition(source)}"
+    )[0]
+    return int(size) / int(rows) if rows and size else None

@@ -1,0 +1,415 @@
+"""
+How a window is cut into chunks: by hours, by the calendar of a time zone, or at bounds that were computed from data.
+
+A :class:`Chunking` is a rule. Its text stands in the fourth field of the plan id: ``6``, ``month``,
+``day@Europe/Berlin``, ``partition``, ``6|rows=5000000``. Bounds of hours and calendars follow from
+the rule; those of partitions and of limits on rows and bytes are stored, in the form of
+:func:`encode_bounds`.
+Pure: pendulum (time zones and calendar dates) is imported only where a zone or a month is computed.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..errors import RequestError
+from .instants import MS_PER_DAY, MS_PER_HOUR, from_ms, to_ms
+from .window import Slice, iter_window, parse_chunk_hours, render_chunk_hours, require_order
+
+if TYPE_CHECKING:
+    from pendulum import Timezone
+
+AUTO = "auto"
+"""In place of a length: let the target's partitions, in ``replace``, or the source's rows decide."""
+UTC_ZONE = "UTC"
+_SAME_AS_UTC = frozenset({"utc", "z", "etc/utc", "gmt", "etc/gmt", "zulu", "etc/zulu", "universal", "etc/universal"})
+_LENGTH = re.compile(r"(?P<count>\d+(?:\.\d+)?)\s*(?P<unit>min|h|d|w|mo)", re.ASCII | re.IGNORECASE)
+_HOURS_OF = {"min": 1 / 60, "h": 1.0, "d": 24.0, "w": 168.0}
+# 1970-01-05 was a Monday.
+_MONDAY = 4 * MS_PER_DAY
+_WEEK = 7 * MS_PER_DAY
+
+
+class Unit(StrEnum):
+    """A length that is no number of hours everywhere: weeks begin on Mondays, partitions are the target's."""
+
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    PARTITION = "partition"
+
+
+_NOMINAL_HOURS = {Unit.HOUR: 1.0, Unit.DAY: 24.0, Unit.WEEK: 168.0, Unit.MONTH: 730.5, Unit.PARTITION: 0.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Chunking:
+    """
+    A rule by which a window is cut.
+
+    Attributes:
+        hours: Length of a chunk, aligned to the start of the window; None when *unit* says it.
+        unit: Chunks end where this unit of the calendar of *zone* ends; the window may cut the first and the last.
+        months: How many months make a chunk, counted from January, when *unit* is a month.
+        zone: A name of the IANA time zone database.
+        rows: Most source rows of a chunk: heavier chunks are cut, lighter neighbours joined. None: no limit.
+        size: Most uncompressed bytes of a chunk, in the same way.
+    """
+
+    hours: float | None = None
+    unit: Unit | None = None
+    months: int = 1
+    zone: str = UTC_ZONE
+    rows: int | None = None
+    size: int | None = None
+
+    @property
+    def text(self) -> str:
+        """The fourth field of a plan id; :func:`parse_chunking` reads it back."""
+        limits = (("rows", self.rows), ("bytes", self.size))
+        return self.length + "".join(f"|{name}={most}" for name, most in limits if most is not None)
+
+    @property
+    def length(self) -> str:
+        """The text without the limits on rows and bytes."""
+        if self.hours is not None:
+            return render_chunk_hours(self.hours)
+        unit = f"{self.months}mo" if self.months > 1 else str(self.unit)
+        return unit if self.zone == UTC_ZONE else f"{unit}@{self.zone}"
+
+    @property
+    def from_data(self) -> bool:
+        """Whether the bounds depend on tables, so that a plan has to store them."""
+        return self.unit is Unit.PARTITION or self.limited
+
+    @property
+    def limited(self) -> bool:
+        """Whether chunks have a most of rows or bytes."""
+        return self.rows is not None or self.size is not None
+
+    @property
+    def nominal_hours(self) -> float:
+        """About how long a chunk is; 0 where only the target knows."""
+        if self.hours is not None:
+            return self.hours
+        return _NOMINAL_HOURS[self.unit or Unit.DAY] * self.months
+
+    @property
+    def words(self) -> str:
+        """How chunks are cut: ``of 6 h, at most 10 rows``, ``by month in Europe/Berlin``."""
+        if self.hours is not None:
+            words = f"of {render_chunk_hours(self.hours)} h"
+        else:
+            words = f"by {self.months} months" if self.months > 1 else f"by {self.unit}"
+            words += "" if self.zone == UTC_ZONE else f" in {self.zone}"
+        if self.rows is not None:
+            words += f", at most {self.rows:,} rows"
+        if self.size is not None:
+            words += f", at most {self.size:,} bytes"
+        return words
+
+    @property
+    def flags(self) -> str:
+        """What to type for this rule."""
+        if self.hours is not None:
+            words = [f"--chunk-hours {render_chunk_hours(self.hours)}"]
+        else:
+            words = [f"--chunk-by {f'{self.months}mo' if self.months > 1 else self.unit}"]
+            words += [] if self.zone == UTC_ZONE else [f"--chunk-zone {self.zone}"]
+        words += [] if self.rows is None else [f"--max-chunk-rows {self.rows}"]
+        words += [] if self.size is None else [f"--max-chunk-bytes {self.size}"]
+        return " ".join(words)
+
+    def without_limits(self) -> "Chunking":
+        """The same length, whatever a chunk holds."""
+        return replace(self, rows=None, size=None)
+
+    def slices(self, start: datetime, end: datetime) -> Iterator[Slice]:
+        """
+        Cut ``[start, end)`` by the length alone: slices touch, and cover the window exactly.
+
+        Raises:
+            RequestError: The window is empty or reversed, or the length below what a timestamp can resolve.
+            ValueError: The bounds come from data (:attr:`from_data`), so that no rule gives them.
+        """
+        if self.hours is not None:
+            yield from iter_window(start, end, self.hours)
+            return
+        require_order(start, end)
+        if self.unit is Unit.PARTITION:
+            raise ValueError("the bounds of partitions follow from the target, not from a rule")
+        first, last = to_ms(start), to_ms(end)
+        before = start
+        for ms in self._edges(first):
+            if ms >= last:
+                break
+            after = from_ms(ms)
+            yield before, after
+            before = after
+        yield before, end
+
+    def _edges(self, first: int) -> Iterator[int]:
+        """Yield the edges of the unit after *first*, in milliseconds, without end."""
+        if self.zone == UTC_ZONE and self.unit is not Unit.MONTH:
+            origin = _MONDAY if self.unit is Unit.WEEK else 0
+            step = {Unit.HOUR: MS_PER_HOUR, Unit.DAY: MS_PER_DAY}.get(self.unit or Unit.DAY, _WEEK)
+            edge = (first - origin) // step * step + origin
+            while True:
+                edge += step
+                yield edge
+        zone = load_zone(self.zone)
+        if self.unit is Unit.HOUR:
+            yield from _hours(first, zone)
+        for day in _days(self.unit, self.months, from_ms(first).astimezone(zone).date()):
+            edge = to_ms(datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC))
+            if edge > first:
+                yield edge
+
+
+def _hours(first: int, zone: "Timezone") -> Iterator[int]:
+    """Yield the full hours of the clocks of a zone after *first*; clocks may be moved by half an hour."""
+    edge = _floor_hour(first, first, zone)
+    while True:
+        following = edge + MS_PER_HOUR
+        # By the clocks as they go just before; where they are moved, the hour begins at that moment.
+        edge = _floor_hour(following, following - 1, zone)
+        if edge > first:
+            yield edge
+
+
+def _floor_hour(ms: int, clock_at: int, zone: "Timezone") -> int:
+    offset = from_ms(clock_at).astimezone(zone).utcoffset() or timedelta()
+    shift = offset // timedelta(milliseconds=1)
+    return (ms + shift) // MS_PER_HOUR * MS_PER_HOUR - shift
+
+
+def _days(unit: Unit | None, months: int, day: date) -> Iterator[date]:
+    """Yield the days on which a unit begins, from the one that *day* lies in."""
+    from pendulum import Date
+
+    moment = Date(day.year, day.month, day.day)
+    if unit is Unit.MONTH:
+        ordinal = moment.year * 12 + moment.month - 1
+        ordinal -= ordinal % months
+        moment = Date(ordinal // 12, ordinal % 12 + 1, 1)
+    elif unit is Unit.WEEK:
+        moment = moment.start_of("week")
+    # The calendar ends with the year 9999, and so does every window.
+    while True:
+        yield moment
+        if unit is Unit.MONTH:
+            moment = moment.add(months=months)
+        else:
+            moment = moment.add(weeks=1) if unit is Unit.WEEK else moment.add(days=1)
+
+
+def load_zone(name: str) -> "Timezone":
+    """
+    A time zone by its IANA name; of a day that begins twice, or at a time that does not exist, the first instant.
+
+    Raises:
+        RequestError: There is no zone of that name.
+    """
+    import pendulum
+    from pendulum.tz.exceptions import InvalidTimezone
+
+    try:
+        return pendulum.timezone(name)
+    except (InvalidTimezone, ValueError, OSError):
+        raise RequestError(
+            f"{name!r} is not a time zone.", hint="pass a name of the IANA database, such as Europe/Berlin, or UTC"
+        ) from None
+
+
+def parse_length(text: str, zone: str | None = None) -> Chunking:
+    """
+    Read the length of a chunk as a user types it.
+
+    A number of hours (``6``, ``0.25``), a length (``30min``, ``12h``, ``1d``, ``1w``, ``1mo``), or a
+    unit of the calendar (``hour``, ``day``, ``week``, ``month``, ``partition``). ``1d`` and ``1w`` are
+    24 and 168 hours from the start of the window; with a *zone*, which may stand in the text as well
+    (``day@Europe/Berlin``), they are days and weeks of its calendar.
+
+    Raises:
+        RequestError: No such length, no such zone, or a length that no zone changes.
+    """
+    word, at, own = text.strip().partition("@")
+    if at and zone:
+        raise RequestError(f"{text.strip()} names a time zone, and so does {zone}.", hint="name it once")
+    word = word.strip().lower()
+    name = (own if at else zone or UTC_ZONE).strip()
+    name = UTC_ZONE if name.lower() in _SAME_AS_UTC else name
+    match = _LENGTH.fullmatch(word)
+    if match and match["unit"] == "mo":
+        found = _months(text, match["count"])
+    elif match:
+        count = float(match["count"])
+        unit = {"d": Unit.DAY, "w": Unit.WEEK, "h": Unit.HOUR}.get(match["unit"])
+        # In a zone only a whole unit follows the calendar.
+        calendar = count == 1 and unit is not None and name != UTC_ZONE
+        found = Chunking(unit=unit) if calendar else Chunking(hours=_positive(text, count * _HOURS_OF[match["unit"]]))
+    elif word in {unit.value for unit in Unit}:
+        found = Chunking(unit=Unit(word))
+    else:
+        found = Chunking(hours=_number(word))
+    if name == UTC_ZONE:
+        return found
+    if found.unit is None or found.unit is Unit.PARTITION:
+        what = "partitions are those of the target" if found.unit else "a number of hours is the same in every zone"
+        raise RequestError(
+            f"The chunk length {text.strip()} does not go with the time zone {name}: {what}.",
+            hint=f"leave --chunk-zone away, or pass --chunk-by day --chunk-zone {name}",
+        )
+    load_zone(name)
+    return replace(found, zone=name)
+
+
+def _months(text: str, count: str) -> Chunking:
+    months = int(count) if count.isdigit() else 0
+    if not 1 <= months <= 12 or 12 % months:
+        raise RequestError(
+            f"{text!r} is not a chunk length: months are counted from January, so they must divide the year.",
+            hint="pass 1mo, 2mo, 3mo, 4mo, 6mo or 12mo",
+        )
+    return Chunking(unit=Unit.MONTH, months=months)
+
+
+def _positive(text: str, hours: float) -> float:
+    if not (math.isfinite(hours) and hours > 0):
+        raise RequestError(f"{text!r} is not a chunk length: it is not above zero.", hint="pass 6, 12h, 1d or month")
+    return hours
+
+
+def _number(text: str) -> float:
+    try:
+        return parse_chunk_hours(text)
+    except RequestError:
+        raise RequestError(
+            f"{text!r} is not a chunk length.",
+            hint="pass a number of hours above zero such as 6 or 0.25, a length such as 12h, 1d, 1w or 1mo, "
+            "or hour, day, week, month or partition",
+        ) from None
+
+
+def parse_chunking(text: str) -> Chunking:
+    """
+    Read back what :attr:`Chunking.text` gives, as it stands in a plan.
+
+    Raises:
+        RequestError: It is no such text.
+    """
+    length, *limits = text.split("|")
+    word, _, zone = length.partition("@")
+    found = replace(parse_length(word), zone=zone or UTC_ZONE)
+    for limit in limits:
+        name, _, value = limit.partition("=")
+        if name not in ("rows", "bytes") or not value.isdigit():
+            raise RequestError(f"{text!r} is not how chunks are cut.", hint="the plan was written by a newer version")
+        found = replace(found, rows=int(value)) if name == "rows" else replace(found, size=int(value))
+    return found
+
+
+def encode_bounds(bounds: Sequence[int]) -> str:
+    """
+    Write bounds in milliseconds as the text that a plan stores: ``3600000: 6*4 1 5*2``.
+
+    First the unit in milliseconds, then how many of it lie between two bounds, ``n*times`` where
+    that repeats. The first bound is the start of the window, which is not written.
+    """
+    steps = [after - before for before, after in pairwise(bounds)]
+    unit = math.gcd(*steps) or 1
+    runs = ((step // unit, sum(1 for _ in run)) for step, run in groupby(steps))
+    return f"{unit}: " + " ".join(str(step) if times == 1 else f"{step}*{times}" for step, times in runs)
+
+
+def decode_bounds(text: str, first: int) -> Iterator[int]:
+    """
+    Yield the bounds after *first* that :func:`encode_bounds` has written.
+
+    Raises:
+        ValueError: It is no such text.
+    """
+    head, _, steps = text.partition(":")
+    unit, bound = int(head), first
+    for word in steps.split():
+        step, _, times = word.partition("*")
+        width = int(step) * unit
+        if width <= 0:
+            raise ValueError(f"bounds must rise, and {word!r} does not")
+        for _ in range(int(times or 1)):
+            bound += width
+            yield bound
+
+
+def slices_between(bounds: Iterable[int]) -> Iterator[Slice]:
+    """Yield the slices between consecutive bounds in milliseconds."""
+    return pairwise(map(from_ms, bounds))
+
+
+class Cell(NamedTuple):
+    """
+    The rows of a source between two instants at which the plan may have a chunk bound.
+
+    Attributes:
+        start: Milliseconds since 1970; the cell ends where the next one starts.
+        weight: Its rows or bytes as a share of the most that a chunk may have.
+    """
+
+    start: int
+    weight: float
+
+
+def pack(base: Sequence[int], cells: Sequence[Cell]) -> list[int]:
+    """
+    Bounds between which lies at most a weight of 1, as far as cells allow it.
+
+    What is light enough keeps the bounds of *base*, and is joined with its neighbours as long as all
+    of them together are light enough. What is too heavy is cut into pieces of about the same weight.
+
+    Args:
+        base: The bounds by length alone, in milliseconds, both ends of the window among them.
+        cells: In time order; each bound in *base* but the last is the start of one.
+
+    Returns:
+        Bounds from the first to the last of *base*. What lies between two of them is heavier only
+        where it is one cell, with cells of no weight around it.
+    """
+    bounds, open_weight = [base[0]], 0.0
+    place = 0
+    for start, end in pairwise(base):
+        inside = []
+        while place < len(cells) and cells[place].start < end:
+            inside.append(cells[place])
+            place += 1
+        weight = sum(cell.weight for cell in inside)
+        if open_weight + weight > 1 and bounds[-1] != start:
+            bounds.append(start)
+            open_weight = 0.0
+        if weight <= 1:
+            open_weight += weight
+            continue
+        bounds += _cut(inside, weight)
+        # Nothing is joined to the pieces of what was cut: they are as heavy as they may be.
+        bounds.append(end)
+        open_weight = 0.0
+    if bounds[-1] != base[-1]:
+        bounds.append(base[-1])
+    return bounds
+
+
+def _cut(cells: Sequence[Cell], weight: float) -> list[int]:
+    """The starts of cells at which their sequence is cut into pieces of about the same weight."""
+    share = weight / math.ceil(weight)
+    cuts, piece = [], 0.0
+    for cell in cells:
+        if piece and (piece + cell.weight > 1 or piece + cell.weight / 2 > share):
+            cuts.append(cell.start)
+            piece = 0.0
+        piece += cell.weight
+    return cuts
