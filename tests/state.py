@@ -78,9 +78,11 @@ def done(chunk: Chunk, attempt: int = 1, by: str = "host:1:2:a", rows: int = 10,
     return ChunkDone(at=START, by=by, chunk_id=chunk.id, attempt=attempt, content=content, seconds=seconds)
 
 
-def failed(chunk: Chunk, attempt: int = 1, by: str = "host:1:2:a", *, final: bool = False) -> ChunkFailed:
+def failed(
+    chunk: Chunk, attempt: int = 1, by: str = "host:1:2:a", *, final: bool = False, message: str = "out of memory"
+) -> ChunkFailed:
     """A failed attempt."""
-    return ChunkFailed(at=START, by=by, chunk_id=chunk.id, attempt=attempt, message="out of memory", final=final)
+    return ChunkFailed(at=START, by=by, chunk_id=chunk.id, attempt=attempt, message=message, final=final)
 
 
 def released(chunk: Chunk, attempt: int = 1, by: str = "host:1:2:a") -> ChunkReleased:

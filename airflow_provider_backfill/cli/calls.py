@@ -1,23 +1,27 @@
 """One function per command: from flags to the command's arguments."""
 
 import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RequestError
+from .console import print_line
 from .environment import open_session, read_options, with_page
 from .flags import ALL_FLAGS, PLAN_FLAGS, PROGRAM, Payload
+from .notify import check_address, notify
 from .output import pasteable
 from .parser import Call
 from .signals import Stopper
-from .watch import RunDisplay, watch_run
+from .watch import RunDisplay, follow_events, watch_run
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
     from ..commands.run import RunFlags
+    from ..commands.session import Session
     from ..core.chunking import Chunking
     from ..core.plan import Plan, PlanRequest
     from ..core.run_state import Run
@@ -134,23 +138,32 @@ def _run(call: Call) -> Payload:
     from ..commands.plan import create_plan
     from ..commands.run import run_plan
     from ..commands.session import Session
+    from ..core.run_state import RunStatus
 
     options = read_options(call)
     session = open_session(call, options)
-    arguments = call.given(PLAN_FLAGS)
     resume = call.command == "resume"
-    if arguments and call.text("--plan-id") is not None:
+    arguments = [] if resume else call.given(PLAN_FLAGS)
+    if arguments == ["--target"]:
+        # The table alone names a plan of it; to plan first takes a window as well.
+        arguments = []
+    if arguments and (call.text("--plan-id") is not None or call.on("--last")):
         raise RequestError(
-            f"--plan-id and {arguments[0]} exclude each other: a stored plan is run as it is.",
-            hint="keep --plan-id, or leave it away to plan first",
+            f"A stored plan cannot be changed by {arguments[0]}.",
+            hint=f"drop {arguments[0]} to run the stored plan, or drop its name to plan first",
         )
     if arguments and options.policy.require_dry_run_before_run:
         raise RequestError(
             f"{arguments[0]} belongs to plan: policy.requireDryRunBeforeRun is true, so only a stored plan is run.",
             hint=f"`{PROGRAM} plan` with the same flags, then `{PROGRAM} run --plan-id …`; or set the policy to false",
         )
+    address = call.text("--notify")
+    if address is not None:
+        check_address(address)
     with Stopper() as stopper:
-        plan_id = str(create_plan(session, read_request(call, options))["planId"]) if arguments else need_plan_id(call)
+        plan_id = (
+            str(create_plan(session, read_request(call, options))["planId"]) if arguments else named_plan(call, session)
+        )
         session = Session(session.store, options, stopper.opening(session.server), session.user)
         with RunDisplay(call, session) as display:
 
@@ -168,7 +181,15 @@ def _run(call: Call) -> Payload:
                 report=display.report,
                 **_pace(call),
             )
-    return payload if payload.get("noop") else {**payload, "seconds": round(time.monotonic() - began, 3)}
+    if payload.get("noop"):
+        return payload
+    payload["seconds"] = round(time.monotonic() - began, 3)
+    if address is not None and (problem := notify(address, pasteable(payload, call))):
+        print_line(sys.stderr, f"{PROGRAM}: Nobody was notified: {problem}.")
+    if stopper.signal and payload["status"] == RunStatus.PAUSED:
+        # As a shell reports a program that a signal ended.
+        payload["exitCode"] = 128 + stopper.signal
+    return payload
 
 
 def _pace(call: Call) -> dict[str, Any]:
@@ -185,39 +206,81 @@ def _pace(call: Call) -> dict[str, Any]:
     return given
 
 
-def need_plan_id(call: Call) -> str:
-    """Return the plan's id, which must be given."""
-    return call.need("--plan-id", f"write --plan-id with one of those that `{PROGRAM} list` shows")
+def named_plan(call: Call, session: "Session") -> str:
+    """
+    Return the id of the plan that this call names: an id or its beginning, ``--last``, or ``--target``.
+
+    Raises:
+        RequestError: No plan is named, two ways are used at once, or the name fits several plans.
+    """
+    from ..commands.find_plan import find_plan_id, last_plan_id, plan_id_of_target
+    from ..core.sql import parse_table
+
+    name, target = call.text("--plan-id"), call.text("--target")
+    ways = [way for way, used in (("--plan-id", name), ("--last", call.on("--last")), ("--target", target)) if used]
+    if len(ways) > 1:
+        raise RequestError(f"{' and '.join(ways)} exclude each other.", hint="keep one")
+    if name is not None:
+        return find_plan_id(session, name)
+    if target is not None:
+        return plan_id_of_target(session, parse_table(target, "target"))
+    if call.on("--last"):
+        return last_plan_id(session)
+    raise RequestError(
+        "No plan was named.",
+        hint=f"write `{PROGRAM} {call.command} ID` with one of those that `{PROGRAM} list` shows, --last, or --target",
+    )
 
 
 def _status(call: Call) -> Payload:
+    from ..commands.chunks import list_chunks
     from ..commands.status import read_status
+    from ..core.run_state import ChunkStatus
 
     session = open_session(call, read_options(call))
-    plan_id = need_plan_id(call)
+    status = _choice(call, "--chunks", [status.value for status in ChunkStatus])
+    plan_id = named_plan(call, session)
     if call.on("--watch"):
         watch_run(call, session, plan_id)
-    return with_page(read_status(session, plan_id))
+    payload = with_page(read_status(session, plan_id))
+    if status is not None:
+        payload["chunks"] = list_chunks(session, plan_id, ChunkStatus(status))
+    return payload
+
+
+def _events(call: Call) -> Payload:
+    from ..commands.events import EventReader
+
+    session = open_session(call, read_options(call))
+    plan_id = named_plan(call, session)
+    reader = EventReader(session, plan_id, chunk_id=call.text("--chunk") or "")
+    if call.on("--follow"):
+        return follow_events(call, session, plan_id, reader)
+    return {"ok": True, "command": "events", "planId": plan_id, "events": list(reader.read())}
+
+
+def _pause(call: Call) -> Payload:
+    from ..commands.pause import pause_plan
+
+    session = open_session(call, read_options(call))
+    return pause_plan(session, named_plan(call, session), reason=call.text("--reason") or "")
 
 
 def _cancel(call: Call) -> Payload:
     from ..commands.cancel import cancel_plan
 
     session = open_session(call, read_options(call))
-    return cancel_plan(session, need_plan_id(call), reason=call.text("--reason") or "")
+    return cancel_plan(session, named_plan(call, session), reason=call.text("--reason") or "")
 
 
 def _doctor(call: Call) -> Payload:
     from ..commands.doctor import diagnose
     from ..core.sql import parse_table
 
-    plan_id, target = call.text("--plan-id"), call.text("--target")
-    if plan_id is not None and target is not None:
-        raise RequestError("--plan-id and --target exclude each other.", hint="keep one")
-    session = open_session(call, read_options(call))
-    if target is not None:
+    session, target = open_session(call, read_options(call)), call.text("--target")
+    if target is not None and call.text("--plan-id") is None and not call.on("--last"):
         return diagnose(session, target=parse_table(target, "target"))
-    return with_page(diagnose(session, need_plan_id(call)))
+    return with_page(diagnose(session, named_plan(call, session)))
 
 
 def _check(call: Call) -> Payload:
@@ -264,13 +327,15 @@ def _coverage(call: Call) -> Payload:
 def _verify(call: Call) -> Payload:
     from ..commands.verify import verify_plan
 
-    return verify_plan(open_session(call, read_options(call)), need_plan_id(call))
+    session = open_session(call, read_options(call))
+    return verify_plan(session, named_plan(call, session))
 
 
 def _undo(call: Call) -> Payload:
     from ..commands.undo import undo_plan
 
-    return undo_plan(open_session(call, read_options(call)), need_plan_id(call))
+    session = open_session(call, read_options(call))
+    return undo_plan(session, named_plan(call, session))
 
 
 def _set_pace(call: Call) -> Payload:
@@ -282,7 +347,8 @@ def _set_pace(call: Call) -> Payload:
         raise RequestError(f"{name} is {text!r}.", hint=f"write {name} with a whole number from 1 on, or off")
     # Without the option of the same name: this is about a run, whatever workers here would do.
     options = read_options(Call(call.command, {**call.values, "max_parallel_chunks": None}))
-    return set_parallel(open_session(call, options), need_plan_id(call), 0 if text == "off" else int(text))
+    session = open_session(call, options)
+    return set_parallel(session, named_plan(call, session), 0 if text == "off" else int(text))
 
 
 def _waive(call: Call) -> Payload:
@@ -290,9 +356,10 @@ def _waive(call: Call) -> Payload:
     from ..core.instants import parse_instant
 
     until = call.text("--until")
+    session = open_session(call, read_options(call))
     return waive_plan(
-        open_session(call, read_options(call)),
-        need_plan_id(call),
+        session,
+        named_plan(call, session),
         reason=call.need("--reason", 'write --reason "why it need not be finished"'),
         until=None if until is None else parse_instant(until),
         superseded_by=call.text("--superseded-by") or "",
@@ -302,13 +369,29 @@ def _waive(call: Call) -> Payload:
 def _repair(call: Call) -> Payload:
     from ..commands.repair import repair_plan
 
-    return repair_plan(open_session(call, read_options(call)), need_plan_id(call))
+    session = open_session(call, read_options(call))
+    return repair_plan(session, named_plan(call, session))
 
 
 def _list(call: Call) -> Payload:
     from ..commands.list import list_plans
+    from ..core.run_state import RunStatus
+    from ..core.sql import parse_table
 
-    return list_plans(open_session(call, read_options(call)))
+    target = call.text("--target")
+    return list_plans(
+        open_session(call, read_options(call)),
+        target=None if target is None else parse_table(target, "target"),
+        status=_choice(call, "--status", [status.value for status in RunStatus]),
+    )
+
+
+def _completion(call: Call) -> Payload:
+    from .completion import SHELLS, completion_script
+
+    shell = call.need("--shell", f"write `{PROGRAM} completion bash`, zsh or fish")
+    _choice(call, "--shell", list(SHELLS))
+    return {"ok": True, "command": "completion", "shell": shell, "script": completion_script(shell)}
 
 
 CALLS: dict[str, Callable[[Call], Payload]] = {
@@ -316,7 +399,9 @@ CALLS: dict[str, Callable[[Call], Payload]] = {
     "run": _run,
     "resume": _run,
     "status": _status,
+    "events": _events,
     "pace": _set_pace,
+    "pause": _pause,
     "cancel": _cancel,
     "doctor": _doctor,
     "check": _check,
@@ -326,4 +411,5 @@ CALLS: dict[str, Callable[[Call], Payload]] = {
     "waive": _waive,
     "repair": _repair,
     "list": _list,
+    "completion": _completion,
 }

@@ -35,7 +35,11 @@ COMMON = (
     Flag("--json", "", "print one JSON object on stdout and nothing else"),
     Flag("--verbose", "", "show every event, and the traceback of an unexpected error"),
 )
-PLAN_ID = Flag("--plan-id", "ID", "the plan's 16 hex digits, as printed by plan and list")
+SHELL = Flag("--shell", "SHELL", "bash, zsh or fish; may stand without the flag: completion bash")
+PLAN_ID = Flag("--plan-id", "ID", "the plan's id or its beginning; may stand without the flag: run 2bf8")
+_LAST = Flag("--last", "", "the plan that was created last")
+_OPEN = Flag("--target", "DATABASE.TABLE", "the one open plan of this table")
+_NAMED = (PLAN_ID, _LAST, _OPEN)
 PLAN_FLAGS = (
     Flag("--target", "DATABASE.TABLE", "table to fill"),
     Flag("--from", "TIME", "start of the window, included: 2025-01-31 or 2025-01-31T06:00:00Z"),
@@ -57,10 +61,12 @@ PLAN_FLAGS = (
     Flag("--backup", "", "with replace: keep what is overwritten, so that undo can bring it back"),
     Flag("--allow-existing-rows", "", "add to the rows that the target already holds in the window"),
     Flag("--force-large-window", "", "go over limits.maxWindowHours"),
+    Flag("--quiet", "", "print the plan's id alone"),
     Flag("--force", "", "plan anew where a plan of this id exists; its files are kept beside"),
 )
 _RUN_FLAGS = (
     PLAN_ID,
+    _LAST,
     Flag("--max-parallel-chunks", "N", "chunks at once (default: option maxParallelChunks, 1)"),
     Flag("--replay-done", "", "execute done chunks again"),
     Flag("--replay-failed", "", "execute failed chunks again, with a fresh budget of attempts"),
@@ -69,15 +75,28 @@ _RUN_FLAGS = (
     ),
     Flag("--max-load", "PERCENT", "wait while the server uses more of its limits on parts and memory (default: 80)"),
     Flag("--max-failures", "N", "pause when so many chunks in a row failed for good (default: 10)"),
+    Flag("--notify", "URL", "send how the run ended to this address, as JSON by POST"),
     Flag("--force-overlap", "", "run beside another run over the same rows"),
     Flag("--force-compatibility", "", "run the plan as it was made, though options have changed since"),
     Flag("--force-environment", "", "run on another ClickHouse than the plan was made on"),
+)
+_STATUSES = ("pending", "running", "done", "failed")
+_CHUNKS = Flag("--chunks", "STATUS", f"list the chunks that are {', '.join(_STATUSES[:-1])} or {_STATUSES[-1]}")
+_EVENTS_FLAGS = (
+    *_NAMED,
+    Flag("--follow", "", "wait for further events until the run has ended; with --json a line for each"),
+    Flag("--chunk", "ID", "only the events of this chunk; the beginning of its id is enough"),
+)
+_LIST_FLAGS = (
+    Flag("--target", "DATABASE.TABLE", "only the plans of this table"),
+    Flag("--status", "STATUS", "only plans of this status: planned, running, paused, completed, failed, cancelled"),
+    Flag("--quiet", "", "print the ids alone, one a line"),
 )
 _WATCH = Flag("--watch", "", "show progress until the run has ended; with --json a line for each change")
 _REASON = Flag("--reason", "TEXT", "why, for the event log")
 _NARROW = Flag("--target", "DATABASE.TABLE", "look only at the backfills of this table")
 
-_DOCTOR_FLAGS = (PLAN_ID, Flag("--target", "DATABASE.TABLE", "look at this table, before there is a plan"))
+_DOCTOR_FLAGS = (PLAN_ID, _LAST, Flag("--target", "DATABASE.TABLE", "look at this table, before there is a plan"))
 _CHECK_FLAGS = (
     _NARROW,
     Flag("--max-age", "AGE", "an unfinished plan only warns until it is so old: 90m, 36h, 7d"),
@@ -85,9 +104,9 @@ _CHECK_FLAGS = (
     Flag("--format", "FORMAT", "text, or github for annotations of a workflow"),
     Flag("--junit", "FILE", "write the findings as a JUnit file as well"),
 )
-_PACE_FLAGS = (PLAN_ID, Flag("--max-parallel-chunks", "N", "chunks at once, over all workers; off: as each was told"))
+_PACE_FLAGS = (*_NAMED, Flag("--max-parallel-chunks", "N", "chunks at once, over all workers; off: as each was told"))
 _WAIVE_FLAGS = (
-    PLAN_ID,
+    *_NAMED,
     _REASON,
     Flag("--until", "TIME", "when the waiver ends by itself (default: never)"),
     Flag("--superseded-by", "ID", "the plan that does this one's work"),
@@ -101,17 +120,24 @@ _COVERAGE_FLAGS = (
 COMMANDS = {
     "plan": _Command("make an immutable plan; nothing runs", PLAN_FLAGS),
     "run": _Command("execute a plan, chunk by chunk", _RUN_FLAGS, PLAN_FLAGS),
-    "resume": _Command("go on after a pause, crash, failure or cancel; failed chunks included", _RUN_FLAGS),
-    "status": _Command("show where a plan stands", (PLAN_ID, _WATCH)),
+    "resume": _Command("go on after a pause, crash, failure or cancel; failed chunks included", (_OPEN, *_RUN_FLAGS)),
+    "status": _Command("show where a plan stands", (*_NAMED, _WATCH, _CHUNKS)),
+    "events": _Command("show what happened to a plan, event by event", _EVENTS_FLAGS),
     "pace": _Command("turn how many chunks run at once, while they run", _PACE_FLAGS),
-    "cancel": _Command("stop a plan and kill its queries, until it is resumed", (PLAN_ID, _REASON)),
+    "pause": _Command("pause a run until it is resumed; its workers give their chunks back", (*_NAMED, _REASON)),
+    "cancel": _Command("stop a plan and kill its queries, until it is resumed", (*_NAMED, _REASON)),
     "doctor": _Command("show what is wrong with a plan or a table, and what to type", _DOCTOR_FLAGS),
     "check": _Command("fail while a planned backfill is not completed; for CI", _CHECK_FLAGS),
     "coverage": _Command("show which parts of a window are proven filled", _COVERAGE_FLAGS),
-    "verify": _Command("compare what was written with the source and the target as they are now", (PLAN_ID,)),
-    "undo": _Command("bring back what a plan made with --backup has replaced", (PLAN_ID,)),
+    "verify": _Command("compare what was written with the source and the target as they are now", _NAMED),
+    "undo": _Command("bring back what a plan made with --backup has replaced", _NAMED),
     "waive": _Command("say that a plan need not be finished; check does not count it", _WAIVE_FLAGS),
-    "repair": _Command("make a plan's damaged files readable again; the damaged ones are kept", (PLAN_ID,)),
-    "list": _Command("list all plans", ()),
+    "repair": _Command("make a plan's damaged files readable again; the damaged ones are kept", _NAMED),
+    "list": _Command("list the plans, newest last", _LIST_FLAGS),
+    "completion": _Command("print a completion script for bash, zsh or fish", (SHELL,)),
+    "help": _Command("show the commands, or the options of one", ()),
+    "version": _Command("show the version", ()),
 }
 ALL_FLAGS = {flag.name: flag for command in COMMANDS.values() for flag in (*COMMON, *command.flags)}
+POSITIONAL = (PLAN_ID, SHELL)
+"""Flags whose value may stand alone, as the one word that belongs to no flag."""

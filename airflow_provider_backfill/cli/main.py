@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None, *, airflow_section: Mapping[str
         airflow_section: ``[clickhouse_backfill]`` of Airflow's configuration, where this is a command of Airflow's.
 
     Returns:
-        0 for success, 1 for a runtime error, 2 for a configuration or usage error.
+        0 for success, 1 for a runtime error or a no, 2 for a configuration or usage error, 3 from ``verify``
+        for inconclusive, 128 and a signal's number when that signal paused a run or ended the command.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
@@ -64,7 +65,9 @@ def _main(words: list[str], airflow_section: Mapping[str, str] | None) -> int:
     except BackfillError as error:
         return report_error(words, call, command, error)
     except KeyboardInterrupt:
-        return report_error(words, call, command, BackfillError("Interrupted."))
+        report_error(words, call, command, BackfillError("Interrupted."))
+        # As a shell reports a program that SIGINT ended.
+        return 130
     except Exception as error:  # noqa: BLE001 - the last place to catch it; --verbose shows where it came from
         if "--verbose" in words:
             print_line(sys.stderr, without_passwords(traceback.format_exc(), call).rstrip())
@@ -72,5 +75,6 @@ def _main(words: list[str], airflow_section: Mapping[str, str] | None) -> int:
         return report_error(
             words, call, command, BackfillError(text, hint="--verbose shows the traceback; please report it")
         )
+    code = int(payload.pop("exitCode", 0 if payload["ok"] else 1))
     show_payload(payload, call)
-    return 0 if payload["ok"] else 1
+    return code

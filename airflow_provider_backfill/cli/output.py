@@ -32,6 +32,13 @@ def show_payload(payload: Payload, call: Call) -> None:
         for line in github_lines(payload):
             print_line(sys.stdout, line)
         return
+    if call.command in ("plan", "list") and call.on("--quiet"):
+        plans = payload["plans"] if call.command == "list" else [payload]
+        for plan in plans:
+            print_line(sys.stdout, plan["planId"])
+        return
+    if payload.get("followed"):
+        return
     from . import text
 
     show = {
@@ -41,6 +48,8 @@ def show_payload(payload: Payload, call: Call) -> None:
         "coverage": text.show_coverage,
         "verify": text.show_verify,
         "list": text.show_list,
+        "events": text.show_events,
+        "completion": text.show_completion,
         "pace": text.show_set_pace,
         "waive": text.show_waiver,
         "repair": text.show_repair,

@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 from .. import __version__
 from ..errors import RequestError
 from .console import print_line
-from .flags import ALL_FLAGS, COMMANDS, COMMON, PROGRAM, Flag
+from .flags import ALL_FLAGS, COMMANDS, COMMON, POSITIONAL, PROGRAM, Flag
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,7 +57,7 @@ def parse(words: Sequence[str]) -> Call:
     index = 0
     while index < len(words) and words[index].startswith("-"):
         flag = ALL_FLAGS.get(words[index])
-        if words[index] == "--version":
+        if words[index] in ("--version", "-V"):
             print_line(sys.stdout, f"{PROGRAM} {__version__}")
             raise SystemExit(0)
         if words[index] in ("-h", "--help") and not any(word in COMMANDS for word in words):
@@ -75,14 +74,37 @@ def parse(words: Sequence[str]) -> Call:
         hint = f"did you mean {PROGRAM} {near[0]}?" if near else f"one of {', '.join(COMMANDS)}"
         raise RequestError(f"{command!r} is not a command.", hint=hint)
     rest = [*words[:index], *words[index + 1 :]]
+    if command == "version":
+        print_line(sys.stdout, f"{PROGRAM} {__version__}")
+        raise SystemExit(0)
+    if command == "help":
+        subject = next((word for word in rest if word in COMMANDS), None)
+        print_line(sys.stdout, build_parser(subject).format_help().rstrip() if subject else overview())
+        raise SystemExit(0)
     defaults = {flag.key: None if flag.value else False for flag in ALL_FLAGS.values()}
     try:
         found, extra = build_parser(command).parse_known_args(rest, argparse.Namespace(**defaults))
     except argparse.ArgumentError as error:
         raise _misused(error, command) from None
+    values = vars(found)
+    if named := _positional(command, extra, values):
+        extra = []
+        values[named[0].key] = named[1]
     if extra:
         raise _unknown(extra[0], command)
-    return Call(command, vars(found))
+    return Call(command, values)
+
+
+def _positional(command: str, extra: Sequence[str], values: Mapping[str, Any]) -> tuple[Flag, str] | None:
+    """The flag that the one word without a flag stands for, and the word; None where there is no such word."""
+    if len(extra) != 1 or extra[0].startswith("-"):
+        return None
+    flag = next((flag for flag in COMMANDS[command].flags if flag in POSITIONAL), None)
+    if flag is None:
+        return None
+    if values[flag.key] is not None:
+        raise RequestError(f"{extra[0]!r} and {flag.name} {values[flag.key]} name two things.", hint="keep one")
+    return flag, extra[0]
 
 
 def flag_name(word: str) -> str:
@@ -124,14 +146,15 @@ def overview() -> str:
         "Plan, run and watch time-windowed ClickHouse backfills, each row written exactly once.",
         "",
         "commands:",
-        *(f"  {name:<8} {about.help}" for name, about in COMMANDS.items()),
+        *(f"  {name:<12} {about.help}" for name, about in COMMANDS.items()),
         "",
         "common options, before or after the command:",
         *(f"  {f'{flag.name} {flag.value}':<24} {flag.help}" for flag in COMMON),
         "  --version                show the version",
         "  -h, --help               show this, or a command's options",
         "",
-        "exit codes: 0 success, 1 runtime error, 2 configuration or usage error",
+        "exit codes: 0 success, 1 runtime error or a no, 2 configuration or usage error, 3 verify cannot say,",
+        "            130 Ctrl-C",
     ]
     return "\n".join(lines)
 
@@ -157,10 +180,7 @@ def _unknown(word: str, command: str) -> RequestError:
     where = f"{PROGRAM} {command}".rstrip()
     what = command or PROGRAM
     if not word.startswith("-"):
-        hint = (
-            f"write --plan-id {word}" if re.fullmatch("[0-9a-f]{16}", word) else f"{where} --help shows what it takes"
-        )
-        return RequestError(f"{word!r} belongs to no flag.", hint=hint)
+        return RequestError(f"Unexpected argument {word!r}.", hint=f"{where} --help shows what it takes")
     near = difflib.get_close_matches(flag_name(word), known, 1)
     owners = [name for name, about in COMMANDS.items() if flag_name(word) in [flag.name for flag in about.flags]]
     if owners:

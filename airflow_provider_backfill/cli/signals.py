@@ -17,12 +17,16 @@ class Stopper:
 
     Before the worker exists, a signal ends the command; after that the first one stops the
     worker, which gives its chunks back. A second SIGINT ends the process at once.
+
+    Attributes:
+        signal: The number of the signal that paused the run; 0 when none did.
     """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self._reason = ""
+        self.signal = 0
         self._stop: Callable[[str], None] | None = None
         self._connected = False
         self._before: dict[int, Any] = {}
@@ -68,7 +72,7 @@ class Stopper:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             return
-        self._reason = f"stopped by {name}"
+        self._reason, self.signal = f"stopped by {name}", number
         # In a thread, because this one may hold, where it was interrupted, a lock that stop() and writing need.
         threading.Thread(target=self._pause, daemon=True).start()
 

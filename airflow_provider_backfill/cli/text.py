@@ -9,10 +9,14 @@ makes a worker wait. rich is loaded only when there is a terminal to draw on.
 from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
+from ..core.failures import short_error
 from ..core.run_state import RunStatus
 from .console import paint
 
 Payload = dict[str, Any]
+
+_ERRORS_SHOWN = 5
+_WINDOWS_SHOWN = 4
 
 
 def show_moment(text: str) -> str:
@@ -115,17 +119,65 @@ def show_status(payload: Payload, out: IO[str]) -> str:
                 ("workers", f"gone without a word: {', '.join(dead)}" if dead else ""),
                 ("waits", payload.get("throttledBy", "")),
                 ("pace", _dial(payload.get("maxParallelChunks"))),
-                ("last error", error),
+                ("failed", _failures(payload.get("failures", ()))),
+                ("last error", "" if payload.get("failures") else error),
                 ("updated", f"{show_moment(payload['updatedAt'])} UTC" if payload["updatedAt"] else ""),
                 ("events", payload["eventPath"] if payload["updatedAt"] else ""),
                 ("page", payload.get("page", "")),
             ]
         ),
     ]
+    if "chunks" in payload:
+        lines += _chunks(payload["chunks"], out)
     lines += _findings(payload.get("findings", ()), out)
     if step := payload.get("next"):
         lines += ["", f"Next: {step}"]
     return "\n".join(lines)
+
+
+def _failures(groups: Sequence[Payload]) -> str:
+    """Equal errors in one line each, behind the windows they hit."""
+    return f"\n{' ' * 14}".join(f"{_windows(group)}: {group['error']}" for group in groups[:_ERRORS_SHOWN])
+
+
+def _windows(group: Payload) -> str:
+    shown = [show_moment(window["from"]) for window in group["windows"][:_WINDOWS_SHOWN]]
+    more = group["count"] - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")
+
+
+def _chunks(chunks: Sequence[Payload], out: IO[str]) -> list[str]:
+    lines = []
+    for chunk in chunks:
+        window = show_window(chunk["from"], chunk["to"]).removesuffix(" UTC")
+        about = chunk["error"] or ("" if chunk["rowsWritten"] is None else _count(chunk["rowsWritten"], "row"))
+        tries = f"after {_count(chunk['attempts'], 'attempt')}" if chunk["attempts"] else ""
+        words = (window, paint(chunk["status"], chunk["status"], out), tries, about, chunk["queryId"] or "")
+        lines.append("  " + "  ".join(word for word in words if word))
+    return lines or ["  No chunk is at that status."]
+
+
+def show_events(payload: Payload, _: IO[str]) -> str:
+    """What happened to a plan, a line for each event, oldest first."""
+    return "\n".join(map(show_event, payload["events"])) or f"Nothing has happened to plan {payload['planId']} yet."
+
+
+def show_event(event: Payload) -> str:
+    """One event of the log: when, what, about which chunk, and what was said."""
+    chunk = event.get("chunkId", "")
+    window = show_window(event["from"], event["to"]).removesuffix(" UTC") if "from" in event else chunk
+    attempt = f"attempt {event['attempt']}" if "attempt" in event else ""
+    content = event.get("content")
+    rows = _count(content[0], "row") if content else ""
+    took = show_seconds(event["seconds"]) if "seconds" in event else ""
+    said = short_error(event["message"]) if "message" in event else event.get("reason", "")
+    words = (show_moment(event["at"]), event["type"], window, attempt, rows, took, said, f"by {event['by']}")
+    return "  ".join(word for word in words if word)
+
+
+def show_completion(payload: Payload, _: IO[str]) -> str:
+    """A completion script, as it is."""
+    return str(payload["script"])
 
 
 def _dial(number: int | None) -> str:
@@ -278,7 +330,7 @@ def _findings(findings: Sequence[Payload], out: IO[str]) -> list[str]:
 
 def show_list(payload: Payload, out: IO[str]) -> str:
     """A table of the plans, newest last."""
-    header = ("PLAN", "STATUS", "DONE", "ROWS", "WINDOW (UTC)", "TARGET")
+    header = ("PLAN", "STATUS", "DONE", "ROWS", "WINDOW (UTC)", "TARGET", "STARTED", "BY")
     rows = [
         (
             plan["planId"],
@@ -287,6 +339,8 @@ def show_list(payload: Payload, out: IO[str]) -> str:
             f"{plan['rowsWritten']:,}",
             show_window(plan["from"], plan["to"]).removesuffix(" UTC"),
             plan["target"],
+            show_moment(plan["startedAt"][:16] + ":00.000Z") if plan["startedAt"] else "never",
+            plan["startedBy"],
         )
         for plan in payload["plans"]
     ]

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from .console import print_line
@@ -12,6 +13,7 @@ from .output import pasteable
 from .parser import Call
 
 if TYPE_CHECKING:
+    from ..commands.events import EventReader
     from ..commands.session import Session
     from ..core.plan import Plan
     from ..core.run_state import Run
@@ -79,6 +81,24 @@ def watch_run(call: Call, session: "Session", plan_id: str) -> None:
             _until_settled(is_settled, log.refresh, changes.draw)
     except KeyboardInterrupt:
         pass
+
+
+def follow_events(call: Call, session: "Session", plan_id: str, reader: "EventReader") -> Payload:
+    """Print events as they come, until the run has ended or the user leaves with Ctrl-C; none is left for later."""
+    from ..commands.status import is_settled
+    from .text import show_event
+
+    plan = session.store.load_plan(plan_id)
+    log = session.store.open_run(plan)
+
+    def draw(_: "Run") -> None:
+        for event in reader.read():
+            print_line(sys.stdout, json.dumps(event) if call.on("--json") else show_event(event))
+        sys.stdout.flush()
+
+    with suppress(KeyboardInterrupt):
+        _until_settled(is_settled, log.refresh, draw)
+    return {"ok": True, "command": "events", "planId": plan_id, "events": [], "followed": True}
 
 
 class JsonChanges:

@@ -2,16 +2,25 @@
 
 from collections.abc import Iterator
 
+from ..core.facts import TableName
 from ..core.instants import render_instant
 from ..core.model import whole
 from ..core.plan import Plan
 from ..core.run_state import ChunkStatus, Run
+from ..core.sql import show_table
 from ..errors import BackfillError, DamagedStateError
 from .session import Payload, Session
 
 
-def list_plans(session: Session) -> Payload:
-    """Every plan with its status, newest last; damaged ones are named, not fatal."""
+def list_plans(session: Session, *, target: TableName | None = None, status: str | None = None) -> Payload:
+    """
+    List every plan with its status, newest last; damaged ones are named, not fatal.
+
+    Args:
+        target: Only the plans of this table.
+        status: Only the plans that stand so.
+    """
+    wanted = None if target is None else show_table(target)
     plans, damaged = [], []
     for name in session.store.plan_ids():
         try:
@@ -19,6 +28,8 @@ def list_plans(session: Session) -> Payload:
             run = session.store.open_run(plan).run
         except DamagedStateError as error:
             damaged.append({"planId": name, "message": str(error)})
+            continue
+        if wanted not in (None, plan.target) or status not in (None, run.status):
             continue
         plans.append(
             {
@@ -33,6 +44,9 @@ def list_plans(session: Session) -> Payload:
                 "total": run.total,
                 "rowsWritten": run.rows,
                 "createdAt": render_instant(plan.created_at),
+                "startedAt": render_instant(run.started_at) if run.started_at else None,
+                "updatedAt": render_instant(run.updated_at) if run.updated_at else None,
+                "startedBy": run.started_by,
             }
         )
     plans.sort(key=lambda entry: str(entry["createdAt"]))

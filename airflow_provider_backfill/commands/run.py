@@ -88,6 +88,8 @@ def run_plan(
         return status_payload(session, plan, log.run, "resume" if resume else "run", noop=True)
     if log.run.cancelled and not resume:
         raise RequestError(f"Plan {plan_id} was cancelled.", hint=command("resume", plan.plan_id))
+    if log.run.pause_holds and not resume:
+        raise RequestError(f"Plan {plan_id} is paused until somebody resumes it.", hint=command("resume", plan.plan_id))
     _check_flags(plan, flags)
     defaults = session.options.defaults
     with session.connected() as server:

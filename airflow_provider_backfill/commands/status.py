@@ -6,6 +6,7 @@ from ..core.findings.state_rules import next_step
 from ..core.instants import render_instant
 from ..core.plan import Plan
 from ..core.run_state import ChunkStatus, Run, RunStatus
+from .chunks import failures_payload
 from .lease import has_live_worker, owner_is_dead, utc_now
 from .plan_findings import state_findings
 from .session import Payload, Session
@@ -51,7 +52,7 @@ def window_status(session: Session, plan_id: str, window: tuple[datetime, dateti
 def status_payload(session: Session, plan: Plan, run: Run, command: str, *, noop: bool = False) -> Payload:
     """The payload that run, resume, status and cancel share."""
     payload: Payload = {
-        "ok": command in ("status", "cancel") or run.status is RunStatus.COMPLETED,
+        "ok": command in ("status", "cancel", "pause") or run.status is RunStatus.COMPLETED,
         "command": command,
         "planId": plan.plan_id,
         "target": plan.target,
@@ -72,6 +73,8 @@ def status_payload(session: Session, plan: Plan, run: Run, command: str, *, noop
         payload["throttledBy"] = run.throttled_by
     if run.parallel:
         payload["maxParallelChunks"] = run.parallel
+    if run.count(ChunkStatus.FAILED):
+        payload["failures"] = failures_payload(plan, run)
     if run.last_error:
         payload["lastError"] = run.last_error
     if step := next_step(plan, run, dead if not run.cancelled else ()):

@@ -196,6 +196,8 @@ class Worker:
             self._paced = run.parallel
             if run.cancelled:
                 self.stop("the run was cancelled")
+            elif run.pause_holds:
+                self.stop("the run was paused")
             if self._stopping.is_set() and self._active:
                 for chunk in list(self._active):
                     kill_queries(self._server, self._plan.plan_id, chunk)
@@ -295,7 +297,8 @@ class Worker:
         def decide(run: Run) -> Event | None:
             state = run.state(chunk.id)
             takes_over = state.status is ChunkStatus.RUNNING and self._is_dead(run, state.owner, utc_now())
-            if run.cancelled or chunk.id in run.splits or not (takes_over or state.status is ChunkStatus.PENDING):
+            halted = run.cancelled or run.pause_holds
+            if halted or chunk.id in run.splits or not (takes_over or state.status is ChunkStatus.PENDING):
                 return None
             if self._is_full(run):
                 return None

@@ -26,10 +26,15 @@ class RunStarted(_Event):
 
 
 class RunPaused(_Event):
-    """The runner stopped on purpose and can go on later."""
+    """
+    The runner stopped on purpose and can go on later.
+
+    With *until_resumed* a person paused the run: workers give their chunks back, and only a resume goes on.
+    """
 
     type: Literal["RunPaused"] = "RunPaused"
     reason: str
+    until_resumed: bool = False
 
 
 class RunCancelled(_Event):

@@ -66,13 +66,17 @@ def apply_event(run: Run, event: Event) -> None:
     judge_event(run, event)
     match event:
         case RunStarted():
+            _begin(run, event)
             run.started, run.paused, run.waiver = True, False, None
         case RunPaused():
             run.paused, run.throttled_by = True, ""
+            run.pause_holds = run.pause_holds or event.until_resumed
         case RunCancelled():
             run.cancelled, run.throttled_by = True, ""
         case RunResumed():
+            _begin(run, event)
             run.started, run.paused, run.cancelled, run.waiver = True, False, False, None
+            run.pause_holds = False
             _reset(run, (ChunkStatus.FAILED,))
         case RunReplayed():
             run.paused = False
@@ -101,6 +105,11 @@ def apply_event(run: Run, event: Event) -> None:
     run.updated_at = max(run.updated_at or event.at, event.at)
 
 
+def _begin(run: Run, event: RunStarted | RunResumed) -> None:
+    if run.started_at is None:
+        run.started_at, run.started_by = event.at, event.by
+
+
 def judge_event(run: Run, event: Event) -> None:
     """
     The one judge of what may follow.
@@ -112,8 +121,12 @@ def judge_event(run: Run, event: Event) -> None:
     match event:
         case RunStarted() if run.cancelled:
             reason = "it is cancelled"
+        case RunStarted() if run.pause_holds:
+            reason = "it is paused until somebody resumes it"
         case RunPaused() if not run.started:
             reason = "it was never started"
+        case RunPaused() if event.until_resumed and run.status in (RunStatus.CANCELLED, RunStatus.COMPLETED):
+            reason = f"it is {run.status} already"
         case RunCancelled() if run.status in (RunStatus.CANCELLED, RunStatus.COMPLETED):
             reason = f"it is {run.status} already"
         case RunReplayed() if not _MAY_FIND[RunReplayed].issuperset(event.statuses):
@@ -136,6 +149,8 @@ def _why_not_start(run: Run, event: ChunkStarted) -> str:
     chunk, state = event.chunk_id, run.state(event.chunk_id)
     if run.cancelled:
         return "it is cancelled"
+    if run.pause_holds:
+        return "it is paused until somebody resumes it"
     if chunk in run.splits:
         return f"chunk {chunk} was split into parts"
     if event.attempt != state.attempt + 1:

@@ -124,6 +124,9 @@ class Run:
         splits: Parts of every chunk that was split, by the id of the chunk they replace.
         workers: The workers that hold a claim now, by name.
         seconds: Sum of the done chunks' seconds.
+        started_at: When the first worker began; None before.
+        started_by: Who gave that worker its command.
+        pause_holds: Whether a person paused the run, so that only a resume goes on with it.
         throttled_by: Why a worker waits before its next chunk; empty when none is known to wait.
         parallel: How many chunks may run at once, over all workers; 0 when that is left to each worker.
     """
@@ -138,6 +141,9 @@ class Run:
     workers: dict[str, WorkerLease] = field(default_factory=dict)
     counts: dict[ChunkStatus, int] = field(default_factory=dict)
     started: bool = False
+    started_at: Instant | None = None
+    started_by: str = ""
+    pause_holds: bool = False
     paused: bool = False
     cancelled: bool = False
     waiver: Waiver | None = None

@@ -279,7 +279,7 @@ def test_a_signal_pauses_and_resume_goes_on(shop: Shop, number: signal.Signals) 
     process.send_signal(number)
     answer = finish(process)
 
-    assert answer.code == 1
+    assert answer.code == 128 + number
     assert answer.payload["status"] == "paused"
     assert answer.payload["chunkCounts"]["running"] == 0
     assert 5 <= answer.payload["chunkCounts"]["done"] < 60

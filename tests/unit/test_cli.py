@@ -33,7 +33,7 @@ from tests.unit.test_imports import HEAVY, _loaded
 
 COMMANDS = (
     *("plan", "run", "resume", "status", "cancel", "doctor", "check", "coverage"),
-    *("pace", "verify", "undo", "waive", "repair", "list"),
+    *("pace", "pause", "events", "verify", "undo", "waive", "repair", "list", "completion"),
 )
 START = datetime(2025, 1, 1, tzinfo=UTC)
 
@@ -119,19 +119,34 @@ def test_common_options_stand_before_or_after_the_command(bare: Cli, capsys: pyt
         (["plan", "--targt", "a.b"], "plan has no flag --targt", "did you mean --target?"),
         (["--nonsense"], "has no flag --nonsense", "--help"),
         (["list", "--plan-id", "0123456789abcdef"], "list has no flag --plan-id", "it belongs to run"),
-        (["status", "0123456789abcdef"], "'0123456789abcdef' belongs to no flag", "--plan-id 0123456789abcdef"),
+        (["list", "0123456789abcdef"], "Unexpected argument '0123456789abcdef'", "--help"),
+        (["status", "0123", "4567"], "Unexpected argument '0123'", "--help"),
+        (["status", "0123", "--plan-id", "4567"], "'0123' and --plan-id 4567 name two things", "keep one"),
+        (["status", "--last", "--plan-id", "4567"], "--plan-id and --last exclude each other", "keep one"),
+        (["status", "0123"], "begins with 0123", "clickhouse-backfill list"),
+        (["status", "--last"], "There is no plan in", "clickhouse-backfill plan"),
+        (["run", "--target", "a.b"], "There is no plan of a.b", "clickhouse-backfill list"),
+        (["status", "0123456789abcdef", "--chunks", "broken"], "--chunks is 'broken'", "pending, running, done"),
+        (["list", "--status", "lost"], "--status is 'lost'", "planned, running"),
+        (["run", "0123456789abcdef", "--notify", "ftp://host"], "--notify takes an http", "https://"),
+        (["completion", "csh"], "--shell is 'csh'", "bash, zsh, fish"),
+        (["completion"], "--shell is missing", "completion"),
         (["status", "--plan-id"], "--plan-id needs a value", "--plan-id ID"),
         (["plan", "--target", "--from", "2025-01-01"], "--target needs a value", "--target DATABASE.TABLE"),
         (["list", "--json=yes"], "--json takes no value", "--json alone"),
         (["plan", "--targ", "a.b"], "plan has no flag --targ", "--target"),
-        (["status"], "--plan-id is missing", "clickhouse-backfill list"),
-        (["run"], "--plan-id is missing", "clickhouse-backfill list"),
+        (["status"], "No plan was named", "clickhouse-backfill list"),
+        (["run"], "No plan was named", "--last"),
         (["plan", "--from", "2025-01-01", "--to", "2025-01-02"], "--target is missing", "--target database.table"),
         (["plan", "--target", "a.b", "--to", "2025-01-02"], "--from is missing", "policy.requireExplicitWindow"),
         (["plan", "--target", "a.b", "--from", "2025-01-02"], "--to is missing", "policy.requireExplicitWindow"),
         (["status", "--plan-id", "xyz"], "'xyz' is not a plan id", "16 hex digits"),
-        (["run", "--target", "a.b"], "--target belongs to plan: policy.requireDryRunBeforeRun is true", "plan"),
-        (["run", "--plan-id", "0123456789abcdef", "--from", "2025"], "--plan-id and --from exclude each other", "keep"),
+        (["run", "--from", "2025"], "--from belongs to plan: policy.requireDryRunBeforeRun is true", "plan"),
+        (
+            ["run", "--plan-id", "0123456789abcdef", "--from", "2025"],
+            "A stored plan cannot be changed by --from",
+            "drop",
+        ),
         (["run", "--plan-id", "0123456789abcdef", "--max-parallel-chunks", "0"], "maxParallelChunks is 0", "default"),
         (["run", "--plan-id", "0123456789abcdef", "--max-parallel-chunks", "two"], "'two'", "default"),
         (["check", "--target", "nodot"], "The target 'nodot' is not a table name", "database.table"),
@@ -289,7 +304,7 @@ def test_advice_carries_the_flags_it_needs(bare: Cli, plan: Plan, capsys: pytest
 def test_an_unexpected_error_is_one_line_without_secrets(
     bare: Cli, monkeypatch: pytest.MonkeyPatch, verbose: list[str]
 ) -> None:
-    def explode(session: object) -> None:
+    def explode(*_: object, **__: object) -> None:
         raise ValueError("cannot use http://me:pass%2Fword@host/ with pass/word or fromenv")
 
     monkeypatch.setattr(list_command, "list_plans", explode)
@@ -304,12 +319,12 @@ def test_an_unexpected_error_is_one_line_without_secrets(
 
 
 def test_an_interrupt_is_no_traceback(bare: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(session: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(list_command, "list_plans", interrupt)
     answer = bare("list")
-    assert (answer.code, answer.err) == (1, "clickhouse-backfill: Interrupted.\n")
+    assert (answer.code, answer.err) == (130, "clickhouse-backfill: Interrupted.\n")
 
 
 def test_a_reader_that_leaves_is_no_traceback(bare: Cli, plan: Plan) -> None:

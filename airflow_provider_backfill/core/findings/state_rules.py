@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
+from ..failures import short_error
 from ..instants import render_instant
 from ..plan import Plan
 from ..remedy import PROGRAM, command, short_instant
@@ -99,7 +100,7 @@ def _failed(case: RuleContext) -> Iterator[Match]:
     if failed:
         yield Match(
             f"{failed} of {case.run.total} chunks of {case.plan.target} failed for good; "
-            f"the last error: {case.run.last_error}",
+            f"the last error: {short_error(case.run.last_error)}",
             command("resume", case.plan.plan_id),
         )
 

@@ -1,0 +1,56 @@
+"""Tell a web address how a run has ended."""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..errors import RequestError
+
+_TRIES = 3
+_SECONDS = 10.0
+
+
+def check_address(url: str) -> str:
+    """
+    Return *url* where a message can be sent to it.
+
+    Raises:
+        RequestError: It is no http or https address.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise RequestError("--notify takes an http or https address.", hint="write --notify https://host/path")
+    return url
+
+
+def notify(url: str, payload: dict[str, Any], *, pause: float = 1.0) -> str:
+    """
+    Send *payload* as JSON by POST, three times at most.
+
+    Args:
+        pause: Seconds before the second try; doubled before the third.
+
+    Returns:
+        Why nobody took the message, without the address, which may hold a token; empty when somebody did.
+    """
+    body = json.dumps(payload).encode()
+    headers = {"Content-Type": "application/json"}
+    problem = ""
+    for number in range(_TRIES):
+        if number:
+            time.sleep(pause * 2 ** (number - 1))
+        request = urllib.request.Request(url, body, headers)  # noqa: S310 - the scheme was checked
+        try:
+            with urllib.request.urlopen(request, timeout=_SECONDS):  # noqa: S310 - as above
+                return ""
+        except urllib.error.HTTPError as error:
+            problem = f"the answer was {error.code}"
+            if error.code < 500 and error.code != 429:
+                return problem
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            problem = reason.strerror or "no answer" if isinstance(reason, OSError) else "no answer"
+    return problem

@@ -1,0 +1,57 @@
+"""List the chunks of a plan that stand at one status."""
+
+from itertools import islice
+
+from ..core.failures import group_failures, short_error
+from ..core.instants import render_instant
+from ..core.plan import Chunk, Plan
+from ..core.replay import select_chunks
+from ..core.run_state import ChunkStatus, Run
+from ..core.sql import query_id
+from .session import Payload, Session
+
+# More failed chunks than these are counted, not read, in the payload of every status.
+_GROUPED = 1000
+_SHOWN = 20
+
+
+def list_chunks(session: Session, plan_id: str, status: ChunkStatus) -> list[Payload]:
+    """
+    Return every chunk of a plan that stands at *status*, in time order; needs no ClickHouse.
+
+    Each has its window, its attempts, the query id of the last one, its rows when it is done,
+    and its last error in short.
+    """
+    plan = session.store.load_plan(plan_id)
+    run = session.store.open_run(plan).run
+    return [_payload(plan, run, chunk) for chunk in select_chunks(plan, run, status)]
+
+
+def _payload(plan: Plan, run: Run, chunk: Chunk) -> Payload:
+    state = run.state(chunk.id)
+    return {
+        "chunkId": chunk.id,
+        "from": render_instant(chunk.start),
+        "to": render_instant(chunk.end),
+        "status": state.status,
+        "attempts": state.attempt,
+        "queryId": query_id(plan.plan_id, chunk.id, state.attempt) if state.attempt else None,
+        "rowsWritten": state.content.rows if state.content is not None else None,
+        "error": short_error(state.error) if state.error else None,
+    }
+
+
+def failures_payload(plan: Plan, run: Run) -> list[Payload]:
+    """Return the failed chunks grouped by their error; of many chunks the first windows are listed."""
+    failed = islice(select_chunks(plan, run, ChunkStatus.FAILED), _GROUPED)
+    return [
+        {
+            "error": group.error,
+            "count": len(group.chunks),
+            "windows": [
+                {"from": render_instant(chunk.start), "to": render_instant(chunk.end)}
+                for chunk in group.chunks[:_SHOWN]
+            ],
+        }
+        for group in group_failures((chunk, run.state(chunk.id).error) for chunk in failed)
+    ]

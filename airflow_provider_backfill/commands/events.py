@@ -1,0 +1,40 @@
+"""Read the event log of a plan, line by line."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from ..core.instants import render_instant
+from .session import Session
+
+_NOT_FOR_PEOPLE = ("LogOpened", "WorkerHeartbeat")
+
+
+class EventReader:
+    """
+    Reads what was appended to a plan's log since the last look; needs no ClickHouse.
+
+    Args:
+        chunk_id: Only the events of this chunk; a beginning of its id is enough.
+
+    Raises:
+        PlanNotFoundError: There is no such plan.
+    """
+
+    def __init__(self, session: Session, plan_id: str, *, chunk_id: str = "") -> None:
+        plan = session.store.load_plan(plan_id)
+        self._log = session.store.backend.log(plan.plan_id, render_instant(plan.created_at))
+        self._chunk_id = chunk_id
+        self._position, self._last = 0, b""
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yield the new events as they are in the file; heartbeats are left out, a torn last line is skipped."""
+        while lines := self._log.read(self._position, self._last):
+            for line in lines:
+                self._position = self._log.advance(self._position, line)
+                event: dict[str, Any] = json.loads(line)
+                if event["type"] in _NOT_FOR_PEOPLE:
+                    continue
+                if not self._chunk_id or str(event.get("chunkId", "")).startswith(self._chunk_id):
+                    yield event
+            self._last = lines[-1]

@@ -1,0 +1,97 @@
+"""Find the plan that a person names: by id, by the beginning of an id, as the last one, or by its target."""
+
+import re
+
+from ..core.facts import TableName
+from ..core.plan import Plan
+from ..core.remedy import PROGRAM
+from ..core.run_state import RunStatus
+from ..core.sql import show_table
+from ..errors import DamagedStateError, PlanNotFoundError, RequestError
+from .list import readable_runs
+from .session import Session
+
+_BEGINNING = re.compile(r"[0-9a-f]{1,16}", re.ASCII)
+_SHOWN = 5
+
+
+def find_plan_id(session: Session, name: str) -> str:
+    """
+    Return the id of the one plan whose id is *name* or begins with it.
+
+    Raises:
+        RequestError: *name* cannot be an id, or several ids begin with it.
+        PlanNotFoundError: No id begins with it.
+    """
+    name = name.strip()
+    if not _BEGINNING.fullmatch(name):
+        raise RequestError(
+            f"{name!r} is not a plan id.",
+            hint=f"a plan id is 16 hex digits, and a unique beginning is enough; `{PROGRAM} list` shows them all",
+        )
+    if len(name) == 16:
+        return name
+    matches = [plan_id for plan_id in session.store.plan_ids() if plan_id.startswith(name)]
+    if not matches:
+        raise PlanNotFoundError(
+            f"No plan id in {session.store.backend.where('')} begins with {name}.", hint=f"`{PROGRAM} list` shows them"
+        )
+    if len(matches) > 1:
+        more = ", …" if len(matches) > _SHOWN else ""
+        raise RequestError(
+            f"{len(matches)} plan ids begin with {name}: {', '.join(matches[:_SHOWN])}{more}.", hint="write more digits"
+        )
+    return matches[0]
+
+
+def last_plan_id(session: Session) -> str:
+    """
+    Return the id of the plan that was created last; plans whose files are damaged are passed over.
+
+    Raises:
+        PlanNotFoundError: The state folder has no plan.
+    """
+    plans = list(_readable_plans(session))
+    if not plans:
+        raise PlanNotFoundError(
+            f"There is no plan in {session.store.backend.where('')}.",
+            hint=f"create one with `{PROGRAM} plan`, or name another folder with --state-dir",
+        )
+    return max(plans, key=lambda plan: plan.created_at).plan_id
+
+
+def plan_id_of_target(session: Session, target: TableName) -> str:
+    """
+    Return the id of the one open plan of *target*; where none is open, of its one plan.
+
+    Open is a plan that is neither completed nor cancelled.
+
+    Raises:
+        PlanNotFoundError: The target has no plan.
+        RequestError: Several plans could be meant.
+    """
+    name = show_table(target)
+    runs = list(readable_runs(session, name))
+    if not runs:
+        raise PlanNotFoundError(
+            f"There is no plan of {name} in {session.store.backend.where('')}.",
+            hint=f"`{PROGRAM} list` shows all plans",
+        )
+    ended = (RunStatus.COMPLETED, RunStatus.CANCELLED)
+    open_plans = [plan for plan, run in runs if run.status not in ended]
+    candidates = open_plans or [plan for plan, _ in runs]
+    if len(candidates) > 1:
+        kind = "open plans" if open_plans else "plans, none of them open"
+        shown = ", ".join(plan.plan_id for plan in candidates[:_SHOWN]) + (", …" if len(candidates) > _SHOWN else "")
+        raise RequestError(f"{name} has {len(candidates)} {kind}: {shown}.", hint="name one by its id")
+    return candidates[0].plan_id
+
+
+def _readable_plans(session: Session) -> list[Plan]:
+    plans = []
+    for plan_id in session.store.plan_ids():
+        try:
+            plans.append(session.store.load_plan(plan_id))
+        except DamagedStateError:
+            continue
+    return plans

@@ -1,0 +1,38 @@
+"""Pause a run until somebody resumes it."""
+
+from ..core.events import RunPaused
+from ..core.remedy import command
+from ..core.run_state import Run, RunStatus
+from ..errors import RequestError
+from .lease import utc_now
+from .session import Payload, Session
+from .status import status_payload
+
+
+def pause_plan(session: Session, plan_id: str, *, reason: str = "") -> Payload:
+    """
+    Pause a run: its workers give their chunks back within two seconds, and only ``resume`` goes on.
+
+    Needs no ClickHouse: each worker kills its own queries. Pausing a paused run changes nothing.
+
+    Raises:
+        PlanNotFoundError: There is no such plan.
+        RequestError: The plan never ran, is completed, or is cancelled.
+    """
+    plan = session.store.load_plan(plan_id)
+    log = session.store.open_run(plan)
+    if log.run.status in (RunStatus.PLANNED, RunStatus.COMPLETED, RunStatus.CANCELLED):
+        raise RequestError(
+            f"Plan {plan.plan_id} is {log.run.status}, so nothing of it can be paused.",
+            hint=command("status", plan.plan_id),
+        )
+    noop = log.run.pause_holds
+
+    def pause(run: Run) -> RunPaused | None:
+        if run.pause_holds:
+            return None
+        return RunPaused(at=utc_now(), by=session.user, reason=reason, until_resumed=True)
+
+    log.commit(pause)
+    log.checkpoint()
+    return status_payload(session, plan, log.refresh(), "pause", noop=noop)

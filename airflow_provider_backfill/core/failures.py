@@ -1,0 +1,43 @@
+"""Failed chunks for people: short errors, and equal ones grouped with their windows. Pure."""
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from .plan import Chunk
+
+_NOISE_BEHIND = (": while executing ", ": While executing ", ": in scope ", ": In scope ")
+# The code and the name of the error, as the client appends them.
+_CODE = re.compile(r"\(\d{1,6}(?: [A-Z0-9_]+)?\)$")
+_PREFIX = "ClickHouse refused the statement: "
+
+
+class FailureGroup(NamedTuple):
+    """One error, and the chunks that ended with it, in time order."""
+
+    error: str
+    chunks: tuple[Chunk, ...]
+
+
+def short_error(message: str) -> str:
+    """
+    Return the part of an error that a person acts on.
+
+    What the server appends about the place in its own query plan goes; the code and the name in
+    parentheses at the end stay.
+    """
+    text = message.removeprefix(_PREFIX)
+    cut = min((at for mark in _NOISE_BEHIND if (at := text.find(mark)) > 0), default=-1)
+    if cut < 0:
+        return text
+    tail = _CODE.search(text, cut)
+    return f"{text[:cut]} {tail[0]}" if tail else text[:cut]
+
+
+def group_failures(failed: Iterable[tuple[Chunk, str]]) -> list[FailureGroup]:
+    """Group failed chunks by their short error; the error that hit most chunks comes first."""
+    groups: dict[str, list[Chunk]] = {}
+    for chunk, error in failed:
+        groups.setdefault(short_error(error), []).append(chunk)
+    by_size = sorted(groups.items(), key=lambda item: -len(item[1]))
+    return [FailureGroup(error, tuple(chunks)) for error, chunks in by_size]

@@ -1,0 +1,94 @@
+"""What failed is told by name: windows, attempts and short errors, equal ones grouped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_backfill.core.failures import group_failures, short_error
+from airflow_provider_backfill.core.plan import Plan
+from airflow_provider_backfill.state.store import open_store
+from tests.command_line import Cli
+from tests.state import chunks_of, done, failed, make_plan, started, verified
+
+LONG = (
+    "ClickHouse refused the statement: no rate for a day: while executing 'FUNCTION throwIf(equals(__table3.rate, "
+    "0_UInt8) :: 3)' (395 FUNCTION_THROW_IF_VALUE_IS_NON_ZERO)"
+)
+SHORT = "no rate for a day (395 FUNCTION_THROW_IF_VALUE_IS_NON_ZERO)"
+
+
+@pytest.fixture
+def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """A command line without a ClickHouse."""
+    return Cli(tmp_path / "state", "", capsys)
+
+
+@pytest.fixture
+def plan(cli: Cli) -> Plan:
+    """Four chunks: one done, two failed with one error, one pending."""
+    plan, store = make_plan(4), open_store(str(cli.state))
+    store.save_plan(plan)
+    log = store.open_run(plan)
+    first, second, third, _ = chunks_of(plan)
+    for event in (started(plan, first), verified(first), done(first)):
+        log.append(event)
+    for chunk in (second, third):
+        log.append(started(plan, chunk))
+        log.append(failed(chunk, message=LONG, final=True))
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("message", "short"),
+    [
+        (LONG, SHORT),
+        ("no rate (395)", "no rate (395)"),
+        ("it broke: while executing f(x)", "it broke"),
+        ("", ""),
+        ("a (b): while executing c (241 MEMORY_LIMIT_EXCEEDED)", "a (b) (241 MEMORY_LIMIT_EXCEEDED)"),
+    ],
+)
+def test_an_error_loses_the_place_in_the_query_plan(message: str, short: str) -> None:
+    assert short_error(message) == short
+
+
+def test_equal_errors_are_one_group_and_the_largest_comes_first(plan: Plan) -> None:
+    first, second, third, _ = chunks_of(plan)
+    groups = group_failures([(first, "other"), (second, LONG), (third, LONG)])
+    assert [(group.error, len(group.chunks)) for group in groups] == [(SHORT, 2), ("other", 1)]
+
+
+def test_status_names_the_failed_windows_once_per_error(cli: Cli, plan: Plan) -> None:
+    answer = cli("status", plan.plan_id)
+    assert f"2025-01-01 06:00, 2025-01-01 12:00: {SHORT}" in answer.out
+    assert "while executing" not in answer.out
+
+
+def test_failed_chunks_are_listed_with_their_query_ids(cli: Cli, plan: Plan) -> None:
+    chunks = cli.json("status", plan.plan_id, "--chunks", "failed")["chunks"]
+    _, second, third, _ = chunks_of(plan)
+    assert [chunk["chunkId"] for chunk in chunks] == [second.id, third.id]
+    assert chunks[0]["queryId"] == f"backfill-{plan.plan_id}-{second.id}-1"
+    assert chunks[0]["error"] == SHORT
+    text = cli("status", plan.plan_id, "--chunks", "failed").out
+    assert chunks[0]["queryId"] in text
+    assert [chunk["rowsWritten"] for chunk in cli.json("status", plan.plan_id, "--chunks", "done")["chunks"]] == [10]
+
+
+def test_events_tell_what_happened_in_order(cli: Cli, plan: Plan) -> None:
+    types = [event["type"] for event in cli.json("events", plan.plan_id)["events"]]
+    assert types == ["ChunkStarted", "ChunkVerified", "ChunkDone", *["ChunkStarted", "ChunkFailed"] * 2]
+    _, second, *_ = chunks_of(plan)
+    one = cli.json("events", plan.plan_id, "--chunk", second.id[:8])["events"]
+    assert [event["type"] for event in one] == ["ChunkStarted", "ChunkFailed"]
+    lines = cli("events", plan.plan_id).out.splitlines()
+    assert len(lines) == 7
+    assert "10 rows" in lines[2]
+    assert SHORT in lines[4]
+
+
+def test_follow_ends_with_the_run(cli: Cli, plan: Plan) -> None:
+    cli("cancel", plan.plan_id)
+    assert len(cli("events", plan.plan_id, "--follow").out.splitlines()) == 8
