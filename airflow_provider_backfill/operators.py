@@ -14,10 +14,17 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator, Context
-from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from .airflow_support import lineage
+from .airflow_support.compat import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSkipException,
+    TaskState,
+    conf,
+    deferrable_by_default,
+    task_state,
+)
 from .airflow_support.fields import (
     blank_to_none,
     conflicting_sources,
@@ -48,6 +55,7 @@ from .triggers import BackfillChunkTrigger
 MAX_MAPPED_TASKS = 100
 _CLEAR_KEY = "clickhouse_backfill_clear"
 _PLAN_KEY = "clickhouse_backfill_plan"
+_LABEL = "{{ task.window_label }}"
 
 
 class BackfillPlanOperator(BaseOperator):
@@ -339,7 +347,7 @@ class BackfillChunkOperator(BaseOperator):
         clickhouse_conn_id: str = "clickhouse_default",
         state_dir: str | None = None,
         options: Mapping[str, Any] | None = None,
-        map_index_template: str = "{{ task.window_label }}",
+        map_index_template: str = _LABEL,
         **kwargs: Any,
     ) -> None:
         super().__init__(map_index_template=map_index_template, **kwargs)
@@ -349,7 +357,7 @@ class BackfillChunkOperator(BaseOperator):
         self.force_overlap = force_overlap
         self.force_compatibility = force_compatibility
         self.force_environment = force_environment
-        self.deferrable = conf.getboolean("operators", "default_deferrable") if deferrable is None else deferrable
+        self.deferrable = deferrable_by_default() if deferrable is None else deferrable
         self.clickhouse_conn_id = clickhouse_conn_id
         self.state_dir = state_dir
         self.options = options
@@ -381,6 +389,8 @@ class BackfillChunkOperator(BaseOperator):
             elif max_parallel_chunks is not None:
                 parse_options({"defaults": {"maxParallelChunks": max_parallel_chunks}}, "max_parallel_chunks")
         kwargs.setdefault("max_active_tis_per_dagrun", max_parallel_chunks)
+        # Before 3.3, Airflow takes the label from what is mapped and not from the operator that comes of it.
+        kwargs.setdefault("map_index_template", _LABEL)
         return super().partial(task_id=task_id, **kwargs)
 
     @property
@@ -395,8 +405,9 @@ class BackfillChunkOperator(BaseOperator):
             push_plan_link(self, context, plan_id)
             options = load_airflow_options({"state_dir": blank_to_none(self.state_dir)}, self.options)
             session = open_session(options, task_name(context), self.clickhouse_conn_id)
-            self._refuse_other_plan(context, plan_id)
-            fresh, reporter = _Clear(context), ChunkReporter(self.log, self.dag_id)
+            state = task_state(context, session.store)
+            self._refuse_other_plan(context, plan_id, state)
+            fresh, reporter = _Clear(context, state), ChunkReporter(self.log, self.dag_id)
             status = self._look(session, plan_id, window)
             if self._is_done(status) and not (self.replay_done and fresh.is_new):
                 self.log.info("Plan %s: every chunk of %s is done already", plan_id, self.window_label)
@@ -486,21 +497,20 @@ class BackfillChunkOperator(BaseOperator):
         self._progress = f", {counts['done']}/{counts['total']} done{failed}"
         return status
 
-    def _refuse_other_plan(self, context: Context, plan_id: str) -> None:
+    def _refuse_other_plan(self, context: Context, plan_id: str, state: TaskState) -> None:
         """
         A task that has worked on one plan takes up another only if it was cleared together with the plan task.
 
         Else the plan task was cleared alone and made another plan, and what this map index gets now is a
         chunk of it by position.
         """
-        store = context["task_state_store"]
-        before = store.get(_PLAN_KEY)
+        before = state.get(_PLAN_KEY)
         if before not in (None, plan_id) and (context["dag_run"].clear_number or 0) > self.chunks.get("clear", 0):
             raise RequestError(
                 f"This task has executed chunks of plan {before}, and the plan task has made plan {plan_id} since.",
                 hint="clear the plan task with downstream, so that all of its chunks are executed",
             )
-        store.set(_PLAN_KEY, plan_id)
+        state.set(_PLAN_KEY, plan_id)
 
     @staticmethod
     def _is_done(status: Payload) -> bool:
@@ -552,15 +562,15 @@ class _Clear:
     """
     Whether a task instance is at work for the first time since it was cleared, or since it was made.
 
-    Kept in Airflow's task state store, since a worker may be lost before it has acted on it.
+    Kept in the task's state, since a worker may be lost before it has acted on it.
     """
 
-    def __init__(self, context: Context) -> None:
-        ti, self._store = context["ti"], context["task_state_store"]
+    def __init__(self, context: Context, state: TaskState) -> None:
+        ti, self._state = context["ti"], state
         # Airflow adds the tries made so far to max_tries with each clear.
         self._number = str(ti.max_tries - (ti.task.retries or 0))
-        self.is_new = self._store.get(_CLEAR_KEY) != self._number
+        self.is_new = self._state.get(_CLEAR_KEY) != self._number
 
     def acted(self) -> None:
         """Remember that this clear was acted on."""
-        self._store.set(_CLEAR_KEY, self._number)
+        self._state.set(_CLEAR_KEY, self._number)

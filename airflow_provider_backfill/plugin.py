@@ -19,10 +19,14 @@ if TYPE_CHECKING:
     from .commands.session import Session
 
 
+_ICONS = {"icon": f"{ROUTE}/static/icon.svg", "icon_dark_mode": f"{ROUTE}/static/icon-dark.svg"}
+
+
 class ClickHouseBackfillPlugin(AirflowPlugin):
     """The page "ClickHouse Backfills"."""
 
     name = "clickhouse_backfill"
+    # An entry of the navigation, and tabs of the DAG run and of the task; since Airflow 3.1, older ones look past them.
     # Relative to Airflow's base address, wherever that is.
     external_views = [  # noqa: RUF012 - Airflow reads it from the class
         {
@@ -32,9 +36,22 @@ class ClickHouseBackfillPlugin(AirflowPlugin):
             "destination": "nav",
             # The top level cuts the name after "ClickHou".
             "category": "browse",
-            "icon": f"{ROUTE}/static/icon.svg",
-            "icon_dark_mode": f"{ROUTE}/static/icon-dark.svg",
-        }
+            **_ICONS,
+        },
+        {
+            "name": "ClickHouse Backfill",
+            "href": f"{ROUTE}/run?dag={{DAG_ID}}&run={{RUN_ID}}",
+            "url_route": f"{ROUTE}-of-run",
+            "destination": "dag_run",
+            **_ICONS,
+        },
+        {
+            "name": "ClickHouse Backfill",
+            "href": f"{ROUTE}/run?dag={{DAG_ID}}&run={{RUN_ID}}&task={{TASK_ID}}&index={{MAP_INDEX}}",
+            "url_route": f"{ROUTE}-of-task",
+            "destination": "task_instance",
+            **_ICONS,
+        },
     ]
     _app: "FastAPI | None" = None
 

@@ -5,9 +5,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from airflow.sdk import BaseSensorOperator, Context, PokeReturnValue
-from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from .airflow_support.compat import AirflowFailException, AirflowSkipException, deferrable_by_default
 from .airflow_support.fields import blank_to_none, is_literal, to_instant, to_table
 from .airflow_support.lineage import announce
 from .airflow_support.links import BackfillPlanLink, push_plan_link
@@ -72,7 +71,7 @@ class BackfillStatusSensor(BaseSensorOperator):
         self.window_from = window_from
         self.window_to = window_to
         self.fail_if_idle = fail_if_idle
-        self.deferrable = conf.getboolean("operators", "default_deferrable") if deferrable is None else deferrable
+        self.deferrable = deferrable_by_default() if deferrable is None else deferrable
         self.state_dir = state_dir
         self.options = options
         self._progress: Progress | None = None

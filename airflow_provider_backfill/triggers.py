@@ -15,9 +15,9 @@ from datetime import datetime
 from logging import Logger
 from typing import Any
 
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from .airflow_support.compat import AirflowException, AirflowFailException
 from .airflow_support.fields import parse_mapped_item
 from .airflow_support.session import airflow_errors, load_airflow_options, open_session
 from .airflow_support.task_log import ChunkReporter

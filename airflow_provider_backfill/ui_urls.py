@@ -14,17 +14,18 @@ ROUTE = "clickhouse-backfills"
 """The prefix of the page's own address, and its name among Airflow's plugin pages."""
 
 
-def page_address(base_url: str, plan_id: str = "") -> str:
+def page_address(base_url: str, plan_id: str = "", *, framed: bool = True) -> str:
     """
     The address of the page, or of one plan on it, inside Airflow's own pages.
 
     Args:
         base_url: Airflow's ``[api] base_url``; when it is empty the address is relative to the host.
+        framed: False for the page alone, as Airflow 3.0 has it.
     """
     base = base_url.strip().rstrip("/")
+    page = f"/{ROUTE}/" + (f"plans/{plan_id}" if plan_id else "")
     # The path after the route is that of the frame which Airflow opens.
-    frame = f"{urlsplit(base).path}/{ROUTE}/" + (f"plans/{plan_id}" if plan_id else "")
-    return f"{base}/plugin/{ROUTE}{frame}"
+    return f"{base}/plugin/{ROUTE}{urlsplit(base).path}{page}" if framed else f"{base}{page}"
 
 
 def airflow_address(environ: Mapping[str, str]) -> str:

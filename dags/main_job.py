@@ -156,6 +156,8 @@ def _job(folder: Path, screen: Screen) -> int:
             ),
         }
     )
+    # Airflow 3.0 makes no home of its own.
+    (folder / "airflow").mkdir(exist_ok=True)
     screen.say("ClickHouse backfill, the main job\n")
     with screen.step("read 336,776 flights, take the truth") as found:
         path, truth = _truth(folder)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from airflow.sdk import Asset, AssetAlias, Context
 
 from ..commands.session import Payload
+from .compat import alias_extra
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -34,7 +35,7 @@ def announce(context: Context, outlets: Iterable[Any], published: Payload) -> No
     """Put the window into the asset events that Airflow emits for a task's *outlets* when it succeeds."""
     for outlet in outlets:
         if isinstance(outlet, AssetAlias):
-            context["outlet_events"][outlet].add(target_asset(published["target"]), extra=published)
+            context["outlet_events"][outlet].add(target_asset(published["target"]), extra=alias_extra(published))
         elif isinstance(outlet, Asset):
             context["outlet_events"][outlet].extra.update(published)
 

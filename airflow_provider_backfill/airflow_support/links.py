@@ -9,9 +9,9 @@ from typing import Any
 
 import attrs
 from airflow.sdk import BaseOperator, BaseOperatorLink, Context
-from airflow.sdk.configuration import conf
 
 from ..ui_urls import page_address
+from .compat import airflow_is, conf
 
 # Where an operator keeps the id of the plan it works on, for the end of the task.
 _ATTRIBUTE = "linked_plan_id"
@@ -19,7 +19,7 @@ _ATTRIBUTE = "linked_plan_id"
 
 def plan_link(plan_id: str) -> str:
     """The address of a plan's page, complete where ``[api] base_url`` is set."""
-    return page_address(conf.get("api", "base_url", fallback="") or "", plan_id)
+    return page_address(conf.get("api", "base_url", fallback="") or "", plan_id, framed=airflow_is(3, 1))
 
 
 @attrs.define(init=True)

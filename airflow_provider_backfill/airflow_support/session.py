@@ -13,9 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import BaseHook, Context
-from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
+from airflow.sdk import Context
 
 from ..clickhouse.client import ClickHouse, from_client
 from ..commands.session import Session
@@ -23,6 +21,7 @@ from ..core.retry import RetryDecision, classify_error
 from ..errors import BackfillError, ConfigError, ServerError
 from ..options import Options, describe_options, load_options
 from ..state.store import open_store
+from .compat import AirflowException, AirflowFailException, AirflowNotFoundException, BaseHook, conf
 
 SECTION = "clickhouse_backfill"
 

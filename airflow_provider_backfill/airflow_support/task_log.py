@@ -14,12 +14,11 @@ from datetime import timedelta
 from logging import Logger
 from typing import Any
 
-from airflow.sdk.observability import stats
-
 from ..core.events import ChunkDone, ChunkFailed, ChunkReleased, ChunkSplit, ChunkStarted, Event
 from ..core.instants import render_instant
 from ..core.plan import Plan
 from ..core.sql import query_id
+from .compat import Stats
 from .fields import show_window
 
 _PREFIX = "clickhouse_backfill"
@@ -53,7 +52,7 @@ class ChunkReporter:
                 self._log.info("%s: done, %s rows in %s s", self._name(event), event.content.rows, event.seconds)
                 self._count("chunks_done")
                 self._count("rows", event.content.rows)
-                stats.timing(f"{_PREFIX}.chunk_seconds", timedelta(seconds=event.seconds), tags=self._tags)
+                Stats.timing(f"{_PREFIX}.chunk_seconds", timedelta(seconds=event.seconds), tags=self._tags)
             case ChunkFailed():
                 then = "failed for good" if event.final else "failed, will be tried again"
                 level = self._log.error if event.final else self._log.warning
@@ -67,7 +66,7 @@ class ChunkReporter:
                 pass
 
     def _count(self, name: str, number: int = 1) -> None:
-        stats.incr(f"{_PREFIX}.{name}", number, tags=self._tags)
+        Stats.incr(f"{_PREFIX}.{name}", number, tags=self._tags)
 
     def _name(self, event: _ChunkEvent) -> str:
         query = query_id(self._plan_id, event.chunk_id, event.attempt)

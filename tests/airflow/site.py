@@ -33,10 +33,12 @@ class AirflowSite:
     Args:
         home: Airflow's home; created when missing.
         state_dir: The state folder that its ``[clickhouse_backfill]`` section names.
+        python: Of the environment that it is installed in.
     """
 
-    def __init__(self, home: Path, state_dir: Path | str) -> None:
+    def __init__(self, home: Path, state_dir: Path | str, python: Path | str = sys.executable) -> None:
         self.home = home
+        self._airflow = [str(python), "-m", "airflow"]
         self.port = free_port()
         self.url = f"http://localhost:{self.port}"
         self._log = home / "api-server.log"
@@ -59,11 +61,10 @@ class AirflowSite:
         """Migrate the database, start the server, and wait until it answers."""
         self.home.mkdir(parents=True, exist_ok=True)
         (self.home / "passwords.json").write_text(json.dumps({name: name for name in USERS}))
-        airflow = [sys.executable, "-m", "airflow"]
         with self._log.open("wb") as log:
-            subprocess.run([*airflow, "db", "migrate"], check=True, env=self.environment, stdout=log, stderr=log)
+            subprocess.run([*self._airflow, "db", "migrate"], check=True, env=self.environment, stdout=log, stderr=log)
             self._process = subprocess.Popen(
-                [*airflow, "api-server"], env=self.environment, stdout=log, stderr=log, start_new_session=True
+                [*self._airflow, "api-server"], env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
         deadline = time.monotonic() + timeout
         while not self._answers():

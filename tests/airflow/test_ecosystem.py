@@ -55,11 +55,11 @@ def test_a_chunk_task_tells_source_target_and_rows(lab: Lab, backfill: Make) -> 
 
 def test_chunks_rows_and_seconds_are_counted(lab: Lab, backfill: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """As any StatsD that Airflow is configured with gets them."""
-    from airflow.sdk.observability import stats
+    from airflow_provider_backfill.airflow_support.compat import Stats
 
     seen: list[tuple[str, Any, Any]] = []
-    monkeypatch.setattr(stats, "incr", lambda name, number=1, **more: seen.append((name, number, more.get("tags"))))
-    monkeypatch.setattr(stats, "timing", lambda name, value, **more: seen.append((name, value, more.get("tags"))))
+    monkeypatch.setattr(Stats, "incr", lambda name, number=1, **more: seen.append((name, number, more.get("tags"))))
+    monkeypatch.setattr(Stats, "timing", lambda name, value, **more: seen.append((name, value, more.get("tags"))))
     flow = backfill(str(lab.table("target")), {**WINDOW, "source": str(lab.table("source"))})
     assert flow.start() == "success"
     ours = [entry for entry in seen if entry[0].startswith("clickhouse_backfill.")]

@@ -137,8 +137,15 @@ class Redis:
 class RunningAirflow(AirflowSite):
     """All of Airflow with LocalExecutor, at work on the DAGs of one folder."""
 
-    def __init__(self, home: Path, state_dir: Path | str, dags: Path, **environment: str) -> None:
-        super().__init__(home, state_dir)
+    def __init__(
+        self,
+        home: Path,
+        state_dir: Path | str,
+        dags: Path,
+        python: Path | str = sys.executable,
+        **environment: str,
+    ) -> None:
+        super().__init__(home, state_dir, python)
         self.postgres = Postgres()
         self._components: dict[str, subprocess.Popen[bytes]] = {}
         self.environment |= {
@@ -172,7 +179,7 @@ class RunningAirflow(AirflowSite):
         """Start one of scheduler, dag-processor, triggerer; or what *command* says, by that name."""
         with (self.home / f"{name}.log").open("ab") as log:
             self._components[name] = subprocess.Popen(
-                [sys.executable, "-m", "airflow", *(command or (name,))],
+                [*self._airflow, *(command or (name,))],
                 env=self.environment,
                 stdout=log,
                 stderr=log,

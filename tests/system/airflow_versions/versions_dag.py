@@ -1,0 +1,69 @@
+"""The DAGs of the versions: every way to use the package once; read by the DAG processor of each Airflow."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from airflow.sdk import DAG, task
+
+from airflow_provider_backfill.operators import BackfillChunkOperator, BackfillPlanOperator
+from airflow_provider_backfill.sensors import BackfillStatusSensor
+from airflow_provider_backfill.task_group import BackfillTaskGroup, clickhouse_backfill
+
+WINDOW: dict[str, Any] = {"window_from": "2025-01-01", "window_to": "2025-01-03", "chunk_hours": 24}
+QUICK: dict[str, Any] = {"poke_interval": 1, "timeout": 300}
+
+
+def copy_to(name: str) -> dict[str, Any]:
+    """What a plan into the table of a DAG is given."""
+    return {"target": f"versions.{name}", "source": "versions.source", "write_mode": "replace", **WINDOW}
+
+
+with DAG("mapped", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(seconds=1)}):
+    plan = BackfillPlanOperator(task_id="plan", **copy_to("mapped"))
+    chunks = BackfillChunkOperator.partial(task_id="chunks", max_parallel_chunks=2, replay_done=True).expand(
+        chunks=plan.output
+    )
+    chunks >> BackfillStatusSensor(
+        task_id="finished", plan_id=plan.output["plan_id"], trigger_rule="none_failed", **QUICK
+    )
+
+with DAG("deferred", schedule=None):
+    deferred_plan = BackfillPlanOperator(task_id="plan", **copy_to("deferred"))
+    BackfillChunkOperator.partial(task_id="chunks", max_parallel_chunks=2, deferrable=True).expand(
+        chunks=deferred_plan.output
+    )
+    # Not after the chunks: it has something to wait for.
+    BackfillStatusSensor(task_id="finished", plan_id=deferred_plan.output["plan_id"], deferrable=True, **QUICK)
+
+with DAG("rescheduled", schedule=None):
+    BackfillStatusSensor(
+        task_id="finished",
+        target="versions.mapped",
+        **{name: WINDOW[name] for name in ("window_from", "window_to")},
+        mode="reschedule",
+        # A task that is back before the scheduler has noted that it was rescheduled is failed by it.
+        **{**QUICK, "poke_interval": 10},
+    )
+
+with DAG("grouped", schedule=None):
+    BackfillTaskGroup(
+        **copy_to("grouped"),
+        max_parallel_chunks=2,
+        promote="ALTER TABLE versions.promoted REPLACE PARTITION ID '20250101' FROM versions.grouped",
+        sensor=QUICK,
+    )
+
+with DAG("decorated", schedule=None):
+
+    @clickhouse_backfill(max_parallel_chunks=2, sensor=QUICK)  # type: ignore[untyped-decorator]
+    def days(first: datetime) -> dict[str, Any]:
+        """Two days."""
+        return {**copy_to("decorated"), "window_from": first, "window_to": first + timedelta(days=2)}
+
+    @task.clickhouse_backfill(max_parallel_chunks=2, sensor=QUICK)
+    def other_days() -> dict[str, Any]:
+        """The same, by the decorator that Airflow finds."""
+        return copy_to("task_decorated")
+
+    days(datetime(2025, 1, 1))
+    other_days()
