@@ -108,6 +108,8 @@ def get_provider_info() -> dict[str, object]:
         "task-decorators": [
             {"name": "clickhouse_backfill", "class-name": f"{__name__}.task_group.clickhouse_backfill"},
         ],
+        # The official provider registers none.
+        "asset-uris": [{"schemes": ["clickhouse"], "handler": None}],
         "extra-links": [f"{__name__}.airflow_support.links.BackfillPlanLink"],
         "config": {
             "clickhouse_backfill": {

@@ -33,18 +33,28 @@ from .airflow_support.fields import (
     parse_mapped_item,
     show_window,
     to_chunking,
+    to_flag,
     to_instant,
     to_mode,
     to_table,
 )
-from .airflow_support.links import BackfillPlanLink, push_plan_link
-from .airflow_support.session import airflow_errors, load_airflow_options, open_session, operator_words, task_name
+from .airflow_support.links import BackfillPlanLink, plan_link, push_plan_link
+from .airflow_support.session import (
+    airflow_errors,
+    load_airflow_options,
+    open_session,
+    operator_words,
+    task_name,
+    undefined_named,
+)
+from .airflow_support.summary import plan_summary
 from .airflow_support.task_log import ChunkReporter
 from .commands.plan import create_plan
 from .commands.run import RunFlags, run_plan
 from .commands.session import Payload, Session
 from .commands.status import window_status
 from .core.chunking import AUTO, parse_length
+from .core.instants import render_instant
 from .core.plan import Plan, PlanRequest
 from .core.run_state import Run, RunStatus
 from .core.window import iter_window
@@ -56,6 +66,17 @@ MAX_MAPPED_TASKS = 100
 _CLEAR_KEY = "clickhouse_backfill_clear"
 _PLAN_KEY = "clickhouse_backfill_plan"
 _LABEL = "{{ task.window_label }}"
+# What a field of a form may switch.
+_PLAN_FLAGS = (
+    "accept_at_least_once",
+    "keep_outside",
+    "backup",
+    "allow_existing_rows",
+    "force_large_window",
+    "force",
+)
+_FORCED = ("force_overlap", "force_compatibility", "force_environment")
+_CHUNK_FLAGS = ("replay_done", "clear_window", *_FORCED)
 
 
 class BackfillPlanOperator(BaseOperator):
@@ -64,7 +85,8 @@ class BackfillPlanOperator(BaseOperator):
 
     The result is a list of ``{"planId", "from", "to", "chunkCount"}``: one item per chunk up to
     *max_mapped_tasks*, above that consecutive chunks in evenly sized batches. The XCom ``plan_id``
-    has the plan's id. Nothing is written to ClickHouse.
+    has the plan's id, and ``summary`` what a person needs to know of it, as Markdown. Nothing is written to
+    ClickHouse.
 
     Bad literal values fail when the DAG is parsed; bad rendered ones fail the task, without a
     retry and before anything is written. A templated value that renders to nothing (or ``None``,
@@ -112,6 +134,12 @@ class BackfillPlanOperator(BaseOperator):
         "select",
         "filter_table",
         "write_mode",
+        "accept_at_least_once",
+        "keep_outside",
+        "backup",
+        "allow_existing_rows",
+        "force_large_window",
+        "force",
         "clickhouse_conn_id",
         "state_dir",
     )
@@ -137,12 +165,12 @@ class BackfillPlanOperator(BaseOperator):
         select: str | None = None,
         filter_table: str | None = None,
         write_mode: str | None = None,
-        accept_at_least_once: bool = False,
-        keep_outside: bool = False,
-        backup: bool = False,
-        allow_existing_rows: bool = False,
-        force_large_window: bool = False,
-        force: bool = False,
+        accept_at_least_once: bool | str = False,
+        keep_outside: bool | str = False,
+        backup: bool | str = False,
+        allow_existing_rows: bool | str = False,
+        force_large_window: bool | str = False,
+        force: bool | str = False,
         max_mapped_tasks: int = MAX_MAPPED_TASKS,
         clickhouse_conn_id: str = "clickhouse_default",
         state_dir: str | None = None,
@@ -177,6 +205,11 @@ class BackfillPlanOperator(BaseOperator):
         with operator_words():
             self._check_literals()
 
+    def render_template_fields(self, context: Context, jinja_env: Any = None) -> Any:
+        """Render the fields, with the way out where a run has no data interval."""
+        with undefined_named(context):
+            return super().render_template_fields(context, jinja_env)
+
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """Plan, and return the mapping input."""
         with airflow_errors():
@@ -194,8 +227,10 @@ class BackfillPlanOperator(BaseOperator):
             payload = create_plan(session, request)
             batches = list(mapped_items(session.store.load_plan(payload["planId"]), most))
         context["ti"].xcom_push("plan_id", payload["planId"])
-        push_plan_link(self, context, payload["planId"])
+        summary = plan_summary(payload, len(batches), plan_link(payload["planId"]))
+        context["ti"].xcom_push("summary", summary)
         self._tell(payload, len(batches))
+        push_plan_link(self, context, payload["planId"])
         clear = context["dag_run"].clear_number or 0
         # So that a chunk task knows whether it was cleared together with this one.
         return [{**batch, "clear": clear} for batch in batches]
@@ -221,13 +256,20 @@ class BackfillPlanOperator(BaseOperator):
             raise RequestError("target is empty.", hint="write target='database.table'")
         if blank_to_none(self.source) is not None and blank_to_none(self.select) is not None:
             raise conflicting_sources()
+        start, end = self._value("window_from", to_instant), self._value("window_to", to_instant)
+        if start is not None and start == end:
+            raise RequestError(
+                f"The window is empty: both ends are {render_instant(start)}.",
+                hint="a plain cron, such as '@daily', has no data interval in Airflow 3: give the DAG "
+                "schedule=CronDataIntervalTimetable('@daily', timezone='UTC')",
+            )
         length = self._length()
         auto = length == AUTO
         chunking = defaults.chunking(None if auto else length, blank_to_none(self.chunk_zone))
         return PlanRequest(
             target=target,
-            start=self._value("window_from", to_instant),
-            end=self._value("window_to", to_instant),
+            start=start,
+            end=end,
             chunking=chunking.without_limits() if auto else chunking,
             auto_chunks=auto,
             time_column=defaults.time_column,
@@ -236,18 +278,22 @@ class BackfillPlanOperator(BaseOperator):
             select=blank_to_none(self.select),
             filter_table=self._value("filter_table", to_table("filter-table")),
             write_mode=self._value("write_mode", to_mode),
-            accept_at_least_once=self.accept_at_least_once,
-            keep_outside=self.keep_outside,
-            backup=self.backup,
-            allow_existing_rows=self.allow_existing_rows,
-            force_large_window=self.force_large_window,
-            force=self.force,
+            accept_at_least_once=self._flag("accept_at_least_once"),
+            keep_outside=self._flag("keep_outside"),
+            backup=self._flag("backup"),
+            allow_existing_rows=self._flag("allow_existing_rows"),
+            force_large_window=self._flag("force_large_window"),
+            force=self._flag("force"),
         )
 
     def _value(self, name: str, parse: Callable[[Any], Any]) -> Any:
         """The parsed value of a field, None when it is not given."""
         value = blank_to_none(getattr(self, name))
         return None if value is None else parse(value)
+
+    def _flag(self, name: str) -> bool:
+        """Whether a switch is on; not given is off."""
+        return bool(self._value(name, to_flag))
 
     def _check_literals(self) -> None:
         """Refuse what is wrong whatever the templates render to."""
@@ -267,6 +313,7 @@ class BackfillPlanOperator(BaseOperator):
             "source": to_table("source"),
             "filter_table": to_table("filter-table"),
             "write_mode": to_mode,
+            **dict.fromkeys(_PLAN_FLAGS, to_flag),
         }
         found = {name: self._value(name, parse) for name, parse in parsers.items() if is_literal(getattr(self, name))}
         if found.get("window_from") and found.get("window_to"):
@@ -279,13 +326,14 @@ class BackfillPlanOperator(BaseOperator):
             raise conflicting_sources()
 
     def _tell(self, payload: Payload, tasks: int) -> None:
-        known = "existed already" if payload["existed"] else "was made"
+        known = "planned before" if payload["existed"] else "planned"
         self.log.info(
-            "Plan %s %s: %s from %s to %s, %s chunks in %s mapped tasks, by the column %s",
-            *(payload["planId"], known, payload["target"], payload["from"], payload["to"]),
-            *(payload["chunkCount"], tasks, payload["timeColumn"]),
+            "%s, %s: %s, %s chunks in %s mapped tasks, by the column %s (plan %s)",
+            *(payload["target"], show_window(payload["from"], payload["to"]), known),
+            *(payload["chunkCount"], tasks, payload["timeColumn"], payload["planId"]),
         )
-        self.log.info("Write mode %s: %s. %s", payload["writeMode"], payload["modeReason"], payload["guarantee"])
+        reason = payload["modeReason"].rstrip(".")
+        self.log.info("Write mode %s: %s. %s", payload["writeMode"], reason, payload["guarantee"])
         for statement in payload["statements"]:
             self.log.info("Rows come from %s through %s", statement["source"], statement["name"])
         if payload["existingRows"]:
@@ -329,7 +377,16 @@ class BackfillChunkOperator(BaseOperator):
         map_index_template: What Airflow shows for a mapped task; its window and progress by default.
     """
 
-    template_fields: Sequence[str] = ("chunks", "clickhouse_conn_id", "state_dir")
+    template_fields: Sequence[str] = (
+        "chunks",
+        "replay_done",
+        "clear_window",
+        "force_overlap",
+        "force_compatibility",
+        "force_environment",
+        "clickhouse_conn_id",
+        "state_dir",
+    )
     template_fields_renderers: ClassVar[dict[str, str]] = {"chunks": "json"}
     operator_extra_links = (BackfillPlanLink(),)
     ui_color = "#faff69"
@@ -338,11 +395,11 @@ class BackfillChunkOperator(BaseOperator):
         self,
         *,
         chunks: Mapping[str, Any],
-        replay_done: bool = False,
-        clear_window: bool = False,
-        force_overlap: bool = False,
-        force_compatibility: bool = False,
-        force_environment: bool = False,
+        replay_done: bool | str = False,
+        clear_window: bool | str = False,
+        force_overlap: bool | str = False,
+        force_compatibility: bool | str = False,
+        force_environment: bool | str = False,
         deferrable: bool | None = None,
         clickhouse_conn_id: str = "clickhouse_default",
         state_dir: str | None = None,
@@ -367,7 +424,8 @@ class BackfillChunkOperator(BaseOperator):
         self._lineage: Payload | None = None
         with operator_words():
             parse_options(options or {}, "options")
-            if clear_window and not replay_done:
+            flags = {name: self._flag(name) for name in _CHUNK_FLAGS if is_literal(getattr(self, name))}
+            if flags.get("clear_window") and flags.get("replay_done") is False:
                 raise RequestError(
                     "clear_window does nothing without replay_done.", hint="pass replay_done=True as well"
                 )
@@ -393,6 +451,11 @@ class BackfillChunkOperator(BaseOperator):
         kwargs.setdefault("map_index_template", _LABEL)
         return super().partial(task_id=task_id, **kwargs)
 
+    def _flag(self, name: str) -> bool:
+        """Whether a switch is on; not given is off."""
+        value = blank_to_none(getattr(self, name))
+        return value is not None and to_flag(value)
+
     @property
     def window_label(self) -> str:
         """The window, and once there is any the progress, as Airflow shows it for a map index."""
@@ -409,18 +472,16 @@ class BackfillChunkOperator(BaseOperator):
             self._refuse_other_plan(context, plan_id, state)
             fresh, reporter = _Clear(context, state), ChunkReporter(self.log, self.dag_id)
             status = self._look(session, plan_id, window)
-            if self._is_done(status) and not (self.replay_done and fresh.is_new):
-                self.log.info("Plan %s: every chunk of %s is done already", plan_id, self.window_label)
+            replay = self._flag("replay_done") and fresh.is_new
+            if self._is_done(status) and not replay:
+                self.log.info("%s: every chunk was done before (plan %s)", self.window_label, plan_id)
                 return self._result(status)
             self._refuse_cancelled(status)
-            replay = self.replay_done and fresh.is_new
             flags = RunFlags(
                 replay_done=replay,
                 replay_failed=fresh.is_new,
-                clear_window=replay and self.clear_window,
-                force_overlap=self.force_overlap,
-                force_compatibility=self.force_compatibility,
-                force_environment=self.force_environment,
+                clear_window=replay and self._flag("clear_window"),
+                **{name: self._flag(name) for name in _FORCED},
             )
 
             def begin(worker: Any, plan: Plan, _: Run) -> None:
@@ -477,6 +538,10 @@ class BackfillChunkOperator(BaseOperator):
         """Sources, target and rows, for the OpenLineage provider where there is one; None before the end."""
         return None if self._lineage is None else lineage.openlineage(self._lineage)
 
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> Any:
+        """The same of what was done before the task failed; None when that is nothing."""
+        return self.get_openlineage_facets_on_complete(task_instance)
+
     def on_kill(self) -> None:
         """Kill the query on the server and give the chunks back; Airflow calls it from a signal handler."""
         self._killed = True
@@ -495,6 +560,7 @@ class BackfillChunkOperator(BaseOperator):
             )
         failed = f", {counts['failed']} failed" if counts["failed"] else ""
         self._progress = f", {counts['done']}/{counts['total']} done{failed}"
+        self._lineage = status if counts["done"] else None
         return status
 
     def _refuse_other_plan(self, context: Context, plan_id: str, state: TaskState) -> None:
@@ -528,7 +594,8 @@ class BackfillChunkOperator(BaseOperator):
     def _outcome(self, status: Payload) -> dict[str, Any]:
         counts, plan_id = status["chunkCounts"], status["planId"]
         if self._is_done(status):
-            self.log.info("Plan %s: %s chunks done, %s rows", plan_id, counts["done"], status["rowsWritten"])
+            window, rows = show_window(status["from"], status["to"]), f"{status['rowsWritten']:,}"
+            self.log.info("%s: %s rows, %s chunks done (plan %s)", window, rows, counts["done"], plan_id)
             return self._result(status)
         self._refuse_cancelled(status)
         if counts["failed"]:
@@ -544,7 +611,6 @@ class BackfillChunkOperator(BaseOperator):
         )
 
     def _result(self, status: Payload) -> dict[str, Any]:
-        self._lineage = status
         return {
             "planId": status["planId"],
             "from": status["from"],
@@ -555,7 +621,6 @@ class BackfillChunkOperator(BaseOperator):
 
 
 _KILLED = "the task was killed"
-_FORCED = ("force_overlap", "force_compatibility", "force_environment")
 
 
 class _Clear:

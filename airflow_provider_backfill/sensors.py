@@ -8,9 +8,9 @@ from airflow.sdk import BaseSensorOperator, Context, PokeReturnValue
 
 from .airflow_support.compat import AirflowFailException, AirflowSkipException, deferrable_by_default
 from .airflow_support.fields import blank_to_none, is_literal, to_instant, to_table
-from .airflow_support.lineage import announce
+from .airflow_support.lineage import announce, check_partitions
 from .airflow_support.links import BackfillPlanLink, push_plan_link
-from .airflow_support.session import airflow_errors, operator_words
+from .airflow_support.session import airflow_errors, operator_words, undefined_named
 from .commands.session import Payload
 from .core.instants import render_instant
 from .errors import RequestError
@@ -28,7 +28,8 @@ class BackfillStatusSensor(BaseSensorOperator):
     nobody has planned is waited for as well, and one whose plans have all failed or been cancelled fails.
 
     Returns what is in the target now: ``{"target", "from", "to", "rowsWritten", "planIds"}``, and
-    puts it into the events of its ``outlets``, assets or aliases of them.
+    puts it into the events of its ``outlets``, assets or aliases of them. Of a plan that has written no
+    row there is no event, unless asked for.
 
     Set ``trigger_rule="none_failed"`` where it follows mapped chunk tasks, so that it also tells
     about a run whose tasks were skipped because it was cancelled.
@@ -39,6 +40,10 @@ class BackfillStatusSensor(BaseSensorOperator):
         window_from: Start of the window, included: ISO text or a datetime; without an offset UTC.
         window_to: End of the window, excluded.
         fail_if_idle: Fail, too, when the plan is not completed and nobody works on it.
+        announce_empty: Send the asset events also when the plan has written no rows.
+        partition_key_format: Send an event for each partition in the window, with its key: the partition's start in
+            UTC by strftime, such as ``%Y-%m-%d``. Airflow 3.3 and later; the DAG's schedule is
+            ``PartitionedAtRuntime()`` then.
         deferrable: Wait in the triggerer, where any number of sensors cost one process; Airflow's
             ``[operators] default_deferrable`` when None.
         state_dir: Folder of plans, runs and events; ``[clickhouse_backfill] state_dir`` when None.
@@ -58,6 +63,8 @@ class BackfillStatusSensor(BaseSensorOperator):
         window_from: str | datetime | None = None,
         window_to: str | datetime | None = None,
         fail_if_idle: bool = False,
+        announce_empty: bool = False,
+        partition_key_format: str = "",
         deferrable: bool | None = None,
         state_dir: str | None = None,
         options: Mapping[str, Any] | None = None,
@@ -71,12 +78,16 @@ class BackfillStatusSensor(BaseSensorOperator):
         self.window_from = window_from
         self.window_to = window_to
         self.fail_if_idle = fail_if_idle
+        self.announce_empty = announce_empty
+        self.partition_key_format = partition_key_format
         self.deferrable = deferrable_by_default() if deferrable is None else deferrable
         self.state_dir = state_dir
         self.options = options
         self._progress: Progress | None = None
         with operator_words():
             parse_options(options or {}, "options")
+            if partition_key_format:
+                check_partitions(partition_key_format, self.outlets)
             if target is not None and is_literal(target):
                 to_table("target")(target)
             if (plan_id is None) == (target is None):
@@ -84,6 +95,11 @@ class BackfillStatusSensor(BaseSensorOperator):
                     "A sensor waits for a plan or for a target's window.",
                     hint="pass plan_id, or target with window_from and window_to",
                 )
+
+    def render_template_fields(self, context: Context, jinja_env: Any = None) -> Any:
+        """Render the fields, with the way out where a run has no data interval."""
+        with undefined_named(context):
+            return super().render_template_fields(context, jinja_env)
 
     def execute(self, context: Context) -> Any:
         """Wait, here or in the triggerer, and return what is in the target."""
@@ -102,8 +118,16 @@ class BackfillStatusSensor(BaseSensorOperator):
                     timeout=timedelta(seconds=self.timeout),
                 )
             found = first.xcom_value
-        announce(context, self.outlets, found)
+        self._announce(context, found)
         return found
+
+    def _announce(self, context: Context, published: Payload) -> None:
+        if published["rowsWritten"] == 0 and not self.announce_empty:
+            self.log.info("No row came of the window, so no asset event is sent")
+            # Airflow sends one of each outlet that a task has when it succeeds.
+            self.outlets = []
+            return
+        announce(context, self.outlets, published, self.partition_key_format)
 
     def _first_look(self, context: Context) -> PokeReturnValue:
         try:
@@ -121,7 +145,7 @@ class BackfillStatusSensor(BaseSensorOperator):
             raise AirflowFailException(event["lost"])
         published: Payload = event["published"]
         self.log.info("Filled: %s", published)
-        announce(context, self.outlets, published)
+        self._announce(context, published)
         return published
 
     def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - the base class's signature

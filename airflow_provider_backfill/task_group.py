@@ -26,6 +26,7 @@ from airflow.providers.common.compat.sdk import SET_DURING_EXECUTION, context_me
 from airflow.sdk import Context, Param, TaskGroup
 from airflow.sdk.bases.decorator import DecoratedOperator
 
+from .airflow_support.compat import airflow_is
 from .airflow_support.fields import is_literal, to_instant
 from .airflow_support.lineage import BACKFILLS, target_asset
 from .airflow_support.session import airflow_errors, operator_words
@@ -93,9 +94,9 @@ class BackfillTaskGroup(TaskGroup):
     """
     Plan a backfill, execute its chunks in mapped tasks, and tell whether all of it is in the target.
 
-    Its tasks are ``plan``, ``chunks``, ``finished`` and, when asked for, ``promote``. A chunk that fails stops no
-    other one, and the DAG run is red in the end; so it is when the backfill was cancelled, or when a task
-    was marked a success by hand and its chunks are not done. ``finished`` returns what was published and emits
+    Its tasks are ``plan``, ``chunks``, ``finished`` and, when asked for, ``approve`` and ``promote``. A chunk that
+    fails stops no other one, and the DAG run is red in the end; so it is when the backfill was cancelled, or when a
+    task was marked a success by hand and its chunks are not done. ``finished`` returns what was published and emits
     the one asset event for it: of the target's own asset (:func:`.lineage.target_asset`), through the alias
     ``clickhouse_backfill`` where the target is a template.
 
@@ -108,6 +109,11 @@ class BackfillTaskGroup(TaskGroup):
         chunk_hours: Length of a chunk, as :class:`BackfillPlanOperator` takes it.
         max_parallel_chunks: Mapped tasks that run at once; the option ``defaults.maxParallelChunks`` when None.
         deferrable: Execute the chunks in the triggerer; Airflow's ``[operators] default_deferrable`` when None.
+        approve: Ask a person between plan and chunks, who sees the plan's summary under "Required actions": True, or
+            arguments of Airflow's ``ApprovalOperator``, such as ``assigned_users`` or ``response_timeout``. A No
+            skips the rest, leaves the DAG run green, and waives the plan. Airflow 3.1 and later.
+        partition_key_format: Send an asset event for each partition in the window, see
+            :class:`BackfillStatusSensor`; for a target that is no template.
         promote: What is to follow once everything is in the target: SQL for the same connection (several
             statements with ``;`` between), or a function that gets what ``finished`` returned. A clear repeats
             it, so it should bear that: ``REPLACE PARTITION`` does, ``EXCHANGE TABLES`` would change back.
@@ -131,6 +137,8 @@ class BackfillTaskGroup(TaskGroup):
         chunk_hours: float | str | None = None,
         max_parallel_chunks: int | None = None,
         deferrable: bool | None = None,
+        approve: bool | Mapping[str, Any] = False,
+        partition_key_format: str = "",
         promote: str | Callable[..., Any] | None = None,
         chunks: Mapping[str, Any] | None = None,
         sensor: Mapping[str, Any] | None = None,
@@ -168,9 +176,13 @@ class BackfillTaskGroup(TaskGroup):
                 trigger_rule="none_failed",
                 # The tasks have ended: what they left undone nobody is going to do.
                 fail_if_idle=True,
-                **{**state, "outlets": [outlet], **(sensor or {})},
+                **{**state, "outlets": [outlet], "partition_key_format": partition_key_format, **(sensor or {})},
             )
             self.chunks >> self.finished
+            # An empty dict of arguments asks as well.
+            if approve is not False:
+                self.approval = self._approval({} if approve is True else approve, state)
+                self.plan >> self.approval >> self.chunks
             if promote is not None:
                 self.promote = self._promote(promote, clickhouse_conn_id)
                 self.finished >> self.promote
@@ -183,6 +195,25 @@ class BackfillTaskGroup(TaskGroup):
                 hint="pass target, window_from and window_to, or give the DAG params=backfill_params()",
             )
         return {name: f"{{{{ params.{name} }}}}" for name in _FORM}
+
+    def _approval(self, asked: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
+        if not airflow_is(3, 1):
+            raise RequestError(
+                "approve asks a person, which Airflow can do since 3.1.", hint="leave it away, or use a later Airflow"
+            )
+        from .airflow_support.approval import BackfillApproval
+
+        return BackfillApproval(
+            task_id="approve",
+            plan_id=self.plan.output["plan_id"],
+            **{
+                "subject": f"May the ClickHouse backfill of {self.plan.target} run?",
+                "body": self.plan.output["summary"],
+                "state_dir": state["state_dir"],
+                "backfill_options": state["options"],
+                **asked,
+            },
+        )
 
     def _promote(self, what: str | Callable[..., Any], clickhouse_conn_id: str) -> Any:
         if not isinstance(what, str):

@@ -82,9 +82,30 @@ class Progress:
 class BackfillStatusTrigger(BaseTrigger):
     """Waits for a backfill; its one event has ``published`` and ``lost`` of :class:`.waiting.Look`."""
 
-    def __init__(self, *, poke_interval: float, **what: Any) -> None:
+    def __init__(
+        self,
+        *,
+        poke_interval: float,
+        plan_id: str = "",
+        target: str = "",
+        window_from: str = "",
+        window_to: str = "",
+        fail_if_idle: bool = False,
+        state_dir: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.poke_interval, self.what = poke_interval, what
+        self.poke_interval = poke_interval
+        # By name: a trigger may be read by a later version than the one that wrote it.
+        self.what: dict[str, Any] = {
+            "plan_id": plan_id,
+            "target": target,
+            "window_from": window_from,
+            "window_to": window_to,
+            "fail_if_idle": fail_if_idle,
+            "state_dir": state_dir,
+            "options": options,
+        }
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """How to make it again."""

@@ -6,6 +6,7 @@ from configparser import ConfigParser
 from configparser import Error as ConfigError
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 _TASK = re.compile(r"airflow:([^/]+)/(.+)/([^/\[\]#]+)(?:\[(\d+)\])?#(\d+)")
@@ -43,17 +44,35 @@ def airflow_address(environ: Mapping[str, str]) -> str:
     return parser.get("api", "base_url", fallback="").strip()
 
 
-def task_path(name: str) -> str:
+class TaskName(NamedTuple):
+    """A try of a task instance; *map_index* is -1 where nothing is mapped."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    try_number: int
+
+
+def parse_task(name: str) -> TaskName | None:
     """
-    The path, below Airflow's base address, of the task instance that the event log calls *name*.
+    The task instance that the event log calls *name*.
 
     Args:
-        name: ``airflow:dag/run/task[map index]#try``; for every other name the path is empty.
+        name: ``airflow:dag/run/task[map index]#try``; for every other name, such as a user's, the answer is None.
     """
     found = _TASK.fullmatch(name)
     if found is None:
-        return ""
+        return None
     dag, run, task, index, attempt = found.groups()
-    mapped = f"/mapped/{index}" if index is not None else ""
-    dag, run, task = (quote(part, safe="") for part in (dag, run, task))
-    return f"/dags/{dag}/runs/{run}/tasks/{task}{mapped}?try_number={attempt}"
+    return TaskName(dag, run, task, -1 if index is None else int(index), int(attempt))
+
+
+def task_path(name: str) -> str:
+    """The path, below Airflow's base address, of what :func:`parse_task` finds in *name*; else empty."""
+    found = parse_task(name)
+    if found is None:
+        return ""
+    mapped = f"/mapped/{found.map_index}" if found.map_index >= 0 else ""
+    dag, run, task = (quote(part, safe="") for part in found[:3])
+    return f"/dags/{dag}/runs/{run}/tasks/{task}{mapped}?try_number={found.try_number}"

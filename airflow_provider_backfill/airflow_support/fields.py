@@ -6,7 +6,7 @@ does meanwhile.
 """
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
@@ -38,9 +38,11 @@ def mapped_items(plan: Plan, most: int) -> Iterator[dict[str, Any]]:
 
 
 def show_window(start: str, end: str) -> str:
-    """A window as short as it can be read: days where both ends are midnights, no seconds that are zero."""
+    """A window as short as it can be read: its day or days where both ends are midnights, no seconds that are zero."""
     midnight = "T00:00:00.000Z"
     if start.endswith(midnight) and end.endswith(midnight):
+        if parse_instant(end) - parse_instant(start) == timedelta(days=1):
+            return start.removesuffix(midnight)
         return f"{start.removesuffix(midnight)} to {end.removesuffix(midnight)}"
     texts = (text.removesuffix("Z").removesuffix(".000").removesuffix(":00") for text in (start, end))
     return " to ".join(texts).replace("T", " ")
@@ -79,6 +81,14 @@ def to_instant(value: str | datetime) -> datetime:
 def to_chunking(value: float | str) -> Chunking | None:
     """The length of a chunk, as :func:`.chunking.parse_length` reads it; None when rows or partitions decide."""
     return None if str(value).strip() == AUTO else parse_length(str(value))
+
+
+def to_flag(value: Any) -> bool:
+    """A switch: a boolean, or its name as a field of a form or a template gives it."""
+    text = str(value).strip().lower()
+    if text not in ("true", "false"):
+        raise RequestError(f"{value!r} is neither true nor false.", hint="pass True or False, or a template that does")
+    return text == "true"
 
 
 def to_table(what: str) -> Callable[[str], TableName]:

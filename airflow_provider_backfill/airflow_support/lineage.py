@@ -4,14 +4,19 @@ What a filled window tells others: an event of the target's asset, and OpenLinea
 The provider of OpenLineage is optional: what needs it is imported where it calls us.
 """
 
+import re
 from collections.abc import Iterable
+from datetime import datetime, timedelta
+from math import ceil
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow.sdk import Asset, AssetAlias, Context
 
 from ..commands.session import Payload
-from .compat import alias_extra
+from ..core.instants import parse_instant
+from ..errors import RequestError
+from .compat import airflow_is, alias_extra
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -31,13 +36,58 @@ def target_asset(target: str) -> Asset:
     return Asset(name=target, uri=f"clickhouse://{database}/{table}")
 
 
-def announce(context: Context, outlets: Iterable[Any], published: Payload) -> None:
-    """Put the window into the asset events that Airflow emits for a task's *outlets* when it succeeds."""
+def announce(context: Context, outlets: Iterable[Any], published: Payload, partition_key_format: str = "") -> None:
+    """
+    Put the window into the asset events that Airflow emits for a task's *outlets* when it succeeds.
+
+    Args:
+        partition_key_format: How the keys of the partitions in the window are written, by strftime; an event for
+            each of them. Empty for one event without a key.
+    """
     for outlet in outlets:
         if isinstance(outlet, AssetAlias):
             context["outlet_events"][outlet].add(target_asset(published["target"]), extra=alias_extra(published))
         elif isinstance(outlet, Asset):
             context["outlet_events"][outlet].extra.update(published)
+            if partition_key_format:
+                window = parse_instant(published["from"]), parse_instant(published["to"])
+                context["outlet_events"][outlet].add_partitions(partition_keys(*window, partition_key_format))
+
+
+def partition_keys(start: datetime, end: datetime, key_format: str) -> list[str]:
+    """
+    The keys of all partitions that ``[start, end)`` touches, in the order of time.
+
+    Args:
+        key_format: Of a partition's start in UTC, by strftime; hours are the finest.
+    """
+    first = start.replace(minute=0, second=0, microsecond=0)
+    moments = (first + timedelta(hours=hours) for hours in range(ceil((end - first) / timedelta(hours=1))))
+    return list(dict.fromkeys(moment.strftime(key_format) for moment in moments))
+
+
+def check_partitions(key_format: str, outlets: Iterable[Any]) -> None:
+    """
+    Refuse a format of partition keys that cannot work.
+
+    Raises:
+        RequestError: Airflow has no such partitions, the format is finer than hours or gives one key for all
+            time, or an outlet is an alias, whose events have no partitions.
+    """
+    if not airflow_is(3, 3):
+        raise RequestError(
+            "partition_key_format needs partitions that are known at run time, which Airflow has since 3.3.",
+            hint="leave it away, or use a later Airflow",
+        )
+    if any(isinstance(outlet, AssetAlias) for outlet in outlets):
+        raise RequestError(
+            "partition_key_format does not go with an asset alias, whose events have no partitions.",
+            hint="name the target as a text, not as a template, or pass outlets=[target_asset('database.table')]",
+        )
+    if re.search(r"%[-#^_0]*[MSfXTscr]", key_format) or not re.search(r"%[-#^_0]*[a-zA-Z]", key_format):
+        raise RequestError(
+            f"partition_key_format is {key_format!r}.", hint="pass a strftime format of days or hours: '%Y-%m-%d'"
+        )
 
 
 def openlineage(result: Payload) -> "OperatorLineage[Any, Any]":

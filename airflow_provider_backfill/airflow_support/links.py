@@ -40,6 +40,8 @@ class BackfillPlanLink(BaseOperatorLink):
 
 
 def push_plan_link(operator: BaseOperator, context: Context, plan_id: str) -> None:
-    """Make the button lead to *plan_id* from now on."""
+    """Make the button lead to *plan_id* from now on, and name the address in the log."""
     setattr(operator, _ATTRIBUTE, plan_id)
-    context["ti"].xcom_push(BackfillPlanLink().xcom_key, plan_link(plan_id))
+    address = plan_link(plan_id)
+    operator.log.info("The plan's page: %s", address)
+    context["ti"].xcom_push(BackfillPlanLink().xcom_key, address)

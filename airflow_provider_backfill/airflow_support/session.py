@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import Context
+from jinja2 import UndefinedError
 
 from ..clickhouse.client import ClickHouse, from_client
 from ..commands.session import Session
@@ -175,6 +176,20 @@ def operator_words() -> Iterator[None]:
     except BackfillError as error:
         error.message, error.hint = in_operator_words(error.message), in_operator_words(error.hint)
         raise
+
+
+@contextmanager
+def undefined_named(context: Context) -> Iterator[None]:
+    """Name the way out where a template asks a run without a logical date for its data interval."""
+    try:
+        yield
+    except UndefinedError as error:
+        if context["dag_run"].logical_date is not None:
+            raise
+        raise AirflowFailException(
+            f"{error.message}: this run was triggered without a logical date, and has no data interval. Trigger it "
+            "with one, or take the window from a form: BackfillTaskGroup() with params=backfill_params()."
+        ) from error
 
 
 def in_operator_words(text: str) -> str:

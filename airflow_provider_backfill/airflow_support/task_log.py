@@ -9,8 +9,9 @@ Metrics, each with the tags ``target`` and ``dag_id``: counters ``clickhouse_bac
 Airflow's).
 """
 
+from collections.abc import Callable
 from contextvars import copy_context
-from datetime import timedelta
+from datetime import datetime, timedelta
 from logging import Logger
 from typing import Any
 
@@ -32,6 +33,8 @@ class ChunkReporter:
         self._log, self._dag_id = log, dag_id
         self._plan_id, self._tags = "", {"dag_id": dag_id}
         self._context = copy_context()
+        # Of the chunks at work: their windows, and since when.
+        self._began: dict[str, tuple[str, datetime]] = {}
 
     def begin(self, plan: Plan) -> None:
         """Say which plan the events are of; before the first one."""
@@ -47,27 +50,33 @@ class ChunkReporter:
         match event:
             case ChunkStarted():
                 window = show_window(render_instant(event.start), render_instant(event.end))
-                self._log.info("%s: %s begins", self._name(event), window)
+                self._began[event.chunk_id] = window, event.at
+                self._say(self._log.info, event, "begins")
             case ChunkDone():
-                self._log.info("%s: done, %s rows in %s s", self._name(event), event.content.rows, event.seconds)
+                self._say(self._log.info, event, f"{event.content.rows:,} rows in {event.seconds:g} s")
                 self._count("chunks_done")
                 self._count("rows", event.content.rows)
                 Stats.timing(f"{_PREFIX}.chunk_seconds", timedelta(seconds=event.seconds), tags=self._tags)
             case ChunkFailed():
-                then = "failed for good" if event.final else "failed, will be tried again"
+                then = "failed for good" if event.final else "will be tried again"
                 level = self._log.error if event.final else self._log.warning
-                level("%s: %s: %s", self._name(event), then, event.message)
+                _, began = self._began.get(event.chunk_id, ("", event.at))
+                self._say(level, event, event.message, f"{then}, {(event.at - began).total_seconds():.1f} s, ")
                 self._count("chunks_failed" if event.final else "chunk_retries")
             case ChunkSplit():
-                self._log.warning("%s: split into %s parts: %s", self._name(event), len(event.parts), event.message)
+                self._say(self._log.warning, event, f"split into {len(event.parts)} parts: {event.message}")
             case ChunkReleased():
-                self._log.warning("%s: given back: %s", self._name(event), event.reason)
+                self._say(self._log.warning, event, f"given back: {event.reason}")
             case _:
                 pass
 
     def _count(self, name: str, number: int = 1) -> None:
         Stats.incr(f"{_PREFIX}.{name}", number, tags=self._tags)
 
-    def _name(self, event: _ChunkEvent) -> str:
+    def _say(self, level: Callable[..., None], event: _ChunkEvent, what: str, more: str = "") -> None:
+        """Window and result first; the query's id has those of plan and chunk in it."""
+        window, _ = self._began.get(event.chunk_id, (f"chunk {event.chunk_id}", event.at))
+        if not isinstance(event, ChunkStarted):
+            self._began.pop(event.chunk_id, None)
         query = query_id(self._plan_id, event.chunk_id, event.attempt)
-        return f"Plan {self._plan_id}, chunk {event.chunk_id}, attempt {event.attempt}, query {query}"
+        level("%s: %s (%sattempt %s, query %s)", window, what, more, event.attempt, query)

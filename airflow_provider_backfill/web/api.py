@@ -117,6 +117,7 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
 
     @app.get("/")
     @app.get("/plans/{plan_id}")
+    @app.get("/run")
     def page(request: Request, _: Viewer) -> Response:
         base = request.scope.get("root_path", "").rstrip("/") + "/"
         text = _file("index.html").decode().replace("{{base}}", html.escape(base, quote=True))

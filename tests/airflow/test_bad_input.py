@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 import pytest
 
+from airflow_provider_backfill.airflow_support.lineage import BACKFILLS
 from airflow_provider_backfill.errors import ConfigError, RequestError
 from airflow_provider_backfill.operators import BackfillChunkOperator, BackfillPlanOperator
 from airflow_provider_backfill.sensors import BackfillStatusSensor
@@ -42,6 +44,8 @@ def plan(**arguments: Any) -> BackfillPlanOperator:
         ({"time_unit": "minutes"}, "one of s, ms, us"),
         ({"max_mapped_tasks": 0}, "whole number above 0"),
         ({"max_mapped_tasks": 2.5}, "whole number above 0"),
+        ({"backup": "yes"}, "'yes' is neither true nor false"),
+        ({"force": 1}, "1 is neither true nor false"),
     ],
 )
 def test_a_bad_literal_fails_when_the_dag_is_parsed(arguments: dict[str, Any], message: str) -> None:
@@ -71,6 +75,21 @@ def test_clear_window_alone_is_refused() -> None:
 
 def test_templates_are_left_for_the_run() -> None:
     plan(target="{{ params.target }}", window_from="{{ ds }}", chunk_hours="{{ params.hours }}", select="copy.sql")
+    plan(force="{{ params.force }}")
+    BackfillChunkOperator(task_id="c", chunks=CHUNKS, clear_window=True, replay_done="{{ params.again }}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"partition_key_format": "%Y-%m-%d %H:%M"}, "partition_key_format is '%Y-%m-%d %H:%M'"),
+        ({"partition_key_format": "daily"}, "partition_key_format is 'daily'"),
+        ({"partition_key_format": "%Y-%m-%d", "outlets": [BACKFILLS]}, "does not go with an asset alias"),
+    ],
+)
+def test_partitions_that_cannot_be_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(message)):
+        BackfillStatusSensor(task_id="s", plan_id="0" * 16, **arguments)
 
 
 def test_parallelism_comes_from_the_argument_else_from_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +114,9 @@ def test_parallelism_comes_from_the_argument_else_from_the_options(monkeypatch: 
         ({"target": "{{ 'nowhere' }}"}, {}, "The target 'nowhere' is not a table name"),
         ({"window_to": "{{ None }}"}, {}, "window_to is missing"),
         ({"select": "{{ '' }}"}, {}, "No materialized view writes to"),
+        ({"window_to": "{{ '2025-01-01' }}"}, {}, "has no data interval in Airflow 3: give the DAG schedule=Cron"),
+        ({"window_from": "{{ data_interval_start | ts }}"}, {}, "triggered without a logical date"),
+        ({"allow_existing_rows": "{{ 'no' }}"}, {}, "'no' is neither true nor false"),
         ({"clickhouse_conn_id": "nobody"}, {}, "There is no Airflow connection 'nobody'"),
         ({}, {"CLICKHOUSE_BACKFILL_CHUNK_HOURS": "0"}, "defaults.chunkHours is 0"),
         ({}, {"AIRFLOW__CLICKHOUSE_BACKFILL__MIN_CHUNK_MINUTES": "x"}, "limits.minChunkMinutes is 'x'"),

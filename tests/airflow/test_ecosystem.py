@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -69,7 +70,7 @@ def test_chunks_rows_and_seconds_are_counted(lab: Lab, backfill: Make, monkeypat
     assert all(entry[1].total_seconds() > 0 for entry in ours if entry[0] == "clickhouse_backfill.chunk_seconds")
 
 
-def test_each_line_about_a_chunk_names_plan_chunk_attempt_and_query(
+def test_a_line_about_a_chunk_says_window_and_reason_first_and_the_query_last(
     lab: Lab, backfill: Make, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__LOGGING__LOGGING_LEVEL", "INFO")
@@ -81,7 +82,10 @@ def test_each_line_about_a_chunk_names_plan_chunk_attempt_and_query(
     plan_id = flow.result("plan", "plan_id")
     lines = [line for line in "".join(capfd.readouterr()).splitlines() if "failed for good" in line]
     assert lines
-    assert all(f"Plan {plan_id}, chunk " in line and f"query backfill-{plan_id}-" in line for line in lines)
+    said = (
+        rf"2025-01-01: .*throwIf.* \(failed for good, [0-9.]+ s, attempt 1, query backfill-{plan_id}-[0-9a-f]{{16}}-1\)"
+    )
+    assert all(re.search(said, line) for line in lines), lines
 
 
 @pytest.fixture

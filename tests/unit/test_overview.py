@@ -94,6 +94,7 @@ class Book:
     def __init__(self, store: StateStore, plan: Plan) -> None:
         self.plan = plan
         self.log: RunLog = store.open_run(plan)
+        self.on_behalf_of = "ada@workstation"
         self._clock = NOW
 
     def at(self) -> datetime:
@@ -116,7 +117,7 @@ class Book:
             end=chunk.end,
             query_id=query_id(self.plan.plan_id, chunk.id, attempt),
             lease_seconds=3600,
-            on_behalf_of="ada@workstation",
+            on_behalf_of=self.on_behalf_of,
         )
         return attempt
 
@@ -442,6 +443,38 @@ def test_a_payload_is_plain_json(session: Session, store: StateStore) -> None:
 
 
 # ---------------------------------------------------------------- reopen
+
+
+def test_failed_chunks_lead_to_the_tasks_to_clear(session: Session, store: StateStore) -> None:
+    """By the last attempt of each; what the command line ran is counted apart, and the last DAG run comes first."""
+    book = Book(store, make_plan(store, chunks=6))
+    first, second, third, fourth, fifth, sixth = book.chunks()
+
+    def fail(chunk: Chunk, by: str, final: bool = True) -> None:
+        book.on_behalf_of = by
+        book.fail(chunk, final=final)
+
+    fail(first, "airflow:load/run 1/backfill.chunks[0]#1")
+    fail(second, "airflow:load/run 1/backfill.chunks[0]#1")
+    fail(third, 'airflow:load/run "2"/backfill.chunks[2]#1')
+    fail(fourth, "airflow:load/run 1/backfill.chunks[3]#1", final=False)
+    # Tried again by somebody else since.
+    fail(fourth, "ada@workstation")
+    book.on_behalf_of = "airflow:load/run 3/other#2"
+    book.done(fifth)
+    found = complete(lambda: Overview(session).plan(book.plan.plan_id))["airflow"]
+    assert found["failedElsewhere"] == 1
+    assert [(run["runId"], run["taskIds"]) for run in found["runs"]] == [
+        ("run 3", ["other"]),
+        ("run 1", ["backfill.chunks"]),
+        ('run "2"', ["backfill.chunks"]),
+    ]
+    assert [run["failedTasks"] for run in found["runs"]] == [
+        [],
+        [{"taskId": "backfill.chunks", "mapIndex": 0, "chunks": 2}],
+        [{"taskId": "backfill.chunks", "mapIndex": 2, "chunks": 1}],
+    ]
+    assert sixth.id not in json.dumps(found)
 
 
 def test_a_cancelled_run_is_taken_up_again_by_name(session: Session, store: StateStore) -> None:

@@ -30,12 +30,14 @@ export async function ask(path, body) {
   }
   if (response.ok) return found;
   if (response.status === 401) throw new Refusal(401, "Your login has ended.", "reload the page to log in again");
-  throw new Refusal(response.status, found.error ?? found.detail ?? `Airflow answers with status ${response.status}.`, found.hint ?? "");
+  // What Airflow itself says has its words in "detail": a text, or an object with a message.
+  const detail = typeof found.detail === "string" ? found.detail : found.detail?.message;
+  throw new Refusal(response.status, found.error ?? detail ?? `Airflow answers with status ${response.status}.`, found.hint ?? "");
 }
 
 export const query = (values) => new URLSearchParams(Object.entries(values).filter(([, value]) => value !== undefined && value !== "" && value !== null)).toString();
 
-// Calls look() now and again; it returns after how many milliseconds it wants to be called next.
+// Calls look() now and again; it returns after how many milliseconds it wants to be called next, Infinity for never.
 export function poll(look) {
   let timer = null;
   let busy = false;
@@ -59,9 +61,10 @@ export function poll(look) {
       if (!(error instanceof Refusal)) console.error(error);
     }
     busy = false;
-    if (wanted) pause = 0;
+    if (wanted && pause < Infinity) pause = 0;
     wanted = false;
-    timer = setTimeout(turn, pause);
+    if (pause < Infinity) timer = setTimeout(turn, pause);
+    else document.removeEventListener("visibilitychange", turn);
   };
   document.addEventListener("visibilitychange", turn);
   turn();

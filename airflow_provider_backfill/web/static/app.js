@@ -1,11 +1,14 @@
-// Which of the two views the address asks for.
+// Which of the views the address asks for.
 
 import { listView } from "./list.js";
 import { planView } from "./plan.js";
+import { runView } from "./run.js";
 
 const page = document.getElementById("page");
 const base = new URL(document.baseURI).pathname;
-const match = location.pathname.slice(base.length - 1).match(/^\/plans\/([^/]+)$/);
+const path = location.pathname.slice(base.length - 1);
+const match = path.match(/^\/plans\/([^/]+)$/);
 
 if (match) planView(page, decodeURIComponent(match[1]));
+else if (path === "/run") runView(page);
 else listView(page);

@@ -1,7 +1,7 @@
 // Rows a second over the time of the run, as one line with the area below it.
 
 import { h, svg } from "./dom.js";
-import { clockSeconds, compact, day, duration } from "./format.js";
+import { clockSeconds, compact, dayThere, duration, zoneName } from "./format.js";
 
 const HEIGHT = 132;
 const BOTTOM = 20;
@@ -67,7 +67,7 @@ export class RateChart {
       mark.setAttribute("x2", points[index][0]);
       mark.setAttribute("visibility", "visible");
       tip.hidden = false;
-      tip.replaceChildren(h("strong", {}, `${compact(perSecond[index])} rows a second`), h("span", {}, `${clockSeconds(start + index * step)} UTC`));
+      tip.replaceChildren(h("strong", {}, `${compact(perSecond[index])} rows a second`), h("span", {}, `${clockSeconds(start + index * step)} ${zoneName(start + index * step)}`));
       tip.style.left = `${Math.max(0, Math.min(width - tip.offsetWidth, points[index][0] - tip.offsetWidth / 2))}px`;
       tip.style.top = "0px";
     });
@@ -93,4 +93,4 @@ function ticks(start, end, wanted) {
   return found;
 }
 
-const label = (at, length) => (length > 2 * 86_400_000 ? day(at).slice(0, -5) : clockSeconds(at).slice(0, length > 600_000 ? 5 : 8));
+const label = (at, length) => (length > 2 * 86_400_000 ? dayThere(at).slice(0, -5) : clockSeconds(at).slice(0, length > 600_000 ? 5 : 8));

@@ -1,4 +1,5 @@
-// Numbers and times as people read them. Times are UTC, as everywhere in a backfill.
+// Numbers and times as people read them. Windows are in UTC, as everywhere in a backfill; when something happened is
+// told in the time zone that is chosen in Airflow.
 
 const whole = new Intl.NumberFormat("en");
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
@@ -55,7 +56,40 @@ export function clock(ms) {
   return date.getUTCSeconds() || date.getUTCMilliseconds() ? `${text}:${two(date.getUTCSeconds())}` : text;
 }
 
-export const clockSeconds = (ms) => new Date(ms).toISOString().slice(11, 19);
+// The zone that is chosen in Airflow's own pages; before anybody has chosen, the browser's.
+export function zone() {
+  try {
+    const chosen = JSON.parse(localStorage.getItem("timezone"));
+    if (chosen) return new Intl.DateTimeFormat("en", { timeZone: chosen }).resolvedOptions().timeZone;
+  } catch {
+    // Nothing is stored, or no name of a zone.
+  }
+  return new Intl.DateTimeFormat().resolvedOptions().timeZone;
+}
+
+const formats = new Map();
+function parts(ms) {
+  const timeZone = zone();
+  if (!formats.has(timeZone)) {
+    const wanted = { year: "numeric", month: "numeric", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23", timeZoneName: "short" };
+    formats.set(timeZone, new Intl.DateTimeFormat("en", { timeZone, ...wanted }));
+  }
+  return Object.fromEntries(formats.get(timeZone).formatToParts(ms).map(({ type, value }) => [type, value]));
+}
+
+// When something happened.
+export function clockSeconds(ms) {
+  const { hour, minute, second } = parts(ms);
+  return `${hour}:${minute}:${second}`;
+}
+
+export function dayThere(ms) {
+  const { day, month, year } = parts(ms);
+  return `${day} ${MONTHS[month - 1]} ${year}`;
+}
+
+// The short name of the zone at that moment, such as UTC or GMT+1.
+export const zoneName = (ms) => parts(ms).timeZoneName;
 const midnight = (ms) => ms % 86_400_000 === 0;
 
 // "1 Mar 2025, 06:00 – 12:00", with the days alone where both ends are midnights.

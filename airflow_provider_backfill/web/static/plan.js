@@ -1,15 +1,17 @@
 // One plan: where it stands, its window as a map, what happens, what is wrong and what helps.
 
+import { clearTasks, runAddress } from "./airflow.js";
 import { Refusal, ask, poll, query } from "./api.js";
 import { RateChart } from "./chart.js";
 import { airflowLink, copyable, h, icon, patch, pill } from "./dom.js";
-import { ago, clockSeconds, compact, day, duration, number, owner, percent, plural, span } from "./format.js";
+import { ago, clockSeconds, compact, dayThere, duration, number, owner, percent, plural, span, zone, zoneName } from "./format.js";
 import { bar, problem, standing } from "./list.js";
 import { ChunkMap } from "./map.js";
 
 const FEED = 120;
 
-export function planView(page, planId) {
+// With inRun, as the tab of the DAG run that works on the plan.
+export function planView(page, planId, { inRun = false } = {}) {
   const api = `api/plans/${encodeURIComponent(planId)}`;
   let zoomed = {};
   let version = "";
@@ -75,6 +77,7 @@ export function planView(page, planId) {
   // -------------------------------------------------------------- head
 
   function crumbs() {
+    if (inRun) return null;
     return h("nav", { "aria-label": "Breadcrumb" }, h("a", { href: "./", class: "crumb" }, icon("back"), "All backfills"));
   }
 
@@ -90,17 +93,37 @@ export function planView(page, planId) {
       ),
       h("p", { class: "sub" }, `${span(Date.parse(plan.from), Date.parse(plan.to))} UTC · ${plural(made.chunkCount, "chunk")} ${plan.chunks}, by ${made.timeColumn} · ${plan.writeMode} · `, h("code", {}, plan.planId)),
       h("p", { class: "guarantee" }, icon("shield"), made.guarantee),
+      byCommand(),
     ];
   }
 
   function actions() {
-    if (!answer.mayAct) return h("p", { class: "read-only" }, "You may look, not act.");
-    const { plan } = answer;
+    const { plan, airflow } = answer;
+    const [last] = airflow.runs;
     const found = [];
+    if (last && !inRun) found.push(airflowLink(runAddress(last.dagId, last.runId), icon("out"), "Open the DAG run"));
+    if (!answer.mayAct) return h("div", { class: "actions" }, found, h("p", { class: "read-only" }, "You may look, not act."));
     if (plan.status !== "completed" && !plan.waiver) found.push(action("waive", "Waive …", "check no longer asks for it", "quiet"));
     if (["running", "paused", "failed", "planned"].includes(plan.status)) found.push(action("cancel", "Cancel …", "kills its queries", "danger"));
-    if (["cancelled", "paused", "failed"].includes(plan.status)) found.push(action("resume", "Resume …", "for the next task or command", "primary"));
+    const failed = plan.chunkCounts.failed - airflow.failedElsewhere;
+    // While a run is cancelled or paused a cleared task would be skipped: that is lifted first, for all of its chunks.
+    if (["cancelled", "paused"].includes(plan.status)) {
+      if (last) found.push(action("resume", "Resume …", "clears its tasks in Airflow", "primary"));
+    } else if (failed > 0) found.push(action("retry", `Retry ${plural(failed, "failed chunk")} …`, "clears their tasks in Airflow", "primary"));
     return h("div", { class: "actions" }, found);
+  }
+
+  // What no task of Airflow's has executed, none can go on with.
+  function byCommand() {
+    const { plan, airflow } = answer;
+    const stopped = ["cancelled", "paused"].includes(plan.status) && !airflow.runs.length;
+    if (!stopped && !airflow.failedElsewhere) return null;
+    return h(
+      "div",
+      { class: "by-command" },
+      h("p", { class: "second" }, stopped ? "No task of Airflow's has worked on it. Where it was run, this takes it up again:" : `${plural(airflow.failedElsewhere, "failed chunk")} ${airflow.failedElsewhere === 1 ? "was" : "were"} run by the command line. There, this tries again:`),
+      copyable(`clickhouse-backfill resume --plan-id ${plan.planId}`, "the command"),
+    );
   }
 
   function action(verb, text, note, kind) {
@@ -123,10 +146,30 @@ export function planView(page, planId) {
       },
       resume: {
         title: `Let the backfill of ${plan.target} go on?`,
-        text: "This lifts the cancel and gives failed chunks a fresh set of attempts. It starts nothing by itself: clear the plan's tasks in Airflow, or run the command below. Done chunks are not touched.",
-        command: `clickhouse-backfill resume --plan-id ${plan.planId}`,
+        text: `This lifts the ${plan.status === "paused" ? "pause" : "cancel"}, and clears these tasks in Airflow, which go on with what is not done:`,
+        tasks: async (dryRun) => {
+          const [last] = answer.airflow.runs;
+          const all = await clearTasks(last.dagId, last.runId, last.taskIds, true);
+          const left = all.filter((task) => task.state !== "success");
+          if (dryRun) return left;
+          await ask(`${api}/resume`, {});
+          const names = left.filter((task) => last.taskIds.includes(task.task_id)).map(nameOf);
+          return names.length ? clearTasks(last.dagId, last.runId, names, false) : [];
+        },
         yes: "Resume",
         no: "Leave it as it is",
+        kind: "primary",
+      },
+      retry: {
+        title: `Retry the failed chunks of ${plan.target}?`,
+        text: "Each gets a fresh set of attempts; what is done is not touched. These tasks are cleared in Airflow:",
+        tasks: async (dryRun) => {
+          const runs = answer.airflow.runs.filter((run) => run.failedTasks.length);
+          const names = (run) => run.failedTasks.map((task) => nameOf({ task_id: task.taskId, map_index: task.mapIndex }));
+          return (await Promise.all(runs.map((run) => clearTasks(run.dagId, run.runId, names(run), dryRun)))).flat();
+        },
+        yes: "Retry",
+        no: "Leave them as they are",
         kind: "primary",
       },
       waive: {
@@ -140,6 +183,7 @@ export function planView(page, planId) {
       },
     }[verb];
     const said = h("div", { role: "alert" });
+    const listed = texts.tasks ? h("ul", { class: "tasks", tabindex: "0", "aria-label": "Tasks that are cleared" }, h("li", { class: "second" }, "Asking Airflow …")) : null;
     const reason = texts.reason ? h("textarea", { id: "reason", rows: "2", maxlength: "500" }) : null;
     const yes = h("button", { type: "button", class: texts.kind }, texts.yes);
     const no = h("button", { type: "button", class: "quiet" }, texts.no);
@@ -148,7 +192,7 @@ export function planView(page, planId) {
       { "aria-labelledby": "dialog-title", "aria-describedby": "dialog-text" },
       h("h2", { id: "dialog-title" }, texts.title),
       h("p", { id: "dialog-text" }, texts.text),
-      texts.command ? copyable(texts.command, "the command") : null,
+      listed,
       reason ? [h("label", { for: "reason" }, texts.needed ? "Why (for the event log)" : "Why (for the event log, optional)"), reason] : null,
       said,
       h("div", { class: "buttons" }, no, yes),
@@ -157,7 +201,8 @@ export function planView(page, planId) {
     yes.addEventListener("click", async () => {
       yes.disabled = true;
       try {
-        await ask(`${api}/${verb}`, reason ? { reason: reason.value } : {});
+        if (texts.tasks) await texts.tasks(false);
+        else await ask(`${api}/${verb}`, reason ? { reason: reason.value } : {});
         dialog.close();
         version = "";
         again();
@@ -172,6 +217,22 @@ export function planView(page, planId) {
     });
     document.body.append(dialog);
     dialog.showModal();
+    if (texts.tasks) preview(texts, listed, said, yes);
+  }
+
+  // Which tasks it would be, as Airflow itself says; with that it also says whether this user may clear them.
+  async function preview(texts, listed, said, yes) {
+    yes.disabled = true;
+    try {
+      const tasks = await texts.tasks(true);
+      const line = (task) => h("li", {}, h("code", {}, task.map_index >= 0 ? `${task.task_id}[${task.map_index}]` : task.task_id), h("span", { class: "second" }, [task.rendered_map_index, task.state].filter(Boolean).join(" · ")));
+      patch(listed, tasks.length ? tasks.map(line) : h("li", { class: "second" }, "Airflow finds no task to clear: the DAG run may be gone. Trigger the DAG again; what is done stays done."));
+      yes.textContent = tasks.length ? `Clear ${plural(tasks.length, "task")}` : yes.textContent;
+      yes.disabled = !tasks.length;
+    } catch (error) {
+      listed.remove();
+      patch(said, problem(error));
+    }
   }
 
   // -------------------------------------------------------------- numbers
@@ -278,7 +339,7 @@ export function planView(page, planId) {
     return h(
       "section",
       { class: "card", "aria-labelledby": "feed-title" },
-      h("div", { class: "card-head" }, h("h2", { id: "feed-title" }, "Events"), toggle),
+      h("div", { class: "card-head" }, h("h2", { id: "feed-title" }, "Events"), h("span", { class: "range" }, `times in ${zone()}`), toggle),
       shown.length && answer.complete
         ? h("ol", { class: "feed", tabindex: "0", "aria-label": "Events, newest first" }, shown.map((event) => h("li", { "data-key": String(event.number) }, sentence(event))))
         : h("p", { class: "empty" }, answer.complete ? "Nothing happened yet." : "Reading the log …"),
@@ -353,12 +414,12 @@ export function planView(page, planId) {
       split: () => one.message,
       "given back": () => one.reason,
       lost: () => "its worker was lost; a later attempt took over",
-      running: () => `since ${clockSeconds(Date.parse(one.startedAt))} UTC${one.verifiedAt ? `, ${plural(one.staged, "row")} staged and verified` : ""}`,
+      running: () => `since ${clockSeconds(Date.parse(one.startedAt))} ${zoneName(Date.parse(one.startedAt))}${one.verifiedAt ? `, ${plural(one.staged, "row")} staged and verified` : ""}`,
     };
     return h(
       "li",
       { "data-key": String(one.attempt) },
-      h("div", { class: "attempt-head" }, h("strong", {}, `Attempt ${one.attempt}`), pill(one.outcome), h("span", { class: "second" }, `${day(Date.parse(one.startedAt))}, ${clockSeconds(Date.parse(one.startedAt))} UTC · ${owner(one.by)}`)),
+      h("div", { class: "attempt-head" }, h("strong", {}, `Attempt ${one.attempt}`), pill(one.outcome), h("span", { class: "second" }, `${dayThere(Date.parse(one.startedAt))}, ${clockSeconds(Date.parse(one.startedAt))} ${zoneName(Date.parse(one.startedAt))} · ${owner(one.by)}`)),
       h("p", { class: one.outcome === "failed" ? "error" : "" }, (lines[one.outcome] ?? (() => one.outcome))()),
       copyable(one.queryId, "the query id"),
       one.task ? h("p", {}, airflowLink(one.task, icon("out"), "Its task in Airflow, with the log")) : null,
@@ -386,6 +447,9 @@ export function planView(page, planId) {
   }
 }
 
+// A task instance as Airflow's "clear" takes it.
+const nameOf = (task) => (task.map_index >= 0 ? [task.task_id, task.map_index] : task.task_id);
+
 function details(title, text) {
   return h("details", { class: "sql" }, h("summary", {}, title), copyable(text, "the SQL"));
 }
@@ -408,5 +472,5 @@ function sentence(event) {
     ChunkSplit: () => ["split", `${what}split into ${event.parts.length} parts: ${event.message}`],
   }[event.type];
   const [kind, text] = told ? told() : ["info", event.type];
-  return [h("span", { class: `dot ${kind}` }, icon(kind)), h("time", { datetime: event.at, title: day(at) }, clockSeconds(at)), h("span", { class: "what" }, text)];
+  return [h("span", { class: `dot ${kind}` }, icon(kind)), h("time", { datetime: event.at, title: `${dayThere(at)} ${zoneName(at)}` }, clockSeconds(at)), h("span", { class: "what" }, text)];
 }

@@ -3,7 +3,7 @@ What the page in Airflow shows of plans and runs, cheap enough to be asked every
 
 Folded runs are kept between requests and only what was appended since is read. What a first look
 costs is cut into slices of a fraction of a second, and an answer says when more is to come.
-Changes nothing, but for :func:`reopen`.
+Changes nothing.
 """
 
 import hashlib
@@ -30,6 +30,7 @@ from ...errors import DamagedStateError, RequestError
 from ...state.layout import check_plan_id
 from ...state.run_log import RunLog
 from ...state.store import StateStore
+from ...ui_urls import parse_task
 from .chunk_map import ChunkIndex
 from .log_tail import LogTail
 
@@ -367,6 +368,7 @@ class Overview:
                 ],
                 "running": _states(run, index, ChunkStatus.RUNNING, 20),
                 "failed": _states(run, index, ChunkStatus.FAILED, 50),
+                "airflow": _airflow(run, tail),
                 # Only once the windows of their chunks are known.
                 "events": _events(tail, index, after) if known else [],
                 "lastEvent": tail.lines if known else after,
@@ -465,6 +467,39 @@ def _states(run: Run, index: ChunkIndex, status: ChunkStatus, limit: int) -> lis
         if len(found) == limit:
             break
     return sorted(found, key=lambda entry: entry["from"])
+
+
+def _airflow(run: Run, tail: LogTail) -> Payload:
+    """
+    The DAG runs that failed chunks were executed by, with the task instances to clear, and the last one of all.
+
+    Returns:
+        ``runs``, the last one first; ``failedElsewhere`` counts the failed chunks that no task of Airflow's
+        has executed.
+    """
+    failed = [tail.began_by.get(name, "") for name, state in run.chunks.items() if state.status is ChunkStatus.FAILED]
+    last = parse_task(tail.last_by)
+    runs: dict[tuple[str, str], Payload] = {}
+    elsewhere = 0
+    for task, is_failed in [(last, False), *((parse_task(name), True) for name in failed)]:
+        if task is None:
+            elsewhere += is_failed
+            continue
+        known = runs.setdefault(
+            (task.dag_id, task.run_id),
+            {"dagId": task.dag_id, "runId": task.run_id, "taskIds": [], "failedTasks": {}},
+        )
+        if task.task_id not in known["taskIds"]:
+            known["taskIds"].append(task.task_id)
+        if is_failed:
+            place = task.task_id, task.map_index
+            known["failedTasks"][place] = known["failedTasks"].get(place, 0) + 1
+    for known in runs.values():
+        known["failedTasks"] = [
+            {"taskId": task, "mapIndex": index, "chunks": chunks}
+            for (task, index), chunks in sorted(known["failedTasks"].items())
+        ]
+    return {"runs": list(runs.values()), "failedElsewhere": elsewhere}
 
 
 def _events(tail: LogTail, index: ChunkIndex, after: int) -> list[Payload]:

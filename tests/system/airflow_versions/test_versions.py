@@ -20,6 +20,7 @@ import clickhouse_connect
 import pytest
 
 from tests.airflow.conftest import connection
+from tests.pages import blocks
 from tests.server import ClickHouseServer
 from tests.system.airflow.stack import RunningAirflow, wait_for
 from tests.system.airflow_versions.environments import VERSIONS, Version, make
@@ -28,7 +29,11 @@ pytestmark = pytest.mark.long
 
 DAG_FILE = Path(__file__).parent / "versions_dag.py"
 PAGE = "/clickhouse-backfills"
-TARGETS = ("mapped", "deferred", "grouped", "promoted", "decorated", "task_decorated")
+PAGE_OF_DOCS = Path(__file__).parents[3] / "docs" / "how-to" / "windows-in-a-dag.md"
+TARGETS = (
+    *("mapped", "deferred", "grouped", "promoted", "decorated", "task_decorated"),
+    *("approved", "partitioned"),
+)
 
 
 class Running:
@@ -44,15 +49,19 @@ class Running:
         self.client = clickhouse_connect.get_client(dsn=server.url, autogenerate_session_id=False)
         self._runs: dict[str, str] = {}
 
-    def start(self, dag: str) -> None:
+    def start(self, dag: str, **more: Any) -> None:
         """Trigger a run of a DAG, unless one was triggered before."""
         if dag in self._runs:
             return
         known = {"Authorization": f"Bearer {self.airflow.token('ada')}"}
         path = f"/api/v2/dags/{dag}"
         wait_for(lambda: self.airflow.call("GET", path, None, known)[0] == 200, f"{dag} is parsed", 240, every=0.5)
-        answer = self.airflow.ask("POST", f"dags/{dag}/dagRuns", {"logical_date": None})
+        answer = self.airflow.ask("POST", f"dags/{dag}/dagRuns", {"logical_date": None, **more})
         self._runs[dag] = answer["dag_run_id"]
+
+    def runs(self, dag: str) -> list[dict[str, Any]]:
+        """All runs of a DAG."""
+        return list(self.airflow.ask("GET", f"dags/{dag}/dagRuns")["dag_runs"])
 
     def path(self, dag: str) -> str:
         """The path of a DAG's run in the API."""
@@ -74,6 +83,10 @@ class Running:
         """The task instances of a DAG's run, mapped ones as ``task[index]``."""
         found = self.airflow.ask("GET", f"{self.path(dag)}/taskInstances")["task_instances"]
         return {ti["task_id"] + (f"[{ti['map_index']}]" if ti["map_index"] >= 0 else ""): ti for ti in found}
+
+    def state(self, dag: str, task: str) -> str:
+        """The state of a task."""
+        return str(self.instances(dag).get(task, {}).get("state"))
 
     def clear(self, dag: str, *tasks: Any) -> None:
         """Clear these tasks and no other ones, and wait until the run has succeeded again."""
@@ -101,6 +114,21 @@ class Running:
         """One request to the page's API, of a user or of nobody."""
         headers = {"Authorization": f"Bearer {self.airflow.token(user)}"} if user else {}
         return self.airflow.call(method, PAGE + path, body, {**headers, "X-ClickHouse-Backfill": "1"})
+
+    def refusal(self, arguments: str) -> str:
+        """What a group with such arguments is refused with while a DAG is parsed."""
+        code = (
+            "from airflow.sdk import DAG\n"
+            "from airflow_provider_backfill.errors import RequestError\n"
+            "from airflow_provider_backfill.task_group import BackfillTaskGroup\n"
+            "with DAG('refused', schedule=None):\n"
+            f"    try: BackfillTaskGroup(target='a.b', {arguments})\n"
+            "    except RequestError as error: print('refused:', error)"
+        )
+        done = subprocess.run(
+            [self._python, "-c", code], env=self.airflow.environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.partition("refused: ")[2]
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """A call of ``airflow``."""
@@ -136,12 +164,19 @@ def running(
         f"CREATE TABLE versions.source (ts DateTime('UTC'), x UInt64) {of_a_day}",
         "INSERT INTO versions.source SELECT toDateTime('2025-01-01', 'UTC') + number, number FROM numbers(172800)",
         *(f"CREATE TABLE versions.{name} AS versions.source" for name in TARGETS),
+        "DROP DATABASE IF EXISTS shop SYNC",
+        "CREATE DATABASE shop",
+        *(f"CREATE TABLE shop.{name} AS versions.source" for name in ("orders", "orders_copy")),
+        "INSERT INTO shop.orders SELECT * FROM versions.source",
     ]
     for statement in statements:
         client.command(statement)
     home = tmp_path_factory.mktemp(f"airflow-{version.minor}")
     (home / "dags").mkdir()
     (home / "dags" / DAG_FILE.name).write_text(DAG_FILE.read_text())
+    if version.at_least("3.2"):
+        recommended = next(block for block in blocks(PAGE_OF_DOCS) if block.title == "orders_of_a_day.py")
+        (home / "dags" / recommended.title).write_text(recommended.text)
     airflow = RunningAirflow(
         home,
         home / "state",
@@ -157,7 +192,8 @@ def running(
         for name, dags in DAGS_OF.items():
             if f"{name}[{version.minor}]" in asked:
                 for dag in dags:
-                    running.start(dag)
+                    if version.at_least(SINCE.get(dag, "3.0")):
+                        running.start(dag)
         yield running
     finally:
         airflow.stop()
@@ -172,12 +208,15 @@ def _errors(home: Path) -> str:
     return "\n".join(lines)
 
 
+SINCE = {"approved": "3.1", "partitioned": "3.3"}
 DAGS_OF = {
     "test_plan_chunks_and_sensor": ("mapped",),
     "test_sensor_that_is_rescheduled": ("mapped", "rescheduled"),
     "test_deferred_chunks_and_sensor": ("deferred",),
     "test_group_and_what_follows": ("grouped",),
     "test_decorators": ("decorated",),
+    "test_approval": ("approved",),
+    "test_partitions_of_a_window": ("partitioned",),
 }
 
 
@@ -189,7 +228,7 @@ def test_plan_chunks_and_sensor(running: Running) -> None:
     assert {name: ti["state"] for name, ti in found.items()} == dict.fromkeys(
         ("plan", "chunks[0]", "chunks[1]", "finished"), "success"
     )
-    assert found["chunks[1]"]["rendered_map_index"] == "2025-01-02 to 2025-01-03, 1/1 done"
+    assert found["chunks[1]"]["rendered_map_index"] == "2025-01-02, 1/1 done"
 
 
 def test_sensor_that_is_rescheduled(running: Running) -> None:
@@ -257,9 +296,52 @@ def test_link_to_the_page(running: Running) -> None:
 
 
 def test_place_in_airflow(running: Running) -> None:
-    """The entry in the navigation since 3.1; on 3.0 only the page's own address, and Airflow starts."""
-    places = [view["destination"] for view in running.plugin.get("external_views", [])]
-    assert ("nav" in places) == running.version.at_least("3.1")
+    """An entry and two tabs since 3.1; on 3.0 only the page's own address, and Airflow starts."""
+    places = {view["destination"] for view in running.plugin.get("external_views", [])}
+    assert places == ({"nav", "dag_run", "task_instance"} if running.version.at_least("3.1") else set())
+
+
+def test_approval(running: Running) -> None:
+    """A No is green, and waives the plan with the name of who said it; since 3.1."""
+    if not running.version.at_least("3.1"):
+        assert "since 3.1" in running.refusal("approve=True")
+        return
+    running.start("approved")
+    asks = ("awaiting_input", "deferred")
+    wait_for(lambda: running.state("approved", "backfill.approve") in asks, "it asks a person", 300)
+    path = f"{running.path('approved')}/taskInstances/backfill.approve/-1/hitlDetails"
+    asked = running.airflow.ask("GET", path)
+    assert "versions.approved" in asked["subject"]
+    assert "**Window** 2025-01-01 to 2025-01-03" in asked["body"]
+    running.airflow.ask("PATCH", path, {"chosen_options": ["Reject"]})
+    running.end("approved")
+    waiver = running.plan("approved")["waiver"]
+    assert waiver["reason"] == "rejected by ada"
+    assert running.client.query("SELECT count() FROM versions.approved").result_rows == [(0,)]
+
+
+def test_partition_of_a_day(running: Running) -> None:
+    """The DAG that the documentation recommends, for one day; its consumer runs for that day. Since 3.2."""
+    if not running.version.at_least("3.2"):
+        return
+    running.start("orders_of_a_day", partition_key="2025-01-02")
+    running.end("orders_of_a_day")
+    days = "SELECT DISTINCT toDate(ts) = '2025-01-02' FROM shop.orders_copy"
+    assert running.client.query(days).result_rows == [(1,)]
+    (follower,) = wait_for(lambda: running.runs("orders_report"), "the consumer runs", 240, every=1)
+    assert follower["partition_key"] == "2025-01-02"
+
+
+def test_partitions_of_a_window(running: Running) -> None:
+    """An event for each day of the window; since 3.3."""
+    if not running.version.at_least("3.3"):
+        assert "since 3.3" in running.refusal("partition_key_format='%Y-%m-%d'")
+        return
+    running.end("partitioned")
+    both = {"2025-01-01", "2025-01-02"}
+    wait_for(
+        lambda: {run["partition_key"] for run in running.runs("each_partition")} == both, "two consumers run", 240, 1
+    )
 
 
 def test_command_line(running: Running) -> None:

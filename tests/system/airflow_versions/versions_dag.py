@@ -5,6 +5,8 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
+from airflow_provider_backfill.airflow_support.compat import airflow_is
+from airflow_provider_backfill.airflow_support.lineage import target_asset
 from airflow_provider_backfill.operators import BackfillChunkOperator, BackfillPlanOperator
 from airflow_provider_backfill.sensors import BackfillStatusSensor
 from airflow_provider_backfill.task_group import BackfillTaskGroup, clickhouse_backfill
@@ -67,3 +69,22 @@ with DAG("decorated", schedule=None):
 
     days(datetime(2025, 1, 1))
     other_days()
+
+if airflow_is(3, 1):
+    with DAG("approved", schedule=None):
+        BackfillTaskGroup(**copy_to("approved"), approve=True, sensor=QUICK)
+
+if airflow_is(3, 3):
+    from airflow.sdk import PartitionedAssetTimetable, PartitionedAtRuntime
+
+    with DAG("partitioned", schedule=PartitionedAtRuntime()):
+        BackfillTaskGroup(**copy_to("partitioned"), partition_key_format="%Y-%m-%d", sensor=QUICK)
+
+    with DAG("each_partition", schedule=PartitionedAssetTimetable(assets=target_asset("versions.partitioned"))):
+
+        @task
+        def look(partition_key: str = "") -> str:
+            """The day that is there."""
+            return partition_key
+
+        look()

@@ -1,0 +1,53 @@
+"""What a plan says in a few lines of Markdown: for the XCom ``summary``, and for whoever has to approve it."""
+
+from ..commands.session import Payload
+from .fields import show_window
+
+
+def plan_summary(payload: Payload, tasks: int, page: str) -> str:
+    """
+    A plan as Markdown: what is filled, from where, how, and what is to be known before it runs.
+
+    Args:
+        payload: What ``create_plan`` returned.
+        tasks: Mapped tasks that its chunks are spread over.
+        page: Address of the plan's page.
+    """
+    window = show_window(payload["from"], payload["to"])
+    chunks = payload["chunkCount"]
+    lines = [
+        f"**Target** `{payload['target']}`",
+        f"**Window** {window} (UTC, by `{payload['timeColumn']}`)",
+        f"**Chunks** {chunks:,} in {tasks:,} {'task' if tasks == 1 else 'tasks'}",
+        f"**Rows come from** {_sources(payload)}",
+        f"**Write mode** `{payload['writeMode']}`: {payload['modeReason'].rstrip('.')}.",
+        f"**Guarantee** {payload['guarantee']}",
+        f"**In the target already** {_existing(payload)}",
+    ]
+    if payload["missedViews"]:
+        views = ", ".join(f"`{view}`" for view in payload["missedViews"])
+        lines.append(f"**These views do not see the rows** {views}")
+    lines += [f"**Note** {warning['message']}" for warning in payload.get("warnings", ())]
+    return "\n\n".join([*lines, f"[Plan {payload['planId']}]({page})"])
+
+
+def _sources(payload: Payload) -> str:
+    found = payload["statements"]
+    return ", ".join(f"`{one['source']}`{_through(one)}" for one in found)
+
+
+def _through(statement: Payload) -> str:
+    name = statement["name"]
+    if name == statement["source"]:
+        return ""
+    return " through the SELECT" if name.startswith("--") else f" through `{name}`"
+
+
+def _existing(payload: Payload) -> str:
+    rows = payload["existingRows"]
+    if rows is None:
+        return "not known"
+    if not rows:
+        return "no rows of this window"
+    fate = "are replaced" if payload["writeMode"] == "replace" else "stay, and are added to"
+    return f"{rows:,} rows of this window, which {fate}"

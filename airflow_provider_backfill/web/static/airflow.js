@@ -1,0 +1,51 @@
+// Airflow's own API and pages, with the session and the rights of whoever looks.
+
+import { ask, query } from "./api.js";
+
+const runPath = (dag, run) => `../api/v2/dags/${encodeURIComponent(dag)}/dagRuns/${encodeURIComponent(run)}`;
+
+// The address of a page of Airflow's, from the base of ours.
+export const runAddress = (dag, run) => new URL(`../dags/${encodeURIComponent(dag)}/runs/${encodeURIComponent(run)}`, document.baseURI).href;
+
+// What Airflow puts into the address of a tab. Airflow 3.1 escapes nothing, so a plus is a plus.
+export function place(search) {
+  const found = {};
+  for (const part of search.replace(/^\?/, "").split("&")) {
+    const at = part.indexOf("=");
+    if (at > 0) found[part.slice(0, at)] = decodeURIComponent(part.slice(at + 1));
+  }
+  const mapIndex = /^\d+$/.test(found.index ?? "") ? Number(found.index) : -1;
+  return { dag: found.dag ?? "", run: found.run ?? "", task: found.task ?? "", mapIndex, plan: found.plan ?? "" };
+}
+
+// The ids of the plans that a DAG run, or one of its tasks, works on; none before the plan task has made one.
+export async function plansOf({ dag, run, task, mapIndex }) {
+  const tasks = `${runPath(dag, run)}/taskInstances`;
+  const planId = async (task_id, key, map_index) => {
+    const { value } = await ask(`${tasks}/${encodeURIComponent(task_id)}/xcomEntries/${key}?${query({ map_index })}`);
+    return String(value).match(/([0-9a-f]{16})"?$/)?.[1];
+  };
+  if (task) {
+    try {
+      return [await planId(task, "_link_BackfillPlanLink", mapIndex)].filter(Boolean);
+    } catch (error) {
+      if (error.status === 404) return [];
+      throw error;
+    }
+  }
+  const found = await ask(`${tasks}/~/xcomEntries?${query({ xcom_key: "plan_id", limit: 100 })}`);
+  const ids = await Promise.all(found.xcom_entries.map((entry) => planId(entry.task_id, "plan_id", entry.map_index)));
+  return [...new Set(ids.filter(Boolean))];
+}
+
+// Clear tasks of a DAG run with what follows them; or only tell which ones that would be.
+export async function clearTasks(dag, run, tasks, dryRun) {
+  const found = await ask(`../api/v2/dags/${encodeURIComponent(dag)}/clearTaskInstances`, {
+    dry_run: dryRun,
+    dag_run_id: run,
+    task_ids: tasks,
+    only_failed: false,
+    include_downstream: true,
+  });
+  return found.task_instances;
+}
