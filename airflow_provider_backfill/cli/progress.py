@@ -3,15 +3,16 @@
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import IO, Protocol, Self
 
 from ..core.events import ChunkDone, ChunkFailed, ChunkReleased, ChunkSplit, ChunkStarted, Event, RunThrottled
 from ..core.instants import render_instant
+from ..core.progress import Pace, ProgressMeter
 from ..core.run_state import ChunkStatus, Run
 from ..errors import BackfillError
 from .console import write
-from .text import show_seconds
+from .text import show_bytes, show_count, show_seconds
 
 # Up to so many chunks each gets a line; of more, one line in so many seconds.
 _ALL_LINES = 50
@@ -30,28 +31,57 @@ class Progress(Protocol):
 
 
 class RateMeter:
-    """Rows a second and time left, from what was done since the first look."""
+    """The pace of a run and the time left, from one look at its state to the next."""
 
     def __init__(self, run: Run) -> None:
-        self._began = time.monotonic()
-        self._done, self._rows = ended(run), run.rows
+        self._meter = ProgressMeter(time.monotonic())
+        self._seen = self._totals(run)
 
-    def rows_per_second(self, run: Run) -> float:
-        """Rows a second since the first look."""
-        return max(0, run.rows - self._rows) / max(time.monotonic() - self._began, 0.001)
+    @staticmethod
+    def _totals(run: Run) -> tuple[int, int, int, int]:
+        return ended(run), run.rows, run.read_rows, run.read_bytes
+
+    def _look(self, run: Run) -> float:
+        now, totals = time.monotonic(), self._totals(run)
+        chunks, rows, read_rows, read_bytes = (after - before for after, before in zip(totals, self._seen, strict=True))
+        if chunks > 0:
+            self._meter.add(now, chunks, max(rows, 0), max(read_rows, 0), max(read_bytes, 0))
+        self._seen = totals
+        return now
+
+    def pace(self, run: Run) -> Pace | None:
+        """What was done per second of late; None until a chunk has ended since the first look."""
+        return self._meter.pace(self._look(run))
 
     def seconds_left(self, run: Run) -> float | None:
-        """Seconds until every chunk has ended, None while none has."""
-        done = ended(run) - self._done
-        return (time.monotonic() - self._began) / done * (run.total - ended(run)) if done > 0 else None
+        """Seconds until every chunk has ended; None until one has ended since the first look."""
+        return self._meter.seconds_left(self._look(run), run.total - ended(run))
 
     def text(self, run: Run) -> str:
-        """Both, as far as they are known."""
-        left = self.seconds_left(run)
-        if left is None:
+        """The pace and the end, as far as they are known."""
+        pace, left = self.pace(run), self.seconds_left(run)
+        if pace is None or left is None:
             return ""
-        ending = f", {show_seconds(left)} left" if left else ""
-        return f"{self.rows_per_second(run):,.0f} rows/s{ending}"
+        words = [
+            f"{pace.chunks * 60:,.0f} chunks/min" if pace.chunks * 60 >= 10 else f"{pace.chunks * 60:.1f} chunks/min"
+        ]
+        if pace.read_rows:
+            words.append(f"reads {show_count(pace.read_rows)} rows/s, {show_bytes(pace.read_bytes)}/s")
+        else:
+            words.append(f"writes {show_count(pace.rows)} rows/s")
+        if left:
+            end = datetime.now().astimezone() + timedelta(seconds=left)
+            words.append(f"about {show_seconds(left)} left, until {end:%H:%M}")
+        return ", ".join(words)
+
+
+def pace_payload(pace: Pace | None) -> dict[str, float | None]:
+    """Return a pace as JSON; every value is None while it is not known."""
+    names = ("chunksPerMinute", "rowsPerSecond", "rowsReadPerSecond", "bytesReadPerSecond")
+    if pace is None:
+        return dict.fromkeys(names)
+    values = (pace.chunks * 60, pace.rows, pace.read_rows, pace.read_bytes)
+    return {name: round(value, 1) for name, value in zip(names, values, strict=True)}
 
 
 def ended(run: Run) -> int:

@@ -114,6 +114,7 @@ def show_status(payload: Payload, out: IO[str]) -> str:
                 ("window", show_window(payload["from"], payload["to"])),
                 ("chunks", ", ".join([f"{counts['done']:,} of {counts['total']:,} done", *others])),
                 ("rows", f"{payload['rowsWritten']:,} written in {_count(payload['attempts'], 'attempt')}"),
+                ("read", _read(payload)),
                 ("time", f"{show_seconds(payload['seconds'])} this time" if "seconds" in payload else ""),
                 ("queries", payload.get("queries", "")),
                 ("workers", f"gone without a word: {', '.join(dead)}" if dead else ""),
@@ -133,6 +134,12 @@ def show_status(payload: Payload, out: IO[str]) -> str:
     if step := payload.get("next"):
         lines += ["", f"Next: {step}"]
     return "\n".join(lines)
+
+
+def _read(payload: Payload) -> str:
+    if not payload.get("rowsRead"):
+        return ""
+    return f"{_count(payload['rowsRead'], 'row')}, {show_bytes(payload['bytesRead'])}"
 
 
 def _failures(groups: Sequence[Payload]) -> str:
@@ -213,8 +220,15 @@ def _estimate(estimate: Payload | None) -> str:
 def _pace(pace: Payload | None) -> str:
     if pace is None:
         return ""
-    text = f"{show_seconds(pace['secondsPerChunk'])} a chunk, {pace['rowsPerSecond']:,} rows/s"
-    return text + (f", about {show_seconds(pace['secondsLeft'])} left" if pace["secondsLeft"] else "")
+    return f"{show_seconds(pace['secondsPerChunk'])} a chunk, {pace['rowsPerSecond']:,} rows/s"
+
+
+def show_count(number: float) -> str:
+    """A number of rows in three digits and a unit: ``950``, ``12.3 thousand``, ``1.15 million``."""
+    for unit, size in (("billion", 1e9), ("million", 1e6), ("thousand", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f}"
 
 
 def show_bytes(count: float) -> str:

@@ -116,16 +116,14 @@ class JsonChanges:
         """Write a line if something has changed since the last one."""
         from ..commands.status import status_payload
         from ..core.progress_map import highlights
+        from .progress import pace_payload
 
         payload = status_payload(self._session, self._made, run, "status")
         if payload == self._last:
             return
         self._last = payload
-        left = self._pace.seconds_left(run)
-        pace = {
-            "rowsPerSecond": round(self._pace.rows_per_second(run)),
-            "secondsLeft": None if left is None else round(left, 1),
-        }
+        left, pace = self._pace.seconds_left(run), pace_payload(self._pace.pace(run))
+        pace["secondsLeft"] = None if left is None else round(left, 1)
         print_line(
             sys.stdout, json.dumps({**pasteable(payload, self._call), "pace": pace, **highlights(self._atlas, run)})
         )

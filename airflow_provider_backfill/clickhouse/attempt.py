@@ -40,6 +40,7 @@ class Attempt(NamedTuple):
         replica: Where that is, as :attr:`TableFacts.replica` names it.
         clear: Whether to delete the chunk's window from the target first.
         sparse: Whether the source is likely to have no rows in the window, which is then asked first.
+        read: Called with the rows and bytes that each filling statement read.
     """
 
     plan: Plan
@@ -53,6 +54,7 @@ class Attempt(NamedTuple):
     replica: str
     clear: bool
     sparse: bool = False
+    read: Callable[[int, int], None] = lambda *_: None
 
     @property
     def query_id(self) -> str:

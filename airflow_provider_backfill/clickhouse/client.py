@@ -9,7 +9,7 @@ No password is kept outside the client, and none is in an error.
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from ..core.sql import literal
@@ -34,6 +34,13 @@ _SETTINGS = {
 LONG_TEXT = {"max_query_size": 2**27}
 """Settings of a statement that lists the bounds of a plan: those of 100,000 chunks are a megabyte of text."""
 _WHERE_KNOWN = {"use_statistics": 0}
+
+
+class Reading(NamedTuple):
+    """What a statement read: rows, and uncompressed bytes; both 0 where the server did not say."""
+
+    rows: int = 0
+    bytes: int = 0
 
 
 class ClickHouse:
@@ -78,14 +85,19 @@ class ClickHouse:
             return (answer,)
         return tuple(map(int, answer)) if isinstance(answer, list) else ()
 
-    def command(self, sql: str, settings: Mapping[str, Any] | None = None) -> None:
+    def command(self, sql: str, settings: Mapping[str, Any] | None = None) -> Reading:
         """
         Run a statement that answers with no rows, and wait for its end.
+
+        Returns:
+            What the statement read, as the server counted.
 
         Raises:
             ServerError: The server refused it or could not be reached.
         """
-        self._ask(lambda: self._client.command(sql, settings=self._with(settings)))
+        answer = self._ask(lambda: self._client.command(sql, settings=self._with(settings)))
+        summary = getattr(answer, "summary", None) or {}
+        return Reading(int(summary.get("read_rows", 0)), int(summary.get("read_bytes", 0)))
 
     @property
     def cluster(self) -> str:

@@ -242,7 +242,7 @@ def _fill(server: ClickHouse, attempt: Attempt, table: TableName, settings: Mapp
         if plan.use_tokens:
             given["insert_deduplication_token"] = plan.token(chunk) + (f"-{index + 1}" if index else "")
         given["query_id"] = attempt.query_id + (f".{index + 1}" if index else "")
-        server.command(insert_select(table, statement) + order, given)
+        attempt.read(*server.command(insert_select(table, statement) + order, given))
 
 
 def _verify(server: ClickHouse, attempt: Attempt, table: TableName, wanted: ContentSums | None) -> ContentSums:

@@ -49,9 +49,7 @@ def diagnose(session: Session, plan_id: str | None = None, target: TableName | N
             unseen = []
         except ServerError as error:
             unseen = [f"ClickHouse: {error.message}"]
-    return _doctor_payload(
-        case, target=plan.target, unseen=unseen, parallel=session.options.defaults.max_parallel_chunks
-    )
+    return _doctor_payload(case, target=plan.target, unseen=unseen)
 
 
 def _settled(server: ClickHouse, facts: ServerFacts) -> ServerFacts:
@@ -99,7 +97,7 @@ def _target_case(session: Session, server: ClickHouse, target: TableName) -> Rul
     return RuleContext(moment=utc_now(), server=facts)
 
 
-def _doctor_payload(case: RuleContext, *, target: str, unseen: Sequence[str] = (), parallel: int = 1) -> Payload:
+def _doctor_payload(case: RuleContext, *, target: str, unseen: Sequence[str] = ()) -> Payload:
     findings = judge(case)
     plan, run, facts = case.plan, case.run, case.server
     sized = {"backfill_chunks_small", "backfill_chunks_large", "backfill_disk_space"}
@@ -117,20 +115,18 @@ def _doctor_payload(case: RuleContext, *, target: str, unseen: Sequence[str] = (
         "findings": [finding_payload(finding) for finding in findings],
         "guarantee": None if plan is None else plan.guarantee,
         "estimate": None if facts is None else chunk_sizing.estimate_payload(facts.estimate, proposed),
-        "pace": None if run is None else pace(run, parallel),
+        "pace": None if run is None else mean_pace(run),
         "notLookedAt": [*unseen, *(facts.unseen if facts is not None else ())],
     }
 
 
-def pace(run: Run, parallel: int) -> Payload | None:
-    """How long a chunk took so far and what is left at that rate; None until a chunk is done."""
+def mean_pace(run: Run) -> Payload | None:
+    """Return how long a chunk took in the mean; None until a chunk is done."""
     done = run.count(ChunkStatus.DONE)
     if not done or not run.seconds:
         return None
     each = run.seconds / done
-    left = run.count(ChunkStatus.PENDING) + run.count(ChunkStatus.RUNNING)
     return {
         "secondsPerChunk": round(each, 3),
         "rowsPerSecond": round(run.rows / run.seconds),
-        "secondsLeft": round(each * left / max(parallel, 1), 1),
     }

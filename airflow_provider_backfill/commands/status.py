@@ -62,6 +62,8 @@ def status_payload(session: Session, plan: Plan, run: Run, command: str, *, noop
         "chunkCounts": {"total": run.total, **{status.value: run.count(status) for status in ChunkStatus}},
         "attempts": run.attempts,
         "rowsWritten": run.rows,
+        "rowsRead": run.read_rows,
+        "bytesRead": run.read_bytes,
         "runPath": session.store.run_path(plan.plan_id),
         "eventPath": session.store.event_path(plan.plan_id),
         "updatedAt": render_instant(run.updated_at) if run.updated_at else None,

@@ -350,6 +350,12 @@ class Worker:
             if self._stopping.is_set() and not name.startswith(("sealed", "moved")):
                 raise ServerError("The worker was told to stop.", code=394)
 
+        reading = [0, 0]
+
+        def read(rows: int, size: int) -> None:
+            reading[0] += rows
+            reading[1] += size
+
         attempt = Attempt(
             self._plan,
             self._target,
@@ -362,6 +368,7 @@ class Worker:
             replica=claim.replica,
             clear=claim.clear,
             sparse=self._sparse,
+            read=read,
         )
         try:
             content = run_attempt(self._server, attempt)
@@ -381,6 +388,8 @@ class Worker:
             attempt=number,
             content=content,
             seconds=round(time.monotonic() - began, 3),
+            read_rows=reading[0] or None,
+            read_bytes=reading[1] or None,
         )
 
     def _released(self, chunk: Chunk, number: int, reason: str) -> Event:

@@ -132,11 +132,18 @@ class ChunkVerified(ChunkEvent):
 
 
 class ChunkDone(ChunkEvent):
-    """The chunk's rows are in the target."""
+    """
+    The chunk's rows are in the target.
+
+    *read_rows* and *read_bytes* are what its statements read, uncompressed, as the server counted
+    while they ran; None where it did not say, as an embedded engine does not.
+    """
 
     type: Literal["ChunkDone"] = "ChunkDone"
     content: ContentSums
     seconds: float
+    read_rows: int | None = None
+    read_bytes: int | None = None
 
 
 class ChunkFailed(ChunkEvent):

@@ -212,6 +212,8 @@ def _end(run: Run, event: ChunkDone | ChunkFailed | ChunkReleased | ChunkSplit) 
             del run.chunks[event.chunk_id]
             run.done[event.chunk_id] = (event.attempt, *event.content, event.seconds)
             run.rows += event.content.rows
+            run.read_rows += event.read_rows or 0
+            run.read_bytes += event.read_bytes or 0
             run.seconds += event.seconds
         case ChunkFailed():
             _move(run, event.chunk_id, state, ChunkStatus.FAILED if event.final else ChunkStatus.PENDING)

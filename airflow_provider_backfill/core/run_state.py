@@ -123,6 +123,7 @@ class Run:
         done: The done chunks in short, by chunk id.
         splits: Parts of every chunk that was split, by the id of the chunk they replace.
         workers: The workers that hold a claim now, by name.
+        read_rows: Rows that the statements of done chunks read; 0 where the server did not say, as are *read_bytes*.
         seconds: Sum of the done chunks' seconds.
         started_at: When the first worker began; None before.
         started_by: Who gave that worker its command.
@@ -151,6 +152,8 @@ class Run:
     parallel: int = 0
     attempts: int = 0
     rows: int = 0
+    read_rows: int = 0
+    read_bytes: int = 0
     seconds: float = 0.0
     last_error: str = ""
     updated_at: Instant | None = None

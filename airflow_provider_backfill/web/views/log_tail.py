@@ -10,10 +10,11 @@ import sys
 import time
 from collections import deque
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from ...core.instants import render_instant, to_ms
 from ...core.plan import Plan
+from ...core.progress import Pace, ProgressMeter
 from ...state.store import StateStore
 
 Payload = dict[str, Any]
@@ -23,7 +24,9 @@ _BUCKETS = 160
 # No text in an event can look like these: its quotes are escaped.
 _CHUNK = re.compile(rb'"chunkId":"([^"]+)"')
 _ON_BEHALF_OF = re.compile(rb'"onBehalfOf":("(?:[^"\\]|\\.)*")')
-_ENDED = re.compile(rb'\{"at":"([^"]+)".*"content":\[(\d+),\d+\],"seconds":([0-9.e+-]+)\}')
+_ENDED = re.compile(
+    rb'\{"at":"([^"]+)".*"content":\[(\d+),\d+\],"seconds":([0-9.e+-]+)(?:,"readRows":(\d+),"readBytes":(\d+))?\}'
+)
 
 
 class RateHistogram:
@@ -80,14 +83,6 @@ class RateHistogram:
         return {"start": self.start, "width": self.width, "perSecond": found}
 
 
-class CompletedChunk(NamedTuple):
-    """A done chunk: when (milliseconds since 1970), how many rows, and how long it took."""
-
-    at: int
-    rows: int
-    seconds: float
-
-
 class LogTail:
     """
     The log's lines, read once, for what a folded run does not keep: when things happened.
@@ -110,12 +105,11 @@ class LogTail:
         self.at_end = False
         self.meter = RateHistogram()
         self.feed: deque[tuple[int, bytes]] = deque(maxlen=_FEED)
-        self.recent: deque[CompletedChunk] = deque(maxlen=400)
+        self.progress = ProgressMeter(0.0)
         self.news: list[Payload] = []
         self.began_by: dict[str, str] = {}
         self.last_by = ""
         self.began: int | None = None
-        self.again: int | None = None
 
     def advance(self, seconds: float) -> None:
         """Read on for at most so long; *at_end* says whether that was enough."""
@@ -148,8 +142,9 @@ class LogTail:
         elif b'"type":"WorkerHeartbeat"' in line or b'"type":"ChunkVerified"' in line or b'"type":"LogOpened"' in line:
             return
         elif b'"type":"RunStarted"' in line or b'"type":"RunResumed"' in line:
-            self.again = to_ms(datetime.fromisoformat(json.loads(line)["at"]))
-            self.began = self.began or self.again
+            began = to_ms(datetime.fromisoformat(json.loads(line)["at"]))
+            self.progress.begin(began / 1000)
+            self.began = self.began or began
         self.feed.append((self.lines, line))
         if fresh:
             self.news.append(json.loads(line))
@@ -166,24 +161,15 @@ class LogTail:
         # Some 100,000 of these lines may be read at once, and this takes an eighth of the time of a parser.
         if match := _ENDED.match(line):
             when, rows, seconds = match[1].decode(), int(match[2]), float(match[3])
+            read_rows, read_bytes = int(match[4] or 0), int(match[5] or 0)
         else:
             event = json.loads(line)
             when, rows, seconds = event["at"], event["content"][0], event["seconds"]
+            read_rows, read_bytes = event.get("readRows", 0), event.get("readBytes", 0)
         at = to_ms(datetime.fromisoformat(when))
         self.meter.add(at, seconds, rows)
-        self.recent.append(CompletedChunk(at, rows, seconds))
+        self.progress.add(at / 1000, 1, rows, read_rows, read_bytes)
 
-    def pace(self, moment: int) -> tuple[float, float] | None:
-        """Rows and chunks a second of late; None when nothing was done of late."""
-        if not self.recent:
-            return None
-        usual = sum(ended.seconds for ended in self.recent) / len(self.recent)
-        horizon = round(min(600.0, max(20.0, 10 * usual)) * 1000)
-        since = max(moment - horizon, self.again or 0)
-        late = [ended for ended in self.recent if ended.at > since]
-        if not late or moment <= since:
-            return None
-        if len(late) == self.recent.maxlen:
-            since = late[0].at
-        elapsed = max(0.5, (moment - since) / 1000)
-        return sum(ended.rows for ended in late) / elapsed, len(late) / elapsed
+    def pace(self, moment: int) -> Pace | None:
+        """What was done per second of late, as of *moment* (milliseconds since 1970); None until a chunk is done."""
+        return self.progress.pace(moment / 1000)

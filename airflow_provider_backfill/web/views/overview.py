@@ -158,8 +158,10 @@ class _Followed:
             }
             if waiver
             else None,
-            "rowsPerSecond": round(pace[0], 1) if pace else None,
-            "secondsLeft": round(left / pace[1]) if pace and pace[1] else None,
+            "rowsPerSecond": round(pace.rows, 1) if pace else None,
+            "rowsReadPerSecond": round(pace.read_rows, 1) if pace else None,
+            "chunksPerMinute": round(pace.chunks * 60, 1) if pace else None,
+            "secondsLeft": round(left / pace.chunks) if pace and pace.chunks else None,
             "findings": [finding_payload(finding) for finding in findings],
         }
 
