@@ -11,9 +11,9 @@ _HEAD = """\
 <!-- Written by `python -m docs.generate` from the rules; do not edit. -->
 
 `doctor`, `check`, `status` and the page in Airflow share one set of rules. A finding has a code, a severity, the plan
-it is about, a message with the values, and a hint. A hint can be pasted as it is: it is a command line of
-`clickhouse-backfill`, or a statement for a ClickHouse client after `SQL: `. Where nothing can be pasted the hint is
-empty, and the message says what helps.
+it is about, a message with the values, and a hint. A hint can be pasted as it is: `remedy` says whether it is a
+`command` for a shell or a statement (`sql`) for a ClickHouse client. Where nothing can be pasted the hint is empty,
+and the message says what helps.
 
 An `error` makes `doctor` and `check` end with exit code 1; `warn` and `info` do not.
 """

@@ -19,7 +19,7 @@ from jinja2 import UndefinedError
 from ..clickhouse.client import ClickHouse, from_client
 from ..commands.session import Session
 from ..core.retry import RetryDecision, classify_error
-from ..errors import BackfillError, ConfigError, ServerError
+from ..errors import Advice, BackfillError, ConfigError, Flag, Remedy, ServerError
 from ..options import Options, describe_options, load_options
 from ..state.store import open_store
 from .compat import AirflowException, AirflowFailException, AirflowNotFoundException, BaseHook, conf
@@ -40,12 +40,9 @@ _STORE_EXTRA = {
 }
 
 # Flags of the command line that operators have under another name.
-_RENAMED = {"from": "window_from", "to": "window_to", "select-file": "select"}
-# What is meant to be pasted into a shell stays as it is.
-_SHELL = re.compile(r"(`[^`]*`|\bclickhouse-backfill [a-z].*)")
-_FLAG = re.compile(r"--([a-z]+(?:-[a-z]+)*)")
+_RENAMED = {"--from": "window_from", "--to": "window_to", "--select-file": "select"}
 # These are of the command line only.
-_NOT_ARGUMENTS = frozenset({"clickhouse-url", "plan-id", "config", "json", "verbose", "password-file"})
+_NOT_ARGUMENTS = frozenset({"--clickhouse-url", "--plan-id", "--config", "--json", "--verbose", "--password-file"})
 
 
 def airflow_home() -> Path:
@@ -149,7 +146,7 @@ def task_name(context: Context) -> str:
 @contextmanager
 def airflow_errors() -> Iterator[None]:
     """
-    Translate our errors for Airflow, with the flags of their hints as operator arguments.
+    Translate our errors for Airflow, with the flags of their remedies as operator arguments.
 
     What a retry cannot mend (a refused request, a wrong option, damaged state, a statement that
     ClickHouse will always refuse) becomes AirflowFailException, which spends no retries; the rest
@@ -159,22 +156,24 @@ def airflow_errors() -> Iterator[None]:
         yield
     except BackfillError as error:
         kind = AirflowFailException if _is_final(error) else AirflowException
-        raise kind(in_operator_words(str(error))) from error
+        remedy = in_operator_words(error.remedy)
+        raise kind(f"{error.message} ({remedy})" if remedy else error.message) from error
 
 
 def _is_final(error: BackfillError) -> bool:
     if isinstance(error, ServerError):
-        return classify_error(error.code, error.message) is RetryDecision.FINAL
+        return classify_error(error) is RetryDecision.FINAL
     return error.exit_code == 2
 
 
 @contextmanager
 def operator_words() -> Iterator[None]:
-    """Let our errors pass, with the flags in them as operator arguments; for what is checked while a DAG is parsed."""
+    """Let our errors pass with their remedies in an operator's words; for what is checked while a DAG is parsed."""
     try:
         yield
     except BackfillError as error:
-        error.message, error.hint = in_operator_words(error.message), in_operator_words(error.hint)
+        text = in_operator_words(error.remedy)
+        error.remedy = Advice(text) if text else None
         raise
 
 
@@ -192,13 +191,15 @@ def undefined_named(context: Context) -> Iterator[None]:
         ) from error
 
 
-def in_operator_words(text: str) -> str:
-    """A message with ``--write-mode`` as ``write_mode``, except where it is a command to paste."""
-    parts = _SHELL.split(text)
-    # split() puts what stays at the odd places.
-    return "".join(part if index % 2 else _FLAG.sub(_argument, part) for index, part in enumerate(parts))
+def in_operator_words(remedy: Remedy | None) -> str:
+    """A remedy with ``--write-mode replace`` as ``write_mode='replace'``; a command to paste into a shell stays one."""
+    if isinstance(remedy, Advice):
+        return remedy.render(_argument)
+    return "" if remedy is None else str(remedy)
 
 
-def _argument(match: re.Match[str]) -> str:
-    flag = match[1]
-    return match[0] if flag in _NOT_ARGUMENTS else _RENAMED.get(flag, flag.replace("-", "_"))
+def _argument(flag: Flag) -> str:
+    if flag.name in _NOT_ARGUMENTS:
+        return str(flag)
+    name = _RENAMED.get(flag.name, flag.name.removeprefix("--").replace("-", "_"))
+    return f"{name}={str(flag.value)!r}" if flag.value else name

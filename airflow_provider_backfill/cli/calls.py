@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RequestError
+from ..errors import PROGRAM, RequestError
 from .console import print_line
 from .environment import open_session, read_options, with_page
-from .flags import ALL_FLAGS, PLAN_FLAGS, PROGRAM, Payload
+from .flags import ALL_FLAGS, PLAN_FLAGS, Payload
 from .notify import check_address, notify
 from .output import pasteable
 from .parser import Call

@@ -6,6 +6,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ..errors import StateError
+from .text import remedy_text
 
 _LEVELS = {"error": "error", "warn": "warning", "info": "notice"}
 _NAME = "clickhouse-backfill check"
@@ -19,7 +20,7 @@ def github_lines(payload: dict[str, Any]) -> Iterator[str]:
 
 
 def _text(finding: dict[str, Any]) -> str:
-    return "\n".join(part for part in (finding["message"], finding["hint"]) if part)
+    return "\n".join(part for part in (finding["message"], remedy_text(finding)) if part)
 
 
 def write_junit(payload: dict[str, Any], path: Path) -> None:

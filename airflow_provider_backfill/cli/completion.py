@@ -1,6 +1,7 @@
 """Completion scripts for shells, made from the table of commands and flags."""
 
-from .flags import COMMANDS, COMMON, PLAN_ID, PROGRAM
+from ..errors import PROGRAM
+from .flags import COMMANDS, COMMON, PLAN_ID
 
 SHELLS = ("bash", "zsh", "fish")
 

@@ -5,8 +5,8 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ConfigError
-from .flags import PROGRAM, Payload
+from ..errors import PROGRAM, ConfigError
+from .flags import Payload
 from .parser import Call
 
 if TYPE_CHECKING:

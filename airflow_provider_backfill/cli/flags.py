@@ -2,9 +2,6 @@
 
 from typing import Any, NamedTuple
 
-PROGRAM = "clickhouse-backfill"
-
-
 Payload = dict[str, Any]
 
 

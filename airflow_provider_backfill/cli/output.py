@@ -7,10 +7,10 @@ import shlex
 import sys
 from typing import Any
 
-from ..errors import BackfillError, ConfigError
+from ..errors import PROGRAM, BackfillError, ConfigError
 from .console import print_line
 from .environment import read_password, server_url
-from .flags import COMMANDS, PROGRAM, Payload
+from .flags import COMMANDS, Payload
 from .parser import Call
 
 # After these, advice given by one command works only with the same flag.

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from .. import __version__
-from ..errors import RequestError
+from ..errors import PROGRAM, RequestError
 from .console import print_line
-from .flags import ALL_FLAGS, COMMANDS, COMMON, POSITIONAL, PROGRAM, Flag
+from .flags import ALL_FLAGS, COMMANDS, COMMON, POSITIONAL, Flag
 
 
 class _Parser(argparse.ArgumentParser):

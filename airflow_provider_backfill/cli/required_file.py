@@ -73,7 +73,7 @@ def _declared(entry: Any, where: str, kind: str) -> RequiredBackfill:
         target = show_table(parse_table(texts["target"], "target"))
         start, end = parse_instant(texts["from"]), parse_instant(texts["to"])
     except RequestError as error:
-        raise ConfigError(f"{where}: {error.message}", hint=error.hint) from None
+        raise ConfigError(f"{where}: {error.message}", remedy=error.remedy) from None
     if start >= end:
         raise ConfigError(
             f"{where}: from {render_instant(start)} is not before to {render_instant(end)}.",

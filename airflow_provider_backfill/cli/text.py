@@ -80,7 +80,7 @@ def show_plan(payload: Payload, out: IO[str]) -> str:
     ]
     for warning in payload.get("warnings", ()):
         lines.append(f"  {paint('warn', 'warn', out)}  {warning['message']}")
-        lines += [f"    -> {warning['hint']}"] if warning["hint"] else []
+        lines += remedy_lines(warning)
     lines += ["", f"Next: {payload['next']}"]
     return "\n".join(lines)
 
@@ -97,6 +97,16 @@ def _missed(payload: Payload, out: IO[str]) -> str:
     if not views:
         return ""
     return paint(f"these do not see the rows, as they come in by partition: {', '.join(views)}", "warn", out)
+
+
+def remedy_text(finding: Payload) -> str:
+    """What helps against a finding, as one line; a statement says that it is none for a shell."""
+    return f"SQL: {finding['hint']}" if finding["remedy"] == "sql" else str(finding["hint"])
+
+
+def remedy_lines(finding: Payload) -> list[str]:
+    """What helps against a finding, as an arrow below it; nothing when nothing is known to."""
+    return [f"    -> {remedy_text(finding)}"] if finding["hint"] else []
 
 
 def show_status(payload: Payload, out: IO[str]) -> str:
@@ -337,8 +347,7 @@ def _findings(findings: Sequence[Payload], out: IO[str]) -> list[str]:
     for finding in findings:
         lines.append(f"  {paint(finding['severity'], finding['severity'], out)}  {finding['code']}")
         lines.append(f"    {finding['message']}")
-        if finding["hint"]:
-            lines.append(f"    -> {finding['hint']}")
+        lines += remedy_lines(finding)
     return lines
 
 

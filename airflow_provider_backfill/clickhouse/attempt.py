@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from enum import StrEnum
 from typing import NamedTuple
 
 from ..core.facts import TableFacts, TableName
 from ..core.plan import Chunk, Plan
 from ..core.run_state import ContentSums
 from ..core.sql import literal, query_id, quote, quote_table
-from ..errors import ServerError
+from ..errors import Advice, ServerError, Sql, StatementRefusedError
 from .client import ClickHouse
 
 STAGING_SETTINGS = {
@@ -23,9 +24,25 @@ STAGING_SETTINGS = {
 }
 # Each costs milliseconds, and a statement a round trip; not all in one, for a plan may leave thousands.
 _DROPPED_AT_ONCE = 50
-_NO_SUCH_PART = 232
 # How long a query on another server may take to end before the attempt gives up, to be tried again later.
 _ELSEWHERE_SECONDS = 60.0
+
+
+class Step(StrEnum):
+    """A step of a chunk's way that is done; the last two may come once for each partition."""
+
+    CLAIM = "claim"
+    STAGING = "staging"
+    STAGED = "staged"
+    VERIFIED = "verified"
+    BACKED_UP = "backed up"
+    KEPT_OUTSIDE = "kept outside"
+    CLEARED = "cleared"
+    SEALED = "sealed"
+    INSERTED = "inserted"
+    RECORDED = "recorded"
+    MOVED = "moved"
+    REPLACED = "replaced"
 
 
 class Attempt(NamedTuple):
@@ -35,7 +52,7 @@ class Attempt(NamedTuple):
     Attributes:
         owned: Called before anything of others is killed, dropped or deleted; raises when the claim is lost.
         verified: Called with what was staged before it is sealed; raises when the claim is lost.
-        step: Called with the name of each step when it is done; may raise to end the attempt.
+        step: Called with each step when it is done; may raise to end the attempt.
         earlier: What earlier attempts of the chunk staged, by attempt.
         replica: Where that is, as :attr:`TableFacts.replica` names it.
         clear: Whether to delete the chunk's window from the target first.
@@ -49,7 +66,7 @@ class Attempt(NamedTuple):
     number: int
     owned: Callable[[], None]
     verified: Callable[[ContentSums], None]
-    step: Callable[[str], None]
+    step: Callable[[Step], None]
     earlier: dict[int, ContentSums]
     replica: str
     clear: bool
@@ -100,7 +117,7 @@ def _kill_elsewhere(server: ClickHouse, mine: str) -> int:
             raise ServerError(
                 f"{len(alive)} queries of earlier attempts go on on other servers: "
                 + ", ".join(f"{query} on {host}" for query, host in alive[:3]),
-                hint="there, run: KILL QUERY WHERE " + mine + " SYNC",
+                remedy=Advice("there, run: {}", Sql(f"KILL QUERY WHERE {mine} SYNC")),
             )
         time.sleep(0.2)
     return found
@@ -115,9 +132,7 @@ def _elsewhere(server: ClickHouse, mine: str) -> list[tuple[str, str]]:
             f"SELECT DISTINCT query_id, hostName() FROM {server.cluster_processes} WHERE {mine}",
             {"skip_unavailable_shards": 1},
         )
-    except ServerError as error:
-        if error.code is None:
-            raise
+    except StatementRefusedError:
         # Without the right REMOTE, or that of the cluster's own user, only this server can be asked; doctor says so.
         return []
     return [(query, host) for query, host in found]
@@ -151,9 +166,9 @@ def drop_part(server: ClickHouse, table: TableName, name: str) -> None:
         server.command(
             f"ALTER TABLE {quote_table(table)} DROP PART {literal(name)}", {"max_partition_size_to_drop": "0"}
         )
-    except ServerError as error:
+    except StatementRefusedError as error:
         # An attempt that is over, but not dead, has just moved it.
-        if error.code != _NO_SUCH_PART:
+        if error.name != "NO_SUCH_DATA_PART":
             raise
 
 

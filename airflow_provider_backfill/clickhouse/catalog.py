@@ -12,7 +12,7 @@ from datetime import datetime
 from ..core.facts import Column, SelectFacts, TableFacts, TableName, TimeKind, ViewFacts
 from ..core.instants import from_ms
 from ..core.sql import literal, parse_table, quote, quote_table, table_condition
-from ..errors import RequestError
+from ..errors import Advice, Flag, RequestError
 from .client import ClickHouse
 
 # A parametrised view reads like a function whose name has a database.
@@ -179,7 +179,9 @@ def time_span(server: ClickHouse, table: TableName, column: str, kind: TimeKind)
     low_ms, high_ms = (_milliseconds(f"{extreme}({quote(column)})", kind) for extreme in ("min", "max"))
     count, low, high = server.rows(f"SELECT count(), {low_ms}, {high_ms} FROM {quote_table(table)}")[0]
     if not count:
-        raise RequestError(f"{table} is empty, so it gives no window.", hint="pass --from and --to")
+        raise RequestError(
+            f"{table} is empty, so it gives no window.", remedy=Advice("pass {} and {}", Flag("--from"), Flag("--to"))
+        )
     return from_ms(float(low)), from_ms(float(high))
 
 

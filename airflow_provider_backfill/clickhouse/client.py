@@ -2,7 +2,8 @@
 A ClickHouse to talk to: over HTTP, or embedded in this process.
 
 One :class:`ClickHouse` is shared by the threads of a worker. Every statement that the server
-refuses, and every connection that fails, becomes a :class:`ServerError` with ClickHouse's code.
+refuses becomes a :class:`StatementRefusedError` with ClickHouse's name of the error, and every
+connection that fails a :class:`ServerUnreachableError`.
 No password is kept outside the client, and none is in an error.
 """
 
@@ -12,8 +13,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from ..core.retry import ERROR_NAMES
 from ..core.sql import literal
-from ..errors import ConfigError, ServerError
+from ..errors import Advice, ConfigError, Flag, ServerError, ServerUnreachableError, StatementRefusedError
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
@@ -135,7 +137,7 @@ class ClickHouse:
         except ClickHouseError as error:
             raise _server_error(error, self.address) from error
         except OSError as error:
-            raise ServerError(f"The connection to {self.address} failed: {error}.") from error
+            raise ServerUnreachableError(f"The connection to {self.address} failed: {error}.") from error
 
     def close(self) -> None:
         """Close the connections; an embedded engine frees its path for other processes."""
@@ -188,7 +190,10 @@ def connect(url: str, password: str | None = None, *, connections: int = 8) -> C
     else:
         raise ConfigError(
             f"{_redacted(url)!r} is not the address of a ClickHouse.",
-            hint="write --clickhouse-url http://user@host:8123/database, or chdb:///path for the embedded engine",
+            remedy=Advice(
+                "write {}, or chdb:///path for the embedded engine",
+                Flag("--clickhouse-url", "http://user@host:8123/database"),
+            ),
         )
     try:
         return ClickHouse(clickhouse_connect.get_client(**kwargs), address)
@@ -242,15 +247,20 @@ def _redacted(url: str) -> str:
 
 
 def _server_error(error: Exception, address: str) -> ServerError:
-    code, name = getattr(error, "code", None), getattr(error, "name", None) or ""
+    code: int | None = getattr(error, "code", None)
     text = str(error).strip()
     if code is None:
         cause = error.__cause__ or error.__context__
         detail = f": {cause}" if cause is not None else ""
-        return ServerError(
+        return ServerUnreachableError(
             f"ClickHouse at {address} could not be reached ({text}{detail}).",
-            hint="check that it runs and that --clickhouse-url, CLICKHOUSE_URL or the Airflow connection points to it",
+            remedy=Advice(
+                "check that it runs and that {}, CLICKHOUSE_URL or the Airflow connection points to it",
+                Flag("--clickhouse-url"),
+            ),
         )
+    name = getattr(error, "name", None) or ERROR_NAMES.get(code, "")
     while (shorter := _NOISE.sub("", text)) != text:
         text = shorter.strip()
-    return ServerError(f"ClickHouse refused the statement: {text} ({code} {name})", code=code, name=name)
+    message = f"ClickHouse refused the statement: {text} ({code} {name})"
+    return StatementRefusedError(message, code=code, name=name, reason=text)

@@ -36,7 +36,7 @@ from ..core.facts import (
 from ..core.instants import from_ms, to_ms
 from ..core.plan import Plan, Statement, WriteMode
 from ..core.sql import chunk_filter, literal, parse_table, quote, quote_table, table_condition
-from ..errors import ServerError
+from ..errors import StatementRefusedError
 from . import catalog, query_plan
 from .attempt import STAGING_SETTINGS
 from .client import ClickHouse
@@ -155,9 +155,7 @@ class _Look:
         """The answer to *ask*, or *otherwise* when this user or version does not give it."""
         try:
             return ask(*arguments)
-        except ServerError as error:
-            if error.code is None:
-                raise
+        except StatementRefusedError as error:
             self.unseen.append(f"{what}: {error.message}")
             return otherwise
 
@@ -178,9 +176,7 @@ class _Look:
                 facts = query_plan.scan_facts(
                     self._server, statement.select, source, plan.time_column, statement.time_kind, plan.start, plan.end
                 )
-            except ServerError as error:
-                if error.code is None:
-                    raise
+            except StatementRefusedError as error:
                 yield StatementScan(statement.name, statement.source, None, error.message)
             else:
                 # The query plan does not say which column a skip index is on.

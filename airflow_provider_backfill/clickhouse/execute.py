@@ -23,6 +23,7 @@ from typing import Any
 
 from ..core.facts import TableFacts, TableName
 from ..core.plan import Chunk, Plan, Statement, WriteMode
+from ..core.remedy import command
 from ..core.run_state import ContentSums
 from ..core.sql import (
     any_row_sql,
@@ -40,13 +41,11 @@ from ..core.sql import (
     table_condition,
     window_filter,
 )
-from ..errors import RequestError, ServerError, TransitionError, VerificationError
+from ..errors import Advice, Flag, RequestError, Sql, StatementRefusedError, VerificationError
 from . import publish
-from .attempt import STAGING_SETTINGS, Attempt, drop_tables, kill_queries
+from .attempt import STAGING_SETTINGS, Attempt, Step, drop_tables, kill_queries
 from .client import ClickHouse
 
-_TABLE_EXISTS = 57
-_UNKNOWN_TABLE = 60
 _STAGING_TABLE = {
     # With an id of its own, a part is told from one that has the very same rows.
     "assign_part_uuids": 1,
@@ -98,7 +97,7 @@ def run_attempt(server: ClickHouse, attempt: Attempt) -> ContentSums:
             # Nothing to publish.
             return content
         _seal(server, attempt, sealed)
-        attempt.step("sealed")
+        attempt.step(Step.SEALED)
     if plan.write_mode is WriteMode.REPLACE:
         publish.replace_partitions(server, attempt, sealed)
     else:
@@ -111,7 +110,7 @@ def _insert(server: ClickHouse, attempt: Attempt) -> ContentSums:
     if attempt.clear:
         _clear(server, attempt)
     _fill(server, attempt, attempt.target.storage, _DIRECT_SETTINGS, order=" ORDER BY ALL")
-    attempt.step("inserted")
+    attempt.step(Step.INSERTED)
     return _source(server, attempt)
 
 
@@ -132,22 +131,26 @@ def _source(server: ClickHouse, attempt: Attempt) -> ContentSums:
 def _resumable(server: ClickHouse, attempt: Attempt, sealed: TableName) -> ContentSums | None:
     """What an earlier attempt has sealed and may still have to be published; None to start over."""
     _drop_attempts(server, attempt)
-    found = server.rows(f"SELECT comment FROM system.tables WHERE {table_condition(sealed, 'name')}")
-    number = int(str(found[0][0]).rsplit(" ", 1)[-1]) if found else 0
-    if number >= attempt.number:
-        raise TransitionError(f"Attempt {number} has sealed chunk {attempt.chunk.id}, so {attempt.number} is over.")
+    found = bool(server.numbers(f"SELECT 1 FROM system.tables WHERE {table_condition(sealed, 'name')}"))
+    if found:
+        # Whoever still has the claim now looks at the work of an earlier attempt, not of a later one.
+        attempt.owned()
     if not found and attempt.earlier and not attempt.clear and attempt.replica not in ("", attempt.target.replica):
         raise RequestError(
             f"An earlier attempt of chunk {attempt.chunk.id} was verified on replica {attempt.replica} of "
             f"{attempt.target.storage} and may be published in part; from this replica, {attempt.target.replica}, "
             "its sealed table cannot be seen.",
-            hint=f"resume with the address of {attempt.replica}; if it is gone for good, run `clickhouse-backfill run"
-            f" --plan-id {attempt.plan.plan_id} --replay-failed --clear-window`, which fills the window anew",
+            remedy=Advice(
+                "resume with the address of {}; if it is gone for good, run `{}`, which fills the window anew",
+                attempt.replica,
+                command("run", attempt.plan.plan_id, "--replay-failed", "--clear-window"),
+            ),
         )
-    content = None if attempt.clear else attempt.earlier.get(number)
+    # Of several that were verified only the last can have been sealed: each drops the tables of those before it.
+    last = max(attempt.earlier, default=0)
+    content = attempt.earlier[last] if found and last and not attempt.clear else None
     if found and content is None:
         # Sealed before the chunk was done and replayed, or to be filled anew after its window is cleared.
-        attempt.owned()
         drop_tables(server, [sealed])
     if attempt.clear:
         _clear(server, attempt)
@@ -176,7 +179,7 @@ def _clear(server: ClickHouse, attempt: Attempt) -> None:
                 raise RequestError(
                     f"{statement.name} does not leave {plan.time_column} as it is, so rows of other chunks may lie in "
                     f"the window of chunk {chunk.id} in {plan.target}, which was to be deleted.",
-                    hint="delete the rows yourself and plan anew with --force",
+                    remedy=Advice("delete the rows yourself and plan anew with {}", Flag("--force")),
                 )
     publish.clear_window(server, attempt)
 
@@ -184,13 +187,17 @@ def _clear(server: ClickHouse, attempt: Attempt) -> None:
 def _seal(server: ClickHouse, attempt: Attempt, sealed: TableName) -> None:
     try:
         server.command(f"RENAME TABLE {quote_table(_own_table(attempt))} TO {quote_table(sealed)}")
-    except ServerError as error:
-        if error.code == _TABLE_EXISTS and not attempt.earlier:
+    except StatementRefusedError as error:
+        if error.name == "TABLE_ALREADY_EXISTS" and not attempt.earlier:
             raise RequestError(
                 f"{sealed} is left from a run that this state folder knows nothing of.",
-                hint=f"plan anew with --force, which drops it, or run DROP TABLE {quote_table(sealed)}",
+                remedy=Advice(
+                    "plan anew with {}, which drops it, or run {}",
+                    Flag("--force"),
+                    Sql(f"DROP TABLE {quote_table(sealed)}"),
+                ),
             ) from error
-        if error.code in (_TABLE_EXISTS, _UNKNOWN_TABLE):
+        if error.name in ("TABLE_ALREADY_EXISTS", "UNKNOWN_TABLE"):
             raise VerificationError(f"The staging table of chunk {attempt.chunk.id} was taken away.") from error
         raise
 
@@ -203,11 +210,11 @@ def _stage(server: ClickHouse, attempt: Attempt, wanted: ContentSums | None) -> 
     plan, table = attempt.plan, _own_table(attempt)
     comment = f"backfill of {show_table(attempt.target.name)}, attempt {attempt.number}"
     _create(server, attempt.target, table, comment)
-    attempt.step("staging")
+    attempt.step(Step.STAGING)
     _fill(server, attempt, table, STAGING_SETTINGS)
-    attempt.step("staged")
+    attempt.step(Step.STAGED)
     content = _verify(server, attempt, table, wanted)
-    attempt.step("verified")
+    attempt.step(Step.VERIFIED)
     if plan.backup:
         publish.back_up(server, attempt, table)
     if plan.keep_outside:
@@ -264,8 +271,11 @@ def _verify(server: ClickHouse, attempt: Attempt, table: TableName, wanted: Cont
         raise VerificationError(
             f"Chunk {attempt.chunk.id} staged {staged.rows} rows (checksum {staged.checksum}), "
             f"but the source gives {wanted.rows} rows (checksum {wanted.checksum}).",
-            hint="rows of this window still change, or the SELECT gives another result each time; "
-            "once the source is at rest, run `clickhouse-backfill resume --plan-id " + plan.plan_id + "`",
+            remedy=Advice(
+                "rows of this window still change, or the SELECT gives another result each time; "
+                "once the source is at rest, run `{}`",
+                command("resume", plan.plan_id),
+            ),
         )
     return staged
 

@@ -8,8 +8,9 @@ some minutes later (``old_parts_lifetime``). After that its rows tell, and where
 from collections.abc import Iterable
 
 from ..core.facts import TableName
+from ..core.remedy import command
 from ..core.sql import literal, quote_table, row_hash, table_checksum_sql, table_condition, window_filter
-from ..errors import RequestError
+from ..errors import Advice, InDoubtError, RequestError, Sql
 from .attempt import Attempt, drop_part
 from .client import ClickHouse
 
@@ -22,7 +23,7 @@ def drop_parts_already_moved(server: ClickHouse, attempt: Attempt, sealed: Table
     Drop the parts of the sealed partition that have arrived in the target.
 
     Raises:
-        RequestError: It cannot be told, since the target has rows with the same keys beside those of the chunk.
+        InDoubtError: It cannot be told, since the target has rows with the same keys beside those of the chunk.
     """
     there = {hashed for _, hashed in _parts(server, attempt.target.storage, partition)}
     here = _parts(server, sealed, partition, "active")
@@ -97,16 +98,21 @@ def _window(attempt: Attempt) -> str:
         return ""
 
 
-def _cannot_tell(attempt: Attempt, sealed: TableName, partition: str) -> RequestError:
-    plan, anew = attempt.plan, ""
+def _cannot_tell(attempt: Attempt, sealed: TableName, partition: str) -> InDoubtError:
+    plan = attempt.plan
+    repair = Advice(
+        "insert from {} what the target lacks, empty it with {}, and run `{}`",
+        sealed,
+        Sql(f"TRUNCATE TABLE {quote_table(sealed)}"),
+        command("resume", plan.plan_id),
+    )
     if plan.keeps_time:
-        again = f"clickhouse-backfill run --plan-id {plan.plan_id} --replay-failed --clear-window"
-        anew = f"if nothing else writes there, run `{again}`, which fills the window anew; else "
-    return RequestError(
+        again = command("run", plan.plan_id, "--replay-failed", "--clear-window")
+        repair = Advice("if nothing else writes there, run `{}`, which fills the window anew; else {}", again, repair)
+    return InDoubtError(
         f"ClickHouse went down while chunk {attempt.chunk.id} was being published, and what had arrived of partition "
         f"{partition} cannot be told any more: {plan.target} holds some of its rows, or some with the same keys.",
-        hint=f"{anew}insert from {sealed} what the target lacks, empty it with TRUNCATE TABLE {quote_table(sealed)}, "
-        f"and run `clickhouse-backfill resume --plan-id {plan.plan_id}`",
+        remedy=repair,
     )
 
 

@@ -9,18 +9,16 @@ from collections.abc import Iterable
 
 from ..core.facts import TableFacts, TableName
 from ..core.instants import render_instant
-from ..core.plan import Chunk, Plan
+from ..core.plan import Chunk, Plan, WriteMode
 from ..core.run_state import ContentSums
 from ..core.sql import backup_table, create_like, literal, quote, quote_table, table_condition, window_filter
-from ..errors import RequestError, ServerError, VerificationError
-from .attempt import STAGING_SETTINGS, Attempt, drop_part
+from ..errors import Advice, Flag, RequestError, ServerError, StatementRefusedError, VerificationError
+from .attempt import STAGING_SETTINGS, Attempt, Step, drop_part
 from .client import ClickHouse
 from .interrupted_move import drop_parts_already_moved
 
 # A part that was merged or mutated after the look has another name, and is found by the next one.
 _CLEAR_TRIES = 20
-# ABORTED, UNFINISHED
-_UNFINISHED = (236, 341)
 
 
 def move_partitions(
@@ -45,14 +43,14 @@ def move_partitions(
         raise VerificationError(
             f"{sealed} holds {there} rows of {content.rows} that were sealed: it was taken away unpublished."
         )
-    for index, (partition, _) in enumerate(partitions):
+    for partition, _ in partitions:
         if resumed:
             drop_parts_already_moved(server, attempt, sealed, partition)
         server.command(
             f"ALTER TABLE {quote_table(sealed)} MOVE PARTITION ID {literal(partition)} TO TABLE {quote_table(storage)}",
             {"query_id": f"{attempt.query_id}.move.{partition}"},
         )
-        attempt.step(f"moved {index + 1}")
+        attempt.step(Step.MOVED)
 
 
 def _exists(server: ClickHouse, table: TableName) -> bool:
@@ -79,16 +77,18 @@ def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName) 
                 f"The partitions {', '.join(affected)} of {attempt.plan.target} hold {outside} rows outside "
                 f"the chunk {render_instant(attempt.chunk.start)} to {render_instant(attempt.chunk.end)}, "
                 "which replacing them would delete.",
-                hint="plan anew with --keep-outside, or with --write-mode stage",
+                remedy=Advice(
+                    "plan anew with {}, or with {}", Flag("--keep-outside"), Flag("--write-mode", WriteMode.STAGE)
+                ),
             )
-    for index, partition in enumerate(affected):
+    for partition in affected:
         action = f"REPLACE PARTITION ID {literal(partition)} FROM {quote_table(sealed)}"
         if partition not in staged:
             # It needs no sealed table, so whoever has lost the claim could drop what was published since.
             attempt.owned()
             action = f"DROP PARTITION ID {literal(partition)}"
         server.command(f"ALTER TABLE {quote_table(storage)} {action}", {"max_partition_size_to_drop": "0"})
-        attempt.step(f"replaced {index + 1}")
+        attempt.step(Step.REPLACED)
 
 
 def _window(attempt: Attempt) -> str:
@@ -121,7 +121,7 @@ def back_up(server: ClickHouse, attempt: Attempt, table: TableName) -> None:
             f"ALTER TABLE {quote_table(backup)} REPLACE PARTITION ID {literal(partition)} FROM {quote_table(storage)}",
             {"max_partition_size_to_drop": "0"},
         )
-    attempt.step("backed up")
+    attempt.step(Step.BACKED_UP)
 
 
 def keep_outside(server: ClickHouse, attempt: Attempt, table: TableName) -> None:
@@ -136,7 +136,7 @@ def keep_outside(server: ClickHouse, attempt: Attempt, table: TableName) -> None
         f" WHERE {_outside(attempt, sorted(affected))}",
         dict(STAGING_SETTINGS),
     )
-    attempt.step("kept outside")
+    attempt.step(Step.KEPT_OUTSIDE)
 
 
 def clear_window(server: ClickHouse, attempt: Attempt) -> None:
@@ -157,7 +157,7 @@ def clear_window(server: ClickHouse, attempt: Attempt) -> None:
             f" WHERE _part IN (SELECT DISTINCT _part FROM {quote_table(storage)} WHERE {where}) GROUP BY _part"
         )
         if not parts:
-            attempt.step("cleared")
+            attempt.step(Step.CLEARED)
             return
         attempt.owned()
         # A deletion rewrites every part of the table, one after the other; to drop a part takes a moment.
@@ -171,9 +171,9 @@ def clear_window(server: ClickHouse, attempt: Attempt) -> None:
                     f"ALTER TABLE {quote_table(storage)} DELETE WHERE {where} AND _part IN ({mixed})",
                     {"mutations_sync": 2},
                 )
-            except ServerError as error:
+            except StatementRefusedError as error:
                 # Another chunk has dropped one of these parts meanwhile; what is left is found by the next look.
-                if error.code not in _UNFINISHED:
+                if error.name not in ("ABORTED", "UNFINISHED"):
                     raise
     raise ServerError(f"The window of chunk {attempt.chunk.id} still holds rows after {_CLEAR_TRIES} deletions.")
 
@@ -193,9 +193,7 @@ def restore(server: ClickHouse, plan: Plan, target: TableFacts, chunks: Iterable
     storage, backup = target.storage, backup_table(plan, target.storage)
     try:
         kept = _partitions(server, backup)
-    except ServerError as error:
-        if error.code is None:
-            raise
+    except StatementRefusedError as error:
         raise RequestError(
             f"The backup {backup} is not there: {error.message}.", hint="nothing can be undone"
         ) from error

@@ -8,7 +8,7 @@ from ..core.facts import Estimate, TableName, TimeKind
 from ..core.instants import from_ms
 from ..core.plan import Statement
 from ..core.sql import bound_before, milliseconds, parse_table, quote_table, table_condition, time_filter
-from ..errors import ServerError
+from ..errors import StatementRefusedError
 from .client import LONG_TEXT, ClickHouse
 from .source_rows import rows_by_index
 
@@ -122,9 +122,7 @@ def _count(
             f" (SELECT {place} AS chunk, count() AS rows FROM {quote_table(source)} WHERE {where} GROUP BY chunk)",
             {"max_execution_time": _COUNT_SECONDS, **LONG_TEXT},
         )
-    except ServerError as error:
-        if error.code is None:
-            raise
+    except StatementRefusedError:
         return None
     smallest, median, largest, filled = (int(value) for value in found[0])
     return smallest, median, largest, filled

@@ -11,13 +11,12 @@ from typing import NamedTuple
 from ..core.facts import TableName, TimeKind
 from ..core.instants import from_ms
 from ..core.sql import bound_before, literal, milliseconds, quote_table, table_condition, time_filter
-from ..errors import ServerError
+from ..errors import StatementRefusedError
 from .client import LONG_TEXT, ClickHouse
 
 # A count reads the time column only, which takes a second or two for so many rows.
 _COUNT_UP_TO_ROWS = 500_000_000
 _COUNT_SECONDS = 60
-_TOO_SLOW = 159
 
 
 class RowCounts(NamedTuple):
@@ -50,17 +49,16 @@ def rows_between(
                 LONG_TEXT,
             )
             return RowCounts({int(start): int(rows) for start, rows in found if rows}, exact=False)
-        except ServerError as error:
+        except StatementRefusedError:
             # The time column is no part of the index.
-            if error.code is None:
-                raise
+            pass
     try:
         found = server.rows(
             f"SELECT {place} AS place, count() FROM {quote_table(source)} WHERE {where} GROUP BY place",
             {"max_execution_time": _COUNT_SECONDS, **LONG_TEXT},
         )
-    except ServerError as error:
-        if error.code != _TOO_SLOW:
+    except StatementRefusedError as error:
+        if error.name != "TIMEOUT_EXCEEDED":
             raise
         return None
     return RowCounts({int(start): int(rows) for start, rows in found}, exact=True)
@@ -72,9 +70,7 @@ def rows_by_index(server: ClickHouse, source: TableName, where: str) -> int | No
         found = server.rows(
             f"SELECT sum(rows), count() FROM (EXPLAIN ESTIMATE SELECT * FROM {quote_table(source)} WHERE {where})"
         )
-    except ServerError as error:
-        if error.code is None:
-            raise
+    except StatementRefusedError:
         return None
     rows, tables = found[0]
     # No table in the answer may mean that nothing lies in the window, or that the source is no MergeTree.

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from ..core.facts import TableFacts
 from ..core.sql import table_condition
-from ..errors import ServerError
+from ..errors import ServerUnreachableError, StatementRefusedError
 from .client import ClickHouse
 from .diagnostics import part_limits
 
@@ -50,10 +50,10 @@ class LoadThrottle:
         for probe in list(self._probes):
             try:
                 reason = probe()
-            except ServerError as error:
-                if error.code is None:
-                    # The attempt meets the same, and knows what to do about it.
-                    return ""
+            except ServerUnreachableError:
+                # The attempt meets the same, and knows what to do about it.
+                return ""
+            except StatementRefusedError:
                 with suppress(ValueError):
                     self._probes.remove(probe)
                 continue

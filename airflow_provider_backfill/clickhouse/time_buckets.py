@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from ..core.facts import TimeKind
 from ..core.instants import MS_PER_DAY, from_ms, to_ms
 from ..core.sql import instants, quote
-from ..errors import ServerError
+from ..errors import StatementRefusedError
 from .client import LONG_TEXT, ClickHouse
 
 _PER_MS = {TimeKind.EPOCH_S: (1, 1000), TimeKind.EPOCH_MS: (1, 1), TimeKind.EPOCH_US: (1000, 1)}
@@ -46,9 +46,7 @@ class TimeBuckets:
             return False
         try:
             self._server.rows(self._edges("SELECT toInt64(0) AS ms"))
-        except ServerError as error:
-            if error.code is None:
-                raise
+        except StatementRefusedError:
             return False
         return True
 

@@ -1,6 +1,5 @@
 """Tell whether every required backfill is finished."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -12,7 +11,7 @@ from ..core.findings.registry import Finding, RequiredBackfill, RuleContext, Sev
 from ..core.plan import Plan
 from ..core.run_state import RunStatus
 from ..core.sql import show_table
-from ..errors import BackfillError, DamagedStateError
+from ..errors import BackfillError, DamagedStateError, command_of
 from .lease import utc_now
 from .plan_findings import finding_payload, plan_case, sentences
 from .session import Payload, Session
@@ -83,10 +82,10 @@ def _sound_plan(session: Session, plan_id: str) -> Plan | None:
 
 
 def _damage_case(plan_id: str, error: DamagedStateError) -> RuleContext:
-    """A damaged plan: the command in the error's hint is the remedy, other advice belongs to the message."""
-    advised = re.search(r"`(clickhouse-backfill [^`]+)`", error.hint)
+    """A damaged plan: the command of the error's remedy is the finding's, other advice belongs to the message."""
+    advised = command_of(error.remedy)
     damage = error.message if advised is not None else sentences(error)
-    return RuleContext(moment=utc_now(), about=plan_id, damage=damage, remedy=advised[1] if advised is not None else "")
+    return RuleContext(moment=utc_now(), about=plan_id, damage=damage, remedy=advised)
 
 
 def _count(tally: _Tally, case: RuleContext, plan: Plan | None, targets: set[str]) -> None:

@@ -17,7 +17,7 @@ from ..core.instants import MS_PER_DAY, from_ms, render_instant, to_ms
 from ..core.plan import Plan, WriteMode
 from ..core.planner import keys_to_keep_whole
 from ..core.sql import parse_table, time_filter
-from ..errors import RequestError
+from ..errors import Advice, Flag, RequestError
 from . import plan_inputs
 
 _MS_PER_MINUTE = 60_000
@@ -58,7 +58,9 @@ def _base(server: ClickHouse, target: TableFacts, plan: Plan, chunking: Chunking
         raise RequestError(
             f"The partition of {target.name} ({target.partition_key}) that begins at {render_instant(from_ms(short))} "
             f"is shorter than the minimum of {plan.min_chunk_minutes:g} minutes.",
-            hint="pass --chunk-hours with a length of several partitions, or lower limits.minChunkMinutes",
+            remedy=Advice(
+                "pass {} with a length of several partitions, or lower limits.minChunkMinutes", Flag("--chunk-hours")
+            ),
         )
     return bounds
 
@@ -77,7 +79,12 @@ def _by_rows(
             raise RequestError(
                 f"The rows of {source} cannot be counted within a minute, and its index has no {plan.time_column}, "
                 "so it cannot be told where a chunk would have too many.",
-                hint="leave --max-chunk-rows and --max-chunk-bytes away, and pass --chunk-hours",
+                remedy=Advice(
+                    "leave {} and {} away, and pass {}",
+                    Flag("--max-chunk-rows"),
+                    Flag("--max-chunk-bytes"),
+                    Flag("--chunk-hours"),
+                ),
             )
         for start, rows in counts.rows.items():
             weights[start] = weights.get(start, 0.0) + rows * per_row
@@ -94,7 +101,7 @@ def _weight_of_row(server: ClickHouse, plan: Plan, source: TableName) -> float:
     if per_row is None:
         raise RequestError(
             f"What a row of {source} takes is not known: it has no parts of its own that say so.",
-            hint="pass --max-chunk-rows in place of --max-chunk-bytes",
+            remedy=Advice("pass {} in place of {}", Flag("--max-chunk-rows"), Flag("--max-chunk-bytes")),
         )
     return max(share, per_row / size)
 

@@ -17,7 +17,8 @@ from ..core.findings.server_rules import LARGE_BYTES, LARGE_ROWS, MANY_CHUNKS, S
 from ..core.ids import plan_id
 from ..core.model import whole
 from ..core.plan import Plan, WriteMode
-from ..errors import RequestError, ServerError
+from ..core.remedy import pass_flags
+from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from . import plan_inputs
 
 # What a chunk should hold: enough that its fixed cost (tables, verification, publishing) is little, and
@@ -36,9 +37,7 @@ def estimate_plan(server: ClickHouse, plan: Plan) -> Estimate | None:
     """
     try:
         return estimate_rows(server, plan.statements, plan.time_column, plan.bounds_ms())
-    except ServerError as error:
-        if error.code is None:
-            raise
+    except StatementRefusedError:
         return None
 
 
@@ -92,13 +91,13 @@ def resized(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[
     if estimate is None:
         raise RequestError(
             f"The rows of {plan.statements[0].source} cannot be counted within seconds, so no chunk size follows.",
-            hint=f"pass {plan.chunking.flags}",
+            remedy=pass_flags(plan.chunking.flags),
         )
     hours = propose_hours(server, target, plan, scans, estimate)
     if hours is None:
         raise RequestError(
             f"No usual chunk length fits the buckets and partitions of {plan.target}.",
-            hint="pass --chunk-hours with a number; the error then names what fits",
+            remedy=Advice("pass {} with a number; the error then names what fits", Flag("--chunk-hours")),
         )
     return by_length(plan, Chunking(hours=hours))
 

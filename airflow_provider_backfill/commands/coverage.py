@@ -10,7 +10,7 @@ from ..core.plan import Plan
 from ..core.replay import expand
 from ..core.run_state import ChunkStatus, Run, RunStatus
 from ..core.sql import show_table
-from ..errors import DamagedStateError, RequestError
+from ..errors import Advice, DamagedStateError, Flag, RequestError
 from .session import Payload, Session
 
 
@@ -27,7 +27,7 @@ def read_coverage(session: Session, target: TableName, start: datetime, end: dat
     if start >= end:
         raise RequestError(
             f"The window is empty: from {render_instant(start)} is not before to {render_instant(end)}.",
-            hint="the end is exclusive; to cover 1 January, pass --to 2026-01-02",
+            remedy=Advice("the end is exclusive; to cover 1 January, pass {}", Flag("--to", "2026-01-02")),
         )
     name = show_table(target)
     by_server: dict[str, list[CoveredInterval]] = {}

@@ -1,6 +1,5 @@
 """Diagnose a plan or a target, and say what to type."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,7 +13,7 @@ from ..core.remedy import plan_command
 from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus, Run
 from ..core.sql import parse_table, show_table
-from ..errors import RequestError, ServerError
+from ..errors import Advice, Flag, MisalignedError, RequestError, ServerError, StatementRefusedError
 from . import chunk_sizing, plan_inputs
 from .lease import utc_now
 from .plan_findings import finding_payload, plan_case, sentences
@@ -34,7 +33,10 @@ def diagnose(session: Session, plan_id: str | None = None, target: TableName | N
     """
     if plan_id is None:
         if target is None:
-            raise RequestError("Neither a plan nor a target was named.", hint="write --plan-id ID or --target db.table")
+            raise RequestError(
+                "Neither a plan nor a target was named.",
+                remedy=Advice("write {} or {}", Flag("--plan-id", "ID"), Flag("--target", "db.table")),
+            )
         with session.connected() as server:
             return _doctor_payload(_target_case(session, server, target), target=show_table(target))
     plan = session.store.load_plan(plan_id)
@@ -72,18 +74,16 @@ def inspect_server(session: Session, server: ClickHouse, plan: Plan) -> ServerFa
     misfit = None
     try:
         plan_inputs.check_bounds(server, table, plan, scans)
+    except MisalignedError as error:
+        proposal = plan_command(plan, *error.proposal) if error.proposal else None
+        misfit = Misalignment(sentences(error), proposal)
     except RequestError as error:
-        flags = re.findall(r"--(?:from|to|chunk-hours|chunk-by|chunk-zone) [^\s,]+", error.hint)
-        misfit = Misalignment(sentences(error), plan_command(plan, *flags) if flags else "")
-    except ServerError as error:
-        if error.code is None:
-            raise
+        misfit = Misalignment(sentences(error), None)
+    except StatementRefusedError as error:
         facts = replace(facts, unseen=(*facts.unseen, f"chunk bounds: {error.message}"))
     try:
         facts = replace(facts, seam=plan_inputs.cutover(server, table, plan))
-    except ServerError as error:
-        if error.code is None:
-            raise
+    except StatementRefusedError as error:
         facts = replace(facts, unseen=(*facts.unseen, f"rows of the target: {error.message}"))
     estimate = chunk_sizing.estimate_plan(server, plan)
     proposed = None if estimate is None else chunk_sizing.propose_hours(server, table, plan, scans, estimate)

@@ -4,10 +4,9 @@ import re
 
 from ..core.facts import TableName
 from ..core.plan import Plan
-from ..core.remedy import PROGRAM
 from ..core.run_state import RunStatus
 from ..core.sql import show_table
-from ..errors import DamagedStateError, PlanNotFoundError, RequestError
+from ..errors import Advice, Command, DamagedStateError, Flag, PlanNotFoundError, RequestError
 from .list import readable_runs
 from .session import Session
 
@@ -27,14 +26,17 @@ def find_plan_id(session: Session, name: str) -> str:
     if not _BEGINNING.fullmatch(name):
         raise RequestError(
             f"{name!r} is not a plan id.",
-            hint=f"a plan id is 16 hex digits, and a unique beginning is enough; `{PROGRAM} list` shows them all",
+            remedy=Advice(
+                "a plan id is 16 hex digits, and a unique beginning is enough; `{}` shows them all", Command("list")
+            ),
         )
     if len(name) == 16:
         return name
     matches = [plan_id for plan_id in session.store.plan_ids() if plan_id.startswith(name)]
     if not matches:
         raise PlanNotFoundError(
-            f"No plan id in {session.store.backend.where('')} begins with {name}.", hint=f"`{PROGRAM} list` shows them"
+            f"No plan id in {session.store.backend.where('')} begins with {name}.",
+            remedy=Advice("`{}` shows them", Command("list")),
         )
     if len(matches) > 1:
         more = ", …" if len(matches) > _SHOWN else ""
@@ -55,7 +57,7 @@ def last_plan_id(session: Session) -> str:
     if not plans:
         raise PlanNotFoundError(
             f"There is no plan in {session.store.backend.where('')}.",
-            hint=f"create one with `{PROGRAM} plan`, or name another folder with --state-dir",
+            remedy=Advice("create one with `{}`, or name another folder with {}", Command("plan"), Flag("--state-dir")),
         )
     return max(plans, key=lambda plan: plan.created_at).plan_id
 
@@ -75,7 +77,7 @@ def plan_id_of_target(session: Session, target: TableName) -> str:
     if not runs:
         raise PlanNotFoundError(
             f"There is no plan of {name} in {session.store.backend.where('')}.",
-            hint=f"`{PROGRAM} list` shows all plans",
+            remedy=Advice("`{}` shows all plans", Command("list")),
         )
     ended = (RunStatus.COMPLETED, RunStatus.CANCELLED)
     open_plans = [plan for plan, run in runs if run.status not in ended]

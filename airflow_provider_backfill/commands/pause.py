@@ -24,7 +24,7 @@ def pause_plan(session: Session, plan_id: str, *, reason: str = "") -> Payload:
     if log.run.status in (RunStatus.PLANNED, RunStatus.COMPLETED, RunStatus.CANCELLED):
         raise RequestError(
             f"Plan {plan.plan_id} is {log.run.status}, so nothing of it can be paused.",
-            hint=command("status", plan.plan_id),
+            remedy=command("status", plan.plan_id),
         )
     noop = log.run.pause_holds
 

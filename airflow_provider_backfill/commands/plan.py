@@ -13,9 +13,10 @@ from ..core.planner import GUARANTEE, check_window, differences, write_mode
 from ..core.remedy import command, short_instant
 from ..core.run_state import ChunkStatus
 from ..core.sql import show_table
-from ..errors import RequestError
+from ..errors import Advice, Flag, RequestError
 from . import chunk_bounds, chunk_sizing, plan_inputs
 from .lease import has_live_worker, utc_now
+from .plan_findings import remedy_payload
 from .session import Payload, Session
 
 
@@ -88,7 +89,8 @@ def create_plan(session: Session, request: PlanRequest) -> Payload:
             return _plan_payload(session, _same_plan(session.store.load_plan(plan.plan_id), plan), target, existed=True)
         estimate = chunk_sizing.describe(server, target, plan, scans)
         warnings = [
-            {"message": found.message, "hint": found.hint} for found in open_window(plan, catalog.server_time(server))
+            {"message": found.message, **remedy_payload(found.remedy)}
+            for found in open_window(plan, catalog.server_time(server))
         ]
         return {**_plan_payload(session, plan, target, existed=False), "estimate": estimate, "warnings": warnings}
 
@@ -97,16 +99,21 @@ def _refuse_existing_rows(server: ClickHouse, target: TableFacts, plan: Plan, al
     if not plan.existing_rows or allowed or plan.write_mode is WriteMode.REPLACE:
         return
     seam = plan_inputs.cutover(server, target, plan)
-    since, cut = "", ""
+    since, cut = "", None
     if seam.first is not None:
         feeds = f", as {' and '.join(map(str, seam.fed_by))} may have written" if seam.fed_by else ""
         since = f" (the first at {render_instant(seam.first)}{feeds})"
         if seam.first > plan.start:
-            cut = f"to end before them pass --to {short_instant(seam.first)}; "
+            cut = Flag("--to", short_instant(seam.first))
+    rebuild = Advice(
+        "to rebuild them pass {}; if they are other rows, pass {}",
+        Flag("--write-mode", WriteMode.REPLACE),
+        Flag("--allow-existing-rows"),
+    )
     raise RequestError(
         f"{plan.target} already holds {plan.existing_rows} rows in the window{since}, "
         "and this backfill would add to them.",
-        hint=f"{cut}to rebuild them pass --write-mode replace; if they are other rows, pass --allow-existing-rows",
+        remedy=rebuild if cut is None else Advice("to end before them pass {}; {}", cut, rebuild),
     )
 
 
@@ -115,7 +122,10 @@ def _same_plan(existing: Plan, plan: Plan) -> Plan:
     if changed:
         raise RequestError(
             f"Plan {plan.plan_id} exists with another definition. " + "; ".join(changed) + ".",
-            hint="change the window or the chunk size, or pass --force to plan anew and keep the old files beside",
+            remedy=Advice(
+                "change the window or the chunk size, or pass {} to plan anew and keep the old files beside",
+                Flag("--force"),
+            ),
         )
     return existing
 
@@ -129,14 +139,18 @@ def _clean_before(
         raise RequestError(
             f"{len(left)} staging tables of plan {plan.plan_id} are on the server, such as {left[0]}, "
             "from a run that this state folder knows nothing of.",
-            hint="choose the state folder of that run with --state-dir, or pass --force to drop them and plan anew",
+            remedy=Advice(
+                "choose the state folder of that run with {}, or pass {} to drop them and plan anew",
+                Flag("--state-dir"),
+                Flag("--force"),
+            ),
         )
     if existing is not None:
         run = session.store.open_run(existing).run
         if has_live_worker(run, utc_now()):
             raise RequestError(
                 f"{run.count(ChunkStatus.RUNNING)} chunks of plan {existing.plan_id} are running.",
-                hint=f"stop it first: {command('cancel', existing.plan_id)}",
+                remedy=Advice("stop it first: {}", command("cancel", existing.plan_id)),
             )
     attempt.kill_queries(server, plan.plan_id)
     attempt.drop_tables(server, left)
@@ -168,5 +182,5 @@ def _plan_payload(session: Session, plan: Plan, target: TableFacts, *, existed: 
             for s in plan.statements
         ],
         "missedViews": [str(view) for view in target.views],
-        "next": command("status" if existed else "run", plan.plan_id),
+        "next": str(command("status" if existed else "run", plan.plan_id)),
     }

@@ -6,7 +6,7 @@ from ..core.findings.judge import judge
 from ..core.findings.registry import Finding, RuleContext
 from ..core.plan import Plan
 from ..core.run_state import Run
-from ..errors import BackfillError
+from ..errors import BackfillError, Remedy
 from .lease import owner_is_dead, utc_now
 from .session import Payload, Session
 
@@ -37,8 +37,13 @@ def finding_payload(finding: Finding) -> Payload:
         "severity": finding.severity,
         "message": finding.message,
         "planId": finding.plan_id,
-        "hint": finding.hint,
+        **remedy_payload(finding.remedy),
     }
+
+
+def remedy_payload(remedy: Remedy | None) -> Payload:
+    """What helps as JSON: the text in the words of the command line, and whether to paste it, and where."""
+    return {"hint": "", "remedy": ""} if remedy is None else {"hint": str(remedy), "remedy": remedy.kind}
 
 
 def sentences(error: BackfillError) -> str:

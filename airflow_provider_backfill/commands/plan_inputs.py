@@ -18,8 +18,9 @@ from ..core.ids import chunk_id
 from ..core.instants import MS_PER_DAY, from_ms, render_instant, to_ms
 from ..core.plan import Chunk, Plan, PlanRequest, Statement, TargetTime, WriteMode
 from ..core.planner import check_groups, check_scan, converted_columns, find_time_column, insert_columns
+from ..core.remedy import pass_flags, short_instant
 from ..core.sql import copy_select, expressions, parse_table, plain_select, quote, show_table, time_filter, time_kind
-from ..errors import RequestError, ServerError
+from ..errors import Advice, Flag, MisalignedError, RequestError, StatementRefusedError
 from ..options import Options
 
 # Chunk sizes that people use, to propose one that fits.
@@ -49,7 +50,9 @@ def find_statements(server: ClickHouse, target: TableFacts, request: PlanRequest
         if source.name in (target.name, target.storage):
             raise RequestError(
                 f"{source.name} is the target itself; inserting a table into itself doubles its rows.",
-                hint="pass another --source, or leave it away to replay the views that feed the target",
+                remedy=Advice(
+                    "pass another {}, or leave it away to replay the views that feed the target", Flag("--source")
+                ),
             )
         column, kind = find_time_column(source, request.time_column, request.time_unit)
         given = [c for c in source.columns if c.insertable]
@@ -78,7 +81,11 @@ def _view_statements(server: ClickHouse, target: TableFacts, request: PlanReques
     if not views:
         raise RequestError(
             f"No materialized view writes to {target.name}, so there is nothing to fill it from.",
-            hint="name where the rows come from: --source database.table, or --select 'SELECT …'",
+            remedy=Advice(
+                "name where the rows come from: {}, or {}",
+                Flag("--source", "database.table"),
+                Flag("--select", "SELECT …"),
+            ),
         )
     statements: list[Statement] = []
     column = request.time_column
@@ -103,9 +110,7 @@ def _select_statement(
     select = plain_select(text)
     try:
         facts = catalog.select_facts(server, select, catalog.current_database(server))
-    except ServerError as error:
-        if error.code is None:
-            raise
+    except StatementRefusedError as error:
         raise RequestError(
             f"{what} is not a SELECT that ClickHouse accepts: {error.message}", hint="correct the SELECT"
         ) from error
@@ -137,7 +142,8 @@ def _filtered_table(
         return facts, *find_time_column(facts, request.time_column, request.time_unit)
     if not tables:
         raise RequestError(
-            f"{what} reads no table, so a window cannot apply to it.", hint="pass a --select over a table"
+            f"{what} reads no table, so a window cannot apply to it.",
+            remedy=Advice("pass a {} over a table", Flag("--select")),
         )
     fitting: list[tuple[TableFacts, str, TimeKind]] = []
     problem: RequestError | None = None
@@ -146,7 +152,7 @@ def _filtered_table(
         if not facts.columns:
             problem = RequestError(
                 f"{what} reads {name}, a parametrised view, which has no columns of its own.",
-                hint="pass --filter-table with the table behind the view",
+                remedy=Advice("pass {} with the table behind the view", Flag("--filter-table")),
             )
             continue
         try:
@@ -160,7 +166,7 @@ def _filtered_table(
     names = ", ".join(f"{facts.name} ({column})" for facts, column, _ in fitting)
     raise RequestError(
         f"{what} reads several tables that the window could apply to: {names}.",
-        hint="choose one with --filter-table database.table",
+        remedy=Advice("choose one with {}", Flag("--filter-table", "database.table")),
     )
 
 
@@ -176,10 +182,13 @@ def find_window(
     if request.start is not None and request.end is not None:
         return request.start, request.end
     if options.policy.require_explicit_window:
-        missing = "--from" if request.start is None else "--to"
+        what, name = ("start", "--from") if request.start is None else ("end", "--to")
         raise RequestError(
-            f"{missing} is missing.",
-            hint=f"pass {missing} 2025-01-31, or set policy.requireExplicitWindow to false to take it from the source",
+            f"The window has no {what}.",
+            remedy=Advice(
+                "pass {}, or set policy.requireExplicitWindow to false to take it from the source",
+                Flag(name, "2025-01-31"),
+            ),
         )
     first, last = catalog.time_span(server, parse_table(statement.source, "source"), column, statement.time_kind)
     whole = timedelta(days=1) if statement.time_kind in (TimeKind.DATE, TimeKind.DATE32) else timedelta(milliseconds=1)
@@ -254,11 +263,14 @@ def _check_partitions(server: ClickHouse, target: TableFacts, plan: Plan, bounds
     held = bounds[1:-1] if plan.keep_outside else bounds
     cut = bucket.first_misfit(held) if held else None
     if cut is not None:
-        outside = "" if plan.keep_outside else ", or --keep-outside to keep the rows outside the window"
-        raise RequestError(
+        proposal = _partition_proposal(plan, bucket)
+        fitting = pass_flags(proposal)
+        outside = Advice("{}, or {} to keep the rows outside the window", fitting, Flag("--keep-outside"))
+        raise MisalignedError(
             f"The chunk bound {render_instant(cut)} lies inside a partition of {target.name} "
             f"({target.partition_key}), and only whole partitions can be replaced.",
-            hint=f"pass {_partition_proposal(plan, bucket)}{outside}",
+            proposal=proposal,
+            remedy=fitting if plan.keep_outside else outside,
         )
 
 
@@ -269,7 +281,7 @@ def partition_bucket(server: ClickHouse, target: TableFacts, plan: Plan) -> Time
     if time is None or own is None:
         raise RequestError(
             f"{target.name} has no time column, so it cannot be told which partitions a window covers.",
-            hint="leave --write-mode replace away",
+            remedy=Advice("leave {} away", Flag("--write-mode", WriteMode.REPLACE)),
         )
     # One element of a key like (toYYYYMM(ts), region) is enough: chunks that differ in it share no partition.
     elements = [target.partition_key, *expressions(target.partition_key)]
@@ -279,7 +291,7 @@ def partition_bucket(server: ClickHouse, target: TableFacts, plan: Plan) -> Time
         raise RequestError(
             f"The partition key of {target.name} ({target.partition_key or 'none'}) does not follow from its time "
             f"column {time.column}, so a window covers no whole partitions.",
-            hint="leave --write-mode replace away",
+            remedy=Advice("leave {} away", Flag("--write-mode", WriteMode.REPLACE)),
         )
     return bucket
 
@@ -327,13 +339,13 @@ def _fits(
     return True
 
 
-def _proposal(plan: Plan, buckets: Mapping[str, TimeBuckets], key: str) -> str:
+def _proposal(plan: Plan, buckets: Mapping[str, TimeBuckets], key: str) -> tuple[Flag, ...]:
     """Flags that put every chunk bound on an edge of the bucket."""
     window, chunking = _fitting(plan, buckets[key])
     return window + chunking.flags
 
 
-def _partition_proposal(plan: Plan, bucket: TimeBuckets) -> str:
+def _partition_proposal(plan: Plan, bucket: TimeBuckets) -> tuple[Flag, ...]:
     """Flags that put every chunk bound on the edge of a partition."""
     window, chunking = _fitting(plan, bucket)
     # Beyond hours and days, the table itself knows best.
@@ -341,10 +353,11 @@ def _partition_proposal(plan: Plan, bucket: TimeBuckets) -> str:
     return window + (chunking if short else Chunking(unit=Unit.PARTITION)).flags
 
 
-def _fitting(plan: Plan, bucket: TimeBuckets) -> tuple[str, Chunking]:
+def _fitting(plan: Plan, bucket: TimeBuckets) -> tuple[tuple[Flag, ...], Chunking]:
     """Flags of the nearest window, and the shortest usual length, that put every chunk bound on an edge."""
     start, end = bucket.around(plan.start)[0] or plan.start, bucket.around(plan.end)[1] or plan.end
-    window = "" if (start, end) == (plan.start, plan.end) else f"--from {_short(start)} --to {_short(end)} "
+    own = (start, end) == (plan.start, plan.end)
+    window = () if own else (Flag("--from", short_instant(start)), Flag("--to", short_instant(end)))
     for chunking in _usual_lengths(plan, bucket.zones):
         bounds = [to_ms(start), *(to_ms(until) for _, until in chunking.slices(start, end))]
         # A single chunk tells nothing about the length: that of the window says what it is.
@@ -362,11 +375,6 @@ def _usual_lengths(plan: Plan, zones: Sequence[str]) -> Iterator[Chunking]:
     for unit, months, hours in ((Unit.DAY, 1, 25), (Unit.WEEK, 1, 169), (Unit.MONTH, 1, 745), (Unit.MONTH, 12, 8785)):
         if least <= hours:
             yield from (Chunking(unit=unit, months=months, zone=zone) for zone in ("UTC", *zones))
-
-
-def _short(moment: datetime) -> str:
-    text = render_instant(moment)
-    return text.removesuffix("T00:00:00.000Z") if text.endswith("T00:00:00.000Z") else text.replace(".000Z", "Z")
 
 
 def target_time(target: TableFacts, column: str) -> TargetTime | None:
@@ -443,9 +451,7 @@ def check_grants(server: ClickHouse, target: TableFacts, mode: WriteMode) -> Non
     """
     try:
         missing = diagnostics.missing_grants(server, target, mode, ())
-    except ServerError as error:
-        if error.code is None:
-            raise
+    except StatementRefusedError:
         # A version without CHECK GRANT: doctor says that it could not look, and the run meets what is missing.
         return
     if not missing:

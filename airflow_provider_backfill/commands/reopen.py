@@ -22,7 +22,7 @@ def reopen_plan(session: Session, plan_id: str) -> Payload:
     plan = session.store.load_plan(plan_id)
     log = session.store.open_run(plan)
     if log.run.status is RunStatus.PLANNED:
-        raise RequestError(f"Plan {plan_id} was never run.", hint=command("run", plan.plan_id))
+        raise RequestError(f"Plan {plan_id} was never run.", remedy=command("run", plan.plan_id))
     if log.run.status is RunStatus.COMPLETED:
         raise RequestError(
             f"Plan {plan_id} is completed; there is nothing to resume.", hint="its rows are in the target"

@@ -34,7 +34,7 @@ def repair_plan(session: Session, plan_id: str) -> Payload:
         raise
     except DamagedStateError as error:
         path = session.store.run_path(plan.plan_id)
-        if error.message.startswith(path):
+        if error.path == path:
             kept = session.store.retire_run_file(plan.plan_id, tag)
             done.append(f"{error.message} It is kept as {kept}.")
         try:
@@ -97,6 +97,6 @@ def _payload(session: Session, plan: Plan, status: RunStatus, done: list[str], u
         "actions": done,
         "uncertainChunkIds": list(uncertain),
         "advice": advice,
-        "nextStep": next_step(plan, run),
+        "nextStep": str(next_step(plan, run) or ""),
         "noop": not done,
     }

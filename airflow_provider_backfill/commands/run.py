@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ..clickhouse import attempt, catalog
+from ..clickhouse.attempt import Step
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.throttle import LoadThrottle
 from ..core.coverage import overlaps
@@ -18,7 +19,7 @@ from ..core.plan import Plan, WriteMode
 from ..core.remedy import command
 from ..core.run_state import ChunkStatus, Run, RunStatus
 from ..core.sql import parse_table, plain_select
-from ..errors import ConfigError, RequestError, ServerError
+from ..errors import Advice, ConfigError, Flag, RequestError, ServerError
 from ..state.run_log import RunLog
 from . import plan_inputs
 from .lease import LEASE_SECONDS, has_live_worker, utc_now
@@ -54,7 +55,7 @@ def run_plan(
     window: tuple[datetime, datetime] | None = None,
     on_start: Callable[[Worker, Plan, Run], None] = _ignore,
     report: Callable[[Event], None] = _ignore,
-    step: Callable[[str], None] = _ignore,
+    step: Callable[[Step], None] = _ignore,
     lease_seconds: float = LEASE_SECONDS,
     max_load: float = 0.8,
     max_failures: int = MAX_FAILURES_IN_A_ROW,
@@ -82,14 +83,16 @@ def run_plan(
     plan = session.store.load_plan(plan_id)
     log = session.store.open_run(plan)
     if resume and log.run.status is RunStatus.PLANNED:
-        raise RequestError(f"Plan {plan_id} was never run.", hint=command("run", plan.plan_id))
+        raise RequestError(f"Plan {plan_id} was never run.", remedy=command("run", plan.plan_id))
     if log.run.status is RunStatus.COMPLETED and not flags.replay_done:
         _sweep(session, plan)
         return status_payload(session, plan, log.run, "resume" if resume else "run", noop=True)
     if log.run.cancelled and not resume:
-        raise RequestError(f"Plan {plan_id} was cancelled.", hint=command("resume", plan.plan_id))
+        raise RequestError(f"Plan {plan_id} was cancelled.", remedy=command("resume", plan.plan_id))
     if log.run.pause_holds and not resume:
-        raise RequestError(f"Plan {plan_id} is paused until somebody resumes it.", hint=command("resume", plan.plan_id))
+        raise RequestError(
+            f"Plan {plan_id} is paused until somebody resumes it.", remedy=command("resume", plan.plan_id)
+        )
     _check_flags(plan, flags)
     defaults = session.options.defaults
     with session.connected() as server:
@@ -123,29 +126,32 @@ def run_plan(
 def _check_flags(plan: Plan, flags: RunFlags) -> None:
     if flags.clear_window and not (flags.replay_done or flags.replay_failed):
         raise RequestError(
-            "--clear-window says how chunks are executed again, but none are to be.",
-            hint="pass --replay-done or --replay-failed as well",
+            "The window is to be cleared before chunks are executed again, and no chunks are to be.",
+            remedy=Advice("pass {} or {} as well", Flag("--replay-done"), Flag("--replay-failed")),
         )
     if flags.clear_window and plan.backup:
         raise RequestError(
-            f"--clear-window would delete rows of {plan.target} that its backup does not hold yet.",
-            hint="leave it away: replace puts whole partitions in place, whatever they hold",
+            f"Clearing the window would delete rows of {plan.target} that its backup does not hold yet.",
+            hint="do not clear it: replace puts whole partitions in place, whatever they hold",
         )
     if flags.replay_done and plan.backup:
         raise RequestError(
             f"Replaying done chunks of {plan.target} would put their own rows into its backup.",
-            hint=f"first bring back what was there: {command('undo', plan.plan_id)}",
+            remedy=Advice("first bring back what was there: {}", command("undo", plan.plan_id)),
         )
     if flags.replay_done and plan.write_mode is not WriteMode.REPLACE and not flags.clear_window:
         raise RequestError(
             f"Replaying done chunks of {plan.target} would write their rows a second time.",
-            hint="pass --clear-window as well: each chunk's window is then deleted from the target before it is filled",
+            remedy=Advice(
+                "pass {} as well: each chunk's window is then deleted from the target before it is filled",
+                Flag("--clear-window"),
+            ),
         )
     # A bucket of the time column is not enough: a chunk shorter than it would delete what other chunks wrote.
     if flags.clear_window and not plan.keeps_time:
         raise RequestError(
             f"{plan.target} has no time column {plan.time_column}, so a chunk's window cannot be deleted from it.",
-            hint="delete the rows yourself and plan anew with --force",
+            remedy=Advice("delete the rows yourself and plan anew with {}", Flag("--force")),
         )
 
 
@@ -153,7 +159,7 @@ def _check_environment(plan: Plan, server: ClickHouse, flags: RunFlags) -> None:
     if plan.environment != server.address and not flags.force_environment:
         raise RequestError(
             f"Plan {plan.plan_id} was made on {plan.environment}, and this is {server.address}.",
-            hint="run it there, or pass --force-environment if both are the same ClickHouse",
+            remedy=Advice("run it there, or pass {} if both are the same ClickHouse", Flag("--force-environment")),
         )
 
 
@@ -166,7 +172,11 @@ def _check_compatibility(session: Session, plan: Plan, server: ClickHouse, targe
     if found:
         raise RequestError(
             f"Since plan {plan.plan_id} was made, something has changed that its rows depend on: {'; '.join(found)}.",
-            hint="plan anew with --force, change it back, or pass --force-compatibility to run the plan as it was made",
+            remedy=Advice(
+                "plan anew with {}, change it back, or pass {} to run the plan as it was made",
+                Flag("--force"),
+                Flag("--force-compatibility"),
+            ),
         )
 
 
@@ -211,7 +221,11 @@ def _refuse_overlap(session: Session, plan: Plan) -> None:
             raise RequestError(
                 f"Plan {other.plan_id} is running on {plan.target} over a window that meets this one "
                 f"({render_instant(other.start)} to {render_instant(other.end)}).",
-                hint=f"wait for it, stop it with `{command('cancel', other.plan_id)}`, or pass --force-overlap",
+                remedy=Advice(
+                    "wait for it, stop it with `{}`, or pass {}",
+                    command("cancel", other.plan_id),
+                    Flag("--force-overlap"),
+                ),
             )
 
 

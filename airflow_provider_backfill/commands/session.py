@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..clickhouse.client import ClickHouse
-from ..errors import RequestError
+from ..errors import Advice, Flag, RequestError
 from ..options import Options
 from ..state.store import StateStore
 
@@ -34,7 +34,9 @@ class Session:
         if self.server is None:
             raise RequestError(
                 "This needs a ClickHouse, and none was named.",
-                hint="pass --clickhouse-url http://user@host:8123/database, or set CLICKHOUSE_URL",
+                remedy=Advice(
+                    "pass {}, or set CLICKHOUSE_URL", Flag("--clickhouse-url", "http://user@host:8123/database")
+                ),
             )
         server = self.server()
         try:

@@ -80,7 +80,7 @@ def status_payload(session: Session, plan: Plan, run: Run, command: str, *, noop
     if run.last_error:
         payload["lastError"] = run.last_error
     if step := next_step(plan, run, dead if not run.cancelled else ()):
-        payload["next"] = step
+        payload["next"] = str(step)
     if noop:
         payload["noop"] = True
     return payload

@@ -2,11 +2,12 @@
 
 from ..clickhouse import attempt, publish
 from ..core.events import RunCancelled, RunReplayed
+from ..core.plan import WriteMode
 from ..core.remedy import command
 from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus
 from ..core.sql import parse_table
-from ..errors import RequestError
+from ..errors import Advice, Flag, RequestError
 from . import plan_inputs
 from .lease import has_live_worker, utc_now
 from .session import Payload, Session
@@ -27,10 +28,10 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
     if not plan.backup:
         raise RequestError(
             f"Plan {plan_id} keeps no backup, so nothing can be brought back.",
-            hint="plan with --write-mode replace --backup to have one",
+            remedy=Advice("plan with {} {} to have one", Flag("--write-mode", WriteMode.REPLACE), Flag("--backup")),
         )
     if has_live_worker(log.run, utc_now()):
-        raise RequestError(f"Plan {plan_id} is running.", hint=command("cancel", plan.plan_id))
+        raise RequestError(f"Plan {plan_id} is running.", remedy=command("cancel", plan.plan_id))
     # From its verification on, a chunk may have been published, and its backup was made before that.
     published = [
         chunk

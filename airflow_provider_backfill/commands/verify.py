@@ -14,6 +14,7 @@ from ..clickhouse.execute import content_at_source
 from ..core.facts import TableFacts
 from ..core.instants import render_instant
 from ..core.plan import Chunk, Plan
+from ..core.remedy import command
 from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus, ContentSums, Run
 from ..core.sql import parse_table, table_checksum_sql, window_filter
@@ -41,7 +42,7 @@ def verify_plan(session: Session, plan_id: str) -> Payload:
     if not done:
         raise RequestError(
             f"No chunk of plan {plan.plan_id} is done, so there is nothing to verify.",
-            hint=f"clickhouse-backfill status --plan-id {plan.plan_id}",
+            remedy=command("status", plan.plan_id),
         )
     with session.connected() as server:
         target = catalog.table_facts(server, parse_table(plan.target, "target"))

@@ -6,7 +6,7 @@ from ..core.events import RunWaived
 from ..core.instants import render_instant
 from ..core.remedy import command
 from ..core.run_state import RunStatus
-from ..errors import RequestError
+from ..errors import Advice, Flag, RequestError
 from .lease import utc_now
 from .session import Payload, Session
 
@@ -29,12 +29,12 @@ def waive_plan(
     moment = utc_now()
     if not reason.strip():
         raise RequestError(
-            "A waiver needs a reason.", hint=f'{command("waive", plan.plan_id)} --reason "the source is gone"'
+            "A waiver needs a reason.", remedy=command("waive", plan.plan_id, Flag("--reason", "the source is gone"))
         )
     if until is not None and until <= moment:
         raise RequestError(
             f"The waiver would end at {render_instant(until)}, which is past.",
-            hint="pass a later --until, or leave it away",
+            remedy=Advice("pass a later {}, or leave it away", Flag("--until")),
         )
     if superseded_by:
         other = session.store.load_plan(superseded_by)

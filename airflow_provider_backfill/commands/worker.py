@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
-from ..clickhouse.attempt import Attempt, kill_queries
+from ..clickhouse.attempt import Attempt, Step, kill_queries
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.execute import run_attempt
 from ..core.events import (
@@ -33,7 +33,7 @@ from ..core.replay import expand, select_chunks
 from ..core.retry import RetryDecision, classify_error, retry_delay
 from ..core.run_state import ChunkState, ChunkStatus, ContentSums, Run
 from ..core.sql import query_id
-from ..errors import BackfillError, RequestError, ServerError, TransitionError, VerificationError
+from ..errors import BackfillError, RequestError, ServerError, StatementRefusedError, TransitionError, VerificationError
 from ..state.run_log import RunLog
 from ..state.store import StateStore
 from .lease import LEASE_SECONDS, new_owner, owner_is_dead, utc_now
@@ -46,6 +46,10 @@ _HOLD_SAID_SECONDS = 30.0
 MAX_FAILURES_IN_A_ROW = 10
 
 
+class StopRequested(Exception):  # noqa: N818 - no error, and caught where the attempt ends
+    """Ends an attempt at a step, because the worker was told to stop."""
+
+
 class Worker:
     """
     Executes chunks of one plan on one server.
@@ -54,7 +58,7 @@ class Worker:
         retries: Attempts per chunk, in total.
         retry_delay_ms: Wait after the first failed attempt; doubles.
         report: Called with each event this worker has written, from any of its threads.
-        step: Called with the name of each step of an attempt; for tests that stop a worker there.
+        step: Called with each step of an attempt; for tests that stop a worker there.
         gate: Says why the next chunk has to wait; empty when it may start.
         max_failures: Stop when so many chunks in a row have failed for good: the next would fail as well.
         on_behalf_of: Who gave the command, for the claims in the log.
@@ -70,7 +74,7 @@ class Worker:
         retries: int,
         retry_delay_ms: float,
         report: Callable[[Event], None] = lambda _: None,
-        step: Callable[[str], None] = lambda _: None,
+        step: Callable[[Step], None] = lambda _: None,
         lease_seconds: float = LEASE_SECONDS,
         gate: Callable[[], str] = lambda: "",
         max_failures: int = MAX_FAILURES_IN_A_ROW,
@@ -225,7 +229,7 @@ class Worker:
             self._active.add(chunk.id)
             began = time.monotonic()
             try:
-                self._step("claim")
+                self._step(Step.CLAIM)
                 outcome = self._attempt(log, chunk, claim, began)
             finally:
                 self._active.discard(chunk.id)
@@ -233,7 +237,7 @@ class Worker:
                 self._append(log, outcome)
             except TransitionError:
                 return
-            self._step("recorded")
+            self._step(Step.RECORDED)
             if isinstance(outcome, ChunkSplit):
                 for part in expand(log.run, chunk):
                     self._execute(log, part)
@@ -344,11 +348,11 @@ class Worker:
             )
             self._append(log, event)
 
-        def step(name: str) -> None:
-            self._step(name)
+        def step(done: Step) -> None:
+            self._step(done)
             # Once sealed, finishing takes less than starting over.
-            if self._stopping.is_set() and not name.startswith(("sealed", "moved")):
-                raise ServerError("The worker was told to stop.", code=394)
+            if self._stopping.is_set() and done not in (Step.SEALED, Step.MOVED):
+                raise StopRequested
 
         reading = [0, 0]
 
@@ -374,6 +378,8 @@ class Worker:
             content = run_attempt(self._server, attempt)
         except TransitionError as error:
             return self._released(chunk, number, error.message)
+        except StopRequested:
+            return self._released(chunk, number, self._reason)
         except (ServerError, VerificationError, RequestError) as error:
             run = log.refresh()
             if self._stopping.is_set() or run.cancelled:
@@ -396,9 +402,8 @@ class Worker:
         return ChunkReleased(at=utc_now(), by=self.owner, chunk_id=chunk.id, attempt=number, reason=reason)
 
     def _failed(self, run: Run, chunk: Chunk, number: int, error: BackfillError) -> Event:
-        code, name = (error.code, error.name) if isinstance(error, ServerError) else (None, "")
-        # What a request gets wrong stays wrong; a source that changed under a verification may come to rest.
-        verdict = RetryDecision.FINAL if isinstance(error, RequestError) else classify_error(code, error.message)
+        code, name = (error.code, error.name) if isinstance(error, StatementRefusedError) else (None, "")
+        verdict = classify_error(error)
         state = run.state(chunk.id)
         # What is sealed may be in the target in part, and a window that is to be cleared is the whole chunk's.
         whole = bool(state.verified) or state.clear

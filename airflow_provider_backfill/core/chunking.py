@@ -17,7 +17,7 @@ from enum import StrEnum
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import RequestError
+from ..errors import Advice, Flag, RequestError
 from .instants import MS_PER_DAY, MS_PER_HOUR, from_ms, to_ms
 from .window import Slice, iter_window, parse_chunk_hours, render_chunk_hours, require_order
 
@@ -115,16 +115,16 @@ class Chunking:
         return words
 
     @property
-    def flags(self) -> str:
-        """What to type for this rule."""
+    def flags(self) -> tuple[Flag, ...]:
+        """What to pass for this rule."""
         if self.hours is not None:
-            words = [f"--chunk-hours {render_chunk_hours(self.hours)}"]
+            flags = [Flag("--chunk-hours", render_chunk_hours(self.hours))]
         else:
-            words = [f"--chunk-by {f'{self.months}mo' if self.months > 1 else self.unit}"]
-            words += [] if self.zone == UTC_ZONE else [f"--chunk-zone {self.zone}"]
-        words += [] if self.rows is None else [f"--max-chunk-rows {self.rows}"]
-        words += [] if self.size is None else [f"--max-chunk-bytes {self.size}"]
-        return " ".join(words)
+            flags = [Flag("--chunk-by", f"{self.months}mo" if self.months > 1 else str(self.unit))]
+            flags += [] if self.zone == UTC_ZONE else [Flag("--chunk-zone", self.zone)]
+        flags += [] if self.rows is None else [Flag("--max-chunk-rows", str(self.rows))]
+        flags += [] if self.size is None else [Flag("--max-chunk-bytes", str(self.size))]
+        return tuple(flags)
 
     def without_limits(self) -> "Chunking":
         """The same length, whatever a chunk holds."""
@@ -264,7 +264,12 @@ def parse_length(text: str, zone: str | None = None) -> Chunking:
         what = "partitions are those of the target" if found.unit else "a number of hours is the same in every zone"
         raise RequestError(
             f"The chunk length {text.strip()} does not go with the time zone {name}: {what}.",
-            hint=f"leave --chunk-zone away, or pass --chunk-by day --chunk-zone {name}",
+            remedy=Advice(
+                "leave {} away, or pass {} {}",
+                Flag("--chunk-zone"),
+                Flag("--chunk-by", "day"),
+                Flag("--chunk-zone", name),
+            ),
         )
     load_zone(name)
     return replace(found, zone=name)

@@ -10,6 +10,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+from ..errors import Command
+
 
 class TimeKind(StrEnum):
     """How a time column stores an instant; decides how bounds are written."""
@@ -303,7 +305,7 @@ class Misalignment(NamedTuple):
     """Why the plan's chunk bounds do not fit the tables as they are now, and what to pass instead."""
 
     message: str
-    proposal: str
+    proposal: Command | None
 
 
 class StatementScan(NamedTuple):

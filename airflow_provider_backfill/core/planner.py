@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from ..errors import RequestError
+from ..errors import Advice, Flag, MisalignedError, RequestError
 from .chunking import Chunking
 from .facts import Column, GroupingStep, ScanFacts, TableFacts, TimeKind
 from .instants import render_instant
@@ -27,6 +27,7 @@ GUARANTEE = {
     "that the next attempt writes again.",
 }
 # Tables that an INSERT reaches, though not by partitions.
+_AT_LEAST_ONCE = (Flag("--write-mode", WriteMode.INSERT), Flag("--accept-at-least-once"))
 _INSERTABLE = frozenset({"Distributed", "Memory", "Null", "Log", "TinyLog", "StripeLog"})
 
 
@@ -46,15 +47,17 @@ def check_window(
         raise RequestError(
             f"A chunk of {render_chunk_hours(length)} h is shorter than the minimum of "
             f"{render_chunk_hours(min_chunk_minutes)} minutes.",
-            hint=f"pass --chunk-hours {render_chunk_hours(min_chunk_minutes / 60)} or more, "
-            "or lower limits.minChunkMinutes",
+            remedy=Advice(
+                "pass {} or more, or lower limits.minChunkMinutes",
+                Flag("--chunk-hours", render_chunk_hours(min_chunk_minutes / 60)),
+            ),
         )
     hours = (end - start) / timedelta(hours=1)
     if hours > max_hours and not force:
         raise RequestError(
             f"The window {render_instant(start)} to {render_instant(end)} is {hours:g} h, "
             f"over the limit of {max_hours:g} h.",
-            hint="shorten it, raise limits.maxWindowHours, or pass --force-large-window",
+            remedy=Advice("shorten it, raise limits.maxWindowHours, or pass {}", Flag("--force-large-window")),
         )
 
 
@@ -76,15 +79,17 @@ def find_time_column(table: TableFacts, wanted: str | None, unit: str) -> tuple[
             near = difflib.get_close_matches(wanted, [column.name for column in table.columns], 1)
             raise RequestError(
                 f"{table.name} has no column {wanted!r}; it has {seen}.",
-                hint=f"did you mean --time-column {near[0]}?" if near else "pass --time-column with one of these",
+                remedy=Advice("did you mean {}?", Flag("--time-column", near[0]))
+                if near
+                else Advice("pass {} with one of these", Flag("--time-column")),
             )
         if wanted not in kinds:
             integer = unwrap_type(column.type).lstrip("U").startswith("Int")
             raise RequestError(
                 f"The column {wanted} of {table.name} is {column.type}, which holds no instant.",
-                hint="for an integer epoch pass --time-unit s, ms or us"
+                remedy=Advice("for an integer epoch pass {} with s, ms or us", Flag("--time-unit"))
                 if integer
-                else "pass --time-column with a Date, DateTime or DateTime64 column",
+                else Advice("pass {} with a Date, DateTime or DateTime64 column", Flag("--time-column")),
             )
         return wanted, kinds[wanted]
     keys = f"{table.sorting_key}, {table.partition_key}"
@@ -92,7 +97,7 @@ def find_time_column(table: TableFacts, wanted: str | None, unit: str) -> tuple[
     chosen = next(iter(kinds)) if len(kinds) == 1 else min(places, key=lambda name: places[name], default=None)
     if chosen is None:
         what = "no time column" if not kinds else f"several time columns ({', '.join(kinds)}), none of them in its key"
-        raise RequestError(f"{table.name} has {what}; it has {seen}.", hint="pass --time-column")
+        raise RequestError(f"{table.name} has {what}; it has {seen}.", remedy=Advice("pass {}", Flag("--time-column")))
     return chosen, kinds[chosen]
 
 
@@ -119,7 +124,7 @@ def insert_columns(
             state = "has no column" if match is None else "computes its column"
             raise RequestError(
                 f"{target.name} {state} {column.name!r}, which {what} gives; it has {has}.",
-                hint="pass a --select that gives the target's columns by name",
+                remedy=Advice("pass a {} that gives the target's columns by name", Flag("--select")),
             )
         if supertypes is not None and column.type != match.type:
             common = supertypes[column.type, match.type]
@@ -129,7 +134,11 @@ def insert_columns(
                 raise RequestError(
                     f"The column {column.name} is {column.type} in {what} and {match.type} in {target.name}: "
                     "the values may not fit.",
-                    hint=f"pass a --select that converts it, such as CAST({column.name} AS {match.type})",
+                    remedy=Advice(
+                        "pass a {} that converts it, such as {}",
+                        Flag("--select"),
+                        f"CAST({column.name} AS {match.type})",
+                    ),
                 )
     given = {column.name for column in columns}
     return tuple(name for name in wanted if name in given)
@@ -153,8 +162,11 @@ def check_scan(statement: Statement, scan: ScanFacts, time_column: str) -> None:
         raise RequestError(
             f"The time filter on {statement.source}.{time_column} takes effect {where} in {statement.name}, "
             "so every chunk would read rows of other chunks.",
-            hint="read the source by its own name in the SELECT (not through merge() or a Buffer table), "
-            "or choose the filtered table with --filter-table",
+            remedy=Advice(
+                "read the source by its own name in the SELECT (not through merge() or a Buffer table), "
+                "or choose the filtered table with {}",
+                Flag("--filter-table"),
+            ),
         )
 
 
@@ -172,21 +184,28 @@ def write_mode(target: TableFacts, request: PlanRequest) -> tuple[WriteMode, str
             f"{target.name} is a {target.engine} table, which keeps no rows that a backfill could write exactly once.",
             hint="backfill the table behind it",
         )
-    for flag, given in (("--keep-outside", request.keep_outside), ("--backup", request.backup)):
+    for what, name, given in (
+        ("Rows outside the window are kept", "--keep-outside", request.keep_outside),
+        ("A backup is made", "--backup", request.backup),
+    ):
         if given and wanted is not WriteMode.REPLACE:
-            raise RequestError(f"{flag} goes with --write-mode replace only.", hint=f"leave {flag} away")
+            raise RequestError(
+                f"{what} only where partitions are replaced.",
+                remedy=Advice("leave {} away, or pass {}", Flag(name), Flag("--write-mode", WriteMode.REPLACE)),
+            )
     if not partitions and wanted not in (None, WriteMode.INSERT):
         raise RequestError(
             f"{target.name} is a {target.engine} table, which cannot take the partitions of a staging table.",
-            hint="backfill the MergeTree table behind it, or pass --write-mode insert --accept-at-least-once",
+            remedy=Advice("backfill the MergeTree table behind it, or pass {} {}", *_AT_LEAST_ONCE),
         )
     if wanted is WriteMode.INSERT or not partitions:
         if not request.accept_at_least_once:
-            better = "leave --write-mode away for exactly once" if partitions else "backfill the table behind it"
+            exactly = Advice("leave {} away for exactly once", Flag("--write-mode"))
+            better = exactly if partitions else "backfill the table behind it"
             raise RequestError(
                 f"Rows can reach {target.name} ({target.engine}) by plain INSERT only at least once: "
                 "an attempt that fails midway may leave rows that the next one writes again.",
-                hint=f"{better}, or pass --write-mode insert --accept-at-least-once",
+                remedy=Advice("{}, or pass {} {}", better, *_AT_LEAST_ONCE),
             )
         reason = "it was asked for" if partitions else f"{target.name} is a {target.engine} table"
         return WriteMode.INSERT, f"Rows are inserted directly, because {reason}."
@@ -200,7 +219,7 @@ def check_groups(
     target: TableFacts,
     groups: Sequence[GroupingStep],
     misfits: Mapping[str, datetime | None],
-    proposal: Callable[[str], str],
+    proposal: Callable[[str], tuple[Flag, ...]],
 ) -> None:
     """
     Refuse a SELECT whose result would depend on where the chunks are cut.
@@ -210,10 +229,11 @@ def check_groups(
 
     Args:
         misfits: For each key that is a bucket of time, the first chunk bound that cuts a bucket, or None.
-        proposal: What to pass so that such a key fits, as flags.
+        proposal: The flags to pass so that such a key fits.
 
     Raises:
-        RequestError: Names the step, the bucket, the bound that cuts it, and what fits.
+        MisalignedError: Names the step, the bucket, the bound that cuts it, and what fits.
+        RequestError: No bounds fit.
     """
     for group in groups:
         if group.what == "LIMIT":
@@ -230,10 +250,12 @@ def check_groups(
         cannot = f"{target.name} ({target.engine}) cannot merge parts of a result"
         for key, cut in cuts:
             if cut is not None:
-                raise RequestError(
+                flags = proposal(key)
+                raise MisalignedError(
                     f"{statement.name} has {group.what} {keys}, and {cannot}: "
                     f"the chunk bound {render_instant(cut)} cuts a bucket of {key} in two.",
-                    hint=f"pass {proposal(key)}",
+                    proposal=flags,
+                    remedy=Advice(f"pass {' '.join('{}' for _ in flags)}", *flags),
                 )
         raise RequestError(
             f"{statement.name} has {group.what} {keys}, which is no bucket of the time column, and {cannot}: "

@@ -1,43 +1,43 @@
-"""Commands as text to paste: verbs, flags and quoting."""
+"""Commands and statements that help, built from plans."""
 
-import shlex
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from ..errors import Advice, Command, Flag, Sql
 from .findings.registry import TIME_UNITS
 from .instants import render_instant
 from .plan import Plan, WriteMode
+from .window import render_chunk_hours
 
-PROGRAM = "clickhouse-backfill"
-SQL = "SQL: "
-# The default of limits.maxWindowHours; the flag does no harm where a higher limit is set.
 _LENGTHS = {"--chunk-hours", "--chunk-by"}
+# The default of limits.maxWindowHours; the flag does no harm where a higher limit is set.
 _LARGE_WINDOW = timedelta(hours=720)
 
 
-def command(verb: str, plan_id: str, *flags: str) -> str:
-    """The command line for a person to paste."""
-    return " ".join([PROGRAM, verb, "--plan-id", plan_id, *flags])
+def command(verb: str, plan_id: str, *flags: Flag | str) -> Command:
+    """The command line of *verb* for a plan; a flag without a value may be given by its name."""
+    return Command(verb, plan_id, tuple(Flag(flag) if isinstance(flag, str) else flag for flag in flags))
 
 
-def sql(statement: str) -> str:
+def sql(statement: str) -> Sql:
     """A statement for a person to paste into a ClickHouse client."""
-    return f"{SQL}{statement}"
+    return Sql(statement)
 
 
-def plan_command(plan: Plan, *flags: str) -> str:
+def plan_command(plan: Plan, *flags: Flag) -> Command:
     """The command line that plans the same backfill again, with *flags* in place of its own."""
-    given = {flag.partition(" ")[0] for flag in flags}
-    words = [("--target", plan.target), ("--from", short_instant(plan.start)), ("--to", short_instant(plan.end))]
-    words.append(("--time-column", plan.time_column))
+    given = {flag.name for flag in flags}
+    own = [Flag("--target", plan.target), Flag("--from", short_instant(plan.start))]
+    own += [Flag("--to", short_instant(plan.end)), Flag("--time-column", plan.time_column)]
     first = plan.statements[0]
     if first.time_kind in TIME_UNITS:
-        words.append(("--time-unit", TIME_UNITS[first.time_kind]))
+        own.append(Flag("--time-unit", TIME_UNITS[first.time_kind]))
     if first.name == "--select":
-        words += [("--select", first.select), ("--filter-table", first.source)]
+        own += [Flag("--select", first.select), Flag("--filter-table", first.source)]
     elif first.name == first.source:
-        words.append(("--source", first.source))
+        own.append(Flag("--source", first.source))
     if plan.write_mode is not WriteMode.STAGE:
-        words.append(("--write-mode", plan.write_mode))
+        own.append(Flag("--write-mode", plan.write_mode))
     switches = {
         "--accept-at-least-once": plan.write_mode is WriteMode.INSERT,
         "--keep-outside": plan.keep_outside,
@@ -45,10 +45,20 @@ def plan_command(plan: Plan, *flags: str) -> str:
         "--allow-existing-rows": bool(plan.existing_rows),
         "--force-large-window": plan.end - plan.start > _LARGE_WINDOW,
     }
-    line = [f"{name} {shlex.quote(value)}" for name, value in words if name not in given]
-    line += [] if given & _LENGTHS else [plan.chunking.flags]
-    line += [name for name, on in switches.items() if on]
-    return " ".join([PROGRAM, "plan", *line, *flags])
+    own = [flag for flag in own if flag.name not in given]
+    own += () if given & _LENGTHS else plan.chunking.flags
+    own += [Flag(name) for name, on in switches.items() if on]
+    return Command("plan", flags=(*own, *flags))
+
+
+def pass_flags(flags: Sequence[Flag]) -> Advice:
+    """The advice to pass *flags*."""
+    return Advice(f"pass {' '.join('{}' for _ in flags)}", *flags)
+
+
+def chunk_hours_flag(hours: float) -> Flag:
+    """The flag that asks for chunks of *hours*."""
+    return Flag("--chunk-hours", render_chunk_hours(hours))
 
 
 def short_instant(moment: datetime) -> str:

@@ -1,18 +1,51 @@
 """
 What to do about an error of ClickHouse: try again, give up, or split the chunk.
 
-Source of the codes: ClickHouse's ``ErrorCodes.cpp``, each seen or read as the result of a
-condition that passes by itself (retry) or does not (give up).
+The names are ClickHouse's own (``ErrorCodes.cpp``), each seen or read as the result of a
+condition that passes by itself (retry) or does not (give up). Beside each stands its number,
+for an answer that was cut off before the name.
 """
 
 from enum import StrEnum
 
-# Transport errors have no code; the rest: timeouts, too many queries or parts, network, keeper,
-# read-only or lost replicas, a query of ours that still runs, a session or a user at its limit.
-_RETRY = frozenset(
-    {159, 202, 203, 209, 210, 216, 225, 236, 241, 242, 252, 279, 285, 286, 287, 319, 373, 394, 425, 439, 473, 745, 999}
-)
-_TOO_HEAVY = frozenset({159, 160, 241})
+from ..errors import BackfillError, RequestError, StatementRefusedError
+
+# Smaller chunks help.
+_TOO_HEAVY = {
+    "TIMEOUT_EXCEEDED": 159,
+    "TOO_SLOW": 160,
+    "MEMORY_LIMIT_EXCEEDED": 241,
+}
+# Too many queries or parts, network, Keeper, read-only or lost replicas, a query of ours that still
+# runs, a session or a user at its limit.
+_PASSING = {
+    "TOO_MANY_SIMULTANEOUS_QUERIES": 202,
+    "NO_FREE_CONNECTION": 203,
+    "SOCKET_TIMEOUT": 209,
+    "NETWORK_ERROR": 210,
+    "QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING": 216,
+    "NO_ZOOKEEPER": 225,
+    "ABORTED": 236,
+    "TABLE_IS_READ_ONLY": 242,
+    "TOO_MANY_PARTS": 252,
+    "ALL_CONNECTION_TRIES_FAILED": 279,
+    "TOO_FEW_LIVE_REPLICAS": 285,
+    "UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE": 286,
+    "UNKNOWN_STATUS_OF_INSERT": 319,
+    "SESSION_IS_LOCKED": 373,
+    "QUERY_WAS_CANCELLED": 394,
+    "SYSTEM_ERROR": 425,
+    "CANNOT_SCHEDULE_TASK": 439,
+    "DEADLOCK_AVOIDED": 473,
+    "SERVER_OVERLOADED": 745,
+    "KEEPER_EXCEPTION": 999,
+}
+# Names of other errors that some statement expects.
+_EXPECTED = {"TABLE_ALREADY_EXISTS": 57, "UNKNOWN_TABLE": 60, "NO_SUCH_DATA_PART": 232, "UNFINISHED": 341}
+ERROR_NAMES = {number: name for name, number in {**_TOO_HEAVY, **_PASSING, **_EXPECTED}.items()}
+"""ClickHouse's name by its number, for every error that something is decided on."""
+
+# The same name stands for too many parts in a table, which passes, and in one INSERT, which does not.
 _PARTITIONS_PER_INSERT = "partitions for single INSERT"
 
 
@@ -24,16 +57,21 @@ class RetryDecision(StrEnum):
     SPLIT = "split"
 
 
-def classify_error(code: int | None, message: str) -> RetryDecision:
+def classify_error(error: BackfillError) -> RetryDecision:
     """
-    Judge ClickHouse's error *code* (None for a transport error).
+    Judge the error that an attempt ended with.
 
-    Memory and time limits call for smaller chunks; everything unknown is final, because
-    trying a wrong statement again helps nobody.
+    Memory and time limits call for smaller chunks. An unknown error of the server is final, because
+    trying a wrong statement again helps nobody; so is a request that is wrong. What broke off, or
+    changed meanwhile, may come to rest.
     """
-    if code in _TOO_HEAVY:
+    if isinstance(error, RequestError):
+        return RetryDecision.FINAL
+    if not isinstance(error, StatementRefusedError):
+        return RetryDecision.RETRY
+    if error.name in _TOO_HEAVY:
         return RetryDecision.SPLIT
-    if code is None or (code in _RETRY and not (code == 252 and _PARTITIONS_PER_INSERT in message)):
+    if error.name in _PASSING and _PARTITIONS_PER_INSERT not in error.reason:
         return RetryDecision.RETRY
     return RetryDecision.FINAL
 

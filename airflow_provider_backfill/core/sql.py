@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 
-from ..errors import RequestError
+from ..errors import Advice, Flag, RequestError
 from .facts import Column, TableName, TimeKind
 from .instants import render_instant, to_ms
 from .plan import Chunk, Plan, Statement
@@ -53,7 +53,9 @@ def parse_table(text: str, what: str) -> TableName:
     if not (first and second):
         raise RequestError(
             f"The {what} {text!r} is not a table name.",
-            hint=f"write --{what} database.table, with backticks around a name that has other characters",
+            remedy=Advice(
+                "write {}, with backticks around a name that has other characters", Flag(f"--{what}", "database.table")
+            ),
         )
     return TableName(_unquoted(first), _unquoted(second))
 
@@ -119,7 +121,9 @@ def time_literal(kind: TimeKind, moment: datetime) -> str:
         if utc.time().replace(tzinfo=None).isoformat() != "00:00:00":
             raise RequestError(
                 f"The time column holds dates, and {render_instant(utc)} is not a day's start.",
-                hint="give --from and --to as dates, and --chunk-by day",
+                remedy=Advice(
+                    "give {} and {} as dates, and {}", Flag("--from"), Flag("--to"), Flag("--chunk-by", "day")
+                ),
             )
         return f"to{kind.capitalize()}('{utc:%Y-%m-%d}')"
     if kind in _PER_MS:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 
-from ..errors import RequestError
+from ..errors import Advice, Flag, RequestError
 from .instants import MS_PER_HOUR, from_ms, render_instant, to_ms
 
 Slice = tuple[datetime, datetime]
@@ -75,7 +75,11 @@ def require_order(start: datetime, end: datetime) -> None:
     if to_ms(start) >= to_ms(end):
         raise RequestError(
             f"The window is empty: from {render_instant(start)} is not before to {render_instant(end)}.",
-            hint="the end is exclusive; to cover 1 January, pass --from 2026-01-01 --to 2026-01-02",
+            remedy=Advice(
+                "the end is exclusive; to cover 1 January, pass {} {}",
+                Flag("--from", "2026-01-01"),
+                Flag("--to", "2026-01-02"),
+            ),
         )
 
 
@@ -97,7 +101,9 @@ def iter_window(start: datetime, end: datetime, chunk_hours: float) -> Iterator[
     require_order(start, end)
     first, last = to_ms(start), to_ms(end)
     if not (math.isfinite(chunk_hours) and chunk_hours > 0):
-        raise RequestError(f"The chunk size {chunk_hours!r} is not above zero.", hint="pass --chunk-hours 6")
+        raise RequestError(
+            f"The chunk size {chunk_hours!r} is not above zero.", remedy=Advice("pass {}", Flag("--chunk-hours", "6"))
+        )
     # The cursor is a double of milliseconds, as in the peer: it keeps the fraction that each bound cuts off.
     step = chunk_hours * MS_PER_HOUR
     cursor, stop = float(first), float(last)
@@ -107,7 +113,7 @@ def iter_window(start: datetime, end: datetime, chunk_hours: float) -> Iterator[
         if following <= cursor:
             raise RequestError(
                 f"The chunk size {render_chunk_hours(chunk_hours)} h is below what a timestamp can resolve.",
-                hint="pass a larger --chunk-hours",
+                remedy=Advice("pass a larger {}", Flag("--chunk-hours")),
             )
         after = from_ms(following)
         yield before, after

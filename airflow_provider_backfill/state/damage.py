@@ -6,19 +6,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..core.model import FORMAT
-from ..errors import DamagedStateError, StateFormatError
+from ..errors import Advice, DamagedStateError, Flag, Remedy, StateFormatError
 
 _UPGRADE = "install a newer airflow-provider-backfill"
 
 
-def advised_command(verb: str, plan_id: str) -> str:
-    """Return the command line of *verb* for a plan."""
-    return f"clickhouse-backfill {verb} --plan-id {plan_id}"
-
-
-def plan_remedy(plan_id: str) -> str:
+def plan_remedy(plan_id: str) -> Remedy:
     """Say how to get a damaged plan file back."""
-    return f"restore the file from a backup, or keep it aside and plan anew with `plan … --force` (plan {plan_id})"
+    return Advice(
+        "restore the file from a backup, or keep it aside and plan anew with {} (plan {})", Flag("--force"), plan_id
+    )
 
 
 def damage_reason(data: bytes, error: ValidationError) -> str:
@@ -53,7 +50,8 @@ def refuse_foreign(path: str, data: bytes) -> None:
     if "format" not in (found := _object(data)) and isinstance(found.get("chunks"), list):
         raise StateFormatError(
             f"{path} was written by chkit's backfill plugin, whose runs this tool does not continue.",
-            hint="choose another folder with --state-dir, and plan the window anew there",
+            path=path,
+            remedy=Advice("choose another folder with {}, and plan the window anew there", Flag("--state-dir")),
         )
 
 
@@ -62,15 +60,19 @@ def other_format(path: str, number: int) -> StateFormatError:
     if number > FORMAT:
         return StateFormatError(
             f"{path} was written by a newer version: it has format {number}, and this one reads format {FORMAT}.",
+            path=path,
             hint=_UPGRADE,
         )
     return StateFormatError(
         f"{path} was written before the first release: it has format {number}, and this version reads format {FORMAT}.",
-        hint="finish the run with the version that began it, or plan anew in another folder with --state-dir",
+        path=path,
+        remedy=Advice(
+            "finish the run with the version that began it, or plan anew in another folder with {}", Flag("--state-dir")
+        ),
     )
 
 
-def damaged(path: str, line: int | None, reason: str, remedy: str) -> DamagedStateError:
+def damaged(path: str, line: int | None, reason: str, remedy: Remedy) -> DamagedStateError:
     """The error for a state file that does not hold what it must."""
     place = path if line is None else f"{path}, line {line}"
-    return DamagedStateError(f"{place} is damaged: {reason}.", hint=remedy)
+    return DamagedStateError(f"{place} is damaged: {reason}.", path=path, line=line, remedy=remedy)

@@ -2,7 +2,7 @@
 
 import re
 
-from ..errors import RequestError
+from ..errors import Advice, Command, RequestError
 
 PLAN_ID = re.compile(r"[0-9a-f]{16}")
 
@@ -18,7 +18,7 @@ def check_plan_id(text: str) -> str:
     if not PLAN_ID.fullmatch(plan_id):
         raise RequestError(
             f"{text!r} is not a plan id.",
-            hint="a plan id is 16 hex digits, as printed by `plan`; `clickhouse-backfill list` shows them all",
+            remedy=Advice("a plan id is 16 hex digits, as printed by `plan`; `{}` shows them all", Command("list")),
         )
     return plan_id
 

@@ -27,7 +27,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
 from obstore.store import ObjectStore, from_url
 
-from ..errors import DamagedStateError, StateError
+from ..errors import Advice, DamagedStateError, Flag, StateError
 from .backend import LOG_CLOSED, ConflictError
 
 _LEASE_SECONDS = 30.0
@@ -268,8 +268,10 @@ class ObjectLog:
         return data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
 
     def _gone(self, number: int) -> DamagedStateError:
+        path = self._backend.where(self._name(number))
         return DamagedStateError(
-            f"{self._backend.where(self._name(number))} is gone, although later lines of the log are there.",
+            f"{path} is gone, although later lines of the log are there.",
+            path=path,
             hint="restore the object, and let no lifecycle rule delete what lies below the state folder",
         )
 
@@ -343,5 +345,8 @@ def _explained(verb: str, where: str) -> Iterator[None]:
         reason = _QUERY.sub("?…", str(error).strip().split("\n")[0])
         raise StateError(
             f"Cannot {verb} {where}: {reason}",
-            hint="check the address, the credentials and the network, or choose another folder with --state-dir",
+            remedy=Advice(
+                "check the address, the credentials and the network, or choose another folder with {}",
+                Flag("--state-dir"),
+            ),
         ) from error

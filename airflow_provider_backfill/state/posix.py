@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from ..errors import StateError
+from ..errors import Advice, Flag, StateError
 
 _BLOCK = 4 << 20
 """Bytes of a log that are read at once, so that memory does not grow with it."""
@@ -328,5 +328,5 @@ def _explained(verb: str, path: Path) -> Iterator[None]:
     except OSError as error:
         raise StateError(
             f"Cannot {verb} {path}: {error.strerror or error}.",
-            hint="free or grant what is missing there, or choose another folder with --state-dir",
+            remedy=Advice("free or grant what is missing there, or choose another folder with {}", Flag("--state-dir")),
         ) from error

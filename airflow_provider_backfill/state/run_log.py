@@ -17,9 +17,9 @@ from ..core.model import FORMAT, Instant
 from ..core.plan import Plan
 from ..core.replay import apply_event, judge_event, new_run
 from ..core.run_state import ChunkStatus, Run, RunStatus
-from ..errors import BackfillError, DamagedStateError, StateError, TransitionError
+from ..errors import Advice, BackfillError, Command, DamagedStateError, Flag, Remedy, StateError, TransitionError
 from .backend import LOG_CLOSED, ConflictError
-from .damage import advised_command, damage_reason, damaged, other_format, refuse_foreign, refuse_other_format
+from .damage import damage_reason, damaged, other_format, refuse_foreign, refuse_other_format
 from .layout import run_file
 from .log_lines import CHUNK_EVENT, EVENT, LogOpened, event_line, log_header
 
@@ -136,7 +136,7 @@ class RunLog:
         data, path = store.backend.read(run_file(plan.plan_id)), store.run_path(plan.plan_id)
         if data is None:
             return None
-        remedy = f"`{advised_command('repair', plan.plan_id)}` writes it again from the event log"
+        remedy = Advice("`{}` writes it again from the event log", Command("repair", plan.plan_id))
         try:
             found = _checkpoint_adapter().validate_json(_without_done(data) if brief else data)
         except ValidationError as error:
@@ -219,9 +219,9 @@ class RunLog:
             raise StateError(
                 f"Plan {self.plan.plan_id} was {'removed' if current is None else 'planned anew'} "
                 "while it was being worked on.",
-                hint="run the new plan"
+                remedy=Advice("run the new plan")
                 if current
-                else f"`{advised_command('status', self.plan.plan_id)}` shows what is there now",
+                else Advice("`{}` shows what is there now", Command("status", self.plan.plan_id)),
             )
 
     def _shortened(self) -> DamagedStateError:
@@ -332,7 +332,7 @@ class RunLog:
                 self._check_plan()
                 raise StateError(
                     f"Plan {self.plan.plan_id} was being planned anew, and that was interrupted.",
-                    hint="give the command `plan … --force` again",
+                    remedy=Advice("plan again with {}", Flag("--force")),
                 )
             began = time.monotonic()
             try:
@@ -416,6 +416,6 @@ class RunLog:
         self._checkpoint_seen, self._grown = time.monotonic(), 0
 
 
-def _log_remedy(plan_id: str) -> str:
-    repair = advised_command("repair", plan_id)
-    return f"restore the file from a backup, or run `{repair}`, which keeps the damaged one aside"
+def _log_remedy(plan_id: str) -> Remedy:
+    repair = Command("repair", plan_id)
+    return Advice("restore the file from a backup, or run `{}`, which keeps the damaged one aside", repair)

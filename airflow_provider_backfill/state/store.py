@@ -22,7 +22,7 @@ from ..core.events import Event
 from ..core.instants import render_instant
 from ..core.plan import Plan
 from ..core.run_state import Run
-from ..errors import ConfigError, DamagedStateError, RequestError, StateError
+from ..errors import Advice, Command, ConfigError, DamagedStateError, Flag, PlanNotFoundError, StateError
 from .backend import Backend
 from .damage import damage_reason, damaged, plan_remedy, refuse_foreign
 from .layout import PLAN_ID, check_plan_id, event_file, plan_file, run_file
@@ -116,14 +116,15 @@ class StateStore:
         The plan.
 
         Raises:
-            RequestError: No such plan, or not a plan id.
+            PlanNotFoundError: No such plan.
+            RequestError: Not a plan id.
             DamagedStateError: The file does not hold this plan.
         """
         plan = self.find_plan(check_plan_id(plan_id))
         if plan is None:
-            raise RequestError(
+            raise PlanNotFoundError(
                 f"There is no plan {plan_id} in {self.backend.where('')}.",
-                hint="`clickhouse-backfill list` shows the plans; --state-dir chooses another folder",
+                remedy=Advice("`{}` shows the plans; {} chooses another folder", Command("list"), Flag("--state-dir")),
             )
         return plan
 
@@ -198,6 +199,7 @@ class StateStore:
         if not isinstance(self.backend, FileBackend):
             raise DamagedStateError(
                 f"{self.event_path(plan.plan_id)} is kept as many objects, of which one is damaged or gone.",
+                path=self.event_path(plan.plan_id),
                 hint="restore the object from an earlier version in the object store",
             )
         checkpoint: Checkpoint | None = None

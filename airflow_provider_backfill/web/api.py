@@ -24,7 +24,7 @@ from ..commands.reopen import reopen_plan
 from ..commands.session import Session
 from ..commands.waive import waive_plan
 from ..core.instants import parse_instant
-from ..errors import BackfillError, ConfigError, RequestError, TransitionError
+from ..errors import BackfillError, ConfigError, PlanNotFoundError, RequestError, TransitionError
 from ..ui_urls import ROUTE, task_path
 from .security import Actor, Viewer, may_act
 from .views.overview import Overview
@@ -210,7 +210,7 @@ def _status(error: BackfillError) -> int:
     match error:
         case TransitionError():
             return 409
-        case RequestError() if error.message.startswith("There is no plan"):
+        case PlanNotFoundError():
             return 404
         case RequestError():
             return 400

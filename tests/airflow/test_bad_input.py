@@ -30,15 +30,15 @@ def plan(**arguments: Any) -> BackfillPlanOperator:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"target": "no_database"}, "write target database.table"),
+        ({"target": "no_database"}, "write target='database.table'"),
         ({"target": "a.b; DROP TABLE c"}, "is not a table name"),
         ({"window_from": "2025-02-30"}, "2025-02-30"),
         ({"window_from": "2025-01-02"}, "The window is empty.*pass window_from"),
         ({"window_from": datetime(2025, 1, 3)}, "The window is empty"),
         ({"chunk_hours": 0}, "'0' is not a chunk size"),
         ({"chunk_hours": "six"}, "'six' is not a chunk size.*"),
-        ({"source": "c"}, "write source database.table"),
-        ({"filter_table": "c"}, "write filter_table database.table"),
+        ({"source": "c"}, "write source='database.table'"),
+        ({"filter_table": "c"}, "write filter_table='database.table'"),
         ({"source": "c.d", "select": "SELECT 1"}, "source and select exclude each other"),
         ({"write_mode": "append"}, "write_mode is 'append'.*stage, replace, insert"),
         ({"time_unit": "minutes"}, "one of s, ms, us"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from airflow_provider_backfill.clickhouse.attempt import Step
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.plan import WriteMode
-from airflow_provider_backfill.errors import RequestError, ServerError
+from airflow_provider_backfill.errors import RequestError, ServerUnreachableError, StatementRefusedError
 from tests.clickhouse.lab import Lab, once
 
 COLUMNS = "(ts DateTime('UTC'), user UInt32) ENGINE = MergeTree PARTITION BY toDate(ts) ORDER BY (user, ts)"
-MEMORY = ServerError("(total) memory limit exceeded", code=241)
+MEMORY = StatementRefusedError("(total) memory limit exceeded", code=241, name="MEMORY_LIMIT_EXCEEDED")
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def days(lab: Lab) -> Lab:
 def test_a_chunk_that_is_published_in_part_is_not_split(days: Lab) -> None:
     """Halves would be filled anew, and what had been moved would be there twice."""
     plan = days.plan("dst", "2025-01-01", "2025-01-03", 48, source="src")
-    payload = days.run(plan, step=once("moved 1", MEMORY))
+    payload = days.run(plan, step=once(Step.MOVED, MEMORY))
     assert (payload["status"], payload["attempts"], payload["chunkCounts"]["total"]) == ("completed", 2, 1)
     assert days.content("dst") == days.content("src")
 
@@ -57,7 +58,7 @@ def test_a_backup_holds_what_was_there_so_nothing_is_cleared_before_it(days: Lab
     plan = days.plan("dst", "2025-01-01", "2025-01-03", 24, source="src", write_mode=WriteMode.REPLACE, backup=True)
     with pytest.raises(RequestError, match="that its backup does not hold yet") as refused:
         days.run(plan, replay_failed=True, clear_window=True)
-    assert "leave it away" in refused.value.hint
+    assert "do not clear it" in refused.value.hint
 
 
 @pytest.mark.parametrize("rounded", ["toStartOfDay(ts)", "toStartOfHour(ts)"])
@@ -81,7 +82,7 @@ def test_a_window_is_cleared_only_of_the_chunks_own_rows(days: Lab, rounded: str
 def test_a_sealed_table_that_is_gone_is_no_success(days: Lab, resumed: bool) -> None:
     """A table that is gone has nothing to move; the rows are filled anew."""
     plan = days.plan("dst", "2025-01-01", "2025-01-02", 24, source="src")
-    lost = ServerError("The server went away.", code=210)
+    lost = ServerUnreachableError("The server went away.")
     gone = iter([True])
 
     def step(at: str) -> None:
@@ -95,6 +96,22 @@ def test_a_sealed_table_that_is_gone_is_no_success(days: Lab, resumed: bool) -> 
     payload = days.run(plan, step=step)
     assert (payload["status"], payload["attempts"]) == ("completed", 2)
     assert days.content("dst") == days.content("src", tail="WHERE ts < '2025-01-02'")
+
+
+def test_the_comment_of_a_sealed_table_decides_nothing(days: Lab) -> None:
+    """Anybody may edit it; which attempt has sealed the table is known from the log."""
+    plan = days.plan("dst", "2025-01-01", "2025-01-03", 48, source="src")
+    left = iter([True])
+
+    def step(at: str) -> None:
+        if at == Step.MOVED and next(left, False):
+            (sealed,) = days.leftovers()
+            days.sql(f"ALTER TABLE {sealed} MODIFY COMMENT 'mine, attempt 7'")
+            raise ServerUnreachableError("The server went away.")
+
+    payload = days.run(plan, step=step)
+    assert (payload["status"], payload["attempts"]) == ("completed", 2)
+    assert days.content("dst") == days.content("src")
 
 
 def test_an_ephemeral_column_is_filled_and_not_summed(days: Lab) -> None:

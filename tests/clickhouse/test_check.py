@@ -19,9 +19,9 @@ def check(ward: Ward, *words: str) -> tuple[int, dict[str, Finding]]:
     return answer.code, {finding["code"]: finding for finding in findings}
 
 
-def with_server(ward: Ward, hint: str) -> int:
+def with_server(ward: Ward, finding: Finding) -> int:
     """Paste a remedy of check, which knows no address; a person has it in the environment."""
-    return ward.paste(f"{hint} --clickhouse-url {ward.engine.url}")
+    return ward.paste({**finding, "hint": f"{finding['hint']} --clickhouse-url {ward.engine.url}"})
 
 
 def test_backfill_required_pending(ward: Ward) -> None:
@@ -30,7 +30,7 @@ def test_backfill_required_pending(ward: Ward) -> None:
     code, findings = check(ward)
     assert code == 1
     assert "is planned: 0 of 4 chunks are done" in findings["backfill_required_pending"]["message"]
-    assert with_server(ward, findings["backfill_required_pending"]["hint"]) == 0
+    assert with_server(ward, findings["backfill_required_pending"]) == 0
     assert check(ward) == (0, {})
 
 
@@ -43,7 +43,7 @@ def test_backfill_chunk_failed_retry_exhausted(ward: Ward) -> None:
     assert "4 of 4 chunks" in finding["message"]
     assert "no threes" in finding["message"]
     ward.sql("ALTER TABLE events DELETE WHERE k = 3 SETTINGS mutations_sync = 2")
-    assert with_server(ward, finding["hint"]) == 0
+    assert with_server(ward, finding) == 0
     assert check(ward) == (0, {})
 
 
@@ -61,7 +61,7 @@ def test_backfill_state_damaged(ward: Ward) -> None:
     finding = findings["backfill_state_damaged"]
     assert f"{log}, line 4" in finding["message"]
     assert finding["planId"] == broken["planId"]
-    ward.paste(finding["hint"])
+    ward.paste(finding)
     assert "backfill_state_damaged" not in check(ward)[1]
 
 
@@ -103,10 +103,10 @@ def test_backfill_plan_missing(ward: Ward, tmp_path: Path) -> None:
     ward.run(ward.planned())
     code, findings = check(ward, "--required", required)
     assert "covers 2025-01-03T00:00:00.000Z to 2025-01-03T12:00:00.000Z" in findings["backfill_plan_missing"]["message"]
-    assert with_server(ward, findings["backfill_plan_missing"]["hint"]) == 0
+    assert with_server(ward, findings["backfill_plan_missing"]) == 0
     code, findings = check(ward, "--required", required)
     assert (code, set(findings)) == (1, {"backfill_required_pending"})
-    assert with_server(ward, findings["backfill_required_pending"]["hint"]) == 0
+    assert with_server(ward, findings["backfill_required_pending"]) == 0
     assert check(ward, "--required", required) == (0, {})
 
 

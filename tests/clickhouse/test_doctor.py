@@ -86,7 +86,7 @@ def test_backfill_environment(ward: Ward) -> None:
     ward.cli.url = ward.cli.url.replace("127.0.0.1", "127.0.0.2")
     finding = ward.doctor(plan)["backfill_environment"]
     assert "127.0.0.2" in finding["message"]
-    assert ward.paste(finding["hint"]) == 0
+    assert ward.paste(finding) == 0
     assert ward.doctor(plan) == {}
 
 
@@ -117,7 +117,7 @@ def test_backfill_source_read_twice(ward: Ward) -> None:
     select = f"SELECT a.ts AS ts, a.k AS k, b.v AS v FROM {events} a JOIN {events} b ON a.ts = b.ts"
     finding = ward.doctor(ward.planned(select=select))["backfill_source_read_twice"]
     assert "2 times" in finding["message"]
-    assert ward.paste(finding["hint"]) == 0
+    assert ward.paste(finding) == 0
     (one,) = [plan for plan in ward.cli.json("list")["plans"] if plan["total"] == 1]
     assert "backfill_source_read_twice" not in ward.doctor(one)
 
@@ -145,7 +145,7 @@ def test_backfill_bounds_misfit(ward: Ward) -> None:
     ward.target(tail="PARTITION BY toMonday(ts) ORDER BY ts")
     finding = ward.doctor(plan)["backfill_chunk_misaligned"]
     assert "toMonday(ts)" in finding["message"]
-    assert ward.paste(finding["hint"]) == 0
+    assert ward.paste(finding) == 0
     (planned,) = [entry for entry in ward.cli.json("list")["plans"] if entry["planId"] != plan["planId"]]
     assert "backfill_chunk_misaligned" not in ward.doctor(planned)
 
@@ -191,7 +191,7 @@ def test_backfill_views_missed(ward: Ward) -> None:
     assert f"{ward.engine.database}.hanging, so {ward.engine.database}.counts misses" in finding["message"]
     ward.run(plan)
     assert ward.rows("SELECT * FROM counts") == []
-    assert ward.paste(finding["hint"]) == 0
+    assert ward.paste(finding) == 0
     (after,) = [entry for entry in ward.cli.json("list")["plans"] if entry["planId"] != plan["planId"]]
     ward.run(after)
     assert [n for (n,) in ward.rows("SELECT sum(n) FROM counts GROUP BY ts ORDER BY ts")] == [1440, 1440]
@@ -204,7 +204,7 @@ def test_backfill_views_missed_of_a_view_that_holds_its_own_rows(ward: Ward) -> 
     finding = ward.doctor(plan)["backfill_views_missed"]
     assert f"{ward.engine.database}.own, so {ward.engine.database}.own misses" in finding["message"]
     ward.run(plan)
-    assert ward.paste(finding["hint"]) == 0
+    assert ward.paste(finding) == 0
 
 
 def test_backfill_views_doubled(ward: Ward) -> None:
@@ -222,7 +222,7 @@ def test_backfill_view_refreshable(ward: Ward) -> None:
     ward.sql("CREATE MATERIALIZED VIEW swaps REFRESH EVERY 1 YEAR TO filled AS SELECT * FROM events LIMIT 0")
     finding = ward.doctor(plan)["backfill_view_refreshable"]
     assert finding["severity"] == "error"
-    ward.paste(finding["hint"])
+    ward.paste(finding)
     wait_until(lambda: "backfill_view_refreshable" not in ward.doctor(plan))
 
 
@@ -311,7 +311,7 @@ def test_backfill_staging_orphaned_of_a_plan_that_is_not_here(ward: Ward) -> Non
     finding = ward.doctor(None, *words)["backfill_staging_orphaned"]
     assert "5 rows" in finding["message"]
     assert "00000000000000aa" in finding["message"]
-    ward.paste(finding["hint"])
+    ward.paste(finding)
     assert ward.leftovers() == []
 
 
@@ -347,7 +347,7 @@ def test_backfill_claim_stuck(ward: Ward) -> None:
     process.communicate()
     finding = ward.doctor(plan)["backfill_claim_stuck"]
     assert "1 chunks" in finding["message"]
-    assert ward.paste(finding["hint"]) == 0
+    assert ward.paste(finding) == 0
     assert ward.doctor(plan) == {} or "backfill_claim_stuck" not in ward.doctor(plan)
     assert ward.cli.json("status", "--plan-id", plan["planId"])["status"] == "completed"
 
@@ -359,7 +359,7 @@ def test_backfill_chunks_small(ward: Ward) -> None:
     plan = ward.planned(end="2025-01-05", hours=1)
     finding = ward.doctor(plan)["backfill_chunks_small"]
     assert "60 to 60" in finding["message"]
-    assert ward.paste(finding["hint"]) == 0
+    assert ward.paste(finding) == 0
     (planned,) = [entry for entry in ward.cli.json("list")["plans"] if entry["planId"] != plan["planId"]]
     assert planned["chunkHours"] > 1
     assert "backfill_chunks_small" not in ward.doctor(planned)
@@ -372,7 +372,7 @@ def test_backfill_chunks_large(ward: Ward) -> None:
     plan = ward.planned(hours=48)
     finding = ward.doctor(plan)["backfill_chunks_large"]
     assert "about" in finding["message"]
-    assert ward.paste(finding["hint"]) == 0
+    assert ward.paste(finding) == 0
     (planned,) = [entry for entry in ward.cli.json("list")["plans"] if entry["planId"] != plan["planId"]]
     assert planned["chunkHours"] < 48
     assert "backfill_chunks_large" not in ward.doctor(planned)

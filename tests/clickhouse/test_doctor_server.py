@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from airflow_provider_backfill.core.plan import WriteMode
-from airflow_provider_backfill.errors import ServerError
+from airflow_provider_backfill.errors import ServerUnreachableError
 from tests.clickhouse.lab import once
 from tests.clickhouse.ward import Clinic
 
@@ -25,7 +25,7 @@ def test_backfill_grant_missing(clinic: Clinic) -> None:
     clinic.as_own(ward)
     payload = ward.cli.json("doctor", "--plan-id", plan["planId"])
     hints = [f["hint"] for f in payload["findings"] if f["code"] == "backfill_grant_missing"]
-    wanted = [re.fullmatch(r"SQL: GRANT (.+) TO `own`", hint) for hint in hints]
+    wanted = [re.fullmatch(r"GRANT (.+) TO `own`", hint) for hint in hints]
     assert {match[1] for match in wanted if match} == {
         "INSERT ON `clinic`.*",
         "CREATE TABLE ON `clinic`.*",
@@ -158,7 +158,7 @@ def test_a_backup_larger_than_the_limit_is_made_again(clinic: Clinic) -> None:
     ward.target(tail="PARTITION BY toDate(ts) ORDER BY ts")
     ward.sql("INSERT INTO filled SELECT * FROM events")
     plan = ward.planned(hours=24, write_mode=WriteMode.REPLACE, backup=True)
-    payload = ward.run(plan, step=once("backed up", ServerError("The server went away.")))
+    payload = ward.run(plan, step=once("backed up", ServerUnreachableError("The server went away.")))
     assert (payload["status"], payload["attempts"]) == ("completed", payload["chunkCounts"]["total"] + 1)
 
 

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import clickhouse_connect
 import pytest
 
-from airflow_provider_backfill.errors import ServerError
+from airflow_provider_backfill.errors import ServerUnreachableError
 from tests.clickhouse.lab import FAST, Lab, once
 from tests.conftest import Engine
 from tests.server import ClickHouseServer
 
-GONE = ServerError("The server went away.")
+GONE = ServerUnreachableError("The server went away.")
 
 
 class Case(NamedTuple):

@@ -25,7 +25,7 @@ from airflow_provider_backfill.clickhouse.execute import run_attempt
 from airflow_provider_backfill.core.facts import TableName
 from airflow_provider_backfill.core.run_state import ContentSums
 from airflow_provider_backfill.core.sql import sealed_table
-from airflow_provider_backfill.errors import RequestError, ServerError
+from airflow_provider_backfill.errors import Advice, RequestError, ServerError
 from tests.clickhouse.lab import Lab
 from tests.server import ClickHouseServer, free_port
 
@@ -84,7 +84,9 @@ def test_a_query_that_does_not_end_is_named_with_its_host(
         ServerError, match=f"1 queries of earlier attempts go on on other servers: {earlier} on "
     ) as raised:
         kill_queries(connect(pair[1].url), PLAN, CHUNK)
-    connect(pair[0].url).command(raised.value.hint.removeprefix("there, run: "))
+    assert isinstance(raised.value.remedy, Advice)
+    (statement,) = raised.value.remedy.parts
+    connect(pair[0].url).command(str(statement))
     assert kill_queries(connect(pair[1].url), PLAN, CHUNK) == 0
 
 

@@ -48,7 +48,7 @@ def test_backfill_seam_overlap(ward: Ward) -> None:
     finding = ward.doctor(plan)["backfill_target_changed"]
     assert finding["severity"] == "error"
     assert f"60 rows of the window since it was planned ({ward.engine.database}.feed feed it)" in finding["message"]
-    assert ward.paste(finding["hint"]) == 0
+    assert ward.paste(finding) == 0
     (before,) = [entry for entry in ward.cli.json("list")["plans"] if entry["planId"] != plan["planId"]]
     assert before["to"] == "2025-01-05T00:00:00.000Z"
     assert set(ward.doctor(before)) == {"backfill_required_pending"}
@@ -77,7 +77,7 @@ def test_backfill_window_open(ward: Ward) -> None:
     finding = ward.doctor(plan)["backfill_window_open"]
     assert finding["severity"] == "warn"
     assert finding["hint"] in answer.out
-    assert ward.paste(finding["hint"]) == 0
+    assert ward.paste(finding) == 0
     (past,) = [entry for entry in ward.cli.json("list")["plans"] if entry["planId"] != plan["planId"]]
     assert past["total"] == 2
     assert "backfill_window_open" not in ward.doctor(past)

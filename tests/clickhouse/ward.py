@@ -34,19 +34,19 @@ class Ward(Lab):
         assert answer.payload["issueCodes"] == sorted(findings)
         return findings
 
-    def paste(self, hint: str) -> int:
-        """Do what a hint says, word for word; the exit code of a command line of ours."""
-        if hint.startswith("SQL: "):
-            self.sql(hint.removeprefix("SQL: "))
+    def paste(self, finding: Finding) -> int:
+        """Do what a finding's hint says, word for word; the exit code of a command line of ours."""
+        if finding["remedy"] == "sql":
+            self.sql(finding["hint"])
             return 0
-        program, *words = shlex.split(hint)
-        assert program == "clickhouse-backfill", hint
+        program, *words = shlex.split(finding["hint"])
+        assert (finding["remedy"], program) == ("command", "clickhouse-backfill")
         return main(words)
 
     def cured(self, plan: dict[str, Any], code: str) -> str:
         """Hold that a plan has a finding, and no more once its remedy was pasted; the finding's message."""
         finding = self.doctor(plan)[code]
-        assert self.paste(finding["hint"]) == 0
+        assert self.paste(finding) == 0
         assert code not in self.doctor(plan)
         message: str = finding["message"]
         return message

@@ -72,7 +72,7 @@ def test_the_payload_is_that_of_the_contract(cli: Cli, store: StateStore) -> Non
         "failedRuns": 0,
     }
     assert backfill["findingCodes"] == ["backfill_required_pending"]
-    assert set(finding) == {"code", "severity", "message", "planId", "hint"}
+    assert set(finding) == {"code", "severity", "message", "planId", "hint", "remedy"}
     assert finding["planId"] == YOUNG.plan_id
 
 

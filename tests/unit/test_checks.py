@@ -29,6 +29,7 @@ from airflow_provider_backfill.core.findings.state_rules import next_step
 from airflow_provider_backfill.core.plan import Statement, WriteMode
 from airflow_provider_backfill.core.remedy import plan_command
 from airflow_provider_backfill.core.run_state import ChunkStatus, Run, RunStatus, Waiver, WorkerLease
+from airflow_provider_backfill.errors import Flag, Sql
 from tests.state import make_plan
 
 TESTS = Path(__file__).parents[1]
@@ -104,14 +105,14 @@ def test_a_replica_without_keeper(changes: dict[str, bool]) -> None:
     assert finding.severity is Severity.ERROR
     assert "shop.orders" in finding.message
     assert "Session expired" in finding.message
-    assert finding.hint == "SQL: SYSTEM RESTART REPLICA `shop`.`orders`"
+    assert finding.remedy == Sql("SYSTEM RESTART REPLICA `shop`.`orders`")
 
 
 @pytest.mark.parametrize("changes", [{"delay": 301}, {"behind": 101}, {"active": 1}])
 def test_a_replica_that_is_behind(changes: dict[str, int]) -> None:
     finding = find(_replica(**changes), "backfill_replica_lagging")
     assert finding.severity is Severity.WARN
-    assert finding.hint == "SQL: SYSTEM SYNC REPLICA `shop`.`orders` LIGHTWEIGHT"
+    assert finding.remedy == Sql("SYSTEM SYNC REPLICA `shop`.`orders` LIGHTWEIGHT")
 
 
 # ---------------------------------------------------------------- state
@@ -169,13 +170,15 @@ def test_claims_of_the_dead_are_counted_and_freed_by_the_right_command() -> None
     ],
 )
 def test_the_next_step_fits_the_status(changes: dict[str, Any], verb: str) -> None:
-    assert next_step(PLAN, run(**changes)).split()[:2] == ["clickhouse-backfill", verb]
+    step = next_step(PLAN, run(**changes))
+    assert step is not None
+    assert (step.verb, step.plan_id) == (verb, PLAN.plan_id)
 
 
 def test_a_finished_plan_has_no_next_step() -> None:
     done = run(started=True, counts={ChunkStatus.DONE: 4})
     assert done.status is RunStatus.COMPLETED
-    assert next_step(PLAN, done) == ""
+    assert next_step(PLAN, done) is None
 
 
 def test_findings_come_worst_first() -> None:
@@ -193,7 +196,7 @@ def test_a_plan_can_be_planned_again_by_its_command() -> None:
         name="--select", select=select, source="shop.raw", time_kind=TimeKind.EPOCH_MS, columns=("a",), row_wise=True
     )
     plan = PLAN.model_copy(update={"statements": (statement,), "write_mode": WriteMode.REPLACE, "existing_rows": 3})
-    words = shlex.split(plan_command(plan, "--chunk-hours 24"))
+    words = shlex.split(str(plan_command(plan, Flag("--chunk-hours", "24"))))
     flags = dict(pairwise(words))
     assert words[:2] == ["clickhouse-backfill", "plan"]
     assert flags["--select"] == select
@@ -210,7 +213,7 @@ def test_a_plan_of_views_names_no_source() -> None:
     statement = Statement(
         name="shop.view", select="SELECT 1", source="shop.raw", time_kind=TimeKind.DATETIME, columns=("a",)
     )
-    command = plan_command(PLAN.model_copy(update={"statements": (statement,)}))
+    command = str(plan_command(PLAN.model_copy(update={"statements": (statement,)})))
     assert "--source" not in command
     assert "--select" not in command
 

@@ -212,7 +212,7 @@ def test_limits_are_part_of_the_text() -> None:
     assert chunking.text == "6|rows=5000000|bytes=1073741824"
     assert parse_chunking(chunking.text) == chunking
     assert parse_chunking("day@Europe/Berlin|bytes=10") == Chunking(unit=Unit.DAY, zone="Europe/Berlin", size=10)
-    assert chunking.flags == "--chunk-hours 6 --max-chunk-rows 5000000 --max-chunk-bytes 1073741824"
+    assert " ".join(map(str, chunking.flags)) == "--chunk-hours 6 --max-chunk-rows 5000000 --max-chunk-bytes 1073741824"
     with pytest.raises(RequestError):
         parse_chunking("6|rows=many")
 

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
+from ...errors import Remedy
 from ..facts import ServerFacts, TimeKind
 from ..plan import Plan
 from ..run_state import Run, RunStatus
@@ -33,7 +34,12 @@ class Finding(NamedTuple):
     severity: Severity
     plan_id: str
     message: str
-    hint: str = ""
+    remedy: Remedy | None = None
+
+    @property
+    def hint(self) -> str:
+        """The remedy in the words of the command line; empty when there is none."""
+        return "" if self.remedy is None else str(self.remedy)
 
 
 TIME_UNITS = {TimeKind.EPOCH_S: "s", TimeKind.EPOCH_MS: "ms", TimeKind.EPOCH_US: "us"}
@@ -76,7 +82,7 @@ class RuleContext:
     server: ServerFacts | None = None
     about: str = ""
     damage: str = ""
-    remedy: str = ""
+    remedy: Remedy | None = None
     missing: tuple[tuple[RequiredBackfill, datetime, datetime], ...] = ()
 
     @property
@@ -95,7 +101,7 @@ class Match(NamedTuple):
     """What a rule has found in a case; *severity* when it is another than the rule's own."""
 
     message: str
-    hint: str = ""
+    remedy: Remedy | None = None
     severity: Severity | None = None
 
 
@@ -131,7 +137,7 @@ class Rule:
         """What the rule has to say of a case."""
         plan_id = case.plan.plan_id if case.plan is not None else case.about
         for found in self.find(case):
-            yield Finding(self.code, found.severity or self.severity, plan_id, found.message, found.hint)
+            yield Finding(self.code, found.severity or self.severity, plan_id, found.message, found.remedy)
 
 
 class RuleRegistry(list[Rule]):

@@ -4,18 +4,17 @@ The rules that need a look at ClickHouse: tables, query plan, parts, replicas, d
 Pure: the look itself is :mod:`..clickhouse.health`, its result a :class:`ServerFacts`.
 """
 
-import shlex
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from itertools import takewhile
 
+from ...errors import Command, Flag
 from ..facts import ServerFacts, TableName
 from ..instants import render_instant
 from ..plan import Plan, WriteMode
-from ..remedy import PROGRAM, command, plan_command, short_instant, sql
+from ..remedy import chunk_hours_flag, command, plan_command, short_instant, sql
 from ..run_state import ChunkStatus, RunStatus
 from ..sql import literal, quote, quote_table, show_table, table_condition
-from ..window import render_chunk_hours
 from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity
 
 SERVER_RULES = RuleRegistry(RuleScope.SERVER)
@@ -166,7 +165,7 @@ def _read_twice(case: RuleContext) -> Iterator[Match]:
                 f"{scan.statement} reads {scan.source} {scan.facts.reads} times, and every read sees only the "
                 "chunk's own window. Where it looks at rows of another time, its result depends on the chunks; "
                 "one chunk for all of the window has no such bounds inside.",
-                plan_command(plan, f"--chunk-hours {render_chunk_hours(whole)}") if _untouched(case) else "",
+                plan_command(plan, chunk_hours_flag(whole)) if _untouched(case) else None,
             )
 
 
@@ -228,7 +227,7 @@ def open_window(plan: Plan, now: datetime, untouched: bool = True) -> Iterator[M
     yield Match(
         f"The window ends at {render_instant(plan.end)}, and it is {render_instant(now)}: rows that come after their "
         f"chunk is done are {lost}.",
-        plan_command(plan, f"--to {short_instant(cut)}") if untouched and cut is not None else "",
+        plan_command(plan, Flag("--to", short_instant(cut))) if untouched and cut is not None else None,
         Severity.ERROR if replaced else None,
     )
 
@@ -254,7 +253,7 @@ def _overlap(case: RuleContext) -> Iterator[Match]:
     yield Match(
         f"{plan.target} has got {seam.rows - known} rows of the window since it was planned{by}{since}{before}; "
         "the backfill would add to them.",
-        plan_command(plan, f"--to {short_instant(cut)}") if cut is not None else "",
+        plan_command(plan, Flag("--to", short_instant(cut))) if cut is not None else None,
     )
 
 
@@ -268,11 +267,11 @@ def _epoch(case: RuleContext) -> Iterator[Match]:
     plan, facts = case.plan, _server(case)
     for epoch in facts.epochs:
         # The unit is no part of a plan's identity: the new plan takes the place of this one.
-        hint = plan_command(plan, f"--time-unit {epoch.fitting}", "--force") if plan is not None else ""
+        remedy = None if plan is None else plan_command(plan, Flag("--time-unit", epoch.fitting), Flag("--force"))
         yield Match(
             f"{epoch.table}.{epoch.column} holds values such as {epoch.value}: as {epoch.declared} that is far from "
             f"now, as {epoch.fitting} it is near.",
-            hint,
+            remedy,
         )
 
 
@@ -322,14 +321,14 @@ def _views_missed(case: RuleContext) -> Iterator[Match]:
         return
     for view in facts.views_fired:
         filled = facts.view_targets.get(view, view)
-        hint = ""
+        remedy = None
         if plan is not None:
-            window = f"--from {short_instant(plan.start)} --to {short_instant(plan.end)}"
-            hint = f"{PROGRAM} plan --target {shlex.quote(show_table(filled))} {window}"
+            window = Flag("--from", short_instant(plan.start)), Flag("--to", short_instant(plan.end))
+            remedy = Command("plan", flags=(Flag("--target", show_table(filled)), *window))
         yield Match(
             f"Moving partitions into {facts.target} does not fire the view {view}, so {filled} misses the rows. "
             "Backfill it as well, once this is done.",
-            hint,
+            remedy,
         )
 
 
@@ -434,7 +433,7 @@ def _mutations(case: RuleContext) -> Iterator[Match]:
             f"The mutation {mutation.id} of {table} ({mutation.command}) {state}.",
             sql(f"KILL MUTATION WHERE {table_condition(table)} AND mutation_id = {literal(mutation.id)}")
             if mutation.error
-            else "",
+            else None,
             Severity.ERROR if mutation.error else None,
         )
 
@@ -522,13 +521,13 @@ def _disk(case: RuleContext) -> Iterator[Match]:
     free = sum(disk.free for disk in facts.disks)
     if free < need:
         disks = ", ".join(f"{disk.name} {_size(disk.free)}" for disk in facts.disks)
-        hint = ""
+        remedy = None
         if facts.proposed_hours is not None and facts.proposed_hours < (plan.chunk_hours or 0) and _untouched(case):
-            hint = plan_command(plan, f"--chunk-hours {render_chunk_hours(facts.proposed_hours)}")
+            remedy = plan_command(plan, chunk_hours_flag(facts.proposed_hours))
         yield Match(
             f"The disks of {facts.target} have {_size(free)} free ({disks}); the largest chunk, its staging table and "
             f"a merge of it need about {_size(need)}.",
-            hint,
+            remedy,
         )
 
 
@@ -672,7 +671,7 @@ def _small(case: RuleContext) -> Iterator[Match]:
         yield Match(
             f"The {plan.chunk_count} chunks {plan.chunking.words} read {_rows(case)}: "
             "each costs as much again in tables, verification and publishing.",
-            plan_command(plan, f"--chunk-hours {render_chunk_hours(proposed)}"),
+            plan_command(plan, chunk_hours_flag(proposed)),
         )
 
 
@@ -692,7 +691,7 @@ def _large(case: RuleContext) -> Iterator[Match]:
     if (estimate.largest > LARGE_ROWS or size > LARGE_BYTES) and proposed and proposed < (plan.chunk_hours or 0):
         yield Match(
             f"The {plan.chunk_count} chunks {plan.chunking.words} read {_rows(case)}.",
-            plan_command(plan, f"--chunk-hours {render_chunk_hours(proposed)}"),
+            plan_command(plan, chunk_hours_flag(proposed)),
         )
 
 

@@ -1,29 +1,29 @@
 """Rules that need the state folder only."""
 
-import shlex
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
+from ...errors import Command, Flag
 from ..failures import short_error
 from ..instants import render_instant
 from ..plan import Plan
-from ..remedy import PROGRAM, command, short_instant
+from ..remedy import command, short_instant
 from ..run_state import ChunkStatus, Run, RunStatus
 from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity
 
 STATE_RULES = RuleRegistry(RuleScope.STATE)
 
 
-def next_step(plan: Plan, run: Run, dead: Iterable[str] = ()) -> str:
+def next_step(plan: Plan, run: Run, dead: Iterable[str] = ()) -> Command | None:
     """
-    The command that brings the plan nearer to its end; empty when it is there.
+    The command that brings the plan nearer to its end; None when it is there.
 
     Args:
         dead: The run's workers that are gone: when no other is left, their work waits for a resume.
     """
     gone = set(dead)
     if run.status is RunStatus.COMPLETED:
-        return ""
+        return None
     if run.status is RunStatus.PLANNED:
         return command("run", plan.plan_id)
     if run.status is RunStatus.RUNNING and not (gone and gone >= set(run.workers)):
@@ -56,8 +56,14 @@ def _plan_missing(case: RuleContext) -> Iterator[Match]:
             f"{declared.where} declares a backfill of {declared.target} from {render_instant(declared.start)} "
             f"to {render_instant(declared.end)}{by}{why}. No plan covers {render_instant(start)} "
             f"to {render_instant(end)}.",
-            f"{PROGRAM} plan --target {shlex.quote(declared.target)} --from {short_instant(start)} "
-            f"--to {short_instant(end)}",
+            Command(
+                "plan",
+                flags=(
+                    Flag("--target", declared.target),
+                    Flag("--from", short_instant(start)),
+                    Flag("--to", short_instant(end)),
+                ),
+            ),
         )
 
 

@@ -275,7 +275,7 @@ export function planView(page, planId, { inRun = false } = {}) {
       h("div", { class: "card-head" }, h("h2", { id: "findings-title" }, found.length ? "What to know" : "Nothing is wrong")),
       found.length
         ? found.map((finding) => {
-            const sql = finding.hint.startsWith("SQL: ");
+            const label = { sql: "the statement", command: "the command", advice: "the advice" }[finding.remedy];
             return h(
               "div",
               { class: `finding ${finding.severity}` },
@@ -284,7 +284,7 @@ export function planView(page, planId, { inRun = false } = {}) {
                 "div",
                 {},
                 h("p", {}, h("strong", { class: "unseen" }, `${finding.severity}: `), finding.message),
-                finding.hint ? copyable(sql ? finding.hint.slice(5) : finding.hint, sql ? "the statement" : "the remedy") : null,
+                finding.hint ? copyable(finding.hint, label) : null,
                 h("p", { class: "code" }, finding.code),
               ),
             );

@@ -41,13 +41,12 @@ from airflow_provider_backfill.state.store import StateStore
 from tests.server import ClickHouseServer
 from tests.system.faults import tables
 from tests.system.faults.proxy import Mode, Proxy
-from tests.system.faults.schedule import UNTIL_COMPLETED, Inside, Outside, Result, Scenario
+from tests.system.faults.schedule import IN_DOUBT, UNTIL_COMPLETED, Inside, Outside, Result, Scenario
 
 ROOT = Path(__file__).resolve().parents[3]
 # After this many seconds nothing strikes any more and everything works again.
 _PEACE = 6.0
 _MAX_RUNNERS = 30
-_ASKED = "cannot be told any more"
 
 
 @dataclass
@@ -256,7 +255,11 @@ class _Play:
                 continue
             idle = all(runner.ended or runner.stopped for runner in self._all())
             if idle and now > self._quiet_until:
-                if _ASKED in log.run.last_error and self._struck["server SIGKILL and restart"]:
+                if (
+                    log.run.status is RunStatus.FAILED
+                    and self._steps[IN_DOUBT]
+                    and self._struck["server SIGKILL and restart"]
+                ):
                     # Keys of several chunks are the same: a person has to look, and nothing more is written.
                     self.result.refused = log.run.last_error
                     return
@@ -534,11 +537,11 @@ class _Play:
         if left:
             # A worker that was killed after the others had finished; the doctor must see it and know the remedy.
             code, payload = self._call(["doctor", "--plan-id", plan.plan_id])
-            advice = [str(hint) for hint in payload.get("recommendations", [])]
+            advice = payload.get("findings", [])
             self.result.advice = True
-            for hint in advice:
-                if hint.startswith("SQL: "):
-                    self.arena.client.command(hint.removeprefix("SQL: "))
+            for finding in advice:
+                if finding["remedy"] == "sql":
+                    self.arena.client.command(finding["hint"])
             left = self._left(plan)
             problems += [f"left: {one} (the doctor said {advice})" for one in left]
         code, payload = self._call(["doctor", "--plan-id", plan.plan_id])

@@ -21,7 +21,8 @@ from typing import Any
 import clickhouse_connect.driver.httputil  # noqa: F401 - loaded once, before the fork
 
 from airflow_provider_backfill.cli import main
-from airflow_provider_backfill.clickhouse import attempt, client
+from airflow_provider_backfill.clickhouse import attempt, client, interrupted_move
+from airflow_provider_backfill.clickhouse.attempt import Step
 from airflow_provider_backfill.commands import (
     lease,
     run,
@@ -31,6 +32,7 @@ from airflow_provider_backfill.commands.session import Payload
 from airflow_provider_backfill.core.events import Event
 from airflow_provider_backfill.state import posix
 from tests.system.faults import switches
+from tests.system.faults.schedule import IN_DOUBT
 
 Tell = Callable[..., None]
 
@@ -69,9 +71,16 @@ class _Steps:
     def __init__(self, strikes: list[dict[str, Any]], tell: Tell) -> None:
         self._strikes, self._tell = strikes, tell
         self._seen: Counter[str] = Counter()
+        self._partition = threading.local()
         self._lock = threading.Lock()
 
     def __call__(self, name: str, **more: Any) -> None:
+        if name == Step.CLAIM:
+            self._partition.number = 0
+        elif name in (Step.MOVED, Step.REPLACED):
+            # Which of a chunk's partitions it is: a chunk is one thread's from its claim on.
+            self._partition.number += 1
+            name = f"{name} {self._partition.number}"
         with self._lock:
             self._seen[name] += 1
             nth = self._seen[name]
@@ -85,7 +94,7 @@ class _Steps:
 
 def _report_steps(steps: _Steps, lease: float) -> None:
     """Make every run of this process report its steps, its events and its last drops, with short leases."""
-    original, drop = run_plan, attempt.drop_tables
+    original, drop, doubt = run_plan, attempt.drop_tables, interrupted_move._cannot_tell
 
     def run_with_steps(*args: Any, report: Callable[[Event], None], **kwargs: Any) -> Payload:
         def reported(event: Event) -> None:
@@ -100,6 +109,11 @@ def _report_steps(steps: _Steps, lease: float) -> None:
             drop(server, [table])
             steps(f"dropped {index + 1}")
 
+    def cannot_tell(*args: Any) -> Exception:
+        steps(IN_DOUBT)
+        return doubt(*args)
+
+    switches.patch(interrupted_move, _cannot_tell=cannot_tell)
     switches.patch(run, run_plan=run_with_steps)
     # Who calls it by this name closes a completed run; the attempts have a name of their own for it.
     switches.patch(attempt, drop_tables=drop_tables)

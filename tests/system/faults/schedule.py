@@ -17,6 +17,8 @@ STEPS = (
     *("claim", "staging", "staged", "verified", "sealed", "moved 1", "moved 2", "replaced 1", "recorded"),
     *("ChunkStarted", "ChunkVerified", "ChunkDone", "dropped 1"),
 )
+# What a runner reports when it has to ask a person what the target holds.
+IN_DOUBT = "in doubt"
 # How long a stopped worker sleeps: until after its lease, or until the run is over without it.
 UNTIL_COMPLETED = -1.0
 

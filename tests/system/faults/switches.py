@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from airflow_provider_backfill.clickhouse import execute, publish
-from airflow_provider_backfill.clickhouse.attempt import kill_queries
+from airflow_provider_backfill.clickhouse.attempt import Step, kill_queries
 from airflow_provider_backfill.commands import lease, worker
 from airflow_provider_backfill.core import replay
 from airflow_provider_backfill.core.events import ChunkStarted
@@ -66,7 +66,7 @@ def no_seal() -> None:
             execute._drop_attempts(server, attempt)
         content = execute._stage(server, attempt, None)
         own = execute._own_table(attempt)
-        attempt.step("sealed")
+        attempt.step(Step.SEALED)
         if attempt.plan.write_mode == "replace":
             publish.replace_partitions(server, attempt, own)
         else:
