@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 
+from ..core.masking import mask_message, mask_secrets
 from ..errors import BackfillError
 from .calls import CALLS
 from .console import print_line
@@ -70,8 +71,8 @@ def _main(words: list[str], airflow_section: Mapping[str, str] | None) -> int:
         return 130
     except Exception as error:  # noqa: BLE001 - the last place to catch it; --verbose shows where it came from
         if "--verbose" in words:
-            print_line(sys.stderr, without_passwords(traceback.format_exc(), call).rstrip())
-        text = f"Unexpected error: {type(error).__name__}: {error}"
+            print_line(sys.stderr, mask_secrets(without_passwords(traceback.format_exc(), call)).rstrip())
+        text = mask_message(f"Unexpected error: {type(error).__name__}: {error}")
         return report_error(
             words, call, command, BackfillError(text, hint="--verbose shows the traceback; please report it")
         )

@@ -5,8 +5,11 @@ import os
 import re
 import shlex
 import sys
+from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
+from ..core.masking import MASK
 from ..errors import PROGRAM, BackfillError, ConfigError
 from .console import print_line
 from .environment import read_password, server_url
@@ -17,7 +20,6 @@ from .parser import Call
 _CARRIED = ("--state-dir", "--config")
 _CARRIED_TO_SERVER = ("--clickhouse-url", "--password-file")
 _ASKS_SERVER = ("plan", "run", "resume", "cancel", "doctor", "verify", "undo")
-_PASSWORD_IN_URL = re.compile(r"(//[^/:@\s]*):[^@\s]*@")
 
 
 def show_payload(payload: Payload, call: Call) -> None:
@@ -71,20 +73,31 @@ def report_error(words: list[str], call: Call | None, command: str, error: Backf
 
 def without_passwords(text: str, call: Call | None) -> str:
     """*text* without the passwords of this call, whoever wrote them into it."""
-    from urllib.parse import unquote, urlsplit
+    from ..clickhouse.address import parse_address
 
-    secrets = {os.environ.get("CLICKHOUSE_PASSWORD") or ""}
     url = (server_url(call) if call else os.environ.get("CLICKHOUSE_URL")) or ""
-    try:
-        secrets |= {urlsplit(url).password or "", unquote(urlsplit(url).password or "")}
+    secrets = {os.environ.get("CLICKHOUSE_PASSWORD") or ""}
+    with suppress(ConfigError):
+        secrets.add(parse_address(url).password or "" if url else "")
+    with suppress(ConfigError):
         secrets.add(read_password(call) or "" if call else "")
-    except (ValueError, ConfigError):
-        pass
-    for secret in secrets:
+    for secret in sorted(secrets, key=len, reverse=True):
         # A word of three letters is no secret, and cutting it out would garble the text.
-        if len(secret) > 3:
-            text = text.replace(secret, "…")
-    return _PASSWORD_IN_URL.sub(r"\1:…@", text)
+        for form in {secret, quote(secret, safe="")} if len(secret) > 3 else ():
+            text = text.replace(form, MASK)
+    return text
+
+
+def _shown(name: str, text: str) -> str:
+    """The value of a flag of this call, as it may be printed."""
+    if name != "--clickhouse-url":
+        return text
+    from ..clickhouse.address import parse_address
+
+    try:
+        return parse_address(text).shown
+    except ConfigError:
+        return MASK
 
 
 def pasteable(value: Any, call: Call) -> Any:
@@ -99,7 +112,7 @@ def pasteable(value: Any, call: Call) -> Any:
     def with_flags(match: re.Match[str]) -> str:
         names = (*_CARRIED, *_CARRIED_TO_SERVER) if match[1] in _ASKS_SERVER else _CARRIED
         given = [(name, text) for name in names if (text := call.text(name)) is not None]
-        words = [f"{name} {shlex.quote(re.sub(r':[^:@/]*@', '@', text))}" for name, text in given]
+        words = [f"{name} {shlex.quote(_shown(name, text))}" for name, text in given]
         return " ".join([PROGRAM, match[1], *words])
 
     return re.sub(rf"\b{PROGRAM} ({'|'.join(COMMANDS)})\b", with_flags, value)

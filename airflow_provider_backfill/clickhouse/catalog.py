@@ -15,8 +15,6 @@ from ..core.sql import literal, parse_table, quote, quote_table, table_condition
 from ..errors import Advice, Flag, RequestError
 from .client import ClickHouse
 
-# A parametrised view reads like a function whose name has a database.
-_AST_TABLE = re.compile(r"^\s*(?:TableIdentifier (.+?)|Function (\S+\.\S+))(?: \(alias .*?\))?(?: \(children \d+\))?$")
 _AST_FUNCTION = re.compile(r"^\s*Function (\w+)")
 _VIEW_TARGET = re.compile(
     r"^CREATE MATERIALIZED VIEW .*? TO ((?:`(?:[^`\\]|\\.)+`|[\w$]+)\.(?:`(?:[^`\\]|\\.)+`|[\w$]+))[ (]", re.DOTALL
@@ -124,7 +122,7 @@ def select_facts(server: ClickHouse, select: str, database: str) -> SelectFacts:
     """
     columns = server.rows(f"DESCRIBE TABLE (\n{select}\n)")
     tree = [line for (line,) in server.rows(f"SELECT explain FROM (EXPLAIN AST\n{select}\n)")]
-    words = [match.group(1) or match.group(2) for line in tree if (match := _AST_TABLE.match(line))]
+    words = [word for line in tree if (word := _ast_table(line))]
     functions = [match.group(1) for line in tree if (match := _AST_FUNCTION.match(line))]
     candidates = [TableName(database, word) for word in words]
     candidates += [TableName(*word.split(".", cut)) for word in words for cut in (1,) if "." in word]
@@ -137,6 +135,15 @@ def select_facts(server: ClickHouse, select: str, database: str) -> SelectFacts:
         tables=tuple(dict.fromkeys(tables)),
         unstable=tuple(dict.fromkeys(name for name in functions if _UNSTABLE.fullmatch(name))),
     )
+
+
+def _ast_table(line: str) -> str:
+    """The table that a line of a syntax tree names; empty when it names none."""
+    kind, _, rest = line.strip().partition(" ")
+    name = rest.partition(" (alias ")[0].partition(" (children ")[0]
+    # A parametrised view reads like a function whose name has a database.
+    function = kind == "Function" and "." in name.strip(".") and not any(map(str.isspace, name))
+    return name if kind == "TableIdentifier" or function else ""
 
 
 def _existing(server: ClickHouse, names: Iterable[TableName]) -> list[TableName]:

@@ -11,20 +11,23 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import urlsplit
 
+from ..core.masking import mask_message, mask_secrets, shorten_message
 from ..core.retry import ERROR_NAMES
 from ..core.sql import literal
 from ..errors import Advice, ConfigError, Flag, ServerError, ServerUnreachableError, StatementRefusedError
+from .address import Address, parse_address
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
 _T = TypeVar("_T")
 
+# Bounded in each part: what is matched comes from others, and may be thousands of spaces.
 _NOISE = re.compile(
-    r"^Received ClickHouse exception, code: \d+, server response: |^Code: \d+\. DB::Exception: "
-    r"|\s*\(version [\d.]+(?: \([^)]*\))?\)|\s*\(for url [^)]*\)|\s*\([A-Z][A-Z0-9_]+\)\s*$",
+    r"^Received ClickHouse exception, code: \d{1,9}, server response: |^Code: \d{1,9}\. DB::Exception: "
+    r"|\s?\(version [\d.]{1,40}(?: \([^)]{0,80}\))?\)|\s?\(for url [^)]{0,400}\)|\s?\([A-Z][A-Z0-9_]{1,80}\)\s?$",
 )
 
 _SETTINGS = {
@@ -135,9 +138,11 @@ class ClickHouse:
         try:
             return call()
         except ClickHouseError as error:
-            raise _server_error(error, self.address) from error
+            failure = _server_error(error, self.address)
         except OSError as error:
-            raise ServerUnreachableError(f"The connection to {self.address} failed: {error}.") from error
+            failure = ServerUnreachableError(mask_message(f"The connection to {self.address} failed: {error}."))
+        # Not from the error itself, nor while it is handled: who logs the chain would log what it quotes.
+        raise failure
 
     def close(self) -> None:
         """Close the connections; an embedded engine frees its path for other processes."""
@@ -150,7 +155,7 @@ def connect(url: str, password: str | None = None, *, connections: int = 8) -> C
     Open the ClickHouse at *url*: ``http[s]://user@host:port/database`` or ``chdb:///path``.
 
     Args:
-        url: May carry the password and, as its query, settings of the client library.
+        url: As :func:`.parse_address` takes it; may carry the password.
         password: Used when the URL has none.
         connections: How many statements may run at once.
 
@@ -160,53 +165,32 @@ def connect(url: str, password: str | None = None, *, connections: int = 8) -> C
     """
     import clickhouse_connect
     from clickhouse_connect.driver.exceptions import ClickHouseError
+    from clickhouse_connect.driver.httputil import get_pool_manager
 
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    if parts.scheme == "chdb" and parts.path:
-        address = f"chdb://{parts.path}"
-        kwargs: dict[str, Any] = {"interface": "chdb", "path": parts.path}
-    elif parts.scheme in ("http", "https") and parts.hostname and port != -1:
-        from clickhouse_connect.driver.httputil import get_pool_manager
-
-        secure = parts.scheme == "https"
-        port = port or (8443 if secure else 8123)
-        address = f"{parts.scheme}://{parts.hostname}:{port}"
+    address = parse_address(url)
+    if address.path:
+        kwargs: dict[str, Any] = {"interface": "chdb", "path": address.path}
+    else:
+        tls = {"verify": address.scheme == "https", **address.tls_options}
         kwargs = {
-            "interface": parts.scheme,
-            "host": parts.hostname,
-            "port": port,
-            "username": unquote(parts.username or "default"),
-            "password": unquote(parts.password) if parts.password is not None else password or "",
-            "database": unquote(parts.path.strip("/")) or "__default__",
+            "interface": address.scheme,
+            "host": address.host,
+            "port": address.port,
+            "username": address.user or "default",
+            "password": password or "" if address.password is None else address.password,
+            "database": address.database or "__default__",
             # A session would refuse a second statement while the first runs, such as a KILL QUERY.
             "autogenerate_session_id": False,
-            "pool_mgr": get_pool_manager(maxsize=connections, verify=secure),
-            **{name: values[-1] for name, values in parse_qs(parts.query).items()},
+            "pool_mgr": get_pool_manager(maxsize=connections, **tls),
+            **address.client_options,
         }
-    else:
-        raise ConfigError(
-            f"{_redacted(url)!r} is not the address of a ClickHouse.",
-            remedy=Advice(
-                "write {}, or chdb:///path for the embedded engine",
-                Flag("--clickhouse-url", "http://user@host:8123/database"),
-            ),
-        )
     try:
-        return ClickHouse(clickhouse_connect.get_client(**kwargs), address)
+        return ClickHouse(clickhouse_connect.get_client(**kwargs), address.location)
     except ImportError as error:
         raise _no_engine(error) from None
-    except TypeError as error:
-        # Of what a user can give, only a name in the query of the URL becomes the name of an argument.
-        raise ConfigError(
-            f"The address {address} has a setting that the client does not know: {error}.",
-            hint="settings of a query belong into the SELECT, or into the user's profile on the server",
-        ) from error
-    except ClickHouseError as error:
-        raise _server_error(error, address) from error
+    except (ClickHouseError, OSError) as error:
+        failure = _server_error(error, address.location)
+    raise failure
 
 
 def from_client(open_client: "Callable[[], Client]", name: str) -> ClickHouse:
@@ -227,12 +211,19 @@ def from_client(open_client: "Callable[[], Client]", name: str) -> ClickHouse:
     except ImportError as error:
         raise _no_engine(error) from None
     except ClickHouseError as error:
-        raise _server_error(error, name) from error
+        failure = _server_error(error, name)
+    else:
+        return _wrapped(client)
+    raise failure
+
+
+def _wrapped(client: "Client") -> ClickHouse:
     url = getattr(client, "url", None)
     if url is None:
         return ClickHouse(client, f"chdb://{getattr(client, 'path', '')}")
     parts = urlsplit(str(url))
-    return ClickHouse(client, f"{parts.scheme}://{parts.hostname}:{parts.port}")
+    place = Address(parts.scheme, host=parts.hostname or "", port=parts.port or 0)
+    return ClickHouse(client, place.location)
 
 
 def _no_engine(error: ImportError) -> ConfigError:
@@ -242,18 +233,14 @@ def _no_engine(error: ImportError) -> ConfigError:
     )
 
 
-def _redacted(url: str) -> str:
-    return re.sub(r"(//[^/:@]*):[^@]*@", r"\1:…@", url)
-
-
 def _server_error(error: Exception, address: str) -> ServerError:
     code: int | None = getattr(error, "code", None)
-    text = str(error).strip()
+    text = shorten_message(str(error)).strip()
     if code is None:
         cause = error.__cause__ or error.__context__
         detail = f": {cause}" if cause is not None else ""
         return ServerUnreachableError(
-            f"ClickHouse at {address} could not be reached ({text}{detail}).",
+            f"ClickHouse at {address} could not be reached ({mask_message(f'{text}{detail}')}).",
             remedy=Advice(
                 "check that it runs and that {}, CLICKHOUSE_URL or the Airflow connection points to it",
                 Flag("--clickhouse-url"),
@@ -262,5 +249,6 @@ def _server_error(error: Exception, address: str) -> ServerError:
     name = getattr(error, "name", None) or ERROR_NAMES.get(code, "")
     while (shorter := _NOISE.sub("", text)) != text:
         text = shorter.strip()
+    text = mask_secrets(text)
     message = f"ClickHouse refused the statement: {text} ({code} {name})"
     return StatementRefusedError(message, code=code, name=name, reason=text)

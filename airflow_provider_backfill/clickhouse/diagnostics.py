@@ -34,6 +34,7 @@ from ..core.facts import (
     TtlFacts,
 )
 from ..core.instants import from_ms, to_ms
+from ..core.masking import mask_message
 from ..core.plan import Plan, Statement, WriteMode
 from ..core.sql import chunk_filter, literal, parse_table, quote, quote_table, table_condition
 from ..errors import StatementRefusedError
@@ -45,7 +46,7 @@ _T = TypeVar("_T")
 
 _STAGING = re.compile(r"backfill_([0-9a-f]{16})_[0-9a-f]{16}_(?:\d+|sealed)")
 _QUERY = re.compile(r"backfill-([0-9a-f]{16})-([0-9a-f]{16})-(\d+)")
-_LITERAL_TYPE = re.compile(r"(\b\d+(?:\.\d+)?|'(?:[^'\\]|\\.)*')_[A-Z]\w*(?:\([^()]*\))?")
+_LITERAL_TYPE = re.compile(r"(\b\d{1,80}(?:\.\d{1,80})?|'(?:[^'\\]|\\.){0,400}')_[A-Z]\w{0,80}(?:\([^()]{0,400}\))?")
 _MOVES = re.compile(r"\b(?:TO DISK|TO VOLUME|RECOMPRESS|GROUP BY)\b")
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
 _UNITS = {TimeKind.EPOCH_S: "s", TimeKind.EPOCH_MS: "ms", TimeKind.EPOCH_US: "us"}
@@ -374,7 +375,7 @@ def _ttl_elements(engine_full: str) -> list[str]:
     _, found, rest = engine_full.partition(" TTL ")
     if not found:
         return []
-    elements = re.split(r",\s*(?![^(]*\))", re.split(r"\sSETTINGS\s", rest)[0])
+    elements = re.split(r",\s{0,8}(?![^(]{0,400}\))", re.split(r"\sSETTINGS\s", rest)[0])
     return [element.strip() for element in elements if not _MOVES.search(element)]
 
 
@@ -439,9 +440,13 @@ def _mutations(server: ClickHouse, tables: Iterable[TableName]) -> tuple[Mutatio
         f" WHERE NOT is_done AND {_of(tables)} ORDER BY create_time"
     )
     return tuple(
-        MutationFacts(TableName(database, table), name, text, parts, str(error).splitlines()[0] if error else "")
+        MutationFacts(TableName(database, table), name, mask_message(text), parts, _first_line(error))
         for database, table, name, text, parts, error in found
     )
+
+
+def _first_line(error: str) -> str:
+    return mask_message(error).partition("\n")[0]
 
 
 def _replicas(server: ClickHouse, tables: Iterable[TableName]) -> tuple[ReplicaFacts, ...]:
@@ -452,7 +457,15 @@ def _replicas(server: ClickHouse, tables: Iterable[TableName]) -> tuple[ReplicaF
     )
     return tuple(
         ReplicaFacts(
-            TableName(database, table), bool(readonly), bool(expired), delay, queue, behind, active, total, error
+            TableName(database, table),
+            bool(readonly),
+            bool(expired),
+            delay,
+            queue,
+            behind,
+            active,
+            total,
+            mask_message(error),
         )
         for database, table, readonly, expired, delay, queue, behind, active, total, error in found
     )
@@ -464,7 +477,7 @@ def _queues(server: ClickHouse, tables: Iterable[TableName]) -> tuple[QueueFacts
         f" WHERE {_of(tables)} GROUP BY database, table HAVING sum(data_files) > 0 ORDER BY database, table"
     )
     return tuple(
-        QueueFacts(TableName(database, table), int(files), bool(blocked), error)
+        QueueFacts(TableName(database, table), int(files), bool(blocked), mask_message(error))
         for database, table, files, blocked, error in found
     )
 

@@ -33,7 +33,9 @@ _GROUPS = {
 }
 _ADDITIVE = re.compile(r"(?:count|sum\w*)(?:If)?|\w+State|\w+SimpleState|\w+StateIf|\w+IfState")
 _TABLE_ALIAS = re.compile(r"\b__table\d+\.")
-_LITERAL_TYPE = re.compile(r"(\b\d+(?:\.\d+)?|'(?:[^'\\]|\\.)*')_[A-Z]\w*(?:\((?:[^()]|\([^()]*\))*\))?")
+_LITERAL_TYPE = re.compile(
+    r"(\b\d{1,80}(?:\.\d{1,80})?|'(?:[^'\\]|\\.){0,400}')_[A-Z]\w{0,80}(?:\((?:[^()]|\([^()]{0,80}\)){0,400}\))?"
+)
 
 
 class _Node(NamedTuple):

@@ -28,6 +28,7 @@ from ..core.events import (
     WorkerHeartbeat,
 )
 from ..core.facts import TableFacts
+from ..core.masking import mask_message
 from ..core.plan import Chunk, Plan
 from ..core.replay import expand, select_chunks
 from ..core.retry import RetryDecision, classify_error, retry_delay
@@ -190,7 +191,9 @@ class Worker:
             work()
         except Exception as error:  # noqa: BLE001 - raised again by run(); a thread that just died would hang it
             self._error = self._error or error
-            self.stop(error.message if isinstance(error, BackfillError) else f"{type(error).__name__}: {error}")
+            self.stop(
+                error.message if isinstance(error, BackfillError) else mask_message(f"{type(error).__name__}: {error}")
+            )
 
     def _watch(self) -> None:
         log = self._store.open_run(self._plan)

@@ -14,6 +14,7 @@ from ..errors import Advice, Flag, MisalignedError, RequestError
 from .chunking import Chunking
 from .facts import Column, GroupingStep, ScanFacts, TableFacts, TimeKind
 from .instants import render_instant
+from .masking import mask_secrets
 from .plan import Plan, PlanRequest, Statement, WriteMode
 from .sql import time_kind, unwrap_type
 from .window import render_chunk_hours, require_order
@@ -295,7 +296,7 @@ def differences(old: Plan, new: Plan) -> list[str]:
             continue
         for kind, ours, others in (("in the plan", before, after), ("now", after, before)):
             lines.extend(
-                f"statement {kind}: {s.name} reads {s.source}: {' '.join(s.select.split())}"
+                f"statement {kind}: {s.name} reads {s.source}: {mask_secrets(' '.join(s.select.split()))}"
                 for s in ours
                 if s not in others
             )

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from ..errors import Advice, Command, Flag, Sql
 from .findings.registry import TIME_UNITS
 from .instants import render_instant
+from .masking import mask_secrets
 from .plan import Plan, WriteMode
 from .window import render_chunk_hours
 
@@ -33,7 +34,7 @@ def plan_command(plan: Plan, *flags: Flag) -> Command:
     if first.time_kind in TIME_UNITS:
         own.append(Flag("--time-unit", TIME_UNITS[first.time_kind]))
     if first.name == "--select":
-        own += [Flag("--select", first.select), Flag("--filter-table", first.source)]
+        own += [Flag("--select", mask_secrets(first.select)), Flag("--filter-table", first.source)]
     elif first.name == first.source:
         own.append(Flag("--source", first.source))
     if plan.write_mode is not WriteMode.STAGE:

@@ -21,7 +21,7 @@ _WORD = re.compile(r"[^\W\d]\w*(?:-\w+)*")
 _NAME = re.compile(r"`((?:[^`\\]|\\.|``)+)`|\"((?:[^\"\\]|\\.|\"\")+)\"|([^\W\d]\w*(?:-\w+)*)")
 _DATETIME64 = re.compile(r"DateTime64\((\d+)")
 # What separates or nests expressions; texts and quoted names are taken whole.
-_SEPARATOR = re.compile(r"'(?:[^'\\]|\\.)*'|`(?:[^`\\]|\\.)*`|[()\[\],]")
+_SEPARATOR = re.compile(r"'(?:[^'\\]|\\.)*(?:'|\Z)|`(?:[^`\\]|\\.)*(?:`|\Z)|[()\[\],]", re.DOTALL)
 _WRAPPER = re.compile(r"(?:Nullable|LowCardinality)\((.*)\)")
 _INTEGERS = frozenset(f"{sign}Int{bits}" for sign in ("", "U") for bits in (32, 64))
 _UNIT = {"s": TimeKind.EPOCH_S, "ms": TimeKind.EPOCH_MS, "us": TimeKind.EPOCH_US}

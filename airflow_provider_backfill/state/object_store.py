@@ -6,7 +6,7 @@ Everything rests on one promise of the store: a put that succeeds only when the 
 objects, one line each, as Delta Lake's log is; a commit puts the next number, and whoever
 finds it taken looks again. Nothing is ever deleted or overwritten there, so nobody who was
 frozen for an hour can write into the past.
-Imports errors only, and obstore; imported for a URL only, since obstore is an extra.
+Imports errors and masking only, and obstore; imported for a URL only, since obstore is an extra.
 """
 
 import json
@@ -27,6 +27,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
 from obstore.store import ObjectStore, from_url
 
+from ..core.masking import mask_secrets, shorten_message
 from ..errors import Advice, DamagedStateError, Flag, StateError
 from .backend import LOG_CLOSED, ConflictError
 
@@ -342,11 +343,12 @@ def _explained(verb: str, where: str) -> Iterator[None]:
         raise
     except (BaseError, OSError, ValueError) as error:
         # The first line says it; the others are the library's own structures. A URL's query can be a signature.
-        reason = _QUERY.sub("?…", str(error).strip().split("\n")[0])
+        text = shorten_message(str(error)).strip().partition("\n")[0]
+        # Nor is the library's own error kept: who logs the chain would log what it quotes.
         raise StateError(
-            f"Cannot {verb} {where}: {reason}",
+            f"Cannot {verb} {where}: {mask_secrets(_QUERY.sub('?…', text))}",
             remedy=Advice(
                 "check the address, the credentials and the network, or choose another folder with {}",
                 Flag("--state-dir"),
             ),
-        ) from error
+        ) from None

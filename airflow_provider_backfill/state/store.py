@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from ..core.events import Event
 from ..core.instants import render_instant
+from ..core.masking import mask_message
 from ..core.plan import Plan
 from ..core.run_state import Run
 from ..errors import Advice, Command, ConfigError, DamagedStateError, Flag, PlanNotFoundError, StateError
@@ -51,19 +52,23 @@ def open_store(state_dir: str, *, config: Mapping[str, str] | None = None) -> "S
         return StateStore(FileBackend(Path(unquote(rest) if separator else state_dir).expanduser().absolute()))
     if scheme not in _EXTRAS:
         raise ConfigError(
-            f"stateDir is {state_dir!r}, and {scheme}:// is not a place to keep state in.",
+            f"stateDir is {mask_message(state_dir)!r}, which is not a place to keep state in.",
             hint=f"pass a folder, or a URL with {', '.join(f'{known}://' for known in _EXTRAS)}",
         )
-    if "@" in rest.partition("/")[0] and not scheme.startswith("abfs"):
+    user, at, _ = rest.rpartition("@")
+    # In abfss://container@account.dfs.core.windows.net/path it is a container.
+    container = scheme.startswith("abfs") and user and ":" not in user and "/" not in user
+    secret = f"credentials in its URL ({scheme}://…@…)" if at and not container else ""
+    if secret or "?" in rest or "#" in rest:
         raise ConfigError(
-            f"stateDir has credentials in its URL ({scheme}://…@…), which would be shown and logged.",
+            f"stateDir has {secret or f'parameters in its URL ({scheme}://…?…)'}, which would be shown and logged.",
             hint="give them in the environment, or in the Airflow connection",
         )
     try:
         from .object_store import connect
     except ImportError:
         raise ConfigError(
-            f"stateDir is {state_dir!r}, and obstore is not installed.",
+            f"stateDir is an {scheme}:// URL, and obstore is not installed.",
             hint=f"run pip install 'airflow-provider-backfill[{_EXTRAS[scheme]}]'",
         ) from None
     return StateStore(connect(state_dir, config or {}))

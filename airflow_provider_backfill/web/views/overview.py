@@ -22,6 +22,7 @@ from ...core.facts import TableName
 from ...core.findings.judge import judge
 from ...core.findings.registry import Severity
 from ...core.instants import render_instant, to_ms
+from ...core.masking import mask_secrets
 from ...core.model import whole
 from ...core.plan import Chunk, Plan, WriteMode
 from ...core.run_state import ChunkStatus, Run, RunStatus
@@ -441,7 +442,7 @@ def _definition(plan: Plan, store: StateStore) -> Payload:
         "environment": plan.environment,
         "chunkCount": plan.chunk_count,
         "statements": [
-            {"name": s.name, "source": s.source, "select": s.select, "verifiedAgainstSource": s.row_wise}
+            {"name": s.name, "source": s.source, "select": mask_secrets(s.select), "verifiedAgainstSource": s.row_wise}
             for s in plan.statements
         ],
         "planPath": store.plan_path(plan.plan_id),
@@ -571,7 +572,7 @@ def _note_attempt(attempts: dict[int, Payload], event: Payload) -> None:
 
 
 def _statement(plan: Plan, chunk: Chunk, attempt: int, position: int) -> Payload:
-    """The INSERT of an attempt with its time filter, as a person can paste it."""
+    """The INSERT of an attempt with its time filter, as a person can paste it, but for secrets."""
     statement = plan.statements[position]
     target = parse_table(plan.target, "target")
     into: TableName = target
@@ -582,6 +583,6 @@ def _statement(plan: Plan, chunk: Chunk, attempt: int, position: int) -> Payload
         "name": statement.name,
         "source": statement.source,
         "into": quote_table(into),
-        "insert": insert_select(into, statement),
+        "insert": mask_secrets(insert_select(into, statement)),
         "filter": f"SETTINGS {setting} = {value}",
     }

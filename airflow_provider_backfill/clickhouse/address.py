@@ -1,0 +1,144 @@
+"""
+The address of a ClickHouse: read into its parts, and shown without what is secret in it.
+
+What is printed of an address is built from its parts; of one that cannot be read, nothing is.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from ..core.masking import is_secret_name
+from ..errors import Advice, ConfigError, Flag
+
+_HINT = Advice(
+    "write {}, or chdb:///path for the embedded engine", Flag("--clickhouse-url", "http://user@host:8123/database")
+)
+_ESCAPE = Advice(
+    "give the password in CLICKHOUSE_PASSWORD or {}; in an address, / ? # @ are %2F %3F %23 %40",
+    Flag("--password-file"),
+)
+_SECONDS = re.compile(r"[1-9][0-9]{0,6}")
+_SWITCH = {"true": True, "1": True, "false": False, "0": False}
+# Parameters of an address: settings of the client library, and those of its TLS, which are the pool's.
+_CLIENT = {"connect_timeout": "seconds", "send_receive_timeout": "seconds", "client_name": "text", "proxy_path": "text"}
+_TLS = {"verify": "true or false", "ca_cert": "file", "client_cert": "file", "client_cert_key": "file"}
+_PARAMETERS = {**_CLIENT, **_TLS}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """
+    Where a ClickHouse is and who asks there.
+
+    Attributes:
+        path: Of the embedded engine; empty for a server.
+        database: The one that names without a database belong to; empty for the user's default.
+    """
+
+    scheme: str
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    user: str = ""
+    password: str | None = field(default=None, repr=False)
+    database: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def location(self) -> str:
+        """Scheme, host and port: the server, whoever asks."""
+        if self.path:
+            return f"{self.scheme}://{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+    @property
+    def shown(self) -> str:
+        """The address as a person may paste it, without the password."""
+        if self.path:
+            return self.location
+        scheme, _, place = self.location.partition("://")
+        user = f"{quote(self.user, safe='')}@" if self.user else ""
+        database = f"/{quote(self.database, safe='')}" if self.database else ""
+        texts = {
+            name: str(value).lower() if isinstance(value, bool) else value for name, value in self.parameters.items()
+        }
+        return f"{scheme}://{user}{place}{database}" + (f"?{urlencode(texts)}" if texts else "")
+
+    @property
+    def client_options(self) -> dict[str, Any]:
+        """The parameters that the client takes."""
+        return {name: value for name, value in self.parameters.items() if name in _CLIENT or name == "client_cert"}
+
+    @property
+    def tls_options(self) -> dict[str, Any]:
+        """The parameters that its pool of connections takes."""
+        return {name: value for name, value in self.parameters.items() if name in _TLS}
+
+
+def parse_address(text: str) -> Address:
+    """
+    Read ``http[s]://user@host:port/database`` or ``chdb:///path``.
+
+    Raises:
+        ConfigError: It is no such address, has a credential in its query, or a parameter that is not known.
+            Nothing of it is in the message but the name of a parameter.
+    """
+    scheme, separator, _ = text.partition("://")
+    scheme = scheme.lower()
+    if not separator:
+        raise _refused("has no scheme")
+    if scheme not in ("http", "https", "chdb"):
+        raise _refused("begins with none of http://, https:// and chdb://")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise _refused("has a host or a port that cannot be read", _ESCAPE if "@" in text else _HINT) from None
+    if "@" in parts.path + parts.query + parts.fragment and scheme != "chdb":
+        raise _refused("has an @ behind its host", _ESCAPE)
+    if parts.fragment:
+        raise _refused("has a #", _ESCAPE)
+    if scheme == "chdb":
+        if parts.netloc or parts.query or not parts.path:
+            raise _refused("names no path" if not parts.path else "has more than a path")
+        return Address("chdb", path=parts.path)
+    if not parts.hostname:
+        raise _refused("has no host")
+    return Address(
+        scheme,
+        host=parts.hostname,
+        port=port or (8443 if scheme == "https" else 8123),
+        user=unquote(parts.username or ""),
+        password=None if parts.password is None else unquote(parts.password),
+        database=unquote(parts.path.strip("/")),
+        parameters=dict(_parameters(parts.query)),
+    )
+
+
+def _parameters(query: str) -> list[tuple[str, Any]]:
+    found = []
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        kind = _PARAMETERS.get(name)
+        if kind is None:
+            known = f"known are {', '.join(_PARAMETERS)}; settings of a query go into the SELECT or the user's profile"
+            if is_secret_name(name):
+                raise _refused(f"has a credential in its query ({name})", _ESCAPE)
+            shown = f" {name!r}" if text and re.fullmatch(r"[a-z][a-z_]{0,40}", name) else ""
+            raise _refused(f"has a parameter{shown} that is not known", Advice(known))
+        value: Any = text
+        if kind == "seconds" and _SECONDS.fullmatch(text):
+            value = int(text)
+        elif kind == "true or false" and text.lower() in _SWITCH:
+            value = _SWITCH[text.lower()]
+        elif kind in ("seconds", "true or false") or not text:
+            raise _refused(f"has a {name} that is not {kind}", Advice(f"write {name}=… with {kind}"))
+        found.append((name, value))
+    return found
+
+
+def _refused(problem: str, remedy: Advice = _HINT) -> ConfigError:
+    return ConfigError(f"The address of the ClickHouse {problem}.", remedy=remedy)
