@@ -83,8 +83,9 @@ class BackfillPlanOperator(BaseOperator):
     """
     Make an immutable plan, or find the one made before, and return what to map the chunk operator over.
 
-    The result is a list of ``{"planId", "from", "to", "chunkCount"}``: one item per chunk up to
-    *max_mapped_tasks*, above that consecutive chunks in evenly sized batches. The XCom ``plan_id``
+    The result is a list of ``{"planId", "from", "to", "chunkCount"}``: one item per chunk while there are few (24)
+    or each has seconds of work, else consecutive chunks in evenly sized batches, and never more than
+    *max_mapped_tasks* items. The XCom ``plan_id``
     has the plan's id, and ``summary`` what a person needs to know of it, as Markdown. Nothing is written to
     ClickHouse.
 

@@ -8,6 +8,7 @@ does meanwhile.
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from math import ceil
 from typing import Any
 
 from ..core.chunking import AUTO, Chunking, parse_length
@@ -17,14 +18,35 @@ from ..core.plan import Plan, WriteMode
 from ..core.sql import parse_table
 from ..errors import RequestError
 
+# A mapped task costs a third of a second of processor time, and seconds of the scheduler's.
+_FEW_TASKS = 24
+_TASK_SECONDS = 20
+# What a chunk costs besides its rows, and how fast rows go, on a small machine.
+_CHUNK_SECONDS = 0.15
+_ROWS_PER_SECOND = 1_000_000
+
+
+def task_count(plan: Plan, most: int) -> int:
+    """
+    How many mapped tasks the chunks of a plan are spread over.
+
+    One for each chunk up to 24; more only as far as each has some twenty seconds of work, by the rows that the
+    source has in the window, and never more than *most*. Where the rows are not known, one for each chunk.
+    """
+    count = min(plan.chunk_count, most)
+    if plan.source_rows is None:
+        return count
+    seconds = plan.chunk_count * _CHUNK_SECONDS + plan.source_rows / _ROWS_PER_SECOND
+    return min(count, max(_FEW_TASKS, ceil(seconds / _TASK_SECONDS)))
+
 
 def mapped_items(plan: Plan, most: int) -> Iterator[dict[str, Any]]:
     """
-    Yield the items to map over: consecutive chunks of a plan in at most *most* evenly sized batches.
+    Yield the items to map over: consecutive chunks of a plan in :func:`task_count` evenly sized batches.
 
-    The sizes differ by one at most, and one chunk is an item of its own where that many are allowed.
+    The sizes differ by one at most.
     """
-    count = min(plan.chunk_count, most)
+    count = task_count(plan, most)
     size, longer = divmod(plan.chunk_count, count)
     chunks = plan.chunks()
     for index in range(count):

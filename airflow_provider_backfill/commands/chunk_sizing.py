@@ -102,9 +102,10 @@ def resized(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[
     return by_length(plan, Chunking(hours=hours))
 
 
-def describe(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts]) -> dict[str, Any] | None:
+def describe(
+    server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], estimate: Estimate | None
+) -> dict[str, Any] | None:
     """The estimate of a plan as JSON; another chunk length is proposed only where this one is far off."""
-    estimate = estimate_plan(server, plan)
     if estimate is None:
         return None
     small = estimate.median < SMALL_ROWS and plan.chunk_count >= MANY_CHUNKS

@@ -84,15 +84,17 @@ def create_plan(session: Session, request: PlanRequest) -> Payload:
         plan = plan.model_copy(update={"existing_rows": plan_inputs.existing_rows(server, target, plan)})
         _refuse_existing_rows(server, target, plan, request.allow_existing_rows)
         _clean_before(session, server, plan, existing, target, force=request.force)
+        estimate = chunk_sizing.estimate_plan(server, plan)
+        plan = plan.model_copy(update={"source_rows": None if estimate is None else estimate.rows})
         if not session.store.save_plan(plan):
             # Somebody else planned the same at this moment.
             return _plan_payload(session, _same_plan(session.store.load_plan(plan.plan_id), plan), target, existed=True)
-        estimate = chunk_sizing.describe(server, target, plan, scans)
         warnings = [
             {"message": found.message, **remedy_payload(found.remedy)}
             for found in open_window(plan, catalog.server_time(server))
         ]
-        return {**_plan_payload(session, plan, target, existed=False), "estimate": estimate, "warnings": warnings}
+        described = chunk_sizing.describe(server, target, plan, scans, estimate)
+        return {**_plan_payload(session, plan, target, existed=False), "estimate": described, "warnings": warnings}
 
 
 def _refuse_existing_rows(server: ClickHouse, target: TableFacts, plan: Plan, allowed: bool) -> None:

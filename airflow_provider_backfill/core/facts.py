@@ -339,6 +339,11 @@ class Estimate:
     exact: bool
     bytes_per_row: float | None
 
+    @property
+    def rows(self) -> int:
+        """About how many there are in the whole window."""
+        return round(self.median * self.filled * self.chunks / max(self.looked_at, 1))
+
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:

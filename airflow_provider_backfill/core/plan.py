@@ -83,6 +83,8 @@ class Plan(Model):
 
     Attributes:
         existing_rows: Rows the target held in the window when it was planned; None when that is not known.
+        source_rows: About how many rows of the sources lie in the window, before the SELECT's own filters; None
+            when that is not known.
         target_time: The target's own time column; None without one.
         summed_columns: The columns that the content sums in the log are made of; none means all that are filled.
         keep_outside: Whether rows outside the window survive in partitions that it covers only in part.
@@ -117,6 +119,7 @@ class Plan(Model):
     use_tokens: bool
     min_chunk_minutes: Number
     existing_rows: int | None = None
+    source_rows: int | None = None
     target_time: TargetTime | None = None
     summed_columns: tuple[str, ...] = ()
     keep_outside: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -232,6 +233,31 @@ def test_the_mapping_never_exceeds_what_airflow_allows(
     assert flow.start() == "success"
     assert flow.states("chunks") == ["success"] * 3
     assert equal(lab)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "rows", "most", "expected"),
+    [
+        # Few: one task each, however small they are.
+        (24, 0, 100, 24),
+        # Many and small: a chunk costs a fraction of a second, and a task seconds.
+        (100, 1_000, 100, 24),
+        (2_880, 10_000_000, 100, 24),
+        (10_000, 0, 100, 75),
+        # Large ones have work enough.
+        (100, 4_000_000_000, 100, 100),
+        (100, 4_000_000_000, 10, 10),
+        # Nobody knows.
+        (90, None, 100, 90),
+    ],
+)
+def test_a_task_has_seconds_of_work_once_there_are_many(
+    chunks: int, rows: int | None, most: int, expected: int
+) -> None:
+    from airflow_provider_backfill.airflow_support.fields import task_count
+
+    plan: Any = SimpleNamespace(chunk_count=chunks, source_rows=rows)
+    assert task_count(plan, most) == expected
 
 
 def test_the_mapping_input_is_small_whatever_the_plan(lab: Lab) -> None:

@@ -40,12 +40,14 @@ class Version:
         minor: What the tests call it.
         airflow: The requirement.
         before: Packages as they were before this day; empty for the newest of all.
+        python: The latest Python that it runs on.
         lifted: And those of ``LIFTED`` before this one.
     """
 
     minor: str
     airflow: str
     before: str = ""
+    python: tuple[int, int] = (3, 14)
     lifted: str = "2026-11-20"
 
     def at_least(self, minor: str) -> bool:
@@ -56,12 +58,13 @@ class Version:
 VERSIONS = {
     version.minor: version
     for version in (
-        Version("3.0", "apache-airflow==3.0.6", "2025-09-06"),
-        Version("3.1", "apache-airflow==3.1.8", "2026-03-16"),
+        Version("3.0", "apache-airflow==3.0.6", "2025-09-06", (3, 12)),
+        Version("3.1", "apache-airflow==3.1.8", "2026-03-16", (3, 13)),
         # With pydantic 2.14 it fails at every task, whoever's.
         Version("3.2", "apache-airflow==3.2.2", "2026-06-11"),
         Version("3.3", "apache-airflow>=3.3"),
     )
+    if sys.version_info[:2] <= version.python
 }
 
 
