@@ -54,6 +54,54 @@ def test_a_chunk_task_tells_source_target_and_rows(lab: Lab, backfill: Make) -> 
     assert openlineage({"environment": "chdb:///data", "sources": [], "target": "a.b", "rowsWritten": 1}).inputs == []
 
 
+def test_a_failed_task_tells_of_the_rows_that_are_there(lab: Lab, backfill: Make) -> None:
+    """One of its two chunks is in the target, and somebody may have read it already."""
+    from airflow_provider_backfill.operators import BackfillChunkOperator
+
+    told: list[Any] = []
+
+    class Asked(BackfillChunkOperator):
+        def execute(self, context: Any) -> dict[str, Any]:
+            try:
+                return super().execute(context)
+            finally:
+                told.append(self.get_openlineage_facets_on_failure(None))
+
+    # A granule is read as a whole: with larger ones the chunk before would meet the bad row as well.
+    lab.sql(
+        "CREATE TABLE fine (ts DateTime('UTC'), x UInt32) ENGINE = MergeTree ORDER BY ts"
+        " SETTINGS index_granularity = 1 AS SELECT * FROM source"
+    )
+    select = f"SELECT ts, x FROM {lab.table('fine')} WHERE NOT throwIf(x = 360)"
+    flow = backfill(str(lab.table("target")), {**WINDOW, "select": select, "max_mapped_tasks": 1}, operator=Asked)
+    assert flow.start() == "failed"
+    assert told[0].outputs[0].outputFacets["outputStatistics"].rowCount == 240
+    assert [dataset.name for dataset in told[0].inputs] == [str(lab.table("fine"))]
+
+
+def test_no_row_sends_no_asset_event(lab: Lab, backfill: Make) -> None:
+    """A consumer would run for nothing; whoever wants that says so."""
+    from airflow_provider_backfill.airflow_support.lineage import target_asset
+
+    asset = target_asset(str(lab.table("target")))
+    nothing = {**WINDOW, "select": f"SELECT ts, x FROM {lab.table('source')} WHERE x < 0"}
+    for asked, expected in (({}, 0), ({"announce_empty": True}, 1)):
+        flow = backfill(str(lab.table("target")), nothing, sensor={"outlets": [asset], **asked})
+        assert flow.start() == "success"
+        assert len(events_of(asset.name)) == expected
+
+
+def events_of(name: str) -> list[Any]:
+    """The events of an asset, as Airflow has them."""
+    from airflow.models.asset import AssetEvent, AssetModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        query = select(AssetEvent).join(AssetModel, AssetModel.id == AssetEvent.asset_id).where(AssetModel.name == name)
+        return list(session.scalars(query))
+
+
 def test_chunks_rows_and_seconds_are_counted(lab: Lab, backfill: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """As any StatsD that Airflow is configured with gets them."""
     from airflow_provider_backfill.airflow_support.compat import Stats
