@@ -156,7 +156,7 @@ def _existing(server: ClickHouse, names: Iterable[TableName]) -> list[TableName]
 
 def current_database(server: ClickHouse) -> str:
     """The database that names without one belong to."""
-    return str(server.rows("SELECT currentDatabase()")[0][0])
+    return str(server.value("SELECT currentDatabase()"))
 
 
 def supertypes(server: ClickHouse, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
@@ -164,8 +164,7 @@ def supertypes(server: ClickHouse, pairs: Iterable[tuple[str, str]]) -> dict[tup
     found: dict[tuple[str, str], str] = {}
     for pair in pairs:
         values = ", ".join(f"defaultValueOfTypeName({literal(name)})" for name in pair)
-        (answer,) = server.rows(f"SELECT toTypeName([{values}])")[0]
-        inner = str(answer).removeprefix("Array(").removesuffix(")")
+        inner = str(server.value(f"SELECT toTypeName([{values}])")).removeprefix("Array(").removesuffix(")")
         found[pair] = "" if inner.startswith("Variant(") else inner
     return found
 
@@ -173,7 +172,7 @@ def supertypes(server: ClickHouse, pairs: Iterable[tuple[str, str]]) -> dict[tup
 def count_rows(server: ClickHouse, table: TableName, condition: str = "") -> int:
     """Rows of *table* that meet *condition*."""
     where = f" WHERE {condition}" if condition else ""
-    return int(server.rows(f"SELECT count() FROM {quote_table(table)}{where}")[0][0])
+    return int(server.value(f"SELECT count() FROM {quote_table(table)}{where}"))
 
 
 def time_span(server: ClickHouse, table: TableName, column: str, kind: TimeKind) -> tuple[datetime, datetime]:
@@ -184,7 +183,7 @@ def time_span(server: ClickHouse, table: TableName, column: str, kind: TimeKind)
         RequestError: The table has no rows.
     """
     low_ms, high_ms = (_milliseconds(f"{extreme}({quote(column)})", kind) for extreme in ("min", "max"))
-    count, low, high = server.rows(f"SELECT count(), {low_ms}, {high_ms} FROM {quote_table(table)}")[0]
+    count, low, high = server.row(f"SELECT count(), {low_ms}, {high_ms} FROM {quote_table(table)}")
     if not count:
         raise RequestError(
             f"{table} is empty, so it gives no window.", remedy=Advice("pass {} and {}", Flag("--from"), Flag("--to"))
@@ -196,15 +195,15 @@ def first_instant(
     server: ClickHouse, table: TableName, column: str, kind: TimeKind, condition: str
 ) -> tuple[int, datetime | None]:
     """How many rows meet *condition*, and the first instant in *column* among them."""
-    count, low = server.rows(
+    count, low = server.row(
         f"SELECT count(), {_milliseconds(f'min({quote(column)})', kind)} FROM {quote_table(table)} WHERE {condition}"
-    )[0]
+    )
     return int(count), from_ms(float(low)) if count else None
 
 
 def server_time(server: ClickHouse) -> datetime:
     """What the server's clock shows."""
-    return from_ms(float(server.rows("SELECT toUnixTimestamp64Milli(now64(3))")[0][0]))
+    return from_ms(float(server.value("SELECT toUnixTimestamp64Milli(now64(3))")))
 
 
 def _milliseconds(value: str, kind: TimeKind) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
 _T = TypeVar("_T")
+_NEEDED = object()
 
 # Bounded in each part: what is matched comes from others, and may be thousands of spaces.
 _NOISE = re.compile(
@@ -75,6 +76,33 @@ class ClickHouse:
         return self._ask(
             lambda: [tuple(row) for row in self._client.query(sql, settings=self._with(settings)).result_rows]
         )
+
+    def row(self, sql: str, settings: Mapping[str, Any] | None = None) -> tuple[Any, ...]:
+        """
+        The one row that a SELECT answers with.
+
+        Raises:
+            ServerError: As :meth:`rows`; or the answer has no row, as when an aggregate was broken off.
+        """
+        rows = self.rows(sql, settings)
+        if not rows:
+            raise ServerError(f"ClickHouse at {self.address} gave no answer to: {' '.join(sql.split())[:200]}")
+        return rows[0]
+
+    def value(self, sql: str, settings: Mapping[str, Any] | None = None, *, default: Any = _NEEDED) -> Any:
+        """
+        The first value of the first row that a SELECT answers with.
+
+        Args:
+            default: What to return when there is no row.
+
+        Raises:
+            ServerError: As :meth:`rows`; or there is no row and no *default*.
+        """
+        if default is _NEEDED:
+            return self.row(sql, settings)[0]
+        rows = self.rows(sql, settings)
+        return rows[0][0] if rows else default
 
     def numbers(self, sql: str, settings: Mapping[str, Any] | None = None) -> tuple[int, ...]:
         """

@@ -37,7 +37,7 @@ from ..core.instants import from_ms, to_ms
 from ..core.masking import mask_message
 from ..core.plan import Plan, Statement, WriteMode
 from ..core.sql import chunk_filter, literal, parse_table, quote, quote_table, table_condition
-from ..errors import StatementRefusedError
+from ..errors import ServerError, ServerUnreachableError, StatementRefusedError
 from . import catalog, query_plan
 from .attempt import STAGING_SETTINGS
 from .client import ClickHouse
@@ -95,7 +95,7 @@ def server_facts(
     """
     look = _Look(server, plan)
     facts = catalog.table_facts(server, target)
-    version, user = server.rows("SELECT version(), currentUser()")[0]
+    version, user = server.row("SELECT version(), currentUser()")
     common: dict[str, Any] = {
         "address": server.address,
         "version": tuple(int(part) for part in re.findall(r"\d+", version)),
@@ -153,10 +153,12 @@ class _Look:
         self.unseen: list[str] = []
 
     def part(self, what: str, otherwise: _T, ask: Callable[..., _T], *arguments: object) -> _T:
-        """The answer to *ask*, or *otherwise* when this user or version does not give it."""
+        """The answer to *ask*, or *otherwise* when this user or version does not give it, or not in time."""
         try:
             return ask(*arguments)
-        except StatementRefusedError as error:
+        except ServerUnreachableError:
+            raise
+        except ServerError as error:
             self.unseen.append(f"{what}: {error.message}")
             return otherwise
 
@@ -253,7 +255,7 @@ def staging_tables(server: ClickHouse, database: str) -> tuple[StagingFacts, ...
 
 
 def _exists(server: ClickHouse, name: TableName) -> bool:
-    return bool(server.rows(f"EXISTS TABLE {quote_table(name)}")[0][0])
+    return bool(server.value(f"EXISTS TABLE {quote_table(name)}"))
 
 
 def _engine(server: ClickHouse, storage: TableName) -> tuple[str, str]:
@@ -275,11 +277,12 @@ def _unstable(server: ClickHouse, select: str) -> tuple[str, ...]:
 
 def _skips(server: ClickHouse, source: TableName, column: str) -> bool:
     """Whether a min-max index is on the time column alone."""
-    found = server.rows(
-        f"SELECT count() FROM system.data_skipping_indices WHERE {_of([source])} AND type = 'minmax'"
-        f" AND expr IN ({literal(column)}, {literal(quote(column))})"
+    return bool(
+        server.value(
+            f"SELECT count() FROM system.data_skipping_indices WHERE {_of([source])} AND type = 'minmax'"
+            f" AND expr IN ({literal(column)}, {literal(quote(column))})"
+        )
     )
-    return bool(found[0][0])
 
 
 def _plan_nodes(server: ClickHouse, select: str) -> Iterator[Mapping[str, Any]]:
@@ -314,15 +317,20 @@ def _row_filters(server: ClickHouse, source: TableName) -> tuple[str, ...]:
 
 def _sample(server: ClickHouse, source: TableName, column: str) -> tuple[int, int]:
     name = quote(column)
-    value, now = server.rows(
+    value, now = server.row(
         "SELECT max(value), toUnixTimestamp(now())"
         f" FROM (SELECT {name} AS value FROM {quote_table(source)} LIMIT 10000)"
-    )[0]
+    )
     return int(value), int(now)
 
 
 def _partitions(server: ClickHouse, target: TableFacts, plan: Plan | None) -> int | None:
-    """Into how many partitions the rows of the middle chunk fall; at least so many when the time does not suffice."""
+    """
+    Into how many partitions the rows of the middle chunk fall; at least so many when the time does not suffice.
+
+    Raises:
+        ServerError: The time did not suffice to say anything.
+    """
     if plan is None or not target.partition_key:
         return None
     chunk = next(chunk for index, chunk in enumerate(plan.chunks()) if index == plan.chunk_count // 2)
@@ -334,7 +342,11 @@ def _partitions(server: ClickHouse, target: TableFacts, plan: Plan | None) -> in
             "timeout_overflow_mode": "break",
         }
         sql = f"SELECT uniqExact({target.partition_key}) FROM (\n{statement.select}\n)"
-        most = max(most, int(server.rows(sql, settings)[0][0]))
+        # An aggregate that is broken off has, by version, the value up to there or no row at all.
+        count = server.value(sql, settings, default=None)
+        if count is None:
+            raise ServerError(f"counting them for a chunk of {statement.name} takes over {_PROBE_SECONDS:g} s")
+        most = max(most, int(count))
     return most
 
 
@@ -389,11 +401,10 @@ def _expired(
     if kind in _UNITS:
         value = f"toInt64(ms * {_PER_SECOND[_UNITS[kind]]} / 1000)"
     points = f"SELECT toInt64({first} + number * {step}) AS ms FROM numbers({(last - first - 1) // step + 1})"
-    rows = server.rows(
+    reached = server.value(
         f"SELECT maxOrNull(ms) FROM (SELECT ms, CAST({value} AS {column_type}) AS {quote(column)} FROM ({points}))"
         f" WHERE ({expression}) <= now()"
     )
-    reached = rows[0][0]
     return None if reached is None else from_ms(min(int(reached) + step, last))
 
 
@@ -408,12 +419,11 @@ def part_limits(server: ClickHouse, engine_full: str) -> tuple[int, int, int]:
 
 
 def _parts(server: ClickHouse, storage: TableName, engine_full: str) -> tuple[PartsFacts, ...]:
-    found = server.rows(
+    partition, parts, total, largest = server.row(
         "SELECT argMax(partition_id, parts), max(parts), sum(parts), max(bytes) FROM (SELECT partition_id,"
         " count() AS parts, sum(bytes_on_disk) AS bytes FROM system.parts"
         f" WHERE active AND {_of([storage])} GROUP BY partition_id)"
     )
-    partition, parts, total, largest = found[0]
     if not parts:
         return ()
     delay, throw, limit = part_limits(server, engine_full)
@@ -430,8 +440,7 @@ def _token_window(server: ClickHouse, engine: str, engine_full: str) -> int | No
 
 
 def _number(server: ClickHouse, table: str, name: str) -> int:
-    found = server.rows(f"SELECT value FROM system.{table} WHERE name = {literal(name)}")
-    return int(found[0][0]) if found else 0
+    return int(server.value(f"SELECT value FROM system.{table} WHERE name = {literal(name)}", default=0))
 
 
 def _mutations(server: ClickHouse, tables: Iterable[TableName]) -> tuple[MutationFacts, ...]:
@@ -518,7 +527,7 @@ def missing_grants(
 
 
 def _granted(server: ClickHouse, right: str, on: str) -> bool:
-    return bool(server.rows(f"CHECK GRANT {right} ON {on}")[0][0])
+    return bool(server.value(f"CHECK GRANT {right} ON {on}"))
 
 
 def _settings(server: ClickHouse, plan: Plan | None) -> tuple[ConstrainedSetting, ...]:

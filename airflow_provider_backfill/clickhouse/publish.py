@@ -71,7 +71,7 @@ def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName) 
     staged, present = _partitions(server, sealed), _partitions(server, storage, _window(attempt))
     affected = sorted(staged | present)
     if not attempt.plan.keep_outside and affected:
-        outside = server.rows(f"SELECT count() FROM {quote_table(storage)} WHERE {_outside(attempt, affected)}")[0][0]
+        outside = server.value(f"SELECT count() FROM {quote_table(storage)} WHERE {_outside(attempt, affected)}")
         if outside:
             raise RequestError(
                 f"The partitions {', '.join(affected)} of {attempt.plan.target} hold {outside} rows outside "

@@ -117,12 +117,12 @@ def _count(
     first = f"greatest({milliseconds(column, statement.time_kind)}, toInt64({bounds[0]}))"
     place = bound_before(f"least({first}, toInt64({bounds[-1] - 1}))", bounds)
     try:
-        found = server.rows(
+        row = server.row(
             "SELECT min(rows), quantileExactLow(0.5)(rows), max(rows), count() FROM"
             f" (SELECT {place} AS chunk, count() AS rows FROM {quote_table(source)} WHERE {where} GROUP BY chunk)",
             {"max_execution_time": _COUNT_SECONDS, **LONG_TEXT},
         )
     except StatementRefusedError:
         return None
-    smallest, median, largest, filled = (int(value) for value in found[0])
+    smallest, median, largest, filled = (int(value) for value in row)
     return smallest, median, largest, filled

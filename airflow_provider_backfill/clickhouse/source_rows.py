@@ -67,12 +67,11 @@ def rows_between(
 def rows_by_index(server: ClickHouse, source: TableName, where: str) -> int | None:
     """Rows that the index would let the server read; None for a source that has none."""
     try:
-        found = server.rows(
+        rows, tables = server.row(
             f"SELECT sum(rows), count() FROM (EXPLAIN ESTIMATE SELECT * FROM {quote_table(source)} WHERE {where})"
         )
     except StatementRefusedError:
         return None
-    rows, tables = found[0]
     # No table in the answer may mean that nothing lies in the window, or that the source is no MergeTree.
     return int(rows) if tables or _is_merge_tree(server, source) else None
 
@@ -86,7 +85,7 @@ def _is_merge_tree(server: ClickHouse, source: TableName) -> bool:
 
 def uncompressed_bytes_per_row(server: ClickHouse, source: TableName) -> float | None:
     """What a row of the source takes in memory on average, all columns together; None when no part says so."""
-    size, rows = server.rows(
+    size, rows = server.row(
         f"SELECT sum(data_uncompressed_bytes), sum(rows) FROM system.parts WHERE active AND {table_condition(source)}"
-    )[0]
+    )
     return int(size) / int(rows) if rows and size else None

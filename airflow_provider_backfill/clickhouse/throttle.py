@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from ..core.facts import TableFacts
 from ..core.sql import table_condition
-from ..errors import ServerUnreachableError, StatementRefusedError
+from ..errors import ServerError, ServerUnreachableError
 from .client import ClickHouse
 from .diagnostics import part_limits
 
@@ -53,7 +53,7 @@ class LoadThrottle:
             except ServerUnreachableError:
                 # The attempt meets the same, and knows what to do about it.
                 return ""
-            except StatementRefusedError:
+            except ServerError:
                 with suppress(ValueError):
                     self._probes.remove(probe)
                 continue
@@ -64,15 +64,15 @@ class LoadThrottle:
     def _parts(self) -> str:
         storage = self._target.storage
         where = table_condition(storage)
-        partition, parts = self._server.rows(
+        partition, parts = self._server.row(
             "SELECT argMax(partition_id, parts), max(parts) FROM (SELECT partition_id, count() AS parts"
             f" FROM system.parts WHERE active AND {where} GROUP BY partition_id)"
-        )[0]
+        )
         if not parts:
             return ""
-        where = where.replace(" table = ", " name = ")
-        engine = self._server.rows(f"SELECT engine_full FROM system.tables WHERE {where}")
-        delay, _, _ = part_limits(self._server, str(engine[0][0]) if engine else "")
+        named = table_condition(storage, "name")
+        engine = self._server.value(f"SELECT engine_full FROM system.tables WHERE {named}", default="")
+        delay, _, _ = part_limits(self._server, str(engine))
         share = self._max_load
         if parts >= delay * share / 2 and self._merges_are_behind():
             return (
@@ -93,10 +93,10 @@ class LoadThrottle:
         return bool(size) and int(found.get("BackgroundMergesAndMutationsPoolTask", 0)) >= size
 
     def _memory(self) -> str:
-        used, limit = self._server.rows(
+        used, limit = self._server.row(
             "SELECT (SELECT value FROM system.metrics WHERE metric = 'MemoryTracking'),"
             " (SELECT toUInt64(value) FROM system.server_settings WHERE name = 'max_server_memory_usage')"
-        )[0]
+        )
         if limit and used and used > limit * self._max_load:
             return f"the server uses {used / 2**30:.1f} of the {limit / 2**30:.1f} GiB of memory that it may use"
         return ""

@@ -52,9 +52,9 @@ class TimeBuckets:
 
     def first_misfit(self, bounds: Sequence[int]) -> datetime | None:
         """The first of *bounds*, in milliseconds, that is not on an edge; None when all are."""
-        count, ms = self._server.rows(
+        count, ms = self._server.row(
             f"SELECT count(), min(ms) FROM ({self._edges(instants(bounds))}) WHERE at = before", LONG_TEXT
-        )[0]
+        )
         return from_ms(ms) if count else None
 
     def between(self, start: int, end: int) -> list[int]:
@@ -74,9 +74,9 @@ class TimeBuckets:
         steps = int(timedelta(days=_REACH_DAYS) / timedelta(milliseconds=step))
         grid = f"SELECT toInt64({middle} + (toInt64(number) - {steps}) * {step}) AS ms FROM numbers({2 * steps})"
         exact = to_ms(moment)
-        low, high = self._server.rows(
+        low, high = self._server.row(
             f"SELECT maxIf(ms, ms <= {exact}), minIf(ms, ms >= {exact}) FROM ({self._edges(grid)}) WHERE at != before"
-        )[0]
+        )
         return from_ms(low) if low else None, from_ms(high) if high else None
 
     def _edges(self, instants: str) -> str:

@@ -456,7 +456,7 @@ def check_grants(server: ClickHouse, target: TableFacts, mode: WriteMode) -> Non
         return
     if not missing:
         return
-    user = str(server.rows("SELECT currentUser()")[0][0])
+    user = str(server.value("SELECT currentUser()"))
     by_place: dict[str, list[str]] = {}
     for grant in missing:
         by_place.setdefault(grant.on, []).append(grant.right)

@@ -117,7 +117,7 @@ def _compare_rows(
 
 
 def _window_content(server: ClickHouse, plan: Plan, target: TableFacts, columns: Sequence[str]) -> ContentSums:
-    return ContentSums(*server.rows(table_checksum_sql(target.storage, columns, _window(plan)))[0])
+    return ContentSums(*server.row(table_checksum_sql(target.storage, columns, _window(plan))))
 
 
 def _window_rows(server: ClickHouse, plan: Plan, target: TableFacts) -> int | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import clickhouse_connect
 import pytest
 
+from airflow_provider_backfill.clickhouse import diagnostics
 from airflow_provider_backfill.core.plan import WriteMode
 from tests.clickhouse.ward import Ward
 from tests.command_line import wait_until
@@ -363,6 +364,16 @@ def test_backfill_chunks_small(ward: Ward) -> None:
     (planned,) = [entry for entry in ward.cli.json("list")["plans"] if entry["planId"] != plan["planId"]]
     assert planned["chunkHours"] > 1
     assert "backfill_chunks_small" not in ward.doctor(planned)
+
+
+def test_a_probe_that_is_broken_off_is_not_looked_at(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An aggregate that ends before its first block answers with no row; the rest of the look stands."""
+    monkeypatch.setattr(diagnostics, "_PROBE_SECONDS", 0.001)
+    # A row may take a second, so that no block is done in time; the look asks for none of the rows but here.
+    plan = ward.planned(hours=48, select=f"SELECT * FROM {ward.table('events')} WHERE sleepEachRow(0.0005) = 0")
+    payload = ward.cli.json("doctor", "--plan-id", plan["planId"])
+    assert [text.partition(":")[0] for text in payload["notLookedAt"]] == ["partitions per chunk"]
+    assert payload["estimate"] is not None
 
 
 def test_backfill_chunks_large(ward: Ward) -> None:
