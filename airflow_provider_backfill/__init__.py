@@ -5,7 +5,22 @@ Holds the version and what Airflow's providers manager asks for. Imports nothing
 command line starts through here, and so does every ``airflow`` call.
 """
 
+# Type checkers take it for true; to import typing costs a start a millisecond.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .client import Client as Client
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """Load :class:`Client` when it is first asked for; to import the package stays free of cost."""
+    if name == "Client":
+        from .client import Client
+
+        return Client
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 # (option, type, default, example, description), in the order of the reference.
 _OPTIONS = (

@@ -70,6 +70,8 @@ def read_request(call: Call, options: "Options") -> "PlanRequest":
         allow_existing_rows=call.on("--allow-existing-rows"),
         force_large_window=call.on("--force-large-window"),
         force=call.on("--force"),
+        reason=call.text("--reason") or "",
+        owner=call.text("--owner") or "",
     )
 
 
@@ -386,6 +388,14 @@ def _list(call: Call) -> Payload:
     )
 
 
+def _report(call: Call) -> Payload:
+    from ..commands.report import report_plan
+
+    _choice(call, "--format", ["text", "markdown"])
+    session = open_session(call, read_options(call))
+    return report_plan(session, named_plan(call, session), verify=call.on("--verify"))
+
+
 def _completion(call: Call) -> Payload:
     from .completion import SHELLS, completion_script
 
@@ -411,5 +421,6 @@ CALLS: dict[str, Callable[[Call], Payload]] = {
     "waive": _waive,
     "repair": _repair,
     "list": _list,
+    "report": _report,
     "completion": _completion,
 }

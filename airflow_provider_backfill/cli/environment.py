@@ -1,7 +1,6 @@
 """What a command works with: options, session, password and user."""
 
 import os
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +33,7 @@ def read_options(call: Call) -> "Options":
 def open_session(call: Call, options: "Options") -> "Session":
     """Open what a command works with: the state folder, the options, and how to reach ClickHouse."""
     from ..clickhouse.client import ClickHouse, connect
-    from ..commands.session import Session
+    from ..commands.session import Session, account_name
     from ..state.store import open_store
 
     url = server_url(call)
@@ -44,7 +43,7 @@ def open_session(call: Call, options: "Options") -> "Session":
         return connect(url or "", read_password(call), connections=options.defaults.max_parallel_chunks + 4)
 
     store = open_store(options.state_dir or f".{PROGRAM}")
-    return Session(store, options, open_server if url else None, current_user())
+    return Session(store, options, open_server if url else None, account_name())
 
 
 def server_url(call: Call) -> str | None:
@@ -80,16 +79,3 @@ def read_password(call: Call) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"The password file {path} cannot be read: {reason}.", hint=f"check {where}") from error
-
-
-def current_user() -> str:
-    """Who gives the commands: the account this process runs under, and the host; no variable can change it."""
-    import pwd
-
-    number = os.getuid()
-    try:
-        name = pwd.getpwuid(number).pw_name
-    except KeyError:
-        # Containers run under numbers that no account has.
-        name = f"uid-{number}"
-    return f"{name}@{socket.gethostname()}"

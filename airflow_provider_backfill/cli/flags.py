@@ -58,6 +58,8 @@ PLAN_FLAGS = (
     Flag("--backup", "", "with replace: keep what is overwritten, so that undo can bring it back"),
     Flag("--allow-existing-rows", "", "add to the rows that the target already holds in the window"),
     Flag("--force-large-window", "", "go over limits.maxWindowHours"),
+    Flag("--reason", "TEXT", "why the backfill is made; shown by report"),
+    Flag("--owner", "NAME", "who answers for the backfill; shown by report"),
     Flag("--quiet", "", "print the plan's id alone"),
     Flag("--force", "", "plan anew where a plan of this id exists; its files are kept beside"),
 )
@@ -114,6 +116,12 @@ _COVERAGE_FLAGS = (
     Flag("--to", "TIME", "end of the window, excluded"),
 )
 
+_REPORT_FLAGS = (
+    *_NAMED,
+    Flag("--verify", "", "verify the plan now, for the report"),
+    Flag("--format", "FORMAT", "text or markdown"),
+)
+
 COMMANDS = {
     "plan": _Command("make an immutable plan; nothing runs", PLAN_FLAGS),
     "run": _Command("execute a plan, chunk by chunk", _RUN_FLAGS, PLAN_FLAGS),
@@ -126,6 +134,7 @@ COMMANDS = {
     "doctor": _Command("show what is wrong with a plan or a table, and what to type", _DOCTOR_FLAGS),
     "check": _Command("fail while a planned backfill is not completed; for CI", _CHECK_FLAGS),
     "coverage": _Command("show which parts of a window are proven filled", _COVERAGE_FLAGS),
+    "report": _Command("report who ran a plan, when, and what it cost", _REPORT_FLAGS),
     "verify": _Command("compare what was written with the source and the target as they are now", _NAMED),
     "undo": _Command("bring back what a plan made with --backup has replaced", _NAMED),
     "waive": _Command("say that a plan need not be finished; check does not count it", _WAIVE_FLAGS),

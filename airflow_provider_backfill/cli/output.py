@@ -19,7 +19,7 @@ from .parser import Call
 # After these, advice given by one command works only with the same flag.
 _CARRIED = ("--state-dir", "--config")
 _CARRIED_TO_SERVER = ("--clickhouse-url", "--password-file")
-_ASKS_SERVER = ("plan", "run", "resume", "cancel", "doctor", "verify", "undo")
+_ASKS_SERVER = ("plan", "run", "resume", "cancel", "doctor", "verify", "undo", "report")
 
 
 def show_payload(payload: Payload, call: Call) -> None:
@@ -41,7 +41,7 @@ def show_payload(payload: Payload, call: Call) -> None:
         return
     if payload.get("followed"):
         return
-    from . import text
+    from . import report, text
 
     show = {
         "plan": text.show_plan,
@@ -51,6 +51,7 @@ def show_payload(payload: Payload, call: Call) -> None:
         "verify": text.show_verify,
         "list": text.show_list,
         "events": text.show_events,
+        "report": report.show_markdown if call.text("--format") == "markdown" else report.show_report,
         "completion": text.show_completion,
         "pace": text.show_set_pace,
         "waive": text.show_waiver,

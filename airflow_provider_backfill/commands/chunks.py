@@ -15,16 +15,16 @@ _GROUPED = 1000
 _SHOWN = 20
 
 
-def list_chunks(session: Session, plan_id: str, status: ChunkStatus) -> list[Payload]:
+def list_chunks(session: Session, plan_id: str, status: ChunkStatus | None) -> list[Payload]:
     """
-    Return every chunk of a plan that stands at *status*, in time order; needs no ClickHouse.
+    Return every chunk of a plan that stands at *status*, or all, in time order; needs no ClickHouse.
 
     Each has its window, its attempts, the query id of the last one, its rows when it is done,
     and its last error in short.
     """
     plan = session.store.load_plan(plan_id)
     run = session.store.open_run(plan).run
-    return [_payload(plan, run, chunk) for chunk in select_chunks(plan, run, status)]
+    return [_payload(plan, run, chunk) for chunk in select_chunks(plan, run, *([] if status is None else [status]))]
 
 
 def _payload(plan: Plan, run: Run, chunk: Chunk) -> Payload:

@@ -70,6 +70,8 @@ def create_plan(session: Session, request: PlanRequest) -> Payload:
             summed_columns=plan_inputs.summed_columns(target, statements, time),
             keep_outside=request.keep_outside,
             backup=request.backup,
+            reason=request.reason,
+            owner=request.owner,
             created_at=utc_now(),
         )
         token = compatibility_token(plan.statements, target, use_tokens=plan.use_tokens)

@@ -1,5 +1,8 @@
 """What a command works with: a state store, the options, a ClickHouse to open, and who gives the commands."""
 
+import os
+import pwd
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,3 +46,14 @@ class Session:
             yield server
         finally:
             server.close()
+
+
+def account_name() -> str:
+    """Who gives the commands: the account this process runs under, and the host; no variable can change it."""
+    number = os.getuid()
+    try:
+        name = pwd.getpwuid(number).pw_name
+    except KeyError:
+        # Containers run under numbers that no account has.
+        name = f"uid-{number}"
+    return f"{name}@{socket.gethostname()}"

@@ -126,6 +126,8 @@ class Plan(Model):
     backup: bool = False
     environment: str
     compatibility_token: str = ""
+    reason: str = ""
+    owner: str = ""
     created_at: Instant
 
     def chunks(self) -> Iterator[Chunk]:
@@ -179,6 +181,8 @@ class PlanRequest:
         filter_table: The table of *select* that the window applies to, when several could be meant.
         time_unit: ``s``, ``ms`` or ``us`` when the time column is an integer epoch.
         chunking: How the window is cut.
+        reason: Why the backfill is made, for people.
+        owner: Who answers for it, for people.
         auto_chunks: Let the target's partitions (in ``replace``) or the source's rows decide; *chunking* comes first.
     """
 
@@ -199,3 +203,5 @@ class PlanRequest:
     allow_existing_rows: bool = False
     force_large_window: bool = False
     force: bool = False
+    reason: str = ""
+    owner: str = ""

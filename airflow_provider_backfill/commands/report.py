@@ -1,0 +1,106 @@
+"""Report who ran a plan, why, when, and what it cost."""
+
+from contextlib import suppress
+
+from ..clickhouse.client import ClickHouse
+from ..core.instants import render_instant
+from ..core.run_state import RunStatus
+from ..core.sql import literal
+from ..errors import BackfillError, ServerError
+from .chunks import failures_payload
+from .events import EventReader
+from .session import Payload, Session
+
+_COST = (
+    "SELECT count(), sum(read_rows), sum(read_bytes), sum(written_rows), sum(written_bytes),"
+    " sum(ProfileEvents['UserTimeMicroseconds'] + ProfileEvents['SystemTimeMicroseconds']),"
+    " max(memory_usage), countIf(exception_code != 0), sum(query_duration_ms)"
+    " FROM {table} WHERE type != 'QueryStart' AND startsWith(query_id, {prefix})"
+)
+
+
+def report_plan(session: Session, plan_id: str, *, verify: bool = False) -> Payload:
+    """
+    Gather a plan's report: who, why, when, rows and bytes, the server's cost, and the verification.
+
+    The cost comes from ``system.query_log`` of every server of the cluster; where the log is off,
+    too young, or out of reach, ``cost`` is None and ``notLookedAt`` says why.
+
+    Args:
+        verify: Verify the plan now, and put the result into the report.
+
+    Raises:
+        PlanNotFoundError: There is no such plan.
+    """
+    plan = session.store.load_plan(plan_id)
+    run = session.store.open_run(plan).run
+    people = list(dict.fromkeys(_people(session, plan_id)))
+    unseen: list[str] = []
+    cost = verification = None
+    if session.server is None:
+        unseen.append("ClickHouse: none was named (--clickhouse-url, CLICKHOUSE_URL)")
+    else:
+        try:
+            with session.connected() as server:
+                cost = _cost(server, plan_id)
+        except BackfillError as error:
+            unseen.append(f"the cost: {error.message}")
+        if verify:
+            from .verify import verify_plan
+
+            verification = verify_plan(session, plan_id)
+    ended = run.updated_at if run.status in (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED) else None
+    return {
+        "ok": True,
+        "command": "report",
+        "planId": plan.plan_id,
+        "target": str(plan.target),
+        "from": render_instant(plan.start),
+        "to": render_instant(plan.end),
+        "status": run.status,
+        "writeMode": plan.write_mode,
+        "owner": plan.owner,
+        "reason": plan.reason,
+        "people": people,
+        "plannedAt": render_instant(plan.created_at),
+        "startedAt": render_instant(run.started_at) if run.started_at else None,
+        "endedAt": render_instant(ended) if ended else None,
+        "chunksTotal": run.total,
+        "attempts": run.attempts,
+        "rowsWritten": run.rows,
+        "rowsRead": run.read_rows,
+        "bytesRead": run.read_bytes,
+        "chunkSeconds": round(run.seconds, 3),
+        "failures": failures_payload(plan, run),
+        "cost": cost,
+        "verification": verification,
+        "notLookedAt": unseen,
+    }
+
+
+def _people(session: Session, plan_id: str) -> list[str]:
+    """Who gave the commands of a run: users, and DAG runs rather than their tasks."""
+    events = EventReader(session, plan_id).read()
+    return [str(event["by"]) for event in events if str(event["type"]).startswith("Run")]
+
+
+def _cost(server: ClickHouse, plan_id: str) -> Payload | None:
+    if server.embedded:
+        raise ServerError("an embedded engine keeps no query log")
+    # What has just ended may still be in memory; without the right to flush, the log is as old as it is.
+    with suppress(ServerError):
+        server.command("SYSTEM FLUSH LOGS query_log")
+    table = "system.query_log"
+    if server.cluster:
+        table = f"clusterAllReplicas({literal(server.cluster)}, system.query_log)"
+    names = (
+        *("queries", "readRows", "readBytes", "writtenRows", "writtenBytes", "cpuSeconds"),
+        *("peakMemoryBytes", "failedQueries", "querySeconds"),
+    )
+    values = server.rows(_COST.format(table=table, prefix=literal(f"backfill-{plan_id}-")))[0]
+    cost: Payload = dict(zip(names, map(int, values), strict=True))
+    if not cost["queries"]:
+        raise ServerError("system.query_log has no query of this plan (it is off, or has forgotten them)")
+    cost["cpuSeconds"] = round(cost["cpuSeconds"] / 1e6, 3)
+    cost["querySeconds"] = round(cost["querySeconds"] / 1e3, 3)
+    return cost
