@@ -55,6 +55,7 @@ from .commands.session import Payload, Session
 from .commands.status import window_status
 from .core.chunking import AUTO, parse_length
 from .core.instants import render_instant
+from .core.plain_text import plain_values
 from .core.plan import Plan, PlanRequest
 from .core.run_state import Run, RunStatus
 from .core.window import iter_window
@@ -228,7 +229,7 @@ class BackfillPlanOperator(BaseOperator):
             payload = create_plan(session, request)
             batches = list(mapped_items(session.store.load_plan(payload["planId"]), most))
         context["ti"].xcom_push("plan_id", payload["planId"])
-        summary = plan_summary(payload, len(batches), plan_link(payload["planId"]))
+        summary = plan_summary(plain_values(payload), len(batches), plan_link(payload["planId"]))
         context["ti"].xcom_push("summary", summary)
         self._tell(payload, len(batches))
         push_plan_link(self, context, payload["planId"])
@@ -327,6 +328,7 @@ class BackfillPlanOperator(BaseOperator):
             raise conflicting_sources()
 
     def _tell(self, payload: Payload, tasks: int) -> None:
+        payload = plain_values(payload)
         known = "planned before" if payload["existed"] else "planned"
         self.log.info(
             "%s, %s: %s, %s chunks in %s mapped tasks, by the column %s (plan %s)",

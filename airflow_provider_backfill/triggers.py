@@ -26,6 +26,7 @@ from .commands.run import RunFlags, run_plan
 from .commands.session import Session
 from .commands.status import window_status
 from .core.instants import parse_instant
+from .core.plain_text import plain_line
 from .core.plan import Plan
 from .core.run_state import Run, RunStatus
 from .core.sql import parse_table
@@ -76,7 +77,7 @@ class Progress:
             return
         self._said, self._said_at = found.line, time.monotonic()
         say = self._log.warning if found.worrying else self._log.info
-        say("%s", found.line)
+        say("%s", plain_line(found.line))
 
 
 class BackfillStatusTrigger(BaseTrigger):

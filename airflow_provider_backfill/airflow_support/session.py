@@ -18,6 +18,7 @@ from jinja2 import UndefinedError
 
 from ..clickhouse.client import ClickHouse, from_client
 from ..commands.session import Session
+from ..core.plain_text import plain_line
 from ..core.retry import RetryDecision, classify_error
 from ..errors import Advice, BackfillError, ConfigError, Flag, Remedy, ServerError
 from ..options import Options, describe_options, load_options
@@ -157,7 +158,7 @@ def airflow_errors() -> Iterator[None]:
     except BackfillError as error:
         kind = AirflowFailException if _is_final(error) else AirflowException
         remedy = in_operator_words(error.remedy)
-        raise kind(f"{error.message} ({remedy})" if remedy else error.message) from error
+        raise kind(plain_line(f"{error.message} ({remedy})" if remedy else error.message)) from error
 
 
 def _is_final(error: BackfillError) -> bool:

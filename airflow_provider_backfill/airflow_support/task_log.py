@@ -17,6 +17,7 @@ from typing import Any
 
 from ..core.events import ChunkDone, ChunkFailed, ChunkReleased, ChunkSplit, ChunkStarted, Event
 from ..core.instants import render_instant
+from ..core.plain_text import plain_line
 from ..core.plan import Plan
 from ..core.sql import query_id
 from .compat import Stats
@@ -79,4 +80,4 @@ class ChunkReporter:
         if not isinstance(event, ChunkStarted):
             self._began.pop(event.chunk_id, None)
         query = query_id(self._plan_id, event.chunk_id, event.attempt)
-        level("%s: %s (%sattempt %s, query %s)", window, what, more, event.attempt, query)
+        level("%s: %s (%sattempt %s, query %s)", window, plain_line(what), more, event.attempt, query)

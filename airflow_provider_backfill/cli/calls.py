@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.plain_text import plain_values
 from ..errors import PROGRAM, RequestError
 from .console import print_line
 from .environment import open_session, read_options, with_page
@@ -300,7 +301,7 @@ def _check(call: Call) -> Payload:
         declared=[] if required is None else read_required(Path(required)),
     )
     if junit := call.text("--junit"):
-        ci_reports.write_junit(pasteable(payload, call), Path(junit))
+        ci_reports.write_junit(plain_values(pasteable(payload, call)), Path(junit))
     return payload
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from ..core.plain_text import plain_text
 from ..errors import StateError
 from .text import remedy_text
 
@@ -41,16 +42,11 @@ def write_junit(payload: dict[str, Any], path: Path) -> None:
         name = " ".join(part for part in (finding["code"], finding["planId"]) if part)
         case = ElementTree.SubElement(suite, "testcase", classname=_NAME, name=name)
         if finding["severity"] == "error":
-            failure = ElementTree.SubElement(case, "failure", message=_printable(finding["message"]))
-            failure.text = _printable(_text(finding))
+            failure = ElementTree.SubElement(case, "failure", message=plain_text(finding["message"]))
+            failure.text = plain_text(_text(finding))
         else:
-            ElementTree.SubElement(case, "system-out").text = _printable(_text(finding))
+            ElementTree.SubElement(case, "system-out").text = plain_text(_text(finding))
     try:
         ElementTree.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
     except OSError as error:
         raise StateError(f"Cannot write {path}: {error.strerror}.", hint="check the path given as --junit") from error
-
-
-def _printable(text: str) -> str:
-    """*text* without the control characters that XML cannot hold."""
-    return "".join(letter if letter >= " " or letter in "\n\t" else " " for letter in text)

@@ -1,11 +1,15 @@
 """A terminal: colours, broken pipes, and lines."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
+from ..core.plain_text import plain_line, plain_text
+
 _COLOURS = {"error": "31", "failed": "31", "warn": "33", "paused": "33", "cancelled": "33", "completed": "32"}
+_PAINTED = re.compile(r"(\x1b\[[0-9]{1,2}m)")
 
 
 def is_terminal(out: IO[str]) -> bool:
@@ -16,7 +20,7 @@ def is_terminal(out: IO[str]) -> bool:
 def write(out: IO[str], line: str) -> None:
     """Write a line of progress at once; when nobody is there to read it any more, nothing happens."""
     with muted_when_broken(out):
-        out.write(f"{line}\n")
+        out.write(f"{plain_line(line)}\n")
         out.flush()
 
 
@@ -44,5 +48,11 @@ def paint(text: str, kind: str, out: IO[str]) -> str:
 
 
 def print_line(out: IO[str], text: str) -> None:
-    """Write one line of text."""
-    out.write(f"{text}\n")
+    """
+    Write a text, of one line or more, and an end of line.
+
+    The colours of :func:`paint` pass; nothing else in it commands a terminal, nor a line of it a CI.
+    """
+    parts = _PAINTED.split(text)
+    # split() puts what passes at the odd places; what follows it does not begin a line.
+    out.write("".join(part if index % 2 else plain_text(part) for index, part in enumerate(parts)) + "\n")

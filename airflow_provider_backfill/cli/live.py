@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import IO, TYPE_CHECKING, Self
 
 from ..core.events import ChunkFailed, ChunkSplit, Event
+from ..core.plain_text import plain_line
 from ..core.plan import Chunk, Plan
 from ..core.progress_map import CellKind, ProgressMap
 from ..core.run_state import ChunkStatus, Run, RunStatus
@@ -73,9 +74,9 @@ class RunView:
 
         style = _STATUS.get(run.status, "")
         text = Text.assemble(
-            (self._plan.target, "bold"), "  ", (run.status, style), "  ", no_wrap=True, overflow="crop"
+            (plain_line(self._plan.target), "bold"), "  ", (run.status, style), "  ", no_wrap=True, overflow="crop"
         )
-        waits = f"  waits: {run.throttled_by}" if run.throttled_by else ""
+        waits = f"  waits: {plain_line(run.throttled_by)}" if run.throttled_by else ""
         pace = self._pace.text(run) if run.status is RunStatus.RUNNING and not run.throttled_by else ""
         return text.append(f"{run.rows:,} rows  {pace}{waits}")
 
@@ -137,7 +138,7 @@ def _listed(label: str, style: str, rows: list[tuple[Chunk, str]]) -> "list[Text
     lines = [Text()] if rows else []
     for number, (window, (_, text)) in enumerate(zip(windows, rows, strict=True)):
         line = Text(f"{'' if number else label:<{_LABEL}}{window:<{wide}}  ", no_wrap=True, overflow="ellipsis")
-        lines.append(line.append(text, style))
+        lines.append(line.append(plain_line(text), style))
     return lines
 
 
@@ -191,7 +192,9 @@ class Live:
             text = self._narrator.tell(event)
         if text and (self._every or isinstance(event, ChunkFailed | ChunkSplit)):
             with muted_when_broken(self._out):
-                self._console.print(text, style="red" if isinstance(event, ChunkFailed) else None, markup=False)
+                self._console.print(
+                    plain_line(text), style="red" if isinstance(event, ChunkFailed) else None, markup=False
+                )
 
     def _draw_on(self) -> None:
         pause = _FRAME_SECONDS

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..core.masking import MASK
+from ..core.plain_text import plain_json, plain_line, plain_values
 from ..errors import PROGRAM, BackfillError, ConfigError
 from .console import print_line
 from .environment import read_password, server_url
@@ -26,13 +27,15 @@ def show_payload(payload: Payload, call: Call) -> None:
     """Print a command's result on stdout, as text, JSON, or annotations of a workflow."""
     payload = pasteable(payload, call)
     if call.on("--json"):
-        print_line(sys.stdout, json.dumps(payload))
+        print_json(payload)
         return
+    # Made plain before lines are made of it: of a line break in a name, nothing tells that it is none of ours.
+    payload = plain_values(payload)
     if call.command == "check" and call.text("--format") == "github":
         from .ci_reports import github_lines
 
-        for line in github_lines(payload):
-            print_line(sys.stdout, line)
+        # Commands on purpose.
+        sys.stdout.writelines(f"{line}\n" for line in github_lines(payload))
         return
     if call.command in ("plan", "list") and call.on("--quiet"):
         plans = payload["plans"] if call.command == "list" else [payload]
@@ -60,15 +63,21 @@ def show_payload(payload: Payload, call: Call) -> None:
     print_line(sys.stdout, show(payload, sys.stdout))
 
 
+def print_json(payload: Any) -> None:
+    """Print one JSON object as one line of ASCII on stdout."""
+    sys.stdout.write(f"{plain_json(json.dumps(payload))}\n")
+
+
 def report_error(words: list[str], call: Call | None, command: str, error: BackfillError) -> int:
     """Say what happened and what to type, on stderr; with --json as an object on stdout, too."""
     message, hint = (without_passwords(text, call) for text in (error.message, error.hint))
     if call is not None:
         hint = pasteable(hint, call)
-    print_line(sys.stderr, f"{PROGRAM}: {message}" + (f"\n  hint: {hint}" if hint else ""))
+    line = f"{PROGRAM}: {plain_line(message)}"
+    print_line(sys.stderr, line + (f"\n  hint: {plain_line(hint)}" if hint else ""))
     if "--json" in words:
         payload = {"ok": False, "command": command, "error": message, "hint": hint, "exitCode": error.exit_code}
-        print_line(sys.stdout, json.dumps(payload))
+        print_json(payload)
     return error.exit_code
 
 

@@ -1,15 +1,15 @@
 """Live views of a run: ``run`` and ``status --watch``."""
 
-import json
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
+from ..core.plain_text import plain_values
 from .console import print_line
 from .flags import Payload
-from .output import pasteable
+from .output import pasteable, print_json
 from .parser import Call
 
 if TYPE_CHECKING:
@@ -93,7 +93,10 @@ def follow_events(call: Call, session: "Session", plan_id: str, reader: "EventRe
 
     def draw(_: "Run") -> None:
         for event in reader.read():
-            print_line(sys.stdout, json.dumps(event) if call.on("--json") else show_event(event))
+            if call.on("--json"):
+                print_json(event)
+            else:
+                print_line(sys.stdout, show_event(plain_values(event)))
         sys.stdout.flush()
 
     with suppress(KeyboardInterrupt):
@@ -124,9 +127,7 @@ class JsonChanges:
         self._last = payload
         left, pace = self._pace.seconds_left(run), pace_payload(self._pace.pace(run))
         pace["secondsLeft"] = None if left is None else round(left, 1)
-        print_line(
-            sys.stdout, json.dumps({**pasteable(payload, self._call), "pace": pace, **highlights(self._atlas, run)})
-        )
+        print_json({**pasteable(payload, self._call), "pace": pace, **highlights(self._atlas, run)})
         sys.stdout.flush()
 
 

@@ -24,6 +24,7 @@ from ..commands.reopen import reopen_plan
 from ..commands.session import Session
 from ..commands.waive import waive_plan
 from ..core.instants import parse_instant
+from ..core.plain_text import plain_values
 from ..errors import BackfillError, ConfigError, PlanNotFoundError, RequestError, TransitionError
 from ..ui_urls import ROUTE, task_path
 from .security import Actor, Viewer, may_act
@@ -199,7 +200,11 @@ def _signed(payload: dict[str, Any], user: BaseUser) -> dict[str, Any]:
 
 def _answer(payload: dict[str, Any], status: int = 200) -> Response:
     # Plain JSON values as they are: FastAPI's own encoder would walk them all again.
-    return Response(json.dumps(payload, separators=(",", ":")), status, media_type="application/json")
+    text = json.dumps(payload, separators=(",", ":"))
+    if "\\u" in text:
+        # Something in it is no ASCII: it may be a mark that turns the reading direction of a name.
+        text = json.dumps(plain_values(payload, lines=True), separators=(",", ":"))
+    return Response(text, status, media_type="application/json")
 
 
 def _file(name: str) -> bytes:
