@@ -25,10 +25,12 @@ PROMISED = {
         f" map_index_template {PLACE}"
     ),
     "sensors.BackfillStatusSensor": (
-        "plan_id target window_from window_to fail_if_idle deferrable poke_interval state_dir options"
+        "plan_id target window_from window_to fail_if_idle announce_empty partition_key_format deferrable poke_interval"
+        " state_dir options"
     ),
     "task_group.BackfillTaskGroup": (
-        f"group_id {WINDOW} max_parallel_chunks deferrable promote chunks sensor {PLACE} default_args tooltip"
+        f"group_id {WINDOW} max_parallel_chunks deferrable approve partition_key_format promote chunks sensor {PLACE}"
+        " default_args tooltip"
     ),
     "task_group.backfill_params": WINDOW,
     "task_group.clickhouse_backfill": "python_callable",

@@ -9,6 +9,7 @@ SLOW = "SELECT ts, x, bad FROM page.source WHERE NOT sleepEachRow((SELECT max(se
 
 for name, select, approve in (
     ("watched", SLOW, False),
+    ("stopped", SLOW, False),
     ("failing", FAILING, False),
     ("approved", "SELECT ts, x, bad FROM page.source", True),
 ):

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import clickhouse_connect
 import pytest
 
+from airflow_provider_backfill.commands.cancel import cancel_plan
 from airflow_provider_backfill.commands.list import list_plans
 from airflow_provider_backfill.commands.session import Session
 from airflow_provider_backfill.commands.status import read_status
@@ -42,7 +43,7 @@ TABLES = (
     "ALTER TABLE page.source UPDATE bad = 1 WHERE x IN (36, 60, 108) SETTINGS mutations_sync = 2",
     "CREATE TABLE page.speed (seconds Float64) ENGINE = MergeTree ORDER BY tuple()",
     "INSERT INTO page.speed VALUES (2)",
-    *(f"CREATE TABLE page.{name} {ROWS}" for name in ("watched", "failing", "approved")),
+    *(f"CREATE TABLE page.{name} {ROWS}" for name in ("watched", "stopped", "failing", "approved")),
 )
 
 
@@ -76,6 +77,14 @@ class Stage:
         """The states of a run's task instances."""
         found = self.airflow.ask("GET", f"dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"]
         return {(ti["task_id"], ti["map_index"]): str(ti["state"]) for ti in found}
+
+    def speed(self, seconds: float) -> None:
+        """Set how many seconds a row of the slow DAGs takes, in statements that start from now on."""
+        self.client.command(f"ALTER TABLE page.speed UPDATE seconds = {seconds} WHERE 1 SETTINGS mutations_sync = 2")
+
+    def log(self, dag: str) -> str:
+        """The event log of a DAG's plan."""
+        return Path(self.plan(dag)["eventPath"]).read_text()
 
     def plan(self, dag: str) -> dict[str, Any]:
         """Where the plan of a DAG's table stands."""
@@ -187,7 +196,7 @@ def test_a_run_shows_its_backfill_while_it_runs(stage: Stage, open_page: Open) -
     page.get_by_text("times in Europe/Berlin").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     keep(page, "run-390")
-    stage.client.command("ALTER TABLE page.speed UPDATE seconds = 0 WHERE 1 SETTINGS mutations_sync = 2")
+    stage.speed(0)
 
 
 def test_failed_chunks_are_retried_by_who_may(stage: Stage, open_page: Open) -> None:
@@ -216,6 +225,27 @@ def test_failed_chunks_are_retried_by_who_may(stage: Stage, open_page: Open) -> 
     assert stage.end("failing", run) == "success"
     assert stage.client.query("SELECT count(), uniqExact(x) FROM page.failing").result_rows == [(144, 144)]
     inner(page).get_by_text("completed", exact=True).first.wait_for()
+
+
+def test_a_cancelled_backfill_goes_on_where_somebody_resumes_it(stage: Stage, open_page: Open) -> None:
+    """The cancel is lifted, the skipped tasks are cleared, and the run ends well; nothing is done twice."""
+    stage.speed(2)
+    run = stage.start("stopped")
+    wait_for(lambda: stage.states("stopped", run).get(("backfill.chunks", 0)) == "running", "a chunk runs", 240)
+    wait_for(lambda: stage.plan("stopped")["chunkCounts"]["running"], "a chunk is claimed", 120)
+    cancel_plan(stage.session, stage.plan("stopped")["planId"])
+    assert stage.end("stopped", run) == "failed"
+    stage.speed(0)
+    page = open_page(of_run("stopped", run))
+    inner(page).get_by_role("button", name="Resume").click()
+    listed = inner(page).get_by_role("list", name="Tasks that are cleared")
+    listed.get_by_text("backfill.chunks[0]", exact=True).wait_for()
+    keep(page, "resume")
+    inner(page).get_by_role("button", name="Clear 7 tasks").click()
+    wait_for(lambda: stage.states("stopped", run)["backfill.chunks", 0] != "skipped", "the tasks are cleared", 60)
+    assert stage.end("stopped", run) == "success"
+    assert stage.client.query("SELECT count(), uniqExact(x) FROM page.stopped").result_rows == [(144, 144)]
+    assert '"by":"ada (Airflow)"' in stage.log("stopped")
 
 
 def test_the_page_leads_to_the_run(stage: Stage, open_page: Open) -> None:
