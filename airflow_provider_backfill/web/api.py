@@ -27,7 +27,7 @@ from ..core.instants import parse_instant
 from ..core.plain_text import plain_values
 from ..errors import BackfillError, ConfigError, PlanNotFoundError, RequestError, TransitionError
 from ..ui_urls import ROUTE, task_path
-from .security import Actor, Viewer, may_act
+from .security import Actor, Viewer, may_act, may_clear
 from .views.overview import Overview
 
 _TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"}
@@ -164,6 +164,8 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
         after: Annotated[int, Query(ge=0)] = 0,
     ) -> Response:
         found = overview().plan(plan_id, since=since, start=start, end=end, cells=cells, after=after)
+        for run in found["airflow"]["runs"] if found["changed"] else ():
+            run["mayClear"] = may_clear(user, run["dagId"])
         return _answer(_signed(found, user))
 
     @app.get("/api/plans/{plan_id}/chunks/{chunk_id}")

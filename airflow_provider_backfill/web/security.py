@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
-from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.core_api.security import GetUserDep
 from airflow.configuration import conf
 from fastapi import Depends, HTTPException, Request
@@ -31,6 +31,13 @@ def may_act(user: BaseUser) -> bool:
         manager.is_authorized_dag(method="PUT", user=user)
         and manager.is_authorized_dag(method="PUT", access_entity=DagAccessEntity.RUN, user=user)
     )
+
+
+def may_clear(user: BaseUser, dag_id: str) -> bool:
+    """Whether Airflow would let the user clear tasks of a DAG."""
+    details = DagDetails(id=dag_id)
+    entity = DagAccessEntity.TASK_INSTANCE
+    return bool(get_auth_manager().is_authorized_dag(method="PUT", access_entity=entity, details=details, user=user))
 
 
 def viewer(user: GetUserDep) -> BaseUser:

@@ -102,14 +102,19 @@ export function planView(page, planId, { inRun = false } = {}) {
     const [last] = airflow.runs;
     const found = [];
     if (last && !inRun) found.push(airflowLink(runAddress(last.dagId, last.runId), icon("out"), "Open the DAG run"));
-    if (!answer.mayAct) return h("div", { class: "actions" }, found, h("p", { class: "read-only" }, "You may look, not act."));
-    if (plan.status !== "completed" && !plan.waiver) found.push(action("waive", "Waive …", "check no longer asks for it", "quiet"));
-    if (["running", "paused", "failed", "planned"].includes(plan.status)) found.push(action("cancel", "Cancel …", "kills its queries", "danger"));
-    const failed = plan.chunkCounts.failed - airflow.failedElsewhere;
-    // While a run is cancelled or paused a cleared task would be skipped: that is lifted first, for all of its chunks.
-    if (["cancelled", "paused"].includes(plan.status)) {
-      if (last) found.push(action("resume", "Resume …", "clears its tasks in Airflow", "primary"));
-    } else if (failed > 0) found.push(action("retry", `Retry ${plural(failed, "failed chunk")} …`, "clears their tasks in Airflow", "primary"));
+    const stopped = ["cancelled", "paused"].includes(plan.status);
+    const acts = [];
+    if (answer.mayAct) {
+      if (plan.status !== "completed" && !plan.waiver) acts.push(action("waive", "Waive …", "check no longer asks for it", "quiet"));
+      if (["running", "paused", "failed", "planned"].includes(plan.status)) acts.push(action("cancel", "Cancel …", "kills its queries", "danger"));
+      // A cleared task would be skipped: the cancel or pause is lifted first, for all of its chunks.
+      if (stopped && last?.mayClear) acts.push(action("resume", "Resume …", "clears its tasks in Airflow", "primary"));
+    }
+    // Airflow's own rights, of each DAG; whoever may clear there need not have any here.
+    const failed = clearable(airflow).reduce((sum, run) => sum + run.failedTasks.reduce((chunks, task) => chunks + task.chunks, 0), 0);
+    if (!stopped && failed) acts.push(action("retry", `Retry ${plural(failed, "failed chunk")} …`, "clears their tasks in Airflow", "primary"));
+    if (!answer.mayAct && !acts.length) acts.push(h("p", { class: "read-only" }, "You may look, not act."));
+    found.push(...acts);
     return h("div", { class: "actions" }, found);
   }
 
@@ -164,7 +169,7 @@ export function planView(page, planId, { inRun = false } = {}) {
         title: `Retry the failed chunks of ${plan.target}?`,
         text: "Each gets a fresh set of attempts; what is done is not touched. These tasks are cleared in Airflow:",
         tasks: async (dryRun) => {
-          const runs = answer.airflow.runs.filter((run) => run.failedTasks.length);
+          const runs = clearable(answer.airflow);
           const names = (run) => run.failedTasks.map((task) => nameOf({ task_id: task.taskId, map_index: task.mapIndex }));
           return (await Promise.all(runs.map((run) => clearTasks(run.dagId, run.runId, names(run), dryRun)))).flat();
         },
@@ -446,6 +451,9 @@ export function planView(page, planId, { inRun = false } = {}) {
     );
   }
 }
+
+// The DAG runs with failed chunks whose tasks this user may clear.
+const clearable = (airflow) => airflow.runs.filter((run) => run.mayClear && run.failedTasks.length);
 
 // A task instance as Airflow's "clear" takes it.
 const nameOf = (task) => (task.map_index >= 0 ? [task.task_id, task.map_index] : task.task_id);

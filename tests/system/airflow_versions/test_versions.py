@@ -32,7 +32,7 @@ PAGE = "/clickhouse-backfills"
 PAGE_OF_DOCS = Path(__file__).parents[3] / "docs" / "how-to" / "windows-in-a-dag.md"
 TARGETS = (
     *("mapped", "deferred", "grouped", "promoted", "decorated", "task_decorated"),
-    *("approved", "partitioned"),
+    *("approved", "partitioned", "expected"),
 )
 
 
@@ -299,6 +299,19 @@ def test_place_in_airflow(running: Running) -> None:
     """An entry and two tabs since 3.1; on 3.0 only the page's own address, and Airflow starts."""
     places = {view["destination"] for view in running.plugin.get("external_views", [])}
     assert places == ({"nav", "dag_run", "task_instance"} if running.version.at_least("3.1") else set())
+
+
+def test_form_pool_priority_and_callbacks(running: Running) -> None:
+    """What everybody gives a DAG and its tasks works for these as for any other ones."""
+    running.airflow.ask("POST", "pools", {"name": "backfills", "slots": 1, "include_deferred": False})
+    form = {"target": "versions.expected", "window_from": "2025-01-01T00:00:00Z", "window_to": "2025-01-03T00:00:00Z"}
+    running.start("expected", conf=form)
+    running.end("expected")
+    assert running.same("expected")
+    found = running.instances("expected").values()
+    assert {(ti["pool"], ti["priority_weight"]) for ti in found} == {("backfills", 7)}
+    noted = (running.airflow.home / "noted").read_text().split()
+    assert sorted(noted) == ["backfill.chunks[0]", "backfill.chunks[1]", "backfill.finished[-1]", "backfill.plan[-1]"]
 
 
 def test_tabs_find_the_plan(running: Running) -> None:

@@ -1,6 +1,8 @@
 """The DAGs of the versions: every way to use the package once; read by the DAG processor of each Airflow."""
 
+import os
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from airflow.sdk import DAG, task
@@ -9,7 +11,7 @@ from airflow_provider_backfill.airflow_support.compat import airflow_is
 from airflow_provider_backfill.airflow_support.lineage import target_asset
 from airflow_provider_backfill.operators import BackfillChunkOperator, BackfillPlanOperator
 from airflow_provider_backfill.sensors import BackfillStatusSensor
-from airflow_provider_backfill.task_group import BackfillTaskGroup, clickhouse_backfill
+from airflow_provider_backfill.task_group import BackfillTaskGroup, backfill_params, clickhouse_backfill
 
 WINDOW: dict[str, Any] = {"window_from": "2025-01-01", "window_to": "2025-01-03", "chunk_hours": 24}
 QUICK: dict[str, Any] = {"poke_interval": 1, "timeout": 300}
@@ -69,6 +71,20 @@ with DAG("decorated", schedule=None):
 
     days(datetime(2025, 1, 1))
     other_days()
+
+
+def note(context: Any) -> None:
+    """A callback: writes down what it was called for."""
+    ti = context.get("task_instance")
+    what = context["dag_run"].run_id if ti is None else f"{ti.task_id}[{ti.map_index}]"
+    with (Path(os.environ["AIRFLOW_HOME"]) / "noted").open("a") as file:
+        file.write(f"{what}\n")
+
+
+with DAG("expected", schedule=None, params=backfill_params(target="versions.nowhere", chunk_hours=24)):
+    # What everybody gives their tasks.
+    theirs = {"pool": "backfills", "priority_weight": 7, "weight_rule": "absolute", "on_success_callback": note}
+    BackfillTaskGroup(source="versions.source", write_mode="replace", default_args=theirs, sensor=QUICK)
 
 if airflow_is(3, 1):
     with DAG("approved", schedule=None):
