@@ -54,6 +54,7 @@ from .commands.run import RunFlags, run_plan
 from .commands.session import Payload, Session
 from .commands.status import window_status
 from .core.chunking import AUTO, parse_length
+from .core.facts import TIME_UNITS
 from .core.instants import render_instant
 from .core.plain_text import plain_values
 from .core.plan import Plan, PlanRequest
@@ -105,7 +106,7 @@ class BackfillPlanOperator(BaseOperator):
         max_chunk_rows: Cut chunks that read more rows of the source than this, and join those that read less.
         max_chunk_bytes: The same by uncompressed bytes of the source.
         time_column: Column that the window applies to; found when None.
-        time_unit: ``s``, ``ms`` or ``us`` when that column is an integer epoch.
+        time_unit: ``s``, ``ms``, ``us`` or ``ns`` when that column is an integer epoch.
         source: Copy this table; with neither *source* nor *select* the target's views are replayed.
         select: Insert the rows of this SELECT; text, or the path of a ``.sql`` template.
         filter_table: Table of the SELECT that the window applies to.
@@ -303,8 +304,8 @@ class BackfillPlanOperator(BaseOperator):
             raise RequestError(f"max_mapped_tasks is {self.max_mapped_tasks!r}.", hint="pass a whole number above 0")
         if self.max_mapped_tasks < 1:
             raise RequestError(f"max_mapped_tasks is {self.max_mapped_tasks}.", hint="pass a whole number above 0")
-        if self.time_unit not in ("", "s", "ms", "us"):
-            raise RequestError(f"time_unit is {self.time_unit!r}.", hint="pass one of s, ms, us")
+        if self.time_unit not in ("", *TIME_UNITS):
+            raise RequestError(f"time_unit is {self.time_unit!r}.", hint=f"pass one of {', '.join(TIME_UNITS)}")
         parse_options(self.options or {}, "options")
         parsers: dict[str, Callable[[Any], Any]] = {
             "target": to_table("target"),

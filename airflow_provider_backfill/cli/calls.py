@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 def read_request(call: Call, options: "Options") -> "PlanRequest":
     """Read the flags of ``plan`` as a request."""
     from ..core.chunking import AUTO
+    from ..core.facts import TIME_UNITS
     from ..core.instants import parse_instant
     from ..core.plan import PlanRequest, WriteMode
     from ..core.sql import parse_table
@@ -60,7 +61,7 @@ def read_request(call: Call, options: "Options") -> "PlanRequest":
         chunking=_chunking(call, options, auto),
         auto_chunks=auto,
         time_column=options.defaults.time_column,
-        time_unit=_choice(call, "--time-unit", ["s", "ms", "us"]) or "",
+        time_unit=_choice(call, "--time-unit", list(TIME_UNITS)) or "",
         source=None if source is None else parse_table(source, "source"),
         select=_select(call),
         filter_table=None if table is None else parse_table(table, "filter-table"),

@@ -47,7 +47,7 @@ PLAN_FLAGS = (
     Flag("--max-chunk-rows", "N", "cut chunks that read more rows of the source, join those that read less"),
     Flag("--max-chunk-bytes", "N", "the same by uncompressed bytes of the source"),
     Flag("--time-column", "COLUMN", "column that the window applies to (default: found)"),
-    Flag("--time-unit", "UNIT", "s, ms or us, when the time column is an integer epoch"),
+    Flag("--time-unit", "UNIT", "s, ms, us or ns, when the time column is an integer epoch"),
     Flag("--source", "DATABASE.TABLE", "copy this table, columns matched by name (default: replay the target's views)"),
     Flag("--select", "SQL", "insert the rows of this SELECT"),
     Flag("--select-file", "FILE", "insert the rows of the SELECT in this file"),

@@ -5,14 +5,14 @@ Nothing here changes anything on the server, and nothing here decides: that is t
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from ..core.facts import Column, SelectFacts, TableFacts, TableName, TimeKind, ViewFacts
 from ..core.instants import from_ms
-from ..core.sql import literal, parse_table, quote, quote_table, table_condition
-from ..errors import Advice, Flag, RequestError
+from ..core.sql import literal, milliseconds, parse_table, quote, quote_table, table_condition
+from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from .client import ClickHouse
 
 _AST_FUNCTION = re.compile(r"^\s*Function (\w+)")
@@ -25,7 +25,6 @@ _UNSTABLE = re.compile(
     r"|queryid|currentuser|uptime|fuzzbits|any|anylast|any_value|first_value|last_value|grouparray\w*|groupuniqarray\w*",
     re.IGNORECASE,
 )
-_PER_SECOND = {TimeKind.EPOCH_S: 1, TimeKind.EPOCH_MS: 1_000, TimeKind.EPOCH_US: 1_000_000}
 
 
 def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
@@ -39,14 +38,15 @@ def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
         return None
     engine, engine_full, uuid, partition_key, sorting_key, create_query, rows, views = found[0]
     columns = server.rows(
-        "SELECT name, type, default_kind, is_in_partition_key OR is_in_sorting_key FROM system.columns"
+        "SELECT name, type, default_kind, is_in_partition_key OR is_in_sorting_key,"
+        " if(default_kind = 'DEFAULT', default_expression, '') FROM system.columns"
         f" WHERE {table_condition(name)} ORDER BY position"
     )
     facts = TableFacts(
         name=name,
         storage=name,
         engine=engine,
-        columns=tuple(Column(name, kind, default, bool(in_key)) for name, kind, default, in_key in columns),
+        columns=tuple(Column(name, kind, how, bool(in_key), default) for name, kind, how, in_key, default in columns),
         partition_key=partition_key,
         sorting_key=sorting_key,
         engine_full=engine_full,
@@ -159,6 +159,15 @@ def current_database(server: ClickHouse) -> str:
     return str(server.value("SELECT currentDatabase()"))
 
 
+def are_constant(server: ClickHouse, expressions: Sequence[str]) -> bool:
+    """Whether expressions have a value without any column, and the same one each time."""
+    select = "SELECT " + ", ".join(f"({expression})" for expression in expressions)
+    try:
+        return not select_facts(server, select, "").unstable
+    except StatementRefusedError:
+        return False
+
+
 def supertypes(server: ClickHouse, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """For each pair of types, the smallest type that holds both; empty where there is none."""
     found: dict[tuple[str, str], str] = {}
@@ -182,7 +191,7 @@ def time_span(server: ClickHouse, table: TableName, column: str, kind: TimeKind)
     Raises:
         RequestError: The table has no rows.
     """
-    low_ms, high_ms = (_milliseconds(f"{extreme}({quote(column)})", kind) for extreme in ("min", "max"))
+    low_ms, high_ms = (milliseconds(f"{extreme}({quote(column)})", kind) for extreme in ("min", "max"))
     count, low, high = server.row(f"SELECT count(), {low_ms}, {high_ms} FROM {quote_table(table)}")
     if not count:
         raise RequestError(
@@ -196,7 +205,7 @@ def first_instant(
 ) -> tuple[int, datetime | None]:
     """How many rows meet *condition*, and the first instant in *column* among them."""
     count, low = server.row(
-        f"SELECT count(), {_milliseconds(f'min({quote(column)})', kind)} FROM {quote_table(table)} WHERE {condition}"
+        f"SELECT count(), {milliseconds(f'min({quote(column)})', kind)} FROM {quote_table(table)} WHERE {condition}"
     )
     return int(count), from_ms(float(low)) if count else None
 
@@ -204,10 +213,3 @@ def first_instant(
 def server_time(server: ClickHouse) -> datetime:
     """What the server's clock shows."""
     return from_ms(float(server.value("SELECT toUnixTimestamp64Milli(now64(3))")))
-
-
-def _milliseconds(value: str, kind: TimeKind) -> str:
-    per_second = _PER_SECOND.get(kind)
-    return (
-        f"{value} * 1000 / {per_second}" if per_second else f"toUnixTimestamp64Milli(toDateTime64({value}, 3, 'UTC'))"
-    )

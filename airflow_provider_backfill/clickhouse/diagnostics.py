@@ -36,7 +36,7 @@ from ..core.facts import (
 from ..core.instants import from_ms, to_ms
 from ..core.masking import mask_message
 from ..core.plan import Plan, Statement, WriteMode
-from ..core.sql import chunk_filter, literal, parse_table, quote, quote_table, table_condition
+from ..core.sql import chunk_filter, instant_sql, literal, parse_table, quote, quote_table, table_condition
 from ..errors import ServerError, ServerUnreachableError, StatementRefusedError
 from . import catalog, query_plan
 from .attempt import STAGING_SETTINGS
@@ -48,8 +48,6 @@ _STAGING = re.compile(r"backfill_([0-9a-f]{16})_[0-9a-f]{16}_(?:\d+|sealed)")
 _QUERY = re.compile(r"backfill-([0-9a-f]{16})-([0-9a-f]{16})-(\d+)")
 _LITERAL_TYPE = re.compile(r"(\b\d{1,80}(?:\.\d{1,80})?|'(?:[^'\\]|\\.){0,400}')_[A-Z]\w{0,80}(?:\([^()]{0,400}\))?")
 _MOVES = re.compile(r"\b(?:TO DISK|TO VOLUME|RECOMPRESS|GROUP BY)\b")
-_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
-_UNITS = {TimeKind.EPOCH_S: "s", TimeKind.EPOCH_MS: "ms", TimeKind.EPOCH_US: "us"}
 _TTL_POINTS = 1000
 _PROBE_SECONDS = 5
 
@@ -197,12 +195,14 @@ class _Look:
     def epochs(self, readable: Sequence[TableName]) -> Iterator[EpochFacts]:
         """Integer time columns whose values do not look like instants in the declared unit."""
         for plan, statement, source in self._statements(readable):
-            unit = _UNITS.get(statement.time_kind)
-            if unit is None:
+            unit = statement.time_kind.unit
+            if not unit:
                 continue
             column = plan.time_column
             value, now = self.part(f"{source}.{column}", (0, 0), _sample, self._server, source, column)
-            near = [name for name, per in _PER_SECOND.items() if 0.5 < value / per / max(now, 1) < 2]
+            near = [
+                kind.unit for kind in TimeKind if kind.per_second and 0.5 < value / kind.per_second / max(now, 1) < 2
+            ]
             if near and unit not in near:
                 yield EpochFacts(source, column, value, unit, near[0])
 
@@ -397,9 +397,7 @@ def _expired(
     """Up to which instant of ``[start, end)`` rows are past their TTL, within a thousandth of the window."""
     first, last = to_ms(start), to_ms(end)
     step = max((last - first) // _TTL_POINTS, 1)
-    value = "fromUnixTimestamp64Milli(ms, 'UTC')"
-    if kind in _UNITS:
-        value = f"toInt64(ms * {_PER_SECOND[_UNITS[kind]]} / 1000)"
+    value = instant_sql("ms", kind)
     points = f"SELECT toInt64({first} + number * {step}) AS ms FROM numbers({(last - first - 1) // step + 1})"
     reached = server.value(
         f"SELECT maxOrNull(ms) FROM (SELECT ms, CAST({value} AS {column_type}) AS {quote(column)} FROM ({points}))"

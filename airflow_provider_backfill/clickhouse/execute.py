@@ -21,6 +21,7 @@ Decides nothing about retries and writes no event by itself.
 from collections.abc import Mapping
 from typing import Any
 
+from ..core.column_types import is_comparable
 from ..core.facts import TableFacts, TableName
 from ..core.plan import Chunk, Plan, Statement, WriteMode
 from ..core.remedy import command
@@ -109,7 +110,9 @@ def _insert(server: ClickHouse, attempt: Attempt) -> ContentSums:
     """Insert straight into the target; what it got is taken from the source, since nothing else is known."""
     if attempt.clear:
         _clear(server, attempt)
-    _fill(server, attempt, attempt.target.storage, _DIRECT_SETTINGS, order=" ORDER BY ALL")
+    filled = {name for statement in attempt.plan.statements for name in statement.columns}
+    stable = all(is_comparable(column.type) for column in attempt.target.columns if column.name in filled)
+    _fill(server, attempt, attempt.target.storage, _DIRECT_SETTINGS, order=" ORDER BY ALL" if stable else "")
     attempt.step(Step.INSERTED)
     return _source(server, attempt)
 

@@ -7,7 +7,7 @@ from statistics import median_low
 from ..core.facts import Estimate, TableName, TimeKind
 from ..core.instants import from_ms
 from ..core.plan import Statement
-from ..core.sql import bound_before, milliseconds, parse_table, quote_table, table_condition, time_filter
+from ..core.sql import bound_before, milliseconds, parse_table, quote, quote_table, table_condition, time_filter
 from ..errors import StatementRefusedError
 from .client import LONG_TEXT, ClickHouse
 from .source_rows import rows_by_index
@@ -114,7 +114,7 @@ def _count(
     server: ClickHouse, statement: Statement, source: TableName, column: str, where: str, bounds: Sequence[int]
 ) -> tuple[int, int, int, int] | None:
     """Smallest, median and largest number of rows of the chunks that hold any, and how many do."""
-    first = f"greatest({milliseconds(column, statement.time_kind)}, toInt64({bounds[0]}))"
+    first = f"greatest({milliseconds(quote(column), statement.time_kind)}, toInt64({bounds[0]}))"
     place = bound_before(f"least({first}, toInt64({bounds[-1] - 1}))", bounds)
     try:
         row = server.row(

@@ -11,11 +11,10 @@ from datetime import datetime, timedelta
 
 from ..core.facts import TimeKind
 from ..core.instants import MS_PER_DAY, from_ms, to_ms
-from ..core.sql import instants, quote
+from ..core.sql import instant_sql, instants, quote
 from ..errors import StatementRefusedError
 from .client import LONG_TEXT, ClickHouse
 
-_PER_MS = {TimeKind.EPOCH_S: (1, 1000), TimeKind.EPOCH_MS: (1, 1), TimeKind.EPOCH_US: (1000, 1)}
 _DATES = (TimeKind.DATE, TimeKind.DATE32)
 _REACH_DAYS = 400
 _GRID_MS = 60_000 * 15
@@ -82,11 +81,8 @@ class TimeBuckets:
     def _edges(self, instants: str) -> str:
         """A SELECT of ``ms, at, before``: the value at each instant, and at the column's last instant before it."""
         tick = MS_PER_DAY if self._kind in _DATES else 1
-        times, per = _PER_MS.get(self._kind, (1, 1))
         shifted = f"(ms - {tick} * (1 - side))"
-        value = f"fromUnixTimestamp64Milli({shifted}, 'UTC')"
-        if self._kind in _PER_MS:
-            value = f"floor({shifted} * {times} / {per})"
+        value = instant_sql(shifted, self._kind)
         typed = f"SELECT ms, side, CAST({value} AS {self._type}) AS {quote(self._column)}"
         return (
             "SELECT ms, anyIf(value, side = 1) AS at, anyIf(value, side = 0) AS before FROM"

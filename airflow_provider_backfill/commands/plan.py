@@ -45,7 +45,7 @@ def create_plan(session: Session, request: PlanRequest) -> Payload:
         )
         name = show_table(target.name)
         scans = plan_inputs.check_scans(server, statements, column, start, end)
-        time = plan_inputs.target_time(target, column)
+        time = plan_inputs.target_time(target, column, statements[0].time_kind.unit)
         plan = Plan(
             plan_id=plan_id(name, start, end, request.chunking.text, column),
             target=name,

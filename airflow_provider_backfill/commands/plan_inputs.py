@@ -17,9 +17,17 @@ from ..core.facts import CutoverFacts, ScanFacts, TableFacts, TableName, TimeKin
 from ..core.ids import chunk_id
 from ..core.instants import MS_PER_DAY, from_ms, render_instant, to_ms
 from ..core.plan import Chunk, Plan, PlanRequest, Statement, TargetTime, WriteMode
-from ..core.planner import check_groups, check_scan, converted_columns, find_time_column, insert_columns
+from ..core.planner import (
+    check_groups,
+    check_scan,
+    converted_columns,
+    defaulted_columns,
+    find_time_column,
+    insert_columns,
+)
 from ..core.remedy import pass_flags, short_instant
-from ..core.sql import copy_select, expressions, parse_table, plain_select, quote, show_table, time_filter, time_kind
+from ..core.select_text import read_select
+from ..core.sql import copy_select, expressions, parse_table, quote, show_table, time_filter, time_kind
 from ..errors import Advice, Flag, MisalignedError, RequestError, StatementRefusedError
 from ..options import Options
 
@@ -67,8 +75,9 @@ def find_statements(server: ClickHouse, target: TableFacts, request: PlanRequest
                 source=show_table(source.name),
                 time_kind=kind,
                 columns=names,
-                row_wise=True,
+                row_wise=_constant_defaults(server, target, defaulted_columns(given, target)),
                 converted=converted_columns(given, target),
+                defaulted=defaulted_columns(given, target),
             )
         ], column
     if request.select is not None:
@@ -107,7 +116,7 @@ def _view_statements(server: ClickHouse, target: TableFacts, request: PlanReques
 def _select_statement(
     server: ClickHouse, target: TableFacts, request: PlanRequest, text: str, what: str
 ) -> tuple[list[Statement], str]:
-    select = plain_select(text)
+    select = read_select(text, what).select
     try:
         facts = catalog.select_facts(server, select, catalog.current_database(server))
     except StatementRefusedError as error:
@@ -127,10 +136,17 @@ def _select_statement(
         source=show_table(source.name),
         time_kind=kind,
         columns=names,
-        row_wise=not facts.unstable,
+        row_wise=not facts.unstable and _constant_defaults(server, target, defaulted_columns(facts.columns, target)),
         converted=converted_columns(facts.columns, target),
+        defaulted=defaulted_columns(facts.columns, target),
     )
     return [statement], column
+
+
+def _constant_defaults(server: ClickHouse, target: TableFacts, names: Sequence[str]) -> bool:
+    """Whether what a NULL becomes in these columns is the same for every row, so that it can be asked again."""
+    defaults = [column.default for column in target.columns if column.name in names and column.default]
+    return not defaults or catalog.are_constant(server, defaults)
 
 
 def _filtered_table(
@@ -377,10 +393,14 @@ def _usual_lengths(plan: Plan, zones: Sequence[str]) -> Iterator[Chunking]:
             yield from (Chunking(unit=unit, months=months, zone=zone) for zone in ("UTC", *zones))
 
 
-def target_time(target: TableFacts, column: str) -> TargetTime | None:
-    """The target's own time column: of the same name as the source's, else the one its keys lead to."""
+def target_time(target: TableFacts, column: str, unit: str) -> TargetTime | None:
+    """
+    The target's own time column: of the same name as the source's, else the one its keys lead to.
+
+    An integer epoch of the source's name has the source's *unit*.
+    """
     own = target.column(column)
-    kind = time_kind(own.type) if own is not None else None
+    kind = time_kind(own.type, unit) if own is not None else None
     if kind is not None:
         return TargetTime(column=column, kind=kind)
     try:

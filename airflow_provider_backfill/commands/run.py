@@ -18,7 +18,8 @@ from ..core.instants import render_instant
 from ..core.plan import Plan, WriteMode
 from ..core.remedy import command
 from ..core.run_state import ChunkStatus, Run, RunStatus
-from ..core.sql import parse_table, plain_select
+from ..core.select_text import read_select
+from ..core.sql import parse_table
 from ..errors import Advice, ConfigError, Flag, RequestError, ServerError
 from ..state.run_log import RunLog
 from . import plan_inputs
@@ -167,7 +168,7 @@ def _check_compatibility(session: Session, plan: Plan, server: ClickHouse, targe
     if flags.force_compatibility:
         return
     feeding = catalog.feeding_views(server, target.name) if planned_views(plan) else []
-    views = {str(view.name): plain_select(view.select) for view in feeding}
+    views = {str(view.name): read_select(view.select, str(view.name)).select for view in feeding}
     found = detect_drift(plan, target, views, use_tokens=session.options.defaults.require_idempotency_token)
     if found:
         raise RequestError(

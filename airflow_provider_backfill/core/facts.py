@@ -23,6 +23,27 @@ class TimeKind(StrEnum):
     EPOCH_S = "epoch-s"
     EPOCH_MS = "epoch-ms"
     EPOCH_US = "epoch-us"
+    EPOCH_NS = "epoch-ns"
+
+    @property
+    def per_second(self) -> int | None:
+        """How many of its units make a second; None for what is no integer epoch."""
+        return _PER_SECOND.get(self)
+
+    @property
+    def unit(self) -> str:
+        """The unit of an integer epoch as a user writes it; empty for what is none."""
+        return self.removeprefix("epoch-") if self.per_second else ""
+
+
+_PER_SECOND = {
+    TimeKind.EPOCH_S: 1,
+    TimeKind.EPOCH_MS: 1_000,
+    TimeKind.EPOCH_US: 1_000_000,
+    TimeKind.EPOCH_NS: 1_000_000_000,
+}
+# The units of an integer epoch.
+TIME_UNITS = tuple(kind.unit for kind in _PER_SECOND)
 
 
 class TableName(NamedTuple):
@@ -42,12 +63,14 @@ class Column(NamedTuple):
     Attributes:
         default_kind: Empty, DEFAULT, MATERIALIZED, ALIAS or EPHEMERAL.
         in_key: Whether the table's sorting key or partition key is made of it.
+        default: The expression of a DEFAULT; empty without one.
     """
 
     name: str
     type: str
     default_kind: str = ""
     in_key: bool = False
+    default: str = ""
 
     @property
     def insertable(self) -> bool:

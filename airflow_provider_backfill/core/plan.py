@@ -58,6 +58,7 @@ class Statement(Model):
             limit or window), so running the SELECT again costs little more than a scan.
         reads: How often the SELECT reads *source*; the time filter applies to each read.
         converted: The columns whose type in the SELECT is another than in the target.
+        defaulted: Those of them whose NULLs become the target's default.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Statement(Model):
     row_wise: bool = False
     reads: int = 1
     converted: tuple[str, ...] = ()
+    defaulted: tuple[str, ...] = ()
 
 
 class TargetTime(Model):
@@ -179,7 +181,7 @@ class PlanRequest:
         source: Copy this table, matched by column names.
         select: Or insert the rows of this SELECT; with neither, the views that feed the target are replayed.
         filter_table: The table of *select* that the window applies to, when several could be meant.
-        time_unit: ``s``, ``ms`` or ``us`` when the time column is an integer epoch.
+        time_unit: ``s``, ``ms``, ``us`` or ``ns`` when the time column is an integer epoch.
         chunking: How the window is cut.
         reason: Why the backfill is made, for people.
         owner: Who answers for it, for people.

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from ..errors import Advice, Flag, MisalignedError, RequestError
 from .chunking import Chunking
+from .column_types import widens
 from .facts import Column, GroupingStep, ScanFacts, TableFacts, TimeKind
 from .instants import render_instant
 from .masking import mask_secrets
@@ -88,7 +89,7 @@ def find_time_column(table: TableFacts, wanted: str | None, unit: str) -> tuple[
             integer = unwrap_type(column.type).lstrip("U").startswith("Int")
             raise RequestError(
                 f"The column {wanted} of {table.name} is {column.type}, which holds no instant.",
-                remedy=Advice("for an integer epoch pass {} with s, ms or us", Flag("--time-unit"))
+                remedy=Advice("for an integer epoch pass {} with s, ms, us or ns", Flag("--time-unit"))
                 if integer
                 else Advice("pass {} with a Date, DateTime or DateTime64 column", Flag("--time-column")),
             )
@@ -127,20 +128,17 @@ def insert_columns(
                 f"{target.name} {state} {column.name!r}, which {what} gives; it has {has}.",
                 remedy=Advice("pass a {} that gives the target's columns by name", Flag("--select")),
             )
-        if supertypes is not None and column.type != match.type:
-            common = supertypes[column.type, match.type]
-            if unwrap_type(common) != unwrap_type(match.type) or (
-                column.type.startswith("Nullable(") and not match.type.startswith("Nullable(")
-            ):
-                raise RequestError(
-                    f"The column {column.name} is {column.type} in {what} and {match.type} in {target.name}: "
-                    "the values may not fit.",
-                    remedy=Advice(
-                        "pass a {} that converts it, such as {}",
-                        Flag("--select"),
-                        f"CAST({column.name} AS {match.type})",
-                    ),
-                )
+        differs = supertypes is not None and column.type != match.type
+        if differs and not widens(column.type, match.type, (supertypes or {})[column.type, match.type]):
+            raise RequestError(
+                f"The column {column.name} is {column.type} in {what} and {match.type} in {target.name}: "
+                "the values may not fit.",
+                remedy=Advice(
+                    "pass a {} that converts it, such as {}",
+                    Flag("--select"),
+                    f"CAST({column.name} AS {match.type})",
+                ),
+            )
     given = {column.name for column in columns}
     return tuple(name for name in wanted if name in given)
 
@@ -149,6 +147,18 @@ def converted_columns(columns: Sequence[Column], target: TableFacts) -> tuple[st
     """The columns of a SELECT whose values change their type on the way into the target."""
     types = {column.name: column.type for column in target.columns}
     return tuple(column.name for column in columns if types.get(column.name) not in (None, column.type))
+
+
+def takes_null(column_type: str) -> bool:
+    """Whether a column of this type keeps a NULL as it is."""
+    name = column_type.removeprefix("LowCardinality(")
+    return name.startswith(("Nullable(", "Variant(", "Dynamic", "JSON"))
+
+
+def defaulted_columns(columns: Sequence[Column], target: TableFacts) -> tuple[str, ...]:
+    """The columns of a SELECT whose NULLs become the target's default on the way in."""
+    types = {column.name: column.type for column in target.columns}
+    return tuple(c.name for c in columns if takes_null(c.type) and c.name in types and not takes_null(types[c.name]))
 
 
 def check_scan(statement: Statement, scan: ScanFacts, time_column: str) -> None:

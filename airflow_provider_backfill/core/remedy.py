@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from ..errors import Advice, Command, Flag, Sql
-from .findings.registry import TIME_UNITS
 from .instants import render_instant
 from .masking import mask_secrets
 from .plan import Plan, WriteMode
@@ -31,8 +30,8 @@ def plan_command(plan: Plan, *flags: Flag) -> Command:
     own = [Flag("--target", plan.target), Flag("--from", short_instant(plan.start))]
     own += [Flag("--to", short_instant(plan.end)), Flag("--time-column", plan.time_column)]
     first = plan.statements[0]
-    if first.time_kind in TIME_UNITS:
-        own.append(Flag("--time-unit", TIME_UNITS[first.time_kind]))
+    if first.time_kind.unit:
+        own.append(Flag("--time-unit", first.time_kind.unit))
     if first.name == "--select":
         own += [Flag("--select", mask_secrets(first.select)), Flag("--filter-table", first.source)]
     elif first.name == first.source:

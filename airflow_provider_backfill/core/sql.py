@@ -24,8 +24,6 @@ _DATETIME64 = re.compile(r"DateTime64\((\d+)")
 _SEPARATOR = re.compile(r"'(?:[^'\\]|\\.)*(?:'|\Z)|`(?:[^`\\]|\\.)*(?:`|\Z)|[()\[\],]", re.DOTALL)
 _WRAPPER = re.compile(r"(?:Nullable|LowCardinality)\((.*)\)")
 _INTEGERS = frozenset(f"{sign}Int{bits}" for sign in ("", "U") for bits in (32, 64))
-_UNIT = {"s": TimeKind.EPOCH_S, "ms": TimeKind.EPOCH_MS, "us": TimeKind.EPOCH_US}
-_PER_MS = {TimeKind.EPOCH_S: (1, 1000), TimeKind.EPOCH_MS: (1, 1), TimeKind.EPOCH_US: (1000, 1)}
 
 
 def _content(names: Iterable[str]) -> str:
@@ -96,7 +94,7 @@ def unwrap_type(text: str) -> str:
 
 
 def time_kind(column_type: str, unit: str = "") -> TimeKind | None:
-    """How a column of this type stores instants, or None when it is no time; *unit* (s, ms, us) is for integers."""
+    """How a column of this type stores instants, or None when it is no time; *unit* (s, ms, us, ns) is for integers."""
     name = unwrap_type(column_type)
     if name in ("Date", "Date32"):
         return TimeKind(name.lower())
@@ -104,7 +102,7 @@ def time_kind(column_type: str, unit: str = "") -> TimeKind | None:
         return TimeKind.DATETIME64
     if name == "DateTime" or name.startswith("DateTime("):
         return TimeKind.DATETIME
-    return _UNIT.get(unit) if name in _INTEGERS else None
+    return TimeKind(f"epoch-{unit}") if unit and name in _INTEGERS else None
 
 
 def time_literal(kind: TimeKind, moment: datetime) -> str:
@@ -126,25 +124,34 @@ def time_literal(kind: TimeKind, moment: datetime) -> str:
                 ),
             )
         return f"to{kind.capitalize()}('{utc:%Y-%m-%d}')"
-    if kind in _PER_MS:
-        times, per = _PER_MS[kind]
-        return str(-(-to_ms(utc) * times // per))
+    if kind.per_second:
+        return str(-(-to_ms(utc) * kind.per_second // 1000))
     return f"toDateTime64('{utc:%Y-%m-%d %H:%M:%S}.{utc.microsecond // 1000:03d}', 3, 'UTC')"
+
+
+def milliseconds(value: str, kind: TimeKind) -> str:
+    """An instant of a column of *kind* as whole milliseconds since 1970, rounded down."""
+    if kind is TimeKind.EPOCH_S:
+        return f"toInt64({value}) * 1000"
+    if kind.per_second:
+        # Multiplied first, a number of nanoseconds would leave its type.
+        return f"intDiv(toInt64({value}), {kind.per_second // 1000})"
+    return f"toUnixTimestamp64Milli(toDateTime64({value}, 3, 'UTC'))"
+
+
+def instant_sql(milliseconds: str, kind: TimeKind) -> str:
+    """Milliseconds since 1970 as a value of *kind*, rounded down."""
+    if kind is TimeKind.EPOCH_S:
+        return f"floor({milliseconds} / 1000)"
+    if kind.per_second:
+        return f"{milliseconds} * {kind.per_second // 1000}"
+    return f"fromUnixTimestamp64Milli({milliseconds}, 'UTC')"
 
 
 def time_filter(column: str, kind: TimeKind, start: datetime, end: datetime) -> str:
     """The condition that a row lies in ``[start, end)``."""
     name = quote(column)
     return f"{name} >= {time_literal(kind, start)} AND {name} < {time_literal(kind, end)}"
-
-
-def milliseconds(column: str, kind: TimeKind) -> str:
-    """SQL for a time column as milliseconds since 1970."""
-    name = quote(column)
-    if kind in _PER_MS:
-        times, per = _PER_MS[kind]
-        return f"toInt64(floor({name} * {per} / {times}))"
-    return f"toUnixTimestamp64Milli(toDateTime64({name}, 3, 'UTC'))"
 
 
 def instants(bounds: Sequence[int]) -> str:
@@ -290,11 +297,6 @@ def expressions(text: str) -> list[str]:
     return [*elements, last] if (last := text[start:].strip()) else elements
 
 
-def plain_select(text: str) -> str:
-    """A SELECT without white space and semicolons around it, so that it can stand in parentheses."""
-    return text.strip().rstrip(";").rstrip()
-
-
 def insert_select(table: TableName, statement: Statement) -> str:
     """Insert a statement's rows, matched by name."""
     columns = _list(statement.columns)
@@ -309,13 +311,24 @@ def any_row_sql(plan: Plan, statement: Statement, chunk: Chunk) -> str:
 
 def source_checksum_sql(statement: Statement, columns: Sequence[Column], summed: Sequence[str]) -> str:
     """Content sums over the columns *summed* of what a statement gives now, each value in the type of the target's."""
-    types = {column.name: column.type for column in columns}
+    target = {column.name: column for column in columns}
     values = ", ".join(
-        f"CAST({quote(name)} AS {types[name]}) AS {quote(f'as {name}')}" if name in statement.converted else quote(name)
+        f"{_converted(target[name], null=name in statement.defaulted)} AS {quote(f'as {name}')}"
+        if name in statement.converted
+        else quote(name)
         for name in summed
     )
     names = [f"as {name}" if name in statement.converted else name for name in summed]
     return f"SELECT {_content(names)} FROM (SELECT {values} FROM (\n{statement.select}\n))"
+
+
+def _converted(column: Column, *, null: bool) -> str:
+    """A value as an INSERT makes it one of *column*; *null* when a NULL becomes the column's default."""
+    name = quote(column.name)
+    if not null:
+        return f"CAST({name} AS {column.type})"
+    default = f"({column.default})" if column.default else f"defaultValueOfTypeName({literal(column.type)})"
+    return f"if({name} IS NULL, CAST({default} AS {column.type}), CAST(assumeNotNull({name}) AS {column.type}))"
 
 
 def table_checksum_sql(table: TableName, summed: Sequence[str], condition: str = "") -> str:

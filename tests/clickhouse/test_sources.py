@@ -36,6 +36,12 @@ KINDS = {
         "us",
         6,
     ),
+    "nanoseconds": (
+        "UInt64",
+        "(toUnixTimestamp(toDateTime('2025-01-01', 'UTC')) + number * 864) * 1000000000 + 7",
+        "ns",
+        6,
+    ),
 }
 
 
@@ -53,7 +59,7 @@ def test_every_kind_of_time_column(lab: Lab, kind: str, window: tuple[str, str],
     )
     lab.fill("dst", *window, max(hours, least), source="src", time_unit=unit, time_column="at")
     low, high = (int(parse_instant(text).timestamp()) for text in window)
-    per = {"": None, "s": 1, "ms": 1_000, "us": 1_000_000}[unit]
+    per = {"": None, "s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}[unit]
     instant = f"at / {per}" if per else "toFloat64(toUnixTimestamp64Micro(toDateTime64(at, 6, 'UTC'))) / 1e6"
     inside = f"WHERE {instant} >= {low} AND {instant} < {high}"
     assert lab.content("dst") == lab.content("src", tail=inside)

@@ -74,6 +74,7 @@ def test_a_quoted_name_ends_where_it_should(name: str) -> None:
         (TimeKind.EPOCH_S, "1970-01-01T00:01:00.001Z", "61"),
         (TimeKind.EPOCH_MS, "1970-01-01T00:01:00.001Z", "60001"),
         (TimeKind.EPOCH_US, "1970-01-01T00:01:00.001Z", "60001000"),
+        (TimeKind.EPOCH_NS, "2025-03-01T00:00:00.001Z", "1740787200001000000"),
         (TimeKind.EPOCH_S, "1969-12-31T23:59:58.5Z", "-1"),
     ],
 )
@@ -98,6 +99,7 @@ def test_a_date_column_takes_days_only() -> None:
         ("LowCardinality(Nullable(Date))", "", TimeKind.DATE),
         ("UInt32", "s", TimeKind.EPOCH_S),
         ("Int64", "us", TimeKind.EPOCH_US),
+        ("UInt64", "ns", TimeKind.EPOCH_NS),
         ("UInt32", "", None),
         ("String", "s", None),
         ("Array(DateTime)", "", None),

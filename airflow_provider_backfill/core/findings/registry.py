@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from ...errors import Remedy
-from ..facts import ServerFacts, TimeKind
+from ..facts import ServerFacts
 from ..plan import Plan
 from ..run_state import Run, RunStatus
 
@@ -40,9 +40,6 @@ class Finding(NamedTuple):
     def hint(self) -> str:
         """The remedy in the words of the command line; empty when there is none."""
         return "" if self.remedy is None else str(self.remedy)
-
-
-TIME_UNITS = {TimeKind.EPOCH_S: "s", TimeKind.EPOCH_MS: "ms", TimeKind.EPOCH_US: "us"}
 
 
 @dataclass(frozen=True, slots=True)

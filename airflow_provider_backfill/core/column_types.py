@@ -1,0 +1,61 @@
+"""Types of columns as texts: which conversions lose nothing. Pure."""
+
+import re
+
+_LOW_CARDINALITY = re.compile(r"\bLowCardinality\(((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)\)")
+_SIMPLE_STATE = re.compile(r"\bSimpleAggregateFunction\(\w+, ((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)\)")
+_ZONE = re.compile(r"\b(DateTime64\(\d+|DateTime)(?:, |\()'[^']*'\)")
+_ENUM = re.compile(r"Enum(?:8|16)\((.*)\)", re.DOTALL)
+_ENUM_VALUE = re.compile(r"('(?:[^'\\]|\\.)*') = (-?\d+)")
+# What these are as text, and as an IPv6, can be read back.
+_EXACT = frozenset({("UUID", "String"), ("IPv4", "String"), ("IPv6", "String"), ("IPv4", "IPv6"), ("Bool", "UInt8")})
+
+
+def widens(given: str, wanted: str, common: str) -> bool:
+    """
+    Whether every value of type *given* is the same value in type *wanted*.
+
+    A NULL becomes the default where *wanted* has none, as in an INSERT.
+
+    Args:
+        common: The smallest type that holds both; empty where there is none.
+    """
+    source, target = _plain(given), _plain(wanted)
+    if target in (source, _plain(common)) or (source, target) in _EXACT:
+        return True
+    if target.startswith("Dynamic"):
+        return True
+    if target.startswith("Variant("):
+        return source in _arguments(target)
+    given_enum, wanted_enum = _ENUM.fullmatch(source), _ENUM.fullmatch(target)
+    if given_enum and wanted_enum:
+        return set(_ENUM_VALUE.findall(given_enum[1])) <= set(_ENUM_VALUE.findall(wanted_enum[1]))
+    return False
+
+
+def is_comparable(column_type: str) -> bool:
+    """Whether values of this type can be sorted: not aggregate states, nor what holds values of several types."""
+    return not re.search(r"\b(?:AggregateFunction\(|Variant\(|Dynamic|JSON|Object\()", column_type)
+
+
+def _plain(text: str) -> str:
+    """A type without what changes how a value is stored or shown, but not the value."""
+    text = " ".join(text.split())
+    for pattern in (_LOW_CARDINALITY, _SIMPLE_STATE):
+        while (inner := pattern.sub(r"\1", text)) != text:
+            text = inner
+    text = _ZONE.sub(lambda match: match[1] + (")" if "(" in match[1] else ""), text)
+    return text[len("Nullable(") : -1] if text.startswith("Nullable(") else text
+
+
+def _arguments(text: str) -> list[str]:
+    """The types between the outer parentheses of *text*."""
+    parts, depth, part = [], 0, ""
+    for sign in text[text.index("(") + 1 : -1]:
+        depth += (sign == "(") - (sign == ")")
+        if sign == "," and not depth:
+            parts.append(part.strip())
+            part = ""
+        else:
+            part += sign
+    return [*parts, part.strip()]
