@@ -161,6 +161,7 @@ def _run(call: Call) -> Payload:
             f"{arguments[0]} belongs to plan: policy.requireDryRunBeforeRun is true, so only a stored plan is run.",
             hint=f"`{PROGRAM} plan` with the same flags, then `{PROGRAM} run --plan-id …`; or set the policy to false",
         )
+    _choice(call, "--log-format", ["text", "json"])
     address = call.text("--notify")
     if address is not None:
         check_address(address)
@@ -321,10 +322,8 @@ def _coverage(call: Call) -> Payload:
     from ..core.sql import parse_table
 
     target = parse_table(call.need("--target", "write --target database.table"), "target")
-    start, end = (
-        parse_instant(call.need(name, f"write {name} 2025-01-31, the window that must be filled"))
-        for name in ("--from", "--to")
-    )
+    bounds = (call.text(name) for name in ("--from", "--to"))
+    start, end = (None if text is None else parse_instant(text) for text in bounds)
     return read_coverage(open_session(call, read_options(call)), target, start, end)
 
 

@@ -74,6 +74,7 @@ _RUN_FLAGS = (
     ),
     Flag("--max-load", "PERCENT", "wait while the server uses more of its limits on parts and memory (default: 80)"),
     Flag("--max-failures", "N", "pause when so many chunks in a row failed for good (default: 10)"),
+    Flag("--log-format", "FORMAT", "progress as text, or as json with one object a line (default: text)"),
     Flag("--notify", "URL", "send how the run ended to this address, as JSON by POST"),
     Flag("--force-overlap", "", "run beside another run over the same rows"),
     Flag("--force-compatibility", "", "run the plan as it was made, though options have changed since"),
@@ -112,8 +113,8 @@ _WAIVE_FLAGS = (
 )
 _COVERAGE_FLAGS = (
     Flag("--target", "DATABASE.TABLE", "table whose done chunks are looked at"),
-    Flag("--from", "TIME", "start of the window, included"),
-    Flag("--to", "TIME", "end of the window, excluded"),
+    Flag("--from", "TIME", "start of the window, included (default: where the first plan of the table starts)"),
+    Flag("--to", "TIME", "end of the window, excluded (default: where the last plan of the table ends)"),
 )
 
 _REPORT_FLAGS = (

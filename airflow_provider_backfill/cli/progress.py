@@ -1,8 +1,10 @@
 """Progress of a run as lines of text."""
 
+import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import IO, Protocol, Self
 
@@ -170,6 +172,39 @@ class LineProgress:
             pace = self._pace.text(run) if self._pause and isinstance(event, ChunkDone) else ""
             done = f"{run.count(ChunkStatus.DONE)}/{run.total}"
             write(self._out, f"{event.at:%H:%M:%S}Z  {done}  {text}" + (f"  ({pace})" if pace else ""))
+
+
+class JsonLines:
+    """
+    Progress as JSON, one object a line, for what collects the logs of containers.
+
+    Each line is an event as the event log has it, with ``planId``, ``level`` and what is done of how many chunks.
+
+    Args:
+        look: Gives the run as of now.
+    """
+
+    def __init__(self, out: IO[str], plan_id: str, look: Callable[[], Run]) -> None:
+        self._out, self._plan_id, self._look = out, plan_id, look
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def report(self, event: Event) -> None:
+        """Write the event's line."""
+        level = "info"
+        if isinstance(event, ChunkFailed):
+            level = "error" if event.final else "warning"
+        with self._lock:
+            line = {"level": level, "planId": self._plan_id, **event.model_dump(mode="json", by_alias=True)}
+            with suppress(BackfillError):
+                run = self._look()
+                line |= {"chunksDone": run.count(ChunkStatus.DONE), "chunksTotal": run.total}
+            write(self._out, json.dumps(line))
 
 
 class ChangeLog:

@@ -33,13 +33,15 @@ class RunDisplay:
     def begin(self, plan: "Plan") -> None:
         """Start to show the run of *plan*."""
         from . import console
-        from .progress import LineProgress
+        from .progress import JsonLines, LineProgress
 
         if self._call.on("--json"):
             return
         look, every = self._session.store.open_run(plan).refresh, self._call.on("--verbose")
         progress: Progress
-        if console.is_terminal(sys.stderr):
+        if self._call.text("--log-format") == "json":
+            progress = JsonLines(sys.stderr, plan.plan_id, look)
+        elif console.is_terminal(sys.stderr):
             from .live import Live
 
             progress = Live(sys.stderr, plan, look, every=every)

@@ -10,20 +10,26 @@ from ..core.plan import Plan
 from ..core.replay import expand
 from ..core.run_state import ChunkStatus, Run, RunStatus
 from ..core.sql import show_table
-from ..errors import Advice, DamagedStateError, Flag, RequestError
+from ..errors import Advice, DamagedStateError, Flag, PlanNotFoundError, RequestError
+from .list import readable_runs
 from .session import Payload, Session
 
 
-def read_coverage(session: Session, target: TableName, start: datetime, end: datetime) -> Payload:
+def read_coverage(
+    session: Session, target: TableName, start: datetime | None = None, end: datetime | None = None
+) -> Payload:
     """
     Which parts of ``[start, end)`` of a target are proven filled, by done chunks of any plan; needs no ClickHouse.
 
     A done chunk is proof: its rows were verified and published before the event was written. What
     a plan on another ClickHouse has filled does not count together: each one is listed by itself.
+    A bound that is None is that of the target's plans together.
 
     Raises:
+        PlanNotFoundError: A bound is None, and the target has no plan.
         RequestError: The window is empty.
     """
+    start, end = _known_window(session, show_table(target), start, end)
     if start >= end:
         raise RequestError(
             f"The window is empty: from {render_instant(start)} is not before to {render_instant(end)}.",
@@ -57,6 +63,20 @@ def read_coverage(session: Session, target: TableName, start: datetime, end: dat
         "damaged": damaged,
     }
     return payload
+
+
+def _known_window(
+    session: Session, target: str, start: datetime | None, end: datetime | None
+) -> tuple[datetime, datetime]:
+    if start is not None and end is not None:
+        return start, end
+    plans = [plan for plan, _ in readable_runs(session, target)]
+    if not plans:
+        raise PlanNotFoundError(
+            f"There is no plan of {target} in {session.store.backend.where('')}, so no window to look at.",
+            remedy=Advice("pass {} and {}", Flag("--from", "2025-01-01"), Flag("--to", "2025-02-01")),
+        )
+    return start or min(plan.start for plan in plans), end or max(plan.end for plan in plans)
 
 
 def _done(plan: Plan, run: Run, start: datetime, end: datetime) -> Iterator[CoveredInterval]:

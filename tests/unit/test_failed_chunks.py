@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 
 import pytest
 
+from airflow_provider_backfill.cli.progress import JsonLines
 from airflow_provider_backfill.core.failures import group_failures, short_error
 from airflow_provider_backfill.core.plan import Plan
 from airflow_provider_backfill.state.store import open_store
@@ -92,3 +95,24 @@ def test_events_tell_what_happened_in_order(cli: Cli, plan: Plan) -> None:
 def test_follow_ends_with_the_run(cli: Cli, plan: Plan) -> None:
     cli("cancel", plan.plan_id)
     assert len(cli("events", plan.plan_id, "--follow").out.splitlines()) == 8
+
+
+def test_progress_as_json_is_an_object_a_line(cli: Cli, plan: Plan) -> None:
+    """What collects logs of containers needs no parser of ours."""
+    out, store = io.StringIO(), open_store(str(cli.state))
+    first, second, *_ = chunks_of(plan)
+    with JsonLines(out, plan.plan_id, store.open_run(plan).refresh) as lines:
+        lines.report(done(first))
+        lines.report(failed(second, message=LONG, final=True))
+        lines.report(failed(second, message=LONG))
+    objects = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [line["level"] for line in objects] == ["info", "error", "warning"]
+    assert {line["planId"] for line in objects} == {plan.plan_id}
+    assert (objects[0]["type"], objects[0]["chunksDone"], objects[0]["chunksTotal"]) == ("ChunkDone", 1, 4)
+
+
+def test_coverage_without_a_window_is_about_all_plans_of_the_table(cli: Cli, plan: Plan) -> None:
+    payload = cli.json("coverage", "--target", str(plan.target))
+    assert (payload["from"], payload["to"]) == ("2025-01-01T00:00:00.000Z", "2025-01-02T00:00:00.000Z")
+    assert payload["servers"][0]["share"] == 0.25
+    assert "There is no plan of a.b" in cli("coverage", "--target", "a.b").err
