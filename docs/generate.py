@@ -244,7 +244,7 @@ def _files() -> str:
         "Everything is below one state folder: `--state-dir`, `CLICKHOUSE_BACKFILL_STATE_DIR`, or the option",
         "`stateDir`. No password and no connection string with one is in it, unless your `SELECT` has one.\n",
         "| file | what it is |\n|---|---|",
-        "| `plans/<planId>.json` | the plan: written once, never changed |",
+        "| `plans/<planId>.json` | the plan: written once, never changed; its last key is a checksum of the rest |",
         "| `events/<planId>.ndjson` | the [event log](events.md): appended, durable before an event is acknowledged |",
         "| `runs/<planId>.json` | a checkpoint of the log's replay; it may lag, and may be deleted: it is made again |",
         "| `locks/` | locks of writers; nothing in them needs to be kept |\n",

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from .chunking import Chunking, decode_bounds, parse_chunking, slices_between
 from .facts import TableName, TimeKind
-from .ids import idempotency_token, iter_chunks
+from .ids import idempotency_token, iter_chunks, plan_id
 from .instants import to_ms
 from .model import Instant, Model, Number
 from .window import Slice
@@ -131,6 +131,11 @@ class Plan(Model):
     reason: str = ""
     owner: str = ""
     created_at: Instant
+
+    def computed_id(self) -> str:
+        """The identity that the plan's own fields give; another than :attr:`plan_id` when they were changed."""
+        length = self.chunk_length or self.chunking.text
+        return plan_id(self.target, self.start, self.end, length, self.time_column)
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the plan's chunks in time order."""

@@ -32,7 +32,7 @@ def damage_reason(data: bytes, error: ValidationError) -> str:
 def _object(data: bytes) -> dict[str, Any]:
     try:
         found = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -5,6 +5,8 @@ Files are replaced as a whole (temporary file, fsync, rename, fsync of the folde
 line is acknowledged only after fsync, so a torn last line is a step nobody was told about:
 readers skip it, and the next writer cuts it off. Locks are ``flock``, which the kernel drops
 with the process and carries to NFSv4 servers.
+Files are their owner's alone, unless the state folder lets its group, or others, write: then they share the files.
+Nothing is written through a symbolic link below the state folder.
 Imports errors only; knows nothing of ClickHouse, Airflow, or what the bytes mean.
 """
 
@@ -16,10 +18,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from ..errors import Advice, Flag, StateError
+from ..errors import Advice, DamagedStateError, Flag, StateError
 
 _BLOCK = 4 << 20
 """Bytes of a log that are read at once, so that memory does not grow with it."""
+# What makes one file unreadable while its neighbours are not.
+_UNREADABLE = (errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP)
+_CREATE = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class FileBackend:
@@ -79,9 +84,9 @@ class FileBackend:
         path = self.root / name
         temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
         with _explained("write", path):
-            _make_folder(path.parent)
+            _make_folder(self.root, path.parent)
             try:
-                with temporary.open("xb") as file:
+                with os.fdopen(_create(self.root, temporary, os.O_WRONLY | os.O_EXCL), "wb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
@@ -98,7 +103,7 @@ class FileBackend:
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
         """Hold the lock *name* against every thread, process and host; freed when the holder dies."""
-        lock = _Lock(self.root / "locks" / f"{name}.lock")
+        lock = _Lock(self.root, name)
         lock.acquire()
         try:
             yield
@@ -148,16 +153,16 @@ class _Lock:
     holds nobody back, so it is opened anew.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, root: Path, name: str) -> None:
+        self._root, self._path = root, root / "locks" / f"{name}.lock"
         self._handle: _Handle | None = None
 
     def acquire(self) -> None:
         with _explained("lock", self._path):
             while True:
                 if self._handle is None or not self._handle.ours:
-                    _make_folder(self._path.parent)
-                    self._handle = _Handle(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
+                    _make_folder(self._root, self._path.parent)
+                    self._handle = _Handle(_create(self._root, self._path, os.O_RDWR))
                 fcntl.flock(self._handle.number, fcntl.LOCK_EX)
                 if self._handle.is_at(self._path):
                     return
@@ -179,8 +184,8 @@ class FileLog:
     optimistic = False
 
     def __init__(self, root: Path, plan_id: str) -> None:
-        self._path = root / "events" / f"{plan_id}.ndjson"
-        self._lock = _Lock(root / "locks" / f"{plan_id}.lock")
+        self._root, self._path = root, root / "events" / f"{plan_id}.ndjson"
+        self._lock = _Lock(root, plan_id)
         self._handle: _Handle | None = None
         self._named = False
         self._held = False
@@ -210,7 +215,9 @@ class FileLog:
 
     def _open(self, flags: int) -> _Handle | None:
         try:
-            return _Handle(os.open(self._path, flags | os.O_CLOEXEC, 0o666))
+            if flags & os.O_CREAT:
+                return _Handle(_create(self._root, self._path, flags))
+            return _Handle(os.open(self._path, flags | os.O_CLOEXEC | (os.O_NOFOLLOW if flags & os.O_RDWR else 0)))
         except FileNotFoundError:
             return None
 
@@ -253,7 +260,7 @@ class FileLog:
         with _explained("write", self._path):
             handle = self._opened()
             if handle is None:
-                _make_folder(self._path.parent)
+                _make_folder(self._root, self._path.parent)
                 handle = self._open(os.O_RDWR | os.O_CREAT)
                 assert handle is not None  # noqa: S101 - the folder was just made
                 self._handle, self._named = handle, False
@@ -304,12 +311,42 @@ def _read_at(handle: int, size: int, position: int) -> bytes:
     return data
 
 
-def _make_folder(path: Path) -> None:
-    """Create a folder and what lies above it, durably."""
+def _shared(root: Path) -> int:
+    """Who shares the state folder: the bits of those, beside its owner, who may write in it."""
+    mode = root.stat().st_mode
+    return (0o070 if mode & 0o020 else 0) | (0o007 if mode & 0o002 else 0)
+
+
+def _create(root: Path, path: Path, flags: int) -> int:
+    """Open a file, made if it is not there, for its owner and for those who share the folder; no symbolic link."""
+    shared = _shared(root) & 0o066
+    try:
+        handle = os.open(path, flags | _CREATE | os.O_EXCL, 0o600)
+    except FileExistsError:
+        if flags & os.O_EXCL:
+            raise
+        return os.open(path, flags | _CREATE, 0o600)
+    if shared:
+        os.fchmod(handle, 0o600 | shared)
+    return handle
+
+
+def _make_folder(root: Path, path: Path) -> None:
+    """Create a folder and what lies above it, durably: the state folder, or one in it, for their owner alone."""
+    inner = root in path.parents
+    if inner and path.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     if path.is_dir():
         return
-    _make_folder(path.parent)
-    path.mkdir(exist_ok=True)
+    if path == path.parent:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    _make_folder(root, path.parent)
+    with suppress(FileExistsError):
+        path.mkdir(0o700 if inner or path == root else 0o777)
+        if inner and (shared := _shared(root)):
+            path.chmod(path.stat().st_mode | shared)
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     _sync_folder(path.parent)
 
 
@@ -326,7 +363,15 @@ def _explained(verb: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror or error
+        if verb == "read" and error.errno in _UNREADABLE and os.access(path.parent, os.X_OK):
+            # One file, as a rule: that it cannot be read says nothing of the others.
+            raise DamagedStateError(
+                f"{path} cannot be read: {reason}.",
+                path=str(path),
+                hint="put the file back there, or grant what is missing",
+            ) from error
         raise StateError(
-            f"Cannot {verb} {path}: {error.strerror or error}.",
+            f"Cannot {verb} {path}: {reason}.",
             remedy=Advice("free or grant what is missing there, or choose another folder with {}", Flag("--state-dir")),
         ) from error

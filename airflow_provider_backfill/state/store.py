@@ -31,6 +31,7 @@ from .log_lines import event_line, log_header
 from .posix import FileBackend
 from .recovery import RecoveredRun, recover_run
 from .run_log import Checkpoint, RunLog
+from .seal import seal, unseal
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 """The package's extra that each kind of URL needs."""
@@ -107,13 +108,17 @@ class StateStore:
         if data is None:
             return None
         path = self.plan_path(plan_id)
+        text, sealed = unseal(data)
         try:
-            plan = Plan.model_validate_json(data)
+            plan = Plan.model_validate_json(text)
         except ValidationError as error:
             refuse_foreign(path, data)
             raise damaged(path, None, damage_reason(data, error), plan_remedy(plan_id)) from None
         if plan.plan_id != plan_id:
             raise damaged(path, None, f"it holds plan {plan.plan_id}", plan_remedy(plan_id))
+        if not sealed or plan.computed_id() != plan_id:
+            # Its id says little of it: not which SELECT is run, nor into what it is written.
+            raise damaged(path, None, "its text was changed since it was planned", plan_remedy(plan_id))
         return plan
 
     def load_plan(self, plan_id: str) -> Plan:
@@ -135,8 +140,9 @@ class StateStore:
 
     def save_plan(self, plan: Plan) -> bool:
         """Write the plan once; False when it was there already (whatever it holds)."""
-        data = plan.model_dump_json(by_alias=True, indent=2).encode() + b"\n"
-        return self.backend.create(plan_file(plan.plan_id), data)
+        return self.backend.create(
+            plan_file(plan.plan_id), seal(plan.model_dump_json(by_alias=True, indent=2).encode())
+        )
 
     def retire_plan(self, plan_id: str, tag: str) -> None:
         """

@@ -8,6 +8,7 @@ API server by :mod:`..plugin`, at ``/clickhouse-backfills``.
 import hashlib
 import html
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from importlib.resources import files
@@ -25,7 +26,7 @@ from ..commands.session import Session
 from ..commands.waive import waive_plan
 from ..core.instants import parse_instant
 from ..core.plain_text import plain_values
-from ..errors import BackfillError, ConfigError, PlanNotFoundError, RequestError, TransitionError
+from ..errors import BackfillError, ConfigError, DamagedStateError, PlanNotFoundError, RequestError, TransitionError
 from ..ui_urls import ROUTE, task_path
 from .security import Actor, Viewer, may_act, may_clear
 from .views.overview import Overview
@@ -40,6 +41,8 @@ _HEADERS = {
     "X-Frame-Options": "SAMEORIGIN",
 }
 _REASON = Field("", max_length=500)
+# Milliseconds since 1970 of the years 1 to 9999, and more lines or plans than there are.
+_FIRST, _LAST, _MOST = -62_135_596_800_000, 253_402_300_799_999, 10**12
 
 
 class CancelBody(BaseModel):
@@ -87,7 +90,12 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
 
     @app.middleware("http")
     async def headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await call_next(request)
+        try:
+            response = await call_next(request)
+        except Exception:
+            # The last place to catch it: this answer has its headers as well.
+            logging.getLogger(__name__).exception("No answer to %s", request.url.path)
+            response = _answer({"error": "This went wrong; the API server's log says where.", "hint": ""}, 500)
         response.headers.update(_HEADERS)
         response.headers.setdefault("Cache-Control", "no-store")
         return response
@@ -147,7 +155,7 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
         q: Annotated[str, Query(max_length=200)] = "",
         status: Annotated[str, Query(pattern="^[a-z]{0,20}$")] = "",
         since: Annotated[str, Query(max_length=40)] = "",
-        offset: Annotated[int, Query(ge=0)] = 0,
+        offset: Annotated[int, Query(ge=0, le=_MOST)] = 0,
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
     ) -> Response:
         found = overview().plans(search=q.strip(), status=status, since=since, offset=offset, limit=limit)
@@ -158,10 +166,10 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
         user: Viewer,
         plan_id: str,
         since: Annotated[str, Query(max_length=40)] = "",
-        start: Annotated[int | None, Query(alias="from")] = None,
-        end: Annotated[int | None, Query(alias="to")] = None,
+        start: Annotated[int | None, Query(alias="from", ge=_FIRST, le=_LAST)] = None,
+        end: Annotated[int | None, Query(alias="to", ge=_FIRST, le=_LAST)] = None,
         cells: Annotated[int, Query(ge=1, le=6_000)] = 1_500,
-        after: Annotated[int, Query(ge=0)] = 0,
+        after: Annotated[int, Query(ge=0, le=_MOST)] = 0,
     ) -> Response:
         found = overview().plan(plan_id, since=since, start=start, end=end, cells=cells, after=after)
         for run in found["airflow"]["runs"] if found["changed"] else ():
@@ -215,7 +223,7 @@ def _file(name: str) -> bytes:
 
 def _status(error: BackfillError) -> int:
     match error:
-        case TransitionError():
+        case TransitionError() | DamagedStateError():
             return 409
         case PlanNotFoundError():
             return 404

@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -27,7 +28,8 @@ from ...core.model import whole
 from ...core.plan import Chunk, Plan, WriteMode
 from ...core.run_state import ChunkStatus, Run, RunStatus
 from ...core.sql import chunk_filter, insert_select, parse_table, quote_table, staging_table
-from ...errors import DamagedStateError, RequestError
+from ...errors import Advice, DamagedStateError, RequestError
+from ...state import damage
 from ...state.layout import check_plan_id
 from ...state.run_log import RunLog
 from ...state.store import StateStore
@@ -87,7 +89,7 @@ class _Followed:
             self.tail = LogTail(self.session.store, self.plan)
         # The tail first: the run must never be behind the events that are taken from it.
         if self.tail is not None:
-            self.tail.advance(_TAIL_SECONDS if tail else _TAIL_SECONDS / 8)
+            self._advance(_TAIL_SECONDS if tail else _TAIL_SECONDS / 8)
         self.log.refresh()
         if index and self.index is None:
             self.index = ChunkIndex(self.plan)
@@ -99,6 +101,16 @@ class _Followed:
                 self.index.follow(self.run, self.tail.news)
             self.tail.news.clear()
         self.seen = time.monotonic()
+
+    def _advance(self, seconds: float) -> None:
+        assert self.tail is not None  # noqa: S101 - asked by who calls
+        try:
+            self.tail.advance(seconds)
+        except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
+            # A line that is no event. Who folds the log names it; the tail begins anew once it is repaired.
+            self.tail, path = LogTail(self.session.store, self.plan), self.session.store.event_path(self.plan.plan_id)
+            self.log.refresh()
+            raise damage.damaged(path, None, "a line of it is no event", Advice("look at the log")) from None
 
     @property
     def caught_up(self) -> bool:
@@ -530,7 +542,9 @@ def _attempts(store: StateStore, plan: Plan, chunk_id: str) -> list[Payload]:
         for line in lines:
             position = log.advance(position, line)
             if wanted in line:
-                _note_attempt(attempts, json.loads(line))
+                # A line that is damaged since the log was folded is told of at the next look.
+                with suppress(ValueError, LookupError, TypeError, RecursionError):
+                    _note_attempt(attempts, json.loads(line))
         last = lines[-1]
     return list(attempts.values())
 
