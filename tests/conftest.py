@@ -19,10 +19,15 @@ from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 import clickhouse_connect
+import hypothesis
 import pytest
 from clickhouse_connect.driver.client import Client
 
 from tests.server import ClickHouseServer
+
+# A busy machine may hold up any example for longer than a deadline.
+hypothesis.settings.register_profile("any-machine", deadline=None)
+hypothesis.settings.load_profile("any-machine")
 
 TIERS = ("unit", "clickhouse", "cluster", "airflow", "system")
 

@@ -341,17 +341,14 @@ def _undo(call: Call) -> Payload:
     return undo_plan(session, named_plan(call, session))
 
 
-def _set_pace(call: Call) -> Payload:
+def _set_parallel(call: Call) -> Payload:
     from ..commands.set_parallel import set_parallel
 
-    name = "--max-parallel-chunks"
-    text = call.need(name, f"write {name} 4, or {name} off to leave it to each worker")
-    if text != "off" and not (text.isdecimal() and int(text) > 0):
-        raise RequestError(f"{name} is {text!r}.", hint=f"write {name} with a whole number from 1 on, or off")
-    # Without the option of the same name: this is about a run, whatever workers here would do.
-    options = read_options(Call(call.command, {**call.values, "max_parallel_chunks": None}))
-    session = open_session(call, options)
-    return set_parallel(session, named_plan(call, session), 0 if text == "off" else int(text))
+    text = call.need("--parallel", f"write `{PROGRAM} {call.command} 4`, or auto to leave it to each worker")
+    if text != "auto" and not (text.isdecimal() and int(text) > 0):
+        raise RequestError(f"{text!r} is no number of chunks.", hint="write a whole number from 1 on, or auto")
+    session = open_session(call, read_options(call))
+    return set_parallel(session, named_plan(call, session), 0 if text == "auto" else int(text))
 
 
 def _waive(call: Call) -> Payload:
@@ -411,7 +408,7 @@ CALLS: dict[str, Callable[[Call], Payload]] = {
     "resume": _run,
     "status": _status,
     "events": _events,
-    "pace": _set_pace,
+    "set-parallel": _set_parallel,
     "pause": _pause,
     "cancel": _cancel,
     "doctor": _doctor,

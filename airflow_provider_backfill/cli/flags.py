@@ -104,7 +104,8 @@ _CHECK_FLAGS = (
     Flag("--format", "FORMAT", "text, or github for annotations of a workflow"),
     Flag("--junit", "FILE", "write the findings as a JUnit file as well"),
 )
-_PACE_FLAGS = (*_NAMED, Flag("--max-parallel-chunks", "N", "chunks at once, over all workers; off: as each was told"))
+PARALLEL = Flag("--parallel", "N", "chunks at once, over all workers; auto: as each worker was told")
+_PARALLEL_FLAGS = (*_NAMED, PARALLEL)
 _WAIVE_FLAGS = (
     *_NAMED,
     _REASON,
@@ -129,7 +130,7 @@ COMMANDS = {
     "resume": _Command("go on after a pause, crash, failure or cancel; failed chunks included", (_OPEN, *_RUN_FLAGS)),
     "status": _Command("show where a plan stands", (*_NAMED, _WATCH, _CHUNKS)),
     "events": _Command("show what happened to a plan, event by event", _EVENTS_FLAGS),
-    "pace": _Command("turn how many chunks run at once, while they run", _PACE_FLAGS),
+    "set-parallel": _Command("change how many chunks run at once, even during a run", _PARALLEL_FLAGS),
     "pause": _Command("pause a run until it is resumed; its workers give their chunks back", (*_NAMED, _REASON)),
     "cancel": _Command("stop a plan and kill its queries, until it is resumed", (*_NAMED, _REASON)),
     "doctor": _Command("show what is wrong with a plan or a table, and what to type", _DOCTOR_FLAGS),
@@ -146,5 +147,5 @@ COMMANDS = {
     "version": _Command("show the version", ()),
 }
 ALL_FLAGS = {flag.name: flag for command in COMMANDS.values() for flag in (*COMMON, *command.flags)}
-POSITIONAL = (PLAN_ID, SHELL)
+POSITIONAL = (PLAN_ID, SHELL, PARALLEL)
 """Flags whose value may stand alone, as the one word that belongs to no flag."""

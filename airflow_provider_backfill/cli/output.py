@@ -56,7 +56,7 @@ def show_payload(payload: Payload, call: Call) -> None:
         "events": text.show_events,
         "report": report.show_markdown if call.text("--format") == "markdown" else report.show_report,
         "completion": text.show_completion,
-        "pace": text.show_set_pace,
+        "set-parallel": text.show_parallel,
         "waive": text.show_waiver,
         "repair": text.show_repair,
     }.get(call.command, text.show_status)

@@ -89,22 +89,22 @@ def parse(words: Sequence[str]) -> Call:
     values = vars(found)
     if named := _positional(command, extra, values):
         extra = []
-        values[named[0].key] = named[1]
+        values.update(named)
     if extra:
         raise _unknown(extra[0], command)
     return Call(command, values)
 
 
-def _positional(command: str, extra: Sequence[str], values: Mapping[str, Any]) -> tuple[Flag, str] | None:
-    """The flag that the one word without a flag stands for, and the word; None where there is no such word."""
-    if len(extra) != 1 or extra[0].startswith("-"):
-        return None
-    flag = next((flag for flag in COMMANDS[command].flags if flag in POSITIONAL), None)
-    if flag is None:
-        return None
-    if values[flag.key] is not None:
-        raise RequestError(f"{extra[0]!r} and {flag.name} {values[flag.key]} name two things.", hint="keep one")
-    return flag, extra[0]
+def _positional(command: str, extra: Sequence[str], values: Mapping[str, Any]) -> dict[str, str]:
+    """The words without a flag by the key of the flag they stand for, the last flags first; empty for other words."""
+    slots = [flag for flag in COMMANDS[command].flags if flag in POSITIONAL]
+    if len(extra) > len(slots) or any(word.startswith("-") for word in extra):
+        return {}
+    free = [flag for flag in slots if values[flag.key] is None]
+    if len(extra) > len(free):
+        given = next(flag for flag in slots if flag not in free)
+        raise RequestError(f"{extra[0]!r} and {given.name} {values[given.key]} name two things.", hint="keep one")
+    return dict(zip((flag.key for flag in free[len(free) - len(extra) :]), extra, strict=True))
 
 
 def flag_name(word: str) -> str:

@@ -88,7 +88,7 @@ def pace_payload(pace: Pace | None) -> dict[str, float | None]:
 
 def ended(run: Run) -> int:
     """Chunks that nothing is to be done for."""
-    return run.count(ChunkStatus.DONE) + run.count(ChunkStatus.FAILED) + run.count(ChunkStatus.SKIPPED)
+    return run.count(ChunkStatus.DONE) + run.count(ChunkStatus.FAILED)
 
 
 class EventText:

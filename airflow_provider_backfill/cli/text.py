@@ -112,7 +112,7 @@ def remedy_lines(finding: Payload) -> list[str]:
 def show_status(payload: Payload, out: IO[str]) -> str:
     """Where a run stands, and what to type next."""
     status, counts = payload["status"], payload["chunkCounts"]
-    others = [f"{counts[name]:,} {name}" for name in ("running", "failed", "skipped", "pending") if counts[name]]
+    others = [f"{counts[name]:,} {name}" for name in ("running", "failed", "pending") if counts[name]]
     error = "" if status == RunStatus.COMPLETED else payload.get("lastError", "")
     dead: list[str] = payload.get("lostWorkers", [])
     lines = [
@@ -129,7 +129,7 @@ def show_status(payload: Payload, out: IO[str]) -> str:
                 ("queries", payload.get("queries", "")),
                 ("workers", f"gone without a word: {', '.join(dead)}" if dead else ""),
                 ("waits", payload.get("throttledBy", "")),
-                ("pace", _dial(payload.get("maxParallelChunks"))),
+                ("parallel", _dial(payload.get("maxParallelChunks"))),
                 ("failed", _failures(payload.get("failures", ()))),
                 ("last error", "" if payload.get("failures") else error),
                 ("updated", f"{show_moment(payload['updatedAt'])} UTC" if payload["updatedAt"] else ""),
@@ -198,7 +198,7 @@ def show_completion(payload: Payload, _: IO[str]) -> str:
 
 
 def _dial(number: int | None) -> str:
-    return "" if number is None else f"at most {_count(number, 'chunk')} at once, set with `pace`"
+    return "" if number is None else f"at most {_count(number, 'chunk')} at once, set with `set-parallel`"
 
 
 def show_doctor(payload: Payload, out: IO[str]) -> str:
@@ -306,7 +306,7 @@ def _sums(content: Payload) -> str:
     return f"{content['rows']:,} rows, checksum {content['checksum']}"
 
 
-def show_set_pace(payload: Payload, out: IO[str]) -> str:
+def show_parallel(payload: Payload, out: IO[str]) -> str:
     """How many chunks run at once from now on, and how many do."""
     number = payload["maxParallelChunks"]
     now = "as many chunks at once as each worker was told" if number is None else f"{_count(number, 'chunk')} at once"

@@ -88,7 +88,7 @@ def _where(statement: Statement, column: str, start: int, end: int) -> str:
 
 def _whole_days(kind: TimeKind, start: datetime, end: datetime) -> tuple[datetime, datetime]:
     """The bounds as a Date column can be compared with them: an estimate may take in a whole day."""
-    if kind not in (TimeKind.DATE, TimeKind.DATE32):
+    if not kind.is_date:
         return start, end
     day = timedelta(days=1)
     midnight = end.replace(hour=0, minute=0, second=0, microsecond=0)

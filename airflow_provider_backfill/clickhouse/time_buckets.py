@@ -15,7 +15,6 @@ from ..core.sql import instant_sql, instants, quote
 from ..errors import StatementRefusedError
 from .client import LONG_TEXT, ClickHouse
 
-_DATES = (TimeKind.DATE, TimeKind.DATE32)
 _REACH_DAYS = 400
 _GRID_MS = 60_000 * 15
 
@@ -58,7 +57,7 @@ class TimeBuckets:
 
     def between(self, start: int, end: int) -> list[int]:
         """Every edge after *start* and before *end*, in milliseconds; on a grid of quarter hours (a Date: days)."""
-        step = MS_PER_DAY if self._kind in _DATES else _GRID_MS
+        step = MS_PER_DAY if self._kind.is_date else _GRID_MS
         first, last = start // step + 1, -(-end // step)
         if first >= last:
             return []
@@ -68,7 +67,7 @@ class TimeBuckets:
 
     def around(self, moment: datetime) -> tuple[datetime | None, datetime | None]:
         """The last edge at or before *moment*, the first at or after it; on a grid of quarter hours (a Date: days)."""
-        step = MS_PER_DAY if self._kind in _DATES else _GRID_MS
+        step = MS_PER_DAY if self._kind.is_date else _GRID_MS
         middle = to_ms(moment) // step * step
         steps = int(timedelta(days=_REACH_DAYS) / timedelta(milliseconds=step))
         grid = f"SELECT toInt64({middle} + (toInt64(number) - {steps}) * {step}) AS ms FROM numbers({2 * steps})"
@@ -80,7 +79,7 @@ class TimeBuckets:
 
     def _edges(self, instants: str) -> str:
         """A SELECT of ``ms, at, before``: the value at each instant, and at the column's last instant before it."""
-        tick = MS_PER_DAY if self._kind in _DATES else 1
+        tick = MS_PER_DAY if self._kind.is_date else 1
         shifted = f"(ms - {tick} * (1 - side))"
         value = instant_sql(shifted, self._kind)
         typed = f"SELECT ms, side, CAST({value} AS {self._type}) AS {quote(self._column)}"

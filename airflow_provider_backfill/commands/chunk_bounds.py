@@ -12,7 +12,7 @@ from itertools import pairwise
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.source_rows import rows_between, uncompressed_bytes_per_row
 from ..core.chunking import Cell, Chunking, Unit, encode_bounds, pack
-from ..core.facts import ScanFacts, TableFacts, TableName, TimeKind
+from ..core.facts import ScanFacts, TableFacts, TableName
 from ..core.instants import MS_PER_DAY, from_ms, render_instant, to_ms
 from ..core.plan import Plan, WriteMode
 from ..core.planner import keys_to_keep_whole
@@ -111,7 +111,7 @@ def _allowed(
 ) -> list[int]:
     """Every instant at which the plan may have a bound, from the start of the window to its last bound but one."""
     least = max(round(plan.min_chunk_minutes * _MS_PER_MINUTE), 1)
-    if any(statement.time_kind in (TimeKind.DATE, TimeKind.DATE32) for statement in plan.statements):
+    if any(statement.time_kind.is_date for statement in plan.statements):
         least = -(-least // MS_PER_DAY) * MS_PER_DAY
     edges = _edges(server, target, plan, scans, base)
     if edges is None:

@@ -12,7 +12,7 @@ from typing import Any
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.row_estimate import estimate_rows
 from ..core.chunking import Chunking, Unit
-from ..core.facts import Estimate, ScanFacts, TableFacts, TimeKind
+from ..core.facts import Estimate, ScanFacts, TableFacts
 from ..core.findings.server_rules import LARGE_BYTES, LARGE_ROWS, MANY_CHUNKS, SMALL_ROWS
 from ..core.ids import plan_id
 from ..core.model import whole
@@ -124,7 +124,7 @@ def _ideal_hours(chunk_hours: float, estimate: Estimate) -> float:
 
 
 def _candidates(plan: Plan, chunk_hours: float) -> Iterable[float]:
-    whole_days = any(s.time_kind in (TimeKind.DATE, TimeKind.DATE32) for s in plan.statements)
+    whole_days = any(s.time_kind.is_date for s in plan.statements)
     window = (plan.end - plan.start) / timedelta(hours=1)
     for hours in sorted({*_CHUNK_HOURS, chunk_hours}):
         fits_dates = not whole_days or hours % 24 == 0

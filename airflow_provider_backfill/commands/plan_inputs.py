@@ -207,7 +207,7 @@ def find_window(
             ),
         )
     first, last = catalog.time_span(server, parse_table(statement.source, "source"), column, statement.time_kind)
-    whole = timedelta(days=1) if statement.time_kind in (TimeKind.DATE, TimeKind.DATE32) else timedelta(milliseconds=1)
+    whole = timedelta(days=1) if statement.time_kind.is_date else timedelta(milliseconds=1)
     return request.start or first, request.end or last + whole
 
 
@@ -331,7 +331,7 @@ def split_in_two(server: ClickHouse, target: TableFacts, plan: Plan, chunk: Chun
     ]
     if plan.write_mode is WriteMode.REPLACE:
         found.append(partition_bucket(server, target, plan))
-    dates = any(s.time_kind in (TimeKind.DATE, TimeKind.DATE32) for s in plan.statements)
+    dates = any(s.time_kind.is_date for s in plan.statements)
     step = MS_PER_DAY if dates else 1
     middle = from_ms((to_ms(chunk.start) + to_ms(chunk.end)) // 2 // step * step)
     edges = {middle, *(edge for bucket in found for edge in bucket.around(middle) if edge)}
@@ -456,7 +456,7 @@ def cutover(server: ClickHouse, target: TableFacts, plan: Plan) -> CutoverFacts:
 
 def _in_window(time: TargetTime, plan: Plan) -> str:
     start, end = plan.start, plan.end
-    if time.kind in (TimeKind.DATE, TimeKind.DATE32):
+    if time.kind.is_date:
         start = start.replace(hour=0, minute=0, second=0, microsecond=0)
         end = (end + timedelta(days=1, microseconds=-1)).replace(hour=0, minute=0, second=0, microsecond=0)
     return time_filter(time.column, time.kind, start, end)

@@ -22,13 +22,13 @@ def set_parallel(session: Session, plan_id: str, parallel: int) -> Payload:
     plan = session.store.load_plan(plan_id)
     log = session.store.open_run(plan)
     if log.run.status is RunStatus.COMPLETED:
-        raise RequestError(f"Plan {plan.plan_id} is completed; nothing of it runs any more.", hint="")
+        raise RequestError(f"Plan {plan.plan_id} is completed; nothing of it runs any more.")
     before = log.run.parallel
     log.append(ParallelismSet(at=utc_now(), by=session.user, parallel=parallel))
     log.checkpoint()
     return {
         "ok": True,
-        "command": "pace",
+        "command": "set-parallel",
         "planId": plan.plan_id,
         "target": plan.target,
         "status": log.run.status,

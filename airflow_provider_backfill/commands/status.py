@@ -43,7 +43,11 @@ def window_status(session: Session, plan_id: str, window: tuple[datetime, dateti
         "from": render_instant(window[0]),
         "to": render_instant(window[1]),
         "status": run.status,
-        "chunkCounts": {"total": sum(counts.values()), **{status.value: counts[status] for status in ChunkStatus}},
+        "chunkCounts": {
+            "total": sum(counts.values()),
+            **{status.value: counts[status] for status in ChunkStatus},
+            "skipped": 0,
+        },
         "rowsWritten": rows,
         "failed": failed,
     }
@@ -59,7 +63,7 @@ def status_payload(session: Session, plan: Plan, run: Run, command: str, *, noop
         "from": render_instant(plan.start),
         "to": render_instant(plan.end),
         "status": run.status,
-        "chunkCounts": {"total": run.total, **{status.value: run.count(status) for status in ChunkStatus}},
+        "chunkCounts": run.chunk_counts,
         "attempts": run.attempts,
         "rowsWritten": run.rows,
         "rowsRead": run.read_rows,

@@ -26,6 +26,11 @@ class TimeKind(StrEnum):
     EPOCH_NS = "epoch-ns"
 
     @property
+    def is_date(self) -> bool:
+        """Whether it holds whole days."""
+        return self in (TimeKind.DATE, TimeKind.DATE32)
+
+    @property
     def per_second(self) -> int | None:
         """How many of its units make a second; None for what is no integer epoch."""
         return _PER_SECOND.get(self)

@@ -67,10 +67,9 @@ class ProgressMap:
         for status, kind in ((ChunkStatus.FAILED, CellKind.FAILED), (ChunkStatus.RUNNING, CellKind.RUNNING)):
             if status in statuses:
                 return kind
-        ended = statuses & {ChunkStatus.DONE, ChunkStatus.SKIPPED}
-        if not ended:
+        if ChunkStatus.DONE not in statuses:
             return CellKind.PENDING
-        return CellKind.DONE if statuses == ended else CellKind.PARTLY
+        return CellKind.DONE if statuses == {ChunkStatus.DONE} else CellKind.PARTLY
 
     def slowest(self, run: Run, count: int) -> list[tuple[Chunk, Done]]:
         """The done chunks that took longest, slowest first."""

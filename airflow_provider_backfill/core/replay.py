@@ -46,7 +46,7 @@ _MAY_FIND: dict[type, frozenset[ChunkStatus]] = {
     # running -> its parts, which are pending.
     ChunkSplit: frozenset({ChunkStatus.RUNNING}),
     # -> pending: the user wants it again; a running chunk is its worker's.
-    RunReplayed: frozenset({ChunkStatus.DONE, ChunkStatus.FAILED, ChunkStatus.SKIPPED}),
+    RunReplayed: frozenset({ChunkStatus.DONE, ChunkStatus.FAILED}),
 }
 """At which statuses an event may find the chunks it is about."""
 

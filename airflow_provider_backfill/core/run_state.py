@@ -34,7 +34,6 @@ class ChunkStatus(StrEnum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
-    SKIPPED = "skipped"
 
 
 class ContentSums(NamedTuple):
@@ -172,6 +171,11 @@ class Run:
         return self.counts.get(status, 0)
 
     @property
+    def chunk_counts(self) -> dict[str, int]:
+        """How many chunks stand where, with the total; no chunk is ever skipped, but other tools read the key."""
+        return {"total": self.total, **{status.value: self.count(status) for status in ChunkStatus}, "skipped": 0}
+
+    @property
     def cancelling(self) -> bool:
         """Whether the run is cancelled and chunks of it are still claimed, so that queries may still be alive."""
         return self.cancelled and self.count(ChunkStatus.RUNNING) > 0
@@ -183,7 +187,7 @@ class Run:
             return RunStatus.CANCELLED
         if not self.started:
             return RunStatus.PLANNED
-        if self.count(ChunkStatus.DONE) + self.count(ChunkStatus.SKIPPED) == self.total:
+        if self.count(ChunkStatus.DONE) == self.total:
             return RunStatus.COMPLETED
         if self.paused:
             return RunStatus.PAUSED

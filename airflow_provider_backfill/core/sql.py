@@ -115,7 +115,7 @@ def time_literal(kind: TimeKind, moment: datetime) -> str:
         RequestError: A Date column, and the instant is not 00:00 UTC.
     """
     utc = moment.astimezone(UTC)
-    if kind in (TimeKind.DATE, TimeKind.DATE32):
+    if kind.is_date:
         if utc.time().replace(tzinfo=None).isoformat() != "00:00:00":
             raise RequestError(
                 f"The time column holds dates, and {render_instant(utc)} is not a day's start.",

@@ -16,7 +16,7 @@ from ..core.instants import render_instant
 from ..core.model import FORMAT, Instant
 from ..core.plan import Plan
 from ..core.replay import apply_event, judge_event, new_run
-from ..core.run_state import ChunkStatus, Run, RunStatus
+from ..core.run_state import Run, RunStatus
 from ..errors import Advice, BackfillError, Command, DamagedStateError, Flag, Remedy, StateError, TransitionError
 from .backend import LOG_CLOSED, ConflictError
 from .damage import damage_reason, damaged, other_format, refuse_foreign, refuse_other_format
@@ -396,7 +396,7 @@ class RunLog:
         """Write the run file at once, if there is a log; every line that was folded must be durable."""
         if not self.lines:
             return
-        counts = {"total": self.run.total, **{status.value: self.run.count(status) for status in ChunkStatus}}
+        counts = self.run.chunk_counts
         checkpoint = Checkpoint(
             format=FORMAT,
             plan_id=self.plan.plan_id,

@@ -33,7 +33,7 @@ from tests.unit.test_imports import HEAVY, _loaded
 
 COMMANDS = (
     *("plan", "run", "resume", "status", "cancel", "doctor", "check", "coverage"),
-    *("pace", "pause", "events", "verify", "undo", "waive", "repair", "list", "completion"),
+    *("set-parallel", "pause", "events", "verify", "undo", "waive", "repair", "list", "completion"),
 )
 START = datetime(2025, 1, 1, tzinfo=UTC)
 

@@ -267,7 +267,7 @@ def test_counts_claims_and_sums_hold_after_any_history(history: tuple[Plan, list
     for event in events:
         apply_event(run, event)
 
-        shown = {"total": run.total, **{status.value: run.count(status) for status in ChunkStatus}}
+        shown = run.chunk_counts
         assert shown == counts(run)
         assert min(shown.values()) >= 0
         claims: dict[str, int] = {}

@@ -188,7 +188,7 @@ export function standing(plan) {
 
 export function bar(counts) {
   const share = (name) => h("span", { class: name, style: { width: `${(100 * counts[name]) / counts.total}%` } });
-  const text = percent(counts.done + counts.skipped, counts.total);
+  const text = percent(counts.done, counts.total);
   return h(
     "div",
     { class: "bar-line" },

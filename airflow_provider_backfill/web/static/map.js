@@ -1,6 +1,6 @@
 // The window as a map of chunks: columns are hours, days or weeks, and time runs down each of them.
 //
-// A cell is [from, to, chunks, done, running, failed, skipped, rows, seconds, split, id?, parts?],
+// A cell is [from, to, chunks, done, running, failed, rows, seconds, split, id?, parts?],
 // in milliseconds since 1970; see Overview in overview.py. Drawn on a canvas; for keyboards and
 // screen readers the whole is one slider through time, whose value is the cell in words.
 
@@ -17,17 +17,17 @@ const TOP = 22;
 const HEIGHT = 232;
 
 export const state = (cell) =>
-  cell[5] ? "failed" : cell[4] ? "running" : cell[3] === cell[2] ? "done" : cell[3] ? "partly done" : cell[6] === cell[2] ? "skipped" : "pending";
+  cell[5] ? "failed" : cell[4] ? "running" : cell[3] === cell[2] ? "done" : cell[3] ? "partly done" : "pending";
 
 export function words(cell) {
-  const [from, to, chunks, done, running, failed, skipped, rows, seconds, split] = cell;
+  const [from, to, chunks, done, running, failed, rows, seconds, split] = cell;
   const lines = [span(from, to)];
   if (chunks === 1) {
-    lines.push(state(cell) + (split ? `, split into ${cell[11]?.length ?? 2} parts` : ""));
+    lines.push(state(cell) + (split ? `, split into ${cell[10]?.length ?? 2} parts` : ""));
     if (done || rows) lines.push(`${plural(rows, "row")} in ${duration(seconds)}`);
   } else {
-    const parts = [[done, "done"], [running, "running"], [failed, "failed"], [skipped, "skipped"]];
-    const rest = chunks - done - running - failed - skipped;
+    const parts = [[done, "done"], [running, "running"], [failed, "failed"]];
+    const rest = chunks - done - running - failed;
     lines.push(`${plural(chunks, "chunk")}: ` + [...parts, [rest, "pending"]].filter(([count]) => count).map(([count, name]) => `${number(count)} ${name}`).join(", "));
     if (split) lines.push(`${number(split)} of them split`);
     if (rows) lines.push(`${compact(rows)} rows, ${duration(seconds / Math.max(done, 1))} a chunk`);
@@ -157,12 +157,12 @@ export class ChunkMap {
     const { w, h: height } = this.plan;
     const [x, y] = this.place(index);
     const gap = Math.min(w, height) >= 12 ? 2 : 1;
-    if (cell[11]?.length) {
-      const part = (w - gap) / cell[11].length;
-      cell[11].forEach((one, number) => paint(pen, this.colour, x + number * part, y, part - 1, height - gap, { [one[3]]: 1 }, 1));
+    if (cell[10]?.length) {
+      const part = (w - gap) / cell[10].length;
+      cell[10].forEach((one, number) => paint(pen, this.colour, x + number * part, y, part - 1, height - gap, { [one[3]]: 1 }, 1));
       return;
     }
-    const shares = { done: cell[3], running: cell[4], failed: cell[5], skipped: cell[6] };
+    const shares = { done: cell[3], running: cell[4], failed: cell[5] };
     paint(pen, this.colour, x, y, w - gap, height - gap, shares, cell[2]);
   }
 
@@ -336,7 +336,7 @@ export class ChunkMap {
 
   enter() {
     const cell = this.map.cells[this.cursor];
-    if (cell[10]) this.open(cell[10]);
+    if (cell[9]) this.open(cell[9]);
     else this.zoom(cell[0], cell[1]);
   }
 
@@ -387,7 +387,7 @@ function paint(pen, colour, x, y, w, height, shares, total) {
     pen.roundRect(x, y + top, w, tall, radius);
     pen.fill();
   };
-  const { done = 0, running = 0, failed = 0, skipped = 0 } = shares;
+  const { done = 0, running = 0, failed = 0 } = shares;
   box(0, height, colour("map-pending"));
   if (done) {
     const tall = done === total ? height : Math.max(1.5, (height * done) / total);
@@ -399,7 +399,6 @@ function paint(pen, colour, x, y, w, height, shares, total) {
     pen.roundRect(x + 0.5, y + 0.5, w - 1, height - 1, radius);
     pen.stroke();
   }
-  if (skipped && !failed) line(pen, colour("map-edge"), x + w * 0.25, y + height / 2, x + w * 0.75, y + height / 2);
   if (running) {
     box(0, height, colour("map-running"));
     pen.save();

@@ -262,7 +262,7 @@ export function planView(page, planId, { inRun = false } = {}) {
       h(
         "div",
         { class: "hero" },
-        h("p", { class: "big" }, percent(counts.done + counts.skipped, counts.total)),
+        h("p", { class: "big" }, percent(counts.done, counts.total)),
         bar(counts),
         h("p", { class: "second" }, [`${number(counts.done)} of ${plural(counts.total, "chunk")} done`, counts.running && `${number(counts.running)} running`, counts.failed && `${number(counts.failed)} failed`, plan.splits && `${number(plan.splits)} split`].filter(Boolean).join(", ")),
       ),

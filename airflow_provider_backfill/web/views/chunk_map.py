@@ -29,7 +29,7 @@ _NICE = [
 ]
 # Weeks begin on Mondays; 1970-01-05 was one.
 _MONDAY = 4 * _DAY
-_STATUSES = (ChunkStatus.PENDING, ChunkStatus.RUNNING, ChunkStatus.DONE, ChunkStatus.FAILED, ChunkStatus.SKIPPED)
+_STATUSES = (ChunkStatus.PENDING, ChunkStatus.RUNNING, ChunkStatus.DONE, ChunkStatus.FAILED)
 _CODE = {status: code for code, status in enumerate(_STATUSES)}
 _DONE = _CODE[ChunkStatus.DONE]
 
@@ -129,7 +129,7 @@ class ChunkIndex:
             return
         states = [run.state(part.id) for part in expand(run, self._chunk(place))]
         found = {state.status for state in states}
-        order = (ChunkStatus.FAILED, ChunkStatus.RUNNING, ChunkStatus.PENDING, ChunkStatus.SKIPPED)
+        order = (ChunkStatus.FAILED, ChunkStatus.RUNNING, ChunkStatus.PENDING)
         self._status[place] = _CODE[next((status for status in order if status in found), ChunkStatus.DONE)]
         self._split[place] = 1
         self._rows[place] = sum(state.content.rows for state in states if state.content)
@@ -151,7 +151,7 @@ class ChunkIndex:
         """
         At most *cells* cells that cover the chunks which meet ``[start, end)``.
 
-        A cell is ``[from, to, chunks, done, running, failed, skipped, rows, seconds, split]``; one of a
+        A cell is ``[from, to, chunks, done, running, failed, rows, seconds, split]``; one of a
         single chunk has its id and its parts (``[id, from, to, status, rows, seconds]``) as well.
         """
         first = max(0, bisect_right(self.bounds, start) - 1) if start is not None else 0

@@ -17,8 +17,8 @@ def slow(ward: Ward, hours: float = 1) -> dict[str, Any]:
     return ward.planned(select=select, hours=hours, end="2025-01-02")
 
 
-def pace(ward: Ward, plan: dict[str, Any], number: int | str) -> dict[str, Any]:
-    answer = ward.cli("pace", "--plan-id", plan["planId"], "--max-parallel-chunks", str(number), "--json")
+def set_parallel(ward: Ward, plan: dict[str, Any], number: int | str) -> dict[str, Any]:
+    answer = ward.cli("set-parallel", plan["planId"], str(number), "--json")
     assert answer.code == 0
     return answer.payload
 
@@ -46,14 +46,14 @@ def test_a_running_run_is_sped_up_and_slowed_down(ward: Ward) -> None:
     plan = slow(ward)
     process = ward.cli.start("run", "--plan-id", plan["planId"], "--max-parallel-chunks", "1")
     wait_until(lambda: running(ward, plan) == 1)
-    assert pace(ward, plan, 3)["before"] is None
+    assert set_parallel(ward, plan, 3)["before"] is None
     wait_until(lambda: running(ward, plan) == 3)
     status = ward.cli("status", "--plan-id", plan["planId"])
-    assert "at most 3 chunks at once, set with `pace`" in status.out
-    text = ward.cli("pace", "--plan-id", plan["planId"], "--max-parallel-chunks", "2").out
+    assert "at most 3 chunks at once, set with `set-parallel`" in status.out
+    text = ward.cli("set-parallel", "2", "--plan-id", plan["planId"]).out
     assert "2 chunks at once, from now on. 3 run; those over it are not stopped." in text
     wait_until(lambda: running(ward, plan) == 2)
-    payload = pace(ward, plan, "off")
+    payload = set_parallel(ward, plan, "auto")
     assert (payload["maxParallelChunks"], payload["before"], payload["running"]) == (None, 2, 2)
     wait_until(lambda: running(ward, plan) == 1)
     assert finish(process).code == 0
@@ -71,7 +71,7 @@ def test_a_running_run_is_sped_up_and_slowed_down(ward: Ward) -> None:
 def test_the_number_counts_for_all_workers_together(ward: Ward) -> None:
     """Two commands, such as two tasks of Airflow, with three threads each: never more than two chunks."""
     plan = slow(ward)
-    pace(ward, plan, 2)
+    set_parallel(ward, plan, 2)
     words = ("run", "--plan-id", plan["planId"], "--max-parallel-chunks", "3")
     for process in [ward.cli.start(*words) for _ in range(2)]:
         assert finish(process).code == 0
@@ -85,8 +85,8 @@ def test_the_number_counts_for_all_workers_together(ward: Ward) -> None:
 def test_what_is_no_number_and_what_is_over(ward: Ward) -> None:
     plan = ward.planned()
     for wrong in ("0", "-1", "1.5", "x"):
-        assert ward.cli("pace", "--plan-id", plan["planId"], "--max-parallel-chunks", wrong).code == 2
-    assert ward.cli("pace", "--plan-id", plan["planId"]).code == 2
+        assert ward.cli("set-parallel", plan["planId"], wrong).code == 2
+    assert ward.cli("set-parallel", "--plan-id", plan["planId"]).code == 2
     ward.run(plan)
-    answer = ward.cli("pace", "--plan-id", plan["planId"], "--max-parallel-chunks", "2")
+    answer = ward.cli("set-parallel", "2", "--plan-id", plan["planId"])
     assert (answer.code, "nothing of it runs any more" in answer.err) == (2, True)
