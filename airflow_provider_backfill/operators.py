@@ -585,7 +585,7 @@ class BackfillChunkOperator(BaseOperator):
     @staticmethod
     def _is_done(status: Payload) -> bool:
         counts = status["chunkCounts"]
-        return bool(counts["done"] + counts["skipped"] == counts["total"])
+        return bool(counts["done"] == counts["total"])
 
     @staticmethod
     def _refuse_cancelled(status: Payload) -> None:

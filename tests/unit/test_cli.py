@@ -178,7 +178,7 @@ def test_rows_come_from_one_source(bare: Cli, sources: list[str], named: str) ->
 
 @pytest.mark.parametrize(
     ("flag", "value", "allowed"),
-    [("--write-mode", "upsert", "stage, replace, insert"), ("--time-unit", "ns", "s, ms, us")],
+    [("--write-mode", "upsert", "stage, replace, insert"), ("--time-unit", "min", "s, ms, us, ns")],
 )
 def test_a_bad_choice_names_the_value_and_what_is_allowed(bare: Cli, flag: str, value: str, allowed: str) -> None:
     answer = bare("plan", "--target", "a.b", "--from", "2025-01-01", "--to", "2025-01-02", flag, value)
