@@ -6,12 +6,13 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import NamedTuple
 
-from ..core.facts import TableFacts, TableName
+from ..core.facts import Replicas, TableFacts, TableName
 from ..core.plan import Chunk, Plan
-from ..core.run_state import ContentSums
+from ..core.run_state import ContentSums, Staged
 from ..core.sql import literal, query_id, quote, quote_table
 from ..errors import Advice, ServerError, Sql, StatementRefusedError
 from .client import ClickHouse
+from .cluster import drop_for_good, names_elsewhere
 
 STAGING_SETTINGS = {
     # The staging table must hold the very rows of the SELECT: no deduplication, no collapsing, no queue.
@@ -51,13 +52,15 @@ class Attempt(NamedTuple):
 
     Attributes:
         owned: Called before anything of others is killed, dropped or deleted; raises when the claim is lost.
-        verified: Called with what was staged before it is sealed; raises when the claim is lost.
+        verified: Called with what was staged, and on replicas with its parts, before any of it is published;
+            raises when the claim is lost.
         step: Called with each step when it is done; may raise to end the attempt.
         earlier: What earlier attempts of the chunk staged, by attempt.
-        replica: Where that is, as :attr:`TableFacts.replica` names it.
+        staged: The last of it, where the target is replicated.
         clear: Whether to delete the chunk's window from the target first.
         sparse: Whether the source is likely to have no rows in the window, which is then asked first.
         read: Called with the rows and bytes that each filling statement read.
+        replicated: The tables that are read, and the target, where they are replicated.
     """
 
     plan: Plan
@@ -65,13 +68,14 @@ class Attempt(NamedTuple):
     chunk: Chunk
     number: int
     owned: Callable[[], None]
-    verified: Callable[[ContentSums], None]
+    verified: Callable[[ContentSums, Staged | None], None]
     step: Callable[[Step], None]
     earlier: dict[int, ContentSums]
-    replica: str
+    staged: Staged | None
     clear: bool
     sparse: bool = False
     read: Callable[[int, int], None] = lambda *_: None
+    replicated: tuple[TableName, ...] = ()
 
     @property
     def query_id(self) -> str:
@@ -138,13 +142,16 @@ def _elsewhere(server: ClickHouse, mine: str) -> list[tuple[str, str]]:
     return [(query, host) for query, host in found]
 
 
-def leftover_tables(server: ClickHouse, plan_id: str, database: str) -> list[TableName]:
-    """Every staging and sealed table of a plan."""
-    found = server.rows(
-        f"SELECT name FROM system.tables WHERE database = {literal(database)}"
-        f" AND startsWith(name, {literal(f'backfill_{plan_id}_')}) ORDER BY name"
+def leftover_tables(server: ClickHouse, plan_id: str, target: TableFacts) -> list[TableName]:
+    """Every table of a plan beside its target but the backup, on whichever replica it is."""
+    database, prefix = target.storage.database, f"backfill_{plan_id}_"
+    rows = server.rows(
+        f"SELECT name FROM system.tables WHERE database = {literal(database)} AND startsWith(name, {literal(prefix)})"
     )
-    return [TableName(database, name) for (name,) in found]
+    names = {str(name) for (name,) in rows}
+    if target.replicas is not None:
+        names |= names_elsewhere(server, target.replicas, database, prefix)
+    return [TableName(database, name) for name in sorted(names)]
 
 
 def batches(tables: Sequence[TableName]) -> Iterator[Sequence[TableName]]:
@@ -153,9 +160,12 @@ def batches(tables: Sequence[TableName]) -> Iterator[Sequence[TableName]]:
         yield tables[start : start + _DROPPED_AT_ONCE]
 
 
-def drop_tables(server: ClickHouse, tables: Sequence[TableName]) -> None:
-    """Drop tables that may be gone already."""
+def drop_tables(server: ClickHouse, tables: Sequence[TableName], replicas: Replicas | None = None) -> None:
+    """Drop tables that may be gone already, on all *replicas* where there are some, and what Keeper has of them."""
     for batch in batches(tables):
+        if replicas is not None:
+            drop_for_good(server, replicas, batch)
+            continue
         names = ", ".join(map(quote_table, batch))
         server.command(f"DROP TABLE IF EXISTS {names} SYNC", {"max_table_size_to_drop": 0})
 
@@ -172,6 +182,6 @@ def drop_part(server: ClickHouse, table: TableName, name: str) -> None:
             raise
 
 
-def drop_leftovers(server: ClickHouse, plan_id: str, database: str) -> None:
-    """Drop every staging and sealed table of a plan; only when nothing can need them any more."""
-    drop_tables(server, leftover_tables(server, plan_id, database))
+def drop_leftovers(server: ClickHouse, plan_id: str, target: TableFacts) -> None:
+    """Drop every table of a plan but its backup; only when nothing can need them any more."""
+    drop_tables(server, leftover_tables(server, plan_id, target), target.replicas)

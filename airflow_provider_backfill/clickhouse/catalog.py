@@ -14,6 +14,7 @@ from ..core.instants import from_ms
 from ..core.sql import literal, milliseconds, parse_table, quote, quote_table, table_condition
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from .client import ClickHouse
+from .cluster import find_replicas
 
 _AST_FUNCTION = re.compile(r"^\s*Function (\w+)")
 _VIEW_TARGET = re.compile(
@@ -53,7 +54,7 @@ def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
         create_query=create_query,
         rows=rows,
         views=tuple(sorted(TableName(*view) for view in views)),
-        replica=_replica(server, name) if engine.startswith("Replicated") else "",
+        replicas=find_replicas(server, name) if engine.startswith("Replicated") else None,
     )
     if engine != "MaterializedView" or _view_target(create_query) is not None:
         return facts
@@ -67,14 +68,14 @@ def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
     return replace(inner, name=name, columns=marked, create_query=create_query, views=facts.views)
 
 
-def _replica(server: ClickHouse, name: TableName) -> str:
-    found = server.rows(
-        "SELECT replica_name FROM system.replicas"
-        f" WHERE {table_condition(name)}"
-        # In such a database every table is made on all servers.
-        " AND database NOT IN (SELECT name FROM system.databases WHERE engine = 'Replicated')"
+def replicated(server: ClickHouse, tables: Iterable[TableName]) -> tuple[TableName, ...]:
+    """Those of the *tables* that are replicated, so that a server may be behind the others."""
+    names = ", ".join(f"({literal(table.database)}, {literal(table.table)})" for table in tables)
+    rows = server.rows(
+        f"SELECT database, name FROM system.tables WHERE (database, name) IN ({names})"
+        " AND match(engine, '^(Replicated|Shared)') ORDER BY ALL"
     )
-    return str(found[0][0]) if found else ""
+    return tuple(TableName(*row) for row in rows)
 
 
 def feeding_views(server: ClickHouse, target: TableName) -> list[ViewFacts]:

@@ -44,7 +44,9 @@ from .client import ClickHouse
 
 _T = TypeVar("_T")
 
-_STAGING = re.compile(r"backfill_([0-9a-f]{16})_[0-9a-f]{16}_(?:\d+|sealed)")
+_STAGING = re.compile(
+    r"backfill_([0-9a-f]{16})_(?:[0-9a-f]{16}_(?:\d+(?:_[0-9a-f]{8})?|sealed)|fence_[0-9a-f]{8}_-?\d+_-?\d+_[0-9a-f]{8})"
+)
 _QUERY = re.compile(r"backfill-([0-9a-f]{16})-([0-9a-f]{16})-(\d+)")
 _LITERAL_TYPE = re.compile(r"(\b\d{1,80}(?:\.\d{1,80})?|'(?:[^'\\]|\\.){0,400}')_[A-Z]\w{0,80}(?:\([^()]{0,400}\))?")
 _MOVES = re.compile(r"\b(?:TO DISK|TO VOLUME|RECOMPRESS|GROUP BY)\b")

@@ -18,14 +18,15 @@ Why a retry is safe, whatever died and when:
 Decides nothing about retries and writes no event by itself.
 """
 
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
 from ..core.column_types import is_comparable
-from ..core.facts import TableFacts, TableName
+from ..core.facts import Replicas, TableFacts, TableName
 from ..core.plan import Chunk, Plan, Statement, WriteMode
 from ..core.remedy import command
-from ..core.run_state import ContentSums
+from ..core.run_state import ContentSums, Staged
 from ..core.sql import (
     any_row_sql,
     assignments,
@@ -34,6 +35,7 @@ from ..core.sql import (
     insert_select,
     literal,
     quote_table,
+    replicated_staging_table,
     sealed_table,
     show_table,
     source_checksum_sql,
@@ -43,9 +45,10 @@ from ..core.sql import (
     window_filter,
 )
 from ..errors import Advice, Flag, RequestError, Sql, StatementRefusedError, VerificationError
-from . import publish
-from .attempt import STAGING_SETTINGS, Attempt, Step, drop_tables, kill_queries
+from . import publish, replicated
+from .attempt import STAGING_SETTINGS, Attempt, Step, drop_tables, kill_queries, leftover_tables
 from .client import ClickHouse
+from .cluster import catch_up
 
 _STAGING_TABLE = {
     # With an id of its own, a part is told from one that has the very same rows.
@@ -84,8 +87,12 @@ def run_attempt(server: ClickHouse, attempt: Attempt) -> ContentSums:
     if attempt.number > 1:
         attempt.owned()
         kill_queries(server, plan.plan_id, chunk.id)
+    for table in attempt.replicated:
+        catch_up(server, table)
     if plan.write_mode is WriteMode.INSERT:
         return _insert(server, attempt)
+    if attempt.target.replicas is not None:
+        return _run_on_replicas(server, attempt, attempt.target.replicas)
     sealed = sealed_table(plan, attempt.target.storage, chunk.id)
     content = _resumable(server, attempt, sealed) if attempt.number > 1 else None
     resumed = content is not None
@@ -93,7 +100,7 @@ def run_attempt(server: ClickHouse, attempt: Attempt) -> ContentSums:
         wanted = _wanted(server, attempt)
         if wanted == _NOTHING and plan.write_mode is WriteMode.STAGE:
             return wanted
-        content = _stage(server, attempt, wanted)
+        content, _ = _stage(server, attempt, _own_table(attempt), wanted)
         if content == _NOTHING and plan.write_mode is WriteMode.STAGE:
             # Nothing to publish.
             return content
@@ -103,6 +110,33 @@ def run_attempt(server: ClickHouse, attempt: Attempt) -> ContentSums:
         publish.replace_partitions(server, attempt, sealed)
     else:
         publish.move_partitions(server, attempt, sealed, content, resumed=resumed)
+    return content
+
+
+def _run_on_replicas(server: ClickHouse, attempt: Attempt, replicas: Replicas) -> ContentSums:
+    """As above, where the target is replicated: what the log has as staged is sealed, and nothing else is published."""
+    plan, storage, staged = attempt.plan, attempt.target.storage, attempt.staged
+    resumed = staged is not None and not attempt.clear
+    if staged is None or attempt.clear:
+        if attempt.number > 1:
+            attempt.owned()
+            drop_tables(server, tables_of_chunk(server, attempt.plan, attempt.chunk, attempt.target), replicas)
+        if attempt.clear:
+            _clear(server, attempt)
+        wanted = _wanted(server, attempt)
+        if wanted == _NOTHING and plan.write_mode is WriteMode.STAGE:
+            return wanted
+        own = replicated_staging_table(plan, storage, attempt.chunk.id, attempt.number, secrets.token_hex(4))
+        content, staged = _stage(server, attempt, own, wanted)
+        attempt.step(Step.SEALED)
+    else:
+        content = attempt.earlier[max(attempt.earlier)]
+    if plan.write_mode is WriteMode.REPLACE:
+        table = TableName(storage.database, staged.table)
+        replicated.check_staged(server, attempt, table, {hashed for _, hashed in staged.parts})
+        publish.replace_partitions(server, attempt, table)
+    else:
+        replicated.attach_partitions(server, attempt, replicas, staged, resumed=resumed)
     return content
 
 
@@ -138,17 +172,6 @@ def _resumable(server: ClickHouse, attempt: Attempt, sealed: TableName) -> Conte
     if found:
         # Whoever still has the claim now looks at the work of an earlier attempt, not of a later one.
         attempt.owned()
-    if not found and attempt.earlier and not attempt.clear and attempt.replica not in ("", attempt.target.replica):
-        raise RequestError(
-            f"An earlier attempt of chunk {attempt.chunk.id} was verified on replica {attempt.replica} of "
-            f"{attempt.target.storage} and may be published in part; from this replica, {attempt.target.replica}, "
-            "its sealed table cannot be seen.",
-            remedy=Advice(
-                "resume with the address of {}; if it is gone for good, run `{}`, which fills the window anew",
-                attempt.replica,
-                command("run", attempt.plan.plan_id, "--replay-failed", "--clear-window"),
-            ),
-        )
     # Of several that were verified only the last can have been sealed: each drops the tables of those before it.
     last = max(attempt.earlier, default=0)
     content = attempt.earlier[last] if found and last and not attempt.clear else None
@@ -209,12 +232,17 @@ def _own_table(attempt: Attempt) -> TableName:
     return staging_table(attempt.plan, attempt.target.storage, attempt.chunk.id, attempt.number)
 
 
-def _stage(server: ClickHouse, attempt: Attempt, wanted: ContentSums | None) -> ContentSums:
-    plan, table = attempt.plan, _own_table(attempt)
+def _stage(
+    server: ClickHouse, attempt: Attempt, table: TableName, wanted: ContentSums | None
+) -> tuple[ContentSums, Staged]:
+    """Fill *table* and verify it; on replicas, the log then has what is in it, part by part."""
+    plan, replicas = attempt.plan, attempt.target.replicas
     comment = f"backfill of {show_table(attempt.target.name)}, attempt {attempt.number}"
     _create(server, attempt.target, table, comment)
     attempt.step(Step.STAGING)
-    _fill(server, attempt, table, STAGING_SETTINGS)
+    alone = replicas is not None and not replicas.reaches_all
+    # It has one replica only, so no quorum can be met; plan says what that means.
+    _fill(server, attempt, table, {**STAGING_SETTINGS, **({"insert_quorum": 0} if alone else {})})
     attempt.step(Step.STAGED)
     content = _verify(server, attempt, table, wanted)
     attempt.step(Step.VERIFIED)
@@ -222,14 +250,17 @@ def _stage(server: ClickHouse, attempt: Attempt, wanted: ContentSums | None) -> 
         publish.back_up(server, attempt, table)
     if plan.keep_outside:
         publish.keep_outside(server, attempt, table)
-    attempt.verified(content)
-    return content
+    staged = replicated.staged_parts(server, table) if replicas is not None else Staged(table.table, ())
+    attempt.verified(content, staged if replicas is not None else None)
+    return content, staged
 
 
 def _create(server: ClickHouse, target: TableFacts, table: TableName, comment: str) -> None:
     """A table like the target, in which rows stay as they were inserted until they are published."""
     storage, engine = target.storage, target.engine_full
-    if engine.startswith("Shared"):
+    if target.replicas is not None:
+        replicated.create_staging(server, target, target.replicas, table, comment, _STAGING_TABLE)
+    elif engine.startswith("Shared"):
         # Its arguments are the service's own, so that it cannot be created by an engine clause.
         server.command(create_like(table, storage, engine, comment))
         server.command(f"ALTER TABLE {quote_table(table)} MODIFY SETTING {assignments(_STAGING_TABLE)}")
@@ -313,6 +344,12 @@ def content_at_source(
         found = ContentSums(*server.numbers(source_checksum_sql(statement, target.columns, summed), settings))
         rows, checksum = rows + found.rows, (checksum + found.checksum) % 2**64
     return ContentSums(rows, checksum)
+
+
+def tables_of_chunk(server: ClickHouse, plan: Plan, chunk: Chunk, target: TableFacts) -> list[TableName]:
+    """The staging tables of a chunk's attempts, on whichever replica they are."""
+    ours = f"backfill_{plan.plan_id}_{chunk.id}_"
+    return [table for table in leftover_tables(server, plan.plan_id, target) if table.table.startswith(ours)]
 
 
 def _drop_attempts(server: ClickHouse, attempt: Attempt) -> None:

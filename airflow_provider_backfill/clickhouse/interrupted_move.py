@@ -43,6 +43,25 @@ def drop_parts_already_moved(server: ClickHouse, attempt: Attempt, sealed: Table
         drop_part(server, sealed, name)
 
 
+def has_arrived(server: ClickHouse, attempt: Attempt, table: TableName, partition: str) -> bool:
+    """
+    Whether what is staged of a partition is in the target, where nobody remembers whether it was published.
+
+    Raises:
+        RequestError: It cannot be told, since the target has rows with the same keys beside those of the chunk.
+    """
+    there = {hashed for _, hashed in _parts(server, attempt.target.storage, partition)}
+    here = _parts(server, table, partition, "active")
+    missed = [name for name, hashed in here if hashed not in there]
+    if not missed:
+        return True
+    if len(missed) == len(here) and not _has_some(server, attempt, table, partition, missed):
+        return False
+    if _has_all(server, attempt, table, partition):
+        return True
+    raise _cannot_tell(attempt, table, partition)
+
+
 def _may_be_cut(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: str) -> bool:
     """
     Whether a move may have ended midway: only together with the server, or between Keeper and a replica.
@@ -52,7 +71,7 @@ def _may_be_cut(server: ClickHouse, attempt: Attempt, sealed: TableName, partiti
     """
     of_partition = f"partition_id = {literal(partition)} AND active"
     plan = f"SELECT min(modification_time) FROM system.parts WHERE {table_condition(sealed)} AND {of_partition}"
-    local = not attempt.target.engine.startswith(("Replicated", "Shared"))
+    local = not attempt.target.engine.startswith("Shared")
     restarted = f"({plan}) <= now() - uptime() + 1" if local else "1"
     younger = f"modification_time + 1 >= ({plan})"
     question = (
@@ -110,8 +129,9 @@ def _cannot_tell(attempt: Attempt, sealed: TableName, partition: str) -> InDoubt
         again = command("run", plan.plan_id, "--replay-failed", "--clear-window")
         repair = Advice("if nothing else writes there, run `{}`, which fills the window anew; else {}", again, repair)
     return InDoubtError(
-        f"ClickHouse went down while chunk {attempt.chunk.id} was being published, and what had arrived of partition "
-        f"{partition} cannot be told any more: {plan.target} holds some of its rows, or some with the same keys.",
+        f"ClickHouse or a worker went down while chunk {attempt.chunk.id} was being published, and what had arrived of "
+        f"partition {partition} cannot be told any more: {plan.target} holds some of its rows, or some with the same "
+        "keys.",
         remedy=repair,
     )
 

@@ -15,6 +15,7 @@ from ..core.sql import backup_table, create_like, literal, quote, quote_table, t
 from ..errors import Advice, Flag, RequestError, ServerError, StatementRefusedError, VerificationError
 from .attempt import STAGING_SETTINGS, Attempt, Step, drop_part
 from .client import ClickHouse
+from .cluster import catch_up, create_everywhere
 from .interrupted_move import drop_parts_already_moved
 
 # A part that was merged or mutated after the look has another name, and is found by the next one.
@@ -59,9 +60,9 @@ def _exists(server: ClickHouse, table: TableName) -> bool:
 
 def _catch_up(server: ClickHouse, target: TableFacts, sealed: TableName) -> None:
     """Let this replica fetch the parts it has heard of: what it does not have is neither replaced nor moved."""
-    if target.engine.startswith("Replicated"):
+    if target.engine.startswith(("Replicated", "Shared")):
         for table in (sealed, target.storage):
-            server.command(f"SYSTEM SYNC REPLICA {quote_table(table)} LIGHTWEIGHT")
+            catch_up(server, table)
 
 
 def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName) -> None:
@@ -112,7 +113,16 @@ def back_up(server: ClickHouse, attempt: Attempt, table: TableName) -> None:
     """Keep what the target holds in the partitions that will be replaced; hard links, so it costs no space at first."""
     storage, backup = attempt.target.storage, backup_table(attempt.plan, attempt.target.storage)
     comment = f"what the backfill {attempt.plan.plan_id} replaced; drop it when it is not needed any more"
-    server.command(create_like(backup, storage, attempt.target.engine_full, comment, again=True))
+    create_everywhere(
+        server,
+        attempt.target.replicas,
+        lambda cluster: create_like(
+            *(backup, storage, attempt.target.engine_full, comment),
+            again=True,
+            replicas=attempt.target.replicas,
+            cluster=cluster,
+        ),
+    )
     held = _partitions(server, storage)
     for partition in sorted(held & (_partitions(server, table) | _partitions(server, storage, _window(attempt)))):
         # Nothing of this chunk is published before it is sealed, so repeating this keeps the same rows.
@@ -192,6 +202,7 @@ def restore(server: ClickHouse, plan: Plan, target: TableFacts, chunks: Iterable
     """
     storage, backup = target.storage, backup_table(plan, target.storage)
     try:
+        _catch_up(server, target, backup)
         kept = _partitions(server, backup)
     except StatementRefusedError as error:
         raise RequestError(

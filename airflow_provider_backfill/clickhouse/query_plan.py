@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ..core.facts import GroupingStep, ScanFacts, TableName, TimeKind
 from ..core.sql import filter_setting, quote, time_filter
+from ..errors import StatementRefusedError
 from .client import ClickHouse
 
 _SETTINGS = {
@@ -77,6 +78,20 @@ def scan_facts(
         ),
         groups=tuple(dict.fromkeys(_groups(reads))),
     )
+
+
+def tables_read(server: ClickHouse, select: str) -> list[TableName]:
+    """The tables that a SELECT reads on the server that is asked, also through views; empty when it cannot say."""
+    try:
+        answer = server.rows(f"SELECT explain FROM (EXPLAIN json = 1\n{select}\n)", _SETTINGS)
+    except StatementRefusedError:
+        return []
+    plan = json.loads("\n".join(line for (line,) in answer))
+    leaves = [
+        entry.node for root in plan for entry in _walk(root["Plan"], (), False, "") if not entry.node.get("Plans")
+    ]
+    names = (str(node.get("Description", "")).split(".", 1) for node in leaves)
+    return [TableName(*name) for name in names if len(name) == 2]
 
 
 def _walk(

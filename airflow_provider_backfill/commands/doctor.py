@@ -37,14 +37,14 @@ def diagnose(session: Session, plan_id: str | None = None, target: TableName | N
                 "Neither a plan nor a target was named.",
                 remedy=Advice("write {} or {}", Flag("--plan-id", "ID"), Flag("--target", "db.table")),
             )
-        with session.connected() as server:
+        with session.connected_to_one() as server:
             return _doctor_payload(_target_case(session, server, target), target=show_table(target))
     plan = session.store.load_plan(plan_id)
     log = session.store.open_run(plan)
     case, unseen = plan_case(session, plan, log.run), [_NO_SERVER]
     if session.server is not None:
         try:
-            with session.connected() as server:
+            with session.connected_to_one() as server:
                 facts = inspect_server(session, server, plan)
                 # Read again after the look: a claim is on disk before its query exists.
                 case = replace(plan_case(session, plan, log.refresh()), server=_settled(server, facts))

@@ -2,6 +2,7 @@
 
 from ..clickhouse import attempt, catalog
 from ..clickhouse.client import ClickHouse
+from ..clickhouse.cluster import catch_up
 from ..core.drift import compatibility_token
 from ..core.facts import TableFacts
 from ..core.findings.server_rules import open_window
@@ -28,11 +29,13 @@ def create_plan(session: Session, request: PlanRequest) -> Payload:
         RequestError: The request cannot be planned as it is; says why and what to change.
         ServerError: ClickHouse could not be asked.
     """
-    with session.connected() as server:
+    with session.connected_to_one() as server:
         target = plan_inputs.target_facts(server, request.target)
         mode, reason = write_mode(target, request)
         plan_inputs.check_grants(server, target, mode)
         statements, column = plan_inputs.find_statements(server, target, request)
+        for table in plan_inputs.replicated_tables(server, statements, target):
+            catch_up(server, table)
         start, end = plan_inputs.find_window(server, session.options, request, statements[0], column)
         limits = session.options.limits
         check_window(
@@ -138,7 +141,7 @@ def _clean_before(
     session: Session, server: ClickHouse, plan: Plan, existing: Plan | None, target: TableFacts, *, force: bool
 ) -> None:
     """Make room for a new plan: nothing of an earlier one with its id may run, or be published later."""
-    left = attempt.leftover_tables(server, plan.plan_id, target.storage.database)
+    left = attempt.leftover_tables(server, plan.plan_id, target)
     if left and not force:
         raise RequestError(
             f"{len(left)} staging tables of plan {plan.plan_id} are on the server, such as {left[0]}, "
@@ -157,7 +160,7 @@ def _clean_before(
                 remedy=Advice("stop it first: {}", command("cancel", existing.plan_id)),
             )
     attempt.kill_queries(server, plan.plan_id)
-    attempt.drop_tables(server, left)
+    attempt.drop_tables(server, left, target.replicas)
     if existing is not None:
         session.store.retire_plan(existing.plan_id, f"{utc_now():%Y%m%dT%H%M%S}")
 

@@ -11,6 +11,7 @@ from functools import partial
 
 from ..clickhouse import catalog, diagnostics, query_plan
 from ..clickhouse.client import ClickHouse
+from ..clickhouse.cluster import catch_up
 from ..clickhouse.time_buckets import TimeBuckets
 from ..core.chunking import Chunking, Unit
 from ..core.facts import CutoverFacts, ScanFacts, TableFacts, TableName, TimeKind
@@ -49,6 +50,14 @@ def target_facts(server: ClickHouse, name: TableName) -> TableFacts:
             hint="check the name (database.table), the server, and that the user may see the table",
         )
     return facts
+
+
+def replicated_tables(server: ClickHouse, statements: Sequence[Statement], target: TableFacts) -> tuple[TableName, ...]:
+    """The tables that the statements read, and the target, as far as they are replicated: a replica may be behind."""
+    tables = {target.storage}
+    for statement in statements:
+        tables |= {parse_table(statement.source, "source"), *query_plan.tables_read(server, statement.select)}
+    return catalog.replicated(server, tables)
 
 
 def find_statements(server: ClickHouse, target: TableFacts, request: PlanRequest) -> tuple[list[Statement], str]:
@@ -435,7 +444,9 @@ def existing_rows(server: ClickHouse, target: TableFacts, plan: Plan) -> int | N
     By its column of the same name, else by its own time column (a bucket's start lies in the
     window when the bucket does), else all of them: without a time none can be ruled out.
     """
-    if target.rows == 0:
+    if target.replicas is not None:
+        catch_up(server, target.storage)
+    elif target.rows == 0:
         return 0
     time = plan.target_time
     if time is None:
@@ -448,7 +459,7 @@ def cutover(server: ClickHouse, target: TableFacts, plan: Plan) -> CutoverFacts:
     rows, first, time = 0, None, plan.target_time
     if time is None:
         rows = existing_rows(server, target, plan) or 0
-    elif target.rows != 0:
+    elif target.rows != 0 or target.replicas is not None:
         rows, first = catalog.first_instant(server, target.storage, time.column, time.kind, _in_window(time, plan))
     views = [view.name for view in catalog.feeding_views(server, target.name) if not view.refreshable]
     return CutoverFacts(catalog.server_time(server), rows, first, tuple(views))

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from ..clickhouse import attempt, catalog
 from ..clickhouse.attempt import Step
 from ..clickhouse.client import ClickHouse
+from ..clickhouse.cluster import one_server
 from ..clickhouse.throttle import LoadThrottle
 from ..core.coverage import overlaps
 from ..core.drift import detect_drift, planned_views
@@ -96,14 +97,15 @@ def run_plan(
         )
     _check_flags(plan, flags)
     defaults = session.options.defaults
-    with session.connected() as server:
+    with session.connected() as address:
+        server = one_server(address)
         _check_environment(plan, server, flags)
         target = plan_inputs.target_facts(server, parse_table(plan.target, "target"))
         _check_compatibility(session, plan, server, target, flags)
         plan_inputs.check_scans(server, list(plan.statements), plan.time_column, plan.start, plan.end)
         _begin(session, log, flags, resume, window)
         worker = Worker(
-            server,
+            address,
             session.store,
             plan,
             target,
@@ -112,15 +114,16 @@ def run_plan(
             report=report,
             step=step,
             lease_seconds=lease_seconds,
-            gate=LoadThrottle(server, target, max_load=max_load),
+            gate=LoadThrottle(address, target, max_load=max_load),
             max_failures=max_failures,
             on_behalf_of=session.user,
+            replicated=plan_inputs.replicated_tables(server, plan.statements, target),
         )
         on_start(worker, plan, log.run)
         try:
             worker.run(chunks_between(plan, *(window or (None, None))), parallel or defaults.max_parallel_chunks)
         finally:
-            _end(session, log, server, target, worker)
+            _end(session, log, one_server(address), target, worker)
     return status_payload(session, plan, log.run, "resume" if resume else "run")
 
 
@@ -242,13 +245,13 @@ def _end(session: Session, log: RunLog, server: ClickHouse, target: TableFacts, 
 
 def _drop_tombstones(session: Session, log: RunLog, server: ClickHouse, target: TableFacts) -> None:
     """Drop the staging tables of a run that is completed; under its lock, so that no replay begins meanwhile."""
-    left = attempt.leftover_tables(server, log.plan.plan_id, target.storage.database)
+    left = attempt.leftover_tables(server, log.plan.plan_id, target)
     for batch in attempt.batches(left):
         # Not all in one hold of the lock, which in an object store is for half a minute.
         with session.store.exclusive(log.plan.plan_id):
             if log.refresh().status is not RunStatus.COMPLETED:
                 return
-            attempt.drop_tables(server, batch)
+            attempt.drop_tables(server, batch, target.replicas)
 
 
 def _sweep(session: Session, plan: Plan) -> None:
@@ -256,6 +259,6 @@ def _sweep(session: Session, plan: Plan) -> None:
     if session.server is None:
         return
     # A completed plan is completed, whether or not its server answers.
-    with suppress(ServerError, ConfigError), session.connected() as server:
+    with suppress(ServerError, ConfigError), session.connected_to_one() as server:
         target = plan_inputs.target_facts(server, parse_table(plan.target, "target"))
         _drop_tombstones(session, session.store.open_run(plan), server, target)

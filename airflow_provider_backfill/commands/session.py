@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..clickhouse.client import ClickHouse
+from ..clickhouse.cluster import one_server
 from ..errors import Advice, Flag, RequestError
 from ..options import Options
 from ..state.store import StateStore
@@ -46,6 +47,12 @@ class Session:
             yield server
         finally:
             server.close()
+
+    @contextmanager
+    def connected_to_one(self) -> Iterator[ClickHouse]:
+        """One of the servers behind the address, for answers that are held against each other."""
+        with self.connected() as server:
+            yield one_server(server)
 
 
 def account_name() -> str:

@@ -38,10 +38,10 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
         for chunk in select_chunks(plan, log.run)
         if (state := log.run.state(chunk.id)).status is ChunkStatus.DONE or state.verified
     ]
-    with session.connected() as server:
+    with session.connected_to_one() as server:
         attempt.kill_queries(server, plan.plan_id)
         target = plan_inputs.target_facts(server, parse_table(plan.target, "target"))
-        attempt.drop_leftovers(server, plan.plan_id, target.storage.database)
+        attempt.drop_leftovers(server, plan.plan_id, target)
         restored = publish.restore(server, plan, target, published)
     if log.refresh().count(ChunkStatus.DONE):
         log.append(RunReplayed(at=utc_now(), by=session.user, statuses=(ChunkStatus.DONE,)))

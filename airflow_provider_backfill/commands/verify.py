@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from ..clickhouse import catalog
 from ..clickhouse.client import ClickHouse
+from ..clickhouse.cluster import catch_up
 from ..clickhouse.execute import content_at_source
 from ..core.facts import TableFacts
 from ..core.instants import render_instant
@@ -19,6 +20,7 @@ from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus, ContentSums, Run
 from ..core.sql import parse_table, table_checksum_sql, window_filter
 from ..errors import RequestError
+from . import plan_inputs
 from .session import Payload, Session
 
 
@@ -44,10 +46,12 @@ def verify_plan(session: Session, plan_id: str) -> Payload:
             f"No chunk of plan {plan.plan_id} is done, so there is nothing to verify.",
             remedy=command("status", plan.plan_id),
         )
-    with session.connected() as server:
+    with session.connected_to_one() as server:
         target = catalog.table_facts(server, parse_table(plan.target, "target"))
         if target is None:
             raise RequestError(f"There is no table {plan.target} on {server.address}.", hint="check the server")
+        for table in plan_inputs.replicated_tables(server, plan.statements, target):
+            catch_up(server, table)
         changed, present = [], []
         for chunk, content in done if plan.asks_source_again else ():
             now = content_at_source(server, plan, target, chunk)

@@ -10,11 +10,14 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
 
 from ..clickhouse.attempt import Attempt, Step, kill_queries
 from ..clickhouse.client import ClickHouse
-from ..clickhouse.execute import run_attempt
+from ..clickhouse.cluster import drop_everywhere, one_server
+from ..clickhouse.execute import run_attempt, tables_of_chunk
+from ..clickhouse.replicated import server_with
 from ..core.events import (
     ChunkDone,
     ChunkFailed,
@@ -27,12 +30,12 @@ from ..core.events import (
     RunThrottled,
     WorkerHeartbeat,
 )
-from ..core.facts import TableFacts
+from ..core.facts import TableFacts, TableName
 from ..core.masking import mask_message
 from ..core.plan import Chunk, Plan
 from ..core.replay import expand, select_chunks
 from ..core.retry import RetryDecision, classify_error, retry_delay
-from ..core.run_state import ChunkState, ChunkStatus, ContentSums, Run
+from ..core.run_state import ChunkState, ChunkStatus, ContentSums, Run, Staged
 from ..core.sql import query_id
 from ..errors import BackfillError, RequestError, ServerError, StatementRefusedError, TransitionError, VerificationError
 from ..state.run_log import RunLog
@@ -63,6 +66,7 @@ class Worker:
         gate: Says why the next chunk has to wait; empty when it may start.
         max_failures: Stop when so many chunks in a row have failed for good: the next would fail as well.
         on_behalf_of: Who gave the command, for the claims in the log.
+        replicated: The tables that the plan reads, and its target, where they are replicated.
     """
 
     def __init__(
@@ -80,11 +84,13 @@ class Worker:
         gate: Callable[[], str] = lambda: "",
         max_failures: int = MAX_FAILURES_IN_A_ROW,
         on_behalf_of: str = "",
+        replicated: tuple[TableName, ...] = (),
     ) -> None:
         self.owner, self._on_behalf_of = new_owner(), on_behalf_of
         self._server, self._store, self._plan, self._target = server, store, plan, target
         self._retries, self._retry_delay_ms, self._lease = retries, retry_delay_ms, lease_seconds
         self._report, self._step = report, step
+        self._replicated = replicated
         self._gate, self._max_failures = gate, max_failures
         self._failures_in_a_row = 0
         # Whether the last chunk had no rows, so that the next may have none either.
@@ -241,6 +247,8 @@ class Worker:
             except TransitionError:
                 return
             self._step(Step.RECORDED)
+            if isinstance(outcome, ChunkDone):
+                self._drop_staged(chunk)
             if isinstance(outcome, ChunkSplit):
                 for part in expand(log.run, chunk):
                     self._execute(log, part)
@@ -340,14 +348,14 @@ class Worker:
             if state.attempt != number or state.status is not ChunkStatus.RUNNING:
                 raise TransitionError(f"Attempt {number} of chunk {chunk.id} is not the running one any more.")
 
-        def verified(content: ContentSums) -> None:
+        def verified(content: ContentSums, staged: Staged | None) -> None:
             event = ChunkVerified(
                 at=utc_now(),
                 by=self.owner,
                 chunk_id=chunk.id,
                 attempt=number,
                 content=content,
-                replica=self._target.replica,
+                staged=staged,
             )
             self._append(log, event)
 
@@ -372,13 +380,14 @@ class Worker:
             verified,
             step,
             earlier=dict(claim.verified),
-            replica=claim.replica,
+            staged=claim.staged,
             clear=claim.clear,
             sparse=self._sparse,
             read=read,
+            replicated=self._replicated,
         )
         try:
-            content = run_attempt(self._server, attempt)
+            content = run_attempt(self._choose_server(claim), attempt)
         except TransitionError as error:
             return self._released(chunk, number, error.message)
         except StopRequested:
@@ -400,6 +409,21 @@ class Worker:
             read_rows=reading[0] or None,
             read_bytes=reading[1] or None,
         )
+
+    def _choose_server(self, claim: ChunkState) -> ClickHouse:
+        """One server for the whole attempt, where tables are replicated: what it has seen there holds there."""
+        if not self._replicated:
+            return self._server
+        staged = claim.staged and TableName(self._target.storage.database, claim.staged.table)
+        return server_with(self._server, staged)
+
+    def _drop_staged(self, chunk: Chunk) -> None:
+        """Drop what a done chunk has staged on replicas; what is left is dropped when the run closes."""
+        if self._target.replicas is None:
+            return
+        with suppress(ServerError):
+            server = one_server(self._server)
+            drop_everywhere(server, self._target.replicas, tables_of_chunk(server, self._plan, chunk, self._target))
 
     def _released(self, chunk: Chunk, number: int, reason: str) -> Event:
         return ChunkReleased(at=utc_now(), by=self.owner, chunk_id=chunk.id, attempt=number, reason=reason)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from .model import Instant, Model
-from .run_state import ChunkStatus, ContentSums, Run
+from .run_state import ChunkStatus, ContentSums, Run, Staged
 
 
 class _Event(Model):
@@ -123,12 +123,12 @@ class ChunkVerified(ChunkEvent):
     """
     The attempt's rows are staged and verified; from here on only this result or an equal one is published.
 
-    *replica* is :attr:`TableFacts.replica` of the server that holds them.
+    *staged* names them where the target is replicated: what is in the log is what is sealed there.
     """
 
     type: Literal["ChunkVerified"] = "ChunkVerified"
     content: ContentSums
-    replica: str = ""
+    staged: Staged | None = None
 
 
 class ChunkDone(ChunkEvent):

@@ -4,6 +4,7 @@ Everything that is asked of a server, as values.
 Pure: filled by the clickhouse package, judged by the planner and the rules.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -83,6 +84,57 @@ class Column(NamedTuple):
         return self.default_kind not in ("MATERIALIZED", "ALIAS")
 
 
+_TEXT = r"'(?:[^'\\]|\\.)*'"
+REPLICATED_ENGINE = re.compile(rf"^(Replicated\w*MergeTree\()({_TEXT}), ({_TEXT})(, )?")
+"""How the engine clause of a replicated table begins: path in Keeper, name of the replica."""
+
+
+class Replicas(NamedTuple):
+    """
+    How a table is replicated, as the server sees it that was asked.
+
+    Attributes:
+        keeper: The name of its Keeper; ``default`` as a rule.
+        path: Its path there.
+        replica: The name of the replica on the server that was asked.
+        active: The names of the replicas that are alive.
+        total: How many replicas there are.
+        cluster: The cluster that reaches all of them; empty when there is none, or one replica only.
+        by_database: Whether its database makes every table on all replicas.
+        beside: What the paths of tables begin with that are made beside it. Macros such as ``{shard}`` stay: the
+            cluster may have other shards, whose servers are not to join this one's tables.
+        name: The text that gives each replica of such a table its name.
+    """
+
+    keeper: str
+    path: str
+    replica: str
+    active: tuple[str, ...]
+    total: int
+    cluster: str
+    by_database: bool
+    beside: str
+    name: str
+
+    @property
+    def reaches_all(self) -> bool:
+        """Whether a table that is made beside it can be made on all replicas."""
+        return self.by_database or bool(self.cluster) or self.total == 1
+
+    def arguments(self, table: str) -> str:
+        """Path and replica name of a table beside it; empty where the database gives each table its own."""
+        return "" if self.by_database else f"'{self.beside}_{table}', {self.name}"
+
+    def engine(self, engine: str, table: str) -> str:
+        """The engine clause *engine* of the table, for one beside it, which has a path of its own in Keeper."""
+
+        def replace(match: re.Match[str]) -> str:
+            arguments = self.arguments(table)
+            return match[1] + arguments + (match[4] or "" if arguments else "")
+
+        return REPLICATED_ENGINE.sub(replace, engine)
+
+
 @dataclass(frozen=True, slots=True)
 class TableFacts:
     """
@@ -94,8 +146,7 @@ class TableFacts:
         engine_full: The storage's whole engine clause, keys and settings included.
         rows: Rows in the table, None when the server does not know.
         views: The materialized views that fire when rows are inserted into it.
-        replica: Names the server among those that replicate the table, when tables made beside it
-            (staging, sealed) are on that server only; else empty.
+        replicas: How the storage is replicated; None when it is not.
     """
 
     name: TableName
@@ -108,7 +159,7 @@ class TableFacts:
     create_query: str
     rows: int | None
     views: tuple[TableName, ...] = ()
-    replica: str = ""
+    replicas: Replicas | None = None
 
     def column(self, name: str) -> Column | None:
         """The column called *name*, or None."""

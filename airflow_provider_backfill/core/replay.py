@@ -98,7 +98,7 @@ def apply_event(run: Run, event: Event) -> None:
             _start(run, event)
         case ChunkVerified():
             state = run.chunks[event.chunk_id]
-            state.verified[event.attempt], state.replica = event.content, event.replica
+            state.verified[event.attempt], state.staged = event.content, event.staged
         case ChunkDone() | ChunkFailed() | ChunkReleased() | ChunkSplit():
             _end(run, event)
     # Clocks of several hosts write here: a later event may bear an earlier time.
@@ -172,6 +172,8 @@ def _why_not_end(run: Run, event: ChunkVerified | ChunkDone | ChunkFailed | Chun
         )
     if isinstance(event, ChunkVerified) and state.verified.get(event.attempt, event.content) != event.content:
         return f"attempt {event.attempt} of chunk {chunk} was verified with other rows"
+    if isinstance(event, ChunkVerified) and state.staged not in (None, event.staged) and not state.clear:
+        return f"chunk {chunk} has staged its rows in {state.staged.table}, and those are published"
     if isinstance(event, ChunkSplit):
         ids = {part.id for part in event.parts}
         if len(ids) < 2 or len(ids) < len(event.parts):

@@ -41,7 +41,13 @@ _PASSING = {
     "KEEPER_EXCEPTION": 999,
 }
 # Names of other errors that some statement expects.
-_EXPECTED = {"TABLE_ALREADY_EXISTS": 57, "UNKNOWN_TABLE": 60, "NO_SUCH_DATA_PART": 232, "UNFINISHED": 341}
+_EXPECTED = {
+    "TABLE_ALREADY_EXISTS": 57,
+    "UNKNOWN_TABLE": 60,
+    "NO_SUCH_DATA_PART": 232,
+    "SESSION_NOT_FOUND": 372,
+    "UNFINISHED": 341,
+}
 ERROR_NAMES = {number: name for name, number in {**_TOO_HEAVY, **_PASSING, **_EXPECTED}.items()}
 """ClickHouse's name by its number, for every error that something is decided on."""
 

@@ -43,6 +43,19 @@ class ContentSums(NamedTuple):
     checksum: int
 
 
+class Staged(NamedTuple):
+    """
+    What a verified attempt has staged on replicas: exactly these parts are published.
+
+    Attributes:
+        table: Its staging table, in the target's database.
+        parts: Partition id and ``hash_of_all_files`` of each part, by which Keeper knows what was published.
+    """
+
+    table: str
+    parts: tuple[tuple[str, str], ...]
+
+
 _CAMEL = ConfigDict(alias_generator=to_camel)
 
 
@@ -61,7 +74,7 @@ class ChunkState:
         owner: The worker that holds the claim; empty unless the chunk is running, as is *query_id*.
         verified: What each attempt staged, by attempt; kept until the chunk is done, because
             a later attempt may have to publish what an earlier one staged.
-        replica: Where that is, as :attr:`TableFacts.replica` names it.
+        staged: What the last of them staged, where the target is replicated.
         content: What the target got from this chunk; None until it is done.
         seconds: How long the successful attempt took; None until it is done.
         clear: Whether the chunk's window is to be deleted from the target before it is filled again.
@@ -77,7 +90,7 @@ class ChunkState:
     query_id: str = ""
     started_at: Instant | None = None
     verified: dict[int, ContentSums] = field(default_factory=dict)
-    replica: str = ""
+    staged: Staged | None = None
     content: ContentSums | None = None
     seconds: float | None = None
     error: str = ""

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 
 from ..errors import Advice, Flag, RequestError
-from .facts import Column, TableName, TimeKind
+from .facts import Column, Replicas, TableName, TimeKind
 from .instants import render_instant, to_ms
 from .plan import Chunk, Plan, Statement
 
@@ -229,12 +229,14 @@ def staging_table(plan: Plan, storage: TableName, chunk_id: str, attempt: int) -
     return TableName(storage.database, f"backfill_{plan.plan_id}_{chunk_id}_{attempt}")
 
 
+def replicated_staging_table(plan: Plan, storage: TableName, chunk_id: str, attempt: int, nonce: str) -> TableName:
+    """The private table of one attempt on replicas; no other attempt, folder or leftover has its path in Keeper."""
+    return TableName(storage.database, f"backfill_{plan.plan_id}_{chunk_id}_{attempt}_{nonce}")
+
+
 def sealed_table(plan: Plan, storage: TableName, chunk_id: str) -> TableName:
     """The table that holds the one result of a chunk which may be published."""
     return TableName(storage.database, f"backfill_{plan.plan_id}_{chunk_id}_sealed")
-
-
-_FIRST_LITERAL = re.compile(r"^(Replicated\w*MergeTree\(')((?:[^'\\]|\\.)*)(')")
 
 
 def assignments(settings: Mapping[str, int]) -> str:
@@ -250,24 +252,27 @@ def create_like(
     *,
     settings: Mapping[str, int] | None = None,
     again: bool = False,
+    replicas: Replicas | None = None,
+    cluster: str = "",
 ) -> str:
     """
     Create a table that can give partitions to *storage* and take them from it.
-
-    A Replicated table with a path of its own in Keeper cannot be created twice under that path,
-    so the copy gets one beside it.
 
     Args:
         engine: The storage's whole engine clause, as ``system.tables.engine_full`` has it.
         settings: Of the copy; where the storage has the same ones, these hold.
         again: Whether it may be there already.
+        replicas: How the storage is replicated; the copy is, too, under a path of its own in Keeper.
+        cluster: Where to create it; empty for the server that is asked.
     """
-    apart = _FIRST_LITERAL.sub(lambda match: f"{match[1]}{match[2]}_{table.table}{match[3]}", engine)
+    apart = engine if replicas is None else replicas.engine(engine, table.table)
     if settings:
         given = assignments(settings)
         apart += f", {given}" if " SETTINGS " in apart else f" SETTINGS {given}"
     clause = f" ENGINE = {apart}" if apart != engine else ""
-    name = ("IF NOT EXISTS " if again else "") + quote_table(table)
+    name = (
+        ("IF NOT EXISTS " if again else "") + quote_table(table) + (f" ON CLUSTER {quote(cluster)}" if cluster else "")
+    )
     return f"CREATE TABLE {name} AS {quote_table(storage)}{clause} COMMENT {literal(comment)}"
 
 

@@ -107,7 +107,7 @@ def _believe(run: Run, event: ChunkStarted | ChunkVerified | ChunkDone) -> None:
         if done := run.done.pop(chunk_id, None):
             run.rows, run.seconds = run.rows - done[1], run.seconds - done[3]
     # The attempts before this one say nothing about it, except for what they had verified.
-    run.chunks[chunk_id] = ChunkState(attempt=event.attempt - 1, verified=dict(state.verified), replica=state.replica)
+    run.chunks[chunk_id] = ChunkState(attempt=event.attempt - 1, verified=dict(state.verified), staged=state.staged)
     if isinstance(event, ChunkStarted):
         apply_event(run, event.model_copy(update={"takes_over": False}))
     else:

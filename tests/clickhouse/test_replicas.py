@@ -1,32 +1,20 @@
-"""
-Attempts on a cluster of several servers.
-
-Two real servers that know each other, and what a look from one at the other gives. A replica that can be
-written to cannot be had here, so what needs one is held by its statements: see docs/explanation/replicas-and-upgrades.
-"""
+"""Queries of attempts on two servers that know each other; tests/cluster has replicas and Keeper."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
 from airflow_provider_backfill.clickhouse import attempt as attempts
-from airflow_provider_backfill.clickhouse import diagnostics, publish
-from airflow_provider_backfill.clickhouse.attempt import Attempt, kill_queries
-from airflow_provider_backfill.clickhouse.catalog import table_facts
-from airflow_provider_backfill.clickhouse.client import ClickHouse, connect
-from airflow_provider_backfill.clickhouse.execute import run_attempt
+from airflow_provider_backfill.clickhouse import diagnostics
+from airflow_provider_backfill.clickhouse.attempt import kill_queries
+from airflow_provider_backfill.clickhouse.client import connect
 from airflow_provider_backfill.core.facts import TableName
-from airflow_provider_backfill.core.run_state import ContentSums
-from airflow_provider_backfill.core.sql import sealed_table
-from airflow_provider_backfill.errors import Advice, RequestError, ServerError
-from tests.clickhouse.lab import Lab
+from airflow_provider_backfill.errors import Advice, ServerError
 from tests.server import ClickHouseServer, free_port
 
 PLAN, CHUNK = "0123456789abcdef", "fedcba9876543210"
@@ -106,82 +94,3 @@ def test_a_server_that_is_down_is_not_waited_for(tmp_path: Path) -> None:
         began = time.monotonic()
         assert kill_queries(server, PLAN, CHUNK) == 0
         assert time.monotonic() - began < 20
-
-
-def made(lab: Lab, *, number: int = 2, replica: str = "", clear: bool = False) -> Attempt:
-    """A second attempt of the first chunk, on replica ``two`` of the target."""
-    lab.sql(
-        "CREATE TABLE source (ts DateTime, n UInt32) ENGINE = MergeTree ORDER BY ts",
-        "CREATE TABLE filled AS source",
-        "INSERT INTO source SELECT toDateTime('2025-01-01', 'UTC') + number * 3600, number FROM numbers(24)",
-    )
-    plan = lab.session.store.load_plan(lab.plan("filled", "2025-01-01", "2025-01-02", 24, source="source")["planId"])
-    target = table_facts(lab.server(), lab.table("filled"))
-    assert target is not None
-    return Attempt(
-        plan,
-        replace(target, replica="two"),
-        next(iter(plan.chunks())),
-        number,
-        lambda: None,
-        lambda _: None,
-        lambda _: None,
-        earlier={1: ContentSums(24, 0)},
-        replica=replica,
-        clear=clear,
-    )
-
-
-def test_what_another_replica_verified_and_may_have_published_is_not_written_again(http_lab: Lab) -> None:
-    attempt = made(http_lab, replica="one")
-    with pytest.raises(RequestError, match=r"verified on replica one of .* from this replica, two") as raised:
-        run_attempt(http_lab.server(), attempt)
-    assert f"--plan-id {attempt.plan.plan_id} --replay-failed --clear-window" in raised.value.hint
-    assert http_lab.content("filled")[0] == 0
-    assert not http_lab.leftovers()
-
-
-@pytest.mark.parametrize(("replica", "clear"), [("two", False), ("", False), ("one", True)])
-def test_an_attempt_goes_on_where_the_earlier_one_was_or_after_its_window_is_cleared(
-    http_lab: Lab, replica: str, clear: bool
-) -> None:
-    assert run_attempt(http_lab.server(), made(http_lab, replica=replica, clear=clear)).rows == 24
-    assert http_lab.content("filled") == http_lab.content("source")
-
-
-class Recorder:
-    """Stands for a writable replica, which cannot be had here: answers with *partitions* and keeps the commands."""
-
-    embedded = False
-
-    def __init__(self, *partitions: str) -> None:
-        self.partitions = partitions
-        self.commands: list[str] = []
-
-    def rows(self, sql: str, *_: object) -> list[tuple[Any, ...]]:
-        """The partitions wherever they are asked for; no part, and no row."""
-        if "count()" in sql:
-            return [(0,)]
-        if "sum(rows)" in sql:
-            return [(name, 24) for name in self.partitions]
-        return [] if "hash_of_all_files" in sql else [(name,) for name in self.partitions]
-
-    def command(self, sql: str, *_: object) -> None:
-        """Keep it."""
-        self.commands.append(sql)
-
-
-@pytest.mark.parametrize(("how", "synchronised"), [("moved", False), ("moved again", True), ("replaced", True)])
-def test_a_replica_catches_up_before_partitions_are_taken_from_it(http_lab: Lab, how: str, synchronised: bool) -> None:
-    attempt = made(http_lab)
-    target = replace(attempt.target, engine="ReplicatedMergeTree")
-    attempt, recorder = attempt._replace(target=target), Recorder("202501")
-    sealed = sealed_table(attempt.plan, target.storage, attempt.chunk.id)
-    server = cast("ClickHouse", recorder)
-    if how == "replaced":
-        publish.replace_partitions(server, attempt, sealed)
-    else:
-        publish.move_partitions(server, attempt, sealed, ContentSums(24, 0), resumed=how == "moved again")
-    words = [command.split("`")[0].strip() for command in recorder.commands]
-    assert words == ["SYSTEM SYNC REPLICA"] * 2 * synchronised + ["ALTER TABLE"]
-    assert "_sealed`" in recorder.commands[0]

@@ -105,8 +105,10 @@ class Field:
         return self.cluster.query(sql)
 
     def catch_up(self, *tables: str) -> None:
-        """Wait until every replica has fetched all."""
+        """Wait until every replica has fetched all; one that has just begun is read-only for a moment."""
+        readonly = f"SELECT count() FROM system.replicas WHERE database = '{self.database}' AND is_readonly"
         for node in self.cluster.nodes:
+            wait_until(lambda node=node: node.query(readonly) == "0")  # type: ignore[misc]
             for table in tables:
                 node.query(f"SYSTEM SYNC REPLICA {self.database}.{table}")
 
@@ -126,7 +128,7 @@ class Field:
         folder = self.state.parent / state if state else self.state
         cli = Cli(folder, url.replace("default@", f"{user}@"), self.capsys)
         # A retry after a second would make up most of a test.
-        cli.environment["CLICKHOUSE_BACKFILL_DEFAULTS_RETRY_DELAY_MS"] = "20"
+        cli.environment["CLICKHOUSE_BACKFILL_RETRY_DELAY_MS"] = "20"
         return cli
 
     def plan(self, cli: Cli, *flags: str, target: str = "target", hours: int = 24 * 59) -> str:
@@ -155,12 +157,12 @@ class Field:
             raise AssertionError(f"left behind: {left}") from None
 
     def leftovers(self) -> list[str]:
-        """Tables of ours on each node, and the highest nodes of ours in Keeper."""
+        """Tables of ours on each node that is alive, and the highest nodes of ours in Keeper."""
         return [*self._tables(), *self._keeper()]
 
     def _tables(self) -> Iterator[str]:
         where = f"database = '{self.database}' AND startsWith(name, 'backfill_')"
-        for node in self.cluster.nodes:
+        for node in filter(lambda node: node.alive, self.cluster.nodes):
             for name in node.query(f"SELECT name FROM system.tables WHERE {where}").splitlines():
                 yield f"{name} on r{node.replica}"
 

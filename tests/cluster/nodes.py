@@ -104,7 +104,7 @@ _CONFIG = """\
 """
 _USERS = """\
 <clickhouse>
-    <profiles><default>{settings}</default><plain/></profiles>
+    <profiles><default>{settings}</default><plain/><quorum><insert_quorum>2</insert_quorum></quorum></profiles>
     <quotas><default/></quotas>
     <users>
         <default>
@@ -114,6 +114,12 @@ _USERS = """\
             <quota>default</quota>
             <access_management>1</access_management>
         </default>
+        <quorum>
+            <password/>
+            <networks><ip>::/0</ip></networks>
+            <profile>quorum</profile>
+            <quota>default</quota>
+        </quorum>
         <alone>
             <password/>
             <networks><ip>::/0</ip></networks>
@@ -280,7 +286,8 @@ class Node(Program):
     """
     One ClickHouse: *url* is its HTTP interface, *tcp_port* the native one, both on 127.0.0.1.
 
-    The user ``default`` has all rights and the cluster's profile; ``alone`` has no right to other servers.
+    The user ``default`` has all rights; ``quorum``, too, and its inserts want both replicas; ``alone`` has no right
+    to other servers.
     """
 
     def __init__(self, folder: Path, shard: int, replica: int, http_port: int, tcp_port: int) -> None:

@@ -104,9 +104,9 @@ def _report_steps(steps: _Steps, lease: float) -> None:
 
         return original(*args, report=reported, step=steps, lease_seconds=lease, **kwargs)
 
-    def drop_tables(server: Any, tables: Any) -> None:
+    def drop_tables(server: Any, tables: Any, replicas: Any = None) -> None:
         for index, table in enumerate(tables):
-            drop(server, [table])
+            drop(server, [table], replicas)
             steps(f"dropped {index + 1}")
 
     def cannot_tell(*args: Any) -> Exception:

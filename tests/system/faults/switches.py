@@ -64,8 +64,8 @@ def no_seal() -> None:
         if attempt.number > 1:
             kill_queries(server, attempt.plan.plan_id, attempt.chunk.id)
             execute._drop_attempts(server, attempt)
-        content = execute._stage(server, attempt, None)
         own = execute._own_table(attempt)
+        content, _ = execute._stage(server, attempt, own, None)
         attempt.step(Step.SEALED)
         if attempt.plan.write_mode == "replace":
             publish.replace_partitions(server, attempt, own)

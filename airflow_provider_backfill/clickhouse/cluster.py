@@ -1,0 +1,264 @@
+"""
+One of the servers behind an address, and the replicas of a table: which to ask, and how to reach them all.
+
+An address may be a load balancer's. Statements that must see one state go to :class:`OneServer`; what every replica
+must have is made and dropped through the cluster, or by the database where that is Replicated.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeVar
+from uuid import uuid4
+
+from ..core.facts import REPLICATED_ENGINE, Replicas, TableName
+from ..core.sql import literal, quote, quote_table, table_condition
+from ..errors import Advice, ServerError, Sql, StatementRefusedError
+from .client import ClickHouse
+
+_T = TypeVar("_T")
+
+# Shorter than a worker's lease, so that a worker which was frozen and has lost its claims has lost its server, too.
+SESSION_SECONDS = 40
+# How long to look for the one server behind a balancer; a server that is restarted has forgotten its sessions.
+_FIND_SECONDS = 20.0
+# How long a replica may take to catch up before the attempt is given up, to be tried again.
+SYNC_SECONDS = 60
+# How long replicas that are alive may take to create or drop a table.
+_DDL_SECONDS = 30
+# How long replicas that are alive may take to be gone from Keeper, once they have dropped a table.
+_GONE_SECONDS = 3.0
+_ONLY_LIVING = {
+    "distributed_ddl_task_timeout": _DDL_SECONDS,
+    "distributed_ddl_output_mode": "null_status_on_timeout_only_active",
+}
+# The statement is in the queue of every replica; nobody waits for the others.
+AT_ONCE = {"distributed_ddl_task_timeout": 0}
+# Expands to another name on each server, whatever macros it has.
+_SERVER_MACRO = "'{server_uuid}'"
+_MACRO = re.compile(r"\{(\w+)\}")
+
+
+class OneServer(ClickHouse):
+    """
+    One of the servers behind an address: every statement reaches that one, or none.
+
+    It is held by an HTTP session, which other servers do not know: they refuse the statement before they look at it,
+    and it is sent again until it reaches the right one. A session ends with its server, and when it was not used for
+    :data:`SESSION_SECONDS`: a worker that sleeps longer cannot go on where it was. For one statement at a time.
+
+    Raises:
+        ServerError: From any statement, when the server is not to be found any more.
+    """
+
+    def __init__(self, server: ClickHouse) -> None:
+        super().__init__(server._client, server.address)
+        self._session: dict[str, object] = {
+            "session_id": f"backfill-{uuid4()}",
+            "session_timeout": SESSION_SECONDS,
+        }
+        super().command("SELECT 1")
+        self._session["session_check"] = 1
+
+    def _with(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:
+        return {**super()._with(settings), **self._session}
+
+    def _ask(self, call: Callable[[], _T]) -> _T:
+        until = time.monotonic() + _FIND_SECONDS
+        while True:
+            try:
+                return super()._ask(call)
+            except StatementRefusedError as error:
+                if error.name != "SESSION_NOT_FOUND":
+                    raise
+                if time.monotonic() > until:
+                    raise ServerError(
+                        f"The server that this attempt had reached at {self.address} is not to be found there any "
+                        "more: it was restarted, or the address leads to others now."
+                    ) from error
+            time.sleep(0.005)
+
+
+def one_server(server: ClickHouse) -> ClickHouse:
+    """One of the servers behind an address; the engine itself where it is embedded."""
+    return server if server.embedded else OneServer(server)
+
+
+def find_replicas(server: ClickHouse, table: TableName) -> Replicas | None:
+    """How *table* is replicated; None when it is not."""
+    rows = server.rows(
+        "SELECT zookeeper_name, zookeeper_path, replica_name,"
+        " mapKeys(mapFilter((_, alive) -> alive, replica_is_active)), total_replicas,"
+        " database IN (SELECT name FROM system.databases WHERE engine = 'Replicated')"
+        f" FROM system.replicas WHERE {table_condition(table)}"
+    )
+    if not rows:
+        return None
+    keeper, path, replica, active, total, by_database = rows[0]
+    absolute = path if keeper == "default" else f"{keeper}:{path}"
+    beside, name = ("", "") if by_database else _arguments(server, table, absolute)
+    cluster = "" if by_database or total == 1 else _find_cluster(server, path, set(active))
+    return Replicas(keeper, path, replica, tuple(sorted(active)), total, cluster, bool(by_database), beside, name)
+
+
+def _arguments(server: ClickHouse, table: TableName, path: str) -> tuple[str, str]:
+    """What path and replica name of a table beside *table* are made from, whose own path is *path*."""
+    engine, uuid = server.rows(
+        f"SELECT engine_full, toString(uuid) FROM system.tables WHERE {table_condition(table, 'name')}"
+    )[0]
+    macros: dict[str, str] = dict(server.rows("SELECT macro, substitution FROM system.macros"))
+    match = REPLICATED_ENGINE.match(engine)
+    if match is None:
+        return path, _SERVER_MACRO
+    fixed = {"uuid": uuid, "database": table.database, "table": table.table}
+    template = _MACRO.sub(lambda macro: fixed.get(macro[1], macro[0]), match[2][1:-1]).rstrip("/")
+    expanded = _MACRO.sub(lambda macro: macros.get(macro[1], macro[0]), template)
+    # A replica name without a macro is that of one replica only.
+    return template if expanded == path else path, match[3] if "{" in match[3] else _SERVER_MACRO
+
+
+def _find_cluster(server: ClickHouse, path: str, active: set[str]) -> str:
+    """The smallest cluster whose servers have all living replicas of the table at *path*."""
+    clusters = server.rows(
+        "SELECT cluster FROM system.clusters GROUP BY cluster HAVING max(is_local) ORDER BY count(), cluster"
+    )
+    for (cluster,) in clusters:
+        everywhere = f"clusterAllReplicas({literal(cluster)}, system.replicas)"
+        question = f"SELECT DISTINCT replica_name FROM {everywhere} WHERE zookeeper_path = {literal(path)}"
+        # Without the right REMOTE, or that of the cluster's own user, it cannot be looked at.
+        with suppress(StatementRefusedError):
+            if active <= {name for (name,) in server.rows(question, {"skip_unavailable_shards": 1})}:
+                return str(cluster)
+    return ""
+
+
+def catch_up(server: ClickHouse, table: TableName, seconds: float | None = None) -> None:
+    """
+    Let the server's replica of *table* fetch all that the others have.
+
+    Raises:
+        ServerError: It cannot in time, which may be tried again, perhaps on another server.
+    """
+    limit = SYNC_SECONDS if seconds is None else seconds
+    try:
+        server.command(f"SYSTEM SYNC REPLICA {quote_table(table)} LIGHTWEIGHT", {"receive_timeout": limit})
+    except StatementRefusedError as error:
+        if error.name != "TIMEOUT_EXCEEDED":
+            raise
+        raise ServerError(
+            f"The replica of {table} on this server did not catch up within {limit:g} s: {_queue(server, table)}.",
+            remedy=Advice(
+                "see system.replication_queue there; where fetches were stopped, run {}",
+                Sql(f"SYSTEM START FETCHES {quote_table(table)}"),
+            ),
+        ) from error
+
+
+def _queue(server: ClickHouse, table: TableName) -> str:
+    """What a replica has still to do, in words."""
+    rows = server.rows(
+        "SELECT (SELECT replica_name FROM system.replicas WHERE "
+        + table_condition(table)
+        + "), count(), min(create_time),"
+        " anyIf(postpone_reason, postpone_reason != ''), anyIf(last_exception, last_exception != '')"
+        f" FROM system.replication_queue WHERE {table_condition(table)}"
+    )
+    replica, count, since, postponed, failed = rows[0]
+    why = "; ".join(text for text in (postponed, failed) if text)
+    return f"replica {replica} has {count} entries in its queue, the oldest of {since}" + (f" ({why})" if why else "")
+
+
+def tables_beside(server: ClickHouse, replicas: Replicas) -> list[str]:
+    """The names of the tables beside a replicated one that Keeper knows, on whichever replica they are."""
+    above, _, base = replicas.path.rpartition("/")
+    names = Keeper(server, replicas.keeper).children(above or "/", like=f"{base}_backfill_")
+    return [name.removeprefix(f"{base}_") for name in names]
+
+
+def create_everywhere(server: ClickHouse, replicas: Replicas | None, create: Callable[[str], str]) -> None:
+    """
+    Create a table on the server, at once, and on the other replicas as soon as they can.
+
+    Args:
+        create: Gives the statement, for a cluster or, with an empty name, for the server that is asked.
+    """
+    server.command(create(""), AT_ONCE if replicas is not None else {})
+    if replicas is not None and replicas.cluster:
+        server.command(create(replicas.cluster), AT_ONCE)
+
+
+def drop_everywhere(server: ClickHouse, replicas: Replicas, tables: Sequence[TableName]) -> None:
+    """Drop tables that may be gone already, on all replicas; one that is down drops them when it is back."""
+    if not tables:
+        return
+    names = ", ".join(map(quote_table, tables))
+    cluster = f" ON CLUSTER {quote(replicas.cluster)}" if replicas.cluster else ""
+    settings = {"max_table_size_to_drop": 0, **_ONLY_LIVING}
+    server.command(f"DROP TABLE IF EXISTS {names}{cluster} SYNC", settings)
+
+
+class Keeper(NamedTuple):
+    """A Keeper as a server sees it."""
+
+    server: ClickHouse
+    name: str
+
+    def children(self, path: str, names: Iterable[str] | None = None, like: str = "") -> list[str]:
+        """The nodes below *path*; only those of *names*, or those that begin with *like*."""
+        where = [f"path = {literal(path)}"]
+        if self.name != "default":
+            where.append(f"zookeeperName = {literal(self.name)}")
+        if names is not None:
+            where.append(f"name IN ({', '.join(map(literal, names)) or literal('')})")
+        if like:
+            where.append(f"startsWith(name, {literal(like)})")
+        rows = self.server.rows(f"SELECT name FROM system.zookeeper WHERE {' AND '.join(where)}")
+        return [str(name) for (name,) in rows]
+
+    def count(self, path: str) -> int:
+        """How many nodes are below *path*."""
+        above, _, name = path.rpartition("/")
+        where = f"path = {literal(above or '/')} AND name = {literal(name)}"
+        if self.name != "default":
+            where += f" AND zookeeperName = {literal(self.name)}"
+        return next(iter(self.server.numbers(f"SELECT numChildren FROM system.zookeeper WHERE {where}")), 0)
+
+
+def names_elsewhere(server: ClickHouse, replicas: Replicas, database: str, prefix: str) -> set[str]:
+    """The names of tables that begin with *prefix*, on the other replicas, or in Keeper alone."""
+    names = set() if replicas.by_database else set(tables_beside(server, replicas))
+    if replicas.cluster:
+        everywhere = f"clusterAllReplicas({literal(replicas.cluster)}, system.tables)"
+        where = f"database = {literal(database)} AND startsWith(name, {literal(prefix)})"
+        rows = server.rows(f"SELECT DISTINCT name FROM {everywhere} WHERE {where}", {"skip_unavailable_shards": 1})
+        names |= {str(name) for (name,) in rows}
+    return {name for name in names if name.startswith(prefix)}
+
+
+def drop_for_good(server: ClickHouse, replicas: Replicas, tables: Sequence[TableName]) -> None:
+    """Drop tables everywhere, and take replicas that are dead out of Keeper: they may never come back to do so."""
+    names = ", ".join(literal(table.table) for table in tables)
+    where = f"database = {literal(tables[0].database)} AND table IN ({names})"
+    paths = {str(path) for (path,) in server.rows(f"SELECT zookeeper_path FROM system.replicas WHERE {where}")}
+    if not replicas.by_database:
+        known = set(tables_beside(server, replicas))
+        paths |= {f"{replicas.path}_{table.table}" for table in tables if table.table in known}
+    drop_everywhere(server, replicas, tables)
+    keeper, until = Keeper(server, replicas.keeper), time.monotonic() + _GONE_SECONDS
+    while paths := {path for path in paths if keeper.children(f"{path}/replicas")}:
+        if time.monotonic() > until:
+            for path in paths:
+                _drop_dead_replicas(server, keeper, path)
+            return
+        time.sleep(0.1)
+
+
+def _drop_dead_replicas(server: ClickHouse, keeper: Keeper, path: str) -> None:
+    """Take the dead replicas of a dropped table out of Keeper, and with the last of them the table."""
+    prefix = "" if keeper.name == "default" else f"{keeper.name}:"
+    for replica in keeper.children(f"{path}/replicas"):
+        if not keeper.children(f"{path}/replicas/{replica}", ["is_active"]):
+            # It may be on its way to drop the table by itself.
+            with suppress(StatementRefusedError):
+                server.command(f"SYSTEM DROP REPLICA {literal(replica)} FROM ZKPATH {literal(prefix + path)}")

@@ -1,0 +1,173 @@
+"""
+Staging and publishing where the target is replicated; docs/decisions/0008 has the argument.
+
+What is sealed is what the log says: the parts that a verified attempt has staged, by their hashes. They are published
+by ``ATTACH PARTITION … FROM``, which Keeper remembers by these hashes: whoever repeats it, through whichever replica,
+adds nothing. Each part has an id of its own, so two parts with equal rows have different hashes, and what is staged
+anew is never taken for what was published before.
+"""
+
+import re
+import time
+from collections.abc import Iterable, Mapping
+
+from ..core.facts import Replicas, TableFacts, TableName
+from ..core.remedy import command
+from ..core.run_state import Staged
+from ..core.sql import create_like, literal, quote_table, table_condition
+from ..errors import Advice, ServerError
+from .attempt import Attempt, Step
+from .client import ClickHouse
+from .cluster import Keeper, catch_up, create_everywhere, one_server
+from .interrupted_move import has_arrived
+
+# What is this close to the limits of Keeper's memory counts as forgotten.
+_MEMORY_SHARE = 0.5
+_WINDOW = re.compile(r"\breplicated_deduplication_window(_seconds)? = (\d+)")
+_QUORUM_SECONDS = 30.0
+
+
+def create_staging(
+    server: ClickHouse,
+    target: TableFacts,
+    replicas: Replicas,
+    table: TableName,
+    comment: str,
+    settings: Mapping[str, int],
+) -> None:
+    """Create a table like the target on all of its replicas, and wait for as many as an insert of this user needs."""
+
+    def create(cluster: str) -> str:
+        return create_like(
+            *(table, target.storage, target.engine_full, comment),
+            settings=settings,
+            again=cluster != "",
+            replicas=replicas,
+            cluster=cluster,
+        )
+
+    create_everywhere(server, replicas, create)
+    if replicas.reaches_all:
+        _wait_for_quorum(server, table)
+
+
+def _wait_for_quorum(server: ClickHouse, table: TableName) -> None:
+    """Wait until the other replicas of *table* are there, if inserts want them; without them, the insert says so."""
+    until = time.monotonic() + _QUORUM_SECONDS
+    question = (
+        "SELECT if(value = 'auto', intDiv(total_replicas, 2) + 1, toUInt64OrZero(value)) <= active_replicas"
+        " FROM system.settings, (SELECT total_replicas, active_replicas FROM system.replicas"
+        f" WHERE {table_condition(table)}) AS there WHERE name = 'insert_quorum'"
+    )
+    while server.numbers(question) == (0,) and time.monotonic() < until:
+        time.sleep(0.05)
+
+
+def staged_parts(server: ClickHouse, table: TableName) -> Staged:
+    """What a staging table holds on this server, which has filled it."""
+    rows = server.rows(
+        f"SELECT partition_id, hash_of_all_files FROM system.parts WHERE {table_condition(table)} AND active"
+        " ORDER BY ALL"
+    )
+    return Staged(table.table, tuple((str(partition), str(hashed)) for partition, hashed in rows))
+
+
+def server_with(server: ClickHouse, table: TableName | None, tries: int = 30) -> ClickHouse:
+    """
+    One of the servers behind an address; one that has *table*, where chance leads to one.
+
+    A staging table may be on some replicas only: a worker can die between creating it here and there.
+    """
+    for _ in range(tries):
+        chosen = one_server(server)
+        if table is None or chosen.numbers(f"EXISTS TABLE {quote_table(table)}") == (1,):
+            return chosen
+    return one_server(server)
+
+
+def attach_partitions(
+    server: ClickHouse, attempt: Attempt, replicas: Replicas, staged: Staged, *, resumed: bool
+) -> None:
+    """
+    Publish exactly what is staged, until Keeper knows every part of it.
+
+    Raises:
+        ServerError: This server lacks parts that were not published yet; to be tried again, perhaps on another one.
+        RequestError: Keeper may have forgotten what was published, and the rows do not tell.
+    """
+    storage = attempt.target.storage
+    table = TableName(storage.database, staged.table)
+    for partition, hashes in _by_partition(staged).items():
+        missing = hashes - (_published(server, replicas, partition, hashes) if resumed else set())
+        if missing:
+            check_staged(server, attempt, table, missing)
+            forgotten = resumed and _may_be_forgotten(server, attempt.target, replicas, table)
+            if not (forgotten and has_arrived(server, attempt, table, partition)):
+                action = f"ATTACH PARTITION ID {literal(partition)} FROM {quote_table(table)}"
+                settings = {"query_id": f"{attempt.query_id}.attach.{partition}"}
+                server.command(f"ALTER TABLE {quote_table(storage)} {action}", settings)
+        attempt.step(Step.MOVED)
+
+
+def _by_partition(staged: Staged) -> dict[str, set[str]]:
+    partitions: dict[str, set[str]] = {}
+    for partition, hashed in staged.parts:
+        partitions.setdefault(partition, set()).add(hashed)
+    return partitions
+
+
+def _published(server: ClickHouse, replicas: Replicas, partition: str, hashes: Iterable[str]) -> set[str]:
+    """Those of the *hashes* that Keeper has as published."""
+    names = {f"{partition}_replace_from_{hashed.upper()}": hashed for hashed in hashes}
+    return {names[name] for name in Keeper(server, replicas.keeper).children(f"{replicas.path}/blocks", names)}
+
+
+def check_staged(server: ClickHouse, attempt: Attempt, table: TableName, hashes: set[str]) -> None:
+    """
+    Hold that this server has the staged parts with these *hashes*; it may have to fetch them first.
+
+    Raises:
+        ServerError: It has not, so they cannot be published from here.
+    """
+    if hashes <= _hashes(server, table):
+        return
+    if server.numbers(f"EXISTS TABLE {quote_table(table)}") == (1,):
+        catch_up(server, table)
+    lacks = len(hashes - _hashes(server, table))
+    if lacks:
+        raise ServerError(
+            f"The server that was reached lacks {lacks} of the {len(hashes)} parts in {table} that are verified and "
+            "may not be published yet.",
+            remedy=Advice(
+                "when the replica that has them is back, run `{}`; if it is gone for good, run `{}`, which fills the "
+                "windows of failed chunks anew",
+                command("resume", attempt.plan.plan_id),
+                command("run", attempt.plan.plan_id, "--replay-failed", "--clear-window"),
+            ),
+        )
+
+
+def _hashes(server: ClickHouse, table: TableName) -> set[str]:
+    rows = server.rows(f"SELECT hash_of_all_files FROM system.parts WHERE {table_condition(table)} AND active")
+    return {str(hashed) for (hashed,) in rows}
+
+
+def _may_be_forgotten(server: ClickHouse, target: TableFacts, replicas: Replicas, table: TableName) -> bool:
+    """
+    Whether Keeper may have had a part of the staging *table* as published, and does not know it any more.
+
+    It forgets what is older than ``replicated_deduplication_window_seconds``, and all but the last
+    ``replicated_deduplication_window``: as long as it has fewer than those, none was forgotten for that.
+    """
+    names = "('replicated_deduplication_window', 'replicated_deduplication_window_seconds')"
+    rows = server.rows(f"SELECT name, toUInt64(value) FROM system.merge_tree_settings WHERE name IN {names}")
+    window = {name: int(value) for name, value in rows}
+    own = {f"replicated_deduplication_window{m[1] or ''}": int(m[2]) for m in _WINDOW.finditer(target.engine_full)}
+    blocks, seconds = (
+        {**window, **own}.get(f"replicated_deduplication_window{suffix}", 0) * _MEMORY_SHARE
+        for suffix in ("", "_seconds")
+    )
+    age = server.numbers(
+        f"SELECT toInt64(now() - min(modification_time)) FROM system.parts WHERE {table_condition(table)} AND active"
+    )
+    return age[0] >= seconds or Keeper(server, replicas.keeper).count(f"{replicas.path}/blocks") >= blocks
