@@ -72,6 +72,7 @@ def read_request(call: Call, options: "Options") -> "PlanRequest":
         allow_existing_rows=call.on("--allow-existing-rows"),
         force_large_window=call.on("--force-large-window"),
         force=call.on("--force"),
+        one_shard=call.on("--one-shard"),
         reason=call.text("--reason") or "",
         owner=call.text("--owner") or "",
     )

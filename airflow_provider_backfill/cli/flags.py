@@ -57,6 +57,7 @@ PLAN_FLAGS = (
     Flag("--keep-outside", "", "with replace: keep rows outside the window in partitions that it covers in part"),
     Flag("--backup", "", "with replace: keep what is overwritten, so that undo can bring it back"),
     Flag("--allow-existing-rows", "", "add to the rows that the target already holds in the window"),
+    Flag("--one-shard", "", "fill this server's local table with the rows of all shards of a Distributed source"),
     Flag("--force-large-window", "", "go over limits.maxWindowHours"),
     Flag("--reason", "TEXT", "why the backfill is made; shown by report"),
     Flag("--owner", "NAME", "who answers for the backfill; shown by report"),

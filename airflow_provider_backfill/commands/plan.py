@@ -36,6 +36,7 @@ def create_plan(session: Session, request: PlanRequest) -> Payload:
         statements, column = plan_inputs.find_statements(server, target, request)
         for table in plan_inputs.replicated_tables(server, statements, target):
             catch_up(server, table)
+        plan_inputs.check_shards(server, target, statements, request)
         start, end = plan_inputs.find_window(server, session.options, request, statements[0], column)
         limits = session.options.limits
         check_window(

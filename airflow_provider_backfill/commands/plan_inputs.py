@@ -12,6 +12,7 @@ from functools import partial
 from ..clickhouse import catalog, diagnostics, query_plan
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import catch_up
+from ..clickhouse.shards import shards_with, spread_of
 from ..clickhouse.time_buckets import TimeBuckets
 from ..core.chunking import Chunking, Unit
 from ..core.facts import CutoverFacts, ScanFacts, TableFacts, TableName, TimeKind
@@ -497,3 +498,30 @@ def check_grants(server: ClickHouse, target: TableFacts, mode: WriteMode) -> Non
         f"{user} lacks rights that write mode {mode} needs: {lacks}.",
         hint=f"as a user who may grant: {grants}",
     )
+
+
+def check_shards(server: ClickHouse, target: TableFacts, statements: Sequence[Statement], request: PlanRequest) -> None:
+    """
+    Refuse to put the rows of all shards into the local table of one of them.
+
+    Raises:
+        RequestError: A source is Distributed over a cluster in which several shards have the target.
+    """
+    if request.one_shard or target.engine == "Distributed":
+        return
+    for statement in statements:
+        source = target_facts(server, parse_table(statement.source, "source"))
+        spread = spread_of(source)
+        if spread is None:
+            continue
+        shards = shards_with(server, spread.cluster, target.storage)
+        if shards > 1:
+            raise RequestError(
+                f"{source.name} is Distributed over the cluster {spread.cluster}, and {target.name} is a local table "
+                f"on {shards} of its shards: the rows of all shards would land on this one.",
+                remedy=Advice(
+                    "on each shard plan with {} or the shard's own source, or pass {} if all rows belong here",
+                    Flag("--source", str(spread.local)),
+                    Flag("--one-shard"),
+                ),
+            )

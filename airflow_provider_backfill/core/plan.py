@@ -188,6 +188,7 @@ class PlanRequest:
         filter_table: The table of *select* that the window applies to, when several could be meant.
         time_unit: ``s``, ``ms``, ``us`` or ``ns`` when the time column is an integer epoch.
         chunking: How the window is cut.
+        one_shard: Fill this server's local table with the rows of all shards, although other shards have that table.
         reason: Why the backfill is made, for people.
         owner: Who answers for it, for people.
         auto_chunks: Let the target's partitions (in ``replace``) or the source's rows decide; *chunking* comes first.
@@ -210,5 +211,6 @@ class PlanRequest:
     allow_existing_rows: bool = False
     force_large_window: bool = False
     force: bool = False
+    one_shard: bool = False
     reason: str = ""
     owner: str = ""
