@@ -74,6 +74,7 @@ def show_plan(payload: Payload, out: IO[str]) -> str:
                 ("rows", _estimate(payload.get("estimate"))),
                 ("existing", "not known" if existing is None else f"{_count(existing, 'row')} of the window in target"),
                 ("views", _missed(payload, out)),
+                *(("meets", _meeting(other)) for other in payload["meetingPlans"]),
                 ("file", payload["planPath"]),
             ]
         ),
@@ -90,6 +91,13 @@ def _source(statement: Payload) -> str:
     how = "" if name == source else " through the given SELECT" if name == "--select" else f" through the view {name}"
     checked = ", each chunk held against it" if statement["verifiedAgainstSource"] else ""
     return f"{source}{how}{checked}"
+
+
+def _meeting(other: Payload) -> str:
+    return (
+        f"plan {other['planId']} ({other['status']}, {other['done']:,} of {other['total']:,} chunks done), "
+        f"{show_window(other['from'], other['to'])}"
+    )
 
 
 def _missed(payload: Payload, out: IO[str]) -> str:
@@ -264,6 +272,9 @@ def show_coverage(payload: Payload, out: IO[str]) -> str:
         lines += [f"    {gap}     {show_window(part['from'], part['to'])}" for part in server["gaps"]]
     if not payload["servers"]:
         lines.append("  No plan of this folder has filled any of it.")
+    for twice in payload["filledTwice"]:
+        word = paint("twice", "warn" if twice["accepted"] else "failed", out)
+        lines.append(f"    {word}   {show_window(twice['from'], twice['to'])}  by {' and '.join(twice['planIds'])}")
     lines += [f"{paint('damaged', 'error', out)}  {entry['message']}" for entry in payload["damaged"]]
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ from ..core.facts import Replicas, TableFacts, TableName
 from ..core.plan import Chunk, Plan
 from ..core.run_state import ContentSums, Staged
 from ..core.sql import literal, query_id, quote, quote_table
+from ..core.window import Slice
 from ..errors import Advice, ServerError, Sql, StatementRefusedError
 from .client import ClickHouse
 from .cluster import drop_for_good, names_elsewhere
@@ -46,17 +47,36 @@ class Step(StrEnum):
     REPLACED = "replaced"
 
 
+class Neighbour(NamedTuple):
+    """
+    Another chunk of the plan that has written to the target, or may have.
+
+    Attributes:
+        reach: Where its rows lie in the target's time; None when in its window.
+        rows: As many as it wrote, before any merge; None when that is not known.
+    """
+
+    chunk: Chunk
+    reach: Slice | None
+    rows: int | None
+
+
 class Attempt(NamedTuple):
     """
     What one attempt needs to know.
 
     Attributes:
+        fenced: Called before anything is published; raises when another run may publish to the same window.
         owned: Called before anything of others is killed, dropped or deleted; raises when the claim is lost.
-        verified: Called with what was staged, and on replicas with its parts, before any of it is published;
-            raises when the claim is lost.
+        verified: Called with what was staged, on replicas with its parts, and with where its rows lie when not in the
+            chunk's window, before any of it is published; raises when the claim is lost.
         step: Called with each step when it is done; may raise to end the attempt.
+        neighbours: Gives the plan's other chunks that have written, or may have written, to the target.
+        rivals: Gives the ids of other plans that have filled the chunk's window, as far as they are known.
+        reach: Gives where its staged rows lie, as *verified* was told; None when in the chunk's window.
         earlier: What earlier attempts of the chunk staged, by attempt.
         staged: The last of it, where the target is replicated.
+        touched: Whether an earlier attempt may have written to the target.
         clear: Whether to delete the chunk's window from the target first.
         sparse: Whether the source is likely to have no rows in the window, which is then asked first.
         read: Called with the rows and bytes that each filling statement read.
@@ -68,10 +88,15 @@ class Attempt(NamedTuple):
     chunk: Chunk
     number: int
     owned: Callable[[], None]
-    verified: Callable[[ContentSums, Staged | None], None]
+    fenced: Callable[[], None]
+    verified: Callable[[ContentSums, Staged | None, Slice | None], None]
     step: Callable[[Step], None]
+    neighbours: Callable[[], Sequence[Neighbour]]
+    rivals: Callable[[], Sequence[str]]
+    reach: Callable[[], Slice | None]
     earlier: dict[int, ContentSums]
     staged: Staged | None
+    touched: bool
     clear: bool
     sparse: bool = False
     read: Callable[[int, int], None] = lambda *_: None

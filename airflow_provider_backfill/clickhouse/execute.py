@@ -45,7 +45,7 @@ from ..core.sql import (
     window_filter,
 )
 from ..errors import Advice, Flag, RequestError, Sql, StatementRefusedError, VerificationError
-from . import publish, replicated
+from . import foreign_rows, publish, replicated
 from .attempt import STAGING_SETTINGS, Attempt, Step, drop_tables, kill_queries, leftover_tables
 from .client import ClickHouse
 from .cluster import catch_up
@@ -136,7 +136,7 @@ def _run_on_replicas(server: ClickHouse, attempt: Attempt, replicas: Replicas) -
         replicated.check_staged(server, attempt, table, {hashed for _, hashed in staged.parts})
         publish.replace_partitions(server, attempt, table)
     else:
-        replicated.attach_partitions(server, attempt, replicas, staged, resumed=resumed)
+        replicated.attach_partitions(server, attempt, replicas, staged, content, resumed=resumed)
     return content
 
 
@@ -144,6 +144,8 @@ def _insert(server: ClickHouse, attempt: Attempt) -> ContentSums:
     """Insert straight into the target; what it got is taken from the source, since nothing else is known."""
     if attempt.clear:
         _clear(server, attempt)
+    foreign_rows.refuse_before_insert(server, attempt)
+    attempt.fenced()
     filled = {name for statement in attempt.plan.statements for name in statement.columns}
     stable = all(is_comparable(column.type) for column in attempt.target.columns if column.name in filled)
     _fill(server, attempt, attempt.target.storage, _DIRECT_SETTINGS, order=" ORDER BY ALL" if stable else "")
@@ -251,7 +253,8 @@ def _stage(
     if plan.keep_outside:
         publish.keep_outside(server, attempt, table)
     staged = replicated.staged_parts(server, table) if replicas is not None else Staged(table.table, ())
-    attempt.verified(content, staged if replicas is not None else None)
+    reach = foreign_rows.reach(server, plan, attempt.chunk, table)
+    attempt.verified(content, staged if replicas is not None else None, reach)
     return content, staged
 
 

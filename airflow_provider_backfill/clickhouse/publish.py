@@ -16,6 +16,7 @@ from ..errors import Advice, Flag, RequestError, ServerError, StatementRefusedEr
 from .attempt import STAGING_SETTINGS, Attempt, Step, drop_part
 from .client import ClickHouse
 from .cluster import catch_up, create_everywhere
+from .foreign_rows import refuse_before_publish
 from .interrupted_move import drop_parts_already_moved
 
 # A part that was merged or mutated after the look has another name, and is found by the next one.
@@ -44,14 +45,24 @@ def move_partitions(
         raise VerificationError(
             f"{sealed} holds {there} rows of {content.rows} that were sealed: it was taken away unpublished."
         )
-    for partition, _ in partitions:
-        if resumed:
+    if resumed:
+        for partition, _ in partitions:
             drop_parts_already_moved(server, attempt, sealed, partition)
+        there = _rows(server, sealed)
+    if there:
+        refuse_before_publish(server, attempt, content.rows - there)
+    for partition, _ in partitions:
+        attempt.fenced()
         server.command(
             f"ALTER TABLE {quote_table(sealed)} MOVE PARTITION ID {literal(partition)} TO TABLE {quote_table(storage)}",
             {"query_id": f"{attempt.query_id}.move.{partition}"},
         )
         attempt.step(Step.MOVED)
+
+
+def _rows(server: ClickHouse, table: TableName) -> int:
+    (rows,) = server.numbers(f"SELECT sum(rows) FROM system.parts WHERE active AND {table_condition(table)}")
+    return rows
 
 
 def _exists(server: ClickHouse, table: TableName) -> bool:
@@ -88,6 +99,7 @@ def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName) 
             # It needs no sealed table, so whoever has lost the claim could drop what was published since.
             attempt.owned()
             action = f"DROP PARTITION ID {literal(partition)}"
+        attempt.fenced()
         server.command(f"ALTER TABLE {quote_table(storage)} {action}", {"max_partition_size_to_drop": "0"})
         attempt.step(Step.REPLACED)
 

@@ -13,12 +13,13 @@ from collections.abc import Iterable, Mapping
 
 from ..core.facts import Replicas, TableFacts, TableName
 from ..core.remedy import command
-from ..core.run_state import Staged
+from ..core.run_state import ContentSums, Staged
 from ..core.sql import create_like, literal, quote_table, table_condition
 from ..errors import Advice, ServerError
 from .attempt import Attempt, Step
 from .client import ClickHouse
 from .cluster import Keeper, catch_up, create_everywhere, one_server
+from .foreign_rows import refuse_before_publish
 from .interrupted_move import has_arrived
 
 # What is this close to the limits of Keeper's memory counts as forgotten.
@@ -86,10 +87,10 @@ def server_with(server: ClickHouse, table: TableName | None, tries: int = 30) ->
 
 
 def attach_partitions(
-    server: ClickHouse, attempt: Attempt, replicas: Replicas, staged: Staged, *, resumed: bool
+    server: ClickHouse, attempt: Attempt, replicas: Replicas, staged: Staged, content: ContentSums, *, resumed: bool
 ) -> None:
     """
-    Publish exactly what is staged, until Keeper knows every part of it.
+    Publish exactly what is staged, with *content*, until Keeper knows every part of it.
 
     Raises:
         ServerError: This server lacks parts that were not published yet; to be tried again, perhaps on another one.
@@ -97,16 +98,33 @@ def attach_partitions(
     """
     storage = attempt.target.storage
     table = TableName(storage.database, staged.table)
-    for partition, hashes in _by_partition(staged).items():
+    partitions, left = _by_partition(staged), dict[str, set[str]]()
+    for partition, hashes in partitions.items():
         missing = hashes - (_published(server, replicas, partition, hashes) if resumed else set())
         if missing:
             check_staged(server, attempt, table, missing)
             forgotten = resumed and _may_be_forgotten(server, attempt.target, replicas, table)
             if not (forgotten and has_arrived(server, attempt, table, partition)):
-                action = f"ATTACH PARTITION ID {literal(partition)} FROM {quote_table(table)}"
-                settings = {"query_id": f"{attempt.query_id}.attach.{partition}"}
-                server.command(f"ALTER TABLE {quote_table(storage)} {action}", settings)
+                left[partition] = missing
+    if left:
+        refuse_before_publish(server, attempt, content.rows - _rows(server, table, set().union(*left.values())))
+    for partition in partitions:
+        if partition in left:
+            attempt.fenced()
+            action = f"ATTACH PARTITION ID {literal(partition)} FROM {quote_table(table)}"
+            settings = {"query_id": f"{attempt.query_id}.attach.{partition}"}
+            server.command(f"ALTER TABLE {quote_table(storage)} {action}", settings)
         attempt.step(Step.MOVED)
+
+
+def _rows(server: ClickHouse, table: TableName, hashes: Iterable[str]) -> int:
+    """How many rows the parts with these hashes hold."""
+    names = ", ".join(map(literal, hashes))
+    (rows,) = server.numbers(
+        f"SELECT sum(rows) FROM system.parts WHERE {table_condition(table)} AND active"
+        f" AND hash_of_all_files IN ({names})"
+    )
+    return rows
 
 
 def _by_partition(staged: Staged) -> dict[str, set[str]]:

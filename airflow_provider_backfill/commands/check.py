@@ -9,9 +9,10 @@ from ..core.facts import TableName
 from ..core.findings.judge import judge, worst_first
 from ..core.findings.registry import Finding, RequiredBackfill, RuleContext, Severity
 from ..core.plan import Plan
-from ..core.run_state import RunStatus
+from ..core.run_state import ChunkStatus, RunStatus
 from ..core.sql import show_table
 from ..errors import BackfillError, DamagedStateError, command_of
+from .filled_windows import filled_twice
 from .lease import utc_now
 from .plan_findings import finding_payload, plan_case, sentences
 from .session import Payload, Session
@@ -27,6 +28,7 @@ class _Tally:
     failed: int = 0
     waived: int = 0
     planned: dict[str, list[CoveredInterval]] = field(default_factory=dict)
+    fills: dict[str, list[Plan]] = field(default_factory=dict)
 
 
 def check_backfills(
@@ -70,6 +72,12 @@ def check_backfills(
         for entry in mine
         for gap in missing_intervals(merge_intervals(tally.planned.get(entry.target, ())), entry.start, entry.end)
     )
+    for plans in tally.fills.values():
+        twice = tuple(filled_twice(session.store, plans))
+        # A finding names the plan that came second.
+        for name in dict.fromkeys(stretch.second for stretch in twice):
+            theirs = tuple(stretch for stretch in twice if stretch.second == name)
+            findings += judge(RuleContext(moment=utc_now(), about=name, twice=theirs))
     findings = worst_first([*findings, *judge(RuleContext(moment=utc_now(), missing=missing))])
     return _check_payload(findings, tally, len(missing))
 
@@ -94,6 +102,8 @@ def _count(tally: _Tally, case: RuleContext, plan: Plan | None, targets: set[str
         tally.planned.setdefault(plan.target, []).append(CoveredInterval(plan.start, plan.end, (plan.plan_id,)))
     if run is None:
         return
+    if plan is not None and run.count(ChunkStatus.DONE):
+        tally.fills.setdefault(plan.target, []).append(plan)
     tally.evaluated += 1
     tally.waived += case.waived and not case.finished
     tally.pending += not case.finished and not case.waived

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
-from ..core.coverage import CoveredInterval, merge_intervals, missing_intervals
+from ..core.coverage import CoveredInterval, find_filled_twice, merge_intervals, missing_intervals
 from ..core.facts import TableName
 from ..core.instants import render_instant
 from ..core.plan import Plan
@@ -37,6 +37,7 @@ def read_coverage(
         )
     name = show_table(target)
     by_server: dict[str, list[CoveredInterval]] = {}
+    known: list[tuple[Plan, Run]] = []
     damaged = []
     for plan_id in session.store.plan_ids():
         try:
@@ -47,11 +48,14 @@ def read_coverage(
         except DamagedStateError as error:
             damaged.append({"planId": plan_id, "message": error.message})
             continue
+        known.append((plan, run))
         stretches = [*by_server.get(plan.environment, ()), *_done(plan, run, start, end)]
         by_server[plan.environment] = merge_intervals(stretches)
     servers = [_coverage_of(where, merged, start, end) for where, merged in sorted(by_server.items())]
     gaps = servers[0]["gaps"] if len(servers) == 1 else [] if servers else [_stretch(start, end)]
-    ok = bool(servers) and all(not entry["gaps"] for entry in servers) and not damaged
+    twice = [found for found in find_filled_twice(known) if found.start < end and found.end > start]
+    doubled = any(not found.accepted for found in twice)
+    ok = bool(servers) and all(not entry["gaps"] for entry in servers) and not damaged and not doubled
     payload: Payload = {
         "ok": ok,
         "command": "coverage",
@@ -60,6 +64,10 @@ def read_coverage(
         "to": render_instant(end),
         "servers": servers,
         "gaps": gaps,
+        "filledTwice": [
+            {**_stretch(found.start, found.end), "planIds": [found.first, found.second], "accepted": found.accepted}
+            for found in twice
+        ],
         "damaged": damaged,
     }
     return payload

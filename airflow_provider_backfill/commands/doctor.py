@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from ..clickhouse import catalog, diagnostics
 from ..clickhouse.client import ClickHouse
+from ..core.coverage import FilledTwice, find_filled_twice
 from ..core.facts import Misalignment, ServerFacts, TableName
 from ..core.findings.judge import judge
 from ..core.findings.registry import RuleContext, Severity
@@ -15,6 +16,7 @@ from ..core.run_state import ChunkStatus, Run
 from ..core.sql import parse_table, show_table
 from ..errors import Advice, Flag, MisalignedError, RequestError, ServerError, StatementRefusedError
 from . import chunk_sizing, plan_inputs
+from .filled_windows import meeting_plans
 from .lease import utc_now
 from .plan_findings import finding_payload, plan_case, sentences
 from .session import Payload, Session
@@ -41,17 +43,24 @@ def diagnose(session: Session, plan_id: str | None = None, target: TableName | N
             return _doctor_payload(_target_case(session, server, target), target=show_table(target))
     plan = session.store.load_plan(plan_id)
     log = session.store.open_run(plan)
-    case, unseen = plan_case(session, plan, log.run), [_NO_SERVER]
+    twice = _filled_twice(session, plan, log.run)
+    case, unseen = replace(plan_case(session, plan, log.run), twice=twice), [_NO_SERVER]
     if session.server is not None:
         try:
             with session.connected_to_one() as server:
                 facts = inspect_server(session, server, plan)
                 # Read again after the look: a claim is on disk before its query exists.
-                case = replace(plan_case(session, plan, log.refresh()), server=_settled(server, facts))
+                case = replace(plan_case(session, plan, log.refresh()), twice=twice, server=_settled(server, facts))
             unseen = []
         except ServerError as error:
             unseen = [f"ClickHouse: {error.message}"]
     return _doctor_payload(case, target=plan.target, unseen=unseen)
+
+
+def _filled_twice(session: Session, plan: Plan, run: Run) -> tuple[FilledTwice, ...]:
+    """What the plan and another fill have both filled."""
+    stretches = find_filled_twice([(plan, run), *meeting_plans(session.store, plan)])
+    return tuple(stretch for stretch in stretches if plan.plan_id in (stretch.first, stretch.second))
 
 
 def _settled(server: ClickHouse, facts: ServerFacts) -> ServerFacts:

@@ -1,5 +1,7 @@
 """Create an immutable plan, or find the identical one."""
 
+import secrets
+
 from ..clickhouse import attempt, catalog
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import catch_up
@@ -12,10 +14,11 @@ from ..core.model import whole
 from ..core.plan import Plan, PlanRequest, WriteMode
 from ..core.planner import GUARANTEE, check_window, differences, write_mode
 from ..core.remedy import command, short_instant
-from ..core.run_state import ChunkStatus
+from ..core.run_state import ChunkStatus, Run
 from ..core.sql import show_table
 from ..errors import Advice, Flag, RequestError
 from . import chunk_bounds, chunk_sizing, plan_inputs
+from .filled_windows import meeting_plans
 from .lease import has_live_worker, utc_now
 from .plan_findings import remedy_payload
 from .session import Payload, Session
@@ -76,6 +79,8 @@ def create_plan(session: Session, request: PlanRequest) -> Payload:
             backup=request.backup,
             reason=request.reason,
             owner=request.owner,
+            allow_existing_rows=request.allow_existing_rows,
+            nonce=secrets.token_hex(4),
             created_at=utc_now(),
         )
         token = compatibility_token(plan.statements, target, use_tokens=plan.use_tokens)
@@ -166,6 +171,18 @@ def _clean_before(
         session.store.retire_plan(existing.plan_id, f"{utc_now():%Y%m%dT%H%M%S}")
 
 
+def _meeting(plan: Plan, run: Run) -> Payload:
+    """Another plan whose window meets the new one's."""
+    return {
+        "planId": plan.plan_id,
+        "from": render_instant(plan.start),
+        "to": render_instant(plan.end),
+        "status": run.status,
+        "done": run.count(ChunkStatus.DONE),
+        "total": run.total,
+    }
+
+
 def _plan_payload(session: Session, plan: Plan, target: TableFacts, *, existed: bool) -> Payload:
     return {
         "ok": True,
@@ -190,5 +207,6 @@ def _plan_payload(session: Session, plan: Plan, target: TableFacts, *, existed: 
             for s in plan.statements
         ],
         "missedViews": [str(view) for view in target.views],
+        "meetingPlans": [_meeting(other, run) for other, run in meeting_plans(session.store, plan)],
         "next": str(command("status" if existed else "run", plan.plan_id)),
     }

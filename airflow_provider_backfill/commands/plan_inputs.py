@@ -30,6 +30,7 @@ from ..core.planner import (
 from ..core.remedy import pass_flags, short_instant
 from ..core.select_text import read_select
 from ..core.sql import copy_select, expressions, parse_table, quote, show_table, time_filter, time_kind
+from ..core.window import whole_days
 from ..errors import Advice, Flag, MisalignedError, RequestError, StatementRefusedError
 from ..options import Options
 
@@ -469,8 +470,7 @@ def cutover(server: ClickHouse, target: TableFacts, plan: Plan) -> CutoverFacts:
 def _in_window(time: TargetTime, plan: Plan) -> str:
     start, end = plan.start, plan.end
     if time.kind.is_date:
-        start = start.replace(hour=0, minute=0, second=0, microsecond=0)
-        end = (end + timedelta(days=1, microseconds=-1)).replace(hour=0, minute=0, second=0, microsecond=0)
+        start, end = whole_days(start, end)
     return time_filter(time.column, time.kind, start, end)
 
 

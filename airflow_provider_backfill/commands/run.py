@@ -10,6 +10,7 @@ from ..clickhouse import attempt, catalog
 from ..clickhouse.attempt import Step
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import one_server
+from ..clickhouse.fence import Fence
 from ..clickhouse.throttle import LoadThrottle
 from ..core.coverage import overlaps
 from ..core.drift import detect_drift, planned_views
@@ -21,9 +22,10 @@ from ..core.remedy import command
 from ..core.run_state import ChunkStatus, Run, RunStatus
 from ..core.select_text import read_select
 from ..core.sql import parse_table
-from ..errors import Advice, ConfigError, Flag, RequestError, ServerError
+from ..errors import Advice, ConfigError, Flag, RequestError, ServerError, StatementRefusedError
 from ..state.run_log import RunLog
 from . import plan_inputs
+from .filled_windows import refuse_filled_window, what_to_do_instead
 from .lease import LEASE_SECONDS, has_live_worker, utc_now
 from .list import readable_runs
 from .session import Payload, Session
@@ -96,6 +98,11 @@ def run_plan(
             f"Plan {plan_id} is paused until somebody resumes it.", remedy=command("resume", plan.plan_id)
         )
     _check_flags(plan, flags)
+    blocks = session.options.policy.block_overlapping_runs and not flags.force_overlap
+    if blocks:
+        _refuse_overlap(session, plan)
+    if not flags.clear_window:
+        refuse_filled_window(session, plan, log.run)
     defaults = session.options.defaults
     with session.connected() as address:
         server = one_server(address)
@@ -103,7 +110,12 @@ def run_plan(
         target = plan_inputs.target_facts(server, parse_table(plan.target, "target"))
         _check_compatibility(session, plan, server, target, flags)
         plan_inputs.check_scans(server, list(plan.statements), plan.time_column, plan.start, plan.end)
-        _begin(session, log, flags, resume, window)
+        fence = _fence(server, target, plan, lease_seconds, blocks=blocks)
+        try:
+            _begin(session, log, flags, resume, window)
+        except BaseException:
+            _release(fence, log)
+            raise
         worker = Worker(
             address,
             session.store,
@@ -114,6 +126,7 @@ def run_plan(
             report=report,
             step=step,
             lease_seconds=lease_seconds,
+            fence=fence,
             gate=LoadThrottle(address, target, max_load=max_load),
             max_failures=max_failures,
             on_behalf_of=session.user,
@@ -124,7 +137,40 @@ def run_plan(
             worker.run(chunks_between(plan, *(window or (None, None))), parallel or defaults.max_parallel_chunks)
         finally:
             _end(session, log, one_server(address), target, worker)
+            _release(fence, log)
     return status_payload(session, plan, log.run, "resume" if resume else "run")
+
+
+def _fence(server: ClickHouse, target: TableFacts, plan: Plan, lease: float, *, blocks: bool) -> Fence | None:
+    """
+    Keep other runs out of the plan's window, whichever folder or host they are of; None where nothing can or must.
+
+    Raises:
+        WindowTakenError: Another run is at work on a window that meets this one.
+    """
+    # What an embedded engine keeps is open to one process at a time. A table beside one replica is not seen by all.
+    if (
+        server.embedded
+        or target.replicas is not None
+        or not (blocks or (plan.adds_rows and not plan.allow_existing_rows))
+    ):
+        return None
+    fence = Fence(server, target, plan, lease)
+    try:
+        fence.acquire()
+    except StatementRefusedError:
+        # Who may only insert can make no table; a direct insert promises less.
+        if plan.write_mode is WriteMode.INSERT:
+            return None
+        raise
+    return fence
+
+
+def _release(fence: Fence | None, log: RunLog) -> None:
+    """Give the window free, unless another worker of the run needs it; what is left of a dead one ends by itself."""
+    if fence is not None and not has_live_worker(log.refresh(), utc_now()):
+        with suppress(ServerError):
+            fence.release()
 
 
 def _check_flags(plan: Plan, flags: RunFlags) -> None:
@@ -217,7 +263,7 @@ def _begin(
 def _refuse_overlap(session: Session, plan: Plan) -> None:
     moment = utc_now()
     for other, run in readable_runs(session, plan.target):
-        if not overlaps(plan, [(other, run)]) or run.status is not RunStatus.RUNNING:
+        if not overlaps(plan, [other]) or run.status is not RunStatus.RUNNING:
             continue
         held = has_live_worker(run, moment)
         fresh = run.updated_at is not None and moment - run.updated_at < timedelta(seconds=LEASE_SECONDS)
@@ -225,11 +271,7 @@ def _refuse_overlap(session: Session, plan: Plan) -> None:
             raise RequestError(
                 f"Plan {other.plan_id} is running on {plan.target} over a window that meets this one "
                 f"({render_instant(other.start)} to {render_instant(other.end)}).",
-                remedy=Advice(
-                    "wait for it, stop it with `{}`, or pass {}",
-                    command("cancel", other.plan_id),
-                    Flag("--force-overlap"),
-                ),
+                remedy=what_to_do_instead(plan, other),
             )
 
 

@@ -12,12 +12,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 
-from ..clickhouse.attempt import Attempt, Step, kill_queries
+from ..clickhouse.attempt import Attempt, Neighbour, Step, kill_queries
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import drop_everywhere, one_server
 from ..clickhouse.execute import run_attempt, tables_of_chunk
+from ..clickhouse.fence import Fence, WindowTakenError
+from ..clickhouse.foreign_rows import ForeignRowsError
 from ..clickhouse.replicated import server_with
+from ..core.coverage import filled_intervals
 from ..core.events import (
     ChunkDone,
     ChunkFailed,
@@ -32,14 +36,16 @@ from ..core.events import (
 )
 from ..core.facts import TableFacts, TableName
 from ..core.masking import mask_message
-from ..core.plan import Chunk, Plan
+from ..core.plan import Chunk, Plan, WriteMode
 from ..core.replay import expand, select_chunks
 from ..core.retry import RetryDecision, classify_error, retry_delay
 from ..core.run_state import ChunkState, ChunkStatus, ContentSums, Run, Staged
 from ..core.sql import query_id
+from ..core.window import Slice
 from ..errors import BackfillError, RequestError, ServerError, StatementRefusedError, TransitionError, VerificationError
 from ..state.run_log import RunLog
 from ..state.store import StateStore
+from .filled_windows import meeting_plans
 from .lease import LEASE_SECONDS, new_owner, owner_is_dead, utc_now
 from .plan_inputs import split_in_two
 
@@ -63,6 +69,7 @@ class Worker:
         retry_delay_ms: Wait after the first failed attempt; doubles.
         report: Called with each event this worker has written, from any of its threads.
         step: Called with each step of an attempt; for tests that stop a worker there.
+        fence: Keeps other runs out of the plan's window; None where nothing does.
         gate: Says why the next chunk has to wait; empty when it may start.
         max_failures: Stop when so many chunks in a row have failed for good: the next would fail as well.
         on_behalf_of: Who gave the command, for the claims in the log.
@@ -82,6 +89,7 @@ class Worker:
         step: Callable[[Step], None] = lambda _: None,
         lease_seconds: float = LEASE_SECONDS,
         gate: Callable[[], str] = lambda: "",
+        fence: Fence | None = None,
         max_failures: int = MAX_FAILURES_IN_A_ROW,
         on_behalf_of: str = "",
         replicated: tuple[TableName, ...] = (),
@@ -91,7 +99,7 @@ class Worker:
         self._retries, self._retry_delay_ms, self._lease = retries, retry_delay_ms, lease_seconds
         self._report, self._step = report, step
         self._replicated = replicated
-        self._gate, self._max_failures = gate, max_failures
+        self._gate, self._fence, self._max_failures = gate, fence, max_failures
         self._failures_in_a_row = 0
         # Whether the last chunk had no rows, so that the next may have none either.
         self._sparse = False
@@ -217,7 +225,15 @@ class Worker:
             if self._active and time.monotonic() >= alive_until:
                 log.append(WorkerHeartbeat(at=utc_now(), by=self.owner, lease_seconds=self._lease))
                 alive_until = time.monotonic() + self._lease / 3
+                # A server that does not answer is met by the attempt itself.
+                with suppress(ServerError):
+                    self._fenced()
             self._ended.wait(0.05 if self._stopping.is_set() else _WATCH_SECONDS)
+
+    def _fenced(self) -> None:
+        """Make sure that nobody else may publish to this window."""
+        if self._fence is not None:
+            self._fence.hold()
 
     def _append(self, log: RunLog, event: Event) -> None:
         log.append(event)
@@ -348,7 +364,7 @@ class Worker:
             if state.attempt != number or state.status is not ChunkStatus.RUNNING:
                 raise TransitionError(f"Attempt {number} of chunk {chunk.id} is not the running one any more.")
 
-        def verified(content: ContentSums, staged: Staged | None) -> None:
+        def verified(content: ContentSums, staged: Staged | None, reach: Slice | None) -> None:
             event = ChunkVerified(
                 at=utc_now(),
                 by=self.owner,
@@ -356,6 +372,7 @@ class Worker:
                 attempt=number,
                 content=content,
                 staged=staged,
+                reach=reach,
             )
             self._append(log, event)
 
@@ -377,10 +394,15 @@ class Worker:
             chunk,
             number,
             owned,
+            self._fenced,
             verified,
             step,
+            partial(self._neighbours, log, chunk),
+            partial(self._rivals, chunk),
+            lambda: log.run.reach.get(chunk.id),
             earlier=dict(claim.verified),
             staged=claim.staged,
+            touched=claim.touched,
             clear=claim.clear,
             sparse=self._sparse,
             read=read,
@@ -392,6 +414,9 @@ class Worker:
             return self._released(chunk, number, error.message)
         except StopRequested:
             return self._released(chunk, number, self._reason)
+        except WindowTakenError as error:
+            self.stop(error.message)
+            return self._released(chunk, number, error.message)
         except (ServerError, VerificationError, RequestError) as error:
             run = log.refresh()
             if self._stopping.is_set() or run.cancelled:
@@ -425,6 +450,38 @@ class Worker:
             server = one_server(self._server)
             drop_everywhere(server, self._target.replicas, tables_of_chunk(server, self._plan, chunk, self._target))
 
+    def _neighbours(self, log: RunLog, chunk: Chunk) -> list[Neighbour]:
+        """The plan's other chunks whose rows are in the target, or may be."""
+        run, plan = log.refresh(), self._plan
+        direct = plan.write_mode is WriteMode.INSERT
+        # Nobody has looked where the rows went that were inserted without being staged.
+        anywhere = (plan.start, plan.end) if direct and any(s.name != s.source for s in plan.statements) else None
+        found = []
+        for other in select_chunks(plan, run):
+            state = run.state(other.id)
+            if other.id == chunk.id or not (state.content or state.verified or (direct and state.attempt)):
+                continue
+            if state.content is None and state.status is not ChunkStatus.RUNNING and not state.touched:
+                continue
+            staged = max((content.rows for content in state.verified.values()), default=None)
+            rows = state.content.rows if state.content is not None else staged
+            found.append(Neighbour(other, anywhere or run.reach.get(other.id), rows))
+        if direct:
+            # An insert that failed may have left rows behind before its chunk was split.
+            found += [
+                Neighbour(Chunk(name, parts[0].start, parts[-1].end), anywhere, None)
+                for name, parts in run.splits.items()
+            ]
+        return found
+
+    def _rivals(self, chunk: Chunk) -> list[str]:
+        """The other plans of the folder that have filled a part of the chunk's window."""
+        return [
+            other.plan_id
+            for other, run in meeting_plans(self._store, self._plan)
+            if filled_intervals(other, run, chunk.start, chunk.end)
+        ]
+
     def _released(self, chunk: Chunk, number: int, reason: str) -> Event:
         return ChunkReleased(at=utc_now(), by=self.owner, chunk_id=chunk.id, attempt=number, reason=reason)
 
@@ -447,6 +504,7 @@ class Worker:
             name=name,
             message=str(error),
             final=verdict is RetryDecision.FINAL or state.tries >= self._retries,
+            refused=isinstance(error, ForeignRowsError),
         )
 
     def _halves(self, chunk: Chunk) -> tuple[ChunkPart, ...]:

@@ -1,11 +1,13 @@
-"""Intervals that done chunks have filled: merge them, and find what is missing."""
+"""Intervals that done chunks have filled: merge them, find what is missing, and what two plans have filled."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import combinations
 from typing import NamedTuple
 
-from .plan import Plan
-from .run_state import Run
+from .plan import Chunk, Plan
+from .replay import expand
+from .run_state import ChunkStatus, Run
 
 
 class CoveredInterval(NamedTuple):
@@ -16,11 +18,11 @@ class CoveredInterval(NamedTuple):
     plans: tuple[str, ...]
 
 
-def overlaps(plan: Plan, others: Iterable[tuple[Plan, Run]]) -> list[Plan]:
+def overlaps(plan: Plan, others: Iterable[Plan]) -> list[Plan]:
     """The other plans on the same target whose window intersects the plan's; both are half-open."""
     return [
         other
-        for other, _ in others
+        for other in others
         if other.plan_id != plan.plan_id
         and other.target == plan.target
         and other.start < plan.end
@@ -54,3 +56,113 @@ def missing_intervals(
         at = max(at, stretch.end)
     if at < end:
         yield at, end
+
+
+class FilledTwice(NamedTuple):
+    """A stretch of a target's time that two fills have filled; *accepted* when the second was planned to add to it."""
+
+    target: str
+    start: datetime
+    end: datetime
+    first: str
+    second: str
+    accepted: bool
+
+
+def filled_intervals(plan: Plan, run: Run, start: datetime, end: datetime) -> list[CoveredInterval]:
+    """What the plan's done chunks that wrote rows fill of ``[start, end)``, merged."""
+    return merge_intervals(
+        CoveredInterval(max(chunk.start, start), min(chunk.end, end), (plan.plan_id,))
+        for chunk in _chunks_within(plan, run, start, end)
+        if (done := run.done.get(chunk.id)) and done[1]
+    )
+
+
+def filled_by_another(plan: Plan, run: Run, other: Plan, others_run: Run) -> list[CoveredInterval]:
+    """
+    What another plan has filled of the chunks that a fill has still to execute; none where it may add to it.
+
+    A plan that found no row in its window when it was made has seen that what others had filled before is gone
+    again, unless rows of these lie outside the windows that they were read from.
+    """
+    if not plan.adds_rows or plan.allow_existing_rows or not _same_window(plan, other):
+        return []
+    if _was_gone(plan, others_run):
+        return []
+    ahead = merge_intervals(
+        CoveredInterval(chunk.start, chunk.end, ())
+        for chunk in _chunks_within(plan, run, other.start, other.end)
+        if run.state(chunk.id).status is not ChunkStatus.DONE and not run.state(chunk.id).clear
+    )
+    return _intersection(ahead, filled_intervals(other, others_run, plan.start, plan.end))
+
+
+def find_filled_twice(plans: Sequence[tuple[Plan, Run]]) -> list[FilledTwice]:
+    """The stretches that two fills of one target have both filled, and that nothing has rebuilt since."""
+    found = []
+    fills = sorted((entry for entry in plans if entry[0].adds_rows), key=lambda entry: entry[0].created_at)
+    for (first, first_run), (second, second_run) in combinations(fills, 2):
+        if not _same_window(first, second):
+            continue
+        if not second.allow_existing_rows and _was_gone(second, first_run):
+            continue
+        if _cleared_after(first_run, second_run) or _cleared_after(second_run, first_run):
+            continue
+        start, end = max(first.start, second.start), min(first.end, second.end)
+        both = _intersection(
+            filled_intervals(first, first_run, start, end), filled_intervals(second, second_run, start, end)
+        )
+        for stretch in both:
+            rebuilt = merge_intervals(_rebuilt(plans, second, (first_run, second_run), stretch))
+            for since, until in missing_intervals(rebuilt, stretch.start, stretch.end):
+                accepted = second.allow_existing_rows
+                found.append(FilledTwice(second.target, since, until, first.plan_id, second.plan_id, accepted))
+    return found
+
+
+def _chunks_within(plan: Plan, run: Run, start: datetime, end: datetime) -> Iterator[Chunk]:
+    """The plan's chunks, or their parts, that meet ``[start, end)``, in time order."""
+    for planned in plan.chunks():
+        if planned.start >= end:
+            return
+        if planned.end > start:
+            yield from (chunk for chunk in expand(run, planned) if chunk.start < end and chunk.end > start)
+
+
+def _same_window(plan: Plan, other: Plan) -> bool:
+    """Whether two plans are different ones of one table whose windows meet."""
+    if plan.plan_id == other.plan_id or (plan.target, plan.environment) != (other.target, other.environment):
+        return False
+    return other.start < plan.end and plan.start < other.end
+
+
+def _was_gone(plan: Plan, others_run: Run) -> bool:
+    """Whether what another run had filled was not in the target any more when the plan looked for rows there."""
+    before = others_run.updated_at is not None and others_run.updated_at < plan.created_at
+    return before and plan.existing_rows == 0 and not others_run.reach
+
+
+def _cleared_after(run: Run, other: Run) -> bool:
+    """Whether a run has emptied its windows, and filled them anew, after the other had ended."""
+    return run.cleared_at is not None and other.updated_at is not None and other.updated_at < run.cleared_at
+
+
+def _rebuilt(
+    plans: Iterable[tuple[Plan, Run]], fill: Plan, runs: Iterable[Run], stretch: CoveredInterval
+) -> Iterator[CoveredInterval]:
+    """What plans that were made after these runs have put in place of their rows."""
+    ended = max((run.updated_at for run in runs if run.updated_at is not None), default=fill.created_at)
+    for plan, run in plans:
+        if not plan.adds_rows and _same_window(plan, fill) and plan.created_at >= ended:
+            yield from filled_intervals(plan, run, stretch.start, stretch.end)
+
+
+def _intersection(left: Iterable[CoveredInterval], right: Iterable[CoveredInterval]) -> list[CoveredInterval]:
+    """What lies in both lists, each in time order and merged."""
+    rights = list(right)
+    return [
+        CoveredInterval(max(a.start, b.start), min(a.end, b.end), tuple(dict.fromkeys((*a.plans, *b.plans))))
+        for a in left
+        for b in rights
+        if a.start < b.end and b.start < a.end
+    ]

@@ -44,6 +44,12 @@ class RunCancelled(_Event):
     reason: str = ""
 
 
+class RunUndone(_Event):
+    """What the run had replaced is back in the target; no chunk may be claimed until it is resumed."""
+
+    type: Literal["RunUndone"] = "RunUndone"
+
+
 class RunResumed(_Event):
     """The user takes a paused, failed or cancelled run up again: failed chunks are pending again."""
 
@@ -124,11 +130,14 @@ class ChunkVerified(ChunkEvent):
     The attempt's rows are staged and verified; from here on only this result or an equal one is published.
 
     *staged* names them where the target is replicated: what is in the log is what is sealed there.
+    *reach* is ``[first, last)`` of their time in the target when some lie outside the chunk's window, such as at
+    the start of their day.
     """
 
     type: Literal["ChunkVerified"] = "ChunkVerified"
     content: ContentSums
     staged: Staged | None = None
+    reach: tuple[Instant, Instant] | None = None
 
 
 class ChunkDone(ChunkEvent):
@@ -147,13 +156,18 @@ class ChunkDone(ChunkEvent):
 
 
 class ChunkFailed(ChunkEvent):
-    """The attempt failed; *final* when no further attempt will be made by itself."""
+    """
+    The attempt failed; *final* when no further attempt will be made by itself.
+
+    *refused* when it has written nothing to the target, because rows of others are there.
+    """
 
     type: Literal["ChunkFailed"] = "ChunkFailed"
     code: int | None = None
     name: str = ""
     message: str
     final: bool
+    refused: bool = False
 
 
 class ChunkReleased(ChunkEvent):
@@ -197,6 +211,7 @@ Event = Annotated[
     RunStarted
     | RunPaused
     | RunCancelled
+    | RunUndone
     | RunResumed
     | RunReplayed
     | RunWaived

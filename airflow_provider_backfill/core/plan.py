@@ -87,6 +87,8 @@ class Plan(Model):
         existing_rows: Rows the target held in the window when it was planned; None when that is not known.
         source_rows: About how many rows of the sources lie in the window, before the SELECT's own filters; None
             when that is not known.
+        allow_existing_rows: Whether the user wants the plan's rows beside those that others have put into the window.
+        nonce: Tells this plan from one with the same id in another state folder.
         target_time: The target's own time column; None without one.
         summed_columns: The columns that the content sums in the log are made of; none means all that are filled.
         keep_outside: Whether rows outside the window survive in partitions that it covers only in part.
@@ -122,6 +124,8 @@ class Plan(Model):
     min_chunk_minutes: Number
     existing_rows: int | None = None
     source_rows: int | None = None
+    allow_existing_rows: bool = False
+    nonce: str = ""
     target_time: TargetTime | None = None
     summed_columns: tuple[str, ...] = ()
     keep_outside: bool = False
@@ -156,6 +160,11 @@ class Plan(Model):
     def chunking(self) -> Chunking:
         """How the window is cut."""
         return parse_chunking(self.chunk_length) if self.chunk_length else Chunking(hours=self.chunk_hours)
+
+    @property
+    def adds_rows(self) -> bool:
+        """Whether its rows are added to what the window holds (a fill), rather than put in their place."""
+        return self.write_mode is not WriteMode.REPLACE
 
     @property
     def keeps_time(self) -> bool:

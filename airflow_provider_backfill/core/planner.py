@@ -291,7 +291,10 @@ def _adds_up(statement: Statement, target: TableFacts, group: GroupingStep) -> b
     return all("AggregateFunction(" in column.type for column in filled)
 
 
-_DEFINITION = ("statements", "write_mode", "keep_outside", "backup", "use_tokens", "min_chunk_minutes", "environment")
+_DEFINITION = (
+    *("statements", "write_mode", "keep_outside", "backup", "allow_existing_rows"),
+    *("use_tokens", "min_chunk_minutes", "environment"),
+)
 
 
 def differences(old: Plan, new: Plan) -> list[str]:

@@ -42,7 +42,7 @@ def plan_command(plan: Plan, *flags: Flag) -> Command:
         "--accept-at-least-once": plan.write_mode is WriteMode.INSERT,
         "--keep-outside": plan.keep_outside,
         "--backup": plan.backup,
-        "--allow-existing-rows": bool(plan.existing_rows),
+        "--allow-existing-rows": plan.allow_existing_rows,
         "--force-large-window": plan.end - plan.start > _LARGE_WINDOW,
     }
     own = [flag for flag in own if flag.name not in given]

@@ -26,6 +26,7 @@ from .events import (
     RunResumed,
     RunStarted,
     RunThrottled,
+    RunUndone,
     RunWaived,
     WorkerHeartbeat,
 )
@@ -73,13 +74,18 @@ def apply_event(run: Run, event: Event) -> None:
             run.pause_holds = run.pause_holds or event.until_resumed
         case RunCancelled():
             run.cancelled, run.throttled_by = True, ""
+        case RunUndone():
+            run.cancelled, run.undone, run.throttled_by = True, True, ""
+            _reset(run, (ChunkStatus.DONE,))
         case RunResumed():
             _begin(run, event)
-            run.started, run.paused, run.cancelled, run.waiver = True, False, False, None
+            run.started, run.paused, run.cancelled, run.undone, run.waiver = True, False, False, False, None
             run.pause_holds = False
             _reset(run, (ChunkStatus.FAILED,))
         case RunReplayed():
             run.paused = False
+            if event.clear_window and event.chunk_ids is None and ChunkStatus.DONE in event.statuses:
+                run.cleared_at = event.at
             _reset(run, event.statuses, event.clear_window, event.chunk_ids)
         case RunWaived():
             run.waiver = Waiver(event.by, event.reason, event.until, event.superseded_by)
@@ -99,6 +105,8 @@ def apply_event(run: Run, event: Event) -> None:
         case ChunkVerified():
             state = run.chunks[event.chunk_id]
             state.verified[event.attempt], state.staged = event.content, event.staged
+            if event.reach is not None:
+                run.reach[event.chunk_id] = event.reach
         case ChunkDone() | ChunkFailed() | ChunkReleased() | ChunkSplit():
             _end(run, event)
     # Clocks of several hosts write here: a later event may bear an earlier time.
@@ -127,7 +135,7 @@ def judge_event(run: Run, event: Event) -> None:
             reason = "it was never started"
         case RunPaused() if event.until_resumed and run.status in (RunStatus.CANCELLED, RunStatus.COMPLETED):
             reason = f"it is {run.status} already"
-        case RunCancelled() if run.status in (RunStatus.CANCELLED, RunStatus.COMPLETED):
+        case RunCancelled() if run.status in (RunStatus.CANCELLED, RunStatus.COMPLETED, RunStatus.UNDONE):
             reason = f"it is {run.status} already"
         case RunReplayed() if not _MAY_FIND[RunReplayed].issuperset(event.statuses):
             reason = f"only chunks that have ended can be replayed, not {', '.join(event.statuses)}"
@@ -186,6 +194,7 @@ def _why_not_end(run: Run, event: ChunkVerified | ChunkDone | ChunkFailed | Chun
 def _start(run: Run, event: ChunkStarted) -> None:
     state = run.state(event.chunk_id)
     _unclaim(run, state.owner)
+    state.touched = state.touched or event.takes_over
     _move(run, event.chunk_id, state, ChunkStatus.RUNNING)
     state.attempt = event.attempt
     # A worker that was lost says nothing about the chunk, so taking over costs no try.
@@ -220,9 +229,11 @@ def _end(run: Run, event: ChunkDone | ChunkFailed | ChunkReleased | ChunkSplit) 
         case ChunkFailed():
             _move(run, event.chunk_id, state, ChunkStatus.FAILED if event.final else ChunkStatus.PENDING)
             state.error = run.last_error = event.message
+            state.touched = state.touched or not event.refused
         case ChunkReleased():
             _move(run, event.chunk_id, state, ChunkStatus.PENDING)
             state.tries -= 1
+            state.touched = True
         case ChunkSplit():
             _move(run, event.chunk_id, state, ChunkStatus.PENDING)
             del run.chunks[event.chunk_id]

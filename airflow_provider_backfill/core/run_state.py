@@ -25,6 +25,7 @@ class RunStatus(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    UNDONE = "undone"
 
 
 class ChunkStatus(StrEnum):
@@ -79,6 +80,7 @@ class ChunkState:
         seconds: How long the successful attempt took; None until it is done.
         clear: Whether the chunk's window is to be deleted from the target before it is filled again.
         error: The last error's text; empty when there was none.
+        touched: Whether an attempt that is over may have written to the target.
     """
 
     __pydantic_config__ = _CAMEL
@@ -95,6 +97,7 @@ class ChunkState:
     seconds: float | None = None
     error: str = ""
     clear: bool = False
+    touched: bool = False
 
 
 @dataclass(slots=True)
@@ -140,6 +143,9 @@ class Run:
         started_at: When the first worker began; None before.
         started_by: Who gave that worker its command.
         pause_holds: Whether a person paused the run, so that only a resume goes on with it.
+        reach: Where the rows of chunks lie in the target's time, for those with rows outside their window.
+        cleared_at: When a replay was last told to clear the windows of all done chunks.
+        undone: Whether what the run had replaced was brought back.
         throttled_by: Why a worker waits before its next chunk; empty when none is known to wait.
         parallel: How many chunks may run at once, over all workers; 0 when that is left to each worker.
     """
@@ -159,6 +165,9 @@ class Run:
     pause_holds: bool = False
     paused: bool = False
     cancelled: bool = False
+    undone: bool = False
+    reach: dict[str, tuple[Instant, Instant]] = field(default_factory=dict)
+    cleared_at: Instant | None = None
     waiver: Waiver | None = None
     throttled_by: str = ""
     parallel: int = 0
@@ -196,6 +205,8 @@ class Run:
     @property
     def status(self) -> RunStatus:
         """Where the run stands; the order of the questions is the rule."""
+        if self.undone:
+            return RunStatus.UNDONE
         if self.cancelled:
             return RunStatus.CANCELLED
         if not self.started:

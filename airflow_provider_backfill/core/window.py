@@ -7,7 +7,7 @@ Pure: standard library only.
 import math
 import re
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from ..errors import Advice, Flag, RequestError
 from .instants import MS_PER_HOUR, from_ms, render_instant, to_ms
@@ -118,3 +118,10 @@ def iter_window(start: datetime, end: datetime, chunk_hours: float) -> Iterator[
         after = from_ms(following)
         yield before, after
         cursor, before = following, after
+
+
+def whole_days(start: datetime, end: datetime) -> Slice:
+    """The days in UTC that ``[start, end)`` meets, from midnight to midnight."""
+    first = start.replace(hour=0, minute=0, second=0, microsecond=0)
+    last = (end + timedelta(days=1, microseconds=-1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    return first, last

@@ -195,7 +195,9 @@ def test_a_plan_can_be_planned_again_by_its_command() -> None:
     statement = Statement(
         name="--select", select=select, source="shop.raw", time_kind=TimeKind.EPOCH_MS, columns=("a",), row_wise=True
     )
-    plan = PLAN.model_copy(update={"statements": (statement,), "write_mode": WriteMode.REPLACE, "existing_rows": 3})
+    plan = PLAN.model_copy(
+        update={"statements": (statement,), "write_mode": WriteMode.REPLACE, "allow_existing_rows": True}
+    )
     words = shlex.split(str(plan_command(plan, Flag("--chunk-hours", "24"))))
     flags = dict(pairwise(words))
     assert words[:2] == ["clickhouse-backfill", "plan"]

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from ...errors import Remedy
+from ..coverage import FilledTwice
 from ..facts import ServerFacts
 from ..plan import Plan
 from ..run_state import Run, RunStatus
@@ -67,6 +68,7 @@ class RuleContext:
         max_age: An unfinished plan is an error only once it is older; None for at once.
         server: What a look at the server gave.
         about: Id of a plan whose files are damaged; *damage* says how, *remedy* what to type, if that helps.
+        twice: What two fills have both filled.
         missing: Declared backfills without a plan, each with a part of its window that none covers.
     """
 
@@ -80,6 +82,7 @@ class RuleContext:
     about: str = ""
     damage: str = ""
     remedy: Remedy | None = None
+    twice: tuple[FilledTwice, ...] = ()
     missing: tuple[tuple[RequiredBackfill, datetime, datetime], ...] = ()
 
     @property

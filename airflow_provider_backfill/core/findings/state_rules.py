@@ -112,6 +112,24 @@ def _failed(case: RuleContext) -> Iterator[Match]:
 
 
 @STATE_RULES.rule(
+    "backfill_window_filled_twice",
+    Severity.ERROR,
+    "Two fills have filled one window of a target, so its rows may be there twice. A warning where the second was "
+    "planned with `--allow-existing-rows`. Over when the window is rebuilt, or one of the two is undone.",
+    remedy="`run --replay-done --clear-window` of one of them, or a plan with `--write-mode replace`",
+)
+def _filled_twice(case: RuleContext) -> Iterator[Match]:
+    for found in case.twice:
+        allowed = ", which was planned to add to what is there" if found.accepted else ""
+        yield Match(
+            f"{found.target} was filled twice from {render_instant(found.start)} to {render_instant(found.end)}: "
+            f"by plan {found.first} and by plan {found.second}{allowed}.",
+            None if found.accepted else command("run", found.second, "--replay-done", "--clear-window"),
+            Severity.WARN if found.accepted else None,
+        )
+
+
+@STATE_RULES.rule(
     "backfill_claim_stuck",
     Severity.ERROR,
     "Workers that are gone still hold chunks; nobody executes them.",

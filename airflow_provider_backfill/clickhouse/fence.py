@@ -1,0 +1,176 @@
+"""
+The fence in the database: two runs do not publish to meeting windows of one target, whoever started them and where.
+
+A run announces itself by a table beside the target, whose name says for whom and for which window, and then looks
+for others: of two that announce themselves at once, one at least sees the other and steps back. The table holds
+when its workers were last heard of, by the server's clock. One that has been silent for its lease is taken away by
+whoever meets it; a worker that was asleep for half of that looks again before it publishes.
+"""
+
+import hashlib
+import random
+import re
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from ..core.facts import TableFacts, TableName
+from ..core.instants import from_ms, render_instant, to_ms
+from ..core.plan import Plan
+from ..core.remedy import command
+from ..core.sql import literal, quote_table, table_condition
+from ..errors import Advice, RequestError, ServerError, StatementRefusedError
+from .attempt import drop_tables
+from .client import ClickHouse
+
+_NAME = re.compile(r"backfill_([0-9a-f]{16})_fence_([0-9a-f]{8})_(-?\d+)_(-?\d+)_([0-9a-f]+)")
+# Two that met by chance come back at different times.
+_PAUSES = (0.2, 0.5, 1.0)
+_UNKNOWN_TABLE = 60
+
+
+class WindowTakenError(RequestError):
+    """Another run is at work on a window that meets this one."""
+
+
+class Announcement(NamedTuple):
+    """A run that publishes to ``[start, end)`` of a target; *run* tells apart runs of one plan in several folders."""
+
+    plan_id: str
+    run: str
+    start: datetime
+    end: datetime
+    table: TableName
+
+
+class Fence:
+    """
+    One worker's hold on a plan's window in the target, which it shares with the other workers of its run.
+
+    Args:
+        lease: How many seconds it holds after the last sign of life.
+    """
+
+    def __init__(self, server: ClickHouse, target: TableFacts, plan: Plan, lease: float) -> None:
+        self._server, self._target, self._plan, self._lease = server, target, plan, lease
+        self._table = _announcement(target, plan)
+        self._sure_until = 0.0
+
+    def acquire(self) -> None:
+        """
+        Announce the run, or give a sign of life for it; may be repeated, by any of its workers.
+
+        Raises:
+            WindowTakenError: Another run is at work on a window that meets this one; names its plan.
+            ServerError: ClickHouse could not be asked.
+        """
+        for pause in (*_PAUSES, None):
+            asked = time.monotonic()
+            fresh = not any(other.table == self._table for other in announced(self._server, self._target))
+            self._announce()
+            present = announced(self._server, self._target)
+            rivals = [other for other in present if self._is_rival(other)]
+            if not rivals and any(other.table == self._table for other in present):
+                self._sure_until = asked + self._lease / 2
+                return
+            if fresh:
+                self.release()
+            if pause is None and rivals:
+                raise _taken(self._target, self._plan, rivals)
+            time.sleep((pause or 0) * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load, keeps no secret
+        raise ServerError(f"{self._table} is taken away as often as it is made.")
+
+    def hold(self) -> None:
+        """
+        Make sure that nobody else has taken the window; costs nothing while the last sign of life is young.
+
+        Raises:
+            WindowTakenError: As :meth:`acquire`.
+        """
+        if time.monotonic() >= self._sure_until:
+            self.acquire()
+
+    def release(self) -> None:
+        """Take the announcement back; nothing happens when there is none."""
+        self._sure_until = 0.0
+        drop_tables(self._server, [self._table])
+
+    def _announce(self) -> None:
+        comment = literal(f"backfill {self._plan.plan_id} is at work on this window of {self._target.storage}")
+        name = quote_table(self._table)
+        self._server.command(
+            f"CREATE TABLE IF NOT EXISTS {name} (seen_at DateTime64(3) DEFAULT now64(3), lease Float64)"
+            f" ENGINE = MergeTree ORDER BY tuple() COMMENT {comment}"
+        )
+        try:
+            self._server.command(
+                f"INSERT INTO {name} (lease) VALUES ({self._lease})", {"async_insert": 0, "insert_deduplicate": 0}
+            )
+        except StatementRefusedError as error:
+            # Taken away at this moment by one who found it silent; the next look tells.
+            if error.code != _UNKNOWN_TABLE:
+                raise
+
+    def _is_rival(self, other: Announcement) -> bool:
+        plan = self._plan
+        if other.table == self._table or not (other.start < plan.end and plan.start < other.end):
+            return False
+        if _is_alive(self._server, other.table, self._lease):
+            return True
+        drop_tables(self._server, [other.table])
+        return False
+
+
+def announced(server: ClickHouse, target: TableFacts) -> list[Announcement]:
+    """The runs that are announced on *target*, alive or not."""
+    database = target.storage.database
+    rows = server.rows(
+        f"SELECT name FROM system.tables WHERE database = {literal(database)} AND name LIKE 'backfill%fence%'"
+    )
+    matches = [match for (name,) in rows if (match := _NAME.fullmatch(name)) and match[2] == _target_key(target)]
+    return [
+        Announcement(m[1], m[5], from_ms(int(m[3])), from_ms(int(m[4])), TableName(database, m[0])) for m in matches
+    ]
+
+
+def _announcement(target: TableFacts, plan: Plan) -> TableName:
+    """The table that announces the plan's run; one of the plan's, so that whatever drops those drops this."""
+    window = f"{to_ms(plan.start)}_{to_ms(plan.end)}"
+    name = f"backfill_{plan.plan_id}_fence_{_target_key(target)}_{window}_{plan.nonce or 0}"
+    return TableName(target.storage.database, name)
+
+
+def _target_key(target: TableFacts) -> str:
+    """Tells the announcements of one target from those of another in the same database."""
+    return hashlib.sha256(str(target.storage).encode()).hexdigest()[:8]
+
+
+def _is_alive(server: ClickHouse, table: TableName, lease: float) -> bool:
+    """Whether a worker has given a sign of life within its lease; one that has just made the table has, too."""
+    try:
+        seen = server.numbers(
+            "SELECT count(), countIf(seen_at + toIntervalMillisecond(toInt64(lease * 1000)) >= now64(3))"
+            f" FROM {quote_table(table)}"
+        )
+        if seen[0]:
+            return seen[1] > 0
+        age = f"dateDiff('second', metadata_modification_time, now()) <= {lease}"
+        return server.numbers(f"SELECT {age} FROM system.tables WHERE {table_condition(table, 'name')}") == (1,)
+    except StatementRefusedError as error:
+        if error.code == _UNKNOWN_TABLE:
+            return False
+        raise
+
+
+def _taken(target: TableFacts, plan: Plan, rivals: Sequence[Announcement]) -> WindowTakenError:
+    other = rivals[0]
+    window = f"{render_instant(other.start)} to {render_instant(other.end)}"
+    return WindowTakenError(
+        f"Plan {other.plan_id} is at work on {window} of {target.name}, which meets the window of plan {plan.plan_id}.",
+        remedy=Advice(
+            "let it complete, then look what is left to fill with `{}`; a run that died holds the window for a minute "
+            "at most",
+            command("doctor", plan.plan_id),
+        ),
+    )

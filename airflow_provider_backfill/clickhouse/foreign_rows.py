@@ -1,0 +1,162 @@
+"""
+Rows of others in a window that is to be filled: what a chunk would add to.
+
+A fill is planned over a window without rows. What is there before a chunk is published must have been
+written by the plan itself: in part by the same chunk, or by its neighbours where rows of several chunks
+share a time of the target, such as the start of their day. Rows beyond the plan's window are not looked
+at: the plan did not look there either.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from ..core.facts import TableName
+from ..core.instants import from_ms, render_instant
+from ..core.plan import Chunk, Plan, WriteMode
+from ..core.remedy import command, plan_command, short_instant
+from ..core.sql import milliseconds, quote, quote_table, time_filter
+from ..core.window import Slice, whole_days
+from ..errors import Advice, Flag, RequestError
+from .attempt import Attempt, Neighbour
+from .client import ClickHouse
+from .cluster import catch_up
+
+
+class ForeignRowsError(RequestError):
+    """The window of a chunk holds rows of others; nothing of the attempt was published."""
+
+
+def reach(server: ClickHouse, plan: Plan, chunk: Chunk, table: TableName) -> Slice | None:
+    """Where the rows of a staged table lie in the target's time, ``[first, last)``; None when in the chunk's window."""
+    if plan.target_time is None or plan.write_mode is not WriteMode.STAGE:
+        return None
+    column, kind = plan.target_time.column, plan.target_time.kind
+    extremes = (milliseconds(f"{extreme}({quote(column)})", kind) for extreme in ("min", "max"))
+    first, last = (f"ifNull({extreme}, 0)" for extreme in extremes)
+    found = server.numbers(f"SELECT {first}, {last}, count({quote(column)}) FROM {quote_table(table)}")
+    # None of the rows has a time.
+    if not found or not found[2]:
+        return None
+    after = timedelta(days=1) if kind.is_date else timedelta(milliseconds=1)
+    span = (from_ms(found[0]), from_ms(found[1]) + after)
+    window = _own_window(plan, chunk)
+    return None if window[0] <= span[0] and span[1] <= window[1] else span
+
+
+def refuse_before_publish(server: ClickHouse, attempt: Attempt, published: int) -> None:
+    """
+    Refuse to publish a sealed chunk into a window that holds rows of others.
+
+    Args:
+        published: How many rows of the chunk are in the target already, before any merge.
+
+    Raises:
+        ForeignRowsError: Says how many rows, of which plan where that is known, and how to go on.
+    """
+    if _unguarded(attempt.plan):
+        return
+    areas = [_own_window(attempt.plan, attempt.chunk)]
+    if (beyond := attempt.reach()) is not None:
+        areas.append(beyond)
+    _refuse(server, attempt, areas, published)
+
+
+def refuse_before_insert(server: ClickHouse, attempt: Attempt) -> None:
+    """
+    Refuse to insert a chunk into a window that holds rows of others.
+
+    Not after an insert of the chunk that failed: what it has left behind cannot be told from these.
+
+    Raises:
+        ForeignRowsError: As :func:`refuse_before_publish`.
+    """
+    if _unguarded(attempt.plan) or attempt.touched:
+        return
+    _refuse(server, attempt, [_own_window(attempt.plan, attempt.chunk)], 0)
+
+
+def _unguarded(plan: Plan) -> bool:
+    return not plan.adds_rows or plan.allow_existing_rows or plan.existing_rows is None
+
+
+def _refuse(server: ClickHouse, attempt: Attempt, areas: Sequence[Slice], published: int) -> None:
+    plan, storage = attempt.plan, quote_table(attempt.target.storage)
+    if attempt.target.replicas is not None:
+        catch_up(server, attempt.target.storage)
+    own = _condition(plan, areas)
+    found = server.numbers(f"SELECT count() FROM {storage} WHERE {own}")[0]
+    if found <= published:
+        return
+    near = [other for other in attempt.neighbours() if _meets(plan, other, areas)]
+    if any(other.rows is None for other in near):
+        return
+    theirs = sum(other.rows or 0 for other in near)
+    foreign = found - published - theirs
+    if near and plan.target_time is not None:
+        # Where no other chunk of the plan writes, nothing else may be.
+        apart = f"{own} AND NOT coalesce({_condition(plan, [_area(plan, other) for other in near])}, 0)"
+        foreign = max(foreign, server.numbers(f"SELECT count() FROM {storage} WHERE {apart}")[0] - published)
+    if foreign <= 0:
+        return
+    raise _error(server, attempt, own, foreign)
+
+
+def _own_window(plan: Plan, chunk: Chunk) -> Slice:
+    """The chunk's window in the target's time; a day belongs to it when a part of it does."""
+    if plan.target_time is not None and plan.target_time.kind.is_date:
+        return whole_days(chunk.start, chunk.end)
+    return chunk.start, chunk.end
+
+
+def _area(plan: Plan, other: Neighbour) -> Slice:
+    """Where the rows of another chunk may lie."""
+    start, end = _own_window(plan, other.chunk)
+    return (start, end) if other.reach is None else (min(start, other.reach[0]), max(end, other.reach[1]))
+
+
+def _meets(plan: Plan, other: Neighbour, areas: Sequence[Slice]) -> bool:
+    # Without a time, any chunk's rows may be those that were found.
+    start, end = _area(plan, other)
+    return plan.target_time is None or any(start < last and first < end for first, last in areas)
+
+
+def _condition(plan: Plan, areas: Sequence[Slice]) -> str:
+    """The condition that a row of the target lies in one of *areas* and in the plan's window."""
+    time = plan.target_time
+    if time is None:
+        return "1"
+    low, high = _own_window(plan, Chunk("", plan.start, plan.end))
+    cut = [(max(start, low), min(end, high)) for start, end in areas]
+    parts = [time_filter(time.column, time.kind, start, end) for start, end in cut if start < end]
+    return f"({' OR '.join(f'({part})' for part in parts)})" if parts else "0"
+
+
+def _error(server: ClickHouse, attempt: Attempt, own: str, foreign: int) -> ForeignRowsError:
+    plan, chunk, time = attempt.plan, attempt.chunk, attempt.plan.target_time
+    rivals = attempt.rivals()
+    by = f", as plan {' and plan '.join(rivals)} may have written" if rivals else ""
+    waived = command("waive", plan.plan_id, Flag("--reason", "its window holds the rows already"))
+    ways = [Advice("if another plan has filled it, `{}`", waived)]
+    first = None
+    if time is not None:
+        earliest = milliseconds(f"min({quote(time.column)})", time.kind)
+        storage = quote_table(attempt.target.storage)
+        first = from_ms(server.numbers(f"SELECT {earliest} FROM {storage} WHERE {own}")[0])
+    if first is not None and chunk.start < first:
+        before = plan_command(plan, Flag("--from", short_instant(chunk.start)), Flag("--to", short_instant(first)))
+        ways.append(
+            Advice(
+                "if a view writes there from {} on, waive it and fill what is before: `{}`",
+                short_instant(first),
+                before,
+            )
+        )
+    ways.append(
+        Advice("if these are other rows, plan anew with {} and {}", Flag("--allow-existing-rows"), Flag("--force"))
+    )
+    return ForeignRowsError(
+        f"{plan.target} holds {foreign} rows in the window of chunk {chunk.id} ({render_instant(chunk.start)} to "
+        f"{render_instant(chunk.end)}) that plan {plan.plan_id} has not written{by}; the chunk would add to them, and "
+        "nothing was published.",
+        remedy=Advice("; ".join("{}" for _ in ways), *ways),
+    )

@@ -1,0 +1,116 @@
+"""What other plans of the state folder have filled; needs no ClickHouse."""
+
+from collections.abc import Iterable, Sequence
+
+from ..core.coverage import (
+    CoveredInterval,
+    FilledTwice,
+    filled_by_another,
+    find_filled_twice,
+    merge_intervals,
+    missing_intervals,
+    overlaps,
+)
+from ..core.instants import render_instant
+from ..core.plan import Plan
+from ..core.remedy import command, plan_command, short_instant
+from ..core.replay import expand
+from ..core.run_state import ChunkStatus, Run
+from ..errors import Advice, BackfillError, Flag, RequestError
+from ..state.store import StateStore
+from .session import Session
+
+
+def meeting_plans(store: StateStore, plan: Plan) -> list[tuple[Plan, Run]]:
+    """The other plans of the folder on the same target whose windows meet the plan's, whatever their status."""
+    found = []
+    for other in store.plan_ids():
+        if other == plan.plan_id:
+            continue
+        try:
+            loaded = store.load_plan(other)
+            if overlaps(plan, [loaded]):
+                found.append((loaded, store.open_run(loaded).run))
+        except BackfillError:
+            # A damaged plan is a finding of check; it fills nothing that could be told.
+            continue
+    return found
+
+
+def refuse_filled_window(session: Session, plan: Plan, run: Run) -> None:
+    """
+    Stop a fill before it asks anything, when another plan has filled a window that it has still to fill.
+
+    Raises:
+        RequestError: Names the other plans and their windows, and what is left to be planned.
+    """
+    if not plan.adds_rows or plan.allow_existing_rows:
+        return
+    filled = [
+        stretch
+        for other, others_run in meeting_plans(session.store, plan)
+        for stretch in filled_by_another(plan, run, other, others_run)
+    ]
+    if not filled:
+        return
+    names = sorted({name for stretch in filled for name in stretch.plans})
+    stretches = merge_intervals(filled)
+    windows = ", ".join(f"{render_instant(one.start)} to {render_instant(one.end)}" for one in stretches[:3])
+    more = f" and {len(stretches) - 3} more windows" if len(stretches) > 3 else ""
+    have = "has" if len(names) == 1 else "have"
+    raise RequestError(
+        f"Plan{'s' if len(names) > 1 else ''} {', '.join(names)} {have} filled {windows}{more} of {plan.target}, "
+        f"which plan {plan.plan_id} would fill again: its rows would be there twice.",
+        remedy=_what_is_left(plan, run, stretches),
+    )
+
+
+def what_to_do_instead(plan: Plan, running: Plan) -> Advice:
+    """What to type while another plan is at work on a window that meets the plan's."""
+    if not plan.adds_rows or plan.allow_existing_rows:
+        return Advice(
+            "wait for it, stop it with `{}`, or pass {}", command("cancel", running.plan_id), Flag("--force-overlap")
+        )
+    both = [CoveredInterval(max(plan.start, running.start), min(plan.end, running.end), ())]
+    return Advice("wait for it; {}, for it would fill the same window a second time", _rest(plan, both))
+
+
+def _what_is_left(plan: Plan, run: Run, filled: Iterable[CoveredInterval]) -> Advice:
+    """What to type instead: plan the gaps, and waive this plan."""
+    done = [
+        CoveredInterval(chunk.start, chunk.end, ())
+        for planned in plan.chunks()
+        for chunk in expand(run, planned)
+        if run.state(chunk.id).status is ChunkStatus.DONE
+    ]
+    return Advice(
+        "{}; if these are other rows, plan anew with {} and {}",
+        _rest(plan, [*filled, *done]),
+        Flag("--allow-existing-rows"),
+        Flag("--force"),
+    )
+
+
+def _rest(plan: Plan, filled: Iterable[CoveredInterval]) -> Advice:
+    """The advice to plan what is not filled, and to waive the plan."""
+    gaps = list(missing_intervals(merge_intervals(filled), plan.start, plan.end))[:2]
+    commands = [
+        plan_command(plan, Flag("--from", short_instant(start)), Flag("--to", short_instant(end)))
+        for start, end in gaps
+    ]
+    waived = command("waive", plan.plan_id, Flag("--reason", "another plan has filled its window"))
+    return Advice("".join("plan what is left with `{}`, " for _ in commands) + "then `{}`", *commands, waived)
+
+
+def filled_twice(store: StateStore, plans: Sequence[Plan]) -> list[FilledTwice]:
+    """What two fills among *plans* of one target have both filled; reads the logs of plans whose windows meet only."""
+    if sum(plan.adds_rows for plan in plans) < 2:
+        return []
+    meeting = [plan for plan in plans if overlaps(plan, plans)]
+    pairs = []
+    for plan in meeting:
+        try:
+            pairs.append((plan, store.open_run(plan).run))
+        except BackfillError:
+            continue
+    return find_filled_twice(pairs)

@@ -1,0 +1,94 @@
+"""Which windows two plans have both filled: what is an error, what was wanted, and what has been mended since."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow_provider_backfill.core.coverage import filled_by_another, find_filled_twice
+from airflow_provider_backfill.core.events import RunReplayed, RunStarted
+from airflow_provider_backfill.core.findings.judge import judge
+from airflow_provider_backfill.core.findings.registry import RuleContext, Severity
+from airflow_provider_backfill.core.plan import Plan, WriteMode
+from airflow_provider_backfill.core.replay import apply_event, new_run
+from airflow_provider_backfill.core.run_state import ChunkStatus, Run
+from tests.state import START, chunks_of, done, make_plan, started
+
+DAY = timedelta(days=1)
+FIRST = make_plan(4, existing_rows=0)
+SECOND = make_plan(2, hours=12, existing_rows=0)
+
+
+def filled(plan: Plan, *which: int, rows: int = 10, at: timedelta = timedelta()) -> tuple[Plan, Run]:
+    """The plan with its chunks of these numbers done."""
+    run = new_run(plan)
+    for number in which:
+        chunk = chunks_of(plan)[number]
+        apply_event(run, started(plan, chunk, at=START + at))
+        apply_event(run, done(chunk, rows=rows))
+    return plan, run
+
+
+def made(plan: Plan, **changes: Any) -> Plan:
+    return plan.model_copy(update=changes)
+
+
+def test_two_fills_of_one_window_are_an_error() -> None:
+    (found,) = find_filled_twice([filled(FIRST, 0, 1, 2), filled(SECOND, 1)])
+    assert (found.start, found.end) == (START + DAY / 2, START + 3 * DAY / 4)
+    assert {found.first, found.second} == {FIRST.plan_id, SECOND.plan_id}
+    (finding,) = judge(RuleContext(moment=START, about=found.second, twice=(found,)))
+    assert (finding.code, finding.severity) == ("backfill_window_filled_twice", Severity.ERROR)
+
+
+def test_what_is_no_second_filling() -> None:
+    """Windows that only touch, chunks without rows, another table, another server, a rebuild."""
+    assert find_filled_twice([filled(FIRST, 0, 1), filled(SECOND, 1)]) == []
+    assert find_filled_twice([filled(FIRST, 2, rows=0), filled(SECOND, 1)]) == []
+    assert find_filled_twice([filled(made(FIRST, target="shop.others"), 2), filled(SECOND, 1)]) == []
+    assert find_filled_twice([filled(made(FIRST, environment="elsewhere"), 2), filled(SECOND, 1)]) == []
+    assert find_filled_twice([filled(made(FIRST, write_mode=WriteMode.REPLACE), 2), filled(SECOND, 1)]) == []
+
+
+def test_a_plan_that_was_allowed_to_add_warns() -> None:
+    (found,) = find_filled_twice(
+        [filled(FIRST, 2), filled(made(SECOND, allow_existing_rows=True, created_at=START + DAY), 1)]
+    )
+    (finding,) = judge(RuleContext(moment=START, twice=(found,)))
+    assert finding.severity is Severity.WARN
+
+
+def test_a_window_that_was_empty_again_is_not_filled_twice() -> None:
+    """The second plan looked when the first had ended, and saw no row."""
+    later = made(SECOND, created_at=START + DAY)
+    assert find_filled_twice([filled(FIRST, 2), filled(later, 1)]) == []
+    assert filled_by_another(later, new_run(later), *filled(FIRST, 2)) == []
+    # Rows that are not where their window is were not looked for.
+    plan, run = filled(FIRST, 2)
+    run.reach[chunks_of(plan)[2].id] = (START - DAY, START)
+    assert len(find_filled_twice([(plan, run), filled(later, 1)])) == 1
+    assert len(filled_by_another(later, new_run(later), plan, run)) == 1
+
+
+def test_a_rebuild_or_a_cleared_replay_mends_it() -> None:
+    both = [filled(FIRST, 2), filled(SECOND, 1)]
+    rebuilt = make_plan(1, hours=24, write_mode=WriteMode.REPLACE, planned_at=START + DAY)
+    assert find_filled_twice([*both, filled(rebuilt, 0)]) == []
+    assert len(find_filled_twice([*both, filled(rebuilt)])) == 1
+    plan, run = filled(SECOND, 1)
+    event = RunReplayed(at=START + DAY, by="me", statuses=(ChunkStatus.DONE,), clear_window=True)
+    apply_event(run, event)
+    apply_event(run, started(plan, chunks_of(plan)[1], 2, at=START + DAY))
+    apply_event(run, done(chunks_of(plan)[1], 2))
+    assert find_filled_twice([filled(FIRST, 2), (plan, run)]) == []
+
+
+def test_only_what_is_still_to_be_filled_counts() -> None:
+    """Chunks that are done are done, and those that clear their window first add to nothing."""
+    plan, run = filled(SECOND, 1)
+    assert filled_by_another(plan, run, *filled(FIRST, 2, 3)) == []
+    (stretch,) = filled_by_another(plan, run, *filled(FIRST, 0, 2))
+    assert (stretch.start, stretch.end) == (START, START + DAY / 4)
+    apply_event(run, RunStarted(at=START, by="me"))
+    allowed = made(SECOND, allow_existing_rows=True)
+    assert filled_by_another(allowed, new_run(allowed), *filled(FIRST, 0)) == []
