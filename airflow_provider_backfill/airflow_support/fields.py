@@ -49,13 +49,17 @@ def mapped_items(plan: Plan, most: int) -> Iterator[dict[str, Any]]:
     count = task_count(plan, most)
     size, longer = divmod(plan.chunk_count, count)
     chunks = plan.chunks()
+    first = 0
     for index in range(count):
         batch = list(islice(chunks, size + (index < longer)))
+        # Parts of one window stay together: the item names windows.
+        more = sum(len(plan.parts.get(place, ("",))) - 1 for place in range(first, first + len(batch)))
+        first += len(batch)
         yield {
             "planId": plan.plan_id,
             "from": render_instant(batch[0].start),
             "to": render_instant(batch[-1].end),
-            "chunkCount": len(batch),
+            "chunkCount": len(batch) + more,
         }
 
 

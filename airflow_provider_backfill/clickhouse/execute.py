@@ -62,6 +62,7 @@ _STAGING_TABLE = {
     # Nor may the TTL of a column empty it.
     "max_number_of_merges_with_ttl_in_pool": 0,
 }
+_DELETE_YOURSELF = Advice("delete the rows yourself and plan anew with {}", Flag("--force"))
 _NOTHING = ContentSums(0, 0)
 _DIRECT_SETTINGS = {
     "insert_deduplicate": 1,
@@ -193,6 +194,11 @@ def _clear(server: ClickHouse, attempt: Attempt) -> None:
         RequestError: A statement gives rows of the chunk another time, such as the start of their day.
     """
     plan, chunk = attempt.plan, attempt.chunk
+    if chunk.key_range:
+        raise RequestError(
+            f"Chunk {chunk.id} is one of several parts of its window, so deleting the window would delete the others.",
+            remedy=_DELETE_YOURSELF,
+        )
     window = window_filter(plan, chunk)
     following = Chunk("", chunk.end, min(chunk.end + (chunk.end - chunk.start), plan.end))
     for statement in plan.statements:
@@ -207,7 +213,7 @@ def _clear(server: ClickHouse, attempt: Attempt) -> None:
                 raise RequestError(
                     f"{statement.name} does not leave {plan.time_column} as it is, so rows of other chunks may lie in "
                     f"the window of chunk {chunk.id} in {plan.target}, which was to be deleted.",
-                    remedy=Advice("delete the rows yourself and plan anew with {}", Flag("--force")),
+                    remedy=_DELETE_YOURSELF,
                 )
     publish.clear_window(server, attempt)
 

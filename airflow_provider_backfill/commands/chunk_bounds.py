@@ -5,25 +5,50 @@ Bounds of hours and calendars follow from the plan's length. Those of partitions
 the target's partition key; those of limits on rows and bytes lie where the rows of the source say.
 """
 
-from bisect import bisect_left
+import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from itertools import pairwise
+from datetime import datetime, timedelta
+from itertools import pairwise, takewhile
+from typing import NamedTuple
 
 from ..clickhouse.client import ClickHouse
+from ..clickhouse.key_samples import key_columns, rows_by_condition, sample_keys
 from ..clickhouse.source_rows import rows_between, uncompressed_bytes_per_row
 from ..core.chunking import Cell, Chunking, Unit, encode_bounds, pack
 from ..core.facts import ScanFacts, TableFacts, TableName
+from ..core.ids import chunk_id
 from ..core.instants import MS_PER_DAY, from_ms, render_instant, to_ms
-from ..core.plan import Plan, WriteMode
-from ..core.planner import keys_to_keep_whole
-from ..core.sql import parse_table, time_filter
+from ..core.key_ranges import cut_by_hash, cut_by_key
+from ..core.plan import Chunk, Plan, WriteMode
+from ..core.planner import keys_to_keep_whole, may_cut_by_key
+from ..core.sql import chunk_condition, parse_table, time_filter
 from ..errors import Advice, Flag, RequestError
 from . import plan_inputs
 
 _MS_PER_MINUTE = 60_000
+# Keys that are looked at to cut a chunk, at least, and for each piece: pieces differ by a few percent.
+_SAMPLE, _SAMPLE_PER_PIECE = 10_000, 1_000
+_SPARE = 1.1
+_TRIES = 4
 
 
-def cut(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts]) -> Plan:
+class HeavyChunk(NamedTuple):
+    """A slice that reads more of the source than the plan's limits, and how many times as much as they allow."""
+
+    start: datetime
+    end: datetime
+    weight: float
+
+
+class Cut(NamedTuple):
+    """A plan with its bounds, and the chunks that could not be made light enough."""
+
+    plan: Plan
+    heavy: tuple[HeavyChunk, ...] = ()
+
+
+def cut(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts]) -> Cut:
     """
     The plan with its bounds, where they come from data, and the number of its chunks.
 
@@ -31,17 +56,136 @@ def cut(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[Scan
         RequestError: The bounds cannot be had: the rows are too many to be counted, the size of a row is
             not known, a chunk would be shorter than the plan allows, or no day of a Date column.
     """
-    chunking = plan.chunking
-    if not chunking.from_data:
-        bounds = plan.bounds_ms()
-    else:
-        bounds = _base(server, target, plan, chunking)
-        if chunking.limited:
-            bounds = _by_rows(server, target, plan, scans, bounds)
-        plan = plan.model_copy(update={"bounds": encode_bounds(bounds)})
+    if not plan.chunking.from_data:
+        return Cut(_with_bounds(plan, plan.bounds_ms()))
+    base = _base(server, target, plan, plan.chunking)
+    if not plan.chunking.limited:
+        return Cut(_with_bounds(plan, base))
+    cells = _cells(server, target, plan, scans, base)
+    plan = _with_bounds(plan, pack(base, cells))
+    return _cut_by_key(server, target, plan, scans, cells)
+
+
+def _with_bounds(plan: Plan, bounds: list[int]) -> Plan:
     for statement in plan.statements:
         time_filter(plan.time_column, statement.time_kind, from_ms(bounds[0]), from_ms(bounds[1]))
-    return plan.model_copy(update={"chunk_count": len(bounds) - 1})
+    stored = encode_bounds(bounds) if plan.chunking.from_data else ""
+    return plan.model_copy(update={"bounds": stored, "chunk_count": len(bounds) - 1})
+
+
+def _cut_by_key(
+    server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], cells: Sequence[Cell]
+) -> Cut:
+    """The plan with parts of the chunks that are too heavy for the shortest time."""
+    bounds, parts, heavy = plan.bounds_ms(), dict[int, tuple[str, ...]](), list[HeavyChunk]()
+    weights = [0.0] * (len(bounds) - 1)
+    for cell in cells:
+        weights[bisect_right(bounds, cell.start) - 1] += cell.weight
+    may = may_cut_by_key(plan, target, scans)
+    for place, weight in enumerate(weights):
+        if weight <= 1:
+            continue
+        window = from_ms(bounds[place]), from_ms(bounds[place + 1])
+        ranges, left = _light_ranges(server, plan, Chunk("", *window), weight) if may else ((), weight)
+        if ranges:
+            parts[place] = ranges
+        if left > 1:
+            heavy.append(HeavyChunk(*window, left))
+    return Cut(plan.model_copy(update={"parts": parts}), tuple(heavy))
+
+
+def _light_ranges(server: ClickHouse, plan: Plan, chunk: Chunk, weight: float) -> tuple[tuple[str, ...], float]:
+    """Key ranges that are light enough, and the weight of the heaviest; none where the key cannot be cut."""
+    source, where = _source(plan), chunk_condition(plan, plan.statements[0], chunk)
+    best: tuple[str, ...] = ()
+    left, pieces = weight, weight
+    for _ in range(_TRIES):
+        # The pieces of a sample are not exactly equal.
+        pieces *= _SPARE
+        ranges = _ranges(server, plan, chunk, math.ceil(pieces))
+        if not ranges:
+            break
+        counts = rows_by_condition(server, source, where, ranges)
+        heaviest = weight * max(counts) / max(sum(counts), 1)
+        if heaviest < left:
+            best, left = tuple(ranges), heaviest
+        if heaviest <= 1:
+            break
+    return best, left
+
+
+def _ranges(server: ClickHouse, plan: Plan, chunk: Chunk, pieces: int) -> list[str]:
+    """Conditions that cut the rows of a chunk into about so many pieces; none where their key cannot be cut."""
+    source = _source(plan)
+    columns = key_columns(server, source)
+    ordered = list(takewhile(lambda column: column.orderable, columns))
+    if ordered:
+        where = chunk_condition(plan, plan.statements[0], chunk)
+        sample = sample_keys(server, source, ordered, where, max(_SAMPLE, _SAMPLE_PER_PIECE * pieces))
+        ranges = cut_by_key(ordered, sample, pieces, chunk.key_range)
+        if len(ranges) > 1:
+            return ranges
+    # Values that no literal can be written for, such as floats, have a hash.
+    return cut_by_hash(columns, pieces, chunk.key_range) if len(ordered) < len(columns) else []
+
+
+def split_chunk(server: ClickHouse, target: TableFacts, plan: Plan, chunk: Chunk) -> tuple[Chunk, ...]:
+    """
+    Cut a chunk that is too heavy: by time, or where that is too short already, by the source's sorting key.
+
+    Returns:
+        The parts; by time two in their order, as near to the middle as the plan may have a bound. Nothing
+        when every cut would go through a bucket or a partition, and the key cannot be cut either.
+
+    Raises:
+        ServerError: ClickHouse could not be asked.
+    """
+    scans = plan_inputs.check_scans(server, plan.statements, plan.time_column, chunk.start, chunk.end)
+    found = [
+        bucket
+        for statement, scan in zip(plan.statements, scans, strict=True)
+        for bucket in plan_inputs.time_buckets(server, plan, statement, scan).values()
+    ]
+    if plan.write_mode is WriteMode.REPLACE:
+        found.append(plan_inputs.partition_bucket(server, target, plan))
+    dates = any(s.time_kind.is_date for s in plan.statements)
+    step = MS_PER_DAY if dates else 1
+    middle = from_ms((to_ms(chunk.start) + to_ms(chunk.end)) // 2 // step * step)
+    edges = {middle, *(edge for bucket in found for edge in bucket.around(middle) if edge)}
+    least = timedelta(minutes=plan.min_chunk_minutes)
+    for edge in sorted(edges, key=lambda edge: abs(edge - middle)):
+        pieces = ((chunk.start, edge), (edge, chunk.end))
+        if all(end - start >= least and _fits(server, target, plan, scans, start, end) for start, end in pieces):
+            key = chunk.key_range
+            return tuple(Chunk(chunk_id(plan.plan_id, *piece, key), *piece, key) for piece in pieces)
+    return _split_by_key(server, target, plan, scans, chunk)
+
+
+def _fits(
+    server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], start: datetime, end: datetime
+) -> bool:
+    # The parts may run at once, so they may not share a partition.
+    piece = plan.model_copy(update={"keep_outside": False})
+    try:
+        plan_inputs.check_bounds(server, target, piece, scans, [to_ms(start), to_ms(end)])
+    except RequestError:
+        return False
+    return True
+
+
+def _split_by_key(
+    server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], chunk: Chunk
+) -> tuple[Chunk, ...]:
+    """Parts of the chunk's window that together have its rows; nothing where the key cannot be cut."""
+    if not may_cut_by_key(plan, target, scans):
+        return ()
+    window = chunk.start, chunk.end
+    ranges = _ranges(server, plan, chunk, 2)
+    return tuple(Chunk(chunk_id(plan.plan_id, *window, each), *window, each) for each in ranges)
+
+
+def _source(plan: Plan) -> TableName:
+    return parse_table(plan.statements[0].source, "source")
 
 
 def _base(server: ClickHouse, target: TableFacts, plan: Plan, chunking: Chunking) -> list[int]:
@@ -65,10 +209,10 @@ def _base(server: ClickHouse, target: TableFacts, plan: Plan, chunking: Chunking
     return bounds
 
 
-def _by_rows(
+def _cells(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], base: Sequence[int]
-) -> list[int]:
-    """The bounds between which lie at most as many rows and bytes as the plan wants, where it may have them."""
+) -> list[Cell]:
+    """How heavy the source is between the instants at which the plan may have a bound; those of no weight left out."""
     starts = _allowed(server, target, plan, scans, base)
     weights: dict[int, float] = {}
     for statement in plan.statements:
@@ -88,7 +232,7 @@ def _by_rows(
             )
         for start, rows in counts.rows.items():
             weights[start] = weights.get(start, 0.0) + rows * per_row
-    return pack(base, [Cell(start, weights[start]) for start in sorted(weights)])
+    return [Cell(start, weights[start]) for start in sorted(weights)]
 
 
 def _weight_of_row(server: ClickHouse, plan: Plan, source: TableName) -> float:

@@ -7,8 +7,8 @@ from ..core.coverage import CoveredInterval, find_filled_twice, merge_intervals,
 from ..core.facts import TableName
 from ..core.instants import render_instant
 from ..core.plan import Plan
-from ..core.replay import expand
-from ..core.run_state import ChunkStatus, Run, RunStatus
+from ..core.replay import filled_slices
+from ..core.run_state import Run, RunStatus
 from ..core.sql import show_table
 from ..errors import Advice, DamagedStateError, Flag, PlanNotFoundError, RequestError
 from .list import readable_runs
@@ -95,9 +95,9 @@ def _done(plan: Plan, run: Run, start: datetime, end: datetime) -> Iterator[Cove
     for planned in plan.chunks():
         if planned.end <= start or planned.start >= end:
             continue
-        for chunk in expand(run, planned):
-            if run.state(chunk.id).status is ChunkStatus.DONE and chunk.end > start and chunk.start < end:
-                yield CoveredInterval(max(chunk.start, start), min(chunk.end, end), (plan.plan_id,))
+        for first, last in filled_slices(run, planned):
+            if last > start and first < end:
+                yield CoveredInterval(max(first, start), min(last, end), (plan.plan_id,))
 
 
 def _coverage_of(where: str, merged: Iterable[CoveredInterval], start: datetime, end: datetime) -> Payload:

@@ -1,12 +1,14 @@
 """Create an immutable plan, or find the identical one."""
 
 import secrets
+from collections.abc import Iterator, Sequence
 
 from ..clickhouse import attempt, catalog
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import catch_up
 from ..core.drift import compatibility_token
 from ..core.facts import TableFacts
+from ..core.findings.registry import Match
 from ..core.findings.server_rules import open_window
 from ..core.ids import plan_id
 from ..core.instants import render_instant
@@ -90,7 +92,7 @@ def create_plan(session: Session, request: PlanRequest) -> Payload:
         existing = session.store.find_plan(plan.plan_id)
         if existing is not None and not request.force:
             return _plan_payload(session, _same_plan(existing, plan), target, existed=True)
-        plan = chunk_bounds.cut(server, target, plan, scans)
+        plan, heavy = chunk_bounds.cut(server, target, plan, scans)
         plan_inputs.check_bounds(server, target, plan, scans)
         plan = plan.model_copy(update={"existing_rows": plan_inputs.existing_rows(server, target, plan)})
         _refuse_existing_rows(server, target, plan, request.allow_existing_rows)
@@ -100,12 +102,23 @@ def create_plan(session: Session, request: PlanRequest) -> Payload:
         if not session.store.save_plan(plan):
             # Somebody else planned the same at this moment.
             return _plan_payload(session, _same_plan(session.store.load_plan(plan.plan_id), plan), target, existed=True)
-        warnings = [
-            {"message": found.message, **remedy_payload(found.remedy)}
-            for found in open_window(plan, catalog.server_time(server))
-        ]
+        found = [*open_window(plan, catalog.server_time(server)), *_heavy(plan, heavy)]
+        warnings = [{"message": each.message, **remedy_payload(each.remedy)} for each in found]
         described = chunk_sizing.describe(server, target, plan, scans, estimate)
         return {**_plan_payload(session, plan, target, existed=False), "estimate": described, "warnings": warnings}
+
+
+def _heavy(plan: Plan, heavy: Sequence[chunk_bounds.HeavyChunk]) -> Iterator[Match]:
+    """What is to be said of chunks that read more than the plan's limits."""
+    if heavy:
+        most = max(heavy, key=lambda chunk: chunk.weight)
+        yield Match(
+            f"{len(heavy)} of {plan.chunk_count} chunks read more of the source than the limit; the heaviest, "
+            f"{short_instant(most.start)} to {short_instant(most.end)}, {most.weight:.1f} times as much. They are cut "
+            f"neither by time (a bucket, a partition, or {plan.min_chunk_minutes:g} minutes) nor by the sorting key of "
+            "the source (all rows have the same key, or the target cannot add up parts of a result).",
+            Advice("raise the limit, lower limits.minChunkMinutes, or write the SELECT so that parts add up"),
+        )
 
 
 def _refuse_existing_rows(server: ClickHouse, target: TableFacts, plan: Plan, allowed: bool) -> None:
@@ -191,7 +204,7 @@ def _plan_payload(session: Session, plan: Plan, target: TableFacts, *, existed: 
         "target": plan.target,
         "from": render_instant(plan.start),
         "to": render_instant(plan.end),
-        "chunkCount": plan.chunk_count,
+        "chunkCount": plan.total_chunks,
         "chunkHours": None if plan.chunk_hours is None else whole(plan.chunk_hours),
         "chunkLength": plan.chunking.text,
         "chunks": plan.chunking.words,

@@ -16,9 +16,8 @@ from ..clickhouse.shards import shards_with, spread_of
 from ..clickhouse.time_buckets import TimeBuckets
 from ..core.chunking import Chunking, Unit
 from ..core.facts import CutoverFacts, ScanFacts, TableFacts, TableName, TimeKind
-from ..core.ids import chunk_id
-from ..core.instants import MS_PER_DAY, from_ms, render_instant, to_ms
-from ..core.plan import Chunk, Plan, PlanRequest, Statement, TargetTime, WriteMode
+from ..core.instants import render_instant, to_ms
+from ..core.plan import Plan, PlanRequest, Statement, TargetTime, WriteMode
 from ..core.planner import (
     check_groups,
     check_scan,
@@ -321,49 +320,6 @@ def partition_bucket(server: ClickHouse, target: TableFacts, plan: Plan) -> Time
             remedy=Advice("leave {} away", Flag("--write-mode", WriteMode.REPLACE)),
         )
     return bucket
-
-
-def split_in_two(server: ClickHouse, target: TableFacts, plan: Plan, chunk: Chunk) -> tuple[Chunk, ...]:
-    """
-    Cut a chunk in two, as near to its middle as the plan may have a chunk bound.
-
-    Returns:
-        The two parts in time order; nothing when a part would be shorter than the plan allows, or
-        every cut would go through a bucket or a partition.
-
-    Raises:
-        ServerError: ClickHouse could not be asked.
-    """
-    scans = check_scans(server, plan.statements, plan.time_column, chunk.start, chunk.end)
-    found = [
-        bucket
-        for statement, scan in zip(plan.statements, scans, strict=True)
-        for bucket in time_buckets(server, plan, statement, scan).values()
-    ]
-    if plan.write_mode is WriteMode.REPLACE:
-        found.append(partition_bucket(server, target, plan))
-    dates = any(s.time_kind.is_date for s in plan.statements)
-    step = MS_PER_DAY if dates else 1
-    middle = from_ms((to_ms(chunk.start) + to_ms(chunk.end)) // 2 // step * step)
-    edges = {middle, *(edge for bucket in found for edge in bucket.around(middle) if edge)}
-    least = timedelta(minutes=plan.min_chunk_minutes)
-    for edge in sorted(edges, key=lambda edge: abs(edge - middle)):
-        pieces = ((chunk.start, edge), (edge, chunk.end))
-        if all(end - start >= least and _fits(server, target, plan, scans, start, end) for start, end in pieces):
-            return tuple(Chunk(chunk_id(plan.plan_id, start, end), start, end) for start, end in pieces)
-    return ()
-
-
-def _fits(
-    server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], start: datetime, end: datetime
-) -> bool:
-    # The parts may run at once, so they may not share a partition.
-    piece = plan.model_copy(update={"keep_outside": False})
-    try:
-        check_bounds(server, target, piece, scans, [to_ms(start), to_ms(end)])
-    except RequestError:
-        return False
-    return True
 
 
 def _proposal(plan: Plan, buckets: Mapping[str, TimeBuckets], key: str) -> tuple[Flag, ...]:

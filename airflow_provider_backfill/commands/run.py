@@ -97,7 +97,7 @@ def run_plan(
         raise RequestError(
             f"Plan {plan_id} is paused until somebody resumes it.", remedy=command("resume", plan.plan_id)
         )
-    _check_flags(plan, flags)
+    _check_flags(plan, log.run, flags)
     blocks = session.options.policy.block_overlapping_runs and not flags.force_overlap
     if blocks:
         _refuse_overlap(session, plan)
@@ -173,7 +173,7 @@ def _release(fence: Fence | None, log: RunLog) -> None:
             fence.release()
 
 
-def _check_flags(plan: Plan, flags: RunFlags) -> None:
+def _check_flags(plan: Plan, run: Run, flags: RunFlags) -> None:
     if flags.clear_window and not (flags.replay_done or flags.replay_failed):
         raise RequestError(
             "The window is to be cleared before chunks are executed again, and no chunks are to be.",
@@ -183,6 +183,12 @@ def _check_flags(plan: Plan, flags: RunFlags) -> None:
         raise RequestError(
             f"Clearing the window would delete rows of {plan.target} that its backup does not hold yet.",
             hint="do not clear it: replace puts whole partitions in place, whatever they hold",
+        )
+    if flags.clear_window and any(part.key_range for parts in run.splits.values() for part in parts):
+        raise RequestError(
+            f"Chunks of plan {plan.plan_id} are cut by the sorting key of the source: deleting the window of one of "
+            "them would delete the rows of the others.",
+            remedy=Advice("delete the rows yourself and plan anew with {}", Flag("--force")),
         )
     if flags.replay_done and plan.backup:
         raise RequestError(

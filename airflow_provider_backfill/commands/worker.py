@@ -45,9 +45,9 @@ from ..core.window import Slice
 from ..errors import BackfillError, RequestError, ServerError, StatementRefusedError, TransitionError, VerificationError
 from ..state.run_log import RunLog
 from ..state.store import StateStore
+from .chunk_bounds import split_chunk
 from .filled_windows import meeting_plans
 from .lease import LEASE_SECONDS, new_owner, owner_is_dead, utc_now
-from .plan_inputs import split_in_two
 
 _WATCH_SECONDS = 0.5
 _WIDTH_SECONDS = 0.2
@@ -468,9 +468,11 @@ class Worker:
             found.append(Neighbour(other, anywhere or run.reach.get(other.id), rows))
         if direct:
             # An insert that failed may have left rows behind before its chunk was split.
+            planned = plan.planned_parts()
             found += [
                 Neighbour(Chunk(name, parts[0].start, parts[-1].end), anywhere, None)
                 for name, parts in run.splits.items()
+                if name not in planned
             ]
         return found
 
@@ -508,12 +510,12 @@ class Worker:
         )
 
     def _halves(self, chunk: Chunk) -> tuple[ChunkPart, ...]:
-        """The two parts to take a chunk's place; none when it cannot be cut, or the server cannot say where."""
+        """The parts to take a chunk's place; none when it cannot be cut, or the server cannot say where."""
         try:
-            parts = split_in_two(self._server, self._target, self._plan, chunk)
+            parts = split_chunk(self._server, self._target, self._plan, chunk)
         except BackfillError:
             return ()
-        return tuple(ChunkPart(id=part.id, start=part.start, end=part.end) for part in parts)
+        return tuple(ChunkPart(id=p.id, start=p.start, end=p.end, key_range=p.key_range) for p in parts)
 
 
 def _wait_for(events: list[threading.Event]) -> None:

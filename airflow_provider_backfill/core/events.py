@@ -178,11 +178,17 @@ class ChunkReleased(ChunkEvent):
 
 
 class ChunkPart(Model):
-    """One part of a split chunk."""
+    """
+    One part of a split chunk.
+
+    Attributes:
+        key_range: The condition on the source's sorting key that its rows meet, where time does not tell parts apart.
+    """
 
     id: str
     start: Instant = Field(alias="from")
     end: Instant = Field(alias="to")
+    key_range: str = ""
 
 
 class ChunkSplit(ChunkEvent):

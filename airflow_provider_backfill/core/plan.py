@@ -15,8 +15,8 @@ from pydantic import Field
 
 from .chunking import Chunking, decode_bounds, parse_chunking, slices_between
 from .facts import TableName, TimeKind
-from .ids import idempotency_token, iter_chunks, plan_id
-from .instants import to_ms
+from .ids import chunk_id, idempotency_token, iter_chunks, plan_id
+from .instants import from_ms, to_ms
 from .model import Instant, Model, Number
 from .window import Slice
 
@@ -95,12 +95,14 @@ class Plan(Model):
         backup: Whether what ``replace`` overwrites is kept in a table of its own.
         environment: Address and database of the server it was planned on.
         compatibility_token: A hash of what affects the data besides; empty in plans of older versions.
-
         chunk_hours: Length of a chunk, None where it is no number of hours.
+        chunk_count: How many slices of time there are; see :attr:`total_chunks`.
         chunk_length: How the window is cut, as :attr:`.Chunking.text`; empty in plans of older versions,
             which are cut by hours.
         bounds: The bounds that were computed from data, as :func:`.encode_bounds` writes them; empty where
             they follow from window and length.
+        parts: The key ranges that the rows of a chunk are cut into, by the chunk's place from 0 on, where
+            its window cannot be cut any further.
 
     The chunks are not stored: :meth:`chunks` derives them, so the file of a plan with 100,000 chunks
     of six hours is as small as that of one with ten.
@@ -114,6 +116,7 @@ class Plan(Model):
     chunk_hours: Number | None
     chunk_length: str = ""
     bounds: str = ""
+    parts: dict[int, tuple[str, ...]] = Field(default_factory=dict)
     time_column: str
     chunk_count: int
     statements: tuple[Statement, ...]
@@ -152,9 +155,27 @@ class Plan(Model):
         first = to_ms(self.start)
         return slices_between(chain([first], decode_bounds(self.bounds, first)))
 
+    def planned_parts(self) -> dict[str, tuple[Chunk, ...]]:
+        """The parts that take the place of chunks which are too heavy for their time, by the chunk's id."""
+        bounds = self.bounds_ms() if self.parts else []
+        found = {}
+        for place, ranges in self.parts.items():
+            window = from_ms(bounds[place]), from_ms(bounds[place + 1])
+            parts = tuple(Chunk(chunk_id(self.plan_id, *window, each), *window, each) for each in ranges)
+            found[chunk_id(self.plan_id, *window)] = parts
+        return found
+
+    @property
+    def total_chunks(self) -> int:
+        """How many chunks there are to do, where parts count in place of the chunk they are of."""
+        return self.chunk_count + sum(len(ranges) - 1 for ranges in self.parts.values())
+
     def bounds_ms(self) -> list[int]:
         """All chunk bounds in milliseconds since 1970, both ends of the window among them."""
-        return [to_ms(self.start), *(to_ms(end) for _, end in self.slices())]
+        first = to_ms(self.start)
+        if self.bounds:
+            return [first, *decode_bounds(self.bounds, first)]
+        return [first, *(to_ms(end) for _, end in self.slices())]
 
     @property
     def chunking(self) -> Chunking:

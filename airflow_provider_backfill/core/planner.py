@@ -280,6 +280,19 @@ def keys_to_keep_whole(statement: Statement, target: TableFacts, groups: Sequenc
     return [group.keys for group in groups if group.what != "GROUP BY" or not _adds_up(statement, target, group)]
 
 
+def may_cut_by_key(plan: Plan, target: TableFacts, scans: Sequence[ScanFacts]) -> bool:
+    """Whether the rows of one window may be processed in parts that time does not tell apart."""
+    one_source = len({statement.source for statement in plan.statements}) == 1
+    return (
+        one_source
+        and plan.write_mode is not WriteMode.REPLACE
+        and all(
+            scan.reads == 1 and not keys_to_keep_whole(statement, target, scan.groups)
+            for statement, scan in zip(plan.statements, scans, strict=True)
+        )
+    )
+
+
 def _adds_up(statement: Statement, target: TableFacts, group: GroupingStep) -> bool:
     """Whether the target's engine makes one result of the parts that several chunks give."""
     if target.engine.endswith("SummingMergeTree"):

@@ -32,6 +32,7 @@ from .events import (
 )
 from .plan import Chunk, Plan
 from .run_state import ChunkState, ChunkStatus, Run, RunStatus, Waiver, WorkerLease
+from .window import Slice
 
 _MAY_FIND: dict[type, frozenset[ChunkStatus]] = {
     # -> running: a worker claims the chunk, or takes over a claim whose worker and query are proven dead.
@@ -54,7 +55,7 @@ _MAY_FIND: dict[type, frozenset[ChunkStatus]] = {
 
 def new_run(plan: Plan) -> Run:
     """The run of a plan nobody has started."""
-    return Run(plan_id=plan.plan_id, total=plan.chunk_count)
+    return Run(plan_id=plan.plan_id, total=plan.total_chunks, splits=plan.planned_parts())
 
 
 def apply_event(run: Run, event: Event) -> None:
@@ -237,7 +238,7 @@ def _end(run: Run, event: ChunkDone | ChunkFailed | ChunkReleased | ChunkSplit) 
         case ChunkSplit():
             _move(run, event.chunk_id, state, ChunkStatus.PENDING)
             del run.chunks[event.chunk_id]
-            run.splits[event.chunk_id] = tuple(Chunk(part.id, part.start, part.end) for part in event.parts)
+            run.splits[event.chunk_id] = tuple(Chunk(p.id, p.start, p.end, p.key_range) for p in event.parts)
             run.total += len(event.parts) - 1
             run.last_error = event.message
 
@@ -280,6 +281,20 @@ def expand(run: Run, chunk: Chunk) -> Iterator[Chunk]:
     else:
         for part in parts:
             yield from expand(run, part)
+
+
+def filled_slices(run: Run, chunk: Chunk) -> Iterator[Slice]:
+    """
+    Yield the windows within *chunk* whose rows are all in the target, in time order.
+
+    Where the rows of a window were cut by their key, only when every part of them is done.
+    """
+    parts = run.splits.get(chunk.id)
+    if parts is not None and parts[0].key_range == chunk.key_range:
+        for part in parts:
+            yield from filled_slices(run, part)
+    elif all(run.state(leaf.id).status is ChunkStatus.DONE for leaf in expand(run, chunk)):
+        yield chunk.start, chunk.end
 
 
 def select_chunks(plan: Plan, run: Run, *statuses: ChunkStatus) -> Iterator[Chunk]:

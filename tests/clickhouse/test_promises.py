@@ -13,7 +13,7 @@ import clickhouse_connect
 import pytest
 
 from airflow_provider_backfill.clickhouse.client import ClickHouse, from_client
-from airflow_provider_backfill.commands import plan_inputs
+from airflow_provider_backfill.commands import chunk_bounds, plan_inputs
 from airflow_provider_backfill.commands.cancel import cancel_plan
 from airflow_provider_backfill.commands.run import run_plan
 from airflow_provider_backfill.commands.session import Payload, Session
@@ -163,7 +163,7 @@ def test_a_chunk_is_cut_where_the_plan_may_have_a_bound(http_lab: Lab, cut: Cut)
     plan = lab.session.store.load_plan(lab.plan("dst", "2025-01-01", end, cut.hours, **wanted)["planId"])
     with lab.session.connected() as server:
         target = plan_inputs.target_facts(server, lab.table("dst"))
-        parts = plan_inputs.split_in_two(server, target, plan, next(plan.chunks()))
+        parts = chunk_bounds.split_chunk(server, target, plan, next(plan.chunks()))
     assert [render_instant(part.start) for part in parts[1:]] == cut.bounds
     if parts:
         assert (parts[0].start, parts[0].end, parts[-1].end) == (plan.start, parts[1].start, plan.end)

@@ -452,7 +452,7 @@ def _definition(plan: Plan, store: StateStore) -> Payload:
         "guarantee": plan.guarantee,
         "existingRows": plan.existing_rows,
         "environment": plan.environment,
-        "chunkCount": plan.chunk_count,
+        "chunkCount": plan.total_chunks,
         "statements": [
             {"name": s.name, "source": s.source, "select": mask_secrets(s.select), "verifiedAgainstSource": s.row_wise}
             for s in plan.statements

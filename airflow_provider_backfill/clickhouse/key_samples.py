@@ -1,0 +1,44 @@
+"""How the keys of a source are spread, so that the rows of one window can be cut where time cannot cut them."""
+
+from collections.abc import Sequence
+
+from ..core.facts import TableName
+from ..core.key_ranges import KeyColumn
+from ..core.sql import expressions, quote_table, table_condition
+from .client import LONG_TEXT, ClickHouse
+
+_SAMPLE_SECONDS = 60
+
+
+def key_columns(server: ClickHouse, source: TableName) -> tuple[KeyColumn, ...]:
+    """The elements of the source's sorting key; none when it is no MergeTree or is not sorted."""
+    found = server.rows(f"SELECT sorting_key FROM system.tables WHERE {table_condition(source, 'name')}")
+    elements = expressions(str(found[0][0])) if found else []
+    if not elements:
+        return ()
+    types = server.rows(f"DESCRIBE (SELECT {', '.join(f'({each})' for each in elements)} FROM {quote_table(source)})")
+    return tuple(KeyColumn(each, str(row[1])) for each, row in zip(elements, types, strict=True))
+
+
+def sample_keys(
+    server: ClickHouse, source: TableName, columns: Sequence[KeyColumn], where: str, rows: int
+) -> list[tuple[str, ...]]:
+    """The keys of so many *rows* that meet *where*, as text, sorted as the key sorts; the same at each call."""
+    names = [f"k{number}" for number in range(1, len(columns) + 1)]
+    values = ", ".join(f"({column.expression}) AS {name}" for column, name in zip(columns, names, strict=True))
+    texts = ", ".join(KeyColumn(f"key.{number}", column.type).as_text for number, column in enumerate(columns, 1))
+    found = server.rows(
+        f"SELECT [{texts}] FROM (SELECT arrayJoin(arraySort(groupArraySample({rows}, 1)"
+        f"(tuple({', '.join(names)})))) AS key FROM (SELECT {values} FROM {quote_table(source)} WHERE {where}))",
+        {"max_execution_time": _SAMPLE_SECONDS},
+    )
+    return [tuple(map(str, keys)) for (keys,) in found]
+
+
+def rows_by_condition(server: ClickHouse, source: TableName, where: str, conditions: Sequence[str]) -> tuple[int, ...]:
+    """How many rows that meet *where* meet each of *conditions* as well."""
+    counts = ", ".join(f"countIf({condition})" for condition in conditions)
+    return server.numbers(
+        f"SELECT {counts} FROM {quote_table(source)} WHERE {where}",
+        {"max_execution_time": _SAMPLE_SECONDS, **LONG_TEXT},
+    )
