@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
+import clickhouse_connect
 import pytest
 
+from airflow_provider_backfill.clickhouse.client import ClickHouse, from_client
 from airflow_provider_backfill.clickhouse.key_samples import key_columns, rows_by_condition
 from airflow_provider_backfill.commands import chunk_bounds, plan_inputs
 from airflow_provider_backfill.commands.coverage import read_coverage
+from airflow_provider_backfill.commands.run import run_plan
+from airflow_provider_backfill.commands.session import Session
 from airflow_provider_backfill.core.chunking import Chunking
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.key_ranges import KeyColumn
@@ -98,7 +103,9 @@ def test_every_row_lies_in_one_part_whatever_the_keys_type(lab: Lab, kind: str) 
         "CREATE TABLE dst (k String, ts DateTime('UTC')) ENGINE = MergeTree ORDER BY ts",
     )
     select = f"SELECT toString(assumeNotNull(k)) AS k, ts FROM {lab.table('src')}"
-    plan = lab.plan("dst", "2025-01-01", "2025-01-02", select=select, chunking=Chunking(hours=24, rows=1_100))
+    plan = lab.plan(
+        "dst", "2025-01-01", "2025-01-02", select=select, time_column="ts", chunking=Chunking(hours=24, rows=1_100)
+    )
     stored = lab.session.store.load_plan(plan["planId"])
     ((_, ranges),) = stored.parts.items()
     with lab.session.connected() as server:
@@ -159,7 +166,7 @@ def test_a_window_is_covered_when_all_its_parts_are(lab: Lab) -> None:
     run = lab.session.store.open_run(stored).run
     assert heavy & set(run.done)
     (where,) = read_coverage(lab.session, lab.table("dst"), parse_instant("2025-01-01"), parse_instant("2025-01-02"))[
-        "environments"
+        "servers"
     ]
     assert where["covered"][-1]["to"] <= "2025-01-01T10:15:00.000Z"
     assert where["gaps"][0]["from"] <= "2025-01-01T10:15:00.000Z"
@@ -177,6 +184,22 @@ def test_the_window_of_a_part_is_not_deleted(lab: Lab) -> None:
     assert lab.content("dst") == lab.content("src")
 
 
+def memory_of(lab: Lab, most: int) -> ClickHouse:
+    """A connection of a user whose statements get so many bytes."""
+    at = urlsplit(lab.engine.url)
+    settings = {"max_memory_usage": most, "max_threads": 1, "max_bytes_ratio_before_external_group_by": 0}
+    return from_client(
+        lambda: clickhouse_connect.get_client(
+            host=at.hostname,
+            port=at.port,
+            database=lab.engine.database,
+            autogenerate_session_id=False,
+            settings=settings,
+        ),
+        "the server",
+    )
+
+
 def test_the_shortest_chunk_that_needs_too_much_memory_is_completed(http_lab: Lab) -> None:
     """Where time cannot be cut any more, the key is, as often as it takes."""
     lab = http_lab
@@ -187,12 +210,10 @@ def test_the_shortest_chunk_that_needs_too_much_memory_is_completed(http_lab: La
         "CREATE TABLE dst (user UInt64, v AggregateFunction(groupUniqArray, String))"
         " ENGINE = AggregatingMergeTree ORDER BY user",
     )
-    select = (
-        f"SELECT user, groupUniqArrayState(v) AS v FROM {lab.table('src')} GROUP BY user"
-        " SETTINGS max_memory_usage = 60000000, max_threads = 1, max_bytes_ratio_before_external_group_by = 0"
-    )
+    select = f"SELECT user, groupUniqArrayState(v) AS v FROM {lab.table('src')} GROUP BY user"
     plan = lab.plan("dst", "2025-01-01", "2025-01-01T00:15Z", hours="15min", select=select)
-    done = lab.run(plan)
+    limited = Session(lab.session.store, lab.session.options, lambda: memory_of(lab, 40_000_000), "test")
+    done = run_plan(limited, plan["planId"])
     assert done["status"] == "completed"
     assert done["chunkCounts"]["total"] > 1
     query = "SELECT user, arraySort({}(v)) FROM {} GROUP BY user ORDER BY user"
