@@ -103,9 +103,8 @@ def test_every_row_lies_in_one_part_whatever_the_keys_type(lab: Lab, kind: str) 
         "CREATE TABLE dst (k String, ts DateTime('UTC')) ENGINE = MergeTree ORDER BY ts",
     )
     select = f"SELECT toString(assumeNotNull(k)) AS k, ts FROM {lab.table('src')}"
-    plan = lab.plan(
-        "dst", "2025-01-01", "2025-01-02", select=select, time_column="ts", chunking=Chunking(hours=24, rows=1_100)
-    )
+    limit: dict[str, Any] = {"time_column": "ts", "chunking": Chunking(hours=24, rows=1_100)}
+    plan = lab.plan("dst", "2025-01-01", "2025-01-02", select=select, **limit)
     stored = lab.session.store.load_plan(plan["planId"])
     ((_, ranges),) = stored.parts.items()
     with lab.session.connected() as server:

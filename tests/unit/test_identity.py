@@ -219,3 +219,13 @@ def test_a_chunk_size_that_gets_nowhere_is_refused(hours: float) -> None:
     """Otherwise cutting the window would never end."""
     with pytest.raises(RequestError, match="chunk size"):
         split_window(parse_instant("2025-01-01"), parse_instant("2025-01-02"), hours)
+
+
+def test_a_part_by_its_key_has_an_id_of_its_own() -> None:
+    """The condition is hashed as it is stored, after the window; without one the id is that of the window."""
+    window = (parse_instant("2025-01-01"), parse_instant("2025-01-01T00:15Z"))
+    plan, condition = "0123456789abcdef", "(tenant) = 'big' AND (ts) < CAST('2025-01-01 00:05:00' AS DateTime('UTC'))"
+    text = f"{plan}:2025-01-01T00:00:00.000Z:2025-01-01T00:15:00.000Z:{condition}"
+    assert chunk_id(plan, *window, condition) == hashlib.sha256(f"chunk:{text}".encode()).hexdigest()[:16]
+    assert idempotency_token(plan, *window, condition) == hashlib.sha256(f"token:{text}".encode()).hexdigest()
+    assert chunk_id(plan, *window, "") == chunk_id(plan, *window)
