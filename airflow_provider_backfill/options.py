@@ -26,6 +26,7 @@ ENV_PREFIX = "CLICKHOUSE_BACKFILL_"
 CONFIG_FILE = "clickhouse-backfill.toml"
 PYPROJECT_SECTION = "clickhouse-backfill"
 DEFAULT_SOURCE = "default"
+_LONGEST = 4 << 20
 
 
 def _whole(value: object) -> object:
@@ -362,7 +363,10 @@ def _read_toml(path: Path) -> dict[str, Any] | None:
 
     data = b""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_LONGEST + 1)
+        if len(data) > _LONGEST:
+            raise ConfigError(f"{path} is longer than {_LONGEST >> 20} MiB.", hint="check the path")
         # Editors on Windows put a byte order mark in front.
         return tomllib.loads(data.decode("utf-8-sig"))
     except FileNotFoundError:
@@ -372,6 +376,8 @@ def _read_toml(path: Path) -> dict[str, Any] | None:
     except UnicodeDecodeError as exc:
         line = data[: exc.start].count(b"\n") + 1
         raise ConfigError(f"{path} is not UTF-8 (at line {line}).", hint="save it as UTF-8") from exc
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply.", hint="a table of options has two levels") from None
     except ValueError as exc:
         last = len(data.splitlines())
         what = str(exc).replace("at end of document", f"at line {last}, the end of the file")

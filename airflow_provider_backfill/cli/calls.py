@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.plain_text import plain_values
 from ..errors import PROGRAM, RequestError
 from .console import print_line
-from .environment import open_session, read_options, with_page
+from .environment import open_session, read_file, read_options, with_page
 from .flags import ALL_FLAGS, PLAN_FLAGS, Payload
 from .notify import check_address, notify
 from .output import pasteable
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from ..core.plan import Plan, PlanRequest
     from ..core.run_state import Run
     from ..options import Options
+
+
+_COUNT = re.compile("[1-9][0-9]{0,5}")
 
 
 def read_request(call: Call, options: "Options") -> "PlanRequest":
@@ -108,7 +111,7 @@ def _select(call: Call) -> str | None:
     if path is not None:
         name = "--select-file"
         try:
-            text = Path(path).read_text(encoding="utf-8-sig")
+            text = read_file(Path(path)).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise RequestError(f"{name} {path} cannot be read: {reason}.", hint="check the path") from error
@@ -202,12 +205,14 @@ def _pace(call: Call) -> dict[str, Any]:
     """What the user says of load and failures, where anything."""
     given: dict[str, Any] = {}
     if (load := call.text("--max-load")) is not None:
-        if not re.fullmatch(r"\d+(\.\d+)?", load) or not 0 < float(load) <= 100:
+        if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?", load) or not 0 < float(load) <= 100:
             raise RequestError(f"--max-load is {load!r}.", hint="write a percentage above 0 and up to 100, such as 80")
         given["max_load"] = float(load) / 100
     if (failures := call.text("--max-failures")) is not None:
-        if not failures.isdecimal() or int(failures) < 1:
-            raise RequestError(f"--max-failures is {failures!r}.", hint="write a whole number from 1 on, such as 10")
+        if not _COUNT.fullmatch(failures):
+            raise RequestError(
+                f"--max-failures is {failures!r}.", hint="write a whole number from 1 to 999999, such as 10"
+            )
         given["max_failures"] = int(failures)
     return given
 
@@ -311,7 +316,7 @@ def _check(call: Call) -> Payload:
 def _age(text: str) -> "timedelta":
     from datetime import timedelta
 
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([mhd])", text.strip())
+    match = re.fullmatch(r"([0-9]{1,7}(?:\.[0-9]{1,9})?)([mhd])", text.strip())
     if match is None:
         raise RequestError(f"--max-age is {text!r}.", hint="write a number and its unit: 90m, 36h or 7d")
     return float(match[1]) * {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}[match[2]]
@@ -346,8 +351,8 @@ def _set_parallel(call: Call) -> Payload:
     from ..commands.set_parallel import set_parallel
 
     text = call.need("--parallel", f"write `{PROGRAM} {call.command} 4`, or auto to leave it to each worker")
-    if text != "auto" and not (text.isdecimal() and int(text) > 0):
-        raise RequestError(f"{text!r} is no number of chunks.", hint="write a whole number from 1 on, or auto")
+    if text != "auto" and not _COUNT.fullmatch(text):
+        raise RequestError(f"{text!r} is no number of chunks.", hint="write a whole number from 1 to 999999, or auto")
     session = open_session(call, read_options(call))
     return set_parallel(session, named_plan(call, session), 0 if text == "auto" else int(text))
 

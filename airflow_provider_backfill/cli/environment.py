@@ -1,5 +1,6 @@
 """What a command works with: options, session, password and user."""
 
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 
 _OPTION_FLAGS = ("--state-dir", "--time-column", "--max-parallel-chunks", "--max-chunk-rows", "--max-chunk-bytes")
+
+
+_LONGEST = 4 << 20
 
 
 def read_options(call: Call) -> "Options":
@@ -60,6 +64,20 @@ def with_page(payload: Payload) -> Payload:
     return {**payload, "page": page_address(base, payload["planId"])} if base and payload["planId"] else payload
 
 
+def read_file(path: Path) -> bytes:
+    """
+    The bytes of a file that a user named: a password, a SELECT, a list of required backfills.
+
+    Raises:
+        OSError: It cannot be read, or is longer than such a file can be.
+    """
+    with path.open("rb") as file:
+        data = file.read(_LONGEST + 1)
+    if len(data) > _LONGEST:
+        raise OSError(errno.EFBIG, f"it is longer than {_LONGEST >> 20} MiB")
+    return data
+
+
 def read_password(call: Call) -> str | None:
     """
     The password that is not in the URL: from --password-file, else CLICKHOUSE_PASSWORD, else its file.
@@ -75,7 +93,7 @@ def read_password(call: Call) -> str | None:
     if not path:
         return None
     try:
-        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+        return read_file(Path(path)).decode().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"The password file {path} cannot be read: {reason}.", hint=f"check {where}") from error

@@ -7,17 +7,21 @@ when it is called, so ``--version`` loads only the standard library and no comma
 
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
 
 from ..core.masking import mask_message, mask_secrets
-from ..errors import BackfillError
+from ..errors import BackfillError, RequestError
 from .calls import CALLS
 from .console import print_line
 from .flags import COMMANDS
 from .output import report_error, show_payload, without_passwords
 from .parser import parse
+
+# What Python makes of bytes that are no character.
+_HALVES = re.compile("[\x00\ud800-\udfff]")
 
 # Looking for plugins of pydantic in every installed distribution takes longer than most commands.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -57,6 +61,8 @@ def main(arguments: Sequence[str] | None = None, *, airflow_section: Mapping[str
 def _main(words: list[str], airflow_section: Mapping[str, str] | None) -> int:
     command, call = next((word for word in words if word in COMMANDS), ""), None
     try:
+        if any(not word.isprintable() and _HALVES.search(word) for word in words):
+            raise RequestError("An argument is not UTF-8 text.", hint="set a locale of UTF-8, such as LC_ALL=C.UTF-8")
         call = parse(words)._replace(airflow_section=airflow_section)
         payload = CALLS[call.command](call)
     except SystemExit as end:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
-from ..core.masking import MASK
+from ..core.masking import MASK, MESSAGE_LIMIT
 from ..core.plain_text import plain_json, plain_line, plain_values
 from ..errors import PROGRAM, BackfillError, ConfigError
 from .console import print_line
@@ -70,7 +70,7 @@ def print_json(payload: Any) -> None:
 
 def report_error(words: list[str], call: Call | None, command: str, error: BackfillError) -> int:
     """Say what happened and what to type, on stderr; with --json as an object on stdout, too."""
-    message, hint = (without_passwords(text, call) for text in (error.message, error.hint))
+    message, hint = (without_passwords(text, call)[:MESSAGE_LIMIT] for text in (error.message, error.hint))
     if call is not None:
         hint = pasteable(hint, call)
     line = f"{PROGRAM}: {plain_line(message)}"

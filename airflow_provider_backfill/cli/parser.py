@@ -87,6 +87,9 @@ def parse(words: Sequence[str]) -> Call:
     except argparse.ArgumentError as error:
         raise _misused(error, command) from None
     values = vars(found)
+    # argparse takes the value of `--target=--` for the end of the flags, and leaves an empty list.
+    if lost := next((flag for flag in flags_of(command).values() if isinstance(values[flag.key], list)), None):
+        raise RequestError(f"{lost.name} needs a value.", hint=f"write {lost.name} {lost.value}: {lost.help}")
     if named := _positional(command, extra, values):
         extra = []
         values.update(named)

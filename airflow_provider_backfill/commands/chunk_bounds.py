@@ -21,7 +21,7 @@ from ..core.ids import chunk_id
 from ..core.instants import MS_PER_DAY, from_ms, render_instant, to_ms
 from ..core.key_ranges import cut_by_hash, cut_by_key
 from ..core.plan import Chunk, Plan, WriteMode
-from ..core.planner import keys_to_keep_whole, may_cut_by_key
+from ..core.planner import check_chunk_count, keys_to_keep_whole, may_cut_by_key
 from ..core.sql import chunk_condition, parse_table, time_filter
 from ..errors import Advice, Flag, RequestError
 from . import plan_inputs
@@ -67,6 +67,7 @@ def cut(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[Scan
 
 
 def _with_bounds(plan: Plan, bounds: list[int]) -> Plan:
+    check_chunk_count(len(bounds) - 1)
     for statement in plan.statements:
         time_filter(plan.time_column, statement.time_kind, from_ms(bounds[0]), from_ms(bounds[1]))
     stored = encode_bounds(bounds) if plan.chunking.from_data else ""

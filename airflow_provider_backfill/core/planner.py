@@ -7,6 +7,7 @@ Pure: what the server said comes in as facts.
 """
 
 import difflib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -20,6 +21,7 @@ from .plan import Plan, PlanRequest, Statement, WriteMode
 from .sql import time_kind, unwrap_type
 from .window import render_chunk_hours, require_order
 
+MAX_CHUNKS = 1_000_000
 GUARANTEE = {
     WriteMode.STAGE: "Every row is written exactly once: a chunk is filled in a private table, verified, "
     "and its partitions are moved into the target one way.",
@@ -41,7 +43,7 @@ def check_window(
 
     Raises:
         RequestError: Empty or reversed window, window over *max_hours* without *force*, chunk
-            under *min_chunk_minutes*.
+            under *min_chunk_minutes*, more than :data:`MAX_CHUNKS` chunks.
     """
     require_order(start, end)
     length = chunking.nominal_hours
@@ -60,6 +62,22 @@ def check_window(
             f"The window {render_instant(start)} to {render_instant(end)} is {hours:g} h, "
             f"over the limit of {max_hours:g} h.",
             remedy=Advice("shorten it, raise limits.maxWindowHours, or pass {}", Flag("--force-large-window")),
+        )
+    if length:
+        check_chunk_count(math.ceil(hours / length))
+
+
+def check_chunk_count(count: int) -> None:
+    """
+    Hold a plan to so many chunks as the log, the page and the map are made for.
+
+    Raises:
+        RequestError: They are more than :data:`MAX_CHUNKS`.
+    """
+    if count > MAX_CHUNKS:
+        raise RequestError(
+            f"The plan would have {count:,} chunks, over the limit of {MAX_CHUNKS:,}.",
+            remedy=Advice("pass a longer {}, or plan the window in parts", Flag("--chunk-hours")),
         )
 
 
