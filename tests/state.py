@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -46,7 +45,6 @@ def make_plan(chunks: int = 4, *, planned_at: datetime = START, hours: float = 6
     ).model_copy(update=changes)
 
 
-@functools.lru_cache
 def chunks_of(plan: Plan) -> tuple[Chunk, ...]:
     """The plan's chunks."""
     return tuple(plan.chunks())
