@@ -229,7 +229,7 @@ export function planView(page, planId, { inRun = false } = {}) {
   async function preview(texts, listed, said, yes) {
     yes.disabled = true;
     try {
-      const tasks = await texts.tasks(true);
+      const tasks = (await texts.tasks(true)).sort((one, other) => one.task_id.localeCompare(other.task_id) || one.map_index - other.map_index);
       const line = (task) => h("li", {}, h("code", {}, task.map_index >= 0 ? `${task.task_id}[${task.map_index}]` : task.task_id), h("span", { class: "second" }, [task.rendered_map_index, task.state].filter(Boolean).join(" · ")));
       patch(listed, tasks.length ? tasks.map(line) : h("li", { class: "second" }, "Airflow finds no task to clear: the DAG run may be gone. Trigger the DAG again; what is done stays done."));
       yes.textContent = tasks.length ? `Clear ${plural(tasks.length, "task")}` : yes.textContent;
