@@ -143,7 +143,7 @@ class Backfill:
         self.id = plan.plan_id
         self.target = str(plan.target)
         self.window = (plan.start, plan.end)
-        self.chunk_count = plan.chunk_count
+        self.chunk_count = plan.total_chunks
         self.plan_payload = plan_payload
 
     def run(

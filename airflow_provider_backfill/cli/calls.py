@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..commands.run import RunFlags
     from ..commands.session import Session
     from ..core.chunking import Chunking
+    from ..core.hours import Schedule
     from ..core.plan import Plan, PlanRequest
     from ..core.run_state import Run
     from ..options import Options
@@ -214,7 +215,22 @@ def _pace(call: Call) -> dict[str, Any]:
                 f"--max-failures is {failures!r}.", hint="write a whole number from 1 to 999999, such as 10"
             )
         given["max_failures"] = int(failures)
-    return given
+    return {**given, "schedule": _schedule(call), "newest_first": call.on("--newest-first")}
+
+
+def _schedule(call: Call) -> "Schedule":
+    """Read when chunks may start."""
+    from datetime import UTC, datetime
+
+    from ..core.hours import Schedule, parse_hours, parse_stop
+
+    hours, stop, zone = (call.text(name) for name in ("--hours", "--stop-at", "--zone"))
+    if zone is not None and hours is None and stop is None:
+        raise RequestError("--zone says whose clocks count, and no time of day is given.", hint="write --hours 22-06")
+    return Schedule(
+        None if hours is None else parse_hours(hours, zone),
+        None if stop is None else parse_stop(stop, datetime.now(UTC), zone),
+    )
 
 
 def named_plan(call: Call, session: "Session") -> str:

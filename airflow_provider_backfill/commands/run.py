@@ -16,6 +16,7 @@ from ..core.coverage import overlaps
 from ..core.drift import detect_drift, planned_views
 from ..core.events import Event, RunPaused, RunReplayed, RunResumed, RunStarted
 from ..core.facts import TableFacts
+from ..core.hours import ANY_TIME, Schedule
 from ..core.instants import render_instant
 from ..core.plan import Plan, WriteMode
 from ..core.remedy import command
@@ -63,6 +64,8 @@ def run_plan(
     lease_seconds: float = LEASE_SECONDS,
     max_load: float = 0.8,
     max_failures: int = MAX_FAILURES_IN_A_ROW,
+    schedule: Schedule = ANY_TIME,
+    newest_first: bool = False,
 ) -> Payload:
     """
     Execute a plan's chunks until all have ended, or until the worker is told to stop.
@@ -79,6 +82,8 @@ def run_plan(
         lease_seconds: How long the worker's claims hold after its last sign of life.
         max_load: Wait before a chunk while the server uses more than this share of its limits on parts and memory.
         max_failures: Pause when so many chunks in a row have failed for good.
+        schedule: When chunks may start; the run is paused when that is over.
+        newest_first: Begin with the end of the window.
 
     Raises:
         RequestError: The run may not begin as asked; says why and what to type.
@@ -129,6 +134,8 @@ def run_plan(
             fence=fence,
             gate=LoadThrottle(address, target, max_load=max_load),
             max_failures=max_failures,
+            schedule=schedule,
+            newest_first=newest_first,
             on_behalf_of=session.user,
             replicated=plan_inputs.replicated_tables(server, plan.statements, target),
         )

@@ -35,6 +35,8 @@ from ..core.events import (
     WorkerHeartbeat,
 )
 from ..core.facts import TableFacts, TableName
+from ..core.hours import ANY_TIME, Schedule
+from ..core.instants import render_instant
 from ..core.masking import mask_message
 from ..core.plan import Chunk, Plan, WriteMode
 from ..core.replay import expand, select_chunks
@@ -53,6 +55,7 @@ _WATCH_SECONDS = 0.5
 _WIDTH_SECONDS = 0.2
 _HOLD_SECONDS = 1.0
 _HOLD_SAID_SECONDS = 30.0
+_HOLD_SAID_MOST_SECONDS = 3600.0
 MAX_FAILURES_IN_A_ROW = 10
 
 
@@ -71,6 +74,8 @@ class Worker:
         step: Called with each step of an attempt; for tests that stop a worker there.
         fence: Keeps other runs out of the plan's window; None where nothing does.
         gate: Says why the next chunk has to wait; empty when it may start.
+        schedule: When chunks may start.
+        newest_first: Begin with the end of the window.
         max_failures: Stop when so many chunks in a row have failed for good: the next would fail as well.
         on_behalf_of: Who gave the command, for the claims in the log.
         replicated: The tables that the plan reads, and its target, where they are replicated.
@@ -89,6 +94,8 @@ class Worker:
         step: Callable[[Step], None] = lambda _: None,
         lease_seconds: float = LEASE_SECONDS,
         gate: Callable[[], str] = lambda: "",
+        schedule: Schedule = ANY_TIME,
+        newest_first: bool = False,
         fence: Fence | None = None,
         max_failures: int = MAX_FAILURES_IN_A_ROW,
         on_behalf_of: str = "",
@@ -100,6 +107,7 @@ class Worker:
         self._report, self._step = report, step
         self._replicated = replicated
         self._gate, self._fence, self._max_failures = gate, fence, max_failures
+        self._schedule, self._newest_first = schedule, newest_first
         self._failures_in_a_row = 0
         # Whether the last chunk had no rows, so that the next may have none either.
         self._sparse = False
@@ -138,7 +146,7 @@ class Worker:
         ended = self._ended = threading.Event()
         watcher.start()
         try:
-            while not self._stopping.is_set():
+            while not self._is_over():
                 log = self._store.open_run(self._plan)
                 moment = utc_now()
                 ready = [
@@ -147,6 +155,8 @@ class Worker:
                     if (state := log.run.state(chunk.id)).status is ChunkStatus.PENDING
                     or (state.status is ChunkStatus.RUNNING and self._is_dead(log.run, state.owner, moment))
                 ]
+                if self._newest_first:
+                    ready.reverse()
                 if ready:
                     self._work_through(ready, parallel)
                 elif any(log.run.state(chunk.id).status is ChunkStatus.RUNNING for chunk in chunks(log.run)):
@@ -172,7 +182,7 @@ class Worker:
             log = self._store.open_run(self._plan)
             while not self._stopping.is_set() and number < width():
                 with lock:
-                    chunk = next(queue, None)
+                    chunk = None if self._is_over() else next(queue, None)
                 if chunk is None:
                     drained.set()
                     return
@@ -241,10 +251,10 @@ class Worker:
 
     def _execute(self, log: RunLog, chunk: Chunk) -> None:
         """Attempt a chunk until it is done, failed, split, given back, or found to be somebody else's."""
-        while not self._stopping.is_set():
+        while not self._is_over():
             self._wait_for_turn(log)
             self._wait_for_room(log)
-            if self._stopping.is_set():
+            if self._is_over():
                 return
             claim = self._claim(log, chunk)
             if claim is None:
@@ -278,18 +288,26 @@ class Worker:
 
     def _wait_for_turn(self, log: RunLog) -> None:
         """Wait while as many chunks run as the user wants at once."""
-        while not self._stopping.is_set() and log.run.parallel and self._is_full(log.refresh()):
+        while not self._is_over() and log.run.parallel and self._is_full(log.refresh()):
             self._stopping.wait(_WATCH_SECONDS)
 
     def _wait_for_room(self, log: RunLog) -> None:
-        """Wait while the gate says so, and keep the reason in the log: once, then every half minute."""
-        while not self._stopping.is_set() and (reason := self._gate()):
-            if time.monotonic() - self._held_said >= _HOLD_SAID_SECONDS:
+        """Wait while the hours or the gate say so, and keep the reason in the log: after twice as long each time."""
+        pause = _HOLD_SAID_SECONDS
+        while not self._is_over() and (reason := self._schedule.reason_to_wait(utc_now()) or self._gate()):
+            if time.monotonic() - self._held_said >= pause:
+                pause = min(pause * 2, _HOLD_SAID_MOST_SECONDS) if self._held_said > 0 else pause
                 self._held_said = time.monotonic()
                 self._append(log, RunThrottled(at=utc_now(), by=self.owner, reason=reason))
             self._stopping.wait(_HOLD_SECONDS)
         # A new wait is said at once.
         self._held_said = -_HOLD_SAID_SECONDS
+
+    def _is_over(self) -> bool:
+        """Whether no chunk may start any more: the worker was told to stop, or its time is up."""
+        if self._schedule.is_over(utc_now()) and not self._reason:
+            self._reason = f"the time to stop had come, {render_instant(self._schedule.stop_at or utc_now())}"
+        return self._stopping.is_set() or self._schedule.is_over(utc_now())
 
     def _count_failures(self, outcome: Event) -> None:
         if isinstance(outcome, ChunkDone):
