@@ -589,7 +589,7 @@ class BackfillChunkOperator(BaseOperator):
 
     @staticmethod
     def _refuse_cancelled(status: Payload) -> None:
-        if status["status"] == RunStatus.CANCELLED:
+        if RunStatus(status["status"]).is_cancelled:
             raise AirflowSkipException(
                 f"Plan {status['planId']} was cancelled; `clickhouse-backfill resume --plan-id {status['planId']}` "
                 "takes it up again."

@@ -246,7 +246,7 @@ def _is_over(session: Session, plan_id: str, window: tuple[datetime, datetime]) 
     """Whether nothing of the window is left to execute, as when a trigger is started again after its last chunk."""
     status = window_status(session, plan_id, window)
     counts = status["chunkCounts"]
-    return bool(status["status"] == RunStatus.CANCELLED or not counts["pending"] + counts["running"])
+    return bool(RunStatus(status["status"]).is_cancelled or not counts["pending"] + counts["running"])
 
 
 async def _settle(began: float) -> None:

@@ -47,6 +47,7 @@ _STATUS = {
     RunStatus.COMPLETED: "green",
     RunStatus.FAILED: "bold red",
     RunStatus.CANCELLED: "yellow",
+    RunStatus.UNDONE: "yellow",
     RunStatus.PAUSED: "yellow",
 }
 

@@ -134,6 +134,8 @@ def show_status(payload: Payload, out: IO[str]) -> str:
                 ("rows", f"{payload['rowsWritten']:,} written in {_count(payload['attempts'], 'attempt')}"),
                 ("read", _read(payload)),
                 ("time", f"{show_seconds(payload['seconds'])} this time" if "seconds" in payload else ""),
+                ("back", _restored(payload)),
+                ("backup", _kept(payload.get("backup"))),
                 ("queries", payload.get("queries", "")),
                 ("workers", f"gone without a word: {', '.join(dead)}" if dead else ""),
                 ("waits", payload.get("throttledBy", "")),
@@ -344,13 +346,27 @@ def show_repair(payload: Payload, out: IO[str]) -> str:
     return "\n".join(lines)
 
 
+def _restored(payload: Payload) -> str:
+    if "rowsRestored" not in payload:
+        return ""
+    partitions = _count(payload["partitionsRestored"], "partition")
+    return f"{_count(payload['rowsRestored'], 'row')} in {partitions} of {payload['target']}, as before the run"
+
+
+def _kept(backup: Payload | None) -> str:
+    return f"still in {backup['table']}; when it is not needed any more: {backup['drop']}" if backup else ""
+
+
 def show_check(payload: Payload, out: IO[str]) -> str:
     """Whether the required backfills are finished, and which are not."""
     result = payload["plugins"]["backfill"]
     plans = _count(result["evaluated"], "plan")
     verdict = "every required backfill is finished" if payload["ok"] else "not every required backfill is finished"
+    verdict = "no plan was seen" if not result["evaluated"] and payload["ok"] else verdict
+    signals = ", ".join(f"{count:,} {name}" for name, count in result["signals"].items() if count)
+    plans = f"{plans} looked at{f': {signals}' if signals else ''}"
     first = f"{paint('ok', 'completed', out) if payload['ok'] else paint('failed', 'failed', out)}: {verdict}"
-    return "\n".join([f"{first} ({plans} looked at).", *_findings(result["findings"], out)])
+    return "\n".join([f"{first} ({plans}).", *_findings(result["findings"], out)])
 
 
 def _findings(findings: Sequence[Payload], out: IO[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Tell whether every required backfill is finished."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -8,6 +9,7 @@ from ..core.coverage import CoveredInterval, merge_intervals, missing_intervals
 from ..core.facts import TableName
 from ..core.findings.judge import judge, worst_first
 from ..core.findings.registry import Finding, RequiredBackfill, RuleContext, Severity
+from ..core.findings.signal import Signal, signal_of
 from ..core.plan import Plan
 from ..core.run_state import ChunkStatus, RunStatus
 from ..core.sql import show_table
@@ -28,6 +30,7 @@ class _Tally:
     failed: int = 0
     waived: int = 0
     planned: dict[str, list[CoveredInterval]] = field(default_factory=dict)
+    signals: Counter[Signal] = field(default_factory=Counter)
     fills: dict[str, list[Plan]] = field(default_factory=dict)
 
 
@@ -62,11 +65,14 @@ def check_backfills(
             raise found
         else:
             plan, run = found
-            case = plan_case(session, plan, run, max_age=max_age)
+            case = plan_case(session, plan, run, max_age=max_age, gate=True)
         if plan is not None and wanted not in (None, plan.target):
             continue
         _count(tally, case, plan, targets)
         findings += judge(case)
+    if not session.store.plan_ids():
+        absent = session.store.backend.where("")
+        findings += judge(RuleContext(moment=utc_now(), gate=bool(mine), absent=absent))
     missing = tuple(
         (entry, *gap)
         for entry in mine
@@ -101,12 +107,14 @@ def _count(tally: _Tally, case: RuleContext, plan: Plan | None, targets: set[str
     if plan is not None and plan.target in targets and not (run is not None and run.cancelled):
         tally.planned.setdefault(plan.target, []).append(CoveredInterval(plan.start, plan.end, (plan.plan_id,)))
     if run is None:
+        tally.signals[signal_of(case)] += 1
         return
     if plan is not None and run.count(ChunkStatus.DONE):
         tally.fills.setdefault(plan.target, []).append(plan)
     tally.evaluated += 1
     tally.waived += case.waived and not case.finished
-    tally.pending += not case.finished and not case.waived
+    tally.pending += not case.finished and not case.waived and run.status is not RunStatus.UNDONE
+    tally.signals[signal_of(case)] += 1
     tally.active += run.status is RunStatus.RUNNING
     tally.failed += run.status is RunStatus.FAILED
 
@@ -127,6 +135,7 @@ def _check_payload(findings: Sequence[Finding], tally: _Tally, missing: int) -> 
                 "activeRuns": tally.active,
                 "failedRuns": tally.failed,
                 "waivedCount": tally.waived,
+                "signals": {which.value: tally.signals[which] for which in Signal},
             }
         },
     }

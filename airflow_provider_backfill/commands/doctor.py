@@ -9,6 +9,7 @@ from ..core.coverage import FilledTwice, find_filled_twice
 from ..core.facts import Misalignment, ServerFacts, TableName
 from ..core.findings.judge import judge
 from ..core.findings.registry import RuleContext, Severity
+from ..core.findings.signal import signal_of
 from ..core.plan import Plan
 from ..core.remedy import plan_command
 from ..core.replay import select_chunks
@@ -118,6 +119,7 @@ def _doctor_payload(case: RuleContext, *, target: str, unseen: Sequence[str] = (
         "planId": None if plan is None else plan.plan_id,
         "target": target,
         "status": None if run is None else run.status,
+        "signal": signal_of(case),
         "issueCodes": sorted({finding.code for finding in findings}),
         "recommendations": list(dict.fromkeys(finding.hint for finding in findings if finding.hint)),
         "failedChunkIds": failed,

@@ -79,7 +79,7 @@ def plan_id_of_target(session: Session, target: TableName) -> str:
             f"There is no plan of {name} in {session.store.backend.where('')}.",
             remedy=Advice("`{}` shows all plans", Command("list")),
         )
-    ended = (RunStatus.COMPLETED, RunStatus.CANCELLED)
+    ended = (RunStatus.COMPLETED, RunStatus.CANCELLED, RunStatus.UNDONE)
     open_plans = [plan for plan, run in runs if run.status not in ended]
     candidates = open_plans or [plan for plan, _ in runs]
     if len(candidates) > 1:

@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 
 from ..core.facts import TableName
+from ..core.findings.signal import signal_of
 from ..core.instants import render_instant
 from ..core.model import whole
 from ..core.plan import Plan
 from ..core.run_state import ChunkStatus, Run
 from ..core.sql import show_table
 from ..errors import BackfillError, DamagedStateError
+from .plan_findings import plan_case
 from .session import Payload, Session
 
 
@@ -40,6 +42,7 @@ def list_plans(session: Session, *, target: TableName | None = None, status: str
                 "chunkHours": None if plan.chunk_hours is None else whole(plan.chunk_hours),
                 "chunkLength": plan.chunking.text,
                 "status": run.status,
+                "signal": signal_of(plan_case(session, plan, run)),
                 "done": run.count(ChunkStatus.DONE),
                 "total": run.total,
                 "rowsWritten": run.rows,

@@ -21,7 +21,7 @@ def pause_plan(session: Session, plan_id: str, *, reason: str = "") -> Payload:
     """
     plan = session.store.load_plan(plan_id)
     log = session.store.open_run(plan)
-    if log.run.status in (RunStatus.PLANNED, RunStatus.COMPLETED, RunStatus.CANCELLED):
+    if log.run.status in (RunStatus.PLANNED, RunStatus.COMPLETED) or log.run.status.is_cancelled:
         raise RequestError(
             f"Plan {plan.plan_id} is {log.run.status}, so nothing of it can be paused.",
             remedy=command("status", plan.plan_id),

@@ -11,8 +11,10 @@ from .lease import owner_is_dead, utc_now
 from .session import Payload, Session
 
 
-def plan_case(session: Session, plan: Plan, run: Run, *, max_age: timedelta | None = None) -> RuleContext:
-    """The case of one plan, as far as the state folder knows it; for status and the page as well."""
+def plan_case(
+    session: Session, plan: Plan, run: Run, *, max_age: timedelta | None = None, gate: bool = False
+) -> RuleContext:
+    """The case of one plan, as far as the state folder knows it; *gate* for the question of ``check``."""
     moment = utc_now()
     return RuleContext(
         moment=moment,
@@ -21,6 +23,7 @@ def plan_case(session: Session, plan: Plan, run: Run, *, max_age: timedelta | No
         dead=frozenset(owner for owner in run.workers if owner_is_dead(run, owner, moment)),
         required=session.options.policy.fail_check_on_required_pending_backfill,
         max_age=max_age,
+        gate=gate,
     )
 
 

@@ -17,7 +17,7 @@ from .list import readable_runs
 from .session import Payload, Session
 from .status import status_payload
 
-_LOST = (RunStatus.FAILED, RunStatus.CANCELLED)
+_LOST = (RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.UNDONE)
 
 
 class PollResult(NamedTuple):

@@ -61,7 +61,7 @@ def _restore(session: Session, plan: Plan, error: DamagedStateError, tag: str, d
         RunRestored(at=moment, by=session.user, reason=error.message, run=found.run, uncertain=found.uncertain)
     ]
     in_doubt = bool(found.uncertain or found.lost or found.damaged)
-    if in_doubt and found.run.status not in (RunStatus.CANCELLED, RunStatus.COMPLETED):
+    if in_doubt and found.run.status not in (RunStatus.CANCELLED, RunStatus.UNDONE, RunStatus.COMPLETED):
         events.append(RunCancelled(at=moment, by=session.user, reason="repaired: events of this run are lost"))
     kept = store.restore_run(plan, events, tag)
     log = store.open_run(plan)

@@ -49,7 +49,8 @@ def report_plan(session: Session, plan_id: str, *, verify: bool = False) -> Payl
             from .verify import verify_plan
 
             verification = verify_plan(session, plan_id)
-    ended = run.updated_at if run.status in (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED) else None
+    has_ended = run.status in (RunStatus.COMPLETED, RunStatus.FAILED) or run.status.is_cancelled
+    ended = run.updated_at if has_ended else None
     return {
         "ok": True,
         "command": "report",

@@ -2,13 +2,14 @@
 
 from datetime import datetime
 
+from ..core.findings.signal import signal_of
 from ..core.findings.state_rules import next_step
 from ..core.instants import render_instant
 from ..core.plan import Plan
 from ..core.run_state import ChunkStatus, Run, RunStatus
 from .chunks import failures_payload
 from .lease import has_live_worker, owner_is_dead, utc_now
-from .plan_findings import state_findings
+from .plan_findings import plan_case, state_findings
 from .session import Payload, Session
 from .worker import chunks_between
 
@@ -63,6 +64,7 @@ def status_payload(session: Session, plan: Plan, run: Run, command: str, *, noop
         "from": render_instant(plan.start),
         "to": render_instant(plan.end),
         "status": run.status,
+        "signal": signal_of(plan_case(session, plan, run)),
         "chunkCounts": run.chunk_counts,
         "attempts": run.attempts,
         "rowsWritten": run.rows,

@@ -1,12 +1,12 @@
 """Bring back what a plan with a backup has replaced."""
 
-from ..clickhouse import attempt, publish
-from ..core.events import RunCancelled, RunReplayed
+from ..clickhouse import attempt, catalog, publish
+from ..core.events import RunUndone
 from ..core.plan import WriteMode
 from ..core.remedy import command
 from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus
-from ..core.sql import parse_table
+from ..core.sql import backup_table, parse_table, quote_table
 from ..errors import Advice, Flag, RequestError
 from . import plan_inputs
 from .lease import has_live_worker, utc_now
@@ -43,9 +43,15 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
         target = plan_inputs.target_facts(server, parse_table(plan.target, "target"))
         attempt.drop_leftovers(server, plan.plan_id, target)
         restored = publish.restore(server, plan, target, published)
-    if log.refresh().count(ChunkStatus.DONE):
-        log.append(RunReplayed(at=utc_now(), by=session.user, statuses=(ChunkStatus.DONE,)))
-    if not log.run.cancelled:
-        log.append(RunCancelled(at=utc_now(), by=session.user, reason="undone"))
+        backup = backup_table(plan, target.storage)
+        kept = catalog.count_rows(server, backup)
+    if not log.refresh().undone:
+        log.append(RunUndone(at=utc_now(), by=session.user))
     log.checkpoint()
-    return {**status_payload(session, plan, log.run, "undo"), "ok": True, "partitionsRestored": restored}
+    return {
+        **status_payload(session, plan, log.run, "undo"),
+        "ok": True,
+        "partitionsRestored": restored,
+        "rowsRestored": kept,
+        "backup": {"table": str(backup), "drop": f"DROP TABLE {quote_table(backup)} SYNC"},
+    }

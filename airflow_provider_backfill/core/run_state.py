@@ -27,6 +27,11 @@ class RunStatus(StrEnum):
     CANCELLED = "cancelled"
     UNDONE = "undone"
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether nobody may claim a chunk until the run is resumed."""
+        return self in (RunStatus.CANCELLED, RunStatus.UNDONE)
+
 
 class ChunkStatus(StrEnum):
     """Where one chunk stands."""

@@ -85,6 +85,16 @@ owner = "billing"
 """
 
 
+def test_backfill_state_absent(ward: Ward, tmp_path: Path) -> None:
+    """A wrong folder must not pass for a finished one."""
+    code, findings = check(ward)
+    assert (code, set(findings)) == (0, {"backfill_state_absent"})
+    assert str(ward.folder) in findings["backfill_state_absent"]["message"]
+    assert "no plan was seen" in ward.cli("check").out
+    code, findings = check(ward, "--required", declare(ward, tmp_path))
+    assert (code, findings["backfill_state_absent"]["severity"]) == (1, "error")
+
+
 def declare(ward: Ward, folder: Path) -> str:
     path = folder / "required.toml"
     path.write_text(DECLARED.format(database=ward.engine.database))

@@ -158,7 +158,7 @@ def test_undo_brings_back_what_was_replaced(source: Lab) -> None:
     assert "undo" in refused.value.hint
     for _ in range(2):
         payload = undo_plan(source.session, plan["planId"])
-        assert (payload["status"], payload["rowsWritten"], source.content("dst")) == ("cancelled", 0, before)
+        assert (payload["status"], payload["rowsWritten"], source.content("dst")) == ("undone", 0, before)
     assert source.run(plan, resume=True)["status"] == "completed"
     inside = "WHERE ts >= '2025-01-02' AND ts < '2025-01-05'"
     assert source.content("dst", tail=inside) == source.content("src", tail=inside)

@@ -119,7 +119,7 @@ def test_a_replica_that_is_behind(changes: dict[str, int]) -> None:
 
 
 def test_the_policy_and_the_age_decide_how_bad_unfinished_is() -> None:
-    case = RuleContext(moment=PLAN.created_at + timedelta(hours=10), plan=PLAN, run=run())
+    case = RuleContext(moment=PLAN.created_at + timedelta(hours=10), plan=PLAN, run=run(), gate=True)
     code = "backfill_required_pending"
     assert find(case, code).severity is Severity.ERROR
     assert find(replace(case, required=False), code).severity is Severity.WARN

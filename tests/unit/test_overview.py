@@ -172,7 +172,7 @@ def test_the_list_shows_each_plan_those_that_need_somebody_first(session: Sessio
     assert [plan["planId"] for plan in found["plans"]] == [p.plan_id for p in (running, broken, planned, finished)]
     assert [plan["status"] for plan in found["plans"]] == ["running", "failed", "planned", "completed"]
     assert found["verdict"]["ok"] is False
-    assert found["verdict"]["failing"] == 3
+    assert found["verdict"]["signals"] == {"healthy": 1, "waiting": 2, "broken": 1}
     last = found["plans"][-1]
     assert (last["rowsWritten"], last["chunkCounts"]["done"]) == (200, 2)
     assert found["plans"][1]["lastError"] == "no such table"

@@ -68,6 +68,8 @@ class RuleContext:
         max_age: An unfinished plan is an error only once it is older; None for at once.
         server: What a look at the server gave.
         about: Id of a plan whose files are damaged; *damage* says how, *remedy* what to type, if that helps.
+        gate: Whether the question is that of ``check``: is everything finished that must be?
+        absent: The state folder, when it holds no plan.
         twice: What two fills have both filled.
         missing: Declared backfills without a plan, each with a part of its window that none covers.
     """
@@ -82,6 +84,8 @@ class RuleContext:
     about: str = ""
     damage: str = ""
     remedy: Remedy | None = None
+    gate: bool = False
+    absent: str = ""
     twice: tuple[FilledTwice, ...] = ()
     missing: tuple[tuple[RequiredBackfill, datetime, datetime], ...] = ()
 
@@ -90,6 +94,11 @@ class RuleContext:
         """Whether the plan need not be finished, as of now."""
         waiver = self.run.waiver if self.run is not None else None
         return waiver is not None and waiver.holds(self.moment)
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether all workers of the run that hold a chunk are gone."""
+        return self.run is not None and bool(self.run.workers) and self.dead >= self.run.workers.keys()
 
     @property
     def finished(self) -> bool:

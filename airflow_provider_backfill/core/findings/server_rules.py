@@ -617,7 +617,7 @@ def _staging(case: RuleContext) -> Iterator[Match]:
         if plan is not None and run is not None and table.plan_id == plan.plan_id:
             if run.status in (RunStatus.COMPLETED, RunStatus.PLANNED) and not run.workers:
                 yield Match(f"{table.table} ({rows}) is left of this plan, whose run is {run.status}.", drop)
-            elif run.status is RunStatus.CANCELLED and not run.count(ChunkStatus.RUNNING):
+            elif run.status.is_cancelled and not run.count(ChunkStatus.RUNNING):
                 yield Match(
                     f"{table.table} ({rows}) is kept for a resume of this cancelled plan.",
                     drop,

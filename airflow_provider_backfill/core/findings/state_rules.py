@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
-from ...errors import Command, Flag
+from ...errors import Advice, Command, Flag
 from ..failures import short_error
 from ..instants import render_instant
 from ..plan import Plan
 from ..remedy import command, short_instant
 from ..run_state import ChunkStatus, Run, RunStatus
 from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity
+from .signal import Signal, signal_of
 
 STATE_RULES = RuleRegistry(RuleScope.STATE)
 
@@ -43,6 +44,22 @@ def _damaged(case: RuleContext) -> Iterator[Match]:
 
 
 @STATE_RULES.rule(
+    "backfill_state_absent",
+    Severity.WARN,
+    "`check` has seen no plan: the state folder is empty, or is not there. An error where a `--required` file declares "
+    "backfills.",
+    remedy="name the folder of the plans with `--state-dir`, or `CLICKHOUSE_BACKFILL_STATE_DIR`",
+)
+def _absent(case: RuleContext) -> Iterator[Match]:
+    if case.absent:
+        yield Match(
+            f"There is no plan in {case.absent}, so nothing was looked at.",
+            Advice("name the folder of the plans with {}", Flag("--state-dir")),
+            Severity.ERROR if case.gate else None,
+        )
+
+
+@STATE_RULES.rule(
     "backfill_plan_missing",
     Severity.ERROR,
     "A backfill that a `--required` file declares has no plan for all of its window.",
@@ -70,13 +87,14 @@ def _plan_missing(case: RuleContext) -> Iterator[Match]:
 @STATE_RULES.rule(
     "backfill_required_pending",
     Severity.ERROR,
-    "The plan is not completed. A warning when `policy.failCheckOnRequiredPendingBackfill` is false, or while the "
-    "plan is younger than `--max-age`.",
+    "The plan is not completed. An error for `check`, but a warning when `policy.failCheckOnRequiredPendingBackfill` "
+    "is false, or while the plan is younger than `--max-age`; elsewhere a warning while it waits for somebody, and "
+    "information while it is at work.",
     remedy="`run`, `resume`, or `waive` when it need not be finished",
 )
 def _pending(case: RuleContext) -> Iterator[Match]:
     plan, run = case.plan, case.run
-    if plan is None or run is None or run.status is RunStatus.COMPLETED or case.waived:
+    if plan is None or run is None or run.status in (RunStatus.COMPLETED, RunStatus.UNDONE) or case.waived:
         return
     young = case.max_age is not None and case.moment - plan.created_at < case.max_age
     age = f", planned {_age(case.moment - plan.created_at)} ago" if case.max_age is not None else ""
@@ -84,8 +102,14 @@ def _pending(case: RuleContext) -> Iterator[Match]:
         f"The backfill of {plan.target} from {render_instant(plan.start)} to {render_instant(plan.end)} "
         f"is {run.status}: {run.count(ChunkStatus.DONE)} of {run.total} chunks are done{age}.",
         next_step(plan, run, case.dead),
-        Severity.WARN if young or not case.required else None,
+        _pending_severity(case, young=young),
     )
+
+
+def _pending_severity(case: RuleContext, *, young: bool) -> Severity:
+    if case.gate:
+        return Severity.WARN if young or not case.required else Severity.ERROR
+    return Severity.INFO if signal_of(case) is Signal.HEALTHY else Severity.WARN
 
 
 def _age(age: timedelta) -> str:
@@ -132,7 +156,8 @@ def _filled_twice(case: RuleContext) -> Iterator[Match]:
 @STATE_RULES.rule(
     "backfill_claim_stuck",
     Severity.ERROR,
-    "Workers that are gone still hold chunks; nobody executes them.",
+    "Workers that are gone still hold chunks; nobody executes them. A warning while another worker is left, which "
+    "takes them over.",
     remedy="`resume`, which takes the claims over, or `cancel` with the address of the ClickHouse, which frees them",
 )
 def _stuck(case: RuleContext) -> Iterator[Match]:
@@ -146,6 +171,7 @@ def _stuck(case: RuleContext) -> Iterator[Match]:
             f"{chunks} chunks of {case.plan.target} are claimed by workers that are gone "
             f"({', '.join(sorted(held))}), last heard of at {render_instant(seen)}.",
             command("cancel" if case.run.cancelled else "resume", case.plan.plan_id),
+            None if case.abandoned else Severity.WARN,
         )
 
 

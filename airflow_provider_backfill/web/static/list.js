@@ -4,7 +4,7 @@ import { Refusal, ask, poll, query } from "./api.js";
 import { h, icon, patch, pill } from "./dom.js";
 import { ago, compact, duration, number, percent, plural, span } from "./format.js";
 
-const STATUSES = ["running", "failed", "paused", "planned", "cancelled", "completed"];
+const STATUSES = ["running", "failed", "paused", "planned", "cancelled", "completed", "undone"];
 
 export function listView(page) {
   const wanted = { q: "", status: "", limit: 50 };
@@ -122,15 +122,18 @@ function verdictOf({ verdict, total, complete }) {
     verdict.pending && `${number(verdict.pending)} not finished`,
     verdict.damaged && `${number(verdict.damaged)} with damaged files`,
   ].filter(Boolean);
-  const text = verdict.ok
-    ? verdict.pending
-      ? "Nothing fails, not everything is finished"
-      : "Every required backfill is finished"
-    : `${plural(verdict.failing, "backfill")} of ${number(total)} ${verdict.failing === 1 ? "needs" : "need"} somebody`;
+  const { broken, waiting } = verdict.signals;
+  const text = broken
+    ? `${plural(broken, "backfill")} of ${number(total)} ${broken === 1 ? "is" : "are"} broken`
+    : waiting
+      ? `${plural(waiting, "backfill")} of ${number(total)} ${waiting === 1 ? "waits" : "wait"} for somebody`
+      : verdict.active
+        ? `${number(verdict.active)} running, nothing needs you`
+        : "Every required backfill is finished";
   return h(
     "div",
-    { class: `verdict ${verdict.ok ? "good" : "bad"}` },
-    icon(verdict.ok ? "done" : "failed"),
+    { class: `verdict ${broken ? "bad" : waiting ? "waits" : "good"}` },
+    icon(broken ? "failed" : waiting ? "warn" : verdict.active ? "running" : "done"),
     h(
       "div",
       {},

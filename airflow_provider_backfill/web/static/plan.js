@@ -102,7 +102,7 @@ export function planView(page, planId, { inRun = false } = {}) {
     const [last] = airflow.runs;
     const found = [];
     if (last && !inRun) found.push(airflowLink(runAddress(last.dagId, last.runId), icon("out"), "Open the DAG run"));
-    const stopped = ["cancelled", "paused"].includes(plan.status);
+    const stopped = ["cancelled", "paused", "undone"].includes(plan.status);
     const acts = [];
     if (answer.mayAct) {
       if (plan.status !== "completed" && !plan.waiver) acts.push(action("waive", "Waive …", "check no longer asks for it", "quiet"));
@@ -121,7 +121,7 @@ export function planView(page, planId, { inRun = false } = {}) {
   // What no task of Airflow's has executed, none can go on with.
   function byCommand() {
     const { plan, airflow } = answer;
-    const stopped = ["cancelled", "paused"].includes(plan.status) && !airflow.runs.length;
+    const stopped = ["cancelled", "paused", "undone"].includes(plan.status) && !airflow.runs.length;
     if (!stopped && !airflow.failedElsewhere) return null;
     return h(
       "div",
@@ -277,7 +277,7 @@ export function planView(page, planId, { inRun = false } = {}) {
     return h(
       "section",
       { class: "card", "aria-labelledby": "findings-title" },
-      h("div", { class: "card-head" }, h("h2", { id: "findings-title" }, found.length ? "What to know" : "Nothing is wrong")),
+      h("div", { class: "card-head" }, h("h2", { id: "findings-title" }, found.length ? "What to know" : answer.plan.signal === "waiting" ? "This plan waits for somebody" : "Nothing is wrong")),
       found.length
         ? found.map((finding) => {
             const label = { sql: "the statement", command: "the command", advice: "the advice" }[finding.remedy];
@@ -471,6 +471,7 @@ function sentence(event) {
     RunStarted: () => ["running", `${by} started the run`],
     RunResumed: () => ["running", `${by} resumed the run`],
     RunPaused: () => ["paused", `Paused: ${event.reason}`],
+    RunUndone: () => ["cancelled", `${by} brought back what the run had replaced`],
     RunCancelled: () => ["cancelled", `${by} cancelled the run${event.reason ? `: ${event.reason}` : ""}`],
     RunReplayed: () => ["running", `${by} wants ${event.statuses.join(" and ")} chunks again`],
     RunWaived: () => ["info", `${by} waived the plan: ${event.reason}`],

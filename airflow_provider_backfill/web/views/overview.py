@@ -21,7 +21,7 @@ from ...commands.session import Session
 from ...commands.status import status_payload
 from ...core.facts import TableName
 from ...core.findings.judge import judge
-from ...core.findings.registry import Severity
+from ...core.findings.signal import Signal, signal_of
 from ...core.instants import render_instant, to_ms
 from ...core.masking import mask_secrets
 from ...core.model import whole
@@ -53,6 +53,7 @@ _ORDER = {
             RunStatus.PLANNED,
             RunStatus.CANCELLED,
             RunStatus.COMPLETED,
+            RunStatus.UNDONE,
         )
     )
 }
@@ -153,11 +154,13 @@ class _Followed:
             pace = self.tail.pace(to_ms(moment))
         left = run.count(ChunkStatus.PENDING) + run.count(ChunkStatus.RUNNING)
         waiver = run.waiver if run.waiver and run.waiver.holds(moment) else None
-        findings = judge(plan_case(self.session, plan, run))
+        case = plan_case(self.session, plan, run)
+        findings = judge(case)
         return {
             **payload,
             "chunkHours": None if plan.chunk_hours is None else whole(plan.chunk_hours),
             "chunkLength": plan.chunking.text,
+            "signal": signal_of(case),
             "chunks": plan.chunking.words,
             "writeMode": plan.write_mode,
             "createdAt": render_instant(plan.created_at),
@@ -309,15 +312,18 @@ class Overview:
 
     def _verdict(self, plans: list[Payload], damaged: dict[str, DamagedStateError]) -> Payload:
         findings = [finding for plan in plans for finding in plan["findings"]]
-        errors = [finding for finding in findings if finding["severity"] == Severity.ERROR]
-        failing = sum(any(f["severity"] == Severity.ERROR for f in plan["findings"]) for plan in plans)
+        pending = sum(
+            plan["status"] not in (RunStatus.COMPLETED, RunStatus.UNDONE) and not plan["waiver"] for plan in plans
+        )
+        signals = {which.value: sum(plan["signal"] == which for plan in plans) for which in Signal}
+        signals[Signal.BROKEN] += len(damaged)
         required = self.session.options.policy.fail_check_on_required_pending_backfill
         return {
-            "ok": not errors and not damaged,
+            "ok": not signals[Signal.BROKEN] and not (required and pending),
+            "signals": signals,
             "relaxed": not required,
             "evaluated": len(plans),
-            "failing": failing + len(damaged),
-            "pending": sum(plan["status"] != RunStatus.COMPLETED and not plan["waiver"] for plan in plans),
+            "pending": pending,
             "active": sum(plan["status"] == RunStatus.RUNNING for plan in plans),
             "failed": sum(plan["status"] == RunStatus.FAILED for plan in plans),
             "damaged": len(damaged),

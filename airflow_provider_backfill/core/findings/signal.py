@@ -1,0 +1,33 @@
+"""One word for where a plan stands, behind the page, ``list``, ``status``, ``doctor`` and ``check`` alike. Pure."""
+
+from datetime import timedelta
+from enum import StrEnum
+
+from ..run_state import ChunkStatus, RunStatus
+from .registry import RuleContext
+
+# A run that nobody holds a chunk of, such as between two tasks, counts as at work for so long.
+_BETWEEN_TASKS = timedelta(minutes=5)
+
+
+class Signal(StrEnum):
+    """Whether a plan needs anybody: no; somebody or something must act in time; something is wrong."""
+
+    HEALTHY = "healthy"
+    WAITING = "waiting"
+    BROKEN = "broken"
+
+
+def signal_of(case: RuleContext) -> Signal:
+    """Judge a case as far as it is known; the order of the questions is the rule."""
+    run = case.run
+    if case.damage or any(not stretch.accepted for stretch in case.twice):
+        return Signal.BROKEN
+    if run is None or case.waived or run.status in (RunStatus.COMPLETED, RunStatus.UNDONE):
+        return Signal.HEALTHY
+    if run.count(ChunkStatus.FAILED) or case.abandoned:
+        return Signal.BROKEN
+    if run.status is not RunStatus.RUNNING or run.throttled_by:
+        return Signal.WAITING
+    quiet = run.updated_at is None or case.moment - run.updated_at > _BETWEEN_TASKS
+    return Signal.WAITING if quiet and not run.workers else Signal.HEALTHY
