@@ -23,9 +23,6 @@ from .parser import parse
 # What Python makes of bytes that are no character.
 _HALVES = re.compile("[\x00\ud800-\udfff]")
 
-# Looking for plugins of pydantic in every installed distribution takes longer than most commands.
-os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-
 
 def main(arguments: Sequence[str] | None = None, *, airflow_section: Mapping[str, str] | None = None) -> int:
     """

@@ -51,7 +51,6 @@ def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
         partition_key=partition_key,
         sorting_key=sorting_key,
         engine_full=engine_full,
-        create_query=create_query,
         rows=rows,
         views=tuple(sorted(TableName(*view) for view in views)),
         replicas=find_replicas(server, name) if engine.startswith("Replicated") else None,
@@ -65,7 +64,7 @@ def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
         return facts
     keys = {column.name for column in inner.columns if column.in_key}
     marked = tuple(column._replace(in_key=column.name in keys) for column in facts.columns)
-    return replace(inner, name=name, columns=marked, create_query=create_query, views=facts.views)
+    return replace(inner, name=name, columns=marked, views=facts.views)
 
 
 def replicated(server: ClickHouse, tables: Iterable[TableName]) -> tuple[TableName, ...]:

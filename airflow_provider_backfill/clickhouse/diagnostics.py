@@ -100,7 +100,6 @@ def server_facts(
         "address": server.address,
         "version": tuple(int(part) for part in re.findall(r"\d+", version)),
         "user": user,
-        "embedded": server.embedded,
         "target": str(target),
         "known_plans": frozenset(known_plans),
         "queries": look.many("running queries", live_queries, server)
@@ -495,10 +494,10 @@ def _disks(server: ClickHouse, policy: str) -> tuple[DiskFacts, ...]:
     if not policy:
         return ()
     found = server.rows(
-        "SELECT name, least(free_space, unreserved_space), total_space FROM system.disks WHERE name IN"
+        "SELECT name, least(free_space, unreserved_space) FROM system.disks WHERE name IN"
         f" (SELECT arrayJoin(disks) FROM system.storage_policies WHERE policy_name = {literal(policy)}) ORDER BY name"
     )
-    return tuple(DiskFacts(name, int(free), int(total)) for name, free, total in found)
+    return tuple(DiskFacts(name, int(free)) for name, free in found)
 
 
 def missing_grants(

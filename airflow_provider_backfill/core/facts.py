@@ -156,7 +156,6 @@ class TableFacts:
     partition_key: str
     sorting_key: str
     engine_full: str
-    create_query: str
     rows: int | None
     views: tuple[TableName, ...] = ()
     replicas: Replicas | None = None
@@ -290,7 +289,6 @@ class DiskFacts(NamedTuple):
 
     name: str
     free: int
-    total: int
 
 
 class StagingFacts(NamedTuple):
@@ -452,7 +450,6 @@ class ServerFacts:
     address: str = ""
     version: tuple[int, ...] = ()
     user: str = ""
-    embedded: bool = False
     target: str = ""
     storage: TableName | None = None
     engine: str = ""

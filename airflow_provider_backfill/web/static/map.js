@@ -1,7 +1,7 @@
 // The window as a map of chunks: columns are hours, days or weeks, and time runs down each of them.
 //
 // A cell is [from, to, chunks, done, running, failed, rows, seconds, split, id?, parts?],
-// in milliseconds since 1970; see Overview in overview.py. Drawn on a canvas; for keyboards and
+// in milliseconds since 1970; see ChunkIndex.map in views/chunk_map.py. Drawn on a canvas; for keyboards and
 // screen readers the whole is one slider through time, whose value is the cell in words.
 
 import { h, svg, icon } from "./dom.js";
