@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -67,7 +68,8 @@ class Cli:
         """Start it as a program of its own, its output in pipes unless *options* say otherwise."""
         environment = {**os.environ, **self.environment, "PYTHONPATH": str(REPOSITORY)}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen([*PROGRAM, *words, *self._common()], env=environment, **{**pipes, **options})
+        command = [*PROGRAM, *words, *self._common()]
+        return subprocess.Popen(command, env=environment, preexec_fn=_hear_signals, **{**pipes, **options})
 
     def program(self, *words: str) -> Answer:
         """Call it as a program of its own and wait."""
@@ -84,6 +86,12 @@ class Cli:
             return []
         lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
         return [line for line in lines if line["type"] != "LogOpened"]
+
+
+def _hear_signals() -> None:
+    """Let a program hear what its parent may ignore, such as SIGHUP under nohup: a signal ignored stays so."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 120) -> Answer:

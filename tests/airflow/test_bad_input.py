@@ -74,7 +74,10 @@ def test_clear_window_alone_is_refused() -> None:
 
 
 def test_templates_are_left_for_the_run() -> None:
-    plan(target="{{ params.target }}", window_from="{{ ds }}", chunk_hours="{{ params.hours }}", select="copy.sql")
+    made = plan(
+        target="{{ params.target }}", window_from="{{ ds }}", chunk_hours="{{ params.hours }}", select="copy.sql"
+    )
+    assert (made.target, made.window_from, made.select) == ("{{ params.target }}", "{{ ds }}", "copy.sql")
     plan(force="{{ params.force }}")
     BackfillChunkOperator(task_id="c", chunks=CHUNKS, clear_window=True, replay_done="{{ params.again }}")
 

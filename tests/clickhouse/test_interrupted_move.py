@@ -171,11 +171,16 @@ def test_rows_that_were_there_before_are_not_taken_for_the_chunks(accident: Acci
     # An earlier test has started it.
     while not restart and accident.lab.value("SELECT uptime()") < 3:
         time.sleep(0.1)
-    plan = accident.happens("keyed", restart=restart, allow_existing_rows=True)
+    plan = accident.happens("keyed", restart=False, allow_existing_rows=True)
+    # A part of the target that is as young as the sealed ones may be what they were merged into.
+    accident.lab.sql("INSERT INTO keyed VALUES ('2024-12-31 00:00:00', 99, 0)")
+    if restart:
+        accident.dies()
     payload = accident.lab.run(plan, resume=True)
     assert payload["status"] == ("failed" if restart else "completed")
     twice = (2 * rows, 2 * checksum % 2**64)
-    assert accident.content("keyed") == ((rows, checksum) if restart else twice)
+    held = accident.lab.content("keyed", CASES["keyed"].names, tail="WHERE ts >= '2025-01-01'")
+    assert held == ((rows, checksum) if restart else twice)
 
 
 def test_a_bucket_under_the_sources_own_name_is_no_window(accident: Accident) -> None:
