@@ -1,0 +1,123 @@
+"""
+A source in which one hour, and in it one value, has half of all rows.
+
+Beside one bare INSERT … SELECT: the total time, and what the heaviest statement reads and takes of memory, with
+chunks of six hours and with `--max-chunk-rows`. Reads and memory are the server's own figures, of its query log.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+from airflow_provider_backfill.clickhouse.client import ClickHouse, connect
+from airflow_provider_backfill.commands.plan import create_plan
+from airflow_provider_backfill.commands.run import run_plan
+from airflow_provider_backfill.commands.session import Session
+from airflow_provider_backfill.core.chunking import Chunking
+from airflow_provider_backfill.core.facts import TableName
+from airflow_provider_backfill.core.instants import parse_instant
+from airflow_provider_backfill.core.plan import PlanRequest
+from airflow_provider_backfill.options import parse_options
+from airflow_provider_backfill.state.posix import FileBackend
+from airflow_provider_backfill.state.store import StateStore
+from benchmarks.frame import Row, timed
+from tests.server import ClickHouseServer
+
+ROWS, LIMIT = 50_000_000, 2_000_000
+_SELECT = """
+    SELECT tenant, toStartOfHour(ts) AS hour, user, count() AS events FROM b.source GROUP BY tenant, hour, user
+"""
+_TARGET = """
+    (tenant UInt16, hour DateTime('UTC'), user UInt64, events UInt64)
+    ENGINE = SummingMergeTree ORDER BY (tenant, hour, user)
+"""
+
+
+def measure(short: bool) -> list[Row]:
+    """All figures of an uneven source."""
+    return figures(ROWS // 25 if short else ROWS)
+
+
+def figures(rows: int) -> list[Row]:
+    """The figures of a source of so many *rows*; the limit and the granules of the index are in proportion."""
+    limit = LIMIT * rows // ROWS
+    with tempfile.TemporaryDirectory(prefix="backfill-bench-", dir=os.environ.get("BACKFILL_BENCH_DIR")) as folder:
+        root = Path(folder)
+        with ClickHouseServer(root / "server") as running:
+            server = connect(running.url)
+            _load(server, rows)
+            session = Session(
+                StateStore(FileBackend(root / "state")), parse_options({}), lambda: connect(running.url), "bench"
+            )
+            bare = timed(lambda: server.command(f"INSERT INTO b.bare {_SELECT}", {"query_id": "bare"}))
+            long, long_seconds = _run(session, "long", Chunking(hours=6))
+            even, even_seconds = _run(session, "even", Chunking(hours=6, rows=limit))
+            server.command("SYSTEM FLUSH LOGS")
+            expected = _content(server, "bare")
+            assert _content(server, "long") == _content(server, "even") == expected
+            long_read, long_memory = _heaviest(server, long)
+            even_read, even_memory = _heaviest(server, even)
+            bare_read, bare_memory = _heaviest(server, "bare")
+    note = f"{long_read:,} in chunks of 6 h, {bare_read:,} in one statement"
+    memory = f"{long_memory:.0f} MB in chunks of 6 h, {bare_memory:.0f} MB in one statement"
+    return [
+        Row(
+            f"rows read by the heaviest INSERT, --max-chunk-rows {limit:,}",
+            even_read / limit,
+            "times the limit",
+            bar=1.25,
+            note=note,
+        ),
+        Row("memory of the heaviest INSERT, --max-chunk-rows", even_memory, "MB", note=memory),
+        Row("total time, --max-chunk-rows", even_seconds, "s", bare, "one bare INSERT … SELECT", 1.3),
+        Row("total time, chunks of 6 h", long_seconds, "s", bare, "one bare INSERT … SELECT"),
+    ]
+
+
+def _load(server: ClickHouse, rows: int) -> None:
+    server.command("CREATE DATABASE b")
+    server.command(
+        "CREATE TABLE b.source (ts DateTime('UTC'), tenant UInt16, user UInt64)"
+        f" ENGINE = MergeTree ORDER BY (tenant, ts) SETTINGS index_granularity = {8192 * rows // ROWS}"
+    )
+    for table in ("bare", "long", "even"):
+        server.command(f"CREATE TABLE b.{table} {_TARGET}")
+    start = "toDateTime('2025-01-01', 'UTC')"
+    quiet = f"{start} + intDiv(number * 172800, {rows // 2}), number % 20, cityHash64(number) % {rows // 6}"
+    loud = f"{start} + 36000 + number % 3600, 7, cityHash64(number, 1) % {rows // 6}"
+    for values in (quiet, loud):
+        server.command(f"INSERT INTO b.source SELECT {values} FROM numbers({rows // 2})")
+    server.command("OPTIMIZE TABLE b.source FINAL")
+
+
+def _run(session: Session, target: str, chunking: Chunking) -> tuple[str, float]:
+    """The beginning of the query ids of a backfill, and its seconds, planning included."""
+    request = PlanRequest(
+        target=TableName("b", target),
+        start=parse_instant("2025-01-01"),
+        end=parse_instant("2025-01-03"),
+        chunking=chunking,
+        select=_SELECT,
+    )
+    plans: list[str] = []
+
+    def backfill() -> None:
+        plans.append(str(create_plan(session, request)["planId"]))
+        assert run_plan(session, plans[0])["status"] == "completed"
+
+    seconds = timed(backfill)
+    return f"backfill-{plans[0]}-", seconds
+
+
+def _heaviest(server: ClickHouse, prefix: str) -> tuple[int, float]:
+    """Most rows read, and most megabytes of memory taken, by an INSERT whose id begins so."""
+    read, memory = server.numbers(
+        "SELECT max(read_rows), max(memory_usage) FROM system.query_log"
+        f" WHERE type = 'QueryFinish' AND query_kind = 'Insert' AND startsWith(query_id, '{prefix}')"
+    )
+    return read, memory / 1e6
+
+
+def _content(server: ClickHouse, table: str) -> tuple[int, ...]:
+    sums = f"SELECT tenant, hour, user % 1000 AS share, sum(events) AS n FROM b.{table} GROUP BY tenant, hour, share"
+    return server.numbers(f"SELECT count(), sum(cityHash64(tenant, hour, share, n)) FROM ({sums})")
