@@ -126,7 +126,7 @@ def _plan(call: Call) -> Payload:
 
     options = read_options(call)
     request = read_request(call, options)
-    return create_plan(open_session(call, options), request)
+    return create_plan(open_session(call, options), request, dry_run=call.on("--dry-run"))
 
 
 def _run_flags(call: Call) -> "RunFlags":

@@ -64,6 +64,7 @@ PLAN_FLAGS = (
     Flag("--quiet", "", "print the plan's id alone"),
     Flag("--force", "", "plan anew where a plan of this id exists; its files are kept beside"),
 )
+_DRY_RUN = Flag("--dry-run", "", "write nothing: show the SQL, rows and expected time of the first and heaviest chunk")
 _RUN_FLAGS = (
     PLAN_ID,
     _LAST,
@@ -130,7 +131,7 @@ _REPORT_FLAGS = (
 )
 
 COMMANDS = {
-    "plan": _Command("make an immutable plan; nothing runs", PLAN_FLAGS),
+    "plan": _Command("make an immutable plan; nothing runs", (*PLAN_FLAGS, _DRY_RUN)),
     "run": _Command("execute a plan, chunk by chunk", _RUN_FLAGS, PLAN_FLAGS),
     "resume": _Command("go on after a pause, crash, failure or cancel; failed chunks included", (_OPEN, *_RUN_FLAGS)),
     "status": _Command("show where a plan stands", (*_NAMED, _WATCH, _CHUNKS)),

@@ -57,9 +57,9 @@ def _pairs(pairs: Iterable[tuple[str, str]]) -> list[str]:
 def show_plan(payload: Payload, out: IO[str]) -> str:
     """What a plan will do, on one screen."""
     existing = payload["existingRows"]
+    made = "would be made; nothing was written." if "preview" in payload else "is made; nothing ran."
     lines = [
-        f"Plan {payload['planId']} "
-        + ("was made before, the same." if payload["existed"] else "is made; nothing ran."),
+        f"Plan {payload['planId']} " + ("was made before, the same." if payload["existed"] else made),
         *_pairs(
             [
                 ("target", payload["target"]),
@@ -75,15 +75,38 @@ def show_plan(payload: Payload, out: IO[str]) -> str:
                 ("existing", "not known" if existing is None else f"{_count(existing, 'row')} of the window in target"),
                 ("views", _missed(payload, out)),
                 *(("meets", _meeting(other)) for other in payload["meetingPlans"]),
-                ("file", payload["planPath"]),
+                ("file", payload["planPath"] or ""),
             ]
         ),
     ]
     for warning in payload.get("warnings", ()):
         lines.append(f"  {paint('warn', 'warn', out)}  {warning['message']}")
         lines += remedy_lines(warning)
-    lines += ["", f"Next: {payload['next']}"]
+    if "preview" in payload:
+        lines += _preview(payload["preview"])
+    lines += ["", f"Next: {payload['next']}"] if payload["next"] else []
     return "\n".join(lines)
+
+
+def _preview(preview: Payload) -> list[str]:
+    """Cost of all chunks, and the statements of two of them."""
+    lines = [f"  {_cost(preview) or 'rows and time are not known'} in all, one chunk at a time"]
+    for chunk in preview["chunks"]:
+        window = show_window(chunk["from"], chunk["to"])
+        cost = _cost(chunk)
+        lines += ["", f"-- the {chunk['which']} chunk, {window}{f': {cost}' if cost else ''}"]
+        lines += [f"{statement};" for statement in chunk["sql"]]
+    return lines
+
+
+def _cost(entry: Payload) -> str:
+    rows, size, seconds = entry["rows"], entry["bytes"], entry["seconds"]
+    words = [
+        "" if rows is None else f"{_count(rows, 'row')} of the source",
+        "" if size is None else f"{show_bytes(size)} uncompressed",
+        "" if seconds is None else f"about {show_seconds(seconds)}",
+    ]
+    return ", ".join(word for word in words if word)
 
 
 def _source(statement: Payload) -> str:

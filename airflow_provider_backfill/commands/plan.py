@@ -23,12 +23,16 @@ from . import chunk_bounds, chunk_sizing, plan_inputs
 from .filled_windows import meeting_plans
 from .lease import has_live_worker, utc_now
 from .plan_findings import remedy_payload
+from .preview import preview
 from .session import Payload, Session
 
 
-def create_plan(session: Session, request: PlanRequest) -> Payload:
+def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False) -> Payload:
     """
     Make an immutable plan, or find the one made before; nothing runs.
+
+    Args:
+        dry_run: Check and compute everything, keep nothing, and show the statements of two chunks.
 
     Raises:
         RequestError: The request cannot be planned as it is; says why and what to change.
@@ -91,21 +95,26 @@ def create_plan(session: Session, request: PlanRequest) -> Payload:
             plan = chunk_sizing.resized(server, target, plan, scans)
         existing = session.store.find_plan(plan.plan_id)
         if existing is not None and not request.force:
-            return _plan_payload(session, _same_plan(existing, plan), target, existed=True)
+            shown = {"preview": preview(server, existing, target)} if dry_run else {}
+            return {**_plan_payload(session, _same_plan(existing, plan), target, existed=True), **shown}
         plan, heavy = chunk_bounds.cut(server, target, plan, scans)
         plan_inputs.check_bounds(server, target, plan, scans)
         plan = plan.model_copy(update={"existing_rows": plan_inputs.existing_rows(server, target, plan)})
         _refuse_existing_rows(server, target, plan, request.allow_existing_rows)
-        _clean_before(session, server, plan, existing, target, force=request.force)
+        if not dry_run:
+            _clean_before(session, server, plan, existing, target, force=request.force)
         estimate = chunk_sizing.estimate_plan(server, plan)
         plan = plan.model_copy(update={"source_rows": None if estimate is None else estimate.rows})
-        if not session.store.save_plan(plan):
+        if not dry_run and not session.store.save_plan(plan):
             # Somebody else planned the same at this moment.
             return _plan_payload(session, _same_plan(session.store.load_plan(plan.plan_id), plan), target, existed=True)
         found = [*open_window(plan, catalog.server_time(server)), *_heavy(plan, heavy)]
         warnings = [{"message": each.message, **remedy_payload(each.remedy)} for each in found]
         described = chunk_sizing.describe(server, target, plan, scans, estimate)
-        return {**_plan_payload(session, plan, target, existed=False), "estimate": described, "warnings": warnings}
+        payload = {**_plan_payload(session, plan, target, existed=False), "estimate": described, "warnings": warnings}
+        if dry_run:
+            payload |= {"planPath": None, "next": None, "preview": preview(server, plan, target)}
+        return payload
 
 
 def _heavy(plan: Plan, heavy: Sequence[chunk_bounds.HeavyChunk]) -> Iterator[Match]:

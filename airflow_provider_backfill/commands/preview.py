@@ -1,0 +1,135 @@
+"""
+What a plan will do, before anything does it: the statements of its first and its heaviest chunk, and their cost.
+
+Writes nothing, on disk or on the server. The time follows from a measurement: the SELECT of one chunk
+of middle weight is run, and its result thrown away.
+"""
+
+import time
+from statistics import median_low
+
+from ..clickhouse.client import ClickHouse
+from ..clickhouse.execute import content_at_source
+from ..clickhouse.key_samples import rows_by_condition
+from ..clickhouse.source_rows import rows_between, uncompressed_bytes_per_row
+from ..core.facts import TableFacts, TableName
+from ..core.instants import render_instant, to_ms
+from ..core.plan import Chunk, Plan, WriteMode
+from ..core.sql import (
+    chunk_filter,
+    insert_select,
+    parse_table,
+    staging_table,
+    time_filter,
+)
+from ..errors import StatementRefusedError
+from .session import Payload
+
+# A chunk that is run to measure a rate has at most so many rows, where there is one.
+_MEASURED_ROWS = 5_000_000
+
+
+def preview(server: ClickHouse, plan: Plan, target: TableFacts) -> Payload:
+    """
+    The first and the heaviest chunk of a plan, with their SQL, rows of the source, bytes and expected seconds.
+
+    Rows, bytes and seconds are None where they cannot be had at a low price.
+
+    Raises:
+        ServerError: ClickHouse could not be reached.
+    """
+    weighed = _chunk_rows(server, plan)
+    chunks = [chunk for chunk, _ in weighed] or [next(plan.chunks())]
+    rows = dict(weighed)
+    sizes = [uncompressed_bytes_per_row(server, table) for table in _sources(plan)]
+    per_row = None if None in sizes or not weighed else max(size for size in sizes if size is not None)
+    rate = _measured_rate(server, plan, target, weighed)
+    shown = [("first", chunks[0])]
+    if weighed:
+        shown.append(("heaviest", max(chunks, key=lambda chunk: rows[chunk])))
+    total = sum(rows.values())
+    # A chunk whose rows are held against the source asks it a second time.
+    passes = 2 if plan.asks_source_again else 1
+
+    def seconds(count: int) -> float | None:
+        return None if rate is None else round(count / rate * passes, 1)
+
+    return {
+        "chunks": [
+            {
+                "which": which,
+                "chunkId": chunk.id,
+                "from": render_instant(chunk.start),
+                "to": render_instant(chunk.end),
+                "keyRange": chunk.key_range,
+                "rows": rows.get(chunk),
+                "bytes": None if per_row is None else round(rows[chunk] * per_row),
+                "seconds": seconds(rows[chunk]) if weighed else None,
+                "sql": _statements(plan, target, chunk),
+            }
+            for which, chunk in shown
+        ],
+        "rows": total if weighed else None,
+        "bytes": None if per_row is None else round(total * per_row),
+        "rowsPerSecond": None if rate is None else round(rate),
+        "seconds": seconds(total) if weighed else None,
+    }
+
+
+def _sources(plan: Plan) -> list[TableName]:
+    return list(dict.fromkeys(parse_table(statement.source, "source") for statement in plan.statements))
+
+
+def _chunk_rows(server: ClickHouse, plan: Plan) -> list[tuple[Chunk, int]]:
+    """Every chunk, or the parts in its place, with its rows of the sources; none when they cannot be counted."""
+    bounds = plan.bounds_ms()
+    counts: dict[int, int] = {}
+    for statement in plan.statements:
+        source = parse_table(statement.source, "source")
+        try:
+            found = rows_between(server, source, plan.time_column, statement.time_kind, bounds)
+        except StatementRefusedError:
+            return []
+        if found is None:
+            return []
+        for start, count in found.rows.items():
+            counts[start] = counts.get(start, 0) + count
+    planned = plan.planned_parts()
+    weighed: list[tuple[Chunk, int]] = []
+    for chunk in plan.chunks():
+        if parts := planned.get(chunk.id):
+            first = plan.statements[0]
+            where = time_filter(plan.time_column, first.time_kind, chunk.start, chunk.end)
+            source = parse_table(first.source, "source")
+            weighed += zip(parts, rows_by_condition(server, source, where, [p.key_range for p in parts]), strict=True)
+        else:
+            weighed.append((chunk, counts.get(to_ms(chunk.start), 0)))
+    return weighed
+
+
+def _measured_rate(
+    server: ClickHouse, plan: Plan, target: TableFacts, weighed: list[tuple[Chunk, int]]
+) -> float | None:
+    """Rows of the source a second, of the SELECT of one chunk; None when no chunk is light enough to try."""
+    candidates = [(chunk, rows) for chunk, rows in weighed if 0 < rows <= _MEASURED_ROWS]
+    if not candidates:
+        return None
+    middle = median_low([rows for _, rows in candidates])
+    chunk, rows = next(each for each in candidates if each[1] == middle)
+    began = time.monotonic()
+    try:
+        content_at_source(server, plan, target, chunk)
+    except StatementRefusedError:
+        return None
+    return rows / max(time.monotonic() - began, 0.001)
+
+
+def _statements(plan: Plan, target: TableFacts, chunk: Chunk) -> list[str]:
+    """The statements that fill a chunk, as a client takes them."""
+    direct = plan.write_mode is WriteMode.INSERT
+    table = target.storage if direct else staging_table(plan, target.storage, chunk.id, 1)
+    return [
+        f"{insert_select(table, statement)}\nSETTINGS additional_table_filters = "
+        + chunk_filter(plan, statement, chunk)["additional_table_filters"]
+        for statement in plan.statements
+    ]
