@@ -56,6 +56,7 @@ from .commands.status import window_status
 from .core.chunking import AUTO, parse_length
 from .core.facts import TIME_UNITS
 from .core.instants import render_instant
+from .core.parameters import read_formats
 from .core.plain_text import plain_values
 from .core.plan import Plan, PlanRequest
 from .core.run_state import Run, RunStatus
@@ -109,6 +110,8 @@ class BackfillPlanOperator(BaseOperator):
         time_unit: ``s``, ``ms``, ``us`` or ``ns`` when that column is an integer epoch.
         source: Copy this table; with neither *source* nor *select* the target's views are replayed.
         select: Insert the rows of this SELECT; text, or the path of a ``.sql`` template.
+        params_format: By the name of a parameter of *select* (``{day:String}``), the format of strftime that makes
+            it the chunk's start: ``{"day": "%Y-%m-%d"}``.
         filter_table: Table of the SELECT that the window applies to.
         write_mode: ``stage``, ``replace`` or ``insert``; what fits the target when None.
         accept_at_least_once: Accept a mode that may write rows twice.
@@ -166,6 +169,7 @@ class BackfillPlanOperator(BaseOperator):
         time_unit: str = "",
         source: str | None = None,
         select: str | None = None,
+        params_format: Mapping[str, str] | None = None,
         filter_table: str | None = None,
         write_mode: str | None = None,
         accept_at_least_once: bool | str = False,
@@ -193,6 +197,7 @@ class BackfillPlanOperator(BaseOperator):
         self.time_unit = time_unit
         self.source = source
         self.select = select
+        self.params_format = params_format
         self.filter_table = filter_table
         self.write_mode = write_mode
         self.accept_at_least_once = accept_at_least_once
@@ -279,6 +284,7 @@ class BackfillPlanOperator(BaseOperator):
             time_unit=self.time_unit,
             source=self._value("source", to_table("source")),
             select=blank_to_none(self.select),
+            formats=read_formats(self.params_format or {}),
             filter_table=self._value("filter_table", to_table("filter-table")),
             write_mode=self._value("write_mode", to_mode),
             accept_at_least_once=self._flag("accept_at_least_once"),
@@ -306,6 +312,7 @@ class BackfillPlanOperator(BaseOperator):
             raise RequestError(f"max_mapped_tasks is {self.max_mapped_tasks}.", hint="pass a whole number above 0")
         if self.time_unit not in ("", *TIME_UNITS):
             raise RequestError(f"time_unit is {self.time_unit!r}.", hint=f"pass one of {', '.join(TIME_UNITS)}")
+        read_formats(self.params_format or {})
         parse_options(self.options or {}, "options")
         parsers: dict[str, Callable[[Any], Any]] = {
             "target": to_table("target"),

@@ -3,7 +3,7 @@
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ def read_request(call: Call, options: "Options") -> "PlanRequest":
     from ..core.chunking import AUTO
     from ..core.facts import TIME_UNITS
     from ..core.instants import parse_instant
+    from ..core.parameters import read_formats
     from ..core.plan import PlanRequest, WriteMode
     from ..core.sql import parse_table
 
@@ -68,6 +69,7 @@ def read_request(call: Call, options: "Options") -> "PlanRequest":
         time_unit=_choice(call, "--time-unit", list(TIME_UNITS)) or "",
         source=None if source is None else parse_table(source, "source"),
         select=_select(call),
+        formats=read_formats(dict(_pairs(call, "--param"))),
         filter_table=None if table is None else parse_table(table, "filter-table"),
         write_mode=None if mode is None else WriteMode(mode),
         accept_at_least_once=call.on("--accept-at-least-once"),
@@ -104,6 +106,15 @@ def _choice(call: Call, name: str, allowed: list[str]) -> str | None:
     if value is not None and value not in allowed:
         raise RequestError(f"{name} is {value!r}.", hint=f"write {name} with one of {', '.join(allowed)}")
     return value
+
+
+def _pairs(call: Call, name: str) -> Iterator[tuple[str, str]]:
+    """The values of a flag that are written ``NAME=VALUE``."""
+    for text in call.texts(name):
+        left, sign, right = text.partition("=")
+        if not sign or not left.strip():
+            raise RequestError(f"{name} is {text!r}.", hint=f"write {name} {ALL_FLAGS[name].value}")
+        yield left.strip(), right
 
 
 def _select(call: Call) -> str | None:

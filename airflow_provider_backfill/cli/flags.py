@@ -6,11 +6,12 @@ Payload = dict[str, Any]
 
 
 class Flag(NamedTuple):
-    """One flag; *value* shows what it takes and is empty for a switch."""
+    """One flag; *value* shows what it takes and is empty for a switch; *many* says that it may be given again."""
 
     name: str
     value: str
     help: str
+    many: bool = False
 
     @property
     def key(self) -> str:
@@ -51,6 +52,9 @@ PLAN_FLAGS = (
     Flag("--source", "DATABASE.TABLE", "copy this table, columns matched by name (default: replay the target's views)"),
     Flag("--select", "SQL", "insert the rows of this SELECT"),
     Flag("--select-file", "FILE", "insert the rows of the SELECT in this file"),
+    Flag(
+        "--param", "NAME=FORMAT", "make {NAME:String} in the SELECT the chunk's start, as day=%Y-%m-%d does", many=True
+    ),
     Flag("--filter-table", "DATABASE.TABLE", "table of the SELECT that the window applies to"),
     Flag("--write-mode", "MODE", "stage, replace or insert (default: what fits the target)"),
     Flag("--accept-at-least-once", "", "with insert: accept that a failed attempt may repeat rows"),

@@ -31,6 +31,10 @@ class Call(NamedTuple):
         value: str | None = self.values[ALL_FLAGS[name].key]
         return value
 
+    def texts(self, name: str) -> list[str]:
+        """The values of a flag that may be given again, in the order in which they were."""
+        return list(self.values[ALL_FLAGS[name].key] or ())
+
     def on(self, name: str) -> bool:
         """Whether a switch was given."""
         return bool(self.values[ALL_FLAGS[name].key])
@@ -133,7 +137,9 @@ def build_parser(command: str) -> _Parser:
     common = parser.add_argument_group("common options, before or after the command")
     for group, flags in ((own, about.flags), (more, about.more), (common, COMMON)):
         for flag in flags:
-            if flag.value:
+            if flag.many:
+                group.add_argument(flag.name, dest=flag.key, metavar=flag.value, help=flag.help, action="append")
+            elif flag.value:
                 group.add_argument(flag.name, dest=flag.key, metavar=flag.value, help=flag.help)
             else:
                 group.add_argument(flag.name, dest=flag.key, action="store_true", help=flag.help)

@@ -5,7 +5,7 @@ Nothing here changes anything on the server, and nothing here decides: that is t
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -113,15 +113,20 @@ def _view_target(create_query: str) -> TableName | None:
     return parse_table(match.group(1), "view") if match else None
 
 
-def select_facts(server: ClickHouse, select: str, database: str) -> SelectFacts:
+def select_facts(
+    server: ClickHouse, select: str, database: str, settings: Mapping[str, str] | None = None
+) -> SelectFacts:
     """
     What a SELECT gives and names; names without a database belong to *database*.
+
+    Args:
+        settings: Values of its query parameters.
 
     Raises:
         ServerError: The server does not understand it.
     """
-    columns = server.rows(f"DESCRIBE TABLE (\n{select}\n)")
-    tree = [line for (line,) in server.rows(f"SELECT explain FROM (EXPLAIN AST\n{select}\n)")]
+    columns = server.rows(f"DESCRIBE TABLE (\n{select}\n)", settings)
+    tree = [line for (line,) in server.rows(f"SELECT explain FROM (EXPLAIN AST\n{select}\n)", settings)]
     words = [word for line in tree if (word := _ast_table(line))]
     functions = [match.group(1) for line in tree if (match := _AST_FUNCTION.match(line))]
     candidates = [TableName(database, word) for word in words]

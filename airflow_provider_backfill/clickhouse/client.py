@@ -31,6 +31,7 @@ _NOISE = re.compile(
     r"|\s?\(version [\d.]{1,40}(?: \([^)]{0,80}\))?\)|\s?\(for url [^)]{0,400}\)|\s?\([A-Z][A-Z0-9_]{1,80}\)\s?$",
 )
 
+_PARAMETER = "param_"
 _SETTINGS = {
     # Headers while a statement runs: the server notices a lost client, and the read timeout is not hit.
     "send_progress_in_http_headers": 1,
@@ -73,9 +74,8 @@ class ClickHouse:
         Raises:
             ServerError: The server refused it or could not be reached.
         """
-        return self._ask(
-            lambda: [tuple(row) for row in self._client.query(sql, settings=self._with(settings)).result_rows]
-        )
+        given = self._arguments(settings)
+        return self._ask(lambda: [tuple(row) for row in self._client.query(sql, **given).result_rows])
 
     def row(self, sql: str, settings: Mapping[str, Any] | None = None) -> tuple[Any, ...]:
         """
@@ -113,7 +113,7 @@ class ClickHouse:
         Raises:
             ServerError: The server refused it or could not be reached.
         """
-        answer = self._ask(lambda: self._client.command(sql, settings=self._with(settings)))
+        answer = self._ask(lambda: self._client.command(sql, **self._arguments(settings)))
         if isinstance(answer, int):
             return (answer,)
         return tuple(map(int, answer)) if isinstance(answer, list) else ()
@@ -128,7 +128,7 @@ class ClickHouse:
         Raises:
             ServerError: The server refused it or could not be reached.
         """
-        answer = self._ask(lambda: self._client.command(sql, settings=self._with(settings)))
+        answer = self._ask(lambda: self._client.command(sql, **self._arguments(settings)))
         summary = getattr(answer, "summary", None) or {}
         return Reading(int(summary.get("read_rows", 0)), int(summary.get("read_bytes", 0)))
 
@@ -159,6 +159,13 @@ class ClickHouse:
             # It has no use for the id of a query: nobody can see or kill one.
             given.pop("query_id", None)
         return given
+
+    def _arguments(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Settings and query parameters (``param_name``), which are among them, as the client takes them."""
+        given = self._with(settings)
+        found = [name for name in given if name.startswith(_PARAMETER)]
+        parameters = {name.removeprefix(_PARAMETER): given.pop(name) for name in found}
+        return {"settings": given, "parameters": parameters or None}
 
     def _ask(self, call: Callable[[], _T]) -> _T:
         from clickhouse_connect.driver.exceptions import ClickHouseError

@@ -167,6 +167,8 @@ class _Look:
 
     def _statements(self, readable: Sequence[TableName]) -> Iterator[tuple[Plan, Statement, TableName]]:
         for statement in self._plan.statements if self._plan is not None else ():
+            if not statement.has_table:
+                continue
             source = parse_table(statement.source, "source")
             if self._plan is not None and source in readable:
                 yield self._plan, statement, source

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from ..core.facts import GroupingStep, ScanFacts, TableName, TimeKind
@@ -25,6 +26,10 @@ _SETTINGS = {
 }
 # One row in, at most one row out, whatever else the query reads.
 _ROW_WISE_NODES = frozenset({"Expression", "Filter", "Union", "ArrayJoin", "SettingQuotaAndLimits", "DelayedPorts"})
+# How a plan as text names the steps that look at several rows.
+_STEPS_OVER_ROWS = frozenset(
+    {"Aggregating", "MergingAggregated", "Distinct", "LimitBy", "Limit", "Window", "Join", "JoinLogical", "FilledJoin"}
+)
 _GROUPS = {
     "Aggregating": ("GROUP BY", "Keys"),
     "Distinct": ("DISTINCT", "Columns"),
@@ -64,26 +69,28 @@ def scan_facts(
     named = [entry for entry in leaves if entry.node.get("Description") == str(source)]
     # A view, a Distributed or a Memory table does not show its name at the leaf: there, any filtered scan counts.
     reads = named or [entry for entry in leaves if entry.filtered]
+    elsewhere: list[_RemoteRead] = []
+    if not named and any(entry.node["Node Type"] == "ReadFromRemote" for entry in leaves):
+        elsewhere = list(_remote_reads(server, select, settings, column))
+        # A read of another table on another server is told from one of the source by the filter alone.
+        elsewhere = [read for read in elsewhere if read.filtered] or ([] if reads else elsewhere)
     return ScanFacts(
-        reads=len(reads),
-        filtered=sum(entry.filtered for entry in reads),
+        reads=len(reads) + len(elsewhere),
+        filtered=sum(entry.filtered for entry in reads) + sum(read.filtered for read in elsewhere),
         pruned=bool(named)
         and all(
             any(column in key for index in entry.node.get("Indexes", ()) for key in index.get("Keys", ()))
             for entry in named
         ),
-        row_wise=all(
-            entry.node["Node Type"] in _ROW_WISE_NODES or entry.node["Node Type"].startswith("ReadFrom")
-            for entry in nodes
-        ),
+        row_wise=_is_row_wise(nodes) and all(read.row_wise for read in elsewhere),
         groups=tuple(dict.fromkeys(_groups(reads))),
     )
 
 
-def tables_read(server: ClickHouse, select: str) -> list[TableName]:
+def tables_read(server: ClickHouse, select: str, parameters: Mapping[str, str]) -> list[TableName]:
     """The tables that a SELECT reads on the server that is asked, also through views; empty when it cannot say."""
     try:
-        answer = server.rows(f"SELECT explain FROM (EXPLAIN json = 1\n{select}\n)", _SETTINGS)
+        answer = server.rows(f"SELECT explain FROM (EXPLAIN json = 1\n{select}\n)", {**_SETTINGS, **parameters})
     except StatementRefusedError:
         return []
     plan = json.loads("\n".join(line for (line,) in answer))
@@ -92,6 +99,53 @@ def tables_read(server: ClickHouse, select: str) -> list[TableName]:
     ]
     names = (str(node.get("Description", "")).split(".", 1) for node in leaves)
     return [TableName(*name) for name in names if len(name) == 2]
+
+
+class _RemoteRead(NamedTuple):
+    """What another server does for a SELECT, as its own plan says."""
+
+    filtered: bool
+    row_wise: bool
+
+
+def _remote_reads(server: ClickHouse, select: str, settings: Mapping[str, Any], column: str) -> Iterator[_RemoteRead]:
+    """The plans of the other servers that a SELECT reads from, which the JSON of this one does not show."""
+    question = f"SELECT explain FROM (EXPLAIN indexes = 1, actions = 1, distributed = 1\n{select}\n)"
+    lines = [str(line) for (line,) in server.rows(question, settings)]
+    for place, line in enumerate(lines):
+        depth = len(line) - len(line.lstrip())
+        if not line.lstrip().startswith("ReadFromRemote"):
+            continue
+        below = list(takewhile(lambda one, depth=depth: len(one) - len(one.lstrip()) > depth, lines[place + 1 :]))  # type: ignore[misc]
+        text = "\n".join(below)
+        words = {one.split()[0] for one in below if one.split()}
+        yield _RemoteRead(
+            filtered="dditional filter" in text
+            or any(f"greaterOrEquals({name}, " in text or f"{name} >= " in text for name in (column, quote(column))),
+            row_wise=bool(below) and not words & _STEPS_OVER_ROWS,
+        )
+
+
+def unfiltered_scan(server: ClickHouse, select: str, parameters: Mapping[str, str]) -> ScanFacts:
+    """
+    How the server would read what a SELECT names when the SELECT limits itself, by its query parameters.
+
+    Raises:
+        ServerError: The server does not accept the SELECT.
+    """
+    answer = server.rows(f"SELECT explain FROM (EXPLAIN json = 1\n{select}\n)", {**_SETTINGS, **parameters})
+    plan = json.loads("\n".join(line for (line,) in answer))
+    nodes = [entry for root in plan for entry in _walk(root["Plan"], (), False, "")]
+    leaves = [entry for entry in nodes if not entry.node.get("Plans")]
+    remote = any(entry.node["Node Type"] == "ReadFromRemote" for entry in leaves)
+    # What another server does with the rows is not in this plan.
+    return ScanFacts(len(leaves), len(leaves), False, not remote and _is_row_wise(nodes))
+
+
+def _is_row_wise(nodes: Sequence[_Node]) -> bool:
+    return all(
+        entry.node["Node Type"] in _ROW_WISE_NODES or entry.node["Node Type"].startswith("ReadFrom") for entry in nodes
+    )
 
 
 def _walk(

@@ -31,6 +31,8 @@ def estimate_rows(
     """
     found = []
     for statement in statements:
+        if not statement.has_table:
+            return None
         one = _one(server, statement, parse_table(statement.source, "source"), column, bounds)
         if one is None:
             return None

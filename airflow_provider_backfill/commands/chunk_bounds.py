@@ -68,7 +68,7 @@ def cut(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[Scan
 
 def _with_bounds(plan: Plan, bounds: list[int]) -> Plan:
     check_chunk_count(len(bounds) - 1)
-    for statement in plan.statements:
+    for statement in (one for one in plan.statements if one.source):
         time_filter(plan.time_column, statement.time_kind, from_ms(bounds[0]), from_ms(bounds[1]))
     stored = encode_bounds(bounds) if plan.chunking.from_data else ""
     return plan.model_copy(update={"bounds": stored, "chunk_count": len(bounds) - 1})
@@ -150,7 +150,8 @@ def split_chunk(server: ClickHouse, target: TableFacts, plan: Plan, chunk: Chunk
     if plan.write_mode is WriteMode.REPLACE:
         found.append(plan_inputs.partition_bucket(server, target, plan))
     dates = any(s.time_kind.is_date for s in plan.statements)
-    step = MS_PER_DAY if dates else 1
+    # Most types of a query parameter hold whole seconds.
+    step = MS_PER_DAY if dates else 1000 if any(s.parameters for s in plan.statements) else 1
     middle = from_ms((to_ms(chunk.start) + to_ms(chunk.end)) // 2 // step * step)
     edges = {middle, *(edge for bucket in found for edge in bucket.around(middle) if edge)}
     least = timedelta(minutes=plan.min_chunk_minutes)
@@ -217,6 +218,12 @@ def _cells(
     starts = _allowed(server, target, plan, scans, base)
     weights: dict[int, float] = {}
     for statement in plan.statements:
+        if not statement.has_table:
+            raise RequestError(
+                f"{statement.name} reads no table whose rows could be counted, so it cannot be told where a chunk "
+                "would have too many.",
+                remedy=Advice("leave {} and {} away", Flag("--max-chunk-rows"), Flag("--max-chunk-bytes")),
+            )
         source = parse_table(statement.source, "source")
         per_row = _weight_of_row(server, plan, source)
         counts = rows_between(server, source, plan.time_column, statement.time_kind, [*starts, base[-1]])

@@ -90,7 +90,8 @@ def resized(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[
     estimate = estimate_plan(server, plan)
     if estimate is None:
         raise RequestError(
-            f"The rows of {plan.statements[0].source} cannot be counted within seconds, so no chunk size follows.",
+            f"The rows of {plan.statements[0].source or plan.statements[0].name} cannot be counted within seconds, "
+            "so no chunk size follows.",
             remedy=pass_flags(plan.chunking.flags),
         )
     hours = propose_hours(server, target, plan, scans, estimate)

@@ -75,7 +75,9 @@ def _settled(server: ClickHouse, facts: ServerFacts) -> ServerFacts:
 def inspect_server(session: Session, server: ClickHouse, plan: Plan) -> ServerFacts:
     """Everything the rules want to know of the server for one plan."""
     target = parse_table(plan.target, "target")
-    sources = list(dict.fromkeys(parse_table(statement.source, "source") for statement in plan.statements))
+    sources = list(
+        dict.fromkeys(parse_table(statement.source, "source") for statement in plan.statements if statement.has_table)
+    )
     facts = diagnostics.server_facts(server, target, plan, sources, session.store.plan_ids())
     scans = [scan.facts for scan in facts.scans if scan.facts is not None]
     if facts.storage is None or facts.missing_sources or len(scans) < len(plan.statements):

@@ -9,15 +9,17 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 
-from ..clickhouse import catalog, diagnostics, query_plan
+from ..clickhouse import catalog, diagnostics, query_plan, query_sources
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import catch_up
 from ..clickhouse.shards import shards_with, spread_of
 from ..clickhouse.time_buckets import TimeBuckets
 from ..core.chunking import Chunking, Unit
-from ..core.facts import CutoverFacts, ScanFacts, TableFacts, TableName, TimeKind
-from ..core.instants import render_instant, to_ms
-from ..core.plan import Plan, PlanRequest, Statement, TargetTime, WriteMode
+from ..core.column_types import time_kind
+from ..core.facts import TABLE_FUNCTION, CutoverFacts, ScanFacts, SelectFacts, TableFacts, TableName, TimeKind
+from ..core.instants import MS_PER_DAY, from_ms, render_instant, to_ms
+from ..core.parameters import check_parameters, parameter_settings, read_parameters
+from ..core.plan import Parameter, Plan, PlanRequest, Statement, TargetTime, WriteMode
 from ..core.planner import (
     check_groups,
     check_scan,
@@ -28,7 +30,7 @@ from ..core.planner import (
 )
 from ..core.remedy import pass_flags, short_instant
 from ..core.select_text import read_select
-from ..core.sql import copy_select, expressions, parse_table, quote, show_table, time_filter, time_kind
+from ..core.sql import copy_select, expressions, parse_table, quote, show_table, time_filter
 from ..core.window import whole_days
 from ..errors import Advice, Flag, MisalignedError, RequestError, StatementRefusedError
 from ..options import Options
@@ -57,7 +59,11 @@ def replicated_tables(server: ClickHouse, statements: Sequence[Statement], targe
     """The tables that the statements read, and the target, as far as they are replicated: a replica may be behind."""
     tables = {target.storage}
     for statement in statements:
-        tables |= {parse_table(statement.source, "source"), *query_plan.tables_read(server, statement.select)}
+        if statement.has_table:
+            tables.add(parse_table(statement.source, "source"))
+        # Which tables it reads does not depend on the bounds.
+        bounds = parameter_settings(statement.parameters, from_ms(0), from_ms(MS_PER_DAY))
+        tables |= {*query_plan.tables_read(server, statement.select, bounds)}
     return catalog.replicated(server, tables)
 
 
@@ -126,14 +132,14 @@ def _view_statements(server: ClickHouse, target: TableFacts, request: PlanReques
 def _select_statement(
     server: ClickHouse, target: TableFacts, request: PlanRequest, text: str, what: str
 ) -> tuple[list[Statement], str]:
-    select = read_select(text, what).select
-    try:
-        facts = catalog.select_facts(server, select, catalog.current_database(server))
-    except StatementRefusedError as error:
-        raise RequestError(
-            f"{what} is not a SELECT that ClickHouse accepts: {error.message}", hint="correct the SELECT"
-        ) from error
-    source, column, kind = _filtered_table(server, facts.tables, request, what)
+    read = read_select(text, what)
+    select = read.select
+    parameters = read_parameters(read.placeholders, dict(request.formats), request.time_unit, what)
+    if parameters:
+        statement = _placed_by_user(server, target, request, select, parameters, what)
+        return [statement], request.time_column or parameters[0].name
+    facts = _select_facts(server, select, what, {})
+    source, column, kind = _filtered_table(server, facts.tables, request, what, select)
     if source.name in (target.name, target.storage):
         raise RequestError(
             f"{what} reads {source.name}, which is the target itself; inserting a table into itself doubles its rows.",
@@ -146,11 +152,62 @@ def _select_statement(
         source=show_table(source.name),
         time_kind=kind,
         columns=names,
+        function_type=_type_of(source, column) if source.name.database == TABLE_FUNCTION else "",
         row_wise=not facts.unstable and _constant_defaults(server, target, defaulted_columns(facts.columns, target)),
         converted=converted_columns(facts.columns, target),
         defaulted=defaulted_columns(facts.columns, target),
     )
     return [statement], column
+
+
+def _select_facts(server: ClickHouse, select: str, what: str, settings: Mapping[str, str]) -> SelectFacts:
+    try:
+        return catalog.select_facts(server, select, catalog.current_database(server), settings)
+    except StatementRefusedError as error:
+        raise RequestError(
+            f"{what} is not a SELECT that ClickHouse accepts: {error.message}", hint="correct the SELECT"
+        ) from error
+
+
+def _placed_by_user(
+    server: ClickHouse,
+    target: TableFacts,
+    request: PlanRequest,
+    select: str,
+    parameters: tuple[Parameter, ...],
+    what: str,
+) -> Statement:
+    """The statement of a SELECT that takes the chunk's bounds as query parameters, so that no filter is added."""
+    if request.start is None or request.end is None:
+        raise RequestError(
+            f"{what} places the window itself, so no missing bound of it can be read from a source.",
+            remedy=Advice("pass {} and {}", Flag("--from"), Flag("--to")),
+        )
+    if request.filter_table is not None:
+        raise RequestError(
+            f"{what} places the window itself by {{{parameters[0].name}}}, so no filter is added to a table.",
+            remedy=Advice("leave {} away, or the parameters out of the SELECT", Flag("--filter-table")),
+        )
+    facts = _select_facts(server, select, what, parameter_settings(parameters, request.start, request.end))
+    dates = any(one.kind in (TimeKind.DATE, TimeKind.DATE32) for one in parameters)
+    converted = converted_columns(facts.columns, target)
+    defaulted = defaulted_columns(facts.columns, target)
+    return Statement(
+        name=what,
+        select=select,
+        source="",
+        time_kind=TimeKind.DATE if dates else TimeKind.DATETIME64,
+        columns=insert_columns(what, facts.columns, target, None),
+        row_wise=not facts.unstable and _constant_defaults(server, target, defaulted),
+        converted=converted,
+        defaulted=defaulted,
+        parameters=parameters,
+    )
+
+
+def _type_of(table: TableFacts, column: str) -> str:
+    found = table.column(column)
+    return found.type if found is not None else ""
 
 
 def _constant_defaults(server: ClickHouse, target: TableFacts, names: Sequence[str]) -> bool:
@@ -160,21 +217,31 @@ def _constant_defaults(server: ClickHouse, target: TableFacts, names: Sequence[s
 
 
 def _filtered_table(
-    server: ClickHouse, tables: tuple[TableName, ...], request: PlanRequest, what: str
+    server: ClickHouse, tables: tuple[TableName, ...], request: PlanRequest, what: str, select: str
 ) -> tuple[TableFacts, str, TimeKind]:
-    """The one table of a SELECT that the window applies to, with its time column."""
-    if request.filter_table is not None:
+    """The one table or table function of a SELECT that the window applies to, with its time column."""
+    if request.filter_table is not None and request.filter_table in tables:
         facts = target_facts(server, request.filter_table)
         return facts, *find_time_column(facts, request.time_column, request.time_unit)
-    if not tables:
+    functions = query_sources.table_functions(server, select)
+    if request.filter_table is not None:
+        facts = query_sources.function_behind(functions, request.filter_table) or target_facts(
+            server, request.filter_table
+        )
+        return facts, *find_time_column(facts, request.time_column, request.time_unit)
+    if not tables and not functions:
         raise RequestError(
             f"{what} reads no table, so a window cannot apply to it.",
-            remedy=Advice("pass a {} over a table", Flag("--select")),
+            remedy=Advice(
+                "pass a {} over a table, or place the window yourself by {{chunk_from:DateTime64(3)}} and "
+                "{{chunk_to:DateTime64(3)}}",
+                Flag("--select"),
+            ),
         )
     fitting: list[tuple[TableFacts, str, TimeKind]] = []
     problem: RequestError | None = None
-    for name in tables:
-        facts = target_facts(server, name)
+    for facts in (*(target_facts(server, name) for name in tables), *functions):
+        name = facts.name
         if not facts.columns:
             problem = RequestError(
                 f"{what} reads {name}, a parametrised view, which has no columns of its own.",
@@ -232,9 +299,13 @@ def check_scans(
     """
     scans = []
     for statement in statements:
+        if statement.parameters:
+            values = parameter_settings(statement.parameters, start, end)
+            scans.append(query_plan.unfiltered_scan(server, statement.select, values))
+            continue
         source = parse_table(statement.source, "source")
         scan = query_plan.scan_facts(server, statement.select, source, column, statement.time_kind, start, end)
-        if not scan.reads and target_facts(server, source).rows == 0:
+        if not scan.reads and statement.has_table and target_facts(server, source).rows == 0:
             raise RequestError(
                 f"{source} is empty, so there is nothing to backfill, and how it would be read cannot be seen.",
                 hint="plan when it has rows, or name another source",
@@ -262,6 +333,7 @@ def check_bounds(
     """
     bounds = plan.bounds_ms() if bounds is None else bounds
     for statement, scan in zip(plan.statements, scans, strict=True):
+        check_parameters(statement.parameters, bounds, statement.name)
         if not scan.groups:
             continue
         buckets = time_buckets(server, plan, statement, scan)
@@ -273,13 +345,14 @@ def check_bounds(
 
 def time_buckets(server: ClickHouse, plan: Plan, statement: Statement, scan: ScanFacts) -> dict[str, TimeBuckets]:
     """The buckets of time that keep rows of a statement apart, by the key that makes them."""
-    column = target_facts(server, parse_table(statement.source, "source")).column(plan.time_column)
+    kind = statement.function_type
+    if statement.has_table:
+        kind = _type_of(target_facts(server, parse_table(statement.source, "source")), plan.time_column)
     return {
         key: bucket
         for group in scan.groups
         for key in group.keys
-        if column is not None
-        and (bucket := TimeBuckets(server, key, plan.time_column, column.type, statement.time_kind)).usable()
+        if kind and (bucket := TimeBuckets(server, key, plan.time_column, kind, statement.time_kind)).usable()
     }
 
 
@@ -465,7 +538,7 @@ def check_shards(server: ClickHouse, target: TableFacts, statements: Sequence[St
     """
     if request.one_shard or target.engine == "Distributed":
         return
-    for statement in statements:
+    for statement in (one for one in statements if one.has_table):
         source = target_facts(server, parse_table(statement.source, "source"))
         spread = spread_of(source)
         if spread is None:

@@ -39,7 +39,7 @@ def window_status(session: Session, plan_id: str, window: tuple[datetime, dateti
     return {
         "planId": plan.plan_id,
         "target": plan.target,
-        "sources": list(dict.fromkeys(statement.source for statement in plan.statements)),
+        "sources": list(dict.fromkeys(statement.source or statement.name for statement in plan.statements)),
         "environment": plan.environment,
         "from": render_instant(window[0]),
         "to": render_instant(window[1]),

@@ -2,6 +2,10 @@
 
 import re
 
+from .facts import TimeKind
+
+_WRAPPER = re.compile(r"(?:Nullable|LowCardinality)\((.*)\)")
+_INTEGERS = frozenset(f"{sign}Int{bits}" for sign in ("", "U") for bits in (32, 64))
 _LOW_CARDINALITY = re.compile(r"\bLowCardinality\(((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)\)")
 _SIMPLE_STATE = re.compile(r"\bSimpleAggregateFunction\(\w+, ((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)\)")
 _ZONE = re.compile(r"\b(DateTime64\(\d+|DateTime)(?:, |\()'[^']*'\)")
@@ -9,6 +13,25 @@ _ENUM = re.compile(r"Enum(?:8|16)\((.*)\)", re.DOTALL)
 _ENUM_VALUE = re.compile(r"('(?:[^'\\]|\\.)*') = (-?\d+)")
 # What these are as text, and as an IPv6, can be read back.
 _EXACT = frozenset({("UUID", "String"), ("IPv4", "String"), ("IPv6", "String"), ("IPv4", "IPv6"), ("Bool", "UInt8")})
+
+
+def unwrap_type(text: str) -> str:
+    """A column's type without ``Nullable`` and ``LowCardinality`` around it."""
+    while match := _WRAPPER.fullmatch(text):
+        text = match.group(1)
+    return text
+
+
+def time_kind(column_type: str, unit: str = "") -> TimeKind | None:
+    """How a column of this type stores instants, or None when it is no time; *unit* (s, ms, us, ns) is for integers."""
+    name = unwrap_type(column_type)
+    if name in ("Date", "Date32"):
+        return TimeKind(name.lower())
+    if name.startswith("DateTime64("):
+        return TimeKind.DATETIME64
+    if name == "DateTime" or name.startswith("DateTime("):
+        return TimeKind.DATETIME
+    return TimeKind(f"epoch-{unit}") if unit and name in _INTEGERS else None
 
 
 def widens(given: str, wanted: str, common: str) -> bool:

@@ -17,7 +17,7 @@ from .sql import parse_table
 def compatibility_token(statements: Sequence[Statement], target: TableFacts, *, use_tokens: bool) -> str:
     """A SHA-256 over what affects the data: the statements, the target's columns and keys, the use of tokens."""
     parts = [
-        [[s.name, s.select, s.source, s.columns] for s in statements],
+        [[s.name, s.select, s.source, s.columns, [[p.name, p.format] for p in s.parameters]] for s in statements],
         [target.engine, target.partition_key, target.sorting_key],
         [[c.name, c.type, c.default_kind] for c in target.columns],
         use_tokens,
@@ -54,5 +54,7 @@ def detect_drift(plan: Plan, target: TableFacts, views: Mapping[str, str], *, us
 def planned_views(plan: Plan) -> dict[str, str]:
     """The SELECTs that a plan took from the views that feed its target, by view; none when it has another source."""
     return {
-        s.name: s.select for s in plan.statements if s.name not in ("--select", str(parse_table(s.source, "source")))
+        s.name: s.select
+        for s in plan.statements
+        if s.name != "--select" and s.name != str(parse_table(s.source, "source"))
     }

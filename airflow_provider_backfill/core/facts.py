@@ -52,6 +52,10 @@ _PER_SECOND = {
 TIME_UNITS = tuple(kind.unit for kind in _PER_SECOND)
 
 
+# The database in whose name a table function is filtered.
+TABLE_FUNCTION = "_table_function"
+
+
 class TableName(NamedTuple):
     """A table's name in its two parts, as the server stores them: without quotes."""
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from .sql import literal, unwrap_type
+from .column_types import unwrap_type
+from .sql import literal
 
 
 class KeyColumn(NamedTuple):

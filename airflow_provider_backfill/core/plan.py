@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from .chunking import Chunking, decode_bounds, parse_chunking, slices_between
-from .facts import TableName, TimeKind
+from .facts import TABLE_FUNCTION, TableName, TimeKind
 from .ids import chunk_id, idempotency_token, iter_chunks, plan_id
 from .instants import from_ms, to_ms
 from .model import Instant, Model, Number
@@ -44,6 +44,22 @@ class Chunk(NamedTuple):
     key_range: str = ""
 
 
+class Parameter(Model):
+    """
+    A query parameter of a SELECT that follows the chunk.
+
+    Attributes:
+        kind: How a bound is written; None for a parameter with a format.
+        format: The format of strftime for the chunk's start; empty for a bound.
+        scale: Decimal digits of a bound's seconds.
+    """
+
+    name: str
+    kind: TimeKind | None = None
+    format: str = ""
+    scale: int = 0
+
+
 class Statement(Model):
     """
     One SELECT whose rows go into the target.
@@ -59,6 +75,9 @@ class Statement(Model):
         reads: How often the SELECT reads *source*; the time filter applies to each read.
         converted: The columns whose type in the SELECT is another than in the target.
         defaulted: Those of them whose NULLs become the target's default.
+        parameters: The query parameters by which the user has placed the window; then *source* is empty, and
+            no time filter applies.
+        function_type: Where *source* is a table function (``_table_function.s3``), the type of its time column.
     """
 
     name: str
@@ -70,6 +89,13 @@ class Statement(Model):
     reads: int = 1
     converted: tuple[str, ...] = ()
     defaulted: tuple[str, ...] = ()
+    parameters: tuple[Parameter, ...] = ()
+    function_type: str = ""
+
+    @property
+    def has_table(self) -> bool:
+        """Whether the time filter applies to a table, which can be asked by itself, not to a table function or none."""
+        return bool(self.source) and not self.source.startswith(f"{TABLE_FUNCTION}.")
 
 
 class TargetTime(Model):
@@ -215,6 +241,7 @@ class PlanRequest:
     Attributes:
         source: Copy this table, matched by column names.
         select: Or insert the rows of this SELECT; with neither, the views that feed the target are replayed.
+        formats: By the name of a parameter of *select*, the format of strftime that makes it the chunk's start.
         filter_table: The table of *select* that the window applies to, when several could be meant.
         time_unit: ``s``, ``ms``, ``us`` or ``ns`` when the time column is an integer epoch.
         chunking: How the window is cut.
@@ -233,6 +260,7 @@ class PlanRequest:
     time_unit: str = ""
     source: TableName | None = None
     select: str | None = None
+    formats: tuple[tuple[str, str], ...] = ()
     filter_table: TableName | None = None
     write_mode: WriteMode | None = None
     accept_at_least_once: bool = False

@@ -13,12 +13,11 @@ from datetime import datetime, timedelta
 
 from ..errors import Advice, Flag, MisalignedError, RequestError
 from .chunking import Chunking
-from .column_types import widens
+from .column_types import time_kind, unwrap_type, widens
 from .facts import Column, GroupingStep, ScanFacts, TableFacts, TimeKind
 from .instants import render_instant
 from .masking import mask_secrets
 from .plan import Plan, PlanRequest, Statement, WriteMode
-from .sql import time_kind, unwrap_type
 from .window import render_chunk_hours, require_order
 
 MAX_CHUNKS = 1_000_000
@@ -303,6 +302,7 @@ def may_cut_by_key(plan: Plan, target: TableFacts, scans: Sequence[ScanFacts]) -
     one_source = len({statement.source for statement in plan.statements}) == 1
     return (
         one_source
+        and all(statement.has_table for statement in plan.statements)
         and plan.write_mode is not WriteMode.REPLACE
         and all(
             scan.reads == 1 and not keys_to_keep_whole(statement, target, scan.groups)

@@ -28,12 +28,17 @@ def plan_command(plan: Plan, *flags: Flag) -> Command:
     """The command line that plans the same backfill again, with *flags* in place of its own."""
     given = {flag.name for flag in flags}
     own = [Flag("--target", plan.target), Flag("--from", short_instant(plan.start))]
-    own += [Flag("--to", short_instant(plan.end)), Flag("--time-column", plan.time_column)]
+    own.append(Flag("--to", short_instant(plan.end)))
     first = plan.statements[0]
+    if not first.parameters:
+        own.append(Flag("--time-column", plan.time_column))
     if first.time_kind.unit:
         own.append(Flag("--time-unit", first.time_kind.unit))
     if first.name == "--select":
-        own += [Flag("--select", mask_secrets(first.select)), Flag("--filter-table", first.source)]
+        own.append(Flag("--select", mask_secrets(first.select)))
+        own += [Flag("--param", f"{one.name}={one.format}") for one in first.parameters if one.format]
+        if first.has_table:
+            own.append(Flag("--filter-table", first.source))
     elif first.name == first.source:
         own.append(Flag("--source", first.source))
     if plan.write_mode is not WriteMode.STAGE:

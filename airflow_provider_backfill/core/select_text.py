@@ -139,3 +139,13 @@ def _settings(tokens: list[_Token]) -> Iterator[str]:
             name = True
         elif inside and name:
             inside = False
+
+
+def find_call(text: str, name: str) -> str | None:
+    """The text of the first call of the function *name*, from its name to the closing parenthesis; None without one."""
+    tokens = [token for token in _tokens(text) if token.kind != "blank"]
+    for index, (token, after) in enumerate(pairwise(tokens)):
+        if token.kind == "word" and token.text.lower() == name.lower() and after.text == "(":
+            end = next((each for each in tokens[index + 2 :] if each.text == ")" and each.depth == token.depth), None)
+            return None if end is None else text[token.start : end.end]
+    return None

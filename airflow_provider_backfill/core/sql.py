@@ -15,15 +15,13 @@ from itertools import pairwise
 from ..errors import Advice, Flag, RequestError
 from .facts import Column, Replicas, TableName, TimeKind
 from .instants import render_instant, to_ms
+from .parameters import parameter_settings
 from .plan import Chunk, Plan, Statement
 
 _WORD = re.compile(r"[^\W\d]\w*(?:-\w+)*")
 _NAME = re.compile(r"`((?:[^`\\]|\\.|``)+)`|\"((?:[^\"\\]|\\.|\"\")+)\"|([^\W\d]\w*(?:-\w+)*)")
-_DATETIME64 = re.compile(r"DateTime64\((\d+)")
 # What separates or nests expressions; texts and quoted names are taken whole.
 _SEPARATOR = re.compile(r"'(?:[^'\\]|\\.)*(?:'|\Z)|`(?:[^`\\]|\\.)*(?:`|\Z)|[()\[\],]", re.DOTALL)
-_WRAPPER = re.compile(r"(?:Nullable|LowCardinality)\((.*)\)")
-_INTEGERS = frozenset(f"{sign}Int{bits}" for sign in ("", "U") for bits in (32, 64))
 
 
 def _content(names: Iterable[str]) -> str:
@@ -84,25 +82,6 @@ def quote_table(name: TableName) -> str:
 def literal(text: str) -> str:
     """A string literal."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def unwrap_type(text: str) -> str:
-    """A column's type without ``Nullable`` and ``LowCardinality`` around it."""
-    while match := _WRAPPER.fullmatch(text):
-        text = match.group(1)
-    return text
-
-
-def time_kind(column_type: str, unit: str = "") -> TimeKind | None:
-    """How a column of this type stores instants, or None when it is no time; *unit* (s, ms, us, ns) is for integers."""
-    name = unwrap_type(column_type)
-    if name in ("Date", "Date32"):
-        return TimeKind(name.lower())
-    if name.startswith("DateTime64("):
-        return TimeKind.DATETIME64
-    if name == "DateTime" or name.startswith("DateTime("):
-        return TimeKind.DATETIME
-    return TimeKind(f"epoch-{unit}") if unit and name in _INTEGERS else None
 
 
 def time_literal(kind: TimeKind, moment: datetime) -> str:
@@ -209,7 +188,9 @@ def filter_setting(source: TableName, condition: str) -> dict[str, str]:
 
 
 def chunk_filter(plan: Plan, statement: Statement, chunk: Chunk) -> dict[str, str]:
-    """The settings that limit *statement* to *chunk*."""
+    """The settings and query parameters that limit *statement* to *chunk*."""
+    if statement.parameters:
+        return parameter_settings(statement.parameters, chunk.start, chunk.end)
     return filter_setting(parse_table(statement.source, "source"), chunk_condition(plan, statement, chunk))
 
 

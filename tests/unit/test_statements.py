@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_backfill.core.column_types import time_kind, unwrap_type
 from airflow_provider_backfill.core.facts import TableName, TimeKind
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.sql import (
@@ -15,9 +16,7 @@ from airflow_provider_backfill.core.sql import (
     parse_table,
     quote,
     show_table,
-    time_kind,
     time_literal,
-    unwrap_type,
 )
 from airflow_provider_backfill.errors import RequestError
 
@@ -123,14 +122,9 @@ def test_a_filter_survives_quotes_in_names() -> None:
     assert setting == {"additional_table_filters": r"{'d.it\'s': '`a` = \'b\''}"}
 
 
-@pytest.mark.parametrize("path", ["/tables/{shard}/t", r"/it\'s/t"])
-def test_a_replicated_copy_gets_a_path_of_its_own(path: str) -> None:
-    """Two tables under one path in Keeper would be one table; other engines are copied as they are."""
+def test_a_copy_takes_the_engine_as_it_is() -> None:
+    """Where the server makes up a path in Keeper by itself, an engine clause of ours would take its place."""
     table, storage = TableName("d", "backfill_p_c_1"), TableName("d", "t")
-    engine = f"ReplicatedReplacingMergeTree('{path}', '{{replica}}', ver) PARTITION BY m ORDER BY k SETTINGS x = 1"
-    text = create_like(table, storage, engine, "why")
-    apart = engine.replace(f"{path}'", f"{path}_backfill_p_c_1'")
-    assert text == f"CREATE TABLE `d`.`backfill_p_c_1` AS `d`.`t` ENGINE = {apart} COMMENT 'why'"
     for plain in ("MergeTree ORDER BY k", "ReplicatedMergeTree ORDER BY k", "SharedMergeTree ORDER BY k"):
         assert create_like(table, storage, plain, "why") == "CREATE TABLE `d`.`backfill_p_c_1` AS `d`.`t` COMMENT 'why'"
 

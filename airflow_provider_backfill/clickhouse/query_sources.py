@@ -1,0 +1,62 @@
+"""Table functions in a SELECT (``s3``, ``remote``, ``file``, …) as sources with columns, as tables have them."""
+
+import re
+from collections.abc import Iterable
+
+from ..core.facts import TABLE_FUNCTION, Column, TableFacts, TableName
+from ..core.select_text import find_call
+from ..errors import StatementRefusedError
+from .client import ClickHouse
+
+_FUNCTION = re.compile(r"TABLE_FUNCTION id: \d+.*?table_function_name: (\w+)")
+_TREE = {"allow_experimental_analyzer": 1}
+# They give rows from nowhere, or from what the SELECT itself says.
+_NO_SOURCE = frozenset(
+    {"numbers", "numbers_mt", "zeros", "zeros_mt", "generateRandom", "generateSeries", "generate_series", "values"}
+    | {"null", "one", "primes", "view", "viewExplain", "viewIfPermitted", "input", "dictionary", "format", "loop"}
+)
+
+
+def table_functions(server: ClickHouse, select: str) -> list[TableFacts]:
+    """
+    The table functions that a SELECT reads, each as a table that the server filters by name.
+
+    One that occurs twice is left out: a filter by name would meet both.
+
+    Raises:
+        ServerError: The server could not be reached, or does not accept the SELECT.
+    """
+    tree = [line for (line,) in server.rows(f"SELECT explain FROM (EXPLAIN QUERY TREE passes = 1\n{select}\n)", _TREE)]
+    names = [match.group(1) for line in tree if (match := _FUNCTION.search(line))]
+    found = []
+    for name in dict.fromkeys(names):
+        call = find_call(select, name)
+        if name in _NO_SOURCE or names.count(name) > 1 or call is None:
+            continue
+        try:
+            columns = server.rows(f"DESCRIBE TABLE {call}")
+        except StatementRefusedError:
+            # Such as one whose arguments are expressions over the rest of the SELECT.
+            continue
+        found.append(_facts(name, call, [Column(column[0], column[1]) for column in columns]))
+    return found
+
+
+def _facts(name: str, call: str, columns: Iterable[Column]) -> TableFacts:
+    table = TableName(TABLE_FUNCTION, name)
+    return TableFacts(
+        name=table,
+        storage=table,
+        engine=name,
+        columns=tuple(columns),
+        partition_key="",
+        sorting_key="",
+        engine_full=call,
+        rows=None,
+    )
+
+
+def function_behind(functions: Iterable[TableFacts], table: TableName) -> TableFacts | None:
+    """The one table function that reads *table* on another server, by the name that its arguments have."""
+    named = [one for one in functions if table.database in one.engine_full and table.table in one.engine_full]
+    return named[0] if len(named) == 1 else None

@@ -1,0 +1,202 @@
+"""
+Query parameters by which a user places the window in a SELECT.
+
+``{chunk_from:T}`` and ``{chunk_to:T}`` are a chunk's bounds, in type T; ``{name:String}`` is its start by a
+format of strftime, where the plan has one for that name. Values are sent beside the statement, so that
+its text stays as it is. Pure.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+from ..errors import Advice, Flag, MisalignedError, RequestError
+from .column_types import time_kind
+from .facts import TimeKind
+from .instants import MS_PER_DAY, from_ms, render_instant, to_ms
+from .plan import Parameter
+from .select_text import Placeholder
+
+# By name, whether it is the chunk's start.
+_BOUNDS = {"chunk_from": True, "chunk_to": False, "from": True, "to": False}
+_TICK = timedelta(milliseconds=1)
+
+
+def read_formats(formats: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """
+    The formats that ``--param NAME=FORMAT`` gives, checked and in the order of their names.
+
+    Raises:
+        RequestError: No name of a parameter, or a format that does not follow the chunk.
+    """
+    first, other = datetime(2025, 1, 1, tzinfo=UTC), datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC)
+    for name, text in formats.items():
+        if not name.isidentifier():
+            raise RequestError(
+                f"{name!r} is no name of a parameter.", remedy=Advice("write {}", Flag("--param", "day=%Y-%m-%d"))
+            )
+        if first.strftime(text) == other.strftime(text):
+            raise RequestError(
+                f"The format {text!r} of {name} gives the same text for every chunk.",
+                remedy=Advice("use the codes of strftime: {}", Flag("--param", f"{name}=%Y-%m-%d")),
+            )
+    return tuple(sorted(formats.items()))
+
+
+def read_parameters(
+    found: Sequence[Placeholder], formats: Mapping[str, str], unit: str, what: str
+) -> tuple[Parameter, ...]:
+    """
+    What the placeholders of a SELECT stand for; nothing when there are none.
+
+    Args:
+        formats: By the name of a parameter, the format of the chunk's start.
+        unit: Of a bound that is an integer: ``s``, ``ms``, ``us`` or ``ns``.
+        what: Names the SELECT in a message.
+
+    Raises:
+        RequestError: A name that nothing gives a value, a format that nothing uses, a type that holds no
+            instant, or only one of the two bounds.
+    """
+    unused = [name for name in formats if name not in {one.name for one in found}]
+    if unused:
+        raise RequestError(
+            f"{what} has no parameter {{{unused[0]}:String}}.",
+            remedy=Advice(
+                "use it in the SELECT, or leave {} away", Flag("--param", f"{unused[0]}={formats[unused[0]]}")
+            ),
+        )
+    parameters = tuple(_parameter(one, formats, unit, what) for one in found)
+    bounds = {_BOUNDS[one.name] for one in parameters if not one.format}
+    if len(bounds) == 1:
+        missing = "chunk_to" if True in bounds else "chunk_from"
+        raise RequestError(
+            f"{what} uses only one end of the chunk, so each chunk would read rows of others as well.",
+            hint=f"use {{{missing}:DateTime64(3)}} too: the start is included, the end is not",
+        )
+    return parameters
+
+
+def _parameter(found: Placeholder, formats: Mapping[str, str], unit: str, what: str) -> Parameter:
+    if found.name in formats:
+        if found.type != "String":
+            raise RequestError(
+                f"{{{found.name}:{found.type}}} of {what} has a format, which gives text.",
+                hint=f"write {{{found.name}:String}}, and convert it in the SELECT",
+            )
+        return Parameter(name=found.name, format=formats[found.name])
+    if found.name not in _BOUNDS:
+        raise RequestError(
+            f"{what} has a parameter {{{found.name}:{found.type}}}, which nothing gives a value.",
+            remedy=Advice(
+                "the chunk's bounds are {chunk_from:DateTime64(3)} and {chunk_to:DateTime64(3)}".replace(
+                    "{", "{{"
+                ).replace("}", "}}")
+                + "; its start as text is given by {}",
+                Flag("--param", f"{found.name}=%Y-%m-%d"),
+            ),
+        )
+    kind = time_kind(found.type, unit)
+    if kind is None or found.type.startswith(("Nullable(", "LowCardinality(")):
+        integer = found.type.lstrip("U").startswith("Int")
+        raise RequestError(
+            f"{{{found.name}:{found.type}}} of {what} holds no instant.",
+            remedy=Advice("for an integer epoch pass {} with s, ms, us or ns", Flag("--time-unit"))
+            if integer
+            else Advice("write it as a Date, DateTime, DateTime64(3), or an Int64 with a time unit"),
+        )
+    scale = int(found.type.removeprefix("DateTime64(").split(",")[0].rstrip(")")) if kind is TimeKind.DATETIME64 else 0
+    return Parameter(name=found.name, kind=kind, scale=scale)
+
+
+def has_bounds(parameters: Sequence[Parameter]) -> bool:
+    """Whether the chunk's bounds are among them, rather than formats of its start alone."""
+    return any(not one.format for one in parameters)
+
+
+def parameter_settings(parameters: Sequence[Parameter], start: datetime, end: datetime) -> dict[str, str]:
+    """The values of the parameters for one chunk, as they are sent."""
+    return {f"param_{one.name}": _value(one, start, end) for one in parameters}
+
+
+def _value(parameter: Parameter, start: datetime, end: datetime) -> str:
+    if parameter.format:
+        return start.astimezone(UTC).strftime(parameter.format)
+    at = (start if _BOUNDS[parameter.name] else end).astimezone(UTC)
+    kind = parameter.kind
+    if kind in (TimeKind.DATE, TimeKind.DATE32):
+        return f"{at:%Y-%m-%d}"
+    seconds, rest = divmod(to_ms(at), 1000)
+    if kind is not None and kind.per_second:
+        return str(to_ms(at) * kind.per_second // 1000)
+    if seconds < 0 and rest:
+        # The sign of a number is that of its fraction, too.
+        return f"-{-seconds - 1}.{1000 - rest:03d}" if kind is TimeKind.DATETIME64 else str(seconds)
+    return f"{seconds}.{rest:03d}" if kind is TimeKind.DATETIME64 else str(seconds)
+
+
+def check_parameters(parameters: Sequence[Parameter], bounds: Sequence[int], what: str) -> None:
+    """
+    Hold chunk bounds, in milliseconds, to what the parameters can say.
+
+    Raises:
+        MisalignedError: A bound lies between two values of a parameter's type or format, or a chunk reaches
+            over several values of a format.
+    """
+    for parameter in parameters:
+        if parameter.format:
+            _check_format(parameter, bounds, what, alone=not has_bounds(parameters))
+        elif cut := next((at for at in bounds if at % _grain(parameter)), None):
+            grain = _grain(parameter)
+            length = Flag("--chunk-by", "day") if grain == MS_PER_DAY else Flag("--chunk-hours")
+            raise MisalignedError(
+                f"The chunk bound {render_instant(from_ms(cut))} is none that {{{parameter.name}}} of {what} can hold.",
+                proposal=(length,) if length.value else (),
+                remedy=Advice("use a finer type, or pass {} and whole days as the window", length)
+                if grain == MS_PER_DAY
+                else Advice("use a finer type, such as DateTime64(3), or bounds of whole seconds"),
+            )
+
+
+def _grain(parameter: Parameter) -> int:
+    """Milliseconds between two values of a bound; at least one."""
+    if parameter.kind in (TimeKind.DATE, TimeKind.DATE32):
+        return MS_PER_DAY
+    if parameter.kind is TimeKind.DATETIME64:
+        return int(10 ** max(3 - parameter.scale, 0))
+    if parameter.kind is not None and parameter.kind.per_second:
+        return max(1000 // parameter.kind.per_second, 1)
+    return 1000
+
+
+def _check_format(parameter: Parameter, bounds: Sequence[int], what: str, *, alone: bool) -> None:
+    """One value of the format covers each chunk; where nothing else limits its rows, the chunk is all of it."""
+    for index, at in enumerate(bounds[:-1]):
+        start, end = from_ms(at), from_ms(bounds[index + 1])
+        text, last = (moment.strftime(parameter.format) for moment in (start, end - _TICK))
+        proposal = (_length_of(parameter.format),)
+        if text != last:
+            raise MisalignedError(
+                f"The chunk {render_instant(start)} to {render_instant(end)} has several values of "
+                f"{{{parameter.name}}} ({text} to {last}), and {what} would read only the first.",
+                proposal=proposal,
+                remedy=Advice("pass {}", *proposal),
+            )
+        if alone and text in ((start - _TICK).strftime(parameter.format), end.strftime(parameter.format)):
+            raise MisalignedError(
+                f"The chunk {render_instant(start)} to {render_instant(end)} is only a part of {{{parameter.name}}} = "
+                f"{text}, and {what} would read all of it in every such chunk.",
+                proposal=proposal,
+                remedy=Advice(
+                    "pass {}, or limit the rows by {{chunk_from:DateTime}} and {{chunk_to:DateTime}}", *proposal
+                ),
+            )
+
+
+def _length_of(text: str) -> Flag:
+    """The chunk length of which a format has one value each."""
+    first, next_month = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 2, 1, tzinfo=UTC)
+    for hours in (1, 24):
+        if (first + timedelta(hours=hours)).strftime(text) != first.strftime(text):
+            return Flag("--chunk-hours", "1") if hours == 1 else Flag("--chunk-by", "day")
+    month = next_month.strftime(text) != first.strftime(text)
+    return Flag("--chunk-by", "month") if month else Flag("--chunk-hours", "auto")

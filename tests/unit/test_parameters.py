@@ -1,0 +1,123 @@
+"""The window placed by the user: values of query parameters, and the chunk bounds that they can hold."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_provider_backfill.core.instants import parse_instant, to_ms
+from airflow_provider_backfill.core.parameters import (
+    check_parameters,
+    parameter_settings,
+    read_formats,
+    read_parameters,
+)
+from airflow_provider_backfill.core.plan import Parameter
+from airflow_provider_backfill.core.select_text import Placeholder, find_call
+from airflow_provider_backfill.errors import MisalignedError, RequestError
+
+
+def _read(*types: str, unit: str = "", formats: dict[str, str] | None = None) -> tuple[Parameter, ...]:
+    names = ("chunk_from", "chunk_to")
+    found = [Placeholder(name, kind) for name, kind in zip(names, types, strict=False)]
+    found += [Placeholder(name, "String") for name in formats or {}]
+    return read_parameters(found, formats or {}, unit, "--select")
+
+
+def _bounds(*texts: str) -> list[int]:
+    return [to_ms(parse_instant(text)) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit", "start", "end"),
+    [
+        ("Date", "", "2025-03-01", "2025-03-02"),
+        ("Date32", "", "2025-03-01", "2025-03-02"),
+        ("DateTime", "", "1740787200", "1740873600"),
+        ("DateTime('Europe/Berlin')", "", "1740787200", "1740873600"),
+        ("DateTime64(3)", "", "1740787200.000", "1740873600.000"),
+        ("DateTime64(9, 'Asia/Tokyo')", "", "1740787200.000", "1740873600.000"),
+        ("Int64", "s", "1740787200", "1740873600"),
+        ("UInt64", "ns", "1740787200000000000", "1740873600000000000"),
+    ],
+)
+def test_a_bound_is_the_exact_instant_in_its_type(kind: str, unit: str, start: str, end: str) -> None:
+    """Numbers are instants whatever the zone of a type, a session or a server."""
+    first, last = parse_instant("2025-03-01"), parse_instant("2025-03-02")
+    sent = parameter_settings(_read(kind, kind, unit=unit), first, last)
+    assert sent == {"param_chunk_from": start, "param_chunk_to": end}
+
+
+def test_an_instant_before_1970() -> None:
+    """The sign is the whole number's, fraction included."""
+    at = parse_instant("1969-12-31T23:59:58.500Z")
+    sent = parameter_settings(_read("DateTime64(3)", "DateTime64(3)"), at, parse_instant("1970-01-01"))
+    assert sent["param_chunk_from"] == "-1.500"
+
+
+@pytest.mark.parametrize(
+    ("types", "formats", "message"),
+    [
+        (("DateTime",), {}, "only one end"),
+        (("String", "String"), {}, "holds no instant"),
+        (("UInt64", "UInt64"), {}, "holds no instant"),
+    ],
+)
+def test_what_cannot_place_a_window(types: tuple[str, ...], formats: dict[str, str], message: str) -> None:
+    """Half a window reads rows of other chunks."""
+    with pytest.raises(RequestError, match=message):
+        _read(*types, formats=formats)
+
+
+def test_a_name_must_have_a_value_and_a_format_a_place() -> None:
+    """A parameter that nobody fills in fails in ClickHouse; a format that nothing uses is a typing error."""
+    with pytest.raises(RequestError, match="nothing gives a value") as refused:
+        read_parameters([Placeholder("day", "String")], {}, "", "--select")
+    assert "--param" in refused.value.hint
+    assert "{chunk_from:DateTime64(3)}" in refused.value.hint
+    with pytest.raises(RequestError, match="has no parameter"):
+        read_parameters([], {"day": "%Y-%m-%d"}, "", "--select")
+    with pytest.raises(RequestError, match="same text for every chunk"):
+        read_formats({"day": "today"})
+
+
+def test_bounds_lie_on_values_of_the_type() -> None:
+    """A Date cannot say six o'clock: two chunks of a day would read the same rows."""
+    check_parameters(_read("Date", "Date"), _bounds("2025-01-01", "2025-01-02", "2025-01-04"), "--select")
+    with pytest.raises(MisalignedError, match=r"06:00:00\.000Z is none"):
+        check_parameters(_read("Date", "Date"), _bounds("2025-01-01", "2025-01-01T06:00Z"), "--select")
+    with pytest.raises(MisalignedError, match=r"500Z is none"):
+        check_parameters(_read("DateTime", "DateTime"), _bounds("2025-01-01", "2025-01-01T06:00:00.500Z"), "--select")
+
+
+@pytest.mark.parametrize(
+    ("format_", "bounds", "message", "proposal"),
+    [
+        ("%Y-%m-%d", ("2025-01-01", "2025-01-03"), "several values", "--chunk-by day"),
+        ("%Y-%m-%d", ("2025-01-01", "2025-01-01T12:00Z"), "only a part", "--chunk-by day"),
+        ("%Y/%m/%d/%H", ("2025-01-01", "2025-01-01T02:00Z"), "several values", "--chunk-hours 1"),
+        ("%Y%m", ("2025-01-01", "2025-01-15"), "only a part", "--chunk-by month"),
+    ],
+)
+def test_a_path_covers_its_chunk_and_no_more(
+    format_: str, bounds: tuple[str, str], message: str, proposal: str
+) -> None:
+    """A path of the start alone leaves out the second day, and a part of a day reads all of it twice."""
+    parameters = _read(formats={"day": format_})
+    with pytest.raises(MisalignedError, match=message) as refused:
+        check_parameters(parameters, _bounds(*bounds), "--select")
+    assert proposal in refused.value.hint
+
+
+def test_a_path_may_be_coarser_where_the_rows_are_limited() -> None:
+    """Files of a day, chunks of hours: each reads its day's files and takes its hours."""
+    parameters = _read("DateTime", "DateTime", formats={"day": "%Y-%m-%d"})
+    check_parameters(parameters, _bounds("2025-01-01", "2025-01-01T06:00Z", "2025-01-02"), "--select")
+    with pytest.raises(MisalignedError, match="several values"):
+        check_parameters(parameters, _bounds("2025-01-01T18:00Z", "2025-01-02T06:00Z"), "--select")
+
+
+def test_the_call_of_a_table_function_is_found() -> None:
+    """Its text is what DESCRIBE is asked of; parentheses in texts and comments do not end it."""
+    text = "SELECT url FROM url('http://x/)', CSV, 'a String') -- )\n WHERE 1"
+    assert find_call(text, "url") == "url('http://x/)', CSV, 'a String')"
+    assert find_call("SELECT 1", "s3") is None
