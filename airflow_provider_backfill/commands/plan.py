@@ -87,6 +87,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             owner=request.owner,
             allow_existing_rows=request.allow_existing_rows,
             nonce=secrets.token_hex(4),
+            created_by=session.user,
             created_at=utc_now(),
         )
         token = compatibility_token(plan.statements, target, use_tokens=plan.use_tokens)

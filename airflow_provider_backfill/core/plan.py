@@ -121,6 +121,7 @@ class Plan(Model):
         backup: Whether what ``replace`` overwrites is kept in a table of its own.
         environment: Address and database of the server it was planned on.
         compatibility_token: A hash of what affects the data besides; empty in plans of older versions.
+        created_by: Who planned it: a user, or an Airflow task.
         chunk_hours: Length of a chunk, None where it is no number of hours.
         chunk_count: How many slices of time there are; see :attr:`total_chunks`.
         chunk_length: How the window is cut, as :attr:`.Chunking.text`; empty in plans of older versions,
@@ -163,6 +164,7 @@ class Plan(Model):
     compatibility_token: str = ""
     reason: str = ""
     owner: str = ""
+    created_by: str = ""
     created_at: Instant
 
     def computed_id(self) -> str:

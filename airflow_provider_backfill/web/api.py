@@ -28,7 +28,7 @@ from ..core.instants import parse_instant
 from ..core.plain_text import plain_values
 from ..errors import BackfillError, ConfigError, DamagedStateError, PlanNotFoundError, RequestError, TransitionError
 from ..ui_urls import ROUTE, task_path
-from .security import Actor, Viewer, may_act, may_clear
+from .security import Actor, Rights, Viewer, may_clear
 from .views.overview import Overview
 
 _TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"}
@@ -77,7 +77,7 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
             again at each one until it succeeds.
     """
     # No generated documentation: its page loads scripts from elsewhere, and it is open to everybody.
-    app = FastAPI(title="ClickHouse Backfills", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="ClickHouse Backfills", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     held: list[Overview] = []
 
     def overview() -> Overview:
@@ -85,7 +85,22 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
             held.append(Overview(open_session()))
         return held[0]
 
-    def acting(user: BaseUser) -> Session:
+    def seen(user: BaseUser, plan_id: str) -> bool:
+        """Refuse a plan that is not for this user to see, as if it were not there; whether they may act on it."""
+        rights = Rights(user)
+        try:
+            dag_ids = overview().dag_ids(plan_id)
+        except (PlanNotFoundError, DamagedStateError):
+            if rights.may_see(()):
+                raise
+            raise _unseen(plan_id) from None
+        if not rights.may_see(dag_ids):
+            raise _unseen(plan_id)
+        return rights.may_act(dag_ids)
+
+    def acting(user: BaseUser, plan_id: str) -> Session:
+        if not seen(user, plan_id):
+            raise HTTPException(403, "You may look, and not act: this takes the right to change the plan's DAG.")
         return replace(overview().session, user=f"{user.get_name()} (Airflow)")
 
     @app.middleware("http")
@@ -158,8 +173,11 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
         offset: Annotated[int, Query(ge=0, le=_MOST)] = 0,
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
     ) -> Response:
-        found = overview().plans(search=q.strip(), status=status, since=since, offset=offset, limit=limit)
-        return _answer(_signed(found, user))
+        rights = Rights(user)
+        found = overview().plans(
+            search=q.strip(), status=status, since=since, offset=offset, limit=limit, may_see=rights.may_see
+        )
+        return _answer(_signed(found, user, rights.may_act(())))
 
     @app.get("/api/plans/{plan_id}")
     def plan(
@@ -171,13 +189,15 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
         cells: Annotated[int, Query(ge=1, le=6_000)] = 1_500,
         after: Annotated[int, Query(ge=0, le=_MOST)] = 0,
     ) -> Response:
+        may = seen(user, plan_id)
         found = overview().plan(plan_id, since=since, start=start, end=end, cells=cells, after=after)
         for run in found["airflow"]["runs"] if found["changed"] else ():
             run["mayClear"] = may_clear(user, run["dagId"])
-        return _answer(_signed(found, user))
+        return _answer(_signed(found, user, may))
 
     @app.get("/api/plans/{plan_id}/chunks/{chunk_id}")
-    def chunk(request: Request, _: Viewer, plan_id: str, chunk_id: str) -> Response:
+    def chunk(request: Request, user: Viewer, plan_id: str, chunk_id: str) -> Response:
+        seen(user, plan_id)
         found = overview().chunk(plan_id, chunk_id)
         airflow = request.scope.get("root_path", "").removesuffix(f"/{ROUTE}")
         for one in found["attempts"]:
@@ -189,23 +209,27 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
 
     @app.post("/api/plans/{plan_id}/cancel")
     def cancel(user: Actor, plan_id: str, body: CancelBody) -> Response:
-        return _answer(cancel_plan(acting(user), plan_id, reason=body.reason.strip()))
+        return _answer(cancel_plan(acting(user, plan_id), plan_id, reason=body.reason.strip()))
 
     @app.post("/api/plans/{plan_id}/resume")
     def resume(user: Actor, plan_id: str, _: ResumeBody) -> Response:
-        return _answer(reopen_plan(acting(user), plan_id))
+        return _answer(reopen_plan(acting(user, plan_id), plan_id))
 
     @app.post("/api/plans/{plan_id}/waive")
     def waive(user: Actor, plan_id: str, body: WaiveBody) -> Response:
         until = parse_instant(body.until) if body.until.strip() else None
-        return _answer(waive_plan(acting(user), plan_id, reason=body.reason, until=until))
+        return _answer(waive_plan(acting(user, plan_id), plan_id, reason=body.reason, until=until))
 
     return app
 
 
-def _signed(payload: dict[str, Any], user: BaseUser) -> dict[str, Any]:
+def _unseen(plan_id: str) -> PlanNotFoundError:
+    return PlanNotFoundError(f"There is no plan {plan_id[:40]} that you may see.", hint="ask who may read its DAG")
+
+
+def _signed(payload: dict[str, Any], user: BaseUser, may_act: bool) -> dict[str, Any]:
     """The payload with who asked and what they may do, unless it only says that nothing has changed."""
-    return {**payload, "user": user.get_name(), "mayAct": may_act(user)} if payload["changed"] else payload
+    return {**payload, "user": user.get_name(), "mayAct": may_act} if payload["changed"] else payload
 
 
 def _answer(payload: dict[str, Any], status: int = 200) -> Response:

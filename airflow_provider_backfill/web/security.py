@@ -1,12 +1,13 @@
 """
 Who may look and who may act, by the rights of Airflow's own auth manager.
 
-Looking takes the right to see DAG runs, acting the right to change DAGs and their runs, both for
-all DAGs: a backfill belongs to none in particular. A custom view's right is not asked for, because
-the simple auth manager grants it to every viewer, for every method.
+Looking takes the right to see DAG runs, acting the right to change DAGs and their runs: of the DAGs
+that a plan was made in or ran for, or of every DAG where it is of the command line. A custom view's
+right is not asked for, because the simple auth manager grants it to every viewer, for every method.
 """
 
-from typing import Annotated
+from collections.abc import Collection
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from airflow.api_fastapi.app import get_auth_manager
@@ -20,17 +21,39 @@ ACTION_HEADER = "x-clickhouse-backfill"
 """A header that a form or a foreign page cannot send without asking first; its value does not matter."""
 
 
-def _may_view(user: BaseUser) -> bool:
-    return bool(get_auth_manager().is_authorized_dag(method="GET", access_entity=DagAccessEntity.RUN, user=user))
+# No DAG is called so: who may read it may read every one. Without a name, auth managers answer for *some* DAG.
+_EVERY_DAG = "clickhouse-backfill: every DAG"
 
 
-def may_act(user: BaseUser) -> bool:
-    """Whether the user may cancel, resume and waive."""
-    manager = get_auth_manager()
-    return bool(
-        manager.is_authorized_dag(method="PUT", user=user)
-        and manager.is_authorized_dag(method="PUT", access_entity=DagAccessEntity.RUN, user=user)
-    )
+class Rights:
+    """
+    What a user may see and do, for the time of one request.
+
+    A plan belongs to the DAGs that it was planned in or ran for; one of the command line belongs to none, and is
+    for those who have the right to every DAG.
+    """
+
+    def __init__(self, user: BaseUser) -> None:
+        self._user = user
+        self._known: dict[tuple[str, str], bool] = {}
+
+    def may_see(self, dag_ids: Collection[str]) -> bool:
+        """Whether the user may see a plan of these DAGs: the runs of one of them are for this user to read."""
+        return any(self._may("GET", dag_id) for dag_id in (*dag_ids, _EVERY_DAG))
+
+    def may_act(self, dag_ids: Collection[str]) -> bool:
+        """Whether the user may cancel, resume and waive a plan of these DAGs: all of them may be changed."""
+        return self._may("PUT", _EVERY_DAG) or (bool(dag_ids) and all(self._may("PUT", dag_id) for dag_id in dag_ids))
+
+    def _may(self, method: Literal["GET", "PUT"], dag_id: str) -> bool:
+        if (method, dag_id) not in self._known:
+            manager, details = get_auth_manager(), DagDetails(id=dag_id)
+            run = DagAccessEntity.RUN
+            self._known[method, dag_id] = bool(
+                manager.is_authorized_dag(method=method, access_entity=run, details=details, user=self._user)
+                and (method == "GET" or manager.is_authorized_dag(method=method, details=details, user=self._user))
+            )
+        return self._known[method, dag_id]
 
 
 def may_clear(user: BaseUser, dag_id: str) -> bool:
@@ -47,22 +70,21 @@ def viewer(user: GetUserDep) -> BaseUser:
     Raises:
         HTTPException: 401 without a login, 403 without the right.
     """
-    if not _may_view(user):
-        raise HTTPException(403, "You may not see DAG runs in this Airflow, nor its ClickHouse backfills.")
+    # The right to some DAG; which plans that opens, Rights says.
+    if not get_auth_manager().is_authorized_dag(method="GET", user=user):
+        raise HTTPException(403, "You may not see DAGs in this Airflow, nor its ClickHouse backfills.")
     return user
 
 
 def actor(request: Request, user: GetUserDep) -> BaseUser:
     """
-    The user, who may act and meant to.
+    The user, who meant to act; whether they may depends on the plan.
 
     Raises:
-        HTTPException: 401 without a login, 403 without the right or from another site, 415 without JSON.
+        HTTPException: 401 without a login, 403 without the right to look or from another site, 415 without JSON.
     """
     _refuse_foreign(request)
-    if not may_act(user):
-        raise HTTPException(403, "You may look, and not act: this takes the right to change DAGs and their runs.")
-    return user
+    return viewer(user)
 
 
 def _refuse_foreign(request: Request) -> None:

@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -117,6 +118,12 @@ class _Followed:
     def caught_up(self) -> bool:
         """Whether the tail is as good as at the log's end, which moves on while it is read."""
         return self.tail is not None and self.tail.lines >= self.log.lines - 50
+
+    @property
+    def dag_ids(self) -> tuple[str, ...]:
+        """The DAGs that it was made in or ran for."""
+        tasks = map(parse_task, (self.plan.created_by, self.run.started_by))
+        return tuple(dict.fromkeys(task.dag_id for task in tasks if task is not None))
 
     def dead(self, moment: datetime) -> list[str]:
         return [owner for owner in self.run.workers if owner_is_dead(self.run, owner, moment)]
@@ -226,7 +233,14 @@ class Overview:
     # ------------------------------------------------------------ list
 
     def plans(
-        self, *, search: str = "", status: str = "", since: str = "", offset: int = 0, limit: int = 100
+        self,
+        *,
+        search: str = "",
+        status: str = "",
+        since: str = "",
+        offset: int = 0,
+        limit: int = 100,
+        may_see: Callable[[Collection[str]], bool] = lambda _: True,
     ) -> Payload:
         """
         A part of the list of plans, those that need somebody first, and the verdict of ``check`` on all.
@@ -236,6 +250,7 @@ class Overview:
             status: Only plans that stand there.
             since: The ``version`` of an earlier answer to the same question; when nothing has changed
                 the answer is ``{"changed": false}``.
+            may_see: Whether the plans of these DAGs are shown; asked with none for those that belong to none.
 
         Returns:
             Among others ``complete``: false while some plans were not looked at yet, for lack of time.
@@ -253,9 +268,13 @@ class Overview:
             if followed is None:
                 digest.update(f"{name}?".encode())
                 continue
+            if not may_see(followed.dag_ids):
+                continue
             found.append(followed.summary(moment))
             digest.update(f"{name}{followed.version(moment)}".encode())
-        damaged = {name: error for name, error in self._damaged.items() if name in set(names)}
+        # Whose a damaged plan is cannot be told.
+        all_seen = may_see(())
+        damaged = {name: error for name, error in self._damaged.items() if all_seen and name in set(names)}
         digest.update(f"{sorted(damaged)}{waiting}{search}{status}{offset}{limit}".encode())
         version = digest.hexdigest()[:16]
         if since == version:
@@ -275,7 +294,7 @@ class Overview:
             "complete": not waiting,
             "stateDir": self._store.backend.where(""),
             "verdict": self._verdict(found, damaged),
-            "total": len(names),
+            "total": len(names) if all_seen else len(found),
             "counts": counts,
             "matching": len(chosen),
             "plans": [_row(plan) for plan in chosen[offset : offset + limit]],
@@ -333,6 +352,19 @@ class Overview:
         }
 
     # ------------------------------------------------------------ one plan
+
+    def dag_ids(self, wanted: str) -> tuple[str, ...]:
+        """
+        The DAGs that a plan was made in or ran for; none where it is of the command line.
+
+        Raises:
+            PlanNotFoundError: No such plan.
+            DamagedStateError: Its files do not hold what they must.
+        """
+        followed = self._follow(check_plan_id(wanted))
+        with followed.lock:
+            followed.refresh()
+            return followed.dag_ids
 
     def plan(
         self,
