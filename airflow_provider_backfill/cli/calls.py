@@ -343,10 +343,11 @@ def _check(call: Call) -> Payload:
 def _age(text: str) -> "timedelta":
     from datetime import timedelta
 
-    match = re.fullmatch(r"([0-9]{1,7}(?:\.[0-9]{1,9})?)([mhd])", text.strip())
+    match = re.fullmatch(r"([0-9]{1,7}(?:\.[0-9]{1,9})?)([mhdw])", text.strip())
     if match is None:
-        raise RequestError(f"--max-age is {text!r}.", hint="write a number and its unit: 90m, 36h or 7d")
-    return float(match[1]) * {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}[match[2]]
+        raise RequestError(f"--max-age is {text!r}.", hint="write a number and its unit: 90m, 36h, 7d or 2w")
+    units = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+    return float(match[1]) * units[match[2]]
 
 
 def _coverage(call: Call) -> Payload:

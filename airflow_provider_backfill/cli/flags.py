@@ -109,7 +109,7 @@ _NARROW = Flag("--target", "DATABASE.TABLE", "look only at the backfills of this
 _DOCTOR_FLAGS = (PLAN_ID, _LAST, Flag("--target", "DATABASE.TABLE", "look at this table, before there is a plan"))
 _CHECK_FLAGS = (
     _NARROW,
-    Flag("--max-age", "AGE", "an unfinished plan only warns until it is so old: 90m, 36h, 7d"),
+    Flag("--max-age", "AGE", "an unfinished plan only warns until it is so old: 90m, 36h, 7d, 2w"),
     Flag("--required", "FILE", "TOML, YAML or JSON file of backfills that must have a plan"),
     Flag("--format", "FORMAT", "text, or github for annotations of a workflow"),
     Flag("--junit", "FILE", "write the findings as a JUnit file as well"),

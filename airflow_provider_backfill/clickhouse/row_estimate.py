@@ -58,7 +58,7 @@ def _one(
     chunks = len(bounds) - 1
     where = _where(statement, column, bounds[0], bounds[-1])
     in_window = rows_by_index(server, source, where)
-    size = _bytes_per_row(server, source)
+    size = bytes_per_row(server, source)
     if in_window is None or in_window <= _COUNT_UP_TO_ROWS:
         counted = _count(server, statement, source, column, where, bounds)
         if counted is not None:
@@ -105,7 +105,8 @@ def _spread(bounds: Sequence[int]) -> Iterator[tuple[int, int]]:
     return ((bounds[place], bounds[place + 1]) for place in sorted(places))
 
 
-def _bytes_per_row(server: ClickHouse, source: TableName) -> float | None:
+def bytes_per_row(server: ClickHouse, source: TableName) -> float | None:
+    """What a row of the source takes on disk on average; None when that is not known."""
     found = server.rows(f"SELECT total_bytes, total_rows FROM system.tables WHERE {table_condition(source, 'name')}")
     if not found or not found[0][0] or not found[0][1]:
         return None

@@ -7,17 +7,22 @@ buckets and partitions that the planner holds plans against.
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from statistics import median_low
 from typing import Any
 
 from ..clickhouse.client import ClickHouse
-from ..clickhouse.row_estimate import estimate_rows
+from ..clickhouse.key_samples import rows_by_condition
+from ..clickhouse.row_estimate import bytes_per_row, estimate_rows
+from ..clickhouse.source_rows import rows_between
 from ..core.chunking import Chunking, Unit
 from ..core.facts import Estimate, ScanFacts, TableFacts
 from ..core.findings.server_rules import LARGE_BYTES, LARGE_ROWS, MANY_CHUNKS, SMALL_ROWS
 from ..core.ids import plan_id
+from ..core.instants import to_ms
 from ..core.model import whole
-from ..core.plan import Plan, WriteMode
+from ..core.plan import Chunk, Plan, WriteMode
 from ..core.remedy import pass_flags
+from ..core.sql import parse_table, time_filter
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from . import plan_inputs
 
@@ -36,9 +41,53 @@ def estimate_plan(server: ClickHouse, plan: Plan) -> Estimate | None:
         ServerError: The server could not be reached.
     """
     try:
+        if plan.parts and (weighed := chunk_rows(server, plan)):
+            return _estimate_of(server, plan, [rows for _, rows in weighed])
         return estimate_rows(server, plan.statements, plan.time_column, plan.bounds_ms())
     except StatementRefusedError:
         return None
+
+
+def _estimate_of(server: ClickHouse, plan: Plan, rows: Sequence[int]) -> Estimate:
+    """The estimate of chunks of which each has its rows."""
+    filled = [count for count in rows if count]
+    return Estimate(
+        chunks=len(rows),
+        looked_at=len(rows),
+        filled=len(filled),
+        smallest=min(filled, default=0),
+        median=median_low(filled) if filled else 0,
+        largest=max(filled, default=0),
+        exact=True,
+        bytes_per_row=bytes_per_row(server, parse_table(plan.statements[0].source, "source")),
+    )
+
+
+def chunk_rows(server: ClickHouse, plan: Plan) -> list[tuple[Chunk, int]]:
+    """Every chunk, or the parts in its place, with its rows of the sources; none when they cannot be counted."""
+    bounds = plan.bounds_ms()
+    counts: dict[int, int] = {}
+    for statement in plan.statements:
+        source = parse_table(statement.source, "source")
+        try:
+            found = rows_between(server, source, plan.time_column, statement.time_kind, bounds)
+        except StatementRefusedError:
+            return []
+        if found is None:
+            return []
+        for start, count in found.rows.items():
+            counts[start] = counts.get(start, 0) + count
+    planned = plan.planned_parts()
+    weighed: list[tuple[Chunk, int]] = []
+    for chunk in plan.chunks():
+        if parts := planned.get(chunk.id):
+            first = plan.statements[0]
+            where = time_filter(plan.time_column, first.time_kind, chunk.start, chunk.end)
+            source = parse_table(first.source, "source")
+            weighed += zip(parts, rows_by_condition(server, source, where, [p.key_range for p in parts]), strict=True)
+        else:
+            weighed.append((chunk, counts.get(to_ms(chunk.start), 0)))
+    return weighed
 
 
 def propose_hours(

@@ -10,19 +10,18 @@ from statistics import median_low
 
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.execute import content_at_source
-from ..clickhouse.key_samples import rows_by_condition
-from ..clickhouse.source_rows import rows_between, uncompressed_bytes_per_row
+from ..clickhouse.source_rows import uncompressed_bytes_per_row
 from ..core.facts import TableFacts, TableName
-from ..core.instants import render_instant, to_ms
+from ..core.instants import render_instant
 from ..core.plan import Chunk, Plan, WriteMode
 from ..core.sql import (
     chunk_filter,
     insert_select,
     parse_table,
     staging_table,
-    time_filter,
 )
 from ..errors import StatementRefusedError
+from .chunk_sizing import chunk_rows
 from .session import Payload
 
 # A chunk that is run to measure a rate has at most so many rows, where there is one.
@@ -38,7 +37,7 @@ def preview(server: ClickHouse, plan: Plan, target: TableFacts) -> Payload:
     Raises:
         ServerError: ClickHouse could not be reached.
     """
-    weighed = _chunk_rows(server, plan)
+    weighed = chunk_rows(server, plan)
     chunks = [chunk for chunk, _ in weighed] or [next(plan.chunks())]
     rows = dict(weighed)
     sizes = [uncompressed_bytes_per_row(server, table) for table in _sources(plan)]
@@ -78,33 +77,6 @@ def preview(server: ClickHouse, plan: Plan, target: TableFacts) -> Payload:
 
 def _sources(plan: Plan) -> list[TableName]:
     return list(dict.fromkeys(parse_table(statement.source, "source") for statement in plan.statements))
-
-
-def _chunk_rows(server: ClickHouse, plan: Plan) -> list[tuple[Chunk, int]]:
-    """Every chunk, or the parts in its place, with its rows of the sources; none when they cannot be counted."""
-    bounds = plan.bounds_ms()
-    counts: dict[int, int] = {}
-    for statement in plan.statements:
-        source = parse_table(statement.source, "source")
-        try:
-            found = rows_between(server, source, plan.time_column, statement.time_kind, bounds)
-        except StatementRefusedError:
-            return []
-        if found is None:
-            return []
-        for start, count in found.rows.items():
-            counts[start] = counts.get(start, 0) + count
-    planned = plan.planned_parts()
-    weighed: list[tuple[Chunk, int]] = []
-    for chunk in plan.chunks():
-        if parts := planned.get(chunk.id):
-            first = plan.statements[0]
-            where = time_filter(plan.time_column, first.time_kind, chunk.start, chunk.end)
-            source = parse_table(first.source, "source")
-            weighed += zip(parts, rows_by_condition(server, source, where, [p.key_range for p in parts]), strict=True)
-        else:
-            weighed.append((chunk, counts.get(to_ms(chunk.start), 0)))
-    return weighed
 
 
 def _measured_rate(
