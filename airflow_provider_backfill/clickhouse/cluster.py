@@ -48,6 +48,9 @@ class OneServer(ClickHouse):
     and it is sent again until it reaches the right one. A session ends with its server, and when it was not used for
     :data:`SESSION_SECONDS`: a worker that sleeps longer cannot go on where it was. For one statement at a time.
 
+    Attributes:
+        met_others: Whether another server has answered: the address is that of several.
+
     Raises:
         ServerError: From any statement, when the server is not to be found any more.
     """
@@ -58,6 +61,7 @@ class OneServer(ClickHouse):
             "session_id": f"backfill-{uuid4()}",
             "session_timeout": SESSION_SECONDS,
         }
+        self.met_others = False
         super().command("SELECT 1")
         self._session["session_check"] = 1
 
@@ -72,6 +76,7 @@ class OneServer(ClickHouse):
             except StatementRefusedError as error:
                 if error.name != "SESSION_NOT_FOUND":
                     raise
+                self.met_others = True
                 if time.monotonic() > until:
                     raise ServerError(
                         f"The server that this attempt had reached at {self.address} is not to be found there any "
@@ -234,6 +239,26 @@ def names_elsewhere(server: ClickHouse, replicas: Replicas, database: str, prefi
         rows = server.rows(f"SELECT DISTINCT name FROM {everywhere} WHERE {where}", {"skip_unavailable_shards": 1})
         names |= {str(name) for (name,) in rows}
     return {name for name in names if name.startswith(prefix)}
+
+
+def insert_quorum(server: ClickHouse, total: int) -> int:
+    """How many of *total* replicas an insert of this user must reach; 0 for no such demand."""
+    rows = server.rows("SELECT value FROM system.settings WHERE name = 'insert_quorum'")
+    value = str(rows[0][0]) if rows else "0"
+    return total // 2 + 1 if value == "auto" else int(value)
+
+
+def lost_tables(server: ClickHouse, replicas: Replicas) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """The tables of ours beside a replicated one of which all replicas are dead: by name, their path and those."""
+    keeper, prefix = Keeper(server, replicas.keeper), "" if replicas.keeper == "default" else f"{replicas.keeper}:"
+    tables = {}
+    for name in tables_beside(server, replicas):
+        path = f"{replicas.path}_{name}"
+        known = keeper.children(f"{path}/replicas")
+        dead = tuple(one for one in known if not keeper.children(f"{path}/replicas/{one}", ["is_active"]))
+        if len(dead) == len(known):
+            tables[name] = (prefix + path, dead)
+    return tables
 
 
 def drop_for_good(server: ClickHouse, replicas: Replicas, tables: Sequence[TableName]) -> None:

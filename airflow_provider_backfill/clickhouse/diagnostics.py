@@ -9,6 +9,7 @@ Nothing here changes anything on the server.
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
@@ -41,6 +42,7 @@ from ..errors import ServerError, ServerUnreachableError, StatementRefusedError
 from . import catalog, query_plan
 from .attempt import STAGING_SETTINGS
 from .client import ClickHouse
+from .cluster import insert_quorum, lost_tables
 
 _T = TypeVar("_T")
 
@@ -132,7 +134,10 @@ def server_facts(
         disks=look.many("system.disks", _disks, server, policy),
         grants=look.many("rights", missing_grants, server, facts, plan and plan.write_mode, readable),
         settings=settings,
-        staging=look.many("staging tables", staging_tables, server, storage.database),
+        balanced=getattr(server, "met_others", False),
+        target_replicas=facts.replicas,
+        quorum=look.part("insert_quorum", 0, insert_quorum, server, facts.replicas.total) if facts.replicas else 0,
+        staging=look.many("staging tables", staging_tables, server, facts),
         partitions_per_chunk=look.part("partitions per chunk", None, _partitions, server, facts, plan),
         partitions_limit=look.part("settings", 0, _number, server, "settings", "max_partitions_per_insert_block"),
         drop_limit=look.part(
@@ -244,17 +249,27 @@ def _queries(server: ClickHouse, processes: str) -> tuple[QueryFacts, ...]:
     )
 
 
-def staging_tables(server: ClickHouse, database: str) -> tuple[StagingFacts, ...]:
-    """The staging and sealed tables of any plan in a database."""
+def staging_tables(server: ClickHouse, target: TableFacts) -> tuple[StagingFacts, ...]:
+    """The tables of any plan beside a target, on whichever replica they are, or in Keeper alone."""
+    database, replicas = target.storage.database, target.replicas
+    cluster = replicas.cluster if replicas is not None else ""
+    tables = f"clusterAllReplicas({literal(cluster)}, system.tables)" if cluster else "system.tables"
     found = server.rows(
-        "SELECT name, total_rows, toInt64(now() - metadata_modification_time) FROM system.tables"
-        f" WHERE database = {literal(database)} AND startsWith(name, 'backfill_') ORDER BY name"
+        f"SELECT name, max(total_rows), min(toInt64(now() - metadata_modification_time)) FROM {tables}"
+        f" WHERE database = {literal(database)} AND startsWith(name, 'backfill_') GROUP BY name ORDER BY name",
+        {"skip_unavailable_shards": 1},
     )
-    return tuple(
-        StagingFacts(TableName(database, name), match[1], rows, age)
+    facts = [
+        StagingFacts(TableName(database, name), match[1], rows, age, cluster)
         for name, rows, age in found
         if (match := _STAGING.fullmatch(name)) is not None
-    )
+    ]
+    if replicas is not None and not replicas.by_database:
+        there = {name for name, _, _ in found}
+        for name, lost in lost_tables(server, replicas).items():
+            if name not in there and (match := _STAGING.fullmatch(name)) is not None:
+                facts.append(StagingFacts(TableName(database, name), match[1], None, None, "", lost))
+    return tuple(facts)
 
 
 def _exists(server: ClickHouse, name: TableName) -> bool:
@@ -460,24 +475,39 @@ def _first_line(error: str) -> str:
 
 
 def _replicas(server: ClickHouse, tables: Iterable[TableName]) -> tuple[ReplicaFacts, ...]:
-    found = server.rows(
-        "SELECT database, table, is_readonly, is_session_expired, absolute_delay, queue_size,"
-        " if(log_max_index + 1 > log_pointer, log_max_index + 1 - log_pointer, 0), active_replicas, total_replicas,"
-        f" last_queue_update_exception || zookeeper_exception FROM system.replicas WHERE {_of(tables)}"
+    """All replicas of the tables, as far as their servers can be asked; those of this server at least."""
+    paths = f"zookeeper_path IN (SELECT zookeeper_path FROM system.replicas WHERE {_of(tables)})"
+    question = (
+        "SELECT database, table, replica_name, is_readonly, is_session_expired, absolute_delay,"
+        " queue_size - merges_in_queue - part_mutations_in_queue,"
+        " if(queue_size > 0, toInt64(now() - queue_oldest_time), 0),"
+        " if(log_max_index + 1 > log_pointer, log_max_index + 1 - log_pointer, 0),"
+        " mapKeys(mapFilter((_, alive) -> NOT alive, replica_is_active)), total_replicas,"
+        " last_queue_update_exception || zookeeper_exception FROM {} WHERE {} ORDER BY database, table, replica_name"
     )
+    rows = []
+    if server.cluster:
+        everywhere = f"clusterAllReplicas({literal(server.cluster)}, system.replicas)"
+        here = server.rows(f"SELECT zookeeper_path FROM system.replicas WHERE {_of(tables)}")
+        known = f"zookeeper_path IN ({', '.join(literal(path) for (path,) in here) or literal('')})"
+        with suppress(StatementRefusedError):
+            rows = server.rows(question.format(everywhere, known), {"skip_unavailable_shards": 1})
+    rows = rows or server.rows(question.format("system.replicas", paths))
     return tuple(
         ReplicaFacts(
-            TableName(database, table),
-            bool(readonly),
-            bool(expired),
-            delay,
-            queue,
-            behind,
-            active,
-            total,
-            mask_message(error),
+            TableName(*row[:2]),
+            name=row[2],
+            readonly=bool(row[3]),
+            expired=bool(row[4]),
+            delay=row[5],
+            queue=row[6],
+            waits=row[7],
+            behind=row[8],
+            dead=tuple(row[9]),
+            total=row[10],
+            error=row[11],
         )
-        for database, table, readonly, expired, delay, queue, behind, active, total, error in found
+        for row in rows
     )
 
 

@@ -43,6 +43,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         mode, reason = write_mode(target, request)
         plan_inputs.check_grants(server, target, mode)
         statements, column = plan_inputs.find_statements(server, target, request)
+        plan_inputs.check_quorum(server, target)
         for table in plan_inputs.replicated_tables(server, statements, target):
             catch_up(server, table)
         plan_inputs.check_shards(server, target, statements, request)

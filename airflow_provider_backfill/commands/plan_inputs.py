@@ -11,7 +11,7 @@ from functools import partial
 
 from ..clickhouse import catalog, diagnostics, query_plan, query_sources
 from ..clickhouse.client import ClickHouse
-from ..clickhouse.cluster import catch_up
+from ..clickhouse.cluster import catch_up, insert_quorum
 from ..clickhouse.shards import shards_with, spread_of
 from ..clickhouse.time_buckets import TimeBuckets
 from ..core.chunking import Chunking, Unit
@@ -53,6 +53,31 @@ def target_facts(server: ClickHouse, name: TableName) -> TableFacts:
             hint="check the name (database.table), the server, and that the user may see the table",
         )
     return facts
+
+
+def check_quorum(server: ClickHouse, target: TableFacts) -> None:
+    """
+    Hold the replicas that are alive against those that the user's inserts must reach.
+
+    Raises:
+        RequestError: They are too few, so every chunk would fail.
+    """
+    replicas = target.replicas
+    if replicas is None:
+        return
+    quorum = insert_quorum(server, replicas.total)
+    if quorum > len(replicas.active):
+        raise RequestError(
+            f"Inserts of this user must reach {quorum} replicas of {target.name} (insert_quorum), and "
+            f"{len(replicas.active)} of {replicas.total} are alive: {', '.join(replicas.active)}.",
+            hint="bring the others back, or use a user whose profile asks for fewer",
+        )
+    if quorum > 1 and not replicas.reaches_all:
+        raise RequestError(
+            f"Inserts of this user must reach {quorum} replicas of {target.name} (insert_quorum), and no cluster that "
+            "the user may ask has all of them, so a staging table would be on one.",
+            hint="define such a cluster in remote_servers, and GRANT REMOTE, CLUSTER ON *.* to the user",
+        )
 
 
 def replicated_tables(server: ClickHouse, statements: Sequence[Statement], target: TableFacts) -> tuple[TableName, ...]:

@@ -266,15 +266,26 @@ class MutationFacts(NamedTuple):
 
 
 class ReplicaFacts(NamedTuple):
-    """The replica of a table on this server; *delay* in seconds, *behind* in entries of the log not yet taken."""
+    """
+    One replica of a table, on whichever server of the cluster it is.
+
+    Attributes:
+        delay: Seconds, as ClickHouse reckons them.
+        queue: Entries of its queue that bring or take parts; merges are not among them.
+        waits: For how many seconds the oldest entry of the queue has waited.
+        behind: Entries of Keeper's log that it has not taken into its queue yet.
+        dead: The replicas of the table that have no session with Keeper, as this one sees them.
+    """
 
     table: TableName
+    name: str
     readonly: bool
     expired: bool
     delay: int
     queue: int
+    waits: int
     behind: int
-    active: int
+    dead: tuple[str, ...]
     total: int
     error: str
 
@@ -296,12 +307,22 @@ class DiskFacts(NamedTuple):
 
 
 class StagingFacts(NamedTuple):
-    """A staging or sealed table of ours; *age* in seconds since its last change, *rows* None when not known."""
+    """
+    A table of ours that is no backup.
+
+    Attributes:
+        rows: None when not known.
+        age: Seconds since its last change; None where Keeper alone remembers it.
+        cluster: Where to drop it; empty for the server that was asked.
+        lost: Its path in Keeper, and the replicas that are left there, where no table has it any more.
+    """
 
     table: TableName
     plan_id: str
     rows: int | None
-    age: int
+    age: int | None
+    cluster: str = ""
+    lost: tuple[str, tuple[str, ...]] = ("", ())
 
 
 class QueryFacts(NamedTuple):
@@ -449,6 +470,9 @@ class ServerFacts:
         token_window: ``non_replicated_deduplication_window`` of the target; None when it does not apply.
         proposed_hours: A chunk size that suits the estimate and fits the tables; None when none was found.
         unseen: What could not be looked at, and why, one sentence each.
+        balanced: Whether different servers were met behind the address.
+        target_replicas: How the target is replicated; None when it is not.
+        quorum: How many replicas each of the user's inserts into the target must reach; 0 for no such demand.
     """
 
     address: str = ""
@@ -471,6 +495,9 @@ class ServerFacts:
     parts: tuple[PartsFacts, ...] = ()
     mutations: tuple[MutationFacts, ...] = ()
     replicas: tuple[ReplicaFacts, ...] = ()
+    balanced: bool = False
+    target_replicas: Replicas | None = None
+    quorum: int = 0
     queues: tuple[QueueFacts, ...] = ()
     disks: tuple[DiskFacts, ...] = ()
     grants: tuple[MissingGrant, ...] = ()

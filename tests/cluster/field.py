@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -44,7 +45,7 @@ class Field:
     balancer: Balancer
     database: str
     state: Path
-    capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str] | None
     kind: Kind = Kind.EXPLICIT
     _ready: bool = False
 
@@ -126,7 +127,9 @@ class Field:
         """The command line, through the balancer or to one *node*, with a state folder of its own by its name."""
         url = node.url if node is not None else self.balancer.url
         folder = self.state.parent / state if state else self.state
-        cli = Cli(folder, url.replace("default@", f"{user}@"), self.capsys)
+        # Without one, the command line runs in processes of its own.
+        capsys = cast("pytest.CaptureFixture[str]", self.capsys)
+        cli = Cli(folder, url.replace("default@", f"{user}@"), capsys)
         # A retry after a second would make up most of a test.
         cli.environment["CLICKHOUSE_BACKFILL_RETRY_DELAY_MS"] = "20"
         return cli

@@ -63,7 +63,8 @@ def test_every_rule_has_a_code_of_its_own() -> None:
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule.reproduced], ids=lambda rule: rule.code)
 def test_what_is_said_to_be_shown_on_a_server_is(rule: Rule) -> None:
     """The reference says of each rule without a mark that a test brings a real server into the state."""
-    texts = [path.read_text(encoding="utf-8") for path in (TESTS / "clickhouse").glob("test_*.py")]
+    tiers = (TESTS / "clickhouse", TESTS / "cluster")
+    texts = [path.read_text(encoding="utf-8") for tier in tiers for path in tier.glob("test_*.py")]
     assert any(rule.code in text for text in texts)
 
 
@@ -78,7 +79,7 @@ def test_nothing_is_found_where_nothing_was_looked_at() -> None:
 def test_a_finished_plan_is_only_asked_for_leftovers() -> None:
     """What a server has become since then is none of its business."""
     done = run(started=True, counts={ChunkStatus.DONE: 4})
-    broken = ReplicaFacts(TARGET, True, True, 9000, 1, 1, 0, 2, "")
+    broken = ReplicaFacts(TARGET, "r1", True, True, 9000, 1, 1, 1, ("r2",), 2, "")
     server = ServerFacts(address="http://elsewhere:8123", replicas=(broken,), storage=TARGET)
     assert codes(RuleContext(moment=NOW, plan=PLAN, run=done, server=server)) == []
 
@@ -87,7 +88,7 @@ def test_a_finished_plan_is_only_asked_for_leftovers() -> None:
 
 
 def _replica(**changes: Any) -> RuleContext:
-    healthy = ReplicaFacts(TARGET, False, False, 0, 0, 0, 2, 2, "")
+    healthy = ReplicaFacts(TARGET, "r1", False, False, 0, 0, 0, 0, (), 2, "")
     server = ServerFacts(address=PLAN.environment, target="shop.orders", storage=TARGET)
     return RuleContext(
         moment=NOW, plan=PLAN, run=run(), server=replace(server, replicas=(healthy._replace(**changes),))
@@ -96,7 +97,7 @@ def _replica(**changes: Any) -> RuleContext:
 
 def test_a_healthy_replica_is_no_finding() -> None:
     """A few seconds and a few queued entries are the daily life of a replica."""
-    assert codes(_replica(delay=20, queue=30, behind=10)) == ["backfill_required_pending"]
+    assert codes(_replica(delay=20, queue=30, waits=5, behind=10)) == ["backfill_required_pending"]
 
 
 @pytest.mark.parametrize("changes", [{"readonly": True}, {"expired": True}])
@@ -108,7 +109,7 @@ def test_a_replica_without_keeper(changes: dict[str, bool]) -> None:
     assert finding.remedy == Sql("SYSTEM RESTART REPLICA `shop`.`orders`")
 
 
-@pytest.mark.parametrize("changes", [{"delay": 301}, {"behind": 101}, {"active": 1}])
+@pytest.mark.parametrize("changes", [{"delay": 301}, {"behind": 101}, {"queue": 1, "waits": 16}])
 def test_a_replica_that_is_behind(changes: dict[str, int]) -> None:
     finding = find(_replica(**changes), "backfill_replica_lagging")
     assert finding.severity is Severity.WARN

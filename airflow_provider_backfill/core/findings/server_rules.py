@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from itertools import takewhile
 
-from ...errors import Command, Flag
+from ...errors import Advice, Command, Flag
 from ..facts import ServerFacts, TableName
 from ..instants import render_instant
 from ..plan import Plan, WriteMode
@@ -27,6 +27,8 @@ MANY_CHUNKS = 50
 LARGE_ROWS = 100_000_000
 LARGE_BYTES = 10 * 2**30
 _PARTITIONS_AT_EASE = 100
+# A part that waits for so long is not on its way.
+_STUCK_SECONDS = 15
 _LAG_SECONDS = 300
 _QUEUE_AT_EASE = 100
 # Inserts are slowed down from the server's limit on; a backfill should not take the last parts.
@@ -381,7 +383,7 @@ def _distributed(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_replica_readonly",
     Severity.ERROR,
-    "This server's replica takes no writes: it has lost Keeper, or its session.",
+    "A replica takes no writes: it has lost Keeper, or its session.",
     remedy="restore the connection to Keeper, then restart the replica",
     reproduced=False,
 )
@@ -392,7 +394,7 @@ def _readonly(case: RuleContext) -> Iterator[Match]:
             state = "is read-only" if replica.readonly else "has lost its session with Keeper"
             why = f": {replica.error}" if replica.error else ""
             yield Match(
-                f"The replica of {replica.table} on this server {state}{why}.",
+                f"The replica {replica.name} of {replica.table} {state}{why}.",
                 sql(f"SYSTEM RESTART REPLICA {quote_table(replica.table)}"),
             )
 
@@ -400,21 +402,87 @@ def _readonly(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_replica_lagging",
     Severity.WARN,
-    "This server's replica is behind: a source's newest rows are not read, a target's parts are not seen.",
-    remedy="wait for it, or read from another replica",
-    reproduced=False,
+    "A replica is behind: a source's newest rows are not read from it, a target's parts are not seen there.",
+    remedy="wait for it; attempts do not read from it meanwhile",
 )
 def _lagging(case: RuleContext) -> Iterator[Match]:
     facts = _server(case)
     for replica in facts.replicas:
         if replica.readonly or replica.expired:
             continue
-        if replica.delay > _LAG_SECONDS or replica.behind > _QUEUE_AT_EASE or replica.active < replica.total:
+        stuck = replica.queue > 0 and replica.waits > _STUCK_SECONDS
+        if stuck or replica.delay > _LAG_SECONDS or replica.behind > _QUEUE_AT_EASE:
             yield Match(
-                f"The replica of {replica.table} on this server is {replica.delay} s and {replica.behind} log entries "
-                f"behind, {replica.queue} are queued; {replica.active} of {replica.total} replicas are active.",
+                f"The replica {replica.name} of {replica.table} has {replica.queue} parts to fetch or drop, the oldest "
+                f"for {replica.waits} s, and is {replica.behind} log entries and {replica.delay} s behind.",
                 sql(f"SYSTEM SYNC REPLICA {quote_table(replica.table)} LIGHTWEIGHT"),
             )
+
+
+@_rule(
+    "backfill_replica_dead",
+    Severity.WARN,
+    "A replica has no session with Keeper: its server is down, or cut off. What is written reaches it later.",
+    remedy="bring it back; where it is gone for good, take it out of Keeper",
+)
+def _dead(case: RuleContext) -> Iterator[Match]:
+    facts = _server(case)
+    dead = {(replica.table, name): replica.total for replica in facts.replicas for name in replica.dead}
+    for (table, name), total in dead.items():
+        yield Match(
+            f"The replica {name} of {table}, one of {total}, is dead.",
+            Advice(
+                "bring its server back; if it is gone for good, run {}",
+                sql(f"SYSTEM DROP REPLICA {literal(name)} FROM TABLE {quote_table(table)}"),
+            ),
+        )
+
+
+@_rule(
+    "backfill_quorum_unmet",
+    Severity.ERROR,
+    "The user's inserts must reach more replicas than are alive (`insert_quorum`), so each chunk would fail.",
+    remedy="bring replicas back, or give the user another profile",
+)
+def _quorum(case: RuleContext) -> Iterator[Match]:
+    facts = _server(case)
+    replicas = facts.target_replicas
+    if replicas is not None and facts.quorum > len(replicas.active):
+        yield Match(
+            f"Inserts of {facts.user} must reach {facts.quorum} replicas of {facts.target} (insert_quorum), and "
+            f"{len(replicas.active)} of {replicas.total} are alive."
+        )
+
+
+@_rule(
+    "backfill_replicas_unreached",
+    Severity.WARN,
+    "No cluster of `remote_servers` that this user may ask has all replicas of the target, so staging tables are on "
+    "one of them: a chunk whose server is lost while it is published has to be filled anew.",
+    remedy="define such a cluster, and grant REMOTE and CLUSTER",
+)
+def _unreached(case: RuleContext) -> Iterator[Match]:
+    facts = _server(case)
+    replicas = facts.target_replicas
+    if replicas is not None and not replicas.reaches_all:
+        yield Match(
+            f"{facts.target} has {replicas.total} replicas, and no cluster that {facts.user} may ask has all of them.",
+            sql(f"GRANT REMOTE, CLUSTER ON *.* TO {quote(facts.user)}"),
+        )
+
+
+@_rule(
+    "backfill_balancer",
+    Severity.INFO,
+    "Different servers answer at the address, as behind a load balancer. Every command and every attempt keeps to one.",
+    remedy="nothing",
+)
+def _balancer(case: RuleContext) -> Iterator[Match]:
+    facts = _server(case)
+    if facts.balanced:
+        yield Match(
+            f"Different servers answer at {facts.address}; every command and every attempt keeps to one of them."
+        )
 
 
 @_rule(
@@ -612,8 +680,13 @@ def _staging(case: RuleContext) -> Iterator[Match]:
     facts, plan, run = case.server or _NOTHING, case.plan, case.run
     alive = {query.plan_id for query in facts.queries}
     for table in facts.staging:
-        drop = sql(f"DROP TABLE IF EXISTS {quote_table(table.table)} SYNC")
+        there = f" ON CLUSTER {quote(table.cluster)}" if table.cluster else ""
+        drop = sql(f"DROP TABLE IF EXISTS {quote_table(table.table)}{there} SYNC")
         rows = "rows that nobody has counted" if table.rows is None else f"{table.rows} rows"
+        path, lost = table.lost
+        if lost:
+            rows = "on no server, and in Keeper still"
+            drop = sql(f"SYSTEM DROP REPLICA {literal(lost[0])} FROM ZKPATH {literal(path)}")
         if plan is not None and run is not None and table.plan_id == plan.plan_id:
             if run.status in (RunStatus.COMPLETED, RunStatus.PLANNED) and not run.workers:
                 yield Match(f"{table.table} ({rows}) is left of this plan, whose run is {run.status}.", drop)
@@ -623,9 +696,10 @@ def _staging(case: RuleContext) -> Iterator[Match]:
                     drop,
                     Severity.INFO,
                 )
-        elif table.plan_id not in facts.known_plans and table.plan_id not in alive and table.age > _FRESH_SECONDS:
+        elif table.plan_id not in facts.known_plans | alive and (table.age is None or table.age > _FRESH_SECONDS):
+            age = "" if table.age is None else f", unchanged for {timedelta(seconds=table.age)}"
             yield Match(
-                f"{table.table} ({rows}, unchanged for {timedelta(seconds=table.age)}) is of plan {table.plan_id}, "
+                f"{table.table} ({rows}{age}) is of plan {table.plan_id}, "
                 "which this state folder does not have. Drop it if no other folder has the plan.",
                 drop,
             )
