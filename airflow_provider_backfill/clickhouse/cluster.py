@@ -94,16 +94,16 @@ def find_replicas(server: ClickHouse, table: TableName) -> Replicas | None:
     """How *table* is replicated; None when it is not."""
     rows = server.rows(
         "SELECT zookeeper_name, zookeeper_path, replica_name,"
-        " mapKeys(mapFilter((_, alive) -> alive, replica_is_active)), total_replicas,"
+        " mapKeys(replica_is_active), mapKeys(mapFilter((_, alive) -> alive, replica_is_active)), total_replicas,"
         " database IN (SELECT name FROM system.databases WHERE engine = 'Replicated')"
         f" FROM system.replicas WHERE {table_condition(table)}"
     )
     if not rows:
         return None
-    keeper, path, replica, active, total, by_database = rows[0]
+    keeper, path, replica, names, active, total, by_database = rows[0]
     absolute = path if keeper == "default" else f"{keeper}:{path}"
     beside, name = ("", "") if by_database else _arguments(server, table, absolute)
-    cluster = "" if by_database or total == 1 else _find_cluster(server, path, set(active))
+    cluster = "" if by_database or total == 1 else _find_cluster(server, path, set(names), set(active))
     return Replicas(keeper, path, replica, tuple(sorted(active)), total, cluster, bool(by_database), beside, name)
 
 
@@ -123,19 +123,34 @@ def _arguments(server: ClickHouse, table: TableName, path: str) -> tuple[str, st
     return template if expanded == path else path, match[3] if "{" in match[3] else _SERVER_MACRO
 
 
-def _find_cluster(server: ClickHouse, path: str, active: set[str]) -> str:
-    """The smallest cluster whose servers have all living replicas of the table at *path*."""
+def _find_cluster(server: ClickHouse, path: str, names: set[str], active: set[str]) -> str:
+    """
+    The smallest cluster that has the replicas *names* of the table at *path*; else one that has the *active* ones.
+
+    A server that does not answer may have any of them; Keeper takes some seconds to see that it is dead.
+    """
     clusters = server.rows(
-        "SELECT cluster FROM system.clusters GROUP BY cluster HAVING max(is_local) ORDER BY count(), cluster"
+        "SELECT cluster, count() FROM system.clusters GROUP BY cluster HAVING max(is_local) ORDER BY count(), cluster"
     )
-    for (cluster,) in clusters:
-        everywhere = f"clusterAllReplicas({literal(cluster)}, system.replicas)"
-        question = f"SELECT DISTINCT replica_name FROM {everywhere} WHERE zookeeper_path = {literal(path)}"
+    fallback = ""
+    for cluster, size in clusters:
         # Without the right REMOTE, or that of the cluster's own user, it cannot be looked at.
         with suppress(StatementRefusedError):
-            if active <= {name for (name,) in server.rows(question, {"skip_unavailable_shards": 1})}:
+            met, silent = _ask_cluster(server, str(cluster), int(size), path)
+            if len(names - met) <= silent:
                 return str(cluster)
-    return ""
+            if len(active - met) <= silent:
+                fallback = fallback or str(cluster)
+    return fallback
+
+
+def _ask_cluster(server: ClickHouse, cluster: str, size: int, path: str) -> tuple[set[str], int]:
+    """The replicas of the table at *path* that a cluster of *size* servers has, and how many of these are silent."""
+    skip = {"skip_unavailable_shards": 1}
+    everywhere = f"clusterAllReplicas({literal(cluster)}, system.replicas)"
+    rows = server.rows(f"SELECT DISTINCT replica_name FROM {everywhere} WHERE zookeeper_path = {literal(path)}", skip)
+    (answered,) = server.numbers(f"SELECT count() FROM clusterAllReplicas({literal(cluster)}, system.one)", skip)
+    return {str(name) for (name,) in rows}, size - answered
 
 
 def catch_up(server: ClickHouse, table: TableName, seconds: float | None = None) -> None:
@@ -181,6 +196,14 @@ def tables_beside(server: ClickHouse, replicas: Replicas) -> list[str]:
     return [name.removeprefix(f"{base}_") for name in names]
 
 
+def path_beside(server: ClickHouse, replicas: Replicas, table: TableName) -> str:
+    """The path in Keeper of a table beside a replicated one."""
+    if not replicas.by_database:
+        return f"{replicas.path}_{table.table}"
+    rows = server.rows(f"SELECT zookeeper_path FROM system.replicas WHERE {table_condition(table)}")
+    return str(rows[0][0]) if rows else ""
+
+
 def create_everywhere(server: ClickHouse, replicas: Replicas | None, create: Callable[[str], str]) -> None:
     """
     Create a table on the server, at once, and on the other replicas as soon as they can.
@@ -220,6 +243,15 @@ class Keeper(NamedTuple):
             where.append(f"startsWith(name, {literal(like)})")
         rows = self.server.rows(f"SELECT name FROM system.zookeeper WHERE {' AND '.join(where)}")
         return [str(name) for (name,) in rows]
+
+    def newest(self, path: str) -> int:
+        """When the youngest node below *path* was made, by Keeper's clock in seconds; 0 when there is none."""
+        where = f"path = {literal(path)}"
+        if self.name != "default":
+            where += f" AND zookeeperName = {literal(self.name)}"
+        return next(
+            iter(self.server.numbers(f"SELECT toUnixTimestamp(max(ctime)) FROM system.zookeeper WHERE {where}")), 0
+        )
 
     def count(self, path: str) -> int:
         """How many nodes are below *path*."""

@@ -5,6 +5,9 @@ A run announces itself by a table beside the target, whose name says for whom an
 for others: of two that announce themselves at once, one at least sees the other and steps back. The table holds
 when its workers were last heard of, by the server's clock. One that has been silent for its lease is taken away by
 whoever meets it; a worker that was asleep for half of that looks again before it publishes.
+
+Beside a replicated target the table is replicated, and what all replicas see is Keeper: it has the names, and the time
+of each sign of life, by one clock. Who has just written there, and asks the same server, sees all that came before.
 """
 
 import hashlib
@@ -15,7 +18,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from ..core.facts import TableFacts, TableName
+from ..core.facts import Replicas, TableFacts, TableName
 from ..core.instants import from_ms, render_instant, to_ms
 from ..core.plan import Plan
 from ..core.remedy import command
@@ -23,6 +26,7 @@ from ..core.sql import literal, quote_table, table_condition
 from ..errors import Advice, RequestError, ServerError, StatementRefusedError
 from .attempt import drop_tables
 from .client import ClickHouse
+from .cluster import AT_ONCE, Keeper, one_server, path_beside, tables_beside
 
 _NAME = re.compile(r"backfill_([0-9a-f]{16})_fence_([0-9a-f]{8})_(-?\d+)_(-?\d+)_([0-9a-f]+)")
 # Two that met by chance come back at different times.
@@ -65,12 +69,13 @@ class Fence:
             WindowTakenError: Another run is at work on a window that meets this one; names its plan.
             ServerError: ClickHouse could not be asked.
         """
+        server = one_server(self._server)
         for pause in (*_PAUSES, None):
             asked = time.monotonic()
-            fresh = not any(other.table == self._table for other in announced(self._server, self._target))
-            self._announce()
-            present = announced(self._server, self._target)
-            rivals = [other for other in present if self._is_rival(other)]
+            fresh = not any(other.table == self._table for other in announced(server, self._target))
+            self._announce(server)
+            present = announced(server, self._target)
+            rivals = [other for other in present if self._is_rival(server, other)]
             if not rivals and any(other.table == self._table for other in present):
                 self._sure_until = asked + self._lease / 2
                 return
@@ -94,41 +99,57 @@ class Fence:
     def release(self) -> None:
         """Take the announcement back; nothing happens when there is none."""
         self._sure_until = 0.0
-        drop_tables(self._server, [self._table])
+        drop_tables(one_server(self._server), [self._table], self._target.replicas)
 
-    def _announce(self) -> None:
+    def _announce(self, server: ClickHouse) -> None:
         comment = literal(f"backfill {self._plan.plan_id} is at work on this window of {self._target.storage}")
         name = quote_table(self._table)
-        self._server.command(
+        replicas, engine = self._target.replicas, "MergeTree"
+        if replicas is not None:
+            engine = f"ReplicatedMergeTree({replicas.arguments(self._table.table)})"
+        # Keeper is what others look at, so it need not be on more replicas.
+        alone = {} if replicas is None else {"insert_quorum": 0}
+        server.command(
             f"CREATE TABLE IF NOT EXISTS {name} (seen_at DateTime64(3) DEFAULT now64(3), lease Float64)"
-            f" ENGINE = MergeTree ORDER BY tuple() COMMENT {comment}"
+            f" ENGINE = {engine} ORDER BY tuple() COMMENT {comment}",
+            AT_ONCE if replicas is not None else {},
         )
         try:
-            self._server.command(
-                f"INSERT INTO {name} (lease) VALUES ({self._lease})", {"async_insert": 0, "insert_deduplicate": 0}
+            server.command(
+                f"INSERT INTO {name} (lease) VALUES ({self._lease})",
+                {"async_insert": 0, "insert_deduplicate": 0, **alone},
             )
         except StatementRefusedError as error:
             # Taken away at this moment by one who found it silent; the next look tells.
             if error.code != _UNKNOWN_TABLE:
                 raise
 
-    def _is_rival(self, other: Announcement) -> bool:
-        plan = self._plan
+    def _is_rival(self, server: ClickHouse, other: Announcement) -> bool:
+        plan, replicas = self._plan, self._target.replicas
         if other.table == self._table or not (other.start < plan.end and plan.start < other.end):
             return False
-        if _is_alive(self._server, other.table, self._lease):
-            return True
-        drop_tables(self._server, [other.table])
-        return False
+        if replicas is not None:
+            own, its = (_last_sign(server, replicas, table) for table in (self._table, other.table))
+            # Gone meanwhile, or heard of within its lease.
+            alive = its is not None and (own is None or own - its <= self._lease)
+        else:
+            alive = _is_alive(server, other.table, self._lease)
+        if not alive:
+            drop_tables(server, [other.table], replicas)
+        return alive
 
 
 def announced(server: ClickHouse, target: TableFacts) -> list[Announcement]:
     """The runs that are announced on *target*, alive or not."""
-    database = target.storage.database
-    rows = server.rows(
-        f"SELECT name FROM system.tables WHERE database = {literal(database)} AND name LIKE 'backfill%fence%'"
-    )
-    matches = [match for (name,) in rows if (match := _NAME.fullmatch(name)) and match[2] == _target_key(target)]
+    database, replicas = target.storage.database, target.replicas
+    if replicas is not None and not replicas.by_database:
+        names = tables_beside(server, replicas)
+    else:
+        rows = server.rows(
+            f"SELECT name FROM system.tables WHERE database = {literal(database)} AND name LIKE 'backfill%fence%'"
+        )
+        names = [str(name) for (name,) in rows]
+    matches = [match for name in names if (match := _NAME.fullmatch(name)) and match[2] == _target_key(target)]
     return [
         Announcement(m[1], m[5], from_ms(int(m[3])), from_ms(int(m[4])), TableName(database, m[0])) for m in matches
     ]
@@ -144,6 +165,13 @@ def _announcement(target: TableFacts, plan: Plan) -> TableName:
 def _target_key(target: TableFacts) -> str:
     """Tells the announcements of one target from those of another in the same database."""
     return hashlib.sha256(str(target.storage).encode()).hexdigest()[:8]
+
+
+def _last_sign(server: ClickHouse, replicas: Replicas, table: TableName) -> int | None:
+    """When Keeper last had something new in a replicated table, by Keeper's clock in seconds; None when it is gone."""
+    path = path_beside(server, replicas, table)
+    keeper = Keeper(server, replicas.keeper)
+    return max((made for node in ("log", "replicas") if (made := keeper.newest(f"{path}/{node}"))), default=None)
 
 
 def _is_alive(server: ClickHouse, table: TableName, lease: float) -> bool:

@@ -115,7 +115,7 @@ def run_plan(
         target = plan_inputs.target_facts(server, parse_table(plan.target, "target"))
         _check_compatibility(session, plan, server, target, flags)
         plan_inputs.check_scans(server, list(plan.statements), plan.time_column, plan.start, plan.end)
-        fence = _fence(server, target, plan, lease_seconds, blocks=blocks)
+        fence = _fence(address, target, plan, lease_seconds, blocks=blocks)
         try:
             _begin(session, log, flags, resume, window)
         except BaseException:
@@ -155,12 +155,8 @@ def _fence(server: ClickHouse, target: TableFacts, plan: Plan, lease: float, *, 
     Raises:
         WindowTakenError: Another run is at work on a window that meets this one.
     """
-    # What an embedded engine keeps is open to one process at a time. A table beside one replica is not seen by all.
-    if (
-        server.embedded
-        or target.replicas is not None
-        or not (blocks or (plan.adds_rows and not plan.allow_existing_rows))
-    ):
+    # What an embedded engine keeps is open to one process at a time.
+    if server.embedded or not (blocks or (plan.adds_rows and not plan.allow_existing_rows)):
         return None
     fence = Fence(server, target, plan, lease)
     try:
