@@ -1,0 +1,328 @@
+"""
+What used to go wrong on replicas, silently: each case as a user meets it, and what every replica holds afterwards.
+
+Workers are struck by the statement they have just sent: the balancer sees it before a server does, and again before
+the worker knows the answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from airflow_provider_backfill.clickhouse import cluster
+from tests.cluster.balancer import Balancer
+from tests.cluster.field import FIRST, LAST, Field, Kind
+from tests.cluster.nodes import SESSION_SECONDS
+from tests.command_line import Cli, finish, wait_until
+
+ATTACH = "ATTACH PARTITION"
+FILL = "`amount`) SELECT"
+REPLACE = "REPLACE PARTITION"
+ROWS = 2_000
+
+
+@pytest.fixture
+def filled(field: Field, kind: Kind) -> Field:
+    """A source with rows and an empty target, replicated in each way."""
+    field.kind = kind
+    field.fill_source(rows=ROWS)
+    field.create("target")
+    return field
+
+
+@pytest.fixture
+def simple(field: Field) -> Field:
+    """A source with rows and an empty target, on ClickHouse's own default path."""
+    field.kind = Kind.DEFAULT
+    field.fill_source(rows=ROWS)
+    field.create("target")
+    return field
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits a minute for a replica that was stopped on purpose."""
+    monkeypatch.setattr(cluster, "SYNC_SECONDS", 2)
+
+
+def on(words: str, *actions: Callable[[], object]) -> Callable[[str], None]:
+    """A hook that takes *actions* at the first statement with *words* in it."""
+    lock = threading.Lock()
+    struck: list[str] = []
+
+    def hook(sql: str) -> None:
+        with lock:
+            first = words in sql and not struck
+            if first:
+                struck.append(sql)
+        for action in actions if first else ():
+            action()
+
+    return hook
+
+
+def killed_at(field: Field, cli: Cli, plan: str, words: str, *, after: bool = False) -> None:
+    """Run a plan in a process of its own that is killed at its first statement with *words*."""
+    processes: list[subprocess.Popen[str]] = []
+    strike = on(words, lambda: processes[0].kill())
+    if after:
+        field.balancer.after = strike
+    else:
+        field.balancer.before = strike
+    processes.append(cli.start("run", "--plan-id", plan))
+    assert finish(processes[0]).code == -9
+
+
+def resume(cli: Cli, plan: str, *flags: str) -> None:
+    """Run a plan to its end."""
+    answer = cli("run", "--plan-id", plan, *flags)
+    assert answer.code == 0, answer.err
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["sent", "done"])
+@pytest.mark.parametrize("words", ["CREATE TABLE", "ON CLUSTER", FILL, ATTACH])
+def test_a_worker_is_killed_and_another_one_goes_on_through_any_replica(simple: Field, words: str, after: bool) -> None:
+    cli = simple.cli()
+    plan = simple.plan(cli)
+    killed_at(simple, cli, plan, words, after=after)
+    resume(cli, plan)
+    simple.assert_filled()
+
+
+def test_a_worker_that_replaces_is_killed_and_another_one_goes_on(filled: Field) -> None:
+    cli = filled.cli()
+    plan = filled.plan(cli, "--write-mode", "replace")
+    killed_at(filled, cli, plan, REPLACE, after=True)
+    resume(cli, plan)
+    filled.assert_filled()
+
+
+def test_what_was_staged_on_a_replica_that_is_down_is_published_through_the_other_one(filled: Field) -> None:
+    first, second = filled.cluster.nodes
+    cli = filled.cli(first)
+    plan = filled.plan(cli)
+    through_balancer = filled.cli()
+    # The second replica has fetched what is staged before the first one and its worker die.
+    staged = (
+        f"SELECT sum(rows) FROM system.parts WHERE active AND database = '{filled.database}' AND table LIKE 'backfill%'"
+    )
+    filled.balancer.before = on(
+        ATTACH,
+        lambda: wait_until(lambda: second.query(staged) == str(ROWS)),
+        first.kill,
+        lambda: process[0].kill(),
+    )
+    process = [through_balancer.start("run", "--plan-id", plan, "--force-environment")]
+    assert finish(process[0]).code == -9
+    answer = through_balancer("run", "--plan-id", plan, "--force-environment")
+    if answer.code:
+        # The worker may have been on the second one, so that the first has nothing to add.
+        resume(through_balancer, plan, "--force-environment")
+    filled.cluster.start()
+    filled.assert_filled()
+
+
+def test_what_only_a_dead_replica_has_staged_waits_for_it(simple: Field) -> None:
+    first, second = simple.cluster.nodes
+    cli = simple.cli()
+    plan = simple.plan(cli)
+    # Nothing that is staged reaches the second replica.
+    second.query("SYSTEM STOP FETCHES")
+    with Balancer([first]) as only:
+        # The statement goes no further: its sender and its server die at once.
+        only.before = on(ATTACH, first.kill, lambda: process.kill())
+        process = dataclasses.replace(cli, url=only.url).start("run", "--plan-id", plan, "--force-environment")
+        finish(process)
+    answer = cli("run", "--plan-id", plan)
+    assert answer.code == 1
+    assert "verified and may not be published yet" in answer.err or "did not catch up" in answer.err
+    first.start()
+    second.query("SYSTEM START FETCHES")
+    resume(cli, plan, "--replay-failed")
+    simple.assert_filled()
+
+
+def test_a_request_that_was_on_its_way_for_long_adds_nothing(simple: Field) -> None:
+    """The worker is gone, another one has filled the window anew, and the first one's statement arrives."""
+    held, arrived = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        arrived.set()
+        held.wait(60)
+
+    cli = simple.cli()
+    plan = simple.plan(cli)
+    simple.balancer.before = on(ATTACH, hold)
+    process = cli.start("run", "--plan-id", plan)
+    assert arrived.wait(60)
+    process.kill()
+    finish(process)
+    resume(cli, plan)
+    resume(cli, plan, "--replay-done", "--clear-window")
+    held.set()
+    simple.assert_filled()
+
+
+def test_rows_that_were_deleted_are_written_again_though_keeper_remembers_them(filled: Field) -> None:
+    cli = filled.cli()
+    plan = filled.plan(cli)
+    resume(cli, plan)
+    resume(cli, plan, "--replay-done", "--clear-window")
+    filled.assert_filled()
+
+
+def test_what_keeper_has_forgotten_is_not_published_twice(field: Field) -> None:
+    field.fill_source(rows=ROWS)
+    memory = (
+        "replicated_deduplication_window = 1, replicated_deduplication_window_seconds = 1, cleanup_delay_period = 1"
+    )
+    keys = f"PARTITION BY toYYYYMM(ts) ORDER BY (ts, id) SETTINGS {memory}, cleanup_delay_period_random_add = 0"
+    field.create("target", keys=keys)
+    cli = field.cli()
+    plan = field.plan(cli)
+    killed_at(field, cli, plan, ATTACH, after=True)
+    path = field.query(
+        f"SELECT zookeeper_path FROM system.replicas WHERE table = 'target' AND database = '{field.database}'"
+    )
+    blocks = f"SELECT count() FROM system.zookeeper WHERE path = '{path}/blocks'"
+    wait_until(lambda: field.query(blocks) in ("0", "1"), 60)
+    resume(cli, plan)
+    field.assert_filled()
+
+
+def test_a_source_that_lags_is_not_read(simple: Field) -> None:
+    first, second = simple.cluster.nodes
+    source = f"{simple.database}.source"
+    second.stop_fetches(source)
+    first.query(f"INSERT INTO {source} SELECT ts, id + 1000000, amount FROM {source}")
+    plan = simple.plan(simple.cli(first))
+    cli = simple.cli(second)
+    answer = cli("run", "--plan-id", plan, "--force-environment")
+    assert answer.code == 1
+    assert f"The replica of {source} on this server did not catch up within 2 s: replica " in answer.err
+    assert "entries in its queue" in answer.err
+    second.start_fetches(source)
+    resume(cli, plan, "--force-environment", "--replay-failed")
+    simple.assert_filled()
+
+
+def test_rows_of_a_target_are_not_counted_where_it_lags(simple: Field) -> None:
+    first, second = simple.cluster.nodes
+    target = f"{simple.database}.target"
+    second.stop_fetches(target)
+    first.query(f"INSERT INTO {target} SELECT * FROM {simple.database}.source")
+    words = ("--target", target, "--source", f"{simple.database}.source", "--from", FIRST, "--to", LAST)
+    answer = simple.cli(second)("plan", *words, "--chunk-hours", "1416", "--force-large-window")
+    assert answer.code == 1
+    assert f"The replica of {target} on this server did not catch up" in answer.err
+    second.start_fetches(target)
+    answer = simple.cli(second)("plan", *words, "--chunk-hours", "1416", "--force-large-window")
+    assert answer.code == 2
+    assert f"already holds {ROWS} rows" in answer.err
+
+
+def test_rows_beside_the_window_and_what_was_there_before_survive_on_a_target_that_lags(simple: Field) -> None:
+    first, second = simple.cluster.nodes
+    target = f"{simple.database}.target"
+    first.query(f"INSERT INTO {target} SELECT ts, id, amount + 1 FROM {simple.database}.source")
+    simple.catch_up("target")
+    before = simple.contents("target")
+    second.stop_fetches(target)
+    first.query(f"INSERT INTO {target} VALUES ('2025-01-02', 7000000, 7), ('2025-02-27', 7000001, 7)")
+    window = ("--from", "2025-01-15", "--to", "2025-02-14", "--chunk-hours", "720")
+    words = ("--target", target, "--source", f"{simple.database}.source", *window, "--write-mode", "replace")
+    cli = simple.cli(first)
+    plan = cli.json("plan", *words, "--keep-outside", "--backup")["planId"]
+    lagging = simple.cli(second)
+    assert lagging("run", "--plan-id", plan, "--force-environment").code == 1
+    second.start_fetches(target)
+    beside = simple.contents("target")
+    through = simple.cli()
+    resume(through, plan, "--force-environment", "--replay-failed")
+    inside = "ts >= '2025-01-15' AND ts < '2025-02-14'"
+    assert simple.contents("target", where=f"NOT ({inside})")[0] != before[0]
+    source = simple.content(first, "source", where=inside)
+    assert simple.contents("target", where=inside) == [source, source]
+    undone = through("undo", "--plan-id", plan)
+    assert undone.code == 0, undone.err
+    assert simple.contents("target") == beside
+
+
+def test_two_state_folders_do_not_fill_one_window(simple: Field) -> None:
+    first, second = simple.cli(state="one"), simple.cli(state="two")
+    plan = simple.plan(first)
+    # The same window in other chunks is another plan.
+    other = simple.plan(second, hours=24 * 31)
+    resume(first, plan)
+    answer = second("run", "--plan-id", other)
+    assert answer.code == 1
+    assert f"that plan {other} has not written" in answer.err
+    assert simple.contents("target") == simple.contents("source")
+
+
+def test_two_state_folders_at_once_do_not_fill_one_window(simple: Field) -> None:
+    clis = [simple.cli(state="one"), simple.cli(state="two")]
+    plans = [simple.plan(cli) for cli in clis]
+    running = [cli.start("run", "--plan-id", plan) for cli, plan in zip(clis, plans, strict=True)]
+    answers = [finish(process) for process in running]
+    assert sorted(answer.code for answer in answers) == [0, 2]
+    refused = next(answer for answer in answers if answer.code)
+    assert "is at work on 2025-01-01T00:00:00.000Z to 2025-03-01T00:00:00.000Z" in refused.err
+    simple.assert_filled()
+
+
+def test_a_fresh_state_folder_finds_what_a_killed_worker_left_on_any_replica(simple: Field) -> None:
+    cli = simple.cli(state="one")
+    killed_at(simple, cli, simple.plan(cli), FILL)
+    fresh = simple.cli(state="two")
+    tables = ("--target", f"{simple.database}.target", "--source", f"{simple.database}.source")
+    words = (*tables, "--from", FIRST, "--to", LAST, "--chunk-hours", str(24 * 59), "--force-large-window")
+    answer = fresh("plan", *words)
+    assert answer.code == 2
+    assert "from a run that this state folder knows nothing of" in answer.err
+    plan = fresh.json("plan", *words, "--force")["planId"]
+    resume(fresh, plan)
+    simple.assert_filled()
+
+
+def test_a_profile_that_wants_a_quorum_is_obeyed(simple: Field) -> None:
+    cli = simple.cli(user="quorum")
+    plan = simple.plan(cli)
+    resume(cli, plan)
+    simple.assert_filled()
+
+
+def test_a_replica_that_dies_for_good_leaves_nothing_in_keeper(filled: Field) -> None:
+    first, second = filled.cluster.nodes
+    cli = filled.cli()
+    plan = filled.plan(cli, hours=24 * 31)
+    filled.balancer.before = on(ATTACH, second.kill)
+    if cli("run", "--plan-id", plan).code:
+        resume(cli, plan, "--replay-failed")
+    assert filled.content(first, "target") == filled.content(first, "source")
+    alive = f"SELECT active_replicas FROM system.replicas WHERE database = '{filled.database}' AND table = 'target'"
+    wait_until(lambda: first.query(alive) == "1", SESSION_SECONDS * 5)
+    # Keeper takes a while to see that a replica is dead; what was left for that goes with the next command.
+    resume(cli, plan)
+    filled.assert_clean()
+    second.start()
+    filled.assert_filled()
+
+
+def test_keeper_goes_away_in_the_middle(simple: Field) -> None:
+    keeper = simple.cluster.zookeeper
+    cli = simple.cli()
+    plan = simple.plan(cli, hours=24 * 31)
+    simple.balancer.before = on(ATTACH, keeper.kill, threading.Timer(8, keeper.start).start)
+    cli("run", "--plan-id", plan)
+    wait_until(keeper.answers, 60)
+    readonly = f"SELECT count() FROM system.replicas WHERE database = '{simple.database}' AND is_readonly"
+    for node in simple.cluster.nodes:
+        wait_until(lambda node=node: node.query(readonly) == "0", 60)  # type: ignore[misc]
+    resume(cli, plan, "--replay-failed")
+    simple.assert_filled()
