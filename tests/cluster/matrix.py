@@ -1,0 +1,236 @@
+"""
+The matrix: ways to replicate, engines, write modes and faults, played on a real cluster behind a random balancer.
+
+``python -m tests.cluster.matrix --seeds 20`` plays all of it, ``--fault`` and ``--kind`` choose; it prints a table as
+docs/explanation/replicas-and-upgrades.md has it, and ends with 1 when a cell is wrong. A play is right when every
+replica has each row of the source once and nothing of ours is left anywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.cluster.balancer import Balancer
+from tests.cluster.field import Field, Kind
+from tests.cluster.nodes import Cluster, Node, why_not_here
+from tests.command_line import PROGRAM, Answer, Cli, finish
+
+ENGINES = ("MergeTree", "ReplacingMergeTree", "SummingMergeTree(amount)")
+MODES = ("stage", "replace")
+ROWS = 1_000
+# About as many statements has a run of two chunks, from the first of its own to the last.
+_STATEMENTS = 70
+# So many runs may pass before everything works again, and so many after that.
+_WILD, _CALM = 2, 6
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One play."""
+
+    kind: Kind
+    engine: str
+    mode: str
+    fault: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.fault}, {self.mode}, {self.engine}, {self.kind}, seed {self.seed}"
+
+
+@dataclass
+class Play:
+    """A scenario under way."""
+
+    ground: Field
+    scenario: Scenario
+    workers: list[subprocess.Popen[str]] = field(default_factory=list)
+    struck: int = 0
+
+    def __post_init__(self) -> None:
+        self.chance = random.Random(str(self.scenario))  # noqa: S311 - repeatable on purpose
+        self._count = itertools.count()
+        self._at = self.chance.randrange(_STATEMENTS)
+
+    @property
+    def victim(self) -> Node:
+        """The replica that is struck."""
+        return self.ground.cluster.nodes[self.scenario.seed % 2]
+
+    def run(self) -> str:
+        """Play, and return what is wrong; empty when nothing is."""
+        ground, scenario = self.ground, self.scenario
+        ground.kind = scenario.kind
+        ground.fill_source(rows=ROWS)
+        ground.create("target", engine=scenario.engine)
+        folders = ["one", "two"] if scenario.fault == "two folders" else ["one"]
+        clis = [ground.cli(state=name) for name in folders]
+        flags = ("--write-mode", "replace") if scenario.mode == "replace" else ()
+        plans = [self._plan(cli, flags) for cli in clis]
+        hook = "after" if self.chance.random() < 0.5 else "before"
+        setattr(ground.balancer, hook, self._hook)
+        for turn in range(_WILD + _CALM):
+            if turn == _WILD:
+                self._heal(for_good=scenario.fault == "replica killed for good")
+            twice = 2 if scenario.fault == "two workers" else 1
+            self.workers = [
+                cli.start("run", "--plan-id", plan, "--replay-failed", "--force-environment")
+                for cli, plan in zip(clis, plans, strict=True)
+                for _ in range(twice)
+            ]
+            answers = [finish(worker) for worker in self.workers]
+            if self._is_completed(clis, plans):
+                break
+        else:
+            return f"not completed: {answers[-1].err[-600:]}"
+        return self._judge()
+
+    def _plan(self, cli: Cli, flags: tuple[str, ...]) -> str:
+        window = ("--from", "2025-01-01", "--to", "2025-03-01", "--chunk-hours", str(24 * 31), "--force-large-window")
+        tables = ("--target", f"{self.ground.database}.target", "--source", f"{self.ground.database}.source")
+        answer: Answer = finish(cli.start("plan", *tables, *window, *flags, "--json"))
+        return str(json.loads(answer.out)["planId"])
+
+    def _is_completed(self, clis: list[Cli], plans: list[str]) -> bool:
+        """Whether one of the folders has filled the window; of two, the other one was refused."""
+        states = [
+            json.loads(finish(cli.start("status", "--plan-id", plan, "--json")).out)["status"]
+            for cli, plan in zip(clis, plans, strict=True)
+        ]
+        return "completed" in states
+
+    def _hook(self, sql: str) -> None:
+        """Strike once, at a statement that was chosen by chance."""
+        if self.workers and "backfill" in sql and next(self._count) == self._at:
+            self.struck += 1
+            FAULTS[self.scenario.fault](self)
+
+    def _heal(self, *, for_good: bool) -> None:
+        """Let everything work again; a replica that is dead for good stays so."""
+        ground = self.ground
+        ground.cluster.zookeeper.start()
+        for node in ground.cluster.nodes:
+            if not (for_good and node is self.victim and self.struck):
+                node.start()
+                node.query("SYSTEM START FETCHES")
+
+    def _judge(self) -> str:
+        ground = self.ground
+        try:
+            self._heal(for_good=False)
+            ground.catch_up("target", "source")
+            expected = ground.content(ground.cluster.nodes[0], "source")
+            found = [ground.content(node, "target FINAL") for node in ground.cluster.nodes]
+            if found != [expected] * len(found):
+                return f"rows: {found} for {expected}"
+            ground.assert_clean()
+        except AssertionError as error:
+            return str(error)
+        return ""
+
+
+def _kill_workers(play: Play) -> None:
+    for worker in play.workers:
+        worker.kill()
+
+
+def _kill_and_restart(play: Play) -> None:
+    play.victim.kill()
+    threading.Timer(play.chance.uniform(0.1, 3), play.victim.start).start()
+
+
+def _lose_keeper(play: Play) -> None:
+    keeper = play.ground.cluster.zookeeper
+    keeper.kill()
+    threading.Timer(play.chance.uniform(1, 12), keeper.start).start()
+
+
+def _stop_fetches(play: Play) -> None:
+    play.victim.query("SYSTEM STOP FETCHES")
+
+
+def _kill_both(play: Play) -> None:
+    _kill_workers(play)
+    play.victim.kill()
+
+
+FAULTS: dict[str, Callable[[Play], None]] = {
+    "nothing": lambda _: None,
+    "worker killed": _kill_workers,
+    "replica killed and back": _kill_and_restart,
+    "replica killed for good": lambda play: play.victim.kill(),
+    "worker and its replica killed": _kill_both,
+    "Keeper gone for a while": _lose_keeper,
+    "fetches stopped": _stop_fetches,
+    "two workers": _kill_and_restart,
+    "two folders": lambda _: None,
+}
+
+
+def scenarios(seeds: range, faults: list[str], kinds: list[Kind]) -> Iterator[Scenario]:
+    """Every fault and mode for each seed; kinds and engines take turns."""
+    for seed in seeds:
+        for number, (fault, mode) in enumerate(itertools.product(faults, MODES)):
+            turn = seed * 5 + number
+            yield Scenario(kinds[turn % len(kinds)], ENGINES[turn % len(ENGINES)], mode, fault, seed)
+
+
+def play(cluster: Cluster, scenario: Scenario, folder: Path, number: int) -> str:
+    """Play one scenario in a database of its own, and return what is wrong."""
+    cluster.start()
+    with Balancer(cluster.nodes, seed=scenario.seed) as balancer:
+        ground = Field(cluster, balancer, f"play_{number}", folder / f"play-{number}" / "state", None)
+        try:
+            return Play(ground, scenario).run()
+        finally:
+            ground.clear()
+
+
+def main() -> int:
+    """Play what was asked for, and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.cluster.matrix", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=600, help="stop after so many (default: %(default)s)")
+    parser.add_argument("--fault", action="append", choices=list(FAULTS))
+    parser.add_argument("--kind", action="append", choices=list(Kind), type=Kind)
+    options = parser.parse_args()
+    if reason := why_not_here():
+        sys.exit(reason)
+    PROGRAM[:] = [sys.executable, "-m", "tests.cluster.impatient"]
+    until = time.monotonic() + options.minutes * 60
+    right: Counter[tuple[str, str]] = Counter()
+    wrong: list[str] = []
+    with tempfile.TemporaryDirectory() as text, Cluster(Path(text) / "cluster") as cluster:
+        seeds = range(options.first_seed, options.first_seed + options.seeds)
+        for number, scenario in enumerate(scenarios(seeds, options.fault or list(FAULTS), options.kind or list(Kind))):
+            if time.monotonic() > until:
+                break
+            began = time.monotonic()
+            problem = play(cluster, scenario, Path(text), number)
+            right[scenario.fault, scenario.mode] += not problem
+            if problem:
+                wrong.append(f"{scenario}: {problem}")
+            print(f"{time.monotonic() - began:5.1f} s  {scenario}: {problem or 'right'}", flush=True)
+    print("\n| fault | stage | replace |\n|---|---|---|")
+    for fault in options.fault or list(FAULTS):
+        print(f"| {fault} | " + " | ".join(f"{right[fault, mode]} right" for mode in MODES) + " |")
+    for line in wrong:
+        print(f"wrong: {line}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
