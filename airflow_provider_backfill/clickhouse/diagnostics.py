@@ -551,7 +551,7 @@ def missing_grants(
         needed += [(right, beside) for right in rights]
         needed += [("TABLE ENGINE", target.engine), ("SELECT", "system.parts")]
         if target.engine.startswith("Replicated"):
-            needed += [("SYSTEM SYNC REPLICA", beside)]
+            needed += [("SYSTEM SYNC REPLICA", beside), ("SELECT", "system.zookeeper")]
     if not server.embedded:
         needed += [("SELECT", "system.processes")]
     return tuple(MissingGrant(right, on) for right, on in needed if not _granted(server, right, on))
