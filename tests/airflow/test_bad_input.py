@@ -157,5 +157,6 @@ def test_what_is_found_wrong_in_a_run_fails_it_without_a_retry_and_writes_nothin
     flow = Flow(dag)
     assert flow.start() == "failed"
     assert flow.instances("plan")[0].try_number == 1
-    assert message in "".join(capfd.readouterr())
+    said = "".join(capfd.readouterr())
+    assert message in said, said
     assert not http_lab.folder.exists()
