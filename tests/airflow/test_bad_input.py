@@ -118,7 +118,6 @@ def test_parallelism_comes_from_the_argument_else_from_the_options(monkeypatch: 
         ({"window_to": "{{ None }}"}, {}, "The window has no end"),
         ({"select": "{{ '' }}"}, {}, "No materialized view writes to"),
         ({"window_to": "{{ '2025-01-01' }}"}, {}, "has no data interval in Airflow 3: give the DAG schedule=Cron"),
-        ({"window_from": "{{ data_interval_start | ts }}"}, {}, "triggered without a logical date"),
         ({"allow_existing_rows": "{{ 'no' }}"}, {}, "'no' is neither true nor false"),
         ({"clickhouse_conn_id": "nobody"}, {}, "There is no Airflow connection 'nobody'"),
         ({}, {"CLICKHOUSE_BACKFILL_CHUNK_HOURS": "0"}, "defaults.chunkHours is 0"),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from jinja2 import Environment, StrictUndefined, UndefinedError
 
 from airflow_provider_backfill.airflow_support import compat, links
 from airflow_provider_backfill.airflow_support.compat import airflow_is, alias_extra, task_state
 from airflow_provider_backfill.airflow_support.lineage import check_partitions, partition_keys
+from airflow_provider_backfill.airflow_support.session import undefined_named
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.errors import RequestError
 from airflow_provider_backfill.state.posix import FileBackend
@@ -88,6 +91,21 @@ def test_what_a_version_lacks_is_refused_by_name(on: Any) -> None:
     on(3, 2)
     with pytest.raises(RequestError, match="which Airflow has since"):
         check_partitions("%Y-%m-%d", [])
+
+
+def test_a_run_without_a_logical_date_is_told_the_way_out() -> None:
+    """Jinja's own words name the missing value and nothing else, and would be repeated with each retry."""
+
+    def rendered(template: str, logical_date: object) -> None:
+        context: Any = {"dag_run": SimpleNamespace(logical_date=logical_date)}
+        with undefined_named(context):
+            Environment(undefined=StrictUndefined, autoescape=True).from_string(template).render()
+
+    with pytest.raises(compat.AirflowFailException, match=r"'data_interval_start' is undefined.*backfill_params"):
+        rendered("{{ data_interval_start }}", None)
+    # With a date, it is a mistake in the template.
+    with pytest.raises(UndefinedError):
+        rendered("{{ data_interval_stat }}", datetime(2025, 1, 1, tzinfo=UTC))
 
 
 @pytest.mark.parametrize(

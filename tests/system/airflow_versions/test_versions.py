@@ -314,6 +314,15 @@ def test_form_pool_priority_and_callbacks(running: Running) -> None:
     assert sorted(noted) == ["backfill.chunks[0]", "backfill.chunks[1]", "backfill.finished[-1]", "backfill.plan[-1]"]
 
 
+def test_run_without_a_logical_date_is_told_the_way_out(running: Running) -> None:
+    """As Airflow's form triggers one; without the retries that could not help."""
+    running.start("dateless")
+    running.end("dateless", "failed")
+    assert running.instances("dateless")["plan"]["try_number"] == 1
+    said = running.airflow.ask("GET", f"{running.path('dateless')}/taskInstances/plan/logs/1")
+    assert "this run was triggered without a logical date" in str(said["content"])
+
+
 def test_tabs_find_the_plan(running: Running) -> None:
     """What the tabs ask Airflow for, with the rights of a viewer; since 3.1."""
     running.end("mapped")

@@ -81,6 +81,10 @@ def note(context: Any) -> None:
         file.write(f"{what}\n")
 
 
+with DAG("dateless", schedule=None):
+    interval = {"window_from": "{{ data_interval_start | ts }}", "window_to": "{{ data_interval_end | ts }}"}
+    BackfillPlanOperator(task_id="plan", **{**copy_to("nowhere"), **interval}, retries=3)
+
 with DAG("expected", schedule=None, params=backfill_params(target="versions.nowhere", chunk_hours=24)):
     # What everybody gives their tasks.
     theirs = {"pool": "backfills", "priority_weight": 7, "weight_rule": "absolute", "on_success_callback": note}
