@@ -33,10 +33,12 @@ from .airflow_support.fields import (
     parse_mapped_item,
     show_window,
     to_chunking,
+    to_filters,
     to_flag,
     to_instant,
     to_mode,
     to_table,
+    to_tables,
 )
 from .airflow_support.links import BackfillPlanLink, plan_link, push_plan_link
 from .airflow_support.session import (
@@ -75,6 +77,7 @@ _PLAN_FLAGS = (
     "keep_outside",
     "backup",
     "allow_existing_rows",
+    "trial",
     "force_large_window",
     "force",
 )
@@ -112,11 +115,15 @@ class BackfillPlanOperator(BaseOperator):
         select: Insert the rows of this SELECT; text, or the path of a ``.sql`` template.
         params_format: By the name of a parameter of *select* (``{day:String}``), the format of strftime that makes
             it the chunk's start: ``{"day": "%Y-%m-%d"}``.
-        filter_table: Table of the SELECT that the window applies to.
+        filter_table: Table of the SELECT that the window applies to, ``database.table`` or
+            ``database.table=column``; several in a list.
+        whole_table: Table that every chunk reads whole; several in a list.
         write_mode: ``stage``, ``replace`` or ``insert``; what fits the target when None.
         accept_at_least_once: Accept a mode that may write rows twice.
         keep_outside: In ``replace``, keep rows outside the window in partitions it covers in part.
         backup: In ``replace``, keep what is overwritten in a table of its own.
+        accept_partial_groups: Why parts of groups that chunks cut are fine; refused when empty.
+        trial: Try on a few chunks whether they add up.
         allow_existing_rows: Add to the rows that the target already holds in the window.
         force_large_window: Go over ``limits.maxWindowHours``.
         force: Plan anew where a plan of this id exists; its files are kept beside.
@@ -139,11 +146,14 @@ class BackfillPlanOperator(BaseOperator):
         "source",
         "select",
         "filter_table",
+        "whole_table",
+        "accept_partial_groups",
         "write_mode",
         "accept_at_least_once",
         "keep_outside",
         "backup",
         "allow_existing_rows",
+        "trial",
         "force_large_window",
         "force",
         "clickhouse_conn_id",
@@ -170,11 +180,14 @@ class BackfillPlanOperator(BaseOperator):
         source: str | None = None,
         select: str | None = None,
         params_format: Mapping[str, str] | None = None,
-        filter_table: str | None = None,
+        filter_table: str | Sequence[str] | None = None,
+        whole_table: str | Sequence[str] | None = None,
         write_mode: str | None = None,
         accept_at_least_once: bool | str = False,
         keep_outside: bool | str = False,
         backup: bool | str = False,
+        accept_partial_groups: str = "",
+        trial: bool | str = True,
         allow_existing_rows: bool | str = False,
         force_large_window: bool | str = False,
         force: bool | str = False,
@@ -199,10 +212,13 @@ class BackfillPlanOperator(BaseOperator):
         self.select = select
         self.params_format = params_format
         self.filter_table = filter_table
+        self.whole_table = whole_table
         self.write_mode = write_mode
         self.accept_at_least_once = accept_at_least_once
         self.keep_outside = keep_outside
         self.backup = backup
+        self.accept_partial_groups = accept_partial_groups
+        self.trial = trial
         self.allow_existing_rows = allow_existing_rows
         self.force_large_window = force_large_window
         self.force = force
@@ -285,11 +301,14 @@ class BackfillPlanOperator(BaseOperator):
             source=self._value("source", to_table("source")),
             select=blank_to_none(self.select),
             formats=read_formats(self.params_format or {}),
-            filter_table=self._value("filter_table", to_table("filter-table")),
+            filter_tables=self._value("filter_table", to_filters) or (),
+            whole_tables=self._value("whole_table", to_tables("whole-table")) or (),
             write_mode=self._value("write_mode", to_mode),
             accept_at_least_once=self._flag("accept_at_least_once"),
             keep_outside=self._flag("keep_outside"),
             backup=self._flag("backup"),
+            accept_partial_groups=blank_to_none(self.accept_partial_groups) or "",
+            trial=self._flag("trial"),
             allow_existing_rows=self._flag("allow_existing_rows"),
             force_large_window=self._flag("force_large_window"),
             force=self._flag("force"),
@@ -321,7 +340,8 @@ class BackfillPlanOperator(BaseOperator):
             "chunk_hours": to_chunking,
             "chunk_by": to_chunking,
             "source": to_table("source"),
-            "filter_table": to_table("filter-table"),
+            "filter_table": to_filters,
+            "whole_table": to_tables("whole-table"),
             "write_mode": to_mode,
             **dict.fromkeys(_PLAN_FLAGS, to_flag),
         }

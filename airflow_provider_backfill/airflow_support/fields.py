@@ -5,7 +5,7 @@ A mapped task gets a plan's id and a window, never a position, so that it stays 
 does meanwhile.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from math import ceil
@@ -14,8 +14,8 @@ from typing import Any
 from ..core.chunking import AUTO, Chunking, parse_length
 from ..core.facts import TableName
 from ..core.instants import from_ms, parse_instant, render_instant, to_ms
-from ..core.plan import Plan, WriteMode
-from ..core.sql import parse_table
+from ..core.plan import Plan, TableFilter, WriteMode
+from ..core.sql import parse_filter, parse_table
 from ..errors import RequestError
 
 # A mapped task costs a third of a second of processor time, and seconds of the scheduler's.
@@ -89,6 +89,8 @@ def is_literal(value: Any) -> bool:
     """Whether a field has its final value when the DAG is parsed."""
     if isinstance(value, str):
         return "{{" not in value and "{%" not in value and not value.endswith(".sql")
+    if isinstance(value, list | tuple):
+        return all(map(is_literal, value))
     return value is None or isinstance(value, int | float | datetime)
 
 
@@ -120,6 +122,20 @@ def to_flag(value: Any) -> bool:
 def to_table(what: str) -> Callable[[str], TableName]:
     """A parser of ``database.table``, with *what* it is called in errors."""
     return lambda text: parse_table(text, what)
+
+
+def to_tables(what: str) -> Callable[[str | Sequence[str]], tuple[TableName, ...]]:
+    """A parser of one ``database.table`` or a list of them, with *what* each is called in errors."""
+    return lambda value: tuple(parse_table(text, what) for text in _listed(value))
+
+
+def to_filters(value: str | Sequence[str]) -> tuple[TableFilter, ...]:
+    """One ``database.table[=column]`` or a list of them."""
+    return tuple(map(parse_filter, _listed(value)))
+
+
+def _listed(value: str | Sequence[str]) -> Sequence[str]:
+    return [value] if isinstance(value, str) else value
 
 
 def to_mode(text: str) -> WriteMode:

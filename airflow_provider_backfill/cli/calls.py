@@ -40,7 +40,7 @@ def read_request(call: Call, options: "Options") -> "PlanRequest":
     from ..core.instants import parse_instant
     from ..core.parameters import read_formats
     from ..core.plan import PlanRequest, WriteMode
-    from ..core.sql import parse_table
+    from ..core.sql import parse_filter, parse_table
 
     sources = call.given([ALL_FLAGS[name] for name in ("--source", "--select", "--select-file")])
     if len(sources) > 1:
@@ -56,7 +56,7 @@ def read_request(call: Call, options: "Options") -> "PlanRequest":
             hint=f"write {missing} 2025-01-31, or set policy.requireExplicitWindow to false to take it from the source",
         )
     start, end = (None if text is None else parse_instant(text) for text in bounds)
-    source, table = call.text("--source"), call.text("--filter-table")
+    source = call.text("--source")
     auto = call.text("--chunk-hours") == AUTO
     mode = _choice(call, "--write-mode", [mode.value for mode in WriteMode])
     return PlanRequest(
@@ -70,12 +70,15 @@ def read_request(call: Call, options: "Options") -> "PlanRequest":
         source=None if source is None else parse_table(source, "source"),
         select=_select(call),
         formats=read_formats(dict(_pairs(call, "--param"))),
-        filter_table=None if table is None else parse_table(table, "filter-table"),
+        filter_tables=tuple(map(parse_filter, call.texts("--filter-table"))),
+        whole_tables=tuple(parse_table(text, "whole-table") for text in call.texts("--whole-table")),
         write_mode=None if mode is None else WriteMode(mode),
         accept_at_least_once=call.on("--accept-at-least-once"),
         keep_outside=call.on("--keep-outside"),
         backup=call.on("--backup"),
         allow_existing_rows=call.on("--allow-existing-rows"),
+        accept_partial_groups=_reason(call, "--accept-partial-groups"),
+        trial=not call.on("--no-trial"),
         force_large_window=call.on("--force-large-window"),
         force=call.on("--force"),
         one_shard=call.on("--one-shard"),
@@ -115,6 +118,13 @@ def _pairs(call: Call, name: str) -> Iterator[tuple[str, str]]:
         if not sign or not left.strip():
             raise RequestError(f"{name} is {text!r}.", hint=f"write {name} {ALL_FLAGS[name].value}")
         yield left.strip(), right
+
+
+def _reason(call: Call, name: str) -> str:
+    reason = call.text(name)
+    if reason is not None and not reason.strip():
+        raise RequestError(f"{name} gives no reason.", hint=f"write {name} 'why parts of groups are fine'")
+    return (reason or "").strip()
 
 
 def _select(call: Call) -> str | None:

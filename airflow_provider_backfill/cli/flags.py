@@ -55,7 +55,15 @@ PLAN_FLAGS = (
     Flag(
         "--param", "NAME=FORMAT", "make {NAME:String} in the SELECT the chunk's start, as day=%Y-%m-%d does", many=True
     ),
-    Flag("--filter-table", "DATABASE.TABLE", "table of the SELECT that the window applies to"),
+    Flag(
+        "--filter-table",
+        "DATABASE.TABLE[=COLUMN]",
+        "table of the SELECT that the window applies to, by its time column; may be given again",
+        many=True,
+    ),
+    Flag("--whole-table", "DATABASE.TABLE", "table that every chunk reads whole; may be given again", many=True),
+    Flag("--accept-partial-groups", "REASON", "chunks may cut groups of the SELECT, since parts of them are fine"),
+    Flag("--no-trial", "", "do not try on a few chunks whether they add up; every later look at the plan says so"),
     Flag("--write-mode", "MODE", "stage, replace or insert (default: what fits the target)"),
     Flag("--accept-at-least-once", "", "with insert: accept that a failed attempt may repeat rows"),
     Flag("--keep-outside", "", "with replace: keep rows outside the window in partitions that it covers in part"),

@@ -54,6 +54,25 @@ def _pairs(pairs: Iterable[tuple[str, str]]) -> list[str]:
     return [f"  {label:<{width}}  {value}" for label, value in kept]
 
 
+def _adds_up(shown: Payload | None) -> list[tuple[str, str]]:
+    """Why the chunks add up, in a few lines."""
+    if shown is None:
+        return []
+    words = {
+        "one chunk": "the window is one chunk",
+        "by rule": "shown by rule",
+        "by trial": "shown by a trial",
+        "by word": f"not shown; parts of groups are accepted: {shown['accepted']}",
+        "not shown": "NOT SHOWN",
+    }
+    return [
+        ("adds up", words[shown["proof"]]),
+        *(("", step) for step in (*shown["setAside"], *shown["steps"])),
+        *(("reads", read) for read in shown["reads"]),
+        ("trial", shown["trial"]),
+    ]
+
+
 def show_plan(payload: Payload, out: IO[str]) -> str:
     """What a plan will do, on one screen."""
     existing = payload["existingRows"]
@@ -71,6 +90,7 @@ def show_plan(payload: Payload, out: IO[str]) -> str:
                 *(("source", _source(statement)) for statement in payload["statements"]),
                 ("write mode", f"{payload['writeMode']}: {payload['modeReason']}"),
                 ("guarantee", payload["guarantee"]),
+                *_adds_up(payload.get("addsUp")),
                 ("rows", _estimate(payload.get("estimate"))),
                 ("existing", "not known" if existing is None else f"{_count(existing, 'row')} of the window in target"),
                 ("views", _missed(payload, out)),

@@ -113,11 +113,9 @@ def _view_target(create_query: str) -> TableName | None:
     return parse_table(match.group(1), "view") if match else None
 
 
-def select_facts(
-    server: ClickHouse, select: str, database: str, settings: Mapping[str, str] | None = None
-) -> SelectFacts:
+def select_facts(server: ClickHouse, select: str, settings: Mapping[str, str] | None = None) -> SelectFacts:
     """
-    What a SELECT gives and names; names without a database belong to *database*.
+    What a SELECT gives, and what of it may differ when it is asked again.
 
     Args:
         settings: Values of its query parameters.
@@ -127,50 +125,33 @@ def select_facts(
     """
     columns = server.rows(f"DESCRIBE TABLE (\n{select}\n)", settings)
     tree = [line for (line,) in server.rows(f"SELECT explain FROM (EXPLAIN AST\n{select}\n)", settings)]
-    words = [word for line in tree if (word := _ast_table(line))]
     functions = [match.group(1) for line in tree if (match := _AST_FUNCTION.match(line))]
-    candidates = [TableName(database, word) for word in words]
-    candidates += [TableName(*word.split(".", cut)) for word in words for cut in (1,) if "." in word]
-    existing = set(_existing(server, candidates))
-    tables = [
-        name for word in words for name in candidates if str(name) in (word, f"{database}.{word}") and name in existing
-    ]
     return SelectFacts(
         columns=tuple(Column(column[0], column[1]) for column in columns),
-        tables=tuple(dict.fromkeys(tables)),
         unstable=tuple(dict.fromkeys(name for name in functions if _UNSTABLE.fullmatch(name))),
     )
-
-
-def _ast_table(line: str) -> str:
-    """The table that a line of a syntax tree names; empty when it names none."""
-    kind, _, rest = line.strip().partition(" ")
-    name = rest.partition(" (alias ")[0].partition(" (children ")[0]
-    # A parametrised view reads like a function whose name has a database.
-    function = kind == "Function" and "." in name.strip(".") and not any(map(str.isspace, name))
-    return name if kind == "TableIdentifier" or function else ""
-
-
-def _existing(server: ClickHouse, names: Iterable[TableName]) -> list[TableName]:
-    wanted = ", ".join(f"({literal(name.database)}, {literal(name.table)})" for name in names)
-    if not wanted:
-        return []
-    found = server.rows(f"SELECT database, name FROM system.tables WHERE (database, name) IN ({wanted})")
-    return [TableName(*row) for row in found]
-
-
-def current_database(server: ClickHouse) -> str:
-    """The database that names without one belong to."""
-    return str(server.value("SELECT currentDatabase()"))
 
 
 def are_constant(server: ClickHouse, expressions: Sequence[str]) -> bool:
     """Whether expressions have a value without any column, and the same one each time."""
     select = "SELECT " + ", ".join(f"({expression})" for expression in expressions)
     try:
-        return not select_facts(server, select, "").unstable
+        return not select_facts(server, select).unstable
     except StatementRefusedError:
         return False
+
+
+def tables_like(server: ClickHouse, name: TableName) -> list[TableName]:
+    """The tables that keep rows and have all columns of another one, by name and type."""
+    found = server.rows(
+        "SELECT database, table FROM system.columns WHERE (name, type) IN"
+        f" (SELECT name, type FROM system.columns WHERE {table_condition(name)})"
+        " AND (database, table) IN (SELECT database, name FROM system.tables WHERE engine LIKE '%MergeTree')"
+        " GROUP BY database, table"
+        f" HAVING count() = (SELECT count() FROM system.columns WHERE {table_condition(name)})"
+        f" ORDER BY database != {literal(name.database)}, database, table LIMIT 3"
+    )
+    return [TableName(*row) for row in found]
 
 
 def supertypes(server: ClickHouse, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:

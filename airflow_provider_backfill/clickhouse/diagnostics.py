@@ -182,14 +182,13 @@ class _Look:
         """How each statement reads its source; a statement that is refused says why."""
         for plan, statement, source in self._statements(readable):
             try:
-                facts = query_plan.scan_facts(
-                    self._server, statement.select, source, plan.time_column, statement.time_kind, plan.start, plan.end
-                )
+                filters = plan.filters(statement)
+                facts = query_plan.scan_facts(self._server, statement.select, filters, plan.start, plan.end)
             except StatementRefusedError as error:
                 yield StatementScan(statement.name, statement.source, None, error.message)
             else:
                 # The query plan does not say which column a skip index is on.
-                skips = self.part(f"indexes of {source}", False, _skips, self._server, source, plan.time_column)
+                skips = self.part(f"indexes of {source}", False, _skips, self._server, source, filters[0].column)
                 yield StatementScan(statement.name, statement.source, replace(facts, pruned=facts.pruned or skips), "")
 
     def traits(self, readable: Sequence[TableName]) -> Iterator[Nondeterminism]:
@@ -206,7 +205,7 @@ class _Look:
             unit = statement.time_kind.unit
             if not unit:
                 continue
-            column = plan.time_column
+            column = plan.filters(statement)[0].column
             value, now = self.part(f"{source}.{column}", (0, 0), _sample, self._server, source, column)
             near = [
                 kind.unit for kind in TimeKind if kind.per_second and 0.5 < value / kind.per_second / max(now, 1) < 2
@@ -290,7 +289,7 @@ def _of(tables: Iterable[TableName]) -> str:
 
 
 def _unstable(server: ClickHouse, select: str) -> tuple[str, ...]:
-    return catalog.select_facts(server, select, catalog.current_database(server)).unstable
+    return catalog.select_facts(server, select).unstable
 
 
 def _skips(server: ClickHouse, source: TableName, column: str) -> bool:

@@ -6,7 +6,7 @@ from statistics import median_low
 
 from ..core.facts import Estimate, TableName, TimeKind
 from ..core.instants import from_ms
-from ..core.plan import Statement
+from ..core.plan import FilteredTable
 from ..core.sql import bound_before, milliseconds, parse_table, quote, quote_table, table_condition, time_filter
 from ..errors import StatementRefusedError
 from .client import LONG_TEXT, ClickHouse
@@ -17,11 +17,9 @@ _COUNT_SECONDS = 5
 _SAMPLES = 48
 
 
-def estimate_rows(
-    server: ClickHouse, statements: Sequence[Statement], column: str, bounds: Sequence[int]
-) -> Estimate | None:
+def estimate_rows(server: ClickHouse, tables: Sequence[FilteredTable], bounds: Sequence[int]) -> Estimate | None:
     """
-    Rows of the sources in each chunk between *bounds*, in milliseconds, before the SELECT's own filters.
+    Rows of the filtered tables in each chunk between *bounds*, in milliseconds, before the SELECT's own filters.
 
     Up to 50 million rows in the window they are counted, by the time column alone; beyond that,
     the index says how many rows it would read for up to 48 chunks across the window.
@@ -30,10 +28,10 @@ def estimate_rows(
         None when neither can be had: a source that is no MergeTree and takes too long to count.
     """
     found = []
-    for statement in statements:
-        if not statement.has_table:
-            return None
-        one = _one(server, statement, parse_table(statement.source, "source"), column, bounds)
+    if not tables:
+        return None
+    for table in tables:
+        one = _one(server, table, bounds)
         if one is None:
             return None
         found.append(one)
@@ -52,21 +50,19 @@ def estimate_rows(
     )
 
 
-def _one(
-    server: ClickHouse, statement: Statement, source: TableName, column: str, bounds: Sequence[int]
-) -> Estimate | None:
-    chunks = len(bounds) - 1
-    where = _where(statement, column, bounds[0], bounds[-1])
+def _one(server: ClickHouse, table: FilteredTable, bounds: Sequence[int]) -> Estimate | None:
+    chunks, source = len(bounds) - 1, parse_table(table.table, "source")
+    where = _where(table, bounds[0], bounds[-1])
     in_window = rows_by_index(server, source, where)
     size = bytes_per_row(server, source)
     if in_window is None or in_window <= _COUNT_UP_TO_ROWS:
-        counted = _count(server, statement, source, column, where, bounds)
+        counted = _count(server, table, source, where, bounds)
         if counted is not None:
             smallest, median, largest, filled = counted
             return Estimate(chunks, chunks, filled, smallest, median, largest, exact=True, bytes_per_row=size)
     if in_window is None:
         return None
-    rows = [rows_by_index(server, source, _where(statement, column, start, end)) or 0 for start, end in _spread(bounds)]
+    rows = [rows_by_index(server, source, _where(table, start, end)) or 0 for start, end in _spread(bounds)]
     filled_rows = [count for count in rows if count]
     if not filled_rows:
         return Estimate(chunks, len(rows), 0, 0, 0, 0, exact=False, bytes_per_row=size)
@@ -82,10 +78,10 @@ def _one(
     )
 
 
-def _where(statement: Statement, column: str, start: int, end: int) -> str:
+def _where(table: FilteredTable, start: int, end: int) -> str:
     """The condition that a row lies between two instants; of dates, that its day meets them."""
-    kind = statement.time_kind
-    return time_filter(column, kind, *_whole_days(kind, from_ms(start), from_ms(end)))
+    kind = table.kind
+    return time_filter(table.column, kind, *_whole_days(kind, from_ms(start), from_ms(end)))
 
 
 def _whole_days(kind: TimeKind, start: datetime, end: datetime) -> tuple[datetime, datetime]:
@@ -114,10 +110,10 @@ def bytes_per_row(server: ClickHouse, source: TableName) -> float | None:
 
 
 def _count(
-    server: ClickHouse, statement: Statement, source: TableName, column: str, where: str, bounds: Sequence[int]
+    server: ClickHouse, table: FilteredTable, source: TableName, where: str, bounds: Sequence[int]
 ) -> tuple[int, int, int, int] | None:
     """Smallest, median and largest number of rows of the chunks that hold any, and how many do."""
-    first = f"greatest({milliseconds(quote(column), statement.time_kind)}, toInt64({bounds[0]}))"
+    first = f"greatest({milliseconds(quote(table.column), table.kind)}, toInt64({bounds[0]}))"
     place = bound_before(f"least({first}, toInt64({bounds[-1] - 1}))", bounds)
     try:
         row = server.row(

@@ -6,17 +6,92 @@ instant at which the value differs from that of the column's previous representa
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from ..core.facts import TimeKind
+from ..core.adding_up import BucketFacts, BucketKey
+from ..core.facts import TableName, TimeColumn, TimeKind
 from ..core.instants import MS_PER_DAY, from_ms, to_ms
-from ..core.sql import instant_sql, instants, quote
+from ..core.sql import instant_sql, instants, literal, milliseconds, quote
 from ..errors import StatementRefusedError
 from .client import LONG_TEXT, ClickHouse
 
 _REACH_DAYS = 400
 _GRID_MS = 60_000 * 15
+# On how many instants of a window a value is looked for a second time.
+_GRID_POINTS = 50_000
+
+
+def bucket_facts(
+    server: ClickHouse, key: BucketKey, times: Mapping[TableName, TimeColumn], bounds: Sequence[int]
+) -> BucketFacts:
+    """
+    How the values of a key of time lie to chunk *bounds*, in milliseconds: on both sides of one, or in two chunks.
+
+    The values are those at the bounds, right before them, and on a grid over the window.
+    """
+    first, last = bounds[0], bounds[-1]
+    step = max(_GRID_MS, -(-(last - first) // _GRID_POINTS))
+    moments = (
+        f"SELECT toInt64(ms) AS ms, 1 AS bound FROM ({instants(bounds)})"
+        f" UNION ALL SELECT toInt64({first} + number * {step}), 0 FROM numbers({(last - first) // step + 1})"
+    )
+    values = " UNION ALL ".join(
+        f"SELECT {number} AS branch, ms, side, bound, chunk, ({expression.sql}) AS value"
+        f" FROM ({_typed(times[expression.table], moments)})"
+        for number, expression in enumerate(key)
+    )
+    same = (
+        f"SELECT branch, ms FROM ({values}) WHERE bound GROUP BY branch, ms"
+        " HAVING count() = 2 AND uniqExact(tuple(value)) = 1"
+    )
+    again = (
+        f"SELECT toString(any(value)) FROM ({values}) WHERE chunk BETWEEN 1 AND {len(bounds) - 1}"
+        " GROUP BY tuple(value) HAVING uniqExact(chunk) > 1 ORDER BY min(ms) LIMIT 1"
+    )
+    try:
+        count, cut = server.rows(f"SELECT count(), min(ms) FROM ({same})", LONG_TEXT)[0]
+        found = server.rows(again, LONG_TEXT)
+    except StatementRefusedError:
+        return BucketFacts(usable=False)
+    return BucketFacts(from_ms(cut) if count else None, str(found[0][0]) if found else "")
+
+
+def labels_leave_chunk(
+    server: ClickHouse, key: BucketKey, times: Mapping[TableName, TimeColumn], bounds: Sequence[int], kind: TimeKind
+) -> bool:
+    """Whether a label that follows from the time, stored as *kind*, lies in another chunk than its row."""
+    moments = f"SELECT toInt64(ms) AS ms, 1 AS bound FROM ({instants(bounds)})"
+    label = milliseconds("value", kind)
+    for expression in key:
+        values = f"SELECT ms, side, ({expression.sql}) AS value FROM ({_typed(times[expression.table], moments)})"
+        leaving = f"SELECT count() FROM ({values}) WHERE if(side = 1, {label} < ms, {label} >= ms)"
+        if server.rows(leaving, LONG_TEXT)[0][0]:
+            return True
+    return False
+
+
+def value_at(server: ClickHouse, key: BucketKey, times: Mapping[TableName, TimeColumn], moment: datetime) -> str:
+    """The values of a key at an instant, as literals of text with commas between."""
+    moments = f"SELECT toInt64({to_ms(moment)}) AS ms, 1 AS bound"
+    found = [
+        server.rows(
+            f"SELECT toString({expression.sql}) FROM ({_typed(times[expression.table], moments)}) WHERE side = 1"
+        )[0][0]
+        for expression in key
+    ]
+    return ", ".join(literal(str(value)) for value in found)
+
+
+def _typed(time: TimeColumn, moments: str) -> str:
+    """A SELECT of the time column at each instant and, at a bound, right before it; *chunk* counts from 1."""
+    tick = MS_PER_DAY if time.kind.is_date else 1
+    return (
+        "SELECT ms, side, bound, sum(bound AND side = 1) OVER (ORDER BY at) AS chunk,"
+        f" CAST({instant_sql('at', time.kind)} AS {time.type}) AS {quote(time.name)}"
+        f" FROM (SELECT ms, bound, side, toInt64(ms - {tick} * (1 - side)) AS at FROM ({moments})"
+        " ARRAY JOIN if(bound, [0, 1], [1]) AS side)"
+    )
 
 
 class TimeBuckets:
@@ -25,35 +100,17 @@ class TimeBuckets:
 
     Args:
         expression: SQL over the column, such as ``toStartOfHour(ts)`` or a partition key.
-        column: The time column's name.
-        column_type: Its type.
+        time: That column.
     """
 
-    def __init__(self, server: ClickHouse, expression: str, column: str, column_type: str, kind: TimeKind) -> None:
-        self._server, self._expression, self._column = server, expression, column
-        self._type, self._kind = column_type, kind
+    def __init__(self, server: ClickHouse, expression: str, time: TimeColumn) -> None:
+        self._server, self._expression = server, expression
+        self._column, self._type, self._kind = time
 
     @property
     def zones(self) -> list[str]:
         """The time zones that the expression and the column's type name."""
         return list(dict.fromkeys(re.findall(r"'([A-Z][A-Za-z_]+/[A-Za-z_/+-]+)'", f"{self._expression} {self._type}")))
-
-    def usable(self) -> bool:
-        """Whether the expression can be evaluated from the time column alone, and depends on it."""
-        if self._column not in self._expression:
-            return False
-        try:
-            self._server.rows(self._edges("SELECT toInt64(0) AS ms"))
-        except StatementRefusedError:
-            return False
-        return True
-
-    def first_misfit(self, bounds: Sequence[int]) -> datetime | None:
-        """The first of *bounds*, in milliseconds, that is not on an edge; None when all are."""
-        count, ms = self._server.row(
-            f"SELECT count(), min(ms) FROM ({self._edges(instants(bounds))}) WHERE at = before", LONG_TEXT
-        )
-        return from_ms(ms) if count else None
 
     def between(self, start: int, end: int) -> list[int]:
         """Every edge after *start* and before *end*, in milliseconds; on a grid of quarter hours (a Date: days)."""

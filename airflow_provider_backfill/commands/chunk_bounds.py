@@ -8,7 +8,7 @@ the target's partition key; those of limits on rows and bytes lie where the rows
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import pairwise, takewhile
 from typing import NamedTuple
 
@@ -21,10 +21,10 @@ from ..core.ids import chunk_id
 from ..core.instants import MS_PER_DAY, from_ms, render_instant, to_ms
 from ..core.key_ranges import cut_by_hash, cut_by_key
 from ..core.plan import Chunk, Plan, WriteMode
-from ..core.planner import check_chunk_count, keys_to_keep_whole, may_cut_by_key
-from ..core.sql import chunk_condition, parse_table, time_filter
+from ..core.planner import check_chunk_count
+from ..core.sql import filter_setting, parse_table, slices_condition
 from ..errors import Advice, Flag, RequestError
-from . import plan_inputs
+from . import adding_up, plan_inputs
 
 _MS_PER_MINUTE = 60_000
 # Keys that are looked at to cut a chunk, at least, and for each piece: pieces differ by a few percent.
@@ -57,8 +57,11 @@ def cut(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[Scan
             not known, a chunk would be shorter than the plan allows, or no day of a Date column.
     """
     if not plan.chunking.from_data:
-        return Cut(_with_bounds(plan, plan.bounds_ms()))
-    base = _base(server, target, plan, plan.chunking)
+        bounds = plan.bounds_ms()
+        if plan.write_mode is WriteMode.REPLACE:
+            bounds = adding_up.to_partitions(server, target, plan, scans, bounds)
+        return Cut(_with_bounds(plan, bounds))
+    base = _base(server, target, plan, scans, plan.chunking)
     if not plan.chunking.limited:
         return Cut(_with_bounds(plan, base))
     cells = _cells(server, target, plan, scans, base)
@@ -68,9 +71,10 @@ def cut(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[Scan
 
 def _with_bounds(plan: Plan, bounds: list[int]) -> Plan:
     check_chunk_count(len(bounds) - 1)
-    for statement in (one for one in plan.statements if one.source):
-        time_filter(plan.time_column, statement.time_kind, from_ms(bounds[0]), from_ms(bounds[1]))
-    stored = encode_bounds(bounds) if plan.chunking.from_data else ""
+    for statement in plan.statements:
+        filter_setting(plan.filters(statement), [(from_ms(bounds[0]), from_ms(bounds[1]))])
+    follow = not plan.chunking.from_data and bounds == plan.bounds_ms()
+    stored = "" if follow else encode_bounds(bounds)
     return plan.model_copy(update={"bounds": stored, "chunk_count": len(bounds) - 1})
 
 
@@ -82,7 +86,7 @@ def _cut_by_key(
     weights = [0.0] * (len(bounds) - 1)
     for cell in cells:
         weights[bisect_right(bounds, cell.start) - 1] += cell.weight
-    may = may_cut_by_key(plan, target, scans)
+    may = adding_up.may_cut_by_key(plan, target, scans)
     for place, weight in enumerate(weights):
         if weight <= 1:
             continue
@@ -97,7 +101,7 @@ def _cut_by_key(
 
 def _light_ranges(server: ClickHouse, plan: Plan, chunk: Chunk, weight: float) -> tuple[tuple[str, ...], float]:
     """Key ranges that are light enough, and the weight of the heaviest; none where the key cannot be cut."""
-    source, where = _source(plan), chunk_condition(plan, plan.statements[0], chunk)
+    source, where = _source(plan), _condition(plan, chunk)
     best: tuple[str, ...] = ()
     left, pieces = weight, weight
     for _ in range(_TRIES):
@@ -121,7 +125,7 @@ def _ranges(server: ClickHouse, plan: Plan, chunk: Chunk, pieces: int) -> list[s
     columns = key_columns(server, source)
     ordered = list(takewhile(lambda column: column.orderable, columns))
     if ordered:
-        where = chunk_condition(plan, plan.statements[0], chunk)
+        where = _condition(plan, chunk)
         sample = sample_keys(server, source, ordered, where, max(_SAMPLE, _SAMPLE_PER_PIECE * pieces))
         ranges = cut_by_key(ordered, sample, pieces, chunk.key_range)
         if len(ranges) > 1:
@@ -141,45 +145,43 @@ def split_chunk(server: ClickHouse, target: TableFacts, plan: Plan, chunk: Chunk
     Raises:
         ServerError: ClickHouse could not be asked.
     """
-    scans = plan_inputs.check_scans(server, plan.statements, plan.time_column, chunk.start, chunk.end)
-    found = [
-        bucket
-        for statement, scan in zip(plan.statements, scans, strict=True)
-        for bucket in plan_inputs.time_buckets(server, plan, statement, scan).values()
-    ]
-    if plan.write_mode is WriteMode.REPLACE:
-        found.append(plan_inputs.partition_bucket(server, target, plan))
-    dates = any(s.time_kind.is_date for s in plan.statements)
+    scans = plan_inputs.check_scans(server, target, plan, chunk.start, chunk.end)
+    scans = plan_inputs.read_queries(server, target, plan, scans)
+    # The parts may run at once, so they may not share a partition.
+    apart = plan.model_copy(update={"keep_outside": False})
+    start, end = to_ms(chunk.start), to_ms(chunk.end)
     # Most types of a query parameter hold whole seconds.
-    step = MS_PER_DAY if dates else 1000 if any(s.parameters for s in plan.statements) else 1
-    middle = from_ms((to_ms(chunk.start) + to_ms(chunk.end)) // 2 // step * step)
-    edges = {middle, *(edge for bucket in found for edge in bucket.around(middle) if edge)}
-    least = timedelta(minutes=plan.min_chunk_minutes)
-    for edge in sorted(edges, key=lambda edge: abs(edge - middle)):
-        pieces = ((chunk.start, edge), (edge, chunk.end))
-        if all(end - start >= least and _fits(server, target, plan, scans, start, end) for start, end in pieces):
-            key = chunk.key_range
+    step = MS_PER_DAY if _has_dates(plan) else 1000 if any(s.parameters for s in plan.statements) else 1
+    middle = (start + end) // 2 // step * step
+    edges = _edges(server, target, plan, scans, [start, end])
+    least = plan.min_chunk_minutes * _MS_PER_MINUTE
+    for edge in sorted([middle] if edges is None else edges, key=lambda edge: abs(edge - middle)):
+        if start < edge < end and min(edge - start, end - edge) >= least:
+            try:
+                adding_up.check_bounds(server, target, apart, scans, [start, edge, end])
+            except RequestError:
+                continue
+            pieces, key = ((chunk.start, from_ms(edge)), (from_ms(edge), chunk.end)), chunk.key_range
             return tuple(Chunk(chunk_id(plan.plan_id, *piece, key), *piece, key) for piece in pieces)
     return _split_by_key(server, target, plan, scans, chunk)
 
 
-def _fits(
-    server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], start: datetime, end: datetime
-) -> bool:
-    # The parts may run at once, so they may not share a partition.
-    piece = plan.model_copy(update={"keep_outside": False})
-    try:
-        plan_inputs.check_bounds(server, target, piece, scans, [to_ms(start), to_ms(end)])
-    except RequestError:
-        return False
-    return True
+def _has_dates(plan: Plan) -> bool:
+    filtered = (table.kind for statement in plan.statements for table in plan.filters(statement))
+    return any(kind.is_date for kind in (*filtered, *(statement.time_kind for statement in plan.statements)))
+
+
+def _condition(plan: Plan, chunk: Chunk) -> str:
+    """The condition that a row of the plan's one source belongs to a chunk."""
+    (table,) = plan.filters(plan.statements[0])
+    return slices_condition(table, [(chunk.start, chunk.end)], chunk.key_range)
 
 
 def _split_by_key(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], chunk: Chunk
 ) -> tuple[Chunk, ...]:
     """Parts of the chunk's window that together have its rows; nothing where the key cannot be cut."""
-    if not may_cut_by_key(plan, target, scans):
+    if not adding_up.may_cut_by_key(plan, target, scans):
         return ()
     window = chunk.start, chunk.end
     ranges = _ranges(server, plan, chunk, 2)
@@ -190,13 +192,15 @@ def _source(plan: Plan) -> TableName:
     return parse_table(plan.statements[0].source, "source")
 
 
-def _base(server: ClickHouse, target: TableFacts, plan: Plan, chunking: Chunking) -> list[int]:
+def _base(
+    server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], chunking: Chunking
+) -> list[int]:
     """The bounds by length alone."""
     if chunking.unit is not Unit.PARTITION:
         start = to_ms(plan.start)
         return [start, *(to_ms(end) for _, end in chunking.without_limits().slices(plan.start, plan.end))]
     first, last = to_ms(plan.start), to_ms(plan.end)
-    bounds = [first, *plan_inputs.partition_bucket(server, target, plan).between(first, last), last]
+    bounds = [first, *adding_up.partition_edges(server, target, plan, scans, first, last), last]
     least = plan.min_chunk_minutes * _MS_PER_MINUTE
     # The window may cut the first and the last.
     short = next((start for start, end in pairwise(bounds[1:-1]) if end - start < least), None)
@@ -224,12 +228,13 @@ def _cells(
                 "would have too many.",
                 remedy=Advice("leave {} and {} away", Flag("--max-chunk-rows"), Flag("--max-chunk-bytes")),
             )
-        source = parse_table(statement.source, "source")
+    for table in (table for statement in plan.statements for table in plan.filters(statement)):
+        source = parse_table(table.table, "source")
         per_row = _weight_of_row(server, plan, source)
-        counts = rows_between(server, source, plan.time_column, statement.time_kind, [*starts, base[-1]])
+        counts = rows_between(server, source, table.column, table.kind, [*starts, base[-1]])
         if counts is None:
             raise RequestError(
-                f"The rows of {source} cannot be counted within a minute, and its index has no {plan.time_column}, "
+                f"The rows of {source} cannot be counted within a minute, and its index has no {table.column}, "
                 "so it cannot be told where a chunk would have too many.",
                 remedy=Advice(
                     "leave {} and {} away, and pass {}",
@@ -263,7 +268,7 @@ def _allowed(
 ) -> list[int]:
     """Every instant at which the plan may have a bound, from the start of the window to its last bound but one."""
     least = max(round(plan.min_chunk_minutes * _MS_PER_MINUTE), 1)
-    if any(statement.time_kind.is_date for statement in plan.statements):
+    if _has_dates(plan):
         least = -(-least // MS_PER_DAY) * MS_PER_DAY
     edges = _edges(server, target, plan, scans, base)
     if edges is None:
@@ -282,11 +287,7 @@ def _edges(
     """The instants at which no bucket and no partition is cut, in time order; None where there are none to cut."""
     sets: list[set[int]] = []
     for statement, scan in zip(plan.statements, scans, strict=True):
-        buckets = plan_inputs.time_buckets(server, plan, statement, scan)
-        for keys in keys_to_keep_whole(statement, target, scan.groups):
-            # Rows stay together as long as one of the keys keeps them apart from others: the finest one.
-            found = [buckets[key].between(base[0], base[-1]) for key in keys if key in buckets]
-            sets.append(max((set(each) for each in found), key=len, default=set()))
+        sets += adding_up.statement_edges(server, target, plan, statement, scan, base[0], base[-1])
     if plan.write_mode is WriteMode.REPLACE:
-        sets.append(set(plan_inputs.partition_bucket(server, target, plan).between(base[0], base[-1])))
+        sets.append(set(adding_up.partition_edges(server, target, plan, scans, base[0], base[-1])))
     return sorted(set.intersection(*sets)) if sets else None

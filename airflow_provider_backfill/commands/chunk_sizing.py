@@ -24,7 +24,7 @@ from ..core.plan import Chunk, Plan, WriteMode
 from ..core.remedy import pass_flags
 from ..core.sql import parse_table, time_filter
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
-from . import plan_inputs
+from . import adding_up
 
 # What a chunk should hold: enough that its fixed cost (tables, verification, publishing) is little, and
 # little enough that an attempt takes seconds to minutes.
@@ -43,7 +43,9 @@ def estimate_plan(server: ClickHouse, plan: Plan) -> Estimate | None:
     try:
         if plan.parts and (weighed := chunk_rows(server, plan)):
             return _estimate_of(server, plan, [rows for _, rows in weighed])
-        return estimate_rows(server, plan.statements, plan.time_column, plan.bounds_ms())
+        statements = plan.statements if all(statement.has_table for statement in plan.statements) else ()
+        tables = [table for statement in statements for table in plan.filters(statement)]
+        return estimate_rows(server, tables, plan.bounds_ms())
     except StatementRefusedError:
         return None
 
@@ -108,7 +110,7 @@ def propose_hours(
     above = [hours for hours in lengths if hours > ideal]
     for hours in (*reversed(below), *above):
         try:
-            plan_inputs.check_bounds(server, target, by_length(plan, Chunking(hours=hours)), scans)
+            adding_up.check_bounds(server, target, by_length(plan, Chunking(hours=hours)), scans)
         except RequestError:
             continue
         return hours

@@ -16,10 +16,10 @@ from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus, Run
 from ..core.sql import parse_table, show_table
 from ..errors import Advice, Flag, MisalignedError, RequestError, ServerError, StatementRefusedError
-from . import chunk_sizing, plan_inputs
+from . import adding_up, chunk_sizing, plan_inputs
 from .filled_windows import meeting_plans
 from .lease import utc_now
-from .plan_findings import finding_payload, plan_case, sentences
+from .plan_findings import adds_up_payload, finding_payload, plan_case, sentences
 from .session import Payload, Session
 
 _NO_SERVER = "ClickHouse: none was named (--clickhouse-url, CLICKHOUSE_URL)"
@@ -85,7 +85,8 @@ def inspect_server(session: Session, server: ClickHouse, plan: Plan) -> ServerFa
     table = plan_inputs.target_facts(server, target)
     misfit = None
     try:
-        plan_inputs.check_bounds(server, table, plan, scans)
+        scans = plan_inputs.read_queries(server, table, plan, scans)
+        adding_up.check_bounds(server, table, plan, scans)
     except MisalignedError as error:
         proposal = plan_command(plan, *error.proposal) if error.proposal else None
         misfit = Misalignment(sentences(error), proposal)
@@ -127,6 +128,7 @@ def _doctor_payload(case: RuleContext, *, target: str, unseen: Sequence[str] = (
         "failedChunkIds": failed,
         "findings": [finding_payload(finding) for finding in findings],
         "guarantee": None if plan is None else plan.guarantee,
+        "addsUp": None if plan is None else adds_up_payload(plan),
         "estimate": None if facts is None else chunk_sizing.estimate_payload(facts.estimate, proposed),
         "pace": None if run is None else mean_pace(run),
         "notLookedAt": [*unseen, *(facts.unseen if facts is not None else ())],

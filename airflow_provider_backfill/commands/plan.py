@@ -1,11 +1,12 @@
 """Create an immutable plan, or find the identical one."""
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ..clickhouse import attempt, catalog
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import catch_up
+from ..core.adding_up import Verdict
 from ..core.drift import compatibility_token
 from ..core.facts import TableFacts
 from ..core.findings.registry import Match
@@ -13,16 +14,16 @@ from ..core.findings.server_rules import open_window
 from ..core.ids import plan_id
 from ..core.instants import render_instant
 from ..core.model import whole
-from ..core.plan import Plan, PlanRequest, WriteMode
+from ..core.plan import AddsUp, Plan, PlanRequest, Proof, WriteMode
 from ..core.planner import GUARANTEE, check_window, differences, write_mode
 from ..core.remedy import command, short_instant
 from ..core.run_state import ChunkStatus, Run
 from ..core.sql import show_table
 from ..errors import Advice, Flag, RequestError
-from . import chunk_bounds, chunk_sizing, plan_inputs
+from . import adding_up, chunk_bounds, chunk_sizing, plan_inputs, trying
 from .filled_windows import meeting_plans
 from .lease import has_live_worker, utc_now
-from .plan_findings import remedy_payload
+from .plan_findings import adds_up_payload, remedy_payload
 from .preview import preview
 from .session import Payload, Session
 
@@ -58,7 +59,6 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             force=request.force_large_window,
         )
         name = show_table(target.name)
-        scans = plan_inputs.check_scans(server, statements, column, start, end)
         time = plan_inputs.target_time(target, column, statements[0].time_kind.unit)
         plan = Plan(
             plan_id=plan_id(name, start, end, request.chunking.text, column),
@@ -69,11 +69,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             chunk_length=request.chunking.text,
             time_column=column,
             chunk_count=0,
-            # A SELECT with now() gives other rows when it is asked again, so it cannot be verified that way.
-            statements=tuple(
-                statement.model_copy(update={"row_wise": scan.row_wise and statement.row_wise, "reads": scan.reads})
-                for statement, scan in zip(statements, scans, strict=True)
-            ),
+            statements=tuple(statements),
             write_mode=mode,
             mode_reason=reason,
             guarantee=GUARANTEE[mode],
@@ -89,20 +85,34 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             allow_existing_rows=request.allow_existing_rows,
             nonce=secrets.token_hex(4),
             created_by=session.user,
+            whole_tables=tuple(show_table(table) for table in request.whole_tables),
+            adds_up=AddsUp(proof=Proof.NOT_SHOWN, accepted=request.accept_partial_groups),
             created_at=utc_now(),
         )
+        scans = plan_inputs.check_scans(server, target, plan, start, end)
+        # A SELECT with now() gives other rows when it is asked again, so it cannot be verified that way.
+        checked = tuple(
+            statement.model_copy(update={"row_wise": scan.row_wise and statement.row_wise, "reads": scan.reads})
+            for statement, scan in zip(statements, scans, strict=True)
+        )
+        plan = plan.model_copy(update={"statements": checked})
         token = compatibility_token(plan.statements, target, use_tokens=plan.use_tokens)
         plan = plan.model_copy(update={"compatibility_token": token})
         if request.auto_chunks:
+            scans = plan_inputs.read_queries(server, target, plan, scans)
             plan = chunk_sizing.resized(server, target, plan, scans)
         existing = session.store.find_plan(plan.plan_id)
         if existing is not None and not request.force:
             shown = {"preview": preview(server, existing, target)} if dry_run else {}
             return {**_plan_payload(session, _same_plan(existing, plan), target, existed=True), **shown}
+        scans = plan_inputs.read_queries(server, target, plan, scans)
         plan, heavy = chunk_bounds.cut(server, target, plan, scans)
-        plan_inputs.check_bounds(server, target, plan, scans)
-        plan = plan.model_copy(update={"existing_rows": plan_inputs.existing_rows(server, target, plan)})
+        verdicts = adding_up.check_bounds(server, target, plan, scans)
+        plan = adding_up.with_label(server, target, plan, scans, verdicts)
+        existing_rows = plan_inputs.existing_rows(server, target, plan)
+        plan = plan.model_copy(update={"existing_rows": existing_rows})
         _refuse_existing_rows(server, target, plan, request.allow_existing_rows)
+        plan = plan.model_copy(update={"adds_up": _tried(session, server, target, plan, verdicts, request)})
         if not dry_run:
             _clean_before(session, server, plan, existing, target, force=request.force)
         estimate = chunk_sizing.estimate_plan(server, plan)
@@ -130,6 +140,47 @@ def _heavy(plan: Plan, heavy: Sequence[chunk_bounds.HeavyChunk]) -> Iterator[Mat
             "the source (all rows have the same key, or the target cannot add up parts of a result).",
             Advice("raise the limit, lower limits.minChunkMinutes, or write the SELECT so that parts add up"),
         )
+
+
+def _tried(
+    session: Session,
+    server: ClickHouse,
+    target: TableFacts,
+    plan: Plan,
+    verdicts: Sequence[Verdict],
+    request: PlanRequest,
+) -> AddsUp:
+    """What can be shown of the plan's chunks, to be kept with it."""
+    set_aside = _all(verdict.waived for verdict in verdicts)
+    proof, trial = Proof.BY_RULE, ""
+    if plan.chunk_count == 1:
+        proof = Proof.ONE_CHUNK
+    elif set_aside:
+        proof, trial = Proof.BY_WORD, "not made: parts of groups are accepted"
+    elif not request.trial:
+        trial = "not made, as --no-trial says"
+        if any(verdict.doubts for verdict in verdicts):
+            proof = Proof.NOT_SHOWN
+    else:
+        limits = session.options.limits
+        made, trial = trying.try_chunks(
+            server, target, plan, verdicts, rows=limits.trial_rows, seconds=limits.trial_seconds
+        )
+        if any(verdict.doubts for verdict in verdicts):
+            proof = Proof.BY_TRIAL if made else Proof.NOT_SHOWN
+    return AddsUp(
+        proof=proof,
+        steps=_all(verdict.steps for verdict in verdicts),
+        reads=_all([f"{read.table}: {read.how}" for read in verdict.reads] for verdict in verdicts),
+        accepted=request.accept_partial_groups if set_aside else "",
+        set_aside=set_aside,
+        trial=trial,
+        trial_declined=not request.trial,
+    )
+
+
+def _all(lists: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(one for each in lists for one in each))
 
 
 def _refuse_existing_rows(server: ClickHouse, target: TableFacts, plan: Plan, allowed: bool) -> None:
@@ -226,6 +277,7 @@ def _plan_payload(session: Session, plan: Plan, target: TableFacts, *, existed: 
         "modeReason": plan.mode_reason,
         "guarantee": plan.guarantee,
         "existingRows": plan.existing_rows,
+        "addsUp": adds_up_payload(plan),
         "statements": [
             {"name": s.name, "source": s.source, "verifiedAgainstSource": s.row_wise, "reads": s.reads}
             for s in plan.statements

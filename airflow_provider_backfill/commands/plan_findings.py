@@ -49,6 +49,11 @@ def remedy_payload(remedy: Remedy | None) -> Payload:
     return {"hint": "", "remedy": ""} if remedy is None else {"hint": str(remedy), "remedy": remedy.kind}
 
 
+def adds_up_payload(plan: Plan) -> Payload | None:
+    """Why a plan's chunks add up, as JSON; None for a plan of an older version."""
+    return None if plan.adds_up is None else plan.adds_up.model_dump(mode="json", by_alias=True)
+
+
 def sentences(error: BackfillError) -> str:
     """Return an error's message and hint as full sentences."""
     hint = f" {error.hint[0].upper()}{error.hint[1:]}." if error.hint else ""

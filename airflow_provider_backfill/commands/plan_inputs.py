@@ -4,39 +4,39 @@ From what a user asked for to checked statements, by asking the server.
 Glue between inspection (which only asks) and the planner (which only decides).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import partial
 
-from ..clickhouse import catalog, diagnostics, query_plan, query_sources
+from ..clickhouse import catalog, diagnostics, query_plan, query_sources, query_tree
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import catch_up, insert_quorum
 from ..clickhouse.shards import shards_with, spread_of
-from ..clickhouse.time_buckets import TimeBuckets
-from ..core.chunking import Chunking, Unit
 from ..core.column_types import time_kind
-from ..core.facts import TABLE_FUNCTION, CutoverFacts, ScanFacts, SelectFacts, TableFacts, TableName, TimeKind
-from ..core.instants import MS_PER_DAY, from_ms, render_instant, to_ms
-from ..core.parameters import check_parameters, parameter_settings, read_parameters
-from ..core.plan import Parameter, Plan, PlanRequest, Statement, TargetTime, WriteMode
-from ..core.planner import (
-    check_groups,
-    check_scan,
-    converted_columns,
-    defaulted_columns,
-    find_time_column,
-    insert_columns,
+from ..core.facts import (
+    TABLE_FUNCTION,
+    CutoverFacts,
+    QuerySource,
+    ScanFacts,
+    SelectFacts,
+    TableFacts,
+    TableName,
+    TimeColumn,
+    TimeKind,
 )
-from ..core.remedy import pass_flags, short_instant
+from ..core.instants import MS_PER_DAY, from_ms
+from ..core.parameters import parameter_settings, read_parameters
+from ..core.plan import FilteredTable, Parameter, Plan, PlanRequest, Statement, TableFilter, TargetTime, WriteMode
+from ..core.planner import check_scan, converted_columns, defaulted_columns, find_time_column, insert_columns
+from ..core.query_tree import Node
 from ..core.select_text import read_select
-from ..core.sql import copy_select, expressions, parse_table, quote, show_table, time_filter
+from ..core.sql import copy_select, parse_table, quote, show_table, time_filter
 from ..core.window import whole_days
-from ..errors import Advice, Flag, MisalignedError, RequestError, StatementRefusedError
+from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from ..options import Options
 
-# Chunk sizes that people use, to propose one that fits.
-_CHUNK_HOURS = (0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 24)
+# Rows pass through these and are not kept, or are gone once they are read.
+_KEEPS_NOTHING = frozenset({"Null", "Kafka", "RabbitMQ", "NATS", "S3Queue", "AzureQueue", "FileLog"})
 
 
 def target_facts(server: ClickHouse, name: TableName) -> TableFacts:
@@ -103,6 +103,7 @@ def find_statements(server: ClickHouse, target: TableFacts, request: PlanRequest
                     "pass another {}, or leave it away to replay the views that feed the target", Flag("--source")
                 ),
             )
+        _check_kept(server, "--source", QuerySource(source.name, source.engine))
         column, kind = find_time_column(source, request.time_column, request.time_unit)
         given = [c for c in source.columns if c.insertable]
         types = {c.name: c.type for c in target.columns}
@@ -122,7 +123,8 @@ def find_statements(server: ClickHouse, target: TableFacts, request: PlanRequest
             )
         ], column
     if request.select is not None:
-        return _select_statement(server, target, request, request.select, "--select")
+        statement = _select_statement(server, target, request, request.select, "--select")
+        return [statement.model_copy(update={"time_column": ""})], statement.time_column
     return _view_statements(server, target, request)
 
 
@@ -138,7 +140,6 @@ def _view_statements(server: ClickHouse, target: TableFacts, request: PlanReques
             ),
         )
     statements: list[Statement] = []
-    column = request.time_column
     for view in views:
         if view.refreshable:
             raise RequestError(
@@ -146,48 +147,56 @@ def _view_statements(server: ClickHouse, target: TableFacts, request: PlanReques
                 "and would replace the backfilled ones.",
                 hint=f"run SYSTEM REFRESH VIEW {view.name}, or backfill a table that it does not write to",
             )
-        wanted = request.filter_table or (view.sources[0] if len(view.sources) == 1 else None)
-        found, column = _select_statement(
-            server, target, replace(request, filter_table=wanted, time_column=column), view.select, str(view.name)
+        wanted = request.filter_tables or tuple(TableFilter(view.sources[0]) for _ in view.sources[:1])
+        one = _select_statement(
+            server, target, replace(request, filter_tables=wanted), view.select, str(view.name), replayed=True
         )
-        statements += found
-    return statements, column or ""
+        statements.append(one)
+    # Named only where it is another than the plan's, which is the first one's.
+    column = statements[0].time_column
+    named = [one if one.time_column != column else one.model_copy(update={"time_column": ""}) for one in statements]
+    return named, column
 
 
 def _select_statement(
-    server: ClickHouse, target: TableFacts, request: PlanRequest, text: str, what: str
-) -> tuple[list[Statement], str]:
+    server: ClickHouse, target: TableFacts, request: PlanRequest, text: str, what: str, *, replayed: bool = False
+) -> Statement:
     read = read_select(text, what)
     select = read.select
     parameters = read_parameters(read.placeholders, dict(request.formats), request.time_unit, what)
     if parameters:
         statement = _placed_by_user(server, target, request, select, parameters, what)
-        return [statement], request.time_column or parameters[0].name
+        return statement.model_copy(update={"time_column": request.time_column or parameters[0].name})
     facts = _select_facts(server, select, what, {})
-    source, column, kind = _filtered_table(server, facts.tables, request, what, select)
-    if source.name in (target.name, target.storage):
+    tree = query_tree.query_tree(server, select)
+    sources = query_tree.sources(server, tree, (), target)
+    for one in sources.values():
+        _check_kept(server, what, one)
+    (first, function_type), *further = _filtered_tables(server, select, tree, sources, request, what, replayed=replayed)
+    name = TableName(*parse_table(first.table, "source"))
+    if name in (target.name, target.storage):
         raise RequestError(
-            f"{what} reads {source.name}, which is the target itself; inserting a table into itself doubles its rows.",
+            f"{what} reads {name}, which is the target itself; inserting a table into itself doubles its rows.",
             hint="read from the table the rows come from, or backfill into a new table and exchange the two",
         )
-    names = insert_columns(what, facts.columns, target, None)
-    statement = Statement(
+    return Statement(
         name=what,
         select=select,
-        source=show_table(source.name),
-        time_kind=kind,
-        columns=names,
-        function_type=_type_of(source, column) if source.name.database == TABLE_FUNCTION else "",
+        source=first.table,
+        time_kind=first.kind,
+        time_column=first.column,
+        function_type=function_type,
+        also_filtered=tuple(table for table, _ in further),
+        columns=insert_columns(what, facts.columns, target, None),
         row_wise=not facts.unstable and _constant_defaults(server, target, defaulted_columns(facts.columns, target)),
         converted=converted_columns(facts.columns, target),
         defaulted=defaulted_columns(facts.columns, target),
     )
-    return [statement], column
 
 
 def _select_facts(server: ClickHouse, select: str, what: str, settings: Mapping[str, str]) -> SelectFacts:
     try:
-        return catalog.select_facts(server, select, catalog.current_database(server), settings)
+        return catalog.select_facts(server, select, settings)
     except StatementRefusedError as error:
         raise RequestError(
             f"{what} is not a SELECT that ClickHouse accepts: {error.message}", hint="correct the SELECT"
@@ -208,7 +217,7 @@ def _placed_by_user(
             f"{what} places the window itself, so no missing bound of it can be read from a source.",
             remedy=Advice("pass {} and {}", Flag("--from"), Flag("--to")),
         )
-    if request.filter_table is not None:
+    if request.filter_tables:
         raise RequestError(
             f"{what} places the window itself by {{{parameters[0].name}}}, so no filter is added to a table.",
             remedy=Advice("leave {} away, or the parameters out of the SELECT", Flag("--filter-table")),
@@ -241,19 +250,29 @@ def _constant_defaults(server: ClickHouse, target: TableFacts, names: Sequence[s
     return not defaults or catalog.are_constant(server, defaults)
 
 
-def _filtered_table(
-    server: ClickHouse, tables: tuple[TableName, ...], request: PlanRequest, what: str, select: str
-) -> tuple[TableFacts, str, TimeKind]:
-    """The one table or table function of a SELECT that the window applies to, with its time column."""
-    if request.filter_table is not None and request.filter_table in tables:
-        facts = target_facts(server, request.filter_table)
-        return facts, *find_time_column(facts, request.time_column, request.time_unit)
+def _filtered_tables(
+    server: ClickHouse,
+    select: str,
+    tree: Node,
+    sources: Mapping[str, QuerySource],
+    request: PlanRequest,
+    what: str,
+    *,
+    replayed: bool,
+) -> list[tuple[FilteredTable, str]]:
+    """The tables and table functions that the window applies to, with the type of a function's time column."""
+    known = {source.name for source in sources.values()}
     functions = query_sources.table_functions(server, select)
-    if request.filter_table is not None:
-        facts = query_sources.function_behind(functions, request.filter_table) or target_facts(
-            server, request.filter_table
-        )
-        return facts, *find_time_column(facts, request.time_column, request.time_unit)
+    if request.filter_tables:
+        # Views that are replayed together need not read all of them.
+        wanted = [one for one in request.filter_tables if one.table in known] if replayed else []
+        found = []
+        for one in wanted or request.filter_tables:
+            behind = None if one.table in known else query_sources.function_behind(functions, one.table)
+            found.append(_filtered_table(behind or target_facts(server, one.table), one.column, request))
+        return found
+    shown = dict.fromkeys(node.name for node in tree.walk() if node.kind == "TABLE")
+    tables = [sources[name].name for name in shown if name in sources and sources[name].name.database != "system"]
     if not tables and not functions:
         raise RequestError(
             f"{what} reads no table, so a window cannot apply to it.",
@@ -263,28 +282,67 @@ def _filtered_table(
                 Flag("--select"),
             ),
         )
-    fitting: list[tuple[TableFacts, str, TimeKind]] = []
+    fitting: list[tuple[FilteredTable, str]] = []
     problem: RequestError | None = None
-    for facts in (*(target_facts(server, name) for name in tables), *functions):
-        name = facts.name
+    for facts in (*(target_facts(server, name) for name in tables if name not in request.whole_tables), *functions):
         if not facts.columns:
             problem = RequestError(
-                f"{what} reads {name}, a parametrised view, which has no columns of its own.",
+                f"{what} reads {facts.name}, a parametrised view, which has no columns of its own.",
                 remedy=Advice("pass {} with the table behind the view", Flag("--filter-table")),
             )
             continue
         try:
-            fitting.append((facts, *find_time_column(facts, request.time_column, request.time_unit)))
+            fitting.append(_filtered_table(facts, None, request))
         except RequestError as error:
             problem = problem or error
     if len(fitting) == 1:
-        return fitting[0]
+        return fitting
     if problem is not None and not fitting:
         raise problem
-    names = ", ".join(f"{facts.name} ({column})" for facts, column, _ in fitting)
+    if not fitting:
+        raise RequestError(
+            f"{what} reads only tables that {Flag('--whole-table')} names, so the window applies to none.",
+            remedy=Advice("leave {} away for the table that the window applies to", Flag("--whole-table")),
+        )
+    names = ", ".join(f"{table.table} ({table.column})" for table, _ in fitting)
+    each = [Flag("--filter-table", f"{table.table}={table.column}") for table, _ in fitting]
     raise RequestError(
         f"{what} reads several tables that the window could apply to: {names}.",
-        remedy=Advice("choose one with {}", Flag("--filter-table", "database.table")),
+        remedy=Advice(
+            f"to limit each, as the branches of a UNION need it, pass {' '.join('{}' for _ in each)}; where the others "
+            "are only looked up by a join, name the one that the window applies to: {}",
+            *each,
+            Flag("--filter-table", fitting[0][0].table),
+        ),
+    )
+
+
+def _filtered_table(facts: TableFacts, column: str | None, request: PlanRequest) -> tuple[FilteredTable, str]:
+    named = column or request.time_column
+    if column is None and len(request.filter_tables) > 1 and named is not None and facts.column(named) is None:
+        # What --time-column names is another table's.
+        named = None
+    name, kind = find_time_column(facts, named, request.time_unit)
+    function_type = _type_of(facts, name) if facts.name.database == TABLE_FUNCTION else ""
+    return FilteredTable(table=show_table(facts.name), column=name, kind=kind), function_type
+
+
+def _check_kept(server: ClickHouse, what: str, source: QuerySource) -> None:
+    """Refuse a table that rows only pass through, before anything is read from it."""
+    if source.engine not in _KEEPS_NOTHING:
+        return
+    like = [str(name) for name in catalog.tables_like(server, source.name)]
+    where = f"{', '.join(like)} {'has' if len(like) == 1 else 'have'} its columns: " if like else ""
+    read = like[0] if like else "the table that does"
+    raise RequestError(
+        f"{what} reads {source.name}, a {source.engine} table, which keeps no rows that could be read again.",
+        remedy=Advice(
+            f"{where}pass {{}} with the same SELECT over {read}, or fill {source.name} "
+            "itself, which its views see: {} {}",
+            Flag("--select"),
+            Flag("--target", show_table(source.name)),
+            Flag("--source", read),
+        ),
     )
 
 
@@ -313,149 +371,58 @@ def find_window(
     return request.start or first, request.end or last + whole
 
 
-def check_scans(
-    server: ClickHouse, statements: Sequence[Statement], column: str, start: datetime, end: datetime
-) -> list[ScanFacts]:
+def check_scans(server: ClickHouse, target: TableFacts, plan: Plan, start: datetime, end: datetime) -> list[ScanFacts]:
     """
-    How the server would read the source for each statement.
+    How the server would read the filtered tables for each statement between two instants.
 
     Raises:
-        RequestError: The time filter does not reach every read of the source.
+        RequestError: The time filter does not reach every read of a filtered table, or the target is read.
     """
     scans = []
-    for statement in statements:
+    for statement in plan.statements:
         if statement.parameters:
             values = parameter_settings(statement.parameters, start, end)
             scans.append(query_plan.unfiltered_scan(server, statement.select, values))
             continue
-        source = parse_table(statement.source, "source")
-        scan = query_plan.scan_facts(server, statement.select, source, column, statement.time_kind, start, end)
-        if not scan.reads and statement.has_table and target_facts(server, source).rows == 0:
+        filters = plan.filters(statement)
+        scan = query_plan.scan_facts(server, statement.select, filters, start, end)
+        if (
+            not scan.reads
+            and statement.has_table
+            and all(target_facts(server, _name(one)).rows == 0 for one in filters)
+        ):
             raise RequestError(
-                f"{source} is empty, so there is nothing to backfill, and how it would be read cannot be seen.",
+                f"{statement.source} is empty, so there is nothing to backfill, and how it would be read cannot be "
+                "seen.",
                 hint="plan when it has rows, or name another source",
             )
-        check_scan(statement, scan, column)
+        check_scan(target, statement, scan, filters[0].column)
         scans.append(scan)
     return scans
 
 
-def check_bounds(
-    server: ClickHouse,
-    target: TableFacts,
-    plan: Plan,
-    scans: Sequence[ScanFacts],
-    bounds: Sequence[int] | None = None,
-) -> None:
-    """
-    Hold chunk bounds against the buckets of a plan's SELECTs and, to replace, against partitions.
-
-    Args:
-        bounds: In milliseconds; those of the plan when None.
-
-    Raises:
-        RequestError: A chunk would cut a bucket or a partition in two; the hint says what fits.
-    """
-    bounds = plan.bounds_ms() if bounds is None else bounds
+def read_queries(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts]) -> list[ScanFacts]:
+    """The scans with what the rules for adding up look at: each SELECT's tree, its tables, and their time columns."""
+    found = []
     for statement, scan in zip(plan.statements, scans, strict=True):
-        check_parameters(statement.parameters, bounds, statement.name)
-        if not scan.groups:
+        if statement.parameters:
+            # The SELECT limits itself, which the rules do not follow.
+            found.append(scan)
             continue
-        buckets = time_buckets(server, plan, statement, scan)
-        misfits = {key: bucket.first_misfit(bounds) for key, bucket in buckets.items()}
-        check_groups(statement, target, scan.groups, misfits, partial(_proposal, plan, buckets))
-    if plan.write_mode is WriteMode.REPLACE:
-        _check_partitions(server, target, plan, bounds)
+        tree = query_tree.query_tree(server, statement.select)
+        times = {}
+        for one in plan.filters(statement):
+            kind = statement.function_type
+            if _name(one).database != TABLE_FUNCTION:
+                kind = _type_of(target_facts(server, _name(one)), one.column)
+            times[_name(one)] = TimeColumn(one.column, kind, one.kind)
+        sources = query_tree.sources(server, tree, times.keys(), target)
+        found.append(replace(scan, tree=tree, sources=sources, times=times))
+    return found
 
 
-def time_buckets(server: ClickHouse, plan: Plan, statement: Statement, scan: ScanFacts) -> dict[str, TimeBuckets]:
-    """The buckets of time that keep rows of a statement apart, by the key that makes them."""
-    kind = statement.function_type
-    if statement.has_table:
-        kind = _type_of(target_facts(server, parse_table(statement.source, "source")), plan.time_column)
-    return {
-        key: bucket
-        for group in scan.groups
-        for key in group.keys
-        if kind and (bucket := TimeBuckets(server, key, plan.time_column, kind, statement.time_kind)).usable()
-    }
-
-
-def _check_partitions(server: ClickHouse, target: TableFacts, plan: Plan, bounds: Sequence[int]) -> None:
-    bucket = partition_bucket(server, target, plan)
-    # Only the ends of the window may lie inside a partition: the chunks there keep what is outside.
-    held = bounds[1:-1] if plan.keep_outside else bounds
-    cut = bucket.first_misfit(held) if held else None
-    if cut is not None:
-        proposal = _partition_proposal(plan, bucket)
-        fitting = pass_flags(proposal)
-        outside = Advice("{}, or {} to keep the rows outside the window", fitting, Flag("--keep-outside"))
-        raise MisalignedError(
-            f"The chunk bound {render_instant(cut)} lies inside a partition of {target.name} "
-            f"({target.partition_key}), and only whole partitions can be replaced.",
-            proposal=proposal,
-            remedy=fitting if plan.keep_outside else outside,
-        )
-
-
-def partition_bucket(server: ClickHouse, target: TableFacts, plan: Plan) -> TimeBuckets:
-    """The buckets of time that the target's partitions are."""
-    time = plan.target_time
-    own = target.column(time.column) if time else None
-    if time is None or own is None:
-        raise RequestError(
-            f"{target.name} has no time column, so it cannot be told which partitions a window covers.",
-            remedy=Advice("leave {} away", Flag("--write-mode", WriteMode.REPLACE)),
-        )
-    # One element of a key like (toYYYYMM(ts), region) is enough: chunks that differ in it share no partition.
-    elements = [target.partition_key, *expressions(target.partition_key)]
-    buckets = [TimeBuckets(server, element, time.column, own.type, time.kind) for element in elements if element]
-    bucket = next((bucket for bucket in buckets if bucket.usable()), None)
-    if bucket is None:
-        raise RequestError(
-            f"The partition key of {target.name} ({target.partition_key or 'none'}) does not follow from its time "
-            f"column {time.column}, so a window covers no whole partitions.",
-            remedy=Advice("leave {} away", Flag("--write-mode", WriteMode.REPLACE)),
-        )
-    return bucket
-
-
-def _proposal(plan: Plan, buckets: Mapping[str, TimeBuckets], key: str) -> tuple[Flag, ...]:
-    """Flags that put every chunk bound on an edge of the bucket."""
-    window, chunking = _fitting(plan, buckets[key])
-    return window + chunking.flags
-
-
-def _partition_proposal(plan: Plan, bucket: TimeBuckets) -> tuple[Flag, ...]:
-    """Flags that put every chunk bound on the edge of a partition."""
-    window, chunking = _fitting(plan, bucket)
-    # Beyond hours and days, the table itself knows best.
-    short = chunking.hours is not None and chunking.hours <= _CHUNK_HOURS[-1]
-    return window + (chunking if short else Chunking(unit=Unit.PARTITION)).flags
-
-
-def _fitting(plan: Plan, bucket: TimeBuckets) -> tuple[tuple[Flag, ...], Chunking]:
-    """Flags of the nearest window, and the shortest usual length, that put every chunk bound on an edge."""
-    start, end = bucket.around(plan.start)[0] or plan.start, bucket.around(plan.end)[1] or plan.end
-    own = (start, end) == (plan.start, plan.end)
-    window = () if own else (Flag("--from", short_instant(start)), Flag("--to", short_instant(end)))
-    for chunking in _usual_lengths(plan, bucket.zones):
-        bounds = [to_ms(start), *(to_ms(until) for _, until in chunking.slices(start, end))]
-        # A single chunk tells nothing about the length: that of the window says what it is.
-        if len(bounds) > 2 and bucket.first_misfit(bounds) is None:
-            return window, chunking
-    return window, Chunking(hours=(end - start) / timedelta(hours=1))
-
-
-def _usual_lengths(plan: Plan, zones: Sequence[str]) -> Iterator[Chunking]:
-    """Lengths that people use, from the plan's own on: hours, then the calendar of UTC and of *zones*."""
-    least = plan.chunking.nominal_hours
-    for hours in sorted({*_CHUNK_HOURS, *([plan.chunk_hours] if plan.chunk_hours else [])}):
-        if least <= hours:
-            yield Chunking(hours=hours)
-    for unit, months, hours in ((Unit.DAY, 1, 25), (Unit.WEEK, 1, 169), (Unit.MONTH, 1, 745), (Unit.MONTH, 12, 8785)):
-        if least <= hours:
-            yield from (Chunking(unit=unit, months=months, zone=zone) for zone in ("UTC", *zones))
+def _name(table: FilteredTable) -> TableName:
+    return parse_table(table.table, "source")
 
 
 def target_time(target: TableFacts, column: str, unit: str) -> TargetTime | None:

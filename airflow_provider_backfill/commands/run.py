@@ -114,7 +114,7 @@ def run_plan(
         _check_environment(plan, server, flags)
         target = plan_inputs.target_facts(server, parse_table(plan.target, "target"))
         _check_compatibility(session, plan, server, target, flags)
-        plan_inputs.check_scans(server, list(plan.statements), plan.time_column, plan.start, plan.end)
+        plan_inputs.check_scans(server, target, plan, plan.start, plan.end)
         fence = _fence(address, target, plan, lease_seconds, blocks=blocks)
         try:
             _begin(session, log, flags, resume, window)

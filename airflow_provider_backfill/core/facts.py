@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from ..errors import Command
+from .query_tree import Node
 
 
 class TimeKind(StrEnum):
@@ -186,29 +187,37 @@ class SelectFacts:
 
     Attributes:
         columns: Its result columns.
-        tables: The tables it names, in order of appearance.
         unstable: Functions in it that give another result each time, such as ``now``.
     """
 
     columns: tuple[Column, ...]
-    tables: tuple[TableName, ...]
     unstable: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class GroupingStep:
+class QuerySource:
     """
-    A step of a query plan that looks at several rows of the source together.
+    A table, view or other thing that a query tree names.
 
     Attributes:
-        what: ``GROUP BY``, ``DISTINCT``, ``LIMIT BY``, ``LIMIT`` or ``a window function``.
-        keys: The expressions that keep rows apart, as SQL over the source's columns.
-        additive: Whether it only counts and sums, so that results of parts can be added up.
+        tree: Its own SELECT where it is a view that is looked into.
+        opaque: Whether it cannot be looked into, though the filtered table may lie behind it.
+        holds_target: Whether its rows are the target's.
     """
 
-    what: str
-    keys: tuple[str, ...]
-    additive: bool = False
+    name: TableName
+    engine: str
+    tree: Node | None = None
+    opaque: bool = False
+    holds_target: bool = False
+
+
+class TimeColumn(NamedTuple):
+    """A filtered table's time column, its type, and how it stores an instant."""
+
+    name: str
+    type: str
+    kind: TimeKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,14 +230,20 @@ class ScanFacts:
         filtered: How many of these reads carry the filter.
         pruned: Whether the filter is used by an index (partition, min-max or primary key) on each read.
         row_wise: Whether each result row comes from one source row by itself.
-        groups: The steps above these reads that look at several rows together.
+        tables: The tables whose parts are read, wherever the SELECT names something else, as ``database.table``.
+        tree: The SELECT as the server understands it.
+        sources: What that tree names, by the name it shows.
+        times: The time column of each filtered table.
     """
 
     reads: int
     filtered: int
     pruned: bool
     row_wise: bool
-    groups: tuple[GroupingStep, ...] = ()
+    tables: frozenset[str] = frozenset()
+    tree: Node = field(default_factory=lambda: Node("QUERY", 0))
+    sources: Mapping[str, QuerySource] = field(default_factory=dict)
+    times: Mapping[TableName, TimeColumn] = field(default_factory=dict)
 
 
 class PartsFacts(NamedTuple):

@@ -60,6 +60,14 @@ class Parameter(Model):
     scale: int = 0
 
 
+class FilteredTable(Model):
+    """A table that the window applies to wherever a SELECT reads it, by its own time column."""
+
+    table: str
+    column: str
+    kind: TimeKind
+
+
 class Statement(Model):
     """
     One SELECT whose rows go into the target.
@@ -78,6 +86,8 @@ class Statement(Model):
         parameters: The query parameters by which the user has placed the window; then *source* is empty, and
             no time filter applies.
         function_type: Where *source* is a table function (``_table_function.s3``), the type of its time column.
+        time_column: That column of *source*; empty when it is the plan's.
+        also_filtered: Further tables that the time filter applies to, each by its own time column.
     """
 
     name: str
@@ -91,6 +101,8 @@ class Statement(Model):
     defaulted: tuple[str, ...] = ()
     parameters: tuple[Parameter, ...] = ()
     function_type: str = ""
+    time_column: str = ""
+    also_filtered: tuple[FilteredTable, ...] = ()
 
     @property
     def has_table(self) -> bool:
@@ -98,11 +110,59 @@ class Statement(Model):
         return bool(self.source) and not self.source.startswith(f"{TABLE_FUNCTION}.")
 
 
+class Proof(StrEnum):
+    """How it was shown that the chunks of a plan add up."""
+
+    ONE_CHUNK = "one chunk"
+    BY_RULE = "by rule"
+    BY_TRIAL = "by trial"
+    BY_WORD = "by word"
+    NOT_SHOWN = "not shown"
+
+
+class AddsUp(Model):
+    """
+    Why the chunks of a plan give together what its SELECTs give for the whole window.
+
+    Attributes:
+        steps: What was seen of each step that looks at several rows, one sentence each.
+        reads: Each table that is read, and how that read was judged.
+        accepted: The reason that the user gave for groups that chunks cut; empty when there are none.
+        set_aside: What was said against the plan, and set aside by that reason.
+        trial: What the trial compared, or why there was none.
+        trial_declined: Whether the user wanted none.
+    """
+
+    proof: Proof
+    steps: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    accepted: str = ""
+    set_aside: tuple[str, ...] = ()
+    trial: str = ""
+    trial_declined: bool = False
+
+
+class TimeLabel(Model):
+    """What a SELECT makes of the time that chunks are cut by: an expression over that column."""
+
+    expression: str
+    column: str
+    type: str
+    kind: TimeKind
+
+
 class TargetTime(Model):
-    """The column that places the target's rows in time: the source's, or a bucket of it."""
+    """
+    The column that places the target's rows in time: the source's, or a bucket of it.
+
+    Attributes:
+        label: How its values follow from the time that chunks are cut by, where they may lie outside of the
+            chunk: days of another zone, hours that are called by their end.
+    """
 
     column: str
     kind: TimeKind
+    label: TimeLabel | None = None
 
 
 class Plan(Model):
@@ -122,6 +182,8 @@ class Plan(Model):
         environment: Address and database of the server it was planned on.
         compatibility_token: A hash of what affects the data besides; empty in plans of older versions.
         created_by: Who planned it: a user, or an Airflow task.
+        whole_tables: The tables that every chunk is to read whole, as the user has said.
+        adds_up: Why the chunks add up; None in plans of older versions.
         chunk_hours: Length of a chunk, None where it is no number of hours.
         chunk_count: How many slices of time there are; see :attr:`total_chunks`.
         chunk_length: How the window is cut, as :attr:`.Chunking.text`; empty in plans of older versions,
@@ -165,6 +227,8 @@ class Plan(Model):
     reason: str = ""
     owner: str = ""
     created_by: str = ""
+    whole_tables: tuple[str, ...] = ()
+    adds_up: AddsUp | None = None
     created_at: Instant
 
     def computed_id(self) -> str:
@@ -210,6 +274,14 @@ class Plan(Model):
         """How the window is cut."""
         return parse_chunking(self.chunk_length) if self.chunk_length else Chunking(hours=self.chunk_hours)
 
+    def filters(self, statement: Statement) -> tuple[FilteredTable, ...]:
+        """The tables that the window applies to in a statement, with their time columns; none where it has bounds."""
+        if statement.parameters:
+            return ()
+        column = statement.time_column or self.time_column
+        first = FilteredTable(table=statement.source, column=column, kind=statement.time_kind)
+        return (first, *statement.also_filtered)
+
     @property
     def adds_rows(self) -> bool:
         """Whether its rows are added to what the window holds (a fill), rather than put in their place."""
@@ -235,6 +307,13 @@ class Plan(Model):
         return idempotency_token(self.plan_id, *chunk[1:]) if self.use_tokens else ""
 
 
+class TableFilter(NamedTuple):
+    """A table that the window is to apply to; *column* is None when its time column is to be found."""
+
+    table: TableName
+    column: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class PlanRequest:
     """
@@ -244,8 +323,11 @@ class PlanRequest:
         source: Copy this table, matched by column names.
         select: Or insert the rows of this SELECT; with neither, the views that feed the target are replayed.
         formats: By the name of a parameter of *select*, the format of strftime that makes it the chunk's start.
-        filter_table: The table of *select* that the window applies to, when several could be meant.
+        filter_tables: The tables of *select* that the window applies to, when others could be meant.
+        whole_tables: The tables of *select* that every chunk is to read whole.
         time_unit: ``s``, ``ms``, ``us`` or ``ns`` when the time column is an integer epoch.
+        accept_partial_groups: Why parts of groups that chunks cut are fine; empty when they are not.
+        trial: Try on a few chunks whether they add up.
         chunking: How the window is cut.
         one_shard: Fill this server's local table with the rows of all shards, although other shards have that table.
         reason: Why the backfill is made, for people.
@@ -263,12 +345,15 @@ class PlanRequest:
     source: TableName | None = None
     select: str | None = None
     formats: tuple[tuple[str, str], ...] = ()
-    filter_table: TableName | None = None
+    filter_tables: tuple[TableFilter, ...] = ()
+    whole_tables: tuple[TableName, ...] = ()
     write_mode: WriteMode | None = None
     accept_at_least_once: bool = False
     keep_outside: bool = False
     backup: bool = False
     allow_existing_rows: bool = False
+    accept_partial_groups: str = ""
+    trial: bool = True
     force_large_window: bool = False
     force: bool = False
     one_shard: bool = False

@@ -8,13 +8,13 @@ Pure: what the server said comes in as facts.
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from ..errors import Advice, Flag, MisalignedError, RequestError
+from ..errors import Advice, Flag, RequestError
 from .chunking import Chunking
 from .column_types import time_kind, unwrap_type, widens
-from .facts import Column, GroupingStep, ScanFacts, TableFacts, TimeKind
+from .facts import Column, ScanFacts, TableFacts, TimeKind
 from .instants import render_instant
 from .masking import mask_secrets
 from .plan import Plan, PlanRequest, Statement, WriteMode
@@ -178,13 +178,19 @@ def defaulted_columns(columns: Sequence[Column], target: TableFacts) -> tuple[st
     return tuple(c.name for c in columns if takes_null(c.type) and c.name in types and not takes_null(types[c.name]))
 
 
-def check_scan(statement: Statement, scan: ScanFacts, time_column: str) -> None:
+def check_scan(target: TableFacts, statement: Statement, scan: ScanFacts, time_column: str) -> None:
     """
-    Refuse a statement whose reads of the source would not all be limited to a chunk.
+    Refuse a statement whose reads of the source would not all be limited to a chunk, or that reads the target.
 
     Raises:
-        RequestError: The source is not read, or is read somewhere without the time filter.
+        RequestError: The source is not read, or is read somewhere without the time filter; the target is read.
     """
+    if str(target.storage) in scan.tables:
+        raise RequestError(
+            f"{statement.name} reads {target.name}, the target itself: what a chunk gives would depend on the "
+            "chunks before it.",
+            hint="read from the table the rows come from; the window says which rows are still to be filled",
+        )
     if scan.filtered == 0 or scan.filtered < scan.reads:
         where = "nowhere" if scan.filtered == 0 else f"in only {scan.filtered} of {scan.reads} places"
         raise RequestError(
@@ -242,88 +248,8 @@ def write_mode(target: TableFacts, request: PlanRequest) -> tuple[WriteMode, str
     return WriteMode.STAGE, f"{target.name} is a {target.engine} table, so chunks are staged and moved in."
 
 
-def check_groups(
-    statement: Statement,
-    target: TableFacts,
-    groups: Sequence[GroupingStep],
-    misfits: Mapping[str, datetime | None],
-    proposal: Callable[[str], tuple[Flag, ...]],
-) -> None:
-    """
-    Refuse a SELECT whose result would depend on where the chunks are cut.
-
-    A step that looks at rows together is right when one of its keys is a bucket of time whose
-    edges include every chunk bound, or when the target adds the parts up.
-
-    Args:
-        misfits: For each key that is a bucket of time, the first chunk bound that cuts a bucket, or None.
-        proposal: The flags to pass so that such a key fits.
-
-    Raises:
-        MisalignedError: Names the step, the bucket, the bound that cuts it, and what fits.
-        RequestError: No bounds fit.
-    """
-    for group in groups:
-        if group.what == "LIMIT":
-            raise RequestError(
-                f"{statement.name} has a LIMIT, which each chunk would apply to its own rows.",
-                hint="leave the LIMIT away, or use LIMIT BY with a bucket of time",
-            )
-        if group.what == "GROUP BY" and _adds_up(statement, target, group):
-            continue
-        cuts = [(key, misfits[key]) for key in group.keys if key in misfits]
-        if any(cut is None for _, cut in cuts):
-            continue
-        keys = ", ".join(group.keys) or "of all rows"
-        cannot = f"{target.name} ({target.engine}) cannot merge parts of a result"
-        for key, cut in cuts:
-            if cut is not None:
-                flags = proposal(key)
-                raise MisalignedError(
-                    f"{statement.name} has {group.what} {keys}, and {cannot}: "
-                    f"the chunk bound {render_instant(cut)} cuts a bucket of {key} in two.",
-                    proposal=flags,
-                    remedy=Advice(f"pass {' '.join('{}' for _ in flags)}", *flags),
-                )
-        raise RequestError(
-            f"{statement.name} has {group.what} {keys}, which is no bucket of the time column, and {cannot}: "
-            "each chunk would give its own.",
-            hint="group by a bucket of time as well, or use -State functions and an AggregatingMergeTree target",
-        )
-
-
-def keys_to_keep_whole(statement: Statement, target: TableFacts, groups: Sequence[GroupingStep]) -> list[Sequence[str]]:
-    """The keys of each step that looks at rows together and whose parts the target does not add up."""
-    return [group.keys for group in groups if group.what != "GROUP BY" or not _adds_up(statement, target, group)]
-
-
-def may_cut_by_key(plan: Plan, target: TableFacts, scans: Sequence[ScanFacts]) -> bool:
-    """Whether the rows of one window may be processed in parts that time does not tell apart."""
-    one_source = len({statement.source for statement in plan.statements}) == 1
-    return (
-        one_source
-        and all(statement.has_table for statement in plan.statements)
-        and plan.write_mode is not WriteMode.REPLACE
-        and all(
-            scan.reads == 1 and not keys_to_keep_whole(statement, target, scan.groups)
-            for statement, scan in zip(plan.statements, scans, strict=True)
-        )
-    )
-
-
-def _adds_up(statement: Statement, target: TableFacts, group: GroupingStep) -> bool:
-    """Whether the target's engine makes one result of the parts that several chunks give."""
-    if target.engine.endswith("SummingMergeTree"):
-        return group.additive
-    if not target.engine.endswith("AggregatingMergeTree"):
-        return False
-    keys = {word.strip(" `()") for word in target.sorting_key.split(",")}
-    filled = [column for column in target.columns if column.name in statement.columns and column.name not in keys]
-    return all("AggregateFunction(" in column.type for column in filled)
-
-
 _DEFINITION = (
-    *("statements", "write_mode", "keep_outside", "backup", "allow_existing_rows"),
+    *("statements", "whole_tables", "write_mode", "keep_outside", "backup", "allow_existing_rows"),
     *("use_tokens", "min_chunk_minutes", "environment"),
 )
 

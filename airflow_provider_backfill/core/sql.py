@@ -14,9 +14,9 @@ from itertools import pairwise
 
 from ..errors import Advice, Flag, RequestError
 from .facts import Column, Replicas, TableName, TimeKind
-from .instants import render_instant, to_ms
+from .instants import MS_PER_DAY, render_instant, to_ms
 from .parameters import parameter_settings
-from .plan import Chunk, Plan, Statement
+from .plan import Chunk, FilteredTable, Plan, Statement, TableFilter, TimeLabel
 
 _WORD = re.compile(r"[^\W\d]\w*(?:-\w+)*")
 _NAME = re.compile(r"`((?:[^`\\]|\\.|``)+)`|\"((?:[^\"\\]|\\.|\"\")+)\"|([^\W\d]\w*(?:-\w+)*)")
@@ -54,6 +54,21 @@ def parse_table(text: str, what: str) -> TableName:
             ),
         )
     return TableName(_unquoted(first), _unquoted(second))
+
+
+def parse_filter(text: str) -> TableFilter:
+    """
+    Read ``database.table`` or ``database.table=column``.
+
+    Raises:
+        RequestError: It does not begin with a table's name, or names no column behind ``=``.
+    """
+    table, equals, column = text.partition("=")
+    if equals and not column.strip():
+        raise RequestError(
+            f"The filter-table {text!r} names no column.", hint="write --filter-table database.table=column"
+        )
+    return TableFilter(parse_table(table, "filter-table"), column.strip().strip("`") or None)
 
 
 def _unquoted(match: re.Match[str]) -> str:
@@ -174,7 +189,17 @@ def window_filter(plan: Plan, chunk: Chunk) -> str:
     time = plan.target_time
     if time is None:
         raise RequestError(f"{plan.target} has no time column, so its window cannot be told.")
+    if time.label is not None:
+        name, tick = quote(time.column), MS_PER_DAY if time.label.kind.is_date else 1
+        first, last = (_labelled(time.label, ms) for ms in (to_ms(chunk.start), to_ms(chunk.end) - tick))
+        return f"{name} >= {first} AND {name} <= {last}"
     return time_filter(time.column, time.kind, chunk.start, chunk.end)
+
+
+def _labelled(label: TimeLabel, ms: int) -> str:
+    """A constant: what a label makes of an instant."""
+    value = f"CAST({instant_sql(f'toInt64({ms})', label.kind)} AS {label.type})"
+    return f"arrayMap({quote(label.column)} -> ({label.expression}), [{value}])[1]"
 
 
 def table_condition(table: TableName, column: str = "table") -> str:
@@ -182,22 +207,38 @@ def table_condition(table: TableName, column: str = "table") -> str:
     return f"database = {literal(table.database)} AND {column} = {literal(table.table)}"
 
 
-def filter_setting(source: TableName, condition: str) -> dict[str, str]:
-    """The settings that apply *condition* at every scan of *source*, wherever the SELECT reads it."""
-    return {"additional_table_filters": f"{{{literal(str(source))}: {literal(condition)}}}"}
+def filter_setting(
+    filters: Iterable[FilteredTable], slices: Sequence[tuple[datetime, datetime]], key_range: str = ""
+) -> dict[str, str]:
+    """The settings that limit every scan of the filtered tables to some slices of time."""
+    conditions = (
+        f"{literal(str(parse_table(one.table, 'source')))}: {literal(slices_condition(one, slices, key_range))}"
+        for one in filters
+    )
+    return {"additional_table_filters": f"{{{', '.join(conditions)}}}"}
+
+
+def slices_condition(table: FilteredTable, slices: Sequence[tuple[datetime, datetime]], key_range: str = "") -> str:
+    """The condition that a row of a filtered table lies in one of some slices of time, and in a range of keys."""
+    parts = [time_filter(table.column, table.kind, start, end) for start, end in slices]
+    condition = parts[0] if len(parts) == 1 else " OR ".join(f"({part})" for part in parts)
+    if not key_range:
+        return condition
+    return f"{condition if len(parts) == 1 else f'({condition})'} AND ({key_range})"
 
 
 def chunk_filter(plan: Plan, statement: Statement, chunk: Chunk) -> dict[str, str]:
     """The settings and query parameters that limit *statement* to *chunk*."""
+    return slices_settings(plan, statement, [(chunk.start, chunk.end)], chunk.key_range)
+
+
+def slices_settings(
+    plan: Plan, statement: Statement, slices: Sequence[tuple[datetime, datetime]], key_range: str = ""
+) -> dict[str, str]:
+    """The settings and query parameters that limit *statement* to slices of time, which touch where it has bounds."""
     if statement.parameters:
-        return parameter_settings(statement.parameters, chunk.start, chunk.end)
-    return filter_setting(parse_table(statement.source, "source"), chunk_condition(plan, statement, chunk))
-
-
-def chunk_condition(plan: Plan, statement: Statement, chunk: Chunk) -> str:
-    """The condition that a row of a statement's source belongs to the chunk."""
-    condition = time_filter(plan.time_column, statement.time_kind, chunk.start, chunk.end)
-    return f"{condition} AND ({chunk.key_range})" if chunk.key_range else condition
+        return parameter_settings(statement.parameters, slices[0][0], slices[-1][1])
+    return filter_setting(plan.filters(statement), slices, key_range)
 
 
 def query_id(plan_id: str, chunk_id: str, attempt: int) -> str:
@@ -290,9 +331,13 @@ def insert_select(table: TableName, statement: Statement) -> str:
 
 
 def any_row_sql(plan: Plan, statement: Statement, chunk: Chunk) -> str:
-    """Whether a statement's source has a row in the chunk's window: one row, or none."""
-    source, where = parse_table(statement.source, "source"), chunk_condition(plan, statement, chunk)
-    return f"SELECT 1 FROM {quote_table(source)} WHERE {where} LIMIT 1"
+    """Whether a statement's filtered tables have a row in the chunk's window: one row, or none."""
+    rows = (
+        f"SELECT 1 FROM {quote_table(parse_table(one.table, 'source'))}"
+        f" WHERE {slices_condition(one, [(chunk.start, chunk.end)], chunk.key_range)} LIMIT 1"
+        for one in plan.filters(statement)
+    )
+    return f"SELECT 1 FROM ({' UNION ALL '.join(rows)}) LIMIT 1"
 
 
 def source_checksum_sql(statement: Statement, columns: Sequence[Column], summed: Sequence[str]) -> str:

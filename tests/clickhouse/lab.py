@@ -15,7 +15,7 @@ from airflow_provider_backfill.commands.session import Payload, Session
 from airflow_provider_backfill.core.chunking import parse_length
 from airflow_provider_backfill.core.facts import TableName
 from airflow_provider_backfill.core.instants import parse_instant
-from airflow_provider_backfill.core.plan import PlanRequest
+from airflow_provider_backfill.core.plan import PlanRequest, TableFilter
 from airflow_provider_backfill.errors import ServerError
 from airflow_provider_backfill.options import Options, parse_options
 from airflow_provider_backfill.state.posix import FileBackend
@@ -87,7 +87,9 @@ class Lab:
 
     def plan(self, target: str, start: str, end: str, hours: float | str = 6, **wanted: Any) -> Payload:
         """Plan a backfill of one table of the database; *hours* is a length as a user types it."""
-        source = wanted.pop("source", None)
+        source, filtered = wanted.pop("source", None), wanted.pop("filter_table", None)
+        if filtered is not None:
+            wanted["filter_tables"] = (TableFilter(filtered),)
         request = PlanRequest(
             target=self.table(target),
             start=parse_instant(start),

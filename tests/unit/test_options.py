@@ -41,6 +41,8 @@ TABLE = {
     "policy.failCheckOnRequiredPendingBackfill": ("true or false", True),
     "limits.maxWindowHours": ("number > 0", 720),
     "limits.minChunkMinutes": ("number > 0", 15),
+    "limits.trialRows": ("integer > 0", 2_000_000),
+    "limits.trialSeconds": ("number > 0", 20),
 }
 GOOD: dict[str, list[Any]] = {
     LENGTH: [1, 0.25, 6, 24.5, 1_000_000, "hour", "day", "week", "month", "3mo", "partition"],
@@ -224,7 +226,7 @@ def test_both_spellings_at_once_are_refused(document: dict[str, Any], name: str)
         ({"STATE_DIR": "/s"}, "STATE_DIR", "did you mean stateDir?"),
         ({"policies": {}}, "policies", "did you mean policy?"),
         ({"zzz": 1}, "zzz", "known here: stateDir, defaults, policy, limits"),
-        ({"limits": {"zzz": 1}}, "limits.zzz", "known here: maxWindowHours, minChunkMinutes"),
+        ({"limits": {"zzz": 1}}, "limits.zzz", "known here: maxWindowHours, minChunkMinutes, trialRows, trialSeconds"),
         ({"defaults.chunkHours": 6}, "defaults.chunkHours", "did you mean defaults.chunkHours?"),
         ({"": 1}, "", "known here: stateDir"),
         ({7: 1}, "7", "known here: stateDir"),

@@ -17,8 +17,9 @@ PLACE = "clickhouse_conn_id state_dir options"
 WINDOW = "target window_from window_to chunk_hours"
 PROMISED = {
     "operators.BackfillPlanOperator": (
-        f"{WINDOW} time_column time_unit source select filter_table write_mode accept_at_least_once keep_outside backup"
-        f" allow_existing_rows force_large_window force max_mapped_tasks {PLACE}"
+        f"{WINDOW} time_column time_unit source select filter_table whole_table write_mode accept_at_least_once"
+        " keep_outside backup accept_partial_groups trial allow_existing_rows force_large_window force"
+        f" max_mapped_tasks {PLACE}"
     ),
     "operators.BackfillChunkOperator": (
         "chunks replay_done clear_window force_overlap force_compatibility force_environment deferrable"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from airflow_provider_backfill.core.column_types import time_kind, unwrap_type
 from airflow_provider_backfill.core.facts import TableName, TimeKind
 from airflow_provider_backfill.core.instants import parse_instant
+from airflow_provider_backfill.core.plan import FilteredTable
 from airflow_provider_backfill.core.sql import (
     create_like,
     expressions,
@@ -118,8 +121,10 @@ def test_wrappers_come_off() -> None:
 
 def test_a_filter_survives_quotes_in_names() -> None:
     """The setting is a map literal with literals inside; each level is escaped once."""
-    setting = filter_setting(TableName("d", "it's"), "`a` = 'b'")
-    assert setting == {"additional_table_filters": r"{'d.it\'s': '`a` = \'b\''}"}
+    table = FilteredTable(table="d.`it's`", column="a", kind=TimeKind.DATE)
+    setting = filter_setting([table], [(datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 1, 2, tzinfo=UTC))])
+    condition = r"`a` >= toDate(\'2025-01-01\') AND `a` < toDate(\'2025-01-02\')"
+    assert setting == {"additional_table_filters": f"{{'d.it\\'s': '{condition}'}}"}
 
 
 def test_a_copy_takes_the_engine_as_it_is() -> None:

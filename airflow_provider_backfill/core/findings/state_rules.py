@@ -6,7 +6,7 @@ from datetime import timedelta
 from ...errors import Advice, Command, Flag
 from ..failures import short_error
 from ..instants import render_instant
-from ..plan import Plan
+from ..plan import Plan, Proof
 from ..remedy import command, short_instant
 from ..run_state import ChunkStatus, Run, RunStatus
 from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity
@@ -202,6 +202,38 @@ def _waived(case: RuleContext) -> Iterator[Match]:
         f"The backfill of {case.plan.target} from {render_instant(case.plan.start)} to "
         f"{render_instant(case.plan.end)} is waived{until} by {waiver.by}: {waiver.reason}{instead}."
     )
+
+
+@STATE_RULES.rule(
+    "backfill_partial_groups_accepted",
+    Severity.WARN,
+    "Chunks cut groups of the SELECT, and the target does not merge the parts: somebody has said that this is fine.",
+    remedy="nothing, if it is; or `plan` with one chunk, or a target that merges",
+)
+def _partial_groups(case: RuleContext) -> Iterator[Match]:
+    shown = case.plan.adds_up if case.plan is not None else None
+    if case.plan is not None and shown is not None and shown.accepted:
+        yield Match(
+            f"Parts of groups in {case.plan.target} are accepted: {shown.accepted}. What was set aside: "
+            + " ".join(shown.set_aside)
+        )
+
+
+@STATE_RULES.rule(
+    "backfill_adding_up_not_shown",
+    Severity.WARN,
+    "It was not shown that the chunks of the plan give together what the SELECT gives for the whole window; only "
+    "information where the rules prove it and `--no-trial` has left out the second opinion.",
+    remedy="`plan` without `--no-trial`",
+)
+def _not_shown(case: RuleContext) -> Iterator[Match]:
+    shown = case.plan.adds_up if case.plan is not None else None
+    if case.plan is None or shown is None:
+        return
+    if shown.proof is Proof.NOT_SHOWN:
+        yield Match(f"It was not shown that the chunks of {case.plan.target} add up; the trial: {shown.trial}.")
+    elif shown.trial_declined:
+        yield Match(f"The chunks of {case.plan.target} were planned with --no-trial.", severity=Severity.INFO)
 
 
 @STATE_RULES.rule(

@@ -10,6 +10,20 @@ import { ChunkMap } from "./map.js";
 
 const FEED = 120;
 
+// Why the chunks give together what the SELECT gives for the whole window, as the plan keeps it.
+function addsUp(shown) {
+  if (!shown) return [];
+  const words = {
+    "one chunk": "The window is one chunk.",
+    "by rule": "Chunks add up: shown by rule.",
+    "by trial": "Chunks add up: shown by a trial.",
+    "by word": `It is not shown that chunks add up; parts of groups are accepted: ${shown.accepted}`,
+    "not shown": "It is not shown that chunks add up.",
+  };
+  const lines = [...shown.setAside, ...shown.steps, ...shown.reads, ...(shown.trial ? [`trial: ${shown.trial}`] : [])];
+  return [h("p", { class: "guarantee" }, words[shown.proof]), h("ul", { class: "adds-up" }, ...lines.map((line) => h("li", {}, line)))];
+}
+
 // With inRun, as the tab of the DAG run that works on the plan.
 export function planView(page, planId, { inRun = false } = {}) {
   const api = `api/plans/${encodeURIComponent(planId)}`;
@@ -93,6 +107,7 @@ export function planView(page, planId, { inRun = false } = {}) {
       ),
       h("p", { class: "sub" }, `${span(Date.parse(plan.from), Date.parse(plan.to))} UTC · ${plural(made.chunkCount, "chunk")} ${plan.chunks}, by ${made.timeColumn} · ${plan.writeMode} · `, h("code", {}, plan.planId)),
       h("p", { class: "guarantee" }, icon("shield"), made.guarantee),
+      ...addsUp(made.addsUp),
       byCommand(),
     ];
   }

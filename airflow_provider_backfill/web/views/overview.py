@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import Any
 
 from ...commands.lease import owner_is_dead, utc_now
-from ...commands.plan_findings import finding_payload, plan_case
+from ...commands.plan_findings import adds_up_payload, finding_payload, plan_case
 from ...commands.session import Session
 from ...commands.status import status_payload
 from ...core.facts import TableName
@@ -488,6 +488,7 @@ def _definition(plan: Plan, store: StateStore) -> Payload:
         "writeMode": plan.write_mode,
         "modeReason": plan.mode_reason,
         "guarantee": plan.guarantee,
+        "addsUp": adds_up_payload(plan),
         "existingRows": plan.existing_rows,
         "environment": plan.environment,
         "chunkCount": plan.total_chunks,

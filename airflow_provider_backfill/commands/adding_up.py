@@ -1,0 +1,361 @@
+"""
+Whether a plan's chunks may be cut where they are: by what its SELECTs do, and by the target's partitions.
+
+Glue between the server, which is asked for values, and the rules, which only decide.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from ..clickhouse import catalog
+from ..clickhouse.client import ClickHouse
+from ..clickhouse.time_buckets import TimeBuckets, bucket_facts, labels_leave_chunk, value_at
+from ..core.adding_up import (
+    BucketFacts,
+    BucketKey,
+    Case,
+    Question,
+    TimeExpression,
+    Verdict,
+    judge,
+    keys_to_keep_whole,
+    merges_any_parts,
+)
+from ..core.chunking import Chunking, Unit
+from ..core.facts import ScanFacts, TableFacts, TableName, TimeColumn, TimeKind
+from ..core.instants import MS_PER_DAY, render_instant, to_ms
+from ..core.parameters import check_parameters
+from ..core.plan import Plan, Statement, TimeLabel, WriteMode
+from ..core.remedy import pass_flags, short_instant
+from ..core.sql import expressions, parse_table, quote
+from ..errors import Advice, Flag, MisalignedError, RequestError
+
+# Chunk sizes that people use, to propose one that fits.
+_CHUNK_HOURS = (0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 24)
+_Times = Mapping[TableName, TimeColumn]
+
+
+def check_bounds(
+    server: ClickHouse,
+    target: TableFacts,
+    plan: Plan,
+    scans: Sequence[ScanFacts],
+    bounds: Sequence[int] | None = None,
+) -> list[Verdict]:
+    """
+    Hold chunk bounds against what a plan's SELECTs do and, to replace, against partitions.
+
+    Args:
+        bounds: In milliseconds; those of the plan when None.
+
+    Returns:
+        What the rules say of each statement; none of them refuses it.
+
+    Raises:
+        RequestError: The chunks would not add up, or a bound would cut a partition in two; the hint says what fits.
+    """
+    bounds = plan.bounds_ms() if bounds is None else bounds
+    judged = _Judge(server, target, plan, bounds)
+    verdicts = []
+    for statement, scan in zip(plan.statements, scans, strict=True):
+        check_parameters(statement.parameters, bounds, statement.name)
+        verdict = judged.verdict(statement, scan)
+        if verdict.refusal is not None:
+            refusal = verdict.refusal
+            if refusal.proposal:
+                raise MisalignedError(refusal.message, proposal=refusal.proposal, remedy=refusal.remedy)
+            raise RequestError(refusal.message, remedy=refusal.remedy)
+        verdicts.append(verdict)
+    if plan.write_mode is WriteMode.REPLACE:
+        for scan, verdict in zip(scans, verdicts, strict=True):
+            _check_partitions(server, target, plan, scan, verdict, bounds)
+    return verdicts
+
+
+def _case(target: TableFacts, plan: Plan, statement: Statement, scan: ScanFacts, *, one_chunk: bool = False) -> Case:
+    return Case(
+        name=statement.name,
+        tree=scan.tree,
+        sources=scan.sources,
+        filters={table: time.name for table, time in scan.times.items()},
+        target=target,
+        columns=statement.columns,
+        target_time=plan.target_time.column if plan.target_time is not None else "",
+        whole=frozenset(parse_table(table, "whole-table") for table in plan.whole_tables),
+        accept_groups=plan.adds_up is not None and bool(plan.adds_up.accepted),
+        one_chunk=one_chunk,
+    )
+
+
+class _Judge:
+    """The rules, with their questions put to the server; the answers for one set of bounds are kept."""
+
+    def __init__(self, server: ClickHouse, target: TableFacts, plan: Plan, bounds: Sequence[int]) -> None:
+        self._server, self._target, self._plan, self._bounds = server, target, plan, bounds
+        self.answers: dict[BucketKey, BucketFacts] = {}
+
+    def verdict(self, statement: Statement, scan: ScanFacts) -> Verdict:
+        """What the rules say of a statement."""
+        plan = self._plan
+        case = _case(self._target, plan, statement, scan, one_chunk=len(self._bounds) == 2)
+        while isinstance(answer := judge(case, self.answers), Question):
+            facts = bucket_facts(self._server, answer.key, scan.times, self._bounds)
+            if facts.cut is not None:
+                window, chunking = _fitting(self._server, plan, answer.key, scan.times)
+                facts = replace(facts, proposal=window + chunking.flags)
+            self.answers[answer.key] = facts
+        return answer
+
+
+def statement_edges(
+    server: ClickHouse, target: TableFacts, plan: Plan, statement: Statement, scan: ScanFacts, start: int, end: int
+) -> list[set[int]]:
+    """For each key of time that a statement's chunks must not cut, where they may: its edges, in milliseconds."""
+    return [
+        set.intersection(*(set(bucket.between(start, end)) for bucket in _buckets(server, key, scan.times)))
+        for key in keys_to_keep_whole(_case(target, plan, statement, scan))
+    ]
+
+
+def may_cut_by_key(plan: Plan, target: TableFacts, scans: Sequence[ScanFacts]) -> bool:
+    """Whether the rows of one window may be processed in parts that time does not tell apart."""
+    return (
+        len({table.table for statement in plan.statements for table in plan.filters(statement)}) == 1
+        and plan.write_mode is not WriteMode.REPLACE
+        and all(
+            scan.reads == 1 and merges_any_parts(_case(target, plan, statement, scan))
+            for statement, scan in zip(plan.statements, scans, strict=True)
+        )
+    )
+
+
+def partition_edges(
+    server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], start: int, end: int
+) -> list[int]:
+    """Where the target's partitions begin, in milliseconds of the time that the chunks are cut by."""
+    edges = []
+    for statement, scan in zip(plan.statements, scans, strict=True):
+        verdict = _Judge(server, target, plan, [start, end]).verdict(statement, scan)
+        key = _partition_key(server, target, scan, verdict)
+        edges += [set(bucket.between(start, end)) for bucket in _buckets(server, key, scan.times)]
+    return sorted(set.intersection(*edges))
+
+
+def to_partitions(
+    server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], bounds: Sequence[int]
+) -> list[int]:
+    """
+    The bounds with those inside moved to where partitions begin, if the SELECT labels rows by another time.
+
+    A day of a roll-up that counts in local days does not begin when a day of UTC does. Bounds stay as they
+    are where they fit, where partitions are longer than chunks, and where the label is the time itself.
+    """
+    if len(bounds) < 3 or not any(
+        _is_relabelled(server, target, plan, *both) for both in zip(plan.statements, scans, strict=True)
+    ):
+        return list(bounds)
+    edges = partition_edges(server, target, plan, scans, bounds[0], bounds[-1])
+    moved = [min(edges, key=lambda edge: abs(edge - bound)) for bound in bounds[1:-1]] if edges else []
+    return [bounds[0], *moved, bounds[-1]] if moved and len(set(moved)) == len(moved) else list(bounds)
+
+
+def _is_relabelled(server: ClickHouse, target: TableFacts, plan: Plan, statement: Statement, scan: ScanFacts) -> bool:
+    verdict = _Judge(server, target, plan, plan.bounds_ms()[:2]).verdict(statement, scan)
+    names = {time.name for time in scan.times.values()}
+    used = _labels_used(target, verdict)
+    return bool(used) and not any(label.sql in names for column in used for label in verdict.labels[column])
+
+
+def with_label(
+    server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], verdicts: Sequence[Verdict]
+) -> Plan:
+    """
+    The plan with what its SELECTs make of the time, where the target's time may lie outside of its chunk.
+
+    Raises:
+        RequestError: Partitions are to be replaced, and the plan's statements label rows in different ways.
+    """
+    time = plan.target_time
+    if time is None or plan.write_mode is not WriteMode.REPLACE:
+        return plan
+    labels: set[tuple[str, str, str, TimeKind] | None] = set()
+    for scan, verdict in zip(scans, verdicts, strict=True):
+        for label in verdict.labels.get(time.column, ()):
+            if labels_leave_chunk(server, (label,), scan.times, plan.bounds_ms(), time.kind):
+                name, kind, stored = scan.times[label.table]
+                column = target.column(time.column)
+                value = f"CAST({label.sql} AS {column.type})" if column is not None else label.sql
+                labels.add((value, name, kind, stored))
+            else:
+                labels.add(None)
+    if len(labels) > 1:
+        raise RequestError(
+            f"The statements of the plan give {time.column} of {target.name} in different ways, so it cannot be told "
+            "which of its rows a chunk replaces.",
+            remedy=Advice(
+                "plan them one by one with {}, or leave {} away",
+                Flag("--select"),
+                Flag("--write-mode", WriteMode.REPLACE),
+            ),
+        )
+    found = next(iter(labels), None)
+    if found is None:
+        return plan
+    expression, name, kind, stored = found
+    named = TimeLabel(expression=expression, column=name, type=kind, kind=stored)
+    return plan.model_copy(update={"target_time": time.model_copy(update={"label": named})})
+
+
+def _buckets(server: ClickHouse, key: BucketKey, times: _Times) -> Iterator[TimeBuckets]:
+    return (TimeBuckets(server, expression.sql, times[expression.table]) for expression in key)
+
+
+def _check_partitions(
+    server: ClickHouse, target: TableFacts, plan: Plan, scan: ScanFacts, verdict: Verdict, bounds: Sequence[int]
+) -> None:
+    """Refuse chunks that share a partition of the target, as the rows have it that the SELECT gives."""
+    key = _partition_key(server, target, scan, verdict)
+    if plan.keep_outside:
+        _check_kept(server, target, plan, scan, verdict, bounds)
+    # Only the ends of the window may lie inside a partition: the chunks there keep what is outside.
+    held = bounds[1:-1] if plan.keep_outside else bounds
+    facts = bucket_facts(server, key, scan.times, held) if held else BucketFacts()
+    while facts.cut is not None and to_ms(facts.cut) in (held[0], held[-1]) and len(held) > 1:
+        # Nothing is lost at an end of the window where the target has no rows of that partition.
+        if _partition_rows(server, target, key, scan.times, facts.cut):
+            break
+        held = held[1:] if to_ms(facts.cut) == held[0] else held[:-1]
+        facts = bucket_facts(server, key, scan.times, held)
+    if facts.cut is not None and len(held) > 1:
+        window, chunking = _fitting(server, plan, key, scan.times)
+        # Beyond hours and days, the table itself knows best.
+        short = chunking.hours is not None and chunking.hours <= _CHUNK_HOURS[-1]
+        proposal = window + (chunking if short else Chunking(unit=Unit.PARTITION)).flags
+        fitting = pass_flags(proposal)
+        outside = Advice("{}, or {} to keep the rows outside the window", fitting, Flag("--keep-outside"))
+        raise MisalignedError(
+            f"The chunk bound {render_instant(facts.cut)} lies inside a partition of {target.name} "
+            f"({target.partition_key}), and only whole partitions can be replaced.",
+            proposal=proposal,
+            remedy=fitting if plan.keep_outside else outside,
+        )
+    if facts.again:
+        raise RequestError(
+            f"Several chunks give rows of the partition {facts.again} of {target.name} ({target.partition_key}), "
+            "so each would overwrite what the others have written.",
+            remedy=Advice("leave {} away, or plan the window as one chunk", Flag("--write-mode", WriteMode.REPLACE)),
+        )
+
+
+def _partition_rows(server: ClickHouse, target: TableFacts, key: BucketKey, times: _Times, moment: datetime) -> int:
+    """Rows of the target in the partition that an instant belongs to."""
+    value = value_at(server, key, times, moment)
+    element = _partition_element(target, [column.name for column in target.columns])
+    return catalog.count_rows(server, target.storage, f"toString({element}) IN ({value})")
+
+
+def _check_kept(
+    server: ClickHouse, target: TableFacts, plan: Plan, scan: ScanFacts, verdict: Verdict, bounds: Sequence[int]
+) -> None:
+    """Refuse to keep rows outside of a window that the target's time column does not show."""
+    time = plan.target_time
+    label = verdict.labels.get(time.column) if time is not None else None
+    if time is None or label is None or labels_leave_chunk(server, label, scan.times, bounds, time.kind):
+        column = "no time column" if time is None else f"{time.column}, which is not the time that chunks are cut by"
+        raise RequestError(
+            f"--keep-outside tells the rows of {target.name} outside the window by {column}, so rows of the window "
+            "would be kept beside the new ones.",
+            remedy=Advice("give a window of whole partitions and leave {} away", Flag("--keep-outside")),
+        )
+
+
+def _partition_key(server: ClickHouse, target: TableFacts, scan: ScanFacts, verdict: Verdict) -> BucketKey:
+    """What the target's partitions are, as an expression over the time that the chunks are cut by."""
+    if not verdict.labels:
+        raise RequestError(
+            f"{target.name} has no time column that follows from the time that the window applies to, so it cannot "
+            "be told which partitions a window covers.",
+            remedy=Advice("leave {} away", Flag("--write-mode", WriteMode.REPLACE)),
+        )
+    for element in _partition_elements(target):
+        used = _columns_in(target, element)
+        if len(used) != 1 or used[0] not in verdict.labels:
+            continue
+        column = target.column(used[0])
+        kind = column.type if column is not None else ""
+        key = tuple(
+            TimeExpression(label.table, _applied(element, used[0], f"CAST({label.sql} AS {kind})"))
+            for label in verdict.labels[used[0]]
+        )
+        if bucket_facts(server, key, scan.times, [0, MS_PER_DAY]).usable:
+            return key
+    raise RequestError(
+        f"The partition key of {target.name} ({target.partition_key or 'none'}) does not follow from the time "
+        "that the window applies to, so a window covers no whole partitions.",
+        remedy=Advice("leave {} away", Flag("--write-mode", WriteMode.REPLACE)),
+    )
+
+
+def _partition_elements(target: TableFacts) -> list[str]:
+    """The partition key, and its elements: chunks that differ in one of these share no partition."""
+    return [one for one in dict.fromkeys([target.partition_key, *expressions(target.partition_key)]) if one]
+
+
+def _partition_element(target: TableFacts, names: Sequence[str]) -> str:
+    """The first element of the partition key that is made of one of these columns alone."""
+    return next(
+        element
+        for element in _partition_elements(target)
+        if len(used := _columns_in(target, element)) == 1 and used[0] in names
+    )
+
+
+def _labels_used(target: TableFacts, verdict: Verdict) -> list[str]:
+    return [
+        name
+        for element in _partition_elements(target)
+        for name in _columns_in(target, element)
+        if name in verdict.labels
+    ]
+
+
+def _columns_in(target: TableFacts, expression: str) -> list[str]:
+    return [
+        column.name
+        for column in target.columns
+        if re.search(rf"(?<![\w`]){re.escape(column.name)}(?![\w(`])|{re.escape(quote(column.name))}", expression)
+    ]
+
+
+def _applied(expression: str, column: str, value: str) -> str:
+    """An expression over a column, applied to a value."""
+    if expression in (column, quote(column)):
+        return value
+    return f"arrayMap({quote(column)} -> ({expression}), [{value}])[1]"
+
+
+def _fitting(server: ClickHouse, plan: Plan, key: BucketKey, times: _Times) -> tuple[tuple[Flag, ...], Chunking]:
+    """Flags of the nearest window, and the shortest usual length, that put every chunk bound on an edge of a key."""
+    bucket = TimeBuckets(server, key[0].sql, times[key[0].table])
+    start, end = bucket.around(plan.start)[0] or plan.start, bucket.around(plan.end)[1] or plan.end
+    own = (start, end) == (plan.start, plan.end)
+    window = () if own else (Flag("--from", short_instant(start)), Flag("--to", short_instant(end)))
+    for chunking in _usual_lengths(plan, bucket.zones):
+        bounds = [to_ms(start), *(to_ms(until) for _, until in chunking.slices(start, end))]
+        # A single chunk tells nothing about the length: that of the window says what it is.
+        if len(bounds) > 2 and bucket_facts(server, key, times, bounds).fits:
+            return window, chunking
+    return window, Chunking(hours=(end - start) / timedelta(hours=1))
+
+
+def _usual_lengths(plan: Plan, zones: Sequence[str]) -> Iterator[Chunking]:
+    """Lengths that people use, from the plan's own on: hours, then the calendar of UTC and of *zones*."""
+    least = plan.chunking.nominal_hours
+    for hours in sorted({*_CHUNK_HOURS, *([plan.chunk_hours] if plan.chunk_hours else [])}):
+        if least <= hours:
+            yield Chunking(hours=hours)
+    for unit, months, hours in ((Unit.DAY, 1, 25), (Unit.WEEK, 1, 169), (Unit.MONTH, 1, 745), (Unit.MONTH, 12, 8785)):
+        if least <= hours:
+            yield from (Chunking(unit=unit, months=months, zone=zone) for zone in ("UTC", *zones))

@@ -1,0 +1,127 @@
+"""The trial at plan time: whether a few real chunks give together what their part of the window gives at once."""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from ..clickhouse.client import ClickHouse
+from ..clickhouse.trial import Trial, make_trial, rows_by_bound
+from ..core.adding_up import Verdict
+from ..core.facts import TableFacts, TableName
+from ..core.instants import from_ms
+from ..core.parameters import has_bounds
+from ..core.plan import Plan
+from ..core.remedy import short_instant
+from ..core.sampling import Slice, pick_slices
+from ..core.sql import insert_select, slices_settings
+from ..errors import Advice, Flag, RequestError, StatementRefusedError
+
+
+def try_chunks(
+    server: ClickHouse,
+    target: TableFacts,
+    plan: Plan,
+    verdicts: Sequence[Verdict],
+    *,
+    rows: int,
+    seconds: float,
+) -> tuple[bool, str]:
+    """
+    Fill a few chunks one by one and at once, and compare.
+
+    Args:
+        rows: About how many rows of the source may be read for it.
+        seconds: How long a statement of it may take.
+
+    Returns:
+        Whether a trial was made (and showed no difference), and what it compared or why there was none.
+
+    Raises:
+        RequestError: The two differ, or what the rules do not prove could not be tried.
+        ServerError: The server could not be reached.
+    """
+    parameters = [parameter for statement in plan.statements for parameter in statement.parameters]
+    doubts = [] if parameters else [doubt for verdict in verdicts for doubt in verdict.doubts]
+    if parameters and not has_bounds(parameters):
+        return False, "not made: the SELECT takes the start of one chunk at a time"
+    if not doubts and not parameters and all(verdict.row_wise for verdict in verdicts):
+        return False, "not needed: each row comes from one row of the source"
+    if not target.engine.endswith("MergeTree"):
+        return _no_trial(doubts, f"no private table like {target.name} ({target.engine}) can be made")
+    try:
+        slices = _slices(server, plan, rows, seconds)
+        if len(slices) < 2:
+            return False, "not made: all rows of the window lie in one chunk"
+        not_compared = {name for verdict in verdicts for name in (*verdict.unstable, *verdict.unordered)}
+        trial = make_trial(
+            server,
+            target,
+            plan.plan_id,
+            slices,
+            lambda table, part, settings: _fill(server, plan, table, part, settings),
+            seconds=seconds,
+            not_compared=not_compared,
+        )
+    except StatementRefusedError as error:
+        return _no_trial(doubts, error.message)
+    if trial.differences:
+        raise _differs(plan, trial)
+    return True, (
+        f"{trial.rows:,} rows of {len(slices)} slices, {short_instant(slices[0][0])} to "
+        f"{short_instant(slices[-1][1])}, agree in {', '.join(trial.columns) or 'their number'}"
+    )
+
+
+def _slices(server: ClickHouse, plan: Plan, rows: int, seconds: float) -> list[Slice]:
+    bounds = plan.bounds_ms()
+    chunks = [(from_ms(start), from_ms(end)) for start, end in pairwise(bounds)]
+    if any(statement.parameters for statement in plan.statements):
+        # The SELECT has room for one pair of bounds, so the slices have to touch.
+        return chunks[:2]
+    counts: dict[int, int] = {}
+    tables = [table for statement in plan.statements for table in plan.filters(statement)]
+    for table in tables:
+        for bound, count in rows_by_bound(server, table, bounds, seconds / 4).items():
+            number = bisect_right(bounds, bound) - 1
+            counts[number] = counts.get(number, 0) + count
+    whole_days = any(table.kind.is_date for table in tables)
+    return pick_slices(chunks, counts, rows, whole_days=whole_days)
+
+
+def _fill(
+    server: ClickHouse, plan: Plan, table: TableName, slices: Sequence[Slice], settings: Mapping[str, Any]
+) -> None:
+    for statement in plan.statements:
+        limits = slices_settings(plan, statement, slices)
+        server.command(insert_select(table, statement), {**settings, **limits})
+
+
+def _no_trial(doubts: Sequence[str], why: str) -> tuple[bool, str]:
+    if doubts:
+        raise RequestError(
+            f"It is not proven that the chunks add up ({'; '.join(doubts)}), and a trial could not be made: {why}",
+            remedy=Advice(
+                "pass {} to plan without proof, which every later look at the plan says, "
+                "or plan the window as one chunk",
+                Flag("--no-trial"),
+            ),
+        )
+    return False, f"not made: {why}"
+
+
+def _differs(plan: Plan, trial: Trial) -> RequestError:
+    rows = "\n".join(
+        f"  {difference.given_by}: " + ", ".join(f"{name} = {value[:80]}" for name, value in difference.row.items())
+        for difference in trial.differences[:3]
+    )
+    return RequestError(
+        f"The chunks do not add up: tried on {len(trial.slices)} slices of {plan.target} between "
+        f"{short_instant(trial.slices[0][0])} and {short_instant(trial.slices[-1][1])}, they give other rows one by "
+        f"one than all at once. Rows that differ:\n{rows}",
+        remedy=Advice(
+            "plan the window as one chunk, or write the SELECT so that its parts can be put together; where it is "
+            "bound to differ, as with rows in no order, {} plans without this proof",
+            Flag("--no-trial"),
+        ),
+    )

@@ -1,0 +1,123 @@
+"""
+What the columns of a SELECT are made of: expressions with the aliases of subqueries resolved, down to tables.
+
+Pure.
+"""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from .column_types import unwrap_type
+from .facts import TableName
+from .query_tree import Node
+
+
+class Value(NamedTuple):
+    """
+    An expression with the aliases of subqueries resolved, down to columns of tables.
+
+    Attributes:
+        what: ``column``, ``constant``, ``call``, ``aggregate`` (its parts still to be merged), ``either``
+            (one of *args*, by the branch of a UNION) or ``opaque`` (follows from *args*, nobody knows how).
+        source: Of a column: which read of a table it comes from. Of ``either``: which UNION.
+    """
+
+    what: str
+    name: str = ""
+    type: str = ""
+    args: "tuple[Value, ...]" = ()
+    source: str = ""
+    table: TableName | None = None
+    literal: str | None = None
+
+
+def any_of(value: Value, test: Callable[[Value], bool]) -> bool:
+    """Whether *test* holds for a value or for anything that it is made of."""
+    seen: set[int] = set()
+    todo = [value]
+    while todo:
+        one = todo.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if test(one):
+            return True
+        todo.extend(one.args)
+    return False
+
+
+UNSTABLE = re.compile(
+    r"now(64|inblock)?|today|yesterday|curdate|current_date|current_timestamp|utc_?timestamp|rand\w*|generate\w+id\w*"
+    r"|generateserialid|rownumberin\w+|blocknumber|runningdifference\w*|runningaccumulate|neighbor|hostname|fqdn"
+    r"|queryid|currentuser|uptime|fuzzbits",
+    re.IGNORECASE,
+)
+_UNORDERED = re.compile(
+    r"any\w*|first_value\w*|last_value\w*|groupConcat\w*|arg(Min|Max)\w*|\w+ArgM(in|ax)\w*|topK\w*|approx_top\w*"
+    r"|(quantiles?|median)(If|State|Merge|TDigest|BFloat16|Timing|Deterministic)*(Weighted)?(If|State|Merge)*"
+    r"|deltaSum\w*|row_number|rank|dense_rank|lag\w*|lead\w*|nth_value|ntile",
+    re.IGNORECASE,
+)
+
+
+def is_unstable(value: Value) -> bool:
+    """Whether a value is another one each time it is asked for."""
+    return value.what in ("call", "opaque", "aggregate") and bool(UNSTABLE.fullmatch(value.name))
+
+
+def is_unordered(value: Value) -> bool:
+    """Whether any of several values is right, such as that of ``any``."""
+    return value.what in ("call", "opaque", "aggregate") and bool(_UNORDERED.fullmatch(value.name))
+
+
+def is_partial(value: Value) -> bool:
+    """Whether a value is made of results that several chunks have parts of."""
+    return any_of(value, lambda one: one.what == "aggregate")
+
+
+_NUMBER = re.compile(r"(?:U?Int\d+|Float\d+|BFloat16|Bool)_(-?[\d.]+(?:e[+-]?\d+)?)")
+_DECIMAL = re.compile(r"Decimal\d+_'?(-?[\d.]+)'?")
+_INTERVAL = re.compile(r"Interval([A-Z][a-z]+)")
+BARE_NAME = re.compile(r"[A-Za-z_]\w*")
+_SIMPLE_NUMBER = re.compile(r"U?Int\d+|Float64|Bool")
+
+
+def literal_of(node: Node) -> str | None:
+    """A constant as SQL; None when it is of a type that is not rebuilt."""
+    text, kind = node.name, unwrap_type(node.type)
+    if text == "NULL":
+        return "NULL"
+    if text.startswith("'"):
+        return text if kind == "String" else f"CAST({text} AS {node.type})"
+    if (number := _NUMBER.fullmatch(text) or _DECIMAL.fullmatch(text)) is None:
+        return None
+    if (unit := _INTERVAL.fullmatch(kind)) is not None:
+        return f"toInterval{unit[1]}({number[1]})"
+    return number[1] if _SIMPLE_NUMBER.fullmatch(kind) else f"CAST({number[1]} AS {node.type})"
+
+
+def of_branch(value: Value, union: str, branch: int) -> Value:
+    """A value as one branch of a UNION gives it."""
+    if value.what == "either" and value.source == union:
+        return value.args[branch]
+    if not value.args:
+        return value
+    return value._replace(args=tuple(of_branch(arg, union, branch) for arg in value.args))
+
+
+def show(value: Value) -> str:
+    """A value for a message."""
+    if value.what == "call":
+        return f"{value.name}({', '.join(map(show, value.args))})"
+    if value.what == "either":
+        return show(value.args[0])
+    return value.literal or value.name or "…"
+
+
+def show_call(value: Value) -> str:
+    """A call for a message, its aggregates with their arguments."""
+    inner = ", ".join(
+        show_call(arg) if arg.what in ("call", "aggregate") else (arg.literal or arg.name or "…") for arg in value.args
+    )
+    return f"{value.name}({inner})"

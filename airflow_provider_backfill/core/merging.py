@@ -1,0 +1,287 @@
+"""
+How parts of a value become that of the whole, and what a target makes of the parts that it gets.
+
+A part is what a chunk gives of a group whose rows lie in several chunks. Pure.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from .column_types import unwrap_type
+from .facts import Column, TableFacts
+from .lineage import Value, is_partial, show_call
+from .sql import expressions
+
+_ALIASES = {
+    "sumwithoverflow": "sum",
+    "sumkahan": "sum",
+    "count": "sum",
+    "any_value": "any",
+    "any_respect_nulls": "any",
+    "first_value": "any",
+    "anylast_respect_nulls": "anyLast",
+    "last_value": "anyLast",
+    "bit_and": "groupBitAnd",
+    "bit_or": "groupBitOr",
+    "bit_xor": "groupBitXor",
+}
+_MERGEABLE = {
+    "sum": "sum",
+    "min": "min",
+    "max": "max",
+    "any": "any",
+    "anylast": "anyLast",
+    "groupbitand": "groupBitAnd",
+    "groupbitor": "groupBitOr",
+    "groupbitxor": "groupBitXor",
+    "grouparray": "groupArrayArray",
+    "grouparrayarray": "groupArrayArray",
+    "groupuniqarray": "groupUniqArrayArray",
+    "groupuniqarrayarray": "groupUniqArrayArray",
+    "summap": "sumMap",
+    "summappedarrays": "sumMap",
+    "minmap": "minMap",
+    "minmappedarrays": "minMap",
+    "maxmap": "maxMap",
+    "maxmappedarrays": "maxMap",
+}
+# Merged again with the same value they do not change it.
+IDEMPOTENT = frozenset(
+    {"min", "max", "any", "anyLast", "groupBitAnd", "groupBitOr", "groupUniqArrayArray", "minMap", "maxMap"}
+)
+# What comes out depends on the order in which states are merged, and chunks are merged in any.
+_ORDERED_STATES = re.compile(
+    r"deltaSum(?!Timestamp)\w*|groupArrayMoving\w*|exponentialMoving\w*|groupArrayLast\w*", re.IGNORECASE
+)
+_NUMBER_CAST = re.compile(
+    r"_?CAST|accurateCast|to(?:U?Int\d+|Float\d+|Decimal\d+|Nullable|LowCardinality)|materialize|identity|assumeNotNull"
+)
+_MONOTONE = re.compile(
+    r"_?CAST|to(?:U?Int\d+|Float\d+|Date|Date32|DateTime|DateTime64|Nullable)|materialize|identity"
+    r"|toStartOf(?:Second|Minute|Hour|Day|Month|Quarter|Year)"
+)
+_STATE_TYPE = re.compile(r"AggregateFunction\(\s*(?:\d+\s*,\s*)?(\w+)")
+_SIMPLE_TYPE = re.compile(r"SimpleAggregateFunction\(\s*(\w+)")
+_SUMMABLE = re.compile(r"U?Int\d+|Float\d+|BFloat16|Decimal\d*\(.*\)|Bool")
+_LEAST_IS_DEFAULT = re.compile(r"UInt\d+|Date|DateTime(?:\(.*\))?|Bool|String|FixedString\(.*\)")
+_DEFAULT_COUNTS = frozenset({"min", "max", "any", "anyLast", "groupBitAnd"})
+
+
+class Merge(NamedTuple):
+    """How parts of a value are put together: by *by*, ``key`` for one that is no part, empty for none; *why* says."""
+
+    by: str
+    why: str = ""
+    type: str = ""
+
+
+def merge_of(value: Value) -> Merge:
+    """How the parts that chunks give of a value become that of the whole."""
+    if not is_partial(value):
+        return Merge("key")
+    if value.what == "aggregate":
+        return _aggregate_merge(value)
+    parts = [arg for arg in value.args if is_partial(arg)]
+    merges = [merge_of(arg) for arg in parts]
+    refused = next((merge for merge in merges if not merge.by), None)
+    if refused is not None:
+        return refused
+    if value.what == "either":
+        if len({merge.by for merge in merges}) == 1 and len(parts) == len(value.args):
+            return merges[0]
+        return Merge("", "the branches of a UNION give it in different ways")
+    if value.what == "call" and len({merge.by for merge in merges}) == 1 and _passes(value, parts, merges[0].by):
+        return _finalised(merges[0].type) if value.name == "finalizeAggregation" else merges[0]
+    return Merge("", f"{show_call(value)} of parts is not the part of {show_call(value)} of the whole")
+
+
+def _passes(value: Value, parts: Sequence[Value], by: str) -> bool:
+    """Whether a function of parts that are merged by *by* is merged by that as well."""
+    name, single, all_parts = value.name, len(parts) == 1, len(parts) == len(value.args)
+    if by == "state":
+        return single and name in ("finalizeAggregation", "CAST", "_CAST")
+    if by == "sum":
+        if name in ("ifNull", "coalesce"):
+            return is_partial(value.args[0]) and all(arg.literal == "0" for arg in value.args[1:])
+        if single and _NUMBER_CAST.fullmatch(name):
+            # Fractions that are cut off one by one are not what is cut off their sum.
+            fractions = re.search(r"Float|Decimal", parts[0].type) is not None
+            number = re.fullmatch(r"U?Int\d+|Float\d+|Decimal.*", unwrap_type(value.type)) is not None
+            return number and not (fractions and re.search(r"Float|Decimal", value.type) is None)
+        if name in ("plus", "minus"):
+            return all_parts
+        return (
+            name == "negate"
+            or (single and name == "multiply")
+            or (single and value.args[0] in parts and name == "divide")
+        )
+    if by in ("min", "max", "any", "anyLast") and single and _MONOTONE.fullmatch(name):
+        return by in ("any", "anyLast") or unwrap_type(value.type) != "String"
+    return all_parts and (name, by) in (("greatest", "max"), ("least", "min"))
+
+
+def _finalised(state: str) -> Merge:
+    """What comes of the state of this function, made a value."""
+    match = _STATE_TYPE.match(state)
+    name = match[1] if match else ""
+    merge = _base_merge(name)
+    return Merge(merge, "" if merge else f"{name or 'a state'} is finalised, and final values do not merge")
+
+
+def _base_merge(name: str) -> str:
+    """By what the values of an aggregate function are merged; empty when they are final."""
+    low = name.lower()
+    return _MERGEABLE.get(_ALIASES.get(low, low).lower(), "")
+
+
+# The same row once more makes no difference to them.
+_REPEATABLE = re.compile(
+    r"(?:min|max|any|anyLast|any_value|first_value|last_value|groupBitAnd|groupBitOr|groupUniqArray|uniq|uniqExact"
+    r"|uniqHLL12|uniqCombined|uniqCombined64|uniqTheta|groupBitmap)(?:If|State|SimpleState|OrNull)*"
+)
+_COMBINATORS = ("If", "Array", "OrNull", "OrDefault")
+
+
+def _aggregate_merge(value: Value) -> Merge:
+    name, args = value.name, value.args
+    inner = [arg for arg in args if is_partial(arg)]
+    if "over parts" in value.source and not inner and not _REPEATABLE.fullmatch(name):
+        # It would see a group once for each chunk that has a part of it.
+        return Merge("", f"{name} works on groups of which several chunks have a part")
+    if value.type.startswith("AggregateFunction("):
+        if _ORDERED_STATES.fullmatch(name):
+            return Merge("", f"{name} depends on the order in which its states are merged")
+        if inner and not name.endswith("MergeState"):
+            return _over_parts(name, args)
+        return Merge("state", type=value.type)
+    if value.type.startswith("SimpleAggregateFunction("):
+        match = _SIMPLE_TYPE.match(value.type)
+        by = _base_merge(match[1]) if match else ""
+        return _over(by, name, args) if by else Merge("", f"{value.type} is not known")
+    if name.endswith(("Merge", "MergeIf")):
+        return _over_parts(name, args) if inner and name.endswith("If") else _finalised(args[0].type if args else "")
+    base, combinators = _without_combinators(name)
+    by = _base_merge(base)
+    if not by:
+        return Merge("", f"{name} is final: its value over the whole does not follow from its values over parts")
+    if inner and "If" in combinators:
+        return _over_parts(name, args)
+    if by in _DEFAULT_COUNTS and not ("OrNull" in combinators or value.type.startswith("Nullable(")):
+        # Without a row it gives the type's default, which is merged as a value.
+        harmless = by == "max" and _LEAST_IS_DEFAULT.fullmatch(unwrap_type(value.type)) is not None
+        if not harmless and ("over all" in value.source or "If" in combinators):
+            rows = "such rows" if "If" in combinators else "rows"
+            return Merge("", f"{name} gives a default for a chunk without {rows}, and that would be merged as a value")
+    return _over(by, name, args, counts=base.lower() == "count")
+
+
+def _without_combinators(name: str) -> tuple[str, set[str]]:
+    combinators: set[str] = set()
+    while True:
+        found = next((one for one in _COMBINATORS if name.endswith(one) and _base_root(name, one)), None)
+        if found is None:
+            return name, combinators
+        combinators.add(found)
+        name = name.removesuffix(found)
+
+
+def _base_root(base: str, combinator: str) -> bool:
+    """Whether a function is left when the combinator is taken away: groupArray is no group-Array."""
+    root = base.removesuffix(combinator)
+    return bool(root) and not (combinator == "Array" and root.lower() in ("group", "groupuniq"))
+
+
+def _over(by: str, name: str, args: Sequence[Value], *, counts: bool = False) -> Merge:
+    """How the result of a function merges whose arguments may be parts themselves."""
+    inner = [merge_of(arg) for arg in args if is_partial(arg)]
+    if not inner:
+        return Merge(by)
+    if counts or any(merge.by != by for merge in inner) or len(inner) != len(args):
+        return _over_parts(name, args)
+    return Merge(by)
+
+
+def _over_parts(name: str, args: Sequence[Value]) -> Merge:
+    of = next((show_call(arg) for arg in args if is_partial(arg)), "parts")
+    return Merge("", f"{name} works on {of}, of which each chunk has a part")
+
+
+MERGING = frozenset(f"{kind}MergeTree" for kind in ("Summing", "Aggregating", "Replacing", "Coalescing"))
+
+
+def key_columns(key: str) -> list[str]:
+    """The elements of a sorting key; those that are columns by themselves are called as the columns are."""
+    return [element.strip("`") for element in expressions(key)]
+
+
+def _arguments(engine_full: str) -> list[str]:
+    """The columns in an engine's brackets; a Replicated one's paths left out."""
+    match = re.match(r"\w+\(", engine_full)
+    if match is None:
+        return []
+    depth, inside = 1, ""
+    for letter in engine_full[match.end() :]:
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            break
+        inside += letter
+    flat = re.sub(r"'(?:[^'\\]|\\.){0,400}'", "", inside)
+    return [part.strip(" `()") for part in flat.split(",") if part.strip(" `()")]
+
+
+def summed_columns(target: TableFacts, engine: str) -> frozenset[str] | None:
+    """The columns that a SummingMergeTree was told to merge; None where it merges all it can."""
+    return frozenset(_arguments(target.engine_full)) or None if engine == "SummingMergeTree" else None
+
+
+def merged_by(column: Column, engine: str, summed: frozenset[str] | None) -> str:
+    """How the target merges a column outside of its key; empty when it keeps one of the values."""
+    if engine not in ("SummingMergeTree", "AggregatingMergeTree"):
+        return ""
+    table, _, _ = column.name.partition(".")
+    if engine == "SummingMergeTree" and "." in column.name and table.endswith("Map"):
+        return "map"
+    if summed is not None and column.name not in summed:
+        return ""
+    if (simple := _SIMPLE_TYPE.match(column.type)) is not None:
+        return _base_merge(simple[1])
+    if column.type.startswith("AggregateFunction("):
+        return "state"
+    return "sum" if engine == "SummingMergeTree" and _SUMMABLE.fullmatch(unwrap_type(column.type)) else ""
+
+
+def state_function(state: str) -> str:
+    """The function of a state's type, without what changes which rows it takes and not how states are merged."""
+    match = _STATE_TYPE.match(state)
+    name = match[1] if match else ""
+    return re.sub(r"(?:If|Array|Merge|State)+$", "", name) or name
+
+
+def follows(value: Value, known: set[Value]) -> bool:
+    """Whether rows that agree in the *known* values agree in this one."""
+    if value in known or value.what == "constant":
+        return True
+    return value.what == "call" and bool(value.args) and all(follows(arg, known) for arg in value.args)
+
+
+def keeps_latest(target: TableFacts, filled: Sequence[Column], columns: Mapping[str, Value]) -> bool:
+    """Whether each chunk gives the latest row of a group, and the target keeps the latest of these by its version."""
+    version = _arguments(target.engine_full)
+    if len(version) != 1 or version[0] not in columns:
+        return False
+    highest = columns[version[0]]
+    if highest.what != "aggregate" or highest.name != "max" or _partial_args(highest):
+        return False
+    rest = [columns[column.name] for column in filled if column.name != version[0] and not column.in_key]
+    return all(
+        value.what == "aggregate"
+        and value.name == "argMax"
+        and value.args[1:] == highest.args
+        and not _partial_args(value)
+        for value in rest
+    )
+
+
+def _partial_args(value: Value) -> bool:
+    return any(map(is_partial, value.args))

@@ -1,0 +1,517 @@
+"""
+Whether chunks add up is decided before anything is written, and the decision is right.
+
+What is accepted is run and compared with the SELECT over the whole window; what is refused is cut and put
+together by hand, without the planner, and must really differ.
+"""
+
+# ruff: noqa: E501 - a SELECT a line
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import NamedTuple
+
+import pytest
+
+from airflow_provider_backfill.core.facts import TimeKind
+from airflow_provider_backfill.core.instants import parse_instant
+from airflow_provider_backfill.core.plan import FilteredTable, TableFilter
+from airflow_provider_backfill.core.sql import filter_setting
+from airflow_provider_backfill.errors import RequestError
+from tests.clickhouse.lab import Lab
+from tests.clickhouse.ward import Ward
+
+START, END, HOURS = "2025-01-01", "2025-01-17", 6
+DAY = "toDate(ts) AS day"
+
+
+class Shape(NamedTuple):
+    """A SELECT over ``ev`` and the target that it fills; *hours* is the length of a chunk."""
+
+    target: str
+    select: str
+    hours: int = HOURS
+    filters: tuple[str, ...] = ("ev",)
+
+
+def summing(columns: str = "n UInt64", key: str = "day", engine: str = "SummingMergeTree") -> str:
+    return f"(day Date, {columns}) ENGINE = {engine} ORDER BY ({key})"
+
+
+def aggregating(columns: str, key: str = "day Date") -> str:
+    return f"({key}, {columns}) ENGINE = AggregatingMergeTree ORDER BY {key.split()[0]}"
+
+
+PLAIN = "(day Date, n UInt64) ENGINE = MergeTree ORDER BY day"
+
+RIGHT = {
+    "counts into a sum": Shape(summing(), f"SELECT {DAY}, count() AS n FROM ev GROUP BY day"),
+    "sums of what is summed": Shape(
+        summing("n UInt64, v Int64"), f"SELECT {DAY}, countIf(v > 0) AS n, sum(v) * 2 AS v FROM ev GROUP BY day"
+    ),
+    "the very columns that are summed": Shape(
+        summing(engine="SummingMergeTree(n)"), f"SELECT {DAY}, count() AS n FROM ev GROUP BY day"
+    ),
+    "states": Shape(
+        aggregating(
+            "u AggregateFunction(uniq, UInt32), q AggregateFunction(quantile(0.9), Int64), a AggregateFunction(avg, Int64)"
+        ),
+        f"SELECT {DAY}, uniqState(user) AS u, quantileState(0.9)(v) AS q, avgState(v) AS a FROM ev GROUP BY day",
+    ),
+    "states of states": Shape(
+        aggregating("u AggregateFunction(uniq, UInt32)"),
+        "SELECT toDate(hour) AS day, uniqMergeState(u) AS u FROM hourly GROUP BY day",
+        filters=("hourly",),
+    ),
+    "extremes": Shape(
+        aggregating(
+            "lo SimpleAggregateFunction(min, Int64), hi SimpleAggregateFunction(max, Int64), bits SimpleAggregateFunction(groupBitOr, UInt32)"
+        ),
+        f"SELECT {DAY}, min(v) AS lo, max(v) AS hi, groupBitOr(user) AS bits FROM ev GROUP BY day",
+    ),
+    "maps and arrays": Shape(
+        aggregating(
+            "m SimpleAggregateFunction(sumMap, Map(UInt32, UInt64)), who SimpleAggregateFunction(groupUniqArrayArray, Array(UInt32))"
+        ),
+        f"SELECT {DAY}, sumMap(map(user, toUInt64(1))) AS m, groupUniqArray(user) AS who FROM ev GROUP BY day",
+    ),
+    "sums of sums": Shape(
+        summing(),
+        f"SELECT day, sum(n) AS n FROM (SELECT {DAY}, user, count() AS n FROM ev GROUP BY day, user) GROUP BY day",
+    ),
+    "the latest row by its version": Shape(
+        "(user UInt32, seen DateTime('UTC'), v Int64) ENGINE = ReplacingMergeTree(seen) ORDER BY user",
+        "SELECT user, max(ts) AS seen, argMax(v, ts) AS v FROM ev GROUP BY user",
+    ),
+    "distinct keys that are merged": Shape(
+        "(day Date, user UInt32) ENGINE = ReplacingMergeTree ORDER BY (day, user)",
+        f"SELECT DISTINCT {DAY}, user FROM ev",
+    ),
+    "a group without aggregates": Shape(
+        "(day Date, user UInt32) ENGINE = ReplacingMergeTree ORDER BY (day, user)",
+        f"SELECT {DAY}, user FROM ev GROUP BY day, user",
+    ),
+    "finals of a bucket that is whole": Shape(PLAIN, f"SELECT {DAY}, uniqExact(user) AS n FROM ev GROUP BY day", 24),
+    "parts of a date that together are a day": Shape(
+        "(m UInt8, d UInt8, n UInt64) ENGINE = MergeTree ORDER BY (m, d)",
+        "SELECT toMonth(ts) AS m, toDayOfMonth(ts) AS d, uniqExact(user) AS n FROM ev GROUP BY m, d",
+        24,
+    ),
+    "HAVING on the key": Shape(
+        summing(), f"SELECT {DAY}, count() AS n FROM ev GROUP BY day HAVING day != '2025-01-03'"
+    ),
+    "HAVING within a bucket": Shape(PLAIN, f"SELECT {DAY}, count() AS n FROM ev GROUP BY day HAVING n > 120", 24),
+    "a window within a bucket": Shape(
+        "(ts DateTime('UTC'), place UInt64) ENGINE = MergeTree ORDER BY ts",
+        "SELECT ts, row_number() OVER (PARTITION BY toDate(ts) ORDER BY ts) AS place FROM ev",
+        24,
+    ),
+    "branches that are all limited": Shape(
+        "(ts DateTime('UTC'), user UInt32) ENGINE = MergeTree ORDER BY ts",
+        "SELECT ts, user FROM ev UNION ALL SELECT at AS ts, user FROM pay",
+        filters=("ev", "pay=at"),
+    ),
+    "a group over branches": Shape(
+        PLAIN,
+        "SELECT toDate(t) AS day, uniqExact(user) AS n FROM (SELECT ts AS t, user FROM ev UNION ALL SELECT at AS t, user FROM pay) GROUP BY day",
+        24,
+        ("ev", "pay=at"),
+    ),
+    "two sides joined by their hour": Shape(
+        "(hour DateTime('UTC'), n UInt64, m UInt64) ENGINE = MergeTree ORDER BY hour",
+        "SELECT a.hour AS hour, n, m FROM (SELECT toStartOfHour(ts) AS hour, count() AS n FROM ev GROUP BY hour) AS a"
+        " LEFT JOIN (SELECT toStartOfHour(at) AS hour, count() AS m FROM pay GROUP BY hour) AS b ON a.hour = b.hour",
+        filters=("ev", "pay=at"),
+    ),
+    "a dimension on the right": Shape(
+        "(ts DateTime('UTC'), name String) ENGINE = MergeTree ORDER BY ts",
+        "SELECT ts, name FROM ev LEFT JOIN dim ON ev.user = dim.user",
+    ),
+    "the nearest price": Shape(
+        "(ts DateTime('UTC'), price UInt32) ENGINE = MergeTree ORDER BY ts",
+        "SELECT ts, price FROM ev ASOF JOIN prices ON ev.user = prices.user AND ev.ts >= prices.since",
+    ),
+    "subqueries on other tables": Shape(
+        "(ts DateTime('UTC'), top UInt32) ENGINE = MergeTree ORDER BY ts",
+        "SELECT ts, (SELECT max(user) FROM dim) AS top FROM ev WHERE user IN (SELECT user FROM dim) AND EXISTS (SELECT 1 FROM prices)",
+    ),
+    "arrays unfolded": Shape(
+        "(ts DateTime('UTC'), tag UInt32) ENGINE = MergeTree ORDER BY ts",
+        "SELECT ts, tag FROM ev ARRAY JOIN [user, user + 1] AS tag",
+    ),
+}
+
+WRONG = {
+    "a final count of users": Shape(summing(), f"SELECT {DAY}, uniq(user) AS n FROM ev GROUP BY day"),
+    "a sum of distinct values": Shape(summing(), f"SELECT {DAY}, sum(DISTINCT user) AS n FROM ev GROUP BY day"),
+    "a sum for each element": Shape(
+        summing("n Array(UInt64)"), f"SELECT {DAY}, sumForEach([user, 1]) AS n FROM ev GROUP BY day"
+    ),
+    "a ratio": Shape(summing("n Float64"), f"SELECT {DAY}, sum(v) / count() AS n FROM ev GROUP BY day"),
+    "an average": Shape(summing("n Float64"), f"SELECT {DAY}, avg(user) AS n FROM ev GROUP BY day"),
+    "a median": Shape(summing("n Float64"), f"SELECT {DAY}, quantileExact(user) AS n FROM ev GROUP BY day"),
+    "a maximum into a sum": Shape(summing(), f"SELECT {DAY}, max(user) AS n FROM ev GROUP BY day"),
+    "a count into a maximum": Shape(
+        aggregating("n SimpleAggregateFunction(max, UInt64)"), f"SELECT {DAY}, count() AS n FROM ev GROUP BY day"
+    ),
+    "users into a sum of a state": Shape(
+        aggregating("n SimpleAggregateFunction(sum, UInt64)"),
+        f"SELECT {DAY}, uniqExact(user) AS n FROM ev GROUP BY day",
+    ),
+    "a minimum that may find no row": Shape(
+        aggregating("lo SimpleAggregateFunction(min, UInt32)"),
+        f"SELECT {DAY}, minIf(user, toHour(ts) = 3) AS lo FROM ev GROUP BY day",
+    ),
+    "a column that is not summed": Shape(
+        summing("n UInt64, m UInt64", engine="SummingMergeTree(n)"),
+        f"SELECT {DAY}, count() AS n, sum(user) AS m FROM ev GROUP BY day",
+    ),
+    "a constant that is summed": Shape(summing(), f"SELECT {DAY}, 1 AS n FROM ev GROUP BY day"),
+    "a rounded sum": Shape(summing("n Int64"), f"SELECT {DAY}, intDiv(sum(user), 7) AS n FROM ev GROUP BY day"),
+    "a state that needs an order": Shape(
+        aggregating("d AggregateFunction(deltaSum, Int64)"), f"SELECT {DAY}, deltaSumState(v) AS d FROM ev GROUP BY day"
+    ),
+    "a count of groups": Shape(
+        summing(), f"SELECT day, count() AS n FROM (SELECT {DAY}, user FROM ev GROUP BY day, user) GROUP BY day"
+    ),
+    "states of finals": Shape(
+        aggregating("q AggregateFunction(quantileExact, UInt64)"),
+        f"SELECT day, quantileExactState(n) AS q FROM (SELECT {DAY}, user, count() AS n FROM ev GROUP BY day, user) GROUP BY day",
+    ),
+    "a group without aggregates that is not merged": Shape(
+        "(day Date, user UInt32) ENGINE = MergeTree ORDER BY day", f"SELECT {DAY}, user FROM ev GROUP BY day, user"
+    ),
+    "HAVING on a part": Shape(summing(), f"SELECT {DAY}, count() AS n FROM ev GROUP BY day HAVING n > 40"),
+    "WHERE over a part": Shape(
+        summing(), f"SELECT * FROM (SELECT {DAY}, count() AS n FROM ev GROUP BY day) WHERE n > 40"
+    ),
+    "the hour of the day": Shape(
+        "(h UInt8, n UInt64) ENGINE = MergeTree ORDER BY h", "SELECT toHour(ts) AS h, count() AS n FROM ev GROUP BY h"
+    ),
+    "the day of the week": Shape(
+        "(d UInt8, n UInt64) ENGINE = MergeTree ORDER BY d",
+        "SELECT toDayOfWeek(ts) AS d, uniqExact(user) AS n FROM ev GROUP BY d",
+        24,
+    ),
+    "a group by no time": Shape(
+        "(user UInt32, n UInt64) ENGINE = MergeTree ORDER BY user", "SELECT user, count() AS n FROM ev GROUP BY user"
+    ),
+    "one row of all": Shape("(n UInt64) ENGINE = MergeTree ORDER BY n", "SELECT count() AS n FROM ev"),
+    "the least of an empty chunk": Shape(
+        "(k UInt8, lo SimpleAggregateFunction(min, UInt32)) ENGINE = AggregatingMergeTree ORDER BY k",
+        "SELECT 1 AS k, min(user + 5) AS lo FROM ev WHERE toHour(ts) > 12",
+    ),
+    "rollup": Shape(summing(), f"SELECT {DAY}, count() AS n FROM ev GROUP BY day WITH ROLLUP", 24),
+    "grouping sets": Shape(
+        "(day Date, user UInt32, n UInt64) ENGINE = MergeTree ORDER BY day",
+        f"SELECT {DAY}, user, count() AS n FROM ev GROUP BY GROUPING SETS ((day, user), (user))",
+        24,
+    ),
+    "filled gaps": Shape(
+        "(hour DateTime('UTC'), n UInt64) ENGINE = MergeTree ORDER BY hour",
+        "SELECT toStartOfHour(ts) AS hour, count() AS n FROM ev WHERE toHour(ts) BETWEEN 4 AND 9 GROUP BY hour ORDER BY hour WITH FILL STEP 3600",
+    ),
+    "a limit": Shape("(ts DateTime('UTC')) ENGINE = MergeTree ORDER BY ts", "SELECT ts FROM ev ORDER BY ts LIMIT 3"),
+    "a limit by what comes again": Shape(
+        "(ts DateTime('UTC')) ENGINE = MergeTree ORDER BY ts", "SELECT ts FROM ev ORDER BY ts LIMIT 1 BY toHour(ts)"
+    ),
+    "distinct": Shape("(user UInt32) ENGINE = MergeTree ORDER BY user", "SELECT DISTINCT user FROM ev"),
+    "a window over users": Shape(
+        "(ts DateTime('UTC'), n UInt64) ENGINE = MergeTree ORDER BY ts",
+        "SELECT ts, row_number() OVER (PARTITION BY user ORDER BY ts) AS n FROM ev",
+    ),
+    "a branch that is read whole": Shape(
+        "(ts DateTime('UTC'), user UInt32) ENGINE = MergeTree ORDER BY ts",
+        "SELECT ts, user FROM ev UNION ALL SELECT at AS ts, user FROM pay",
+    ),
+    "a dimension on the left": Shape(
+        "(name String, v Int64) ENGINE = MergeTree ORDER BY name",
+        "SELECT name, v FROM dim LEFT JOIN ev ON ev.user = dim.user AND v > 3",
+    ),
+    "a full join": Shape(
+        "(name String, v Int64) ENGINE = MergeTree ORDER BY name",
+        "SELECT name, v FROM ev FULL JOIN dim ON ev.user = dim.user",
+    ),
+    "who was never seen": Shape(
+        "(name String) ENGINE = MergeTree ORDER BY name",
+        "SELECT name FROM dim ANTI JOIN ev ON ev.user = dim.user AND v = 5",
+    ),
+    "a self-join": Shape(
+        "(n UInt64) ENGINE = MergeTree ORDER BY n",
+        "SELECT toUInt64(a.v + b.v + 50) AS n FROM ev AS a JOIN ev AS b ON a.user = b.user",
+    ),
+    "an average of the source": Shape(
+        "(ts DateTime('UTC'), n Float64) ENGINE = MergeTree ORDER BY ts",
+        "SELECT ts, v - (SELECT avg(v) FROM ev) AS n FROM ev",
+    ),
+    "users of the source": Shape(
+        "(ts DateTime('UTC')) ENGINE = MergeTree ORDER BY ts",
+        "SELECT ts FROM ev WHERE user IN (SELECT user FROM ev GROUP BY user HAVING count() > 300)",
+    ),
+    "a running total of its own": Shape(
+        "(ts DateTime('UTC'), n UInt64) ENGINE = MergeTree ORDER BY ts",
+        "SELECT ts, (SELECT sum(r.user) FROM ev AS r WHERE r.user = ev.user) AS n FROM ev",
+    ),
+    "two limited sides joined by user": Shape(
+        "(ts DateTime('UTC'), user UInt32) ENGINE = MergeTree ORDER BY ts",
+        "SELECT ev.ts AS ts, ev.user AS user FROM ev JOIN pay ON ev.user = pay.user",
+        filters=("ev", "pay=at"),
+    ),
+}
+
+
+@pytest.fixture
+def shop(http_lab: Lab) -> Lab:
+    """Events of 16 days, payments, hourly states, and tables to look things up in."""
+    http_lab.sql(
+        "CREATE TABLE ev (ts DateTime('UTC'), user UInt32, v Int64) ENGINE = MergeTree ORDER BY (user, ts)",
+        "INSERT INTO ev SELECT toDateTime('2025-01-01', 'UTC') + number * 587, cityHash64(number) % 9, number % 13 - 6 FROM numbers(2350)",
+        "CREATE TABLE pay (at DateTime('UTC'), user UInt32) ENGINE = MergeTree ORDER BY at",
+        "INSERT INTO pay SELECT toDateTime('2025-01-01 00:10:00', 'UTC') + number * 5000, number % 9 FROM numbers(270)",
+        "CREATE TABLE hourly (hour DateTime('UTC'), u AggregateFunction(uniq, UInt32)) ENGINE = AggregatingMergeTree ORDER BY hour",
+        "INSERT INTO hourly SELECT toStartOfHour(ts) AS hour, uniqState(user) FROM ev GROUP BY hour",
+        "CREATE TABLE dim (user UInt32, name String) ENGINE = MergeTree ORDER BY user",
+        "INSERT INTO dim SELECT number, concat('u', toString(number)) FROM numbers(12)",
+        "CREATE TABLE prices (user UInt32, since DateTime('UTC'), price UInt32) ENGINE = MergeTree ORDER BY (user, since)",
+        "INSERT INTO prices SELECT number % 9, toDateTime('2024-12-31', 'UTC') + number * 20000, number FROM numbers(80)",
+    )
+    return http_lab
+
+
+def qualified(lab: Lab, select: str) -> str:
+    """The SELECT with its tables' database, as a stored view has it."""
+    for table in ("ev", "pay", "hourly", "dim", "prices"):
+        for word in ("FROM", "JOIN"):
+            select = (
+                (select + " ")
+                .replace(f"{word} {table} ", f"{word} {lab.engine.database}.{table} ")
+                .replace(f"{word} {table})", f"{word} {lab.engine.database}.{table})")
+            )
+    return select.strip()
+
+
+def filters(lab: Lab, shape: Shape) -> tuple[TableFilter, ...]:
+    return tuple(
+        TableFilter(lab.table(name), column or None)
+        for name, _, column in (each.partition("=") for each in shape.filters)
+    )
+
+
+def merged(lab: Lab, table: str) -> list[tuple[object, ...]]:
+    """The rows of a table as its engine merges them, states made values."""
+    columns = lab.rows(
+        f"SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = '{table}' ORDER BY position"
+    )
+    values = ", ".join(
+        f"arraySort({name})"
+        if "Array(" in kind
+        else f"mapSort({name})"
+        if "Map(" in kind
+        else f"finalizeAggregation({name})"
+        if kind.startswith("AggregateFunction")
+        else name
+        for name, kind in columns
+    )
+    if (
+        lab.value(f"SELECT engine FROM system.tables WHERE database = currentDatabase() AND name = '{table}'")
+        != "MergeTree"
+    ):
+        lab.sql(f"OPTIMIZE TABLE {table} FINAL")
+    return sorted(lab.rows(f"SELECT {values} FROM {table}"), key=repr)
+
+
+def cut_by_hand(lab: Lab, shape: Shape, select: str, table: str) -> None:
+    """Fill a table chunk by chunk, as an ordinary loop of INSERT SELECTs with the filter would."""
+    times = {"ev": "ts", "pay": "at", "hourly": "hour"}
+    tables = [
+        FilteredTable(table=f"{lab.engine.database}.{name}", column=column or times[name], kind=TimeKind.DATETIME)
+        for name, _, column in (each.partition("=") for each in shape.filters)
+    ]
+    names = ", ".join(name for name, *_ in lab.rows(f"DESCRIBE TABLE ({select})"))
+    start = parse_instant(START)
+    while start < parse_instant(END):
+        until = start + timedelta(hours=shape.hours)
+        settings = filter_setting(tables, [(start, until)])
+        lab.engine.client.command(
+            f"INSERT INTO {table} ({names}) SELECT {names} FROM (\n{select}\n)", settings=settings
+        )
+        start = until
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_is_accepted_is_right(shop: Lab, name: str) -> None:
+    """A plan that is accepted gives what the SELECT gives for the whole window, and says by what it is shown."""
+    shape = RIGHT[name]
+    select = qualified(shop, shape.select)
+    shop.sql(f"CREATE TABLE dst {shape.target}", "CREATE TABLE truth AS dst")
+    names = ", ".join(column for column, *_ in shop.rows(f"DESCRIBE TABLE ({select})"))
+    shop.sql(f"INSERT INTO truth ({names}) SELECT {names} FROM (\n{select}\n)")
+    plan = shop.plan("dst", START, END, shape.hours, select=select, filter_tables=filters(shop, shape))
+    assert plan["addsUp"]["proof"] == "by rule", plan["addsUp"]
+    assert shop.run(plan)["status"] == "completed"
+    assert merged(shop, "dst") == merged(shop, "truth")
+    assert shop.leftovers() == []
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_refused_is_wrong(shop: Lab, name: str) -> None:
+    """A plan that is refused would have given something else; one chunk for the window gives the truth."""
+    shape = WRONG[name]
+    select = qualified(shop, shape.select)
+    shop.sql(f"CREATE TABLE dst {shape.target}", "CREATE TABLE truth AS dst", "CREATE TABLE cut AS dst")
+    with pytest.raises(RequestError) as refused:
+        shop.plan("dst", START, END, shape.hours, select=select, filter_tables=filters(shop, shape))
+    assert refused.value.hint
+    names = ", ".join(column for column, *_ in shop.rows(f"DESCRIBE TABLE ({select})"))
+    shop.sql(f"INSERT INTO truth ({names}) SELECT {names} FROM (\n{select}\n)")
+    cut_by_hand(shop, shape, select, "cut")
+    assert merged(shop, "cut") != merged(shop, "truth")
+    if len(shape.filters) == 1 and "branch" not in name:
+        shop.fill("dst", START, END, 24 * 16, select=select, filter_tables=filters(shop, shape))
+        assert merged(shop, "dst") == merged(shop, "truth")
+
+
+def test_the_remedy_of_a_cut_bucket_is_right(shop: Lab) -> None:
+    """The length that the refusal names makes the same SELECT right."""
+    select = qualified(shop, f"SELECT {DAY}, uniqExact(user) AS n FROM ev GROUP BY day")
+    shop.sql(f"CREATE TABLE dst {PLAIN}")
+    with pytest.raises(RequestError, match="cuts a bucket of toDate") as refused:
+        shop.plan("dst", START, END, 6, select=select)
+    assert "--chunk-hours 24" in refused.value.hint
+    shop.fill("dst", START, END, 24, select=select)
+    assert shop.value("SELECT count() FROM dst") == 16
+
+
+def test_the_target_is_read_through_a_view(shop: Lab) -> None:
+    """What a chunk gives must not depend on what the chunks before have written."""
+    shop.sql(
+        "CREATE TABLE dst (ts DateTime('UTC'), user UInt32) ENGINE = MergeTree ORDER BY ts",
+        "CREATE VIEW seen AS SELECT max(ts) AS last FROM dst",
+    )
+    database = shop.engine.database
+    select = f"SELECT ts, user FROM {database}.ev WHERE ts > (SELECT last FROM {database}.seen)"
+    with pytest.raises(RequestError, match="the target itself"):
+        shop.plan("dst", START, END, 24, select=select, filter_table=shop.table("ev"))
+
+
+def test_the_window_on_the_wrong_side_of_a_join(shop: Lab) -> None:
+    """Users have a time of their own; to limit them and read all events in each chunk is not what is meant."""
+    shop.sql(
+        "CREATE TABLE users (user UInt32, since DateTime('UTC')) ENGINE = MergeTree ORDER BY user",
+        "INSERT INTO users SELECT number, toDateTime('2025-01-02', 'UTC') + number * 3600 FROM numbers(9)",
+        "CREATE TABLE dst (ts DateTime('UTC'), v Int64) ENGINE = MergeTree ORDER BY ts",
+    )
+    select = qualified(shop, "SELECT ev.ts AS ts, v FROM ev JOIN users AS u ON ev.user = u.user").replace(
+        "JOIN users", f"JOIN {shop.engine.database}.users"
+    )
+    with pytest.raises(RequestError, match=r"the target's ts comes from \S+\.ev") as refused:
+        shop.plan("dst", START, END, 24, select=select, filter_table=shop.table("users"))
+    assert "--whole-table" in refused.value.hint
+    shop.plan("dst", START, END, 24, select=select, filter_table=shop.table("users"), whole_tables=(shop.table("ev"),))
+    shop.fill("dst", START, END, 48, select=select, filter_table=shop.table("ev"))
+    assert shop.value("SELECT count() FROM dst") == 2350
+
+
+def test_sources_that_keep_nothing(shop: Lab) -> None:
+    """A Null table has passed its rows on; the refusal names the table that has them."""
+    shop.sql(
+        "CREATE TABLE entry AS ev ENGINE = Null",
+        f"CREATE TABLE dst {summing()}",
+        f"CREATE MATERIALIZED VIEW mv TO dst AS SELECT {DAY}, count() AS n FROM entry GROUP BY day",
+    )
+    with pytest.raises(RequestError, match="a Null table, which keeps no rows") as refused:
+        shop.plan("dst", START, END, 24)
+    assert f"{shop.engine.database}.ev has its columns" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("value", "partition", "expected"),
+    [("toDate(ts, 'Asia/Tokyo')", "day", 17), ("toDate(toStartOfHour(ts) + toIntervalHour(1))", "day", 17)],
+    ids=["local days", "days of hours called by their end"],
+)
+def test_replace_by_the_time_that_the_select_gives(shop: Lab, value: str, partition: str, expected: int) -> None:
+    """Chunks are cut where the target's partitions begin, so that none overwrites what another has written."""
+    select = qualified(shop, f"SELECT {value} AS day, count() AS n FROM ev GROUP BY day")
+    shop.sql(f"CREATE TABLE dst (day Date, n UInt64) ENGINE = SummingMergeTree PARTITION BY {partition} ORDER BY day")
+    for _ in range(2):
+        shop.fill("dst", START, END, 24, select=select, write_mode="replace", force=True)
+        assert shop.rows("SELECT day, sum(n) FROM dst GROUP BY day ORDER BY day") == shop.rows(f"{select} ORDER BY day")
+    assert shop.value("SELECT uniqExact(day) FROM dst") == expected
+
+
+def test_replace_keeps_a_partition_that_has_other_rows(shop: Lab) -> None:
+    """The window begins in the middle of a local day, whose other rows would be lost."""
+    select = qualified(shop, "SELECT toDate(ts, 'Asia/Tokyo') AS day, count() AS n FROM ev GROUP BY day")
+    shop.sql(
+        "CREATE TABLE dst (day Date, n UInt64) ENGINE = SummingMergeTree PARTITION BY day ORDER BY day",
+        "INSERT INTO dst VALUES ('2025-01-01', 5)",
+    )
+    with pytest.raises(RequestError, match="lies inside a partition"):
+        shop.plan("dst", START, END, 24, select=select, write_mode="replace")
+    with pytest.raises(RequestError, match="keep-outside"):
+        shop.plan("dst", START, END, 24, select=select, write_mode="replace", keep_outside=True)
+    assert shop.rows("SELECT * FROM dst")[0][1] == 5
+
+
+# ---------------------------------------------------------------- the trial, and the user's word
+
+
+def test_a_trial_leaves_nothing_behind_and_is_kept(shop: Lab) -> None:
+    """The plan says what was compared; the private tables are gone."""
+    shop.sql(f"CREATE TABLE dst {summing()}")
+    select = qualified(shop, f"SELECT {DAY}, count() AS n FROM ev GROUP BY day")
+    plan = shop.plan("dst", START, END, 6, select=select)
+    assert "agree in day, n" in plan["addsUp"]["trial"]
+    assert (
+        shop.value("SELECT count() FROM system.tables WHERE database = currentDatabase() AND name LIKE 'backfill_%'")
+        == 0
+    )
+
+
+def test_a_trial_shows_what_the_rules_cannot_see(shop: Lab) -> None:
+    """A parametrised view cannot be looked into; that it groups by user shows in the rows."""
+    shop.sql(
+        "CREATE VIEW by_user AS SELECT user, count() AS n FROM ev WHERE v > {least:Int64} GROUP BY user",
+        "CREATE TABLE dst (user UInt32, n UInt64) ENGINE = MergeTree ORDER BY user",
+    )
+    select = f"SELECT user, n FROM {shop.engine.database}.by_user(least = 0)"
+    with pytest.raises(RequestError, match="do not add up: tried on") as refused:
+        shop.plan("dst", START, END, 24, select=select, filter_table=shop.table("ev"), time_column="ts")
+    assert refused.value.message.count("user = ") == 3
+    assert (
+        shop.value("SELECT count() FROM system.tables WHERE database = currentDatabase() AND name LIKE 'backfill_%'")
+        == 0
+    )
+
+
+def test_a_plan_without_a_trial_says_so_for_ever(ward: Ward) -> None:
+    """Who leaves the proof out is told by each later look."""
+    database = ward.engine.database
+    ward.sql("CREATE VIEW by_least AS SELECT * FROM events WHERE id > {least:UInt64}")
+    wanted = {"select": f"SELECT * FROM {database}.by_least(least = 1)", "filter_table": ward.table("events")}
+    assert ward.planned(**wanted)["addsUp"]["proof"] == "by trial"
+    plan = ward.planned(**wanted, trial=False, force=True)
+    assert plan["addsUp"]["proof"] == "not shown"
+    finding = ward.doctor(plan)["backfill_adding_up_not_shown"]
+    assert finding["severity"] == "warn"
+
+
+def test_parts_of_groups_that_are_fine_are_kept_and_counted(ward: Ward) -> None:
+    """As traces whose spans lie in two chunks: who reads them takes the least and the greatest anyway."""
+    database = ward.engine.database
+    ward.sql(
+        "CREATE TABLE spans (user UInt32, first DateTime('UTC'), last DateTime('UTC')) ENGINE = MergeTree ORDER BY user"
+    )
+    ward.sql("CREATE TABLE seen (user UInt32, ts DateTime('UTC')) ENGINE = MergeTree ORDER BY ts")
+    ward.sql("INSERT INTO seen SELECT number % 5, toDateTime('2025-01-01', 'UTC') + number * 3600 FROM numbers(48)")
+    select = f"SELECT user, min(ts) AS first, max(ts) AS last FROM {database}.seen GROUP BY user"
+    with pytest.raises(RequestError, match="cannot merge parts") as refused:
+        ward.plan("spans", "2025-01-01", "2025-01-03", 12, select=select)
+    assert "--accept-partial-groups" in refused.value.hint
+    plan = ward.plan("spans", "2025-01-01", "2025-01-03", 12, select=select, accept_partial_groups="readers merge")
+    assert plan["addsUp"]["proof"] == "by word"
+    assert "readers merge" in ward.doctor(plan)["backfill_partial_groups_accepted"]["message"]
+    assert ward.run(plan)["status"] == "completed"
+    assert ward.rows("SELECT user, min(first), max(last) FROM spans GROUP BY user ORDER BY user") == ward.rows(
+        f"{select} ORDER BY user"
+    )
