@@ -14,8 +14,10 @@ Standard library only: the server process must not load anything else.
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import ctypes
+import hashlib
 import http.client
 import os
 import platform
@@ -36,6 +38,16 @@ from types import TracebackType
 PACKAGE_VERSION = "26.7.3-stable.1"
 # The builds for Linux that the package "chdb" on npm names.
 PACKAGES = {"x86_64": "@chdb/lib-linux-x64-gnu", "aarch64": "@chdb/lib-linux-arm64-gnu"}
+# What npm must give, as its registry's dist.integrity says; None where that could not be had when this was written.
+INTEGRITY: dict[str, str | None] = {
+    f"@chdb/lib-linux-x64-gnu@{PACKAGE_VERSION}": (
+        "sha512-XP97mMqnc5tZpKQywR8N7cLTsHNiTmHr30pC5mzo3jWmukjKn2IBa60c2B/gWUNcuFjOMjWoorQICCqBVj5wpw=="
+    ),
+    f"@chdb/lib-linux-arm64-gnu@{PACKAGE_VERSION}": None,
+    "axe-core@4.11.0": (
+        "sha512-ilYanEU8vxxBexpJd8cWM4ElSQq4QctCLKih0TSfjIfCQTeyH/6zVrmIJfLPrKTKJRbiG+cfnZbQIjAlJmF1jQ=="
+    ),
+}
 LIBRARY_VARIABLE = "BACKFILL_TEST_LIBCHDB"
 
 # Log tables are flushed this often, so that tests need not wait for them.
@@ -203,6 +215,17 @@ def fetch_library() -> Path:
 
 def _download(package: str, folder: Path) -> None:
     """Download *package* with npm and unpack its library to ``folder/package/libchdb.so``."""
+    with tarfile.open(fetch_npm(package, folder)) as archive:
+        archive.extract("package/libchdb.so", folder, filter="data")
+
+
+def fetch_npm(package: str, folder: Path) -> Path:
+    """
+    Download *package*, ``name@version``, and hold it against its hash in :data:`INTEGRITY`.
+
+    Raises:
+        ServerError: npm is missing or failed, or what it fetched is not what was expected.
+    """
     npm = shutil.which("npm")
     if npm is None:
         raise ServerError("npm is needed to fetch ClickHouse for the tests; install Node.js or set CLICKHOUSE_URL.")
@@ -217,8 +240,12 @@ def _download(package: str, folder: Path) -> None:
     archives = list(folder.glob("*.tgz"))
     if done.returncode != 0 or len(archives) != 1:
         raise ServerError(f"npm pack {package} failed with {done.returncode}: {done.stderr.strip() or 'no archive'}")
-    with tarfile.open(archives[0]) as archive:
-        archive.extract("package/libchdb.so", folder, filter="data")
+    with archives[0].open("rb") as file:
+        found = "sha512-" + base64.b64encode(hashlib.file_digest(file, "sha512").digest()).decode()
+    if (expected := INTEGRITY[package]) is not None and found != expected:
+        archives[0].unlink()
+        raise ServerError(f"npm gave another {package} than was expected: {found} instead of {expected}.")
+    return archives[0]
 
 
 class ClickHouseServer:

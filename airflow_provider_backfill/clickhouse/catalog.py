@@ -96,6 +96,20 @@ def feeding_views(server: ClickHouse, target: TableName) -> list[ViewFacts]:
     return views
 
 
+def foreign_definers(server: ClickHouse, views: Iterable[str]) -> dict[str, str]:
+    """Those of the materialized *views* that run with the rights of another user than this one, and that user."""
+    names = ", ".join(map(literal, views))
+    if not names:
+        return {}
+    pattern = literal(r"DEFINER = (`[^`]+`|\S+) SQL SECURITY DEFINER")
+    found = server.rows(
+        f"SELECT concat(database, '.', name), trim(BOTH '`' FROM extract(create_table_query, {pattern})) AS definer"
+        f" FROM system.tables WHERE engine = 'MaterializedView' AND concat(database, '.', name) IN ({names})"
+        " AND definer NOT IN ('', currentUser())"
+    )
+    return {str(view): str(definer) for view, definer in found}
+
+
 def view_targets(server: ClickHouse, views: Iterable[TableName]) -> dict[TableName, TableName]:
     """The table that each of the materialized *views* writes to; views that hold their own rows are left out."""
     names = ", ".join(f"({literal(view.database)}, {literal(view.table)})" for view in views)

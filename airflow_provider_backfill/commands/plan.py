@@ -7,12 +7,13 @@ from ..clickhouse import attempt, catalog
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import catch_up
 from ..core.adding_up import Verdict
-from ..core.drift import compatibility_token
+from ..core.drift import compatibility_token, planned_views
 from ..core.facts import TableFacts
 from ..core.findings.registry import Match
 from ..core.findings.server_rules import open_window
 from ..core.ids import plan_id
 from ..core.instants import render_instant
+from ..core.masking import literal_calls
 from ..core.model import whole
 from ..core.plan import AddsUp, Plan, PlanRequest, Proof, WriteMode
 from ..core.planner import GUARANTEE, check_window, differences, write_mode
@@ -120,7 +121,12 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         if not dry_run and not session.store.save_plan(plan):
             # Somebody else planned the same at this moment.
             return _plan_payload(session, _same_plan(session.store.load_plan(plan.plan_id), plan), target, existed=True)
-        found = [*open_window(plan, catalog.server_time(server)), *_heavy(plan, heavy)]
+        found = [
+            *open_window(plan, catalog.server_time(server)),
+            *_heavy(plan, heavy),
+            *_literals(plan),
+            *_rights(server, plan),
+        ]
         warnings = [{"message": each.message, **remedy_payload(each.remedy)} for each in found]
         described = chunk_sizing.describe(server, target, plan, scans, estimate)
         payload = {**_plan_payload(session, plan, target, existed=False), "estimate": described, "warnings": warnings}
@@ -181,6 +187,27 @@ def _tried(
 
 def _all(lists: Iterable[Iterable[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(one for each in lists for one in each))
+
+
+def _literals(plan: Plan) -> Iterator[Match]:
+    """What is to be said of statements that have credentials in their text, which the plan's file keeps."""
+    for statement in plan.statements:
+        if calls := literal_calls(statement.select):
+            yield Match(
+                f"{statement.name} may give credentials as literals to {', '.join(calls)}: the plan's file keeps its "
+                "text. What is shown of it is masked.",
+                Advice("keep them on the server: CREATE NAMED COLLECTION …, and name it in the call in their place"),
+            )
+
+
+def _rights(server: ClickHouse, plan: Plan) -> Iterator[Match]:
+    """What is to be said of views whose SELECT is run here with other rights than when rows come in."""
+    for view, definer in sorted(catalog.foreign_definers(server, planned_views(plan)).items()):
+        yield Match(
+            f"{view} runs with the rights of {definer}, and this replay with those of the connection's user: "
+            f"it reads what that user may read, also where {definer} may not.",
+            Advice("look at what the view reads, or plan and run as {}", definer),
+        )
 
 
 def _refuse_existing_rows(server: ClickHouse, target: TableFacts, plan: Plan, allowed: bool) -> None:

@@ -13,6 +13,7 @@ from ..clickhouse.execute import content_at_source
 from ..clickhouse.source_rows import uncompressed_bytes_per_row
 from ..core.facts import TableFacts, TableName
 from ..core.instants import render_instant
+from ..core.masking import mask_secrets
 from ..core.plan import Chunk, Plan, WriteMode
 from ..core.sql import (
     chunk_filter,
@@ -97,11 +98,11 @@ def _measured_rate(
 
 
 def _statements(plan: Plan, target: TableFacts, chunk: Chunk) -> list[str]:
-    """The statements that fill a chunk, as a client takes them."""
+    """The statements that fill a chunk, as a client takes them, but for secrets."""
     direct = plan.write_mode is WriteMode.INSERT
     table = target.storage if direct else staging_table(plan, target.storage, chunk.id, 1)
     return [
-        f"{insert_select(table, statement)}\nSETTINGS additional_table_filters = "
+        f"{mask_secrets(insert_select(table, statement))}\nSETTINGS additional_table_filters = "
         + chunk_filter(plan, statement, chunk)["additional_table_filters"]
         for statement in plan.statements
     ]

@@ -6,7 +6,6 @@ Needs Debian's chromium and npm (axe-core); one Airflow and one ClickHouse serve
 
 from __future__ import annotations
 
-import subprocess
 import tarfile
 import threading
 import time
@@ -33,7 +32,7 @@ from airflow_provider_backfill.options import parse_options
 from airflow_provider_backfill.state.store import open_store
 from airflow_provider_backfill.ui_urls import page_address
 from tests.airflow.site import CHROMIUM, CHROMIUM_FLAGS, AirflowSite
-from tests.server import ClickHouseServer
+from tests.server import ClickHouseServer, fetch_npm
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page
@@ -458,8 +457,7 @@ def test_the_frame_is_dark_when_airflow_is(open_page: Open, failed: str) -> None
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The source of axe-core, from npm."""
     folder = tmp_path_factory.mktemp("axe")
-    subprocess.run(["npm", "pack", "--silent", "--pack-destination", str(folder), AXE], check=True, cwd=folder)
-    with tarfile.open(next(folder.glob("*.tgz"))) as archive:
+    with tarfile.open(fetch_npm(AXE, folder)) as archive:
         archive.extract("package/axe.min.js", folder, filter="data")
     return (folder / "package" / "axe.min.js").read_text()
 

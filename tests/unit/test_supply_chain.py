@@ -1,0 +1,53 @@
+"""What is fetched from elsewhere is what it was: by commit, by version, by hash."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests import server
+
+ROOT = Path(__file__).parents[2]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def test_actions_are_pinned_by_commit() -> None:
+    """A tag can be moved; the comment says which version the commit is."""
+    lines = [line.strip() for path in WORKFLOWS for line in path.read_text().splitlines() if "uses:" in line]
+    assert lines
+    for line in lines:
+        assert re.fullmatch(r"- uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
+
+
+def test_images_are_pinned_by_version() -> None:
+    """Not by digest: which one a tag has could not be asked for where this was written."""
+    services = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())["services"]
+    for name, service in services.items():
+        image = service.get("image", "")
+        assert image.startswith("airflow-provider-backfill:") or re.search(r":[\w.-]*\d+\.\d+|RELEASE\.\d{4}", image), (
+            name
+        )
+
+
+def test_the_lock_is_audited() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert any("pip-audit" in step.get("run", "") for step in workflow["jobs"]["audit"]["steps"])
+
+
+def test_npm_is_asked_in_one_place_only() -> None:
+    """There, what it gives is held against a hash."""
+    asking = [path.name for path in (ROOT / "tests").rglob("*.py") if '"pack", "--' in path.read_text()]
+    assert sorted(asking) == ["server.py", "test_supply_chain.py"]
+
+
+def test_another_package_than_was_expected_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "npm"
+    program.write_text("#!/bin/sh\nprintf 'something else' > x.tgz\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(server.ServerError, match=r"npm gave another axe-core@4\.11\.0"):
+        server.fetch_npm("axe-core@4.11.0", tmp_path)
+    assert not (tmp_path / "x.tgz").exists()
