@@ -92,6 +92,7 @@ def show_plan(payload: Payload, out: IO[str]) -> str:
                 ("guarantee", payload["guarantee"]),
                 *_adds_up(payload.get("addsUp")),
                 ("rows", _estimate(payload.get("estimate"))),
+                ("verify", _verifiable(payload["verify"])),
                 ("existing", "not known" if existing is None else f"{_count(existing, 'row')} of the window in target"),
                 ("views", _missed(payload, out)),
                 *(("meets", _meeting(other)) for other in payload["meetingPlans"]),
@@ -134,6 +135,13 @@ def _source(statement: Payload) -> str:
     how = "" if name == source else " through the given SELECT" if name == "--select" else f" through the view {name}"
     checked = ", each chunk held against it" if statement["verifiedAgainstSource"] else ""
     return f"{source}{how}{checked}"
+
+
+def _verifiable(verify: Payload) -> str:
+    if verify["caveat"]:
+        return f"can say equal, and else that it cannot tell: {verify['caveat']}"
+    left = verify["notCompared"]
+    return "can say equal or different" + (f", of all columns but {', '.join(left)}" if left else "")
 
 
 def _meeting(other: Payload) -> str:
@@ -325,37 +333,43 @@ def show_coverage(payload: Payload, out: IO[str]) -> str:
 
 
 def show_verify(payload: Payload, out: IO[str]) -> str:
-    """What was written, and what source and target hold now."""
-    compared, target = payload["compared"], payload["targetContent"]
-    if not compared:
-        verdict = paint("nothing could be compared", "warn", out)
-    elif not payload["ok"]:
-        verdict = paint("differs", "failed", out)
+    """What source and target hold now, and rows that only one of them has."""
+    done, total = payload["chunksVerified"], payload["chunksTotal"]
+    verdict = payload["verdict"]
+    if verdict == "inconclusive":
+        word = paint("it cannot be told", "warn", out)
+    elif verdict == "differs":
+        word = paint("differs", "failed", out)
     else:
-        verdict = paint("verified" if "target" in compared else "source verified", "completed", out)
-    chunks = f"{payload['chunksVerified']} of {payload['chunksTotal']} chunks"
-    lines = [f"Plan {payload['planId']} on {payload['target']}: {verdict} ({chunks})."]
+        word = paint("verified", "completed" if done == total else "warn", out)
+    chunks = f"{done:,} of {total:,} chunks"
+    if done < total:
+        chunks += " verified" if verdict == "equal" else " looked at"
+        chunks += f"; {total - done:,} {'is' if total - done == 1 else 'are'} not done"
+    lines = [f"Plan {payload['planId']} on {payload['target']}: {word} ({chunks})."]
     lines += _pairs(
         [
-            ("written", _sums(target["written"])),
-            ("in target", _sums(target["found"]) if target["found"] else f"not compared: {target['why']}"),
-            ("source", "" if "source" in compared else "not asked again: the SELECT is no row-by-row one"),
-            ("whole rows", _whole_rows(payload["wholeRows"])),
+            ("in target", _known(payload["rowsInTarget"])),
+            ("from source", _known(payload["rowsFromSource"])),
+            ("left out", ", ".join(payload["notCompared"])),
+            ("why", payload["why"]),
         ]
     )
     for chunk in payload["changedChunks"]:
         where = show_window(chunk["from"], chunk["to"])
-        lines.append(f"  {paint('changed', 'failed', out)}  {where}: {_sums(chunk['written'])} were written,")
-        lines.append(f"    the source gives {_sums(chunk['sourceNow'])} now")
+        lines.append(f"  {paint('differs', 'failed', out)}  {where}")
+        if "written" in chunk:
+            lines.append(
+                f"    {_sums(chunk['written'])} were written, the source gives {_sums(chunk['sourceNow'])} now"
+            )
+    for difference in payload["differences"]:
+        row = ", ".join(f"{name} = {value[:80]}" for name, value in difference["row"].items())
+        lines.append(f"  only in {difference['givenBy']}: {row}")
     return "\n".join(lines)
 
 
-def _whole_rows(rows: Payload | None) -> str:
-    if rows is None:
-        return ""
-    if rows["match"]:
-        return f"{_sums(rows['source'])}, the same in source and target"
-    return f"{_sums(rows['source'])} in the source, {_sums(rows['target'])} in the target"
+def _known(rows: int | None) -> str:
+    return "" if rows is None else f"{_count(rows, 'row')} in the window, before merging"
 
 
 def _sums(content: Payload) -> str:

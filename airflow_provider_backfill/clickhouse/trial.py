@@ -32,6 +32,7 @@ from .client import LONG_TEXT, ClickHouse
 # Of the sum of what is compared; adding up in another order changes the last digits.
 _TOLERANCE = 1e-9
 _SHOWN = 3
+_AT = "_backfill_at"
 _FLOAT = re.compile(r"Float32|Float64|BFloat16")
 _GIVES_ARRAY = re.compile(r"AggregateFunction\((?:\d+, )?(?:groupArray|groupUniqArray|topK|approx_top)", re.IGNORECASE)
 _TEXT_ONLY = ("JSON", "Dynamic", "Variant", "Object", "QBit")
@@ -40,10 +41,11 @@ _INSERT = {"async_insert": 0, "deduplicate_insert_select": "disable", "max_parti
 
 
 class Difference(NamedTuple):
-    """A row that only one of the two ways gives, as text by column."""
+    """A row that only one of the two ways gives, as text by column; *at* is its time in milliseconds where asked."""
 
     given_by: str
     row: Mapping[str, str]
+    at: int | None = None
 
 
 class Trial(NamedTuple):
@@ -87,7 +89,7 @@ def make_trial(
         ServerError: ClickHouse refused a statement, such as one that took too long.
     """
     began = time.monotonic()
-    with _tables(server, target, plan_id) as (parts, whole):
+    with private_tables(server, target, plan_id, ("parts", "whole")) as (parts, whole):
         settings = {**_INSERT, "max_execution_time": max(seconds, 0.1)}
         for one in slices:
             fill(parts, [one], settings)
@@ -98,7 +100,7 @@ def make_trial(
             for column in target.columns
             if column.name not in not_compared and column.default_kind not in ("ALIAS", "EPHEMERAL")
         ]
-        differences = _compare(server, target, columns, parts, whole)
+        differences = compare_merged(server, target, columns, parts, whole, ("the chunks", "the whole"))
     names = tuple(column.name for column in columns)
     return Trial(tuple(slices), rows, time.monotonic() - began, names, tuple(differences))
 
@@ -121,19 +123,21 @@ def rows_by_bound(server: ClickHouse, table: FilteredTable, bounds: Sequence[int
 
 
 @contextmanager
-def _tables(server: ClickHouse, target: TableFacts, plan_id: str) -> Iterator[tuple[TableName, TableName]]:
-    """Two empty tables like the target, on this server alone, that nobody else knows of."""
+def private_tables(
+    server: ClickHouse, target: TableFacts, plan_id: str, sides: Sequence[str]
+) -> Iterator[tuple[TableName, ...]]:
+    """Empty tables like the target, one for each side, on this server alone, that nobody else knows of."""
     nonce = secrets.token_hex(4)
     database = target.storage.database
-    parts, whole = (TableName(database, f"backfill_trial_{plan_id}_{nonce}_{side}") for side in ("parts", "whole"))
+    tables = tuple(TableName(database, f"backfill_trial_{plan_id}_{nonce}_{side}") for side in sides)
     engine = _REPLICATED.sub(_on_one_server, target.engine_full)
     try:
-        for table in (parts, whole):
+        for table in tables:
             comment = f"airflow-provider-backfill: trial of plan {plan_id}"
             server.command(create_like(table, target.storage, engine, comment))
-        yield parts, whole
+        yield tables
     finally:
-        drop_tables(server, (parts, whole))
+        drop_tables(server, tables)
 
 
 def _on_one_server(match: re.Match[str]) -> str:
@@ -142,14 +146,32 @@ def _on_one_server(match: re.Match[str]) -> str:
     return f"{match[1]}({rest})" if rest else match[1]
 
 
-def _compare(
-    server: ClickHouse, target: TableFacts, columns: Sequence[Column], parts: TableName, whole: TableName
+def compare_merged(
+    server: ClickHouse,
+    target: TableFacts,
+    columns: Sequence[Column],
+    parts: TableName,
+    whole: TableName,
+    names: tuple[str, str],
+    *,
+    where: str = "",
+    at: str = "",
 ) -> list[Difference]:
-    """Rows that are not the same in both tables once their parts are merged."""
+    """
+    Rows that are not the same in both tables once their parts are merged.
+
+    Args:
+        names: What the two tables are called in the differences.
+        where: Compare only rows that meet it; the others take no part in merging.
+        at: SQL for a row's time in milliseconds, to be given with a difference.
+    """
     values = ", ".join(f"{_readable(column)} AS {quote(column.name)}" for column in columns)
+    if at:
+        values = ", ".join(filter(None, (values, f"{at} AS {_AT}")))
     merged = " FINAL" if re.sub("^(Replicated|Shared)", "", target.engine) != "MergeTree" else ""
+    chosen = f" PREWHERE {where}" if where else ""
     both = " UNION ALL ".join(
-        f"SELECT {sign} AS side{', ' if values else ''}{values} FROM {quote_table(table)}{merged}"
+        f"SELECT {sign} AS side{', ' if values else ''}{values} FROM {quote_table(table)}{merged}{chosen}"
         for sign, table in ((1, whole), (-1, parts))
     )
     types = dict(row[:2] for row in server.rows(f"DESCRIBE TABLE ({both})"))
@@ -165,6 +187,7 @@ def _compare(
         sums += [f"anyIf(toString({quote(column.name)}), side = 1) AS w{number}"]
         sums += [f"anyIf(toString({quote(column.name)}), side = -1) AS p{number}"]
         apart.append(f"abs(d{number}) > {_TOLERANCE} * s{number}")
+    exact += [_AT] if at else []
     keys = [f"{quote(name)}" for name in exact]
     shown = [f"toString({key})" for key in keys]
     group = f" GROUP BY {', '.join(keys)}" if keys else ""
@@ -178,14 +201,30 @@ def _compare(
         {"do_not_merge_across_partitions_select_final": 1},
     )
     differences = []
-    names = [columns[number].name for number in floats]
+    of_parts_name, of_whole_name = names
+    inexact = [columns[number].name for number in floats]
     for difference, values_of, of_whole, of_parts in found:
         row = dict(zip(exact, values_of, strict=True))
+        moment = int(row.pop(_AT)) if at else None
         if difference >= 0:
-            differences.append(Difference("the whole", {**row, **dict(zip(names, of_whole, strict=True))}))
+            differences.append(Difference(of_whole_name, {**row, **dict(zip(inexact, of_whole, strict=True))}, moment))
         if difference <= 0:
-            differences.append(Difference("the chunks", {**row, **dict(zip(names, of_parts, strict=True))}))
+            differences.append(Difference(of_parts_name, {**row, **dict(zip(inexact, of_parts, strict=True))}, moment))
     return differences
+
+
+def signs_differ(server: ClickHouse, target: TableFacts, whole: TableName, where: str) -> bool:
+    """Whether rows that collapse do not add up to the same for a key, whatever was merged with what, and when."""
+    sign = re.search(r"(?<!Versioned)CollapsingMergeTree\((?:'[^']*',\s*)*(\w+)\)", target.engine_full)
+    if sign is None:
+        return False
+    both = " UNION ALL ".join(
+        f"SELECT tuple({target.sorting_key}) AS key, {side} * {quote(sign[1])} AS sign FROM {quote_table(table)}"
+        f" PREWHERE {where}"
+        for side, table in ((1, target.storage), (-1, whole))
+    )
+    question = f"SELECT 1 FROM (SELECT key FROM ({both}) GROUP BY key HAVING sum(sign) != 0) LIMIT 1"
+    return server.numbers(question) == (1,)
 
 
 def _readable(column: Column) -> str:

@@ -14,6 +14,7 @@ from ..core.findings.server_rules import open_window
 from ..core.ids import plan_id
 from ..core.instants import render_instant
 from ..core.masking import literal_calls
+from ..core.merging import verify_caveat
 from ..core.model import whole
 from ..core.plan import AddsUp, Plan, PlanRequest, Proof, WriteMode
 from ..core.planner import GUARANTEE, check_window, differences, write_mode
@@ -114,6 +115,9 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         plan = plan.model_copy(update={"existing_rows": existing_rows})
         _refuse_existing_rows(server, target, plan, request.allow_existing_rows)
         plan = plan.model_copy(update={"adds_up": _tried(session, server, target, plan, verdicts, request)})
+        not_compared = _all((*verdict.unstable, *verdict.unordered) for verdict in verdicts)
+        caveat = verify_caveat(plan, target)
+        plan = plan.model_copy(update={"not_compared": not_compared, "verify_caveat": caveat})
         if not dry_run:
             _clean_before(session, server, plan, existing, target, force=request.force)
         estimate = chunk_sizing.estimate_plan(server, plan)
@@ -310,6 +314,7 @@ def _plan_payload(session: Session, plan: Plan, target: TableFacts, *, existed: 
             for s in plan.statements
         ],
         "missedViews": [str(view) for view in target.views],
+        "verify": {"caveat": plan.verify_caveat, "notCompared": list(plan.not_compared)},
         "meetingPlans": [_meeting(other, run) for other, run in meeting_plans(session.store, plan)],
         "next": str(command("status" if existed else "run", plan.plan_id)),
     }

@@ -59,7 +59,7 @@ def try_chunks(
             target,
             plan.plan_id,
             slices,
-            lambda table, part, settings: _fill(server, plan, table, part, settings),
+            lambda table, part, settings: fill_slices(server, plan, table, part, settings),
             seconds=seconds,
             not_compared=not_compared,
         )
@@ -89,9 +89,10 @@ def _slices(server: ClickHouse, plan: Plan, rows: int, seconds: float) -> list[S
     return pick_slices(chunks, counts, rows, whole_days=whole_days)
 
 
-def _fill(
+def fill_slices(
     server: ClickHouse, plan: Plan, table: TableName, slices: Sequence[Slice], settings: Mapping[str, Any]
 ) -> None:
+    """Insert what the plan's statements give for some slices of its window, all at once, into *table*."""
     for statement in plan.statements:
         limits = slices_settings(plan, statement, slices)
         server.command(insert_select(table, statement), {**settings, **limits})

@@ -1,38 +1,54 @@
 """
-``verify``: whether the target still holds what a backfill wrote, and the source still gives it.
+``verify``: whether the target holds what the plan's SELECTs give for the whole window, as of now.
 
-Every done chunk has its content sums in the event log, as a rule over the columns of the target's
-keys. The source is asked again, chunk by chunk, and the target as a whole; then both for whole rows.
-What cannot be compared is said, with the reason.
+Where each row comes from one row of the source and stays as it is, content sums tell: per chunk at the source, and
+of the window in the target. Everywhere else the SELECTs fill a private table like the target, all at once, and both
+are compared once their rows are merged. What cannot be told is said, with the reason.
 """
 
 from collections.abc import Sequence
+from enum import StrEnum
 
 from ..clickhouse import catalog
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import catch_up
 from ..clickhouse.execute import content_at_source
+from ..clickhouse.trial import Difference, compare_merged, private_tables, signs_differ
 from ..core.facts import TableFacts
-from ..core.instants import render_instant
+from ..core.instants import render_instant, to_ms
 from ..core.plan import Chunk, Plan
 from ..core.remedy import command
 from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus, ContentSums, Run
-from ..core.sql import parse_table, table_checksum_sql, window_filter
-from ..errors import RequestError
+from ..core.sql import milliseconds, parse_table, quote, table_checksum_sql, time_filter
+from ..core.window import Slice, whole_days
+from ..errors import RequestError, StatementRefusedError
 from . import plan_inputs
 from .session import Payload, Session
+from .trying import fill_slices
+
+# Nothing to do with how the user inserts: the private table holds the very rows of the SELECTs.
+_INSERT = {"async_insert": 0, "deduplicate_insert_select": "disable", "max_partitions_per_insert_block": 0}
+_INCONCLUSIVE = 3
+_SHOWN = 3
+
+
+class Verdict(StrEnum):
+    """What a comparison says."""
+
+    EQUAL = "equal"
+    DIFFERS = "differs"
+    INCONCLUSIVE = "inconclusive"
 
 
 def verify_plan(session: Session, plan_id: str) -> Payload:
     """
-    Compare source, log and target of a plan, as of now.
+    Compare source and target of a plan, as of now.
 
     Returns:
-        ``ok`` is False when something differs, or when nothing could be compared (``compared`` names
-        what was: ``source``, ``target``); ``changedChunks`` lists the chunks whose source gives other
-        rows than were written, ``targetContent`` holds the sums of the window, and ``wholeRows``
-        those over all columns, of source and target as they are now.
+        ``verdict`` is ``equal``, ``differs`` or ``inconclusive``, for the done chunks; ``why`` has the reason of the
+        last. ``ok`` only when they are equal and all chunks are done. ``changedChunks`` lists chunks that differ,
+        ``differences`` up to three rows for each side, and ``exitCode`` is 0, 1 or 3.
 
     Raises:
         RequestError: No such plan, or none of its chunks is done.
@@ -40,7 +56,7 @@ def verify_plan(session: Session, plan_id: str) -> Payload:
     """
     plan = session.store.load_plan(plan_id)
     run = session.store.open_run(plan).run
-    done = [(chunk, run.state(chunk.id).content) for chunk in select_chunks(plan, run, ChunkStatus.DONE)]
+    done = list(select_chunks(plan, run, ChunkStatus.DONE))
     if not done:
         raise RequestError(
             f"No chunk of plan {plan.plan_id} is done, so there is nothing to verify.",
@@ -52,108 +68,142 @@ def verify_plan(session: Session, plan_id: str) -> Payload:
             raise RequestError(f"There is no table {plan.target} on {server.address}.", hint="check the server")
         for table in plan_inputs.replicated_tables(server, plan.statements, target):
             catch_up(server, table)
-        changed, present = [], []
-        for chunk, content in done if plan.asks_source_again else ():
-            now = content_at_source(server, plan, target, chunk)
-            present.append(now)
-            if now != content:
-                changed.append(
-                    {
-                        "chunkId": chunk.id,
-                        "from": render_instant(chunk.start),
-                        "to": render_instant(chunk.end),
-                        "written": _sums(content) if content else None,
-                        "sourceNow": _sums(now),
-                    }
-                )
-        compared = _compare_target(server, plan, run, target, [content for _, content in done if content])
-        rows = None
-        if plan.asks_source_again and compared["found"]:
-            rows = _compare_rows(server, plan, target, [chunk for chunk, _ in done], present, compared["found"])
-    sides = {"source": plan.asks_source_again, "target": compared["matches"] is not None}
-    differs = changed or compared["matches"] is False or (rows is not None and not rows["match"])
+        if _is_copy(plan, target):
+            found = _compare_sums(server, plan, run, target, done)
+        else:
+            found = _compare_merged(server, plan, run, target)
+    verdict = found["verdict"]
+    whole = len(done) == run.total
+    code = _INCONCLUSIVE if verdict is Verdict.INCONCLUSIVE else int(verdict is Verdict.DIFFERS or not whole)
     return {
-        "ok": not differs and any(sides.values()),
+        "ok": code == 0,
         "command": "verify",
         "planId": plan.plan_id,
         "target": plan.target,
         "chunksVerified": len(done),
         "chunksTotal": run.total,
-        "compared": [side for side, was in sides.items() if was],
-        "changedChunks": changed,
-        "targetContent": compared,
-        "wholeRows": rows,
+        **found,
+        "notCompared": list(plan.not_compared),
+        "exitCode": code,
     }
 
 
-def _compare_target(
-    server: ClickHouse, plan: Plan, run: Run, target: TableFacts, contents: Sequence[ContentSums]
-) -> Payload:
-    """The window in the target against the sum of what was written to it."""
-    written = _total(contents)
-    payload: Payload = {"written": _sums(written), "found": None, "matches": None, "why": ""}
-    why = _incomparable(plan, run, target)
-    if why and (not written.rows or "Collapsing" in target.engine or _window_rows(server, plan, target) != 0):
-        return {**payload, "why": why}
-    found = _window_content(server, plan, target, plan.summed(plan.statements[0]))
-    return {**payload, "found": _sums(found), "matches": found == written}
+def _is_copy(plan: Plan, target: TableFacts) -> bool:
+    """Whether each row comes from one row of the source, and stays in the target as it was written."""
+    if not plan.asks_source_again or plan.target_time is None or (plan.existing_rows and plan.adds_rows):
+        return False
+    same = all(statement.columns == plan.statements[0].columns for statement in plan.statements)
+    return same and target.engine in ("MergeTree", "ReplicatedMergeTree", "SharedMergeTree", "Memory")
 
 
-def _compare_rows(
-    server: ClickHouse,
-    plan: Plan,
-    target: TableFacts,
-    done: Sequence[Chunk],
-    present: Sequence[ContentSums],
-    found: Payload,
-) -> Payload:
-    """
-    Source and target as they are now, by all columns.
-
-    Args:
-        present, found: The same by the summed columns, per chunk at the source, and of the target's window.
-    """
-    if plan.summed_columns:
-        present = [content_at_source(server, plan, target, chunk, whole=True) for chunk in done]
-        found = _sums(_window_content(server, plan, target, plan.statements[0].columns))
-    source = _sums(_total(present))
-    return {"source": source, "target": found, "match": source == found}
-
-
-def _window_content(server: ClickHouse, plan: Plan, target: TableFacts, columns: Sequence[str]) -> ContentSums:
-    return ContentSums(*server.row(table_checksum_sql(target.storage, columns, _window(plan))))
-
-
-def _window_rows(server: ClickHouse, plan: Plan, target: TableFacts) -> int | None:
-    """Rows of the target's window, which no merge empties; None when it has no time column."""
-    if plan.target_time is None:
-        return None
-    return catalog.count_rows(server, target.storage, _window(plan))
+def _compare_sums(server: ClickHouse, plan: Plan, run: Run, target: TableFacts, done: Sequence[Chunk]) -> Payload:
+    """Chunk by chunk at the source against the log, then all columns of the window, of source and target."""
+    changed, present = [], []
+    for chunk in done:
+        now, written = content_at_source(server, plan, target, chunk), run.state(chunk.id).content
+        if now != written:
+            changed.append({**_window(chunk), "written": _sums(written), "sourceNow": _sums(now)})
+        present.append(content_at_source(server, plan, target, chunk, whole=True) if plan.summed_columns else now)
+    source = _total(present)
+    columns = plan.statements[0].columns
+    here = _condition(plan, [(chunk.start, chunk.end) for chunk in done])
+    held = ContentSums(*server.row(table_checksum_sql(target.storage, columns, here)))
+    differs = bool(changed) or source != held
+    shown = _compare_merged(server, plan, run, target) if source != held else {"changedChunks": [], "differences": []}
+    return {
+        "verdict": Verdict.DIFFERS if differs else Verdict.EQUAL,
+        "why": "",
+        "rowsInTarget": held.rows,
+        "rowsFromSource": source.rows,
+        "changedChunks": changed or shown["changedChunks"],
+        "differences": shown["differences"],
+    }
 
 
-def _window(plan: Plan) -> str:
-    """The condition that a row of the target lies in the plan's window."""
-    return window_filter(plan, Chunk("", plan.start, plan.end))
+def _compare_merged(server: ClickHouse, plan: Plan, run: Run, target: TableFacts) -> Payload:
+    """The target's rows once merged, against those of a table like it that the SELECTs fill at once."""
+    slices = _finished(plan, run)
+    filled = {name for statement in plan.statements for name in statement.columns}
+    columns = [
+        column
+        for column in target.columns
+        if column.name in filled and column.name not in plan.not_compared and column.default_kind != "EPHEMERAL"
+    ]
+    empty: Payload = {"rowsInTarget": None, "rowsFromSource": None, "changedChunks": [], "differences": []}
+    if not slices or not target.engine.endswith("MergeTree"):
+        why = plan.verify_caveat or "no window has all of its chunks done"
+        return {"verdict": Verdict.INCONCLUSIVE, "why": why, **empty}
+    where, time = _condition(plan, slices), plan.target_time
+    at = milliseconds(quote(time.column), time.kind) if time is not None else ""
+    try:
+        with private_tables(server, target, plan.plan_id, ("verify",)) as (whole,):
+            fill_slices(server, plan, whole, slices, _INSERT)
+            counts = [catalog.count_rows(server, table, where) for table in (target.storage, whole)]
+            rows = compare_merged(
+                server, target, columns, target.storage, whole, ("the target", "the source"), where=where, at=at
+            )
+            certain = bool(rows) and signs_differ(server, target, whole, where)
+    except StatementRefusedError as error:
+        return {"verdict": Verdict.INCONCLUSIVE, "why": error.message, **empty}
+    doubt = plan.verify_caveat
+    if run.count(ChunkStatus.DONE) < run.total and run.reach:
+        doubt = doubt or "chunks that are not done write to the same times of the target"
+    doubt = "" if certain else doubt
+    verdict = Verdict.EQUAL if not rows else Verdict.INCONCLUSIVE if doubt else Verdict.DIFFERS
+    return {
+        "verdict": verdict,
+        "why": doubt if verdict is Verdict.INCONCLUSIVE else "",
+        "rowsInTarget": counts[0],
+        "rowsFromSource": counts[1],
+        "changedChunks": [_window(chunk) for chunk in _chunks_of(plan, run, rows)],
+        "differences": [{"givenBy": row.given_by, "row": dict(row.row)} for row in rows[: 2 * _SHOWN]],
+    }
+
+
+def _chunks_of(plan: Plan, run: Run, rows: Sequence[Difference]) -> list[Chunk]:
+    """The chunks in whose windows rows lie, by their time in the target."""
+    times = {row.at for row in rows if row.at is not None}
+    return [
+        chunk
+        for chunk in (select_chunks(plan, run, ChunkStatus.DONE) if times else ())
+        if any(to_ms(chunk.start) <= at < to_ms(chunk.end) for at in times)
+    ]
+
+
+def _finished(plan: Plan, run: Run) -> list[Slice]:
+    """The stretches of time of which every chunk is done, merged."""
+    chunks = list(select_chunks(plan, run))
+    # Chunks that are parts of a window by the sorting key have that window in common.
+    unfinished = {(chunk.start, chunk.end) for chunk in chunks if run.state(chunk.id).status is not ChunkStatus.DONE}
+    return _joined([window for chunk in chunks if (window := (chunk.start, chunk.end)) not in unfinished])
+
+
+def _condition(plan: Plan, slices: Sequence[Slice]) -> str:
+    """The condition that a row of the target lies in one of *slices*; a day does when a part of it does."""
+    time = plan.target_time
+    if time is None:
+        return "1"
+    within = [whole_days(*each) if time.kind.is_date else each for each in _joined(slices)]
+    return " OR ".join(f"({time_filter(time.column, time.kind, start, end)})" for start, end in within)
+
+
+def _joined(slices: Sequence[Slice]) -> list[Slice]:
+    joined: list[Slice] = []
+    for start, end in sorted(set(slices)):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], end))
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def _window(chunk: Chunk) -> Payload:
+    return {"chunkId": chunk.id, "from": render_instant(chunk.start), "to": render_instant(chunk.end)}
 
 
 def _total(contents: Sequence[ContentSums]) -> ContentSums:
     return ContentSums(sum(c.rows for c in contents), sum(c.checksum for c in contents) % 2**64)
 
 
-def _incomparable(plan: Plan, run: Run, target: TableFacts) -> str:
-    """Why the target's window need not equal what was written; empty when it must."""
-    if plan.target_time is None:
-        return "the target has no time column, so its window cannot be told"
-    if target.engine not in ("MergeTree", "ReplicatedMergeTree", "SharedMergeTree", "Memory"):
-        return f"a {target.engine} table merges rows by its key"
-    if plan.existing_rows and plan.write_mode != "replace":
-        return f"the window held {plan.existing_rows} other rows before"
-    if any(statement.columns != plan.statements[0].columns for statement in plan.statements):
-        return "the plan's statements fill different columns"
-    if run.count(ChunkStatus.DONE) < run.total and plan.existing_rows:
-        return "not every chunk is done, and the window held rows before"
-    return ""
-
-
-def _sums(content: ContentSums) -> Payload:
-    return {"rows": content.rows, "checksum": str(content.checksum)}
+def _sums(content: ContentSums | None) -> Payload | None:
+    return None if content is None else {"rows": content.rows, "checksum": str(content.checksum)}

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from .column_types import unwrap_type
 from .facts import Column, TableFacts
 from .lineage import Value, is_partial, show_call
+from .plan import Plan
 from .sql import expressions
 
 _ALIASES = {
@@ -285,3 +286,23 @@ def keeps_latest(target: TableFacts, filled: Sequence[Column], columns: Mapping[
 
 def _partial_args(value: Value) -> bool:
     return any(map(is_partial, value.args))
+
+
+def verify_caveat(plan: Plan, target: TableFacts) -> str:
+    """Why a difference between the target's window and the SELECT over the whole of it may be none; else empty."""
+    engine = re.sub("^(Replicated|Shared)", "", target.engine)
+    if not engine.endswith("MergeTree"):
+        return f"no private table like a {target.engine} can be made to compare with"
+    if plan.existing_rows and plan.adds_rows:
+        return f"the window held {plan.existing_rows} other rows before"
+    if engine == "MergeTree":
+        return ""
+    time = plan.target_time.column if plan.target_time is not None else ""
+    if not re.search(rf"(?<![\w`])`?{re.escape(time)}`?(?!\w)", target.sorting_key) if time else True:
+        return "the sorting key has no time, so rows of other windows may have been merged with those of this one"
+    arguments = re.match(r"\w+\(([^()]*)\)", re.sub(r"'[^']*'\s*,?\s*", "", target.engine_full))
+    if engine == "ReplacingMergeTree" and not (arguments and arguments[1].strip()):
+        return "the target has no version, so which of several rows with one key stays is left to chance"
+    if engine == "CollapsingMergeTree":
+        return "which of several rows with one key and one sign stays depends on the order in which they came"
+    return ""

@@ -174,6 +174,8 @@ class Plan(Model):
         source_rows: About how many rows of the sources lie in the window, before the SELECT's own filters; None
             when that is not known.
         allow_existing_rows: Whether the user wants the plan's rows beside those that others have put into the window.
+        verify_caveat: Why a difference that ``verify`` finds may be none; empty when it is one.
+        not_compared: Columns of the target of which several values are right, so that none is compared.
         nonce: Tells this plan from one with the same id in another state folder.
         target_time: The target's own time column; None without one.
         summed_columns: The columns that the content sums in the log are made of; none means all that are filled.
@@ -217,6 +219,8 @@ class Plan(Model):
     existing_rows: int | None = None
     source_rows: int | None = None
     allow_existing_rows: bool = False
+    verify_caveat: str = ""
+    not_compared: tuple[str, ...] = ()
     nonce: str = ""
     target_time: TargetTime | None = None
     summed_columns: tuple[str, ...] = ()
