@@ -187,7 +187,7 @@ def undefined_named(context: Context) -> Iterator[None]:
         if context["dag_run"].logical_date is not None:
             raise
         raise AirflowFailException(
-            f"{error.message}: this run was triggered without a logical date, and has no data interval. Trigger it "
+            f"{error.message}. A run without a logical date has no data interval, and this run has none. Trigger it "
             "with one, or take the window from a form: BackfillTaskGroup() with params=backfill_params()."
         ) from error
 

@@ -320,7 +320,7 @@ def test_run_without_a_logical_date_is_told_the_way_out(running: Running) -> Non
     running.end("dateless", "failed")
     assert running.instances("dateless")["plan"]["try_number"] == 1
     said = running.airflow.ask("GET", f"{running.path('dateless')}/taskInstances/plan/logs/1")
-    assert "this run was triggered without a logical date" in str(said["content"])
+    assert "A run without a logical date has no data interval" in str(said["content"])
 
 
 def test_tabs_find_the_plan(running: Running) -> None:
