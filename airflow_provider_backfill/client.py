@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any
 from .core.chunking import AUTO
 from .core.facts import TableName
 from .core.instants import parse_instant, render_instant
+from .core.parameters import read_formats
 from .core.plan import Plan, PlanRequest, WriteMode
 from .core.progress_map import CellKind, ProgressMap
+from .core.query_settings import settings_as_text
 from .core.run_state import ChunkStatus, Run, RunStatus
 from .core.sql import parse_table
 from .errors import RequestError
@@ -382,6 +384,8 @@ class Client:
         allow_existing_rows: bool = False,
         force_large_window: bool = False,
         force: bool = False,
+        settings: Mapping[str, Any] | None = None,
+        params_format: Mapping[str, str] | None = None,
         **more: Any,
     ) -> Backfill:
         """
@@ -391,6 +395,8 @@ class Client:
             target: ``database.table``.
             window: Start, included, and end, excluded; text such as ``2025-01-31``, or aware datetimes.
             chunk: ``"6h"``, ``"day"``, ``"month"``, ``"partition"``, a number of hours, or ``"auto"``.
+            settings: ClickHouse settings for the statements that read the source and fill.
+            params_format: By the name of a parameter of *select*, the format of strftime of the chunk's start.
             more: Further fields of :class:`PlanRequest`, by name.
 
         Raises:
@@ -418,6 +424,8 @@ class Client:
             allow_existing_rows=allow_existing_rows,
             force_large_window=force_large_window,
             force=force,
+            settings=settings_as_text({**(self._options.defaults.settings or {}), **(settings or {})}),
+            formats=read_formats(params_format or {}),
             **more,
         )
         payload = create_plan(self._session, request)

@@ -61,6 +61,7 @@ from .core.instants import render_instant
 from .core.parameters import read_formats
 from .core.plain_text import plain_values
 from .core.plan import Plan, PlanRequest
+from .core.query_settings import check_settings, settings_as_text
 from .core.run_state import Run, RunStatus
 from .core.window import iter_window
 from .errors import BackfillError, RequestError
@@ -115,6 +116,7 @@ class BackfillPlanOperator(BaseOperator):
         select: Insert the rows of this SELECT; text, or the path of a ``.sql`` template.
         params_format: By the name of a parameter of *select* (``{day:String}``), the format of strftime that makes
             it the chunk's start: ``{"day": "%Y-%m-%d"}``.
+        settings: ClickHouse settings for the statements that read the source and fill: ``{"max_threads": 4}``.
         filter_table: Table of the SELECT that the window applies to, ``database.table`` or
             ``database.table=column``; several in a list.
         whole_table: Table that every chunk reads whole; several in a list.
@@ -180,6 +182,7 @@ class BackfillPlanOperator(BaseOperator):
         source: str | None = None,
         select: str | None = None,
         params_format: Mapping[str, str] | None = None,
+        settings: Mapping[str, Any] | None = None,
         filter_table: str | Sequence[str] | None = None,
         whole_table: str | Sequence[str] | None = None,
         write_mode: str | None = None,
@@ -211,6 +214,7 @@ class BackfillPlanOperator(BaseOperator):
         self.source = source
         self.select = select
         self.params_format = params_format
+        self.settings = settings
         self.filter_table = filter_table
         self.whole_table = whole_table
         self.write_mode = write_mode
@@ -301,6 +305,7 @@ class BackfillPlanOperator(BaseOperator):
             source=self._value("source", to_table("source")),
             select=blank_to_none(self.select),
             formats=read_formats(self.params_format or {}),
+            settings=settings_as_text({**(defaults.settings or {}), **(self.settings or {})}),
             filter_tables=self._value("filter_table", to_filters) or (),
             whole_tables=self._value("whole_table", to_tables("whole-table")) or (),
             write_mode=self._value("write_mode", to_mode),
@@ -332,6 +337,7 @@ class BackfillPlanOperator(BaseOperator):
         if self.time_unit not in ("", *TIME_UNITS):
             raise RequestError(f"time_unit is {self.time_unit!r}.", hint=f"pass one of {', '.join(TIME_UNITS)}")
         read_formats(self.params_format or {})
+        check_settings(self.settings or {}, "settings")
         parse_options(self.options or {}, "options")
         parsers: dict[str, Callable[[Any], Any]] = {
             "target": to_table("target"),

@@ -59,6 +59,21 @@ _Delay = Annotated[float, Field(ge=0)]
 _Text = Annotated[str, Field(pattern=r"\S")]
 
 
+def _pairs(value: object) -> object:
+    """``a=1, b=x`` as a table; a document has one."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    return (
+        {name.strip(): text.strip() for name, sign, text in pairs}
+        if pairs and all(pair[1] for pair in pairs)
+        else value
+    )
+
+
+_Table = Annotated[dict[str, bool | int | float | str], BeforeValidator(_pairs)]
+
+
 class _Group(BaseModel):
     # strict: "6" is not a number and 1 is not a bool, whoever wrote the document.
     model_config = ConfigDict(
@@ -94,6 +109,10 @@ class Defaults(_Group):
         text = length if isinstance(length, str) else render_chunk_hours(length) if length is not None else None
         own = self.chunk_hours if isinstance(self.chunk_hours, str) else render_chunk_hours(self.chunk_hours)
         return replace(parse_length(text or own, zone), rows=self.max_chunk_rows, size=self.max_chunk_bytes)
+
+    settings: _Table | None = Field(
+        None, description="ClickHouse settings for the statements that read the source and fill, part of the plan."
+    )
 
 
 class Policy(_Group):
@@ -447,6 +466,7 @@ def _describe() -> Iterator[OptionInfo]:
 _GROUPS: dict[str, type[_Group]] = {"defaults": Defaults, "policy": Policy, "limits": Limits}
 # What a field holds, and what the table calls it.
 _KINDS: tuple[tuple[Any, type[bool | int | float | str], str], ...] = (
+    (_Table | None, str, "table of names and values"),
     (bool, bool, "true or false"),
     (int, int, "integer"),
     (_Count | None, int, "integer > 0"),

@@ -40,6 +40,7 @@ def read_request(call: Call, options: "Options") -> "PlanRequest":
     from ..core.instants import parse_instant
     from ..core.parameters import read_formats
     from ..core.plan import PlanRequest, WriteMode
+    from ..core.query_settings import settings_as_text
     from ..core.sql import parse_filter, parse_table
 
     sources = call.given([ALL_FLAGS[name] for name in ("--source", "--select", "--select-file")])
@@ -70,6 +71,7 @@ def read_request(call: Call, options: "Options") -> "PlanRequest":
         source=None if source is None else parse_table(source, "source"),
         select=_select(call),
         formats=read_formats(dict(_pairs(call, "--param"))),
+        settings=settings_as_text({**(options.defaults.settings or {}), **dict(_pairs(call, "--setting"))}),
         filter_tables=tuple(map(parse_filter, call.texts("--filter-table"))),
         whole_tables=tuple(parse_table(text, "whole-table") for text in call.texts("--whole-table")),
         write_mode=None if mode is None else WriteMode(mode),

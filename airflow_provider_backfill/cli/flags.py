@@ -64,6 +64,7 @@ PLAN_FLAGS = (
     Flag("--whole-table", "DATABASE.TABLE", "table that every chunk reads whole; may be given again", many=True),
     Flag("--accept-partial-groups", "REASON", "chunks may cut groups of the SELECT, since parts of them are fine"),
     Flag("--no-trial", "", "do not try on a few chunks whether they add up; every later look at the plan says so"),
+    Flag("--setting", "NAME=VALUE", "ClickHouse setting for reading and filling; may be given again", many=True),
     Flag("--write-mode", "MODE", "stage, replace or insert (default: what fits the target)"),
     Flag("--accept-at-least-once", "", "with insert: accept that a failed attempt may repeat rows"),
     Flag("--keep-outside", "", "with replace: keep rows outside the window in partitions that it covers in part"),

@@ -92,7 +92,8 @@ def parse(words: Sequence[str]) -> Call:
         raise _misused(error, command) from None
     values = vars(found)
     # argparse takes the value of `--target=--` for the end of the flags, and leaves an empty list.
-    if lost := next((flag for flag in flags_of(command).values() if isinstance(values[flag.key], list)), None):
+    given = ((flag, values[flag.key]) for flag in flags_of(command).values())
+    if lost := next((f for f, v in given if isinstance(v, list) and (not f.many or [] in v)), None):
         raise RequestError(f"{lost.name} needs a value.", hint=f"write {lost.name} {lost.value}: {lost.help}")
     if named := _positional(command, extra, values):
         extra = []

@@ -134,6 +134,8 @@ def _source(statement: Payload) -> str:
     name, source = statement["name"], statement["source"]
     how = "" if name == source else " through the given SELECT" if name == "--select" else f" through the view {name}"
     checked = ", each chunk held against it" if statement["verifiedAgainstSource"] else ""
+    if not source:
+        return f"the given SELECT, which places the window itself{checked}"
     return f"{source}{how}{checked}"
 
 

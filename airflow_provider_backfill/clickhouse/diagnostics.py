@@ -183,7 +183,9 @@ class _Look:
         for plan, statement, source in self._statements(readable):
             try:
                 filters = plan.filters(statement)
-                facts = query_plan.scan_facts(self._server, statement.select, filters, plan.start, plan.end)
+                facts = query_plan.scan_facts(
+                    self._server, statement.select, filters, plan.start, plan.end, statement.settings
+                )
             except StatementRefusedError as error:
                 yield StatementScan(statement.name, statement.source, None, error.message)
             else:

@@ -40,15 +40,23 @@ class _Node(NamedTuple):
 
 
 def scan_facts(
-    server: ClickHouse, select: str, filters: Sequence[FilteredTable], start: datetime, end: datetime
+    server: ClickHouse,
+    select: str,
+    filters: Sequence[FilteredTable],
+    start: datetime,
+    end: datetime,
+    given: Mapping[str, str],
 ) -> ScanFacts:
     """
     How the server would read the filtered tables for *select* when they are limited to ``[start, end)``.
 
+    Args:
+        given: Settings that the statement is sent with as well.
+
     Raises:
         ServerError: The server does not accept the SELECT with the filter.
     """
-    settings = {**_SETTINGS, **filter_setting(filters, [(start, end)])}
+    settings = {**given, **_SETTINGS, **filter_setting(filters, [(start, end)])}
     answer = server.rows(f"SELECT explain FROM (EXPLAIN indexes = 1, json = 1, actions = 1\n{select}\n)", settings)
     plan = json.loads("\n".join(line for (line,) in answer))
     columns = {one.column for one in filters}

@@ -70,6 +70,8 @@ def chunk_rows(server: ClickHouse, plan: Plan) -> list[tuple[Chunk, int]]:
     bounds = plan.bounds_ms()
     counts: dict[int, int] = {}
     for statement in plan.statements:
+        if not statement.has_table:
+            return []
         source = parse_table(statement.source, "source")
         try:
             found = rows_between(server, source, plan.time_column, statement.time_kind, bounds)

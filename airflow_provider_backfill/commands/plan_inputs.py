@@ -28,6 +28,7 @@ from ..core.instants import MS_PER_DAY, from_ms
 from ..core.parameters import parameter_settings, read_parameters
 from ..core.plan import FilteredTable, Parameter, Plan, PlanRequest, Statement, TableFilter, TargetTime, WriteMode
 from ..core.planner import check_scan, converted_columns, defaulted_columns, find_time_column, insert_columns
+from ..core.query_settings import check_settings
 from ..core.query_tree import Node
 from ..core.select_text import read_select
 from ..core.sql import copy_select, parse_table, quote, show_table, time_filter
@@ -94,6 +95,21 @@ def replicated_tables(server: ClickHouse, statements: Sequence[Statement], targe
 
 def find_statements(server: ClickHouse, target: TableFacts, request: PlanRequest) -> tuple[list[Statement], str]:
     """The statements that fill the target, not yet held against the query plan, and the time column."""
+    check_settings(request.settings, "--setting or defaults.settings")
+    if request.settings:
+        try:
+            server.rows("SELECT 1", request.settings)
+        except StatementRefusedError as error:
+            raise RequestError(
+                f"ClickHouse refuses a setting of --setting or defaults.settings: {error.message}",
+                hint="correct its name or value",
+            ) from error
+    statements, column = _statements(server, target, request)
+    given = dict(request.settings)
+    return [statement.model_copy(update={"settings": given}) for statement in statements], column
+
+
+def _statements(server: ClickHouse, target: TableFacts, request: PlanRequest) -> tuple[list[Statement], str]:
     if request.source is not None:
         source = target_facts(server, request.source)
         if source.name in (target.name, target.storage):
@@ -162,12 +178,13 @@ def _select_statement(
     server: ClickHouse, target: TableFacts, request: PlanRequest, text: str, what: str, *, replayed: bool = False
 ) -> Statement:
     read = read_select(text, what)
+    check_settings(read.settings, what)
     select = read.select
     parameters = read_parameters(read.placeholders, dict(request.formats), request.time_unit, what)
     if parameters:
         statement = _placed_by_user(server, target, request, select, parameters, what)
         return statement.model_copy(update={"time_column": request.time_column or parameters[0].name})
-    facts = _select_facts(server, select, what, {})
+    facts = _select_facts(server, select, what, request.settings)
     tree = query_tree.query_tree(server, select)
     sources = query_tree.sources(server, tree, (), target)
     for one in sources.values():
@@ -222,7 +239,8 @@ def _placed_by_user(
             f"{what} places the window itself by {{{parameters[0].name}}}, so no filter is added to a table.",
             remedy=Advice("leave {} away, or the parameters out of the SELECT", Flag("--filter-table")),
         )
-    facts = _select_facts(server, select, what, parameter_settings(parameters, request.start, request.end))
+    values = {**request.settings, **parameter_settings(parameters, request.start, request.end)}
+    facts = _select_facts(server, select, what, values)
     dates = any(one.kind in (TimeKind.DATE, TimeKind.DATE32) for one in parameters)
     converted = converted_columns(facts.columns, target)
     defaulted = defaulted_columns(facts.columns, target)
@@ -381,11 +399,11 @@ def check_scans(server: ClickHouse, target: TableFacts, plan: Plan, start: datet
     scans = []
     for statement in plan.statements:
         if statement.parameters:
-            values = parameter_settings(statement.parameters, start, end)
+            values = {**statement.settings, **parameter_settings(statement.parameters, start, end)}
             scans.append(query_plan.unfiltered_scan(server, statement.select, values))
             continue
         filters = plan.filters(statement)
-        scan = query_plan.scan_facts(server, statement.select, filters, start, end)
+        scan = query_plan.scan_facts(server, statement.select, filters, start, end, statement.settings)
         if (
             not scan.reads
             and statement.has_table

@@ -19,6 +19,7 @@ from ..core.sql import (
     chunk_filter,
     insert_select,
     parse_table,
+    pasteable,
     staging_table,
 )
 from ..errors import StatementRefusedError
@@ -77,7 +78,7 @@ def preview(server: ClickHouse, plan: Plan, target: TableFacts) -> Payload:
 
 
 def _sources(plan: Plan) -> list[TableName]:
-    return list(dict.fromkeys(parse_table(statement.source, "source") for statement in plan.statements))
+    return list(dict.fromkeys(parse_table(one.source, "source") for one in plan.statements if one.has_table))
 
 
 def _measured_rate(
@@ -102,7 +103,8 @@ def _statements(plan: Plan, target: TableFacts, chunk: Chunk) -> list[str]:
     direct = plan.write_mode is WriteMode.INSERT
     table = target.storage if direct else staging_table(plan, target.storage, chunk.id, 1)
     return [
-        f"{mask_secrets(insert_select(table, statement))}\nSETTINGS additional_table_filters = "
-        + chunk_filter(plan, statement, chunk)["additional_table_filters"]
+        "\n".join(
+            filter(None, pasteable(mask_secrets(insert_select(table, statement)), chunk_filter(plan, statement, chunk)))
+        )
         for statement in plan.statements
     ]

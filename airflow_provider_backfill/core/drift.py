@@ -17,7 +17,10 @@ from .sql import parse_table
 def compatibility_token(statements: Sequence[Statement], target: TableFacts, *, use_tokens: bool) -> str:
     """A SHA-256 over what affects the data: the statements, the target's columns and keys, the use of tokens."""
     parts = [
-        [[s.name, s.select, s.source, s.columns, [[p.name, p.format] for p in s.parameters]] for s in statements],
+        [
+            [s.name, s.select, s.source, s.columns, [[p.name, p.format] for p in s.parameters], s.settings]
+            for s in statements
+        ],
         [target.engine, target.partition_key, target.sorting_key],
         [[c.name, c.type, c.default_kind] for c in target.columns],
         use_tokens,

@@ -4,8 +4,8 @@ A plan: the request, the immutable description, and its chunks.
 A :class:`Plan` says everything that decides which rows are written. Pure.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from itertools import chain, starmap
@@ -88,6 +88,7 @@ class Statement(Model):
         function_type: Where *source* is a table function (``_table_function.s3``), the type of its time column.
         time_column: That column of *source*; empty when it is the plan's.
         also_filtered: Further tables that the time filter applies to, each by its own time column.
+        settings: ClickHouse settings that the user gives for reading and filling.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Statement(Model):
     function_type: str = ""
     time_column: str = ""
     also_filtered: tuple[FilteredTable, ...] = ()
+    settings: dict[str, str] = Field(default_factory=dict)
 
     @property
     def has_table(self) -> bool:
@@ -329,6 +331,7 @@ class PlanRequest:
         formats: By the name of a parameter of *select*, the format of strftime that makes it the chunk's start.
         filter_tables: The tables of *select* that the window applies to, when others could be meant.
         whole_tables: The tables of *select* that every chunk is to read whole.
+        settings: ClickHouse settings for the statements that read the source and fill.
         time_unit: ``s``, ``ms``, ``us`` or ``ns`` when the time column is an integer epoch.
         accept_partial_groups: Why parts of groups that chunks cut are fine; empty when they are not.
         trial: Try on a few chunks whether they add up.
@@ -351,6 +354,7 @@ class PlanRequest:
     formats: tuple[tuple[str, str], ...] = ()
     filter_tables: tuple[TableFilter, ...] = ()
     whole_tables: tuple[TableName, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
     write_mode: WriteMode | None = None
     accept_at_least_once: bool = False
     keep_outside: bool = False

@@ -41,6 +41,7 @@ def plan_command(plan: Plan, *flags: Flag) -> Command:
             own.append(Flag("--filter-table", first.source))
     elif first.name == first.source:
         own.append(Flag("--source", first.source))
+    own += [Flag("--setting", f"{name}={value}") for name, value in first.settings.items()]
     if plan.write_mode is not WriteMode.STAGE:
         own.append(Flag("--write-mode", plan.write_mode))
     switches = {

@@ -237,8 +237,8 @@ def slices_settings(
 ) -> dict[str, str]:
     """The settings and query parameters that limit *statement* to slices of time, which touch where it has bounds."""
     if statement.parameters:
-        return parameter_settings(statement.parameters, slices[0][0], slices[-1][1])
-    return filter_setting(plan.filters(statement), slices, key_range)
+        return {**statement.settings, **parameter_settings(statement.parameters, slices[0][0], slices[-1][1])}
+    return {**statement.settings, **filter_setting(plan.filters(statement), slices, key_range)}
 
 
 def query_id(plan_id: str, chunk_id: str, attempt: int) -> str:
@@ -328,6 +328,22 @@ def insert_select(table: TableName, statement: Statement) -> str:
     """Insert a statement's rows, matched by name."""
     columns = _list(statement.columns)
     return f"INSERT INTO {quote_table(table)} ({columns}) SELECT {columns} FROM (\n{statement.select}\n)"
+
+
+def pasteable(text: str, given: Mapping[str, str]) -> tuple[str, str]:
+    """
+    A statement with its settings and query parameters, as a person can paste it.
+
+    Returns:
+        The statement, with a ``SET`` of each query parameter in front; and its SETTINGS clause, or an empty text.
+    """
+    bound = [f"SET {name} = {literal(value)};\n" for name, value in given.items() if name.startswith("param_")]
+    rest = [
+        f"{name} = {value if name == 'additional_table_filters' or value.isdigit() else literal(value)}"
+        for name, value in given.items()
+        if not name.startswith("param_")
+    ]
+    return "".join(bound) + text, f"SETTINGS {', '.join(rest)}" if rest else ""
 
 
 def any_row_sql(plan: Plan, statement: Statement, chunk: Chunk) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_provider_backfill.commands.verify import verify_plan
+from airflow_provider_backfill.core.plan import TableFilter
 from airflow_provider_backfill.errors import RequestError, StatementRefusedError
 from tests.clickhouse.lab import Lab, once
 
@@ -122,3 +123,26 @@ def test_rows_of_another_server(http_lab: Lab) -> None:
     )
     lab.fill("dst", *WINDOW, 24, select=f"SELECT ts, id FROM remote('{address}', currentDatabase(), 'src')")
     assert lab.content("dst") == lab.content("src", tail="WHERE ts < toDateTime('2025-01-04', 'UTC')")
+
+
+def test_settings_of_the_user_reach_what_reads_and_fills(http_lab: Lab) -> None:
+    """They change what a SELECT gives (join_use_nulls), so the check of a chunk has them as its filling does."""
+    lab = http_lab
+    lab.sql(
+        "CREATE TABLE src (ts DateTime('UTC'), id UInt64) ENGINE = MergeTree ORDER BY ts",
+        "INSERT INTO src SELECT toDateTime('2025-01-01', 'UTC') + number * 600, number FROM numbers(432)",
+        "CREATE TABLE names (id UInt64, name String) ENGINE = MergeTree ORDER BY id",
+        "CREATE TABLE dst (ts DateTime('UTC'), name Nullable(String)) ENGINE = MergeTree ORDER BY ts",
+    )
+    select = "SELECT ts, name FROM src LEFT JOIN names USING (id)"
+    lab.fill(
+        "dst",
+        *WINDOW,
+        24,
+        select=select,
+        filter_tables=(TableFilter(lab.table("src")),),
+        settings={"join_use_nulls": "1"},
+    )
+    assert lab.rows("SELECT count(), countIf(name IS NULL) FROM dst") == [(432, 432)]
+    with pytest.raises(RequestError, match="no_such_setting"):
+        lab.plan("dst", *WINDOW, 24, select=select, settings={"no_such_setting": "1"})

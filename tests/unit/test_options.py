@@ -35,6 +35,7 @@ TABLE = {
     "defaults.timeColumn": ("text that is not blank", None),
     "defaults.maxChunkRows": ("integer > 0", None),
     "defaults.maxChunkBytes": ("integer > 0", None),
+    "defaults.settings": ("table of names and values", None),
     "policy.requireDryRunBeforeRun": ("true or false", True),
     "policy.requireExplicitWindow": ("true or false", True),
     "policy.blockOverlappingRuns": ("true or false", True),
@@ -50,6 +51,7 @@ GOOD: dict[str, list[Any]] = {
     "number >= 0": [0, 0.0, 0.5, 1_000_000],
     "integer > 0": [1, 3.0, 1_000_000],
     "true or false": [True, False],
+    "table of names and values": [{"a": 1}, {"a": "x", "b": 0.5, "c": True}],
     "text that is not blank": ["a", " a ", "./x", "s3://bucket/x"],
 }
 NOT_A_NUMBER: list[Any] = [
@@ -74,6 +76,7 @@ BAD: dict[str, list[Any]] = {
     "number >= 0": [*NOT_A_NUMBER, -0.5],
     "integer > 0": [*(bad for bad in NOT_A_NUMBER if bad != 10**400), 0, -0.0, 1.5],
     "true or false": [None, "", "true", "false", "yes", 0, 1, 1.0, [], {}],
+    "table of names and values": [None, "", "x", 1, True, [], {"a": []}],
     "text that is not blank": [None, "", " ", "\t\n", "\u00a0", 0, 1, True, [], ["a"], {}, b"a"],
 }
 

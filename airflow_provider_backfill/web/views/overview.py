@@ -28,7 +28,7 @@ from ...core.masking import mask_secrets
 from ...core.model import whole
 from ...core.plan import Chunk, Plan, WriteMode
 from ...core.run_state import ChunkStatus, Run, RunStatus
-from ...core.sql import chunk_filter, insert_select, parse_table, quote_table, staging_table
+from ...core.sql import chunk_filter, insert_select, parse_table, pasteable, quote_table, staging_table
 from ...errors import Advice, DamagedStateError, RequestError
 from ...state import damage
 from ...state.layout import check_plan_id
@@ -631,11 +631,11 @@ def _statement(plan: Plan, chunk: Chunk, attempt: int, position: int) -> Payload
     into: TableName = target
     if plan.write_mode is not WriteMode.INSERT:
         into = staging_table(plan, target, chunk.id, attempt)
-    setting, value = next(iter(chunk_filter(plan, statement, chunk).items()))
+    insert, clause = pasteable(insert_select(into, statement), chunk_filter(plan, statement, chunk))
     return {
         "name": statement.name,
         "source": statement.source,
         "into": quote_table(into),
-        "insert": mask_secrets(insert_select(into, statement)),
-        "filter": f"SETTINGS {setting} = {value}",
+        "insert": mask_secrets(insert),
+        "filter": clause,
     }
