@@ -257,7 +257,7 @@ def parse_length(text: str, zone: str | None = None) -> Chunking:
     elif word in {unit.value for unit in Unit}:
         found = Chunking(unit=Unit(word))
     else:
-        found = Chunking(hours=_number(word))
+        found = Chunking(hours=_number(word, text))
     if name == UTC_ZONE:
         return found
     if found.unit is None or found.unit is Unit.PARTITION:
@@ -291,13 +291,13 @@ def _positive(text: str, hours: float) -> float:
     return hours
 
 
-def _number(text: str) -> float:
+def _number(word: str, text: str) -> float:
     try:
-        return parse_chunk_hours(text)
+        return parse_chunk_hours(word)
     except RequestError:
         raise RequestError(
             f"{text!r} is not a chunk length.",
-            hint="pass a number of hours above zero such as 6 or 0.25, a length such as 12h, 1d, 1w or 1mo, "
+            hint="pass a number of hours above zero, such as 6 or 0.25; a length such as 12h, 1d, 1w or 1mo; "
             "or hour, day, week, month or partition",
         ) from None
 

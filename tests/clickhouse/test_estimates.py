@@ -80,14 +80,14 @@ def test_auto_takes_the_largest_chunk_that_is_no_burden(lab: Lab) -> None:
 
 
 def test_auto_keeps_to_buckets_and_days(ward: Ward) -> None:
-    """What suits the rows must fit the tables as well: here only whole days do."""
+    """What suits the rows must fit the tables as well: whole days of a daily count, and the partitions to replace."""
     daily = "SELECT toStartOfDay(ts) AS ts, k, uniqExact(v) AS v FROM {}.events GROUP BY ts, k"
     plan = ward.planned(select=daily.format(ward.engine.database), auto_chunks=True)
     assert plan["chunkHours"] == 48
     ward.sql("DROP TABLE filled SYNC")
     ward.target(tail="PARTITION BY toDate(ts) ORDER BY ts")
     plan = ward.planned(end="2025-01-04", auto_chunks=True, write_mode=WriteMode.REPLACE)
-    assert plan["chunkHours"] % 24 == 0
+    assert (plan["chunkLength"], plan["chunkCount"]) == ("partition", 3)
 
 
 def test_auto_from_the_command_line_is_fixed_in_the_plan(ward: Ward) -> None:

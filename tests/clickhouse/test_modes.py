@@ -120,7 +120,7 @@ def test_replace_refuses_half_a_partition_and_its_remedy_works(source: Lab) -> N
     wanted = {"source": "src", "write_mode": WriteMode.REPLACE}
     with pytest.raises(RequestError, match="inside a partition") as refused:
         source.plan("dst", "2025-01-02", "2025-01-04", 24, **wanted)
-    assert "pass --from 2025-01-01 --to 2025-02-01 --chunk-hours 744" in refused.value.hint
+    assert "pass --from 2025-01-01 --to 2025-02-01 --chunk-by partition" in refused.value.hint
     source.fill("dst", "2025-01-01", "2025-02-01", 744, **wanted)
     assert source.content("dst") == source.content("src")
 
