@@ -155,6 +155,11 @@ def are_constant(server: ClickHouse, expressions: Sequence[str]) -> bool:
         return False
 
 
+def database_engine(server: ClickHouse, database: str) -> str:
+    """The engine of a database; empty when there is none of that name."""
+    return str(server.value(f"SELECT engine FROM system.databases WHERE name = {literal(database)}", default=""))
+
+
 def tables_like(server: ClickHouse, name: TableName) -> list[TableName]:
     """The tables that keep rows and have all columns of another one, by name and type."""
     found = server.rows(

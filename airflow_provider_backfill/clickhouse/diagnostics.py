@@ -388,6 +388,14 @@ def _refreshable(server: ClickHouse, target: TableName, storage: TableName) -> t
     return tuple(sorted({view.name for view in views if view.name in enabled and view.name not in appending}))
 
 
+def target_ttls(server: ClickHouse, target: TableFacts, plan: Plan) -> tuple[TtlFacts, ...]:
+    """The TTLs of a plan's target that delete rows, held against its window; none where the server cannot say."""
+    try:
+        return _ttls(server, target, plan, target.engine_full)
+    except StatementRefusedError:
+        return ()
+
+
 def _ttls(server: ClickHouse, target: TableFacts, plan: Plan | None, engine_full: str) -> tuple[TtlFacts, ...]:
     """The TTLs that delete rows, held against the window of the plan."""
     time = plan.target_time if plan is not None else None

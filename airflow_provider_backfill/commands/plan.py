@@ -3,14 +3,14 @@
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 
-from ..clickhouse import attempt, catalog
+from ..clickhouse import attempt, catalog, diagnostics
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import catch_up
 from ..core.adding_up import Verdict
 from ..core.drift import compatibility_token, planned_views
 from ..core.facts import TableFacts
 from ..core.findings.registry import Match
-from ..core.findings.server_rules import open_window
+from ..core.findings.server_rules import open_window, past_ttl
 from ..core.ids import plan_id
 from ..core.instants import render_instant
 from ..core.masking import literal_calls
@@ -45,6 +45,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         target = plan_inputs.target_facts(server, request.target)
         mode, reason = write_mode(target, request)
         plan_inputs.check_grants(server, target, mode)
+        plan_inputs.check_database(server, target, mode)
         statements, column = plan_inputs.find_statements(server, target, request)
         plan_inputs.check_quorum(server, target)
         for table in plan_inputs.replicated_tables(server, statements, target):
@@ -125,8 +126,10 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         if not dry_run and not session.store.save_plan(plan):
             # Somebody else planned the same at this moment.
             return _plan_payload(session, _same_plan(session.store.load_plan(plan.plan_id), plan), target, existed=True)
+        ttls = diagnostics.target_ttls(server, target, plan)
         found = [
             *open_window(plan, catalog.server_time(server)),
+            *past_ttl(plan.target, target.storage, ttls),
             *_heavy(plan, heavy),
             *_literals(plan),
             *_rights(server, plan),

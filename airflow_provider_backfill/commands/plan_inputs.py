@@ -513,6 +513,26 @@ def _in_window(time: TargetTime, plan: Plan) -> str:
     return time_filter(time.column, time.kind, start, end)
 
 
+def check_database(server: ClickHouse, target: TableFacts, mode: WriteMode) -> None:
+    """
+    Refuse to stage beside a target whose database cannot rename a table, which is how a staged chunk is sealed.
+
+    Raises:
+        RequestError: Its engine is Memory.
+    """
+    engine = catalog.database_engine(server, target.storage.database)
+    if engine == "Memory" and mode is not WriteMode.INSERT:
+        raise RequestError(
+            f"The database {target.storage.database} has the engine {engine}, which cannot rename tables, so no "
+            f"chunk can be staged beside {target.name}.",
+            remedy=Advice(
+                "move the table into an Atomic database, or pass {} {}",
+                Flag("--write-mode", WriteMode.INSERT),
+                Flag("--accept-at-least-once"),
+            ),
+        )
+
+
 def check_grants(server: ClickHouse, target: TableFacts, mode: WriteMode) -> None:
     """
     Hold the user's rights against what a write mode needs; those on the sources show when they are read.

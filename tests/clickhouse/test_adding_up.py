@@ -13,15 +13,18 @@ from typing import NamedTuple
 
 import pytest
 
-from airflow_provider_backfill.core.facts import TimeKind
+from airflow_provider_backfill.commands.plan import create_plan
+from airflow_provider_backfill.core.chunking import parse_length
+from airflow_provider_backfill.core.facts import TableName, TimeKind
 from airflow_provider_backfill.core.instants import parse_instant
-from airflow_provider_backfill.core.plan import FilteredTable, TableFilter
+from airflow_provider_backfill.core.plan import FilteredTable, PlanRequest, TableFilter
 from airflow_provider_backfill.core.sql import filter_setting
 from airflow_provider_backfill.errors import RequestError
 from tests.clickhouse.lab import Lab
 from tests.clickhouse.ward import Ward
 
-START, END, HOURS = "2025-01-01", "2025-01-17", 6
+START, END, HOURS = "2025-01-01", "2025-01-10", 12
+SHORT = "2025-01-04"
 DAY = "toDate(ts) AS day"
 
 
@@ -47,7 +50,7 @@ PLAIN = "(day Date, n UInt64) ENGINE = MergeTree ORDER BY day"
 RIGHT = {
     "counts into a sum": Shape(summing(), f"SELECT {DAY}, count() AS n FROM ev GROUP BY day"),
     "sums of what is summed": Shape(
-        summing("n UInt64, v Int64"), f"SELECT {DAY}, countIf(v > 0) AS n, sum(v) * 2 AS v FROM ev GROUP BY day"
+        summing("n UInt64, v Int64"), f"SELECT {DAY}, countIf(ev.v > 0) AS n, sum(ev.v) * 2 AS v FROM ev GROUP BY day"
     ),
     "the very columns that are summed": Shape(
         summing(engine="SummingMergeTree(n)"), f"SELECT {DAY}, count() AS n FROM ev GROUP BY day"
@@ -160,7 +163,7 @@ WRONG = {
     ),
     "a minimum that may find no row": Shape(
         aggregating("lo SimpleAggregateFunction(min, UInt32)"),
-        f"SELECT {DAY}, minIf(user, toHour(ts) = 3) AS lo FROM ev GROUP BY day",
+        f"SELECT {DAY}, minIf(user + 5, toHour(ts) = 3) AS lo FROM ev GROUP BY day",
     ),
     "a column that is not summed": Shape(
         summing("n UInt64, m UInt64", engine="SummingMergeTree(n)"),
@@ -181,9 +184,9 @@ WRONG = {
     "a group without aggregates that is not merged": Shape(
         "(day Date, user UInt32) ENGINE = MergeTree ORDER BY day", f"SELECT {DAY}, user FROM ev GROUP BY day, user"
     ),
-    "HAVING on a part": Shape(summing(), f"SELECT {DAY}, count() AS n FROM ev GROUP BY day HAVING n > 40"),
+    "HAVING on a part": Shape(summing(), f"SELECT {DAY}, count() AS n FROM ev GROUP BY day HAVING n > 100"),
     "WHERE over a part": Shape(
-        summing(), f"SELECT * FROM (SELECT {DAY}, count() AS n FROM ev GROUP BY day) WHERE n > 40"
+        summing(), f"SELECT * FROM (SELECT {DAY}, count() AS n FROM ev GROUP BY day) WHERE n > 100"
     ),
     "the hour of the day": Shape(
         "(h UInt8, n UInt64) ENGINE = MergeTree ORDER BY h", "SELECT toHour(ts) AS h, count() AS n FROM ev GROUP BY h"
@@ -246,7 +249,7 @@ WRONG = {
     ),
     "users of the source": Shape(
         "(ts DateTime('UTC')) ENGINE = MergeTree ORDER BY ts",
-        "SELECT ts FROM ev WHERE user IN (SELECT user FROM ev GROUP BY user HAVING count() > 300)",
+        "SELECT ts FROM ev WHERE user IN (SELECT user FROM ev GROUP BY user HAVING count() > 100)",
     ),
     "a running total of its own": Shape(
         "(ts DateTime('UTC'), n UInt64) ENGINE = MergeTree ORDER BY ts",
@@ -265,9 +268,9 @@ def shop(http_lab: Lab) -> Lab:
     """Events of 16 days, payments, hourly states, and tables to look things up in."""
     http_lab.sql(
         "CREATE TABLE ev (ts DateTime('UTC'), user UInt32, v Int64) ENGINE = MergeTree ORDER BY (user, ts)",
-        "INSERT INTO ev SELECT toDateTime('2025-01-01', 'UTC') + number * 587, cityHash64(number) % 9, number % 13 - 6 FROM numbers(2350)",
+        "INSERT INTO ev SELECT toDateTime('2025-01-01', 'UTC') + number * 587, cityHash64(number) % 9, number % 13 - 6 FROM numbers(1323)",
         "CREATE TABLE pay (at DateTime('UTC'), user UInt32) ENGINE = MergeTree ORDER BY at",
-        "INSERT INTO pay SELECT toDateTime('2025-01-01 00:10:00', 'UTC') + number * 5000, number % 9 FROM numbers(270)",
+        "INSERT INTO pay SELECT toDateTime('2025-01-01 00:10:00', 'UTC') + number * 5000, number % 9 FROM numbers(155)",
         "CREATE TABLE hourly (hour DateTime('UTC'), u AggregateFunction(uniq, UInt32)) ENGINE = AggregatingMergeTree ORDER BY hour",
         "INSERT INTO hourly SELECT toStartOfHour(ts) AS hour, uniqState(user) FROM ev GROUP BY hour",
         "CREATE TABLE dim (user UInt32, name String) ENGINE = MergeTree ORDER BY user",
@@ -320,18 +323,22 @@ def merged(lab: Lab, table: str) -> list[tuple[object, ...]]:
     return sorted(lab.rows(f"SELECT {values} FROM {table}"), key=repr)
 
 
-def cut_by_hand(lab: Lab, shape: Shape, select: str, table: str) -> None:
-    """Fill a table chunk by chunk, as an ordinary loop of INSERT SELECTs with the filter would."""
+def tables(lab: Lab, shape: Shape) -> list[FilteredTable]:
+    """The filtered tables of a shape with their time columns."""
     times = {"ev": "ts", "pay": "at", "hourly": "hour"}
-    tables = [
+    return [
         FilteredTable(table=f"{lab.engine.database}.{name}", column=column or times[name], kind=TimeKind.DATETIME)
         for name, _, column in (each.partition("=") for each in shape.filters)
     ]
+
+
+def cut_by_hand(lab: Lab, shape: Shape, select: str, table: str) -> None:
+    """Fill a table chunk by chunk, as an ordinary loop of INSERT SELECTs with the filter would."""
     names = ", ".join(name for name, *_ in lab.rows(f"DESCRIBE TABLE ({select})"))
     start = parse_instant(START)
     while start < parse_instant(END):
         until = start + timedelta(hours=shape.hours)
-        settings = filter_setting(tables, [(start, until)])
+        settings = filter_setting(tables(lab, shape), [(start, until)])
         lab.engine.client.command(
             f"INSERT INTO {table} ({names}) SELECT {names} FROM (\n{select}\n)", settings=settings
         )
@@ -345,8 +352,9 @@ def test_what_is_accepted_is_right(shop: Lab, name: str) -> None:
     select = qualified(shop, shape.select)
     shop.sql(f"CREATE TABLE dst {shape.target}", "CREATE TABLE truth AS dst")
     names = ", ".join(column for column, *_ in shop.rows(f"DESCRIBE TABLE ({select})"))
-    shop.sql(f"INSERT INTO truth ({names}) SELECT {names} FROM (\n{select}\n)")
-    plan = shop.plan("dst", START, END, shape.hours, select=select, filter_tables=filters(shop, shape))
+    limits = filter_setting(tables(shop, shape), [(parse_instant(START), parse_instant(SHORT))])
+    shop.engine.client.command(f"INSERT INTO truth ({names}) SELECT {names} FROM (\n{select}\n)", settings=limits)
+    plan = shop.plan("dst", START, SHORT, shape.hours, select=select, filter_tables=filters(shop, shape))
     assert plan["addsUp"]["proof"] == "by rule", plan["addsUp"]
     assert shop.run(plan)["status"] == "completed"
     assert merged(shop, "dst") == merged(shop, "truth")
@@ -367,7 +375,7 @@ def test_what_is_refused_is_wrong(shop: Lab, name: str) -> None:
     cut_by_hand(shop, shape, select, "cut")
     assert merged(shop, "cut") != merged(shop, "truth")
     if len(shape.filters) == 1 and "branch" not in name:
-        shop.fill("dst", START, END, 24 * 16, select=select, filter_tables=filters(shop, shape))
+        shop.fill("dst", START, END, 24 * 9, select=select, filter_tables=filters(shop, shape))
         assert merged(shop, "dst") == merged(shop, "truth")
 
 
@@ -379,7 +387,7 @@ def test_the_remedy_of_a_cut_bucket_is_right(shop: Lab) -> None:
         shop.plan("dst", START, END, 6, select=select)
     assert "--chunk-hours 24" in refused.value.hint
     shop.fill("dst", START, END, 24, select=select)
-    assert shop.value("SELECT count() FROM dst") == 16
+    assert shop.value("SELECT count() FROM dst") == 9
 
 
 def test_the_target_is_read_through_a_view(shop: Lab) -> None:
@@ -409,7 +417,7 @@ def test_the_window_on_the_wrong_side_of_a_join(shop: Lab) -> None:
     assert "--whole-table" in refused.value.hint
     shop.plan("dst", START, END, 24, select=select, filter_table=shop.table("users"), whole_tables=(shop.table("ev"),))
     shop.fill("dst", START, END, 48, select=select, filter_table=shop.table("ev"))
-    assert shop.value("SELECT count() FROM dst") == 2350
+    assert shop.value("SELECT count() FROM dst") == 1323
 
 
 def test_sources_that_keep_nothing(shop: Lab) -> None:
@@ -426,7 +434,7 @@ def test_sources_that_keep_nothing(shop: Lab) -> None:
 
 @pytest.mark.parametrize(
     ("value", "partition", "expected"),
-    [("toDate(ts, 'Asia/Tokyo')", "day", 17), ("toDate(toStartOfHour(ts) + toIntervalHour(1))", "day", 17)],
+    [("toDate(ts, 'Asia/Tokyo')", "day", 10), ("toDate(toStartOfHour(ts) + toIntervalHour(1))", "day", 10)],
     ids=["local days", "days of hours called by their end"],
 )
 def test_replace_by_the_time_that_the_select_gives(shop: Lab, value: str, partition: str, expected: int) -> None:
@@ -451,6 +459,35 @@ def test_replace_keeps_a_partition_that_has_other_rows(shop: Lab) -> None:
     with pytest.raises(RequestError, match="keep-outside"):
         shop.plan("dst", START, END, 24, select=select, write_mode="replace", keep_outside=True)
     assert shop.rows("SELECT * FROM dst")[0][1] == 5
+
+
+def test_a_database_that_cannot_rename(shop: Lab) -> None:
+    """A staged chunk is sealed by a rename; that there is none is said before anything runs."""
+    memory = f"{shop.engine.database}_memory"
+    shop.sql(f"CREATE DATABASE {memory} ENGINE = Memory", f"CREATE TABLE {memory}.dst AS ev")
+    try:
+        with pytest.raises(RequestError, match="cannot rename tables"):
+            create_plan(
+                shop.session,
+                PlanRequest(
+                    TableName(memory, "dst"),
+                    parse_instant(START),
+                    parse_instant(END),
+                    parse_length("24"),
+                    source=shop.table("ev"),
+                ),
+            )
+    finally:
+        shop.sql(f"DROP DATABASE {memory} SYNC")
+
+
+def test_plan_says_that_the_window_is_past_the_ttl(shop: Lab) -> None:
+    """Rows that a merge deletes right after the backfill are named before it runs."""
+    shop.sql(
+        "CREATE TABLE dst (ts DateTime('UTC'), user UInt32, v Int64) ENGINE = MergeTree ORDER BY ts TTL ts + toIntervalDay(90)"
+    )
+    plan = shop.plan("dst", START, END, 24, source="ev")
+    assert any("deletes rows before about" in warning["message"] for warning in plan["warnings"])
 
 
 # ---------------------------------------------------------------- the trial, and the user's word

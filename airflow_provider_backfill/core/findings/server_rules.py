@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 
 from ...errors import Advice, Command, Flag
-from ..facts import ServerFacts, TableName
+from ..facts import ServerFacts, TableName, TtlFacts
 from ..instants import render_instant
 from ..plan import Plan, WriteMode
 from ..remedy import chunk_hours_flag, command, plan_command, short_instant, sql
@@ -300,14 +300,18 @@ def _row_policy(case: RuleContext) -> Iterator[Match]:
 )
 def _ttl(case: RuleContext) -> Iterator[Match]:
     facts = _server(case)
-    if facts.storage is None:
-        return
-    for ttl in facts.ttls:
+    if facts.storage is not None:
+        yield from past_ttl(facts.target, facts.storage, facts.ttls)
+
+
+def past_ttl(target: str, storage: TableName, ttls: Iterable[TtlFacts]) -> Iterator[Match]:
+    """What is to be said of a window that is partly past the target's TTL."""
+    for ttl in ttls:
         if ttl.until is not None:
             yield Match(
-                f"The TTL of {facts.target} ({ttl.expression}) deletes rows before about {render_instant(ttl.until)}, "
+                f"The TTL of {target} ({ttl.expression}) deletes rows before about {render_instant(ttl.until)}, "
                 "and the window has such rows: a merge would delete them after the backfill.",
-                sql(f"ALTER TABLE {quote_table(facts.storage)} REMOVE TTL"),
+                sql(f"ALTER TABLE {quote_table(storage)} REMOVE TTL"),
             )
 
 
