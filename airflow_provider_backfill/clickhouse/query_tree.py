@@ -29,7 +29,7 @@ def query_tree(server: ClickHouse, select: str) -> Node:
         ServerError: The server does not accept the SELECT.
         RequestError: This version shows its trees in another way.
     """
-    answer = server.rows(f"SELECT explain FROM (EXPLAIN QUERY TREE passes = 1\n{select}\n)", _SETTINGS)
+    answer = server.rows(f"SELECT toValidUTF8(explain) FROM (EXPLAIN QUERY TREE passes = 1\n{select}\n)", _SETTINGS)
     try:
         return parse_tree(line for (line,) in answer)
     except ValueError as error:

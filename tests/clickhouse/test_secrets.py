@@ -109,6 +109,7 @@ def test_credentials_in_a_select_stay_in_the_plan_alone(
     select = f"SELECT ts, id FROM orders WHERE id != length(encrypt('aes-128-ecb', 'x', '{MARKER:.<16}'))"
     target = f"{database}.copy"
     planned = cli.json("plan", "--target", target, "--select", select, *WINDOW)
+    assert planned["ok"], planned
     (warning,) = [each for each in planned["warnings"] if "encrypt" in each["message"]]
     assert "NAMED COLLECTION" in warning["hint"]
     plan_id = planned["planId"]
