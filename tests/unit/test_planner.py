@@ -1,0 +1,269 @@
+"""What can be planned: windows, time columns, columns and write modes, from facts alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from airflow_provider_backfill.core.chunking import Chunking, Unit
+from airflow_provider_backfill.core.facts import Column, ScanFacts, TableFacts, TableName, TimeKind
+from airflow_provider_backfill.core.plan import PlanRequest, Statement, WriteMode
+from airflow_provider_backfill.core.planner import (
+    MAX_CHUNKS,
+    check_chunk_count,
+    check_scan,
+    check_window,
+    converted_columns,
+    defaulted_columns,
+    differences,
+    find_time_column,
+    insert_columns,
+    write_mode,
+)
+from airflow_provider_backfill.errors import Flag, RequestError
+from tests.state import make_plan
+
+START = datetime(2025, 1, 1, tzinfo=UTC)
+NAME = TableName("shop", "orders")
+REQUEST = PlanRequest(NAME, START, START + timedelta(days=1), Chunking(hours=6))
+
+
+def table(*columns: Column, engine: str = "MergeTree", sorting_key: str = "", partition_key: str = "") -> TableFacts:
+    return TableFacts(NAME, NAME, engine, columns, partition_key, sorting_key, engine, None)
+
+
+def hint(refused: pytest.ExceptionInfo[RequestError]) -> str:
+    return refused.value.hint
+
+
+# ---------------------------------------------------------------- windows
+
+
+def window(days: float = 30, chunking: Chunking | None = None, **limits: Any) -> None:
+    check_window(
+        START,
+        START + timedelta(days=days),
+        chunking or Chunking(hours=6),
+        **{"max_hours": 720, "min_chunk_minutes": 15, "force": False, **limits},
+    )
+
+
+def test_a_window_and_a_chunk_at_their_limits_are_taken() -> None:
+    window(30)
+    window(1, Chunking(hours=0.25))
+    window(30.1, force=True)
+    # A month may be over the limit of hours, but its length is no number of minutes to hold against one.
+    window(30, Chunking(unit=Unit.PARTITION), min_chunk_minutes=10**9)
+
+
+def test_a_window_over_the_limit_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"is 720\.5 h, over the limit of 720 h") as refused:
+        window(30 + 0.5 / 24)
+    assert "--force-large-window" in hint(refused)
+
+
+def test_a_chunk_under_the_limit_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"A chunk of 0\.24 h is shorter than the minimum of 15 minutes") as refused:
+        window(1, Chunking(hours=0.24))
+    assert "--chunk-hours 0.25" in hint(refused)
+
+
+def test_an_empty_window_is_refused() -> None:
+    with pytest.raises(RequestError, match="The window is empty"):
+        window(0)
+
+
+def test_a_plan_has_at_most_so_many_chunks() -> None:
+    check_chunk_count(MAX_CHUNKS)
+    with pytest.raises(RequestError, match="1,000,001 chunks"):
+        check_chunk_count(MAX_CHUNKS + 1)
+    window(MAX_CHUNKS / 4 / 24, Chunking(hours=0.25), force=True)
+    with pytest.raises(RequestError, match="over the limit of 1,000,000"):
+        window(MAX_CHUNKS / 4 / 24 + 0.01, Chunking(hours=0.25), force=True)
+
+
+# ---------------------------------------------------------------- the time column
+
+ID, TS, DAY = Column("id", "UInt64"), Column("ts", "DateTime('UTC')"), Column("day", "Date")
+
+
+def test_the_only_time_is_the_time_column() -> None:
+    assert find_time_column(table(ID, TS), None, "") == ("ts", TimeKind.DATETIME)
+
+
+def test_of_several_the_first_in_the_sorting_key_then_in_the_partition_key() -> None:
+    assert find_time_column(table(TS, DAY, sorting_key="id, day, ts"), None, "")[0] == "day"
+    assert find_time_column(table(TS, DAY, sorting_key="id", partition_key="toYYYYMM(ts)"), None, "")[0] == "ts"
+    assert find_time_column(table(TS, DAY, sorting_key="day", partition_key="ts"), None, "")[0] == "day"
+
+
+def test_without_a_choice_it_is_asked_for() -> None:
+    with pytest.raises(RequestError, match=r"several time columns \(ts, day\), none of them in its key"):
+        find_time_column(table(TS, DAY), None, "")
+    with pytest.raises(RequestError, match="has no time column; it has id UInt64"):
+        find_time_column(table(ID), None, "")
+
+
+def test_the_one_that_was_asked_for() -> None:
+    assert find_time_column(table(TS, DAY, sorting_key="day"), "ts", "") == ("ts", TimeKind.DATETIME)
+    assert find_time_column(table(ID, TS), "id", "ms") == ("id", TimeKind.EPOCH_MS)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message", "advice"),
+    [
+        ("tss", "has no column 'tss'", "did you mean --time-column ts?"),
+        ("zzzzzz", "has no column 'zzzzzz'", "pass --time-column with one of these"),
+        ("id", "is UInt64, which holds no instant", "--time-unit with s, ms, us or ns"),
+        ("name", "is String, which holds no instant", "--time-column with a Date, DateTime or DateTime64"),
+    ],
+)
+def test_what_is_no_time_column(wanted: str, message: str, advice: str) -> None:
+    with pytest.raises(RequestError, match=message) as refused:
+        find_time_column(table(ID, TS, Column("name", "String")), wanted, "")
+    assert advice in hint(refused)
+
+
+# ---------------------------------------------------------------- columns
+
+
+def test_columns_are_matched_by_name_in_the_targets_order() -> None:
+    assert insert_columns("x", [TS, ID], table(ID, TS, DAY), None) == ("id", "ts")
+
+
+@pytest.mark.parametrize(
+    ("column", "state"),
+    [(Column("gone", "UInt8"), "has no column"), (Column("made", "UInt8"), "computes its column")],
+)
+def test_a_column_that_the_target_does_not_take(column: Column, state: str) -> None:
+    target = table(ID, Column("made", "UInt8", "MATERIALIZED"))
+    with pytest.raises(RequestError, match=f"{state} '{column.name}', which x gives"):
+        insert_columns("x", [column], target, None)
+
+
+def test_a_column_whose_values_may_not_fit() -> None:
+    narrow, wide = Column("n", "UInt8"), Column("n", "UInt64")
+    types = {("UInt8", "UInt64"): "UInt64", ("UInt64", "UInt8"): "UInt64"}
+    assert insert_columns("x", [narrow], table(wide), types) == ("n",)
+    assert insert_columns("x", [wide], table(narrow), None) == ("n",), "a view converts as it does live"
+    with pytest.raises(RequestError, match=r"n is UInt64 in x and UInt8 in shop\.orders") as refused:
+        insert_columns("x", [wide], table(narrow), types)
+    assert "CAST(n AS UInt8)" in hint(refused)
+
+
+def test_which_columns_are_converted_and_which_get_a_default() -> None:
+    target = table(ID, TS, Column("n", "Nullable(UInt8)"))
+    given = [Column("id", "Nullable(UInt64)"), TS, Column("n", "Nullable(UInt8)"), Column("other", "Nullable(UInt8)")]
+    assert converted_columns(given, target) == ("id",)
+    assert defaulted_columns(given, target) == ("id",)
+
+
+# ---------------------------------------------------------------- scans
+
+STATEMENT = Statement(name="shop.view", select="SELECT 1", source="shop.raw", time_kind=TimeKind.DATETIME, columns=())
+
+
+@pytest.mark.parametrize(("reads", "filtered"), [(1, 1), (3, 3)])
+def test_a_filter_on_every_read(reads: int, filtered: int) -> None:
+    check_scan(table(TS), STATEMENT, ScanFacts(reads, filtered, True, True), "ts")
+
+
+@pytest.mark.parametrize(
+    ("reads", "filtered", "where"),
+    [(0, 0, "nowhere"), (1, 0, "nowhere"), (2, 1, "in only 1 of 2 places")],
+)
+def test_a_read_without_the_filter(reads: int, filtered: int, where: str) -> None:
+    with pytest.raises(RequestError, match=f"takes effect {where} in shop.view"):
+        check_scan(table(TS), STATEMENT, ScanFacts(reads, filtered, True, True), "ts")
+
+
+def test_a_read_of_the_target() -> None:
+    scan = ScanFacts(1, 1, True, True, frozenset({"shop.orders"}))
+    with pytest.raises(RequestError, match=r"shop\.view reads shop\.orders, the target itself"):
+        check_scan(table(TS), STATEMENT, scan, "ts")
+
+
+# ---------------------------------------------------------------- write modes
+
+
+@pytest.mark.parametrize(
+    ("engine", "changes", "mode"),
+    [
+        ("MergeTree", {}, WriteMode.STAGE),
+        ("ReplicatedReplacingMergeTree", {"write_mode": WriteMode.STAGE}, WriteMode.STAGE),
+        ("MergeTree", {"write_mode": WriteMode.REPLACE}, WriteMode.REPLACE),
+        ("MergeTree", {"write_mode": WriteMode.REPLACE, "keep_outside": True, "backup": True}, WriteMode.REPLACE),
+        ("MergeTree", {"write_mode": WriteMode.INSERT, "accept_at_least_once": True}, WriteMode.INSERT),
+        ("Memory", {"accept_at_least_once": True}, WriteMode.INSERT),
+        ("Distributed", {"write_mode": WriteMode.INSERT, "accept_at_least_once": True}, WriteMode.INSERT),
+    ],
+)
+def test_how_rows_reach_the_target(engine: str, changes: dict[str, Any], mode: WriteMode) -> None:
+    chosen, reason = write_mode(table(TS, engine=engine), replace(REQUEST, **changes))
+    assert chosen is mode
+    assert reason.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("engine", "changes", "message", "advice"),
+    [
+        ("Kafka", {}, "keeps no rows", "the table behind it"),
+        ("Kafka", {"accept_at_least_once": True}, "keeps no rows", "the table behind it"),
+        (
+            "MergeTree",
+            {"keep_outside": True},
+            "Rows outside the window are kept only where",
+            "leave --keep-outside away",
+        ),
+        ("MergeTree", {"write_mode": WriteMode.STAGE, "backup": True}, "A backup is made only", "leave --backup away"),
+        ("Memory", {"write_mode": WriteMode.STAGE}, "cannot take the partitions", "--accept-at-least-once"),
+        ("Memory", {"write_mode": WriteMode.REPLACE}, "cannot take the partitions", "--write-mode insert"),
+        ("Memory", {}, "only at least once", "the table behind it, or pass"),
+        (
+            "MergeTree",
+            {"write_mode": WriteMode.INSERT},
+            "only at least once",
+            "leave --write-mode away for exactly once",
+        ),
+    ],
+)
+def test_what_a_target_cannot_take(engine: str, changes: dict[str, Any], message: str, advice: str) -> None:
+    with pytest.raises(RequestError, match=message) as refused:
+        write_mode(table(TS, engine=engine), replace(REQUEST, **changes))
+    assert advice in hint(refused)
+
+
+def test_a_reason_names_the_engine_or_the_wish() -> None:
+    insert = replace(REQUEST, write_mode=WriteMode.INSERT, accept_at_least_once=True)
+    assert "it was asked for" in write_mode(table(TS), insert)[1]
+    assert "shop.orders is a Memory table" in write_mode(table(TS, engine="Memory"), insert)[1]
+
+
+# ---------------------------------------------------------------- the same id, another definition
+
+
+def test_how_two_plans_differ() -> None:
+    plan = make_plan(statements=(STATEMENT,))
+    assert differences(plan, plan) == []
+    other = plan.model_copy(
+        update={
+            "write_mode": WriteMode.INSERT,
+            "min_chunk_minutes": 30,
+            "statements": (plan.statements[0].model_copy(update={"select": "SELECT  2\nAS a"}),),
+        }
+    )
+    lines = differences(plan, other)
+    assert "write_mode: stage in the plan, insert now" in lines
+    assert any(line.startswith("min_chunk_minutes: ") for line in lines)
+    assert [line.partition(":")[0] for line in lines if "SELECT" in line] == ["statement in the plan", "statement now"]
+    assert any(line.endswith("SELECT 2 AS a") for line in lines)
+
+
+def test_the_flags_of_a_refusal_are_data() -> None:
+    with pytest.raises(RequestError) as refused:
+        write_mode(table(TS, engine="Memory"), REQUEST)
+    parts = getattr(refused.value.remedy, "parts", ())
+    assert Flag("--write-mode", WriteMode.INSERT) in parts
