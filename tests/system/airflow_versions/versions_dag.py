@@ -103,7 +103,7 @@ if airflow_is(3, 3):
     with DAG("each_partition", schedule=PartitionedAssetTimetable(assets=target_asset("versions.partitioned"))):
 
         @task
-        def look(partition_key: str = "") -> str:
+        def look(partition_key: str | None = None) -> str | None:
             """The day that is there."""
             return partition_key
 
