@@ -1,1 +1,1 @@
-"""Tests, by tier: unit, clickhouse, airflow, system."""
+"""Tests, by tier: unit, clickhouse, cluster, airflow, system."""
