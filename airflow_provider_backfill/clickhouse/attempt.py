@@ -80,7 +80,8 @@ class Attempt(NamedTuple):
         clear: Whether to delete the chunk's window from the target first.
         sparse: Whether the source is likely to have no rows in the window, which is then asked first.
         read: Called with the rows and bytes that each filling statement read.
-        replicated: The tables that are read, and the target, where they are replicated.
+        replicated: The tables that are read, and the target, where they are replicated; each with the cluster whose
+            replicas are read, which is empty for a table that the server reads by itself.
     """
 
     plan: Plan
@@ -100,7 +101,7 @@ class Attempt(NamedTuple):
     clear: bool
     sparse: bool = False
     read: Callable[[int, int], None] = lambda *_: None
-    replicated: tuple[TableName, ...] = ()
+    replicated: tuple[tuple[TableName, str], ...] = ()
 
     @property
     def query_id(self) -> str:

@@ -32,6 +32,8 @@ _GONE_SECONDS = 3.0
 _ONLY_LIVING = {
     "distributed_ddl_task_timeout": _DDL_SECONDS,
     "distributed_ddl_output_mode": "null_status_on_timeout_only_active",
+    # What a host refuses is known after the answer has begun; its headers must say so.
+    "wait_end_of_query": 1,
 }
 # The statement is in the queue of every replica; nobody waits for the others.
 AT_ONCE = {"distributed_ddl_task_timeout": 0}
@@ -153,26 +155,47 @@ def _ask_cluster(server: ClickHouse, cluster: str, size: int, path: str) -> tupl
     return {str(name) for (name,) in rows}, size - answered
 
 
-def catch_up(server: ClickHouse, table: TableName, seconds: float | None = None) -> None:
+def catch_up(server: ClickHouse, table: TableName, cluster: str = "") -> None:
     """
-    Let the server's replica of *table* fetch all that the others have.
+    Let the server's replica of *table* fetch all that the others have; on a *cluster*, all of its living replicas.
 
     Raises:
-        ServerError: It cannot in time, which may be tried again, perhaps on another server.
+        ServerError: One cannot in time, which may be tried again, perhaps on another server.
     """
-    limit = SYNC_SECONDS if seconds is None else seconds
+    where = f" ON CLUSTER {quote(cluster)}" if cluster else ""
+    settings: dict[str, Any] = {"receive_timeout": SYNC_SECONDS}
+    if cluster:
+        # Nobody reads from a replica that is dead.
+        settings |= {
+            "distributed_ddl_task_timeout": SYNC_SECONDS + _DDL_SECONDS,
+            "distributed_ddl_output_mode": "throw_only_active",
+            "wait_end_of_query": 1,
+        }
     try:
-        server.command(f"SYSTEM SYNC REPLICA {quote_table(table)} LIGHTWEIGHT", {"receive_timeout": limit})
+        server.command(f"SYSTEM SYNC REPLICA{where} {quote_table(table)} LIGHTWEIGHT", settings)
     except StatementRefusedError as error:
         if error.name != "TIMEOUT_EXCEEDED":
             raise
+        which = (
+            f"A replica of {table} on the cluster {cluster}" if cluster else f"The replica of {table} on this server"
+        )
+        queue = error.reason if cluster else _queue(server, table)
         raise ServerError(
-            f"The replica of {table} on this server did not catch up within {limit:g} s: {_queue(server, table)}.",
+            f"{which} did not catch up within {SYNC_SECONDS:g} s: {queue}.",
             remedy=Advice(
                 "see system.replication_queue there; where fetches were stopped, run {}",
                 Sql(f"SYSTEM START FETCHES {quote_table(table)}"),
             ),
         ) from error
+
+
+def is_replicated_on(server: ClickHouse, cluster: str, table: TableName) -> bool:
+    """Whether servers of a cluster replicate *table*; not, where they may not be asked."""
+    everywhere = f"clusterAllReplicas({literal(cluster)}, system.replicas)"
+    question = f"SELECT count() > 0 FROM {everywhere} WHERE {table_condition(table)}"
+    with suppress(StatementRefusedError):
+        return server.numbers(question, {"skip_unavailable_shards": 1}) == (1,)
+    return False
 
 
 def _queue(server: ClickHouse, table: TableName) -> str:

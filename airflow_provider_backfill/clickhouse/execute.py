@@ -88,8 +88,8 @@ def run_attempt(server: ClickHouse, attempt: Attempt) -> ContentSums:
     if attempt.number > 1:
         attempt.owned()
         kill_queries(server, plan.plan_id, chunk.id)
-    for table in attempt.replicated:
-        catch_up(server, table)
+    for table, cluster in attempt.replicated:
+        catch_up(server, table, cluster)
     if plan.write_mode is WriteMode.INSERT:
         return _insert(server, attempt)
     if attempt.target.replicas is not None:

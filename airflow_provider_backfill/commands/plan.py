@@ -48,8 +48,8 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         plan_inputs.check_database(server, target, mode)
         statements, column = plan_inputs.find_statements(server, target, request)
         plan_inputs.check_quorum(server, target)
-        for table in plan_inputs.replicated_tables(server, statements, target):
-            catch_up(server, table)
+        for table, cluster in plan_inputs.replicated_tables(server, statements, target):
+            catch_up(server, table, cluster)
         plan_inputs.check_shards(server, target, statements, request)
         start, end = plan_inputs.find_window(server, session.options, request, statements[0], column)
         limits = session.options.limits

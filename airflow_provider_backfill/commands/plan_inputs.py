@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from ..clickhouse import catalog, diagnostics, query_plan, query_sources, query_tree
 from ..clickhouse.client import ClickHouse
-from ..clickhouse.cluster import catch_up, insert_quorum
+from ..clickhouse.cluster import catch_up, insert_quorum, is_replicated_on
 from ..clickhouse.shards import shards_with, spread_of
 from ..core.column_types import time_kind
 from ..core.facts import (
@@ -81,16 +81,27 @@ def check_quorum(server: ClickHouse, target: TableFacts) -> None:
         )
 
 
-def replicated_tables(server: ClickHouse, statements: Sequence[Statement], target: TableFacts) -> tuple[TableName, ...]:
-    """The tables that the statements read, and the target, as far as they are replicated: a replica may be behind."""
-    tables = {target.storage}
+def replicated_tables(
+    server: ClickHouse, statements: Sequence[Statement], target: TableFacts
+) -> tuple[tuple[TableName, str], ...]:
+    """
+    The tables that the statements read, and the target, as far as they are replicated: a replica may be behind.
+
+    Each with the cluster whose replicas are read; empty for a table that this server reads by itself.
+    """
+    tables, spread = {target.storage}, []
     for statement in statements:
         if statement.has_table:
-            tables.add(parse_table(statement.source, "source"))
+            name = parse_table(statement.source, "source")
+            tables.add(name)
+            source = catalog.table_facts(server, name)
+            over = spread_of(source) if source is not None else None
+            if over is not None and is_replicated_on(server, over.cluster, over.local):
+                spread.append((over.local, over.cluster))
         # Which tables it reads does not depend on the bounds.
         bounds = parameter_settings(statement.parameters, from_ms(0), from_ms(MS_PER_DAY))
         tables |= {*query_plan.tables_read(server, statement.select, bounds)}
-    return catalog.replicated(server, tables)
+    return (*((table, "") for table in catalog.replicated(server, tables)), *dict.fromkeys(spread))
 
 
 def find_statements(server: ClickHouse, target: TableFacts, request: PlanRequest) -> tuple[list[Statement], str]:

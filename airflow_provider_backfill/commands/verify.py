@@ -66,8 +66,8 @@ def verify_plan(session: Session, plan_id: str) -> Payload:
         target = catalog.table_facts(server, parse_table(plan.target, "target"))
         if target is None:
             raise RequestError(f"There is no table {plan.target} on {server.address}.", hint="check the server")
-        for table in plan_inputs.replicated_tables(server, plan.statements, target):
-            catch_up(server, table)
+        for table, cluster in plan_inputs.replicated_tables(server, plan.statements, target):
+            catch_up(server, table, cluster)
         if _is_copy(plan, target):
             found = _compare_sums(server, plan, run, target, done)
         else:

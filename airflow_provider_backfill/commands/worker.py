@@ -78,7 +78,7 @@ class Worker:
         newest_first: Begin with the end of the window.
         max_failures: Stop when so many chunks in a row have failed for good: the next would fail as well.
         on_behalf_of: Who gave the command, for the claims in the log.
-        replicated: The tables that the plan reads, and its target, where they are replicated.
+        replicated: The tables that the plan reads, and its target, where they are replicated; each with its cluster.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Worker:
         fence: Fence | None = None,
         max_failures: int = MAX_FAILURES_IN_A_ROW,
         on_behalf_of: str = "",
-        replicated: tuple[TableName, ...] = (),
+        replicated: tuple[tuple[TableName, str], ...] = (),
     ) -> None:
         self.owner, self._on_behalf_of = new_owner(), on_behalf_of
         self._server, self._store, self._plan, self._target = server, store, plan, target

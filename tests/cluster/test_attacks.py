@@ -11,13 +11,21 @@ import dataclasses
 import subprocess
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from airflow_provider_backfill.clickhouse import cluster
+from airflow_provider_backfill.clickhouse.catalog import table_facts
+from airflow_provider_backfill.clickhouse.client import connect
+from airflow_provider_backfill.clickhouse.cluster import catch_up
+from airflow_provider_backfill.commands.plan_inputs import replicated_tables
+from airflow_provider_backfill.core.facts import TableName, TimeKind
+from airflow_provider_backfill.core.plan import Statement
+from airflow_provider_backfill.errors import ServerError
 from tests.cluster.balancer import Balancer
 from tests.cluster.field import FIRST, LAST, Field, Kind
-from tests.cluster.nodes import SESSION_SECONDS
+from tests.cluster.nodes import SESSION_SECONDS, Cluster
 from tests.command_line import Cli, finish, wait_until
 
 ATTACH = "ATTACH PARTITION"
@@ -326,3 +334,33 @@ def test_keeper_goes_away_in_the_middle(simple: Field) -> None:
         wait_until(lambda node=node: node.query(readonly) == "0", 60)  # type: ignore[misc]
     resume(cli, plan, "--replay-failed")
     simple.assert_filled()
+
+
+def test_a_distributed_source_is_not_read_while_a_replica_of_a_shard_lags(square: Cluster, tmp_path: Path) -> None:
+    with Balancer(square.nodes[:1]) as balancer:
+        field = Field(square, balancer, "spread", tmp_path / "state", None)
+        field.create("local")
+        spread = "ENGINE = Distributed(cluster, spread, local, id)"
+        square.query(f"CREATE TABLE spread.source ON CLUSTER cluster AS spread.local {spread}")
+        lagging = square.node(2, shard=2)
+        lagging.stop_fetches("spread.local")
+        square.node(1, shard=2).query("INSERT INTO spread.local VALUES ('2025-01-01', 1, 1)")
+        server = connect(square.nodes[0].url)
+        source, target = (table_facts(server, TableName("spread", name)) for name in ("source", "local"))
+        assert source is not None
+        assert target is not None
+        statement = Statement(
+            name="spread.source",
+            select="SELECT * FROM spread.source",
+            source="spread.source",
+            time_kind=TimeKind.DATETIME,
+            columns=("ts",),
+        )
+        tables = replicated_tables(server, [statement], target)
+        assert (TableName("spread", "local"), "cluster") in tables
+        with pytest.raises(ServerError, match=r"A replica of spread\.local on the cluster cluster did not catch up"):
+            catch_up(server, TableName("spread", "local"), "cluster")
+        lagging.start_fetches("spread.local")
+        catch_up(server, TableName("spread", "local"), "cluster")
+        assert lagging.query("SELECT count() FROM spread.local") == "1"
+        field.clear()
