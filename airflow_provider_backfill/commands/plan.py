@@ -115,7 +115,9 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         existing_rows = plan_inputs.existing_rows(server, target, plan)
         plan = plan.model_copy(update={"existing_rows": existing_rows})
         _refuse_existing_rows(server, target, plan, request.allow_existing_rows)
-        plan = plan.model_copy(update={"adds_up": _tried(session, server, target, plan, verdicts, request)})
+        plan = plan.model_copy(
+            update={"adds_up": _tried(session, server, target, plan, verdicts, request, dry_run=dry_run)}
+        )
         not_compared = _all((*verdict.unstable, *verdict.unordered) for verdict in verdicts)
         caveat = verify_caveat(plan, target)
         plan = plan.model_copy(update={"not_compared": not_compared, "verify_caveat": caveat})
@@ -162,16 +164,18 @@ def _tried(
     plan: Plan,
     verdicts: Sequence[Verdict],
     request: PlanRequest,
+    *,
+    dry_run: bool,
 ) -> AddsUp:
     """What can be shown of the plan's chunks, to be kept with it."""
     set_aside = _all(verdict.waived for verdict in verdicts)
     proof, trial = Proof.BY_RULE, ""
-    if plan.chunk_count == 1:
+    if plan.total_chunks == 1:
         proof = Proof.ONE_CHUNK
     elif set_aside:
         proof, trial = Proof.BY_WORD, "not made: parts of groups are accepted"
-    elif not request.trial:
-        trial = "not made, as --no-trial says"
+    elif not request.trial or dry_run:
+        trial = "not made, as a dry run writes nothing" if dry_run else "not made, as --no-trial says"
         if any(verdict.doubts for verdict in verdicts):
             proof = Proof.NOT_SHOWN
     else:
