@@ -10,7 +10,7 @@ _LOW_CARDINALITY = re.compile(r"\bLowCardinality\(((?:[^()]|\((?:[^()]|\([^()]*\
 _SIMPLE_STATE = re.compile(r"\bSimpleAggregateFunction\(\w+, ((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)\)")
 _ZONE = re.compile(r"\b(DateTime64\(\d+|DateTime)(?:, |\()'[^']*'\)")
 _ENUM = re.compile(r"Enum(?:8|16)\((.*)\)", re.DOTALL)
-_ENUM_VALUE = re.compile(r"('(?:[^'\\]|\\.){0,1000}') = (-?\d{1,9})")
+_ENUM_VALUE = re.compile(r"('(?:[^'\\]|\\.){0,400}') = (-?\d{1,9})")
 # What these are as text, and as an IPv6, can be read back.
 _EXACT = frozenset({("UUID", "String"), ("IPv4", "String"), ("IPv6", "String"), ("IPv4", "IPv6"), ("Bool", "UInt8")})
 
