@@ -139,11 +139,13 @@ def build_parser(command: str) -> _Parser:
     for group, flags in ((own, about.flags), (more, about.more), (common, COMMON)):
         for flag in flags:
             if flag.many:
-                group.add_argument(flag.name, dest=flag.key, metavar=flag.value, help=flag.help, action="append")
+                group.add_argument(
+                    flag.name, dest=flag.key, metavar=flag.value, help=flag.help.replace("%", "%%"), action="append"
+                )
             elif flag.value:
-                group.add_argument(flag.name, dest=flag.key, metavar=flag.value, help=flag.help)
+                group.add_argument(flag.name, dest=flag.key, metavar=flag.value, help=flag.help.replace("%", "%%"))
             else:
-                group.add_argument(flag.name, dest=flag.key, action="store_true", help=flag.help)
+                group.add_argument(flag.name, dest=flag.key, action="store_true", help=flag.help.replace("%", "%%"))
     common.add_argument("-h", "--help", action="help", help="show this")
     return parser
 
