@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -239,3 +243,30 @@ def test_a_dead_run_holds_its_window_for_its_lease(http_lab: Lab) -> None:
         dead.hold()
     living.release()
     assert lab.leftovers() == []
+
+
+@pytest.mark.parametrize("after", [0.6, 1.2, 2.0])
+def test_a_run_that_is_killed_keeps_its_window_and_completes(http_lab: Lab, after: float) -> None:
+    """Kill -9 at some moment: another folder's plan is told, the run is taken up again, and nothing is there twice."""
+    lab, slow = http_lab, "SELECT id, ts, v + sleepEachRow(0.0004) AS v FROM {}"
+    copied(lab, "PARTITION BY toDate(ts)")
+    plan = lab.plan("dst", "2025-01-01", "2025-01-05", 6, select=slow.format(lab.table("src")))
+    other = other_folder(lab)
+    theirs = other.plan("dst", "2025-01-01", "2025-01-05", 24, source="src")
+    words = ["run", "--plan-id", plan["planId"], "--state-dir", str(lab.folder), "--clickhouse-url", lab.engine.url]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "airflow_provider_backfill.cli", *words], stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while not any("_fence_" in name for name in lab.leftovers()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(after)
+    process.kill()
+    process.wait()
+    if process.returncode == -signal.SIGKILL:
+        with pytest.raises(WindowTakenError, match=plan["planId"]):
+            other.run(theirs)
+    payload = lab.run(plan, resume=True)
+    assert payload["status"] == "completed"
+    assert other.run(theirs)["chunkCounts"]["failed"] == 4
+    assert (lab.value("SELECT count() FROM dst"), doubled(lab)) == (5760, 0)
