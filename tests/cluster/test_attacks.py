@@ -138,11 +138,22 @@ def test_what_only_a_dead_replica_has_staged_waits_for_it(simple: Field) -> None
     first, second = simple.cluster.nodes
     cli = simple.cli()
     plan = simple.plan(cli)
-    # Nothing that is staged reaches the second replica.
-    second.query("SYSTEM STOP FETCHES")
+    ours = f"database = '{simple.database}' AND name LIKE 'backfill%' AND name NOT LIKE '%fence%'"
     with Balancer([first]) as only:
+        # Nothing that is staged reaches the second replica, which has the table by then.
+        stop = on(
+            FILL,
+            lambda: wait_until(lambda: second.query(f"SELECT count() FROM system.tables WHERE {ours}") == "1"),
+            lambda: second.query("SYSTEM STOP FETCHES"),
+        )
         # The statement goes no further: its sender and its server die at once.
-        only.before = on(ATTACH, first.kill, lambda: process.kill())
+        strike = on(ATTACH, first.kill, lambda: process.kill())
+
+        def hook(sql: str) -> None:
+            stop(sql)
+            strike(sql)
+
+        only.before = hook
         process = dataclasses.replace(cli, url=only.url).start("run", "--plan-id", plan, "--force-environment")
         finish(process)
     answer = cli("run", "--plan-id", plan)
