@@ -202,9 +202,9 @@ WRONG = {
     "one row of all": Shape("(n UInt64) ENGINE = MergeTree ORDER BY n", "SELECT count() AS n FROM ev"),
     "the least of an empty chunk": Shape(
         "(k UInt8, lo SimpleAggregateFunction(min, UInt32)) ENGINE = AggregatingMergeTree ORDER BY k",
-        "SELECT 1 AS k, min(user + 5) AS lo FROM ev WHERE toHour(ts) > 12",
+        "SELECT 1 AS k, min(greatest(user, 3)) AS lo FROM ev WHERE toHour(ts) > 12",
     ),
-    "rollup": Shape(summing(), f"SELECT {DAY}, count() AS n FROM ev GROUP BY day WITH ROLLUP", 24),
+    "rollup": Shape(PLAIN, f"SELECT {DAY}, count() AS n FROM ev GROUP BY day WITH ROLLUP", 24),
     "grouping sets": Shape(
         "(day Date, user UInt32, n UInt64) ENGINE = MergeTree ORDER BY day",
         f"SELECT {DAY}, user, count() AS n FROM ev GROUP BY GROUPING SETS ((day, user), (user))",
@@ -429,7 +429,7 @@ def test_sources_that_keep_nothing(shop: Lab) -> None:
     )
     with pytest.raises(RequestError, match="a Null table, which keeps no rows") as refused:
         shop.plan("dst", START, END, 24)
-    assert f"{shop.engine.database}.ev has its columns" in refused.value.hint
+    assert f"--source {shop.engine.database}.ev" in refused.value.hint
 
 
 @pytest.mark.parametrize(
