@@ -88,11 +88,15 @@ class Field:
         )
 
     def fill_source(self, table: str = "source", rows: int = 20_000) -> None:
-        """Create the source with *rows* rows over the two months, and have them on every replica."""
+        """
+        Create the source with *rows* rows over the two months, and have them on every replica.
+
+        No amount is zero: a SummingMergeTree drops rows whose sums are.
+        """
         self.create(table)
         self.query(
             f"INSERT INTO {self.database}.{table} SELECT toDateTime('{FIRST}', 'UTC')"
-            f" + intDiv(number * 59 * 86400, {rows}), number, toInt64(number % 1000) FROM numbers({rows})"
+            f" + intDiv(number * 59 * 86400, {rows}), number, toInt64(number % 1000) + 1 FROM numbers({rows})"
         )
         self.catch_up(table)
 
