@@ -1023,7 +1023,9 @@ def _check_label(case: Case, walk: _Walk, rows: _Rows) -> None:
         return False
 
     any_of(value, collect)
-    if not tables or tables & set(case.filters) or tables <= case.whole:
+    # Behind what cannot be looked into may be the filtered table.
+    behind = {source.name for source in case.sources.values() if source.opaque}
+    if not tables or tables & {*case.filters, *behind} or tables <= case.whole:
         return
     if any(walk.time_key((other,)) for pair in walk.pairs if value in pair for other in pair):
         # Such as the day of a calendar that is joined by the day of the event.

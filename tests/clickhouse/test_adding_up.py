@@ -17,7 +17,7 @@ from airflow_provider_backfill.commands.plan import create_plan
 from airflow_provider_backfill.core.chunking import parse_length
 from airflow_provider_backfill.core.facts import TableName, TimeKind
 from airflow_provider_backfill.core.instants import parse_instant
-from airflow_provider_backfill.core.plan import FilteredTable, PlanRequest, TableFilter
+from airflow_provider_backfill.core.plan import FilteredTable, PlanRequest, TableFilter, WriteMode
 from airflow_provider_backfill.core.sql import filter_setting
 from airflow_provider_backfill.errors import RequestError
 from tests.clickhouse.lab import Lab
@@ -441,10 +441,12 @@ def test_replace_by_the_time_that_the_select_gives(shop: Lab, value: str, partit
     """Chunks are cut where the target's partitions begin, so that none overwrites what another has written."""
     select = qualified(shop, f"SELECT {value} AS day, count() AS n FROM ev GROUP BY day")
     shop.sql(f"CREATE TABLE dst (day Date, n UInt64) ENGINE = SummingMergeTree PARTITION BY {partition} ORDER BY day")
-    for _ in range(2):
-        shop.fill("dst", START, END, 24, select=select, write_mode="replace", force=True)
-        assert shop.rows("SELECT day, sum(n) FROM dst GROUP BY day ORDER BY day") == shop.rows(f"{select} ORDER BY day")
+    shop.fill("dst", START, END, 24, select=select, write_mode=WriteMode.REPLACE)
+    assert shop.rows("SELECT day, sum(n) FROM dst GROUP BY day ORDER BY day") == shop.rows(f"{select} ORDER BY day")
     assert shop.value("SELECT uniqExact(day) FROM dst") == expected
+    # By now the first and the last partition have rows, and nobody can tell that none of them is from outside.
+    with pytest.raises(RequestError, match="lies inside a partition"):
+        shop.plan("dst", START, END, 24, select=select, write_mode=WriteMode.REPLACE, force=True)
 
 
 def test_replace_keeps_a_partition_that_has_other_rows(shop: Lab) -> None:
@@ -455,9 +457,9 @@ def test_replace_keeps_a_partition_that_has_other_rows(shop: Lab) -> None:
         "INSERT INTO dst VALUES ('2025-01-01', 5)",
     )
     with pytest.raises(RequestError, match="lies inside a partition"):
-        shop.plan("dst", START, END, 24, select=select, write_mode="replace")
+        shop.plan("dst", START, END, 24, select=select, write_mode=WriteMode.REPLACE)
     with pytest.raises(RequestError, match="keep-outside"):
-        shop.plan("dst", START, END, 24, select=select, write_mode="replace", keep_outside=True)
+        shop.plan("dst", START, END, 24, select=select, write_mode=WriteMode.REPLACE, keep_outside=True)
     assert shop.rows("SELECT * FROM dst")[0][1] == 5
 
 
@@ -524,7 +526,7 @@ def test_a_trial_shows_what_the_rules_cannot_see(shop: Lab) -> None:
 def test_a_plan_without_a_trial_says_so_for_ever(ward: Ward) -> None:
     """Who leaves the proof out is told by each later look."""
     database = ward.engine.database
-    ward.sql("CREATE VIEW by_least AS SELECT * FROM events WHERE id > {least:UInt64}")
+    ward.sql("CREATE VIEW by_least AS SELECT * FROM events WHERE v > {least:Float64}")
     wanted = {"select": f"SELECT * FROM {database}.by_least(least = 1)", "filter_table": ward.table("events")}
     assert ward.planned(**wanted)["addsUp"]["proof"] == "by trial"
     plan = ward.planned(**wanted, trial=False, force=True)
