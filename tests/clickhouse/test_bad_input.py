@@ -81,7 +81,7 @@ def test_the_unchanged_words_are_good(cli: Cli, database: str) -> None:
         ({"--chunk-hours": "Infinity"}, "'Infinity'", "hours above zero, such as 6"),
         # The time column.
         ({"--time-column": "tz"}, "db.source has no column 'tz'; it has ts DateTime, n UInt32", "with one of these"),
-        ({"--time-column": "n"}, "The column n of db.source is UInt32, which holds no instant", "--time-unit s"),
+        ({"--time-column": "n"}, "The column n of db.source is UInt32, which holds no instant", "--time-unit"),
         ({"--time-column": "note"}, "The column note of db.source is String, which holds no instant", "DateTime"),
         ({"--source": "db.timeless"}, "db.timeless has no time column; it has n UInt32, note String", "--time-column"),
         ({"--source": "db.two_times"}, "several time columns (made, seen)", "--time-column"),
@@ -99,7 +99,7 @@ def test_the_unchanged_words_are_good(cli: Cli, database: str) -> None:
         ),
         # What there is not.
         ({"--write-mode": "upsert"}, "--write-mode is 'upsert'", "stage, replace, insert"),
-        ({"--parallel": "6"}, "plan has no flag --parallel", "--help"),
+        ({"--parallel": "6"}, "plan has no flag --parallel", "set-parallel"),
         ({"--chunk-hour": "6"}, "plan has no flag --chunk-hour", "did you mean --chunk-hours?"),
     ],
 )
