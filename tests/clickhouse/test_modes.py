@@ -193,7 +193,7 @@ def test_a_window_is_not_cleared_by_a_bucket(source: Lab) -> None:
 def test_clear_window_needs_chunks_that_are_executed_again(source: Lab) -> None:
     source.sql(TARGET)
     plan = source.plan("dst", "2025-01-01", "2025-01-06", 24, source="src")
-    with pytest.raises(RequestError, match="executed again, but none are to be") as refused:
+    with pytest.raises(RequestError, match="no chunks are to be") as refused:
         source.run(plan, clear_window=True)
     assert "--replay-failed" in refused.value.hint
     assert source.content("dst")[0] == 0
@@ -230,7 +230,7 @@ def test_a_staging_table_has_settings_of_its_own(source: Lab) -> None:
             seen.extend(
                 source.rows(
                     "SELECT toUInt128(uuid) != 0, marks FROM system.parts WHERE active AND rows"
-                    " AND database = currentDatabase() AND startsWith(table, 'backfill_')"
+                    " AND database = currentDatabase() AND endsWith(table, '_sealed')"
                 )
             )
 
