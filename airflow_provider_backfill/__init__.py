@@ -58,6 +58,13 @@ _OPTIONS = (
         "Column that the window applies to; empty: found in the source table.",
     ),
     (
+        "settings",
+        "string",
+        "",
+        "max_threads=4, max_memory_usage=20000000000",
+        "ClickHouse settings for the statements that read the source and fill, part of the plan.",
+    ),
+    (
         "require_dry_run_before_run",
         "boolean",
         "True",
