@@ -222,10 +222,12 @@ def _check_partitions(
     # Only the ends of the window may lie inside a partition: the chunks there keep what is outside.
     held = bounds[1:-1] if plan.keep_outside else bounds
     facts = bucket_facts(server, key, scan.times, held) if held else BucketFacts()
-    while facts.cut is not None and to_ms(facts.cut) in (held[0], held[-1]) and len(held) > 1:
+    ends = {bounds[0], bounds[-1]} & {held[0], held[-1]} if held else set()
+    while facts.cut is not None and to_ms(facts.cut) in ends and len(held) > 1:
         # Nothing is lost at an end of the window where the target has no rows of that partition.
         if _partition_rows(server, target, key, scan.times, facts.cut):
             break
+        ends.discard(to_ms(facts.cut))
         held = held[1:] if to_ms(facts.cut) == held[0] else held[:-1]
         facts = bucket_facts(server, key, scan.times, held)
     if facts.cut is not None and len(held) > 1:

@@ -169,6 +169,8 @@ def bound_before(ms: str, bounds: Sequence[int]) -> str:
 
 def _constant_step(bounds: Sequence[int]) -> int:
     """How far *bounds* lie apart, where that is the same for all but the last, which may be nearer; else 0."""
+    if len(bounds) < 2:
+        return 0
     step = bounds[1] - bounds[0]
     regular = all(after - before == step for before, after in pairwise(bounds[:-1]))
     return step if regular and bounds[-1] - bounds[-2] <= step else 0

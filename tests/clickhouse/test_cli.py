@@ -302,7 +302,7 @@ def test_a_signal_kills_a_query_that_lasts(shop: Shop) -> None:
     began = time.monotonic()
     answer = finish(process)
     assert time.monotonic() - began < 5
-    assert (answer.code, _queries(shop, plan_id)) == (1, 0)
+    assert (answer.code, _queries(shop, plan_id)) == (128 + signal.SIGTERM, 0)
     assert "is paused" in answer.out
 
 
@@ -339,7 +339,7 @@ def test_an_interrupt_before_it_begins_leaves_nothing(own_shop: Shop, own_server
     process.send_signal(signal.SIGTERM)
     answer = finish(process, 10)
     own_server.resume()
-    assert (answer.code, answer.err) == (1, "clickhouse-backfill: Interrupted.\n")
+    assert (answer.code, answer.err) == (130, "clickhouse-backfill: Interrupted.\n")
     assert own_shop.cli.files() == before
 
 

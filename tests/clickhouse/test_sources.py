@@ -212,16 +212,17 @@ def test_names_that_need_quotes(lab: Lab) -> None:
     assert lab.content(f"`dst-{odd[1:]}") == lab.content(odd)
 
 
-def test_a_self_join_is_filtered_on_both_sides_or_refused(lab: Lab) -> None:
-    """The filter applies to every scan of the source, which a lag over two scans may not want: it is counted."""
+def test_a_self_join_of_chunks_is_refused_and_of_one_chunk_is_right(lab: Lab) -> None:
+    """The filter applies to every scan of the source, so rows of two chunks would not meet."""
     lab.sql(
         "CREATE TABLE src (id UInt64, ts DateTime('UTC')) ENGINE = MergeTree ORDER BY ts",
         "INSERT INTO src SELECT number, toDateTime('2025-01-01', 'UTC') + number * 60 FROM numbers(5000)",
         "CREATE TABLE dst (id UInt64) ENGINE = MergeTree ORDER BY id",
     )
     table = lab.table("src")
-    plan = lab.plan(
-        "dst", "2025-01-01", "2025-01-05", select=f"SELECT a.id FROM {table} a JOIN {table} b ON a.id = b.id"
-    )
+    select = f"SELECT a.id FROM {table} a JOIN {table} b ON a.id = b.id"
+    with pytest.raises(RequestError, match="rows that lie in different chunks would not find each other"):
+        lab.plan("dst", "2025-01-01", "2025-01-05", select=select)
+    plan = lab.plan("dst", "2025-01-01", "2025-01-05", 96, select=select)
     assert plan["statements"][0]["reads"] == 2
     assert lab.run(plan)["rowsWritten"] == 5000
