@@ -116,7 +116,7 @@ def test_backfill_setting_constrained(clinic: Clinic) -> None:
     clinic.user()
     ward = clinic.as_own(clinic.ward())
     assert "backfill_setting_constrained" not in ward.doctor(plan)
-    assert ward.cli("resume", "--plan-id", plan["planId"]).code == 0
+    assert ward.cli("run", "--plan-id", plan["planId"]).code == 0
 
 
 def test_a_user_who_may_only_read(clinic: Clinic) -> None:

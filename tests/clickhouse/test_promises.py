@@ -140,7 +140,7 @@ HOURLY = "SELECT toStartOfHour(ts) AS ts, count() AS id FROM {} GROUP BY ts"
 CUTS = {
     "rows are cut in the middle": Cut(5, ["2025-01-01T02:30:00.000Z"], {"source": "src"}),
     "not below the shortest chunk": Cut(0.4, [], {"source": "src"}),
-    "groups are cut at a bucket": Cut(5, ["2025-01-01T03:00:00.000Z"], {"select": HOURLY}),
+    "groups are cut at a bucket": Cut(5, ["2025-01-01T02:00:00.000Z"], {"select": HOURLY}),
     "one bucket is not cut": Cut(1, [], {"select": HOURLY}),
     "partitions are cut between two": Cut(72, ["2025-01-02T00:00:00.000Z"], {"write_mode": WriteMode.REPLACE}),
     "one partition is not cut": Cut(24, [], {"write_mode": WriteMode.REPLACE}),
