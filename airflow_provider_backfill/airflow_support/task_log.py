@@ -16,6 +16,7 @@ from logging import Logger
 from typing import Any
 
 from ..core.events import ChunkDone, ChunkFailed, ChunkReleased, ChunkSplit, ChunkStarted, Event
+from ..core.failures import short_error
 from ..core.instants import render_instant
 from ..core.plain_text import plain_line
 from ..core.plan import Plan
@@ -62,7 +63,9 @@ class ChunkReporter:
                 then = "failed for good" if event.final else "will be tried again"
                 level = self._log.error if event.final else self._log.warning
                 _, began = self._began.get(event.chunk_id, ("", event.at))
-                self._say(level, event, event.message, f"{then}, {(event.at - began).total_seconds():.1f} s, ")
+                self._say(
+                    level, event, short_error(event.message), f"{then}, {(event.at - began).total_seconds():.1f} s, "
+                )
                 self._count("chunks_failed" if event.final else "chunk_retries")
             case ChunkSplit():
                 self._say(self._log.warning, event, f"split into {len(event.parts)} parts: {event.message}")

@@ -99,7 +99,7 @@ def test_the_job_is_a_valid_workflow(tmp_path: Path) -> None:
 
 def test_missing_then_pending_then_done(job: Job) -> None:
     """The life of a backfill that a change needs."""
-    job.fails_with("backfill_plan_missing")
+    job.fails_with("backfill_state_absent", "backfill_plan_missing")
     plan = job.lab.plan("filled", *WINDOW, source="events")
     job.fails_with("backfill_required_pending")
     job.lab.run(plan)

@@ -14,8 +14,9 @@ import pytest
 from airflow_provider_backfill.commands.run import RunFlags
 from airflow_provider_backfill.commands.run import _begin as begin_run
 from airflow_provider_backfill.commands.session import Session
+from airflow_provider_backfill.core.facts import TimeKind
 from airflow_provider_backfill.core.ids import plan_id
-from airflow_provider_backfill.core.plan import Plan
+from airflow_provider_backfill.core.plan import Plan, Statement
 from airflow_provider_backfill.errors import RequestError
 from airflow_provider_backfill.options import Options
 from airflow_provider_backfill.state.store import open_store
@@ -27,7 +28,14 @@ ROUNDS = 8
 
 def _plans(number: int) -> tuple[Plan, Plan]:
     """Two plans on one target whose windows meet in one chunk."""
-    first = make_plan(4, target=f"shop.table{number}")
+    source = Statement(
+        name="shop.src",
+        select="SELECT ts FROM shop.src",
+        source="shop.src",
+        time_kind=TimeKind.DATETIME,
+        columns=("ts",),
+    )
+    first = make_plan(4, target=f"shop.table{number}", statements=(source,))
     start, end = first.start + timedelta(hours=18), first.end + timedelta(hours=18)
     other = plan_id(first.target, start, end, 6, "ts")
     return first, first.model_copy(update={"plan_id": other, "start": start, "end": end})
