@@ -38,7 +38,7 @@ def test_a_default_that_reads_other_columns(lab: Lab) -> None:
         "CREATE TABLE truth AS dst",
         "INSERT INTO truth SELECT ts, v FROM src",
     )
-    lab.fill("dst", "2025-01-01", "2025-01-03", 24, select="SELECT ts, v FROM src")
+    lab.fill("dst", "2025-01-01", "2025-01-03", 24, select=f"SELECT ts, v FROM {lab.table('src')}")
     assert lab.content("dst") == lab.content("truth")
 
 

@@ -139,6 +139,11 @@ def test_chunks_give_together_what_the_select_gives(shop: Lab, subtests: pytest.
             shop.sql(f"CREATE TABLE {ours} AS {truth}")
             column = "t-s" if "odd" in text else "ts"
             behind = shop.table("src") if name == "parametrised view" else None
+            if behind is not None and shop.engine.kind == "embedded":
+                # 26.9 shows such a view in its query tree in a form of its own: refused, not guessed.
+                with pytest.raises(RequestError, match="in a way that is not known"):
+                    shop.plan(ours, *WINDOW, 24, select=qualified(text, database), filter_table=behind)
+                continue
             shop.fill(ours, *WINDOW, 24, select=qualified(text, database), time_column=column, filter_table=behind)
             assert shop.content(ours) == shop.content(truth)
             assert shop.value(f"SELECT count() FROM {truth}") > 0
@@ -179,7 +184,7 @@ def test_a_bucket_cut_by_a_chunk_is_refused_and_the_remedy_fits(
         ("SELECT id FROM src; DROP TABLE src", "holds several statements"),
         ("DROP TABLE src", "not a SELECT that ClickHouse accepts"),
         ("SELECT id, v AS unknown FROM src", "has no column 'unknown'"),
-        ("SELECT id FROM seen_by(least = 20)", "a parametrised view"),
+        ("SELECT id FROM seen_by(least = 20)", "a parametrised view|in a way that is not known"),
     ],
     ids=[
         "no bucket",
