@@ -31,7 +31,6 @@ from .cluster import AT_ONCE, Keeper, one_server, path_beside, tables_beside
 _NAME = re.compile(r"backfill_([0-9a-f]{16})_fence_([0-9a-f]{8})_(-?\d+)_(-?\d+)_([0-9a-f]+)")
 # Two that met by chance come back at different times.
 _PAUSES = (0.2, 0.5, 1.0)
-_UNKNOWN_TABLE = 60
 
 
 class WindowTakenError(RequestError):
@@ -121,7 +120,7 @@ class Fence:
             )
         except StatementRefusedError as error:
             # Taken away at this moment by one who found it silent; the next look tells.
-            if error.code != _UNKNOWN_TABLE:
+            if error.name != "UNKNOWN_TABLE":
                 raise
 
     def _is_rival(self, server: ClickHouse, other: Announcement) -> bool:
@@ -186,7 +185,7 @@ def _is_alive(server: ClickHouse, table: TableName, lease: float) -> bool:
         age = f"dateDiff('second', metadata_modification_time, now()) <= {lease}"
         return server.numbers(f"SELECT {age} FROM system.tables WHERE {table_condition(table, 'name')}") == (1,)
     except StatementRefusedError as error:
-        if error.code == _UNKNOWN_TABLE:
+        if error.name == "UNKNOWN_TABLE":
             return False
         raise
 
