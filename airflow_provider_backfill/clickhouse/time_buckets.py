@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from ..core.adding_up import BucketFacts, BucketKey
+from ..core.adding_up.case import BucketFacts, BucketKey
 from ..core.facts import TableName, TimeColumn, TimeKind
 from ..core.instants import MS_PER_DAY, from_ms, to_ms
 from ..core.sql import instant_sql, instants, literal, milliseconds, quote

@@ -12,17 +12,8 @@ from datetime import datetime, timedelta
 from ..clickhouse import catalog
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.time_buckets import TimeBuckets, bucket_facts, labels_leave_chunk, value_at
-from ..core.adding_up import (
-    BucketFacts,
-    BucketKey,
-    Case,
-    Question,
-    TimeExpression,
-    Verdict,
-    judge,
-    keys_to_keep_whole,
-    merges_any_parts,
-)
+from ..core.adding_up.case import BucketFacts, BucketKey, Case, Question, TimeExpression, Verdict
+from ..core.adding_up.judge import judge, keys_to_keep_whole, merges_any_parts
 from ..core.chunking import Chunking, Unit
 from ..core.facts import ScanFacts, TableFacts, TableName, TimeColumn, TimeKind
 from ..core.instants import MS_PER_DAY, render_instant, to_ms

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from ..clickhouse import attempt, catalog, diagnostics
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import catch_up
-from ..core.adding_up import Verdict
+from ..core.adding_up.case import Verdict
+from ..core.adding_up.merging import verify_caveat
 from ..core.drift import compatibility_token, planned_views
 from ..core.facts import TableFacts
 from ..core.findings.registry import Match
@@ -14,7 +15,6 @@ from ..core.findings.server_rules import open_window, past_ttl
 from ..core.ids import plan_id
 from ..core.instants import render_instant
 from ..core.masking import literal_calls
-from ..core.merging import verify_caveat
 from ..core.model import whole
 from ..core.plan import AddsUp, Plan, PlanRequest, Proof, WriteMode
 from ..core.planner import GUARANTEE, check_window, differences, write_mode

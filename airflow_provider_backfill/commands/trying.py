@@ -7,7 +7,7 @@ from typing import Any
 
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.trial import Trial, make_trial, rows_by_bound
-from ..core.adding_up import Verdict
+from ..core.adding_up.case import Verdict
 from ..core.facts import TableFacts, TableName
 from ..core.instants import from_ms
 from ..core.parameters import has_bounds

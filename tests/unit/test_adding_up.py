@@ -6,10 +6,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from airflow_provider_backfill.core.adding_up import BucketFacts, Case, Question, Verdict, judge, keys_to_keep_whole
+from airflow_provider_backfill.core.adding_up.case import BucketFacts, Case, Question, Verdict
+from airflow_provider_backfill.core.adding_up.judge import judge, keys_to_keep_whole
+from airflow_provider_backfill.core.adding_up.lineage import Value
+from airflow_provider_backfill.core.adding_up.merging import (
+    key_columns,
+    merge_of,
+    merged_by,
+    state_function,
+    summed_columns,
+)
 from airflow_provider_backfill.core.facts import Column, QuerySource, TableFacts, TableName
-from airflow_provider_backfill.core.lineage import Value
-from airflow_provider_backfill.core.merging import key_columns, merge_of, merged_by, state_function, summed_columns
 from airflow_provider_backfill.core.query_tree import parse_tree
 from airflow_provider_backfill.core.sampling import pick_slices
 

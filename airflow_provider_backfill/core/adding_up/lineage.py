@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .column_types import unwrap_type
-from .facts import TableName
-from .query_tree import Node
+from ..column_types import unwrap_type
+from ..facts import TableName
+from ..query_tree import Node
 
 
 class Value(NamedTuple):

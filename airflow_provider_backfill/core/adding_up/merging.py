@@ -8,11 +8,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from .column_types import unwrap_type
-from .facts import Column, TableFacts
+from ..column_types import unwrap_type
+from ..facts import Column, TableFacts
+from ..plan import Plan
+from ..sql import expressions
 from .lineage import Value, is_partial, show_call
-from .plan import Plan
-from .sql import expressions
 
 _ALIASES = {
     "sumwithoverflow": "sum",

@@ -1,0 +1,200 @@
+"""The expressions of a query, resolved to what they are made of; and what follows from time alone."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+
+from ..facts import TableName
+from ..query_tree import Node
+from ..sql import quote
+from .case import BucketFacts, BucketKey, Case, Kind, Read, TimeExpression
+from .lineage import BARE_NAME, UNSTABLE, Value, any_of, is_partial, literal_of, of_branch
+from .rows import RefusedError, Rows, Shape, TableColumns, UnknownKeyError, or_one_chunk
+
+
+class Expressions(ABC):
+    """Resolves expressions, by the columns of the relations that were walked."""
+
+    def __init__(self, case: Case, buckets: Mapping[BucketKey, BucketFacts]) -> None:
+        self._case, self._buckets = case, buckets
+        self._given: dict[str, dict[str, Value]] = {}
+        self.reads: list[Read] = []
+        self.steps: list[str] = []
+        self.doubts: list[str] = []
+        self.waived: list[str] = []
+        self.pairs: list[tuple[Value, Value]] = []
+        self.row_wise = True
+
+    @abstractmethod
+    def relation(self, node: Node, place: str) -> Rows:
+        """The rows that a table, a query, a union or a join gives; *place* tells the nodes of views apart."""
+
+    # -------- expressions
+
+    def _value(self, node: Node, place: str, rows: Rows | None = None) -> Value:
+        """
+        An expression of a query, resolved.
+
+        Args:
+            rows: What the query groups, once it has: there aggregates of several chunks are parts.
+        """
+        match node.kind:
+            case "COLUMN":
+                return self._column(node, place, rows)
+            case "CONSTANT":
+                # What the server has worked out already: a scalar subquery, now().
+                for below in _above_queries(node):
+                    if below.kind in ("QUERY", "UNION"):
+                        self._subquery(below, place)
+                    elif below.kind == "FUNCTION" and UNSTABLE.fullmatch(below.name):
+                        return Value("opaque", below.name, node.type)
+                return Value("constant", node.name, node.type, literal=literal_of(node))
+            case "FUNCTION":
+                return self._call(node, place, rows)
+            case "QUERY" | "UNION" | "TABLE" | "TABLE_FUNCTION":
+                self._subquery(node, place)
+                return Value("opaque", "subquery", node.type)
+            case "LAMBDA":
+                inner = node.one("EXPRESSION")
+                value = self._value(inner, place, rows) if inner is not None else Value("opaque")
+                return Value("opaque", "lambda", "", (value,))
+            case _:
+                values = tuple(
+                    self._value(child, place, rows) for children in node.sections.values() for child in children
+                )
+                return Value("opaque", node.kind, node.type, values)
+
+    def _column(self, node: Node, place: str, rows: Rows | None) -> Value:
+        at = f"{place}{node.fields.get('source', '')}"
+        given = self._given.get(at)
+        if given is not None and (value := given.get(node.name)) is not None and not isinstance(given, TableColumns):
+            return value
+        inner = node.one("EXPRESSION")
+        if inner is not None and inner.kind != "LIST":
+            # An ALIAS column of a table.
+            return self._value(inner, place, rows)
+        if isinstance(given, TableColumns):
+            return Value("column", node.name, node.type, source=at, table=given.table)
+        return Value("opaque", node.name, node.type)
+
+    def _call(self, node: Node, place: str, rows: Rows | None) -> Value:
+        args = tuple(self._value(item, place, rows) for item in node.list("ARGUMENTS"))
+        how = node.fields.get("kind", "")
+        if how == "window":
+            return Value("opaque", node.name, node.type, args)
+        if how == "aggregate":
+            if rows is not None and rows.shape is Shape.GROUPED:
+                # With a limit, as in groupArray(10), a function is not the one that merges its parts.
+                name = f"{node.name}(…)" if node.list("PARAMETERS") and not node.type.startswith("Agg") else node.name
+                return Value("aggregate", name, node.type, args, source=rows.over)
+            return Value("opaque", node.name, node.type, args)
+        if node.name == "arrayJoin" and any(map(is_partial, args)):
+            raise self._of_parts("arrayJoin")
+        return Value("call", node.name, node.type, args)
+
+    def _of_parts(self, what: str) -> RefusedError:
+        return RefusedError(
+            Kind.STEP,
+            f"{self._case.name} has {what} over a result that chunks have parts of, "
+            "so each chunk would work on its own part.",
+            or_one_chunk(
+                "group by a bucket of time that no chunk cuts below it, or keep -State functions up to the target"
+            ),
+        )
+
+    def _subquery(self, node: Node, place: str) -> None:
+        """A query in an expression: a set, a scalar, an EXISTS."""
+        rows = self.relation(node, f"{place}{node.id}:" if node.kind == "TABLE" else place)
+        if rows.shape is not Shape.WHOLE:
+            read = next((one.table for one in reversed(self.reads) if one.table in self._case.filters), None)
+            raise RefusedError(
+                Kind.READ,
+                f"{self._case.name} reads {read or 'the filtered table'} a second time, in a subquery: that read would "
+                "be limited to the chunk as well, and miss the rows of the others.",
+                or_one_chunk("read what the subquery needs from another table"),
+            )
+
+    # -------- time
+
+    def _fits(self, key: BucketKey) -> bool:
+        if self._case.one_chunk:
+            return True
+        facts = self._buckets.get(key)
+        if facts is None:
+            raise UnknownKeyError(key)
+        return facts.fits
+
+    def time_key(self, values: Sequence[Value]) -> BucketKey:
+        """
+        What of *values* follows from the time of a filtered table alone, taken together.
+
+        Returns:
+            One expression, or one for each branch of a UNION; empty when there is none.
+        """
+        branches = self._branches(values)
+        if branches is None:
+            return ()
+        union, count = branches
+        key = []
+        for branch in range(count):
+            found = [one for value in values if (one := self._time_sql(of_branch(value, union, branch))) is not None]
+            tables = {source for source, _, _ in found}
+            if not found or len(tables) != 1:
+                return ()
+            table = found[0][1]
+            texts = list(dict.fromkeys(text for _, _, text in found))
+            key.append(TimeExpression(table, texts[0] if len(texts) == 1 else f"tuple({', '.join(texts)})"))
+        return tuple(sorted(set(key)))
+
+    @staticmethod
+    def _branches(values: Sequence[Value]) -> tuple[str, int] | None:
+        """The UNION that the values come through and how many branches it has; None when there are several."""
+        unions: dict[str, int] = {}
+
+        def find(value: Value) -> bool:
+            if value.what == "either":
+                unions[value.source] = len(value.args)
+            return False
+
+        for value in values:
+            any_of(value, find)
+        if len(unions) > 1:
+            return None
+        return next(iter(unions.items()), ("", 1))
+
+    def _time_sql(self, value: Value) -> tuple[str, TableName, str] | None:
+        """The read, the table, and SQL over its time column; None when a value is made of anything else."""
+        columns: dict[str, TableName] = {}
+        size = 0
+
+        def render(one: Value) -> str | None:
+            nonlocal size
+            size += 1
+            if size > 500:
+                return None
+            if one.what == "column":
+                if one.table is None or self._case.filters.get(one.table) != one.name:
+                    return None
+                columns[one.source] = one.table
+                return one.name if BARE_NAME.fullmatch(one.name) else quote(one.name)
+            if one.what == "constant":
+                return one.literal
+            if one.what != "call" or not BARE_NAME.fullmatch(one.name) or UNSTABLE.fullmatch(one.name):
+                return None
+            texts = [render(arg) for arg in one.args]
+            return None if None in texts else f"{one.name}({', '.join(map(str, texts))})"
+
+        text = render(value)
+        if text is None or len(columns) != 1:
+            return None
+        source, table = next(iter(columns.items()))
+        return source, table, text
+
+
+def _above_queries(node: Node) -> Iterator[Node]:
+    """The nodes of an expression, down to the queries in it."""
+    todo = [node]
+    while todo:
+        one = todo.pop()
+        yield one
+        if one.kind not in ("QUERY", "UNION"):
+            todo += [child for children in one.sections.values() for child in children]

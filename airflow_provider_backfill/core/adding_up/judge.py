@@ -1,0 +1,84 @@
+"""The verdict of the rules: whether a statement adds up, or what has to be known before that can be said."""
+
+from collections.abc import Mapping
+
+from ...errors import Advice, Flag
+from ..facts import TableName
+from .case import BucketFacts, BucketKey, Case, Kind, Question, Refusal, Verdict
+from .lineage import any_of, is_unordered, is_unstable
+from .relations import Walk
+from .rows import RefusedError, Shape, UnknownKeyError
+from .target import check_label, check_merge
+
+
+def judge(case: Case, buckets: Mapping[BucketKey, BucketFacts]) -> Verdict | Question:
+    """
+    Say whether a statement adds up, or what has to be known before that can be said.
+
+    Args:
+        buckets: The answers to earlier questions.
+    """
+    holding = next((source for source in case.sources.values() if source.holds_target), None)
+    if holding is not None:
+        return Verdict(refusal=_reads_target(case, holding.name))
+    if not case.filters:
+        return Verdict(doubts=("the SELECT places the window by itself",), row_wise=False)
+    walk = Walk(case, buckets)
+    try:
+        rows = walk.relation(case.tree, "")
+        if rows.shape is Shape.WHOLE:
+            raise RefusedError(
+                Kind.READ,
+                f"{case.name} does not depend on the window: no row of it comes from "
+                f"{' or '.join(map(str, case.filters)) or 'a filtered table'}.",
+                Advice("choose the table that the window applies to with {}", Flag("--filter-table", "database.table")),
+            )
+        check_label(case, walk, rows)
+        if rows.shape is Shape.GROUPED:
+            check_merge(case, walk, rows)
+    except UnknownKeyError as unknown:
+        return Question(unknown.key)
+    except RefusedError as refused:
+        if not case.one_chunk:
+            return Verdict(refusal=refused.refusal, reads=tuple(walk.reads))
+        return Verdict(reads=tuple(dict.fromkeys(walk.reads)), row_wise=False)
+    given = {name: rows.columns[name] for name in case.columns if name in rows.columns}
+    labels = {name: key for name, value in given.items() if (key := walk.time_key((value,)))}
+    return Verdict(
+        steps=tuple(dict.fromkeys(walk.steps)),
+        doubts=tuple(dict.fromkeys(walk.doubts)),
+        waived=tuple(dict.fromkeys(walk.waived)),
+        reads=tuple(dict.fromkeys(walk.reads)),
+        row_wise=walk.row_wise,
+        labels=labels,
+        unstable=tuple(name for name, value in given.items() if any_of(value, is_unstable)),
+        unordered=tuple(name for name, value in given.items() if any_of(value, is_unordered)),
+    )
+
+
+def keys_to_keep_whole(case: Case) -> tuple[BucketKey, ...]:
+    """The keys of time that chunk bounds must not cut; none where the target merges whatever they cut."""
+    return () if _asked(case, BucketFacts(usable=False))[0].refusal is None else _asked(case, BucketFacts())[1]
+
+
+def merges_any_parts(case: Case) -> bool:
+    """Whether the rules prove that the source may be cut in any way, since nothing or the target needs it whole."""
+    verdict, _ = _asked(case, BucketFacts(usable=False))
+    return verdict.refusal is None and not verdict.doubts
+
+
+def _asked(case: Case, facts: BucketFacts) -> tuple[Verdict, tuple[BucketKey, ...]]:
+    """The verdict if this holds for every key of time, and the keys that it depends on."""
+    answers: dict[BucketKey, BucketFacts] = {}
+    while isinstance(answer := judge(case, answers), Question):
+        answers[answer.key] = facts
+    return answer, tuple(answers)
+
+
+def _reads_target(case: Case, name: TableName) -> Refusal:
+    what = "the target itself" if name == case.target.name else f"which holds the rows of the target {case.target.name}"
+    return Refusal(
+        Kind.READ,
+        f"{case.name} reads {name}, {what}: what a chunk gives would depend on the chunks before it.",
+        Advice("read from the table the rows come from; the window says which rows are still to be filled"),
+    )

@@ -1,0 +1,163 @@
+"""The steps that look at several rows together: GROUP BY, DISTINCT, LIMIT BY, window functions."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ...errors import Flag
+from ..query_tree import Node
+from .case import Kind
+from .expressions import Expressions
+from .lineage import Value, is_partial, literal_of, show
+from .rows import Cut, RefusedError, Rows, Shape, or_one_chunk, show_key
+
+
+class Steps(Expressions):
+    """Judges the steps of one query."""
+
+    def _filter(self, rows: Rows, value: Value, title: str) -> None:
+        if rows.shape is Shape.GROUPED and is_partial(value):
+            name, why = self._case.name, rows.why
+            what = "HAVING" if title == "HAVING" else f"a {title} over a GROUP BY"
+            raise RefusedError(
+                Kind.STEP,
+                f"{name} has {what} on a result that chunks have parts of: each chunk would hold its own part "
+                f"against the condition. {why.message(name, 'the groups are cut') if why else ''}".strip(),
+                or_one_chunk(
+                    "group by a bucket of time that no chunk cuts, or leave the condition to those who read the target"
+                ),
+                why,
+            )
+
+    def _aggregate(self, node: Node, rows: Rows, place: str) -> Rows:
+        keys = node.list("GROUP BY")
+        calls = _calls(node, "aggregate")
+        if not keys and not calls:
+            return rows
+        if rows.shape is Shape.WHOLE:
+            return rows
+        self.row_wise = False
+        sets = "group_by_type: grouping_sets" in node.rest
+        lists = [list_items(item) for item in keys] if sets else [keys]
+        for kind in ("rollup", "cube"):
+            if f"group_by_type: {kind}" in node.rest:
+                raise self._totals(kind.upper())
+        if "is_group_by_with_totals: 1" in node.rest:
+            raise self._totals("TOTALS")
+        cuts = []
+        for items in lists:
+            values = [self._value(item, place, rows) for item in items]
+            cut = self._cut(rows, "GROUP BY", values, [_text(item) for item in items])
+            cuts.append(cut)
+            if rows.shape is Shape.GROUPED and any(is_partial(value) for value in values):
+                raise self._of_parts("GROUP BY")
+        cut = next((one for one in cuts if one is not None), None)
+        if sets and cut is not None:
+            raise self._totals("GROUPING SETS")
+        if cut is None:
+            # Each group is of one chunk, so its results are final.
+            return replace(rows, shape=Shape.PARTS, why=None, over="")
+        over = [] if keys else ["over all"]
+        over += ["over parts"] if rows.shape is Shape.GROUPED else []
+        return Rows(Shape.GROUPED, rows.columns, cut, ", ".join(over))
+
+    def _totals(self, what: str) -> RefusedError:
+        return RefusedError(
+            Kind.STEP,
+            f"{self._case.name} has {what}, whose rows over several groups need the rows of other chunks.",
+            or_one_chunk("group by the keys alone and make the totals when the target is read"),
+        )
+
+    def _cut(self, rows: Rows, what: str, values: Sequence[Value], texts: Sequence[str]) -> Cut | None:
+        """Why groups with these keys are not each of one chunk; None when they are."""
+        keys = ", ".join(texts) or "of all rows"
+        if rows.shape is Shape.GROUPED:
+            return rows.why._replace(what=what, keys=keys) if rows.why else Cut(what, keys, (), None)
+        key = self.time_key(values)
+        if not key:
+            return Cut(what, keys, (), None)
+        if self._fits(key):
+            self.steps.append(f"{what} {keys}: no chunk bound cuts a bucket of {show_key(key)}, and none comes again")
+            return None
+        return Cut(what, keys, key, self._buckets[key])
+
+    def _distinct(self, rows: Rows, what: str) -> Rows:
+        if rows.shape is Shape.WHOLE:
+            return rows
+        self.row_wise = False
+        values = list(rows.columns.values())
+        if rows.shape is Shape.GROUPED and any(is_partial(value) for value in values):
+            raise self._of_parts(what)
+        cut = self._cut(rows, what, values, [show(value) for value in values])
+        return rows if cut is None else Rows(Shape.GROUPED, rows.columns, cut)
+
+    def _limit_by(self, node: Node, rows: Rows, place: str) -> None:
+        if rows.shape is Shape.WHOLE:
+            return
+        self.row_wise = False
+        items = node.list("LIMIT BY")
+        values = [self._value(item, place, rows) for item in items]
+        cut = self._cut(rows, "LIMIT BY", values, [_text(item) for item in items])
+        if cut is not None:
+            raise RefusedError(
+                Kind.STEP,
+                cut.message(self._case.name, "a chunk does not see the rows of the others"),
+                or_one_chunk("add a bucket of time to the keys"),
+                cut,
+            )
+
+    def _windows(self, node: Node, rows: Rows, place: str) -> None:
+        for call in _calls(node, "window"):
+            if rows.shape is Shape.WHOLE:
+                return
+            self.row_wise = False
+            window = call.one("WINDOW")
+            items = window.list("PARTITION BY") if window is not None else ()
+            values = [self._value(item, place, rows) for item in items]
+            cut = self._cut(rows, "a window function over", values, [_text(item) for item in items])
+            if cut is not None:
+                raise RefusedError(
+                    Kind.STEP,
+                    cut.message(self._case.name, "a chunk does not see the rows of the others"),
+                    or_one_chunk("partition by a bucket of time as well"),
+                    cut,
+                )
+
+    def _two_moving(self, what: str) -> RefusedError:
+        return RefusedError(
+            Kind.READ,
+            f"{self._case.name} has a {what} of two sides that are both limited to the chunk: "
+            "rows that lie in different chunks would not find each other.",
+            or_one_chunk(
+                "join by the same bucket of time on both sides, or limit one side only and let {} read the other",
+                Flag("--whole-table"),
+            ),
+        )
+
+
+def list_items(node: Node) -> tuple[Node, ...]:
+    """The items of a list; of anything else, it alone."""
+    return node.sections.get("", ()) if node.kind == "LIST" else (node,)
+
+
+def _calls(node: Node, how: str) -> list[Node]:
+    """The aggregates, or the window functions, of a query itself: not of the queries inside it."""
+    found: dict[int, Node] = {}
+    titles = ("PROJECTION", "HAVING", "QUALIFY", "ORDER BY", "LIMIT BY", "INTERPOLATE")
+    todo = [child for title in titles for child in node.sections.get(title, ())]
+    while todo:
+        one = todo.pop()
+        if one.kind in ("QUERY", "UNION", "CONSTANT"):
+            continue
+        if one.kind == "FUNCTION" and one.fields.get("kind") == how:
+            found.setdefault(one.id, one)
+        todo += [child for children in one.sections.values() for child in children]
+    return list(found.values())
+
+
+def _text(node: Node) -> str:
+    """An expression for a message."""
+    if node.kind == "FUNCTION":
+        return f"{node.name}({', '.join(map(_text, node.list('ARGUMENTS')))})"
+    if node.kind == "CONSTANT":
+        return literal_of(node) or node.name
+    return node.name or node.kind.lower()

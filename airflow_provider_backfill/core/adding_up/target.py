@@ -1,0 +1,154 @@
+"""Whether the target merges what several chunks give of one group, and takes its time from the filtered table."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from ...errors import Advice, Flag
+from ..facts import TableName
+from .case import Case, Kind
+from .lineage import Value, any_of, of_branch, show_call
+from .merging import (
+    IDEMPOTENT,
+    MERGING,
+    follows,
+    keeps_latest,
+    key_columns,
+    merge_of,
+    merged_by,
+    state_function,
+    summed_columns,
+)
+from .relations import Walk
+from .rows import ONE_CHUNK, Cut, RefusedError, Rows
+
+
+def check_merge(case: Case, walk: Walk, rows: Rows) -> None:
+    """Hold what several chunks give of one group against what the target makes of it."""
+    try:
+        for columns in _branch_rows(rows):
+            _check_columns(case, walk, rows, columns)
+    except RefusedError as refused:
+        if not case.accept_groups:
+            raise
+        walk.waived.append(refused.refusal.message)
+
+
+def _branch_rows(rows: Rows) -> Iterator[dict[str, Value]]:
+    """The columns, once for each branch of a UNION on top."""
+    unions = {value.source: len(value.args) for value in rows.columns.values() if value.what == "either"}
+    if len(unions) != 1:
+        yield dict(rows.columns)
+        return
+    union, count = next(iter(unions.items()))
+    for branch in range(count):
+        yield {name: of_branch(value, union, branch) for name, value in rows.columns.items()}
+
+
+def _check_columns(case: Case, walk: Walk, rows: Rows, columns: Mapping[str, Value]) -> None:
+    target = case.target
+    engine = re.sub(r"^(?:Replicated|Shared)", "", target.engine)
+    cut = rows.why or Cut("GROUP BY", "", (), None)
+
+    def refuse(cannot: str, otherwise: str = "") -> RefusedError:
+        advice = Advice(f"{otherwise}, or {{}}", way) if otherwise else way
+        return RefusedError(Kind.GROUPS, cut.message(case.name, cannot), advice, cut)
+
+    way = Advice(
+        "group by a bucket of time as well, or use -State functions and an AggregatingMergeTree target, or {}, "
+        "or, where parts of groups are fine, pass {}",
+        ONE_CHUNK,
+        Flag("--accept-partial-groups", "REASON"),
+    )
+    if engine not in MERGING:
+        raise refuse(f"{target.name} ({target.engine}) cannot merge parts of a result")
+    filled = [column for column in target.columns if column.name in case.columns and column.name in columns]
+    whole_key = set(key_columns(target.sorting_key))
+    key_values = {columns[column.name] for column in filled if column.name in whole_key}
+    latest = engine == "ReplacingMergeTree" and keeps_latest(target, filled, columns)
+    summed = summed_columns(target, engine)
+    for column in filled:
+        value = columns[column.name]
+        merge = merge_of(value)
+        if column.in_key:
+            if merge.by != "key":
+                raise refuse(
+                    f"its column {column.name} is made of parts and stands in the key of {target.name}, "
+                    "so parts of one group do not meet",
+                )
+            if column.name in whole_key or follows(value, key_values):
+                continue
+            raise refuse(
+                f"its column {column.name} is not a sorting key of {target.name} by itself, "
+                "so rows that differ in it become one",
+            )
+        by = merged_by(column, engine, summed)
+        if by == "map":
+            walk.doubts.append(f"whether {target.name} merges {column.name} as the SELECT does")
+            continue
+        if merge.by == "key":
+            if by in IDEMPOTENT or (by == "" and follows(value, key_values)) or latest:
+                continue
+            what = f"adds up its values ({by})" if by else "keeps one of its values"
+            raise refuse(
+                f"{target.name} ({target.engine}) {what} in {column.name}, which is no sorting key and no part",
+                f"put {column.name} into the sorting key of the target",
+            )
+        if latest:
+            continue
+        if not merge.by:
+            raise refuse(f"the parts of {column.name} cannot be put together: {merge.why}")
+        if by == "state" == merge.by:
+            if state_function(column.type) != state_function(merge.type):
+                walk.doubts.append(f"whether {merge.type} merges as {column.type} in {column.name}")
+            continue
+        if by in IDEMPOTENT and value.type.startswith("Nullable(") and "Nullable(" not in column.type:
+            raise refuse(
+                f"{column.name} takes no NULL, so the NULL of a chunk without values becomes a default that "
+                f"{target.name} merges in",
+                f"make {column.name} Nullable in the target",
+            )
+        if by == merge.by or {by, merge.by} == {"any", "anyLast"}:
+            walk.steps.append(f"{column.name}: {show_call(value)} of parts, merged by {by}")
+            continue
+        does = f"merges it by {by}" if by else "keeps one of the parts"
+        raise refuse(
+            f"{column.name} takes parts that would have to be merged by {merge.by}, "
+            f"and {target.name} ({target.engine}) {does}",
+        )
+    for column in target.columns:
+        if column.name not in case.columns and column.default_kind in ("DEFAULT", "MATERIALIZED") and not column.in_key:
+            walk.doubts.append(f"{column.name}, which {target.name} computes from parts")
+    walk.steps.append(f"{cut.what} {cut.keys}: {target.name} ({target.engine}) merges the parts of a group")
+
+
+def check_label(case: Case, walk: Walk, rows: Rows) -> None:
+    """Refuse a window on one table of a join when the target's time comes from another."""
+    value = rows.columns.get(case.target_time)
+    if value is None or case.target_time not in case.columns:
+        return
+    tables: set[TableName] = set()
+
+    def collect(one: Value) -> bool:
+        if one.what == "column" and one.table is not None:
+            tables.add(one.table)
+        return False
+
+    any_of(value, collect)
+    # Behind what cannot be looked into may be the filtered table.
+    behind = {source.name for source in case.sources.values() if source.opaque}
+    if not tables or tables & {*case.filters, *behind} or tables <= case.whole:
+        return
+    if any(walk.time_key((other,)) for pair in walk.pairs if value in pair for other in pair):
+        # Such as the day of a calendar that is joined by the day of the event.
+        return
+    of = " and ".join(map(str, sorted(tables)))
+    raise RefusedError(
+        Kind.READ,
+        f"{case.name} is limited by the time of {' and '.join(map(str, case.filters))}, and the target's "
+        f"{case.target_time} comes from {of}, which each chunk reads whole.",
+        Advice(
+            "pass {} to limit that table, or {} if it is meant to be read whole",
+            Flag("--filter-table", str(min(tables))),
+            Flag("--whole-table", str(min(tables))),
+        ),
+    )
