@@ -14,7 +14,7 @@ from ..core.facts import TableFacts
 from ..core.sql import table_condition
 from ..errors import ServerError, ServerUnreachableError
 from .client import ClickHouse
-from .diagnostics import part_limits
+from .table_health import part_limits
 
 _LAG_SECONDS = 300
 _FREE_SHARE = 0.02

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from ..clickhouse import catalog, diagnostics
 from ..clickhouse.client import ClickHouse
+from ..clickhouse.leftovers import live_queries
 from ..core.coverage import FilledTwice, find_filled_twice
 from ..core.facts import Misalignment, ServerFacts, TableName
 from ..core.findings.judge import judge
@@ -68,7 +69,7 @@ def _settled(server: ClickHouse, facts: ServerFacts) -> ServerFacts:
     """The facts without queries that have ended since: their claims may have ended with them."""
     if not facts.queries:
         return facts
-    still = {query.query_id for query in diagnostics.live_queries(server)}
+    still = {query.query_id for query in live_queries(server)}
     return replace(facts, queries=tuple(query for query in facts.queries if query.query_id in still))
 
 

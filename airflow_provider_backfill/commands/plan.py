@@ -3,9 +3,10 @@
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 
-from ..clickhouse import attempt, catalog, diagnostics
+from ..clickhouse import attempt, catalog
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import catch_up
+from ..clickhouse.table_health import target_ttls
 from ..core.adding_up.case import Verdict
 from ..core.adding_up.merging import verify_caveat
 from ..core.drift import compatibility_token, planned_views
@@ -22,7 +23,7 @@ from ..core.remedy import command, short_instant
 from ..core.run_state import ChunkStatus, Run
 from ..core.sql import show_table
 from ..errors import Advice, Flag, RequestError
-from . import adding_up, chunk_bounds, chunk_sizing, plan_inputs, trying
+from . import adding_up, chunk_bounds, chunk_sizing, plan_checks, plan_inputs, source_statements, trying
 from .filled_windows import meeting_plans
 from .lease import has_live_worker, utc_now
 from .plan_findings import adds_up_payload, remedy_payload
@@ -44,13 +45,13 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
     with session.connected_to_one() as server:
         target = plan_inputs.target_facts(server, request.target)
         mode, reason = write_mode(target, request)
-        plan_inputs.check_grants(server, target, mode)
-        plan_inputs.check_database(server, target, mode)
-        statements, column = plan_inputs.find_statements(server, target, request)
-        plan_inputs.check_quorum(server, target)
+        plan_checks.check_grants(server, target, mode)
+        plan_checks.check_database(server, target, mode)
+        statements, column = source_statements.find_statements(server, target, request)
+        plan_checks.check_quorum(server, target)
         for table, cluster in plan_inputs.replicated_tables(server, statements, target):
             catch_up(server, table, cluster)
-        plan_inputs.check_shards(server, target, statements, request)
+        plan_checks.check_shards(server, target, statements, request)
         start, end = plan_inputs.find_window(server, session.options, request, statements[0], column)
         limits = session.options.limits
         check_window(
@@ -128,7 +129,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         if not dry_run and not session.store.save_plan(plan):
             # Somebody else planned the same at this moment.
             return _plan_payload(session, _same_plan(session.store.load_plan(plan.plan_id), plan), target, existed=True)
-        ttls = diagnostics.target_ttls(server, target, plan)
+        ttls = target_ttls(server, target, plan)
         found = [
             *open_window(plan, catalog.server_time(server)),
             *past_ttl(plan.target, target.storage, ttls),

@@ -13,6 +13,7 @@ from airflow_provider_backfill.clickhouse import attempt as attempts
 from airflow_provider_backfill.clickhouse import diagnostics
 from airflow_provider_backfill.clickhouse.attempt import kill_queries
 from airflow_provider_backfill.clickhouse.client import connect
+from airflow_provider_backfill.clickhouse.leftovers import live_queries
 from airflow_provider_backfill.core.facts import TableName
 from airflow_provider_backfill.errors import Advice, ServerError
 from tests.server import ClickHouseServer, free_port
@@ -59,7 +60,7 @@ def earlier(pair: tuple[ClickHouseServer, ClickHouseServer]) -> Iterator[str]:
 def test_a_query_on_another_server_is_waited_for(pair: tuple[ClickHouseServer, ClickHouseServer], earlier: str) -> None:
     other = connect(pair[1].url)
     assert other.cluster == "replicas"
-    assert not diagnostics.live_queries(other)
+    assert not live_queries(other)
     assert kill_queries(other, PLAN, CHUNK) == 1
     assert not connect(pair[0].url).rows(f"SELECT 1 FROM system.processes WHERE query_id = '{earlier}'")
 

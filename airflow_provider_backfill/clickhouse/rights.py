@@ -1,0 +1,94 @@
+"""What a user may do: the rights that a plan needs, and the settings that its statements are sent with."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ..core.facts import ConstrainedSetting, MissingGrant, TableFacts, TableName
+from ..core.plan import Plan, WriteMode
+from ..core.sql import literal, quote, quote_table
+from .attempt import STAGING_SETTINGS
+from .client import ClickHouse
+
+# What statements are sent with, beside the settings of the staging insert; None is any value.
+_SENT: dict[str, str | None] = {
+    **{name: str(value) for name, value in STAGING_SETTINGS.items()},
+    "additional_table_filters": None,
+    "log_comment": None,
+    "max_partition_size_to_drop": "0",
+    "max_table_size_to_drop": "0",
+    "mutations_sync": "2",
+    "send_progress_in_http_headers": "1",
+    "http_headers_progress_interval_ms": "10000",
+}
+_SENT_DIRECTLY: dict[str, str | None] = {
+    "additional_table_filters": None,
+    "log_comment": None,
+    "insert_deduplicate": "1",
+    "async_insert": "0",
+    "distributed_foreground_insert": "1",
+    "skip_unavailable_shards": "0",
+    "send_progress_in_http_headers": "1",
+    "http_headers_progress_interval_ms": "10000",
+}
+
+
+def missing_grants(
+    server: ClickHouse, target: TableFacts, mode: WriteMode | None, sources: Iterable[TableName]
+) -> tuple[MissingGrant, ...]:
+    """The rights that a plan of this write mode needs and the user lacks."""
+    needed = [("SELECT", quote_table(source)) for source in sources]
+    if mode is WriteMode.INSERT:
+        # An EXPLAIN that is read like a table counts as a temporary one; who may create tables may create these.
+        needed += [("INSERT", quote_table(target.storage)), ("CREATE TEMPORARY TABLE", "*.*")]
+    else:
+        # The staging tables stand beside the target, under names of their own.
+        beside = f"{quote(target.storage.database)}.*"
+        rights = ["SELECT", "INSERT", "CREATE TABLE", "DROP TABLE", "ALTER DELETE"]
+        if target.engine.startswith("Shared"):
+            rights.append("ALTER SETTINGS")
+        if " TTL " in target.engine_full:
+            rights.append("ALTER TTL")
+        needed += [(right, beside) for right in rights]
+        needed += [("TABLE ENGINE", target.engine), ("SELECT", "system.parts")]
+        if target.engine.startswith("Replicated"):
+            needed += [("SYSTEM SYNC REPLICA", beside), ("SELECT", "system.zookeeper")]
+    if not server.embedded:
+        needed += [("SELECT", "system.processes")]
+    return tuple(MissingGrant(right, on) for right, on in needed if not _granted(server, right, on))
+
+
+def _granted(server: ClickHouse, right: str, on: str) -> bool:
+    return bool(server.value(f"CHECK GRANT {right} ON {on}"))
+
+
+def constrained_settings(server: ClickHouse, plan: Plan | None) -> tuple[ConstrainedSetting, ...]:
+    """The settings that statements are sent with and that this user may not set so."""
+    sent = _SENT_DIRECTLY if plan is not None and plan.write_mode is WriteMode.INSERT else _SENT
+    if plan is not None and plan.use_tokens:
+        sent = {**sent, "insert_deduplication_token": None}
+    if server.embedded:
+        sent = {name: value for name, value in sent.items() if "http" not in name}
+    names = ", ".join(map(literal, ("readonly", *sent)))
+    found = server.rows(
+        "SELECT name, value, readonly, min, max, disallowed_values FROM system.settings"
+        f" WHERE name IN ({names}) ORDER BY name"
+    )
+    return tuple(_refused(sent, found))
+
+
+def _refused(sent: Mapping[str, str | None], found: Iterable[tuple[Any, ...]]) -> Iterator[ConstrainedSetting]:
+    for name, value, tied, low, high, disallowed in found:
+        wanted = "0" if name == "readonly" else sent[name]
+        if wanted == value:
+            continue
+        if name == "readonly":
+            yield ConstrainedSetting(name, "0", value, "so nothing may be written")
+        elif tied:
+            yield ConstrainedSetting(name, wanted or "a text", value, "and may not be changed")
+        elif wanted is not None and wanted in disallowed:
+            yield ConstrainedSetting(name, wanted, value, "and that value is disallowed")
+        elif wanted is not None and wanted.isdigit():
+            if low is not None and float(wanted) < float(low):
+                yield ConstrainedSetting(name, wanted, value, f"and must be at least {low}")
+            if high is not None and float(wanted) > float(high):
+                yield ConstrainedSetting(name, wanted, value, f"and must be at most {high}")

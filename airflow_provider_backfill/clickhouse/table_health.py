@@ -1,0 +1,192 @@
+"""How tables do: parts, mutations, replicas, queues, disks, TTLs."""
+
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import datetime
+
+from ..core.facts import (
+    DiskFacts,
+    MutationFacts,
+    PartsFacts,
+    QueueFacts,
+    ReplicaFacts,
+    TableFacts,
+    TableName,
+    TimeKind,
+    TtlFacts,
+)
+from ..core.instants import from_ms, to_ms
+from ..core.masking import mask_message
+from ..core.plan import Plan
+from ..core.sql import instant_sql, literal, quote
+from ..errors import StatementRefusedError
+from .client import ClickHouse
+
+_MOVES = re.compile(r"\b(?:TO DISK|TO VOLUME|RECOMPRESS|GROUP BY)\b")
+_TTL_POINTS = 1000
+
+
+def is_one_of(tables: Iterable[TableName]) -> str:
+    """A condition on ``database`` and ``table`` of a system table."""
+    names = ", ".join(f"({literal(name.database)}, {literal(name.table)})" for name in tables)
+    return f"(database, table) IN ({names})"
+
+
+def target_ttls(server: ClickHouse, target: TableFacts, plan: Plan) -> tuple[TtlFacts, ...]:
+    """The TTLs of a plan's target that delete rows, held against its window; none where the server cannot say."""
+    try:
+        return deleting_ttls(server, target, plan, target.engine_full)
+    except StatementRefusedError:
+        return ()
+
+
+def deleting_ttls(server: ClickHouse, target: TableFacts, plan: Plan | None, engine_full: str) -> tuple[TtlFacts, ...]:
+    """The TTLs that delete rows, held against the window of the plan."""
+    time = plan.target_time if plan is not None else None
+    column = target.column(time.column) if time is not None else None
+    if plan is None or time is None or column is None:
+        return ()
+    found = []
+    for element in _ttl_elements(engine_full):
+        expression = re.split(r"\s(?:WHERE|DELETE)\b", element)[0]
+        until = _expired(server, expression, time.column, column.type, time.kind, plan.start, plan.end)
+        found.append(TtlFacts(element, until))
+    return tuple(found)
+
+
+def _ttl_elements(engine_full: str) -> list[str]:
+    _, found, rest = engine_full.partition(" TTL ")
+    if not found:
+        return []
+    elements = re.split(r",\s{0,8}(?![^(]{0,400}\))", re.split(r"\sSETTINGS\s", rest)[0])
+    return [element.strip() for element in elements if not _MOVES.search(element)]
+
+
+def _expired(
+    server: ClickHouse, expression: str, column: str, column_type: str, kind: TimeKind, start: datetime, end: datetime
+) -> datetime | None:
+    """Up to which instant of ``[start, end)`` rows are past their TTL, within a thousandth of the window."""
+    first, last = to_ms(start), to_ms(end)
+    step = max((last - first) // _TTL_POINTS, 1)
+    value = instant_sql("ms", kind)
+    points = f"SELECT toInt64({first} + number * {step}) AS ms FROM numbers({(last - first - 1) // step + 1})"
+    reached = server.value(
+        f"SELECT maxOrNull(ms) FROM (SELECT ms, CAST({value} AS {column_type}) AS {quote(column)} FROM ({points}))"
+        f" WHERE ({expression}) <= now()"
+    )
+    return None if reached is None else from_ms(min(int(reached) + step, last))
+
+
+def part_limits(server: ClickHouse, engine_full: str) -> tuple[int, int, int]:
+    """``parts_to_delay_insert``, ``parts_to_throw_insert`` and ``max_parts_in_total`` of a table."""
+    names = ("parts_to_delay_insert", "parts_to_throw_insert", "max_parts_in_total")
+    listed = ", ".join(map(literal, names))
+    given = dict(server.rows(f"SELECT name, value FROM system.merge_tree_settings WHERE name IN ({listed})"))
+    own = {name: match[1] for name in names if (match := re.search(rf"\b{name} = (\d+)", engine_full))}
+    delay, throw, total = (int({**given, **own}[name]) for name in names)
+    return delay, throw, total
+
+
+def fullest_partition(server: ClickHouse, storage: TableName, engine_full: str) -> tuple[PartsFacts, ...]:
+    """The partition of a table with the most parts, and the limits of its server; empty for a table without parts."""
+    partition, parts, total, largest = server.row(
+        "SELECT argMax(partition_id, parts), max(parts), sum(parts), max(bytes) FROM (SELECT partition_id,"
+        " count() AS parts, sum(bytes_on_disk) AS bytes FROM system.parts"
+        f" WHERE active AND {is_one_of([storage])} GROUP BY partition_id)"
+    )
+    if not parts:
+        return ()
+    delay, throw, limit = part_limits(server, engine_full)
+    return (PartsFacts(storage, partition, parts, delay, throw, total, limit, largest),)
+
+
+def token_window(server: ClickHouse, engine: str, engine_full: str) -> int | None:
+    """How many inserts a MergeTree table without replicas remembers the tokens of; None for other engines."""
+    if not engine.endswith("MergeTree") or engine.startswith(("Replicated", "Shared")):
+        return None
+    name = "non_replicated_deduplication_window"
+    if match := re.search(rf"\b{name} = (\d+)", engine_full):
+        return int(match[1])
+    return setting_value(server, "merge_tree_settings", name)
+
+
+def setting_value(server: ClickHouse, table: str, name: str) -> int:
+    """The number that a setting has in ``system.<table>``; 0 where this version does not know it."""
+    return int(server.value(f"SELECT value FROM system.{table} WHERE name = {literal(name)}", default=0))
+
+
+def unfinished_mutations(server: ClickHouse, tables: Iterable[TableName]) -> tuple[MutationFacts, ...]:
+    """The mutations of the tables that are not done, the oldest first."""
+    found = server.rows(
+        "SELECT database, table, mutation_id, command, parts_to_do, latest_fail_reason FROM system.mutations"
+        f" WHERE NOT is_done AND {is_one_of(tables)} ORDER BY create_time"
+    )
+    return tuple(
+        MutationFacts(TableName(database, table), name, mask_message(text), parts, _first_line(error))
+        for database, table, name, text, parts, error in found
+    )
+
+
+def _first_line(error: str) -> str:
+    return mask_message(error).partition("\n")[0]
+
+
+def replica_facts(server: ClickHouse, tables: Iterable[TableName]) -> tuple[ReplicaFacts, ...]:
+    """All replicas of the tables, as far as their servers can be asked; those of this server at least."""
+    paths = f"zookeeper_path IN (SELECT zookeeper_path FROM system.replicas WHERE {is_one_of(tables)})"
+    question = (
+        "SELECT database, table, replica_name, is_readonly, is_session_expired, absolute_delay,"
+        " queue_size - merges_in_queue - part_mutations_in_queue,"
+        " if(queue_size > 0, toInt64(now() - queue_oldest_time), 0),"
+        " if(log_max_index + 1 > log_pointer, log_max_index + 1 - log_pointer, 0),"
+        " mapKeys(mapFilter((_, alive) -> NOT alive, replica_is_active)), total_replicas,"
+        " last_queue_update_exception || zookeeper_exception FROM {} WHERE {} ORDER BY database, table, replica_name"
+    )
+    rows = []
+    if server.cluster:
+        everywhere = f"clusterAllReplicas({literal(server.cluster)}, system.replicas)"
+        here = server.rows(f"SELECT zookeeper_path FROM system.replicas WHERE {is_one_of(tables)}")
+        known = f"zookeeper_path IN ({', '.join(literal(path) for (path,) in here) or literal('')})"
+        with suppress(StatementRefusedError):
+            rows = server.rows(question.format(everywhere, known), {"skip_unavailable_shards": 1})
+    rows = rows or server.rows(question.format("system.replicas", paths))
+    return tuple(
+        ReplicaFacts(
+            TableName(*row[:2]),
+            name=row[2],
+            readonly=bool(row[3]),
+            expired=bool(row[4]),
+            delay=row[5],
+            queue=row[6],
+            waits=row[7],
+            behind=row[8],
+            dead=tuple(row[9]),
+            total=row[10],
+            error=row[11],
+        )
+        for row in rows
+    )
+
+
+def distribution_queues(server: ClickHouse, tables: Iterable[TableName]) -> tuple[QueueFacts, ...]:
+    """The rows that Distributed tables have taken and not sent on yet."""
+    found = server.rows(
+        "SELECT database, table, sum(data_files), max(is_blocked), any(last_exception) FROM system.distribution_queue"
+        f" WHERE {is_one_of(tables)} GROUP BY database, table HAVING sum(data_files) > 0 ORDER BY database, table"
+    )
+    return tuple(
+        QueueFacts(TableName(database, table), int(files), bool(blocked), mask_message(error))
+        for database, table, files, blocked, error in found
+    )
+
+
+def disk_facts(server: ClickHouse, policy: str) -> tuple[DiskFacts, ...]:
+    """The disks of a storage policy with what is free on them."""
+    if not policy:
+        return ()
+    found = server.rows(
+        "SELECT name, least(free_space, unreserved_space) FROM system.disks WHERE name IN"
+        f" (SELECT arrayJoin(disks) FROM system.storage_policies WHERE policy_name = {literal(policy)}) ORDER BY name"
+    )
+    return tuple(DiskFacts(name, int(free)) for name, free in found)

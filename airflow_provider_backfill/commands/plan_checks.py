@@ -1,0 +1,112 @@
+"""What would make every chunk of a plan fail, or go wrong, asked before there is a plan."""
+
+from collections.abc import Sequence
+
+from ..clickhouse import catalog
+from ..clickhouse.client import ClickHouse
+from ..clickhouse.cluster import insert_quorum
+from ..clickhouse.rights import missing_grants
+from ..clickhouse.shards import shards_with, spread_of
+from ..core.facts import TableFacts
+from ..core.plan import PlanRequest, Statement, WriteMode
+from ..core.sql import parse_table, quote
+from ..errors import Advice, Flag, RequestError, StatementRefusedError
+from .plan_inputs import target_facts
+
+
+def check_quorum(server: ClickHouse, target: TableFacts) -> None:
+    """
+    Hold the replicas that are alive against those that the user's inserts must reach.
+
+    Raises:
+        RequestError: They are too few, so every chunk would fail.
+    """
+    replicas = target.replicas
+    if replicas is None:
+        return
+    quorum = insert_quorum(server, replicas.total)
+    if quorum > len(replicas.active):
+        raise RequestError(
+            f"Inserts of this user must reach {quorum} replicas of {target.name} (insert_quorum), and "
+            f"{len(replicas.active)} of {replicas.total} are alive: {', '.join(replicas.active)}.",
+            hint="bring the others back, or use a user whose profile asks for fewer",
+        )
+    if quorum > 1 and not replicas.reaches_all:
+        raise RequestError(
+            f"Inserts of this user must reach {quorum} replicas of {target.name} (insert_quorum), and no cluster that "
+            "the user may ask has all of them, so a staging table would be on one.",
+            hint="define such a cluster in remote_servers, and GRANT REMOTE, CLUSTER ON *.* to the user",
+        )
+
+
+def check_database(server: ClickHouse, target: TableFacts, mode: WriteMode) -> None:
+    """
+    Refuse to stage beside a target whose database cannot rename a table, which is how a staged chunk is sealed.
+
+    Raises:
+        RequestError: Its engine is Memory.
+    """
+    engine = catalog.database_engine(server, target.storage.database)
+    if engine == "Memory" and mode is not WriteMode.INSERT:
+        raise RequestError(
+            f"The database {target.storage.database} has the engine {engine}, which cannot rename tables, so no "
+            f"chunk can be staged beside {target.name}.",
+            remedy=Advice(
+                "move the table into an Atomic database, or pass {} {}",
+                Flag("--write-mode", WriteMode.INSERT),
+                Flag("--accept-at-least-once"),
+            ),
+        )
+
+
+def check_grants(server: ClickHouse, target: TableFacts, mode: WriteMode) -> None:
+    """
+    Hold the user's rights against what a write mode needs; those on the sources show when they are read.
+
+    Raises:
+        RequestError: Some are missing; the hint has the statements that grant them.
+    """
+    try:
+        missing = missing_grants(server, target, mode, ())
+    except StatementRefusedError:
+        # A version without CHECK GRANT: doctor says that it could not look, and the run meets what is missing.
+        return
+    if not missing:
+        return
+    user = str(server.value("SELECT currentUser()"))
+    by_place: dict[str, list[str]] = {}
+    for grant in missing:
+        by_place.setdefault(grant.on, []).append(grant.right)
+    lacks = ", ".join(f"{' and '.join(rights)} on {on}" for on, rights in by_place.items())
+    grants = "; ".join(f"GRANT {', '.join(rights)} ON {on} TO {quote(user)}" for on, rights in by_place.items())
+    raise RequestError(
+        f"{user} lacks rights that write mode {mode} needs: {lacks}.",
+        hint=f"as a user who may grant: {grants}",
+    )
+
+
+def check_shards(server: ClickHouse, target: TableFacts, statements: Sequence[Statement], request: PlanRequest) -> None:
+    """
+    Refuse to put the rows of all shards into the local table of one of them.
+
+    Raises:
+        RequestError: A source is Distributed over a cluster in which several shards have the target.
+    """
+    if request.one_shard or target.engine == "Distributed":
+        return
+    for statement in (one for one in statements if one.has_table):
+        source = target_facts(server, parse_table(statement.source, "source"))
+        spread = spread_of(source)
+        if spread is None:
+            continue
+        shards = shards_with(server, spread.cluster, target.storage)
+        if shards > 1:
+            raise RequestError(
+                f"{source.name} is Distributed over the cluster {spread.cluster}, and {target.name} is a local table "
+                f"on {shards} of its shards: the rows of all shards would land on this one.",
+                remedy=Advice(
+                    "on each shard plan with {} or the shard's own source, or pass {} if all rows belong here",
+                    Flag("--source", str(spread.local)),
+                    Flag("--one-shard"),
+                ),
+            )
