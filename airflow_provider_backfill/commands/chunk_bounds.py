@@ -16,6 +16,7 @@ from ..clickhouse.client import ClickHouse
 from ..clickhouse.key_samples import key_columns, rows_by_condition, sample_keys
 from ..clickhouse.source_rows import rows_between, uncompressed_bytes_per_row
 from ..core.chunking import Cell, Chunking, Unit, encode_bounds, pack
+from ..core.events import ChunkPart
 from ..core.facts import ScanFacts, TableFacts, TableName
 from ..core.ids import chunk_id
 from ..core.instants import MS_PER_DAY, from_ms, render_instant, to_ms
@@ -23,7 +24,7 @@ from ..core.key_ranges import cut_by_hash, cut_by_key
 from ..core.plan import Chunk, Plan, WriteMode
 from ..core.planner import check_chunk_count
 from ..core.sql import filter_setting, parse_table, slices_condition
-from ..errors import Advice, Flag, RequestError
+from ..errors import Advice, BackfillError, Flag, RequestError
 from . import adding_up, plan_inputs
 
 _MS_PER_MINUTE = 60_000
@@ -291,3 +292,12 @@ def _edges(
     if plan.write_mode is WriteMode.REPLACE:
         sets.append(set(adding_up.partition_edges(server, target, plan, scans, base[0], base[-1])))
     return sorted(set.intersection(*sets)) if sets else None
+
+
+def parts_in_place(server: ClickHouse, target: TableFacts, plan: Plan, chunk: Chunk) -> tuple[ChunkPart, ...]:
+    """The parts to take a chunk's place; none when it cannot be cut, or the server cannot say where."""
+    try:
+        parts = split_chunk(server, target, plan, chunk)
+    except BackfillError:
+        return ()
+    return tuple(ChunkPart(id=p.id, start=p.start, end=p.end, key_range=p.key_range) for p in parts)

@@ -1,5 +1,7 @@
-"""List the chunks of a plan that stand at one status."""
+"""Which chunks of a plan: those at one status, those of a part of the window."""
 
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from itertools import islice
 
 from ..core.failures import group_failures, short_error
@@ -55,3 +57,16 @@ def failures_payload(plan: Plan, run: Run) -> list[Payload]:
         }
         for group in group_failures((chunk, run.state(chunk.id).error) for chunk in failed)
     ]
+
+
+def chunks_between(plan: Plan, start: datetime | None, end: datetime | None) -> Callable[[Run], Iterator[Chunk]]:
+    """Which chunks a worker may take: all, or those that lie in ``[start, end)``."""
+
+    def chosen(run: Run) -> Iterator[Chunk]:
+        for chunk in select_chunks(plan, run):
+            if end is not None and chunk.end > end:
+                return
+            if start is None or chunk.start >= start:
+                yield chunk
+
+    return chosen

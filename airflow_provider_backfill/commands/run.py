@@ -26,12 +26,13 @@ from ..core.sql import parse_table
 from ..errors import Advice, ConfigError, Flag, RequestError, ServerError, StatementRefusedError
 from ..state.run_log import RunLog
 from . import plan_inputs
+from .chunks import chunks_between
 from .filled_windows import refuse_filled_window, what_to_do_instead
 from .lease import LEASE_SECONDS, has_live_worker, utc_now
 from .list import readable_runs
 from .session import Payload, Session
 from .status import status_payload
-from .worker import MAX_FAILURES_IN_A_ROW, Worker, chunks_between
+from .worker import MAX_FAILURES_IN_A_ROW, Worker
 
 
 def _ignore(*_: object) -> None:

@@ -7,11 +7,10 @@ from ..core.findings.state_rules import next_step
 from ..core.instants import render_instant
 from ..core.plan import Plan
 from ..core.run_state import ChunkStatus, Run, RunStatus
-from .chunks import failures_payload
+from .chunks import chunks_between, failures_payload
 from .lease import has_live_worker, owner_is_dead, utc_now
 from .plan_findings import plan_case, state_findings
 from .session import Payload, Session
-from .worker import chunks_between
 
 
 def read_status(session: Session, plan_id: str) -> Payload:

@@ -11,24 +11,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import datetime
 from functools import partial
 
-from ..clickhouse.attempt import Attempt, Neighbour, Step, kill_queries
+from ..clickhouse.attempt import Attempt, Step, kill_queries
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import drop_everywhere, one_server
 from ..clickhouse.execute import run_attempt, tables_of_chunk
 from ..clickhouse.fence import Fence, WindowTakenError
 from ..clickhouse.foreign_rows import ForeignRowsError
 from ..clickhouse.replicated import server_with
-from ..core.coverage import filled_intervals
 from ..core.events import (
     ChunkDone,
     ChunkFailed,
-    ChunkPart,
     ChunkReleased,
     ChunkSplit,
-    ChunkStarted,
     ChunkVerified,
     Event,
     RunThrottled,
@@ -38,18 +34,18 @@ from ..core.facts import TableFacts, TableName
 from ..core.hours import ANY_TIME, Schedule
 from ..core.instants import render_instant
 from ..core.masking import mask_message
-from ..core.plan import Chunk, Plan, WriteMode
-from ..core.replay import expand, select_chunks
+from ..core.plan import Chunk, Plan
+from ..core.replay import expand
 from ..core.retry import RetryDecision, classify_error, retry_delay
 from ..core.run_state import ChunkState, ChunkStatus, ContentSums, Run, Staged
-from ..core.sql import query_id
 from ..core.window import Slice
 from ..errors import BackfillError, RequestError, ServerError, StatementRefusedError, TransitionError, VerificationError
 from ..state.run_log import RunLog
 from ..state.store import StateStore
-from .chunk_bounds import split_chunk
-from .filled_windows import meeting_plans
-from .lease import LEASE_SECONDS, new_owner, owner_is_dead, utc_now
+from .chunk_bounds import parts_in_place
+from .claims import Claims
+from .lease import LEASE_SECONDS, new_owner, utc_now
+from .neighbours import neighbours, rivals
 
 _WATCH_SECONDS = 0.5
 _WIDTH_SECONDS = 0.2
@@ -101,7 +97,8 @@ class Worker:
         on_behalf_of: str = "",
         replicated: tuple[tuple[TableName, str], ...] = (),
     ) -> None:
-        self.owner, self._on_behalf_of = new_owner(), on_behalf_of
+        self.owner = new_owner()
+        self._claims = Claims(plan.plan_id, self.owner, lease_seconds, on_behalf_of)
         self._server, self._store, self._plan, self._target = server, store, plan, target
         self._retries, self._retry_delay_ms, self._lease = retries, retry_delay_ms, lease_seconds
         self._report, self._step = report, step
@@ -116,7 +113,6 @@ class Worker:
         self._stopping = threading.Event()
         self._reason = ""
         self._active: set[str] = set()
-        self._heard: dict[str, tuple[datetime, float]] = {}
         self._error: Exception | None = None
 
     @property
@@ -153,7 +149,7 @@ class Worker:
                     chunk
                     for chunk in chunks(log.run)
                     if (state := log.run.state(chunk.id)).status is ChunkStatus.PENDING
-                    or (state.status is ChunkStatus.RUNNING and self._is_dead(log.run, state.owner, moment))
+                    or (state.status is ChunkStatus.RUNNING and self._claims.is_dead(log.run, state.owner, moment))
                 ]
                 if self._newest_first:
                     ready.reverse()
@@ -256,11 +252,13 @@ class Worker:
             self._wait_for_room(log)
             if self._is_over():
                 return
-            claim = self._claim(log, chunk)
-            if claim is None:
-                if self._is_full(log.run):
+            started = self._claims.claim(log, chunk)
+            if started is None:
+                if self._claims.is_full(log.run):
                     continue
                 return
+            self._report(started)
+            claim = log.run.state(chunk.id)
             self._active.add(chunk.id)
             began = time.monotonic()
             try:
@@ -288,7 +286,7 @@ class Worker:
 
     def _wait_for_turn(self, log: RunLog) -> None:
         """Wait while as many chunks run as the user wants at once."""
-        while not self._is_over() and log.run.parallel and self._is_full(log.refresh()):
+        while not self._is_over() and log.run.parallel and self._claims.is_full(log.refresh()):
             self._stopping.wait(_WATCH_SECONDS)
 
     def _wait_for_room(self, log: RunLog) -> None:
@@ -316,62 +314,6 @@ class Worker:
             self._failures_in_a_row += 1
             if self._failures_in_a_row >= self._max_failures:
                 self.stop(f"{self._failures_in_a_row} chunks in a row failed for good; the last: {outcome.message}")
-
-    def _is_dead(self, run: Run, owner: str, moment: datetime) -> bool:
-        """
-        Whether another worker has lost its claims, also when its clock is ahead of this one's.
-
-        Its last sign of life may then lie in the future; so it is dead as well when this worker
-        has waited for the next one as long as the lease, by its own watch.
-        """
-        if owner_is_dead(run, owner, moment):
-            return True
-        worker, watch = run.workers[owner], time.monotonic()
-        last, since = self._heard.get(owner, (None, watch))
-        if last != worker.seen_at:
-            self._heard[owner] = (worker.seen_at, watch)
-            return False
-        return watch - since > worker.lease_seconds
-
-    def _is_full(self, run: Run) -> bool:
-        """Whether living workers hold as many chunks as the user wants at once."""
-        if not run.parallel:
-            return False
-        moment = utc_now()
-        return run.parallel <= sum(w.claims for name, w in run.workers.items() if not self._is_dead(run, name, moment))
-
-    def _claim(self, log: RunLog, chunk: Chunk) -> ChunkState | None:
-        """Claim the chunk on disk, before its query exists; None when it is not to be had."""
-
-        def decide(run: Run) -> Event | None:
-            state = run.state(chunk.id)
-            takes_over = state.status is ChunkStatus.RUNNING and self._is_dead(run, state.owner, utc_now())
-            halted = run.cancelled or run.pause_holds
-            if halted or chunk.id in run.splits or not (takes_over or state.status is ChunkStatus.PENDING):
-                return None
-            if self._is_full(run):
-                return None
-            return ChunkStarted(
-                at=utc_now(),
-                by=self.owner,
-                chunk_id=chunk.id,
-                attempt=state.attempt + 1,
-                start=chunk.start,
-                end=chunk.end,
-                query_id=query_id(self._plan.plan_id, chunk.id, state.attempt + 1),
-                lease_seconds=self._lease,
-                takes_over=takes_over,
-                on_behalf_of=self._on_behalf_of,
-            )
-
-        # Who holds other chunks matters only where somebody's claim is taken over, or all together are limited;
-        # that either comes true meanwhile is said of this chunk, or of the whole run.
-        alone = log.run.state(chunk.id).status is ChunkStatus.PENDING and not log.run.parallel
-        event = log.commit(decide, about=chunk.id if alone else "")
-        if event is None:
-            return None
-        self._report(event)
-        return log.run.state(chunk.id)
 
     def _attempt(self, log: RunLog, chunk: Chunk, claim: ChunkState, began: float) -> Event:
         """Execute one attempt; the event it ended with."""
@@ -415,8 +357,8 @@ class Worker:
             self._fenced,
             verified,
             step,
-            partial(self._neighbours, log, chunk),
-            partial(self._rivals, chunk),
+            lambda: neighbours(self._plan, log.refresh(), chunk),
+            partial(rivals, self._store, self._plan, chunk),
             lambda: log.run.reach.get(chunk.id),
             earlier=dict(claim.verified),
             staged=claim.staged,
@@ -468,40 +410,6 @@ class Worker:
             server = one_server(self._server)
             drop_everywhere(server, self._target.replicas, tables_of_chunk(server, self._plan, chunk, self._target))
 
-    def _neighbours(self, log: RunLog, chunk: Chunk) -> list[Neighbour]:
-        """The plan's other chunks whose rows are in the target, or may be."""
-        run, plan = log.refresh(), self._plan
-        direct = plan.write_mode is WriteMode.INSERT
-        # Nobody has looked where the rows went that were inserted without being staged.
-        anywhere = (plan.start, plan.end) if direct and any(s.name != s.source for s in plan.statements) else None
-        found = []
-        for other in select_chunks(plan, run):
-            state = run.state(other.id)
-            if other.id == chunk.id or not (state.content or state.verified or (direct and state.attempt)):
-                continue
-            if state.content is None and state.status is not ChunkStatus.RUNNING and not state.touched:
-                continue
-            staged = max((content.rows for content in state.verified.values()), default=None)
-            rows = state.content.rows if state.content is not None else staged
-            found.append(Neighbour(other, anywhere or run.reach.get(other.id), rows))
-        if direct:
-            # An insert that failed may have left rows behind before its chunk was split.
-            planned = plan.planned_parts()
-            found += [
-                Neighbour(Chunk(name, parts[0].start, parts[-1].end), anywhere, None)
-                for name, parts in run.splits.items()
-                if name not in planned
-            ]
-        return found
-
-    def _rivals(self, chunk: Chunk) -> list[str]:
-        """The other plans of the folder that have filled a part of the chunk's window."""
-        return [
-            other.plan_id
-            for other, run in meeting_plans(self._store, self._plan)
-            if filled_intervals(other, run, chunk.start, chunk.end)
-        ]
-
     def _released(self, chunk: Chunk, number: int, reason: str) -> Event:
         return ChunkReleased(at=utc_now(), by=self.owner, chunk_id=chunk.id, attempt=number, reason=reason)
 
@@ -510,8 +418,8 @@ class Worker:
         verdict = classify_error(error)
         state = run.state(chunk.id)
         # What is sealed may be in the target in part, and a window that is to be cleared is the whole chunk's.
-        whole = bool(state.verified) or state.clear
-        if verdict is RetryDecision.SPLIT and not whole and (parts := self._halves(chunk)):
+        may_split = verdict is RetryDecision.SPLIT and not (state.verified or state.clear)
+        if may_split and (parts := parts_in_place(self._server, self._target, self._plan, chunk)):
             return ChunkSplit(
                 at=utc_now(), by=self.owner, chunk_id=chunk.id, attempt=number, parts=parts, message=error.message
             )
@@ -527,14 +435,6 @@ class Worker:
             refused=isinstance(error, ForeignRowsError),
         )
 
-    def _halves(self, chunk: Chunk) -> tuple[ChunkPart, ...]:
-        """The parts to take a chunk's place; none when it cannot be cut, or the server cannot say where."""
-        try:
-            parts = split_chunk(self._server, self._target, self._plan, chunk)
-        except BackfillError:
-            return ()
-        return tuple(ChunkPart(id=p.id, start=p.start, end=p.end, key_range=p.key_range) for p in parts)
-
 
 def _wait_for(events: list[threading.Event]) -> None:
     """
@@ -545,16 +445,3 @@ def _wait_for(events: list[threading.Event]) -> None:
     for event in events:
         while not event.wait(0.2):
             pass
-
-
-def chunks_between(plan: Plan, start: datetime | None, end: datetime | None) -> Callable[[Run], Iterator[Chunk]]:
-    """Which chunks a worker may take: all, or those that lie in ``[start, end)``."""
-
-    def chosen(run: Run) -> Iterator[Chunk]:
-        for chunk in select_chunks(plan, run):
-            if end is not None and chunk.end > end:
-                return
-            if start is None or chunk.start >= start:
-                yield chunk
-
-    return chosen

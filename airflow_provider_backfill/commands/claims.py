@@ -1,0 +1,79 @@
+"""The claims of one worker: which chunks it may have, and whether those who hold the others are alive."""
+
+import time
+from datetime import datetime
+
+from ..core.events import ChunkStarted, Event
+from ..core.plan import Chunk
+from ..core.run_state import ChunkStatus, Run
+from ..core.sql import query_id
+from ..state.run_log import RunLog
+from .lease import owner_is_dead, utc_now
+
+
+class Claims:
+    """
+    Claims chunks of one plan for one worker.
+
+    Args:
+        owner: The worker's name.
+        lease_seconds: How long a claim holds after the worker's last sign of life.
+        on_behalf_of: Who gave the command.
+    """
+
+    def __init__(self, plan_id: str, owner: str, lease_seconds: float, on_behalf_of: str) -> None:
+        self._plan_id, self._owner = plan_id, owner
+        self._lease, self._on_behalf_of = lease_seconds, on_behalf_of
+        self._heard: dict[str, tuple[datetime, float]] = {}
+
+    def is_dead(self, run: Run, owner: str, moment: datetime) -> bool:
+        """
+        Whether another worker has lost its claims, also when its clock is ahead of this one's.
+
+        Its last sign of life may then lie in the future; so it is dead as well when this worker
+        has waited for the next one as long as the lease, by its own watch.
+        """
+        if owner_is_dead(run, owner, moment):
+            return True
+        worker, watch = run.workers[owner], time.monotonic()
+        last, since = self._heard.get(owner, (None, watch))
+        if last != worker.seen_at:
+            self._heard[owner] = (worker.seen_at, watch)
+            return False
+        return watch - since > worker.lease_seconds
+
+    def is_full(self, run: Run) -> bool:
+        """Whether living workers hold as many chunks as the user wants at once."""
+        if not run.parallel:
+            return False
+        moment = utc_now()
+        return run.parallel <= sum(w.claims for name, w in run.workers.items() if not self.is_dead(run, name, moment))
+
+    def claim(self, log: RunLog, chunk: Chunk) -> Event | None:
+        """Claim a chunk on disk, before its query exists; None when it is not to be had."""
+
+        def decide(run: Run) -> Event | None:
+            state = run.state(chunk.id)
+            takes_over = state.status is ChunkStatus.RUNNING and self.is_dead(run, state.owner, utc_now())
+            halted = run.cancelled or run.pause_holds
+            if halted or chunk.id in run.splits or not (takes_over or state.status is ChunkStatus.PENDING):
+                return None
+            if self.is_full(run):
+                return None
+            return ChunkStarted(
+                at=utc_now(),
+                by=self._owner,
+                chunk_id=chunk.id,
+                attempt=state.attempt + 1,
+                start=chunk.start,
+                end=chunk.end,
+                query_id=query_id(self._plan_id, chunk.id, state.attempt + 1),
+                lease_seconds=self._lease,
+                takes_over=takes_over,
+                on_behalf_of=self._on_behalf_of,
+            )
+
+        # Who holds other chunks matters only where somebody's claim is taken over, or all together are limited;
+        # that either comes true meanwhile is said of this chunk, or of the whole run.
+        alone = log.run.state(chunk.id).status is ChunkStatus.PENDING and not log.run.parallel
+        return log.commit(decide, about=chunk.id if alone else "")

@@ -1,0 +1,44 @@
+"""Whose rows may lie around a chunk: the plan's other chunks, and other plans of the folder."""
+
+from ..clickhouse.attempt import Neighbour
+from ..core.coverage import filled_intervals
+from ..core.plan import Chunk, Plan, WriteMode
+from ..core.replay import select_chunks
+from ..core.run_state import ChunkStatus, Run
+from ..state.store import StateStore
+from .filled_windows import meeting_plans
+
+
+def neighbours(plan: Plan, run: Run, chunk: Chunk) -> list[Neighbour]:
+    """The plan's other chunks whose rows are in the target, or may be."""
+    direct = plan.write_mode is WriteMode.INSERT
+    # Nobody has looked where the rows went that were inserted without being staged.
+    anywhere = (plan.start, plan.end) if direct and any(s.name != s.source for s in plan.statements) else None
+    found = []
+    for other in select_chunks(plan, run):
+        state = run.state(other.id)
+        if other.id == chunk.id or not (state.content or state.verified or (direct and state.attempt)):
+            continue
+        if state.content is None and state.status is not ChunkStatus.RUNNING and not state.touched:
+            continue
+        staged = max((content.rows for content in state.verified.values()), default=None)
+        rows = state.content.rows if state.content is not None else staged
+        found.append(Neighbour(other, anywhere or run.reach.get(other.id), rows))
+    if direct:
+        # An insert that failed may have left rows behind before its chunk was split.
+        planned = plan.planned_parts()
+        found += [
+            Neighbour(Chunk(name, parts[0].start, parts[-1].end), anywhere, None)
+            for name, parts in run.splits.items()
+            if name not in planned
+        ]
+    return found
+
+
+def rivals(store: StateStore, plan: Plan, chunk: Chunk) -> list[str]:
+    """The other plans of the folder that have filled a part of the chunk's window."""
+    return [
+        other.plan_id
+        for other, run in meeting_plans(store, plan)
+        if filled_intervals(other, run, chunk.start, chunk.end)
+    ]
