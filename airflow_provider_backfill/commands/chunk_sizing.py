@@ -16,7 +16,7 @@ from ..clickhouse.row_estimate import bytes_per_row, estimate_rows
 from ..clickhouse.source_rows import rows_between
 from ..core.chunking import Chunking, Unit
 from ..core.facts import Estimate, ScanFacts, TableFacts
-from ..core.findings.server_rules import LARGE_BYTES, LARGE_ROWS, MANY_CHUNKS, SMALL_ROWS
+from ..core.findings.window_rules import LARGE_BYTES, LARGE_ROWS, MANY_CHUNKS, SMALL_ROWS
 from ..core.ids import plan_id
 from ..core.instants import to_ms
 from ..core.model import whole

@@ -12,7 +12,8 @@ from ..core.adding_up.merging import verify_caveat
 from ..core.drift import compatibility_token, planned_views
 from ..core.facts import TableFacts
 from ..core.findings.registry import Match
-from ..core.findings.server_rules import open_window, past_ttl
+from ..core.findings.target_rules import past_ttl
+from ..core.findings.window_rules import open_window
 from ..core.ids import plan_id
 from ..core.instants import render_instant
 from ..core.masking import literal_calls

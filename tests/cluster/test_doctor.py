@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_backfill.core.findings import server_rules
+from airflow_provider_backfill.core.findings import leftover_rules, replica_rules
 from tests.cluster.field import FIRST, LAST, Field, Kind
 from tests.cluster.nodes import SESSION_SECONDS
 from tests.command_line import Cli, wait_until
@@ -42,7 +42,7 @@ def test_backfill_balancer_is_said_and_fine(ready: Field) -> None:
 def test_a_replica_that_lacks_parts_is_named_through_the_other_one(
     ready: Field, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_rules, "_STUCK_SECONDS", 0)
+    monkeypatch.setattr(replica_rules, "_STUCK_SECONDS", 0)
     first, second = ready.cluster.nodes
     second.stop_fetches(f"{ready.database}.target")
     first.query(f"INSERT INTO {ready.database}.target SELECT * FROM {ready.database}.source")
@@ -80,7 +80,7 @@ def test_a_user_without_other_servers_fills_the_target_all_the_same(ready: Field
 
 
 def test_what_is_left_on_another_replica_is_found(ready: Field, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_rules, "_FRESH_SECONDS", -1)
+    monkeypatch.setattr(leftover_rules, "_FRESH_SECONDS", -1)
     first, second = ready.cluster.nodes
     name = "backfill_0123456789abcdef_0123456789abcdef_1_01234567"
     path = first.query(

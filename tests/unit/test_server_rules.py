@@ -31,10 +31,10 @@ from airflow_provider_backfill.core.facts import (
     TimeKind,
     TtlFacts,
 )
-from airflow_provider_backfill.core.findings import server_rules
+from airflow_provider_backfill.core.findings import replica_rules
 from airflow_provider_backfill.core.findings.judge import judge
 from airflow_provider_backfill.core.findings.registry import Finding, RuleContext, Severity
-from airflow_provider_backfill.core.findings.server_rules import (
+from airflow_provider_backfill.core.findings.window_rules import (
     LARGE_BYTES,
     LARGE_ROWS,
     MANY_CHUNKS,
@@ -231,12 +231,12 @@ REPLICA = ReplicaFacts(TARGET, "r1", False, False, 0, 0, 0, 0, (), 2, "")
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"delay": server_rules._LAG_SECONDS, "behind": server_rules._QUEUE_AT_EASE}, None),
-        ({"delay": server_rules._LAG_SECONDS + 1}, "backfill_replica_lagging"),
-        ({"behind": server_rules._QUEUE_AT_EASE + 1}, "backfill_replica_lagging"),
-        ({"queue": 1, "waits": server_rules._STUCK_SECONDS + 1}, "backfill_replica_lagging"),
-        ({"queue": 1, "waits": server_rules._STUCK_SECONDS}, None),
-        ({"queue": 0, "waits": server_rules._STUCK_SECONDS + 1}, None),
+        ({"delay": replica_rules._LAG_SECONDS, "behind": replica_rules._QUEUE_AT_EASE}, None),
+        ({"delay": replica_rules._LAG_SECONDS + 1}, "backfill_replica_lagging"),
+        ({"behind": replica_rules._QUEUE_AT_EASE + 1}, "backfill_replica_lagging"),
+        ({"queue": 1, "waits": replica_rules._STUCK_SECONDS + 1}, "backfill_replica_lagging"),
+        ({"queue": 1, "waits": replica_rules._STUCK_SECONDS}, None),
+        ({"queue": 0, "waits": replica_rules._STUCK_SECONDS + 1}, None),
         ({"dead": ("r2",)}, "backfill_replica_dead"),
         ({"readonly": True, "delay": 999}, "backfill_replica_readonly"),
         ({"expired": True, "behind": 999}, "backfill_replica_readonly"),

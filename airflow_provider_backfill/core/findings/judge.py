@@ -2,9 +2,14 @@
 
 from collections.abc import Iterable
 
+from .leftover_rules import LEFTOVER_RULES
 from .registry import Finding, Rule, RuleContext, Severity
-from .server_rules import SERVER_RULES
+from .replica_rules import REPLICA_RULES
+from .source_rules import SOURCE_RULES
 from .state_rules import STATE_RULES
+from .target_rules import TARGET_RULES
+from .user_rules import USER_RULES
+from .window_rules import WINDOW_RULES
 
 _ORDER = (Severity.ERROR, Severity.WARN, Severity.INFO)
 
@@ -21,4 +26,12 @@ def worst_first(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: _ORDER.index(finding.severity))
 
 
-RULES: tuple[Rule, ...] = (*STATE_RULES, *SERVER_RULES)
+RULES: tuple[Rule, ...] = (
+    *STATE_RULES,
+    *TARGET_RULES,
+    *SOURCE_RULES,
+    *WINDOW_RULES,
+    *REPLICA_RULES,
+    *USER_RULES,
+    *LEFTOVER_RULES,
+)

@@ -1,10 +1,8 @@
 """
-The words of the product as types: plan, chunk, event, run, finding.
+What a rule is, what it looks at, and what it finds.
 
-A :class:`Plan` is immutable and says everything that decides which rows are written. A
-:class:`Run` is never edited: it is what :mod:`.run` derives from a plan's events.
-Python names are snake_case; in JSON the keys are camelCase.
-Pure: standard library, pydantic and errors only.
+A module of rules has a :class:`RuleRegistry` and registers its functions there; :mod:`.judge` has the order of all.
+Pure.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,8 +13,8 @@ from typing import NamedTuple
 
 from ...errors import Remedy
 from ..coverage import FilledTwice
-from ..facts import ServerFacts
-from ..plan import Plan
+from ..facts import ServerFacts, TableName
+from ..plan import Plan, WriteMode
 from ..run_state import Run, RunStatus
 
 
@@ -105,6 +103,21 @@ class RuleContext:
         """Whether all of the plan's chunks have ended well."""
         return self.run is not None and self.run.status is RunStatus.COMPLETED
 
+    @property
+    def untouched(self) -> bool:
+        """Whether no chunk of the plan was ever started, so that it may be planned again."""
+        return self.run is None or self.run.status is RunStatus.PLANNED
+
+    @property
+    def stages(self) -> bool:
+        """Whether rows are staged before they reach the target, as they are before there is a plan."""
+        return self.plan is None or self.plan.write_mode is not WriteMode.INSERT
+
+    @property
+    def seen(self) -> ServerFacts:
+        """What was seen of the server; nothing for a plan that is finished: then only leftovers matter."""
+        return ServerFacts() if self.finished or self.server is None else self.server
+
 
 class Match(NamedTuple):
     """What a rule has found in a case; *severity* when it is another than the rule's own."""
@@ -166,3 +179,17 @@ class RuleRegistry(list[Rule]):
             return find
 
         return register
+
+
+def show_size(count: float) -> str:
+    """A number of bytes for a message."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def show_names(tables: Iterable[TableName]) -> str:
+    """The names of tables for a message."""
+    return ", ".join(str(table) for table in tables)

@@ -1,0 +1,149 @@
+"""The rules on what is read: sources, how the server reads them, and whom it shows their rows. Pure."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from ...errors import Flag
+from ..facts import TableName
+from ..remedy import chunk_hours_flag, plan_command, sql
+from ..sql import quote, quote_table
+from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity
+
+SOURCE_RULES = RuleRegistry(RuleScope.SERVER)
+_rule = SOURCE_RULES.rule
+
+
+@_rule(
+    "backfill_source_missing",
+    Severity.ERROR,
+    "A table that the plan reads is not there, or the server does not accept a statement any more.",
+    remedy="restore what the message names, or plan anew",
+)
+def _source_missing(case: RuleContext) -> Iterator[Match]:
+    facts = case.seen
+    for name in facts.missing_sources:
+        yield Match(f"The source {name} is not on {facts.address}, or {facts.user} may not see it.")
+    for scan in facts.scans:
+        if scan.error and scan.source not in facts.missing_sources:
+            yield Match(f"{scan.statement} is not accepted by the server any more: {scan.error}")
+
+
+@_rule(
+    "backfill_filter_missing",
+    Severity.ERROR,
+    "The time filter does not reach every read of the source, so each chunk would read rows of other chunks.",
+    remedy="make the name in the SELECT that of the source again, or plan anew with another `--filter-table`",
+)
+def _filter_missing(case: RuleContext) -> Iterator[Match]:
+    facts = case.seen
+    for scan in facts.scans:
+        if scan.facts is not None and (scan.facts.filtered == 0 or scan.facts.filtered < scan.facts.reads):
+            yield Match(
+                f"The time filter on {scan.source} takes effect in {scan.facts.filtered} of {scan.facts.reads} "
+                f"reads of it in {scan.statement}; every chunk would read rows of other chunks. "
+                "Read the source by its own name in the SELECT, not through merge() or a Buffer table."
+            )
+
+
+@_rule(
+    "backfill_not_pruned",
+    Severity.WARN,
+    "No index of the source uses the time column, so every chunk reads the whole source.",
+    remedy="fewer, larger chunks; or an index on the time column",
+)
+def _not_pruned(case: RuleContext) -> Iterator[Match]:
+    plan, facts = case.plan, case.seen
+    if plan is None or plan.chunk_count < 2:
+        return
+    for scan in facts.scans:
+        if scan.facts is None or scan.facts.pruned or not scan.facts.filtered:
+            continue
+        column = quote(plan.time_column)
+        index = quote(f"backfill_{plan.time_column}")
+        database, _, table = scan.source.partition(".")
+        yield Match(
+            f"No index of {scan.source} uses {plan.time_column}, so each of the {plan.chunk_count} chunks reads all "
+            "of it. Use larger chunks, or add an index.",
+            sql(
+                f"ALTER TABLE {quote_table(TableName(database, table))} ADD INDEX {index} {column} TYPE minmax "
+                f"GRANULARITY 1, MATERIALIZE INDEX {index} SETTINGS mutations_sync = 2"
+            ),
+        )
+
+
+@_rule(
+    "backfill_source_read_twice",
+    Severity.WARN,
+    "The SELECT reads the source more than once, and the filter applies to every read: rows outside a chunk "
+    "(the row before, the other side of a self-join) are not seen.",
+    remedy="`plan` with one chunk, or write the SELECT without the second read",
+)
+def _read_twice(case: RuleContext) -> Iterator[Match]:
+    plan, facts = case.plan, case.seen
+    if plan is None or plan.chunk_count < 2:
+        return
+    for scan in facts.scans:
+        if scan.facts is not None and scan.facts.reads > 1:
+            whole = (plan.end - plan.start) / timedelta(hours=1)
+            yield Match(
+                f"{scan.statement} reads {scan.source} {scan.facts.reads} times, and every read sees only the "
+                "chunk's own window. Where it looks at rows of another time, its result depends on the chunks; "
+                "one chunk for all of the window has no such bounds inside.",
+                plan_command(plan, chunk_hours_flag(whole)) if case.untouched else None,
+            )
+
+
+@_rule(
+    "backfill_select_unstable",
+    Severity.WARN,
+    "The SELECT gives other rows when it is asked again (now(), rand(), LIMIT BY without an order), so its "
+    "result cannot be held against the source and a retry may differ.",
+    remedy="take the value from the row, or sort before the LIMIT BY",
+)
+def _unstable(case: RuleContext) -> Iterator[Match]:
+    facts = case.seen
+    for trait in facts.traits:
+        if trait.functions:
+            calls = ", ".join(f"{name}()" for name in trait.functions)
+            yield Match(
+                f"{trait.statement} uses {calls}, which may give another value each time it is asked; "
+                "its rows are not held against the source."
+            )
+        if trait.unordered:
+            yield Match(
+                f"{trait.statement} has {trait.unordered} over rows in no order: which rows it keeps is left to "
+                "chance. Add an ORDER BY before it."
+            )
+
+
+@_rule(
+    "backfill_epoch_unit",
+    Severity.ERROR,
+    "The integers of the time column do not look like instants in the declared unit.",
+    remedy="`plan` with the `--time-unit` that the message names",
+)
+def _epoch(case: RuleContext) -> Iterator[Match]:
+    plan, facts = case.plan, case.seen
+    for epoch in facts.epochs:
+        # The unit is no part of a plan's identity: the new plan takes the place of this one.
+        remedy = None if plan is None else plan_command(plan, Flag("--time-unit", epoch.fitting), Flag("--force"))
+        yield Match(
+            f"{epoch.table}.{epoch.column} holds values such as {epoch.value}: as {epoch.declared} that is far from "
+            f"now, as {epoch.fitting} it is near.",
+            remedy,
+        )
+
+
+@_rule(
+    "backfill_row_policy",
+    Severity.WARN,
+    "A row policy hides rows of the source from this user, so they are not backfilled.",
+    remedy="let a user run the backfill who sees all rows",
+)
+def _row_policy(case: RuleContext) -> Iterator[Match]:
+    facts = case.seen
+    for policy in facts.policies:
+        yield Match(
+            f"A row policy shows {facts.user} only rows of {policy.table} with {policy.condition}; "
+            "the others are not backfilled. Run it as a user without the policy."
+        )

@@ -1,0 +1,251 @@
+"""The rules on the target: TTL, views, mutations, parts, disks, and what a write into it guarantees. Pure."""
+
+from collections.abc import Iterable, Iterator
+
+from ...errors import Command, Flag
+from ..facts import TableName, TtlFacts
+from ..instants import render_instant
+from ..plan import WriteMode
+from ..remedy import chunk_hours_flag, command, plan_command, short_instant, sql
+from ..run_state import RunStatus
+from ..sql import literal, quote_table, show_table, table_condition
+from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity, show_names, show_size
+
+TARGET_RULES = RuleRegistry(RuleScope.SERVER)
+_rule = TARGET_RULES.rule
+
+# Inserts are slowed down from the server's limit on; a backfill should not take the last parts.
+_PARTS_SHARE = 0.8
+# A chunk's rows, its staging table, and a merge of it.
+_COPIES = 3
+
+
+@_rule(
+    "backfill_environment",
+    Severity.WARN,
+    "The ClickHouse that was asked is not the one the plan was made on.",
+    remedy="ask the other one, or `run --force-environment` when both are the same",
+)
+def _environment(case: RuleContext) -> Iterator[Match]:
+    plan, facts = case.plan, case.seen
+    if plan is not None and facts.address and plan.environment != facts.address:
+        verb = "run" if case.run is None or case.run.status is RunStatus.PLANNED else "resume"
+        yield Match(
+            f"The plan was made on {plan.environment}, and this is {facts.address}.",
+            command(verb, plan.plan_id, "--force-environment"),
+        )
+
+
+@_rule(
+    "backfill_target_missing",
+    Severity.ERROR,
+    "The target is not there, or this user may not see it.",
+    remedy="create it, or choose the right server",
+)
+def _target_missing(case: RuleContext) -> Iterator[Match]:
+    facts = case.seen
+    if facts.target and facts.storage is None:
+        yield Match(
+            f"There is no table {facts.target} on {facts.address} that {facts.user} can see. "
+            "Create it, or point --clickhouse-url to the server that has it."
+        )
+
+
+@_rule(
+    "backfill_ttl_deletes",
+    Severity.ERROR,
+    "The target's TTL would delete rows of the window soon after they have been written.",
+    remedy="lengthen or remove the TTL, or plan a window that is not past it",
+)
+def _ttl(case: RuleContext) -> Iterator[Match]:
+    facts = case.seen
+    if facts.storage is not None:
+        yield from past_ttl(facts.target, facts.storage, facts.ttls)
+
+
+def past_ttl(target: str, storage: TableName, ttls: Iterable[TtlFacts]) -> Iterator[Match]:
+    """What is to be said of a window that is partly past the target's TTL."""
+    for ttl in ttls:
+        if ttl.until is not None:
+            yield Match(
+                f"The TTL of {target} ({ttl.expression}) deletes rows before about {render_instant(ttl.until)}, "
+                "and the window has such rows: a merge would delete them after the backfill.",
+                sql(f"ALTER TABLE {quote_table(storage)} REMOVE TTL"),
+            )
+
+
+@_rule(
+    "backfill_views_missed",
+    Severity.WARN,
+    "Partitions that are moved or replaced fire no views, so the views on the target do not see the rows.",
+    remedy="once this is done, `plan` and `run` what the views fill",
+)
+def _views_missed(case: RuleContext) -> Iterator[Match]:
+    plan, facts = case.plan, case.seen
+    if not case.stages:
+        return
+    for view in facts.views_fired:
+        filled = facts.view_targets.get(view, view)
+        remedy = None
+        if plan is not None:
+            window = Flag("--from", short_instant(plan.start)), Flag("--to", short_instant(plan.end))
+            remedy = Command("plan", flags=(Flag("--target", show_table(filled)), *window))
+        yield Match(
+            f"Moving partitions into {facts.target} does not fire the view {view}, so {filled} misses the rows. "
+            "Backfill it as well, once this is done.",
+            remedy,
+        )
+
+
+@_rule(
+    "backfill_views_doubled",
+    Severity.WARN,
+    "Rows are inserted directly, so the views on the target fire; a retried chunk fires them again.",
+    remedy="stage into the MergeTree table behind the target, or rebuild what the views fill afterwards",
+)
+def _views_doubled(case: RuleContext) -> Iterator[Match]:
+    facts = case.seen
+    if facts.views_fired and not case.stages:
+        yield Match(
+            f"Each insert into {facts.target} fires {show_names(facts.views_fired)}; an attempt that fails midway and "
+            "is retried gives them the same rows twice."
+        )
+
+
+@_rule(
+    "backfill_view_refreshable",
+    Severity.ERROR,
+    "A refreshable view replaces the target's rows on its own schedule, the backfilled ones included.",
+    remedy="stop the view while the backfill is needed",
+)
+def _refreshable(case: RuleContext) -> Iterator[Match]:
+    facts = case.seen
+    for view in facts.views_refreshed:
+        yield Match(
+            f"{view} is a refreshable view that replaces the rows of {facts.target} each time it refreshes.",
+            sql(f"SYSTEM STOP VIEW {quote_table(view)}"),
+        )
+
+
+@_rule(
+    "backfill_mutation_unfinished",
+    Severity.WARN,
+    "A mutation of the target or a source is not done, so rows change while they are copied; one that fails "
+    "blocks later ones, such as the deletion of a window.",
+    remedy="wait until it is done; one that fails for ever must be killed",
+)
+def _mutations(case: RuleContext) -> Iterator[Match]:
+    facts = case.seen
+    for mutation in facts.mutations:
+        state = f"fails: {mutation.error}" if mutation.error else f"has {mutation.parts_to_do} parts to do"
+        table = mutation.table
+        yield Match(
+            f"The mutation {mutation.id} of {table} ({mutation.command}) {state}.",
+            sql(f"KILL MUTATION WHERE {table_condition(table)} AND mutation_id = {literal(mutation.id)}")
+            if mutation.error
+            else None,
+            Severity.ERROR if mutation.error else None,
+        )
+
+
+@_rule(
+    "backfill_parts_limit",
+    Severity.WARN,
+    "A partition of the target has nearly as many parts as its server bears; inserts and moves are slowed down, "
+    "then refused.",
+    remedy="let merges catch up, or merge the partition",
+)
+def _parts(case: RuleContext) -> Iterator[Match]:
+    facts = case.seen
+    for parts in facts.parts:
+        refused = parts.parts >= parts.throw or parts.total >= parts.total_limit
+        if refused or parts.parts >= parts.delay * _PARTS_SHARE or parts.total >= parts.total_limit * _PARTS_SHARE:
+            yield Match(
+                f"Partition {parts.partition} of {parts.table} has {parts.parts} parts (slowed down from "
+                f"{parts.delay}, refused from {parts.throw}), the table {parts.total} (refused from "
+                f"{parts.total_limit}).",
+                sql(f"OPTIMIZE TABLE {quote_table(parts.table)} PARTITION ID {literal(parts.partition)} FINAL"),
+                Severity.ERROR if refused else None,
+            )
+
+
+@_rule(
+    "backfill_drop_limit",
+    Severity.ERROR,
+    "A partition that is to be replaced is larger than `max_partition_size_to_drop`, and this user may not lift "
+    "that limit for a query.",
+    remedy="raise the limit in the server's configuration, or remove the constraint",
+)
+def _drop_limit(case: RuleContext) -> Iterator[Match]:
+    facts, plan = case.seen, case.plan
+    if plan is None or plan.write_mode is not WriteMode.REPLACE or not facts.drop_limit:
+        return
+    largest = max((parts.largest for parts in facts.parts if parts.table == facts.storage), default=0)
+    if facts.drop_limit_tied and largest > facts.drop_limit:
+        yield Match(
+            f"The largest partition of {facts.target} is {show_size(largest)}, replacing it is refused over "
+            f"{show_size(facts.drop_limit)} (max_partition_size_to_drop), and {facts.user} may not change that setting."
+        )
+
+
+@_rule(
+    "backfill_disk_space",
+    Severity.ERROR,
+    "The target's disks have less free space than the largest chunks, their staging tables and a merge need.",
+    remedy="free space, or make chunks smaller",
+)
+def _disk(case: RuleContext) -> Iterator[Match]:
+    facts, plan = case.seen, case.plan
+    if plan is None or not facts.disks or facts.estimate is None:
+        return
+    per_row = facts.estimate.bytes_per_row
+    if per_row is None:
+        return
+    need = facts.estimate.largest * per_row * _COPIES
+    free = sum(disk.free for disk in facts.disks)
+    if free < need:
+        disks = ", ".join(f"{disk.name} {show_size(disk.free)}" for disk in facts.disks)
+        remedy = None
+        if facts.proposed_hours is not None and facts.proposed_hours < (plan.chunk_hours or 0) and case.untouched:
+            remedy = plan_command(plan, chunk_hours_flag(facts.proposed_hours))
+        yield Match(
+            f"The disks of {facts.target} have {show_size(free)} free ({disks}); the largest chunk, its staging table "
+            f"and a merge of it need about {show_size(need)}.",
+            remedy,
+        )
+
+
+@_rule(
+    "backfill_write_guarantee",
+    Severity.WARN,
+    "The plan writes straight into the target, so rows arrive at least once, not exactly once.",
+    remedy="plan a backfill of the MergeTree table behind the target, which can be staged",
+)
+def _guarantee(case: RuleContext) -> Iterator[Match]:
+    plan, facts = case.plan, case.seen
+    if plan is not None and facts.storage is not None and not case.stages:
+        yield Match(f"{plan.mode_reason} {plan.guarantee}")
+
+
+@_rule(
+    "backfill_token_ignored",
+    Severity.INFO,
+    "Deduplication tokens do nothing on this target or version. Staging does not rely on them; a plain INSERT "
+    "has no second belt then.",
+    remedy="for a plain INSERT, give the target a deduplication window",
+)
+def _tokens(case: RuleContext) -> Iterator[Match]:
+    facts, plan = case.seen, case.plan
+    if plan is None or not plan.use_tokens:
+        return
+    severity = None if case.stages else Severity.WARN
+    if facts.version[:2] in ((26, 1), (26, 2)):
+        version = ".".join(str(part) for part in facts.version)
+        yield Match(f"ClickHouse {version} ignores the deduplication token of an INSERT … SELECT.", severity=severity)
+    elif facts.token_window == 0 and facts.storage is not None and not case.stages:
+        yield Match(
+            f"{facts.target} keeps no deduplication log (non_replicated_deduplication_window = 0), so tokens are "
+            "ignored and a retried insert may double rows.",
+            sql(f"ALTER TABLE {quote_table(facts.storage)} MODIFY SETTING non_replicated_deduplication_window = 1000"),
+            severity,
+        )

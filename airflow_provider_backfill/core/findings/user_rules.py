@@ -1,0 +1,41 @@
+"""The rules on the user: rights and settings. Pure."""
+
+from collections.abc import Iterator
+
+from ..remedy import sql
+from ..sql import quote
+from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity
+
+USER_RULES = RuleRegistry(RuleScope.SERVER)
+_rule = USER_RULES.rule
+
+
+@_rule(
+    "backfill_grant_missing",
+    Severity.ERROR,
+    "The user lacks a right that the plan needs.",
+    remedy="grant it",
+)
+def _grants(case: RuleContext) -> Iterator[Match]:
+    facts = case.seen
+    for grant in facts.grants:
+        yield Match(
+            f"{facts.user} lacks {grant.right} on {grant.on}.",
+            sql(f"GRANT {grant.right} ON {grant.on} TO {quote(facts.user)}"),
+        )
+
+
+@_rule(
+    "backfill_setting_constrained",
+    Severity.ERROR,
+    "A setting that a backfill relies on may not be set so by this user.",
+    remedy="remove the constraint from the user's profile",
+)
+def _settings(case: RuleContext) -> Iterator[Match]:
+    facts = case.seen
+    for setting in facts.settings:
+        yield Match(
+            f"{facts.user} may not set {setting.name} = {setting.wanted} (it is "
+            f"{setting.value}, {setting.reason}), so statements of the backfill are refused. "
+            "Remove the constraint from the user's profile."
+        )
