@@ -26,10 +26,10 @@ from .commands.run import RunFlags, run_plan
 from .commands.session import Session
 from .commands.status import window_status
 from .core.instants import parse_instant
+from .core.names import parse_table
 from .core.plain_text import plain_line
 from .core.plan import Plan
 from .core.run_state import Run, RunStatus
-from .core.sql import parse_table
 
 _SAME_LINE_SECONDS = 300.0
 _NEW_LINE_SECONDS = 15.0

@@ -27,9 +27,9 @@ from airflow_provider_backfill.commands.run import RunFlags, run_plan
 from airflow_provider_backfill.commands.session import Session
 from airflow_provider_backfill.core.chunking import Chunking
 from airflow_provider_backfill.core.instants import parse_instant
+from airflow_provider_backfill.core.names import parse_table
 from airflow_provider_backfill.core.plan import PlanRequest
 from airflow_provider_backfill.core.run_state import ChunkStatus
-from airflow_provider_backfill.core.sql import parse_table
 from airflow_provider_backfill.errors import BackfillError
 from airflow_provider_backfill.options import parse_options
 from airflow_provider_backfill.state.store import open_store

@@ -38,10 +38,11 @@ def read_request(call: Call, options: "Options") -> "PlanRequest":
     from ..core.chunking import AUTO
     from ..core.facts import TIME_UNITS
     from ..core.instants import parse_instant
+    from ..core.names import parse_table
     from ..core.parameters import read_formats
     from ..core.plan import PlanRequest, WriteMode
     from ..core.query_settings import settings_as_text
-    from ..core.sql import parse_filter, parse_table
+    from ..core.sql import parse_filter
 
     sources = call.given([ALL_FLAGS[name] for name in ("--source", "--select", "--select-file")])
     if len(sources) > 1:
@@ -264,7 +265,7 @@ def named_plan(call: Call, session: "Session") -> str:
         RequestError: No plan is named, two ways are used at once, or the name fits several plans.
     """
     from ..commands.find_plan import find_plan_id, last_plan_id, plan_id_of_target
-    from ..core.sql import parse_table
+    from ..core.names import parse_table
 
     name, target = call.text("--plan-id"), call.text("--target")
     ways = [way for way, used in (("--plan-id", name), ("--last", call.on("--last")), ("--target", target)) if used]
@@ -325,7 +326,7 @@ def _cancel(call: Call) -> Payload:
 
 def _doctor(call: Call) -> Payload:
     from ..commands.doctor import diagnose
-    from ..core.sql import parse_table
+    from ..core.names import parse_table
 
     session, target = open_session(call, read_options(call)), call.text("--target")
     if target is not None and call.text("--plan-id") is None and not call.on("--last"):
@@ -335,7 +336,7 @@ def _doctor(call: Call) -> Payload:
 
 def _check(call: Call) -> Payload:
     from ..commands.check import check_backfills
-    from ..core.sql import parse_table
+    from ..core.names import parse_table
     from . import ci_reports
     from .required_file import read_required
 
@@ -365,7 +366,7 @@ def _age(text: str) -> "timedelta":
 def _coverage(call: Call) -> Payload:
     from ..commands.coverage import read_coverage
     from ..core.instants import parse_instant
-    from ..core.sql import parse_table
+    from ..core.names import parse_table
 
     target = parse_table(call.need("--target", "write --target database.table"), "target")
     bounds = (call.text(name) for name in ("--from", "--to"))
@@ -421,8 +422,8 @@ def _repair(call: Call) -> Payload:
 
 def _list(call: Call) -> Payload:
     from ..commands.list import list_plans
+    from ..core.names import parse_table
     from ..core.run_state import RunStatus
-    from ..core.sql import parse_table
 
     target = call.text("--target")
     return list_plans(

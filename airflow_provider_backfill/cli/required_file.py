@@ -8,7 +8,7 @@ from typing import Any
 from ..core.findings.registry import RequiredBackfill
 from ..core.instants import parse_instant, render_instant
 from ..core.masking import shorten_message
-from ..core.sql import parse_table, show_table
+from ..core.names import parse_table, show_table
 from ..errors import ConfigError, RequestError
 from .environment import read_file
 

@@ -11,7 +11,8 @@ from datetime import datetime
 
 from ..core.facts import Column, SelectFacts, TableFacts, TableName, TimeKind, ViewFacts
 from ..core.instants import from_ms
-from ..core.sql import literal, milliseconds, parse_table, quote, quote_table, table_condition
+from ..core.names import parse_table, quote
+from ..core.sql import literal, milliseconds, quote_table, table_condition
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from .client import ClickHouse
 from .cluster import find_replicas

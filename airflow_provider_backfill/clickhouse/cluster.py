@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 from ..core.facts import REPLICATED_ENGINE, Replicas, TableName
-from ..core.sql import literal, quote, quote_table, table_condition
+from ..core.names import quote
+from ..core.sql import literal, quote_table, table_condition
 from ..errors import Advice, ServerError, Sql, StatementRefusedError
 from .client import ClickHouse
 

@@ -22,8 +22,9 @@ from ..core.facts import (
     TableName,
     TimeKind,
 )
+from ..core.names import parse_table, quote
 from ..core.plan import Plan, Statement
-from ..core.sql import chunk_filter, literal, parse_table, quote, quote_table, table_condition
+from ..core.sql import chunk_filter, literal, quote_table, table_condition
 from ..errors import ServerError, ServerUnreachableError, StatementRefusedError
 from . import catalog, query_plan
 from .client import ClickHouse

@@ -24,6 +24,7 @@ from typing import Any
 
 from ..core.column_types import is_comparable
 from ..core.facts import Replicas, TableFacts, TableName
+from ..core.names import show_table
 from ..core.plan import Chunk, Plan, Statement, WriteMode
 from ..core.remedy import command
 from ..core.run_state import ContentSums, Staged
@@ -37,7 +38,6 @@ from ..core.sql import (
     quote_table,
     replicated_staging_table,
     sealed_table,
-    show_table,
     source_checksum_sql,
     staging_table,
     table_checksum_sql,

@@ -12,9 +12,10 @@ from datetime import timedelta
 
 from ..core.facts import TableName
 from ..core.instants import from_ms, render_instant
+from ..core.names import quote
 from ..core.plan import Chunk, Plan, WriteMode
 from ..core.remedy import command, plan_command, short_instant
-from ..core.sql import milliseconds, quote, quote_table, time_filter
+from ..core.sql import milliseconds, quote_table, time_filter
 from ..core.window import Slice, whole_days
 from ..errors import Advice, Flag, RequestError
 from .attempt import Attempt, Neighbour

@@ -12,8 +12,9 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from ..core.facts import ScanFacts, TableName
+from ..core.names import parse_table, quote
 from ..core.plan import FilteredTable
-from ..core.sql import filter_setting, parse_table, quote
+from ..core.sql import filter_setting
 from ..errors import StatementRefusedError
 from .client import ClickHouse
 

@@ -6,8 +6,9 @@ from statistics import median_low
 
 from ..core.facts import Estimate, TableName, TimeKind
 from ..core.instants import from_ms
+from ..core.names import parse_table, quote
 from ..core.plan import FilteredTable
-from ..core.sql import bound_before, milliseconds, parse_table, quote, quote_table, table_condition, time_filter
+from ..core.sql import bound_before, milliseconds, quote_table, table_condition, time_filter
 from ..errors import StatementRefusedError
 from .client import LONG_TEXT, ClickHouse
 from .source_rows import rows_by_index

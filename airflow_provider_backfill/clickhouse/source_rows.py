@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from ..core.facts import TableName, TimeKind
 from ..core.instants import from_ms
-from ..core.sql import bound_before, literal, milliseconds, quote, quote_table, table_condition, time_filter
+from ..core.names import quote
+from ..core.sql import bound_before, literal, milliseconds, quote_table, table_condition, time_filter
 from ..errors import StatementRefusedError
 from .client import LONG_TEXT, ClickHouse
 

@@ -18,8 +18,9 @@ from ..core.facts import (
 )
 from ..core.instants import from_ms, to_ms
 from ..core.masking import mask_message
+from ..core.names import quote
 from ..core.plan import Plan
-from ..core.sql import instant_sql, literal, quote
+from ..core.sql import instant_sql, literal
 from ..errors import StatementRefusedError
 from .client import ClickHouse
 

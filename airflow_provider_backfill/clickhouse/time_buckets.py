@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from ..core.adding_up.case import BucketFacts, BucketKey
 from ..core.facts import TableName, TimeColumn, TimeKind
 from ..core.instants import MS_PER_DAY, from_ms, to_ms
-from ..core.sql import instant_sql, instants, literal, milliseconds, quote
+from ..core.names import quote
+from ..core.sql import instant_sql, instants, literal, milliseconds
 from ..errors import StatementRefusedError
 from .client import LONG_TEXT, ClickHouse
 

@@ -15,17 +15,10 @@ from typing import Any, NamedTuple
 from ..core.column_types import unwrap_type
 from ..core.facts import Column, TableFacts, TableName
 from ..core.instants import from_ms
+from ..core.names import parse_table, quote
 from ..core.plan import FilteredTable
 from ..core.sampling import Slice
-from ..core.sql import (
-    bound_before,
-    create_like,
-    milliseconds,
-    parse_table,
-    quote,
-    quote_table,
-    slices_condition,
-)
+from ..core.sql import bound_before, create_like, milliseconds, quote_table, slices_condition
 from .attempt import drop_tables
 from .client import LONG_TEXT, ClickHouse
 

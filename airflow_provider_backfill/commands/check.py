@@ -10,9 +10,9 @@ from ..core.facts import TableName
 from ..core.findings.judge import judge, worst_first
 from ..core.findings.registry import Finding, RequiredBackfill, RuleContext, Severity
 from ..core.findings.signal import Signal, signal_of
+from ..core.names import show_table
 from ..core.plan import Plan
 from ..core.run_state import ChunkStatus, RunStatus
-from ..core.sql import show_table
 from ..errors import BackfillError, DamagedStateError, command_of
 from .filled_windows import filled_twice
 from .lease import utc_now

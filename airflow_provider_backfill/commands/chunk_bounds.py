@@ -21,9 +21,10 @@ from ..core.facts import ScanFacts, TableFacts, TableName
 from ..core.ids import chunk_id
 from ..core.instants import MS_PER_DAY, from_ms, render_instant, to_ms
 from ..core.key_ranges import cut_by_hash, cut_by_key
+from ..core.names import parse_table
 from ..core.plan import Chunk, Plan, WriteMode
 from ..core.planner import check_chunk_count
-from ..core.sql import filter_setting, parse_table, slices_condition
+from ..core.sql import filter_setting, slices_condition
 from ..errors import Advice, BackfillError, Flag, RequestError
 from . import adding_up, plan_inputs
 

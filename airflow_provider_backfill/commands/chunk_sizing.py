@@ -20,9 +20,10 @@ from ..core.findings.window_rules import LARGE_BYTES, LARGE_ROWS, MANY_CHUNKS, S
 from ..core.ids import plan_id
 from ..core.instants import to_ms
 from ..core.model import whole
+from ..core.names import parse_table
 from ..core.plan import Chunk, Plan, WriteMode
 from ..core.remedy import pass_flags
-from ..core.sql import parse_table, time_filter
+from ..core.sql import time_filter
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from . import adding_up
 

@@ -11,11 +11,11 @@ from ..core.facts import Misalignment, ServerFacts, TableName
 from ..core.findings.judge import judge
 from ..core.findings.registry import RuleContext, Severity
 from ..core.findings.signal import signal_of
+from ..core.names import parse_table, show_table
 from ..core.plan import Plan
 from ..core.remedy import plan_command
 from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus, Run
-from ..core.sql import parse_table, show_table
 from ..errors import Advice, Flag, MisalignedError, RequestError, ServerError, StatementRefusedError
 from . import adding_up, chunk_sizing, plan_inputs
 from .filled_windows import meeting_plans

@@ -3,9 +3,9 @@
 import re
 
 from ..core.facts import TableName
+from ..core.names import show_table
 from ..core.plan import Plan
 from ..core.run_state import RunStatus
-from ..core.sql import show_table
 from ..errors import Advice, Command, DamagedStateError, Flag, PlanNotFoundError, RequestError
 from .list import readable_runs
 from .session import Session

@@ -18,11 +18,11 @@ from ..core.ids import plan_id
 from ..core.instants import render_instant
 from ..core.masking import literal_calls
 from ..core.model import whole
+from ..core.names import show_table
 from ..core.plan import AddsUp, Plan, PlanRequest, Proof, WriteMode
 from ..core.planner import GUARANTEE, check_window, differences, write_mode
 from ..core.remedy import command, short_instant
 from ..core.run_state import ChunkStatus, Run
-from ..core.sql import show_table
 from ..errors import Advice, Flag, RequestError
 from . import adding_up, chunk_bounds, chunk_sizing, plan_checks, plan_inputs, source_statements, trying
 from .filled_windows import meeting_plans

@@ -8,8 +8,8 @@ from ..clickhouse.cluster import insert_quorum
 from ..clickhouse.rights import missing_grants
 from ..clickhouse.shards import shards_with, spread_of
 from ..core.facts import TableFacts
+from ..core.names import parse_table, quote
 from ..core.plan import PlanRequest, Statement, WriteMode
-from ..core.sql import parse_table, quote
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from .plan_inputs import target_facts
 

@@ -15,10 +15,11 @@ from ..clickhouse.shards import spread_of
 from ..core.column_types import time_kind
 from ..core.facts import TABLE_FUNCTION, CutoverFacts, ScanFacts, TableFacts, TableName, TimeColumn
 from ..core.instants import MS_PER_DAY, from_ms
+from ..core.names import parse_table
 from ..core.parameters import parameter_settings
 from ..core.plan import FilteredTable, Plan, PlanRequest, Statement, TargetTime
 from ..core.planner import check_scan, find_time_column
-from ..core.sql import parse_table, time_filter
+from ..core.sql import time_filter
 from ..core.window import whole_days
 from ..errors import Advice, Flag, RequestError
 from ..options import Options

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from ..core.facts import TableName
 from ..core.instants import render_instant
+from ..core.names import show_table
 from ..core.run_state import ChunkStatus, RunStatus
-from ..core.sql import show_table
 from .coverage import read_coverage
 from .lease import has_live_worker, utc_now
 from .list import readable_runs

@@ -14,14 +14,9 @@ from ..clickhouse.source_rows import uncompressed_bytes_per_row
 from ..core.facts import TableFacts, TableName
 from ..core.instants import render_instant
 from ..core.masking import mask_secrets
+from ..core.names import parse_table
 from ..core.plan import Chunk, Plan, WriteMode
-from ..core.sql import (
-    chunk_filter,
-    insert_select,
-    parse_table,
-    pasteable,
-    staging_table,
-)
+from ..core.sql import chunk_filter, insert_select, pasteable, staging_table
 from ..errors import StatementRefusedError
 from .chunk_sizing import chunk_rows
 from .session import Payload

@@ -18,11 +18,11 @@ from ..core.events import Event, RunPaused, RunReplayed, RunResumed, RunStarted
 from ..core.facts import TableFacts
 from ..core.hours import ANY_TIME, Schedule
 from ..core.instants import render_instant
+from ..core.names import parse_table
 from ..core.plan import Plan, WriteMode
 from ..core.remedy import command
 from ..core.run_state import ChunkStatus, Run, RunStatus
 from ..core.select_text import read_select
-from ..core.sql import parse_table
 from ..errors import Advice, ConfigError, Flag, RequestError, ServerError, StatementRefusedError
 from ..state.run_log import RunLog
 from . import plan_inputs

@@ -6,13 +6,14 @@ from dataclasses import replace
 from ..clickhouse import catalog, query_sources, query_tree
 from ..clickhouse.client import ClickHouse
 from ..core.facts import TABLE_FUNCTION, QuerySource, SelectFacts, TableFacts, TableName, TimeKind
+from ..core.names import parse_table, show_table
 from ..core.parameters import parameter_settings, read_parameters
 from ..core.plan import FilteredTable, Parameter, PlanRequest, Statement, TableFilter
 from ..core.planner import converted_columns, defaulted_columns, find_time_column, insert_columns
 from ..core.query_settings import check_settings
 from ..core.query_tree import Node
 from ..core.select_text import read_select
-from ..core.sql import copy_select, parse_table, show_table
+from ..core.sql import copy_select
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from .plan_inputs import target_facts, type_of
 

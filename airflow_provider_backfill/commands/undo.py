@@ -2,11 +2,12 @@
 
 from ..clickhouse import attempt, catalog, publish
 from ..core.events import RunUndone
+from ..core.names import parse_table
 from ..core.plan import WriteMode
 from ..core.remedy import command
 from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus
-from ..core.sql import backup_table, parse_table, quote_table
+from ..core.sql import backup_table, quote_table
 from ..errors import Advice, Flag, RequestError
 from . import plan_inputs
 from .lease import has_live_worker, utc_now

@@ -16,11 +16,12 @@ from ..clickhouse.execute import content_at_source
 from ..clickhouse.trial import Difference, compare_merged, private_tables, signs_differ
 from ..core.facts import TableFacts
 from ..core.instants import render_instant, to_ms
+from ..core.names import parse_table, quote
 from ..core.plan import Chunk, Plan
 from ..core.remedy import command
 from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus, ContentSums, Run
-from ..core.sql import milliseconds, parse_table, quote, table_checksum_sql, time_filter
+from ..core.sql import milliseconds, table_checksum_sql, time_filter
 from ..core.window import Slice, whole_days
 from ..errors import RequestError, StatementRefusedError
 from . import plan_inputs

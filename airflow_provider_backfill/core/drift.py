@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 from .facts import TableFacts
+from .names import parse_table
 from .plan import Plan, Statement
-from .sql import parse_table
 
 
 def compatibility_token(statements: Sequence[Statement], target: TableFacts, *, use_tokens: bool) -> str:

@@ -15,11 +15,10 @@ from itertools import pairwise
 from ..errors import Advice, Flag, RequestError
 from .facts import Column, Replicas, TableName, TimeKind
 from .instants import MS_PER_DAY, render_instant, to_ms
+from .names import parse_table, quote
 from .parameters import parameter_settings
 from .plan import Chunk, FilteredTable, Plan, Statement, TableFilter, TimeLabel
 
-_WORD = re.compile(r"[^\W\d]\w*(?:-\w+)*")
-_NAME = re.compile(r"`((?:[^`\\]|\\.|``)+)`|\"((?:[^\"\\]|\\.|\"\")+)\"|([^\W\d]\w*(?:-\w+)*)")
 # What separates or nests expressions; texts and quoted names are taken whole.
 _SEPARATOR = re.compile(r"'(?:[^'\\]|\\.)*(?:'|\Z)|`(?:[^`\\]|\\.)*(?:`|\Z)|[()\[\],]", re.DOTALL)
 
@@ -32,28 +31,6 @@ def _content(names: Iterable[str]) -> str:
 def row_hash(names: Iterable[str]) -> str:
     """A hash of the columns *names* of a row. The tuple is needed: the hash of a bare NULL is NULL."""
     return f"cityHash64(tuple({_list(names)}))"
-
-
-def parse_table(text: str, what: str) -> TableName:
-    """
-    Read ``database.table``; parts with other characters than letters, digits, ``_`` and ``-`` stand in backticks.
-
-    Raises:
-        RequestError: It is not such a name; *what* (``target``, ``source``) is named in the message.
-    """
-    trimmed = text.strip()
-    first = _NAME.match(trimmed)
-    second = (
-        _NAME.fullmatch(trimmed, first.end() + 1) if first and trimmed[first.end() : first.end() + 1] == "." else None
-    )
-    if not (first and second):
-        raise RequestError(
-            f"The {what} {text!r} is not a table name.",
-            remedy=Advice(
-                "write {}, with backticks around a name that has other characters", Flag(f"--{what}", "database.table")
-            ),
-        )
-    return TableName(_unquoted(first), _unquoted(second))
 
 
 def parse_filter(text: str) -> TableFilter:
@@ -69,24 +46,6 @@ def parse_filter(text: str) -> TableFilter:
             f"The filter-table {text!r} names no column.", hint="write --filter-table database.table=column"
         )
     return TableFilter(parse_table(table, "filter-table"), column.strip().strip("`") or None)
-
-
-def _unquoted(match: re.Match[str]) -> str:
-    backticked, quoted, word = match.groups()
-    if word:
-        return str(word)
-    text = backticked if backticked is not None else quoted
-    return re.sub(r"\\(.)|(`)`|(\")\"", lambda m: m.group(1) or m.group(2) or m.group(3), text)
-
-
-def show_table(name: TableName) -> str:
-    """The name as it goes into a plan: bare where it can be, else in backticks, so that it reads back the same."""
-    return ".".join(part if _WORD.fullmatch(part) else quote(part) for part in name)
-
-
-def quote(name: str) -> str:
-    """An identifier in backticks."""
-    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
 
 
 def quote_table(name: TableName) -> str:

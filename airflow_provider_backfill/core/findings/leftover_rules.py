@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from ..facts import ServerFacts
+from ..names import quote
 from ..remedy import sql
 from ..run_state import ChunkStatus, RunStatus
-from ..sql import literal, quote, quote_table
+from ..sql import literal, quote_table
 from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity
 
 LEFTOVER_RULES = RuleRegistry(RuleScope.SERVER)

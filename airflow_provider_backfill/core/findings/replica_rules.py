@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from ...errors import Advice
+from ..names import quote
 from ..remedy import sql
-from ..sql import literal, quote, quote_table
+from ..sql import literal, quote_table
 from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity
 
 REPLICA_RULES = RuleRegistry(RuleScope.SERVER)

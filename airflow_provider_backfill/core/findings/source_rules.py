@@ -5,8 +5,9 @@ from datetime import timedelta
 
 from ...errors import Flag
 from ..facts import TableName
+from ..names import quote
 from ..remedy import chunk_hours_flag, plan_command, sql
-from ..sql import quote, quote_table
+from ..sql import quote_table
 from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity
 
 SOURCE_RULES = RuleRegistry(RuleScope.SERVER)

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Iterator
 from ...errors import Command, Flag
 from ..facts import TableName, TtlFacts
 from ..instants import render_instant
+from ..names import show_table
 from ..plan import WriteMode
 from ..remedy import chunk_hours_flag, command, plan_command, short_instant, sql
 from ..run_state import RunStatus
-from ..sql import literal, quote_table, show_table, table_condition
+from ..sql import literal, quote_table, table_condition
 from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity, show_names, show_size
 
 TARGET_RULES = RuleRegistry(RuleScope.SERVER)

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from ..names import quote
 from ..remedy import sql
-from ..sql import quote
 from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity
 
 USER_RULES = RuleRegistry(RuleScope.SERVER)

@@ -26,9 +26,10 @@ from ...core.findings.signal import Signal, signal_of
 from ...core.instants import render_instant, to_ms
 from ...core.masking import mask_secrets
 from ...core.model import whole
+from ...core.names import parse_table
 from ...core.plan import Chunk, Plan, WriteMode
 from ...core.run_state import ChunkStatus, Run, RunStatus
-from ...core.sql import chunk_filter, insert_select, parse_table, pasteable, quote_table, staging_table
+from ...core.sql import chunk_filter, insert_select, pasteable, quote_table, staging_table
 from ...errors import Advice, DamagedStateError, RequestError
 from ...state import damage
 from ...state.layout import check_plan_id

@@ -1,0 +1,49 @@
+"""The names of tables and columns: read, shown, quoted. Pure."""
+
+import re
+
+from ..errors import Advice, Flag, RequestError
+from .facts import TableName
+
+_WORD = re.compile(r"[^\W\d]\w*(?:-\w+)*")
+_NAME = re.compile(r"`((?:[^`\\]|\\.|``)+)`|\"((?:[^\"\\]|\\.|\"\")+)\"|([^\W\d]\w*(?:-\w+)*)")
+
+
+def parse_table(text: str, what: str) -> TableName:
+    """
+    Read ``database.table``; parts with other characters than letters, digits, ``_`` and ``-`` stand in backticks.
+
+    Raises:
+        RequestError: It is not such a name; *what* (``target``, ``source``) is named in the message.
+    """
+    trimmed = text.strip()
+    first = _NAME.match(trimmed)
+    second = (
+        _NAME.fullmatch(trimmed, first.end() + 1) if first and trimmed[first.end() : first.end() + 1] == "." else None
+    )
+    if not (first and second):
+        raise RequestError(
+            f"The {what} {text!r} is not a table name.",
+            remedy=Advice(
+                "write {}, with backticks around a name that has other characters", Flag(f"--{what}", "database.table")
+            ),
+        )
+    return TableName(_unquoted(first), _unquoted(second))
+
+
+def _unquoted(match: re.Match[str]) -> str:
+    backticked, quoted, word = match.groups()
+    if word:
+        return str(word)
+    text = backticked if backticked is not None else quoted
+    return re.sub(r"\\(.)|(`)`|(\")\"", lambda m: m.group(1) or m.group(2) or m.group(3), text)
+
+
+def show_table(name: TableName) -> str:
+    """The name as it goes into a plan: bare where it can be, else in backticks, so that it reads back the same."""
+    return ".".join(part if _WORD.fullmatch(part) else quote(part) for part in name)
+
+
+def quote(name: str) -> str:
+    """An identifier in backticks."""
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
