@@ -5,7 +5,13 @@ from collections.abc import Iterable
 from airflow_provider_backfill.core.findings.judge import RULES
 from airflow_provider_backfill.core.findings.registry import Rule, RuleScope
 
+# The tables need the whole width.
 _HEAD = """\
+---
+hide:
+  - toc
+---
+
 # Findings
 
 <!-- Written by `python -m docs.generate` from the rules; do not edit. -->

@@ -83,7 +83,8 @@ def _flags(flags: tuple[Any, ...]) -> Iterator[str]:
 
 def _options() -> str:
     lines = [
-        "# Options\n",
+        # Its tables need the whole width.
+        "---\nhide:\n  - toc\n---\n\n# Options\n",
         _MARK,
         "From the strongest to the weakest: a flag or an operator's argument, the environment,",
         "`clickhouse-backfill.toml` or `[tool.clickhouse-backfill]` of `pyproject.toml` in the working",
