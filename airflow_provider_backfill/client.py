@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from .core.chunking import AUTO
 from .core.facts import TableName
 from .core.instants import parse_instant, render_instant
-from .core.names import parse_table
+from .core.names import parse_table, show_table
 from .core.parameters import read_formats
 from .core.plan import Plan, PlanRequest, WriteMode
 from .core.progress_map import CellKind, ProgressMap
@@ -143,7 +143,7 @@ class Backfill:
     def __init__(self, session: "Session", plan: Plan, plan_payload: "Payload | None" = None) -> None:
         self._session, self._plan = session, plan
         self.id = plan.plan_id
-        self.target = str(plan.target)
+        self.target = show_table(plan.target)
         self.window = (plan.start, plan.end)
         self.chunk_count = plan.total_chunks
         self.plan_payload = plan_payload

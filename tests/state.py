@@ -15,6 +15,7 @@ from airflow_provider_backfill.core.events import (
     ChunkVerified,
 )
 from airflow_provider_backfill.core.ids import chunk_id, plan_id
+from airflow_provider_backfill.core.names import parse_table
 from airflow_provider_backfill.core.plan import Chunk, Plan, WriteMode
 from airflow_provider_backfill.core.run_state import ContentSums, Run
 from airflow_provider_backfill.core.sql import query_id
@@ -28,7 +29,7 @@ def make_plan(chunks: int = 4, *, planned_at: datetime = START, hours: float = 6
     end = START + chunks * timedelta(hours=hours)
     return Plan(
         plan_id=plan_id(target, START, end, hours, "ts"),
-        target=target,
+        target=parse_table(target, "target"),
         start=START,
         end=end,
         chunk_hours=hours,

@@ -18,6 +18,7 @@ from typing import Any
 from ..core.events import ChunkDone, ChunkFailed, ChunkReleased, ChunkSplit, ChunkStarted, Event
 from ..core.failures import short_error
 from ..core.instants import render_instant
+from ..core.names import show_table
 from ..core.plain_text import plain_line
 from ..core.plan import Plan
 from ..core.sql import query_id
@@ -41,7 +42,7 @@ class ChunkReporter:
     def begin(self, plan: Plan) -> None:
         """Say which plan the events are of; before the first one."""
         self._plan_id = plan.plan_id
-        self._tags = {"target": plan.target, "dag_id": self._dag_id}
+        self._tags = {"target": show_table(plan.target), "dag_id": self._dag_id}
 
     def __call__(self, event: Event) -> None:
         """Tell of an event."""

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import IO, TYPE_CHECKING, Self
 
 from ..core.events import ChunkFailed, ChunkSplit, Event
+from ..core.names import show_table
 from ..core.plain_text import plain_line
 from ..core.plan import Chunk, Plan
 from ..core.progress_map import CellKind, ProgressMap
@@ -75,7 +76,12 @@ class RunView:
 
         style = _STATUS.get(run.status, "")
         text = Text.assemble(
-            (plain_line(self._plan.target), "bold"), "  ", (run.status, style), "  ", no_wrap=True, overflow="crop"
+            (plain_line(show_table(self._plan.target)), "bold"),
+            "  ",
+            (run.status, style),
+            "  ",
+            no_wrap=True,
+            overflow="crop",
         )
         waits = f"  waits: {plain_line(run.throttled_by)}" if run.throttled_by else ""
         pace = self._pace.text(run) if run.status is RunStatus.RUNNING and not run.throttled_by else ""

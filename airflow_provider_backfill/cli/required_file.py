@@ -8,7 +8,7 @@ from typing import Any
 from ..core.findings.registry import RequiredBackfill
 from ..core.instants import parse_instant, render_instant
 from ..core.masking import shorten_message
-from ..core.names import parse_table, show_table
+from ..core.names import parse_table
 from ..errors import ConfigError, RequestError
 from .environment import read_file
 
@@ -87,7 +87,7 @@ def _declared(entry: Any, where: str, kind: str) -> RequiredBackfill:
     # A date or time of TOML or YAML needs no quotes.
     try:
         texts = {key: value if isinstance(value, str) else str(value).replace(" ", "T") for key, value in entry.items()}
-        target = show_table(parse_table(texts["target"], "target"))
+        target = parse_table(texts["target"], "target")
         start, end = parse_instant(texts["from"]), parse_instant(texts["to"])
     except RequestError as error:
         raise ConfigError(f"{where}: {error.message}", remedy=error.remedy) from None

@@ -22,7 +22,7 @@ from ..core.facts import (
     TableName,
     TimeKind,
 )
-from ..core.names import parse_table, quote
+from ..core.names import quote
 from ..core.plan import Plan, Statement
 from ..core.sql import chunk_filter, literal, quote_table, table_condition
 from ..errors import ServerError, ServerUnreachableError, StatementRefusedError
@@ -73,7 +73,7 @@ def server_facts(
         "address": server.address,
         "version": tuple(int(part) for part in re.findall(r"\d+", version)),
         "user": user,
-        "target": str(target),
+        "target": target,
         "known_plans": frozenset(known_plans),
         "queries": look.many("running queries", live_queries, server)
         + look.many("queries on the other servers of the cluster", queries_elsewhere, server),
@@ -92,7 +92,7 @@ def server_facts(
         views_fired=facts.views,
         view_targets=look.part("the views' targets", {}, catalog.view_targets, server, facts.views),
         views_refreshed=look.many("refreshable views", _refreshable, server, target, storage),
-        missing_sources=tuple(str(name) for name in sources if name not in readable),
+        missing_sources=tuple(name for name in sources if name not in readable),
         scans=tuple(look.scans(readable)),
         traits=tuple(look.traits(readable)),
         epochs=tuple(look.epochs(readable)),
@@ -143,11 +143,8 @@ class _Look:
 
     def _statements(self, readable: Sequence[TableName]) -> Iterator[tuple[Plan, Statement, TableName]]:
         for statement in self._plan.statements if self._plan is not None else ():
-            if not statement.has_table:
-                continue
-            source = parse_table(statement.source, "source")
-            if self._plan is not None and source in readable:
-                yield self._plan, statement, source
+            if self._plan is not None and statement.table is not None and statement.table in readable:
+                yield self._plan, statement, statement.table
 
     def scans(self, readable: Sequence[TableName]) -> Iterator[StatementScan]:
         """How each statement reads its source; a statement that is refused says why."""
@@ -158,11 +155,11 @@ class _Look:
                     self._server, statement.select, filters, plan.start, plan.end, statement.settings
                 )
             except StatementRefusedError as error:
-                yield StatementScan(statement.name, statement.source, None, error.message)
+                yield StatementScan(statement.name, source, None, error.message)
             else:
                 # The query plan does not say which column a skip index is on.
                 skips = self.part(f"indexes of {source}", False, _skips, self._server, source, filters[0].column)
-                yield StatementScan(statement.name, statement.source, replace(facts, pruned=facts.pruned or skips), "")
+                yield StatementScan(statement.name, source, replace(facts, pruned=facts.pruned or skips), "")
 
     def traits(self, readable: Sequence[TableName]) -> Iterator[Nondeterminism]:
         """Which statements give other rows when they are asked again."""

@@ -203,7 +203,7 @@ def _clear(server: ClickHouse, attempt: Attempt) -> None:
     following = Chunk("", chunk.end, min(chunk.end + (chunk.end - chunk.start), plan.end))
     for statement in plan.statements:
         # A copy leaves the time as it is.
-        if statement.name == statement.source:
+        if statement.copies_table:
             continue
         for reads, condition in ((chunk, f"NOT coalesce({window}, 0)"), (following, window)):
             question = f"SELECT 1 FROM (\n{statement.select}\n) WHERE {condition} LIMIT 1"
@@ -331,7 +331,7 @@ def _count(server: ClickHouse, attempt: Attempt, statement: Statement) -> int:
 
 def _is_empty(server: ClickHouse, plan: Plan, chunk: Chunk) -> bool:
     """Whether the source has no row in the chunk's window, for any statement; a source that is no table may have."""
-    if not all(statement.has_table for statement in plan.statements):
+    if not all(statement.table for statement in plan.statements):
         return False
     return not any(server.numbers(any_row_sql(plan, statement, chunk)) for statement in plan.statements)
 

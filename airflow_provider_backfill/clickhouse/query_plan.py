@@ -12,7 +12,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from ..core.facts import ScanFacts, TableName
-from ..core.names import parse_table, quote
+from ..core.names import quote
 from ..core.plan import FilteredTable
 from ..core.sql import filter_setting
 from ..errors import StatementRefusedError
@@ -67,7 +67,7 @@ def scan_facts(
     elsewhere: list[_RemoteRead] = []
     pruned, everywhere = True, True
     for one in filters:
-        named = [entry for entry in leaves if entry.node.get("Description") == str(parse_table(one.table, "source"))]
+        named = [entry for entry in leaves if entry.node.get("Description") == str(one.table)]
         # A view, a Distributed or a Memory table does not show its name at the leaf: there, any filtered scan counts.
         found = named or [entry for entry in leaves if entry.filtered]
         remote: list[_RemoteRead] = []

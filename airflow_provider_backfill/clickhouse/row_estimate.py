@@ -6,7 +6,7 @@ from statistics import median_low
 
 from ..core.facts import Estimate, TableName, TimeKind
 from ..core.instants import from_ms
-from ..core.names import parse_table, quote
+from ..core.names import quote
 from ..core.plan import FilteredTable
 from ..core.sql import bound_before, milliseconds, quote_table, table_condition, time_filter
 from ..errors import StatementRefusedError
@@ -52,7 +52,7 @@ def estimate_rows(server: ClickHouse, tables: Sequence[FilteredTable], bounds: S
 
 
 def _one(server: ClickHouse, table: FilteredTable, bounds: Sequence[int]) -> Estimate | None:
-    chunks, source = len(bounds) - 1, parse_table(table.table, "source")
+    chunks, source = len(bounds) - 1, table.table
     where = _where(table, bounds[0], bounds[-1])
     in_window = rows_by_index(server, source, where)
     size = bytes_per_row(server, source)

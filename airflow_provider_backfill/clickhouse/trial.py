@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ..core.column_types import unwrap_type
 from ..core.facts import Column, TableFacts, TableName
 from ..core.instants import from_ms
-from ..core.names import parse_table, quote
+from ..core.names import quote
 from ..core.plan import FilteredTable
 from ..core.sampling import Slice
 from ..core.sql import bound_before, create_like, milliseconds, quote_table, slices_condition
@@ -108,8 +108,7 @@ def rows_by_bound(server: ClickHouse, table: FilteredTable, bounds: Sequence[int
     place = bound_before(f"greatest({last}, toInt64({bounds[0]}))", bounds)
     where = slices_condition(table, [(from_ms(bounds[0]), from_ms(bounds[-1]))])
     found = server.rows(
-        f"SELECT {place} AS place, count() FROM {quote_table(parse_table(table.table, 'source'))}"
-        f" WHERE {where} GROUP BY place",
+        f"SELECT {place} AS place, count() FROM {quote_table(table.table)} WHERE {where} GROUP BY place",
         {"max_execution_time": max(seconds, 0.1), "timeout_overflow_mode": "break", **LONG_TEXT},
     )
     return {int(start): int(rows) for start, rows in found}

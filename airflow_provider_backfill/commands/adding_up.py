@@ -17,7 +17,7 @@ from ..core.adding_up.judge import judge, keys_to_keep_whole, merges_any_parts
 from ..core.chunking import Chunking, Unit
 from ..core.facts import ScanFacts, TableFacts, TableName, TimeColumn, TimeKind
 from ..core.instants import MS_PER_DAY, render_instant, to_ms
-from ..core.names import parse_table, quote
+from ..core.names import quote
 from ..core.parameters import check_parameters
 from ..core.plan import Plan, Statement, TimeLabel, WriteMode
 from ..core.remedy import pass_flags, short_instant
@@ -75,7 +75,7 @@ def _case(target: TableFacts, plan: Plan, statement: Statement, scan: ScanFacts,
         target=target,
         columns=statement.columns,
         target_time=plan.target_time.column if plan.target_time is not None else "",
-        whole=frozenset(parse_table(table, "whole-table") for table in plan.whole_tables),
+        whole=frozenset(plan.whole_tables),
         accept_groups=plan.adds_up is not None and bool(plan.adds_up.accepted),
         one_chunk=one_chunk,
     )

@@ -10,7 +10,6 @@ from ..core.facts import TableName
 from ..core.findings.judge import judge, worst_first
 from ..core.findings.registry import Finding, RequiredBackfill, RuleContext, Severity
 from ..core.findings.signal import Signal, signal_of
-from ..core.names import show_table
 from ..core.plan import Plan
 from ..core.run_state import ChunkStatus, RunStatus
 from ..errors import BackfillError, DamagedStateError, command_of
@@ -29,9 +28,9 @@ class _Tally:
     active: int = 0
     failed: int = 0
     waived: int = 0
-    planned: dict[str, list[CoveredInterval]] = field(default_factory=dict)
+    planned: dict[TableName, list[CoveredInterval]] = field(default_factory=dict)
     signals: Counter[Signal] = field(default_factory=Counter)
-    fills: dict[str, list[Plan]] = field(default_factory=dict)
+    fills: dict[TableName, list[Plan]] = field(default_factory=dict)
 
 
 def check_backfills(
@@ -51,8 +50,7 @@ def check_backfills(
         max_age: An unfinished plan is only a warning until it is older.
         declared: Backfills that must have a plan.
     """
-    wanted = None if target is None else show_table(target)
-    mine = [entry for entry in declared if wanted in (None, entry.target)]
+    mine = [entry for entry in declared if target in (None, entry.target)]
     targets = {entry.target for entry in mine}
     required = session.options.policy.fail_check_on_required_pending_backfill
     findings = judge(RuleContext(moment=utc_now(), required=required))
@@ -66,7 +64,7 @@ def check_backfills(
         else:
             plan, run = found
             case = plan_case(session, plan, run, max_age=max_age, gate=True)
-        if plan is not None and wanted not in (None, plan.target):
+        if plan is not None and target not in (None, plan.target):
             continue
         _count(tally, case, plan, targets)
         findings += judge(case)
@@ -102,7 +100,7 @@ def _damage_case(plan_id: str, error: DamagedStateError) -> RuleContext:
     return RuleContext(moment=utc_now(), about=plan_id, damage=damage, remedy=advised)
 
 
-def _count(tally: _Tally, case: RuleContext, plan: Plan | None, targets: set[str]) -> None:
+def _count(tally: _Tally, case: RuleContext, plan: Plan | None, targets: set[TableName]) -> None:
     run = case.run
     if plan is not None and plan.target in targets and not (run is not None and run.cancelled):
         tally.planned.setdefault(plan.target, []).append(CoveredInterval(plan.start, plan.end, (plan.plan_id,)))

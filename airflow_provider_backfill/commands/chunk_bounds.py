@@ -21,7 +21,6 @@ from ..core.facts import ScanFacts, TableFacts, TableName
 from ..core.ids import chunk_id
 from ..core.instants import MS_PER_DAY, from_ms, render_instant, to_ms
 from ..core.key_ranges import cut_by_hash, cut_by_key
-from ..core.names import parse_table
 from ..core.plan import Chunk, Plan, WriteMode
 from ..core.planner import check_chunk_count
 from ..core.sql import filter_setting, slices_condition
@@ -191,7 +190,7 @@ def _split_by_key(
 
 
 def _source(plan: Plan) -> TableName:
-    return parse_table(plan.statements[0].source, "source")
+    return plan.filters(plan.statements[0])[0].table
 
 
 def _base(
@@ -224,14 +223,14 @@ def _cells(
     starts = _allowed(server, target, plan, scans, base)
     weights: dict[int, float] = {}
     for statement in plan.statements:
-        if not statement.has_table:
+        if statement.table is None:
             raise RequestError(
                 f"{statement.name} reads no table whose rows could be counted, so it cannot be told where a chunk "
                 "would have too many.",
                 remedy=Advice("leave {} and {} away", Flag("--max-chunk-rows"), Flag("--max-chunk-bytes")),
             )
     for table in (table for statement in plan.statements for table in plan.filters(statement)):
-        source = parse_table(table.table, "source")
+        source = table.table
         per_row = _weight_of_row(server, plan, source)
         counts = rows_between(server, source, table.column, table.kind, [*starts, base[-1]])
         if counts is None:

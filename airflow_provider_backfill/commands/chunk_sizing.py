@@ -20,7 +20,7 @@ from ..core.findings.window_rules import LARGE_BYTES, LARGE_ROWS, MANY_CHUNKS, S
 from ..core.ids import plan_id
 from ..core.instants import to_ms
 from ..core.model import whole
-from ..core.names import parse_table
+from ..core.names import show_table
 from ..core.plan import Chunk, Plan, WriteMode
 from ..core.remedy import pass_flags
 from ..core.sql import time_filter
@@ -44,7 +44,7 @@ def estimate_plan(server: ClickHouse, plan: Plan) -> Estimate | None:
     try:
         if plan.parts and (weighed := chunk_rows(server, plan)):
             return _estimate_of(server, plan, [rows for _, rows in weighed])
-        statements = plan.statements if all(statement.has_table for statement in plan.statements) else ()
+        statements = plan.statements if all(statement.table for statement in plan.statements) else ()
         tables = [table for statement in statements for table in plan.filters(statement)]
         return estimate_rows(server, tables, plan.bounds_ms())
     except StatementRefusedError:
@@ -62,7 +62,7 @@ def _estimate_of(server: ClickHouse, plan: Plan, rows: Sequence[int]) -> Estimat
         median=median_low(filled) if filled else 0,
         largest=max(filled, default=0),
         exact=True,
-        bytes_per_row=bytes_per_row(server, parse_table(plan.statements[0].source, "source")),
+        bytes_per_row=bytes_per_row(server, plan.filters(plan.statements[0])[0].table),
     )
 
 
@@ -71,9 +71,9 @@ def chunk_rows(server: ClickHouse, plan: Plan) -> list[tuple[Chunk, int]]:
     bounds = plan.bounds_ms()
     counts: dict[int, int] = {}
     for statement in plan.statements:
-        if not statement.has_table:
+        source = statement.table
+        if source is None:
             return []
-        source = parse_table(statement.source, "source")
         try:
             found = rows_between(server, source, plan.time_column, statement.time_kind, bounds)
         except StatementRefusedError:
@@ -88,7 +88,7 @@ def chunk_rows(server: ClickHouse, plan: Plan) -> list[tuple[Chunk, int]]:
         if parts := planned.get(chunk.id):
             first = plan.statements[0]
             where = time_filter(plan.time_column, first.time_kind, chunk.start, chunk.end)
-            source = parse_table(first.source, "source")
+            source = plan.filters(first)[0].table
             weighed += zip(parts, rows_by_condition(server, source, where, [p.key_range for p in parts]), strict=True)
         else:
             weighed.append((chunk, counts.get(to_ms(chunk.start), 0)))
@@ -127,7 +127,7 @@ def by_length(plan: Plan, chunking: Chunking) -> Plan:
             "chunk_hours": chunking.hours,
             "chunk_length": chunking.text,
             "bounds": "",
-            "plan_id": plan_id(plan.target, plan.start, plan.end, chunking.text, plan.time_column),
+            "plan_id": plan_id(show_table(plan.target), plan.start, plan.end, chunking.text, plan.time_column),
         }
     )
 

@@ -29,20 +29,19 @@ def read_coverage(
         PlanNotFoundError: A bound is None, and the target has no plan.
         RequestError: The window is empty.
     """
-    start, end = _known_window(session, show_table(target), start, end)
+    start, end = _known_window(session, target, start, end)
     if start >= end:
         raise RequestError(
             f"The window is empty: from {render_instant(start)} is not before to {render_instant(end)}.",
             remedy=Advice("the end is exclusive; to cover 1 January, pass {}", Flag("--to", "2026-01-02")),
         )
-    name = show_table(target)
     by_server: dict[str, list[CoveredInterval]] = {}
     known: list[tuple[Plan, Run]] = []
     damaged = []
     for plan_id in session.store.plan_ids():
         try:
             plan = session.store.load_plan(plan_id)
-            if plan.target != name or plan.end <= start or plan.start >= end:
+            if plan.target != target or plan.end <= start or plan.start >= end:
                 continue
             run = session.store.open_run(plan).run
         except DamagedStateError as error:
@@ -59,7 +58,7 @@ def read_coverage(
     payload: Payload = {
         "ok": ok,
         "command": "coverage",
-        "target": name,
+        "target": show_table(target),
         "from": render_instant(start),
         "to": render_instant(end),
         "servers": servers,
@@ -74,7 +73,7 @@ def read_coverage(
 
 
 def _known_window(
-    session: Session, target: str, start: datetime | None, end: datetime | None
+    session: Session, target: TableName, start: datetime | None, end: datetime | None
 ) -> tuple[datetime, datetime]:
     if start is not None and end is not None:
         return start, end

@@ -11,7 +11,7 @@ from ..core.facts import Misalignment, ServerFacts, TableName
 from ..core.findings.judge import judge
 from ..core.findings.registry import RuleContext, Severity
 from ..core.findings.signal import signal_of
-from ..core.names import parse_table, show_table
+from ..core.names import show_table
 from ..core.plan import Plan
 from ..core.remedy import plan_command
 from ..core.replay import select_chunks
@@ -56,7 +56,7 @@ def diagnose(session: Session, plan_id: str | None = None, target: TableName | N
             unseen = []
         except ServerError as error:
             unseen = [f"ClickHouse: {error.message}"]
-    return _doctor_payload(case, target=plan.target, unseen=unseen)
+    return _doctor_payload(case, target=show_table(plan.target), unseen=unseen)
 
 
 def _filled_twice(session: Session, plan: Plan, run: Run) -> tuple[FilledTwice, ...]:
@@ -75,10 +75,8 @@ def _settled(server: ClickHouse, facts: ServerFacts) -> ServerFacts:
 
 def inspect_server(session: Session, server: ClickHouse, plan: Plan) -> ServerFacts:
     """Everything the rules want to know of the server for one plan."""
-    target = parse_table(plan.target, "target")
-    sources = list(
-        dict.fromkeys(parse_table(statement.source, "source") for statement in plan.statements if statement.has_table)
-    )
+    target = plan.target
+    sources = list(dict.fromkeys(one.table for one in plan.statements if one.table is not None))
     facts = diagnostics.server_facts(server, target, plan, sources, session.store.plan_ids())
     scans = [scan.facts for scan in facts.scans if scan.facts is not None]
     if facts.storage is None or facts.missing_sources or len(scans) < len(plan.statements):

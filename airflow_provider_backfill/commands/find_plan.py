@@ -73,7 +73,7 @@ def plan_id_of_target(session: Session, target: TableName) -> str:
         RequestError: Several plans could be meant.
     """
     name = show_table(target)
-    runs = list(readable_runs(session, name))
+    runs = list(readable_runs(session, target))
     if not runs:
         raise PlanNotFoundError(
             f"There is no plan of {name} in {session.store.backend.where('')}.",

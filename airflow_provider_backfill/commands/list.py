@@ -22,7 +22,6 @@ def list_plans(session: Session, *, target: TableName | None = None, status: str
         target: Only the plans of this table.
         status: Only the plans that stand so.
     """
-    wanted = None if target is None else show_table(target)
     plans, damaged = [], []
     for name in session.store.plan_ids():
         try:
@@ -31,12 +30,12 @@ def list_plans(session: Session, *, target: TableName | None = None, status: str
         except DamagedStateError as error:
             damaged.append({"planId": name, "message": str(error)})
             continue
-        if wanted not in (None, plan.target) or status not in (None, run.status):
+        if target not in (None, plan.target) or status not in (None, run.status):
             continue
         plans.append(
             {
                 "planId": plan.plan_id,
-                "target": plan.target,
+                "target": show_table(plan.target),
                 "from": render_instant(plan.start),
                 "to": render_instant(plan.end),
                 "chunkHours": None if plan.chunk_hours is None else whole(plan.chunk_hours),
@@ -62,7 +61,7 @@ def list_plans(session: Session, *, target: TableName | None = None, status: str
     }
 
 
-def readable_runs(session: Session, target: str) -> Iterator[tuple[Plan, Run]]:
+def readable_runs(session: Session, target: TableName) -> Iterator[tuple[Plan, Run]]:
     """The plans of a target with their runs; those whose files are damaged are left out."""
     for name in session.store.plan_ids():
         try:

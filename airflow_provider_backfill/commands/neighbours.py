@@ -13,7 +13,7 @@ def neighbours(plan: Plan, run: Run, chunk: Chunk) -> list[Neighbour]:
     """The plan's other chunks whose rows are in the target, or may be."""
     direct = plan.write_mode is WriteMode.INSERT
     # Nobody has looked where the rows went that were inserted without being staged.
-    anywhere = (plan.start, plan.end) if direct and any(s.name != s.source for s in plan.statements) else None
+    anywhere = (plan.start, plan.end) if direct and any(not s.copies_table for s in plan.statements) else None
     found = []
     for other in select_chunks(plan, run):
         state = run.state(other.id)

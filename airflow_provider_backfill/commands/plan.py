@@ -63,11 +63,10 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             min_chunk_minutes=limits.min_chunk_minutes,
             force=request.force_large_window,
         )
-        name = show_table(target.name)
         time = plan_inputs.target_time(target, column, statements[0].time_kind.unit)
         plan = Plan(
-            plan_id=plan_id(name, start, end, request.chunking.text, column),
-            target=name,
+            plan_id=plan_id(show_table(target.name), start, end, request.chunking.text, column),
+            target=target.name,
             start=start,
             end=end,
             chunk_hours=request.chunking.hours,
@@ -90,7 +89,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             allow_existing_rows=request.allow_existing_rows,
             nonce=secrets.token_hex(4),
             created_by=session.user,
-            whole_tables=tuple(show_table(table) for table in request.whole_tables),
+            whole_tables=tuple(request.whole_tables),
             adds_up=AddsUp(proof=Proof.NOT_SHOWN, accepted=request.accept_partial_groups),
             created_at=utc_now(),
         )
@@ -303,7 +302,7 @@ def _plan_payload(session: Session, plan: Plan, target: TableFacts, *, existed: 
         "ok": True,
         "command": "plan",
         "planId": plan.plan_id,
-        "target": plan.target,
+        "target": show_table(plan.target),
         "from": render_instant(plan.start),
         "to": render_instant(plan.end),
         "chunkCount": plan.total_chunks,
@@ -319,7 +318,7 @@ def _plan_payload(session: Session, plan: Plan, target: TableFacts, *, existed: 
         "existingRows": plan.existing_rows,
         "addsUp": adds_up_payload(plan),
         "statements": [
-            {"name": s.name, "source": s.source, "verifiedAgainstSource": s.row_wise, "reads": s.reads}
+            {"name": s.name, "source": s.source_text, "verifiedAgainstSource": s.row_wise, "reads": s.reads}
             for s in plan.statements
         ],
         "missedViews": [str(view) for view in target.views],

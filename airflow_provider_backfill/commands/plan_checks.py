@@ -8,7 +8,7 @@ from ..clickhouse.cluster import insert_quorum
 from ..clickhouse.rights import missing_grants
 from ..clickhouse.shards import shards_with, spread_of
 from ..core.facts import TableFacts
-from ..core.names import parse_table, quote
+from ..core.names import quote
 from ..core.plan import PlanRequest, Statement, WriteMode
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from .plan_inputs import target_facts
@@ -94,8 +94,8 @@ def check_shards(server: ClickHouse, target: TableFacts, statements: Sequence[St
     """
     if request.one_shard or target.engine == "Distributed":
         return
-    for statement in (one for one in statements if one.has_table):
-        source = target_facts(server, parse_table(statement.source, "source"))
+    for table in (one.table for one in statements if one.table is not None):
+        source = target_facts(server, table)
         spread = spread_of(source)
         if spread is None:
             continue

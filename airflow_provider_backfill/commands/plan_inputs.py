@@ -15,9 +15,8 @@ from ..clickhouse.shards import spread_of
 from ..core.column_types import time_kind
 from ..core.facts import TABLE_FUNCTION, CutoverFacts, ScanFacts, TableFacts, TableName, TimeColumn
 from ..core.instants import MS_PER_DAY, from_ms
-from ..core.names import parse_table
 from ..core.parameters import parameter_settings
-from ..core.plan import FilteredTable, Plan, PlanRequest, Statement, TargetTime
+from ..core.plan import Plan, PlanRequest, Statement, TargetTime
 from ..core.planner import check_scan, find_time_column
 from ..core.sql import time_filter
 from ..core.window import whole_days
@@ -51,8 +50,7 @@ def replicated_tables(
     """
     tables, spread = {target.storage}, []
     for statement in statements:
-        if statement.has_table:
-            name = parse_table(statement.source, "source")
+        if (name := statement.table) is not None:
             tables.add(name)
             source = catalog.table_facts(server, name)
             over = spread_of(source) if source is not None else None
@@ -81,7 +79,7 @@ def find_window(
     """
     if request.start is not None and request.end is not None:
         return request.start, request.end
-    if options.policy.require_explicit_window:
+    if options.policy.require_explicit_window or statement.source is None:
         what, name = ("start", "--from") if request.start is None else ("end", "--to")
         raise RequestError(
             f"The window has no {what}.",
@@ -90,7 +88,7 @@ def find_window(
                 Flag(name, "2025-01-31"),
             ),
         )
-    first, last = catalog.time_span(server, parse_table(statement.source, "source"), column, statement.time_kind)
+    first, last = catalog.time_span(server, statement.source, column, statement.time_kind)
     whole = timedelta(days=1) if statement.time_kind.is_date else timedelta(milliseconds=1)
     return request.start or first, request.end or last + whole
 
@@ -112,8 +110,8 @@ def check_scans(server: ClickHouse, target: TableFacts, plan: Plan, start: datet
         scan = query_plan.scan_facts(server, statement.select, filters, start, end, statement.settings)
         if (
             not scan.reads
-            and statement.has_table
-            and all(target_facts(server, _name(one)).rows == 0 for one in filters)
+            and statement.table is not None
+            and all(target_facts(server, one.table).rows == 0 for one in filters)
         ):
             raise RequestError(
                 f"{statement.source} is empty, so there is nothing to backfill, and how it would be read cannot be "
@@ -137,16 +135,12 @@ def read_queries(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequ
         times = {}
         for one in plan.filters(statement):
             kind = statement.function_type
-            if _name(one).database != TABLE_FUNCTION:
-                kind = type_of(target_facts(server, _name(one)), one.column)
-            times[_name(one)] = TimeColumn(one.column, kind, one.kind)
+            if one.table.database != TABLE_FUNCTION:
+                kind = type_of(target_facts(server, one.table), one.column)
+            times[one.table] = TimeColumn(one.column, kind, one.kind)
         sources = query_tree.sources(server, tree, times.keys(), target)
         found.append(replace(scan, tree=tree, sources=sources, times=times))
     return found
-
-
-def _name(table: FilteredTable) -> TableName:
-    return parse_table(table.table, "source")
 
 
 def target_time(target: TableFacts, column: str, unit: str) -> TargetTime | None:

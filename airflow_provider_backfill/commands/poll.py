@@ -55,7 +55,7 @@ def poll_plan(session: Session, plan_id: str, *, fail_if_idle: bool = False) -> 
     gone = f"; workers gone: {', '.join(dead)}" if dead else ""
     line = f"Plan {plan_id} of {plan.target} is {run.status}: {_counts(status)}{gone}"
     if run.status is RunStatus.COMPLETED:
-        return PollResult(line, published(plan.target, plan.start, plan.end, run.rows, [plan_id]))
+        return PollResult(line, published(show_table(plan.target), plan.start, plan.end, run.rows, [plan_id]))
     worrying = bool(dead) or run.status is RunStatus.PAUSED
     idle = fail_if_idle and not has_live_worker(run, utc_now())
     if run.status in _LOST or idle:
@@ -87,7 +87,7 @@ def poll_window(session: Session, target: TableName, start: datetime, end: datet
     if found["damaged"]:
         damaged = found["damaged"][0]
         return PollResult(line, lost=f"{line}, and plan {damaged['planId']} cannot be read. {damaged['message']}")
-    plans = _plans_of(session, name)
+    plans = _plans_of(session, target)
     for gap in found["gaps"]:
         meeting = [(plan, status) for plan, first, last, status in plans if first < gap["to"] and last > gap["from"]]
         if meeting and all(status in _LOST for _, status in meeting):
@@ -107,7 +107,7 @@ def published(target: str, start: datetime, end: datetime, rows: int | None, pla
     }
 
 
-def _plans_of(session: Session, target: str) -> list[tuple[str, str, str, RunStatus]]:
+def _plans_of(session: Session, target: TableName) -> list[tuple[str, str, str, RunStatus]]:
     """The plans of a target with windows and statuses; those that cannot be read are told of by the coverage."""
     return [
         (plan.plan_id, render_instant(plan.start), render_instant(plan.end), run.status)

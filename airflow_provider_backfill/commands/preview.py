@@ -14,7 +14,6 @@ from ..clickhouse.source_rows import uncompressed_bytes_per_row
 from ..core.facts import TableFacts, TableName
 from ..core.instants import render_instant
 from ..core.masking import mask_secrets
-from ..core.names import parse_table
 from ..core.plan import Chunk, Plan, WriteMode
 from ..core.sql import chunk_filter, insert_select, pasteable, staging_table
 from ..errors import StatementRefusedError
@@ -73,7 +72,7 @@ def preview(server: ClickHouse, plan: Plan, target: TableFacts) -> Payload:
 
 
 def _sources(plan: Plan) -> list[TableName]:
-    return list(dict.fromkeys(parse_table(one.source, "source") for one in plan.statements if one.has_table))
+    return list(dict.fromkeys(one.table for one in plan.statements if one.table is not None))
 
 
 def _measured_rate(

@@ -2,6 +2,7 @@
 
 from ..core.events import RunCancelled, RunRestored
 from ..core.findings.state_rules import next_step
+from ..core.names import show_table
 from ..core.plan import Plan
 from ..core.remedy import command
 from ..core.run_state import RunStatus
@@ -92,7 +93,7 @@ def _payload(session: Session, plan: Plan, status: RunStatus, done: list[str], u
         "ok": not uncertain,
         "command": "repair",
         "planId": plan.plan_id,
-        "target": plan.target,
+        "target": show_table(plan.target),
         "status": status,
         "actions": done,
         "uncertainChunkIds": list(uncertain),

@@ -4,6 +4,7 @@ from contextlib import suppress
 
 from ..clickhouse.client import ClickHouse
 from ..core.instants import render_instant
+from ..core.names import show_table
 from ..core.run_state import RunStatus
 from ..core.sql import literal
 from ..errors import BackfillError, ServerError
@@ -55,7 +56,7 @@ def report_plan(session: Session, plan_id: str, *, verify: bool = False) -> Payl
         "ok": True,
         "command": "report",
         "planId": plan.plan_id,
-        "target": str(plan.target),
+        "target": show_table(plan.target),
         "from": render_instant(plan.start),
         "to": render_instant(plan.end),
         "status": run.status,

@@ -18,7 +18,7 @@ from ..core.events import Event, RunPaused, RunReplayed, RunResumed, RunStarted
 from ..core.facts import TableFacts
 from ..core.hours import ANY_TIME, Schedule
 from ..core.instants import render_instant
-from ..core.names import parse_table
+from ..core.names import show_table
 from ..core.plan import Plan, WriteMode
 from ..core.remedy import command
 from ..core.run_state import ChunkStatus, Run, RunStatus
@@ -113,7 +113,7 @@ def run_plan(
     with session.connected() as address:
         server = one_server(address)
         _check_environment(plan, server, flags)
-        target = plan_inputs.target_facts(server, parse_table(plan.target, "target"))
+        target = plan_inputs.target_facts(server, plan.target)
         _check_compatibility(session, plan, server, target, flags)
         plan_inputs.check_scans(server, target, plan, plan.start, plan.end)
         fence = _fence(address, target, plan, lease_seconds, blocks=blocks)
@@ -260,7 +260,7 @@ def _begin(
             at=utc_now(), by=session.user, statuses=tuple(statuses), clear_window=flags.clear_window, chunk_ids=only
         )
 
-    lock = "target-" + hashlib.sha256(plan.target.encode()).hexdigest()[:16]
+    lock = "target-" + hashlib.sha256(show_table(plan.target).encode()).hexdigest()[:16]
     with session.store.exclusive(lock):
         if session.options.policy.block_overlapping_runs and not flags.force_overlap:
             _refuse_overlap(session, plan)
@@ -312,5 +312,5 @@ def _sweep(session: Session, plan: Plan) -> None:
         return
     # A completed plan is completed, whether or not its server answers.
     with suppress(ServerError, ConfigError), session.connected_to_one() as server:
-        target = plan_inputs.target_facts(server, parse_table(plan.target, "target"))
+        target = plan_inputs.target_facts(server, plan.target)
         _drop_tombstones(session, session.store.open_run(plan), server, target)

@@ -1,6 +1,7 @@
 """Change how many chunks of a plan run at once, even during a run."""
 
 from ..core.events import ParallelismSet
+from ..core.names import show_table
 from ..core.run_state import ChunkStatus, RunStatus
 from ..errors import RequestError
 from .lease import utc_now
@@ -30,7 +31,7 @@ def set_parallel(session: Session, plan_id: str, parallel: int) -> Payload:
         "ok": True,
         "command": "set-parallel",
         "planId": plan.plan_id,
-        "target": plan.target,
+        "target": show_table(plan.target),
         "status": log.run.status,
         "maxParallelChunks": parallel or None,
         "before": before or None,

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from ..clickhouse import catalog, query_sources, query_tree
 from ..clickhouse.client import ClickHouse
-from ..core.facts import TABLE_FUNCTION, QuerySource, SelectFacts, TableFacts, TableName, TimeKind
-from ..core.names import parse_table, show_table
+from ..core.facts import TABLE_FUNCTION, QuerySource, SelectFacts, TableFacts, TimeKind
+from ..core.names import show_table
 from ..core.parameters import parameter_settings, read_parameters
 from ..core.plan import FilteredTable, Parameter, PlanRequest, Statement, TableFilter
 from ..core.planner import converted_columns, defaulted_columns, find_time_column, insert_columns
@@ -58,7 +58,7 @@ def _statements(server: ClickHouse, target: TableFacts, request: PlanRequest) ->
             Statement(
                 name=str(source.name),
                 select=select,
-                source=show_table(source.name),
+                source=source.name,
                 time_kind=kind,
                 columns=names,
                 row_wise=_constant_defaults(server, target, defaulted_columns(given, target)),
@@ -118,7 +118,7 @@ def _select_statement(
     for one in sources.values():
         _check_kept(server, what, one)
     (first, function_type), *further = _filtered_tables(server, select, tree, sources, request, what, replayed=replayed)
-    name = TableName(*parse_table(first.table, "source"))
+    name = first.table
     if name in (target.name, target.storage):
         raise RequestError(
             f"{what} reads {name}, which is the target itself; inserting a table into itself doubles its rows.",
@@ -175,7 +175,7 @@ def _placed_by_user(
     return Statement(
         name=what,
         select=select,
-        source="",
+        source=None,
         time_kind=TimeKind.DATE if dates else TimeKind.DATETIME64,
         columns=insert_columns(what, facts.columns, target, None),
         row_wise=not facts.unstable and _constant_defaults(server, target, defaulted),
@@ -246,14 +246,14 @@ def _filtered_tables(
             remedy=Advice("leave {} away for the table that the window applies to", Flag("--whole-table")),
         )
     names = ", ".join(f"{table.table} ({table.column})" for table, _ in fitting)
-    each = [Flag("--filter-table", f"{table.table}={table.column}") for table, _ in fitting]
+    each = [Flag("--filter-table", f"{show_table(table.table)}={table.column}") for table, _ in fitting]
     raise RequestError(
         f"{what} reads several tables that the window could apply to: {names}.",
         remedy=Advice(
             f"to limit each, as the branches of a UNION need it, pass {' '.join('{}' for _ in each)}; where the others "
             "are only looked up by a join, name the one that the window applies to: {}",
             *each,
-            Flag("--filter-table", fitting[0][0].table),
+            Flag("--filter-table", show_table(fitting[0][0].table)),
         ),
     )
 
@@ -265,7 +265,7 @@ def _filtered_table(facts: TableFacts, column: str | None, request: PlanRequest)
         named = None
     name, kind = find_time_column(facts, named, request.time_unit)
     function_type = type_of(facts, name) if facts.name.database == TABLE_FUNCTION else ""
-    return FilteredTable(table=show_table(facts.name), column=name, kind=kind), function_type
+    return FilteredTable(table=facts.name, column=name, kind=kind), function_type
 
 
 def _check_kept(server: ClickHouse, what: str, source: QuerySource) -> None:

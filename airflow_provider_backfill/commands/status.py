@@ -5,6 +5,7 @@ from datetime import datetime
 from ..core.findings.signal import signal_of
 from ..core.findings.state_rules import next_step
 from ..core.instants import render_instant
+from ..core.names import show_table
 from ..core.plan import Plan
 from ..core.run_state import ChunkStatus, Run, RunStatus
 from .chunks import chunks_between, failures_payload
@@ -37,8 +38,8 @@ def window_status(session: Session, plan_id: str, window: tuple[datetime, dateti
             failed.append({"from": render_instant(chunk.start), "to": render_instant(chunk.end), "error": state.error})
     return {
         "planId": plan.plan_id,
-        "target": plan.target,
-        "sources": list(dict.fromkeys(statement.source or statement.name for statement in plan.statements)),
+        "target": show_table(plan.target),
+        "sources": list(dict.fromkeys(statement.source_text or statement.name for statement in plan.statements)),
         "environment": plan.environment,
         "from": render_instant(window[0]),
         "to": render_instant(window[1]),
@@ -59,7 +60,7 @@ def status_payload(session: Session, plan: Plan, run: Run, command: str, *, noop
         "ok": command in ("status", "cancel", "pause") or run.status is RunStatus.COMPLETED,
         "command": command,
         "planId": plan.plan_id,
-        "target": plan.target,
+        "target": show_table(plan.target),
         "from": render_instant(plan.start),
         "to": render_instant(plan.end),
         "status": run.status,

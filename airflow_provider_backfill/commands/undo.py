@@ -2,7 +2,6 @@
 
 from ..clickhouse import attempt, catalog, publish
 from ..core.events import RunUndone
-from ..core.names import parse_table
 from ..core.plan import WriteMode
 from ..core.remedy import command
 from ..core.replay import select_chunks
@@ -41,7 +40,7 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
     ]
     with session.connected_to_one() as server:
         attempt.kill_queries(server, plan.plan_id)
-        target = plan_inputs.target_facts(server, parse_table(plan.target, "target"))
+        target = plan_inputs.target_facts(server, plan.target)
         attempt.drop_leftovers(server, plan.plan_id, target)
         restored = publish.restore(server, plan, target, published)
         backup = backup_table(plan, target.storage)

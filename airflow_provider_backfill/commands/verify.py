@@ -16,7 +16,7 @@ from ..clickhouse.execute import content_at_source
 from ..clickhouse.trial import Difference, compare_merged, private_tables, signs_differ
 from ..core.facts import TableFacts
 from ..core.instants import render_instant, to_ms
-from ..core.names import parse_table, quote
+from ..core.names import quote, show_table
 from ..core.plan import Chunk, Plan
 from ..core.remedy import command
 from ..core.replay import select_chunks
@@ -64,7 +64,7 @@ def verify_plan(session: Session, plan_id: str) -> Payload:
             remedy=command("status", plan.plan_id),
         )
     with session.connected_to_one() as server:
-        target = catalog.table_facts(server, parse_table(plan.target, "target"))
+        target = catalog.table_facts(server, plan.target)
         if target is None:
             raise RequestError(f"There is no table {plan.target} on {server.address}.", hint="check the server")
         for table, cluster in plan_inputs.replicated_tables(server, plan.statements, target):
@@ -80,7 +80,7 @@ def verify_plan(session: Session, plan_id: str) -> Payload:
         "ok": code == 0,
         "command": "verify",
         "planId": plan.plan_id,
-        "target": plan.target,
+        "target": show_table(plan.target),
         "chunksVerified": len(done),
         "chunksTotal": run.total,
         **found,

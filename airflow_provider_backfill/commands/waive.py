@@ -4,6 +4,7 @@ from datetime import datetime
 
 from ..core.events import RunWaived
 from ..core.instants import render_instant
+from ..core.names import show_table
 from ..core.remedy import command
 from ..core.run_state import RunStatus
 from ..errors import Advice, Flag, RequestError
@@ -54,7 +55,7 @@ def waive_plan(
         "ok": True,
         "command": "waive",
         "planId": plan.plan_id,
-        "target": plan.target,
+        "target": show_table(plan.target),
         "status": log.run.status,
         "reason": reason.strip(),
         "until": render_instant(until) if until is not None else None,

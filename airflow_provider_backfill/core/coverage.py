@@ -5,6 +5,7 @@ from datetime import datetime
 from itertools import combinations
 from typing import NamedTuple
 
+from .facts import TableName
 from .plan import Chunk, Plan
 from .replay import expand
 from .run_state import ChunkStatus, Run
@@ -61,7 +62,7 @@ def missing_intervals(
 class FilledTwice(NamedTuple):
     """A stretch of a target's time that two fills have filled; *accepted* when the second was planned to add to it."""
 
-    target: str
+    target: TableName
     start: datetime
     end: datetime
     first: str

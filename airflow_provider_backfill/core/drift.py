@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping, Sequence
 
 from .facts import TableFacts
-from .names import parse_table
 from .plan import Plan, Statement
 
 
@@ -18,7 +17,7 @@ def compatibility_token(statements: Sequence[Statement], target: TableFacts, *, 
     """A SHA-256 over what affects the data: the statements, the target's columns and keys, the use of tokens."""
     parts = [
         [
-            [s.name, s.select, s.source, s.columns, [[p.name, p.format] for p in s.parameters], s.settings]
+            [s.name, s.select, s.source_text, s.columns, [[p.name, p.format] for p in s.parameters], s.settings]
             for s in statements
         ],
         [target.engine, target.partition_key, target.sorting_key],
@@ -56,8 +55,4 @@ def detect_drift(plan: Plan, target: TableFacts, views: Mapping[str, str], *, us
 
 def planned_views(plan: Plan) -> dict[str, str]:
     """The SELECTs that a plan took from the views that feed its target, by view; none when it has another source."""
-    return {
-        s.name: s.select
-        for s in plan.statements
-        if s.name != "--select" and s.name != str(parse_table(s.source, "source"))
-    }
+    return {s.name: s.select for s in plan.statements if s.name != "--select" and not s.copies_table}

@@ -429,7 +429,7 @@ class StatementScan(NamedTuple):
     """How the server reads the source of a statement; *error* when it does not accept the statement any more."""
 
     statement: str
-    source: str
+    source: TableName
     facts: ScanFacts | None
     error: str
 
@@ -471,7 +471,7 @@ class ServerFacts:
         address: Where it is.
         version: Its version, such as ``(26, 7, 2, 1)``.
         user: Who asks.
-        target: The target's name, as the plan has it.
+        target: The target's name; None where nothing was looked at.
         storage: The table that holds the target's rows; None when there is no such target.
         engine: That table's engine.
         views_fired: Views that an INSERT into the target fires.
@@ -493,7 +493,7 @@ class ServerFacts:
     address: str = ""
     version: tuple[int, ...] = ()
     user: str = ""
-    target: str = ""
+    target: TableName | None = None
     storage: TableName | None = None
     engine: str = ""
     views_fired: tuple[TableName, ...] = ()
@@ -501,7 +501,7 @@ class ServerFacts:
     views_refreshed: tuple[TableName, ...] = ()
     scans: tuple[StatementScan, ...] = ()
     traits: tuple[Nondeterminism, ...] = ()
-    missing_sources: tuple[str, ...] = ()
+    missing_sources: tuple[TableName, ...] = ()
     misfit: Misalignment | None = None
     seam: CutoverFacts | None = None
     epochs: tuple[EpochFacts, ...] = ()

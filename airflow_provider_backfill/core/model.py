@@ -7,11 +7,13 @@ Python names are snake_case; in JSON the keys are camelCase.
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, PlainValidator
 from pydantic.alias_generators import to_camel
 
 from ..errors import RequestError
+from .facts import TableName
 from .instants import from_ms, parse_instant, render_instant, to_ms
+from .names import parse_table, show_table
 
 FORMAT = 2
 """The number that every state file carries; another one was written by another version."""
@@ -33,6 +35,33 @@ def _instant(value: object) -> object:
 
 Instant = Annotated[datetime, BeforeValidator(_instant), PlainSerializer(render_instant, return_type=str)]
 """An aware UTC datetime in whole milliseconds, in JSON as ``2025-01-01T00:00:00.000Z``."""
+
+
+def _table(value: object) -> TableName:
+    """A table's name as it comes back from a file."""
+    if isinstance(value, TableName):
+        return value
+    try:
+        return parse_table(value if isinstance(value, str) else repr(value), "table")
+    except RequestError as error:
+        raise ValueError(error.message) from None
+
+
+def _table_or_none(value: object) -> TableName | None:
+    return None if value in ("", None) else _table(value)
+
+
+def _text_or_empty(name: TableName | None) -> str:
+    return "" if name is None else show_table(name)
+
+
+Table = Annotated[TableName, PlainValidator(_table), PlainSerializer(show_table, return_type=str)]
+"""A table's name, in JSON as ``database.table``."""
+
+OptionalTable = Annotated[
+    TableName | None, PlainValidator(_table_or_none), PlainSerializer(_text_or_empty, return_type=str)
+]
+"""A table's name or none, in JSON an empty text."""
 
 
 def whole(value: float) -> float:

@@ -17,7 +17,8 @@ from .chunking import Chunking, decode_bounds, parse_chunking, slices_between
 from .facts import TABLE_FUNCTION, TableName, TimeKind
 from .ids import chunk_id, idempotency_token, iter_chunks, plan_id
 from .instants import from_ms, to_ms
-from .model import Instant, Model, Number
+from .model import Instant, Model, Number, OptionalTable, Table
+from .names import show_table
 from .window import Slice
 
 
@@ -63,7 +64,7 @@ class Parameter(Model):
 class FilteredTable(Model):
     """A table that the window applies to wherever a SELECT reads it, by its own time column."""
 
-    table: str
+    table: Table
     column: str
     kind: TimeKind
 
@@ -75,7 +76,7 @@ class Statement(Model):
     Attributes:
         name: The view it was stored in, the source table, or ``select``.
         select: The SELECT, its text as the user or the server stored it.
-        source: The table that the time filter applies to, ``database.table``.
+        source: The table that the time filter applies to.
         time_kind: How that table's time column stores an instant.
         columns: The target's columns it fills, in the order of the SELECT.
         row_wise: Each result row comes from one source row by itself (no aggregation, join,
@@ -83,7 +84,7 @@ class Statement(Model):
         reads: How often the SELECT reads *source*; the time filter applies to each read.
         converted: The columns whose type in the SELECT is another than in the target.
         defaulted: Those of them whose NULLs become the target's default.
-        parameters: The query parameters by which the user has placed the window; then *source* is empty, and
+        parameters: The query parameters by which the user has placed the window; there is no *source* then, and
             no time filter applies.
         function_type: Where *source* is a table function (``_table_function.s3``), the type of its time column.
         time_column: That column of *source*; empty when it is the plan's.
@@ -93,7 +94,7 @@ class Statement(Model):
 
     name: str
     select: str
-    source: str
+    source: OptionalTable
     time_kind: TimeKind
     columns: tuple[str, ...]
     row_wise: bool = False
@@ -107,9 +108,19 @@ class Statement(Model):
     settings: dict[str, str] = Field(default_factory=dict)
 
     @property
-    def has_table(self) -> bool:
-        """Whether the time filter applies to a table, which can be asked by itself, not to a table function or none."""
-        return bool(self.source) and not self.source.startswith(f"{TABLE_FUNCTION}.")
+    def table(self) -> TableName | None:
+        """The table that the time filter applies to; None for a table function, which cannot be asked by itself."""
+        return None if self.source is None or self.source.database == TABLE_FUNCTION else self.source
+
+    @property
+    def source_text(self) -> str:
+        """The source as a person writes it; empty where there is none."""
+        return "" if self.source is None else show_table(self.source)
+
+    @property
+    def copies_table(self) -> bool:
+        """Whether it is a copy of its source, column by column."""
+        return self.source is not None and self.name == str(self.source)
 
 
 class Proof(StrEnum):
@@ -203,7 +214,7 @@ class Plan(Model):
 
     format: Literal[2] = 2
     plan_id: str
-    target: str
+    target: Table
     start: Instant = Field(alias="from")
     end: Instant = Field(alias="to")
     chunk_hours: Number | None
@@ -233,14 +244,14 @@ class Plan(Model):
     reason: str = ""
     owner: str = ""
     created_by: str = ""
-    whole_tables: tuple[str, ...] = ()
+    whole_tables: tuple[Table, ...] = ()
     adds_up: AddsUp | None = None
     created_at: Instant
 
     def computed_id(self) -> str:
         """The identity that the plan's own fields give; another than :attr:`plan_id` when they were changed."""
         length = self.chunk_length or self.chunking.text
-        return plan_id(self.target, self.start, self.end, length, self.time_column)
+        return plan_id(show_table(self.target), self.start, self.end, length, self.time_column)
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the plan's chunks in time order."""
@@ -282,7 +293,7 @@ class Plan(Model):
 
     def filters(self, statement: Statement) -> tuple[FilteredTable, ...]:
         """The tables that the window applies to in a statement, with their time columns; none where it has bounds."""
-        if statement.parameters:
+        if statement.source is None:
             return ()
         column = statement.time_column or self.time_column
         first = FilteredTable(table=statement.source, column=column, kind=statement.time_kind)

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from ..errors import Advice, Command, Flag, Sql
 from .instants import render_instant
 from .masking import mask_secrets
+from .names import show_table
 from .plan import Plan, WriteMode
 from .window import render_chunk_hours
 
@@ -27,7 +28,7 @@ def sql(statement: str) -> Sql:
 def plan_command(plan: Plan, *flags: Flag) -> Command:
     """The command line that plans the same backfill again, with *flags* in place of its own."""
     given = {flag.name for flag in flags}
-    own = [Flag("--target", plan.target), Flag("--from", short_instant(plan.start))]
+    own = [Flag("--target", show_table(plan.target)), Flag("--from", short_instant(plan.start))]
     own.append(Flag("--to", short_instant(plan.end)))
     first = plan.statements[0]
     if not first.parameters:
@@ -37,10 +38,10 @@ def plan_command(plan: Plan, *flags: Flag) -> Command:
     if first.name == "--select":
         own.append(Flag("--select", mask_secrets(first.select)))
         own += [Flag("--param", f"{one.name}={one.format}") for one in first.parameters if one.format]
-        if first.has_table:
-            own.append(Flag("--filter-table", first.source))
-    elif first.name == first.source:
-        own.append(Flag("--source", first.source))
+        if first.table is not None:
+            own.append(Flag("--filter-table", show_table(first.table)))
+    elif first.copies_table:
+        own.append(Flag("--source", first.source_text))
     own += [Flag("--setting", f"{name}={value}") for name, value in first.settings.items()]
     if plan.write_mode is not WriteMode.STAGE:
         own.append(Flag("--write-mode", plan.write_mode))

@@ -172,10 +172,7 @@ def filter_setting(
     filters: Iterable[FilteredTable], slices: Sequence[tuple[datetime, datetime]], key_range: str = ""
 ) -> dict[str, str]:
     """The settings that limit every scan of the filtered tables to some slices of time."""
-    conditions = (
-        f"{literal(str(parse_table(one.table, 'source')))}: {literal(slices_condition(one, slices, key_range))}"
-        for one in filters
-    )
+    conditions = (f"{literal(str(one.table))}: {literal(slices_condition(one, slices, key_range))}" for one in filters)
     return {"additional_table_filters": f"{{{', '.join(conditions)}}}"}
 
 
@@ -310,7 +307,7 @@ def pasteable(text: str, given: Mapping[str, str]) -> tuple[str, str]:
 def any_row_sql(plan: Plan, statement: Statement, chunk: Chunk) -> str:
     """Whether a statement's filtered tables have a row in the chunk's window: one row, or none."""
     rows = (
-        f"SELECT 1 FROM {quote_table(parse_table(one.table, 'source'))}"
+        f"SELECT 1 FROM {quote_table(one.table)}"
         f" WHERE {slices_condition(one, [(chunk.start, chunk.end)], chunk.key_range)} LIMIT 1"
         for one in plan.filters(statement)
     )

@@ -327,7 +327,7 @@ def tables(lab: Lab, shape: Shape) -> list[FilteredTable]:
     """The filtered tables of a shape with their time columns."""
     times = {"ev": "ts", "pay": "at", "hourly": "hour"}
     return [
-        FilteredTable(table=f"{lab.engine.database}.{name}", column=column or times[name], kind=TimeKind.DATETIME)
+        FilteredTable(table=TableName(lab.engine.database, name), column=column or times[name], kind=TimeKind.DATETIME)
         for name, _, column in (each.partition("=") for each in shape.filters)
     ]
 

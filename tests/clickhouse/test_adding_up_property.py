@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from airflow_provider_backfill.core.facts import TimeKind
+from airflow_provider_backfill.core.facts import TableName, TimeKind
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.plan import FilteredTable
 from airflow_provider_backfill.core.sql import filter_setting
@@ -86,12 +86,12 @@ def compare(lab: Lab, first: int, count: int) -> tuple[int, int]:
         "INSERT INTO ev SELECT toDateTime('2025-01-05', 'UTC') + number * 311, cityHash64(number) % 7,"
         " number % 11 - 4 FROM numbers(1200)",
     )
-    source = f"{lab.engine.database}.ev"
+    source = TableName(lab.engine.database, "ev")
     window = [(parse_instant(START), parse_instant(END))]
     limits = filter_setting([FilteredTable(table=source, column="ts", kind=TimeKind.DATETIME)], window)
     completed = refused = 0
     for seed in range(first, first + count):
-        query = make(random.Random(seed), source)  # noqa: S311 - a seed that is told
+        query = make(random.Random(seed), str(source))  # noqa: S311 - a seed that is told
         lab.sql("DROP TABLE IF EXISTS dst", "DROP TABLE IF EXISTS truth")
         lab.sql(f"CREATE TABLE dst {query.target}")
         try:

@@ -363,7 +363,7 @@ def test_a_distributed_source_is_not_read_while_a_replica_of_a_shard_lags(square
         statement = Statement(
             name="spread.source",
             select="SELECT * FROM spread.source",
-            source="spread.source",
+            source=TableName("spread", "source"),
             time_kind=TimeKind.DATETIME,
             columns=("ts",),
         )

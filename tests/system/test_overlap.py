@@ -14,7 +14,7 @@ import pytest
 from airflow_provider_backfill.commands.run import RunFlags
 from airflow_provider_backfill.commands.run import _begin as begin_run
 from airflow_provider_backfill.commands.session import Session
-from airflow_provider_backfill.core.facts import TimeKind
+from airflow_provider_backfill.core.facts import TableName, TimeKind
 from airflow_provider_backfill.core.ids import plan_id
 from airflow_provider_backfill.core.plan import Plan, Statement
 from airflow_provider_backfill.errors import RequestError
@@ -31,13 +31,13 @@ def _plans(number: int) -> tuple[Plan, Plan]:
     source = Statement(
         name="shop.src",
         select="SELECT ts FROM shop.src",
-        source="shop.src",
+        source=TableName("shop", "src"),
         time_kind=TimeKind.DATETIME,
         columns=("ts",),
     )
     first = make_plan(4, target=f"shop.table{number}", statements=(source,))
     start, end = first.start + timedelta(hours=18), first.end + timedelta(hours=18)
-    other = plan_id(first.target, start, end, 6, "ts")
+    other = plan_id(str(first.target), start, end, 6, "ts")
     return first, first.model_copy(update={"plan_id": other, "start": start, "end": end})
 
 

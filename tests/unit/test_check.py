@@ -16,6 +16,8 @@ from airflow_provider_backfill.commands.check import check_backfills
 from airflow_provider_backfill.commands.lease import utc_now
 from airflow_provider_backfill.commands.session import Session
 from airflow_provider_backfill.core.events import RunReplayed
+from airflow_provider_backfill.core.facts import TableName
+from airflow_provider_backfill.core.names import show_table
 from airflow_provider_backfill.core.plan import Plan
 from airflow_provider_backfill.core.run_state import ChunkStatus, Run, RunStatus
 from airflow_provider_backfill.errors import ConfigError, StateError
@@ -79,7 +81,7 @@ def test_the_payload_is_that_of_the_contract(cli: Cli, store: StateStore) -> Non
 def test_target_narrows(cli: Cli, store: StateStore) -> None:
     complete(store, OLD)
     assert cli("check", "--target", "shop.orders").code == 0
-    assert cli("check", "--target", YOUNG.target).code == 1
+    assert cli("check", "--target", show_table(YOUNG.target)).code == 1
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_github_gets_one_annotation_per_finding(cli: Cli, store: StateStore) -> 
     assert answer.code == 1
     assert len(lines) == 2
     assert all(line.startswith("::error title=backfill_required_pending::") for line in lines)
-    assert any("shop.`Ödå 100%25`" in line for line in lines)
+    assert any("shop.Ödå 100%25" in line for line in lines)
     assert all("%0Aclickhouse-backfill run " in line for line in lines)
 
 
@@ -153,7 +155,7 @@ def test_a_declaration_says_what_where_and_why(tmp_path: Path) -> None:
         '[[backfill]]\ntarget = "a.b"\nfrom = "2025-01-01"\nto = 2025-01-02T06:00:00+02:00\n',
     )
     first, second = read_required(path)
-    assert (first.target, first.reason, first.owner) == ("a.`b c`", "why", "who")
+    assert (first.target, first.reason, first.owner) == (TableName("a", "b c"), "why", "who")
     assert first.end - first.start == timedelta(hours=30)
     assert second.end - second.start == timedelta(hours=28)
     assert second.where == f"{path} [[backfill]] 2"
@@ -199,7 +201,11 @@ def test_declarations_are_the_same_in_toml_yaml_and_json(tmp_path: Path, name: s
     path.write_text(SAME[name])
     (declared,) = read_required(path)
     end = datetime(2025, 1, 2, 6, tzinfo=UTC)
-    assert (declared.target, declared.start, declared.end) == ("a.b", datetime(2025, 1, 1, tzinfo=UTC), end)
+    assert (declared.target, declared.start, declared.end) == (
+        TableName("a", "b"),
+        datetime(2025, 1, 1, tzinfo=UTC),
+        end,
+    )
     assert (declared.owner, declared.where) == ("x", f"{path} [[backfill]] 1")
 
 
@@ -232,13 +238,15 @@ def test_declared_backfills_count_as_required(cli: Cli, store: StateStore, tmp_p
     complete(store, OLD)
     text = "[[backfill]]\ntarget = '{}'\nfrom = 2025-01-01\nto = 2025-01-{}\n"
     done_already = write(tmp_path, text.format(OLD.target, "02"))
-    assert cli("check", "--target", OLD.target, "--required", str(done_already)).code == 0
+    assert cli("check", "--target", show_table(OLD.target), "--required", str(done_already)).code == 0
     more = write(tmp_path, text.format(OLD.target, "03"))
-    answer = cli("check", "--target", OLD.target, "--required", str(more), "--json")
+    answer = cli("check", "--target", show_table(OLD.target), "--required", str(more), "--json")
     assert answer.code == 1
     assert result(answer.payload)["requiredCount"] == 1
     # Narrowed to another table, it is not looked for.
-    assert "backfill_plan_missing" not in cli("check", "--target", YOUNG.target, "--required", str(more)).out
+    assert (
+        "backfill_plan_missing" not in cli("check", "--target", show_table(YOUNG.target), "--required", str(more)).out
+    )
 
 
 def test_a_plan_that_vanishes_meanwhile_is_no_finding(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:

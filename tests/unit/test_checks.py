@@ -89,7 +89,7 @@ def test_a_finished_plan_is_only_asked_for_leftovers() -> None:
 
 def _replica(**changes: Any) -> RuleContext:
     healthy = ReplicaFacts(TARGET, "r1", False, False, 0, 0, 0, 0, (), 2, "")
-    server = ServerFacts(address=PLAN.environment, target="shop.orders", storage=TARGET)
+    server = ServerFacts(address=PLAN.environment, target=TARGET, storage=TARGET)
     return RuleContext(
         moment=NOW, plan=PLAN, run=run(), server=replace(server, replicas=(healthy._replace(**changes),))
     )
@@ -194,7 +194,12 @@ def test_a_plan_can_be_planned_again_by_its_command() -> None:
     """A SELECT is text with quotes and line breaks; the shell must give it back as it was."""
     select = "SELECT *\nFROM shop.`raw it's` WHERE x = \"y\" AND z = '$HOME'"
     statement = Statement(
-        name="--select", select=select, source="shop.raw", time_kind=TimeKind.EPOCH_MS, columns=("a",), row_wise=True
+        name="--select",
+        select=select,
+        source=TableName("shop", "raw"),
+        time_kind=TimeKind.EPOCH_MS,
+        columns=("a",),
+        row_wise=True,
     )
     plan = PLAN.model_copy(
         update={"statements": (statement,), "write_mode": WriteMode.REPLACE, "allow_existing_rows": True}
@@ -214,7 +219,11 @@ def test_a_plan_can_be_planned_again_by_its_command() -> None:
 def test_a_plan_of_views_names_no_source() -> None:
     """They are found again; naming their source would copy it instead of replaying them."""
     statement = Statement(
-        name="shop.view", select="SELECT 1", source="shop.raw", time_kind=TimeKind.DATETIME, columns=("a",)
+        name="shop.view",
+        select="SELECT 1",
+        source=TableName("shop", "raw"),
+        time_kind=TimeKind.DATETIME,
+        columns=("a",),
     )
     command = str(plan_command(PLAN.model_copy(update={"statements": (statement,)})))
     assert "--source" not in command
@@ -222,9 +231,7 @@ def test_a_plan_of_views_names_no_source() -> None:
 
 
 def test_a_declared_backfill_names_itself_and_what_is_missing() -> None:
-    declared = RequiredBackfill(
-        "shop.orders", NOW, NOW + timedelta(days=2), "wrong tax", "billing", "f.toml [[backfill]] 3"
-    )
+    declared = RequiredBackfill(TARGET, NOW, NOW + timedelta(days=2), "wrong tax", "billing", "f.toml [[backfill]] 3")
     case = RuleContext(moment=NOW, missing=((declared, NOW, NOW + timedelta(hours=6)),))
     finding = find(case, "backfill_plan_missing")
     assert finding.hint == ("clickhouse-backfill plan --target shop.orders --from 2025-06-01 --to 2025-06-01T06:00:00Z")
@@ -234,7 +241,7 @@ def test_a_declared_backfill_names_itself_and_what_is_missing() -> None:
 
 def test_every_rule_of_the_server_is_asked_for_a_target_without_a_plan() -> None:
     """None may need a plan that is not there."""
-    server = ServerFacts(address="http://a", target="shop.orders", user="u")
+    server = ServerFacts(address="http://a", target=TARGET, user="u")
     assert codes(RuleContext(moment=NOW, server=server)) == ["backfill_target_missing"]
     assert {rule.needs for rule in RULES} == set(RuleScope)
 

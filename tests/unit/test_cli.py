@@ -23,6 +23,7 @@ from airflow_provider_backfill.cli.text import show_moment, show_seconds
 from airflow_provider_backfill.commands import list as list_command
 from airflow_provider_backfill.core.events import ChunkDone, ChunkFailed, ChunkStarted, RunStarted
 from airflow_provider_backfill.core.ids import plan_id
+from airflow_provider_backfill.core.names import parse_table
 from airflow_provider_backfill.core.plan import Plan, WriteMode
 from airflow_provider_backfill.core.replay import apply_event, new_run
 from airflow_provider_backfill.core.run_state import ContentSums, Run
@@ -61,7 +62,7 @@ def _store_plan(state: Path, target: str, hours: float = 6) -> Plan:
     end = START + timedelta(days=1)
     plan = Plan(
         plan_id=plan_id(target, START, end, hours, "ts"),
-        target=target,
+        target=parse_table(target, "target"),
         start=START,
         end=end,
         chunk_hours=hours,

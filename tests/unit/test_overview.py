@@ -27,9 +27,10 @@ from airflow_provider_backfill.core.events import (
     RunResumed,
     RunStarted,
 )
-from airflow_provider_backfill.core.facts import TimeKind
+from airflow_provider_backfill.core.facts import TableName, TimeKind
 from airflow_provider_backfill.core.ids import chunk_id, plan_id
 from airflow_provider_backfill.core.instants import to_ms
+from airflow_provider_backfill.core.names import parse_table
 from airflow_provider_backfill.core.plan import Chunk, Plan, Statement, WriteMode
 from airflow_provider_backfill.core.replay import select_chunks
 from airflow_provider_backfill.core.run_state import ChunkStatus, ContentSums
@@ -60,7 +61,7 @@ def make_plan(store: StateStore, target: str = "db.target", chunks: int = 12, ho
     end = START + chunks * timedelta(hours=hours)
     plan = Plan(
         plan_id=plan_id(target, START, end, hours, "ts"),
-        target=target,
+        target=parse_table(target, "target"),
         start=START,
         end=end,
         chunk_hours=hours,
@@ -70,7 +71,7 @@ def make_plan(store: StateStore, target: str = "db.target", chunks: int = 12, ho
             Statement(
                 name="db.source",
                 select="SELECT ts FROM db.source",
-                source="db.source",
+                source=TableName("db", "source"),
                 time_kind=TimeKind.DATETIME,
                 columns=("ts",),
                 row_wise=True,

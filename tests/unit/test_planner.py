@@ -163,7 +163,9 @@ def test_which_columns_are_converted_and_which_get_a_default() -> None:
 
 # ---------------------------------------------------------------- scans
 
-STATEMENT = Statement(name="shop.view", select="SELECT 1", source="shop.raw", time_kind=TimeKind.DATETIME, columns=())
+STATEMENT = Statement(
+    name="shop.view", select="SELECT 1", source=TableName("shop", "raw"), time_kind=TimeKind.DATETIME, columns=()
+)
 
 
 @pytest.mark.parametrize(("reads", "filtered"), [(1, 1), (3, 3)])

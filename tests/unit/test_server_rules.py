@@ -46,10 +46,8 @@ from airflow_provider_backfill.errors import Command, Flag, Sql
 from tests.state import START, make_plan
 
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
-TARGET, VIEW = TableName("shop", "orders"), TableName("shop", "view")
-STATEMENT = Statement(
-    name="shop.view", select="SELECT 1", source="shop.raw", time_kind=TimeKind.DATETIME, columns=("a",)
-)
+TARGET, VIEW, RAW = TableName("shop", "orders"), TableName("shop", "view"), TableName("shop", "raw")
+STATEMENT = Statement(name="shop.view", select="SELECT 1", source=RAW, time_kind=TimeKind.DATETIME, columns=("a",))
 PLAN = make_plan(statements=(STATEMENT,))
 ERROR, WARN, INFO = Severity.ERROR, Severity.WARN, Severity.INFO
 ESTIMATE = Estimate(4, 4, 4, 10, 20, 30, exact=True, bytes_per_row=10.0)
@@ -112,13 +110,13 @@ def test_a_target_that_is_gone() -> None:
 
 
 def test_sources_that_are_gone_or_refused() -> None:
-    refused = StatementScan("shop.view", "shop.raw", None, "no such column")
-    assert one(missing_sources=("shop.raw",), scans=(refused,)).message.startswith("The source shop.raw is not on")
+    refused = StatementScan("shop.view", RAW, None, "no such column")
+    assert one(missing_sources=(RAW,), scans=(refused,)).message.startswith("The source shop.raw is not on")
     assert "not accepted by the server any more: no such column" in one(scans=(refused,)).message
 
 
 def scan(reads: int = 1, filtered: int = 1, *, pruned: bool = True) -> tuple[StatementScan, ...]:
-    return (StatementScan("shop.view", "shop.raw", ScanFacts(reads, filtered, pruned, True), ""),)
+    return (StatementScan("shop.view", RAW, ScanFacts(reads, filtered, pruned, True), ""),)
 
 
 @pytest.mark.parametrize(("reads", "filtered"), [(1, 0), (2, 1)])

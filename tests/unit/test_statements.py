@@ -114,7 +114,7 @@ def test_wrappers_come_off() -> None:
 
 def test_a_filter_survives_quotes_in_names() -> None:
     """The setting is a map literal with literals inside; each level is escaped once."""
-    table = FilteredTable(table="d.`it's`", column="a", kind=TimeKind.DATE)
+    table = FilteredTable(table=TableName("d", "it's"), column="a", kind=TimeKind.DATE)
     setting = filter_setting([table], [(datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 1, 2, tzinfo=UTC))])
     condition = r"`a` >= toDate(\'2025-01-01\') AND `a` < toDate(\'2025-01-02\')"
     assert setting == {"additional_table_filters": f"{{'d.it\\'s': '{condition}'}}"}

@@ -45,7 +45,7 @@ class Finding(NamedTuple):
 class RequiredBackfill:
     """A backfill that a file under version control demands; *where* names its place in that file."""
 
-    target: str
+    target: TableName
     start: datetime
     end: datetime
     reason: str

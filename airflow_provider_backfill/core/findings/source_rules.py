@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from ...errors import Flag
-from ..facts import TableName
 from ..names import quote
 from ..remedy import chunk_hours_flag, plan_command, sql
 from ..sql import quote_table
@@ -61,12 +60,11 @@ def _not_pruned(case: RuleContext) -> Iterator[Match]:
             continue
         column = quote(plan.time_column)
         index = quote(f"backfill_{plan.time_column}")
-        database, _, table = scan.source.partition(".")
         yield Match(
             f"No index of {scan.source} uses {plan.time_column}, so each of the {plan.chunk_count} chunks reads all "
             "of it. Use larger chunks, or add an index.",
             sql(
-                f"ALTER TABLE {quote_table(TableName(database, table))} ADD INDEX {index} {column} TYPE minmax "
+                f"ALTER TABLE {quote_table(scan.source)} ADD INDEX {index} {column} TYPE minmax "
                 f"GRANULARITY 1, MATERIALIZE INDEX {index} SETTINGS mutations_sync = 2"
             ),
         )

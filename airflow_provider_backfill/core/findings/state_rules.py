@@ -6,6 +6,7 @@ from datetime import timedelta
 from ...errors import Advice, Command, Flag
 from ..failures import short_error
 from ..instants import render_instant
+from ..names import show_table
 from ..plan import Plan, Proof
 from ..remedy import command, short_instant
 from ..run_state import ChunkStatus, Run, RunStatus
@@ -76,7 +77,7 @@ def _plan_missing(case: RuleContext) -> Iterator[Match]:
             Command(
                 "plan",
                 flags=(
-                    Flag("--target", declared.target),
+                    Flag("--target", show_table(declared.target)),
                     Flag("--from", short_instant(start)),
                     Flag("--to", short_instant(end)),
                 ),

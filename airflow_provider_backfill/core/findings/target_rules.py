@@ -45,7 +45,7 @@ def _environment(case: RuleContext) -> Iterator[Match]:
 )
 def _target_missing(case: RuleContext) -> Iterator[Match]:
     facts = case.seen
-    if facts.target and facts.storage is None:
+    if facts.target is not None and facts.storage is None:
         yield Match(
             f"There is no table {facts.target} on {facts.address} that {facts.user} can see. "
             "Create it, or point --clickhouse-url to the server that has it."
@@ -60,11 +60,11 @@ def _target_missing(case: RuleContext) -> Iterator[Match]:
 )
 def _ttl(case: RuleContext) -> Iterator[Match]:
     facts = case.seen
-    if facts.storage is not None:
+    if facts.target is not None and facts.storage is not None:
         yield from past_ttl(facts.target, facts.storage, facts.ttls)
 
 
-def past_ttl(target: str, storage: TableName, ttls: Iterable[TtlFacts]) -> Iterator[Match]:
+def past_ttl(target: TableName, storage: TableName, ttls: Iterable[TtlFacts]) -> Iterator[Match]:
     """What is to be said of a window that is partly past the target's TTL."""
     for ttl in ttls:
         if ttl.until is not None:

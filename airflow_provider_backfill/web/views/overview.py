@@ -26,7 +26,6 @@ from ...core.findings.signal import Signal, signal_of
 from ...core.instants import render_instant, to_ms
 from ...core.masking import mask_secrets
 from ...core.model import whole
-from ...core.names import parse_table
 from ...core.plan import Chunk, Plan, WriteMode
 from ...core.run_state import ChunkStatus, Run, RunStatus
 from ...core.sql import chunk_filter, insert_select, pasteable, quote_table, staging_table
@@ -494,7 +493,12 @@ def _definition(plan: Plan, store: StateStore) -> Payload:
         "environment": plan.environment,
         "chunkCount": plan.total_chunks,
         "statements": [
-            {"name": s.name, "source": s.source, "select": mask_secrets(s.select), "verifiedAgainstSource": s.row_wise}
+            {
+                "name": s.name,
+                "source": s.source_text,
+                "select": mask_secrets(s.select),
+                "verifiedAgainstSource": s.row_wise,
+            }
             for s in plan.statements
         ],
         "planPath": store.plan_path(plan.plan_id),
@@ -628,14 +632,13 @@ def _note_attempt(attempts: dict[int, Payload], event: Payload) -> None:
 def _statement(plan: Plan, chunk: Chunk, attempt: int, position: int) -> Payload:
     """The INSERT of an attempt with its time filter, as a person can paste it, but for secrets."""
     statement = plan.statements[position]
-    target = parse_table(plan.target, "target")
-    into: TableName = target
+    into: TableName = plan.target
     if plan.write_mode is not WriteMode.INSERT:
-        into = staging_table(plan, target, chunk.id, attempt)
+        into = staging_table(plan, plan.target, chunk.id, attempt)
     insert, clause = pasteable(insert_select(into, statement), chunk_filter(plan, statement, chunk))
     return {
         "name": statement.name,
-        "source": statement.source,
+        "source": statement.source_text,
         "into": quote_table(into),
         "insert": mask_secrets(insert),
         "filter": clause,
