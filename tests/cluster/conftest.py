@@ -43,9 +43,13 @@ def square(_square: Cluster) -> Cluster:
     return _square.start()
 
 
-@pytest.fixture(params=list(Kind))
+# ClickHouse's own default and its own database engine; the others differ in the path alone.
+_USUAL = (Kind.DEFAULT, Kind.DATABASE)
+
+
+@pytest.fixture(params=[pytest.param(each, marks=() if each in _USUAL else pytest.mark.long) for each in Kind])
 def kind(request: pytest.FixtureRequest) -> Kind:
-    """Every way in which tables are replicated."""
+    """Every way in which tables are replicated; two of them with every run of the tests."""
     chosen: Kind = request.param
     return chosen
 
