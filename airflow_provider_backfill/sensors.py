@@ -15,7 +15,7 @@ from .commands.session import Payload
 from .core.instants import render_instant
 from .errors import RequestError
 from .options import parse_options
-from .triggers import BackfillStatusTrigger, Progress, look
+from .triggers import BackfillStatusTrigger, Progress, Watched
 
 
 class BackfillStatusSensor(BaseSensorOperator):
@@ -113,7 +113,7 @@ class BackfillStatusSensor(BaseSensorOperator):
             first = self._first_look(context)
             if not first:
                 self.defer(
-                    trigger=BackfillStatusTrigger(**self._what(), poke_interval=self.poke_interval),
+                    trigger=BackfillStatusTrigger(poke_interval=self.poke_interval, **self._watched()._asdict()),
                     method_name="execute_complete",
                     timeout=timedelta(seconds=self.timeout),
                 )
@@ -151,7 +151,7 @@ class BackfillStatusSensor(BaseSensorOperator):
     def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - the base class's signature
         """Whether the backfill is completed, with what is in the target then."""
         with airflow_errors():
-            found = look(**self._what(), user=f"airflow:{self.task_id}")
+            found = self._watched().look(f"airflow:{self.task_id}")
         if self._progress is None:
             self._progress = Progress(self.log)
         self._progress.tell(found)
@@ -159,18 +159,15 @@ class BackfillStatusSensor(BaseSensorOperator):
             raise AirflowFailException(found.lost)
         return PokeReturnValue(found.published is not None, found.published)
 
-    def _what(self) -> dict[str, Any]:
-        """What is waited for, as the trigger takes it."""
-        what: dict[str, Any] = {
-            "state_dir": blank_to_none(self.state_dir),
-            "options": self.options,
-            "fail_if_idle": self.fail_if_idle,
-        }
-        if self.target is None:
-            if not isinstance(self.plan_id, str) or not self.plan_id.strip():
-                raise RequestError(f"plan_id is {self.plan_id!r}.", hint="pass plan.output['plan_id'] of the plan task")
-            return {**what, "plan_id": self.plan_id}
-        return {**what, "target": self.target, **{name: self._bound(name) for name in ("window_from", "window_to")}}
+    def _watched(self) -> Watched:
+        where = Watched(state_dir=blank_to_none(self.state_dir), options=self.options, fail_if_idle=self.fail_if_idle)
+        if self.target is not None:
+            return where._replace(
+                target=self.target, window_from=self._bound("window_from"), window_to=self._bound("window_to")
+            )
+        if not isinstance(self.plan_id, str) or not self.plan_id.strip():
+            raise RequestError(f"plan_id is {self.plan_id!r}.", hint="pass plan.output['plan_id'] of the plan task")
+        return where._replace(plan_id=self.plan_id)
 
     def _bound(self, name: str) -> str:
         value = blank_to_none(getattr(self, name))

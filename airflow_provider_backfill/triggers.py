@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import datetime
 from logging import Logger
-from typing import Any
+from typing import Any, NamedTuple
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
@@ -39,28 +39,29 @@ _STOP_SECONDS = 20.0
 _SETTLE_SECONDS = 10.0
 
 
-def look(
-    *,
-    user: str,
-    plan_id: str = "",
-    target: str = "",
-    window_from: str = "",
-    window_to: str = "",
-    fail_if_idle: bool = False,
-    state_dir: str | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> PollResult:
-    """
-    One look at a plan, or at the window of a target.
+class Watched(NamedTuple):
+    """What is waited for: a plan, or the window of a target; with the place of its state."""
 
-    Raises:
-        BackfillError: There is no such plan, its files are damaged, or an option is wrong.
-    """
-    session = open_session(load_airflow_options({"state_dir": state_dir}, options), user)
-    if plan_id:
-        return poll_plan(session, plan_id, fail_if_idle=fail_if_idle)
-    window = parse_instant(window_from), parse_instant(window_to)
-    return poll_window(session, parse_table(target, "target"), *window)
+    plan_id: str = ""
+    target: str = ""
+    window_from: str = ""
+    window_to: str = ""
+    fail_if_idle: bool = False
+    state_dir: str | None = None
+    options: Mapping[str, Any] | None = None
+
+    def look(self, user: str) -> PollResult:
+        """
+        Look once.
+
+        Raises:
+            BackfillError: There is no such plan, its files are damaged, or an option is wrong.
+        """
+        session = open_session(load_airflow_options({"state_dir": self.state_dir}, self.options), user)
+        if self.plan_id:
+            return poll_plan(session, self.plan_id, fail_if_idle=self.fail_if_idle)
+        window = parse_instant(self.window_from), parse_instant(self.window_to)
+        return poll_window(session, parse_table(self.target, "target"), *window)
 
 
 class Progress:
@@ -81,36 +82,16 @@ class Progress:
 
 
 class BackfillStatusTrigger(BaseTrigger):
-    """Waits for a backfill; its one event has ``published`` and ``lost`` of :class:`.waiting.Look`."""
+    """Waits for a backfill, as :class:`Watched` says which; its one event has *published* and *lost* of the look."""
 
-    def __init__(
-        self,
-        *,
-        poke_interval: float,
-        plan_id: str = "",
-        target: str = "",
-        window_from: str = "",
-        window_to: str = "",
-        fail_if_idle: bool = False,
-        state_dir: str | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, *, poke_interval: float, **watched: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.poke_interval = poke_interval
-        # By name: a trigger may be read by a later version than the one that wrote it.
-        self.what: dict[str, Any] = {
-            "plan_id": plan_id,
-            "target": target,
-            "window_from": window_from,
-            "window_to": window_to,
-            "fail_if_idle": fail_if_idle,
-            "state_dir": state_dir,
-            "options": options,
-        }
+        self.watched = Watched(**watched)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """How to make it again."""
-        return f"{__name__}.{type(self).__name__}", {"poke_interval": self.poke_interval, **self.what}
+        """How to make it again; by name, since a later version may read what this one wrote."""
+        return f"{__name__}.{type(self).__name__}", {"poke_interval": self.poke_interval, **self.watched._asdict()}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look until there is no more to wait for."""
@@ -131,7 +112,7 @@ class BackfillStatusTrigger(BaseTrigger):
 
     def _look(self) -> PollResult:
         with airflow_errors():
-            return look(**self.what, user="airflow:triggerer")
+            return self.watched.look("airflow:triggerer")
 
 
 class BackfillChunkTrigger(BaseTrigger):

@@ -140,10 +140,8 @@ def _operators() -> str:
         "Airflow's base class as well.",
     ]
     for module in _SKINS:
-        path = _PACKAGE / f"{module}.py"
-        if not path.exists():
-            continue
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        paths = [_PACKAGE / f"{module}.py", *(_PACKAGE / module / f"{name}.py" for name in ("plan", "chunk"))]
+        for node in (node for path in paths if path.exists() for node in ast.parse(path.read_text("utf-8")).body):
             if isinstance(node, ast.ClassDef) and node.name.startswith("Backfill"):
                 lines += _class(module, node)
             if isinstance(node, ast.FunctionDef) and re.match("(clickhouse_)?backfill", node.name):

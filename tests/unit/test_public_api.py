@@ -41,7 +41,17 @@ PROMISED = {
 @pytest.mark.parametrize("name", PROMISED)
 def test_what_is_promised_is_there(name: str) -> None:
     module, wanted = name.split(".")
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    path = PACKAGE / f"{module}.py"
+    if not path.exists():
+        # A folder hands out what its files have.
+        tree = ast.parse((PACKAGE / module / "__init__.py").read_text(encoding="utf-8"))
+        (place,) = (
+            found.module
+            for found in tree.body
+            if isinstance(found, ast.ImportFrom) and wanted in (alias.name for alias in found.names)
+        )
+        path = PACKAGE / module / f"{place}.py"
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     (node,) = (
         found for found in tree.body if isinstance(found, ast.ClassDef | ast.FunctionDef) and found.name == wanted
     )

@@ -1,0 +1,335 @@
+"""Execute chunks of a plan in mapped tasks."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, ClassVar
+
+from airflow.sdk import BaseOperator, Context
+
+from ..airflow_support import lineage
+from ..airflow_support.compat import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSkipException,
+    TaskState,
+    deferrable_by_default,
+    task_state,
+)
+from ..airflow_support.fields import blank_to_none, is_literal, parse_mapped_item, show_window, to_flag
+from ..airflow_support.links import BackfillPlanLink, push_plan_link
+from ..airflow_support.session import airflow_errors, load_airflow_options, open_session, operator_words, task_name
+from ..airflow_support.task_log import ChunkReporter
+from ..commands.run import RunFlags, run_plan
+from ..commands.session import Payload, Session
+from ..commands.status import window_status
+from ..core.plan import Plan
+from ..core.run_state import Run, RunStatus
+from ..errors import BackfillError, RequestError
+from ..options import parse_options
+from ..triggers import BackfillChunkTrigger
+
+_CLEAR_KEY = "clickhouse_backfill_clear"
+_PLAN_KEY = "clickhouse_backfill_plan"
+_LABEL = "{{ task.window_label }}"
+_FORCED = ("force_overlap", "force_compatibility", "force_environment")
+_CHUNK_FLAGS = ("replay_done", "clear_window", *_FORCED)
+
+
+class BackfillChunkOperator(BaseOperator):
+    """
+    Execute the chunks of a plan that lie in a window; mapped over what the plan operator returns.
+
+    ::
+
+        BackfillChunkOperator.partial(task_id="chunks", max_parallel_chunks=2).expand(chunks=plan.output)
+
+    One chunk at a time within a task, each with a checkpoint of its own. Outcomes:
+
+    - all chunks of the window are done: success, also when they were done before;
+    - a chunk failed for good: failed, without Airflow's ``retries``, once the others have ended;
+    - the run was cancelled: skipped;
+    - the task was killed or timed out: its query is killed, its chunks are given back, and a retry goes on;
+    - ClickHouse or the state folder could not be reached: Airflow's ``retries`` apply.
+
+    A clear, and a new DAG run, gives failed chunks a fresh budget of attempts, and executes done
+    ones again only if *replay_done* says so; an automatic retry does neither.
+
+    Args:
+        chunks: One item of the plan operator's result.
+        replay_done: Execute done chunks again, once per clear or DAG run.
+        clear_window: With *replay_done*, delete a chunk's window from the target first; needed unless the
+            plan's write mode is ``replace``.
+        force_overlap: Run beside another run over the same rows.
+        force_compatibility: Run the plan as it was made, though options have changed since.
+        force_environment: Run on another ClickHouse than the plan was made on.
+        deferrable: Execute the chunks in the triggerer, so that a task holds no worker slot meanwhile; Airflow's
+            ``[operators] default_deferrable`` when None. ``execution_timeout`` then counts from the deferral.
+        clickhouse_conn_id: Connection of the official ClickHouse provider.
+        state_dir: Folder of plans, runs and events; ``[clickhouse_backfill] state_dir`` when None.
+        options: Any other options, as in ``clickhouse-backfill.toml``.
+        map_index_template: What Airflow shows for a mapped task; its window and progress by default.
+    """
+
+    template_fields: Sequence[str] = (
+        "chunks",
+        "replay_done",
+        "clear_window",
+        "force_overlap",
+        "force_compatibility",
+        "force_environment",
+        "clickhouse_conn_id",
+        "state_dir",
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {"chunks": "json"}
+    operator_extra_links = (BackfillPlanLink(),)
+    ui_color = "#faff69"
+
+    def __init__(
+        self,
+        *,
+        chunks: Mapping[str, Any],
+        replay_done: bool | str = False,
+        clear_window: bool | str = False,
+        force_overlap: bool | str = False,
+        force_compatibility: bool | str = False,
+        force_environment: bool | str = False,
+        deferrable: bool | None = None,
+        clickhouse_conn_id: str = "clickhouse_default",
+        state_dir: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        map_index_template: str = _LABEL,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(map_index_template=map_index_template, **kwargs)
+        self.chunks = chunks
+        self.replay_done = replay_done
+        self.clear_window = clear_window
+        self.force_overlap = force_overlap
+        self.force_compatibility = force_compatibility
+        self.force_environment = force_environment
+        self.deferrable = deferrable_by_default() if deferrable is None else deferrable
+        self.clickhouse_conn_id = clickhouse_conn_id
+        self.state_dir = state_dir
+        self.options = options
+        self._stop: Callable[[str], None] | None = None
+        self._killed = False
+        self._progress = ""
+        self._lineage: Payload | None = None
+        with operator_words():
+            parse_options(options or {}, "options")
+            flags = {name: self._flag(name) for name in _CHUNK_FLAGS if is_literal(getattr(self, name))}
+            if flags.get("clear_window") and flags.get("replay_done") is False:
+                raise RequestError(
+                    "clear_window does nothing without replay_done.", hint="pass replay_done=True as well"
+                )
+
+    @classmethod
+    def partial(cls, *, task_id: str, max_parallel_chunks: int | None = None, **kwargs: Any) -> Any:
+        """
+        Prepare the mapping, as for any operator.
+
+        Args:
+            max_parallel_chunks: Mapped tasks of a DAG run that run at once; the option
+                ``defaults.maxParallelChunks`` when None. With 1, Airflow's scheduler starts one task per
+                loop, which costs seconds per task. ``max_active_tis_per_dagrun`` is the same and wins.
+        """
+        with operator_words():
+            options = kwargs.get("options")
+            if max_parallel_chunks is None and "max_active_tis_per_dagrun" not in kwargs:
+                max_parallel_chunks = load_airflow_options({}, options).defaults.max_parallel_chunks
+            elif max_parallel_chunks is not None:
+                parse_options({"defaults": {"maxParallelChunks": max_parallel_chunks}}, "max_parallel_chunks")
+        kwargs.setdefault("max_active_tis_per_dagrun", max_parallel_chunks)
+        # Before 3.3, Airflow takes the label from what is mapped and not from the operator that comes of it.
+        kwargs.setdefault("map_index_template", _LABEL)
+        return super().partial(task_id=task_id, **kwargs)
+
+    def _flag(self, name: str) -> bool:
+        """Whether a switch is on; not given is off."""
+        value = blank_to_none(getattr(self, name))
+        return value is not None and to_flag(value)
+
+    @property
+    def window_label(self) -> str:
+        """The window, and once there is any the progress, as Airflow shows it for a map index."""
+        return f"{show_window(self.chunks['from'], self.chunks['to'])}{self._progress}"
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Execute what is not done, and return what the window amounts to."""
+        with airflow_errors():
+            plan_id, window = parse_mapped_item(self.chunks)
+            push_plan_link(self, context, plan_id)
+            options = load_airflow_options({"state_dir": blank_to_none(self.state_dir)}, self.options)
+            session = open_session(options, task_name(context), self.clickhouse_conn_id)
+            state = task_state(context, session.store)
+            self._refuse_other_plan(context, plan_id, state)
+            fresh, reporter = _Clear(context, state), ChunkReporter(self.log, self.dag_id)
+            status = self._look(session, plan_id, window)
+            replay = self._flag("replay_done") and fresh.is_new
+            if self._is_done(status) and not replay:
+                self.log.info("%s: every chunk was done before (plan %s)", self.window_label, plan_id)
+                return self._result(status)
+            self._refuse_cancelled(status)
+            flags = RunFlags(
+                replay_done=replay,
+                replay_failed=fresh.is_new,
+                clear_window=replay and self._flag("clear_window"),
+                **{name: self._flag(name) for name in _FORCED},
+            )
+
+            def begin(worker: Any, plan: Plan, _: Run) -> None:
+                # From here on the log knows what is to be replayed: a further try goes on with it.
+                fresh.acted()
+                reporter.begin(plan)
+                if self.deferrable:
+                    self._defer(session, flags)
+                self._stop = worker.stop
+                if self._killed:
+                    worker.stop(_KILLED)
+
+            try:
+                run_plan(
+                    session,
+                    plan_id,
+                    flags=flags,
+                    parallel=1,
+                    window=window,
+                    on_start=begin,
+                    report=reporter,
+                )
+            except BackfillError:
+                # A cancel between our look and the start reads as an error there.
+                self._refuse_cancelled(self._look(session, plan_id, window))
+                raise
+            return self._outcome(self._look(session, plan_id, window))
+
+    def _defer(self, session: Session, flags: RunFlags) -> None:
+        trigger = BackfillChunkTrigger(
+            chunks=dict(self.chunks),
+            user=session.user,
+            dag_id=self.dag_id,
+            clickhouse_conn_id=self.clickhouse_conn_id,
+            state_dir=blank_to_none(self.state_dir),
+            options=self.options,
+            flags={name: getattr(flags, name) for name in _FORCED},
+        )
+        self.defer(trigger=trigger, method_name="execute_complete", timeout=self.execution_timeout)
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Go on after the chunks were executed in the triggerer."""
+        with airflow_errors():
+            plan_id, window = parse_mapped_item(self.chunks)
+            push_plan_link(self, context, plan_id)
+            options = load_airflow_options({"state_dir": blank_to_none(self.state_dir)}, self.options)
+            status = self._look(open_session(options, task_name(context)), plan_id, window)
+            if event["error"] and not self._is_done(status):
+                self._refuse_cancelled(status)
+                raise (AirflowFailException if event["final"] else AirflowException)(event["error"])
+            return self._outcome(status)
+
+    def get_openlineage_facets_on_complete(self, _: Any) -> Any:
+        """Sources, target and rows, for the OpenLineage provider where there is one; None before the end."""
+        return None if self._lineage is None else lineage.openlineage(self._lineage)
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> Any:
+        """The same of what was done before the task failed; None when that is nothing."""
+        return self.get_openlineage_facets_on_complete(task_instance)
+
+    def on_kill(self) -> None:
+        """Kill the query on the server and give the chunks back; Airflow calls it from a signal handler."""
+        self._killed = True
+        stop = self._stop
+        if stop is not None:
+            # In a thread, because this one may hold, where it was interrupted, a lock that stop() needs.
+            threading.Thread(target=stop, args=(_KILLED,), name="backfill-kill", daemon=True).start()
+
+    def _look(self, session: Session, plan_id: str, window: tuple[datetime, datetime]) -> Payload:
+        status = window_status(session, plan_id, window)
+        counts = status["chunkCounts"]
+        if not counts["total"]:
+            raise RequestError(
+                f"No chunk of plan {plan_id} lies in {status['from']} to {status['to']}.",
+                hint="pass chunks as BackfillPlanOperator returns them",
+            )
+        failed = f", {counts['failed']} failed" if counts["failed"] else ""
+        self._progress = f", {counts['done']}/{counts['total']} done{failed}"
+        self._lineage = status if counts["done"] else None
+        return status
+
+    def _refuse_other_plan(self, context: Context, plan_id: str, state: TaskState) -> None:
+        """
+        A task that has worked on one plan takes up another only if it was cleared together with the plan task.
+
+        Else the plan task was cleared alone and made another plan, and what this map index gets now is a
+        chunk of it by position.
+        """
+        before = state.get(_PLAN_KEY)
+        if before not in (None, plan_id) and (context["dag_run"].clear_number or 0) > self.chunks.get("clear", 0):
+            raise RequestError(
+                f"This task has executed chunks of plan {before}, and the plan task has made plan {plan_id} since.",
+                hint="clear the plan task with downstream, so that all of its chunks are executed",
+            )
+        state.set(_PLAN_KEY, plan_id)
+
+    @staticmethod
+    def _is_done(status: Payload) -> bool:
+        counts = status["chunkCounts"]
+        return bool(counts["done"] == counts["total"])
+
+    @staticmethod
+    def _refuse_cancelled(status: Payload) -> None:
+        if RunStatus(status["status"]).is_cancelled:
+            raise AirflowSkipException(
+                f"Plan {status['planId']} was cancelled; `clickhouse-backfill resume --plan-id {status['planId']}` "
+                "takes it up again."
+            )
+
+    def _outcome(self, status: Payload) -> dict[str, Any]:
+        counts, plan_id = status["chunkCounts"], status["planId"]
+        if self._is_done(status):
+            window, rows = show_window(status["from"], status["to"]), f"{status['rowsWritten']:,}"
+            self.log.info("%s: %s rows, %s chunks done (plan %s)", window, rows, counts["done"], plan_id)
+            return self._result(status)
+        self._refuse_cancelled(status)
+        if counts["failed"]:
+            shown = "; ".join(f"{show_window(f['from'], f['to'])}: {f['error']}" for f in status["failed"][:3])
+            more = f"; and {counts['failed'] - 3} more" if counts["failed"] > 3 else ""
+            raise AirflowFailException(
+                f"{counts['failed']} of {counts['total']} chunks of plan {plan_id} failed. {shown}{more}. "
+                "Mend the cause, then clear this task."
+            )
+        why = _KILLED if self._killed else "it stopped"
+        raise AirflowException(
+            f"Plan {plan_id}: {why} with {counts['done']} of {counts['total']} chunks done; the next try goes on."
+        )
+
+    def _result(self, status: Payload) -> dict[str, Any]:
+        return {
+            "planId": status["planId"],
+            "from": status["from"],
+            "to": status["to"],
+            "chunkCount": status["chunkCounts"]["total"],
+            "rowsWritten": status["rowsWritten"],
+        }
+
+
+_KILLED = "the task was killed"
+
+
+class _Clear:
+    """
+    Whether a task instance is at work for the first time since it was cleared, or since it was made.
+
+    Kept in the task's state, since a worker may be lost before it has acted on it.
+    """
+
+    def __init__(self, context: Context, state: TaskState) -> None:
+        ti, self._state = context["ti"], state
+        # Airflow adds the tries made so far to max_tries with each clear.
+        self._number = str(ti.max_tries - (ti.task.retries or 0))
+        self.is_new = self._state.get(_CLEAR_KEY) != self._number
+
+    def acted(self) -> None:
+        """Remember that this clear was acted on."""
+        self._state.set(_CLEAR_KEY, self._number)

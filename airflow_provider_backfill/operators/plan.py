@@ -1,0 +1,350 @@
+"""Plan a ClickHouse backfill: an immutable plan, and what to map the chunk operator over."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, ClassVar
+
+from airflow.sdk import BaseOperator, Context
+
+from ..airflow_support.compat import conf
+from ..airflow_support.fields import (
+    blank_to_none,
+    conflicting_sources,
+    is_literal,
+    mapped_items,
+    show_window,
+    to_chunking,
+    to_filters,
+    to_flag,
+    to_instant,
+    to_mode,
+    to_table,
+    to_tables,
+)
+from ..airflow_support.links import BackfillPlanLink, plan_link, push_plan_link
+from ..airflow_support.session import (
+    airflow_errors,
+    load_airflow_options,
+    open_session,
+    operator_words,
+    task_name,
+    undefined_named,
+)
+from ..airflow_support.summary import plan_summary
+from ..commands.plan import create_plan
+from ..commands.session import Payload
+from ..core.chunking import AUTO, parse_length
+from ..core.facts import TIME_UNITS
+from ..core.instants import render_instant
+from ..core.parameters import read_formats
+from ..core.plain_text import plain_values
+from ..core.plan import PlanRequest
+from ..core.query_settings import check_settings, settings_as_text
+from ..core.window import iter_window
+from ..errors import RequestError
+from ..options import Defaults, parse_options
+
+MAX_MAPPED_TASKS = 100
+# What a field of a form may switch.
+_PLAN_FLAGS = (
+    "accept_at_least_once",
+    "keep_outside",
+    "backup",
+    "allow_existing_rows",
+    "trial",
+    "force_large_window",
+    "force",
+)
+
+
+class BackfillPlanOperator(BaseOperator):
+    """
+    Make an immutable plan, or find the one made before, and return what to map the chunk operator over.
+
+    The result is a list of ``{"planId", "from", "to", "chunkCount"}``: one item per chunk while there are few (24)
+    or each has seconds of work, else consecutive chunks in evenly sized batches, and never more than
+    *max_mapped_tasks* items. The XCom ``plan_id``
+    has the plan's id, and ``summary`` what a person needs to know of it, as Markdown. Nothing is written to
+    ClickHouse.
+
+    Bad literal values fail when the DAG is parsed; bad rendered ones fail the task, without a
+    retry and before anything is written. A templated value that renders to nothing (or ``None``,
+    as an empty field of a form does) is not given.
+
+    Args:
+        target: Table to fill, ``database.table``.
+        window_from: Start of the window, included: ISO text or a datetime; without an offset UTC.
+        window_to: End of the window, excluded.
+        chunk_hours: Length of a chunk: hours, or text such as ``12h``, ``1d``, ``month``, ``day@Europe/Berlin``,
+            ``partition``, or ``auto``; the option ``defaults.chunkHours`` when None.
+        chunk_by: Instead of *chunk_hours*: ``month``, ``week``, ``day`` or ``hour`` of the calendar, or ``partition``.
+        chunk_zone: With *chunk_by*, the time zone of the calendar; UTC when None.
+        max_chunk_rows: Cut chunks that read more rows of the source than this, and join those that read less.
+        max_chunk_bytes: The same by uncompressed bytes of the source.
+        time_column: Column that the window applies to; found when None.
+        time_unit: ``s``, ``ms``, ``us`` or ``ns`` when that column is an integer epoch.
+        source: Copy this table; with neither *source* nor *select* the target's views are replayed.
+        select: Insert the rows of this SELECT; text, or the path of a ``.sql`` template.
+        params_format: By the name of a parameter of *select* (``{day:String}``), the format of strftime that makes
+            it the chunk's start: ``{"day": "%Y-%m-%d"}``.
+        settings: ClickHouse settings for the statements that read the source and fill: ``{"max_threads": 4}``.
+        filter_table: Table of the SELECT that the window applies to, ``database.table`` or
+            ``database.table=column``; several in a list.
+        whole_table: Table that every chunk reads whole; several in a list.
+        write_mode: ``stage``, ``replace`` or ``insert``; what fits the target when None.
+        accept_at_least_once: Accept a mode that may write rows twice.
+        keep_outside: In ``replace``, keep rows outside the window in partitions it covers in part.
+        backup: In ``replace``, keep what is overwritten in a table of its own.
+        accept_partial_groups: Why parts of groups that chunks cut are fine; refused when empty.
+        trial: Try on a few chunks whether they add up.
+        allow_existing_rows: Add to the rows that the target already holds in the window.
+        force_large_window: Go over ``limits.maxWindowHours``.
+        force: Plan anew where a plan of this id exists; its files are kept beside.
+        max_mapped_tasks: Most mapped tasks; never more than Airflow's ``core.max_map_length``.
+        clickhouse_conn_id: Connection of the official ClickHouse provider.
+        state_dir: Folder of plans, runs and events; ``[clickhouse_backfill] state_dir`` when None.
+        options: Any other options, as in ``clickhouse-backfill.toml``: ``{"limits": {"maxWindowHours": 9000}}``.
+    """
+
+    template_fields: Sequence[str] = (
+        "target",
+        "window_from",
+        "window_to",
+        "chunk_hours",
+        "chunk_by",
+        "chunk_zone",
+        "max_chunk_rows",
+        "max_chunk_bytes",
+        "time_column",
+        "source",
+        "select",
+        "filter_table",
+        "whole_table",
+        "accept_partial_groups",
+        "write_mode",
+        "accept_at_least_once",
+        "keep_outside",
+        "backup",
+        "allow_existing_rows",
+        "trial",
+        "force_large_window",
+        "force",
+        "clickhouse_conn_id",
+        "state_dir",
+    )
+    template_ext: Sequence[str] = (".sql",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"select": "sql"}
+    operator_extra_links = (BackfillPlanLink(),)
+    ui_color = "#fff6cc"
+
+    def __init__(
+        self,
+        *,
+        target: str,
+        window_from: str | datetime | None = None,
+        window_to: str | datetime | None = None,
+        chunk_hours: float | str | None = None,
+        chunk_by: str | None = None,
+        chunk_zone: str | None = None,
+        max_chunk_rows: int | str | None = None,
+        max_chunk_bytes: int | str | None = None,
+        time_column: str | None = None,
+        time_unit: str = "",
+        source: str | None = None,
+        select: str | None = None,
+        params_format: Mapping[str, str] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        filter_table: str | Sequence[str] | None = None,
+        whole_table: str | Sequence[str] | None = None,
+        write_mode: str | None = None,
+        accept_at_least_once: bool | str = False,
+        keep_outside: bool | str = False,
+        backup: bool | str = False,
+        accept_partial_groups: str = "",
+        trial: bool | str = True,
+        allow_existing_rows: bool | str = False,
+        force_large_window: bool | str = False,
+        force: bool | str = False,
+        max_mapped_tasks: int = MAX_MAPPED_TASKS,
+        clickhouse_conn_id: str = "clickhouse_default",
+        state_dir: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.target = target
+        self.window_from = window_from
+        self.window_to = window_to
+        self.chunk_hours = chunk_hours
+        self.chunk_by = chunk_by
+        self.chunk_zone = chunk_zone
+        self.max_chunk_rows = max_chunk_rows
+        self.max_chunk_bytes = max_chunk_bytes
+        self.time_column = time_column
+        self.time_unit = time_unit
+        self.source = source
+        self.select = select
+        self.params_format = params_format
+        self.settings = settings
+        self.filter_table = filter_table
+        self.whole_table = whole_table
+        self.write_mode = write_mode
+        self.accept_at_least_once = accept_at_least_once
+        self.keep_outside = keep_outside
+        self.backup = backup
+        self.accept_partial_groups = accept_partial_groups
+        self.trial = trial
+        self.allow_existing_rows = allow_existing_rows
+        self.force_large_window = force_large_window
+        self.force = force
+        self.max_mapped_tasks = max_mapped_tasks
+        self.clickhouse_conn_id = clickhouse_conn_id
+        self.state_dir = state_dir
+        self.options = options
+        with operator_words():
+            self._check_literals()
+
+    def render_template_fields(self, context: Context, jinja_env: Any = None) -> Any:
+        """Render the fields, with the way out where a run has no data interval."""
+        with undefined_named(context):
+            return super().render_template_fields(context, jinja_env)
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        """Plan, and return the mapping input."""
+        with airflow_errors():
+            arguments = {
+                "max_chunk_rows": blank_to_none(self.max_chunk_rows),
+                "max_chunk_bytes": blank_to_none(self.max_chunk_bytes),
+                "time_column": blank_to_none(self.time_column),
+                "state_dir": blank_to_none(self.state_dir),
+            }
+            options = load_airflow_options(arguments, self.options)
+            request = self._request(options.defaults)
+            session = open_session(options, task_name(context), self.clickhouse_conn_id)
+            # Airflow checks the length after the task has run; here it is bounded before anything is written.
+            most = min(self.max_mapped_tasks, conf.getint("core", "max_map_length", fallback=1024))
+            payload = create_plan(session, request)
+            batches = list(mapped_items(session.store.load_plan(payload["planId"]), most))
+        context["ti"].xcom_push("plan_id", payload["planId"])
+        summary = plan_summary(plain_values(payload), len(batches), plan_link(payload["planId"]))
+        context["ti"].xcom_push("summary", summary)
+        self._tell(payload, len(batches))
+        push_plan_link(self, context, payload["planId"])
+        clear = context["dag_run"].clear_number or 0
+        # So that a chunk task knows whether it was cleared together with this one.
+        return [{**batch, "clear": clear} for batch in batches]
+
+    @property
+    def output(self) -> Any:
+        """The mapping input as an argument of other tasks, and with ``["plan_id"]`` the plan's id."""
+        return super().output
+
+    def _length(self) -> str | None:
+        """The length of a chunk that a field gives; None when the option decides."""
+        lengths = [blank_to_none(value) for value in (self.chunk_hours, self.chunk_by)]
+        if None not in lengths:
+            raise RequestError(
+                "chunk_hours and chunk_by exclude each other: a chunk has one length.", hint="keep one of them"
+            )
+        length = next((each for each in lengths if each is not None), None)
+        return None if length is None else str(length).strip()
+
+    def _request(self, defaults: Defaults) -> PlanRequest:
+        target = self._value("target", to_table("target"))
+        if target is None:
+            raise RequestError("target is empty.", hint="write target='database.table'")
+        if blank_to_none(self.source) is not None and blank_to_none(self.select) is not None:
+            raise conflicting_sources()
+        start, end = self._value("window_from", to_instant), self._value("window_to", to_instant)
+        if start is not None and start == end:
+            raise RequestError(
+                f"The window is empty: both ends are {render_instant(start)}.",
+                hint="a plain cron, such as '@daily', has no data interval in Airflow 3: give the DAG "
+                "schedule=CronDataIntervalTimetable('@daily', timezone='UTC')",
+            )
+        length = self._length()
+        auto = length == AUTO
+        chunking = defaults.chunking(None if auto else length, blank_to_none(self.chunk_zone))
+        return PlanRequest(
+            target=target,
+            start=start,
+            end=end,
+            chunking=chunking.without_limits() if auto else chunking,
+            auto_chunks=auto,
+            time_column=defaults.time_column,
+            time_unit=self.time_unit,
+            source=self._value("source", to_table("source")),
+            select=blank_to_none(self.select),
+            formats=read_formats(self.params_format or {}),
+            settings=settings_as_text({**(defaults.settings or {}), **(self.settings or {})}),
+            filter_tables=self._value("filter_table", to_filters) or (),
+            whole_tables=self._value("whole_table", to_tables("whole-table")) or (),
+            write_mode=self._value("write_mode", to_mode),
+            accept_at_least_once=self._flag("accept_at_least_once"),
+            keep_outside=self._flag("keep_outside"),
+            backup=self._flag("backup"),
+            accept_partial_groups=blank_to_none(self.accept_partial_groups) or "",
+            trial=self._flag("trial"),
+            allow_existing_rows=self._flag("allow_existing_rows"),
+            force_large_window=self._flag("force_large_window"),
+            force=self._flag("force"),
+        )
+
+    def _value(self, name: str, parse: Callable[[Any], Any]) -> Any:
+        """The parsed value of a field, None when it is not given."""
+        value = blank_to_none(getattr(self, name))
+        return None if value is None else parse(value)
+
+    def _flag(self, name: str) -> bool:
+        """Whether a switch is on; not given is off."""
+        return bool(self._value(name, to_flag))
+
+    def _check_literals(self) -> None:
+        """Refuse what is wrong whatever the templates render to."""
+        if isinstance(self.max_mapped_tasks, bool) or not isinstance(self.max_mapped_tasks, int):
+            raise RequestError(f"max_mapped_tasks is {self.max_mapped_tasks!r}.", hint="pass a whole number above 0")
+        if self.max_mapped_tasks < 1:
+            raise RequestError(f"max_mapped_tasks is {self.max_mapped_tasks}.", hint="pass a whole number above 0")
+        if self.time_unit not in ("", *TIME_UNITS):
+            raise RequestError(f"time_unit is {self.time_unit!r}.", hint=f"pass one of {', '.join(TIME_UNITS)}")
+        read_formats(self.params_format or {})
+        check_settings(self.settings or {}, "settings")
+        parse_options(self.options or {}, "options")
+        parsers: dict[str, Callable[[Any], Any]] = {
+            "target": to_table("target"),
+            "window_from": to_instant,
+            "window_to": to_instant,
+            "chunk_hours": to_chunking,
+            "chunk_by": to_chunking,
+            "source": to_table("source"),
+            "filter_table": to_filters,
+            "whole_table": to_tables("whole-table"),
+            "write_mode": to_mode,
+            **dict.fromkeys(_PLAN_FLAGS, to_flag),
+        }
+        found = {name: self._value(name, parse) for name, parse in parsers.items() if is_literal(getattr(self, name))}
+        if found.get("window_from") and found.get("window_to"):
+            next(iter_window(found["window_from"], found["window_to"], 1.0))
+        if all(is_literal(each) for each in (self.chunk_hours, self.chunk_by, self.chunk_zone)):
+            length, zone = self._length(), blank_to_none(self.chunk_zone)
+            if length not in (None, AUTO) and zone is not None:
+                parse_length(length, zone)
+        if found.get("source") and is_literal(self.select) and blank_to_none(self.select) is not None:
+            raise conflicting_sources()
+
+    def _tell(self, payload: Payload, tasks: int) -> None:
+        payload = plain_values(payload)
+        known = "planned before" if payload["existed"] else "planned"
+        self.log.info(
+            "%s, %s: %s, %s chunks in %s mapped tasks, by the column %s (plan %s)",
+            *(payload["target"], show_window(payload["from"], payload["to"]), known),
+            *(payload["chunkCount"], tasks, payload["timeColumn"], payload["planId"]),
+        )
+        reason = payload["modeReason"].rstrip(".")
+        self.log.info("Write mode %s: %s. %s", payload["writeMode"], reason, payload["guarantee"])
+        for statement in payload["statements"]:
+            self.log.info("Rows come from %s through %s", statement["source"], statement["name"])
+        if payload["existingRows"]:
+            self.log.warning("The target already holds %s rows in the window", payload["existingRows"])
+        if payload["missedViews"]:
+            self.log.warning("These views do not see the rows: %s", ", ".join(payload["missedViews"]))
