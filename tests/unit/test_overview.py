@@ -39,6 +39,7 @@ from airflow_provider_backfill.errors import DamagedStateError, RequestError, St
 from airflow_provider_backfill.options import Options
 from airflow_provider_backfill.state.run_log import RunLog
 from airflow_provider_backfill.state.store import StateStore, open_store
+from airflow_provider_backfill.web.views import followed_plan
 from airflow_provider_backfill.web.views import overview as overview_view
 from airflow_provider_backfill.web.views.log_tail import RateHistogram
 from airflow_provider_backfill.web.views.overview import Overview
@@ -368,7 +369,7 @@ def test_a_large_log_is_read_in_slices(session: Session, store: StateStore, monk
     plan = make_plan(store, chunks=3000, hours=0.25)
     book = Book(store, plan)
     book.done(book.chunks()[0])
-    monkeypatch.setattr(overview_view, "_TAIL_SECONDS", 0.0)
+    monkeypatch.setattr(followed_plan, "_TAIL_SECONDS", 0.0)
     overview = Overview(session)
     first = overview.plan(plan.plan_id)
     assert first["complete"] is False

@@ -12,12 +12,11 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from ...commands.session import Payload
 from ...core.instants import from_ms, to_ms
 from ...core.plan import Chunk, Plan
 from ...core.replay import expand
 from ...core.run_state import ChunkStatus, Run
-
-Payload = dict[str, Any]
 
 _HOUR = 3_600_000
 _DAY = 24 * _HOUR

@@ -10,14 +10,12 @@ import sys
 import time
 from collections import deque
 from datetime import datetime
-from typing import Any
 
+from ...commands.session import Payload
 from ...core.instants import render_instant, to_ms
 from ...core.plan import Plan
 from ...core.progress import Pace, ProgressMeter
 from ...state.store import StateStore
-
-Payload = dict[str, Any]
 
 _FEED = 200
 _BUCKETS = 160

@@ -1,0 +1,80 @@
+"""One chunk in full: what its log says of each attempt, and the SQL of an attempt."""
+
+import json
+from contextlib import suppress
+
+from ...commands.session import Payload
+from ...core.facts import TableName
+from ...core.instants import render_instant
+from ...core.masking import mask_secrets
+from ...core.plan import Chunk, Plan, WriteMode
+from ...core.sql import chunk_filter, insert_select, pasteable, quote_table, staging_table
+from ...state.store import StateStore
+
+
+def read_attempts(store: StateStore, plan: Plan, chunk_id: str) -> list[Payload]:
+    """What the log says of one chunk, attempt by attempt."""
+    log, position, last = store.backend.log(plan.plan_id, render_instant(plan.created_at)), 0, b""
+    wanted = f'"chunkId":"{chunk_id}"'.encode()
+    attempts: dict[int, Payload] = {}
+    while lines := log.read(position, last):
+        for line in lines:
+            position = log.advance(position, line)
+            if wanted in line:
+                # A line that is damaged since the log was folded is told of at the next look.
+                with suppress(ValueError, LookupError, TypeError, RecursionError):
+                    _note_attempt(attempts, json.loads(line))
+        last = lines[-1]
+    return list(attempts.values())
+
+
+def _note_attempt(attempts: dict[int, Payload], event: Payload) -> None:
+    kind = event["type"]
+    if kind == "ChunkStarted":
+        attempts[event["attempt"]] = {
+            "attempt": event["attempt"],
+            "queryId": event["queryId"],
+            "by": event["by"],
+            "startedAt": event["at"],
+            "takesOver": event.get("takesOver", False),
+            "outcome": "running",
+            "onBehalfOf": event.get("onBehalfOf", ""),
+        }
+        for number, earlier in attempts.items():
+            if number < event["attempt"] and earlier["outcome"] == "running":
+                earlier["outcome"] = "lost"
+        return
+    attempt = attempts.get(event["attempt"])
+    if attempt is None:
+        return
+    if kind == "ChunkVerified":
+        attempt["verifiedAt"], attempt["staged"] = event["at"], event["content"][0]
+        return
+    attempt["endedAt"] = event["at"]
+    attempt["outcome"] = {
+        "ChunkDone": "done",
+        "ChunkFailed": "failed",
+        "ChunkReleased": "given back",
+        "ChunkSplit": "split",
+    }.get(kind, kind)
+    if kind == "ChunkDone":
+        attempt["rows"], attempt["seconds"] = event["content"][0], event["seconds"]
+    for name in ("code", "name", "message", "reason", "final"):
+        if name in event:
+            attempt[name] = event[name]
+
+
+def statement_payload(plan: Plan, chunk: Chunk, attempt: int, position: int) -> Payload:
+    """The INSERT of an attempt with its time filter, as a person can paste it, but for secrets."""
+    statement = plan.statements[position]
+    into: TableName = plan.target
+    if plan.write_mode is not WriteMode.INSERT:
+        into = staging_table(plan, plan.target, chunk.id, attempt)
+    insert, clause = pasteable(insert_select(into, statement), chunk_filter(plan, statement, chunk))
+    return {
+        "name": statement.name,
+        "source": statement.source_text,
+        "into": quote_table(into),
+        "insert": mask_secrets(insert),
+        "filter": clause,
+    }

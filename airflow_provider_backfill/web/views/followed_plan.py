@@ -1,0 +1,155 @@
+"""One plan as it is followed between requests: its folded run, the tail of its log, and the index of its chunks."""
+
+import threading
+import time
+from datetime import datetime
+
+from ...commands.lease import owner_is_dead
+from ...commands.plan_findings import finding_payload, plan_case
+from ...commands.session import Payload, Session
+from ...commands.status import status_payload
+from ...core.findings.judge import judge
+from ...core.findings.signal import signal_of
+from ...core.instants import render_instant, to_ms
+from ...core.model import whole
+from ...core.plan import Plan
+from ...core.run_state import ChunkStatus, Run, RunStatus
+from ...errors import Advice
+from ...state import damage
+from ...state.run_log import RunLog
+from ...ui_urls import parse_task
+from .chunk_map import ChunkIndex
+from .log_tail import LogTail
+
+_TAIL_SECONDS = 0.08
+
+
+class FollowedPlan:
+    """One plan as far as it is known; *lock* is held while it is looked at."""
+
+    def __init__(self, session: Session, plan: Plan, stamp: object) -> None:
+        self.lock = threading.Lock()
+        self.plan, self.stamp = plan, stamp
+        self.session = session
+        self.log = RunLog(session.store, plan)
+        self.tail: LogTail | None = None
+        self.index: ChunkIndex | None = None
+        self.built = False
+        self.seen = 0.0
+        self._summary: Payload | None = None
+        self._as_of: tuple[object, ...] = ()
+
+    @property
+    def run(self) -> Run:
+        """The run as of the last look."""
+        return self.log.run
+
+    @property
+    def weight(self) -> int:
+        """How much memory it takes, in chunks."""
+        return len(self.run.done) + len(self.run.chunks) + (len(self.index) if self.index else 0)
+
+    def refresh(self, *, tail: bool = False, index: bool = False) -> None:
+        """Read what is new; with *tail* and *index* also what only the plan's own page needs."""
+        moving = self.run.status is RunStatus.RUNNING
+        if (tail or moving) and self.tail is None:
+            self.tail = LogTail(self.session.store, self.plan)
+        # The tail first: the run must never be behind the events that are taken from it.
+        if self.tail is not None:
+            self._advance(_TAIL_SECONDS if tail else _TAIL_SECONDS / 8)
+        self.log.refresh()
+        if index and self.index is None:
+            self.index = ChunkIndex(self.plan)
+        if self.index is not None and self.tail is not None:
+            if not self.built:
+                self.built = self.index.build(self.run, _TAIL_SECONDS if index else 0)
+                self.tail.fresh_from = self.log.lines
+            else:
+                self.index.follow(self.run, self.tail.news)
+            self.tail.news.clear()
+        self.seen = time.monotonic()
+
+    def _advance(self, seconds: float) -> None:
+        assert self.tail is not None  # noqa: S101 - asked by who calls
+        try:
+            self.tail.advance(seconds)
+        except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
+            # A line that is no event. Who folds the log names it; the tail begins anew once it is repaired.
+            self.tail, path = LogTail(self.session.store, self.plan), self.session.store.event_path(self.plan.plan_id)
+            self.log.refresh()
+            raise damage.damaged(path, None, "a line of it is no event", Advice("look at the log")) from None
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether the tail is as good as at the log's end, which moves on while it is read."""
+        return self.tail is not None and self.tail.lines >= self.log.lines - 50
+
+    @property
+    def dag_ids(self) -> tuple[str, ...]:
+        """The DAGs that it was made in or ran for."""
+        tasks = map(parse_task, (self.plan.created_by, self.run.started_by))
+        return tuple(dict.fromkeys(task.dag_id for task in tasks if task is not None))
+
+    def dead(self, moment: datetime) -> list[str]:
+        """The workers that are gone."""
+        return [owner for owner in self.run.workers if owner_is_dead(self.run, owner, moment)]
+
+    def version(self, moment: datetime) -> tuple[object, ...]:
+        """Changes whenever something that is shown does."""
+        read = self.tail.lines if self.tail is not None else 0
+        # A rate fades also while nothing happens.
+        beat = to_ms(moment) // 5_000 if self.run.status is RunStatus.RUNNING else 0
+        waived = bool(self.run.waiver and self.run.waiver.holds(moment))
+        return (
+            render_instant(self.plan.created_at),
+            self.log.lines,
+            read,
+            self.built,
+            tuple(self.dead(moment)),
+            beat,
+            waived,
+        )
+
+    def summary(self, moment: datetime) -> Payload:
+        """The plan in one row of a list."""
+        as_of = self.version(moment)
+        if self._summary is None or as_of != self._as_of:
+            self._summary, self._as_of = self._summarise(moment), as_of
+        return self._summary
+
+    def _summarise(self, moment: datetime) -> Payload:
+        plan, run = self.plan, self.run
+        payload = status_payload(self.session, plan, run, "status")
+        for name in ("ok", "command", "runPath", "eventPath"):
+            del payload[name]
+        pace = None
+        if run.status is RunStatus.RUNNING and self.tail is not None and self.caught_up:
+            pace = self.tail.pace(to_ms(moment))
+        left = run.count(ChunkStatus.PENDING) + run.count(ChunkStatus.RUNNING)
+        waiver = run.waiver if run.waiver and run.waiver.holds(moment) else None
+        case = plan_case(self.session, plan, run)
+        findings = judge(case)
+        return {
+            **payload,
+            "chunkHours": None if plan.chunk_hours is None else whole(plan.chunk_hours),
+            "chunkLength": plan.chunking.text,
+            "signal": signal_of(case),
+            "chunks": plan.chunking.words,
+            "writeMode": plan.write_mode,
+            "createdAt": render_instant(plan.created_at),
+            "splits": len(run.splits),
+            "cancelling": run.cancelling,
+            "waiver": {
+                "by": waiver.by,
+                "reason": waiver.reason,
+                "until": render_instant(waiver.until) if waiver.until else None,
+                "supersededBy": waiver.superseded_by,
+            }
+            if waiver
+            else None,
+            "rowsPerSecond": round(pace.rows, 1) if pace else None,
+            "rowsReadPerSecond": round(pace.read_rows, 1) if pace else None,
+            "chunksPerMinute": round(pace.chunks * 60, 1) if pace else None,
+            "secondsLeft": round(left / pace.chunks) if pace and pace.chunks else None,
+            "findings": [finding_payload(finding) for finding in findings],
+        }
