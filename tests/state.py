@@ -16,7 +16,7 @@ from airflow_provider_backfill.core.events import (
 )
 from airflow_provider_backfill.core.ids import chunk_id, plan_id
 from airflow_provider_backfill.core.names import parse_table
-from airflow_provider_backfill.core.plan import Chunk, Plan, WriteMode
+from airflow_provider_backfill.core.plan import Chunk, ModeReason, Plan, WriteMode
 from airflow_provider_backfill.core.run_state import ContentSums, Run
 from airflow_provider_backfill.core.sql import query_id
 
@@ -37,8 +37,8 @@ def make_plan(chunks: int = 4, *, planned_at: datetime = START, hours: float = 6
         chunk_count=chunks,
         statements=(),
         write_mode=WriteMode.STAGE,
-        mode_reason="it is a test",
-        guarantee="none",
+        mode_reason=ModeReason.ENGINE,
+        engine="MergeTree",
         use_tokens=True,
         min_chunk_minutes=15,
         environment="http://localhost:8123/default",

@@ -13,6 +13,7 @@ from ..core.findings.registry import RuleContext, Severity
 from ..core.findings.signal import signal_of
 from ..core.names import show_table
 from ..core.plan import Plan
+from ..core.plan_words import guarantee
 from ..core.remedy import plan_command
 from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus, Run
@@ -126,7 +127,7 @@ def _doctor_payload(case: RuleContext, *, target: str, unseen: Sequence[str] = (
         "recommendations": list(dict.fromkeys(finding.hint for finding in findings if finding.hint)),
         "failedChunkIds": failed,
         "findings": [finding_payload(finding) for finding in findings],
-        "guarantee": None if plan is None else plan.guarantee,
+        "guarantee": None if plan is None else guarantee(plan.write_mode),
         "addsUp": None if plan is None else adds_up_payload(plan),
         "estimate": None if facts is None else chunk_sizing.estimate_payload(facts.estimate, proposed),
         "pace": None if run is None else mean_pace(run),

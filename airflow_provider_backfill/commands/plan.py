@@ -20,7 +20,8 @@ from ..core.masking import literal_calls
 from ..core.model import whole
 from ..core.names import show_table
 from ..core.plan import AddsUp, Plan, PlanRequest, Proof, WriteMode
-from ..core.planner import GUARANTEE, check_window, differences, write_mode
+from ..core.plan_words import guarantee, mode_reason
+from ..core.planner import check_window, differences, write_mode
 from ..core.remedy import command, short_instant
 from ..core.run_state import ChunkStatus, Run
 from ..errors import Advice, Flag, RequestError
@@ -76,7 +77,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             statements=tuple(statements),
             write_mode=mode,
             mode_reason=reason,
-            guarantee=GUARANTEE[mode],
+            engine=target.engine,
             use_tokens=session.options.defaults.require_idempotency_token,
             min_chunk_minutes=limits.min_chunk_minutes,
             environment=server.address,
@@ -313,8 +314,8 @@ def _plan_payload(session: Session, plan: Plan, target: TableFacts, *, existed: 
         "planPath": session.store.plan_path(plan.plan_id),
         "existed": existed,
         "writeMode": plan.write_mode,
-        "modeReason": plan.mode_reason,
-        "guarantee": plan.guarantee,
+        "modeReason": mode_reason(plan),
+        "guarantee": guarantee(plan.write_mode),
         "existingRows": plan.existing_rows,
         "addsUp": adds_up_payload(plan),
         "statements": [

@@ -30,6 +30,15 @@ class WriteMode(StrEnum):
     INSERT = "insert"
 
 
+class ModeReason(StrEnum):
+    """Why a plan has its write mode."""
+
+    ASKED = "asked"
+    """The user has asked for it."""
+    ENGINE = "engine"
+    """It is what the target's engine takes."""
+
+
 class Chunk(NamedTuple):
     """
     A half-open slice ``[start, end)`` of a plan's window, in UTC.
@@ -183,6 +192,8 @@ class Plan(Model):
     An immutable description of a backfill: the statements, and the chunks to bind to them.
 
     Attributes:
+        mode_reason: Why it has its write mode: ``asked``, or ``engine`` for what the target's engine takes.
+        engine: The target's engine.
         existing_rows: Rows the target held in the window when it was planned; None when that is not known.
         source_rows: About how many rows of the sources lie in the window, before the SELECT's own filters; None
             when that is not known.
@@ -225,8 +236,8 @@ class Plan(Model):
     chunk_count: int
     statements: tuple[Statement, ...]
     write_mode: WriteMode
-    mode_reason: str
-    guarantee: str
+    mode_reason: ModeReason
+    engine: str
     use_tokens: bool
     min_chunk_minutes: Number
     existing_rows: int | None = None

@@ -17,18 +17,11 @@ from .column_types import time_kind, unwrap_type, widens
 from .facts import Column, ScanFacts, TableFacts, TimeKind
 from .instants import render_instant
 from .masking import mask_secrets
-from .plan import Plan, PlanRequest, Statement, WriteMode
+from .names import show_table
+from .plan import ModeReason, Plan, PlanRequest, Statement, WriteMode
 from .window import render_chunk_hours, require_order
 
 MAX_CHUNKS = 1_000_000
-GUARANTEE = {
-    WriteMode.STAGE: "Every row is written exactly once: a chunk is filled in a private table, verified, "
-    "and its partitions are moved into the target one way.",
-    WriteMode.REPLACE: "Every row is there exactly once: a chunk is filled in a private table, verified, "
-    "and put in place of the target's whole partitions, which gives the same however often it is repeated.",
-    WriteMode.INSERT: "Every row is written at least once: an attempt that fails midway may leave rows behind "
-    "that the next attempt writes again.",
-}
 # Tables that an INSERT reaches, though not by partitions.
 _AT_LEAST_ONCE = (Flag("--write-mode", WriteMode.INSERT), Flag("--accept-at-least-once"))
 _INSERTABLE = frozenset({"Distributed", "Memory", "Null", "Log", "TinyLog", "StripeLog"})
@@ -204,7 +197,7 @@ def check_scan(target: TableFacts, statement: Statement, scan: ScanFacts, time_c
         )
 
 
-def write_mode(target: TableFacts, request: PlanRequest) -> tuple[WriteMode, str]:
+def write_mode(target: TableFacts, request: PlanRequest) -> tuple[WriteMode, ModeReason]:
     """
     How the rows reach the target, and why.
 
@@ -241,11 +234,10 @@ def write_mode(target: TableFacts, request: PlanRequest) -> tuple[WriteMode, str
                 "an attempt that fails midway may leave rows that the next one writes again.",
                 remedy=Advice("{}, or pass {} {}", better, *_AT_LEAST_ONCE),
             )
-        reason = "it was asked for" if partitions else f"{target.name} is a {target.engine} table"
-        return WriteMode.INSERT, f"Rows are inserted directly, because {reason}."
+        return WriteMode.INSERT, ModeReason.ASKED if partitions else ModeReason.ENGINE
     if wanted is WriteMode.REPLACE:
-        return wanted, f"Whole partitions of {target.name} are replaced, because it was asked for."
-    return WriteMode.STAGE, f"{target.name} is a {target.engine} table, so chunks are staged and moved in."
+        return wanted, ModeReason.ASKED
+    return WriteMode.STAGE, ModeReason.ENGINE
 
 
 _DEFINITION = (
@@ -261,12 +253,14 @@ def differences(old: Plan, new: Plan) -> list[str]:
         before, after = getattr(old, name), getattr(new, name)
         if before == after:
             continue
+        if name == "whole_tables":
+            before, after = (", ".join(map(show_table, tables)) or "none" for tables in (before, after))
         if name != "statements":
             lines.append(f"{name}: {before} in the plan, {after} now")
             continue
         for kind, ours, others in (("in the plan", before, after), ("now", after, before)):
             lines.extend(
-                f"statement {kind}: {s.name} reads {s.source}: {mask_secrets(' '.join(s.select.split()))}"
+                f"statement {kind}: {s.name} reads {s.source_text}: {mask_secrets(' '.join(s.select.split()))}"
                 for s in ours
                 if s not in others
             )

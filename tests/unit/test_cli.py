@@ -24,7 +24,7 @@ from airflow_provider_backfill.commands import list as list_command
 from airflow_provider_backfill.core.events import ChunkDone, ChunkFailed, ChunkStarted, RunStarted
 from airflow_provider_backfill.core.ids import plan_id
 from airflow_provider_backfill.core.names import parse_table
-from airflow_provider_backfill.core.plan import Plan, WriteMode
+from airflow_provider_backfill.core.plan import ModeReason, Plan, WriteMode
 from airflow_provider_backfill.core.replay import apply_event, new_run
 from airflow_provider_backfill.core.run_state import ContentSums, Run
 from airflow_provider_backfill.state.posix import FileBackend
@@ -70,8 +70,8 @@ def _store_plan(state: Path, target: str, hours: float = 6) -> Plan:
         chunk_count=int(24 / hours),
         statements=(),
         write_mode=WriteMode.STAGE,
-        mode_reason="because",
-        guarantee="once",
+        mode_reason=ModeReason.ENGINE,
+        engine="MergeTree",
         use_tokens=True,
         min_chunk_minutes=15,
         environment="http://127.0.0.1:8123",

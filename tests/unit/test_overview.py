@@ -31,7 +31,7 @@ from airflow_provider_backfill.core.facts import TableName, TimeKind
 from airflow_provider_backfill.core.ids import chunk_id, plan_id
 from airflow_provider_backfill.core.instants import to_ms
 from airflow_provider_backfill.core.names import parse_table
-from airflow_provider_backfill.core.plan import Chunk, Plan, Statement, WriteMode
+from airflow_provider_backfill.core.plan import Chunk, ModeReason, Plan, Statement, WriteMode
 from airflow_provider_backfill.core.replay import select_chunks
 from airflow_provider_backfill.core.run_state import ChunkStatus, ContentSums
 from airflow_provider_backfill.core.sql import query_id
@@ -79,8 +79,8 @@ def make_plan(store: StateStore, target: str = "db.target", chunks: int = 12, ho
             ),
         ),
         write_mode=WriteMode.STAGE,
-        mode_reason="the window is to be filled",
-        guarantee="Every row is written exactly once.",
+        mode_reason=ModeReason.ENGINE,
+        engine="MergeTree",
         use_tokens=True,
         min_chunk_minutes=15,
         environment="http://127.0.0.1:8123",

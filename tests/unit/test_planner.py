@@ -11,6 +11,7 @@ import pytest
 from airflow_provider_backfill.core.chunking import Chunking, Unit
 from airflow_provider_backfill.core.facts import Column, ScanFacts, TableFacts, TableName, TimeKind
 from airflow_provider_backfill.core.plan import PlanRequest, Statement, WriteMode
+from airflow_provider_backfill.core.plan_words import mode_reason
 from airflow_provider_backfill.core.planner import (
     MAX_CHUNKS,
     check_chunk_count,
@@ -191,22 +192,27 @@ def test_a_read_of_the_target() -> None:
 # ---------------------------------------------------------------- write modes
 
 
+INSERT = {"write_mode": WriteMode.INSERT, "accept_at_least_once": True}
+
+
 @pytest.mark.parametrize(
-    ("engine", "changes", "mode"),
+    ("engine", "changes", "mode", "words"),
     [
-        ("MergeTree", {}, WriteMode.STAGE),
-        ("ReplicatedReplacingMergeTree", {"write_mode": WriteMode.STAGE}, WriteMode.STAGE),
-        ("MergeTree", {"write_mode": WriteMode.REPLACE}, WriteMode.REPLACE),
-        ("MergeTree", {"write_mode": WriteMode.REPLACE, "keep_outside": True, "backup": True}, WriteMode.REPLACE),
-        ("MergeTree", {"write_mode": WriteMode.INSERT, "accept_at_least_once": True}, WriteMode.INSERT),
-        ("Memory", {"accept_at_least_once": True}, WriteMode.INSERT),
-        ("Distributed", {"write_mode": WriteMode.INSERT, "accept_at_least_once": True}, WriteMode.INSERT),
+        ("MergeTree", {}, WriteMode.STAGE, "is a MergeTree table, so chunks are staged"),
+        ("ReplicatedReplacingMergeTree", {"write_mode": WriteMode.STAGE}, WriteMode.STAGE, "ReplacingMergeTree table"),
+        ("MergeTree", {"write_mode": WriteMode.REPLACE}, WriteMode.REPLACE, "are replaced, because it was asked for."),
+        ("MergeTree", {"write_mode": WriteMode.REPLACE, "backup": True}, WriteMode.REPLACE, "it was asked for."),
+        ("MergeTree", INSERT, WriteMode.INSERT, "inserted directly, because it was asked for."),
+        ("Memory", {"accept_at_least_once": True}, WriteMode.INSERT, "because shop.orders is a Memory table."),
+        ("Distributed", INSERT, WriteMode.INSERT, "because shop.orders is a Distributed table."),
     ],
 )
-def test_how_rows_reach_the_target(engine: str, changes: dict[str, Any], mode: WriteMode) -> None:
+def test_how_rows_reach_the_target_and_why(engine: str, changes: dict[str, Any], mode: WriteMode, words: str) -> None:
     chosen, reason = write_mode(table(TS, engine=engine), replace(REQUEST, **changes))
     assert chosen is mode
-    assert reason.endswith(".")
+    assert words in mode_reason(
+        make_plan().model_copy(update={"write_mode": chosen, "mode_reason": reason, "engine": engine})
+    )
 
 
 @pytest.mark.parametrize(
@@ -238,12 +244,6 @@ def test_what_a_target_cannot_take(engine: str, changes: dict[str, Any], message
     assert advice in hint(refused)
 
 
-def test_a_reason_names_the_engine_or_the_wish() -> None:
-    insert = replace(REQUEST, write_mode=WriteMode.INSERT, accept_at_least_once=True)
-    assert "it was asked for" in write_mode(table(TS), insert)[1]
-    assert "shop.orders is a Memory table" in write_mode(table(TS, engine="Memory"), insert)[1]
-
-
 # ---------------------------------------------------------------- the same id, another definition
 
 
@@ -254,11 +254,13 @@ def test_how_two_plans_differ() -> None:
         update={
             "write_mode": WriteMode.INSERT,
             "min_chunk_minutes": 30,
+            "whole_tables": (TableName("shop", "dim"),),
             "statements": (plan.statements[0].model_copy(update={"select": "SELECT  2\nAS a"}),),
         }
     )
     lines = differences(plan, other)
     assert "write_mode: stage in the plan, insert now" in lines
+    assert "whole_tables: none in the plan, shop.dim now" in lines
     assert any(line.startswith("min_chunk_minutes: ") for line in lines)
     assert [line.partition(":")[0] for line in lines if "SELECT" in line] == ["statement in the plan", "statement now"]
     assert any(line.endswith("SELECT 2 AS a") for line in lines)

@@ -73,7 +73,7 @@ def _run_through(log: RunLog, *chunks: Chunk, by: str = "host:1:2:a") -> None:
 def test_a_plan_is_written_once(store: StateStore) -> None:
     """Of two who plan the same at once, one writes and the other sees that file."""
     assert store.save_plan(PLAN)
-    assert not store.save_plan(PLAN.model_copy(update={"guarantee": "another"}))
+    assert not store.save_plan(PLAN.model_copy(update={"engine": "another"}))
     assert store.load_plan(PLAN.plan_id) == PLAN
     assert store.plan_ids() == [PLAN.plan_id]
 

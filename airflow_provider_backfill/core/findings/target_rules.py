@@ -7,6 +7,7 @@ from ..facts import TableName, TtlFacts
 from ..instants import render_instant
 from ..names import show_table
 from ..plan import WriteMode
+from ..plan_words import guarantee, mode_reason
 from ..remedy import chunk_hours_flag, command, plan_command, short_instant, sql
 from ..run_state import RunStatus
 from ..sql import literal, quote_table, table_condition
@@ -225,7 +226,7 @@ def _disk(case: RuleContext) -> Iterator[Match]:
 def _guarantee(case: RuleContext) -> Iterator[Match]:
     plan, facts = case.plan, case.seen
     if plan is not None and facts.storage is not None and not case.stages:
-        yield Match(f"{plan.mode_reason} {plan.guarantee}")
+        yield Match(f"{mode_reason(plan)} {guarantee(plan.write_mode)}")
 
 
 @_rule(

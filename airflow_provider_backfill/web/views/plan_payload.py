@@ -7,6 +7,7 @@ from ...commands.session import Payload
 from ...core.instants import render_instant
 from ...core.masking import mask_secrets
 from ...core.plan import Plan
+from ...core.plan_words import guarantee, mode_reason
 from ...core.run_state import ChunkStatus, Run
 from ...state.store import StateStore
 from ...ui_urls import parse_task
@@ -25,8 +26,8 @@ def definition_payload(plan: Plan, store: StateStore) -> Payload:
     return {
         "timeColumn": plan.time_column,
         "writeMode": plan.write_mode,
-        "modeReason": plan.mode_reason,
-        "guarantee": plan.guarantee,
+        "modeReason": mode_reason(plan),
+        "guarantee": guarantee(plan.write_mode),
         "addsUp": adds_up_payload(plan),
         "existingRows": plan.existing_rows,
         "environment": plan.environment,
