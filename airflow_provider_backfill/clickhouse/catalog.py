@@ -21,6 +21,19 @@ _AST_FUNCTION = re.compile(r"^\s*Function (\w+)")
 _VIEW_TARGET = re.compile(
     r"^CREATE MATERIALIZED VIEW .*? TO ((?:`(?:[^`\\]|\\.)+`|[\w$]+)\.(?:`(?:[^`\\]|\\.)+`|[\w$]+))[ (]", re.DOTALL
 )
+# Each lets a definition pass that the server would refuse now.
+_ALLOWANCES: Mapping[str, int | str] = {
+    "allow_nullable_key": 1,
+    "allow_suspicious_indices": 1,
+    "allow_floating_point_partition_key": 1,
+    "allow_dimensions_outside_sorting_key": 1,
+    "allow_summing_columns_in_partition_or_order_key": 1,
+    "allow_coalescing_columns_in_partition_or_order_key": 1,
+    "allow_experimental_reverse_key": 1,
+    "allow_minmax_index_for_json": 1,
+    "compatibility_allow_sampling_expression_not_in_primary_key": 1,
+    "deduplicate_merge_projection_mode": "'rebuild'",
+}
 _UNSTABLE = re.compile(
     r"now(64|inblock)?|today|yesterday|curdate|current_date|current_timestamp|utc_?timestamp|rand\w*|generate\w+id\w*"
     r"|generateserialid|rownumberin\w+|blocknumber|runningdifference\w*|runningaccumulate|neighbor|hostname|fqdn"
@@ -33,12 +46,15 @@ def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
     """Facts about a table, or None when there is none of that name (or the user may not see it)."""
     found = server.rows(
         "SELECT engine, engine_full, toString(uuid), partition_key, sorting_key, create_table_query, total_rows,"
-        " arrayZip(dependencies_database, dependencies_table)"
+        " arrayZip(dependencies_database, dependencies_table),"
+        f" (SELECT engine FROM system.databases WHERE name = {literal(name.database)}),"
+        " (SELECT groupArray(name) FROM system.merge_tree_settings"
+        f" WHERE value IN ('0', 'throw') AND name IN ({', '.join(map(literal, _ALLOWANCES))}))"
         f" FROM system.tables WHERE {table_condition(name, 'name')}"
     )
     if not found:
         return None
-    engine, engine_full, uuid, partition_key, sorting_key, create_query, rows, views = found[0]
+    engine, engine_full, uuid, partition_key, sorting_key, create_query, rows, views, database, strict = found[0]
     columns = server.rows(
         "SELECT name, type, default_kind, is_in_partition_key OR is_in_sorting_key,"
         " if(default_kind = 'DEFAULT', default_expression, '') FROM system.columns"
@@ -55,7 +71,11 @@ def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
         rows=rows,
         views=tuple(sorted(TableName(*view) for view in views)),
         replicas=find_replicas(server, name) if engine.startswith("Replicated") else None,
+        allowances={setting: _ALLOWANCES[setting] for setting in strict},
+        database_engine=database or "",
     )
+    if facts.old_syntax:
+        facts = replace(facts, allowances={})
     if engine != "MaterializedView" or _view_target(create_query) is not None:
         return facts
     # A view without TO: it is a view by name, and a table by everything that matters here.
@@ -154,11 +174,6 @@ def are_constant(server: ClickHouse, expressions: Sequence[str]) -> bool:
         return not select_facts(server, select).unstable
     except StatementRefusedError:
         return False
-
-
-def database_engine(server: ClickHouse, database: str) -> str:
-    """The engine of a database; empty when there is none of that name."""
-    return str(server.value(f"SELECT engine FROM system.databases WHERE name = {literal(database)}", default=""))
 
 
 def tables_like(server: ClickHouse, name: TableName) -> list[TableName]:

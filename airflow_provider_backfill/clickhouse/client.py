@@ -41,6 +41,11 @@ _SETTINGS = {
 LONG_TEXT = {"max_query_size": 2**27}
 """Settings of a statement that lists the bounds of a plan: those of 100,000 chunks are a megabyte of text."""
 _WHERE_KNOWN = {"use_statistics": 0}
+# What a session must allow to make a table that another session, or an older version, could make without asking.
+_ALLOWS = re.compile(
+    r"allow_suspicious_\w+|allow_experimental_\w+_(?:types?|index)|allow_experimental_(?:codecs|statistics?|unique_key)"
+    r"|allow_deprecated_syntax_for_merge_tree|allow_create_index_without_type|allow_statistics|enable_\w+_(?:types?|index)"
+)
 
 
 class Reading(NamedTuple):
@@ -131,6 +136,15 @@ class ClickHouse:
         answer = self._ask(lambda: self._client.command(sql, **self._arguments(settings)))
         summary = getattr(answer, "summary", None) or {}
         return Reading(int(summary.get("read_rows", 0)), int(summary.get("read_bytes", 0)))
+
+    @property
+    def permissive(self) -> dict[str, int]:
+        """The settings that this user needs, and may set, to make a table like any one that is there."""
+        return {
+            name: 1
+            for name, setting in self._client.server_settings.items()
+            if setting.value == "0" and not int(setting.readonly) and _ALLOWS.fullmatch(name)
+        }
 
     @property
     def cluster(self) -> str:

@@ -235,9 +235,10 @@ def create_everywhere(server: ClickHouse, replicas: Replicas | None, create: Cal
     Args:
         create: Gives the statement, for a cluster or, with an empty name, for the server that is asked.
     """
-    server.command(create(""), AT_ONCE if replicas is not None else {})
+    allowed = server.permissive
+    server.command(create(""), allowed | (AT_ONCE if replicas is not None else {}))
     if replicas is not None and replicas.cluster:
-        server.command(create(replicas.cluster), AT_ONCE)
+        server.command(create(replicas.cluster), allowed | AT_ONCE)
 
 
 def drop_everywhere(server: ClickHouse, replicas: Replicas, tables: Sequence[TableName]) -> None:

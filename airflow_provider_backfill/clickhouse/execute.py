@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.column_types import is_comparable
-from ..core.facts import Replicas, TableFacts, TableName
+from ..core.facts import TableFacts, TableName
 from ..core.names import show_table
 from ..core.plan import Chunk, Plan, Statement, WriteMode
 from ..core.remedy import command
@@ -50,7 +50,7 @@ from .attempt import STAGING_SETTINGS, Attempt, Step, drop_tables, kill_queries,
 from .client import ClickHouse
 from .cluster import catch_up
 
-_STAGING_TABLE = {
+_STAGING_TABLE: Mapping[str, int | str] = {
     # With an id of its own, a part is told from one that has the very same rows.
     "assign_part_uuids": 1,
     # No merge may collapse rows before they are verified, or rename parts while they are moved;
@@ -92,8 +92,8 @@ def run_attempt(server: ClickHouse, attempt: Attempt) -> ContentSums:
         catch_up(server, table, cluster)
     if plan.write_mode is WriteMode.INSERT:
         return _insert(server, attempt)
-    if attempt.target.replicas is not None:
-        return _run_on_replicas(server, attempt, attempt.target.replicas)
+    if attempt.target.replicas is not None or not attempt.target.renames:
+        return _run_by_log(server, attempt)
     sealed = sealed_table(plan, attempt.target.storage, chunk.id)
     content = _resumable(server, attempt, sealed) if attempt.number > 1 else None
     resumed = content is not None
@@ -114,30 +114,42 @@ def run_attempt(server: ClickHouse, attempt: Attempt) -> ContentSums:
     return content
 
 
-def _run_on_replicas(server: ClickHouse, attempt: Attempt, replicas: Replicas) -> ContentSums:
-    """As above, where the target is replicated: what the log has as staged is sealed, and nothing else is published."""
-    plan, storage, staged = attempt.plan, attempt.target.storage, attempt.staged
+def _run_by_log(server: ClickHouse, attempt: Attempt) -> ContentSums:
+    """
+    As above, where the target is replicated, or its database cannot rename a table.
+
+    What the log has as staged is sealed, and nothing else is published.
+    """
+    plan, storage, staged, replicas = attempt.plan, attempt.target.storage, attempt.staged, attempt.target.replicas
     resumed = staged is not None and not attempt.clear
     if staged is None or attempt.clear:
         if attempt.number > 1:
             attempt.owned()
-            drop_tables(server, tables_of_chunk(server, attempt.plan, attempt.chunk, attempt.target), replicas)
+            if replicas is None:
+                _drop_attempts(server, attempt)
+            else:
+                drop_tables(server, tables_of_chunk(server, attempt.plan, attempt.chunk, attempt.target), replicas)
         if attempt.clear:
             _clear(server, attempt)
         wanted = _wanted(server, attempt)
         if wanted == _NOTHING and plan.write_mode is WriteMode.STAGE:
             return wanted
-        own = replicated_staging_table(plan, storage, attempt.chunk.id, attempt.number, secrets.token_hex(4))
+        own = _own_table(attempt)
+        if replicas is not None:
+            own = replicated_staging_table(plan, storage, attempt.chunk.id, attempt.number, secrets.token_hex(4))
         content, staged = _stage(server, attempt, own, wanted)
         attempt.step(Step.SEALED)
     else:
         content = attempt.earlier[max(attempt.earlier)]
+    table = TableName(storage.database, staged.table)
     if plan.write_mode is WriteMode.REPLACE:
-        table = TableName(storage.database, staged.table)
-        replicated.check_staged(server, attempt, table, {hashed for _, hashed in staged.parts})
+        if replicas is not None:
+            replicated.check_staged(server, attempt, table, {hashed for _, hashed in staged.parts})
         publish.replace_partitions(server, attempt, table)
-    else:
+    elif replicas is not None:
         replicated.attach_partitions(server, attempt, replicas, staged, content, resumed=resumed)
+    else:
+        publish.move_partitions(server, attempt, table, content, resumed=resumed)
     return content
 
 
@@ -260,7 +272,7 @@ def _stage(
         publish.keep_outside(server, attempt, table)
     staged = replicated.staged_parts(server, table) if replicas is not None else Staged(table.table, ())
     reach = foreign_rows.reach(server, plan, attempt.chunk, table)
-    attempt.verified(content, staged if replicas is not None else None, reach)
+    attempt.verified(content, staged if replicas is not None or not attempt.target.renames else None, reach)
     return content, staged
 
 
@@ -268,13 +280,15 @@ def _create(server: ClickHouse, target: TableFacts, table: TableName, comment: s
     """A table like the target, in which rows stay as they were inserted until they are published."""
     storage, engine = target.storage, target.engine_full
     if target.replicas is not None:
-        replicated.create_staging(server, target, target.replicas, table, comment, _STAGING_TABLE)
+        allowed = {**_STAGING_TABLE, **target.allowances}
+        replicated.create_staging(server, target, target.replicas, table, comment, allowed)
     elif engine.startswith("Shared"):
         # Its arguments are the service's own, so that it cannot be created by an engine clause.
-        server.command(create_like(table, storage, engine, comment))
+        server.command(create_like(table, storage, engine, comment), server.permissive)
         server.command(f"ALTER TABLE {quote_table(table)} MODIFY SETTING {assignments(_STAGING_TABLE)}")
     else:
-        server.command(create_like(table, storage, engine, comment, settings=_STAGING_TABLE))
+        settings = {**_STAGING_TABLE, **target.allowances}
+        server.command(create_like(table, storage, engine, comment, settings=settings), server.permissive)
     # Of the table; columns may have their own, which cannot be taken away like this.
     if " TTL " in engine:
         server.command(f"ALTER TABLE {quote_table(table)} REMOVE TTL")
@@ -348,7 +362,8 @@ def content_at_source(
     """
     rows = checksum = 0
     for index, statement in enumerate(plan.statements):
-        settings = chunk_filter(plan, statement, chunk)
+        # To convert a value may take the type that the target was allowed to have.
+        settings = {**(server.permissive if statement.converted else {}), **chunk_filter(plan, statement, chunk)}
         if named:
             settings["query_id"] = f"{named}.source.{index + 1}"
         summed = statement.columns if whole else plan.summed(statement)

@@ -131,6 +131,7 @@ def back_up(server: ClickHouse, attempt: Attempt, table: TableName) -> None:
         attempt.target.replicas,
         lambda cluster: create_like(
             *(backup, storage, attempt.target.engine_full, comment),
+            settings=attempt.target.allowances,
             again=True,
             replicas=attempt.target.replicas,
             cluster=cluster,

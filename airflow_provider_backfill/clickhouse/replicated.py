@@ -34,7 +34,7 @@ def create_staging(
     replicas: Replicas,
     table: TableName,
     comment: str,
-    settings: Mapping[str, int],
+    settings: Mapping[str, int | str],
 ) -> None:
     """Create a table like the target on all of its replicas, and wait for as many as an insert of this user needs."""
 

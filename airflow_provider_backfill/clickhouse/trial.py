@@ -126,7 +126,9 @@ def private_tables(
     try:
         for table in tables:
             comment = f"airflow-provider-backfill: trial of plan {plan_id}"
-            server.command(create_like(table, target.storage, engine, comment))
+            server.command(
+                create_like(table, target.storage, engine, comment, settings=target.allowances), server.permissive
+            )
         yield tables
     finally:
         drop_tables(server, tables)

@@ -7,7 +7,8 @@ Glue between the server, which is asked for values, and the rules, which only de
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
+from typing import NamedTuple
 
 from ..clickhouse import catalog
 from ..clickhouse.client import ClickHouse
@@ -81,6 +82,13 @@ def _case(target: TableFacts, plan: Plan, statement: Statement, scan: ScanFacts,
     )
 
 
+class _PartitionKey(NamedTuple):
+    """Elements of the target's partition key that follow from the time: over its columns, and over the sources'."""
+
+    of_target: str
+    of_source: BucketKey
+
+
 class _Judge:
     """The rules, with their questions put to the server; the answers for one set of bounds are kept."""
 
@@ -130,7 +138,7 @@ def partition_edges(
     edges = []
     for statement, scan in zip(plan.statements, scans, strict=True):
         verdict = _Judge(server, target, plan, [start, end]).verdict(statement, scan)
-        key = _partition_key(server, target, scan, verdict)
+        key = _partition_key(server, target, scan, verdict).of_source
         edges += [set(bucket.between(start, end)) for bucket in _buckets(server, key, scan.times)]
     return sorted(set.intersection(*edges))
 
@@ -208,7 +216,7 @@ def _check_partitions(
     server: ClickHouse, target: TableFacts, plan: Plan, scan: ScanFacts, verdict: Verdict, bounds: Sequence[int]
 ) -> None:
     """Refuse chunks that share a partition of the target, as the rows have it that the SELECT gives."""
-    key = _partition_key(server, target, scan, verdict)
+    of_target, key = _partition_key(server, target, scan, verdict)
     if plan.keep_outside:
         _check_kept(server, target, plan, scan, verdict, bounds)
     # Only the ends of the window may lie inside a partition: the chunks there keep what is outside.
@@ -217,7 +225,8 @@ def _check_partitions(
     ends = {bounds[0], bounds[-1]} & {held[0], held[-1]} if held else set()
     while facts.cut is not None and to_ms(facts.cut) in ends and len(held) > 1:
         # Nothing is lost at an end of the window where the target has no rows of that partition.
-        if _partition_rows(server, target, key, scan.times, facts.cut):
+        value = value_at(server, key, scan.times, facts.cut)
+        if catalog.count_rows(server, target.storage, f"toString({of_target}) IN ({value})"):
             break
         ends.discard(to_ms(facts.cut))
         held = held[1:] if to_ms(facts.cut) == held[0] else held[:-1]
@@ -243,13 +252,6 @@ def _check_partitions(
         )
 
 
-def _partition_rows(server: ClickHouse, target: TableFacts, key: BucketKey, times: _Times, moment: datetime) -> int:
-    """Rows of the target in the partition that an instant belongs to."""
-    value = value_at(server, key, times, moment)
-    element = _partition_element(target, [column.name for column in target.columns])
-    return catalog.count_rows(server, target.storage, f"toString({element}) IN ({value})")
-
-
 def _check_kept(
     server: ClickHouse, target: TableFacts, plan: Plan, scan: ScanFacts, verdict: Verdict, bounds: Sequence[int]
 ) -> None:
@@ -265,14 +267,15 @@ def _check_kept(
         )
 
 
-def _partition_key(server: ClickHouse, target: TableFacts, scan: ScanFacts, verdict: Verdict) -> BucketKey:
-    """What the target's partitions are, as an expression over the time that the chunks are cut by."""
+def _partition_key(server: ClickHouse, target: TableFacts, scan: ScanFacts, verdict: Verdict) -> _PartitionKey:
+    """What follows of the target's partitions from the time that the chunks are cut by."""
     if not verdict.labels:
         raise RequestError(
             f"{target.name} has no time column that follows from the time that the window applies to, so it cannot "
             "be told which partitions a window covers.",
             remedy=Advice("leave {} away", Flag("--write-mode", WriteMode.REPLACE)),
         )
+    found: dict[tuple[TableName, ...], dict[str, BucketKey]] = {}
     for element in _partition_elements(target):
         used = _columns_in(target, element)
         if len(used) != 1 or used[0] not in verdict.labels:
@@ -284,7 +287,11 @@ def _partition_key(server: ClickHouse, target: TableFacts, scan: ScanFacts, verd
             for label in verdict.labels[used[0]]
         )
         if bucket_facts(server, key, scan.times, [0, MS_PER_DAY]).usable:
-            return key
+            found.setdefault(tuple(expression.table for expression in key), {})[element] = key
+    for tables, keys in found.items():
+        # Chunks share a partition only where they share the value of each element.
+        values = (_tuple_of([key[branch].sql for key in keys.values()]) for branch in range(len(tables)))
+        return _PartitionKey(_tuple_of(list(keys)), tuple(map(TimeExpression, tables, values)))
     raise RequestError(
         f"The partition key of {target.name} ({target.partition_key or 'none'}) does not follow from the time "
         "that the window applies to, so a window covers no whole partitions.",
@@ -297,13 +304,8 @@ def _partition_elements(target: TableFacts) -> list[str]:
     return [one for one in dict.fromkeys([target.partition_key, *expressions(target.partition_key)]) if one]
 
 
-def _partition_element(target: TableFacts, names: Sequence[str]) -> str:
-    """The first element of the partition key that is made of one of these columns alone."""
-    return next(
-        element
-        for element in _partition_elements(target)
-        if len(used := _columns_in(target, element)) == 1 and used[0] in names
-    )
+def _tuple_of(values: Sequence[str]) -> str:
+    return values[0] if len(values) == 1 else f"tuple({', '.join(values)})"
 
 
 def _labels_used(target: TableFacts, verdict: Verdict) -> list[str]:

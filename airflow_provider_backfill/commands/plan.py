@@ -48,7 +48,6 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         target = plan_inputs.target_facts(server, request.target)
         mode, reason = write_mode(target, request)
         plan_checks.check_grants(server, target, mode)
-        plan_checks.check_database(server, target, mode)
         statements, column = source_statements.find_statements(server, target, request)
         plan_checks.check_quorum(server, target)
         for table, cluster in plan_inputs.replicated_tables(server, statements, target):

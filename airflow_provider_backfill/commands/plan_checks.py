@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from ..clickhouse import catalog
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import insert_quorum
 from ..clickhouse.rights import missing_grants
@@ -36,26 +35,6 @@ def check_quorum(server: ClickHouse, target: TableFacts) -> None:
             f"Inserts of this user must reach {quorum} replicas of {target.name} (insert_quorum), and no cluster that "
             "the user may ask has all of them, so a staging table would be on one.",
             hint="define such a cluster in remote_servers, and GRANT REMOTE, CLUSTER ON *.* to the user",
-        )
-
-
-def check_database(server: ClickHouse, target: TableFacts, mode: WriteMode) -> None:
-    """
-    Refuse to stage beside a target whose database cannot rename a table, which is how a staged chunk is sealed.
-
-    Raises:
-        RequestError: Its engine is Memory.
-    """
-    engine = catalog.database_engine(server, target.storage.database)
-    if engine == "Memory" and mode is not WriteMode.INSERT:
-        raise RequestError(
-            f"The database {target.storage.database} has the engine {engine}, which cannot rename tables, so no "
-            f"chunk can be staged beside {target.name}.",
-            remedy=Advice(
-                "move the table into an Atomic database, or pass {} {}",
-                Flag("--write-mode", WriteMode.INSERT),
-                Flag("--accept-at-least-once"),
-            ),
         )
 
 

@@ -129,7 +129,7 @@ class ChunkVerified(ChunkEvent):
     """
     The attempt's rows are staged and verified; from here on only this result or an equal one is published.
 
-    *staged* names them where the target is replicated: what is in the log is what is sealed there.
+    *staged* names them where the target is replicated, or its database renames no table: what is in the log is sealed.
     *reach* is ``[first, last)`` of their time in the target when some lie outside the chunk's window, such as at
     the start of their day.
     """

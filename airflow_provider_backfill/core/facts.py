@@ -89,6 +89,7 @@ class Column(NamedTuple):
         return self.default_kind not in ("MATERIALIZED", "ALIAS")
 
 
+_SORTED = re.compile(r"\b(?:ORDER BY|PRIMARY KEY)\b")
 _TEXT = r"'(?:[^'\\]|\\.)*'"
 REPLICATED_ENGINE = re.compile(rf"^(Replicated\w*MergeTree\()({_TEXT}), ({_TEXT})(, )?")
 """How the engine clause of a replicated table begins: path in Keeper, name of the replica."""
@@ -152,6 +153,9 @@ class TableFacts:
         rows: Rows in the table, None when the server does not know.
         views: The materialized views that fire when rows are inserted into it.
         replicas: How the storage is replicated; None when it is not.
+        allowances: Settings of a MergeTree that let a table like the storage be made, where the server would refuse
+            what it has from an older version or another configuration.
+        database_engine: The engine of the storage's database.
     """
 
     name: TableName
@@ -164,6 +168,18 @@ class TableFacts:
     rows: int | None
     views: tuple[TableName, ...] = ()
     replicas: Replicas | None = None
+    allowances: Mapping[str, int | str] = field(default_factory=dict)
+    database_engine: str = ""
+
+    @property
+    def renames(self) -> bool:
+        """Whether tables beside the storage can be renamed."""
+        return self.database_engine != "Memory"
+
+    @property
+    def old_syntax(self) -> bool:
+        """Whether it was made as ``MergeTree(date, key, 8192)``, of which no copy can have settings."""
+        return self.engine.endswith("MergeTree") and not _SORTED.search(self.engine_full)
 
     def column(self, name: str) -> Column | None:
         """The column called *name*, or None."""

@@ -235,6 +235,16 @@ def write_mode(target: TableFacts, request: PlanRequest) -> tuple[WriteMode, Mod
                 remedy=Advice("{}, or pass {} {}", better, *_AT_LEAST_ONCE),
             )
         return WriteMode.INSERT, ModeReason.ASKED if partitions else ModeReason.ENGINE
+    if target.old_syntax:
+        raise RequestError(
+            f"{target.name} was made with the old syntax, {target.engine_full}, of which no staging table can be made "
+            "that keeps its rows as they were inserted.",
+            remedy=Advice(
+                f"make it anew with PARTITION BY {target.partition_key} ORDER BY ({target.sorting_key}) and copy its "
+                "rows by INSERT … SELECT, or pass {} {}",
+                *_AT_LEAST_ONCE,
+            ),
+        )
     if wanted is WriteMode.REPLACE:
         return wanted, ModeReason.ASKED
     return WriteMode.STAGE, ModeReason.ENGINE

@@ -51,7 +51,7 @@ class ContentSums(NamedTuple):
 
 class Staged(NamedTuple):
     """
-    What a verified attempt has staged on replicas: exactly these parts are published.
+    What a verified attempt has staged, where the log seals it: on replicas, exactly these parts are published.
 
     Attributes:
         table: Its staging table, in the target's database.
@@ -80,7 +80,7 @@ class ChunkState:
         owner: The worker that holds the claim; empty unless the chunk is running, as is *query_id*.
         verified: What each attempt staged, by attempt; kept until the chunk is done, because
             a later attempt may have to publish what an earlier one staged.
-        staged: What the last of them staged, where the target is replicated.
+        staged: What the last of them staged, where the log seals it (on replicas, and where no table can be renamed).
         content: What the target got from this chunk; None until it is done.
         seconds: How long the successful attempt took; None until it is done.
         clear: Whether the chunk's window is to be deleted from the target before it is filled again.

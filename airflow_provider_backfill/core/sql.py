@@ -219,7 +219,7 @@ def sealed_table(plan: Plan, storage: TableName, chunk_id: str) -> TableName:
     return TableName(storage.database, f"backfill_{plan.plan_id}_{chunk_id}_sealed")
 
 
-def assignments(settings: Mapping[str, int]) -> str:
+def assignments(settings: Mapping[str, int | str]) -> str:
     """Settings as a statement lists them."""
     return ", ".join(f"{name} = {value}" for name, value in settings.items())
 
@@ -230,7 +230,7 @@ def create_like(
     engine: str,
     comment: str,
     *,
-    settings: Mapping[str, int] | None = None,
+    settings: Mapping[str, int | str] | None = None,
     again: bool = False,
     replicas: Replicas | None = None,
     cluster: str = "",

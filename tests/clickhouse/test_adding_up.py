@@ -13,11 +13,9 @@ from typing import NamedTuple
 
 import pytest
 
-from airflow_provider_backfill.commands.plan import create_plan
-from airflow_provider_backfill.core.chunking import parse_length
 from airflow_provider_backfill.core.facts import TableName, TimeKind
 from airflow_provider_backfill.core.instants import parse_instant
-from airflow_provider_backfill.core.plan import FilteredTable, PlanRequest, TableFilter, WriteMode
+from airflow_provider_backfill.core.plan import FilteredTable, TableFilter, WriteMode
 from airflow_provider_backfill.core.sql import filter_setting
 from airflow_provider_backfill.errors import RequestError
 from tests.clickhouse.lab import Lab
@@ -461,26 +459,6 @@ def test_replace_keeps_a_partition_that_has_other_rows(shop: Lab) -> None:
     with pytest.raises(RequestError, match="keep-outside"):
         shop.plan("dst", START, END, 24, select=select, write_mode=WriteMode.REPLACE, keep_outside=True)
     assert shop.rows("SELECT * FROM dst")[0][1] == 5
-
-
-def test_a_database_that_cannot_rename(shop: Lab) -> None:
-    """A staged chunk is sealed by a rename; that there is none is said before anything runs."""
-    memory = f"{shop.engine.database}_memory"
-    shop.sql(f"CREATE DATABASE {memory} ENGINE = Memory", f"CREATE TABLE {memory}.dst AS ev")
-    try:
-        with pytest.raises(RequestError, match="cannot rename tables"):
-            create_plan(
-                shop.session,
-                PlanRequest(
-                    TableName(memory, "dst"),
-                    parse_instant(START),
-                    parse_instant(END),
-                    parse_length("24"),
-                    source=shop.table("ev"),
-                ),
-            )
-    finally:
-        shop.sql(f"DROP DATABASE {memory} SYNC")
 
 
 def test_plan_says_that_the_window_is_past_the_ttl(shop: Lab) -> None:

@@ -33,7 +33,7 @@ REQUEST = PlanRequest(NAME, START, START + timedelta(days=1), Chunking(hours=6))
 
 
 def table(*columns: Column, engine: str = "MergeTree", sorting_key: str = "", partition_key: str = "") -> TableFacts:
-    return TableFacts(NAME, NAME, engine, columns, partition_key, sorting_key, engine, None)
+    return TableFacts(NAME, NAME, engine, columns, partition_key, sorting_key, f"{engine} ORDER BY tuple()", None)
 
 
 def hint(refused: pytest.ExceptionInfo[RequestError]) -> str:
