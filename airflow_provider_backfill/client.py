@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .clickhouse.client import ClickHouse
     from .commands.session import Payload, Session
 
-__all__ = ["Backfill", "ChunkResult", "Client", "RunResult", "VerifyResult"]
+__all__ = ["Backfill", "ChunkResult", "Client", "LeftoverTable", "RunResult", "VerifyResult"]
 
 _STATE_DIR = ".clickhouse-backfill"
 _CELL_COLOURS = {
@@ -126,6 +126,26 @@ class RunResult:
 
     def _repr_html_(self) -> str:
         return self.backfill._repr_html_()
+
+
+@dataclass(frozen=True, slots=True)
+class LeftoverTable:
+    """
+    A table of a run or a trial that is on the server.
+
+    Attributes:
+        kind: ``staging``, ``fence`` or ``trial``.
+        rows: None when not known.
+        fate: ``removed``, ``removable`` or ``kept``.
+        reason: Why.
+    """
+
+    table: str
+    plan_id: str
+    kind: str
+    rows: int | None
+    fate: str
+    reason: str
 
 
 class Backfill:
@@ -458,6 +478,34 @@ class Client:
         table: TableName | None = None if target is None else parse_table(target, "target")
         plans = list_plans(self._session, target=table, status=status)["plans"]
         return [Backfill(self._session, self._session.store.load_plan(plan["planId"])) for plan in plans]
+
+    def clean(
+        self, backfill: str | None = None, *, target: str | None = None, remove: bool = False
+    ) -> list[LeftoverTable]:
+        """
+        Find the tables that runs and trials have left on the server; drop those that nobody can need with *remove*.
+
+        Args:
+            backfill: Only those of the plan with this id, or this unique beginning of one.
+            target: Look beside this table, and nowhere else.
+
+        Raises:
+            RequestError: There is no such plan or table.
+            ServerError: ClickHouse could not be asked.
+        """
+        from .commands.clean import clean_up
+        from .commands.find_plan import find_plan_id
+
+        payload = clean_up(
+            self._session,
+            plan_id=None if backfill is None else find_plan_id(self._session, backfill),
+            target=None if target is None else parse_table(target, "target"),
+            remove=remove,
+        )
+        return [
+            LeftoverTable(each["table"], each["planId"], each["kind"], each["rows"], each["fate"], each["reason"])
+            for each in payload["tables"]
+        ]
 
     def check(self, *, target: str | None = None) -> "Payload":
         """Tell whether every required backfill is finished; the answer of ``check --json``."""

@@ -420,6 +420,20 @@ def _repair(call: Call) -> Payload:
     return repair_plan(session, named_plan(call, session))
 
 
+def _clean(call: Call) -> Payload:
+    from ..commands.clean import clean_up
+    from ..commands.find_plan import find_plan_id, last_plan_id
+    from ..core.names import parse_table
+
+    name, target = call.text("--plan-id"), call.text("--target")
+    if name is not None and call.on("--last"):
+        raise RequestError("--plan-id and --last exclude each other.", hint="keep one")
+    table = None if target is None else parse_table(target, "target")
+    session = open_session(call, read_options(call))
+    plan_id = last_plan_id(session) if call.on("--last") else None if name is None else find_plan_id(session, name)
+    return clean_up(session, plan_id=plan_id, target=table, remove=call.on("--yes"))
+
+
 def _list(call: Call) -> Payload:
     from ..commands.list import list_plans
     from ..core.names import parse_table
@@ -465,6 +479,7 @@ CALLS: dict[str, Callable[[Call], Payload]] = {
     "undo": _undo,
     "waive": _waive,
     "repair": _repair,
+    "clean": _clean,
     "list": _list,
     "report": _report,
     "completion": _completion,

@@ -137,6 +137,13 @@ _COVERAGE_FLAGS = (
     Flag("--to", "TIME", "end of the window, excluded (default: where the last plan of the table ends)"),
 )
 
+_CLEAN_FLAGS = (
+    PLAN_ID,
+    _LAST,
+    Flag("--target", "DATABASE.TABLE", "look beside this table, and nowhere else"),
+    Flag("--yes", "", "drop the tables; without it they are only listed"),
+)
+
 _REPORT_FLAGS = (
     *_NAMED,
     Flag("--verify", "", "verify the plan now, for the report"),
@@ -160,6 +167,7 @@ COMMANDS = {
     "undo": _Command("bring back what a plan made with --backup has replaced", _NAMED),
     "waive": _Command("say that a plan need not be finished; check does not count it", _WAIVE_FLAGS),
     "repair": _Command("make a plan's damaged files readable again; the damaged ones are kept", _NAMED),
+    "clean": _Command("drop the tables that runs and trials have left on the server", _CLEAN_FLAGS),
     "list": _Command("list the plans, newest last", _LIST_FLAGS),
     "completion": _Command("print a completion script for bash, zsh or fish", (SHELL,)),
     "help": _Command("show the commands, or the options of one", ()),

@@ -20,7 +20,7 @@ from .parser import Call
 # After these, advice given by one command works only with the same flag.
 _CARRIED = ("--state-dir", "--config")
 _CARRIED_TO_SERVER = ("--clickhouse-url", "--password-file")
-_ASKS_SERVER = ("plan", "run", "resume", "cancel", "doctor", "verify", "undo", "report")
+_ASKS_SERVER = ("plan", "run", "resume", "cancel", "doctor", "verify", "undo", "report", "clean")
 
 
 def show_payload(payload: Payload, call: Call) -> None:
@@ -44,7 +44,7 @@ def show_payload(payload: Payload, call: Call) -> None:
         return
     if payload.get("followed"):
         return
-    from . import report, text
+    from . import leftovers, report, text
 
     show = {
         "plan": text.show_plan,
@@ -59,6 +59,7 @@ def show_payload(payload: Payload, call: Call) -> None:
         "set-parallel": text.show_parallel,
         "waive": text.show_waiver,
         "repair": text.show_repair,
+        "clean": leftovers.show_clean,
     }.get(call.command, text.show_status)
     print_line(sys.stdout, show(payload, sys.stdout))
 

@@ -10,7 +10,7 @@ Why a retry is safe, whatever died and when:
 * An attempt that has lost its claim may wake up at any line. What it then kills or drops by name is
   of earlier attempts only, and what it deletes from the target was there when it still held the claim.
 * ``stage`` publishes by moving partitions one way; moving a partition that is gone moves nothing.
-  The emptied sealed table stays as a tombstone until the run closes.
+  The emptied sealed table stays as a tombstone until the log has the chunk as done.
 * ``replace`` publishes by putting the sealed partitions in place of the target's, which gives the
   same however often it is done.
 * ``insert`` has no such table and promises less: at least once.

@@ -26,11 +26,13 @@ from ..core.sql import literal, quote_table, table_condition
 from ..errors import Advice, RequestError, ServerError, StatementRefusedError
 from .attempt import drop_tables
 from .client import ClickHouse
-from .cluster import AT_ONCE, Keeper, one_server, path_beside, tables_beside
+from .cluster import AT_ONCE, Keeper, catch_up, one_server, path_beside, tables_beside
 
 _NAME = re.compile(r"backfill_([0-9a-f]{16})_fence_([0-9a-f]{8})_(-?\d+)_(-?\d+)_([0-9a-f]+)")
 # Two that met by chance come back at different times.
 _PAUSES = (0.2, 0.5, 1.0)
+# So long without a sign of life is longer than any lease.
+_SILENT_SECONDS = 120.0
 
 
 class WindowTakenError(RequestError):
@@ -188,6 +190,23 @@ def _is_alive(server: ClickHouse, table: TableName, lease: float) -> bool:
         if error.name == "UNKNOWN_TABLE":
             return False
         raise
+
+
+def is_announced(server: ClickHouse, table: TableName, replicas: Replicas | None) -> bool:
+    """
+    Whether the run that a fence *table* announces may be at work still.
+
+    Yes when it cannot be told: a replica that is behind has not heard of its last sign of life.
+    """
+    if replicas is not None:
+        if server.numbers(f"EXISTS TABLE {quote_table(table)}") != (1,):
+            last = _last_sign(server, replicas, table)
+            return last is not None and server.numbers("SELECT toUnixTimestamp(now())")[0] - last <= _SILENT_SECONDS
+        try:
+            catch_up(server, table)
+        except ServerError:
+            return True
+    return _is_alive(server, table, _SILENT_SECONDS)
 
 
 def _taken(target: TableFacts, plan: Plan, rivals: Sequence[Announcement]) -> WindowTakenError:

@@ -1,15 +1,13 @@
-"""What backfills have left or keep running on a server: queries and staging tables, whoever's they are."""
+"""What backfills have left or keep running on a server: queries and tables, whoever's they are."""
 
 import re
 
 from ..core.facts import QueryFacts, StagingFacts, TableFacts, TableName
+from ..core.leftovers import read_name
 from ..core.sql import literal
 from .client import ClickHouse
 from .cluster import lost_tables
 
-_STAGING = re.compile(
-    r"backfill_([0-9a-f]{16})_(?:[0-9a-f]{16}_(?:\d+(?:_[0-9a-f]{8})?|sealed)|fence_[0-9a-f]{8}_-?\d+_-?\d+_[0-9a-f]{8})"
-)
 _QUERY = re.compile(r"backfill-([0-9a-f]{16})-([0-9a-f]{16})-(\d+)")
 
 
@@ -42,23 +40,46 @@ def _queries(server: ClickHouse, processes: str) -> tuple[QueryFacts, ...]:
 
 
 def staging_tables(server: ClickHouse, target: TableFacts) -> tuple[StagingFacts, ...]:
-    """The tables of any plan beside a target, on whichever replica they are, or in Keeper alone."""
+    """The tables of any plan beside a target, on whichever replica they are, or in Keeper alone; no backups."""
     database, replicas = target.storage.database, target.replicas
     cluster = replicas.cluster if replicas is not None else ""
+    found = _tables(server, cluster, f"database = {literal(database)}")
+    if replicas is not None and not replicas.by_database:
+        there = {table.table.table for table in found}
+        for name, lost in lost_tables(server, replicas).items():
+            if name not in there and (leftover := read_name(name)) is not None:
+                found.append(StagingFacts(TableName(database, name), leftover.plan_id, None, None, "", lost))
+    return tuple(found)
+
+
+def tables_anywhere(server: ClickHouse) -> tuple[StagingFacts, ...]:
+    """The tables of any plan in any database of this server; no backups."""
+    return tuple(_tables(server, "", "1"))
+
+
+def _tables(server: ClickHouse, cluster: str, where: str) -> list[StagingFacts]:
     tables = f"clusterAllReplicas({literal(cluster)}, system.tables)" if cluster else "system.tables"
     found = server.rows(
-        f"SELECT name, max(total_rows), min(toInt64(now() - metadata_modification_time)) FROM {tables}"
-        f" WHERE database = {literal(database)} AND startsWith(name, 'backfill_') GROUP BY name ORDER BY name",
+        "SELECT database, name, max(total_rows), min(toInt64(now() - metadata_modification_time))"
+        f" FROM {tables} WHERE {where} AND startsWith(name, 'backfill_')"
+        " GROUP BY database, name ORDER BY database, name",
         {"skip_unavailable_shards": 1},
     )
-    facts = [
-        StagingFacts(TableName(database, name), match[1], rows, age, cluster)
-        for name, rows, age in found
-        if (match := _STAGING.fullmatch(name)) is not None
+    return [
+        StagingFacts(TableName(database, name), leftover.plan_id, rows, age, cluster)
+        for database, name, rows, age in found
+        if (leftover := read_name(name)) is not None
     ]
-    if replicas is not None and not replicas.by_database:
-        there = {name for name, _, _ in found}
-        for name, lost in lost_tables(server, replicas).items():
-            if name not in there and (match := _STAGING.fullmatch(name)) is not None:
-                facts.append(StagingFacts(TableName(database, name), match[1], None, None, "", lost))
-    return tuple(facts)
+
+
+def texts_of_queries(server: ClickHouse) -> list[str]:
+    """What the queries that run now and name a table of ours say, on every server that can be looked at."""
+    if server.embedded:
+        return []
+    processes = server.cluster_processes if server.cluster else "system.processes"
+    found = server.rows(
+        f"SELECT DISTINCT query FROM {processes} WHERE position(query, 'backfill_') > 0"
+        " AND position(query, 'system.processes') = 0",
+        {"skip_unavailable_shards": 1},
+    )
+    return [str(text) for (text,) in found]

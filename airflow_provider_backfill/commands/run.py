@@ -286,16 +286,18 @@ def _refuse_overlap(session: Session, plan: Plan) -> None:
 
 
 def _end(session: Session, log: RunLog, server: ClickHouse, target: TableFacts, worker: Worker) -> None:
-    """Record a pause, write the checkpoint, and drop the tombstones once nothing can need them."""
+    """Record a pause, write the checkpoint, and drop the staging tables that nothing can need any more."""
     run = log.refresh()
     if worker.reason and run.status is RunStatus.RUNNING and not run.count(ChunkStatus.RUNNING):
         log.append(RunPaused(at=utc_now(), by=session.user, reason=worker.reason))
     log.checkpoint()
     if run.status is RunStatus.COMPLETED:
-        _drop_tombstones(session, log, server, target)
+        _drop_staging(session, log, server, target)
+    else:
+        worker.drop_staged()
 
 
-def _drop_tombstones(session: Session, log: RunLog, server: ClickHouse, target: TableFacts) -> None:
+def _drop_staging(session: Session, log: RunLog, server: ClickHouse, target: TableFacts) -> None:
     """Drop the staging tables of a run that is completed; under its lock, so that no replay begins meanwhile."""
     left = attempt.leftover_tables(server, log.plan.plan_id, target)
     for batch in attempt.batches(left):
@@ -313,4 +315,4 @@ def _sweep(session: Session, plan: Plan) -> None:
     # A completed plan is completed, whether or not its server answers.
     with suppress(ServerError, ConfigError), session.connected_to_one() as server:
         target = plan_inputs.target_facts(server, plan.target)
-        _drop_tombstones(session, session.store.open_run(plan), server, target)
+        _drop_staging(session, session.store.open_run(plan), server, target)

@@ -15,8 +15,7 @@ from functools import partial
 
 from ..clickhouse.attempt import Attempt, Step, kill_queries
 from ..clickhouse.client import ClickHouse
-from ..clickhouse.cluster import drop_everywhere, one_server
-from ..clickhouse.execute import run_attempt, tables_of_chunk
+from ..clickhouse.execute import run_attempt
 from ..clickhouse.fence import Fence, WindowTakenError
 from ..clickhouse.foreign_rows import ForeignRowsError
 from ..clickhouse.replicated import server_with
@@ -46,6 +45,7 @@ from .chunk_bounds import parts_in_place
 from .claims import Claims
 from .lease import LEASE_SECONDS, new_owner, utc_now
 from .neighbours import neighbours, rivals
+from .staged_tables import StagedTables
 
 _WATCH_SECONDS = 0.5
 _WIDTH_SECONDS = 0.2
@@ -100,6 +100,7 @@ class Worker:
         self.owner = new_owner()
         self._claims = Claims(plan.plan_id, self.owner, lease_seconds, on_behalf_of)
         self._server, self._store, self._plan, self._target = server, store, plan, target
+        self._staged = StagedTables(server, store, plan, target)
         self._retries, self._retry_delay_ms, self._lease = retries, retry_delay_ms, lease_seconds
         self._report, self._step = report, step
         self._replicated = replicated
@@ -119,6 +120,10 @@ class Worker:
     def reason(self) -> str:
         """Why the worker stopped before its work was done; empty when it did not."""
         return self._reason
+
+    def drop_staged(self) -> None:
+        """Drop the staging tables of the chunks that are done, once no thread works any more."""
+        self._staged.drop_rest()
 
     def stop(self, reason: str) -> None:
         """Give every chunk back and end soon; safe to call from a signal handler."""
@@ -272,7 +277,7 @@ class Worker:
                 return
             self._step(Step.RECORDED)
             if isinstance(outcome, ChunkDone):
-                self._drop_staged(chunk)
+                self._staged.drop(chunk)
             if isinstance(outcome, ChunkSplit):
                 for part in expand(log.run, chunk):
                     self._execute(log, part)
@@ -401,14 +406,6 @@ class Worker:
             return self._server
         staged = claim.staged and TableName(self._target.storage.database, claim.staged.table)
         return server_with(self._server, staged)
-
-    def _drop_staged(self, chunk: Chunk) -> None:
-        """Drop what a done chunk has staged on replicas; what is left is dropped when the run closes."""
-        if self._target.replicas is None:
-            return
-        with suppress(ServerError):
-            server = one_server(self._server)
-            drop_everywhere(server, self._target.replicas, tables_of_chunk(server, self._plan, chunk, self._target))
 
     def _released(self, chunk: Chunk, number: int, reason: str) -> Event:
         return ChunkReleased(at=utc_now(), by=self.owner, chunk_id=chunk.id, attempt=number, reason=reason)

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_backfill.core.findings import leftover_rules, replica_rules
+from airflow_provider_backfill.core import leftovers
+from airflow_provider_backfill.core.findings import replica_rules
 from tests.cluster.field import FIRST, LAST, Field, Kind
 from tests.cluster.nodes import SESSION_SECONDS
 from tests.command_line import Cli, wait_until
@@ -80,7 +81,7 @@ def test_a_user_without_other_servers_fills_the_target_all_the_same(ready: Field
 
 
 def test_what_is_left_on_another_replica_is_found(ready: Field, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leftover_rules, "_FRESH_SECONDS", -1)
+    monkeypatch.setattr(leftovers, "FRESH_SECONDS", -1)
     first, second = ready.cluster.nodes
     name = "backfill_0123456789abcdef_0123456789abcdef_1_01234567"
     path = first.query(
@@ -92,4 +93,8 @@ def test_what_is_left_on_another_replica_is_found(ready: Field, monkeypatch: pyt
     wait_until(lambda: "backfill_staging_orphaned" in findings(cli, ready), 90)
     left = findings(cli, ready)["backfill_staging_orphaned"]
     assert len(left) == 1
-    assert f"DROP TABLE IF EXISTS `{ready.database}`.`{name}` ON CLUSTER `cluster` SYNC" in left[0]["hint"]
+    answer = cli("clean", "--target", f"{ready.database}.target", "--yes")
+    assert answer.code == 0, answer.err
+    assert f"removed  {ready.database}.{name}" in answer.out
+    assert second.query(f"EXISTS TABLE {ready.database}.{name}") == "0"
+    assert first.query(f"SELECT count() FROM system.zookeeper WHERE path = '{path}_{name}'") == "0"

@@ -34,7 +34,7 @@ from tests.unit.test_imports import HEAVY, _loaded
 
 COMMANDS = (
     *("plan", "run", "resume", "status", "cancel", "doctor", "check", "coverage"),
-    *("set-parallel", "pause", "events", "verify", "undo", "waive", "repair", "list", "completion"),
+    *("set-parallel", "pause", "events", "verify", "undo", "waive", "repair", "clean", "list", "completion"),
 )
 START = datetime(2025, 1, 1, tzinfo=UTC)
 

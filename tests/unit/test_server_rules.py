@@ -353,12 +353,13 @@ OTHER = "f" * 16
 
 
 def staged(plan_id: str = PLAN.plan_id, age: int = 9999, rows: int | None = 5) -> tuple[StagingFacts, ...]:
-    return (StagingFacts(TableName("shop", "backfill_x"), plan_id, rows, age),)
+    return (StagingFacts(TableName("shop", f"backfill_{plan_id}_{'c' * 16}_1"), plan_id, rows, age),)
 
 
 def test_tables_of_this_plan() -> None:
     done = Run(PLAN.plan_id, 4, started=True, counts={ChunkStatus.DONE: 4})
-    assert one(run=done, staging=staged()).remedy == Sql("DROP TABLE IF EXISTS `shop`.`backfill_x` SYNC")
+    assert str(one(run=done, staging=staged()).remedy) == f"clickhouse-backfill clean --plan-id {PLAN.plan_id} --yes"
+    assert "2 tables, such as" in one(run=done, staging=staged() * 2).message
     assert "(rows that nobody has counted)" in one(run=done, staging=staged(rows=None)).message
     assert look(run=begun(), staging=staged()) == []
     cancelled = Run(PLAN.plan_id, 4, started=True, cancelled=True)
@@ -368,7 +369,9 @@ def test_tables_of_this_plan() -> None:
 
 
 def test_tables_of_no_plan_here() -> None:
-    assert "of plan ffffffffffffffff, which this state folder does not have" in one(staging=staged(OTHER)).message
+    finding = one(staging=staged(OTHER))
+    assert "of plan ffffffffffffffff, which this state folder does not have" in finding.message
+    assert "clean --plan-id ffffffffffffffff --target" in str(finding.remedy)
     assert look(staging=staged(OTHER, age=3600)) == []
     assert one(staging=staged(OTHER, age=3601)).severity is WARN
     assert look(staging=staged(OTHER), known_plans=frozenset({OTHER})) == []

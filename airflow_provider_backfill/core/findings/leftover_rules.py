@@ -1,55 +1,71 @@
-"""The rules on what backfills have left on a server: staging tables and queries. Pure."""
+"""The rules on what backfills have left on a server: tables and queries. Pure."""
 
 from collections.abc import Iterator
-from datetime import timedelta
 
-from ..facts import ServerFacts
+from ...errors import Command, Flag
+from ..facts import ServerFacts, StagingFacts
+from ..leftovers import Standing, judge_leftover
 from ..names import quote
-from ..remedy import sql
-from ..run_state import ChunkStatus, RunStatus
-from ..sql import literal, quote_table
+from ..remedy import command, sql
+from ..run_state import ChunkStatus, Run, RunStatus
+from ..sql import literal
 from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity
 
 LEFTOVER_RULES = RuleRegistry(RuleScope.SERVER)
 _rule = LEFTOVER_RULES.rule
-
-# So long after its last change a staging table that no plan here knows is taken for left behind.
-_FRESH_SECONDS = 3600
+_YES = Flag("--yes")
 
 
 @_rule(
     "backfill_staging_orphaned",
     Severity.WARN,
-    "Staging tables are left on the server of a run that is over, or of a plan that this state folder does not have.",
-    remedy="`resume` an unfinished run; otherwise drop them",
+    "Tables of ours are left on the server of a run that is over, or of a plan that this state folder does not have.",
+    remedy="`resume` an unfinished run; otherwise `clean` drops them",
 )
 def _staging(case: RuleContext) -> Iterator[Match]:
     facts, plan, run = case.server or ServerFacts(), case.plan, case.run
-    alive = {query.plan_id for query in facts.queries}
+    own = "" if plan is None else plan.plan_id
+    by_plan: dict[str, list[StagingFacts]] = {}
     for table in facts.staging:
-        there = f" ON CLUSTER {quote(table.cluster)}" if table.cluster else ""
-        drop = sql(f"DROP TABLE IF EXISTS {quote_table(table.table)}{there} SYNC")
-        rows = "rows that nobody has counted" if table.rows is None else f"{table.rows} rows"
-        path, lost = table.lost
-        if lost:
-            rows = "on no server, and in Keeper still"
-            drop = sql(f"SYSTEM DROP REPLICA {literal(lost[0])} FROM ZKPATH {literal(path)}")
-        if plan is not None and run is not None and table.plan_id == plan.plan_id:
-            if run.status in (RunStatus.COMPLETED, RunStatus.PLANNED) and not run.workers:
-                yield Match(f"{table.table} ({rows}) is left of this plan, whose run is {run.status}.", drop)
-            elif run.status.is_cancelled and not run.count(ChunkStatus.RUNNING):
+        by_plan.setdefault(table.plan_id, []).append(table)
+    alive = {query.plan_id for query in facts.queries}
+    for plan_id, tables in by_plan.items():
+        if plan_id == own and run is not None:
+            yield from _of_this_plan(case, plan_id, run, tables)
+        elif plan_id not in facts.known_plans | alive:
+            left = [table for table in tables if judge_leftover(table, Standing(None)).removable]
+            if left:
                 yield Match(
-                    f"{table.table} ({rows}) is kept for a resume of this cancelled plan.",
-                    drop,
-                    Severity.INFO,
+                    f"{_counted(left)} of plan {plan_id}, which this state folder does not have, "
+                    f"{'is' if len(left) == 1 else 'are'} left beside {facts.target}. "
+                    "Remove what no other folder runs.",
+                    Command("clean", plan_id, (Flag("--target", facts.target), _YES)),
                 )
-        elif table.plan_id not in facts.known_plans | alive and (table.age is None or table.age > _FRESH_SECONDS):
-            age = "" if table.age is None else f", unchanged for {timedelta(seconds=table.age)}"
-            yield Match(
-                f"{table.table} ({rows}{age}) is of plan {table.plan_id}, "
-                "which this state folder does not have. Drop it if no other folder has the plan.",
-                drop,
-            )
+
+
+def _of_this_plan(case: RuleContext, plan_id: str, run: Run, tables: list[StagingFacts]) -> Iterator[Match]:
+    if run.workers.keys() - case.dead or run.count(ChunkStatus.RUNNING):
+        return
+    left = [table for table in tables if judge_leftover(table, Standing(run)).removable]
+    if left:
+        cancelled = run.status is RunStatus.CANCELLED
+        yield Match(
+            f"{_counted(left)} of this plan, whose run is {run.status}, {'is' if len(left) == 1 else 'are'} left on "
+            "the server.",
+            command("clean", plan_id, _YES),
+            Severity.INFO if cancelled else None,
+        )
+
+
+def _counted(tables: list[StagingFacts]) -> str:
+    """How many tables, with one of them by name."""
+    first = tables[0]
+    rows = "on no server, and in Keeper still" if first.lost[0] else f"{first.rows} rows"
+    if first.rows is None and not first.lost[0]:
+        rows = "rows that nobody has counted"
+    if len(tables) == 1:
+        return f"The table {first.table} ({rows})"
+    return f"{len(tables)} tables, such as {first.table} ({rows}),"
 
 
 @_rule(

@@ -1,0 +1,35 @@
+"""The answer of ``clean`` as text."""
+
+from typing import IO, Any
+
+from ..errors import PROGRAM
+from .console import paint
+
+
+def show_clean(payload: dict[str, Any], out: IO[str]) -> str:
+    """Each table of ours with its fate and the reason, then what to type."""
+    lines = [_summary(payload)]
+    for table in payload["tables"]:
+        colour = {"removed": "completed", "removable": "warn", "kept": "planned"}[table["fate"]]
+        rows = "rows not counted" if table["rows"] is None else f"{table['rows']:,} rows"
+        lines.append(f"  {paint(table['fate'], colour, out)}  {table['table']} ({table['kind']}, {rows})")
+        lines.append(f"    {table['reason']}")
+    lines += [f"Not looked at: {what}" for what in payload["notLookedAt"]]
+    if payload["removable"]:
+        plan = f" {payload['planId']}" if payload["planId"] else ""
+        target = f" --target {payload['target']}" if payload["target"] else ""
+        lines += ["", f"Next: {PROGRAM} clean{plan}{target} --yes"]
+    return "\n".join(lines)
+
+
+def _summary(payload: dict[str, Any]) -> str:
+    kept = f"; {payload['kept']:,} kept" if payload["kept"] else ""
+    if payload["removed"]:
+        return f"{_tables(payload['removed'])} dropped{kept}."
+    if payload["removable"]:
+        return f"{_tables(payload['removable'])} can be dropped, and nothing was{kept}."
+    return f"Nothing is left to drop{kept}."
+
+
+def _tables(count: int) -> str:
+    return "1 table" if count == 1 else f"{count:,} tables"

@@ -1,0 +1,178 @@
+"""Drop what backfills have left on a server, and what nobody can need any more."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+from ..clickhouse import attempt, catalog, fence, leftovers
+from ..clickhouse.client import ClickHouse
+from ..clickhouse.cluster import find_replicas
+from ..core.facts import Replicas, StagingFacts, TableFacts, TableName
+from ..core.leftovers import LeftoverKind, Standing, Verdict, judge_leftover, read_name
+from ..core.names import parse_table, show_table
+from ..errors import BackfillError, DamagedStateError, PlanNotFoundError, ServerError, ServerUnreachableError
+from .lease import has_live_worker, utc_now
+from .session import Payload, Session
+
+
+class _Found(NamedTuple):
+    """A table of ours; *beside* is the replicated table whose replicas and Keeper have it, None for one server."""
+
+    facts: StagingFacts
+    beside: Replicas | None
+
+
+def clean_up(
+    session: Session, *, plan_id: str | None = None, target: TableName | None = None, remove: bool = False
+) -> Payload:
+    """
+    Find the tables that backfills have left on the server, on all replicas and in Keeper, and drop them.
+
+    Looked at are all databases of the server, and what is beside the targets of this folder's plans. Kept is the table
+    of a plan that somebody may be at work on, in whichever folder or on whichever host: a worker with a lease, a run
+    that is announced on the target, a query that runs. Backups of ``replace`` are not looked at.
+
+    Args:
+        plan_id: Only the tables of this plan, which need not be in the state folder.
+        target: Look beside this table, and nowhere else.
+        remove: Drop them; otherwise only say which would be.
+
+    Raises:
+        RequestError: No such table as *target*, or no server was named.
+        ServerError: ClickHouse could not be asked, or refused to drop a table.
+    """
+    entries: list[Payload] = []
+    unseen: list[str] = []
+    with session.connected_to_one() as server:
+        found = _find(session, server, plan_id, target, unseen)
+        for owner in sorted({each.facts.plan_id for each in found.values()}):
+            tables = [each for each in found.values() if each.facts.plan_id == owner]
+            for batch in _batches(tables):
+                entries += _clean_plan(session, server, owner, batch, tables, remove=remove)
+    fates = [entry["fate"] for entry in entries]
+    return {
+        "ok": True,
+        "command": "clean",
+        "stateDir": session.store.backend.where(""),
+        "planId": plan_id,
+        "target": None if target is None else show_table(target),
+        "removed": fates.count("removed"),
+        "removable": fates.count("removable"),
+        "kept": fates.count("kept"),
+        "tables": entries,
+        "notLookedAt": unseen,
+    }
+
+
+def _batches(tables: list[_Found]) -> Iterator[list[_Found]]:
+    """As many as one hold of the plan's lock may take, with the same replicas."""
+    groups: dict[Replicas | None, list[_Found]] = {}
+    for table in tables:
+        groups.setdefault(table.beside, []).append(table)
+    for group in groups.values():
+        names = {table.facts.table: table for table in group}
+        for batch in attempt.batches(list(names)):
+            yield [names[name] for name in batch]
+
+
+def _find(
+    session: Session, server: ClickHouse, plan_id: str | None, target: TableName | None, unseen: list[str]
+) -> dict[TableName, _Found]:
+    """Every table of ours that is to be looked at."""
+    found: dict[TableName, _Found] = {}
+    for facts in _targets(session, server, target, unseen):
+        for table in leftovers.staging_tables(server, facts):
+            found.setdefault(table.table, _Found(table, facts.replicas))
+    for table in leftovers.tables_anywhere(server) if target is None else ():
+        if table.table not in found:
+            found[table.table] = _Found(table, find_replicas(server, table.table))
+    return {name: each for name, each in found.items() if plan_id in (None, each.facts.plan_id)}
+
+
+def _targets(session: Session, server: ClickHouse, target: TableName | None, unseen: list[str]) -> Iterator[TableFacts]:
+    """The tables beside which to look."""
+    names: Iterable[str] = (show_table(target),) if target is not None else _known_targets(session)
+    for name in names:
+        try:
+            facts = catalog.table_facts(server, parse_table(name, "target"))
+        except ServerUnreachableError:
+            raise
+        except ServerError as error:
+            unseen.append(f"{name}: {error.message}")
+            continue
+        if facts is not None:
+            yield facts
+        else:
+            unseen.append(f"{name}: there is no such table on {server.address}")
+
+
+def _known_targets(session: Session) -> set[str]:
+    targets = set()
+    for plan_id in session.store.plan_ids():
+        try:
+            targets.add(session.store.load_plan(plan_id).target)
+        except BackfillError:
+            continue
+    return targets
+
+
+def _clean_plan(
+    session: Session, server: ClickHouse, plan_id: str, tables: list[_Found], all_tables: list[_Found], *, remove: bool
+) -> Iterator[Payload]:
+    """Judge some tables of a plan, and drop them; nobody of this folder claims a chunk of the plan meanwhile."""
+    known = plan_id in session.store.plan_ids()
+    hold: AbstractContextManager[None] = session.store.exclusive(plan_id) if known else nullcontext()
+    with hold:
+        standing = _standing(session, server, plan_id, all_tables)
+        named = " ".join(leftovers.texts_of_queries(server))
+        verdicts = [
+            Verdict(False, "a query that runs names it")
+            if each.facts.table.table in named
+            else judge_leftover(each.facts, standing)
+            for each in tables
+        ]
+        going = [each for each, verdict in zip(tables, verdicts, strict=True) if verdict.removable]
+        if remove and going:
+            attempt.drop_tables(server, [each.facts.table for each in going], going[0].beside)
+    for each, verdict in zip(tables, verdicts, strict=True):
+        leftover = read_name(each.facts.table.table)
+        yield {
+            "table": show_table(each.facts.table),
+            "planId": plan_id,
+            "kind": leftover.kind if leftover else "",
+            "rows": each.facts.rows,
+            "fate": ("removed" if remove else "removable") if verdict.removable else "kept",
+            "reason": verdict.reason,
+        }
+
+
+def _standing(session: Session, server: ClickHouse, plan_id: str, tables: list[_Found]) -> Standing:
+    """Where the plan stands, and who is at work on it, here or anywhere."""
+    run, readable = None, True
+    try:
+        run = session.store.open_run(session.store.load_plan(plan_id)).run
+    except PlanNotFoundError:
+        pass
+    except DamagedStateError:
+        readable = False
+    queries = [*leftovers.live_queries(server), *leftovers.queries_elsewhere(server)]
+    # Looked for anew: a run may have begun since.
+    new = [
+        _Found(facts, find_replicas(server, facts.table))
+        for facts in leftovers.tables_anywhere(server)
+        if facts.plan_id == plan_id and facts.table not in {each.facts.table for each in tables}
+    ]
+    fences = [each for each in (*tables, *new) if _is_fence(each)]
+    at_work = ""
+    if run is not None and has_live_worker(run, utc_now()):
+        at_work = "a worker is at work on its plan"
+    elif any(query.plan_id == plan_id for query in queries):
+        at_work = "a query of its plan runs"
+    elif any(fence.is_announced(server, each.facts.table, each.beside) for each in fences):
+        at_work = "a run of its plan is announced on the target"
+    return Standing(run, readable, at_work)
+
+
+def _is_fence(table: _Found) -> bool:
+    leftover = read_name(table.facts.table.table)
+    return leftover is not None and leftover.kind is LeftoverKind.FENCE

@@ -1,0 +1,97 @@
+"""What backfills leave on a server, and which of it nobody can need any more. Pure."""
+
+import re
+from enum import StrEnum
+from typing import NamedTuple
+
+from .facts import StagingFacts
+from .run_state import ChunkStatus, Run, RunStatus
+
+# So long after its last change a table that no run here explains is taken for left behind.
+FRESH_SECONDS = 3600
+
+_NAME = re.compile(
+    r"backfill_(?:trial_)?([0-9a-f]{16})_(?:"
+    r"(?P<chunk>[0-9a-f]{16})_(?:\d+(?:_[0-9a-f]{8})?|sealed)"
+    r"|(?P<fence>fence)_[0-9a-f]{8}_-?\d+_-?\d+_[0-9a-f]+"
+    r"|(?P<trial>[0-9a-f]{8})_[a-z]+)"
+)
+
+
+class LeftoverKind(StrEnum):
+    """What a table of ours is for; the backup of a plan is none of them."""
+
+    STAGING = "staging"
+    FENCE = "fence"
+    TRIAL = "trial"
+
+
+class Leftover(NamedTuple):
+    """A table of ours as its name tells: *chunk_id* is empty unless it is a staging table."""
+
+    plan_id: str
+    kind: LeftoverKind
+    chunk_id: str = ""
+
+
+class Standing(NamedTuple):
+    """
+    What is known of a plan whose tables were found.
+
+    Attributes:
+        run: None when the state folder does not have the plan.
+        readable: Whether its files could be read.
+        at_work: Who is at work on it, in words; empty when nobody is seen to be.
+    """
+
+    run: Run | None
+    readable: bool = True
+    at_work: str = ""
+
+
+class Verdict(NamedTuple):
+    """Whether a table may go, and why, or why not: a sentence without its full stop."""
+
+    removable: bool
+    reason: str
+
+
+def read_name(name: str) -> Leftover | None:
+    """Tell what a table of ours is by its name; None for any other, a backup among them."""
+    match = _NAME.fullmatch(name)
+    if match is None or (match["trial"] is not None) != name.startswith("backfill_trial_"):
+        return None
+    if match["chunk"]:
+        return Leftover(match[1], LeftoverKind.STAGING, match["chunk"])
+    return Leftover(match[1], LeftoverKind.FENCE if match["fence"] else LeftoverKind.TRIAL)
+
+
+def judge_leftover(table: StagingFacts, standing: Standing) -> Verdict:
+    """
+    Decide whether a table may be dropped.
+
+    Never while somebody may be at work on its plan, and never when a resume of the plan needs it.
+    """
+    leftover, run = read_name(table.table.table), standing.run
+    if leftover is None:
+        return Verdict(False, "it is no table of a backfill")
+    if standing.at_work:
+        return Verdict(False, standing.at_work)
+    if not standing.readable:
+        return Verdict(False, "the files of its plan cannot be read; see `repair`")
+    fresh = table.age is not None and table.age <= FRESH_SECONDS
+    if leftover.kind is LeftoverKind.TRIAL:
+        return Verdict(not fresh, "it is less than an hour old" if fresh else "its trial is over")
+    status = RunStatus.PLANNED if run is None else run.status
+    if run is None or status is RunStatus.PLANNED:
+        # Another folder may have the same plan, and run it.
+        about = "its plan is not in this state folder" if run is None else "its plan was never run from this folder"
+        return Verdict(not fresh, f"{about}, and it is less than an hour old" if fresh else about)
+    if status is RunStatus.COMPLETED or status is RunStatus.UNDONE:
+        return Verdict(True, f"its plan is {status}")
+    if status is not RunStatus.CANCELLED:
+        return Verdict(False, f"its plan is {status}, and will drop it when it is completed")
+    state = run.state(leftover.chunk_id)
+    if leftover.chunk_id and state.status is not ChunkStatus.DONE and state.verified:
+        return Verdict(False, "rows of its chunk may be in the target in part, and `resume` needs it to finish them")
+    return Verdict(True, "its plan is cancelled")

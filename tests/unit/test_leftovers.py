@@ -1,0 +1,73 @@
+"""Which tables of ours may be dropped: never one that a living run, wherever it is, or a resume needs."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_provider_backfill.core.facts import StagingFacts, TableName
+from airflow_provider_backfill.core.leftovers import LeftoverKind, Standing, judge_leftover, read_name
+from airflow_provider_backfill.core.run_state import ChunkState, ChunkStatus, ContentSums, Run
+
+PLAN, CHUNK = "a" * 16, "c" * 16
+OLD, NEW = 3601, 3600
+STAGED = f"backfill_{PLAN}_{CHUNK}_1"
+TRIAL = f"backfill_trial_{PLAN}_01234567_parts"
+FENCE = f"backfill_{PLAN}_fence_01234567_0_86400000_0"
+IN_DOUBT = {CHUNK: ChunkState(ChunkStatus.PENDING, 1, verified={1: ContentSums(3, 7)})}
+COMPLETED = Run(PLAN, 1, started=True, counts={ChunkStatus.DONE: 1})
+CANCELLED = Run(PLAN, 1, started=True, cancelled=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (STAGED, LeftoverKind.STAGING),
+        (f"{STAGED}_01234567", LeftoverKind.STAGING),
+        (f"backfill_{PLAN}_{CHUNK}_sealed", LeftoverKind.STAGING),
+        (FENCE, LeftoverKind.FENCE),
+        (f"backfill_{PLAN}_fence_01234567_-86400000_0_1a2b3c4d", LeftoverKind.FENCE),
+        (TRIAL, LeftoverKind.TRIAL),
+        # What an undo brings back, and tables of others.
+        (f"backfill_backup_{PLAN}", None),
+        (f"backfill_{PLAN}_{CHUNK}_1_copy", None),
+        (f"backfill_{PLAN}_01234567_parts", None),
+        (f"backfill_trial_{PLAN}_{CHUNK}_1", None),
+        ("backfill_orders", None),
+    ],
+)
+def test_a_name_tells_what_a_table_is_for(name: str, kind: LeftoverKind | None) -> None:
+    leftover = read_name(name)
+    assert (leftover and leftover.kind) == kind
+    assert leftover is None or leftover.plan_id == PLAN
+
+
+@pytest.mark.parametrize(
+    ("name", "standing", "age", "removable"),
+    [
+        (STAGED, Standing(COMPLETED), 0, True),
+        (STAGED, Standing(CANCELLED), 0, True),
+        (STAGED, Standing(Run(PLAN, 1, started=True, undone=True)), 0, True),
+        (FENCE, Standing(CANCELLED), 0, True),
+        (STAGED, Standing(None), OLD, True),
+        (STAGED, Standing(None), None, True),
+        (STAGED, Standing(None), NEW, False),
+        # A plan has its id from its arguments: another folder may run the same one.
+        (STAGED, Standing(Run(PLAN, 1)), NEW, False),
+        (STAGED, Standing(Run(PLAN, 1)), OLD, True),
+        (STAGED, Standing(Run(PLAN, 1, started=True)), OLD, False),
+        (STAGED, Standing(Run(PLAN, 1, started=True, paused=True)), OLD, False),
+        (STAGED, Standing(Run(PLAN, 1, started=True, counts={ChunkStatus.FAILED: 1})), OLD, False),
+        # Its rows may be in the target in part.
+        (STAGED, Standing(Run(PLAN, 1, started=True, cancelled=True, chunks=IN_DOUBT)), OLD, False),
+        (STAGED, Standing(None, readable=False), OLD, False),
+        # A verify of a completed plan makes private tables, too.
+        (TRIAL, Standing(COMPLETED), NEW, False),
+        (TRIAL, Standing(Run(PLAN, 1, started=True)), OLD, True),
+        *((name, Standing(run, at_work="x"), OLD, False) for name in (STAGED, FENCE) for run in (None, COMPLETED)),
+        ("backfill_backup_aaaaaaaaaaaaaaaa", Standing(COMPLETED), OLD, False),
+    ],
+)
+def test_only_what_nobody_needs_may_go(name: str, standing: Standing, age: int | None, removable: bool) -> None:
+    verdict = judge_leftover(StagingFacts(TableName("shop", name), PLAN, 5, age), standing)
+    assert verdict.removable is removable
+    assert verdict.reason
