@@ -421,7 +421,17 @@ def _refused(name: str, given: _Given) -> ConfigError:
     if info is None:
         return ConfigError(f"{message}a table of options.", hint=_known(f"{name}."))
     default = info.default_text and f", which is {info.default_text}"
-    return ConfigError(f"{message}{info.type_text}.", hint=f"leave it out to get the default{default}")
+    return ConfigError(
+        f"{message}{info.type_text}.",
+        hint=f"write {_example(info, given.value)}, or leave it out to get the default{default}",
+    )
+
+
+def _example(info: OptionInfo, value: Any) -> str:
+    """What may stand in the place of a *value* that was refused."""
+    if isinstance(value, str) and (match := _THOUSANDS.fullmatch(value.strip())):
+        return str(int(match[1]) * 1000 ** ("kmg".index(match[2].lower()) + 1))
+    return info.type_text
 
 
 def _closest(key: str, spellings: Iterable[str]) -> str:
@@ -482,6 +492,7 @@ _NAMES = {name: name for name in (*_OPTIONS, *_GROUPS)} | {
     f"{name.rpartition('.')[0]}.{info.key}".removeprefix("."): name for name, info in _OPTIONS.items()
 }
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_THOUSANDS = re.compile(r"([0-9]{1,9})([kmgKMG])")
 _DECIMAL = re.compile(r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)(e[+-]?[0-9]+)?")
 # What Kubernetes sets in every pod beside a service called clickhouse-backfill or clickhouse-backfill-web.
 _LINK = re.compile(r"_(SERVICE_HOST|SERVICE_PORT|PORT)(_|$)")

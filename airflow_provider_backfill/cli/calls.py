@@ -230,8 +230,9 @@ def _pace(call: Call) -> dict[str, Any]:
     """What the user says of load and failures, where anything."""
     given: dict[str, Any] = {}
     if (load := call.text("--max-load")) is not None:
-        if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?", load) or not 0 < float(load) <= 100:
-            raise RequestError(f"--max-load is {load!r}.", hint="write a percentage above 0 and up to 100, such as 80")
+        # A share such as 0.8 is none: it would stop the run for ever.
+        if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?", load) or not 1 <= float(load) <= 100:
+            raise RequestError(f"--max-load is {load!r}.", hint="write a percentage from 1 to 100, such as 80")
         given["max_load"] = float(load) / 100
     if (failures := call.text("--max-failures")) is not None:
         if not _COUNT.fullmatch(failures):

@@ -1,7 +1,6 @@
 """From words to one call."""
 
 import argparse
-import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -9,7 +8,8 @@ from typing import Any, NamedTuple, NoReturn
 from .. import __version__
 from ..errors import PROGRAM, RequestError
 from .console import print_line
-from .flags import ALL_FLAGS, COMMANDS, COMMON, POSITIONAL, Flag
+from .flags import ALL_FLAGS, COMMANDS, COMMON, PLAN_ID, POSITIONAL, Flag
+from .suggestions import nearest_command, nearest_flag
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,8 +74,8 @@ def parse(words: Sequence[str]) -> Call:
         raise RequestError("No command was given.", hint=f"one of {', '.join(COMMANDS)}; {PROGRAM} --help explains")
     command = words[index]
     if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, 1)
-        hint = f"did you mean {PROGRAM} {near[0]}?" if near else f"one of {', '.join(COMMANDS)}"
+        near = nearest_command(command, COMMANDS)
+        hint = f"did you mean {PROGRAM} {near}?" if near else f"one of {', '.join(COMMANDS)}"
         raise RequestError(f"{command!r} is not a command.", hint=hint)
     rest = [*words[:index], *words[index + 1 :]]
     if command == "version":
@@ -106,13 +106,28 @@ def parse(words: Sequence[str]) -> Call:
 def _positional(command: str, extra: Sequence[str], values: Mapping[str, Any]) -> dict[str, str]:
     """The words without a flag by the key of the flag they stand for, the last flags first; empty for other words."""
     slots = [flag for flag in COMMANDS[command].flags if flag in POSITIONAL]
-    if len(extra) > len(slots) or any(word.startswith("-") for word in extra):
+    if not slots or any(word.startswith("-") for word in extra):
         return {}
+    if len(extra) > len(slots):
+        raise RequestError(f"{' and '.join(map(repr, extra))} name {len(extra)} things.", hint="keep one")
     free = [flag for flag in slots if values[flag.key] is None]
     if len(extra) > len(free):
         given = next(flag for flag in slots if flag not in free)
         raise RequestError(f"{extra[0]!r} and {given.name} {values[given.key]} name two things.", hint="keep one")
+    if PLAN_ID in slots and extra:
+        _refuse_no_plan(extra[-1], command)
     return dict(zip((flag.key for flag in free[len(free) - len(extra) :]), extra, strict=True))
+
+
+def _refuse_no_plan(word: str, command: str) -> None:
+    """Refuse a word that cannot name a plan, when it is clear what it was meant to be."""
+    known = flags_of(command)
+    # Editors make one dash of two.
+    bare = "--" + word.strip("-\u2013\u2014")
+    if bare in known and not known[bare].value:
+        raise RequestError(f"{word!r} is not a plan id.", hint=f"did you mean {bare}?")
+    if "." in word and word.count(".") == 1 and not word.endswith(".json") and "--target" in known:
+        raise RequestError(f"{word!r} is not a plan id.", hint=f"did you mean --target {word}?")
 
 
 def flag_name(word: str) -> str:
@@ -192,11 +207,22 @@ def _unknown(word: str, command: str) -> RequestError:
     where = f"{PROGRAM} {command}".rstrip()
     what = command or PROGRAM
     if not word.startswith("-"):
-        return RequestError(f"Unexpected argument {word!r}.", hint=f"{where} --help shows what it takes")
-    near = difflib.get_close_matches(flag_name(word), known, 1)
+        return RequestError(f"Unexpected argument {word!r}.", hint=_meant(word, known) or f"{where} --help shows all")
+    near = nearest_flag(flag_name(word), known)
     owners = [name for name, about in COMMANDS.items() if flag_name(word) in [flag.name for flag in about.flags]]
+    hints = [f"did you mean {near}?"] if near else []
     if owners:
-        hint = f"it belongs to {', '.join(owners)}"
-    else:
-        hint = f"did you mean {near[0]}?" if near else f"{where} --help shows what it takes"
-    return RequestError(f"{what} has no flag {flag_name(word)}.", hint=hint)
+        hints.append(f"{flag_name(word)} belongs to {', '.join(owners)}")
+    if command == "clean" and flag_name(word) == "--dry-run":
+        hints = ["without --yes nothing is dropped"]
+    return RequestError(
+        f"{what} has no flag {flag_name(word)}.", hint="; ".join(hints) or f"{where} --help shows what it takes"
+    )
+
+
+def _meant(word: str, known: Mapping[str, Flag]) -> str:
+    """What a word without a flag was likely meant to be."""
+    name, sign, value = word.partition("=")
+    if sign and f"--{name}" in known:
+        return f"did you mean --{name} {value}?"
+    return f"did you mean --target {word}?" if "." in word and "--target" in known else ""

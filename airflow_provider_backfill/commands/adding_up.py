@@ -17,11 +17,11 @@ from ..core.adding_up.case import BucketFacts, BucketKey, Case, Question, TimeEx
 from ..core.adding_up.judge import judge, keys_to_keep_whole, merges_any_parts
 from ..core.chunking import Chunking, Unit
 from ..core.facts import ScanFacts, TableFacts, TableName, TimeColumn, TimeKind
-from ..core.instants import MS_PER_DAY, render_instant, to_ms
+from ..core.instants import MS_PER_DAY, render_instant, short_instant, to_ms
 from ..core.names import quote
 from ..core.parameters import check_parameters
 from ..core.plan import Plan, Statement, TimeLabel, WriteMode
-from ..core.remedy import pass_flags, short_instant
+from ..core.remedy import pass_flags
 from ..core.sql import expressions
 from ..errors import Advice, Flag, MisalignedError, RequestError
 

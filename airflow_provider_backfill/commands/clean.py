@@ -1,6 +1,6 @@
 """Drop what backfills have left on a server, and what nobody can need any more."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import find_replicas
 from ..core.facts import Replicas, StagingFacts, TableFacts, TableName
 from ..core.leftovers import LeftoverKind, Standing, Verdict, judge_leftover, read_name
-from ..core.names import parse_table, show_table
+from ..core.names import show_table
 from ..errors import BackfillError, DamagedStateError, PlanNotFoundError, ServerError, ServerUnreachableError
 from .lease import has_live_worker, utc_now
 from .session import Payload, Session
@@ -91,10 +91,9 @@ def _find(
 
 def _targets(session: Session, server: ClickHouse, target: TableName | None, unseen: list[str]) -> Iterator[TableFacts]:
     """The tables beside which to look."""
-    names: Iterable[str] = (show_table(target),) if target is not None else _known_targets(session)
-    for name in names:
+    for name in (target,) if target is not None else _known_targets(session):
         try:
-            facts = catalog.table_facts(server, parse_table(name, "target"))
+            facts = catalog.table_facts(server, name)
         except ServerUnreachableError:
             raise
         except ServerError as error:
@@ -106,7 +105,7 @@ def _targets(session: Session, server: ClickHouse, target: TableName | None, uns
             unseen.append(f"{name}: there is no such table on {server.address}")
 
 
-def _known_targets(session: Session) -> set[str]:
+def _known_targets(session: Session) -> set[TableName]:
     targets = set()
     for plan_id in session.store.plan_ids():
         try:

@@ -10,7 +10,8 @@ from ..core.names import show_table
 from ..core.plan import Plan
 from ..core.replay import filled_slices
 from ..core.run_state import Run, RunStatus
-from ..errors import Advice, DamagedStateError, Flag, PlanNotFoundError, RequestError
+from ..core.window import require_order
+from ..errors import Advice, DamagedStateError, Flag, PlanNotFoundError
 from .list import readable_runs
 from .session import Payload, Session
 
@@ -30,11 +31,7 @@ def read_coverage(
         RequestError: The window is empty.
     """
     start, end = _known_window(session, target, start, end)
-    if start >= end:
-        raise RequestError(
-            f"The window is empty: from {render_instant(start)} is not before to {render_instant(end)}.",
-            remedy=Advice("the end is exclusive; to cover 1 January, pass {}", Flag("--to", "2026-01-02")),
-        )
+    require_order(start, end)
     by_server: dict[str, list[CoveredInterval]] = {}
     known: list[tuple[Plan, Run]] = []
     damaged = []

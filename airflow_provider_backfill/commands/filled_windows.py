@@ -11,9 +11,9 @@ from ..core.coverage import (
     missing_intervals,
     overlaps,
 )
-from ..core.instants import render_instant
+from ..core.instants import render_instant, short_instant
 from ..core.plan import Plan
-from ..core.remedy import command, plan_command, short_instant
+from ..core.remedy import command, plan_command
 from ..core.replay import expand
 from ..core.run_state import ChunkStatus, Run
 from ..errors import Advice, BackfillError, Flag, RequestError

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 
 from ..clickhouse import attempt, catalog
 from ..clickhouse.client import ClickHouse
@@ -15,14 +16,14 @@ from ..core.findings.registry import Match
 from ..core.findings.target_rules import past_ttl
 from ..core.findings.window_rules import open_window
 from ..core.ids import plan_id
-from ..core.instants import render_instant
+from ..core.instants import render_instant, short_instant
 from ..core.masking import literal_calls
 from ..core.model import whole
 from ..core.names import show_table
 from ..core.plan import AddsUp, Plan, PlanRequest, Proof, WriteMode
 from ..core.plan_words import guarantee, mode_reason
 from ..core.planner import check_window, differences, write_mode
-from ..core.remedy import command, short_instant
+from ..core.remedy import command
 from ..core.run_state import ChunkStatus, Run
 from ..errors import Advice, Flag, RequestError
 from . import adding_up, chunk_bounds, chunk_sizing, plan_checks, plan_inputs, source_statements, trying
@@ -44,6 +45,20 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         RequestError: The request cannot be planned as it is; says why and what to change.
         ServerError: ClickHouse could not be asked.
     """
+    limits = session.options.limits
+
+    def check(start: datetime, end: datetime) -> None:
+        check_window(
+            start,
+            end,
+            request.chunking,
+            max_hours=limits.max_window_hours,
+            min_chunk_minutes=limits.min_chunk_minutes,
+            force=request.force_large_window,
+        )
+
+    if request.start is not None and request.end is not None:
+        check(request.start, request.end)
     with session.connected_to_one() as server:
         target = plan_inputs.target_facts(server, request.target)
         mode, reason = write_mode(target, request)
@@ -54,15 +69,8 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             catch_up(server, table, cluster)
         plan_checks.check_shards(server, target, statements, request)
         start, end = plan_inputs.find_window(server, session.options, request, statements[0], column)
-        limits = session.options.limits
-        check_window(
-            start,
-            end,
-            request.chunking,
-            max_hours=limits.max_window_hours,
-            min_chunk_minutes=limits.min_chunk_minutes,
-            force=request.force_large_window,
-        )
+        if request.start is None or request.end is None:
+            check(start, end)
         time = plan_inputs.target_time(target, column, statements[0].time_kind.unit)
         plan = Plan(
             plan_id=plan_id(show_table(target.name), start, end, request.chunking.text, column),

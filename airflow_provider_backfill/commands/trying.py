@@ -9,10 +9,9 @@ from ..clickhouse.client import ClickHouse
 from ..clickhouse.trial import Trial, make_trial, rows_by_bound
 from ..core.adding_up.case import Verdict
 from ..core.facts import TableFacts, TableName
-from ..core.instants import from_ms
+from ..core.instants import from_ms, short_instant
 from ..core.parameters import has_bounds
 from ..core.plan import Plan
-from ..core.remedy import short_instant
 from ..core.sampling import Slice, pick_slices
 from ..core.sql import insert_select, slices_settings
 from ..errors import Advice, Flag, RequestError, StatementRefusedError

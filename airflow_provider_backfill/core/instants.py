@@ -6,7 +6,7 @@ Pure: standard library only.
 
 import math
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from ..errors import RequestError
 
@@ -23,6 +23,24 @@ _INSTANT = re.compile(
 )
 
 
+_OTHER_DATES = (
+    re.compile(r"(?P<year>\d{4})[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})", re.ASCII),
+    re.compile(r"(?P<year>\d{4})(?P<month>\d\d)(?P<day>\d\d)", re.ASCII),
+    re.compile(r"(?P<day>\d{1,2})\.(?P<month>\d{1,2})\.(?P<year>\d{4})", re.ASCII),
+)
+
+
+def _spelled_otherwise(text: str) -> str:
+    """The calendar date that *text* is in another spelling; empty when it is none, or could be two."""
+    for pattern in _OTHER_DATES:
+        if match := pattern.fullmatch(text):
+            try:
+                return f"{date(*(int(match[part]) for part in ('year', 'month', 'day')))}"
+            except ValueError:
+                return ""
+    return ""
+
+
 def parse_instant(text: str) -> datetime:
     """
     Read an ISO 8601 date or date-time as an aware UTC datetime, truncated to whole milliseconds.
@@ -36,7 +54,9 @@ def parse_instant(text: str) -> datetime:
     """
     match = _INSTANT.fullmatch(text.strip())
     if match is None:
-        raise RequestError(f"{text!r} is not a date.", hint="write it as 2025-01-31 or 2025-01-31T06:00:00Z")
+        meant = _spelled_otherwise(text.strip())
+        hint = f"did you mean {meant}?" if meant else "write it as 2025-01-31 or 2025-01-31T06:00:00Z"
+        raise RequestError(f"{text!r} is not a date.", hint=hint)
     part = match.groupdict()
     hour, minute, second = (int(part[name] or 0) for name in ("hour", "minute", "second"))
     micros = int((part["fraction"] or "0")[:6].ljust(6, "0"))
@@ -93,3 +113,8 @@ def to_ms(moment: datetime) -> int:
 def from_ms(value: float) -> datetime:
     """The UTC datetime of *value* milliseconds since 1970, fractions cut off towards zero."""
     return _EPOCH + math.trunc(value) * _MS
+
+
+def short_instant(moment: datetime) -> str:
+    """An instant as a person types it: the date alone at midnight."""
+    return render_instant(moment).removesuffix("T00:00:00.000Z").replace(".000Z", "Z")

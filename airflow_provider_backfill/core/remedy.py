@@ -1,10 +1,10 @@
 """Commands and statements that help, built from plans."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from ..errors import Advice, Command, Flag, Sql
-from .instants import render_instant
+from .instants import short_instant
 from .masking import mask_secrets
 from .names import show_table
 from .plan import Plan, WriteMode
@@ -66,8 +66,3 @@ def pass_flags(flags: Sequence[Flag]) -> Advice:
 def chunk_hours_flag(hours: float) -> Flag:
     """The flag that asks for chunks of *hours*."""
     return Flag("--chunk-hours", render_chunk_hours(hours))
-
-
-def short_instant(moment: datetime) -> str:
-    """An instant as a person types it: the date alone at midnight."""
-    return render_instant(moment).removesuffix("T00:00:00.000Z").replace(".000Z", "Z")

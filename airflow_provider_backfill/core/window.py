@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from ..errors import Advice, Flag, RequestError
-from .instants import MS_PER_HOUR, from_ms, render_instant, to_ms
+from .instants import MS_PER_HOUR, from_ms, render_instant, short_instant, to_ms
 
 Slice = tuple[datetime, datetime]
 _NUMBER = re.compile(r"\+?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
@@ -75,12 +75,19 @@ def require_order(start: datetime, end: datetime) -> None:
     if to_ms(start) >= to_ms(end):
         raise RequestError(
             f"The window is empty: from {render_instant(start)} is not before to {render_instant(end)}.",
-            remedy=Advice(
-                "the end is exclusive; to cover 1 January, pass {} {}",
-                Flag("--from", "2026-01-01"),
-                Flag("--to", "2026-01-02"),
-            ),
+            remedy=_other_order(start, end),
         )
+
+
+def _other_order(start: datetime, end: datetime) -> Advice:
+    """What was likely meant by a window that is none."""
+    if start > end:
+        flags = (Flag("--from", short_instant(end)), Flag("--to", short_instant(start)))
+        return Advice("the bounds may be swapped: pass {} {}", *flags)
+    day = timedelta(days=1)
+    if start > datetime.max.replace(tzinfo=start.tzinfo) - day:
+        return Advice("the end is exclusive")
+    return Advice("the end is exclusive; to cover a day, pass {}", Flag("--to", short_instant(start + day)))
 
 
 def split_window(start: datetime, end: datetime, chunk_hours: float) -> list[Slice]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ...errors import Command, Flag
 from ..facts import ServerFacts, StagingFacts
 from ..leftovers import Standing, judge_leftover
-from ..names import quote
+from ..names import quote, show_table
 from ..remedy import command, sql
 from ..run_state import ChunkStatus, Run, RunStatus
 from ..sql import literal
@@ -34,12 +34,12 @@ def _staging(case: RuleContext) -> Iterator[Match]:
             yield from _of_this_plan(case, plan_id, run, tables)
         elif plan_id not in facts.known_plans | alive:
             left = [table for table in tables if judge_leftover(table, Standing(None)).removable]
-            if left:
+            if left and facts.target is not None:
                 yield Match(
                     f"{_counted(left)} of plan {plan_id}, which this state folder does not have, "
                     f"{'is' if len(left) == 1 else 'are'} left beside {facts.target}. "
                     "Remove what no other folder runs.",
-                    Command("clean", plan_id, (Flag("--target", facts.target), _YES)),
+                    Command("clean", plan_id, (Flag("--target", show_table(facts.target)), _YES)),
                 )
 
 

@@ -5,10 +5,10 @@ from datetime import timedelta
 
 from ...errors import Advice, Command, Flag
 from ..failures import short_error
-from ..instants import render_instant
+from ..instants import render_instant, short_instant
 from ..names import show_table
 from ..plan import Plan, Proof
-from ..remedy import command, short_instant
+from ..remedy import command
 from ..run_state import ChunkStatus, Run, RunStatus
 from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity
 from .signal import Signal, signal_of

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator
 
 from ...errors import Command, Flag
 from ..facts import TableName, TtlFacts
-from ..instants import render_instant
+from ..instants import render_instant, short_instant
 from ..names import show_table
 from ..plan import WriteMode
 from ..plan_words import guarantee, mode_reason
-from ..remedy import chunk_hours_flag, command, plan_command, short_instant, sql
+from ..remedy import chunk_hours_flag, command, plan_command, sql
 from ..run_state import RunStatus
 from ..sql import literal, quote_table, table_condition
 from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity, show_names, show_size

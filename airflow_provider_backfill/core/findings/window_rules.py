@@ -5,9 +5,9 @@ from datetime import datetime
 from itertools import takewhile
 
 from ...errors import Flag
-from ..instants import render_instant
+from ..instants import render_instant, short_instant
 from ..plan import Plan, WriteMode
-from ..remedy import chunk_hours_flag, plan_command, short_instant
+from ..remedy import chunk_hours_flag, plan_command
 from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity, show_names, show_size
 
 WINDOW_RULES = RuleRegistry(RuleScope.SERVER)
