@@ -47,7 +47,7 @@ PLAN_FLAGS = (
     Flag("--chunk-zone", "ZONE", "with --chunk-by: time zone of the calendar, such as Europe/Berlin (default: UTC)"),
     Flag("--max-chunk-rows", "N", "cut chunks that read more rows of the source, join those that read less"),
     Flag("--max-chunk-bytes", "N", "the same by uncompressed bytes of the source"),
-    Flag("--time-column", "COLUMN", "column that the window applies to (default: found)"),
+    Flag("--time-column", "COLUMN", "column, or expression over columns, that the window applies to (default: found)"),
     Flag("--time-unit", "UNIT", "s, ms, us or ns, when the time column is an integer epoch"),
     Flag("--source", "DATABASE.TABLE", "copy this table, columns matched by name (default: replay the target's views)"),
     Flag("--select", "SQL", "insert the rows of this SELECT"),

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from ..core.facts import Column, SelectFacts, TableFacts, TableName, TimeKind, ViewFacts
 from ..core.instants import from_ms
-from ..core.names import parse_table, quote
+from ..core.names import parse_table, quote, time_value
 from ..core.sql import literal, milliseconds, quote_table, table_condition
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from .client import ClickHouse
@@ -212,7 +212,7 @@ def time_span(server: ClickHouse, table: TableName, column: str, kind: TimeKind)
     Raises:
         RequestError: The table has no rows.
     """
-    low_ms, high_ms = (milliseconds(f"{extreme}({quote(column)})", kind) for extreme in ("min", "max"))
+    low_ms, high_ms = (milliseconds(f"{extreme}({time_value(column)})", kind) for extreme in ("min", "max"))
     count, low, high = server.row(f"SELECT count(), {low_ms}, {high_ms} FROM {quote_table(table)}")
     if not count:
         raise RequestError(

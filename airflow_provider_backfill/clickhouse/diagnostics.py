@@ -211,7 +211,7 @@ def _skips(server: ClickHouse, source: TableName, column: str) -> bool:
     return bool(
         server.value(
             f"SELECT count() FROM system.data_skipping_indices WHERE {is_one_of([source])} AND type = 'minmax'"
-            f" AND expr IN ({literal(column)}, {literal(quote(column))})"
+            f" AND expr IN ({literal(column)}, {literal(quote(column))}, {literal(column[1:-1])})"
         )
     )
 

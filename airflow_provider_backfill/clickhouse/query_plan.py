@@ -12,7 +12,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from ..core.facts import ScanFacts, TableName
-from ..core.names import quote
+from ..core.names import is_expression, quote
 from ..core.plan import FilteredTable
 from ..core.sql import filter_setting
 from ..errors import StatementRefusedError
@@ -154,7 +154,9 @@ def _is_row_wise(nodes: Sequence[_Node]) -> bool:
 
 
 def _uses_index(entry: _Node, column: str) -> bool:
-    return any(column in key for index in entry.node.get("Indexes", ()) for key in index.get("Keys", ()))
+    # An index is on the column or a function of it; that of an expression is on a part of it, or a function of it.
+    keys = (key for index in entry.node.get("Indexes", ()) for key in index.get("Keys", ()))
+    return any(column in key or (is_expression(column) and (key in column or column[1:-1] in key)) for key in keys)
 
 
 def _walk(node: Mapping[str, Any], filtered: bool, columns: Collection[str]) -> Iterator[_Node]:

@@ -6,7 +6,7 @@ from statistics import median_low
 
 from ..core.facts import Estimate, TableName, TimeKind
 from ..core.instants import from_ms
-from ..core.names import quote
+from ..core.names import time_value
 from ..core.plan import FilteredTable
 from ..core.sql import bound_before, milliseconds, quote_table, table_condition, time_filter
 from ..errors import StatementRefusedError
@@ -114,7 +114,7 @@ def _count(
     server: ClickHouse, table: FilteredTable, source: TableName, where: str, bounds: Sequence[int]
 ) -> tuple[int, int, int, int] | None:
     """Smallest, median and largest number of rows of the chunks that hold any, and how many do."""
-    first = f"greatest({milliseconds(quote(table.column), table.kind)}, toInt64({bounds[0]}))"
+    first = f"greatest({milliseconds(time_value(table.column), table.kind)}, toInt64({bounds[0]}))"
     place = bound_before(f"least({first}, toInt64({bounds[-1] - 1}))", bounds)
     try:
         row = server.row(

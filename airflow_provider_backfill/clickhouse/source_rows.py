@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..core.facts import TableName, TimeKind
 from ..core.instants import from_ms
-from ..core.names import quote
+from ..core.names import time_value
 from ..core.sql import bound_before, literal, milliseconds, quote_table, table_condition, time_filter
 from ..errors import StatementRefusedError
 from .client import LONG_TEXT, ClickHouse
@@ -40,7 +40,7 @@ def rows_between(
         ServerError: The source could not be asked.
     """
     where = time_filter(column, kind, from_ms(bounds[0]), from_ms(bounds[-1]))
-    place = bound_before(milliseconds(quote(column), kind), bounds)
+    place = bound_before(milliseconds(time_value(column), kind), bounds)
     in_window = rows_by_index(server, source, where)
     if in_window is not None and in_window > _COUNT_UP_TO_ROWS:
         try:

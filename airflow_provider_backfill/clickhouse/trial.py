@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ..core.column_types import unwrap_type
 from ..core.facts import Column, TableFacts, TableName
 from ..core.instants import from_ms
-from ..core.names import quote
+from ..core.names import quote, time_value
 from ..core.plan import FilteredTable
 from ..core.sampling import Slice
 from ..core.sql import bound_before, create_like, milliseconds, quote_table, slices_condition
@@ -104,7 +104,7 @@ def rows_by_bound(server: ClickHouse, table: FilteredTable, bounds: Sequence[int
 
     After so many seconds, what was counted so far: it serves to choose, not to prove.
     """
-    last = f"least({milliseconds(table.column, table.kind)}, toInt64({bounds[-1] - 1}))"
+    last = f"least({milliseconds(time_value(table.column), table.kind)}, toInt64({bounds[-1] - 1}))"
     place = bound_before(f"greatest({last}, toInt64({bounds[0]}))", bounds)
     where = slices_condition(table, [(from_ms(bounds[0]), from_ms(bounds[-1]))])
     found = server.rows(

@@ -11,7 +11,7 @@ from ..clickhouse.table_health import target_ttls
 from ..core.adding_up.case import Verdict
 from ..core.adding_up.merging import verify_caveat
 from ..core.drift import compatibility_token, planned_views
-from ..core.facts import TableFacts
+from ..core.facts import ScanFacts, TableFacts
 from ..core.findings.registry import Match
 from ..core.findings.target_rules import past_ttl
 from ..core.findings.window_rules import open_window
@@ -19,7 +19,7 @@ from ..core.ids import plan_id
 from ..core.instants import render_instant, short_instant
 from ..core.masking import literal_calls
 from ..core.model import whole
-from ..core.names import show_table
+from ..core.names import is_expression, show_table
 from ..core.plan import AddsUp, Plan, PlanRequest, Proof, WriteMode
 from ..core.plan_words import guarantee, mode_reason
 from ..core.planner import check_window, differences, write_mode
@@ -142,6 +142,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             *open_window(plan, catalog.server_time(server)),
             *past_ttl(plan.target, target.storage, ttls),
             *_heavy(plan, heavy),
+            *_computed_times(plan, scans),
             *_literals(plan),
             *_rights(server, plan),
         ]
@@ -164,6 +165,18 @@ def _heavy(plan: Plan, heavy: Sequence[chunk_bounds.HeavyChunk]) -> Iterator[Mat
             "the source (all rows have the same key, or the target cannot add up parts of a result).",
             Advice("raise the limit, lower limits.minChunkMinutes, or write the SELECT so that parts add up"),
         )
+
+
+def _computed_times(plan: Plan, scans: Sequence[ScanFacts]) -> Iterator[Match]:
+    """What is to be said of a time that is an expression over columns: whether an index can use it."""
+    for statement, scan in zip(plan.statements, scans, strict=True):
+        for one in plan.filters(statement):
+            if is_expression(one.column) and not scan.pruned and plan.total_chunks > 1:
+                yield Match(
+                    f"No index of {show_table(one.table)} is used by {one.column}, so each of the {plan.total_chunks} "
+                    "chunks reads all of it.",
+                    Advice("use fewer, larger chunks, or add a minmax index on the expression"),
+                )
 
 
 def _tried(

@@ -15,10 +15,11 @@ from ..clickhouse.shards import spread_of
 from ..core.column_types import time_kind
 from ..core.facts import TABLE_FUNCTION, CutoverFacts, ScanFacts, TableFacts, TableName, TimeColumn
 from ..core.instants import MS_PER_DAY, from_ms
+from ..core.names import is_expression
 from ..core.parameters import parameter_settings
-from ..core.plan import Plan, PlanRequest, Statement, TargetTime
+from ..core.plan import FilteredTable, Plan, PlanRequest, Statement, TargetTime
 from ..core.planner import check_scan, find_time_column
-from ..core.sql import time_filter
+from ..core.sql import quote_table, time_filter, time_select
 from ..core.window import whole_days
 from ..errors import Advice, Flag, RequestError
 from ..options import Options
@@ -66,6 +67,12 @@ def type_of(table: TableFacts, column: str) -> str:
     """The type of a column; empty where there is none of that name."""
     found = table.column(column)
     return found.type if found is not None else ""
+
+
+def _time_type(server: ClickHouse, one: FilteredTable) -> str:
+    if is_expression(one.column):
+        return catalog.select_facts(server, time_select(one.column, quote_table(one.table))).columns[0].type
+    return type_of(target_facts(server, one.table), one.column)
 
 
 def find_window(
@@ -136,7 +143,7 @@ def read_queries(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequ
         for one in plan.filters(statement):
             kind = statement.function_type
             if one.table.database != TABLE_FUNCTION:
-                kind = type_of(target_facts(server, one.table), one.column)
+                kind = _time_type(server, one)
             times[one.table] = TimeColumn(one.column, kind, one.kind)
         sources = query_tree.sources(server, tree, times.keys(), target)
         found.append(replace(scan, tree=tree, sources=sources, times=times))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from ..clickhouse import catalog, query_sources, query_tree
 from ..clickhouse.client import ClickHouse
-from ..core.facts import TABLE_FUNCTION, QuerySource, SelectFacts, TableFacts, TimeKind
+from ..core.facts import TABLE_FUNCTION, Column, QuerySource, SelectFacts, TableFacts, TimeKind
 from ..core.names import show_table
 from ..core.parameters import parameter_settings, read_parameters
 from ..core.plan import FilteredTable, Parameter, PlanRequest, Statement, TableFilter
@@ -13,7 +13,7 @@ from ..core.planner import converted_columns, defaulted_columns, find_time_colum
 from ..core.query_settings import check_settings
 from ..core.query_tree import Node
 from ..core.select_text import read_select
-from ..core.sql import copy_select
+from ..core.sql import copy_select, in_parentheses, quote_table, time_select
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from .plan_inputs import target_facts, type_of
 
@@ -48,7 +48,8 @@ def _statements(server: ClickHouse, target: TableFacts, request: PlanRequest) ->
                 ),
             )
         _check_kept(server, "--source", QuerySource(source.name, source.engine))
-        column, kind = find_time_column(source, request.time_column, request.time_unit)
+        named, timed = _with_expression(server, source, request.time_column)
+        column, kind = find_time_column(timed, named, request.time_unit)
         given = [c for c in source.columns if c.insertable]
         types = {c.name: c.type for c in target.columns}
         pairs = {(c.type, types[c.name]) for c in given if c.name in types and c.type != types[c.name]}
@@ -210,7 +211,7 @@ def _filtered_tables(
         found = []
         for one in wanted or request.filter_tables:
             behind = None if one.table in known else query_sources.function_behind(functions, one.table)
-            found.append(_filtered_table(behind or target_facts(server, one.table), one.column, request))
+            found.append(_filtered_table(server, behind or target_facts(server, one.table), one.column, request))
         return found
     shown = dict.fromkeys(node.name for node in tree.walk() if node.kind == "TABLE")
     tables = [sources[name].name for name in shown if name in sources and sources[name].name.database != "system"]
@@ -233,7 +234,7 @@ def _filtered_tables(
             )
             continue
         try:
-            fitting.append(_filtered_table(facts, None, request))
+            fitting.append(_filtered_table(server, facts, None, request))
         except RequestError as error:
             problem = problem or error
     if len(fitting) == 1:
@@ -258,14 +259,50 @@ def _filtered_tables(
     )
 
 
-def _filtered_table(facts: TableFacts, column: str | None, request: PlanRequest) -> tuple[FilteredTable, str]:
+def _filtered_table(
+    server: ClickHouse, facts: TableFacts, column: str | None, request: PlanRequest
+) -> tuple[FilteredTable, str]:
     named = column or request.time_column
     if column is None and len(request.filter_tables) > 1 and named is not None and facts.column(named) is None:
         # What --time-column names is another table's.
         named = None
-    name, kind = find_time_column(facts, named, request.time_unit)
-    function_type = type_of(facts, name) if facts.name.database == TABLE_FUNCTION else ""
+    named, timed = _with_expression(server, facts, named)
+    name, kind = find_time_column(timed, named, request.time_unit)
+    function_type = type_of(timed, name) if facts.name.database == TABLE_FUNCTION else ""
     return FilteredTable(table=facts.name, column=name, kind=kind), function_type
+
+
+def _with_expression(server: ClickHouse, table: TableFacts, named: str | None) -> tuple[str | None, TableFacts]:
+    """
+    What is named as the time column; an expression over the table's columns in parentheses, and as one of its columns.
+
+    Raises:
+        RequestError: It is no column, and no expression that rows can be filtered by.
+    """
+    if named is None or table.column(named) is not None:
+        return named, table
+    expression = in_parentheses(named)
+    rows = table.engine_full if table.name.database == TABLE_FUNCTION else quote_table(table.name)
+    try:
+        facts = catalog.select_facts(server, time_select(expression, rows))
+    except StatementRefusedError as error:
+        if named.isidentifier():
+            # A column that is not there.
+            return named, table
+        raise RequestError(
+            f"{named} is no column of {table.name}, and no expression that ClickHouse filters it by: {error.message}",
+            remedy=Advice(
+                "pass {} with a column or an expression over columns of one row, such as toDateTime(…)",
+                Flag("--time-column"),
+            ),
+        ) from error
+    if facts.unstable:
+        raise RequestError(
+            f"{named} gives another time whenever it is asked ({', '.join(facts.unstable)}), so no chunk has its rows.",
+            remedy=Advice("pass {} with an expression over columns alone", Flag("--time-column")),
+        )
+    column = Column(expression, facts.columns[0].type)
+    return expression, replace(table, columns=(*table.columns, column))
 
 
 def _check_kept(server: ClickHouse, what: str, source: QuerySource) -> None:

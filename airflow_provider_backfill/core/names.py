@@ -47,3 +47,13 @@ def show_table(name: TableName) -> str:
 def quote(name: str) -> str:
     """An identifier in backticks."""
     return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
+
+
+def is_expression(column: str) -> bool:
+    """Whether a time column is an expression over the table's columns: it stands in parentheses then."""
+    return column.startswith("(") and column.endswith(")")
+
+
+def time_value(column: str) -> str:
+    """A time column as SQL: its name in backticks, or the expression."""
+    return column if is_expression(column) else quote(column)

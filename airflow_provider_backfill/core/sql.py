@@ -15,7 +15,7 @@ from itertools import pairwise
 from ..errors import Advice, Flag, RequestError
 from .facts import Column, Replicas, TableName, TimeKind
 from .instants import MS_PER_DAY, render_instant, to_ms
-from .names import parse_table, quote
+from .names import parse_table, quote, time_value
 from .parameters import parameter_settings
 from .plan import Chunk, FilteredTable, Plan, Statement, TableFilter, TimeLabel
 
@@ -103,7 +103,7 @@ def instant_sql(milliseconds: str, kind: TimeKind) -> str:
 
 def time_filter(column: str, kind: TimeKind, start: datetime, end: datetime) -> str:
     """The condition that a row lies in ``[start, end)``."""
-    name = quote(column)
+    name = time_value(column)
     return f"{name} >= {time_literal(kind, start)} AND {name} < {time_literal(kind, end)}"
 
 
@@ -280,6 +280,21 @@ def expressions(text: str) -> list[str]:
     if not elements and text.startswith("(") and outer == len(text):
         return expressions(text[1:-1])
     return [*elements, last] if (last := text[start:].strip()) else elements
+
+
+def in_parentheses(expression: str) -> str:
+    """An expression in parentheses; one that stands in a pair of them already is left as it is."""
+    depth = 0
+    for match in _SEPARATOR.finditer(expression):
+        depth += (match.group() in "([") - (match.group() in ")]")
+        if not depth and match.group() == ")":
+            return expression if expression.startswith("(") and match.end() == len(expression) else f"({expression})"
+    return f"({expression})"
+
+
+def time_select(expression: str, rows: str) -> str:
+    """A SELECT of a time that is an expression over *rows*; a server takes it where it can filter by it."""
+    return f"SELECT {expression} AS time FROM {rows} WHERE isNotNull({expression})"
 
 
 def insert_select(table: TableName, statement: Statement) -> str:

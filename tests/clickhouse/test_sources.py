@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_provider_backfill.commands.plan import create_plan
+from airflow_provider_backfill.commands.verify import verify_plan
 from airflow_provider_backfill.core.chunking import Chunking
 from airflow_provider_backfill.core.facts import TableName
 from airflow_provider_backfill.core.instants import parse_instant
@@ -64,6 +65,64 @@ def test_every_kind_of_time_column(lab: Lab, kind: str, window: tuple[str, str],
     inside = f"WHERE {instant} >= {low} AND {instant} < {high}"
     assert lab.content("dst") == lab.content("src", tail=inside)
     assert lab.value("SELECT count() FROM dst") in (300, 1000)
+
+
+# What people keep the time in: how it is read, and whether an index of a table sorted and partitioned by it is used.
+EXPRESSIONS = {
+    "tuple": ("Tuple(UInt32, String)", "(toUInt32({at}), 'x')", "toDateTime(tupleElement(kept, 1))", True),
+    "text": ("String", "toString({at})", "parseDateTimeBestEffort(kept, 'UTC')", False),
+    "map": ("Map(String, String)", "map('at', toString({at}))", "kept['at']::DateTime('UTC')", False),
+    "UUIDv7": ("UUID", "dateTimeToUUIDv7({at})", "UUIDv7ToDateTime(kept)", None),
+    "JSON": ("JSON", "concat('{{\"at\": ', toString(toUInt32({at})), '}}')", "toDateTime(kept.at::UInt32)", False),
+    "fraction": ("Float64", "toUnixTimestamp({at}) + 0.5", "fromUnixTimestamp64Milli(toInt64(kept * 1000))", False),
+    "offset": ("UInt32", "toUInt32(toUnixTimestamp({at}) - 1000000000)", "toDateTime(kept + 1000000000)", True),
+}
+
+
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_a_time_that_is_an_expression(http_lab: Lab, name: str) -> None:
+    """Rows whose time is in no column of its own are filled by what is made of it, each once."""
+    lab = http_lab
+    kept, value, expression, pruned = EXPRESSIONS[name]
+    key = f"PARTITION BY toYYYYMM({expression}) ORDER BY {expression}" if pruned else "ORDER BY id"
+    at = "(toDateTime('2025-01-01', 'UTC') + number * 864)"
+    lab.sql(
+        f"CREATE TABLE src (id UInt64, kept {kept}) ENGINE = MergeTree {key}",
+        f"INSERT INTO src SELECT number, {value.format(at=at)} FROM numbers(1000)",
+        "CREATE TABLE dst AS src",
+        "CREATE TABLE hours (hour DateTime('UTC'), n SimpleAggregateFunction(sum, UInt64)) ENGINE = AggregatingMergeTree ORDER BY hour",
+    )
+    plan = lab.plan("dst", "2025-01-02", "2025-01-05", 6, source="src", time_column=expression)
+    assert plan["timeColumn"] == f"({expression})"
+    if pruned is not None:
+        assert any("No index" in warning["message"] for warning in plan["warnings"]) is not pruned
+    assert lab.run(plan)["status"] == "completed"
+    inside = f"WHERE {expression} >= toDateTime('2025-01-02', 'UTC') AND {expression} < toDateTime('2025-01-05', 'UTC')"
+    shown = "id, toString(kept)"
+    assert lab.content("dst", shown) == lab.content("src", shown, inside)
+    assert lab.value("SELECT count() FROM dst") == 300
+    assert verify_plan(lab.session, plan["planId"])["ok"]
+    select = f"SELECT toStartOfHour(toDateTime({expression}), 'UTC') AS hour, count() AS n FROM {lab.table('src')} GROUP BY hour"
+    lab.fill("hours", "2025-01-02", "2025-01-05", 6, select=select, time_column=expression)
+    assert lab.rows("SELECT hour, sum(n) FROM hours GROUP BY hour ORDER BY hour") == lab.rows(
+        select.replace("GROUP", f"{inside} GROUP") + " ORDER BY hour"
+    )
+
+
+@pytest.mark.parametrize(
+    ("expression", "says"),
+    [
+        ("max(ts)", "no expression that ClickHouse filters it by"),
+        ("now() - id", "another time whenever"),
+        ("nothing(ts)", "no expression that ClickHouse filters it by"),
+        ("id + 1", "holds no instant"),
+        ("tss", "has no column 'tss'"),
+    ],
+)
+def test_an_expression_that_is_no_time_is_refused(lab: Lab, expression: str, says: str) -> None:
+    lab.sql("CREATE TABLE src (ts DateTime, id UInt64) ENGINE = MergeTree ORDER BY ts", "CREATE TABLE dst AS src")
+    with pytest.raises(RequestError, match=says):
+        lab.plan("dst", "2025-01-01", "2025-01-02", source="src", time_column=expression)
 
 
 def test_days_of_23_and_25_hours(lab: Lab) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from ...errors import Flag
-from ..names import quote
+from ..names import is_expression, quote, time_value
 from ..remedy import chunk_hours_flag, plan_command, sql
 from ..sql import quote_table
 from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity
@@ -58,8 +58,8 @@ def _not_pruned(case: RuleContext) -> Iterator[Match]:
     for scan in facts.scans:
         if scan.facts is None or scan.facts.pruned or not scan.facts.filtered:
             continue
-        column = quote(plan.time_column)
-        index = quote(f"backfill_{plan.time_column}")
+        column = time_value(plan.time_column)
+        index = quote("backfill_time" if is_expression(plan.time_column) else f"backfill_{plan.time_column}")
         yield Match(
             f"No index of {scan.source} uses {plan.time_column}, so each of the {plan.chunk_count} chunks reads all "
             "of it. Use larger chunks, or add an index.",
