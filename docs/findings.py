@@ -16,28 +16,27 @@ hide:
 
 <!-- Written by `python -m docs.generate` from the rules; do not edit. -->
 
-`doctor`, `check`, `status` and the page in Airflow share one set of rules. A finding has a code, a severity, the plan
-it is about, a message with the values, and a hint. A hint can be pasted as it is: `remedy` says whether it is a
-`command` for a shell or a statement (`sql`) for a ClickHouse client. Where nothing can be pasted the hint is empty,
-and the message says what helps.
+`doctor`, `check`, `status` and the page in Airflow share one set of rules. A finding has a code, a severity, a plan, a
+message with values, and a hint. `remedy` gives the kind of the hint: a `command` for a shell, a statement (`sql`) for a
+ClickHouse client, or `advice`. Commands and statements can be pasted as they are.
 
 An `error` makes `doctor` and `check` end with exit code 1; `warn` and `info` do not.
 """
 _STATE = """
 ## From the state folder
 
-`check`, `status`, `doctor` and the page find these without a ClickHouse.
+`check`, `status`, `doctor` and the page find these problems without a ClickHouse.
 """
 _SERVER = """
 ## From ClickHouse
 
-`doctor --plan-id` and `doctor --target` find these when they have a ClickHouse to ask. What the user may not see, or
-the version does not know, is listed as not looked at; nothing is guessed. Of a completed plan only leftovers are
-looked for.
+`doctor --plan-id` and `doctor --target` find these problems on the connected ClickHouse. Questions that the user has no
+right to ask, or that the server's version does not support, are listed as skipped. For a completed plan, `doctor` looks
+only for leftovers.
 
-Findings marked ¹ rest on what ClickHouse documents of `system.replicas`: the tests have no replica that can be
-written to, and give the rules the values of those columns. For every other finding the tests bring a real server into
-the state, see the finding, apply its remedy, and see it gone.
+Findings marked ¹ rest on ClickHouse's documentation of `system.replicas`; the tests pass values of these columns to the
+rules. For every other finding the tests create the situation on a real server, see the finding, apply the remedy, and see
+the finding disappear.
 """
 
 
@@ -55,7 +54,7 @@ def page() -> str:
 
 
 def _table(rules: Iterable[Rule]) -> list[str]:
-    lines = ["\n| code | severity | what it means | what helps |\n|---|---|---|---|\n"]
+    lines = ["\n| code | severity | meaning | remedy |\n|---|---|---|---|\n"]
     lines += [_row(rule) for rule in rules]
     return lines
 

@@ -19,8 +19,8 @@ _YES = Flag("--yes")
 @_rule(
     "backfill_staging_orphaned",
     Severity.WARN,
-    "Tables of ours are left on the server of a run that is over, or of a plan that this state folder does not have.",
-    remedy="`resume` an unfinished run; otherwise `clean` drops them",
+    "Tables of a backfill are left on the server, of a finished run or of a plan that is not in this state folder.",
+    remedy="`resume` an unfinished run; otherwise `clean` drops the tables",
 )
 def _staging(case: RuleContext) -> Iterator[Match]:
     facts, plan, run = case.server or ServerFacts(), case.plan, case.run
@@ -71,8 +71,8 @@ def _counted(tables: list[StagingFacts]) -> str:
 @_rule(
     "backfill_query_unowned",
     Severity.ERROR,
-    "A query of ours runs that no living worker has claimed; it may still write what another attempt writes too.",
-    remedy="kill it",
+    "A query of a backfill is running without a living worker, and may write the rows of another attempt.",
+    remedy="kill the query",
 )
 def _queries(case: RuleContext) -> Iterator[Match]:
     facts, plan, run = case.server or ServerFacts(), case.plan, case.run

@@ -20,8 +20,9 @@ _QUEUE_AT_EASE = 100
 @_rule(
     "backfill_distributed_pending",
     Severity.ERROR,
-    "A Distributed table holds rows that its shards have not got yet: a source's are missed, a target's come late.",
-    remedy="flush it",
+    "A Distributed table holds rows that have not reached the shards: rows of a source are missed, rows of a "
+    "target arrive late.",
+    remedy="flush the table",
 )
 def _distributed(case: RuleContext) -> Iterator[Match]:
     facts = case.seen
@@ -36,7 +37,7 @@ def _distributed(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_replica_readonly",
     Severity.ERROR,
-    "A replica takes no writes: it has lost Keeper, or its session.",
+    "A replica is read-only: its session with Keeper is lost.",
     remedy="restore the connection to Keeper, then restart the replica",
     reproduced=False,
 )
@@ -55,8 +56,8 @@ def _readonly(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_replica_lagging",
     Severity.WARN,
-    "A replica is behind: a source's newest rows are not read from it, a target's parts are not seen there.",
-    remedy="wait for it; attempts do not read from it meanwhile",
+    "A replica lags: the newest rows of a source, or parts of a target, are missing on the replica.",
+    remedy="wait; attempts do not read from a lagging replica",
 )
 def _lagging(case: RuleContext) -> Iterator[Match]:
     facts = case.seen
@@ -75,8 +76,8 @@ def _lagging(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_replica_dead",
     Severity.WARN,
-    "A replica has no session with Keeper: its server is down, or cut off. What is written reaches it later.",
-    remedy="bring it back; where it is gone for good, take it out of Keeper",
+    "A replica has no session with Keeper: its server is down or cut off. New rows reach the replica later.",
+    remedy="restart the server; if the server is lost, remove the replica from Keeper",
 )
 def _dead(case: RuleContext) -> Iterator[Match]:
     facts = case.seen
@@ -94,8 +95,8 @@ def _dead(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_quorum_unmet",
     Severity.ERROR,
-    "The user's inserts must reach more replicas than are alive (`insert_quorum`), so each chunk would fail.",
-    remedy="bring replicas back, or give the user another profile",
+    "The user's inserts require more replicas than are alive (`insert_quorum`), so each chunk would fail.",
+    remedy="restart replicas, or give the user another profile",
 )
 def _quorum(case: RuleContext) -> Iterator[Match]:
     facts = case.seen
@@ -110,8 +111,8 @@ def _quorum(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_replicas_unreached",
     Severity.WARN,
-    "No cluster of `remote_servers` that this user may ask has all replicas of the target, so staging tables are on "
-    "one of them: a chunk whose server is lost while it is published has to be filled anew.",
+    "No cluster of `remote_servers` that is visible to the user has all replicas of the target, so staging "
+    "tables are on one replica. If that server is lost during publishing, the chunk must be filled again.",
     remedy="define such a cluster, and grant REMOTE and CLUSTER",
 )
 def _unreached(case: RuleContext) -> Iterator[Match]:
@@ -127,7 +128,8 @@ def _unreached(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_balancer",
     Severity.INFO,
-    "Different servers answer at the address, as behind a load balancer. Every command and every attempt keeps to one.",
+    "Different servers answer at the address, as behind a load balancer. Every command and every attempt stays "
+    "on one server.",
     remedy="nothing",
 )
 def _balancer(case: RuleContext) -> Iterator[Match]:

@@ -16,8 +16,8 @@ _rule = SOURCE_RULES.rule
 @_rule(
     "backfill_source_missing",
     Severity.ERROR,
-    "A table that the plan reads is not there, or the server does not accept a statement any more.",
-    remedy="restore what the message names, or plan anew",
+    "A table of the plan is missing, or the server no longer accepts a statement.",
+    remedy="restore the table in the message, or plan again",
 )
 def _source_missing(case: RuleContext) -> Iterator[Match]:
     facts = case.seen
@@ -32,7 +32,7 @@ def _source_missing(case: RuleContext) -> Iterator[Match]:
     "backfill_filter_missing",
     Severity.ERROR,
     "The time filter does not reach every read of the source, so each chunk would read rows of other chunks.",
-    remedy="make the name in the SELECT that of the source again, or plan anew with another `--filter-table`",
+    remedy="use the name of the source in the SELECT again, or plan again with another `--filter-table`",
 )
 def _filter_missing(case: RuleContext) -> Iterator[Match]:
     facts = case.seen
@@ -49,7 +49,7 @@ def _filter_missing(case: RuleContext) -> Iterator[Match]:
     "backfill_not_pruned",
     Severity.WARN,
     "No index of the source uses the time column, so every chunk reads the whole source.",
-    remedy="fewer, larger chunks; or an index on the time column",
+    remedy="plan fewer, larger chunks; or add an index on the time column",
 )
 def _not_pruned(case: RuleContext) -> Iterator[Match]:
     plan, facts = case.plan, case.seen
@@ -73,8 +73,8 @@ def _not_pruned(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_source_read_twice",
     Severity.WARN,
-    "The SELECT reads the source more than once, and the filter applies to every read: rows outside a chunk "
-    "(the row before, the other side of a self-join) are not seen.",
+    "The SELECT reads the source more than once, and the filter applies to every read. Rows outside a chunk are"
+    " invisible (the previous row, the other side of a self-join).",
     remedy="`plan` with one chunk, or write the SELECT without the second read",
 )
 def _read_twice(case: RuleContext) -> Iterator[Match]:
@@ -95,9 +95,9 @@ def _read_twice(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_select_unstable",
     Severity.WARN,
-    "The SELECT gives other rows when it is asked again (now(), rand(), LIMIT BY without an order), so its "
-    "result cannot be held against the source and a retry may differ.",
-    remedy="take the value from the row, or sort before the LIMIT BY",
+    "Repeating the SELECT gives other rows (now(), rand(), LIMIT BY without an ORDER BY), so the result cannot "
+    "be compared with the source and a retry may differ.",
+    remedy="use a value from the row, or sort before the LIMIT BY",
 )
 def _unstable(case: RuleContext) -> Iterator[Match]:
     facts = case.seen
@@ -119,7 +119,7 @@ def _unstable(case: RuleContext) -> Iterator[Match]:
     "backfill_epoch_unit",
     Severity.ERROR,
     "The integers of the time column do not look like instants in the declared unit.",
-    remedy="`plan` with the `--time-unit` that the message names",
+    remedy="`plan` with the `--time-unit` in the message",
 )
 def _epoch(case: RuleContext) -> Iterator[Match]:
     plan, facts = case.plan, case.seen
@@ -136,8 +136,8 @@ def _epoch(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_row_policy",
     Severity.WARN,
-    "A row policy hides rows of the source from this user, so they are not backfilled.",
-    remedy="let a user run the backfill who sees all rows",
+    "A row policy hides rows of the source from this user, so these rows are not backfilled.",
+    remedy="run the backfill as a user without a row policy",
 )
 def _row_policy(case: RuleContext) -> Iterator[Match]:
     facts = case.seen

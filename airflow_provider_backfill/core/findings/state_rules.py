@@ -36,8 +36,8 @@ def next_step(plan: Plan, run: Run, dead: Iterable[str] = ()) -> Command | None:
 @STATE_RULES.rule(
     "backfill_state_damaged",
     Severity.ERROR,
-    "A file of the plan does not hold what it must; the message names file and line. The other plans are judged.",
-    remedy="`repair`, which keeps the damaged file beside; for a plan's own file a backup, or a new plan",
+    "A state file of the plan is corrupt; the message names file and line. Other plans are still checked.",
+    remedy="`repair`, which keeps the damaged file under another name; for a damaged plan file a backup, or a new plan",
 )
 def _damaged(case: RuleContext) -> Iterator[Match]:
     if case.damage:
@@ -47,9 +47,8 @@ def _damaged(case: RuleContext) -> Iterator[Match]:
 @STATE_RULES.rule(
     "backfill_state_absent",
     Severity.WARN,
-    "`check` has seen no plan: the state folder is empty, or is not there. An error where a `--required` file declares "
-    "backfills.",
-    remedy="name the folder of the plans with `--state-dir`, or `CLICKHOUSE_BACKFILL_STATE_DIR`",
+    "`check` found no plan: the state folder is empty or missing. An error if a `--required` file declares backfills.",
+    remedy="set `--state-dir` or `CLICKHOUSE_BACKFILL_STATE_DIR` to the folder of the plans",
 )
 def _absent(case: RuleContext) -> Iterator[Match]:
     if case.absent:
@@ -63,8 +62,8 @@ def _absent(case: RuleContext) -> Iterator[Match]:
 @STATE_RULES.rule(
     "backfill_plan_missing",
     Severity.ERROR,
-    "A backfill that a `--required` file declares has no plan for all of its window.",
-    remedy="`plan` for the part that is missing",
+    "A backfill in the `--required` file has no plan for all of its window.",
+    remedy="`plan` for the missing part",
 )
 def _plan_missing(case: RuleContext) -> Iterator[Match]:
     for declared, start, end in case.missing:
@@ -88,10 +87,10 @@ def _plan_missing(case: RuleContext) -> Iterator[Match]:
 @STATE_RULES.rule(
     "backfill_required_pending",
     Severity.ERROR,
-    "The plan is not completed. An error for `check`, but a warning when `policy.failCheckOnRequiredPendingBackfill` "
-    "is false, or while the plan is younger than `--max-age`; elsewhere a warning while it waits for somebody, and "
-    "information while it is at work.",
-    remedy="`run`, `resume`, or `waive` when it need not be finished",
+    "The plan is not completed. An error in `check`; a warning if `policy.failCheckOnRequiredPendingBackfill` "
+    "is false, or while the plan is younger than `--max-age`. Elsewhere a warning while the plan waits for a "
+    "person, and information during a run.",
+    remedy="`run`, `resume`, or `waive` if the plan is not required",
 )
 def _pending(case: RuleContext) -> Iterator[Match]:
     plan, run = case.plan, case.run
@@ -121,8 +120,8 @@ def _age(age: timedelta) -> str:
 @STATE_RULES.rule(
     "backfill_chunk_failed_retry_exhausted",
     Severity.ERROR,
-    "Chunks have failed for good: no attempt is left, or the error is one that a retry does not mend.",
-    remedy="mend the cause in the message, then `resume`",
+    "Chunks failed permanently: no attempt is left, or a retry cannot help.",
+    remedy="fix the cause in the message, then `resume`",
 )
 def _failed(case: RuleContext) -> Iterator[Match]:
     if case.plan is None or case.run is None or case.waived:
@@ -139,9 +138,9 @@ def _failed(case: RuleContext) -> Iterator[Match]:
 @STATE_RULES.rule(
     "backfill_window_filled_twice",
     Severity.ERROR,
-    "Two fills have filled one window of a target, so its rows may be there twice. A warning where the second was "
-    "planned with `--allow-existing-rows`. Over when the window is rebuilt, or one of the two is undone.",
-    remedy="`run --replay-done --clear-window` of one of them, or a plan with `--write-mode replace`",
+    "Two plans have filled the same window of a target, so rows may be doubled. A warning if the second plan "
+    "has `--allow-existing-rows`. Ends when the window is rebuilt, or one of the plans is undone.",
+    remedy="`run --replay-done --clear-window` of one plan, or a plan with `--write-mode replace`",
 )
 def _filled_twice(case: RuleContext) -> Iterator[Match]:
     for found in case.twice:
@@ -157,9 +156,9 @@ def _filled_twice(case: RuleContext) -> Iterator[Match]:
 @STATE_RULES.rule(
     "backfill_claim_stuck",
     Severity.ERROR,
-    "Workers that are gone still hold chunks; nobody executes them. A warning while another worker is left, which "
-    "takes them over.",
-    remedy="`resume`, which takes the claims over, or `cancel` with the address of the ClickHouse, which frees them",
+    "Lost workers still hold chunks, and nobody executes these chunks. A warning while another worker is alive "
+    "and can take over.",
+    remedy="`resume` to take over the claims, or `cancel` with the address of the ClickHouse to release them",
 )
 def _stuck(case: RuleContext) -> Iterator[Match]:
     if case.plan is None or case.run is None:
@@ -179,8 +178,8 @@ def _stuck(case: RuleContext) -> Iterator[Match]:
 @STATE_RULES.rule(
     "backfill_run_throttled",
     Severity.WARN,
-    "A worker waits before its next chunk until the server has room: parts, merges, memory, disk or replica.",
-    remedy="nothing, it goes on by itself; or `resume --max-load` with another percentage",
+    "A worker waits until the server has capacity: parts, merges, memory, disk or replica.",
+    remedy="nothing, the run continues by itself; or `resume --max-load` with another percentage",
 )
 def _waits(case: RuleContext) -> Iterator[Match]:
     if case.plan is not None and case.run is not None and case.run.throttled_by and not case.finished:
@@ -190,7 +189,7 @@ def _waits(case: RuleContext) -> Iterator[Match]:
 @STATE_RULES.rule(
     "backfill_waived",
     Severity.INFO,
-    "The plan need not be finished, as somebody has said; it is shown and not counted.",
+    "The plan was marked as not required. The plan is listed, but not counted.",
     remedy="`run` or `resume` ends the waiver",
 )
 def _waived(case: RuleContext) -> Iterator[Match]:
@@ -208,8 +207,8 @@ def _waived(case: RuleContext) -> Iterator[Match]:
 @STATE_RULES.rule(
     "backfill_partial_groups_accepted",
     Severity.WARN,
-    "Chunks cut groups of the SELECT, and the target does not merge the parts: somebody has said that this is fine.",
-    remedy="nothing, if it is; or `plan` with one chunk, or a target that merges",
+    "Chunks cut groups of the SELECT, and the target does not merge the parts. A person has accepted this.",
+    remedy="nothing, if partial groups are fine; or `plan` with one chunk, or a target that merges",
 )
 def _partial_groups(case: RuleContext) -> Iterator[Match]:
     shown = case.plan.adds_up if case.plan is not None else None
@@ -223,8 +222,8 @@ def _partial_groups(case: RuleContext) -> Iterator[Match]:
 @STATE_RULES.rule(
     "backfill_adding_up_not_shown",
     Severity.WARN,
-    "It was not shown that the chunks of the plan give together what the SELECT gives for the whole window; only "
-    "information where the rules prove it and `--no-trial` has left out the second opinion.",
+    "There is no evidence that the chunks add up to the result for the whole window. Information only, if the "
+    "rules prove it and `--no-trial` skipped the second opinion.",
     remedy="`plan` without `--no-trial`",
 )
 def _not_shown(case: RuleContext) -> Iterator[Match]:
@@ -240,8 +239,8 @@ def _not_shown(case: RuleContext) -> Iterator[Match]:
 @STATE_RULES.rule(
     "backfill_policy_relaxed",
     Severity.WARN,
-    "`policy.failCheckOnRequiredPendingBackfill` is false, so unfinished backfills only warn.",
-    remedy="set it to true",
+    "`policy.failCheckOnRequiredPendingBackfill` is false, so unfinished backfills are only warnings.",
+    remedy="set the option to true",
 )
 def _relaxed(case: RuleContext) -> Iterator[Match]:
     if case.plan is None and not case.about and case.server is None and not case.missing and not case.required:

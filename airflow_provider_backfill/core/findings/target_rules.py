@@ -25,8 +25,8 @@ _COPIES = 3
 @_rule(
     "backfill_environment",
     Severity.WARN,
-    "The ClickHouse that was asked is not the one the plan was made on.",
-    remedy="ask the other one, or `run --force-environment` when both are the same",
+    "The connected ClickHouse is not the ClickHouse of the plan.",
+    remedy="connect to the other server, or `run --force-environment` if both are the same",
 )
 def _environment(case: RuleContext) -> Iterator[Match]:
     plan, facts = case.plan, case.seen
@@ -41,8 +41,8 @@ def _environment(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_target_missing",
     Severity.ERROR,
-    "The target is not there, or this user may not see it.",
-    remedy="create it, or choose the right server",
+    "The target does not exist, or the user has no right to see the table.",
+    remedy="create the table, or choose the right server",
 )
 def _target_missing(case: RuleContext) -> Iterator[Match]:
     facts = case.seen
@@ -56,8 +56,8 @@ def _target_missing(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_ttl_deletes",
     Severity.ERROR,
-    "The target's TTL would delete rows of the window soon after they have been written.",
-    remedy="lengthen or remove the TTL, or plan a window that is not past it",
+    "The target's TTL would soon delete rows of the window.",
+    remedy="lengthen or remove the TTL, or plan a later window",
 )
 def _ttl(case: RuleContext) -> Iterator[Match]:
     facts = case.seen
@@ -79,8 +79,8 @@ def past_ttl(target: TableName, storage: TableName, ttls: Iterable[TtlFacts]) ->
 @_rule(
     "backfill_views_missed",
     Severity.WARN,
-    "Partitions that are moved or replaced fire no views, so the views on the target do not see the rows.",
-    remedy="once this is done, `plan` and `run` what the views fill",
+    "Moved and replaced partitions do not trigger views, so the views on the target miss the rows.",
+    remedy="after the run, `plan` and `run` a backfill of the tables behind the views",
 )
 def _views_missed(case: RuleContext) -> Iterator[Match]:
     plan, facts = case.plan, case.seen
@@ -103,7 +103,7 @@ def _views_missed(case: RuleContext) -> Iterator[Match]:
     "backfill_views_doubled",
     Severity.WARN,
     "Rows are inserted directly, so the views on the target fire; a retried chunk fires them again.",
-    remedy="stage into the MergeTree table behind the target, or rebuild what the views fill afterwards",
+    remedy="stage into the MergeTree table behind the target, or rebuild the tables behind the views afterwards",
 )
 def _views_doubled(case: RuleContext) -> Iterator[Match]:
     facts = case.seen
@@ -117,8 +117,8 @@ def _views_doubled(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_view_refreshable",
     Severity.ERROR,
-    "A refreshable view replaces the target's rows on its own schedule, the backfilled ones included.",
-    remedy="stop the view while the backfill is needed",
+    "A refreshable view replaces the target's rows on a schedule, including the backfilled rows.",
+    remedy="stop the view during the backfill",
 )
 def _refreshable(case: RuleContext) -> Iterator[Match]:
     facts = case.seen
@@ -132,9 +132,9 @@ def _refreshable(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_mutation_unfinished",
     Severity.WARN,
-    "A mutation of the target or a source is not done, so rows change while they are copied; one that fails "
-    "blocks later ones, such as the deletion of a window.",
-    remedy="wait until it is done; one that fails for ever must be killed",
+    "A mutation of the target or a source is unfinished, so rows change during the copy. A failing mutation "
+    "blocks later mutations, such as the deletion of a window.",
+    remedy="wait for the end of the mutation; kill a mutation that fails forever",
 )
 def _mutations(case: RuleContext) -> Iterator[Match]:
     facts = case.seen
@@ -153,9 +153,9 @@ def _mutations(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_parts_limit",
     Severity.WARN,
-    "A partition of the target has nearly as many parts as its server bears; inserts and moves are slowed down, "
-    "then refused.",
-    remedy="let merges catch up, or merge the partition",
+    "A partition of the target is close to the server's limit on parts: inserts and moves are slowed down, then"
+    " refused.",
+    remedy="wait for merges, or merge the partition",
 )
 def _parts(case: RuleContext) -> Iterator[Match]:
     facts = case.seen
@@ -174,8 +174,8 @@ def _parts(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_drop_limit",
     Severity.ERROR,
-    "A partition that is to be replaced is larger than `max_partition_size_to_drop`, and this user may not lift "
-    "that limit for a query.",
+    "A partition to be replaced is larger than `max_partition_size_to_drop`, and the user has no right to lift "
+    "the limit for a query.",
     remedy="raise the limit in the server's configuration, or remove the constraint",
 )
 def _drop_limit(case: RuleContext) -> Iterator[Match]:
@@ -193,8 +193,8 @@ def _drop_limit(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_disk_space",
     Severity.ERROR,
-    "The target's disks have less free space than the largest chunks, their staging tables and a merge need.",
-    remedy="free space, or make chunks smaller",
+    "The free space on the target's disks is too small for the largest chunks, their staging tables and a merge.",
+    remedy="free space, or plan smaller chunks",
 )
 def _disk(case: RuleContext) -> Iterator[Match]:
     facts, plan = case.seen, case.plan
@@ -221,7 +221,7 @@ def _disk(case: RuleContext) -> Iterator[Match]:
     "backfill_write_guarantee",
     Severity.WARN,
     "The plan writes straight into the target, so rows arrive at least once, not exactly once.",
-    remedy="plan a backfill of the MergeTree table behind the target, which can be staged",
+    remedy="plan a backfill of the MergeTree table behind the target, with staging",
 )
 def _guarantee(case: RuleContext) -> Iterator[Match]:
     plan, facts = case.plan, case.seen
@@ -232,8 +232,8 @@ def _guarantee(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_token_ignored",
     Severity.INFO,
-    "Deduplication tokens do nothing on this target or version. Staging does not rely on them; a plain INSERT "
-    "has no second belt then.",
+    "Deduplication tokens have no effect on this target or version. Staging does not need tokens; a plain "
+    "INSERT has no second protection.",
     remedy="for a plain INSERT, give the target a deduplication window",
 )
 def _tokens(case: RuleContext) -> Iterator[Match]:

@@ -14,7 +14,7 @@ _rule = USER_RULES.rule
     "backfill_grant_missing",
     Severity.ERROR,
     "The user lacks a right that the plan needs.",
-    remedy="grant it",
+    remedy="grant the right",
 )
 def _grants(case: RuleContext) -> Iterator[Match]:
     facts = case.seen
@@ -28,7 +28,7 @@ def _grants(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_setting_constrained",
     Severity.ERROR,
-    "A setting that a backfill relies on may not be set so by this user.",
+    "The user may not change a setting that a backfill needs.",
     remedy="remove the constraint from the user's profile",
 )
 def _settings(case: RuleContext) -> Iterator[Match]:

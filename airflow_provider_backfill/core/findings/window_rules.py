@@ -25,7 +25,7 @@ _PARTITIONS_AT_EASE = 100
     "backfill_chunk_misaligned",
     Severity.ERROR,
     "Chunk bounds lie inside a partition, a bucket of the SELECT, or a day of a Date column.",
-    remedy="`plan` with bounds that fit; the message names them",
+    remedy="`plan` with the bounds in the message",
 )
 def _misfit(case: RuleContext) -> Iterator[Match]:
     facts = case.seen
@@ -36,9 +36,9 @@ def _misfit(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_window_open",
     Severity.WARN,
-    "The window reaches into the future: rows that come after their chunk is done are missed, or lost where "
-    "partitions are replaced (then an error).",
-    remedy="`plan` with a `--to` that is past, and another plan for the rest later",
+    "The window reaches into the future: rows that arrive after their chunk are missed, or lost when partitions"
+    " are replaced (then an error).",
+    remedy="`plan` with a `--to` in the past, and plan the rest later",
 )
 def _open(case: RuleContext) -> Iterator[Match]:
     plan, facts = case.plan, case.seen
@@ -64,9 +64,8 @@ def open_window(plan: Plan, now: datetime, untouched: bool = True) -> Iterator[M
 @_rule(
     "backfill_target_changed",
     Severity.ERROR,
-    "The target has got rows of the window since it was planned, as from a view that feeds it; they would be there "
-    "twice.",
-    remedy="`plan` with a `--to` that ends before them, or with `--write-mode replace`",
+    "Rows were added to the window after planning, for example by a view. Running the plan would double these rows.",
+    remedy="`plan` with an earlier `--to`, or with `--write-mode replace`",
 )
 def _overlap(case: RuleContext) -> Iterator[Match]:
     plan, seam = case.plan, case.seen.seam
@@ -89,9 +88,9 @@ def _overlap(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_many_partitions",
     Severity.WARN,
-    "The rows of one chunk fall into many partitions: each costs a move, and a plain INSERT refuses more than "
-    "`max_partitions_per_insert_block`.",
-    remedy="smaller chunks, where the partition key follows the time column",
+    "The rows of one chunk fall into many partitions: each partition costs a move, and a plain INSERT refuses "
+    "more than `max_partitions_per_insert_block`.",
+    remedy="smaller chunks, if the partition key follows the time column",
 )
 def _partitions(case: RuleContext) -> Iterator[Match]:
     facts, plan = case.seen, case.plan
@@ -115,7 +114,7 @@ def _partitions(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_chunks_small",
     Severity.INFO,
-    "The chunks hold so few rows that their fixed cost outweighs the rows.",
+    "The chunks have so few rows that the fixed cost per chunk dominates.",
     remedy="`plan` with a larger `--chunk-hours`",
 )
 def _small(case: RuleContext) -> Iterator[Match]:
@@ -135,7 +134,7 @@ def _small(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_chunks_large",
     Severity.WARN,
-    "The largest chunks hold so much that an attempt takes long, and a failure costs all of it.",
+    "The largest chunks take so long that a failure is expensive.",
     remedy="`plan` with a smaller `--chunk-hours`",
 )
 def _large(case: RuleContext) -> Iterator[Match]:
