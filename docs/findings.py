@@ -35,8 +35,8 @@ right to ask, or that the server's version does not support, are listed as skipp
 only for leftovers.
 
 Findings marked ¹ rest on ClickHouse's documentation of `system.replicas`; the tests pass values of these columns to the
-rules. For every other finding the tests create the situation on a real server, see the finding, apply the remedy, and see
-the finding disappear.
+rules. For every other finding the tests create the situation on a real server, see the finding, apply the remedy, and
+see the finding disappear.
 """
 
 
