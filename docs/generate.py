@@ -54,22 +54,33 @@ def _commands() -> str:
     lines = [
         "# Commands\n",
         _MARK,
-        "`clickhouse-backfill COMMAND [flags]`. Exit codes: 0 success, 1 runtime error, 2 configuration or",
-        "usage error, 3 from `verify` when it cannot tell; `check`, `coverage`, `verify` and `doctor` end with 1 when",
-        "the answer is no. With",
-        "`--json` one JSON object goes to stdout and nothing else; messages go to stderr. Nothing prompts.\n",
-        "| command | what it does |\n|---|---|",
+        "Type `clickhouse-backfill COMMAND [flags]`. Exit codes: 0 success, 1 runtime error, 2 configuration or",
+        "usage error, 3 from `verify` for inconclusive. `check`, `coverage`, `verify` and `doctor` end with 1 for a",
+        "negative answer. With `--json`, stdout has one JSON object and nothing else; messages go to stderr. No",
+        "command asks for input.\n",
+        "A plan can be named by its id, by a unique prefix of the id, by `--last`, or by `--target`.\n",
+        "| command | purpose |\n|---|---|",
         *(f"| [`{name}`](#{name}) | {about.help} |" for name, about in flags.COMMANDS.items()),
         "\n## Common flags\n",
-        "Before or after the command. In brackets: the environment variable that says the same.\n",
+        "Allowed before or after the command. Brackets show the equivalent environment variable.\n",
         *_flags(flags.COMMON),
     ]
     for name, about in flags.COMMANDS.items():
         lines.append(f"\n## {name}\n\n{about.help[0].upper()}{about.help[1:]}.\n")
-        lines += _flags(about.flags) if about.flags else ["It has no flags of its own."]
+        lines += _flags(about.flags) if about.flags else ["This command has only the common flags."]
         if about.more:
-            lines.append("\nWith `policy.requireDryRunBeforeRun = false` it takes the flags of `plan`, and plans.")
+            lines.append(
+                "\nWith `policy.requireDryRunBeforeRun = false`, `run` also takes the flags of `plan`, and plans."
+            )
+        lines.append("")
+        if name in _ENDED:
+            lines.append("<!-- ends with 2 -->")
+        lines += ["```bash", *(f"clickhouse-backfill {example}" for example in flags.EXAMPLES[name]), "```"]
     return "\n".join(lines) + "\n"
+
+
+# By the order of the page its plan is completed then.
+_ENDED = ("set-parallel", "pause", "cancel")
 
 
 def _flags(flags: tuple[Any, ...]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 from .. import __version__
 from ..errors import PROGRAM, RequestError
 from .console import print_line
-from .flags import ALL_FLAGS, COMMANDS, COMMON, PLAN_ID, POSITIONAL, Flag
+from .flags import ALL_FLAGS, COMMANDS, COMMON, EXAMPLES, PLAN_ID, POSITIONAL, Flag
 from .suggestions import nearest_command, nearest_flag
 
 
@@ -146,7 +146,8 @@ def build_parser(command: str) -> _Parser:
         exit_on_error=False,
         argument_default=argparse.SUPPRESS,
         usage=f"{PROGRAM} {command} [options]",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=120),
+        epilog="\n".join(["examples:", *(f"  {PROGRAM} {example}" for example in EXAMPLES[command])]),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=120),
     )
     own = parser.add_argument_group("options")
     more = parser.add_argument_group("to plan first, when policy.requireDryRunBeforeRun is false")
