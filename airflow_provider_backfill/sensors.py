@@ -20,35 +20,33 @@ from .triggers import BackfillStatusTrigger, Progress, Watched
 
 class BackfillStatusSensor(BaseSensorOperator):
     """
-    Wait until a backfill is completed: a plan's, or that of a target's window by whatever plans.
+    Wait until a plan is completed, or until any plans have filled a window of a target.
 
-    Fails at once, without retries, when the run has failed or was cancelled, when there is no
-    such plan, or when its files are damaged; with ``soft_fail`` it is skipped instead. A run that
-    is paused, or that nobody works on, is waited for: somebody may resume it. Of a window, a part that
-    nobody has planned is waited for as well, and one whose plans have all failed or been cancelled fails.
+    The sensor fails at once, without retries, if the run failed or was cancelled, if there is no such plan, or if its
+    files are damaged; with ``soft_fail`` the sensor is skipped instead. The sensor keeps waiting for a paused run and
+    for a run without a worker, because a person may resume the run. For a window, the sensor also waits for unplanned
+    parts, and fails when all plans of a part have failed or were cancelled.
 
-    Returns what is in the target now: ``{"target", "from", "to", "rowsWritten", "planIds"}``, and
-    puts it into the events of its ``outlets``, assets or aliases of them. Of a plan that has written no
-    row there is no event, unless asked for.
+    The result is ``{"target", "from", "to", "rowsWritten", "planIds"}``, also in the events of the ``outlets`` (assets
+    or aliases). A plan without rows sends no event, unless *announce_empty* is true.
 
-    Set ``trigger_rule="none_failed"`` where it follows mapped chunk tasks, so that it also tells
-    about a run whose tasks were skipped because it was cancelled.
+    Set ``trigger_rule="none_failed"`` downstream of mapped chunk tasks, so that the sensor also runs after a cancel
+    has skipped the chunks.
 
     Args:
-        plan_id: The plan's id, such as ``plan.output["plan_id"]``; or else name a window:
+        plan_id: The plan's id, such as ``plan.output["plan_id"]``; alternatively pass a window:
         target: Table, ``database.table``.
         window_from: Start of the window, included: ISO text or a datetime; without an offset UTC.
         window_to: End of the window, excluded.
-        fail_if_idle: Fail, too, when the plan is not completed and nobody works on it.
-        announce_empty: Send the asset events also when the plan has written no rows.
-        partition_key_format: Send an event for each partition in the window, with its key: the partition's start in
-            UTC by strftime, such as ``%Y-%m-%d``. Airflow 3.3 and later; the DAG's schedule is
-            ``PartitionedAtRuntime()`` then.
-        deferrable: Wait in the triggerer, where any number of sensors cost one process; Airflow's
+        fail_if_idle: Also fail while the plan is unfinished and has no worker.
+        announce_empty: Send the asset events even if the plan has written no rows.
+        partition_key_format: Send an event for each partition in the window. The key is the partition's start in
+            UTC by strftime, such as ``%Y-%m-%d``. Requires Airflow 3.3 and the schedule ``PartitionedAtRuntime()``.
+        deferrable: Wait in the triggerer, so that any number of sensors use one process; Airflow's
             ``[operators] default_deferrable`` when None.
         state_dir: Folder of plans, runs and events; ``[clickhouse_backfill] state_dir`` when None.
         options: Any other options, as in ``clickhouse-backfill.toml``.
-        poke_interval: Seconds between two looks, or a timedelta.
+        poke_interval: Seconds between two checks, or a timedelta.
     """
 
     template_fields: Sequence[str] = ("plan_id", "target", "window_from", "window_to", "state_dir")

@@ -46,9 +46,9 @@ def backfill_params(
     chunk_hours: float | str = 6,
 ) -> dict[str, Param]:
     """
-    The params of a DAG whose "Trigger" shows a form for a backfill; a field without a default has to be filled in.
+    Return the params of a DAG with a form for a backfill; fields without a default are required.
 
-    A :class:`BackfillTaskGroup` that is given no target takes all four from there.
+    A :class:`BackfillTaskGroup` without a target reads all four values from the params.
 
     Args:
         window_from: Start of the window, included; without an offset UTC.
@@ -92,38 +92,38 @@ def backfill_params(
 
 class BackfillTaskGroup(TaskGroup):
     """
-    Plan a backfill, execute its chunks in mapped tasks, and tell whether all of it is in the target.
+    Plan a backfill, execute its chunks in mapped tasks, and fail unless every row is in the target.
 
-    Its tasks are ``plan``, ``chunks``, ``finished`` and, when asked for, ``approve`` and ``promote``. A chunk that
-    fails stops no other one, and the DAG run is red in the end; so it is when the backfill was cancelled, or when a
-    task was marked a success by hand and its chunks are not done. ``finished`` returns what was published and emits
-    the one asset event for it: of the target's own asset (:func:`.lineage.target_asset`), through the alias
-    ``clickhouse_backfill`` where the target is a template.
+    The tasks are ``plan``, ``chunks`` and ``finished``, and optionally ``approve`` and ``promote``. A failed chunk
+    stops no other chunk. The DAG run ends red if a chunk failed, if the backfill was cancelled, or if a task was
+    marked a success without done chunks. ``finished`` returns the published window and sends one asset event: for
+    the target's own asset (:func:`.lineage.target_asset`), or through the alias ``clickhouse_backfill`` if the target
+    is a template.
 
     Args:
         group_id: Name of the group, and prefix of its tasks.
-        target: Table to fill, ``database.table``. When None, target, window and chunk length come from the DAG's
-            params, see :func:`backfill_params`.
+        target: Table to fill, ``database.table``. When None, the DAG's params give target, window and chunk length;
+            see :func:`backfill_params`.
         window_from: Start of the window, included: ISO text or a datetime; without an offset UTC.
         window_to: End of the window, excluded.
         chunk_hours: Length of a chunk, as :class:`BackfillPlanOperator` takes it.
-        max_parallel_chunks: Mapped tasks that run at once; the option ``defaults.maxParallelChunks`` when None.
+        max_parallel_chunks: Maximum number of parallel mapped tasks; option ``defaults.maxParallelChunks`` when None.
         deferrable: Execute the chunks in the triggerer; Airflow's ``[operators] default_deferrable`` when None.
-        approve: Ask a person between plan and chunks, who sees the plan's summary under "Required actions": True, or
+        approve: Let a person approve the plan's summary under "Required actions" before the chunks run: True, or
             arguments of Airflow's ``ApprovalOperator``, such as ``assigned_users`` or ``response_timeout``. A No
-            skips the rest, leaves the DAG run green, and waives the plan. Airflow 3.1 and later.
+            skips the rest, leaves the DAG run green, and waives the plan. Requires Airflow 3.1.
         partition_key_format: Send an asset event for each partition in the window, see
-            :class:`BackfillStatusSensor`; for a target that is no template.
-        promote: What is to follow once everything is in the target: SQL for the same connection (several
-            statements with ``;`` between), or a function that gets what ``finished`` returned. A clear repeats
-            it, so it should bear that: ``REPLACE PARTITION`` does, ``EXCHANGE TABLES`` would change back.
+            :class:`BackfillStatusSensor`; not for a templated target.
+        promote: Last step, after all rows are in the target: SQL for the same connection (statements separated by
+            ``;``), or a function of the result of ``finished``. A clear repeats the step, so repeating must be safe:
+            ``REPLACE PARTITION`` is safe, ``EXCHANGE TABLES`` would change back.
         chunks: Further arguments of :class:`BackfillChunkOperator`, such as ``pool`` or ``replay_done``.
         sensor: Further arguments of :class:`BackfillStatusSensor`, such as ``outlets``.
         clickhouse_conn_id: Connection of the official ClickHouse provider.
         state_dir: Folder of plans, runs and events; ``[clickhouse_backfill] state_dir`` when None.
         options: Any other options, as in ``clickhouse-backfill.toml``.
-        default_args: Arguments that all tasks of the group have, such as ``retries``.
-        tooltip: Airflow's, on the group.
+        default_args: Arguments of all tasks in the group, such as ``retries``.
+        tooltip: Tooltip of the group in Airflow.
         plan: Further arguments of :class:`BackfillPlanOperator`.
     """
 
@@ -264,7 +264,7 @@ _PLAN_ARGUMENTS = frozenset(signature(BackfillPlanOperator.__init__).parameters)
 
 def clickhouse_backfill(python_callable: Callable[..., Any] | None = None, **group: Any) -> Any:
     """
-    Make a function the planner of a :class:`BackfillTaskGroup`; also as ``@task.clickhouse_backfill``.
+    Turn a function into the planner of a :class:`BackfillTaskGroup`; also as ``@task.clickhouse_backfill``.
 
     The function runs in the plan task, gets its arguments and Airflow's context as every ``@task`` does, and
     returns arguments of :class:`BackfillPlanOperator`. Calling it in a DAG returns the group, named like the function.

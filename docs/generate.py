@@ -26,11 +26,11 @@ from airflow_provider_backfill.options import describe_options
 from airflow_provider_backfill.state.log_lines import LogOpened
 
 from . import findings
+from .reference_texts import DAGS, KEYS
 
 REFERENCE = Path(__file__).parent / "reference"
 _PACKAGE = Path(airflow_provider_backfill.__file__).parent
 _MARK = "<!-- Written by `python -m docs.generate` from the code; do not edit. -->\n"
-_FRAGMENT = "<!-- not run: a fragment; the other pages run whole DAGs -->\n"
 # What a DAG may import, in the order of the page.
 _SKINS = ("operators", "sensors", "task_group")
 
@@ -97,22 +97,23 @@ def _options() -> str:
         # Its tables need the whole width.
         "---\nhide:\n  - toc\n---\n\n# Options\n",
         _MARK,
-        "From the strongest to the weakest: a flag or an operator's argument, the environment,",
-        "`clickhouse-backfill.toml` or `[tool.clickhouse-backfill]` of `pyproject.toml` in the working",
-        "directory (or `--config FILE`), Airflow's section `[clickhouse_backfill]`. They are merged option by",
-        "option. An unknown name and a bad value end with exit code 2, and the message names the option, the",
-        "value, where it came from, and what is allowed.\n",
+        "Precedence, highest first: a flag or an operator's argument, the environment, `clickhouse-backfill.toml` or",
+        "`[tool.clickhouse-backfill]` of `pyproject.toml` in the working directory (or `--config FILE`),",
+        "Airflow's section",
+        "`[clickhouse_backfill]`. Options are merged one by one. An unknown name or a bad value ends with exit",
+        "code 2, and",
+        "the message names the option, the value, its origin and the allowed values.\n",
         "| option | allowed | default | meaning |\n|---|---|---|---|",
     ]
     for info in describe_options():
         default = f"`{info.default_text}`" if info.default_text else "none"
         lines.append(f"| `{info.name}` | {info.type_text} | {default} | {_cell(info.help)} |")
     lines += [
-        "\nIn Airflow `stateDir` is `{AIRFLOW_HOME}/clickhouse-backfill` when nothing else is said.\n",
-        "The same names as an environment variable and in `airflow.cfg`:\n",
+        "\nIn Airflow the default of `stateDir` is `{AIRFLOW_HOME}/clickhouse-backfill`.\n",
+        "Names as an environment variable and in `airflow.cfg`:\n",
         f"| option | environment | `[{model_section()}]` |\n|---|---|---|",
         *(f"| `{info.name}` | `{info.env}` | `{info.key}` |" for info in describe_options()),
-        "\nA file with every default. Names may be spelled `chunkHours` or `chunk_hours`:\n",
+        "\nA file with every default; `chunk_hours` is accepted for `chunkHours`, and so on:\n",
         '```toml title="clickhouse-backfill.toml"',
         *_example(),
         "```",
@@ -146,9 +147,8 @@ def _operators() -> str:
     lines = [
         "# Operators and sensors\n",
         _MARK,
-        "What a DAG may import, and what keeps its name and its arguments between releases: a change of",
-        "either is in the changelog. Other modules may change at any time. Each class takes the arguments of",
-        "Airflow's base class as well.",
+        "These classes and functions are the public interface for DAGs. A change of a name or an argument is in the",
+        "changelog; other modules may change at any time. Each class also takes the arguments of Airflow's base class.",
     ]
     for module in _SKINS:
         paths = [_PACKAGE / f"{module}.py", *(_PACKAGE / module / f"{name}.py" for name in ("plan", "chunk"))]
@@ -166,6 +166,7 @@ def _class(module: str, node: ast.ClassDef) -> Iterator[str]:
     explained = dict(_arguments(arguments))
     yield f"\n## {node.name}\n\n`from {_PACKAGE.name}.{module} import {node.name}`\n"
     yield _prose(about.strip())
+    yield from _dag(node.name)
     signature = _signature(node, "__init__")
     partial = _signature(node, "partial")
     for method in node.body:
@@ -183,10 +184,18 @@ def _class(module: str, node: ast.ClassDef) -> Iterator[str]:
             yield "\nᵗ Templated."
 
 
+def _dag(name: str) -> Iterator[str]:
+    if name == "BackfillChunkOperator":
+        yield "\nSee the DAG of [BackfillPlanOperator](#backfillplanoperator)."
+    if name in DAGS:
+        yield f"\n```python{DAGS[name]}```"
+
+
 def _function(module: str, node: ast.FunctionDef) -> Iterator[str]:
     about, _, arguments = inspect.cleandoc(ast.get_docstring(node) or "").partition("\nArgs:\n")
     yield f"\n## {node.name}\n\n`from {_PACKAGE.name}.{module} import {node.name}`\n"
     yield _prose(about.strip())
+    yield from _dag(node.name)
     if arguments:
         yield "\n| argument | meaning |\n|---|---|"
         yield from (f"| `{name}` | {_cell(_code(meaning))} |" for name, meaning in _arguments(arguments))
@@ -217,9 +226,8 @@ def _arguments(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _prose(text: str) -> str:
-    """A docstring as Markdown: its code blocks fenced, its names in code."""
-    text = re.sub(r"::\n\n((?:    .*\n?)+)", lambda m: f"\n{_FRAGMENT}```python\n{inspect.cleandoc(m[1])}\n```\n", text)
-    return "\n".join(line if line.startswith(("```", "    ")) else _code(line) for line in text.splitlines())
+    """Return a docstring as Markdown, with names in code."""
+    return "\n".join(_code(line) for line in text.splitlines())
 
 
 def _code(text: str) -> str:
@@ -235,11 +243,9 @@ def _events() -> str:
     lines = [
         "# Events\n",
         _MARK,
-        "One line of JSON per event, in `events/<planId>.ndjson`, appended and never changed. The log is the",
-        "truth: where a run stands is what replaying it gives. The first line is `LogOpened`. `by` is the",
-        "worker that wrote the event (`host:pid:start:nonce`), or the user for a command. Instants are UTC",
-        "with three digits. `content` is what rows amount to: how many, and `sum(cityHash64(tuple(…)))` over",
-        "the plan's `summedColumns`, or all that are filled where it has none.\n",
+        "One line of JSON per event, in `events/<planId>.ndjson`, appended and never changed. The log is the truth:",
+        "replaying the log gives the state of the run. The first line is `LogOpened`. Instants are UTC with",
+        "three digits.\n",
         *_model("LogOpened", LogOpened),
     ]
     union = get_args(get_args(events.Event)[0])
@@ -252,24 +258,25 @@ def _files() -> str:
     lines = [
         "# Files\n",
         _MARK,
-        "Everything is below one state folder: `--state-dir`, `CLICKHOUSE_BACKFILL_STATE_DIR`, or the option",
-        "`stateDir`. No password and no connection string with one is in it, unless your `SELECT` has one.\n",
-        "| file | what it is |\n|---|---|",
+        "All files are in one state folder: `--state-dir`, `CLICKHOUSE_BACKFILL_STATE_DIR`, or the option",
+        "`stateDir`. State",
+        "files contain no password and no connection string with a password, unless your `SELECT` contains one.\n",
+        "| file | content |\n|---|---|",
         "| `plans/<planId>.json` | the plan: written once, never changed; its last key is a checksum of the rest |",
         "| `events/<planId>.ndjson` | the [event log](events.md): appended, durable before an event is acknowledged |",
-        "| `runs/<planId>.json` | a checkpoint of the log's replay; it may lag, and may be deleted: it is made again |",
-        "| `locks/` | locks of writers; nothing in them needs to be kept |\n",
-        "In an object store the log is a folder of numbered objects, one event each, and",
-        "`events/<planId>.ndjson` is a copy for people to read. `plan --force` and `repair` keep the older",
-        "file beside the new one, its name followed by a time. A file with a `format` higher than this",
-        "version knows is refused with the advice to upgrade.\n",
+        "| `runs/<planId>.json` | a checkpoint of the replay; may lag behind the log, and may be deleted |",
+        "| `locks/` | locks of writers; may be deleted while nothing runs |\n",
+        "In an object store the log is a folder of numbered objects, one event each, and `events/<planId>.ndjson` is a",
+        "copy for people. `plan --force` and `repair` keep an older file under its name followed by a time. A",
+        "file with a",
+        "higher `format` is refused with the advice to upgrade.\n",
         *_model("A plan", plan.Plan),
         *_model("Statement", plan.Statement),
         *_model("TargetTime", plan.TargetTime),
         "\n## A plan's id\n",
-        '`sha256("<target>|<from>|<to>|<chunkLength>|<timeColumn>")`, the first 16 hex digits, so that the',
-        "same arguments give the same plan on every machine. Chunks follow from the window and",
-        "`chunkLength`, or from `bounds`; see [chunks](chunks.md).",
+        '`sha256("<target>|<from>|<to>|<chunkLength>|<timeColumn>")`, the first 16 hex digits, so that the same',
+        "arguments give the same plan on every machine. Chunks follow from the window and `chunkLength`, or from",
+        "`bounds`; see [chunks](chunks.md).",
     ]
     return "\n".join(lines) + "\n"
 
@@ -282,13 +289,13 @@ def _model(title: str, kind: type[BaseModel]) -> Iterator[str]:
     yield f"\n## {title}\n\n{_code(about.strip())}\n"
     if after.strip():
         yield f"{_code(after.strip())}\n"
-    yield "| key | type | meaning |\n|---|---|---|" if explained else "| key | type |\n|---|---|"
+    yield "| key | type | meaning |\n|---|---|---|"
     schema = kind.model_json_schema(by_alias=True, mode="serialization")
     for name, field in kind.model_fields.items():
         key = field.alias or field.serialization_alias or name
         shown = schema["properties"].get(key) or schema["properties"][name]
-        row = f"| `{key}` | {_type(shown)} |"
-        yield f"{row} {_cell(_code(explained.get(name, '')))} |" if explained else row
+        meaning = _code(explained.get(name, "")) or KEYS[key]
+        yield f"| `{key}` | {_type(shown)} | {_cell(meaning)} |"
 
 
 def _type(shown: dict[str, Any]) -> str:

@@ -38,37 +38,34 @@ _CHUNK_FLAGS = ("replay_done", "clear_window", *_FORCED)
 
 class BackfillChunkOperator(BaseOperator):
     """
-    Execute the chunks of a plan that lie in a window; mapped over what the plan operator returns.
+    Execute the chunks of one item of the plan operator's result.
 
-    ::
+    A task executes one chunk at a time, each with its own checkpoint. Outcomes:
 
-        BackfillChunkOperator.partial(task_id="chunks", max_parallel_chunks=2).expand(chunks=plan.output)
+    - success: all chunks of the window are done, now or before;
+    - failed, without Airflow's ``retries``: a chunk failed permanently, and the other chunks have ended;
+    - skipped: the run was cancelled;
+    - failed, with Airflow's ``retries``: ClickHouse or the state folder could not be reached.
 
-    One chunk at a time within a task, each with a checkpoint of its own. Outcomes:
+    When the task is killed or times out, its query is killed, its chunks are released, and a retry continues.
 
-    - all chunks of the window are done: success, also when they were done before;
-    - a chunk failed for good: failed, without Airflow's ``retries``, once the others have ended;
-    - the run was cancelled: skipped;
-    - the task was killed or timed out: its query is killed, its chunks are given back, and a retry goes on;
-    - ClickHouse or the state folder could not be reached: Airflow's ``retries`` apply.
-
-    A clear, and a new DAG run, gives failed chunks a fresh budget of attempts, and executes done
-    ones again only if *replay_done* says so; an automatic retry does neither.
+    A clear and a new DAG run give failed chunks a new budget of attempts, and execute done chunks again only with
+    *replay_done*. An automatic retry does neither.
 
     Args:
         chunks: One item of the plan operator's result.
-        replay_done: Execute done chunks again, once per clear or DAG run.
+        replay_done: Execute done chunks again, one time per clear or DAG run.
         clear_window: With *replay_done*, delete a chunk's window from the target first; needed unless the
             plan's write mode is ``replace``.
-        force_overlap: Run beside another run over the same rows.
-        force_compatibility: Run the plan as it was made, though options have changed since.
-        force_environment: Run on another ClickHouse than the plan was made on.
-        deferrable: Execute the chunks in the triggerer, so that a task holds no worker slot meanwhile; Airflow's
+        force_overlap: Run in parallel to another run over the same rows.
+        force_compatibility: Run although the view, the target's columns or an option changed since planning.
+        force_environment: Run on another ClickHouse than the one of the plan.
+        deferrable: Execute the chunks in the triggerer, so that a task holds no worker slot; Airflow's
             ``[operators] default_deferrable`` when None. ``execution_timeout`` then counts from the deferral.
         clickhouse_conn_id: Connection of the official ClickHouse provider.
         state_dir: Folder of plans, runs and events; ``[clickhouse_backfill] state_dir`` when None.
         options: Any other options, as in ``clickhouse-backfill.toml``.
-        map_index_template: What Airflow shows for a mapped task; its window and progress by default.
+        map_index_template: Label of a mapped task in Airflow; window and progress by default.
     """
 
     template_fields: Sequence[str] = (
@@ -130,9 +127,9 @@ class BackfillChunkOperator(BaseOperator):
         Prepare the mapping, as for any operator.
 
         Args:
-            max_parallel_chunks: Mapped tasks of a DAG run that run at once; the option
+            max_parallel_chunks: Maximum number of parallel mapped tasks in a DAG run; the option
                 ``defaults.maxParallelChunks`` when None. With 1, Airflow's scheduler starts one task per
-                loop, which costs seconds per task. ``max_active_tis_per_dagrun`` is the same and wins.
+                loop, which costs seconds per task. ``max_active_tis_per_dagrun`` takes precedence.
         """
         with operator_words():
             options = kwargs.get("options")

@@ -59,17 +59,15 @@ _PLAN_FLAGS = (
 
 class BackfillPlanOperator(BaseOperator):
     """
-    Make an immutable plan, or find the one made before, and return what to map the chunk operator over.
+    Create an immutable plan, or reuse an identical plan, and return the list of chunks for ``.expand()``.
 
-    The result is a list of ``{"planId", "from", "to", "chunkCount"}``: one item per chunk while there are few (24)
-    or each has seconds of work, else consecutive chunks in evenly sized batches, and never more than
-    *max_mapped_tasks* items. The XCom ``plan_id``
-    has the plan's id, and ``summary`` what a person needs to know of it, as Markdown. Nothing is written to
-    ClickHouse.
+    The result is a list of ``{"planId", "from", "to", "chunkCount"}``: one item per chunk for up to 24 chunks or
+    chunks with seconds of work, otherwise consecutive chunks in even batches, and at most *max_mapped_tasks*
+    items. The XCom ``plan_id`` has the plan id, and ``summary`` a summary for people, as Markdown. The operator
+    writes nothing to ClickHouse.
 
-    Bad literal values fail when the DAG is parsed; bad rendered ones fail the task, without a
-    retry and before anything is written. A templated value that renders to nothing (or ``None``,
-    as an empty field of a form does) is not given.
+    Bad literal values fail the import of the DAG. Bad rendered values fail the task, without a retry and before
+    anything is written. A template that renders to nothing or ``None`` is treated as an omitted argument.
 
     Args:
         target: Table to fill, ``database.table``.
@@ -79,28 +77,28 @@ class BackfillPlanOperator(BaseOperator):
             ``partition``, or ``auto``; the option ``defaults.chunkHours`` when None.
         chunk_by: Instead of *chunk_hours*: ``month``, ``week``, ``day`` or ``hour`` of the calendar, or ``partition``.
         chunk_zone: With *chunk_by*, the time zone of the calendar; UTC when None.
-        max_chunk_rows: Cut chunks that read more rows of the source than this, and join those that read less.
+        max_chunk_rows: Split chunks with more source rows, join chunks with fewer.
         max_chunk_bytes: The same by uncompressed bytes of the source.
-        time_column: Column that the window applies to; found when None.
-        time_unit: ``s``, ``ms``, ``us`` or ``ns`` when that column is an integer epoch.
+        time_column: Column of the window; detected when None.
+        time_unit: ``s``, ``ms``, ``us`` or ``ns`` when the time column is an integer epoch.
         source: Copy this table; with neither *source* nor *select* the target's views are replayed.
         select: Insert the rows of this SELECT; text, or the path of a ``.sql`` template.
-        params_format: By the name of a parameter of *select* (``{day:String}``), the format of strftime that makes
-            it the chunk's start: ``{"day": "%Y-%m-%d"}``.
+        params_format: For each parameter of *select* (``{day:String}``), the strftime format of the chunk's start:
+            ``{"day": "%Y-%m-%d"}``.
         settings: ClickHouse settings for the statements that read the source and fill: ``{"max_threads": 4}``.
-        filter_table: Table of the SELECT that the window applies to, ``database.table`` or
+        filter_table: Table of the SELECT to filter by the window, ``database.table`` or
             ``database.table=column``; several in a list.
-        whole_table: Table that every chunk reads whole; several in a list.
-        write_mode: ``stage``, ``replace`` or ``insert``; what fits the target when None.
+        whole_table: Table of the SELECT to read whole in every chunk; several in a list.
+        write_mode: ``stage``, ``replace`` or ``insert``; chosen by the target when None.
         accept_at_least_once: Accept a mode that may write rows twice.
-        keep_outside: In ``replace``, keep rows outside the window in partitions it covers in part.
-        backup: In ``replace``, keep what is overwritten in a table of its own.
-        accept_partial_groups: Why parts of groups that chunks cut are fine; refused when empty.
-        trial: Try on a few chunks whether they add up.
-        allow_existing_rows: Add to the rows that the target already holds in the window.
-        force_large_window: Go over ``limits.maxWindowHours``.
-        force: Plan anew where a plan of this id exists; its files are kept beside.
-        max_mapped_tasks: Most mapped tasks; never more than Airflow's ``core.max_map_length``.
+        keep_outside: In ``replace``, keep rows outside the window in partly covered partitions.
+        backup: In ``replace``, keep the old rows in a backup table.
+        accept_partial_groups: Reason to accept that chunks cut groups of the SELECT; refused when empty.
+        trial: Try a few chunks to see whether the chunks add up.
+        allow_existing_rows: Add to existing rows of the target in the window.
+        force_large_window: Allow a window longer than ``limits.maxWindowHours``.
+        force: Replace an existing plan with this id; its files are kept under another name.
+        max_mapped_tasks: Maximum number of mapped tasks; never more than Airflow's ``core.max_map_length``.
         clickhouse_conn_id: Connection of the official ClickHouse provider.
         state_dir: Folder of plans, runs and events; ``[clickhouse_backfill] state_dir`` when None.
         options: Any other options, as in ``clickhouse-backfill.toml``: ``{"limits": {"maxWindowHours": 9000}}``.

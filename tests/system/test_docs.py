@@ -22,7 +22,7 @@ from tests.server import ClickHouseServer
 NAMES = [name for page in PAGES if not (name := str(page.relative_to(ROOT))).startswith("docs/tutorial/")]
 RUN = {"bash", "sql", "python"}
 # Blocks that cannot be run here; the page says why beside each.
-MOST_NOT_RUN = 17
+MOST_NOT_RUN = 16
 
 
 @pytest.fixture(scope="module")
