@@ -1,5 +1,5 @@
 # The README's two commands. They need Python 3.11 and make: uv and npm are fetched where they are missing.
-.PHONY: help demo test
+.PHONY: help demo test lint-page
 .DEFAULT_GOAL := help
 UV := $(shell command -v uv || echo $(CURDIR)/.tools/bin/uv)
 # The tests fetch their ClickHouse with npm.
@@ -10,6 +10,7 @@ NO_PAGE := $(if $(wildcard /usr/bin/chromium),,--ignore=tests/airflow/test_web.p
 help:
 	@echo 'make demo   run the main job on real data, in an Airflow of its own, with a proof at its end; ARGS=--stay shows its page'
 	@echo 'make test   run the tests; PYTEST=... adds arguments, such as PYTEST=tests/unit'
+	@echo 'make lint-page   look over the script of the page; needs npm'
 
 demo: | $(UV)
 	$(UV) run --frozen --no-dev --group demo dags/main_job.py $(ARGS)
@@ -17,6 +18,11 @@ demo: | $(UV)
 test: | $(UV)
 	@$(if $(NO_PAGE),echo 'There is no /usr/bin/chromium: the tests of the page are left out.')
 	$(UV) run --frozen --all-extras $(NPM) pytest $(NO_PAGE) $(PYTEST)
+
+# What package-lock.json names, by its hashes; nothing of it runs when it is installed.
+lint-page:
+	@npm ci --ignore-scripts --no-audit --no-fund --silent
+	@npm run --silent lint
 
 # In a folder of its own: the machine's Python stays as it was.
 $(CURDIR)/.tools/bin/uv:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -35,6 +36,17 @@ def test_images_are_pinned_by_version() -> None:
 def test_the_lock_is_audited() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     assert any("pip-audit" in step.get("run", "") for step in workflow["jobs"]["audit"]["steps"])
+
+
+def test_the_linter_of_the_page_is_pinned_by_hash() -> None:
+    """And installed without running anything of it."""
+    wanted = json.loads((ROOT / "package.json").read_text())["devDependencies"]
+    locked = json.loads((ROOT / "package-lock.json").read_text())["packages"]
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in wanted.values())
+    assert locked.pop("")["devDependencies"] == wanted
+    assert len(locked) > 1
+    assert all(package["integrity"].startswith("sha512-") for package in locked.values())
+    assert "npm ci --ignore-scripts" in (ROOT / "Makefile").read_text()
 
 
 def test_npm_is_asked_in_one_place_only() -> None:

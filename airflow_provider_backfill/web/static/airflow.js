@@ -49,3 +49,6 @@ export async function clearTasks(dag, run, tasks, dryRun) {
   });
   return found.task_instances;
 }
+
+// The DAG runs with failed chunks whose tasks this user may clear.
+export const clearable = (airflow) => airflow.runs.filter((run) => run.mayClear && run.failedTasks.length);

@@ -132,3 +132,8 @@ export function airflowLink(path, ...children) {
   });
   return link;
 }
+
+// SQL that is shown when somebody asks for it.
+export function details(title, text) {
+  return h("details", { class: "sql" }, h("summary", {}, title), copyable(text, "the SQL"));
+}

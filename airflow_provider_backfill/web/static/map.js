@@ -4,7 +4,8 @@
 // in milliseconds since 1970; see ChunkIndex.map in views/chunk_map.py. Drawn on a canvas; for keyboards and
 // screen readers the whole is one slider through time, whose value is the cell in words.
 
-import { h, svg, icon } from "./dom.js";
+import { h, icon } from "./dom.js";
+import { legend, paint } from "./map_paint.js";
 import { MONTHS, clock, compact, day, duration, number, plural, span } from "./format.js";
 
 const HOUR = 3_600_000;
@@ -28,7 +29,8 @@ export function words(cell) {
   } else {
     const parts = [[done, "done"], [running, "running"], [failed, "failed"]];
     const rest = chunks - done - running - failed;
-    lines.push(`${plural(chunks, "chunk")}: ` + [...parts, [rest, "pending"]].filter(([count]) => count).map(([count, name]) => `${number(count)} ${name}`).join(", "));
+    const counts = [...parts, [rest, "pending"]].filter(([count]) => count).map(([count, name]) => `${number(count)} ${name}`);
+    lines.push(`${plural(chunks, "chunk")}: ${counts.join(", ")}`);
     if (split) lines.push(`${number(split)} of them split`);
     if (rows) lines.push(`${compact(rows)} rows, ${duration(seconds / Math.max(done, 1))} a chunk`);
   }
@@ -128,7 +130,8 @@ export class ChunkMap {
   draw() {
     const width = this.field.clientWidth;
     if (!this.map || !width) return;
-    const plan = (this.plan = layout(this.map, width));
+    const plan = layout(this.map, width);
+    this.plan = plan;
     const height = TOP + plan.rows * plan.h + 6;
     const scale = window.devicePixelRatio || 1;
     this.canvas.width = width * scale;
@@ -140,7 +143,9 @@ export class ChunkMap {
     this.colour = (name) => style.getPropertyValue(`--${name}`).trim();
     pen.font = `11px ${style.fontFamily}`;
     this.drawLabels(pen);
-    this.map.cells.forEach((cell, index) => this.drawCell(pen, cell, index));
+    this.map.cells.forEach((cell, index) => {
+      this.drawCell(pen, cell, index);
+    });
     this.drawBorders(pen);
     if (this.anchor !== null) this.drawSelection(pen);
     if (this.field.matches(":focus-visible") || this.hovered) this.ring(pen, this.cursor);
@@ -159,7 +164,9 @@ export class ChunkMap {
     const gap = Math.min(w, height) >= 12 ? 2 : 1;
     if (cell[10]?.length) {
       const part = (w - gap) / cell[10].length;
-      cell[10].forEach((one, number) => paint(pen, this.colour, x + number * part, y, part - 1, height - gap, { [one[3]]: 1 }, 1));
+      cell[10].forEach((one, number) => {
+        paint(pen, this.colour, x + number * part, y, part - 1, height - gap, { [one[3]]: 1 }, 1);
+      });
       return;
     }
     const shares = { done: cell[3], running: cell[4], failed: cell[5] };
@@ -309,8 +316,15 @@ export class ChunkMap {
       if (pressed === null) this.point(null);
       this.draw();
     });
-    field.addEventListener("focus", () => (this.draw(), field.matches(":focus-visible") && this.point(this.cursor)));
-    field.addEventListener("blur", () => ((this.anchor = null), this.point(null), this.draw()));
+    field.addEventListener("focus", () => {
+      this.draw();
+      if (field.matches(":focus-visible")) this.point(this.cursor);
+    });
+    field.addEventListener("blur", () => {
+      this.anchor = null;
+      this.point(null);
+      this.draw();
+    });
     field.addEventListener("keydown", (event) => this.key(event));
   }
 
@@ -376,73 +390,4 @@ export class ChunkMap {
     this.tip.style.left = `${Math.max(0, Math.min(room, x - this.tip.offsetWidth / 2))}px`;
     this.tip.style.top = `${y + this.plan.h + 8}px`;
   }
-}
-
-// One cell: filled from below by what is done, with a shape for everything that is not plain.
-function paint(pen, colour, x, y, w, height, shares, total) {
-  const radius = Math.min(3, w / 4, height / 4);
-  const box = (top, tall, fill) => {
-    pen.fillStyle = fill;
-    pen.beginPath();
-    pen.roundRect(x, y + top, w, tall, radius);
-    pen.fill();
-  };
-  const { done = 0, running = 0, failed = 0 } = shares;
-  box(0, height, colour("map-pending"));
-  if (done) {
-    const tall = done === total ? height : Math.max(1.5, (height * done) / total);
-    box(height - tall, tall, colour("map-done"));
-  } else if (!running && !failed && w > 6 && height > 6) {
-    pen.strokeStyle = colour("map-edge");
-    pen.lineWidth = 1;
-    pen.beginPath();
-    pen.roundRect(x + 0.5, y + 0.5, w - 1, height - 1, radius);
-    pen.stroke();
-  }
-  if (running) {
-    box(0, height, colour("map-running"));
-    pen.save();
-    pen.beginPath();
-    pen.roundRect(x, y, w, height, radius);
-    pen.clip();
-    for (let offset = -height; offset < w; offset += 6) line(pen, colour("map-stripe"), x + offset, y + height, x + offset + height, y, 2);
-    pen.restore();
-  }
-  if (failed) {
-    // Among many chunks a cap is enough: the rest of the cell still says how far they are.
-    const tall = Math.min(height, Math.max(height * 0.5, (height * failed) / total, Math.min(w, height)));
-    box(0, tall, colour("map-failed"));
-    const size = Math.min(w, tall) * 0.26;
-    if (size > 1) {
-      const [cx, cy] = [x + w / 2, y + tall / 2];
-      line(pen, colour("map-mark"), cx - size, cy - size, cx + size, cy + size, Math.max(1, size / 2.4));
-      line(pen, colour("map-mark"), cx - size, cy + size, cx + size, cy - size, Math.max(1, size / 2.4));
-    }
-  }
-}
-
-function line(pen, colour, x1, y1, x2, y2, width = 1.5) {
-  pen.strokeStyle = colour;
-  pen.lineWidth = width;
-  pen.lineCap = "round";
-  pen.beginPath();
-  pen.moveTo(x1, y1);
-  pen.lineTo(x2, y2);
-  pen.stroke();
-}
-
-function legend() {
-  const key = (name, text, ...marks) =>
-    h("li", {}, svg("svg", { viewBox: "0 0 14 14", class: `key ${name}`, "aria-hidden": "true" }, svg("rect", { x: "0.5", y: "0.5", width: "13", height: "13", rx: "3" }), ...marks), text);
-  const path = (d) => svg("path", { d });
-  return h(
-    "ul",
-    { class: "legend", "aria-label": "What the cells mean" },
-    key("done", "done"),
-    key("partly", "partly done", svg("rect", { x: "0.5", y: "6.5", width: "13", height: "7", rx: "3" })),
-    key("running", "running", path("M1 13L13 1M-3 9L9 -3M5 17L17 5")),
-    key("failed", "failed", path("M4.5 4.5l5 5M9.5 4.5l-5 5")),
-    key("pending", "pending"),
-    key("split", "split into parts", path("M7 0v14")),
-  );
 }

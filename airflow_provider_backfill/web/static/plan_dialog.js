@@ -1,0 +1,113 @@
+// The dialog that asks before a plan is cancelled, resumed, retried or waived.
+
+import { clearTasks, clearable } from "./airflow.js";
+import { ask } from "./api.js";
+import { h, patch } from "./dom.js";
+import { plural } from "./format.js";
+import { problem } from "./list.js";
+
+// Asks before it acts; done is called when that has succeeded.
+export function confirmAction(verb, opener, { current, api, done }) {
+  const { plan } = current();
+  const claims = plan.chunkCounts.running;
+  const texts = {
+    cancel: {
+      title: `Cancel the backfill of ${plan.target}?`,
+      text: `No chunk is begun any more. ${claims ? `${plural(claims, "chunk")} that run${claims === 1 ? "s" : ""} now ${claims === 1 ? "is" : "are"} given back and ${claims === 1 ? "its query" : "their queries"} killed within two seconds. ` : ""}What is done stays in the target. Airflow's tasks of this plan are skipped.`,
+      yes: "Cancel the backfill",
+      no: "Leave it running",
+      kind: "danger",
+      reason: true,
+    },
+    resume: {
+      title: `Let the backfill of ${plan.target} go on?`,
+      text: `This lifts the ${plan.status === "paused" ? "pause" : "cancel"}, and clears these tasks in Airflow, which go on with what is not done:`,
+      tasks: async (dryRun) => {
+        const [last] = current().airflow.runs;
+        const all = await clearTasks(last.dagId, last.runId, last.taskIds, true);
+        const left = all.filter((task) => task.state !== "success");
+        if (dryRun) return left;
+        await ask(`${api}/resume`, {});
+        const names = left.filter((task) => last.taskIds.includes(task.task_id)).map(nameOf);
+        return names.length ? clearTasks(last.dagId, last.runId, names, false) : [];
+      },
+      yes: "Resume",
+      no: "Leave it as it is",
+      kind: "primary",
+    },
+    retry: {
+      title: `Retry the failed chunks of ${plan.target}?`,
+      text: "Each gets a fresh set of attempts; what is done is not touched. These tasks are cleared in Airflow:",
+      tasks: async (dryRun) => {
+        const runs = clearable(current().airflow);
+        const names = (run) => run.failedTasks.map((task) => nameOf({ task_id: task.taskId, map_index: task.mapIndex }));
+        return (await Promise.all(runs.map((run) => clearTasks(run.dagId, run.runId, names(run), dryRun)))).flat();
+      },
+      yes: "Retry",
+      no: "Leave them as they are",
+      kind: "primary",
+    },
+    waive: {
+      title: `Waive the backfill of ${plan.target}?`,
+      text: "It need not be finished: check still shows it and no longer fails because of it. Nothing that runs is stopped. The waiver ends when somebody runs or resumes the plan.",
+      yes: "Waive",
+      no: "Leave it as it is",
+      kind: "primary",
+      reason: true,
+      needed: true,
+    },
+  }[verb];
+  const said = h("div", { role: "alert" });
+  const listed = texts.tasks ? h("ul", { class: "tasks", tabindex: "0", "aria-label": "Tasks that are cleared" }, h("li", { class: "second" }, "Asking Airflow …")) : null;
+  const reason = texts.reason ? h("textarea", { id: "reason", rows: "2", maxlength: "500" }) : null;
+  const yes = h("button", { type: "button", class: texts.kind }, texts.yes);
+  const no = h("button", { type: "button", class: "quiet" }, texts.no);
+  const dialog = h(
+    "dialog",
+    { "aria-labelledby": "dialog-title", "aria-describedby": "dialog-text" },
+    h("h2", { id: "dialog-title" }, texts.title),
+    h("p", { id: "dialog-text" }, texts.text),
+    listed,
+    reason ? [h("label", { for: "reason" }, texts.needed ? "Why (for the event log)" : "Why (for the event log, optional)"), reason] : null,
+    said,
+    h("div", { class: "buttons" }, no, yes),
+  );
+  no.addEventListener("click", () => dialog.close());
+  yes.addEventListener("click", async () => {
+    yes.disabled = true;
+    try {
+      if (texts.tasks) await texts.tasks(false);
+      else await ask(`${api}/${verb}`, reason ? { reason: reason.value } : {});
+      dialog.close();
+      done();
+    } catch (error) {
+      yes.disabled = false;
+      patch(said, problem(error));
+    }
+  });
+  dialog.addEventListener("close", () => {
+    dialog.remove();
+    if (opener.isConnected) opener.focus();
+  });
+  document.body.append(dialog);
+  dialog.showModal();
+  if (texts.tasks) preview(texts, listed, said, yes);
+}
+
+// Which tasks it would be, as Airflow itself says; with that it also says whether this user may clear them.
+async function preview(texts, listed, said, yes) {
+  yes.disabled = true;
+  try {
+    const tasks = (await texts.tasks(true)).sort((one, other) => one.task_id.localeCompare(other.task_id) || one.map_index - other.map_index);
+    const line = (task) => h("li", {}, h("code", {}, task.map_index >= 0 ? `${task.task_id}[${task.map_index}]` : task.task_id), h("span", { class: "second" }, [task.rendered_map_index, task.state].filter(Boolean).join(" · ")));
+    patch(listed, tasks.length ? tasks.map(line) : h("li", { class: "second" }, "Airflow finds no task to clear: the DAG run may be gone. Trigger the DAG again; what is done stays done."));
+    yes.textContent = tasks.length ? `Clear ${plural(tasks.length, "task")}` : yes.textContent;
+    yes.disabled = !tasks.length;
+  } catch (error) {
+    listed.remove();
+    patch(said, problem(error));
+  }
+}
+
+// A task instance as Airflow's "clear" takes it.
+const nameOf = (task) => (task.map_index >= 0 ? [task.task_id, task.map_index] : task.task_id);
