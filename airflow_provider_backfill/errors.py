@@ -8,7 +8,9 @@ Imports nothing of the package, so every layer may raise these.
 """
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 PROGRAM = "clickhouse-backfill"
@@ -30,6 +32,27 @@ class Flag(NamedTuple):
         return f"{self.name} {shlex.quote(self.value)}" if self.value else self.name
 
 
+def _nothing(_: str) -> tuple[Flag, ...]:
+    return ()
+
+
+_carried: ContextVar[Callable[[str], Sequence[Flag]]] = ContextVar("carried", default=_nothing)
+
+
+@contextmanager
+def carrying(flags: Callable[[str], Sequence[Flag]]) -> Iterator[None]:
+    """
+    Let every command line that is written in this context have *flags* of its verb, so that it works when pasted.
+
+    Threads that begin meanwhile have a context of their own: what they write to a log has no such flags.
+    """
+    token = _carried.set(flags)
+    try:
+        yield
+    finally:
+        _carried.reset(token)
+
+
 class Command(NamedTuple):
     """A command line to paste into a shell; the text of it is what ``str()`` gives."""
 
@@ -44,7 +67,7 @@ class Command(NamedTuple):
 
     def __str__(self) -> str:
         plan = (Flag("--plan-id", self.plan_id),) if self.plan_id else ()
-        return " ".join([PROGRAM, self.verb, *map(str, plan + self.flags)])
+        return " ".join([PROGRAM, self.verb, *map(str, (*_carried.get()(self.verb), *plan, *self.flags))])
 
 
 class Sql(NamedTuple):

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.plain_text import plain_values
-from ..errors import PROGRAM, RequestError
+from ..errors import PROGRAM, Advice, Command, RequestError
 from .console import print_line
 from .environment import open_session, read_file, read_options, with_page
 from .flags import ALL_FLAGS, PLAN_FLAGS, Payload
 from .notify import check_address, notify
-from .output import pasteable
 from .parser import Call
 from .signals import Stopper
 from .watch import RunDisplay, follow_events, watch_run
@@ -188,7 +187,9 @@ def _run(call: Call) -> Payload:
     if arguments and options.policy.require_dry_run_before_run:
         raise RequestError(
             f"{arguments[0]} belongs to plan: policy.requireDryRunBeforeRun is true, so only a stored plan is run.",
-            hint=f"`{PROGRAM} plan` with the same flags, then `{PROGRAM} run --plan-id …`; or set the policy to false",
+            remedy=Advice(
+                "`{}` with the same flags, then `{}`; or set the policy to false", Command("plan"), Command("run", "ID")
+            ),
         )
     _choice(call, "--log-format", ["text", "json"])
     address = call.text("--notify")
@@ -218,7 +219,7 @@ def _run(call: Call) -> Payload:
     if payload.get("noop"):
         return payload
     payload["seconds"] = round(time.monotonic() - began, 3)
-    if address is not None and (problem := notify(address, pasteable(payload, call))):
+    if address is not None and (problem := notify(address, payload)):
         print_line(sys.stderr, f"{PROGRAM}: Nobody was notified: {problem}.")
     if stopper.signal and payload["status"] == RunStatus.PAUSED:
         # As a shell reports a program that a signal ended.
@@ -280,7 +281,11 @@ def named_plan(call: Call, session: "Session") -> str:
         return last_plan_id(session)
     raise RequestError(
         "No plan was named.",
-        hint=f"write `{PROGRAM} {call.command} ID` with one of those that `{PROGRAM} list` shows, --last, or --target",
+        remedy=Advice(
+            "write `{}` with one of those that `{}` shows, --last, or --target",
+            Command(call.command, "ID"),
+            Command("list"),
+        ),
     )
 
 
@@ -350,7 +355,7 @@ def _check(call: Call) -> Payload:
         declared=[] if required is None else read_required(Path(required)),
     )
     if junit := call.text("--junit"):
-        ci_reports.write_junit(plain_values(pasteable(payload, call)), Path(junit))
+        ci_reports.write_junit(plain_values(payload), Path(junit))
     return payload
 
 

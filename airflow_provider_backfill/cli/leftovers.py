@@ -2,7 +2,7 @@
 
 from typing import IO, Any
 
-from ..errors import PROGRAM
+from ..errors import Command, Flag
 from .console import paint
 
 
@@ -16,9 +16,8 @@ def show_clean(payload: dict[str, Any], out: IO[str]) -> str:
         lines.append(f"    {table['reason']}")
     lines += [f"Not looked at: {what}" for what in payload["notLookedAt"]]
     if payload["removable"]:
-        plan = f" {payload['planId']}" if payload["planId"] else ""
-        target = f" --target {payload['target']}" if payload["target"] else ""
-        lines += ["", f"Next: {PROGRAM} clean{plan}{target} --yes"]
+        target = [Flag("--target", payload["target"])] if payload["target"] else []
+        lines += ["", f"Next: {Command('clean', payload['planId'] or '', (*target, Flag('--yes')))}"]
     return "\n".join(lines)
 
 

@@ -11,13 +11,15 @@ import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 
 from ..core.masking import mask_message, mask_secrets
-from ..errors import BackfillError, RequestError
+from ..errors import BackfillError, RequestError, carrying
 from .calls import CALLS
 from .console import print_line
 from .flags import COMMANDS
-from .output import report_error, show_payload, without_passwords
+from .output import carried_flags, report_error, show_payload, without_passwords
 from .parser import parse
 
 # What Python makes of bytes that are no character.
@@ -56,11 +58,17 @@ def main(arguments: Sequence[str] | None = None, *, airflow_section: Mapping[str
 
 
 def _main(words: list[str], airflow_section: Mapping[str, str] | None) -> int:
+    with ExitStack() as carried:
+        return _call(words, airflow_section, carried)
+
+
+def _call(words: list[str], airflow_section: Mapping[str, str] | None, carried: ExitStack) -> int:
     command, call = next((word for word in words if word in COMMANDS), ""), None
     try:
         if any(not word.isprintable() and _HALVES.search(word) for word in words):
             raise RequestError("An argument is not UTF-8 text.", hint="set a locale of UTF-8, such as LC_ALL=C.UTF-8")
         call = parse(words)._replace(airflow_section=airflow_section)
+        carried.enter_context(carrying(partial(carried_flags, call)))
         payload = CALLS[call.command](call)
     except SystemExit as end:
         return int(end.code or 0)

@@ -2,8 +2,6 @@
 
 import json
 import os
-import re
-import shlex
 import sys
 from contextlib import suppress
 from typing import Any
@@ -11,10 +9,10 @@ from urllib.parse import quote
 
 from ..core.masking import MASK, MESSAGE_LIMIT
 from ..core.plain_text import plain_json, plain_line, plain_values
-from ..errors import PROGRAM, BackfillError, ConfigError
+from ..errors import PROGRAM, BackfillError, ConfigError, Flag
 from .console import print_line
 from .environment import read_password, server_url
-from .flags import COMMANDS, Payload
+from .flags import Payload
 from .parser import Call
 
 # After these, advice given by one command works only with the same flag.
@@ -25,7 +23,6 @@ _ASKS_SERVER = ("plan", "run", "resume", "cancel", "doctor", "verify", "undo", "
 
 def show_payload(payload: Payload, call: Call) -> None:
     """Print a command's result on stdout, as text, JSON, or annotations of a workflow."""
-    payload = pasteable(payload, call)
     if call.on("--json"):
         print_json(payload)
         return
@@ -72,8 +69,6 @@ def print_json(payload: Any) -> None:
 def report_error(words: list[str], call: Call | None, command: str, error: BackfillError) -> int:
     """Say what happened and what to type, on stderr; with --json as an object on stdout, too."""
     message, hint = (without_passwords(text, call)[:MESSAGE_LIMIT] for text in (error.message, error.hint))
-    if call is not None:
-        hint = pasteable(hint, call)
     line = f"{PROGRAM}: {plain_line(message)}"
     print_line(sys.stderr, line + (f"\n  hint: {plain_line(hint)}" if hint else ""))
     if "--json" in words:
@@ -111,19 +106,7 @@ def _shown(name: str, text: str) -> str:
         return MASK
 
 
-def pasteable(value: Any, call: Call) -> Any:
-    """*value* with this call's common flags in every command that it advises, so that it works when pasted."""
-    if isinstance(value, dict):
-        return {key: pasteable(inner, call) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [pasteable(inner, call) for inner in value]
-    if not isinstance(value, str) or f"{PROGRAM} " not in value:
-        return value
-
-    def with_flags(match: re.Match[str]) -> str:
-        names = (*_CARRIED, *_CARRIED_TO_SERVER) if match[1] in _ASKS_SERVER else _CARRIED
-        given = [(name, text) for name in names if (text := call.text(name)) is not None]
-        words = [f"{name} {shlex.quote(_shown(name, text))}" for name, text in given]
-        return " ".join([PROGRAM, match[1], *words])
-
-    return re.sub(rf"\b{PROGRAM} ({'|'.join(COMMANDS)})\b", with_flags, value)
+def carried_flags(call: Call, verb: str) -> list[Flag]:
+    """The flags of this call that a command which it advises must have as well."""
+    names = (*_CARRIED, *_CARRIED_TO_SERVER) if verb in _ASKS_SERVER else _CARRIED
+    return [Flag(name, _shown(name, text)) for name in names if (text := call.text(name)) is not None]

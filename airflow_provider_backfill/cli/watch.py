@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ..core.plain_text import plain_values
 from .console import print_line
 from .flags import Payload
-from .output import pasteable, print_json
+from .output import print_json
 from .parser import Call
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class JsonChanges:
         self._last = payload
         left, pace = self._pace.seconds_left(run), pace_payload(self._pace.pace(run))
         pace["secondsLeft"] = None if left is None else round(left, 1)
-        print_json({**pasteable(payload, self._call), "pace": pace, **highlights(self._atlas, run)})
+        print_json({**payload, "pace": pace, **highlights(self._atlas, run)})
         sys.stdout.flush()
 
 

@@ -299,6 +299,10 @@ def test_advice_carries_the_flags_it_needs(bare: Cli, plan: Plan, capsys: pytest
         *("clickhouse-backfill", "run", "--state-dir", str(state), "--clickhouse-url", "http://me@127.0.0.1:9/db"),
         *("--plan-id", plan.plan_id),
     ]
+    # What a person wrote stays as it was written.
+    reason = "clickhouse-backfill run did it"
+    assert main(["waive", "--plan-id", plan.plan_id, "--reason", reason, "--state-dir", str(state), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["reason"] == reason
 
 
 @pytest.mark.parametrize("verbose", [[], ["--verbose"]])

@@ -39,7 +39,7 @@ _AIRFLOW_COMMAND = "cli/airflow_command.py"
 _CLICKHOUSE = {"clickhouse"}
 
 # Loaded by every start, so no more than it needs.
-_ERRORS_MAY = {"collections", "shlex", "typing"}
+_ERRORS_MAY = {"collections", "contextlib", "contextvars", "shlex", "typing"}
 
 # core is pure: of what others wrote, pydantic only; of the standard library, nothing that reaches outside.
 # pendulum computes calendars and time zones from data that comes with it, so its answers depend on nothing outside.
