@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .core.chunking import AUTO
-from .core.facts import TableName
 from .core.instants import parse_instant, render_instant
 from .core.names import parse_table, show_table
 from .core.parameters import read_formats
@@ -27,6 +26,7 @@ from .core.plan import Plan, PlanRequest, WriteMode
 from .core.progress_map import CellKind, ProgressMap
 from .core.query_settings import settings_as_text
 from .core.run_state import ChunkStatus, Run, RunStatus
+from .core.tables import TableName
 from .errors import RequestError
 from .options import load_options
 

@@ -24,9 +24,9 @@ from airflow_provider_backfill.commands.run import run_plan
 from airflow_provider_backfill.commands.session import Session
 from airflow_provider_backfill.commands.status import read_status
 from airflow_provider_backfill.core.chunking import Chunking
-from airflow_provider_backfill.core.facts import TableName
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.plan import PlanRequest
+from airflow_provider_backfill.core.tables import TableName
 from airflow_provider_backfill.errors import ServerError
 from airflow_provider_backfill.options import parse_options
 from airflow_provider_backfill.state.posix import FileBackend

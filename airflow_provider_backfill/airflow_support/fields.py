@@ -12,11 +12,11 @@ from math import ceil
 from typing import Any
 
 from ..core.chunking import AUTO, Chunking, parse_length
-from ..core.facts import TableName
 from ..core.instants import from_ms, parse_instant, render_instant, to_ms
 from ..core.names import parse_table
 from ..core.plan import Plan, TableFilter, WriteMode
 from ..core.sql import parse_filter
+from ..core.tables import TableName
 from ..errors import RequestError
 
 # A mapped task costs a third of a second of processor time, and seconds of the scheduler's.

@@ -35,13 +35,13 @@ _COUNT = re.compile("[1-9][0-9]{0,5}")
 def read_request(call: Call, options: "Options") -> "PlanRequest":
     """Read the flags of ``plan`` as a request."""
     from ..core.chunking import AUTO
-    from ..core.facts import TIME_UNITS
     from ..core.instants import parse_instant
     from ..core.names import parse_table
     from ..core.parameters import read_formats
     from ..core.plan import PlanRequest, WriteMode
     from ..core.query_settings import settings_as_text
     from ..core.sql import parse_filter
+    from ..core.tables import TIME_UNITS
 
     sources = call.given([ALL_FLAGS[name] for name in ("--source", "--select", "--select-file")])
     if len(sources) > 1:

@@ -10,6 +10,7 @@ from .flags import Payload
 from .parser import Call
 
 if TYPE_CHECKING:
+    from ..clickhouse.client import ClickHouse
     from ..commands.session import Session
     from ..options import Options
 
@@ -36,13 +37,14 @@ def read_options(call: Call) -> "Options":
 
 def open_session(call: Call, options: "Options") -> "Session":
     """Open what a command works with: the state folder, the options, and how to reach ClickHouse."""
-    from ..clickhouse.client import ClickHouse, connect
     from ..commands.session import Session, account_name
     from ..state.store import open_store
 
     url = server_url(call)
 
-    def open_server() -> ClickHouse:
+    def open_server() -> "ClickHouse":
+        from ..clickhouse.client import connect
+
         # Threads of the worker, its watcher, and one to spare.
         return connect(url or "", read_password(call), connections=options.defaults.max_parallel_chunks + 4)
 

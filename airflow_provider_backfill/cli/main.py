@@ -7,23 +7,15 @@ when it is called, so ``--version`` loads only the standard library and no comma
 
 import io
 import os
-import re
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 
-from ..core.masking import mask_message, mask_secrets
 from ..errors import BackfillError, RequestError, carrying
-from .calls import CALLS
 from .console import print_line
 from .flags import COMMANDS
-from .output import carried_flags, report_error, show_payload, without_passwords
-from .parser import parse
-
-# What Python makes of bytes that are no character.
-_HALVES = re.compile("[\x00\ud800-\udfff]")
+from .parser import Call, parse
 
 
 def main(arguments: Sequence[str] | None = None, *, airflow_section: Mapping[str, str] | None = None) -> int:
@@ -57,6 +49,11 @@ def main(arguments: Sequence[str] | None = None, *, airflow_section: Mapping[str
     return code
 
 
+def _is_no_text(word: str) -> bool:
+    """Whether Python has made *word* of bytes that are no character."""
+    return not word.isprintable() and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in word)
+
+
 def _main(words: list[str], airflow_section: Mapping[str, str] | None) -> int:
     with ExitStack() as carried:
         return _call(words, airflow_section, carried)
@@ -65,9 +62,12 @@ def _main(words: list[str], airflow_section: Mapping[str, str] | None) -> int:
 def _call(words: list[str], airflow_section: Mapping[str, str] | None, carried: ExitStack) -> int:
     command, call = next((word for word in words if word in COMMANDS), ""), None
     try:
-        if any(not word.isprintable() and _HALVES.search(word) for word in words):
+        if any(_is_no_text(word) for word in words):
             raise RequestError("An argument is not UTF-8 text.", hint="set a locale of UTF-8, such as LC_ALL=C.UTF-8")
         call = parse(words)._replace(airflow_section=airflow_section)
+        from .calls import CALLS
+        from .output import carried_flags
+
         carried.enter_context(carrying(partial(carried_flags, call)))
         payload = CALLS[call.command](call)
     except SystemExit as end:
@@ -75,18 +75,32 @@ def _call(words: list[str], airflow_section: Mapping[str, str] | None, carried: 
     except BrokenPipeError:
         raise
     except BackfillError as error:
-        return report_error(words, call, command, error)
+        return _report(words, call, command, error)
     except KeyboardInterrupt:
-        report_error(words, call, command, BackfillError("Interrupted."))
+        _report(words, call, command, BackfillError("Interrupted."))
         # As a shell reports a program that SIGINT ended.
         return 130
     except Exception as error:  # noqa: BLE001 - the last place to catch it; --verbose shows where it came from
+        from ..core.masking import mask_message, mask_secrets
+
         if "--verbose" in words:
+            import traceback
+
+            from .output import without_passwords
+
             print_line(sys.stderr, mask_secrets(without_passwords(traceback.format_exc(), call)).rstrip())
         text = mask_message(f"Unexpected error: {type(error).__name__}: {error}")
-        return report_error(
+        return _report(
             words, call, command, BackfillError(text, hint="--verbose shows the traceback; please report it")
         )
     code = int(payload.pop("exitCode", 0 if payload["ok"] else 1))
+    from .output import show_payload
+
     show_payload(payload, call)
     return code
+
+
+def _report(words: list[str], call: Call | None, command: str, error: BackfillError) -> int:
+    from .output import report_error
+
+    return report_error(words, call, command, error)

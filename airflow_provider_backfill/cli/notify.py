@@ -2,8 +2,6 @@
 
 import json
 import time
-import urllib.error
-import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -36,6 +34,10 @@ def notify(url: str, payload: dict[str, Any], *, pause: float = 1.0) -> str:
     Returns:
         Why nobody took the message, without the address, which may hold a token; empty when somebody did.
     """
+    # Costs more than the start of the program, and few runs tell anybody.
+    import urllib.error
+    import urllib.request
+
     body = json.dumps(payload).encode()
     headers = {"Content-Type": "application/json"}
     problem = ""

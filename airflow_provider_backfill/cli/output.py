@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
-from ..core.masking import MASK, MESSAGE_LIMIT
 from ..core.plain_text import plain_json, plain_line, plain_values
 from ..errors import PROGRAM, BackfillError, ConfigError, Flag
 from .console import print_line
@@ -68,6 +67,8 @@ def print_json(payload: Any) -> None:
 
 def report_error(words: list[str], call: Call | None, command: str, error: BackfillError) -> int:
     """Say what happened and what to type, on stderr; with --json as an object on stdout, too."""
+    from ..core.masking import MESSAGE_LIMIT
+
     message, hint = (without_passwords(text, call)[:MESSAGE_LIMIT] for text in (error.message, error.hint))
     line = f"{PROGRAM}: {plain_line(message)}"
     print_line(sys.stderr, line + (f"\n  hint: {plain_line(hint)}" if hint else ""))
@@ -80,6 +81,7 @@ def report_error(words: list[str], call: Call | None, command: str, error: Backf
 def without_passwords(text: str, call: Call | None) -> str:
     """*text* without the passwords of this call, whoever wrote them into it."""
     from ..clickhouse.address import parse_address
+    from ..core.masking import MASK
 
     url = (server_url(call) if call else os.environ.get("CLICKHOUSE_URL")) or ""
     secrets = {os.environ.get("CLICKHOUSE_PASSWORD") or ""}
@@ -99,6 +101,7 @@ def _shown(name: str, text: str) -> str:
     if name != "--clickhouse-url":
         return text
     from ..clickhouse.address import parse_address
+    from ..core.masking import MASK
 
     try:
         return parse_address(text).shown

@@ -9,7 +9,6 @@ from .. import __version__
 from ..errors import PROGRAM, RequestError
 from .console import print_line
 from .flags import ALL_FLAGS, COMMANDS, COMMON, EXAMPLES, PLAN_ID, POSITIONAL, Flag
-from .suggestions import nearest_command, nearest_flag
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,6 +73,8 @@ def parse(words: Sequence[str]) -> Call:
         raise RequestError("No command was given.", hint=f"one of {', '.join(COMMANDS)}; {PROGRAM} --help explains")
     command = words[index]
     if command not in COMMANDS:
+        from .suggestions import nearest_command
+
         near = nearest_command(command, COMMANDS)
         hint = f"did you mean {PROGRAM} {near}?" if near else f"one of {', '.join(COMMANDS)}"
         raise RequestError(f"{command!r} is not a command.", hint=hint)
@@ -209,6 +210,8 @@ def _unknown(word: str, command: str) -> RequestError:
     what = command or PROGRAM
     if not word.startswith("-"):
         return RequestError(f"Unexpected argument {word!r}.", hint=_meant(word, known) or f"{where} --help shows all")
+    from .suggestions import nearest_flag
+
     near = nearest_flag(flag_name(word), known)
     owners = [name for name, about in COMMANDS.items() if flag_name(word) in [flag.name for flag in about.flags]]
     hints = [f"did you mean {near}?"] if near else []

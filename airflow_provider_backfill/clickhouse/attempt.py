@@ -6,11 +6,12 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import NamedTuple
 
-from ..core.facts import Replicas, TableFacts, TableName
+from ..core.facts import Replicas, TableFacts
 from ..core.names import quote
 from ..core.plan import Chunk, Plan
 from ..core.run_state import ContentSums, Staged
 from ..core.sql import literal, query_id, quote_table
+from ..core.tables import TableName
 from ..core.window import Slice
 from ..errors import Advice, ServerError, Sql, StatementRefusedError
 from .client import ClickHouse

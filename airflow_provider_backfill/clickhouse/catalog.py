@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from ..core.facts import Column, SelectFacts, TableFacts, TableName, TimeKind, ViewFacts
+from ..core.facts import Column, SelectFacts, TableFacts, ViewFacts
 from ..core.instants import from_ms
 from ..core.names import parse_table, quote, time_value
 from ..core.sql import literal, milliseconds, quote_table, table_condition
+from ..core.tables import TableName, TimeKind
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from .client import ClickHouse
 from .cluster import find_replicas

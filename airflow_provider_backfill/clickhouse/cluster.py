@@ -12,9 +12,10 @@ from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
-from ..core.facts import REPLICATED_ENGINE, Replicas, TableName
+from ..core.facts import REPLICATED_ENGINE, Replicas
 from ..core.names import quote
 from ..core.sql import literal, quote_table, table_condition
+from ..core.tables import TableName
 from ..errors import Advice, ServerError, Sql, StatementRefusedError
 from .client import ClickHouse
 

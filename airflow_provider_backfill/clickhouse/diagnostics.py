@@ -12,19 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ..core.facts import (
-    EpochFacts,
-    Nondeterminism,
-    PolicyFacts,
-    ServerFacts,
-    StatementScan,
-    TableFacts,
-    TableName,
-    TimeKind,
-)
+from ..core.facts import EpochFacts, Nondeterminism, PolicyFacts, ServerFacts, StatementScan, TableFacts
 from ..core.names import quote
 from ..core.plan import Plan, Statement
 from ..core.sql import chunk_filter, literal, quote_table, table_condition
+from ..core.tables import TableName, TimeKind
 from ..errors import ServerError, ServerUnreachableError, StatementRefusedError
 from . import catalog, query_plan
 from .client import ClickHouse

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.column_types import is_comparable
-from ..core.facts import TableFacts, TableName
+from ..core.facts import TableFacts
 from ..core.names import show_table
 from ..core.plan import Chunk, Plan, Statement, WriteMode
 from ..core.remedy import command
@@ -44,6 +44,7 @@ from ..core.sql import (
     table_condition,
     window_filter,
 )
+from ..core.tables import TableName
 from ..errors import Advice, Flag, RequestError, Sql, StatementRefusedError, VerificationError
 from . import foreign_rows, publish, replicated
 from .attempt import STAGING_SETTINGS, Attempt, Step, drop_tables, kill_queries, leftover_tables

@@ -18,11 +18,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from ..core.facts import Replicas, TableFacts, TableName
+from ..core.facts import Replicas, TableFacts
 from ..core.instants import from_ms, render_instant, to_ms
 from ..core.plan import Plan
 from ..core.remedy import command
 from ..core.sql import literal, quote_table, table_condition
+from ..core.tables import TableName
 from ..errors import Advice, RequestError, ServerError, StatementRefusedError
 from .attempt import drop_tables
 from .client import ClickHouse

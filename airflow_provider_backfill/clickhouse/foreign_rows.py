@@ -10,12 +10,12 @@ at: the plan did not look there either.
 from collections.abc import Sequence
 from datetime import timedelta
 
-from ..core.facts import TableName
 from ..core.instants import from_ms, render_instant, short_instant
 from ..core.names import quote
 from ..core.plan import Chunk, Plan, WriteMode
 from ..core.remedy import command, plan_command
 from ..core.sql import milliseconds, quote_table, time_filter
+from ..core.tables import TableName
 from ..core.window import Slice, whole_days
 from ..errors import Advice, Flag, RequestError
 from .attempt import Attempt, Neighbour

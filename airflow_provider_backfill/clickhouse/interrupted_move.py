@@ -7,9 +7,9 @@ some minutes later (``old_parts_lifetime``). After that its rows tell, and where
 
 from collections.abc import Iterable
 
-from ..core.facts import TableName
 from ..core.remedy import command
 from ..core.sql import literal, quote_table, row_hash, table_checksum_sql, table_condition, window_filter
+from ..core.tables import TableName
 from ..errors import Advice, InDoubtError, RequestError, Sql
 from .attempt import Attempt, drop_part
 from .client import ClickHouse

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from ..core.facts import TableName
 from ..core.key_ranges import KeyColumn
 from ..core.sql import expressions, quote_table, table_condition
+from ..core.tables import TableName
 from .client import LONG_TEXT, ClickHouse
 
 _SAMPLE_SECONDS = 60

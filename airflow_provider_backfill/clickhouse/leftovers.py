@@ -2,9 +2,10 @@
 
 import re
 
-from ..core.facts import QueryFacts, StagingFacts, TableFacts, TableName
+from ..core.facts import QueryFacts, StagingFacts, TableFacts
 from ..core.leftovers import read_name
 from ..core.sql import literal
+from ..core.tables import TableName
 from .client import ClickHouse
 from .cluster import lost_tables
 

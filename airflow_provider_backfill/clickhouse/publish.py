@@ -7,12 +7,13 @@ From a sealed staging table into the target, by whole partitions.
 
 from collections.abc import Iterable
 
-from ..core.facts import TableFacts, TableName
+from ..core.facts import TableFacts
 from ..core.instants import render_instant
 from ..core.names import quote
 from ..core.plan import Chunk, Plan, WriteMode
 from ..core.run_state import ContentSums
 from ..core.sql import backup_table, create_like, literal, quote_table, table_condition, window_filter
+from ..core.tables import TableName
 from ..errors import Advice, Flag, RequestError, ServerError, StatementRefusedError, VerificationError
 from .attempt import STAGING_SETTINGS, Attempt, Step, drop_part
 from .client import ClickHouse

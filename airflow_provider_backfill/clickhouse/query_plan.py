@@ -11,10 +11,11 @@ from datetime import datetime
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from ..core.facts import ScanFacts, TableName
+from ..core.facts import ScanFacts
 from ..core.names import is_expression, quote
 from ..core.plan import FilteredTable
 from ..core.sql import filter_setting
+from ..core.tables import TableName
 from ..errors import StatementRefusedError
 from .client import ClickHouse
 

@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterable
 
-from ..core.facts import TABLE_FUNCTION, Column, TableFacts, TableName
+from ..core.facts import Column, TableFacts
 from ..core.select_text import find_call
+from ..core.tables import TABLE_FUNCTION, TableName
 from ..errors import StatementRefusedError
 from .client import ClickHouse
 

@@ -8,9 +8,10 @@ import re
 from collections.abc import Collection, Iterator
 from itertools import pairwise
 
-from ..core.facts import QuerySource, TableFacts, TableName
+from ..core.facts import QuerySource, TableFacts
 from ..core.query_tree import Node, parse_tree
 from ..core.sql import literal
+from ..core.tables import TableName
 from ..errors import RequestError, StatementRefusedError
 from .catalog import view_targets
 from .client import ClickHouse

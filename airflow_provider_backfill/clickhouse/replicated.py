@@ -11,10 +11,11 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 
-from ..core.facts import Replicas, TableFacts, TableName
+from ..core.facts import Replicas, TableFacts
 from ..core.remedy import command
 from ..core.run_state import ContentSums, Staged
 from ..core.sql import create_like, literal, quote_table, table_condition
+from ..core.tables import TableName
 from ..errors import Advice, ServerError
 from .attempt import Attempt, Step
 from .client import ClickHouse

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ..core.facts import ConstrainedSetting, MissingGrant, TableFacts, TableName
+from ..core.facts import ConstrainedSetting, MissingGrant, TableFacts
 from ..core.names import quote
 from ..core.plan import Plan, WriteMode
 from ..core.sql import literal, quote_table
+from ..core.tables import TableName
 from .attempt import STAGING_SETTINGS
 from .client import ClickHouse
 

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from statistics import median_low
 
-from ..core.facts import Estimate, TableName, TimeKind
+from ..core.facts import Estimate
 from ..core.instants import from_ms
 from ..core.names import time_value
 from ..core.plan import FilteredTable
 from ..core.sql import bound_before, milliseconds, quote_table, table_condition, time_filter
+from ..core.tables import TableName, TimeKind
 from ..errors import StatementRefusedError
 from .client import LONG_TEXT, ClickHouse
 from .source_rows import rows_by_index

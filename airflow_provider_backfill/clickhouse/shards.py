@@ -3,8 +3,9 @@
 import re
 from typing import NamedTuple
 
-from ..core.facts import TableFacts, TableName
+from ..core.facts import TableFacts
 from ..core.sql import literal
+from ..core.tables import TableName
 from ..errors import StatementRefusedError
 from .client import ClickHouse
 

@@ -8,10 +8,10 @@ of the index, which is right within a granule per part.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ..core.facts import TableName, TimeKind
 from ..core.instants import from_ms
 from ..core.names import time_value
 from ..core.sql import bound_before, literal, milliseconds, quote_table, table_condition, time_filter
+from ..core.tables import TableName, TimeKind
 from ..errors import StatementRefusedError
 from .client import LONG_TEXT, ClickHouse
 

@@ -5,22 +5,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
 
-from ..core.facts import (
-    DiskFacts,
-    MutationFacts,
-    PartsFacts,
-    QueueFacts,
-    ReplicaFacts,
-    TableFacts,
-    TableName,
-    TimeKind,
-    TtlFacts,
-)
+from ..core.facts import DiskFacts, MutationFacts, PartsFacts, QueueFacts, ReplicaFacts, TableFacts, TtlFacts
 from ..core.instants import from_ms, to_ms
 from ..core.masking import mask_message
 from ..core.names import quote
 from ..core.plan import Plan
 from ..core.sql import instant_sql, literal
+from ..core.tables import TableName, TimeKind
 from ..errors import StatementRefusedError
 from .client import ClickHouse
 

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from ..core.adding_up.case import BucketFacts, BucketKey
-from ..core.facts import TableName, TimeColumn, TimeKind
+from ..core.facts import TimeColumn
 from ..core.instants import MS_PER_DAY, from_ms, to_ms
 from ..core.names import quote
 from ..core.sql import instant_sql, instants, literal, milliseconds
+from ..core.tables import TableName, TimeKind
 from ..errors import StatementRefusedError
 from .client import LONG_TEXT, ClickHouse
 

@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ..core.column_types import unwrap_type
-from ..core.facts import Column, TableFacts, TableName
+from ..core.facts import Column, TableFacts
 from ..core.instants import from_ms
 from ..core.names import quote, time_value
 from ..core.plan import FilteredTable
 from ..core.sampling import Slice
 from ..core.sql import bound_before, create_like, milliseconds, quote_table, slices_condition
+from ..core.tables import TableName
 from .attempt import drop_tables
 from .client import LONG_TEXT, ClickHouse
 

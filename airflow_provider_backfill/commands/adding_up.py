@@ -16,13 +16,14 @@ from ..clickhouse.time_buckets import TimeBuckets, bucket_facts, labels_leave_ch
 from ..core.adding_up.case import BucketFacts, BucketKey, Case, Question, TimeExpression, Verdict
 from ..core.adding_up.judge import judge, keys_to_keep_whole, merges_any_parts
 from ..core.chunking import Chunking, Unit
-from ..core.facts import ScanFacts, TableFacts, TableName, TimeColumn, TimeKind
+from ..core.facts import ScanFacts, TableFacts, TimeColumn
 from ..core.instants import MS_PER_DAY, render_instant, short_instant, to_ms
 from ..core.names import quote
 from ..core.parameters import check_parameters
 from ..core.plan import Plan, Statement, TimeLabel, WriteMode
 from ..core.remedy import pass_flags
 from ..core.sql import expressions
+from ..core.tables import TableName, TimeKind
 from ..errors import Advice, Flag, MisalignedError, RequestError
 
 # Chunk sizes that people use, to propose one that fits.

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from ..core.coverage import CoveredInterval, merge_intervals, missing_intervals
-from ..core.facts import TableName
 from ..core.findings.judge import judge, worst_first
 from ..core.findings.registry import Finding, RequiredBackfill, RuleContext, Severity
 from ..core.findings.signal import Signal, signal_of
 from ..core.plan import Plan
 from ..core.run_state import ChunkStatus, RunStatus
+from ..core.tables import TableName
 from ..errors import BackfillError, DamagedStateError, command_of
 from .filled_windows import filled_twice
 from .lease import utc_now

@@ -17,13 +17,14 @@ from ..clickhouse.key_samples import key_columns, rows_by_condition, sample_keys
 from ..clickhouse.source_rows import rows_between, uncompressed_bytes_per_row
 from ..core.chunking import Cell, Chunking, Unit, encode_bounds, pack
 from ..core.events import ChunkPart
-from ..core.facts import ScanFacts, TableFacts, TableName
+from ..core.facts import ScanFacts, TableFacts
 from ..core.ids import chunk_id
 from ..core.instants import MS_PER_DAY, from_ms, render_instant, to_ms
 from ..core.key_ranges import cut_by_hash, cut_by_key
 from ..core.plan import Chunk, Plan, WriteMode
 from ..core.planner import check_chunk_count
 from ..core.sql import filter_setting, slices_condition
+from ..core.tables import TableName
 from ..errors import Advice, BackfillError, Flag, RequestError
 from . import adding_up, plan_inputs
 

@@ -7,9 +7,10 @@ from typing import NamedTuple
 from ..clickhouse import attempt, catalog, fence, leftovers
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import find_replicas
-from ..core.facts import Replicas, StagingFacts, TableFacts, TableName
+from ..core.facts import Replicas, StagingFacts, TableFacts
 from ..core.leftovers import LeftoverKind, Standing, Verdict, judge_leftover, read_name
 from ..core.names import show_table
+from ..core.tables import TableName
 from ..errors import BackfillError, DamagedStateError, PlanNotFoundError, ServerError, ServerUnreachableError
 from .lease import has_live_worker, utc_now
 from .session import Payload, Session
@@ -147,9 +148,10 @@ def _clean_plan(
 
 def _standing(session: Session, server: ClickHouse, plan_id: str, tables: list[_Found]) -> Standing:
     """Where the plan stands, and who is at work on it, here or anywhere."""
-    run, readable = None, True
+    run, readable, own = None, True, ""
     try:
-        run = session.store.open_run(session.store.load_plan(plan_id)).run
+        plan = session.store.load_plan(plan_id)
+        run, own = session.store.open_run(plan).run, f"_{plan.nonce or 0}"
     except PlanNotFoundError:
         pass
     except DamagedStateError:
@@ -161,13 +163,16 @@ def _standing(session: Session, server: ClickHouse, plan_id: str, tables: list[_
         for facts in leftovers.tables_anywhere(server)
         if facts.plan_id == plan_id and facts.table not in {each.facts.table for each in tables}
     ]
-    fences = [each for each in (*tables, *new) if _is_fence(each)]
+    # Of the run of this folder the log tells whether anybody is at work.
+    others = [
+        each for each in (*tables, *new) if _is_fence(each) and not (own and each.facts.table.table.endswith(own))
+    ]
     at_work = ""
     if run is not None and has_live_worker(run, utc_now()):
         at_work = "a worker is at work on its plan"
     elif any(query.plan_id == plan_id for query in queries):
         at_work = "a query of its plan runs"
-    elif any(fence.is_announced(server, each.facts.table, each.beside) for each in fences):
+    elif any(fence.is_announced(server, each.facts.table, each.beside) for each in others):
         at_work = "a run of its plan is announced on the target"
     return Standing(run, readable, at_work)
 

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 from ..core.coverage import CoveredInterval, find_filled_twice, merge_intervals, missing_intervals
-from ..core.facts import TableName
 from ..core.instants import render_instant
 from ..core.names import show_table
 from ..core.plan import Plan
 from ..core.replay import filled_slices
 from ..core.run_state import Run, RunStatus
+from ..core.tables import TableName
 from ..core.window import require_order
 from ..errors import Advice, DamagedStateError, Flag, PlanNotFoundError
 from .list import readable_runs

@@ -7,7 +7,7 @@ from ..clickhouse import catalog, diagnostics
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.leftovers import live_queries
 from ..core.coverage import FilledTwice, find_filled_twice
-from ..core.facts import Misalignment, ServerFacts, TableName
+from ..core.facts import Misalignment, ServerFacts
 from ..core.findings.judge import judge
 from ..core.findings.registry import RuleContext, Severity
 from ..core.findings.signal import signal_of
@@ -17,6 +17,7 @@ from ..core.plan_words import guarantee
 from ..core.remedy import plan_command
 from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus, Run
+from ..core.tables import TableName
 from ..errors import Advice, Flag, MisalignedError, RequestError, ServerError, StatementRefusedError
 from . import adding_up, chunk_sizing, plan_inputs
 from .filled_windows import meeting_plans

@@ -2,10 +2,10 @@
 
 import re
 
-from ..core.facts import TableName
 from ..core.names import show_table
 from ..core.plan import Plan
 from ..core.run_state import RunStatus
+from ..core.tables import TableName
 from ..errors import Advice, Command, DamagedStateError, Flag, PlanNotFoundError, RequestError
 from .list import readable_runs
 from .session import Session

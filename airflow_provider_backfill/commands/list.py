@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-from ..core.facts import TableName
 from ..core.findings.signal import signal_of
 from ..core.instants import render_instant
 from ..core.model import whole
 from ..core.names import show_table
 from ..core.plan import Plan
 from ..core.run_state import ChunkStatus, Run
+from ..core.tables import TableName
 from ..errors import BackfillError, DamagedStateError
 from .plan_findings import plan_case
 from .session import Payload, Session

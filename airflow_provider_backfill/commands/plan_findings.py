@@ -2,7 +2,6 @@
 
 from datetime import timedelta
 
-from ..core.findings.judge import judge
 from ..core.findings.registry import Finding, RuleContext
 from ..core.plan import Plan
 from ..core.run_state import Run
@@ -29,6 +28,9 @@ def plan_case(
 
 def state_findings(session: Session, plan: Plan, run: Run) -> list[Payload]:
     """What the rules find in the state folder alone, beside what a status says itself."""
+    # Late: to list plans takes none of the rules.
+    from ..core.findings.judge import judge
+
     found = judge(plan_case(session, plan, run))
     return [finding_payload(finding) for finding in found if finding.code != "backfill_required_pending"]
 

@@ -13,13 +13,14 @@ from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import catch_up, is_replicated_on
 from ..clickhouse.shards import spread_of
 from ..core.column_types import time_kind
-from ..core.facts import TABLE_FUNCTION, CutoverFacts, ScanFacts, TableFacts, TableName, TimeColumn
+from ..core.facts import CutoverFacts, ScanFacts, TableFacts, TimeColumn
 from ..core.instants import MS_PER_DAY, from_ms
 from ..core.names import is_expression
 from ..core.parameters import parameter_settings
 from ..core.plan import FilteredTable, Plan, PlanRequest, Statement, TargetTime
 from ..core.planner import check_scan, find_time_column
 from ..core.sql import quote_table, time_filter, time_select
+from ..core.tables import TABLE_FUNCTION, TableName
 from ..core.window import whole_days
 from ..errors import Advice, Flag, RequestError
 from ..options import Options

@@ -7,10 +7,10 @@ For sensors, in a worker and in the triggerer. Needs no ClickHouse; every look r
 from datetime import datetime
 from typing import NamedTuple
 
-from ..core.facts import TableName
 from ..core.instants import render_instant
 from ..core.names import show_table
 from ..core.run_state import ChunkStatus, RunStatus
+from ..core.tables import TableName
 from .coverage import read_coverage
 from .lease import has_live_worker, utc_now
 from .list import readable_runs

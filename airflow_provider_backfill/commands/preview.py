@@ -11,11 +11,12 @@ from statistics import median_low
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.execute import content_at_source
 from ..clickhouse.source_rows import uncompressed_bytes_per_row
-from ..core.facts import TableFacts, TableName
+from ..core.facts import TableFacts
 from ..core.instants import render_instant
 from ..core.masking import mask_secrets
 from ..core.plan import Chunk, Plan, WriteMode
 from ..core.sql import chunk_filter, insert_select, pasteable, staging_table
+from ..core.tables import TableName
 from ..errors import StatementRefusedError
 from .chunk_sizing import chunk_rows
 from .session import Payload

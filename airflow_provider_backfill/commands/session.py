@@ -6,13 +6,14 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..clickhouse.client import ClickHouse
-from ..clickhouse.cluster import one_server
 from ..errors import Advice, Flag, RequestError
 from ..options import Options
 from ..state.store import StateStore
+
+if TYPE_CHECKING:
+    from ..clickhouse.client import ClickHouse
 
 Payload = dict[str, Any]
 
@@ -29,11 +30,11 @@ class Session:
 
     store: StateStore
     options: Options
-    server: Callable[[], ClickHouse] | None
+    server: "Callable[[], ClickHouse] | None"
     user: str
 
     @contextmanager
-    def connected(self) -> Iterator[ClickHouse]:
+    def connected(self) -> "Iterator[ClickHouse]":
         """The ClickHouse of this session, closed at the end."""
         if self.server is None:
             raise RequestError(
@@ -49,8 +50,11 @@ class Session:
             server.close()
 
     @contextmanager
-    def connected_to_one(self) -> Iterator[ClickHouse]:
+    def connected_to_one(self) -> "Iterator[ClickHouse]":
         """One of the servers behind the address, for answers that are held against each other."""
+        # Late: what looks at the state folder alone starts without it.
+        from ..clickhouse.cluster import one_server
+
         with self.connected() as server:
             yield one_server(server)
 

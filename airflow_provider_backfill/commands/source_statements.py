@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from ..clickhouse import catalog, query_sources, query_tree
 from ..clickhouse.client import ClickHouse
-from ..core.facts import TABLE_FUNCTION, Column, QuerySource, SelectFacts, TableFacts, TimeKind
+from ..core.facts import Column, QuerySource, SelectFacts, TableFacts
 from ..core.names import show_table
 from ..core.parameters import parameter_settings, read_parameters
 from ..core.plan import FilteredTable, Parameter, PlanRequest, Statement, TableFilter
@@ -14,6 +14,7 @@ from ..core.query_settings import check_settings
 from ..core.query_tree import Node
 from ..core.select_text import read_select
 from ..core.sql import copy_select, in_parentheses, quote_table, time_select
+from ..core.tables import TABLE_FUNCTION, TimeKind
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from .plan_inputs import target_facts, type_of
 

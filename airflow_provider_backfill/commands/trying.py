@@ -8,12 +8,13 @@ from typing import Any
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.trial import Trial, make_trial, rows_by_bound
 from ..core.adding_up.case import Verdict
-from ..core.facts import TableFacts, TableName
+from ..core.facts import TableFacts
 from ..core.instants import from_ms, short_instant
 from ..core.parameters import has_bounds
 from ..core.plan import Plan
 from ..core.sampling import Slice, pick_slices
 from ..core.sql import insert_select, slices_settings
+from ..core.tables import TableName
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 
 

@@ -29,7 +29,7 @@ from ..core.events import (
     RunThrottled,
     WorkerHeartbeat,
 )
-from ..core.facts import TableFacts, TableName
+from ..core.facts import TableFacts
 from ..core.hours import ANY_TIME, Schedule
 from ..core.instants import render_instant
 from ..core.masking import mask_message
@@ -37,6 +37,7 @@ from ..core.plan import Chunk, Plan
 from ..core.replay import expand
 from ..core.retry import RetryDecision, classify_error, retry_delay
 from ..core.run_state import ChunkState, ChunkStatus, ContentSums, Run, Staged
+from ..core.tables import TableName
 from ..core.window import Slice
 from ..errors import BackfillError, RequestError, ServerError, StatementRefusedError, TransitionError, VerificationError
 from ..state.run_log import RunLog

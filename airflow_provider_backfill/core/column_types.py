@@ -2,7 +2,7 @@
 
 import re
 
-from .facts import TimeKind
+from .tables import TimeKind
 
 _WRAPPER = re.compile(r"(?:Nullable|LowCardinality)\((.*)\)")
 _INTEGERS = frozenset(f"{sign}Int{bits}" for sign in ("", "U") for bits in (32, 64))

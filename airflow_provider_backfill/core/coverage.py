@@ -5,10 +5,10 @@ from datetime import datetime
 from itertools import combinations
 from typing import NamedTuple
 
-from .facts import TableName
 from .plan import Chunk, Plan
 from .replay import expand
 from .run_state import ChunkStatus, Run
+from .tables import TableName
 
 
 class CoveredInterval(NamedTuple):

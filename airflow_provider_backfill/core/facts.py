@@ -8,63 +8,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import NamedTuple
 
 from ..errors import Command
 from .query_tree import Node
-
-
-class TimeKind(StrEnum):
-    """How a time column stores an instant; decides how bounds are written."""
-
-    DATE = "date"
-    DATE32 = "date32"
-    DATETIME = "datetime"
-    DATETIME64 = "datetime64"
-    EPOCH_S = "epoch-s"
-    EPOCH_MS = "epoch-ms"
-    EPOCH_US = "epoch-us"
-    EPOCH_NS = "epoch-ns"
-
-    @property
-    def is_date(self) -> bool:
-        """Whether it holds whole days."""
-        return self in (TimeKind.DATE, TimeKind.DATE32)
-
-    @property
-    def per_second(self) -> int | None:
-        """How many of its units make a second; None for what is no integer epoch."""
-        return _PER_SECOND.get(self)
-
-    @property
-    def unit(self) -> str:
-        """The unit of an integer epoch as a user writes it; empty for what is none."""
-        return self.removeprefix("epoch-") if self.per_second else ""
-
-
-_PER_SECOND = {
-    TimeKind.EPOCH_S: 1,
-    TimeKind.EPOCH_MS: 1_000,
-    TimeKind.EPOCH_US: 1_000_000,
-    TimeKind.EPOCH_NS: 1_000_000_000,
-}
-# The units of an integer epoch.
-TIME_UNITS = tuple(kind.unit for kind in _PER_SECOND)
-
-
-# The database in whose name a table function is filtered.
-TABLE_FUNCTION = "_table_function"
-
-
-class TableName(NamedTuple):
-    """A table's name in its two parts, as the server stores them: without quotes."""
-
-    database: str
-    table: str
-
-    def __str__(self) -> str:
-        return f"{self.database}.{self.table}"
+from .tables import TableName, TimeKind
 
 
 class Column(NamedTuple):

@@ -11,9 +11,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, Pl
 from pydantic.alias_generators import to_camel
 
 from ..errors import RequestError
-from .facts import TableName
 from .instants import from_ms, parse_instant, render_instant, to_ms
 from .names import parse_table, show_table
+from .tables import TableName
 
 FORMAT = 2
 """The number that every state file carries; another one was written by another version."""

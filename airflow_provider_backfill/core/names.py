@@ -3,7 +3,7 @@
 import re
 
 from ..errors import Advice, Flag, RequestError
-from .facts import TableName
+from .tables import TableName
 
 _WORD = re.compile(r"[^\W\d]\w*(?:-\w+)*")
 _NAME = re.compile(r"`((?:[^`\\]|\\.|``)+)`|\"((?:[^\"\\]|\\.|\"\")+)\"|([^\W\d]\w*(?:-\w+)*)")

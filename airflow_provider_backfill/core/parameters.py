@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 
 from ..errors import Advice, Flag, MisalignedError, RequestError
 from .column_types import time_kind
-from .facts import TimeKind
 from .instants import MS_PER_DAY, from_ms, render_instant, to_ms
 from .plan import Parameter
 from .select_text import Placeholder
+from .tables import TimeKind
 
 # By name, whether it is the chunk's start.
 _BOUNDS = {"chunk_from": True, "chunk_to": False, "from": True, "to": False}

@@ -14,11 +14,11 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from .chunking import Chunking, decode_bounds, parse_chunking, slices_between
-from .facts import TABLE_FUNCTION, TableName, TimeKind
 from .ids import chunk_id, idempotency_token, iter_chunks, plan_id
 from .instants import from_ms, to_ms
 from .model import Instant, Model, Number, OptionalTable, Table
 from .names import show_table
+from .tables import TABLE_FUNCTION, TableName, TimeKind
 from .window import Slice
 
 

@@ -14,11 +14,12 @@ from datetime import datetime, timedelta
 from ..errors import Advice, Flag, RequestError
 from .chunking import Chunking
 from .column_types import time_kind, unwrap_type, widens
-from .facts import Column, ScanFacts, TableFacts, TimeKind
+from .facts import Column, ScanFacts, TableFacts
 from .instants import render_instant
 from .masking import mask_secrets
 from .names import show_table
 from .plan import ModeReason, Plan, PlanRequest, Statement, WriteMode
+from .tables import TimeKind
 from .window import render_chunk_hours, require_order
 
 MAX_CHUNKS = 1_000_000

@@ -13,11 +13,12 @@ from datetime import UTC, datetime
 from itertools import pairwise
 
 from ..errors import Advice, Flag, RequestError
-from .facts import Column, Replicas, TableName, TimeKind
+from .facts import Column, Replicas
 from .instants import MS_PER_DAY, render_instant, to_ms
 from .names import parse_table, quote, time_value
 from .parameters import parameter_settings
 from .plan import Chunk, FilteredTable, Plan, Statement, TableFilter, TimeLabel
+from .tables import TableName, TimeKind
 
 # What separates or nests expressions; texts and quoted names are taken whole.
 _SEPARATOR = re.compile(r"'(?:[^'\\]|\\.)*(?:'|\Z)|`(?:[^`\\]|\\.)*(?:`|\Z)|[()\[\],]", re.DOTALL)

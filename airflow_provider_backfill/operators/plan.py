@@ -34,12 +34,12 @@ from ..airflow_support.summary import plan_summary
 from ..commands.plan import create_plan
 from ..commands.session import Payload
 from ..core.chunking import AUTO, parse_length
-from ..core.facts import TIME_UNITS
 from ..core.instants import render_instant
 from ..core.parameters import read_formats
 from ..core.plain_text import plain_values
 from ..core.plan import PlanRequest
 from ..core.query_settings import check_settings, settings_as_text
+from ..core.tables import TIME_UNITS
 from ..core.window import iter_window
 from ..errors import RequestError
 from ..options import Defaults, parse_options

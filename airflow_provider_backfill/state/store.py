@@ -10,8 +10,7 @@ Knows nothing of ClickHouse or Airflow; gets the time passed in with each event.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
@@ -184,8 +183,13 @@ class StateStore:
         """
         read = partial(self._read, brief=brief)
         # A thread each would only be in the way of the others where reading takes no waiting.
-        with ThreadPoolExecutor(self.backend.parallel) if self.backend.parallel > 1 else nullcontext() as pool:
-            found = pool.map(read, plan_ids) if pool is not None else map(read, plan_ids)
+        if self.backend.parallel <= 1:
+            yield from ((name, one) for name in plan_ids if (one := read(name)) is not None)
+            return
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(self.backend.parallel) as pool:
+            found = pool.map(read, plan_ids)
             yield from ((name, one) for name, one in zip(plan_ids, found, strict=True) if one is not None)
 
     def _read(self, plan_id: str, *, brief: bool) -> tuple[Plan, Run] | StateError | None:

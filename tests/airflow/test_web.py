@@ -25,9 +25,9 @@ from airflow_provider_backfill.commands.session import Payload, Session
 from airflow_provider_backfill.commands.status import read_status
 from airflow_provider_backfill.commands.waive import waive_plan
 from airflow_provider_backfill.core.chunking import Chunking
-from airflow_provider_backfill.core.facts import TableName
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.plan import PlanRequest
+from airflow_provider_backfill.core.tables import TableName
 from airflow_provider_backfill.options import parse_options
 from airflow_provider_backfill.state.store import open_store
 from airflow_provider_backfill.ui_urls import page_address

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import pytest
 
-from airflow_provider_backfill.core.facts import TableName, TimeKind
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.plan import FilteredTable
 from airflow_provider_backfill.core.sql import filter_setting
+from airflow_provider_backfill.core.tables import TableName, TimeKind
 from airflow_provider_backfill.errors import RequestError
 from tests.clickhouse.lab import Lab
 from tests.clickhouse.test_adding_up import merged

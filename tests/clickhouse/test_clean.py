@@ -75,10 +75,6 @@ def test_a_killed_run_leaves_what_clean_drops_once_it_is_cancelled(ward: Ward) -
     run.send_signal(signal.SIGKILL)
     run.wait()
     assert ward.cli("cancel", plan["planId"]).code == 0
-    # Its process is gone, but another folder could have announced the same run: the fence ends by itself.
-    ward.sql(*(f"TRUNCATE TABLE {name}" for name in ward.leftovers() if "_fence_" in name))
-    for name in ward.leftovers():
-        age(ward, name)
     listed = fates(ward)
     assert "removable" in listed.values()
     assert set(listed) == set(ward.leftovers())

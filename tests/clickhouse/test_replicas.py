@@ -14,7 +14,7 @@ from airflow_provider_backfill.clickhouse import diagnostics
 from airflow_provider_backfill.clickhouse.attempt import kill_queries
 from airflow_provider_backfill.clickhouse.client import connect
 from airflow_provider_backfill.clickhouse.leftovers import live_queries
-from airflow_provider_backfill.core.facts import TableName
+from airflow_provider_backfill.core.tables import TableName
 from airflow_provider_backfill.errors import Advice, ServerError
 from tests.server import ClickHouseServer, free_port
 

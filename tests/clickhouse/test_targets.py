@@ -12,9 +12,9 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from airflow_provider_backfill.commands.plan import create_plan
 from airflow_provider_backfill.commands.verify import verify_plan
 from airflow_provider_backfill.core.chunking import parse_length
-from airflow_provider_backfill.core.facts import TableName
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.plan import PlanRequest, WriteMode
+from airflow_provider_backfill.core.tables import TableName
 from airflow_provider_backfill.errors import RequestError, StatementRefusedError
 from tests.clickhouse.lab import Lab, once
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from airflow_provider_backfill.clickhouse import catalog
 from airflow_provider_backfill.clickhouse.trial import make_trial, rows_by_bound
-from airflow_provider_backfill.core.facts import TableName
 from airflow_provider_backfill.core.instants import from_ms, parse_instant, to_ms
 from airflow_provider_backfill.core.sampling import Slice, pick_slices
 from airflow_provider_backfill.core.sql import filter_setting, quote_table
+from airflow_provider_backfill.core.tables import TableName
 from tests.clickhouse.lab import Lab
 from tests.clickhouse.test_adding_up import END, START, WRONG, Shape, qualified, shop, tables
 

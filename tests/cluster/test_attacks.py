@@ -20,8 +20,8 @@ from airflow_provider_backfill.clickhouse.catalog import table_facts
 from airflow_provider_backfill.clickhouse.client import connect
 from airflow_provider_backfill.clickhouse.cluster import catch_up
 from airflow_provider_backfill.commands.plan_inputs import replicated_tables
-from airflow_provider_backfill.core.facts import TableName, TimeKind
 from airflow_provider_backfill.core.plan import Statement
+from airflow_provider_backfill.core.tables import TableName, TimeKind
 from airflow_provider_backfill.errors import ServerError
 from tests.cluster.balancer import Balancer
 from tests.cluster.field import FIRST, LAST, Field, Kind

@@ -14,9 +14,9 @@ import pytest
 from airflow_provider_backfill.commands.run import RunFlags
 from airflow_provider_backfill.commands.run import _begin as begin_run
 from airflow_provider_backfill.commands.session import Session
-from airflow_provider_backfill.core.facts import TableName, TimeKind
 from airflow_provider_backfill.core.ids import plan_id
 from airflow_provider_backfill.core.plan import Plan, Statement
+from airflow_provider_backfill.core.tables import TableName, TimeKind
 from airflow_provider_backfill.errors import RequestError
 from airflow_provider_backfill.options import Options
 from airflow_provider_backfill.state.store import open_store

@@ -16,9 +16,10 @@ from airflow_provider_backfill.core.adding_up.merging import (
     state_function,
     summed_columns,
 )
-from airflow_provider_backfill.core.facts import Column, QuerySource, TableFacts, TableName
+from airflow_provider_backfill.core.facts import Column, QuerySource, TableFacts
 from airflow_provider_backfill.core.query_tree import parse_tree
 from airflow_provider_backfill.core.sampling import pick_slices
+from airflow_provider_backfill.core.tables import TableName
 
 EV, DST = TableName("d", "ev"), TableName("d", "dst")
 TREE = """\

@@ -16,10 +16,10 @@ from airflow_provider_backfill.commands.check import check_backfills
 from airflow_provider_backfill.commands.lease import utc_now
 from airflow_provider_backfill.commands.session import Session
 from airflow_provider_backfill.core.events import RunReplayed
-from airflow_provider_backfill.core.facts import TableName
 from airflow_provider_backfill.core.names import show_table
 from airflow_provider_backfill.core.plan import Plan
 from airflow_provider_backfill.core.run_state import ChunkStatus, Run, RunStatus
+from airflow_provider_backfill.core.tables import TableName
 from airflow_provider_backfill.errors import ConfigError, StateError
 from airflow_provider_backfill.options import Options
 from airflow_provider_backfill.state.posix import FileBackend

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_backfill.core.coverage import CoveredInterval, merge_intervals, missing_intervals
-from airflow_provider_backfill.core.facts import ReplicaFacts, ServerFacts, TableName, TimeKind
+from airflow_provider_backfill.core.facts import ReplicaFacts, ServerFacts
 from airflow_provider_backfill.core.findings.judge import RULES, judge
 from airflow_provider_backfill.core.findings.registry import (
     Finding,
@@ -29,6 +29,7 @@ from airflow_provider_backfill.core.findings.state_rules import next_step
 from airflow_provider_backfill.core.plan import Statement, WriteMode
 from airflow_provider_backfill.core.remedy import plan_command
 from airflow_provider_backfill.core.run_state import ChunkStatus, Run, RunStatus, Waiver, WorkerLease
+from airflow_provider_backfill.core.tables import TableName, TimeKind
 from airflow_provider_backfill.errors import Flag, Sql
 from tests.state import make_plan
 

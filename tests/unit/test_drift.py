@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from airflow_provider_backfill.core.drift import compatibility_token, detect_drift, planned_views
-from airflow_provider_backfill.core.facts import Column, TableFacts, TableName, TimeKind
+from airflow_provider_backfill.core.facts import Column, TableFacts
 from airflow_provider_backfill.core.plan import Plan, Statement
+from airflow_provider_backfill.core.tables import TableName, TimeKind
 from tests.state import make_plan
 
 NAME = TableName("shop", "orders")

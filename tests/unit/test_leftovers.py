@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_backfill.core.facts import StagingFacts, TableName
+from airflow_provider_backfill.core.facts import StagingFacts
 from airflow_provider_backfill.core.leftovers import LeftoverKind, Standing, judge_leftover, read_name
 from airflow_provider_backfill.core.run_state import ChunkState, ChunkStatus, ContentSums, Run
+from airflow_provider_backfill.core.tables import TableName
 
 PLAN, CHUNK = "a" * 16, "c" * 16
 OLD, NEW = 3601, 3600

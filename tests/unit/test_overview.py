@@ -27,7 +27,6 @@ from airflow_provider_backfill.core.events import (
     RunResumed,
     RunStarted,
 )
-from airflow_provider_backfill.core.facts import TableName, TimeKind
 from airflow_provider_backfill.core.ids import chunk_id, plan_id
 from airflow_provider_backfill.core.instants import to_ms
 from airflow_provider_backfill.core.names import parse_table
@@ -35,6 +34,7 @@ from airflow_provider_backfill.core.plan import Chunk, ModeReason, Plan, Stateme
 from airflow_provider_backfill.core.replay import select_chunks
 from airflow_provider_backfill.core.run_state import ChunkStatus, ContentSums
 from airflow_provider_backfill.core.sql import query_id
+from airflow_provider_backfill.core.tables import TableName, TimeKind
 from airflow_provider_backfill.errors import DamagedStateError, RequestError, StateError
 from airflow_provider_backfill.options import Options
 from airflow_provider_backfill.state.run_log import RunLog

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_backfill.core.chunking import Chunking, Unit
-from airflow_provider_backfill.core.facts import Column, ScanFacts, TableFacts, TableName, TimeKind
+from airflow_provider_backfill.core.facts import Column, ScanFacts, TableFacts
 from airflow_provider_backfill.core.plan import PlanRequest, Statement, WriteMode
 from airflow_provider_backfill.core.plan_words import mode_reason
 from airflow_provider_backfill.core.planner import (
@@ -24,6 +24,7 @@ from airflow_provider_backfill.core.planner import (
     insert_columns,
     write_mode,
 )
+from airflow_provider_backfill.core.tables import TableName, TimeKind
 from airflow_provider_backfill.errors import Flag, RequestError
 from tests.state import make_plan
 

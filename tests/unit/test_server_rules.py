@@ -27,8 +27,6 @@ from airflow_provider_backfill.core.facts import (
     ServerFacts,
     StagingFacts,
     StatementScan,
-    TableName,
-    TimeKind,
     TtlFacts,
 )
 from airflow_provider_backfill.core.findings import replica_rules
@@ -42,6 +40,7 @@ from airflow_provider_backfill.core.findings.window_rules import (
 )
 from airflow_provider_backfill.core.plan import Plan, Statement, WriteMode
 from airflow_provider_backfill.core.run_state import ChunkState, ChunkStatus, Run
+from airflow_provider_backfill.core.tables import TableName, TimeKind
 from airflow_provider_backfill.errors import Command, Flag, Sql
 from tests.state import START, make_plan
 

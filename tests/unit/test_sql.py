@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from airflow_provider_backfill.core.facts import Column, TableName, TimeKind
+from airflow_provider_backfill.core.facts import Column
 from airflow_provider_backfill.core.plan import Chunk, Statement, TargetTime
 from airflow_provider_backfill.core.sql import (
     any_row_sql,
@@ -27,6 +27,7 @@ from airflow_provider_backfill.core.sql import (
     time_filter,
     window_filter,
 )
+from airflow_provider_backfill.core.tables import TableName, TimeKind
 from airflow_provider_backfill.errors import RequestError
 from tests.state import make_plan
 

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_backfill.core.column_types import time_kind, unwrap_type
-from airflow_provider_backfill.core.facts import TableName, TimeKind
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.names import parse_table, quote, show_table
 from airflow_provider_backfill.core.plan import FilteredTable
 from airflow_provider_backfill.core.sql import create_like, expressions, filter_setting, time_literal
+from airflow_provider_backfill.core.tables import TableName, TimeKind
 from airflow_provider_backfill.errors import RequestError
 
 

@@ -7,8 +7,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from ...errors import Advice, Flag
-from ..facts import QuerySource, TableFacts, TableName
+from ..facts import QuerySource, TableFacts
 from ..query_tree import Node
+from ..tables import TableName
 
 
 class TimeExpression(NamedTuple):

@@ -3,9 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 
-from ..facts import TableName
 from ..names import quote
 from ..query_tree import Node
+from ..tables import TableName
 from .case import BucketFacts, BucketKey, Case, Kind, Read, TimeExpression
 from .lineage import BARE_NAME, UNSTABLE, Value, any_of, is_partial, literal_of, of_branch
 from .rows import RefusedError, Rows, Shape, TableColumns, UnknownKeyError, or_one_chunk

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from ...errors import Advice, Flag
-from ..facts import TableName
+from ..tables import TableName
 from .case import BucketFacts, BucketKey, Case, Kind, Question, Refusal, Verdict
 from .lineage import any_of, is_unordered, is_unstable
 from .relations import Walk

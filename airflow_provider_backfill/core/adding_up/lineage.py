@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..column_types import unwrap_type
-from ..facts import TableName
 from ..query_tree import Node
+from ..tables import TableName
 
 
 class Value(NamedTuple):

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ...errors import Advice, Flag
-from ..facts import TABLE_FUNCTION, TableName
 from ..query_tree import Node
+from ..tables import TABLE_FUNCTION, TableName
 from .case import Kind, Read
 from .lineage import Value, is_partial
 from .rows import ONE_CHUNK, RefusedError, Rows, Shape, TableColumns, or_one_chunk, show_key

@@ -5,9 +5,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from ...errors import Advice, Flag
-from ..facts import TableName
 from ..instants import render_instant
 from ..remedy import pass_flags
+from ..tables import TableName
 from .case import BucketFacts, BucketKey, Kind, Refusal
 from .lineage import Value
 

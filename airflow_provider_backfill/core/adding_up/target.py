@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from ...errors import Advice, Flag
-from ..facts import TableName
+from ..tables import TableName
 from .case import Case, Kind
 from .lineage import Value, any_of, of_branch, show_call
 from .merging import (

@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...errors import Remedy
 from ..coverage import FilledTwice
-from ..facts import ServerFacts, TableName
 from ..plan import Plan, WriteMode
 from ..run_state import Run, RunStatus
+from ..tables import TableName
+
+if TYPE_CHECKING:
+    from ..facts import ServerFacts
 
 
 class Severity(StrEnum):
@@ -78,7 +81,7 @@ class RuleContext:
     dead: frozenset[str] = frozenset()
     required: bool = True
     max_age: timedelta | None = None
-    server: ServerFacts | None = None
+    server: "ServerFacts | None" = None
     about: str = ""
     damage: str = ""
     remedy: Remedy | None = None
@@ -114,9 +117,13 @@ class RuleContext:
         return self.plan is None or self.plan.write_mode is not WriteMode.INSERT
 
     @property
-    def seen(self) -> ServerFacts:
+    def seen(self) -> "ServerFacts":
         """What was seen of the server; nothing for a plan that is finished: then only leftovers matter."""
-        return ServerFacts() if self.finished or self.server is None else self.server
+        if self.server is not None and not self.finished:
+            return self.server
+        from ..facts import ServerFacts
+
+        return ServerFacts()
 
 
 class Match(NamedTuple):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from ...errors import Command, Flag
-from ..facts import TableName, TtlFacts
+from ..facts import TtlFacts
 from ..instants import render_instant, short_instant
 from ..names import show_table
 from ..plan import WriteMode
@@ -11,6 +11,7 @@ from ..plan_words import guarantee, mode_reason
 from ..remedy import chunk_hours_flag, command, plan_command, sql
 from ..run_state import RunStatus
 from ..sql import literal, quote_table, table_condition
+from ..tables import TableName
 from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity, show_names, show_size
 
 TARGET_RULES = RuleRegistry(RuleScope.SERVER)

@@ -4,11 +4,11 @@ import json
 from contextlib import suppress
 
 from ...commands.session import Payload
-from ...core.facts import TableName
 from ...core.instants import render_instant
 from ...core.masking import mask_secrets
 from ...core.plan import Chunk, Plan, WriteMode
 from ...core.sql import chunk_filter, insert_select, pasteable, quote_table, staging_table
+from ...core.tables import TableName
 from ...state.store import StateStore
 
 

@@ -542,6 +542,8 @@ class _Play:
             for finding in advice:
                 if finding["remedy"] == "sql":
                     self.arena.client.command(finding["hint"])
+                elif finding["code"] == "backfill_staging_orphaned":
+                    self._call(["clean", "--plan-id", plan.plan_id, "--yes"])
             left = self._left(plan)
             problems += [f"left: {one} (the doctor said {advice})" for one in left]
         code, payload = self._call(["doctor", "--plan-id", plan.plan_id])
