@@ -184,7 +184,7 @@ class Backfill:
         Args:
             parallel: Chunks at once; the option ``maxParallelChunks`` when None.
             max_load: Wait while the server uses more than this share of its limits.
-            max_failures: Pause after so many chunks in a row that failed for good.
+            max_failures: Pause after so many chunks in a row that failed permanently.
             replay_done, replay_failed, clear_window: As the flags of ``run``.
 
         Raises:
@@ -328,7 +328,7 @@ class Backfill:
         return f"<Backfill {self.id} of {self.target}, {start} to {end}, {self.chunk_count} chunks>"
 
     def _repr_html_(self) -> str:
-        """The map of the run, for a notebook: a cell for each chunk or several, coloured by status."""
+        """Return the map of the run, for a notebook: a cell for each chunk or several, coloured by status."""
         run: Run = self._session.store.open_run(self._plan).run
         rows = ProgressMap(self._plan).rows(run, width=60, most=40)
         lines = [

@@ -35,7 +35,11 @@ def _whole(value: object) -> object:
 
 
 def _length(value: object) -> object:
-    """A chunk length: a number of hours as it is, a text as its hours or its unit; a number in quotes is neither."""
+    """
+    Return a chunk length: a number of hours as it is, a text as its hours or its unit.
+
+    A number in quotes is neither.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("no length")
     if not isinstance(value, str):
@@ -220,7 +224,7 @@ def load_options(
     directory: Path,
     airflow_section: Mapping[str, str] | None = None,
 ) -> Options:
-    """The options of :func:`resolve_options`, for a caller that does not ask where they came from."""
+    """Return the options of :func:`resolve_options`, for a caller that does not ask where they came from."""
     return resolve_options(
         overrides=overrides,
         environ=environ,
@@ -348,7 +352,7 @@ def _environment(environ: Mapping[str, str]) -> _Layer:
 
 
 def _split_overrides(overrides: Mapping[str, Any]) -> tuple[_Layer, dict[str, Any]]:
-    """What flags and arguments say, and the rest, which must be a document."""
+    """Split the values of flags and arguments from the rest, which must be a document."""
     named: list[tuple[str, _Given]] = []
     document: dict[str, Any] = {}
     for key, value in overrides.items():
@@ -379,7 +383,7 @@ def _file(config_file: Path | None, directory: Path) -> _Layer:
 
 
 def _read_toml(path: Path) -> dict[str, Any] | None:
-    """The tables of a TOML file in UTF-8, None when there is no such file. Raises ConfigError otherwise."""
+    """Return the tables of a TOML file in UTF-8, None when there is no such file. Raises ConfigError otherwise."""
     import tomllib  # late: most commands find no file, and start-up is counted in milliseconds
 
     data = b""
@@ -406,7 +410,7 @@ def _read_toml(path: Path) -> dict[str, Any] | None:
 
 
 def _from_text(info: OptionInfo, value: Any) -> Any:
-    """What *value* says if it is text from a flag, a variable or a template; itself if it cannot be read so."""
+    """Parse *value* if it is text from a flag, a variable or a template; return other values unchanged."""
     if not isinstance(value, str) or info.type_text == _TEXT[1]:
         return value
     word = value.strip().lower()
@@ -428,14 +432,14 @@ def _refused(name: str, given: _Given) -> ConfigError:
 
 
 def _example(info: OptionInfo, value: Any) -> str:
-    """What may stand in the place of a *value* that was refused."""
+    """Return an allowed value for the place of a refused *value*."""
     if isinstance(value, str) and (match := _THOUSANDS.fullmatch(value.strip())):
         return str(int(match[1]) * 1000 ** ("kmg".index(match[2].lower()) + 1))
     return info.type_text
 
 
 def _closest(key: str, spellings: Iterable[str]) -> str:
-    """A hint that offers the spelling most like *key*, or nothing."""
+    """Return a hint that offers the spelling most like *key*, or nothing."""
     import difflib  # late: only a mistake needs it
 
     plain = {_plain(spelling): spelling for spelling in spellings}
@@ -454,7 +458,7 @@ def _known(group: str = "") -> str:
 
 
 def _show(value: object) -> str:
-    """A value as it is typed in a document, cut to a length that a message can bear."""
+    """Return a value as it is typed in a document, cut to a length that a message can bear."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     text = repr(value).removesuffix(".0") if isinstance(value, float) else repr(value)

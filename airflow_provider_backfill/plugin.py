@@ -66,7 +66,11 @@ class ClickHouseBackfillPlugin(AirflowPlugin):
 
 
 def _open_session() -> "Session":
-    """The state folder and the options as operators see them; no server, because workers hold the connections."""
+    """
+    Return the state folder and the options as operators see them.
+
+    No server, because workers hold the connections.
+    """
     from .airflow_support.session import load_airflow_options, open_session
 
     return open_session(load_airflow_options({}), "airflow")

@@ -2,7 +2,7 @@
 The waits that sit in Airflow's triggerer: for a plan or a window, and for the chunks of a mapped task.
 
 State is in the plan's event log and nowhere else, so a trigger that is started again, after a restart of the
-triggerer or in another one, goes on from there. Everything that blocks runs in threads; the triggerer's loop
+triggerer or in another one, continues from there. Everything that blocks runs in threads; the triggerer's loop
 only awaits them.
 """
 
@@ -125,7 +125,7 @@ class BackfillChunkTrigger(BaseTrigger):
     lost, which the server has to abort. So a claim has one owner from its start to its end, here as in a worker.
 
     The task has checked everything and has written what is to be replayed before it defers, once; therefore the
-    trigger may be started again at any time. It goes on with what the log says is left: the claims of a triggerer
+    trigger may be started again at any time. It continues with what the log says is left: the claims of a triggerer
     that is gone are taken over as those of any lost worker.
 
     Its one event is ``{"error": "", "final": False}``; what became of the chunks is in the log.
@@ -170,7 +170,7 @@ class BackfillChunkTrigger(BaseTrigger):
                 event = await asyncio.shield(work)
             except asyncio.CancelledError:
                 # A person has acted on the task, its time is up, or the triggerer stops. The connection ends with it
-                # in any case, so the query is killed and the chunk given back to whoever goes on.
+                # in any case, so the query is killed and the chunk given back to whoever continues.
                 self._stop("the wait in the triggerer was cancelled")
                 await asyncio.wait([work], timeout=_STOP_SECONDS)
                 raise
@@ -185,7 +185,7 @@ class BackfillChunkTrigger(BaseTrigger):
             self._worker.stop(reason)
 
     def _execute(self) -> dict[str, Any]:
-        """The work, in a thread."""
+        """Do the work in a thread."""
         try:
             with airflow_errors():
                 self._run_chunks()

@@ -17,7 +17,7 @@ ROUTE = "clickhouse-backfills"
 
 def page_address(base_url: str, plan_id: str = "", *, framed: bool = True) -> str:
     """
-    The address of the page, or of one plan on it, inside Airflow's own pages.
+    Return the address of the page, or of one plan on it, inside Airflow's own pages.
 
     Args:
         base_url: Airflow's ``[api] base_url``; when it is empty the address is relative to the host.
@@ -56,7 +56,7 @@ class TaskName(NamedTuple):
 
 def parse_task(name: str) -> TaskName | None:
     """
-    The task instance that the event log calls *name*.
+    Return the task instance that the event log calls *name*.
 
     Args:
         name: ``airflow:dag/run/task[map index]#try``; for every other name, such as a user's, the answer is None.
@@ -69,7 +69,7 @@ def parse_task(name: str) -> TaskName | None:
 
 
 def task_path(name: str) -> str:
-    """The path, below Airflow's base address, of what :func:`parse_task` finds in *name*; else empty."""
+    """Return the path, below Airflow's base address, of what :func:`parse_task` finds in *name*; else empty."""
     found = parse_task(name)
     if found is None:
         return ""

@@ -69,7 +69,7 @@ def in_turn(rounds: int, *works: Callable[[], _T]) -> list[list[_T]]:
 
 
 def ratio_of(values: Sequence[float], baselines: Sequence[float]) -> tuple[float, float]:
-    """The median value, and the baseline that gives the median of the rounds' ratios."""
+    """Return the median value, and the baseline that gives the median of the rounds' ratios."""
     value = statistics.median(values)
     ratio = statistics.median(v / b for v, b in zip(values, baselines, strict=True))
     return value, value / ratio
@@ -103,7 +103,7 @@ class Used(NamedTuple):
 
 
 def use_of(*command: str) -> Used:
-    """What a program uses that ends with 0 or 1, by the operating system's figures; its output is thrown away."""
+    """Measure a program that ends with 0 or 1, by the operating system's figures; discard its output."""
     starter = [sys.executable, "-I", "-S", "-c", _STARTER]
     answer = subprocess.run([*starter, *command], check=True, stdout=subprocess.PIPE, text=True).stdout.split()
     assert answer[0] in ("0", "1"), command
@@ -111,7 +111,7 @@ def use_of(*command: str) -> Used:
 
 
 def machine() -> str:
-    """The machine in a line."""
+    """Return the machine in a line."""
     with Path("/proc/cpuinfo").open() as file:
         model = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
     load = os.getloadavg()[0]
@@ -119,7 +119,7 @@ def machine() -> str:
 
 
 def markdown(rows: dict[str, list[Row]]) -> str:
-    """The rows as a table for people."""
+    """Return the rows as a table for people."""
     lines = [f"Measured on {machine()}, Python {platform.python_version()}.", ""]
     lines += ["| what | value | baseline | ratio | bar | |", "|---|---:|---:|---:|---:|---|"]
     for row in (row for part in rows.values() for row in part):
@@ -133,6 +133,6 @@ def markdown(rows: dict[str, list[Row]]) -> str:
 
 
 def as_json(rows: dict[str, list[Row]]) -> str:
-    """The rows for programs."""
+    """Return the rows for programs."""
     found = {part: [{**asdict(row), "ratio": row.ratio, "held": row.held} for row in rows[part]] for part in rows}
     return json.dumps({"machine": machine(), "python": platform.python_version(), "benchmarks": found}, indent=2) + "\n"

@@ -49,7 +49,7 @@ def measure(short: bool) -> list[Row]:
 
 
 def _prepared(root: Path, size: int, left: int) -> StateStore:
-    """A store with a plan of *size* chunks of which *left* are not done."""
+    """Return a store with a plan of *size* chunks of which *left* are not done."""
     plan = _plan(size)
     store = StateStore(FileBackend(root / f"chunks-{size}"))
     store.save_plan(plan)
@@ -143,7 +143,7 @@ def _checkpoints(root: Path, short: bool) -> list[Row]:
 
 
 def _sizes(root: Path) -> list[Row]:
-    """What plans and runs of each size cost to read."""
+    """Measure the cost of reading plans and runs of each size."""
     rows = []
     for size in (120, 100_000):
         plan, store = _plan(size), _prepared(root / "read", size, 10)
@@ -157,7 +157,7 @@ def _sizes(root: Path) -> list[Row]:
 
 
 def _memory(store: StateStore, plan: Plan) -> float:
-    """The highest memory, in MB, of a process that opens the run."""
+    """Return the highest memory, in MB, of a process that opens the run."""
     code = (
         "import sys\n"
         "from airflow_provider_backfill.state.store import open_store\n"
@@ -182,7 +182,7 @@ def _commit_share(place: str, size: int, which: int, of: int, barrier: Barrier, 
 
 
 def _append_share(place: str, count: int, which: int, of: int, barrier: Barrier, ended: "SimpleQueue[float]") -> None:
-    """The least that a log can do: an append with fsync, one process at a time."""
+    """Return the least that a log can do: an append with fsync, one process at a time."""
     Path(place).mkdir(exist_ok=True)
     lock = os.open(f"{place}/lock", os.O_RDWR | os.O_CREAT)
     file = os.open(f"{place}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -39,7 +39,7 @@ def measure(short: bool) -> list[Row]:
 
 
 def figures(rows: int) -> list[Row]:
-    """The figures of a source of so many *rows*; the limit and the granules of the index are in proportion."""
+    """Return the figures of a source of so many *rows*; the limit and the granules of the index are in proportion."""
     limit = LIMIT * rows // ROWS
     with tempfile.TemporaryDirectory(prefix="backfill-bench-", dir=os.environ.get("BACKFILL_BENCH_DIR")) as folder:
         root = Path(folder)
@@ -91,7 +91,7 @@ def _load(server: ClickHouse, rows: int) -> None:
 
 
 def _run(session: Session, target: str, chunking: Chunking) -> tuple[str, float]:
-    """The beginning of the query ids of a backfill, and its seconds, planning included."""
+    """Return the beginning of the query ids of a backfill, and its seconds, planning included."""
     request = PlanRequest(
         target=TableName("b", target),
         start=parse_instant("2025-01-01"),

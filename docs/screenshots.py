@@ -113,7 +113,7 @@ class Studio:
                 self._client.command(statement)
 
     def session(self, user: str = "ada@workstation", memory: int = 0) -> Session:
-        """A session such as the command line makes; with a limit of *memory* bytes a query, when given."""
+        """Return a session such as the command line makes; with a limit of *memory* bytes a query, when given."""
 
         def server() -> ClickHouse:
             if not memory:
@@ -260,7 +260,7 @@ def take_pictures(site: AirflowSite, studio: Studio) -> None:
 
 
 def take_terminal(studio: Studio, plan: str, done: int) -> None:
-    """What ``run`` draws, when *done* chunks of a plan are done: the same picture, kept as a drawing."""
+    """Save the picture of ``run`` with *done* done chunks."""
     from playwright.sync_api import sync_playwright
     from rich.console import Console
 

@@ -81,7 +81,7 @@ class _FolderState:
         self._values: dict[str, Any] = {} if ti.try_number <= 1 else json.loads(self._backend.read(self._name) or b"{}")
 
     def get(self, key: str) -> Any:
-        """The value, or None."""
+        """Return the value, or None."""
         return self._values.get(key)
 
     def set(self, key: str, value: Any) -> None:
@@ -91,7 +91,7 @@ class _FolderState:
 
 
 def alias_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """What the event of an asset alias may carry: in Airflow 3.0 no lists, which become text there."""
+    """Convert the extra of an event for an asset alias: Airflow 3.0 takes no lists, so lists become text."""
     if airflow_is(3, 1):
         return dict(extra)
     return {name: ",".join(value) if isinstance(value, list) else value for name, value in extra.items()}

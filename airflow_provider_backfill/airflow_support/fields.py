@@ -65,7 +65,7 @@ def mapped_items(plan: Plan, most: int) -> Iterator[dict[str, Any]]:
 
 
 def show_window(start: str, end: str) -> str:
-    """A window as short as it can be read: its day or days where both ends are midnights, no seconds that are zero."""
+    """Return a window as short text: days if both ends are midnights, no zero seconds."""
     midnight = "T00:00:00.000Z"
     if start.endswith(midnight) and end.endswith(midnight):
         if parse_instant(end) - parse_instant(start) == timedelta(days=1):
@@ -76,7 +76,7 @@ def show_window(start: str, end: str) -> str:
 
 
 def parse_mapped_item(chunks: Any) -> tuple[str, tuple[datetime, datetime]]:
-    """The plan and the window of a mapped task, from one item of the mapping input."""
+    """Return the plan and the window of a mapped task, from one item of the mapping input."""
     try:
         return str(chunks["planId"]), (parse_instant(chunks["from"]), parse_instant(chunks["to"]))
     except (KeyError, TypeError, AttributeError):
@@ -96,24 +96,24 @@ def is_literal(value: Any) -> bool:
 
 
 def blank_to_none(value: Any) -> Any:
-    """A field's value, None when it rendered to nothing."""
+    """Return a field's value, None when it rendered to nothing."""
     return None if isinstance(value, str) and value.strip() in ("", "None") else value
 
 
 def to_instant(value: str | datetime) -> datetime:
-    """A moment; without an offset it is UTC."""
+    """Return a moment; without an offset it is UTC."""
     if isinstance(value, datetime):
         return from_ms(to_ms(value if value.tzinfo is not None else value.replace(tzinfo=UTC)))
     return parse_instant(value)
 
 
 def to_chunking(value: float | str) -> Chunking | None:
-    """The length of a chunk, as :func:`.chunking.parse_length` reads it; None when rows or partitions decide."""
+    """Return the length of a chunk, as :func:`.chunking.parse_length` reads it; None when rows or partitions decide."""
     return None if str(value).strip() == AUTO else parse_length(str(value))
 
 
 def to_flag(value: Any) -> bool:
-    """A switch: a boolean, or its name as a field of a form or a template gives it."""
+    """Return a switch: a boolean, or its name as a field of a form or a template gives it."""
     text = str(value).strip().lower()
     if text not in ("true", "false"):
         raise RequestError(f"{value!r} is neither true nor false.", hint="pass True or False, or a template that does")
@@ -121,12 +121,12 @@ def to_flag(value: Any) -> bool:
 
 
 def to_table(what: str) -> Callable[[str], TableName]:
-    """A parser of ``database.table``, with *what* it is called in errors."""
+    """Return a parser of ``database.table``, with *what* it is called in errors."""
     return lambda text: parse_table(text, what)
 
 
 def to_tables(what: str) -> Callable[[str | Sequence[str]], tuple[TableName, ...]]:
-    """A parser of one ``database.table`` or a list of them, with *what* each is called in errors."""
+    """Return a parser of one ``database.table`` or a list of them, with *what* each is called in errors."""
     return lambda value: tuple(parse_table(text, what) for text in _listed(value))
 
 
@@ -140,7 +140,7 @@ def _listed(value: str | Sequence[str]) -> Sequence[str]:
 
 
 def to_mode(text: str) -> WriteMode:
-    """A write mode by its name."""
+    """Return a write mode by its name."""
     try:
         return WriteMode(text.strip())
     except ValueError:
@@ -149,5 +149,5 @@ def to_mode(text: str) -> WriteMode:
 
 
 def conflicting_sources() -> RequestError:
-    """The error of who names a source and a select."""
+    """Return the error for a source together with a select."""
     return RequestError("source and select exclude each other: rows come from one place.", hint="keep one of them")

@@ -28,7 +28,7 @@ BACKFILLS = AssetAlias("clickhouse_backfill")
 
 def target_asset(target: str) -> Asset:
     """
-    The asset of the table ``database.table``: what a DAG is scheduled by that goes on from a backfilled window.
+    Return the asset of the table ``database.table``: what a DAG is scheduled by that continues from a backfilled window.
 
     The events of it carry the window in ``extra``: ``target``, ``from``, ``to``, ``rowsWritten``, ``planIds``.
     """
@@ -56,7 +56,7 @@ def announce(context: Context, outlets: Iterable[Any], published: Payload, parti
 
 def partition_keys(start: datetime, end: datetime, key_format: str) -> list[str]:
     """
-    The keys of all partitions that ``[start, end)`` touches, in the order of time.
+    Return the keys of all partitions that ``[start, end)`` touches, in the order of time.
 
     Args:
         key_format: Of a partition's start in UTC, by strftime; hours are the finest.
@@ -91,7 +91,7 @@ def check_partitions(key_format: str, outlets: Iterable[Any]) -> None:
 
 
 def openlineage(result: Payload) -> "OperatorLineage[Any, Any]":
-    """Sources, target and rows of a window that a task has executed; for the OpenLineage provider, which calls it."""
+    """Return sources, target and rows of an executed window; called by the OpenLineage provider."""
     from airflow.providers.common.compat.openlineage.facet import (
         InputDataset,
         OutputDataset,

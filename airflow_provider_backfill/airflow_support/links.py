@@ -18,7 +18,7 @@ _ATTRIBUTE = "linked_plan_id"
 
 
 def plan_link(plan_id: str) -> str:
-    """The address of a plan's page, complete where ``[api] base_url`` is set."""
+    """Return the address of a plan's page, complete where ``[api] base_url`` is set."""
     return page_address(conf.get("api", "base_url", fallback="") or "", plan_id, framed=airflow_is(3, 1))
 
 
@@ -29,11 +29,11 @@ class BackfillPlanLink(BaseOperatorLink):
     name = "ClickHouse Backfill"
 
     def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
-        """The address; empty when the task has not come so far as to know its plan."""
+        """Return the address; empty while the task does not know its plan."""
         plan_id = getattr(operator, _ATTRIBUTE, "")
         if plan_id:
             return plan_link(plan_id)
-        # A task that goes on in another process than it began in, as a deferred one does.
+        # A task that continues in another process than it began in, as a deferred one does.
         pull = getattr(ti_key, "xcom_pull", None)
         found = pull(key=self.xcom_key, map_indexes=getattr(ti_key, "map_index", -1)) if pull else None
         return found if isinstance(found, str) else ""

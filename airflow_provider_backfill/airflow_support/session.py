@@ -53,7 +53,7 @@ def airflow_home() -> Path:
 
 def load_airflow_options(arguments: Mapping[str, Any], document: Mapping[str, Any] | None = None) -> Options:
     """
-    The options of an operator: *arguments* by name (None is not given), then *document*, then the sources below it.
+    Load an operator's options: *arguments* (None is omitted), then *document*, then the weaker sources.
 
     These are the environment, ``clickhouse-backfill.toml`` in Airflow's home, and Airflow's
     ``[clickhouse_backfill]`` section.
@@ -79,7 +79,7 @@ def airflow_section() -> dict[str, str]:
 
 def open_session(options: Options, user: str, clickhouse_conn_id: str | None = None) -> Session:
     """
-    A session on the state folder of *options*; relative folders start at Airflow's home.
+    Return a session on the state folder of *options*; relative folders start at Airflow's home.
 
     A URL may name an Airflow connection that has the credentials, as Airflow's own object paths do:
     ``s3://connection_id@bucket/prefix``.
@@ -102,7 +102,7 @@ def open_session(options: Options, user: str, clickhouse_conn_id: str | None = N
 
 
 def _store_config(conn_id: str) -> dict[str, str]:
-    """What an Airflow connection has for an object store: credentials, address, region."""
+    """Return an Airflow connection's credentials, address and region for an object store."""
     try:
         connection = BaseHook.get_connection(conn_id)
     except AirflowNotFoundException:
@@ -138,7 +138,7 @@ def _no_connection(conn_id: str) -> ConfigError:
 
 
 def task_name(context: Context) -> str:
-    """A task instance's name for the event log: dag, run, task, map index and try."""
+    """Return a task instance's name for the event log: dag, run, task, map index and try."""
     ti = context["ti"]
     index = f"[{ti.map_index}]" if ti.map_index is not None and ti.map_index >= 0 else ""
     return f"airflow:{ti.dag_id}/{ti.run_id}/{ti.task_id}{index}#{ti.try_number}"
@@ -193,7 +193,11 @@ def undefined_named(context: Context) -> Iterator[None]:
 
 
 def in_operator_words(remedy: Remedy | None) -> str:
-    """A remedy with ``--write-mode replace`` as ``write_mode='replace'``; a command to paste into a shell stays one."""
+    """
+    Return a remedy with ``--write-mode replace`` as ``write_mode='replace'``.
+
+    A command to paste into a shell stays one.
+    """
     if isinstance(remedy, Advice):
         return remedy.render(_argument)
     return "" if remedy is None else str(remedy)

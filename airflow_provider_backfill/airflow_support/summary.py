@@ -6,7 +6,7 @@ from .fields import show_window
 
 def plan_summary(payload: Payload, tasks: int, page: str) -> str:
     """
-    A plan as Markdown: what is filled, from where, how, and what is to be known before it runs.
+    Return a plan as Markdown: what is filled, from where, how, and what is to be known before it runs.
 
     Args:
         payload: What ``create_plan`` returned.

@@ -22,7 +22,7 @@ class _Words(Arg):
 
 
 def commands() -> list[ActionCommand]:
-    """What Airflow adds to its command line."""
+    """Return the commands that Airflow adds to its command line."""
     words: Any = _Words
     about = {"nargs": "*", "metavar": "COMMAND [options]", "help": "those of the console script clickhouse-backfill"}
     return [

@@ -114,7 +114,7 @@ def _choice(call: Call, name: str, allowed: list[str]) -> str | None:
 
 
 def _pairs(call: Call, name: str) -> Iterator[tuple[str, str]]:
-    """The values of a flag that are written ``NAME=VALUE``."""
+    """Return the values of a flag that are written ``NAME=VALUE``."""
     for text in call.texts(name):
         left, sign, right = text.partition("=")
         if not sign or not left.strip():
@@ -228,7 +228,7 @@ def _run(call: Call) -> Payload:
 
 
 def _pace(call: Call) -> dict[str, Any]:
-    """What the user says of load and failures, where anything."""
+    """Return the user's limits on load and failures, if any."""
     given: dict[str, Any] = {}
     if (load := call.text("--max-load")) is not None:
         # A share such as 0.8 is none: it would stop the run for ever.

@@ -34,7 +34,7 @@ def mute(out: IO[str]) -> None:
 
 @contextmanager
 def muted_when_broken(out: IO[str]) -> Iterator[None]:
-    """A run outlives the terminal or the pipe that shows it."""
+    """Keep a run alive when the terminal or pipe that shows the run is gone."""
     try:
         yield
     except OSError:

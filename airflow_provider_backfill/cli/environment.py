@@ -59,7 +59,7 @@ def server_url(call: Call) -> str | None:
 
 
 def with_page(payload: Payload) -> Payload:
-    """The payload of a plan with the address of its page, where Airflow's own address is known."""
+    """Return the payload of a plan with the address of its page, where Airflow's own address is known."""
     from ..ui_urls import airflow_address, page_address
 
     base = airflow_address(os.environ)
@@ -68,7 +68,7 @@ def with_page(payload: Payload) -> Payload:
 
 def read_file(path: Path) -> bytes:
     """
-    The bytes of a file that a user named: a password, a SELECT, a list of required backfills.
+    Return the bytes of a file that a user named: a password, a SELECT, a list of required backfills.
 
     Raises:
         OSError: It cannot be read, or is longer than such a file can be.
@@ -82,7 +82,7 @@ def read_file(path: Path) -> bytes:
 
 def read_password(call: Call) -> str | None:
     """
-    The password that is not in the URL: from --password-file, else CLICKHOUSE_PASSWORD, else its file.
+    Return the password that is not in the URL: from --password-file, else CLICKHOUSE_PASSWORD, else its file.
 
     Raises:
         ConfigError: The file cannot be read.

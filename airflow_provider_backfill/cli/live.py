@@ -54,14 +54,14 @@ _STATUS = {
 
 
 class RunView:
-    """What is drawn of one run; made anew for each frame."""
+    """What is drawn of one run; made again for each frame."""
 
     def __init__(self, plan: Plan, run: Run, ascii_only: bool = False) -> None:
         self._plan, self._atlas, self._pace = plan, ProgressMap(plan), RateMeter(run)
         self._glyph = int(ascii_only)
 
     def draw(self, run: Run, width: int, height: int) -> "Group":
-        """The frame for a terminal of *width* columns and *height* lines."""
+        """Return the frame for a terminal of *width* columns and *height* lines."""
         from rich.console import Group
 
         width = min(width, _WIDEST)
@@ -150,7 +150,7 @@ def _listed(label: str, style: str, rows: list[tuple[Chunk, str]]) -> "list[Text
 
 
 def _window(chunk: Chunk) -> str:
-    """A chunk's window; a day ends at 24:00, not at 00:00 of another."""
+    """Return a chunk's window; a day ends at 24:00, not at 00:00 of another."""
     text = chunk_window(chunk.start, chunk.end)
     last = chunk.end - timedelta(milliseconds=1)
     ends_its_day = not (chunk.end.hour or chunk.end.minute or chunk.end.second) and last.date() == chunk.start.date()

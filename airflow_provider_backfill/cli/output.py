@@ -97,7 +97,7 @@ def without_passwords(text: str, call: Call | None) -> str:
 
 
 def _shown(name: str, text: str) -> str:
-    """The value of a flag of this call, as it may be printed."""
+    """Return the value of a flag of this call, as it may be printed."""
     if name != "--clickhouse-url":
         return text
     from ..clickhouse.address import parse_address

@@ -26,12 +26,12 @@ class Call(NamedTuple):
     airflow_section: Mapping[str, str] | None = None
 
     def text(self, name: str) -> str | None:
-        """The value of a flag, None when it was not given."""
+        """Return the value of a flag, None when it was not given."""
         value: str | None = self.values[ALL_FLAGS[name].key]
         return value
 
     def texts(self, name: str) -> list[str]:
-        """The values of a flag that may be given again, in the order in which they were."""
+        """Return the values of a flag that may be given again, in the order in which they were."""
         return list(self.values[ALL_FLAGS[name].key] or ())
 
     def on(self, name: str) -> bool:
@@ -39,11 +39,11 @@ class Call(NamedTuple):
         return bool(self.values[ALL_FLAGS[name].key])
 
     def given(self, flags: Sequence[Flag]) -> list[str]:
-        """The names of those of *flags* that were given."""
+        """Return the names of those of *flags* that were given."""
         return [flag.name for flag in flags if self.values[flag.key] not in (None, False)]
 
     def need(self, name: str, hint: str) -> str:
-        """The value of a flag that must be given."""
+        """Return the value of a flag that must be given."""
         value = self.text(name)
         if value is None:
             raise RequestError(f"{name} is missing.", hint=hint)
@@ -105,7 +105,11 @@ def parse(words: Sequence[str]) -> Call:
 
 
 def _positional(command: str, extra: Sequence[str], values: Mapping[str, Any]) -> dict[str, str]:
-    """The words without a flag by the key of the flag they stand for, the last flags first; empty for other words."""
+    """
+    Return the words without a flag by the key of the flag they stand for, the last flags first.
+
+    Empty for other words.
+    """
     slots = [flag for flag in COMMANDS[command].flags if flag in POSITIONAL]
     if not slots or any(word.startswith("-") for word in extra):
         return {}
@@ -225,7 +229,7 @@ def _unknown(word: str, command: str) -> RequestError:
 
 
 def _meant(word: str, known: Mapping[str, Flag]) -> str:
-    """What a word without a flag was likely meant to be."""
+    """Guess the meaning of a word without a flag."""
     name, sign, value = word.partition("=")
     if sign and f"--{name}" in known:
         return f"did you mean --{name} {value}?"

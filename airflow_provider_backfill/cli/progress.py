@@ -52,7 +52,7 @@ class RateMeter:
         return now
 
     def pace(self, run: Run) -> Pace | None:
-        """What was done per second of late; None until a chunk has ended since the first look."""
+        """Return the recent work per second; None until a chunk has ended since the first look."""
         return self._meter.pace(self._look(run))
 
     def seconds_left(self, run: Run) -> float | None:
@@ -60,7 +60,7 @@ class RateMeter:
         return self._meter.seconds_left(self._look(run), run.total - ended(run))
 
     def text(self, run: Run) -> str:
-        """The pace and the end, as far as they are known."""
+        """Return the pace and the end, as far as they are known."""
         pace, left = self.pace(run), self.seconds_left(run)
         if pace is None or left is None:
             return ""
@@ -98,7 +98,7 @@ class EventText:
         self._windows: dict[str, str] = {}
 
     def tell(self, event: Event) -> str:
-        """What happened to which chunk; empty for what is no news."""
+        """Describe an event of a chunk; empty for an event without news."""
         match event:
             case ChunkStarted():
                 self._windows[event.chunk_id] = chunk_window(event.start, event.end)
@@ -122,7 +122,7 @@ class EventText:
 
 
 def chunk_window(start_at: datetime, end_at: datetime) -> str:
-    """A chunk's window in a column of them."""
+    """Return a chunk's window in a column of them."""
     start, end = (render_instant(moment) for moment in (start_at, end_at))
     if {start[10:], end[10:]} == {_MIDNIGHT}:
         return f"{start[:10]} to {end[:10]}"
@@ -226,7 +226,7 @@ class ChangeLog:
 
 
 def counts_text(run: Run) -> str:
-    """The run in one line: status, chunks, rows."""
+    """Return the run in one line: status, chunks, rows."""
     failed = run.count(ChunkStatus.FAILED)
     return (
         f"{run.status}: {run.count(ChunkStatus.DONE):,} of {run.total:,} chunks done"

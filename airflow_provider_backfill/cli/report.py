@@ -17,7 +17,7 @@ def show_report(payload: Payload, _: IO[str]) -> str:
 
 
 def show_markdown(payload: Payload, _: IO[str]) -> str:
-    """The same as a Markdown table with a heading."""
+    """Return the report as a Markdown table with a heading."""
     lines = [
         f"### Backfill {payload['planId']} of `{payload['target']}`: {payload['status']}",
         "",

@@ -22,7 +22,7 @@ _EXPECTED = {
 
 def read_required(path: Path) -> list[RequiredBackfill]:
     """
-    The backfills that a TOML, YAML or JSON file declares, by its suffix (TOML when it has another).
+    Return the backfills that a TOML, YAML or JSON file declares, by its suffix (TOML when it has another).
 
     It holds a list ``backfill`` of entries with target, from, to, and reason, owner.
 

@@ -46,12 +46,12 @@ _SPELLED_OTHERWISE = str.maketrans({"_": "-", "\u2013": "--", "\u2014": "--"})
 
 
 def nearest_command(word: str, commands: Iterable[str]) -> str:
-    """The command that *word* was likely meant to be; empty when none is near."""
+    """Return the command that *word* was likely meant to be; empty when none is near."""
     return _nearest(word.lower().translate(_SPELLED_OTHERWISE), list(commands), _COMMANDS)
 
 
 def nearest_flag(word: str, flags: Iterable[str]) -> str:
-    """The flag, one of *flags*, that *word* was likely meant to be; empty when none is near."""
+    """Return the flag, one of *flags*, that *word* was likely meant to be; empty when none is near."""
     known = list(flags)
     if word in _ALIASES and _ALIASES[word] in known:
         return _ALIASES[word]

@@ -27,12 +27,12 @@ def show_moment(text: str) -> str:
 
 
 def show_window(start: str, end: str) -> str:
-    """A half-open window, such as ``2025-01-01 to 2025-02-01 UTC``."""
+    """Return a half-open window, such as ``2025-01-01 to 2025-02-01 UTC``."""
     return f"{show_moment(start)} to {show_moment(end)} UTC"
 
 
 def show_seconds(seconds: float) -> str:
-    """A length of time in the two units that matter."""
+    """Return a length of time in the two units that matter."""
     if seconds < 9.95:
         return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -74,7 +74,7 @@ def _adds_up(shown: Payload | None) -> list[tuple[str, str]]:
 
 
 def show_plan(payload: Payload, out: IO[str]) -> str:
-    """What a plan will do, on one screen."""
+    """Describe a plan on one screen."""
     existing = payload["existingRows"]
     made = "would be made; nothing was written." if "preview" in payload else "is made; nothing ran."
     lines = [
@@ -161,12 +161,12 @@ def _missed(payload: Payload, out: IO[str]) -> str:
 
 
 def remedy_text(finding: Payload) -> str:
-    """What helps against a finding, as one line; a statement says that it is none for a shell."""
+    """Return the remedy of a finding as one line; a statement is marked as SQL."""
     return f"SQL: {finding['hint']}" if finding["remedy"] == "sql" else str(finding["hint"])
 
 
 def remedy_lines(finding: Payload) -> list[str]:
-    """What helps against a finding, as an arrow below it; nothing when nothing is known to."""
+    """Return the remedy of a finding as an arrow below the finding; nothing without a remedy."""
     return [f"    -> {remedy_text(finding)}"] if finding["hint"] else []
 
 
@@ -238,7 +238,7 @@ def _chunks(chunks: Sequence[Payload], out: IO[str]) -> list[str]:
 
 
 def show_events(payload: Payload, _: IO[str]) -> str:
-    """What happened to a plan, a line for each event, oldest first."""
+    """Print the history of a plan, one line for each event, oldest first."""
     return "\n".join(map(show_event, payload["events"])) or f"Nothing has happened to plan {payload['planId']} yet."
 
 
@@ -256,7 +256,7 @@ def show_event(event: Payload) -> str:
 
 
 def show_completion(payload: Payload, _: IO[str]) -> str:
-    """A completion script, as it is."""
+    """Return a completion script, as it is."""
     return str(payload["script"])
 
 
@@ -265,7 +265,7 @@ def _dial(number: int | None) -> str:
 
 
 def show_doctor(payload: Payload, out: IO[str]) -> str:
-    """What is wrong with a plan, or with a table before there is one, worst first, each with its remedy."""
+    """Print the findings about a plan or a table, worst first, each with its remedy."""
     what = f"{payload['target']}, which has no plan here that was asked for"
     if payload["planId"] is not None:
         what = f"Plan {payload['planId']} of {payload['target']} is {payload['status']}"
@@ -297,7 +297,7 @@ def _pace(pace: Payload | None) -> str:
 
 
 def show_count(number: float) -> str:
-    """A number of rows in three digits and a unit: ``950``, ``12.3 thousand``, ``1.15 million``."""
+    """Return a number of rows in three digits and a unit: ``950``, ``12.3 thousand``, ``1.15 million``."""
     for unit, size in (("billion", 1e9), ("million", 1e6), ("thousand", 1e3)):
         if number >= size:
             return f"{number / size:.3g} {unit}"
@@ -305,7 +305,7 @@ def show_count(number: float) -> str:
 
 
 def show_bytes(count: float) -> str:
-    """A size in the unit that keeps it short."""
+    """Return a size in the unit that keeps it short."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}"
@@ -335,7 +335,7 @@ def show_coverage(payload: Payload, out: IO[str]) -> str:
 
 
 def show_verify(payload: Payload, out: IO[str]) -> str:
-    """What source and target hold now, and rows that only one of them has."""
+    """Print the rows of source and target, and rows of only one side."""
     done, total = payload["chunksVerified"], payload["chunksTotal"]
     verdict = payload["verdict"]
     if verdict == "inconclusive":
@@ -388,7 +388,7 @@ def show_parallel(payload: Payload, out: IO[str]) -> str:
 
 
 def show_waiver(payload: Payload, out: IO[str]) -> str:
-    """What was waived, and how to take it back."""
+    """Print the waiver, and how to end the waiver."""
     until = f" until {show_moment(payload['until'])} UTC" if payload["until"] else ""
     instead = f"; plan {payload['supersededBy']} does its work" if payload["supersededBy"] else ""
     waived = paint("waived", "paused", out)
@@ -396,7 +396,7 @@ def show_waiver(payload: Payload, out: IO[str]) -> str:
 
 
 def show_repair(payload: Payload, out: IO[str]) -> str:
-    """What was done to the files, what is in doubt, and what to type next."""
+    """Print the repairs, the chunks in doubt, and the next command."""
     lines = [f"Plan {payload['planId']} of {payload['target']} is {paint(payload['status'], payload['status'], out)}."]
     lines += [f"  {action}" for action in payload["actions"] or ["Its files are sound; nothing was to be done."]]
     lines += [f"  {payload['advice']}"] if payload["advice"] else []
@@ -438,7 +438,7 @@ def _findings(findings: Sequence[Payload], out: IO[str]) -> list[str]:
 
 
 def show_list(payload: Payload, out: IO[str]) -> str:
-    """A table of the plans, newest last."""
+    """Return a table of the plans, newest last."""
     header = ("PLAN", "STATUS", "DONE", "ROWS", "WINDOW (UTC)", "TARGET", "STARTED", "BY")
     rows = [
         (

@@ -119,7 +119,7 @@ def kill_queries(server: ClickHouse, plan_id: str, chunk_id: str = "") -> int:
         How many queries were found.
 
     Raises:
-        ServerError: ClickHouse could not be reached, or a query goes on on another server.
+        ServerError: ClickHouse could not be reached, or a query continues on another server.
     """
     if server.embedded:
         return 0

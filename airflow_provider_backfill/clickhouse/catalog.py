@@ -100,7 +100,7 @@ def replicated(server: ClickHouse, tables: Iterable[TableName]) -> tuple[TableNa
 
 
 def feeding_views(server: ClickHouse, target: TableName) -> list[ViewFacts]:
-    """The materialized views that write to *target* (or *target* itself, when it holds its own rows)."""
+    """Return the materialized views that write to *target* (or *target* itself, when it holds its own rows)."""
     found = server.rows(
         "SELECT database, name, as_select, create_table_query FROM system.tables WHERE engine = 'MaterializedView'"
         " ORDER BY database, name"
@@ -133,7 +133,7 @@ def foreign_definers(server: ClickHouse, views: Iterable[str]) -> dict[str, str]
 
 
 def view_targets(server: ClickHouse, views: Iterable[TableName]) -> dict[TableName, TableName]:
-    """The table that each of the materialized *views* writes to; views that hold their own rows are left out."""
+    """Return the table that each of the materialized *views* writes to; views that hold their own rows are left out."""
     names = ", ".join(f"({literal(view.database)}, {literal(view.table)})" for view in views)
     if not names:
         return {}
@@ -151,7 +151,7 @@ def _view_target(create_query: str) -> TableName | None:
 
 def select_facts(server: ClickHouse, select: str, settings: Mapping[str, str] | None = None) -> SelectFacts:
     """
-    What a SELECT gives, and what of it may differ when it is asked again.
+    Return the columns of a SELECT, and the reasons why a repeated SELECT may differ.
 
     Args:
         settings: Values of its query parameters.
@@ -178,7 +178,7 @@ def are_constant(server: ClickHouse, expressions: Sequence[str]) -> bool:
 
 
 def tables_like(server: ClickHouse, name: TableName) -> list[TableName]:
-    """The tables that keep rows and have all columns of another one, by name and type."""
+    """Return the tables that keep rows and have all columns of another one, by name and type."""
     found = server.rows(
         "SELECT database, table FROM system.columns WHERE (name, type) IN"
         f" (SELECT name, type FROM system.columns WHERE {table_condition(name)})"
@@ -208,7 +208,7 @@ def count_rows(server: ClickHouse, table: TableName, condition: str = "") -> int
 
 def time_span(server: ClickHouse, table: TableName, column: str, kind: TimeKind) -> tuple[datetime, datetime]:
     """
-    The first and the last instant in *column*, rounded down to whole milliseconds.
+    Return the first and the last instant in *column*, rounded down to whole milliseconds.
 
     Raises:
         RequestError: The table has no rows.
@@ -233,5 +233,5 @@ def first_instant(
 
 
 def server_time(server: ClickHouse) -> datetime:
-    """What the server's clock shows."""
+    """Return the time of the server's clock."""
     return from_ms(float(server.value("SELECT toUnixTimestamp64Milli(now64(3))")))

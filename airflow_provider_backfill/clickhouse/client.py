@@ -74,7 +74,7 @@ class ClickHouse:
 
     def rows(self, sql: str, settings: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """
-        The rows a SELECT answers with.
+        Return the rows a SELECT answers with.
 
         Raises:
             ServerError: The server refused it or could not be reached.
@@ -84,7 +84,7 @@ class ClickHouse:
 
     def row(self, sql: str, settings: Mapping[str, Any] | None = None) -> tuple[Any, ...]:
         """
-        The one row that a SELECT answers with.
+        Return the one row that a SELECT answers with.
 
         Raises:
             ServerError: As :meth:`rows`; or the answer has no row, as when an aggregate was broken off.
@@ -96,7 +96,7 @@ class ClickHouse:
 
     def value(self, sql: str, settings: Mapping[str, Any] | None = None, *, default: Any = _NEEDED) -> Any:
         """
-        The first value of the first row that a SELECT answers with.
+        Return the first value of the first row that a SELECT answers with.
 
         Args:
             default: What to return when there is no row.
@@ -111,7 +111,7 @@ class ClickHouse:
 
     def numbers(self, sql: str, settings: Mapping[str, Any] | None = None) -> tuple[int, ...]:
         """
-        The integers of the one row that a SELECT answers with; none when there is no row.
+        Return the integers of the one row that a SELECT answers with; none when there is no row.
 
         As text, which for so little takes half the time of :meth:`rows`.
 
@@ -175,7 +175,7 @@ class ClickHouse:
         return given
 
     def _arguments(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Settings and query parameters (``param_name``), which are among them, as the client takes them."""
+        """Return settings and query parameters (``param_name``) for the client."""
         given = self._with(settings)
         found = [name for name in given if name.startswith(_PARAMETER)]
         parameters = {name.removeprefix(_PARAMETER): given.pop(name) for name in found}
@@ -244,7 +244,7 @@ def connect(url: str, password: str | None = None, *, connections: int = 8) -> C
 
 def from_client(open_client: "Callable[[], Client]", name: str) -> ClickHouse:
     """
-    A :class:`ClickHouse` around a client that somebody else opens, such as Airflow's ClickHouse hook.
+    Return a :class:`ClickHouse` around a client that somebody else opens, such as Airflow's ClickHouse hook.
 
     Args:
         name: Names the ClickHouse in an error, as long as its address is not known.

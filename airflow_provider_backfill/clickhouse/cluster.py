@@ -50,7 +50,7 @@ class OneServer(ClickHouse):
 
     It is held by an HTTP session, which other servers do not know: they refuse the statement before they look at it,
     and it is sent again until it reaches the right one. A session ends with its server, and when it was not used for
-    :data:`SESSION_SECONDS`: a worker that sleeps longer cannot go on where it was. For one statement at a time.
+    :data:`SESSION_SECONDS`: a worker that sleeps longer cannot continue where it was. For one statement at a time.
 
     Attributes:
         met_others: Whether another server has answered: the address is that of several.
@@ -112,7 +112,7 @@ def find_replicas(server: ClickHouse, table: TableName) -> Replicas | None:
 
 
 def _arguments(server: ClickHouse, table: TableName, path: str) -> tuple[str, str]:
-    """What path and replica name of a table beside *table* are made from, whose own path is *path*."""
+    """Return the path and replica name for a table beside *table*, whose own path is *path*."""
     engine, uuid = server.rows(
         f"SELECT engine_full, toString(uuid) FROM system.tables WHERE {table_condition(table, 'name')}"
     )[0]
@@ -129,7 +129,7 @@ def _arguments(server: ClickHouse, table: TableName, path: str) -> tuple[str, st
 
 def _find_cluster(server: ClickHouse, path: str, names: set[str], active: set[str]) -> str:
     """
-    The smallest cluster that has the replicas *names* of the table at *path*; else one that has the *active* ones.
+    Find the smallest cluster with the replicas *names* of the table at *path*, or with the *active* ones.
 
     A server that does not answer may have any of them; Keeper takes some seconds to see that it is dead.
     """
@@ -149,7 +149,7 @@ def _find_cluster(server: ClickHouse, path: str, names: set[str], active: set[st
 
 
 def _ask_cluster(server: ClickHouse, cluster: str, size: int, path: str) -> tuple[set[str], int]:
-    """The replicas of the table at *path* that a cluster of *size* servers has, and how many of these are silent."""
+    """Ask a cluster of *size* servers for replicas of the table at *path*, and count silent servers."""
     skip = {"skip_unavailable_shards": 1}
     everywhere = f"clusterAllReplicas({literal(cluster)}, system.replicas)"
     rows = server.rows(f"SELECT DISTINCT replica_name FROM {everywhere} WHERE zookeeper_path = {literal(path)}", skip)
@@ -201,7 +201,7 @@ def is_replicated_on(server: ClickHouse, cluster: str, table: TableName) -> bool
 
 
 def _queue(server: ClickHouse, table: TableName) -> str:
-    """What a replica has still to do, in words."""
+    """Describe a replica's queue."""
     rows = server.rows(
         "SELECT (SELECT replica_name FROM system.replicas WHERE "
         + table_condition(table)
@@ -215,14 +215,14 @@ def _queue(server: ClickHouse, table: TableName) -> str:
 
 
 def tables_beside(server: ClickHouse, replicas: Replicas) -> list[str]:
-    """The names of the tables beside a replicated one that Keeper knows, on whichever replica they are."""
+    """Return the names of the tables beside a replicated one that Keeper knows, on whichever replica they are."""
     above, _, base = replicas.path.rpartition("/")
     names = Keeper(server, replicas.keeper).children(above or "/", like=f"{base}_backfill_")
     return [name.removeprefix(f"{base}_") for name in names]
 
 
 def path_beside(server: ClickHouse, replicas: Replicas, table: TableName) -> str:
-    """The path in Keeper of a table beside a replicated one."""
+    """Return the path in Keeper of a table beside a replicated one."""
     if not replicas.by_database:
         return f"{replicas.path}_{table.table}"
     rows = server.rows(f"SELECT zookeeper_path FROM system.replicas WHERE {table_condition(table)}")
@@ -259,7 +259,7 @@ class Keeper(NamedTuple):
     name: str
 
     def children(self, path: str, names: Iterable[str] | None = None, like: str = "") -> list[str]:
-        """The nodes below *path*; only those of *names*, or those that begin with *like*."""
+        """Return the nodes below *path*; only those of *names*, or those that begin with *like*."""
         where = [f"path = {literal(path)}"]
         if self.name != "default":
             where.append(f"zookeeperName = {literal(self.name)}")
@@ -289,7 +289,7 @@ class Keeper(NamedTuple):
 
 
 def names_elsewhere(server: ClickHouse, replicas: Replicas, database: str, prefix: str) -> set[str]:
-    """The names of tables that begin with *prefix*, on the other replicas, or in Keeper alone."""
+    """Return the names of tables that begin with *prefix*, on the other replicas, or in Keeper alone."""
     names = set() if replicas.by_database else set(tables_beside(server, replicas))
     if replicas.cluster:
         everywhere = f"clusterAllReplicas({literal(replicas.cluster)}, system.tables)"
@@ -307,7 +307,7 @@ def insert_quorum(server: ClickHouse, total: int) -> int:
 
 
 def lost_tables(server: ClickHouse, replicas: Replicas) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """The tables of ours beside a replicated one of which all replicas are dead: by name, their path and those."""
+    """Return staging tables beside a replicated table whose replicas are all dead: path and replicas by name."""
     keeper, prefix = Keeper(server, replicas.keeper), "" if replicas.keeper == "default" else f"{replicas.keeper}:"
     tables = {}
     for name in tables_beside(server, replicas):

@@ -120,7 +120,7 @@ class _Look:
         self.unseen: list[str] = []
 
     def part(self, what: str, otherwise: _T, ask: Callable[..., _T], *arguments: object) -> _T:
-        """The answer to *ask*, or *otherwise* when this user or version does not give it, or not in time."""
+        """Return the answer to *ask*, or *otherwise* when this user or version does not give it, or not in time."""
         try:
             return ask(*arguments)
         except ServerUnreachableError:
@@ -187,7 +187,7 @@ def _exists(server: ClickHouse, name: TableName) -> bool:
 
 
 def _engine(server: ClickHouse, storage: TableName) -> tuple[str, str]:
-    """The engine's full definition and the storage policy."""
+    """Return the engine's full definition and the storage policy."""
     found = server.rows(
         f"SELECT engine_full, storage_policy FROM system.tables WHERE {table_condition(storage, 'name')}"
     )
@@ -274,7 +274,7 @@ def _partitions(server: ClickHouse, target: TableFacts, plan: Plan | None) -> in
 
 
 def _refreshable(server: ClickHouse, target: TableName, storage: TableName) -> tuple[TableName, ...]:
-    """Views that replace the target's rows on their schedule, stopped ones and those that append left out."""
+    """Return views that replace the target's rows on a schedule, without stopped and appending views."""
     enabled = {
         TableName(database, view)
         for database, view in server.rows("SELECT database, view FROM system.view_refreshes WHERE status != 'Disabled'")

@@ -168,7 +168,7 @@ def _insert(server: ClickHouse, attempt: Attempt) -> ContentSums:
 
 
 def _wanted(server: ClickHouse, attempt: Attempt) -> ContentSums | None:
-    """What the source gives, asked before it is staged; None where that would cost more than one scan."""
+    """Return the source's sums, asked before staging; None if the question costs more than one scan."""
     plan = attempt.plan
     if not plan.asks_source_again:
         return None
@@ -182,7 +182,7 @@ def _source(server: ClickHouse, attempt: Attempt) -> ContentSums:
 
 
 def _resumable(server: ClickHouse, attempt: Attempt, sealed: TableName) -> ContentSums | None:
-    """What an earlier attempt has sealed and may still have to be published; None to start over."""
+    """Return the sealed rows of an earlier attempt that may be unpublished; None to start over."""
     _drop_attempts(server, attempt)
     found = bool(server.numbers(f"SELECT 1 FROM system.tables WHERE {table_condition(sealed, 'name')}"))
     if found:
@@ -192,7 +192,7 @@ def _resumable(server: ClickHouse, attempt: Attempt, sealed: TableName) -> Conte
     last = max(attempt.earlier, default=0)
     content = attempt.earlier[last] if found and last and not attempt.clear else None
     if found and content is None:
-        # Sealed before the chunk was done and replayed, or to be filled anew after its window is cleared.
+        # Sealed before the chunk was done and replayed, or to be filled again after its window is cleared.
         drop_tables(server, [sealed])
     if attempt.clear:
         _clear(server, attempt)
@@ -278,7 +278,7 @@ def _stage(
 
 
 def _create(server: ClickHouse, target: TableFacts, table: TableName, comment: str) -> None:
-    """A table like the target, in which rows stay as they were inserted until they are published."""
+    """Return a table like the target, in which rows stay as they were inserted until they are published."""
     storage, engine = target.storage, target.engine_full
     if target.replicas is not None:
         allowed = {**_STAGING_TABLE, **target.allowances}
@@ -312,7 +312,7 @@ def _fill(server: ClickHouse, attempt: Attempt, table: TableName, settings: Mapp
 
 def _verify(server: ClickHouse, attempt: Attempt, table: TableName, wanted: ContentSums | None) -> ContentSums:
     """
-    Content sums of the staged rows, held against *wanted*, the source's own answer, where that costs one scan.
+    Content sums of the staged rows, compared with *wanted*, the source's own answer, where that costs one scan.
 
     Other SELECTs (aggregations, joins) are not run twice, except when they staged nothing: a
     stale replica answers with no rows and success.
@@ -374,7 +374,7 @@ def content_at_source(
 
 
 def tables_of_chunk(server: ClickHouse, plan: Plan, chunk: Chunk, target: TableFacts) -> list[TableName]:
-    """The staging tables of a chunk's attempts, on whichever replica they are."""
+    """Return the staging tables of a chunk's attempts, on whichever replica they are."""
     ours = f"backfill_{plan.plan_id}_{chunk.id}_"
     return [table for table in leftover_tables(server, plan.plan_id, target) if table.table.startswith(ours)]
 

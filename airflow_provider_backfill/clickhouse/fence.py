@@ -142,7 +142,7 @@ class Fence:
 
 
 def announced(server: ClickHouse, target: TableFacts) -> list[Announcement]:
-    """The runs that are announced on *target*, alive or not."""
+    """Return the runs that are announced on *target*, alive or not."""
     database, replicas = target.storage.database, target.replicas
     if replicas is not None and not replicas.by_database:
         names = tables_beside(server, replicas)
@@ -158,7 +158,7 @@ def announced(server: ClickHouse, target: TableFacts) -> list[Announcement]:
 
 
 def _announcement(target: TableFacts, plan: Plan) -> TableName:
-    """The table that announces the plan's run; one of the plan's, so that whatever drops those drops this."""
+    """Return the table that announces the plan's run; one of the plan's, so that whatever drops those drops this."""
     window = f"{to_ms(plan.start)}_{to_ms(plan.end)}"
     name = f"backfill_{plan.plan_id}_fence_{_target_key(target)}_{window}_{plan.nonce or 0}"
     return TableName(target.storage.database, name)

@@ -52,7 +52,7 @@ def refuse_before_publish(server: ClickHouse, attempt: Attempt, published: int) 
         published: How many rows of the chunk are in the target already, before any merge.
 
     Raises:
-        ForeignRowsError: Says how many rows, of which plan where that is known, and how to go on.
+        ForeignRowsError: Says how many rows, of which plan where that is known, and how to continue.
     """
     if _unguarded(attempt.plan):
         return
@@ -103,7 +103,7 @@ def _refuse(server: ClickHouse, attempt: Attempt, areas: Sequence[Slice], publis
 
 
 def _own_window(plan: Plan, chunk: Chunk) -> Slice:
-    """The chunk's window in the target's time; a day belongs to it when a part of it does."""
+    """Return the chunk's window in the target's time; a day belongs to it when a part of it does."""
     if plan.target_time is not None and plan.target_time.kind.is_date:
         return whole_days(chunk.start, chunk.end)
     return chunk.start, chunk.end
@@ -122,7 +122,7 @@ def _meets(plan: Plan, other: Neighbour, areas: Sequence[Slice]) -> bool:
 
 
 def _condition(plan: Plan, areas: Sequence[Slice]) -> str:
-    """The condition that a row of the target lies in one of *areas* and in the plan's window."""
+    """Return the condition that a row of the target lies in one of *areas* and in the plan's window."""
     time = plan.target_time
     if time is None:
         return "1"

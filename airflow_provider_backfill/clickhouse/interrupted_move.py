@@ -110,7 +110,7 @@ def _has_all(server: ClickHouse, attempt: Attempt, sealed: TableName, partition:
 
 
 def _window(attempt: Attempt) -> str:
-    """The condition that a row of the target belongs to the chunk; empty when its time column cannot tell."""
+    """Return the condition that a row of the target belongs to the chunk; empty when its time column cannot tell."""
     try:
         return window_filter(attempt.plan, attempt.chunk)
     except RequestError:

@@ -11,7 +11,7 @@ _SAMPLE_SECONDS = 60
 
 
 def key_columns(server: ClickHouse, source: TableName) -> tuple[KeyColumn, ...]:
-    """The elements of the source's sorting key; none when it is no MergeTree or is not sorted."""
+    """Return the elements of the source's sorting key; none when it is no MergeTree or is not sorted."""
     found = server.rows(f"SELECT sorting_key FROM system.tables WHERE {table_condition(source, 'name')}")
     elements = expressions(str(found[0][0])) if found else []
     if not elements:
@@ -23,7 +23,7 @@ def key_columns(server: ClickHouse, source: TableName) -> tuple[KeyColumn, ...]:
 def sample_keys(
     server: ClickHouse, source: TableName, columns: Sequence[KeyColumn], where: str, rows: int
 ) -> list[tuple[str, ...]]:
-    """The keys of so many *rows* that meet *where*, as text, sorted as the key sorts; the same at each call."""
+    """Return the keys of so many *rows* that meet *where*, as text, sorted as the key sorts; the same at each call."""
     names = [f"k{number}" for number in range(1, len(columns) + 1)]
     values = ", ".join(f"({column.expression}) AS {name}" for column, name in zip(columns, names, strict=True))
     texts = ", ".join(KeyColumn(f"key.{number}", column.type).as_text for number, column in enumerate(columns, 1))

@@ -13,12 +13,12 @@ _QUERY = re.compile(r"backfill-([0-9a-f]{16})-([0-9a-f]{16})-(\d+)")
 
 
 def live_queries(server: ClickHouse) -> tuple[QueryFacts, ...]:
-    """The queries of ours that run on this server now, whoever sent them; an embedded engine has no others."""
+    """Return the product's running queries on this server; an embedded engine has no others."""
     return () if server.embedded else _queries(server, "system.processes")
 
 
 def queries_elsewhere(server: ClickHouse) -> tuple[QueryFacts, ...]:
-    """The queries of ours that run on other servers of the cluster, as far as these can be reached."""
+    """Return the product's running queries on other reachable servers of the cluster."""
     if server.embedded or not server.cluster:
         return ()
     here = {query.query_id for query in live_queries(server)}
@@ -41,7 +41,7 @@ def _queries(server: ClickHouse, processes: str) -> tuple[QueryFacts, ...]:
 
 
 def staging_tables(server: ClickHouse, target: TableFacts) -> tuple[StagingFacts, ...]:
-    """The tables of any plan beside a target, on whichever replica they are, or in Keeper alone; no backups."""
+    """Return the tables of any plan beside a target, on whichever replica they are, or in Keeper alone; no backups."""
     database, replicas = target.storage.database, target.replicas
     cluster = replicas.cluster if replicas is not None else ""
     found = _tables(server, cluster, f"database = {literal(database)}")
@@ -54,7 +54,7 @@ def staging_tables(server: ClickHouse, target: TableFacts) -> tuple[StagingFacts
 
 
 def tables_anywhere(server: ClickHouse) -> tuple[StagingFacts, ...]:
-    """The tables of any plan in any database of this server; no backups."""
+    """Return the tables of any plan in any database of this server; no backups."""
     return tuple(_tables(server, "", "1"))
 
 
@@ -74,7 +74,7 @@ def _tables(server: ClickHouse, cluster: str, where: str) -> list[StagingFacts]:
 
 
 def texts_of_queries(server: ClickHouse) -> list[str]:
-    """What the queries that run now and name a table of ours say, on every server that can be looked at."""
+    """Return the texts of running queries that name a staging table, on every reachable server."""
     if server.embedded:
         return []
     processes = server.cluster_processes if server.cluster else "system.processes"

@@ -107,7 +107,7 @@ def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName) 
 
 
 def _window(attempt: Attempt) -> str:
-    """The condition that a row of the target belongs to the attempt's chunk."""
+    """Return the condition that a row of the target belongs to the attempt's chunk."""
     return window_filter(attempt.plan, attempt.chunk)
 
 
@@ -117,7 +117,7 @@ def _outside(attempt: Attempt, partitions: Iterable[str]) -> str:
 
 
 def _partitions(server: ClickHouse, table: TableName, condition: str = "1") -> set[str]:
-    """The ids of the partitions of *table* that hold rows which meet *condition*."""
+    """Return the ids of the partitions of *table* that hold rows which meet *condition*."""
     return {
         name for (name,) in server.rows(f"SELECT DISTINCT _partition_id FROM {quote_table(table)} WHERE {condition}")
     }
@@ -187,7 +187,7 @@ def clear_window(server: ClickHouse, attempt: Attempt) -> None:
         attempt.owned()
         # A deletion rewrites every part of the table, one after the other; to drop a part takes a moment.
         for name in [name for name, others in parts if not others]:
-            # A name may be used again, by a table made anew or after a restart of the server.
+            # A name may be used again, by a table made again or after a restart of the server.
             attempt.owned()
             drop_part(server, storage, name)
         if mixed := ", ".join(literal(name) for name, others in parts if others):

@@ -90,7 +90,11 @@ def scan_facts(
 
 
 def tables_read(server: ClickHouse, select: str, parameters: Mapping[str, str]) -> list[TableName]:
-    """The tables that a SELECT reads on the server that is asked, also through views; empty when it cannot say."""
+    """
+    Return the tables that a SELECT reads on the server that is asked, also through views.
+
+    Empty when it cannot say.
+    """
     try:
         answer = server.rows(f"SELECT explain FROM (EXPLAIN json = 1\n{select}\n)", {**_SETTINGS, **parameters})
     except StatementRefusedError:
@@ -111,7 +115,7 @@ class _RemoteRead(NamedTuple):
 def _remote_reads(
     server: ClickHouse, select: str, settings: Mapping[str, Any], columns: Collection[str]
 ) -> Iterator[_RemoteRead]:
-    """The plans of the other servers that a SELECT reads from, which the JSON of this one does not show."""
+    """Return the plans of the other servers that a SELECT reads from, which the JSON of this one does not show."""
     question = f"SELECT explain FROM (EXPLAIN indexes = 1, actions = 1, distributed = 1\n{select}\n)"
     lines = [str(line) for (line,) in server.rows(question, settings)]
     for place, line in enumerate(lines):

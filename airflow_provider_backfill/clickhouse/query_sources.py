@@ -20,7 +20,7 @@ _NO_SOURCE = frozenset(
 
 def table_functions(server: ClickHouse, select: str) -> list[TableFacts]:
     """
-    The table functions that a SELECT reads, each as a table that the server filters by name.
+    Return the table functions that a SELECT reads, each as a table that the server filters by name.
 
     One that occurs twice is left out: a filter by name would meet both.
 
@@ -58,6 +58,6 @@ def _facts(name: str, call: str, columns: Iterable[Column]) -> TableFacts:
 
 
 def function_behind(functions: Iterable[TableFacts], table: TableName) -> TableFacts | None:
-    """The one table function that reads *table* on another server, by the name that its arguments have."""
+    """Return the one table function that reads *table* on another server, by the name that its arguments have."""
     named = [one for one in functions if table.database in one.engine_full and table.table in one.engine_full]
     return named[0] if len(named) == 1 else None

@@ -24,7 +24,7 @@ _LITERAL = re.compile(r"'((?:[^'\\]|\\.){0,400})'")
 
 def query_tree(server: ClickHouse, select: str) -> Node:
     """
-    The server's own tree of a SELECT, before it is rewritten to run faster.
+    Return the server's own tree of a SELECT, before it is rewritten to run faster.
 
     Raises:
         ServerError: The server does not accept the SELECT.
@@ -43,7 +43,7 @@ def query_tree(server: ClickHouse, select: str) -> Node:
 def sources(
     server: ClickHouse, tree: Node, filtered: Collection[TableName], target: TableFacts
 ) -> dict[str, QuerySource]:
-    """What the tables in a query tree are, and those behind its views, by the name that the trees show."""
+    """Return the tables in a query tree and behind its views, by their name in the tree."""
     known: dict[str, QuerySource] = {}
     todo = set(_table_names(tree))
     while todo:

@@ -4,7 +4,7 @@ Staging and publishing where the target is replicated; docs/decisions/0008 has t
 What is sealed is what the log says: the parts that a verified attempt has staged, by their hashes. They are published
 by ``ATTACH PARTITION … FROM``, which Keeper remembers by these hashes: whoever repeats it, through whichever replica,
 adds nothing. Each part has an id of its own, so two parts with equal rows have different hashes, and what is staged
-anew is never taken for what was published before.
+again is never taken for what was published before.
 """
 
 import re
@@ -66,7 +66,7 @@ def _wait_for_quorum(server: ClickHouse, table: TableName) -> None:
 
 
 def staged_parts(server: ClickHouse, table: TableName) -> Staged:
-    """What a staging table holds on this server, which has filled it."""
+    """Return the parts of a staging table on this server, which has filled the table."""
     rows = server.rows(
         f"SELECT partition_id, hash_of_all_files FROM system.parts WHERE {table_condition(table)} AND active"
         " ORDER BY ALL"

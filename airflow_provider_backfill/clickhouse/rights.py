@@ -37,7 +37,7 @@ _SENT_DIRECTLY: dict[str, str | None] = {
 def missing_grants(
     server: ClickHouse, target: TableFacts, mode: WriteMode | None, sources: Iterable[TableName]
 ) -> tuple[MissingGrant, ...]:
-    """The rights that a plan of this write mode needs and the user lacks."""
+    """Return the rights that a plan of this write mode needs and the user lacks."""
     needed = [("SELECT", quote_table(source)) for source in sources]
     if mode is WriteMode.INSERT:
         # An EXPLAIN that is read like a table counts as a temporary one; who may create tables may create these.
@@ -64,7 +64,7 @@ def _granted(server: ClickHouse, right: str, on: str) -> bool:
 
 
 def constrained_settings(server: ClickHouse, plan: Plan | None) -> tuple[ConstrainedSetting, ...]:
-    """The settings that statements are sent with and that this user may not set so."""
+    """Return the settings that statements are sent with and that this user may not set so."""
     sent = _SENT_DIRECTLY if plan is not None and plan.write_mode is WriteMode.INSERT else _SENT
     if plan is not None and plan.use_tokens:
         sent = {**sent, "insert_deduplication_token": None}

@@ -81,13 +81,13 @@ def _one(server: ClickHouse, table: FilteredTable, bounds: Sequence[int]) -> Est
 
 
 def _where(table: FilteredTable, start: int, end: int) -> str:
-    """The condition that a row lies between two instants; of dates, that its day meets them."""
+    """Return the condition that a row lies between two instants; of dates, that its day meets them."""
     kind = table.kind
     return time_filter(table.column, kind, *_whole_days(kind, from_ms(start), from_ms(end)))
 
 
 def _whole_days(kind: TimeKind, start: datetime, end: datetime) -> tuple[datetime, datetime]:
-    """The bounds as a Date column can be compared with them: an estimate may take in a whole day."""
+    """Return the bounds as a Date column can be compared with them: an estimate may take in a whole day."""
     if not kind.is_date:
         return start, end
     day = timedelta(days=1)
@@ -104,7 +104,7 @@ def _spread(bounds: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def bytes_per_row(server: ClickHouse, source: TableName) -> float | None:
-    """What a row of the source takes on disk on average; None when that is not known."""
+    """Return the average size of a source row on disk; None when unknown."""
     found = server.rows(f"SELECT total_bytes, total_rows FROM system.tables WHERE {table_condition(source, 'name')}")
     if not found or not found[0][0] or not found[0][1]:
         return None

@@ -85,7 +85,7 @@ def _is_merge_tree(server: ClickHouse, source: TableName) -> bool:
 
 
 def uncompressed_bytes_per_row(server: ClickHouse, source: TableName) -> float | None:
-    """What a row of the source takes in memory on average, all columns together; None when no part says so."""
+    """Return the average size of a source row in memory, all columns; None when no part has the size."""
     size, rows = server.row(
         f"SELECT sum(data_uncompressed_bytes), sum(rows) FROM system.parts WHERE active AND {table_condition(source)}"
     )

@@ -20,13 +20,17 @@ _TTL_POINTS = 1000
 
 
 def is_one_of(tables: Iterable[TableName]) -> str:
-    """A condition on ``database`` and ``table`` of a system table."""
+    """Return a condition on ``database`` and ``table`` of a system table."""
     names = ", ".join(f"({literal(name.database)}, {literal(name.table)})" for name in tables)
     return f"(database, table) IN ({names})"
 
 
 def target_ttls(server: ClickHouse, target: TableFacts, plan: Plan) -> tuple[TtlFacts, ...]:
-    """The TTLs of a plan's target that delete rows, held against its window; none where the server cannot say."""
+    """
+    Return the TTLs of a plan's target that delete rows, compared with its window.
+
+    None where the server cannot say.
+    """
     try:
         return deleting_ttls(server, target, plan, target.engine_full)
     except StatementRefusedError:
@@ -34,7 +38,7 @@ def target_ttls(server: ClickHouse, target: TableFacts, plan: Plan) -> tuple[Ttl
 
 
 def deleting_ttls(server: ClickHouse, target: TableFacts, plan: Plan | None, engine_full: str) -> tuple[TtlFacts, ...]:
-    """The TTLs that delete rows, held against the window of the plan."""
+    """Return the TTLs that delete rows, compared with the window of the plan."""
     time = plan.target_time if plan is not None else None
     column = target.column(time.column) if time is not None else None
     if plan is None or time is None or column is None:
@@ -81,7 +85,11 @@ def part_limits(server: ClickHouse, engine_full: str) -> tuple[int, int, int]:
 
 
 def fullest_partition(server: ClickHouse, storage: TableName, engine_full: str) -> tuple[PartsFacts, ...]:
-    """The partition of a table with the most parts, and the limits of its server; empty for a table without parts."""
+    """
+    Return the partition of a table with the most parts, and the limits of its server.
+
+    Empty for a table without parts.
+    """
     partition, parts, total, largest = server.row(
         "SELECT argMax(partition_id, parts), max(parts), sum(parts), max(bytes) FROM (SELECT partition_id,"
         " count() AS parts, sum(bytes_on_disk) AS bytes FROM system.parts"
@@ -104,12 +112,12 @@ def token_window(server: ClickHouse, engine: str, engine_full: str) -> int | Non
 
 
 def setting_value(server: ClickHouse, table: str, name: str) -> int:
-    """The number that a setting has in ``system.<table>``; 0 where this version does not know it."""
+    """Return the number that a setting has in ``system.<table>``; 0 where this version does not know it."""
     return int(server.value(f"SELECT value FROM system.{table} WHERE name = {literal(name)}", default=0))
 
 
 def unfinished_mutations(server: ClickHouse, tables: Iterable[TableName]) -> tuple[MutationFacts, ...]:
-    """The mutations of the tables that are not done, the oldest first."""
+    """Return the mutations of the tables that are not done, the oldest first."""
     found = server.rows(
         "SELECT database, table, mutation_id, command, parts_to_do, latest_fail_reason FROM system.mutations"
         f" WHERE NOT is_done AND {is_one_of(tables)} ORDER BY create_time"
@@ -162,7 +170,7 @@ def replica_facts(server: ClickHouse, tables: Iterable[TableName]) -> tuple[Repl
 
 
 def distribution_queues(server: ClickHouse, tables: Iterable[TableName]) -> tuple[QueueFacts, ...]:
-    """The rows that Distributed tables have taken and not sent on yet."""
+    """Return the rows that Distributed tables have taken and not sent on yet."""
     found = server.rows(
         "SELECT database, table, sum(data_files), max(is_blocked), any(last_exception) FROM system.distribution_queue"
         f" WHERE {is_one_of(tables)} GROUP BY database, table HAVING sum(data_files) > 0 ORDER BY database, table"
@@ -174,7 +182,7 @@ def distribution_queues(server: ClickHouse, tables: Iterable[TableName]) -> tupl
 
 
 def disk_facts(server: ClickHouse, policy: str) -> tuple[DiskFacts, ...]:
-    """The disks of a storage policy with what is free on them."""
+    """Return the disks of a storage policy with what is free on them."""
     if not policy:
         return ()
     found = server.rows(

@@ -2,7 +2,7 @@
 Whether the server has room for another chunk, asked before each one.
 
 A backfill is never urgent for the server it runs on: it waits while inserts are about to be slowed
-down, memory or disk runs out, or the replica is behind, and goes on by itself.
+down, memory or disk runs out, or the replica is behind, and continues by itself.
 """
 
 import threading

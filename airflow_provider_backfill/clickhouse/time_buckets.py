@@ -74,7 +74,7 @@ def labels_leave_chunk(
 
 
 def value_at(server: ClickHouse, key: BucketKey, times: Mapping[TableName, TimeColumn], moment: datetime) -> str:
-    """The values of a key at an instant, as literals of text with commas between."""
+    """Return the values of a key at an instant, as literals of text with commas between."""
     moments = f"SELECT toInt64({to_ms(moment)}) AS ms, 1 AS bound"
     found = [
         server.rows(
@@ -86,7 +86,7 @@ def value_at(server: ClickHouse, key: BucketKey, times: Mapping[TableName, TimeC
 
 
 def _typed(time: TimeColumn, moments: str) -> str:
-    """A SELECT of the time column at each instant and, at a bound, right before it; *chunk* counts from 1."""
+    """Return a SELECT of the time column at each instant and, at a bound, right before it; *chunk* counts from 1."""
     tick = MS_PER_DAY if time.kind.is_date else 1
     return (
         "SELECT ms, side, bound, sum(bound AND side = 1) OVER (ORDER BY at) AS chunk,"
@@ -125,7 +125,11 @@ class TimeBuckets:
         return [int(ms) for (ms,) in found]
 
     def around(self, moment: datetime) -> tuple[datetime | None, datetime | None]:
-        """The last edge at or before *moment*, the first at or after it; on a grid of quarter hours (a Date: days)."""
+        """
+        Return the last edge at or before *moment*, the first at or after it.
+
+        On a grid of quarter hours (a Date: days).
+        """
         step = MS_PER_DAY if self._kind.is_date else _GRID_MS
         middle = to_ms(moment) // step * step
         steps = int(timedelta(days=_REACH_DAYS) / timedelta(milliseconds=step))
@@ -137,7 +141,7 @@ class TimeBuckets:
         return from_ms(low) if low else None, from_ms(high) if high else None
 
     def _edges(self, instants: str) -> str:
-        """A SELECT of ``ms, at, before``: the value at each instant, and at the column's last instant before it."""
+        """Return a SELECT of ``ms, at, before``: the values at each instant and at the instant before."""
         tick = MS_PER_DAY if self._kind.is_date else 1
         shifted = f"(ms - {tick} * (1 - side))"
         value = instant_sql(shifted, self._kind)

@@ -136,7 +136,7 @@ def private_tables(
 
 
 def _on_one_server(match: re.Match[str]) -> str:
-    """The engine without its paths in Keeper."""
+    """Return the engine without its paths in Keeper."""
     rest = re.sub(r"^\s*'(?:[^'\\]|\\.)*'\s*,\s*'(?:[^'\\]|\\.)*'\s*,?", "", match[3] or "").strip()
     return f"{match[1]}({rest})" if rest else match[1]
 
@@ -223,7 +223,7 @@ def signs_differ(server: ClickHouse, target: TableFacts, whole: TableName, where
 
 
 def _readable(column: Column) -> str:
-    """A column's value in a form that can be compared: states finalised, orders that mean nothing taken away."""
+    """Return a column's value in a form that can be compared: states finalised, orders that mean nothing taken away."""
     name, kind = quote(column.name), unwrap_type(column.type)
     if column.type.startswith("AggregateFunction("):
         value = f"finalizeAggregation({name})"

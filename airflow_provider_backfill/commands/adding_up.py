@@ -98,7 +98,7 @@ class _Judge:
         self.answers: dict[BucketKey, BucketFacts] = {}
 
     def verdict(self, statement: Statement, scan: ScanFacts) -> Verdict:
-        """What the rules say of a statement."""
+        """Judge a statement by the rules."""
         plan = self._plan
         case = _case(self._target, plan, statement, scan, one_chunk=len(self._bounds) == 2)
         while isinstance(answer := judge(case, self.answers), Question):
@@ -148,7 +148,7 @@ def to_partitions(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], bounds: Sequence[int]
 ) -> list[int]:
     """
-    The bounds with those inside moved to where partitions begin, if the SELECT labels rows by another time.
+    Return the bounds with those inside moved to where partitions begin, if the SELECT labels rows by another time.
 
     A day of a roll-up that counts in local days does not begin when a day of UTC does. Bounds stay as they
     are where they fit, where partitions are longer than chunks, and where the label is the time itself.
@@ -173,7 +173,7 @@ def with_label(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], verdicts: Sequence[Verdict]
 ) -> Plan:
     """
-    The plan with what its SELECTs make of the time, where the target's time may lie outside of its chunk.
+    Return the plan with what its SELECTs make of the time, where the target's time may lie outside of its chunk.
 
     Raises:
         RequestError: Partitions are to be replaced, and the plan's statements label rows in different ways.
@@ -269,7 +269,7 @@ def _check_kept(
 
 
 def _partition_key(server: ClickHouse, target: TableFacts, scan: ScanFacts, verdict: Verdict) -> _PartitionKey:
-    """What follows of the target's partitions from the time that the chunks are cut by."""
+    """Derive the target's partitions from the time that cuts the chunks."""
     if not verdict.labels:
         raise RequestError(
             f"{target.name} has no time column that follows from the time that the window applies to, so it cannot "
@@ -301,7 +301,7 @@ def _partition_key(server: ClickHouse, target: TableFacts, scan: ScanFacts, verd
 
 
 def _partition_elements(target: TableFacts) -> list[str]:
-    """The partition key, and its elements: chunks that differ in one of these share no partition."""
+    """Return the partition key, and its elements: chunks that differ in one of these share no partition."""
     return [one for one in dict.fromkeys([target.partition_key, *expressions(target.partition_key)]) if one]
 
 
@@ -327,14 +327,14 @@ def _columns_in(target: TableFacts, expression: str) -> list[str]:
 
 
 def _applied(expression: str, column: str, value: str) -> str:
-    """An expression over a column, applied to a value."""
+    """Return an expression over a column, applied to a value."""
     if expression in (column, quote(column)):
         return value
     return f"arrayMap({quote(column)} -> ({expression}), [{value}])[1]"
 
 
 def _fitting(server: ClickHouse, plan: Plan, key: BucketKey, times: _Times) -> tuple[tuple[Flag, ...], Chunking]:
-    """Flags of the nearest window, and the shortest usual length, that put every chunk bound on an edge of a key."""
+    """Return flags of the nearest window and length that put every chunk bound on an edge of a key."""
     bucket = TimeBuckets(server, key[0].sql, times[key[0].table])
     start, end = bucket.around(plan.start)[0] or plan.start, bucket.around(plan.end)[1] or plan.end
     own = (start, end) == (plan.start, plan.end)

@@ -16,7 +16,7 @@ from .status import status_payload
 
 def cancel_plan(session: Session, plan_id: str, *, reason: str = "", wait_seconds: float = 10.0) -> Payload:
     """
-    Stop a plan for good, until somebody resumes it: no chunk is claimed any more, and its queries are killed.
+    Stop a plan permanently, until somebody resumes it: no chunk is claimed any more, and its queries are killed.
 
     Workers see it within a second and give their chunks back. Here, too, the server is asked to
     kill the queries, when there is one to ask, and claims of workers that are gone are freed.

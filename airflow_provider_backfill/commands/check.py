@@ -94,7 +94,7 @@ def _sound_plan(session: Session, plan_id: str) -> Plan | None:
 
 
 def _damage_case(plan_id: str, error: DamagedStateError) -> RuleContext:
-    """A damaged plan: the command of the error's remedy is the finding's, other advice belongs to the message."""
+    """Return the case of a damaged plan; a command in the error's remedy becomes the finding's remedy."""
     advised = command_of(error.remedy)
     damage = error.message if advised is not None else sentences(error)
     return RuleContext(moment=utc_now(), about=plan_id, damage=damage, remedy=advised)

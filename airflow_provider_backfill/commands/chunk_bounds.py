@@ -52,7 +52,7 @@ class Cut(NamedTuple):
 
 def cut(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts]) -> Cut:
     """
-    The plan with its bounds, where they come from data, and the number of its chunks.
+    Return the plan with its bounds, where they come from data, and the number of its chunks.
 
     Raises:
         RequestError: The bounds cannot be had: the rows are too many to be counted, the size of a row is
@@ -83,7 +83,7 @@ def _with_bounds(plan: Plan, bounds: list[int]) -> Plan:
 def _cut_by_key(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], cells: Sequence[Cell]
 ) -> Cut:
-    """The plan with parts of the chunks that are too heavy for the shortest time."""
+    """Return the plan with parts of the chunks that are too heavy for the shortest time."""
     bounds, parts, heavy = plan.bounds_ms(), dict[int, tuple[str, ...]](), list[HeavyChunk]()
     weights = [0.0] * (len(bounds) - 1)
     for cell in cells:
@@ -174,7 +174,7 @@ def _has_dates(plan: Plan) -> bool:
 
 
 def _condition(plan: Plan, chunk: Chunk) -> str:
-    """The condition that a row of the plan's one source belongs to a chunk."""
+    """Return the condition that a row of the plan's one source belongs to a chunk."""
     (table,) = plan.filters(plan.statements[0])
     return slices_condition(table, [(chunk.start, chunk.end)], chunk.key_range)
 
@@ -197,7 +197,7 @@ def _source(plan: Plan) -> TableName:
 def _base(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], chunking: Chunking
 ) -> list[int]:
-    """The bounds by length alone."""
+    """Return the bounds by length alone."""
     if chunking.unit is not Unit.PARTITION:
         start = to_ms(plan.start)
         return [start, *(to_ms(end) for _, end in chunking.without_limits().slices(plan.start, plan.end))]
@@ -286,7 +286,11 @@ def _allowed(
 def _edges(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], base: Sequence[int]
 ) -> list[int] | None:
-    """The instants at which no bucket and no partition is cut, in time order; None where there are none to cut."""
+    """
+    Return the instants at which no bucket and no partition is cut, in time order.
+
+    None where there are none to cut.
+    """
     sets: list[set[int]] = []
     for statement, scan in zip(plan.statements, scans, strict=True):
         sets += adding_up.statement_edges(server, target, plan, statement, scan, base[0], base[-1])
@@ -296,7 +300,7 @@ def _edges(
 
 
 def parts_in_place(server: ClickHouse, target: TableFacts, plan: Plan, chunk: Chunk) -> tuple[ChunkPart, ...]:
-    """The parts to take a chunk's place; none when it cannot be cut, or the server cannot say where."""
+    """Return the parts to take a chunk's place; none when it cannot be cut, or the server cannot say where."""
     try:
         parts = split_chunk(server, target, plan, chunk)
     except BackfillError:

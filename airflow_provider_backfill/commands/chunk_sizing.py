@@ -52,7 +52,7 @@ def estimate_plan(server: ClickHouse, plan: Plan) -> Estimate | None:
 
 
 def _estimate_of(server: ClickHouse, plan: Plan, rows: Sequence[int]) -> Estimate:
-    """The estimate of chunks of which each has its rows."""
+    """Return the estimate of chunks of which each has its rows."""
     filled = [count for count in rows if count]
     return Estimate(
         chunks=len(rows),
@@ -99,7 +99,7 @@ def propose_hours(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], estimate: Estimate
 ) -> float | None:
     """
-    The length of a chunk in hours that suits the rows and fits buckets and partitions.
+    Return the length of a chunk in hours that suits the rows and fits buckets and partitions.
 
     The largest usual length whose largest chunk holds at most 10 million rows and 1 GiB; where
     none of these fits the tables, the smallest longer one that does; None when none fits, or when
@@ -121,7 +121,7 @@ def propose_hours(
 
 
 def by_length(plan: Plan, chunking: Chunking) -> Plan:
-    """The plan with chunks of another length; bounds that come from data are not computed yet."""
+    """Return the plan with chunks of another length; bounds that come from data are not computed yet."""
     return plan.model_copy(
         update={
             "chunk_hours": chunking.hours,
@@ -134,7 +134,7 @@ def by_length(plan: Plan, chunking: Chunking) -> Plan:
 
 def resized(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts]) -> Plan:
     """
-    The plan with chunks that are the target's partitions, in ``replace``, or else of the length that suits its rows.
+    Return the plan with partitions as chunks, in ``replace``, or with a chunk length that suits its rows.
 
     Raises:
         RequestError: The rows cannot be estimated, or no usual length fits the tables.
@@ -160,7 +160,7 @@ def resized(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[
 def describe(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], estimate: Estimate | None
 ) -> dict[str, Any] | None:
-    """The estimate of a plan as JSON; another chunk length is proposed only where this one is far off."""
+    """Return the estimate of a plan as JSON; another chunk length is proposed only where this one is far off."""
     if estimate is None:
         return None
     small = estimate.median < SMALL_ROWS and plan.chunk_count >= MANY_CHUNKS
@@ -188,7 +188,7 @@ def _candidates(plan: Plan, chunk_hours: float) -> Iterable[float]:
 
 
 def estimate_payload(estimate: Estimate | None, proposed: float | None) -> dict[str, Any] | None:
-    """An estimate as ``plan`` and ``doctor`` print it; rows and bytes per chunk that holds any."""
+    """Return an estimate as ``plan`` and ``doctor`` print it; rows and bytes per chunk that holds any."""
     if estimate is None:
         return None
     rows = {"min": estimate.smallest, "median": estimate.median, "max": estimate.largest}

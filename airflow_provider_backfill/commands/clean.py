@@ -91,7 +91,7 @@ def _find(
 
 
 def _targets(session: Session, server: ClickHouse, target: TableName | None, unseen: list[str]) -> Iterator[TableFacts]:
-    """The tables beside which to look."""
+    """Return the tables beside which to look."""
     for name in (target,) if target is not None else _known_targets(session):
         try:
             facts = catalog.table_facts(server, name)
@@ -157,7 +157,7 @@ def _standing(session: Session, server: ClickHouse, plan_id: str, tables: list[_
     except DamagedStateError:
         readable = False
     queries = [*leftovers.live_queries(server), *leftovers.queries_elsewhere(server)]
-    # Looked for anew: a run may have begun since.
+    # Looked for again: a run may have begun since.
     new = [
         _Found(facts, find_replicas(server, facts.table))
         for facts in leftovers.tables_anywhere(server)

@@ -84,7 +84,7 @@ def _known_window(
 
 
 def _done(plan: Plan, run: Run, start: datetime, end: datetime) -> Iterator[CoveredInterval]:
-    """What the plan's done chunks fill of the window."""
+    """Return the parts of the window that the plan's done chunks fill."""
     if run.status is RunStatus.COMPLETED:
         yield CoveredInterval(max(plan.start, start), min(plan.end, end), (plan.plan_id,))
         return

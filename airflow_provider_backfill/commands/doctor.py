@@ -30,7 +30,7 @@ _NO_SERVER = "ClickHouse: none was named (--clickhouse-url, CLICKHOUSE_URL)"
 
 def diagnose(session: Session, plan_id: str | None = None, target: TableName | None = None) -> Payload:
     """
-    What is wrong with a plan, or with a target before there is a plan, and what to type.
+    Diagnose a plan, or a target without a plan, and suggest remedies.
 
     Looks at the server when there is one; says what it could not look at.
 
@@ -62,13 +62,13 @@ def diagnose(session: Session, plan_id: str | None = None, target: TableName | N
 
 
 def _filled_twice(session: Session, plan: Plan, run: Run) -> tuple[FilledTwice, ...]:
-    """What the plan and another fill have both filled."""
+    """Return the windows that the plan and another fill have both filled."""
     stretches = find_filled_twice([(plan, run), *meeting_plans(session.store, plan)])
     return tuple(stretch for stretch in stretches if plan.plan_id in (stretch.first, stretch.second))
 
 
 def _settled(server: ClickHouse, facts: ServerFacts) -> ServerFacts:
-    """The facts without queries that have ended since: their claims may have ended with them."""
+    """Return the facts without queries that have ended since: their claims may have ended with them."""
     if not facts.queries:
         return facts
     still = {query.query_id for query in live_queries(server)}

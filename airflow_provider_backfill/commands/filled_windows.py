@@ -22,7 +22,7 @@ from .session import Session
 
 
 def meeting_plans(store: StateStore, plan: Plan) -> list[tuple[Plan, Run]]:
-    """The other plans of the folder on the same target whose windows meet the plan's, whatever their status."""
+    """Return the other plans of the folder on the same target whose windows meet the plan's, whatever their status."""
     found = []
     for other in store.plan_ids():
         if other == plan.plan_id:
@@ -66,7 +66,7 @@ def refuse_filled_window(session: Session, plan: Plan, run: Run) -> None:
 
 
 def what_to_do_instead(plan: Plan, running: Plan) -> Advice:
-    """What to type while another plan is at work on a window that meets the plan's."""
+    """Suggest a command while another plan works on an intersecting window."""
     if not plan.adds_rows or plan.allow_existing_rows:
         return Advice(
             "wait for it, stop it with `{}`, or pass {}", command("cancel", running.plan_id), Flag("--force-overlap")
@@ -76,7 +76,7 @@ def what_to_do_instead(plan: Plan, running: Plan) -> Advice:
 
 
 def _what_is_left(plan: Plan, run: Run, filled: Iterable[CoveredInterval]) -> Advice:
-    """What to type instead: plan the gaps, and waive this plan."""
+    """Suggest to plan the gaps, and to waive this plan."""
     done = [
         CoveredInterval(chunk.start, chunk.end, ())
         for planned in plan.chunks()
@@ -92,7 +92,7 @@ def _what_is_left(plan: Plan, run: Run, filled: Iterable[CoveredInterval]) -> Ad
 
 
 def _rest(plan: Plan, filled: Iterable[CoveredInterval]) -> Advice:
-    """The advice to plan what is not filled, and to waive the plan."""
+    """Return the advice to plan what is not filled, and to waive the plan."""
     gaps = list(missing_intervals(merge_intervals(filled), plan.start, plan.end))[:2]
     commands = [
         plan_command(plan, Flag("--from", short_instant(start)), Flag("--to", short_instant(end)))
@@ -103,7 +103,7 @@ def _rest(plan: Plan, filled: Iterable[CoveredInterval]) -> Advice:
 
 
 def filled_twice(store: StateStore, plans: Sequence[Plan]) -> list[FilledTwice]:
-    """What two fills among *plans* of one target have both filled; reads the logs of plans whose windows meet only."""
+    """Find windows that two of *plans* have both filled; reads only logs of plans with intersecting windows."""
     if sum(plan.adds_rows for plan in plans) < 2:
         return []
     meeting = [plan for plan in plans if overlaps(plan, plans)]

@@ -14,12 +14,12 @@ _CLOCK_SECONDS = 30.0
 
 
 def utc_now() -> datetime:
-    """The time by this machine's clock, in UTC."""
+    """Return the time by this machine's clock, in UTC."""
     return datetime.now(UTC)
 
 
 def new_owner() -> str:
-    """A name for a worker: host, process, start of the process, and a nonce."""
+    """Return a name for a worker: host, process, start of the process, and a nonce."""
     return f"{socket.gethostname()}:{os.getpid()}:{_process_start(os.getpid())}:{uuid4().hex[:8]}"
 
 

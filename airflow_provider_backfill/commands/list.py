@@ -62,7 +62,7 @@ def list_plans(session: Session, *, target: TableName | None = None, status: str
 
 
 def readable_runs(session: Session, target: TableName) -> Iterator[tuple[Plan, Run]]:
-    """The plans of a target with their runs; those whose files are damaged are left out."""
+    """Return the plans of a target with their runs; those whose files are damaged are left out."""
     for name in session.store.plan_ids():
         try:
             plan = session.store.load_plan(name)

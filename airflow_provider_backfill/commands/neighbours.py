@@ -10,7 +10,7 @@ from .filled_windows import meeting_plans
 
 
 def neighbours(plan: Plan, run: Run, chunk: Chunk) -> list[Neighbour]:
-    """The plan's other chunks whose rows are in the target, or may be."""
+    """Return the plan's other chunks whose rows are in the target, or may be."""
     direct = plan.write_mode is WriteMode.INSERT
     # Nobody has looked where the rows went that were inserted without being staged.
     anywhere = (plan.start, plan.end) if direct and any(not s.copies_table for s in plan.statements) else None
@@ -36,7 +36,7 @@ def neighbours(plan: Plan, run: Run, chunk: Chunk) -> list[Neighbour]:
 
 
 def rivals(store: StateStore, plan: Plan, chunk: Chunk) -> list[str]:
-    """The other plans of the folder that have filled a part of the chunk's window."""
+    """Return the other plans of the folder that have filled a part of the chunk's window."""
     return [
         other.plan_id
         for other, run in meeting_plans(store, plan)

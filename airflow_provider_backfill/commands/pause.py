@@ -11,7 +11,7 @@ from .status import status_payload
 
 def pause_plan(session: Session, plan_id: str, *, reason: str = "") -> Payload:
     """
-    Pause a run: its workers give their chunks back within two seconds, and only ``resume`` goes on.
+    Pause a run: its workers give their chunks back within two seconds, and only ``resume`` continues.
 
     Needs no ClickHouse: each worker kills its own queries. Pausing a paused run changes nothing.
 

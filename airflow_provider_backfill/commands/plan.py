@@ -155,7 +155,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
 
 
 def _heavy(plan: Plan, heavy: Sequence[chunk_bounds.HeavyChunk]) -> Iterator[Match]:
-    """What is to be said of chunks that read more than the plan's limits."""
+    """Report chunks that read more than the plan's limits."""
     if heavy:
         most = max(heavy, key=lambda chunk: chunk.weight)
         yield Match(
@@ -168,7 +168,7 @@ def _heavy(plan: Plan, heavy: Sequence[chunk_bounds.HeavyChunk]) -> Iterator[Mat
 
 
 def _computed_times(plan: Plan, scans: Sequence[ScanFacts]) -> Iterator[Match]:
-    """What is to be said of a time that is an expression over columns: whether an index can use it."""
+    """Report whether an index can use a time that is an expression over columns."""
     for statement, scan in zip(plan.statements, scans, strict=True):
         for one in plan.filters(statement):
             if is_expression(one.column) and not scan.pruned and plan.total_chunks > 1:
@@ -189,7 +189,7 @@ def _tried(
     *,
     dry_run: bool,
 ) -> AddsUp:
-    """What can be shown of the plan's chunks, to be kept with it."""
+    """Try the plan's chunks, and return the evidence to keep in the plan."""
     set_aside = _all(verdict.waived for verdict in verdicts)
     proof, trial = Proof.BY_RULE, ""
     if plan.total_chunks == 1:
@@ -223,7 +223,7 @@ def _all(lists: Iterable[Iterable[str]]) -> tuple[str, ...]:
 
 
 def _literals(plan: Plan) -> Iterator[Match]:
-    """What is to be said of statements that have credentials in their text, which the plan's file keeps."""
+    """Report statements with credentials in their text, since the plan's file keeps the text."""
     for statement in plan.statements:
         if calls := literal_calls(statement.select):
             yield Match(
@@ -234,7 +234,7 @@ def _literals(plan: Plan) -> Iterator[Match]:
 
 
 def _rights(server: ClickHouse, plan: Plan) -> Iterator[Match]:
-    """What is to be said of views whose SELECT is run here with other rights than when rows come in."""
+    """Report views whose SELECT runs with other rights than on insertion."""
     for view, definer in sorted(catalog.foreign_definers(server, planned_views(plan)).items()):
         yield Match(
             f"{view} runs with the rights of {definer}, and this replay with those of the connection's user: "

@@ -13,7 +13,7 @@ from .session import Payload, Session
 def plan_case(
     session: Session, plan: Plan, run: Run, *, max_age: timedelta | None = None, gate: bool = False
 ) -> RuleContext:
-    """The case of one plan, as far as the state folder knows it; *gate* for the question of ``check``."""
+    """Return the case of one plan, as far as the state folder knows it; *gate* for the question of ``check``."""
     moment = utc_now()
     return RuleContext(
         moment=moment,
@@ -36,7 +36,7 @@ def state_findings(session: Session, plan: Plan, run: Run) -> list[Payload]:
 
 
 def finding_payload(finding: Finding) -> Payload:
-    """A finding as JSON."""
+    """Return a finding as JSON."""
     return {
         "code": finding.code,
         "severity": finding.severity,
@@ -47,7 +47,7 @@ def finding_payload(finding: Finding) -> Payload:
 
 
 def remedy_payload(remedy: Remedy | None) -> Payload:
-    """What helps as JSON: the text in the words of the command line, and whether to paste it, and where."""
+    """Return a remedy as JSON: the text for the command line, and where to paste the text."""
     return {"hint": "", "remedy": ""} if remedy is None else {"hint": str(remedy), "remedy": remedy.kind}
 
 

@@ -46,7 +46,7 @@ def replicated_tables(
     server: ClickHouse, statements: Sequence[Statement], target: TableFacts
 ) -> tuple[tuple[TableName, str], ...]:
     """
-    The tables that the statements read, and the target, as far as they are replicated: a replica may be behind.
+    Return the tables that the statements read, and the target, as far as they are replicated: a replica may be behind.
 
     Each with the cluster whose replicas are read; empty for a table that this server reads by itself.
     """
@@ -65,7 +65,7 @@ def replicated_tables(
 
 
 def type_of(table: TableFacts, column: str) -> str:
-    """The type of a column; empty where there is none of that name."""
+    """Return the type of a column; empty where there is none of that name."""
     found = table.column(column)
     return found.type if found is not None else ""
 
@@ -80,7 +80,7 @@ def find_window(
     server: ClickHouse, options: Options, request: PlanRequest, statement: Statement, column: str
 ) -> tuple[datetime, datetime]:
     """
-    The window ``[start, end)`` that was asked for; where the policy allows, missing bounds come from the source.
+    Return the window ``[start, end)`` that was asked for; where the policy allows, missing bounds come from the source.
 
     Raises:
         RequestError: A bound is missing and the policy wants both, or the source is empty.
@@ -132,7 +132,7 @@ def check_scans(server: ClickHouse, target: TableFacts, plan: Plan, start: datet
 
 
 def read_queries(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts]) -> list[ScanFacts]:
-    """The scans with what the rules for adding up look at: each SELECT's tree, its tables, and their time columns."""
+    """Return the scans with the facts for adding up: each SELECT's tree, tables, and time columns."""
     found = []
     for statement, scan in zip(plan.statements, scans, strict=True):
         if statement.parameters:
@@ -153,7 +153,7 @@ def read_queries(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequ
 
 def target_time(target: TableFacts, column: str, unit: str) -> TargetTime | None:
     """
-    The target's own time column: of the same name as the source's, else the one its keys lead to.
+    Return the target's own time column: of the same name as the source's, else the one its keys lead to.
 
     An integer epoch of the source's name has the source's *unit*.
     """
@@ -170,7 +170,7 @@ def target_time(target: TableFacts, column: str, unit: str) -> TargetTime | None
 
 def summed_columns(target: TableFacts, statements: Sequence[Statement], time: TargetTime | None) -> tuple[str, ...]:
     """
-    The columns that tell the target's rows apart: those of its keys, and its time.
+    Return the columns that tell the target's rows apart: those of its keys, and its time.
 
     A lost or a doubled row shows in them, and they cost a fraction of all columns to read. All that
     are stored (which none means as well) when the target has no sorting key, or a statement does

@@ -1,7 +1,7 @@
 """
 What somebody who waits for a backfill wants to know: is it there, will it never be, how far is it.
 
-For sensors, in a worker and in the triggerer. Needs no ClickHouse; every look reads the state folder anew.
+For sensors, in a worker and in the triggerer. Needs no ClickHouse; every look reads the state folder again.
 """
 
 from datetime import datetime
@@ -97,7 +97,7 @@ def poll_window(session: Session, target: TableName, start: datetime, end: datet
 
 
 def published(target: str, start: datetime, end: datetime, rows: int | None, plans: list[str]) -> Payload:
-    """What asset events and results say about a filled window."""
+    """Return the content of asset events and results about a filled window."""
     return {
         "target": target,
         "from": render_instant(start),
@@ -108,7 +108,7 @@ def published(target: str, start: datetime, end: datetime, rows: int | None, pla
 
 
 def _plans_of(session: Session, target: TableName) -> list[tuple[str, str, str, RunStatus]]:
-    """The plans of a target with windows and statuses; those that cannot be read are told of by the coverage."""
+    """Return the plans of a target with windows and statuses; those that cannot be read are told of by the coverage."""
     return [
         (plan.plan_id, render_instant(plan.start), render_instant(plan.end), run.status)
         for plan, run in readable_runs(session, target)

@@ -27,7 +27,7 @@ _MEASURED_ROWS = 5_000_000
 
 def preview(server: ClickHouse, plan: Plan, target: TableFacts) -> Payload:
     """
-    The first and the heaviest chunk of a plan, with their SQL, rows of the source, bytes and expected seconds.
+    Return the first and the heaviest chunk of a plan, with their SQL, rows of the source, bytes and expected seconds.
 
     Rows, bytes and seconds are None where they cannot be had at a low price.
 
@@ -44,7 +44,7 @@ def preview(server: ClickHouse, plan: Plan, target: TableFacts) -> Payload:
     if weighed:
         shown.append(("heaviest", max(chunks, key=lambda chunk: rows[chunk])))
     total = sum(rows.values())
-    # A chunk whose rows are held against the source asks it a second time.
+    # A chunk whose rows are compared with the source asks it a second time.
     passes = 2 if plan.asks_source_again else 1
 
     def seconds(count: int) -> float | None:
@@ -94,7 +94,7 @@ def _measured_rate(
 
 
 def _statements(plan: Plan, target: TableFacts, chunk: Chunk) -> list[str]:
-    """The statements that fill a chunk, as a client takes them, but for secrets."""
+    """Return the statements that fill a chunk, as a client takes them, but for secrets."""
     direct = plan.write_mode is WriteMode.INSERT
     table = target.storage if direct else staging_table(plan, target.storage, chunk.id, 1)
     return [

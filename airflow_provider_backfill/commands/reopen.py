@@ -14,7 +14,7 @@ def reopen_plan(session: Session, plan_id: str) -> Payload:
     Take a cancelled, paused or failed run up again without executing anything here.
 
     The cancel is lifted and failed chunks get a fresh budget of attempts; whoever runs the plan
-    next (a task that is cleared or retried, or ``clickhouse-backfill resume``) goes on with it.
+    next (a task that is cleared or retried, or ``clickhouse-backfill resume``) continues with it.
 
     Raises:
         RequestError: No such plan, or there is nothing to take up again.

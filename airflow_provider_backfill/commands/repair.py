@@ -18,7 +18,7 @@ def repair_plan(session: Session, plan_id: str) -> Payload:
     """
     Make a plan's run readable again, keeping every damaged file beside; says what was done and what is in doubt.
 
-    A run file is written anew from the event log. A damaged log is replaced by the run as far
+    A run file is written again from the event log. A damaged log is replaced by the run as far
     as it can be made out; when events are lost the run is cancelled, so that nothing is written
     before a person has looked at the chunks in doubt.
 

@@ -82,7 +82,7 @@ def run_plan(
         step: Gets the name of each step of each attempt; a test may stop the worker there.
         lease_seconds: How long the worker's claims hold after its last sign of life.
         max_load: Wait before a chunk while the server uses more than this share of its limits on parts and memory.
-        max_failures: Pause when so many chunks in a row have failed for good.
+        max_failures: Pause when so many chunks in a row have failed permanently.
         schedule: When chunks may start; the run is paused when that is over.
         newest_first: Begin with the end of the window.
 
@@ -243,7 +243,7 @@ def _check_compatibility(session: Session, plan: Plan, server: ClickHouse, targe
 def _begin(
     session: Session, log: RunLog, flags: RunFlags, resume: bool, window: tuple[datetime, datetime] | None
 ) -> None:
-    """Write that the run goes on, unless another run would write to the same rows."""
+    """Write that the run continues, unless another run would write to the same rows."""
     plan = log.plan
     statuses = [ChunkStatus.DONE] if flags.replay_done else []
     if flags.replay_failed:

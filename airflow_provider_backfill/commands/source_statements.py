@@ -23,7 +23,7 @@ _KEEPS_NOTHING = frozenset({"Null", "Kafka", "RabbitMQ", "NATS", "S3Queue", "Azu
 
 
 def find_statements(server: ClickHouse, target: TableFacts, request: PlanRequest) -> tuple[list[Statement], str]:
-    """The statements that fill the target, not yet held against the query plan, and the time column."""
+    """Return the statements that fill the target, not yet compared with the query plan, and the time column."""
     check_settings(request.settings, "--setting or defaults.settings")
     if request.settings:
         try:
@@ -158,7 +158,7 @@ def _placed_by_user(
     parameters: tuple[Parameter, ...],
     what: str,
 ) -> Statement:
-    """The statement of a SELECT that takes the chunk's bounds as query parameters, so that no filter is added."""
+    """Return the statement of a SELECT with the chunk's bounds as query parameters, without a filter."""
     if request.start is None or request.end is None:
         raise RequestError(
             f"{what} places the window itself, so no missing bound of it can be read from a source.",
@@ -203,7 +203,7 @@ def _filtered_tables(
     *,
     replayed: bool,
 ) -> list[tuple[FilteredTable, str]]:
-    """The tables and table functions that the window applies to, with the type of a function's time column."""
+    """Return the tables and table functions that the window applies to, with the type of a function's time column."""
     known = {source.name for source in sources.values()}
     functions = query_sources.table_functions(server, select)
     if request.filter_tables:
@@ -275,7 +275,7 @@ def _filtered_table(
 
 def _with_expression(server: ClickHouse, table: TableFacts, named: str | None) -> tuple[str | None, TableFacts]:
     """
-    What is named as the time column; an expression over the table's columns in parentheses, and as one of its columns.
+    Resolve the time column; an expression over the table's columns becomes a column in parentheses.
 
     Raises:
         RequestError: It is no column, and no expression that rows can be filtered by.

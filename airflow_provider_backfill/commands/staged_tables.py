@@ -1,4 +1,4 @@
-"""The staging tables of chunks that are done: they go while the run goes on, so that no plan leaves thousands."""
+"""The staging tables of chunks that are done: they go while the run continues, so that no plan leaves thousands."""
 
 from contextlib import suppress
 

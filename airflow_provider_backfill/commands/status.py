@@ -55,7 +55,7 @@ def window_status(session: Session, plan_id: str, window: tuple[datetime, dateti
 
 
 def status_payload(session: Session, plan: Plan, run: Run, command: str, *, noop: bool = False) -> Payload:
-    """The payload that run, resume, status and cancel share."""
+    """Return the payload that run, resume, status and cancel share."""
     payload: Payload = {
         "ok": command in ("status", "cancel", "pause") or run.status is RunStatus.COMPLETED,
         "command": command,

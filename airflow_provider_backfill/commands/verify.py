@@ -122,7 +122,7 @@ def _compare_sums(server: ClickHouse, plan: Plan, run: Run, target: TableFacts, 
 
 
 def _compare_merged(server: ClickHouse, plan: Plan, run: Run, target: TableFacts) -> Payload:
-    """The target's rows once merged, against those of a table like it that the SELECTs fill at once."""
+    """Return the target's rows once merged, against those of a table like it that the SELECTs fill at once."""
     slices = _finished(plan, run)
     filled = {name for statement in plan.statements for name in statement.columns}
     columns = [
@@ -162,7 +162,7 @@ def _compare_merged(server: ClickHouse, plan: Plan, run: Run, target: TableFacts
 
 
 def _chunks_of(plan: Plan, run: Run, rows: Sequence[Difference]) -> list[Chunk]:
-    """The chunks in whose windows rows lie, by their time in the target."""
+    """Return the chunks in whose windows rows lie, by their time in the target."""
     times = {row.at for row in rows if row.at is not None}
     return [
         chunk
@@ -172,7 +172,7 @@ def _chunks_of(plan: Plan, run: Run, rows: Sequence[Difference]) -> list[Chunk]:
 
 
 def _finished(plan: Plan, run: Run) -> list[Slice]:
-    """The stretches of time of which every chunk is done, merged."""
+    """Return the stretches of time of which every chunk is done, merged."""
     chunks = list(select_chunks(plan, run))
     # Chunks that are parts of a window by the sorting key have that window in common.
     unfinished = {(chunk.start, chunk.end) for chunk in chunks if run.state(chunk.id).status is not ChunkStatus.DONE}
@@ -180,7 +180,7 @@ def _finished(plan: Plan, run: Run) -> list[Slice]:
 
 
 def _condition(plan: Plan, slices: Sequence[Slice]) -> str:
-    """The condition that a row of the target lies in one of *slices*; a day does when a part of it does."""
+    """Return the condition that a row of the target lies in one of *slices*; a day does when a part of it does."""
     time = plan.target_time
     if time is None:
         return "1"

@@ -73,7 +73,7 @@ class Worker:
         gate: Says why the next chunk has to wait; empty when it may start.
         schedule: When chunks may start.
         newest_first: Begin with the end of the window.
-        max_failures: Stop when so many chunks in a row have failed for good: the next would fail as well.
+        max_failures: Stop when so many chunks in a row have failed permanently: the next would fail as well.
         on_behalf_of: Who gave the command, for the claims in the log.
         replicated: The tables that the plan reads, and its target, where they are replicated; each with its cluster.
     """
@@ -206,7 +206,7 @@ class Worker:
                 drained.wait(_WIDTH_SECONDS)
             _wait_for(list(ended.values()))
         except BaseException as error:
-            # A timeout or an interrupt of this thread: the others must not go on without it.
+            # A timeout or an interrupt of this thread: the others must not continue without it.
             self.stop(f"interrupted by {type(error).__name__}")
             _wait_for(list(ended.values()))
             raise

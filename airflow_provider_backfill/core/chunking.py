@@ -127,7 +127,7 @@ class Chunking:
         return tuple(flags)
 
     def without_limits(self) -> "Chunking":
-        """The same length, whatever a chunk holds."""
+        """Return the same length, whatever a chunk holds."""
         return replace(self, rows=None, size=None)
 
     def slices(self, start: datetime, end: datetime) -> Iterator[Slice]:
@@ -211,7 +211,7 @@ def _days(unit: Unit | None, months: int, day: date) -> Iterator[date]:
 
 def load_zone(name: str) -> "Timezone":
     """
-    A time zone by its IANA name; of a day that begins twice, or at a time that does not exist, the first instant.
+    Return a time zone by its IANA name; for an ambiguous or missing start of day, the first instant.
 
     Raises:
         RequestError: There is no zone of that name.
@@ -409,7 +409,7 @@ def pack(base: Sequence[int], cells: Sequence[Cell]) -> list[int]:
 
 
 def _cut(cells: Sequence[Cell], weight: float) -> list[int]:
-    """The starts of cells at which their sequence is cut into pieces of about the same weight."""
+    """Return the starts of cells at which their sequence is cut into pieces of about the same weight."""
     share = weight / math.ceil(weight)
     cuts, piece = [], 0.0
     for cell in cells:

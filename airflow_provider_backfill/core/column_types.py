@@ -16,7 +16,7 @@ _EXACT = frozenset({("UUID", "String"), ("IPv4", "String"), ("IPv6", "String"), 
 
 
 def unwrap_type(text: str) -> str:
-    """A column's type without ``Nullable`` and ``LowCardinality`` around it."""
+    """Return a column's type without ``Nullable`` and ``LowCardinality`` around it."""
     while match := _WRAPPER.fullmatch(text):
         text = match.group(1)
     return text
@@ -62,7 +62,7 @@ def is_comparable(column_type: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    """A type without what changes how a value is stored or shown, but not the value."""
+    """Return a type without what changes how a value is stored or shown, but not the value."""
     text = " ".join(text.split())
     for pattern in (_LOW_CARDINALITY, _SIMPLE_STATE):
         while (inner := pattern.sub(r"\1", text)) != text:
@@ -72,7 +72,7 @@ def _plain(text: str) -> str:
 
 
 def _arguments(text: str) -> list[str]:
-    """The types between the outer parentheses of *text*."""
+    """Return the types between the outer parentheses of *text*."""
     parts, depth, part = [], 0, ""
     for sign in text[text.index("(") + 1 : -1]:
         depth += (sign == "(") - (sign == ")")

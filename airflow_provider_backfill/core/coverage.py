@@ -20,7 +20,7 @@ class CoveredInterval(NamedTuple):
 
 
 def overlaps(plan: Plan, others: Iterable[Plan]) -> list[Plan]:
-    """The other plans on the same target whose window intersects the plan's; both are half-open."""
+    """Return the other plans on the same target whose window intersects the plan's; both are half-open."""
     return [
         other
         for other in others
@@ -32,7 +32,7 @@ def overlaps(plan: Plan, others: Iterable[Plan]) -> list[Plan]:
 
 
 def merge_intervals(stretches: Iterable[CoveredInterval]) -> list[CoveredInterval]:
-    """The stretches in time order, those that touch or overlap made one."""
+    """Return the stretches in time order, those that touch or overlap made one."""
     merged: list[CoveredInterval] = []
     for start, end, plans in sorted(stretches):
         if merged and start <= merged[-1].end:
@@ -71,7 +71,7 @@ class FilledTwice(NamedTuple):
 
 
 def filled_intervals(plan: Plan, run: Run, start: datetime, end: datetime) -> list[CoveredInterval]:
-    """What the plan's done chunks that wrote rows fill of ``[start, end)``, merged."""
+    """Return the parts of ``[start, end)`` filled by done chunks with rows, merged."""
     return merge_intervals(
         CoveredInterval(max(chunk.start, start), min(chunk.end, end), (plan.plan_id,))
         for chunk in _chunks_within(plan, run, start, end)
@@ -81,7 +81,7 @@ def filled_intervals(plan: Plan, run: Run, start: datetime, end: datetime) -> li
 
 def filled_by_another(plan: Plan, run: Run, other: Plan, others_run: Run) -> list[CoveredInterval]:
     """
-    What another plan has filled of the chunks that a fill has still to execute; none where it may add to it.
+    Return the parts of unfinished chunks that another plan has filled; none if adding rows is allowed.
 
     A plan that found no row in its window when it was made has seen that what others had filled before is gone
     again, unless rows of these lie outside the windows that they were read from.
@@ -99,7 +99,7 @@ def filled_by_another(plan: Plan, run: Run, other: Plan, others_run: Run) -> lis
 
 
 def find_filled_twice(plans: Sequence[tuple[Plan, Run]]) -> list[FilledTwice]:
-    """The stretches that two fills of one target have both filled, and that nothing has rebuilt since."""
+    """Return the stretches that two fills of one target have both filled, and that nothing has rebuilt since."""
     found = []
     fills = sorted((entry for entry in plans if entry[0].adds_rows), key=lambda entry: entry[0].created_at)
     for (first, first_run), (second, second_run) in combinations(fills, 2):
@@ -122,7 +122,7 @@ def find_filled_twice(plans: Sequence[tuple[Plan, Run]]) -> list[FilledTwice]:
 
 
 def _chunks_within(plan: Plan, run: Run, start: datetime, end: datetime) -> Iterator[Chunk]:
-    """The plan's chunks, or their parts, that meet ``[start, end)``, in time order."""
+    """Return the plan's chunks, or their parts, that meet ``[start, end)``, in time order."""
     for planned in plan.chunks():
         if planned.start >= end:
             return
@@ -144,14 +144,14 @@ def _was_gone(plan: Plan, others_run: Run) -> bool:
 
 
 def _cleared_after(run: Run, other: Run) -> bool:
-    """Whether a run has emptied its windows, and filled them anew, after the other had ended."""
+    """Whether a run has emptied its windows, and filled them again, after the other had ended."""
     return run.cleared_at is not None and other.updated_at is not None and other.updated_at < run.cleared_at
 
 
 def _rebuilt(
     plans: Iterable[tuple[Plan, Run]], fill: Plan, runs: Iterable[Run], stretch: CoveredInterval
 ) -> Iterator[CoveredInterval]:
-    """What plans that were made after these runs have put in place of their rows."""
+    """Return the windows that later plans have rebuilt."""
     ended = max((run.updated_at for run in runs if run.updated_at is not None), default=fill.created_at)
     for plan, run in plans:
         if not plan.adds_rows and _same_window(plan, fill) and plan.created_at >= ended:
@@ -159,7 +159,7 @@ def _rebuilt(
 
 
 def _intersection(left: Iterable[CoveredInterval], right: Iterable[CoveredInterval]) -> list[CoveredInterval]:
-    """What lies in both lists, each in time order and merged."""
+    """Intersect two merged lists in time order."""
     rights = list(right)
     return [
         CoveredInterval(max(a.start, b.start), min(a.end, b.end), tuple(dict.fromkeys((*a.plans, *b.plans))))

@@ -14,7 +14,7 @@ from .plan import Plan, Statement
 
 
 def compatibility_token(statements: Sequence[Statement], target: TableFacts, *, use_tokens: bool) -> str:
-    """A SHA-256 over what affects the data: the statements, the target's columns and keys, the use of tokens."""
+    """Return a SHA-256 over what affects the data: the statements, the target's columns and keys, the use of tokens."""
     parts = [
         [
             [s.name, s.select, s.source_text, s.columns, [[p.name, p.format] for p in s.parameters], s.settings]
@@ -29,7 +29,7 @@ def compatibility_token(statements: Sequence[Statement], target: TableFacts, *, 
 
 def detect_drift(plan: Plan, target: TableFacts, views: Mapping[str, str], *, use_tokens: bool) -> list[str]:
     """
-    What is not any more as it was when *plan* was planned, one sentence's beginning each; nothing when all is.
+    List the changes since *plan* was planned, each as the beginning of a sentence; empty without a change.
 
     Args:
         views: The SELECTs of the views that write to the target now, by name.
@@ -54,5 +54,9 @@ def detect_drift(plan: Plan, target: TableFacts, views: Mapping[str, str], *, us
 
 
 def planned_views(plan: Plan) -> dict[str, str]:
-    """The SELECTs that a plan took from the views that feed its target, by view; none when it has another source."""
+    """
+    Return the SELECTs that a plan took from the views that feed its target, by view.
+
+    None when it has another source.
+    """
     return {s.name: s.select for s in plan.statements if s.name != "--select" and not s.copies_table}

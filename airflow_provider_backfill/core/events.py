@@ -16,20 +16,20 @@ from .run_state import ChunkStatus, ContentSums, Run, Staged
 class _Event(Model):
     at: Instant
     by: str
-    """Who wrote it: ``host:pid:nonce`` of a worker, or the user for a command."""
+    """The author: ``host:pid:nonce`` of a worker, or the user of a command."""
 
 
 class RunStarted(_Event):
-    """Somebody began to execute the plan, or went on after a pause."""
+    """A worker started to execute the plan, or continued after a pause."""
 
     type: Literal["RunStarted"] = "RunStarted"
 
 
 class RunPaused(_Event):
     """
-    The runner stopped on purpose and can go on later.
+    The run was paused and can continue later.
 
-    With *until_resumed* a person paused the run: workers give their chunks back, and only a resume goes on.
+    With *until_resumed* a person paused the run: workers release their chunks, and only a resume continues the run.
     """
 
     type: Literal["RunPaused"] = "RunPaused"
@@ -38,26 +38,26 @@ class RunPaused(_Event):
 
 
 class RunCancelled(_Event):
-    """The user stopped the run; no chunk may be claimed until it is resumed."""
+    """The user cancelled the run; no chunk may be claimed until a resume."""
 
     type: Literal["RunCancelled"] = "RunCancelled"
     reason: str = ""
 
 
 class RunUndone(_Event):
-    """What the run had replaced is back in the target; no chunk may be claimed until it is resumed."""
+    """The replaced rows are back in the target; no chunk may be claimed until a resume."""
 
     type: Literal["RunUndone"] = "RunUndone"
 
 
 class RunResumed(_Event):
-    """The user takes a paused, failed or cancelled run up again: failed chunks are pending again."""
+    """The user resumed a paused, failed or cancelled run: failed chunks are pending again."""
 
     type: Literal["RunResumed"] = "RunResumed"
 
 
 class RunReplayed(_Event):
-    """The user wants chunks executed again that had ended, with a fresh budget of attempts."""
+    """The user asked to execute ended chunks again, with a new budget of attempts."""
 
     type: Literal["RunReplayed"] = "RunReplayed"
     statuses: tuple[ChunkStatus, ...]
@@ -68,41 +68,41 @@ class RunReplayed(_Event):
 
 class RunWaived(_Event):
     """
-    The plan need not be finished: ``check`` shows it and does not count it.
+    The plan is not required: ``check`` lists the plan without counting it.
 
-    Ends by itself at *until*, and when somebody runs or resumes the plan.
+    The waiver ends at *until*, or when a user runs or resumes the plan.
     """
 
     type: Literal["RunWaived"] = "RunWaived"
     reason: str
     until: Instant | None = None
     superseded_by: str = ""
-    """The plan that does this one's work; empty when there is none."""
+    """The plan that replaces this plan; empty without one."""
 
 
 class RunThrottled(_Event):
-    """A worker waits before its next chunk until the server has room; it goes on by itself."""
+    """A worker waits until the server has capacity, and then continues by itself."""
 
     type: Literal["RunThrottled"] = "RunThrottled"
     reason: str
 
 
 class ParallelismSet(_Event):
-    """The user turns how many chunks of the plan run at once, over all workers; 0 leaves it to each worker."""
+    """The user changed the number of parallel chunks, over all workers; 0 restores the setting of each worker."""
 
     type: Literal["ParallelismSet"] = "ParallelismSet"
     parallel: Annotated[int, Field(ge=0)]
 
 
 class WorkerHeartbeat(_Event):
-    """A worker is alive and keeps its claims for *lease_seconds* more."""
+    """A worker is alive and keeps its claims for another *lease_seconds*."""
 
     type: Literal["WorkerHeartbeat"] = "WorkerHeartbeat"
     lease_seconds: float
 
 
 class ChunkEvent(_Event):
-    """What happened to an attempt of a chunk."""
+    """An event of an attempt of a chunk."""
 
     chunk_id: str
     attempt: int
@@ -110,10 +110,10 @@ class ChunkEvent(_Event):
 
 class ChunkStarted(ChunkEvent):
     """
-    A worker claims a chunk; on disk before its query exists.
+    A worker claimed a chunk; the event is on disk before the query exists.
 
-    *takes_over* is set when the claim replaces one whose worker and query are proven dead;
-    *on_behalf_of* is who gave the worker its command: a user, or an Airflow task.
+    *takes_over* is set when the claim replaces the claim of a proven dead worker and query;
+    *on_behalf_of* is the user or Airflow task that started the worker.
     """
 
     type: Literal["ChunkStarted"] = "ChunkStarted"
@@ -127,10 +127,10 @@ class ChunkStarted(ChunkEvent):
 
 class ChunkVerified(ChunkEvent):
     """
-    The attempt's rows are staged and verified; from here on only this result or an equal one is published.
+    The attempt's rows are staged and verified; from here on only this result or an equal result is published.
 
-    *staged* names them where the target is replicated, or its database renames no table: what is in the log is sealed.
-    *reach* is ``[first, last)`` of their time in the target when some lie outside the chunk's window, such as at
+    *staged* names the rows if the target is replicated, or if its database renames no table: the event is the seal.
+    *reach* is ``[first, last)`` of the rows' time in the target, if some lie outside the chunk's window, such as at
     the start of their day.
     """
 
@@ -144,8 +144,8 @@ class ChunkDone(ChunkEvent):
     """
     The chunk's rows are in the target.
 
-    *read_rows* and *read_bytes* are what its statements read, uncompressed, as the server counted
-    while they ran; None where it did not say, as an embedded engine does not.
+    *read_rows* and *read_bytes* (uncompressed) are the server's counts for the statements; None for an embedded
+    engine.
     """
 
     type: Literal["ChunkDone"] = "ChunkDone"
@@ -157,9 +157,9 @@ class ChunkDone(ChunkEvent):
 
 class ChunkFailed(ChunkEvent):
     """
-    The attempt failed; *final* when no further attempt will be made by itself.
+    The attempt failed; *final* when no further attempt follows by itself.
 
-    *refused* when it has written nothing to the target, because rows of others are there.
+    *refused* when nothing was written to the target, because rows of others are there.
     """
 
     type: Literal["ChunkFailed"] = "ChunkFailed"
@@ -171,7 +171,7 @@ class ChunkFailed(ChunkEvent):
 
 
 class ChunkReleased(ChunkEvent):
-    """The worker gave the chunk back unharmed (pause, cancel, kill); the attempt does not count."""
+    """The worker released the chunk unharmed (pause, cancel, kill); the attempt does not count."""
 
     type: Literal["ChunkReleased"] = "ChunkReleased"
     reason: str
@@ -182,7 +182,7 @@ class ChunkPart(Model):
     One part of a split chunk.
 
     Attributes:
-        key_range: The condition on the source's sorting key that its rows meet, where time does not tell parts apart.
+        key_range: The condition on the source's sorting key, if parts have the same window.
     """
 
     id: str
@@ -192,7 +192,7 @@ class ChunkPart(Model):
 
 
 class ChunkSplit(ChunkEvent):
-    """The chunk was too heavy; its parts take its place."""
+    """The chunk was too heavy, and its parts replace the chunk."""
 
     type: Literal["ChunkSplit"] = "ChunkSplit"
     parts: tuple[ChunkPart, ...]
@@ -201,10 +201,10 @@ class ChunkSplit(ChunkEvent):
 
 class RunRestored(_Event):
     """
-    The first event of a log that was damaged: the run as it could be made out.
+    The first event of a repaired log: the run as recovered.
 
     Attributes:
-        uncertain: Ids of chunks whose events may be among what was lost.
+        uncertain: Ids of chunks whose events may be lost.
     """
 
     type: Literal["RunRestored"] = "RunRestored"
@@ -237,5 +237,5 @@ Event = Annotated[
 
 @cache
 def event_adapter() -> TypeAdapter[Event]:
-    """Reads and writes one line of an event log; made when first used, since it costs a good part of a start."""
+    """Build the reader and writer of event log lines on first use, since building is slow."""
     return TypeAdapter(Event)

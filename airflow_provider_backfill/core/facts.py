@@ -80,7 +80,7 @@ class Replicas(NamedTuple):
         return "" if self.by_database else f"'{self.beside}_{table}', {self.name}"
 
     def engine(self, engine: str, table: str) -> str:
-        """The engine clause *engine* of the table, for one beside it, which has a path of its own in Keeper."""
+        """Return the engine clause *engine* of the table, for one beside it, which has a path of its own in Keeper."""
 
         def replace(match: re.Match[str]) -> str:
             arguments = self.arguments(table)
@@ -130,7 +130,7 @@ class TableFacts:
         return self.engine.endswith("MergeTree") and not _SORTED.search(self.engine_full)
 
     def column(self, name: str) -> Column | None:
-        """The column called *name*, or None."""
+        """Return the column called *name*, or None."""
         return next((column for column in self.columns if column.name == name), None)
 
 

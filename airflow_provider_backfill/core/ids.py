@@ -14,7 +14,7 @@ from .window import Slice, render_chunk_hours
 
 def plan_id(target: str, start: datetime, end: datetime, length: float | str, time_column: str) -> str:
     """
-    The plan's identity: 16 hex digits of a SHA-256 over target, window, chunk length and time column.
+    Return the plan's identity: 16 hex digits of a SHA-256 over target, window, chunk length and time column.
 
     Args:
         length: Hours, or the text of :class:`.chunking.Chunking`, which for hours alone is the same.
@@ -24,13 +24,13 @@ def plan_id(target: str, start: datetime, end: datetime, length: float | str, ti
 
 
 def chunk_id(plan_id: str, start: datetime, end: datetime, key_range: str = "") -> str:
-    """The identity of the chunk ``[start, end)`` of a plan, or of a part of it by its key: 16 hex digits."""
+    """Return the identity of the chunk ``[start, end)`` of a plan, or of a part of it by its key: 16 hex digits."""
     part = f":{key_range}" if key_range else ""
     return _sha256(f"chunk:{plan_id}:{render_instant(start)}:{render_instant(end)}{part}")[:16]
 
 
 def idempotency_token(plan_id: str, start: datetime, end: datetime, key_range: str = "") -> str:
-    """The deduplication token of the chunk ``[start, end)`` of a plan, or of a part of it: 64 hex digits."""
+    """Return the deduplication token of the chunk ``[start, end)`` of a plan, or of a part of it: 64 hex digits."""
     part = f":{key_range}" if key_range else ""
     return _sha256(f"token:{plan_id}:{render_instant(start)}:{render_instant(end)}{part}")
 

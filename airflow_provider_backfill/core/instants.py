@@ -31,7 +31,7 @@ _OTHER_DATES = (
 
 
 def _spelled_otherwise(text: str) -> str:
-    """The calendar date that *text* is in another spelling; empty when it is none, or could be two."""
+    """Return the calendar date that *text* is in another spelling; empty when it is none, or could be two."""
     for pattern in _OTHER_DATES:
         if match := pattern.fullmatch(text):
             try:
@@ -111,10 +111,10 @@ def to_ms(moment: datetime) -> int:
 
 
 def from_ms(value: float) -> datetime:
-    """The UTC datetime of *value* milliseconds since 1970, fractions cut off towards zero."""
+    """Return the UTC datetime of *value* milliseconds since 1970, fractions cut off towards zero."""
     return _EPOCH + math.trunc(value) * _MS
 
 
 def short_instant(moment: datetime) -> str:
-    """An instant as a person types it: the date alone at midnight."""
+    """Return an instant as a person types it: the date alone at midnight."""
     return render_instant(moment).removesuffix("T00:00:00.000Z").replace(".000Z", "Z")

@@ -48,7 +48,7 @@ _QUOTED = {
 
 
 def mask_secrets(text: str) -> str:
-    """The text with ``…`` where a secret stands, or may stand."""
+    """Return the text with ``…`` where a secret stands, or may stand."""
     if "(" in text:
         text = _mask_calls(text)
     return _mask_named(_TOKEN.sub(_mask_address, text))
@@ -56,7 +56,7 @@ def mask_secrets(text: str) -> str:
 
 def shorten_message(text: str) -> str:
     """
-    A message of bounded length; call it before anything is looked for in the text.
+    Return a message of bounded length; call it before anything is looked for in the text.
 
     The end of a longer one is cut where no half of an address is left, since the other half tells that it is one.
     """
@@ -67,7 +67,7 @@ def shorten_message(text: str) -> str:
 
 
 def mask_message(text: str) -> str:
-    """A message that may be stored and shown: without secrets, and of bounded length."""
+    """Return a message that may be stored and shown: without secrets, and of bounded length."""
     return mask_secrets(shorten_message(text))
 
 
@@ -78,7 +78,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def literal_calls(select: str) -> list[str]:
-    """The functions of a SELECT that get credentials by position as literals, each once, in order of appearance."""
+    """Return the functions of a SELECT with literal credentials by position, in order of appearance."""
     found: list[str] = []
     position = 0
     while (call := _CALL.search(select, position)) is not None:
@@ -108,7 +108,7 @@ def _mask_calls(text: str) -> str:
 
 
 def _pieces(text: str, position: int) -> tuple[list[str], int]:
-    """The pieces of a call from behind its parenthesis to the one that closes it, and the place behind them."""
+    """Return the pieces of a call from behind its parenthesis to the one that closes it, and the place behind them."""
     pieces, depth = [], 1
     while depth and (piece := _PIECE.match(text, position)) is not None:
         position = piece.end()
@@ -118,7 +118,7 @@ def _pieces(text: str, position: int) -> tuple[list[str], int]:
 
 
 def _mask_address(match: re.Match[str]) -> str:
-    """A word without its user information: all between ``://``, or the word's begin, and its last ``@``."""
+    """Return a word without its user information: all between ``://``, or the word's begin, and its last ``@``."""
     word = match[0]
     before, at, after = word.rpartition("@")
     if not at:

@@ -20,7 +20,7 @@ FORMAT = 2
 
 
 def _instant(value: object) -> object:
-    """An instant as it comes back from a file, so that what is kept in memory equals what is on disk."""
+    """Return an instant as it comes back from a file, so that what is kept in memory equals what is on disk."""
     if isinstance(value, str):
         try:
             # As we write it; ten times as fast, and a log has two in every line.
@@ -38,7 +38,7 @@ Instant = Annotated[datetime, BeforeValidator(_instant), PlainSerializer(render_
 
 
 def _table(value: object) -> TableName:
-    """A table's name as it comes back from a file."""
+    """Return a table's name as it comes back from a file."""
     if isinstance(value, TableName):
         return value
     try:
@@ -65,7 +65,7 @@ OptionalTable = Annotated[
 
 
 def whole(value: float) -> float:
-    """A number as JSON has it: 6 rather than 6.0."""
+    """Return a number as JSON has it: 6 rather than 6.0."""
     return int(value) if value.is_integer() else value
 
 

@@ -40,12 +40,12 @@ def _unquoted(match: re.Match[str]) -> str:
 
 
 def show_table(name: TableName) -> str:
-    """The name as it goes into a plan: bare where it can be, else in backticks, so that it reads back the same."""
+    """Return the name for a plan: bare if possible, otherwise in backticks, so that parsing restores it."""
     return ".".join(part if _WORD.fullmatch(part) else quote(part) for part in name)
 
 
 def quote(name: str) -> str:
-    """An identifier in backticks."""
+    """Return an identifier in backticks."""
     return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
 
 
@@ -55,5 +55,5 @@ def is_expression(column: str) -> bool:
 
 
 def time_value(column: str) -> str:
-    """A time column as SQL: its name in backticks, or the expression."""
+    """Return a time column as SQL: its name in backticks, or the expression."""
     return column if is_expression(column) else quote(column)

@@ -23,7 +23,7 @@ _TICK = timedelta(milliseconds=1)
 
 def read_formats(formats: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """
-    The formats that ``--param NAME=FORMAT`` gives, checked and in the order of their names.
+    Return the formats that ``--param NAME=FORMAT`` gives, checked and in the order of their names.
 
     Raises:
         RequestError: No name of a parameter, or a format that does not follow the chunk.
@@ -46,7 +46,7 @@ def read_parameters(
     found: Sequence[Placeholder], formats: Mapping[str, str], unit: str, what: str
 ) -> tuple[Parameter, ...]:
     """
-    What the placeholders of a SELECT stand for; nothing when there are none.
+    Return the meaning of the placeholders of a SELECT; nothing without placeholders.
 
     Args:
         formats: By the name of a parameter, the format of the chunk's start.
@@ -114,7 +114,7 @@ def has_bounds(parameters: Sequence[Parameter]) -> bool:
 
 
 def parameter_settings(parameters: Sequence[Parameter], start: datetime, end: datetime) -> dict[str, str]:
-    """The values of the parameters for one chunk, as they are sent."""
+    """Return the values of the parameters for one chunk, as they are sent."""
     return {f"param_{one.name}": _value(one, start, end) for one in parameters}
 
 
@@ -193,7 +193,7 @@ def _check_format(parameter: Parameter, bounds: Sequence[int], what: str, *, alo
 
 
 def _length_of(text: str) -> Flag:
-    """The chunk length of which a format has one value each."""
+    """Return the chunk length of which a format has one value each."""
     first, next_month = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 2, 1, tzinfo=UTC)
     for hours in (1, 24):
         if (first + timedelta(hours=hours)).strftime(text) != first.strftime(text):

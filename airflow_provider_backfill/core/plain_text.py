@@ -23,18 +23,22 @@ _MULTILINE = frozenset({"select", "insert", "sql", "script", "markdown"})
 
 
 def plain_line(text: str) -> str:
-    r"""The text as one line that is nothing but text; what was dangerous in it is shown as ``\x1b`` or ``\n``."""
+    r"""
+    Return the text as one line that is nothing but text.
+
+    What was dangerous in it is shown as ``\x1b`` or ``\n``.
+    """
     return _inert(_DANGEROUS.sub(_visible, text))
 
 
 def plain_text(text: str) -> str:
-    """The same of a text whose lines and tabs stay."""
+    """Clean a text, keeping lines and tabs."""
     return _inert(_DANGEROUS.sub(lambda match: match[0] if match[0] in "\n\t" else _visible(match), text))
 
 
 def plain_values(value: Any, *, lines: bool = False) -> Any:
     """
-    A JSON value with every text in it made plain.
+    Return a JSON value with every text in it made plain.
 
     Args:
         lines: Whether all texts may have several lines, and not only those that are statements or scripts.
@@ -51,7 +55,11 @@ def plain_values(value: Any, *, lines: bool = False) -> Any:
 
 
 def plain_json(text: str) -> str:
-    """A JSON document, of ASCII only and in one line, with no command of a CI in its texts; its values are the same."""
+    """
+    Return a JSON document, of ASCII only and in one line, with no command of a CI in its texts.
+
+    Its values are the same.
+    """
     return text.replace("##", "#\\u0023")
 
 

@@ -260,7 +260,7 @@ class Plan(Model):
     created_at: Instant
 
     def computed_id(self) -> str:
-        """The identity that the plan's own fields give; another than :attr:`plan_id` when they were changed."""
+        """Return the identity that the plan's own fields give; another than :attr:`plan_id` when they were changed."""
         length = self.chunk_length or self.chunking.text
         return plan_id(show_table(self.target), self.start, self.end, length, self.time_column)
 
@@ -276,7 +276,7 @@ class Plan(Model):
         return slices_between(chain([first], decode_bounds(self.bounds, first)))
 
     def planned_parts(self) -> dict[str, tuple[Chunk, ...]]:
-        """The parts that take the place of chunks which are too heavy for their time, by the chunk's id."""
+        """Return the parts that take the place of chunks which are too heavy for their time, by the chunk's id."""
         bounds = self.bounds_ms() if self.parts else []
         found = {}
         for place, ranges in self.parts.items():
@@ -303,7 +303,11 @@ class Plan(Model):
         return parse_chunking(self.chunk_length) if self.chunk_length else Chunking(hours=self.chunk_hours)
 
     def filters(self, statement: Statement) -> tuple[FilteredTable, ...]:
-        """The tables that the window applies to in a statement, with their time columns; none where it has bounds."""
+        """
+        Return the tables that the window applies to in a statement, with their time columns.
+
+        None where it has bounds.
+        """
         if statement.source is None:
             return ()
         column = statement.time_column or self.time_column
@@ -322,16 +326,16 @@ class Plan(Model):
 
     @property
     def asks_source_again(self) -> bool:
-        """Whether a chunk's staged rows are held against what its statements give when asked once more."""
+        """Whether a chunk's staged rows are compared with what its statements give when asked once more."""
         same = len({self.summed(statement) for statement in self.statements}) == 1
         return same and all(statement.row_wise for statement in self.statements)
 
     def summed(self, statement: Statement) -> tuple[str, ...]:
-        """The columns that a statement's content sums are made of."""
+        """Return the columns that a statement's content sums are made of."""
         return self.summed_columns or statement.columns
 
     def token(self, chunk: Chunk) -> str:
-        """The chunk's deduplication token, or an empty text when the plan uses none."""
+        """Return the chunk's deduplication token, or an empty text when the plan uses none."""
         return idempotency_token(self.plan_id, *chunk[1:]) if self.use_tokens else ""
 
 

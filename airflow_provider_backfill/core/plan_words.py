@@ -13,7 +13,7 @@ _GUARANTEE = {
 
 
 def guarantee(mode: WriteMode) -> str:
-    """What a write mode promises of each row."""
+    """Return the guarantee of a write mode for each row."""
     return _GUARANTEE[mode]
 
 

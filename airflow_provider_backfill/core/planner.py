@@ -76,7 +76,7 @@ def check_chunk_count(count: int) -> None:
 
 def find_time_column(table: TableFacts, wanted: str | None, unit: str) -> tuple[str, TimeKind]:
     """
-    The column that places a row in time, and how it stores an instant.
+    Return the column that places a row in time, and how it stores an instant.
 
     *wanted* must exist and be a time. Without it: the only time column, else the one that
     stands first in the sorting key, else in the partition key.
@@ -118,7 +118,7 @@ def insert_columns(
     what: str, columns: Sequence[Column], target: TableFacts, supertypes: dict[tuple[str, str], str] | None
 ) -> tuple[str, ...]:
     """
-    The target's columns that a SELECT fills, matched by name, in the target's order.
+    Return the target's columns that a SELECT fills, matched by name, in the target's order.
 
     Args:
         what: Names the SELECT in a message.
@@ -155,7 +155,7 @@ def insert_columns(
 
 
 def converted_columns(columns: Sequence[Column], target: TableFacts) -> tuple[str, ...]:
-    """The columns of a SELECT whose values change their type on the way into the target."""
+    """Return the columns of a SELECT whose values change their type on the way into the target."""
     types = {column.name: column.type for column in target.columns}
     return tuple(column.name for column in columns if types.get(column.name) not in (None, column.type))
 
@@ -167,7 +167,7 @@ def takes_null(column_type: str) -> bool:
 
 
 def defaulted_columns(columns: Sequence[Column], target: TableFacts) -> tuple[str, ...]:
-    """The columns of a SELECT whose NULLs become the target's default on the way in."""
+    """Return the columns of a SELECT whose NULLs become the target's default on the way in."""
     types = {column.name: column.type for column in target.columns}
     return tuple(c.name for c in columns if takes_null(c.type) and c.name in types and not takes_null(types[c.name]))
 

@@ -14,7 +14,7 @@ _KEPT = 4096
 
 
 class Pace(NamedTuple):
-    """What was done per second of late: chunks, rows written, rows and uncompressed bytes read."""
+    """What was done per second recently: chunks, rows written, rows and uncompressed bytes read."""
 
     chunks: float
     rows: float
@@ -39,7 +39,7 @@ class ProgressMeter:
     long to notice that the pace has changed.
 
     Args:
-        began: When the run began or went on.
+        began: When the run began or continued.
     """
 
     def __init__(self, began: float) -> None:

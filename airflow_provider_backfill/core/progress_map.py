@@ -42,7 +42,7 @@ class ProgressMap:
 
     def rows(self, run: Run, width: int, most: int) -> list[MapRow]:
         """
-        A map of at most *most* lines of at most *width* cells.
+        Return a map of at most *most* lines of at most *width* cells.
 
         A cell is one chunk where all fit, else as many consecutive ones as it takes. Lines begin at
         the same time of day where the chunks allow it.
@@ -72,13 +72,13 @@ class ProgressMap:
         return CellKind.DONE if statuses == {ChunkStatus.DONE} else CellKind.PARTLY
 
     def slowest(self, run: Run, count: int) -> list[tuple[Chunk, Done]]:
-        """The done chunks that took longest, slowest first."""
+        """Return the done chunks that took longest, slowest first."""
         found = heapq.nlargest(count, run.done.items(), key=lambda item: item[1][3])
         chunks = self._find(run, {chunk_id for chunk_id, _ in found})
         return [(chunks[chunk_id], done) for chunk_id, done in found if chunk_id in chunks]
 
     def failing(self, run: Run, count: int) -> list[tuple[Chunk, ChunkState]]:
-        """The first chunks in time that have failed for good, then those that have failed and are tried again."""
+        """Return the first permanently failed chunks in time, then failed chunks that are retried."""
         bad = {key: state for key, state in run.chunks.items() if state.error and key not in run.splits}
         order = sorted(self._find(run, set(bad)).values(), key=lambda chunk: _urgency(bad[chunk.id], chunk))
         return [(chunk, bad[chunk.id]) for chunk in order[:count]]
@@ -99,7 +99,7 @@ def _urgency(state: ChunkState, chunk: Chunk) -> tuple[bool, datetime]:
 
 
 def highlights(atlas: ProgressMap, run: Run, count: int = 3) -> dict[str, list[dict[str, object]]]:
-    """The slowest and the failing chunks as JSON."""
+    """Return the slowest and the failing chunks as JSON."""
     return {
         "slowest": [
             {**_place(chunk), "seconds": seconds, "rows": rows, "attempt": attempt}

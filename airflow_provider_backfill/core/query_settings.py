@@ -46,7 +46,7 @@ def check_settings(names: Iterable[str], what: str) -> None:
 
 
 def settings_as_text(settings: Mapping[str, object]) -> dict[str, str]:
-    """Settings as they are sent and kept in a plan, in the order of their names."""
+    """Return settings as sent and kept in a plan, sorted by name."""
     return {
         name: str(int(value)) if isinstance(value, bool) else str(value) for name, value in sorted(settings.items())
     }

@@ -57,17 +57,17 @@ class Node:
         return self.fields.get("type", "")
 
     def list(self, title: str) -> tuple["Node", ...]:
-        """The children under *title*, without the list that holds them."""
+        """Return the children under *title*, without the list that holds them."""
         found = self.sections.get(title, ())
         return found[0].sections.get("", ()) if len(found) == 1 and found[0].kind == "LIST" else found
 
     def one(self, title: str) -> "Node | None":
-        """The only child under *title*; None when there is none."""
+        """Return the only child under *title*; None when there is none."""
         found = self.sections.get(title, ())
         return found[0] if found else None
 
     def walk(self) -> Iterator["Node"]:
-        """The node and all below it."""
+        """Return the node and all below it."""
         yield self
         for children in self.sections.values():
             for child in children:
@@ -102,7 +102,7 @@ class _Reader:
         return self._lines[self._at][1] if not self.done else "nothing"
 
     def node(self, depth: int) -> Node | None:
-        """The node that stands at the present line with this indent; None when the line is no node."""
+        """Return the node that stands at the present line with this indent; None when the line is no node."""
         if self.done or self._lines[self._at][0] != depth:
             return None
         match = _NODE.match(self._lines[self._at][1])

@@ -16,17 +16,17 @@ _LARGE_WINDOW = timedelta(hours=720)
 
 
 def command(verb: str, plan_id: str, *flags: Flag | str) -> Command:
-    """The command line of *verb* for a plan; a flag without a value may be given by its name."""
+    """Return the command line of *verb* for a plan; a flag without a value may be given by its name."""
     return Command(verb, plan_id, tuple(Flag(flag) if isinstance(flag, str) else flag for flag in flags))
 
 
 def sql(statement: str) -> Sql:
-    """A statement for a person to paste into a ClickHouse client."""
+    """Return a statement for a person to paste into a ClickHouse client."""
     return Sql(statement)
 
 
 def plan_command(plan: Plan, *flags: Flag) -> Command:
-    """The command line that plans the same backfill again, with *flags* in place of its own."""
+    """Return the command line that plans the same backfill again, with *flags* in place of its own."""
     given = {flag.name for flag in flags}
     own = [Flag("--target", show_table(plan.target)), Flag("--from", short_instant(plan.start))]
     own.append(Flag("--to", short_instant(plan.end)))
@@ -59,10 +59,10 @@ def plan_command(plan: Plan, *flags: Flag) -> Command:
 
 
 def pass_flags(flags: Sequence[Flag]) -> Advice:
-    """The advice to pass *flags*."""
+    """Advise to pass *flags*."""
     return Advice(f"pass {' '.join('{}' for _ in flags)}", *flags)
 
 
 def chunk_hours_flag(hours: float) -> Flag:
-    """The flag that asks for chunks of *hours*."""
+    """Return the flag that asks for chunks of *hours*."""
     return Flag("--chunk-hours", render_chunk_hours(hours))

@@ -37,11 +37,11 @@ from .window import Slice
 _MAY_FIND: dict[type, frozenset[ChunkStatus]] = {
     # -> running: a worker claims the chunk, or takes over a claim whose worker and query are proven dead.
     ChunkStarted: frozenset({ChunkStatus.PENDING, ChunkStatus.RUNNING}),
-    # running -> running: the attempt's rows are staged; the claim goes on.
+    # running -> running: the attempt's rows are staged; the claim continues.
     ChunkVerified: frozenset({ChunkStatus.RUNNING}),
     # running -> done: the rows are in the target and verified.
     ChunkDone: frozenset({ChunkStatus.RUNNING}),
-    # running -> failed for good, or pending when it will be tried again.
+    # running -> failed permanently, or pending when it will be tried again.
     ChunkFailed: frozenset({ChunkStatus.RUNNING}),
     # running -> pending: the worker gave the chunk back.
     ChunkReleased: frozenset({ChunkStatus.RUNNING}),
@@ -54,7 +54,7 @@ _MAY_FIND: dict[type, frozenset[ChunkStatus]] = {
 
 
 def new_run(plan: Plan) -> Run:
-    """The run of a plan nobody has started."""
+    """Return the run of a plan nobody has started."""
     return Run(plan_id=plan.plan_id, total=plan.total_chunks, splits=plan.planned_parts())
 
 
@@ -121,7 +121,7 @@ def _begin(run: Run, event: RunStarted | RunResumed) -> None:
 
 def judge_event(run: Run, event: Event) -> None:
     """
-    The one judge of what may follow.
+    Judge whether an event may follow.
 
     Raises:
         TransitionError: The run's present state does not allow the event.

@@ -118,7 +118,7 @@ class WorkerLease:
 
 @dataclass(frozen=True, slots=True)
 class Waiver:
-    """Why a plan need not be finished, who said so, and until when (for good, when None)."""
+    """Why a plan need not be finished, who said so, and until when (permanently, when None)."""
 
     __pydantic_config__ = _CAMEL
 
@@ -147,7 +147,7 @@ class Run:
         seconds: Sum of the done chunks' seconds.
         started_at: When the first worker began; None before.
         started_by: Who gave that worker its command.
-        pause_holds: Whether a person paused the run, so that only a resume goes on with it.
+        pause_holds: Whether a person paused the run, so that only a resume continues with it.
         reach: Where the rows of chunks lie in the target's time, for those with rows outside their window.
         cleared_at: When a replay was last told to clear the windows of all done chunks.
         undone: Whether what the run had replaced was brought back.
@@ -185,7 +185,7 @@ class Run:
     updated_at: Instant | None = None
 
     def state(self, chunk_id: str) -> ChunkState:
-        """What is known about a chunk; an untouched chunk is pending."""
+        """Return the state of a chunk; an untouched chunk is pending."""
         if done := self.done.get(chunk_id):
             attempt, rows, checksum, seconds = done
             return ChunkState(ChunkStatus.DONE, attempt, content=ContentSums(rows, checksum), seconds=seconds)

@@ -107,7 +107,7 @@ def _tokens(text: str) -> Iterator[_Token]:
 
 
 def _refuse_output(tokens: list[_Token], what: str) -> None:
-    """A FORMAT or INTO OUTFILE at the end says where rows go, which the plan does."""
+    """Refuse FORMAT or INTO OUTFILE at the end, because the plan decides where rows go."""
     for before, token, after in zip(tokens, tokens[1:], [*tokens[2:], None], strict=False):
         if token.depth or token.kind != "word" or token.text.upper() not in _OUTPUT or after is None:
             continue
@@ -127,7 +127,7 @@ def _refuse_output(tokens: list[_Token], what: str) -> None:
 
 
 def _settings(tokens: list[_Token]) -> Iterator[str]:
-    """The names after each SETTINGS: ``SETTINGS a = 1, b = 'x'``."""
+    """Return the names after each SETTINGS: ``SETTINGS a = 1, b = 'x'``."""
     inside, name = False, True
     for token, after in pairwise(tokens):
         if token.kind == "word" and token.text.upper() == "SETTINGS" and after.kind == "word":
@@ -142,7 +142,11 @@ def _settings(tokens: list[_Token]) -> Iterator[str]:
 
 
 def find_call(text: str, name: str) -> str | None:
-    """The text of the first call of the function *name*, from its name to the closing parenthesis; None without one."""
+    """
+    Return the text of the first call of the function *name*, from its name to the closing parenthesis.
+
+    None without one.
+    """
     tokens = [token for token in _tokens(text) if token.kind != "blank"]
     for index, (token, after) in enumerate(pairwise(tokens)):
         if token.kind == "word" and token.text.lower() == name.lower() and after.text == "(":

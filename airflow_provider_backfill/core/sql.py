@@ -30,7 +30,7 @@ def _content(names: Iterable[str]) -> str:
 
 
 def row_hash(names: Iterable[str]) -> str:
-    """A hash of the columns *names* of a row. The tuple is needed: the hash of a bare NULL is NULL."""
+    """Return SQL for the hash of a row's columns *names*. The tuple is needed: the hash of a bare NULL is NULL."""
     return f"cityHash64(tuple({_list(names)}))"
 
 
@@ -50,18 +50,18 @@ def parse_filter(text: str) -> TableFilter:
 
 
 def quote_table(name: TableName) -> str:
-    """A table's name in backticks."""
+    """Return a table's name in backticks."""
     return f"{quote(name.database)}.{quote(name.table)}"
 
 
 def literal(text: str) -> str:
-    """A string literal."""
+    """Return a string literal."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def time_literal(kind: TimeKind, moment: datetime) -> str:
     """
-    An instant as a constant to compare a column of *kind* with, exact in whole milliseconds.
+    Return an instant as a constant to compare a column of *kind* with, exact in whole milliseconds.
 
     Epochs are rounded up: for whole units, ``x >= 1.5`` and ``x < 1.5`` are ``x >= 2`` and ``x < 2``.
 
@@ -84,7 +84,7 @@ def time_literal(kind: TimeKind, moment: datetime) -> str:
 
 
 def milliseconds(value: str, kind: TimeKind) -> str:
-    """An instant of a column of *kind* as whole milliseconds since 1970, rounded down."""
+    """Return an instant of a column of *kind* as whole milliseconds since 1970, rounded down."""
     if kind is TimeKind.EPOCH_S:
         return f"toInt64({value}) * 1000"
     if kind.per_second:
@@ -103,13 +103,13 @@ def instant_sql(milliseconds: str, kind: TimeKind) -> str:
 
 
 def time_filter(column: str, kind: TimeKind, start: datetime, end: datetime) -> str:
-    """The condition that a row lies in ``[start, end)``."""
+    """Return the condition that a row lies in ``[start, end)``."""
     name = time_value(column)
     return f"{name} >= {time_literal(kind, start)} AND {name} < {time_literal(kind, end)}"
 
 
 def instants(bounds: Sequence[int]) -> str:
-    """A SELECT of the bounds of chunks as ``ms``; short where they are as far from each other."""
+    """Return a SELECT of the bounds of chunks as ``ms``; short where they are as far from each other."""
     step = _constant_step(bounds)
     if step:
         return (
@@ -120,7 +120,7 @@ def instants(bounds: Sequence[int]) -> str:
 
 
 def bound_before(ms: str, bounds: Sequence[int]) -> str:
-    """SQL for the last of *bounds* that is not after an instant in milliseconds, which lies between the ends."""
+    """Return SQL for the last of *bounds* that is not after an instant in milliseconds between the ends."""
     step = _constant_step(bounds)
     if step:
         return f"toInt64({bounds[0]} + intDiv({ms} - {bounds[0]}, {step}) * {step})"
@@ -143,7 +143,7 @@ def _array(bounds: Sequence[int]) -> str:
 
 def window_filter(plan: Plan, chunk: Chunk) -> str:
     """
-    The condition that a row of the target belongs to the chunk.
+    Return the condition that a row of the target belongs to the chunk.
 
     Raises:
         RequestError: The target has no time column, or one of dates that the chunk cuts.
@@ -159,26 +159,26 @@ def window_filter(plan: Plan, chunk: Chunk) -> str:
 
 
 def _labelled(label: TimeLabel, ms: int) -> str:
-    """A constant: what a label makes of an instant."""
+    """Return a constant: what a label makes of an instant."""
     value = f"CAST({instant_sql(f'toInt64({ms})', label.kind)} AS {label.type})"
     return f"arrayMap({quote(label.column)} -> ({label.expression}), [{value}])[1]"
 
 
 def table_condition(table: TableName, column: str = "table") -> str:
-    """The condition that a row of a system table is about *table*, whose name is in *column*."""
+    """Return the condition that a row of a system table is about *table*, whose name is in *column*."""
     return f"database = {literal(table.database)} AND {column} = {literal(table.table)}"
 
 
 def filter_setting(
     filters: Iterable[FilteredTable], slices: Sequence[tuple[datetime, datetime]], key_range: str = ""
 ) -> dict[str, str]:
-    """The settings that limit every scan of the filtered tables to some slices of time."""
+    """Return the settings that limit every scan of the filtered tables to some slices of time."""
     conditions = (f"{literal(str(one.table))}: {literal(slices_condition(one, slices, key_range))}" for one in filters)
     return {"additional_table_filters": f"{{{', '.join(conditions)}}}"}
 
 
 def slices_condition(table: FilteredTable, slices: Sequence[tuple[datetime, datetime]], key_range: str = "") -> str:
-    """The condition that a row of a filtered table lies in one of some slices of time, and in a range of keys."""
+    """Return the condition that a row of a filtered table lies in some slices of time and a key range."""
     parts = [time_filter(table.column, table.kind, start, end) for start, end in slices]
     condition = parts[0] if len(parts) == 1 else " OR ".join(f"({part})" for part in parts)
     if not key_range:
@@ -187,41 +187,45 @@ def slices_condition(table: FilteredTable, slices: Sequence[tuple[datetime, date
 
 
 def chunk_filter(plan: Plan, statement: Statement, chunk: Chunk) -> dict[str, str]:
-    """The settings and query parameters that limit *statement* to *chunk*."""
+    """Return the settings and query parameters that limit *statement* to *chunk*."""
     return slices_settings(plan, statement, [(chunk.start, chunk.end)], chunk.key_range)
 
 
 def slices_settings(
     plan: Plan, statement: Statement, slices: Sequence[tuple[datetime, datetime]], key_range: str = ""
 ) -> dict[str, str]:
-    """The settings and query parameters that limit *statement* to slices of time, which touch where it has bounds."""
+    """Return settings and query parameters that limit *statement* to slices; with bounds, adjacent slices."""
     if statement.parameters:
         return {**statement.settings, **parameter_settings(statement.parameters, slices[0][0], slices[-1][1])}
     return {**statement.settings, **filter_setting(plan.filters(statement), slices, key_range)}
 
 
 def query_id(plan_id: str, chunk_id: str, attempt: int) -> str:
-    """The id of the statement that fills the staging table of one attempt."""
+    """Return the id of the statement that fills the staging table of one attempt."""
     return f"backfill-{plan_id}-{chunk_id}-{attempt}"
 
 
 def staging_table(plan: Plan, storage: TableName, chunk_id: str, attempt: int) -> TableName:
-    """The private table of one attempt, beside the target."""
+    """Return the private table of one attempt, beside the target."""
     return TableName(storage.database, f"backfill_{plan.plan_id}_{chunk_id}_{attempt}")
 
 
 def replicated_staging_table(plan: Plan, storage: TableName, chunk_id: str, attempt: int, nonce: str) -> TableName:
-    """The private table of one attempt on replicas; no other attempt, folder or leftover has its path in Keeper."""
+    """
+    Return the private table of one attempt on replicas.
+
+    No other attempt, folder or leftover has its path in Keeper.
+    """
     return TableName(storage.database, f"backfill_{plan.plan_id}_{chunk_id}_{attempt}_{nonce}")
 
 
 def sealed_table(plan: Plan, storage: TableName, chunk_id: str) -> TableName:
-    """The table that holds the one result of a chunk which may be published."""
+    """Return the table that holds the one result of a chunk which may be published."""
     return TableName(storage.database, f"backfill_{plan.plan_id}_{chunk_id}_sealed")
 
 
 def assignments(settings: Mapping[str, int | str]) -> str:
-    """Settings as a statement lists them."""
+    """Return settings in the syntax of a statement."""
     return ", ".join(f"{name} = {value}" for name, value in settings.items())
 
 
@@ -258,17 +262,17 @@ def create_like(
 
 
 def backup_table(plan: Plan, storage: TableName) -> TableName:
-    """The table that keeps what ``replace`` overwrites; not one of the tables that go when the run closes."""
+    """Return the table that keeps what ``replace`` overwrites; not one of the tables that go when the run closes."""
     return TableName(storage.database, f"backfill_backup_{plan.plan_id}")
 
 
 def copy_select(source: TableName, columns: Sequence[Column]) -> str:
-    """The SELECT that copies *columns* of a table."""
+    """Return the SELECT that copies *columns* of a table."""
     return f"SELECT {_list(column.name for column in columns)} FROM {quote_table(source)}"
 
 
 def expressions(text: str) -> list[str]:
-    """The expressions of a key as the server shows it: ``a, f(b, c)`` or a tuple of them, ``(a, f(b, c))``."""
+    """Return the expressions of a key as the server shows it: ``a, f(b, c)`` or a tuple of them, ``(a, f(b, c))``."""
     elements, depth, start, outer = [], 0, 0, len(text)
     for match in _SEPARATOR.finditer(text):
         word = match.group()
@@ -284,7 +288,7 @@ def expressions(text: str) -> list[str]:
 
 
 def in_parentheses(expression: str) -> str:
-    """An expression in parentheses; one that stands in a pair of them already is left as it is."""
+    """Return an expression in parentheses; one that stands in a pair of them already is left as it is."""
     depth = 0
     for match in _SEPARATOR.finditer(expression):
         depth += (match.group() in "([") - (match.group() in ")]")
@@ -294,7 +298,7 @@ def in_parentheses(expression: str) -> str:
 
 
 def time_select(expression: str, rows: str) -> str:
-    """A SELECT of a time that is an expression over *rows*; a server takes it where it can filter by it."""
+    """Return a SELECT of a time that is an expression over *rows*; a server takes it where it can filter by it."""
     return f"SELECT {expression} AS time FROM {rows} WHERE isNotNull({expression})"
 
 
@@ -306,7 +310,7 @@ def insert_select(table: TableName, statement: Statement) -> str:
 
 def pasteable(text: str, given: Mapping[str, str]) -> tuple[str, str]:
     """
-    A statement with its settings and query parameters, as a person can paste it.
+    Return a statement with its settings and query parameters, as a person can paste it.
 
     Returns:
         The statement, with a ``SET`` of each query parameter in front; and its SETTINGS clause, or an empty text.
@@ -344,7 +348,7 @@ def source_checksum_sql(statement: Statement, columns: Sequence[Column], summed:
 
 
 def _converted(column: Column, *, null: bool) -> str:
-    """A value as an INSERT makes it one of *column*; *null* when a NULL becomes the column's default."""
+    """Return a value as an INSERT makes it one of *column*; *null* when a NULL becomes the column's default."""
     name = quote(column.name)
     if not null:
         return f"CAST({name} AS {column.type})"

@@ -80,7 +80,7 @@ def require_order(start: datetime, end: datetime) -> None:
 
 
 def _other_order(start: datetime, end: datetime) -> Advice:
-    """What was likely meant by a window that is none."""
+    """Guess the intended window from an invalid window."""
     if start > end:
         flags = (Flag("--from", short_instant(end)), Flag("--to", short_instant(start)))
         return Advice("the bounds may be swapped: pass {} {}", *flags)
@@ -128,7 +128,7 @@ def iter_window(start: datetime, end: datetime, chunk_hours: float) -> Iterator[
 
 
 def whole_days(start: datetime, end: datetime) -> Slice:
-    """The days in UTC that ``[start, end)`` meets, from midnight to midnight."""
+    """Return the days in UTC that ``[start, end)`` meets, from midnight to midnight."""
     first = start.replace(hour=0, minute=0, second=0, microsecond=0)
     last = (end + timedelta(days=1, microseconds=-1)).replace(hour=0, minute=0, second=0, microsecond=0)
     return first, last

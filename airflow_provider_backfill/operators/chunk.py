@@ -176,7 +176,7 @@ class BackfillChunkOperator(BaseOperator):
             )
 
             def begin(worker: Any, plan: Plan, _: Run) -> None:
-                # From here on the log knows what is to be replayed: a further try goes on with it.
+                # From here on the log knows what is to be replayed: a further try continues with it.
                 fresh.acted()
                 reporter.begin(plan)
                 if self.deferrable:
@@ -226,11 +226,11 @@ class BackfillChunkOperator(BaseOperator):
             return self._outcome(status)
 
     def get_openlineage_facets_on_complete(self, _: Any) -> Any:
-        """Sources, target and rows, for the OpenLineage provider where there is one; None before the end."""
+        """Return sources, target and rows for the OpenLineage provider; None before the end."""
         return None if self._lineage is None else lineage.openlineage(self._lineage)
 
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> Any:
-        """The same of what was done before the task failed; None when that is nothing."""
+        """Return the lineage of the work done before the failure; None without any."""
         return self.get_openlineage_facets_on_complete(task_instance)
 
     def on_kill(self) -> None:
@@ -256,7 +256,7 @@ class BackfillChunkOperator(BaseOperator):
 
     def _refuse_other_plan(self, context: Context, plan_id: str, state: TaskState) -> None:
         """
-        A task that has worked on one plan takes up another only if it was cleared together with the plan task.
+        Refuse another plan than the task has worked on, unless the plan task was cleared, too.
 
         Else the plan task was cleared alone and made another plan, and what this map index gets now is a
         chunk of it by position.

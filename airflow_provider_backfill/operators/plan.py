@@ -238,7 +238,7 @@ class BackfillPlanOperator(BaseOperator):
         return super().output
 
     def _length(self) -> str | None:
-        """The length of a chunk that a field gives; None when the option decides."""
+        """Return the length of a chunk that a field gives; None when the option decides."""
         lengths = [blank_to_none(value) for value in (self.chunk_hours, self.chunk_by)]
         if None not in lengths:
             raise RequestError(
@@ -289,7 +289,7 @@ class BackfillPlanOperator(BaseOperator):
         )
 
     def _value(self, name: str, parse: Callable[[Any], Any]) -> Any:
-        """The parsed value of a field, None when it is not given."""
+        """Return the parsed value of a field, None when it is not given."""
         value = blank_to_none(getattr(self, name))
         return None if value is None else parse(value)
 

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 LOG_CLOSED = b'{"type":"LogClosed"}\n'
-"""The last line of a log whose plan was planned anew."""
+"""The last line of a log whose plan was planned again."""
 
 
 class ConflictError(Exception):
@@ -43,7 +43,7 @@ class EventLog(Protocol):
         ...
 
     def advance(self, position: int, line: bytes) -> int:
-        """The position after *line*, which begins at *position*."""
+        """Return the position after *line*, which begins at *position*."""
         ...
 
     def append(self, position: int, line: bytes) -> None:
@@ -69,7 +69,7 @@ class EventLog(Protocol):
         ...
 
     def close(self) -> None:
-        """Let nobody append any more, as the plan is planned anew."""
+        """Let nobody append any more, as the plan is planned again."""
         ...
 
 
@@ -88,15 +88,15 @@ class Backend(Protocol):
         ...
 
     def read(self, name: str) -> bytes | None:
-        """The bytes of *name*, or None when there is no such file."""
+        """Return the bytes of *name*, or None when there is no such file."""
         ...
 
     def stamp(self, name: str) -> object:
-        """A value that changes whenever *name* is written; None when there is no such file."""
+        """Return a value that changes whenever *name* is written; None when there is no such file."""
         ...
 
     def names(self, folder: str, suffix: str) -> list[str]:
-        """The stems of the files *folder*/…*suffix*, sorted."""
+        """Return the stems of the files *folder*/…*suffix*, sorted."""
         ...
 
     def create(self, name: str, data: bytes) -> bool:
@@ -117,7 +117,7 @@ class Backend(Protocol):
 
     def log(self, plan_id: str, generation: str) -> EventLog:
         """
-        The log of a plan.
+        Return the log of a plan.
 
         Args:
             generation: Tells plans apart that had the same id one after the other.

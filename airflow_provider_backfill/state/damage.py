@@ -73,6 +73,6 @@ def other_format(path: str, number: int) -> StateFormatError:
 
 
 def damaged(path: str, line: int | None, reason: str, remedy: Remedy) -> DamagedStateError:
-    """The error for a state file that does not hold what it must."""
+    """Return the error for a corrupt state file."""
     place = path if line is None else f"{path}, line {line}"
     return DamagedStateError(f"{place} is damaged: {reason}.", path=path, line=line, remedy=remedy)

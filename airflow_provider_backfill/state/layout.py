@@ -9,7 +9,7 @@ PLAN_ID = re.compile(r"[0-9a-f]{16}")
 
 def check_plan_id(text: str) -> str:
     """
-    The plan id in *text*.
+    Return the plan id in *text*.
 
     Raises:
         RequestError: It is not 16 hex digits.

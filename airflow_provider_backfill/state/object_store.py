@@ -51,7 +51,7 @@ _QUERY = re.compile(r"\?\S+")
 
 def connect(url: str, config: Mapping[str, str]) -> "ObjectBackend":
     """
-    The backend below *url*, such as ``s3://bucket/prefix``.
+    Return the backend below *url*, such as ``s3://bucket/prefix``.
 
     Args:
         config: What the store needs beyond the environment, by the names that obstore has for it
@@ -86,12 +86,12 @@ class ObjectBackend:
         return f"{self.url}/{name}"
 
     def read(self, name: str) -> bytes | None:
-        """The bytes of *name*, or None when there is no such object."""
+        """Return the bytes of *name*, or None when there is no such object."""
         found = self._get(name)
         return found[0] if found else None
 
     def _get(self, name: str) -> tuple[bytes, dict[str, str]] | None:
-        """The bytes of *name*, and what tells this version of it from others."""
+        """Return the bytes of *name*, and what tells this version of it from others."""
         with _explained("read", self.where(name)):
             try:
                 found = obstore.get(self.store, name)
@@ -100,7 +100,7 @@ class ObjectBackend:
             return bytes(found.bytes()), _version(found.meta)
 
     def stamp(self, name: str) -> object:
-        """A value that changes whenever *name* is written; None when there is no such object."""
+        """Return a value that changes whenever *name* is written; None when there is no such object."""
         with _explained("read", self.where(name)):
             try:
                 found = obstore.head(self.store, name)
@@ -109,7 +109,7 @@ class ObjectBackend:
         return found["e_tag"], found["last_modified"], found["size"]
 
     def names(self, folder: str, suffix: str) -> list[str]:
-        """The stems of the objects *folder*/…*suffix*, sorted."""
+        """Return the stems of the objects *folder*/…*suffix*, sorted."""
         with _explained("list", self.where(folder)):
             found = obstore.list_with_delimiter(self.store, f"{folder}/")["objects"]
         return sorted(
@@ -186,7 +186,7 @@ class ObjectBackend:
                 ) from None
 
     def log(self, plan_id: str, generation: str) -> "ObjectLog":
-        """The log of a plan; each generation has a folder of its own."""
+        """Return the log of a plan; each generation has a folder of its own."""
         return ObjectLog(self, plan_id, re.sub("[^0-9TZ]", "", generation))
 
 
@@ -235,13 +235,13 @@ class ObjectLog:
         return lines
 
     def _numbers(self, after: int) -> Iterator[int]:
-        """The numbers of the segments after number *after*, in order."""
+        """Return the numbers of the segments after number *after*, in order."""
         with _explained("list", self._backend.where(self._folder)):
             for batch in obstore.list(self._store, self._folder, offset=self._name(after), chunk_size=_BATCH):
                 yield from sorted(int(meta["path"].rpartition("/")[2].partition(".")[0]) for meta in batch)
 
     def _fetch(self, position: int, numbers: Iterator[int]) -> list[bytes]:
-        """The lines after *position*, as far as *numbers* follow each other and a batch goes."""
+        """Return the lines after *position*, as far as *numbers* follow each other and a batch goes."""
         wanted: list[int] = []
         for number in numbers:
             if number != position + len(wanted) + 1:
@@ -262,7 +262,7 @@ class ObjectLog:
         return lines
 
     def _published_lines(self) -> list[bytes]:
-        """The lines as they were published; none when that is not of this generation."""
+        """Return the lines as they were published; none when that is not of this generation."""
         data = self._backend.read(self._published)
         if not data or not (first := self._backend.read(self._name(1))) or not data.startswith(first):
             return []
@@ -277,7 +277,7 @@ class ObjectLog:
         )
 
     def advance(self, position: int, line: bytes) -> int:
-        """The position after *line*."""
+        """Return the position after *line*."""
         del line
         return position + 1
 
@@ -324,7 +324,7 @@ class ObjectLog:
 
 
 def _version(meta: Mapping[str, Any]) -> dict[str, str]:
-    """What a conditional put compares: S3 and Azure go by the tag, GCS by the version."""
+    """Return the version for a conditional put: the tag on S3 and Azure, the generation on GCS."""
     return {key: meta[key] for key in ("e_tag", "version") if meta.get(key)}
 
 

@@ -40,7 +40,7 @@ class FileBackend:
         return str(self.root / name)
 
     def read(self, name: str) -> bytes | None:
-        """The bytes of *name*, or None when there is no such file."""
+        """Return the bytes of *name*, or None when there is no such file."""
         path = self.root / name
         with _explained("read", path):
             try:
@@ -49,7 +49,7 @@ class FileBackend:
                 return None
 
     def stamp(self, name: str) -> object:
-        """A value that changes whenever *name* is written; None when there is no such file."""
+        """Return a value that changes whenever *name* is written; None when there is no such file."""
         try:
             found = (self.root / name).stat()
         except OSError:
@@ -57,7 +57,7 @@ class FileBackend:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def names(self, folder: str, suffix: str) -> list[str]:
-        """The stems of the files *folder*/…*suffix*, sorted."""
+        """Return the stems of the files *folder*/…*suffix*, sorted."""
         with _explained("list", self.root / folder):
             try:
                 found = [path.name for path in (self.root / folder).iterdir()]
@@ -111,7 +111,7 @@ class FileBackend:
             lock.release()
 
     def log(self, plan_id: str, generation: str) -> "FileLog":
-        """The log of a plan; which *generation* a file is of says its first line."""
+        """Return the log of a plan; which *generation* a file is of says its first line."""
         del generation
         return FileLog(self.root, plan_id)
 
@@ -150,7 +150,7 @@ class _Lock:
     An advisory lock on a file, for one thread at a time; the file stays open from one use to the next.
 
     The file itself is never deleted by us. If somebody else does, the lock on the deleted file
-    holds nobody back, so it is opened anew.
+    holds nobody back, so it is opened again.
     """
 
     def __init__(self, root: Path, name: str) -> None:
@@ -178,7 +178,7 @@ class FileLog:
     One plan's event log in one file; positions are bytes.
 
     Under the lock it is read and written through a handle that stays open. Without the lock
-    the file is opened anew for each look, because NFS shows the writes of others on open.
+    the file is opened again for each look, because NFS shows the writes of others on open.
     """
 
     optimistic = False
@@ -203,7 +203,7 @@ class FileLog:
             self._lock.release()
 
     def _opened(self) -> _Handle | None:
-        """The log's file as it is named now, or None when there is none."""
+        """Return the log's file as it is named now, or None when there is none."""
         if not self._held:
             return self._open(os.O_RDONLY)
         # Once in each hold of the lock: nobody but its holder renames the file.
@@ -244,7 +244,7 @@ class FileLog:
         return data[len(last) : end].splitlines(keepends=True)
 
     def advance(self, position: int, line: bytes) -> int:
-        """The position after *line*."""
+        """Return the position after *line*."""
         return position + len(line)
 
     def append(self, position: int, line: bytes) -> None:
@@ -304,7 +304,7 @@ def _set_aside(path: Path, tag: str) -> None:
 
 
 def _read_at(handle: int, size: int, position: int) -> bytes:
-    """The *size* bytes at *position*, fewer at the end of the file; one read may give fewer before it."""
+    """Return the *size* bytes at *position*, fewer at the end of the file; one read may give fewer before it."""
     data = os.pread(handle, size, position)
     while len(data) < size and (more := os.pread(handle, size - len(data), position + len(data))):
         data += more

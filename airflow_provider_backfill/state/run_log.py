@@ -71,7 +71,7 @@ _DONE, _DONE_LETTERS = b'"done":{', b'0123456789abcdef"[]:,.+-'
 
 def _without_done(data: bytes) -> bytes:
     """
-    A run file without its done chunks: most of it, and most of what it costs to parse.
+    Return a run file without its done chunks: most of it, and most of what it costs to parse.
 
     They are lists of numbers, so no brace is in them; and in a string the quotes would be escaped.
     All of it when anything else is in them: then the file is damaged.
@@ -128,7 +128,7 @@ class RunLog:
     @staticmethod
     def read_checkpoint(store: "StateStore", plan: Plan, *, brief: bool = False) -> Checkpoint | None:
         """
-        What the run file says; None when there is none.
+        Read the run file; None without a run file.
 
         Raises:
             DamagedStateError: It does not hold this plan's run.
@@ -156,7 +156,7 @@ class RunLog:
 
         Raises:
             DamagedStateError: A line is not an event, or not one that may follow; names file and line.
-            StateError: The plan was planned anew meanwhile.
+            StateError: The plan was planned again meanwhile.
         """
         self._fold()
         return self.run
@@ -208,7 +208,7 @@ class RunLog:
         Fold from the first line: the log is not the one we knew.
 
         What we read may have been taken back because it could not be made durable; or the plan
-        was planned anew; or the log was cut, which shows when it ends before the checkpoint.
+        was planned again; or the log was cut, which shows when it ends before the checkpoint.
         """
         self._check_plan()
         self._forget()
@@ -369,7 +369,7 @@ class RunLog:
         self.commit(lambda _: event, about=about)
 
     def checkpoint(self) -> None:
-        """Write the run file as of now, unless the run goes on and the last one is good enough."""
+        """Write the run file as of now, unless the run continues and the last one is good enough."""
         if self.run.status is RunStatus.RUNNING and not self._is_checkpoint_due():
             return
         with self._log.locked():

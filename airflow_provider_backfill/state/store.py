@@ -38,7 +38,7 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "az": "azure", "abfs": "azure",
 
 def open_store(state_dir: str, *, config: Mapping[str, str] | None = None) -> "StateStore":
     """
-    The store in *state_dir*: a folder, or ``s3://``, ``gs://``, ``az://`` and what else names an object store.
+    Return the store in *state_dir*: a folder, or ``s3://``, ``gs://``, ``az://`` and what else names an object store.
 
     Args:
         config: Credentials and addresses of an object store beyond the environment's.
@@ -93,12 +93,12 @@ class StateStore:
         return self.backend.where(event_file(plan_id))
 
     def plan_ids(self) -> list[str]:
-        """The ids of every plan, sorted."""
+        """Return the ids of every plan, sorted."""
         return [name for name in self.backend.names("plans", ".json") if PLAN_ID.fullmatch(name)]
 
     def find_plan(self, plan_id: str) -> Plan | None:
         """
-        The plan, or None when there is none.
+        Return the plan, or None when there is none.
 
         Raises:
             DamagedStateError: The file does not hold this plan, or was written by another program.
@@ -122,7 +122,7 @@ class StateStore:
 
     def load_plan(self, plan_id: str) -> Plan:
         """
-        The plan.
+        Load the plan.
 
         Raises:
             PlanNotFoundError: No such plan.
@@ -145,7 +145,7 @@ class StateStore:
 
     def retire_plan(self, plan_id: str, tag: str) -> None:
         """
-        Keep the plan's files beside themselves under *tag*, so that the plan can be made anew.
+        Keep the plan's files beside themselves under *tag*, so that the plan can be made again.
 
         Workers that still run the old plan find out at their next commit.
         """
@@ -159,7 +159,7 @@ class StateStore:
 
     def open_run(self, plan: Plan) -> "RunLog":
         """
-        The plan's run as of now.
+        Return the plan's run as of now.
 
         Raises:
             DamagedStateError: The run file or the log does not hold what it must; names file and line.
@@ -200,13 +200,13 @@ class StateStore:
             return error
 
     def retire_run_file(self, plan_id: str, tag: str) -> str:
-        """Keep the run file beside itself under *tag*, to be written anew; where it is then, as shown to people."""
+        """Keep the run file beside itself under *tag*, to be written again; where it is then, as shown to people."""
         self.backend.retire(run_file(plan_id), tag)
         return f"{self.run_path(plan_id)}.{tag}"
 
     def salvage_run(self, plan: Plan) -> RecoveredRun:
         """
-        What can be made out of the plan's damaged log, with the help of the run file where that is whole.
+        Recover a run from the plan's damaged log, with the help of an intact run file.
 
         Raises:
             DamagedStateError: The log is not one file, but objects, which only the object store can restore.

@@ -70,7 +70,7 @@ class ResumeBody(BaseModel):
 
 def create_app(open_session: Callable[[], Session]) -> FastAPI:
     """
-    The application.
+    Create the application.
 
     Args:
         open_session: Gives the state folder and the options; called at the first request, and
@@ -228,7 +228,7 @@ def _unseen(plan_id: str) -> PlanNotFoundError:
 
 
 def _signed(payload: dict[str, Any], user: BaseUser, may_act: bool) -> dict[str, Any]:
-    """The payload with who asked and what they may do, unless it only says that nothing has changed."""
+    """Return the payload with who asked and what they may do, unless it only says that nothing has changed."""
     return {**payload, "user": user.get_name(), "mayAct": may_act} if payload["changed"] else payload
 
 

@@ -65,7 +65,7 @@ def may_clear(user: BaseUser, dag_id: str) -> bool:
 
 def viewer(user: GetUserDep) -> BaseUser:
     """
-    The user, who may look.
+    Return the user, who may look.
 
     Raises:
         HTTPException: 401 without a login, 403 without the right.
@@ -78,7 +78,7 @@ def viewer(user: GetUserDep) -> BaseUser:
 
 def actor(request: Request, user: GetUserDep) -> BaseUser:
     """
-    The user, who meant to act; whether they may depends on the plan.
+    Return the user, who meant to act; whether they may depends on the plan.
 
     Raises:
         HTTPException: 401 without a login, 403 without the right to look or from another site, 415 without JSON.

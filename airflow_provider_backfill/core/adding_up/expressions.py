@@ -26,13 +26,13 @@ class Expressions(ABC):
 
     @abstractmethod
     def relation(self, node: Node, place: str) -> Rows:
-        """The rows that a table, a query, a union or a join gives; *place* tells the nodes of views apart."""
+        """Return the rows that a table, a query, a union or a join gives; *place* tells the nodes of views apart."""
 
     # -------- expressions
 
     def _value(self, node: Node, place: str, rows: Rows | None = None) -> Value:
         """
-        An expression of a query, resolved.
+        Return an expression of a query, resolved.
 
         Args:
             rows: What the query groups, once it has: there aggregates of several chunks are parts.
@@ -102,7 +102,7 @@ class Expressions(ABC):
         )
 
     def _subquery(self, node: Node, place: str) -> None:
-        """A query in an expression: a set, a scalar, an EXISTS."""
+        """Return a query in an expression: a set, a scalar, an EXISTS."""
         rows = self.relation(node, f"{place}{node.id}:" if node.kind == "TABLE" else place)
         if rows.shape is not Shape.WHOLE:
             read = next((one.table for one in reversed(self.reads) if one.table in self._case.filters), None)
@@ -125,7 +125,7 @@ class Expressions(ABC):
 
     def time_key(self, values: Sequence[Value]) -> BucketKey:
         """
-        What of *values* follows from the time of a filtered table alone, taken together.
+        Combine the parts of *values* that follow from the time of a filtered table alone.
 
         Returns:
             One expression, or one for each branch of a UNION; empty when there is none.
@@ -147,7 +147,7 @@ class Expressions(ABC):
 
     @staticmethod
     def _branches(values: Sequence[Value]) -> tuple[str, int] | None:
-        """The UNION that the values come through and how many branches it has; None when there are several."""
+        """Return the UNION that the values come through and how many branches it has; None when there are several."""
         unions: dict[str, int] = {}
 
         def find(value: Value) -> bool:
@@ -162,7 +162,7 @@ class Expressions(ABC):
         return next(iter(unions.items()), ("", 1))
 
     def _time_sql(self, value: Value) -> tuple[str, TableName, str] | None:
-        """The read, the table, and SQL over its time column; None when a value is made of anything else."""
+        """Return the read, the table, and SQL over its time column; None when a value is made of anything else."""
         columns: dict[str, TableName] = {}
         size = 0
 
@@ -191,7 +191,7 @@ class Expressions(ABC):
 
 
 def _above_queries(node: Node) -> Iterator[Node]:
-    """The nodes of an expression, down to the queries in it."""
+    """Return the nodes of an expression, down to the queries in it."""
     todo = [node]
     while todo:
         one = todo.pop()

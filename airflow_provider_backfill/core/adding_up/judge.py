@@ -57,7 +57,7 @@ def judge(case: Case, buckets: Mapping[BucketKey, BucketFacts]) -> Verdict | Que
 
 
 def keys_to_keep_whole(case: Case) -> tuple[BucketKey, ...]:
-    """The keys of time that chunk bounds must not cut; none where the target merges whatever they cut."""
+    """Return the keys of time that chunk bounds must not cut; none where the target merges whatever they cut."""
     return () if _asked(case, BucketFacts(usable=False))[0].refusal is None else _asked(case, BucketFacts())[1]
 
 
@@ -68,7 +68,7 @@ def merges_any_parts(case: Case) -> bool:
 
 
 def _asked(case: Case, facts: BucketFacts) -> tuple[Verdict, tuple[BucketKey, ...]]:
-    """The verdict if this holds for every key of time, and the keys that it depends on."""
+    """Return the verdict if this holds for every key of time, and the keys that it depends on."""
     answers: dict[BucketKey, BucketFacts] = {}
     while isinstance(answer := judge(case, answers), Question):
         answers[answer.key] = facts

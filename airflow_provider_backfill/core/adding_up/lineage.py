@@ -84,7 +84,7 @@ _SIMPLE_NUMBER = re.compile(r"U?Int\d+|Float64|Bool")
 
 
 def literal_of(node: Node) -> str | None:
-    """A constant as SQL; None when it is of a type that is not rebuilt."""
+    """Return a constant as SQL; None when it is of a type that is not rebuilt."""
     text, kind = node.name, unwrap_type(node.type)
     if text == "NULL":
         return "NULL"
@@ -98,7 +98,7 @@ def literal_of(node: Node) -> str | None:
 
 
 def of_branch(value: Value, union: str, branch: int) -> Value:
-    """A value as one branch of a UNION gives it."""
+    """Return a value as one branch of a UNION gives it."""
     if value.what == "either" and value.source == union:
         return value.args[branch]
     if not value.args:
@@ -107,7 +107,7 @@ def of_branch(value: Value, union: str, branch: int) -> Value:
 
 
 def show(value: Value) -> str:
-    """A value for a message."""
+    """Return a value for a message."""
     if value.what == "call":
         return f"{value.name}({', '.join(map(show, value.args))})"
     if value.what == "either":
@@ -116,7 +116,7 @@ def show(value: Value) -> str:
 
 
 def show_call(value: Value) -> str:
-    """A call for a message, its aggregates with their arguments."""
+    """Return a call for a message, its aggregates with their arguments."""
     inner = ", ".join(
         show_call(arg) if arg.what in ("call", "aggregate") else (arg.literal or arg.name or "…") for arg in value.args
     )

@@ -123,7 +123,7 @@ def _passes(value: Value, parts: Sequence[Value], by: str) -> bool:
 
 
 def _finalised(state: str) -> Merge:
-    """What comes of the state of this function, made a value."""
+    """Return the expression that finalises the state of this function."""
     match = _STATE_TYPE.match(state)
     name = match[1] if match else ""
     merge = _base_merge(name)
@@ -212,12 +212,12 @@ MERGING = frozenset(f"{kind}MergeTree" for kind in ("Summing", "Aggregating", "R
 
 
 def key_columns(key: str) -> list[str]:
-    """The elements of a sorting key; those that are columns by themselves are called as the columns are."""
+    """Return the elements of a sorting key; those that are columns by themselves are called as the columns are."""
     return [element.strip("`") for element in expressions(key)]
 
 
 def _arguments(engine_full: str) -> list[str]:
-    """The columns in an engine's brackets; a Replicated one's paths left out."""
+    """Return the columns in an engine's brackets; a Replicated one's paths left out."""
     match = re.match(r"\w+\(", engine_full)
     if match is None:
         return []
@@ -232,7 +232,7 @@ def _arguments(engine_full: str) -> list[str]:
 
 
 def summed_columns(target: TableFacts, engine: str) -> frozenset[str] | None:
-    """The columns that a SummingMergeTree was told to merge; None where it merges all it can."""
+    """Return the columns that a SummingMergeTree was told to merge; None where it merges all it can."""
     return frozenset(_arguments(target.engine_full)) or None if engine == "SummingMergeTree" else None
 
 
@@ -253,7 +253,7 @@ def merged_by(column: Column, engine: str, summed: frozenset[str] | None) -> str
 
 
 def state_function(state: str) -> str:
-    """The function of a state's type, without what changes which rows it takes and not how states are merged."""
+    """Return the function of a state's type, without what changes which rows it takes and not how states are merged."""
     match = _STATE_TYPE.match(state)
     name = match[1] if match else ""
     return re.sub(r"(?:If|Array|Merge|State)+$", "", name) or name

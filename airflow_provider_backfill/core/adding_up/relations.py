@@ -16,7 +16,7 @@ class Walk(Steps):
     """Keeps what it has seen of each relation."""
 
     def relation(self, node: Node, place: str) -> Rows:
-        """The rows that a table, a query, a union or a join gives; *place* tells the nodes of views apart."""
+        """Return the rows that a table, a query, a union or a join gives; *place* tells the nodes of views apart."""
         match node.kind:
             case "QUERY":
                 rows = self._query(node, place)
@@ -223,7 +223,11 @@ class Walk(Steps):
                     self._given.pop(f"{place}{below.id}", None)
 
     def _pairs(self, node: Node, place: str) -> Iterator[tuple[Value, Value]]:
-        """The two sides of each equality that a join asks for; of any other condition, the condition and nothing."""
+        """
+        Return the two sides of each equality that a join asks for.
+
+        Of any other condition, the condition and nothing.
+        """
         todo = list(node.list("JOIN EXPRESSION"))
         while todo:
             item = todo.pop(0)

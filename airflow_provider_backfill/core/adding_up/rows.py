@@ -68,7 +68,7 @@ class Cut(NamedTuple):
 
 
 def show_key(key: BucketKey) -> str:
-    """A key in the words of a message."""
+    """Return a key in the words of a message."""
     return " or ".join(dict.fromkeys(expression.sql for expression in key))
 
 
@@ -93,7 +93,7 @@ ONE_CHUNK = Advice("plan the window as one chunk ({} as long as the window)", Fl
 
 
 def or_one_chunk(text: str, *parts: object) -> Advice:
-    """What to do instead, or to plan the window as one chunk, which always helps."""
+    """Return the alternative, or the advice to plan the window as one chunk."""
     return Advice(f"{text}, or {{}}", *parts, ONE_CHUNK)
 
 

@@ -135,12 +135,12 @@ class Steps(Expressions):
 
 
 def list_items(node: Node) -> tuple[Node, ...]:
-    """The items of a list; of anything else, it alone."""
+    """Return the items of a list; of anything else, it alone."""
     return node.sections.get("", ()) if node.kind == "LIST" else (node,)
 
 
 def _calls(node: Node, how: str) -> list[Node]:
-    """The aggregates, or the window functions, of a query itself: not of the queries inside it."""
+    """Return the aggregates, or the window functions, of a query itself: not of the queries inside it."""
     found: dict[int, Node] = {}
     titles = ("PROJECTION", "HAVING", "QUALIFY", "ORDER BY", "LIMIT BY", "INTERPOLATE")
     todo = [child for title in titles for child in node.sections.get(title, ())]
@@ -155,7 +155,7 @@ def _calls(node: Node, how: str) -> list[Node]:
 
 
 def _text(node: Node) -> str:
-    """An expression for a message."""
+    """Return an expression for a message."""
     if node.kind == "FUNCTION":
         return f"{node.name}({', '.join(map(_text, node.list('ARGUMENTS')))})"
     if node.kind == "CONSTANT":

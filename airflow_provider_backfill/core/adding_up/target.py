@@ -34,7 +34,7 @@ def check_merge(case: Case, walk: Walk, rows: Rows) -> None:
 
 
 def _branch_rows(rows: Rows) -> Iterator[dict[str, Value]]:
-    """The columns, once for each branch of a UNION on top."""
+    """Return the columns, once for each branch of a UNION on top."""
     unions = {value.source: len(value.args) for value in rows.columns.values() if value.what == "either"}
     if len(unions) != 1:
         yield dict(rows.columns)

@@ -163,7 +163,7 @@ class Rule:
     find: Callable[[RuleContext], Iterable[Match]]
 
     def judge(self, case: RuleContext) -> Iterator[Finding]:
-        """What the rule has to say of a case."""
+        """Apply the rule to a case."""
         plan_id = case.plan.plan_id if case.plan is not None else case.about
         for found in self.find(case):
             yield Finding(self.code, found.severity or self.severity, plan_id, found.message, found.remedy)
@@ -189,7 +189,7 @@ class RuleRegistry(list[Rule]):
 
 
 def show_size(count: float) -> str:
-    """A number of bytes for a message."""
+    """Return a number of bytes for a message."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}"
@@ -198,5 +198,5 @@ def show_size(count: float) -> str:
 
 
 def show_names(tables: Iterable[TableName]) -> str:
-    """The names of tables for a message."""
+    """Return the names of tables for a message."""
     return ", ".join(str(table) for table in tables)

@@ -18,7 +18,7 @@ STATE_RULES = RuleRegistry(RuleScope.STATE)
 
 def next_step(plan: Plan, run: Run, dead: Iterable[str] = ()) -> Command | None:
     """
-    The command that brings the plan nearer to its end; None when it is there.
+    Return the command that brings the plan nearer to its end; None when it is there.
 
     Args:
         dead: The run's workers that are gone: when no other is left, their work waits for a resume.

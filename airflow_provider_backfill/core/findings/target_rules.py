@@ -67,7 +67,7 @@ def _ttl(case: RuleContext) -> Iterator[Match]:
 
 
 def past_ttl(target: TableName, storage: TableName, ttls: Iterable[TtlFacts]) -> Iterator[Match]:
-    """What is to be said of a window that is partly past the target's TTL."""
+    """Report a window that is partly past the target's TTL."""
     for ttl in ttls:
         if ttl.until is not None:
             yield Match(

@@ -47,7 +47,7 @@ def _open(case: RuleContext) -> Iterator[Match]:
 
 
 def open_window(plan: Plan, now: datetime, untouched: bool = True) -> Iterator[Match]:
-    """What is to be said of a window that ends after *now*; the remedy ends it on the plan's last past chunk bound."""
+    """Report a window that ends after *now*; the remedy ends the window at the last chunk bound in the past."""
     if plan.end <= now:
         return
     cut = max((end for _, end in takewhile(lambda each: each[1] <= now, plan.slices())), default=None)

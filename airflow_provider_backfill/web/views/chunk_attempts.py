@@ -13,7 +13,7 @@ from ...state.store import StateStore
 
 
 def read_attempts(store: StateStore, plan: Plan, chunk_id: str) -> list[Payload]:
-    """What the log says of one chunk, attempt by attempt."""
+    """Return the log of one chunk, attempt by attempt."""
     log, position, last = store.backend.log(plan.plan_id, render_instant(plan.created_at)), 0, b""
     wanted = f'"chunkId":"{chunk_id}"'.encode()
     attempts: dict[int, Payload] = {}
@@ -65,7 +65,7 @@ def _note_attempt(attempts: dict[int, Payload], event: Payload) -> None:
 
 
 def statement_payload(plan: Plan, chunk: Chunk, attempt: int, position: int) -> Payload:
-    """The INSERT of an attempt with its time filter, as a person can paste it, but for secrets."""
+    """Return the INSERT of an attempt with its time filter, as a person can paste it, but for secrets."""
     statement = plan.statements[position]
     into: TableName = plan.target
     if plan.write_mode is not WriteMode.INSERT:

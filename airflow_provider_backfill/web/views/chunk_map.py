@@ -67,7 +67,7 @@ class ChunkIndex:
         return True
 
     def fill(self, run: Run) -> None:
-        """Take everything from *run* anew."""
+        """Take everything from *run* again."""
         size = len(self._names)
         self._status = bytearray(size)
         self._split = bytearray(size)
@@ -94,7 +94,7 @@ class ChunkIndex:
         return part[0] if part else None
 
     def window(self, name: str) -> tuple[int, int] | None:
-        """The slice of a chunk or of a part of one, in milliseconds since 1970."""
+        """Return the slice of a chunk or of a part of one, in milliseconds since 1970."""
         if (place := self._place.get(name)) is not None:
             return self.bounds[place], self.bounds[place + 1]
         part = self._parts.get(name)
@@ -138,12 +138,12 @@ class ChunkIndex:
         return Chunk(self._names[place], from_ms(self.bounds[place]), from_ms(self.bounds[place + 1]))
 
     def chunk(self, name: str) -> Chunk | None:
-        """The chunk or part called *name*."""
+        """Return the chunk or part called *name*."""
         window = self.window(name)
         return Chunk(name, from_ms(window[0]), from_ms(window[1])) if window else None
 
     def above(self, run: Run, name: str) -> str:
-        """The chunk that *name* is a part of; empty when it is none."""
+        """Return the chunk that *name* is a part of; empty when it is none."""
         return next((whole for whole, parts in run.splits.items() if any(part.id == name for part in parts)), "")
 
     def map(self, run: Run, start: int | None, end: int | None, cells: int) -> Payload:

@@ -74,7 +74,7 @@ class FollowedPlan:
         try:
             self.tail.advance(seconds)
         except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
-            # A line that is no event. Who folds the log names it; the tail begins anew once it is repaired.
+            # A line that is no event. Who folds the log names it; the tail begins again once it is repaired.
             self.tail, path = LogTail(self.session.store, self.plan), self.session.store.event_path(self.plan.plan_id)
             self.log.refresh()
             raise damage.damaged(path, None, "a line of it is no event", Advice("look at the log")) from None
@@ -91,11 +91,11 @@ class FollowedPlan:
         return tuple(dict.fromkeys(task.dag_id for task in tasks if task is not None))
 
     def dead(self, moment: datetime) -> list[str]:
-        """The workers that are gone."""
+        """Return the workers that are gone."""
         return [owner for owner in self.run.workers if owner_is_dead(self.run, owner, moment)]
 
     def version(self, moment: datetime) -> tuple[object, ...]:
-        """Changes whenever something that is shown does."""
+        """Return a value that changes whenever the shown data changes."""
         read = self.tail.lines if self.tail is not None else 0
         # A rate fades also while nothing happens.
         beat = to_ms(moment) // 5_000 if self.run.status is RunStatus.RUNNING else 0
@@ -111,7 +111,7 @@ class FollowedPlan:
         )
 
     def summary(self, moment: datetime) -> Payload:
-        """The plan in one row of a list."""
+        """Return the plan in one row of a list."""
         as_of = self.version(moment)
         if self._summary is None or as_of != self._as_of:
             self._summary, self._as_of = self._summarise(moment), as_of

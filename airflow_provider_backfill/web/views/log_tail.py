@@ -116,7 +116,7 @@ class LogTail:
             lines = self._log.read(self._position, self._last)
             if lines is None:
                 self._forget()
-                # As if everything were news: what was taken from the lines that are gone is taken anew.
+                # As if everything were news: what was taken from the lines that are gone is taken again.
                 self.fresh_from = 0
                 self.news.append({"type": "RunReplayed"})
                 continue
@@ -169,5 +169,5 @@ class LogTail:
         self.progress.add(at / 1000, 1, rows, read_rows, read_bytes)
 
     def pace(self, moment: int) -> Pace | None:
-        """What was done per second of late, as of *moment* (milliseconds since 1970); None until a chunk is done."""
+        """Return the recent work per second, as of *moment* (milliseconds since 1970); None until a chunk is done."""
         return self.progress.pace(moment / 1000)

@@ -63,7 +63,7 @@ class Overview:
         self._damaged: dict[str, DamagedStateError] = {}
 
     def _follow(self, plan_id: str) -> FollowedPlan:
-        """The plan as it was last seen, or a first look at it."""
+        """Return the plan as it was last seen, or a first look at it."""
         stamp = self._store.backend.stamp(f"plans/{plan_id}.json")
         with self._lock:
             known = self._followed.get(plan_id)
@@ -97,7 +97,7 @@ class Overview:
         may_see: Callable[[Collection[str]], bool] = lambda _: True,
     ) -> Payload:
         """
-        A part of the list of plans, those that need somebody first, and the verdict of ``check`` on all.
+        Return a part of the list of plans, those that need somebody first, and the verdict of ``check`` on all.
 
         Args:
             search: Only plans whose target or id contains it.
@@ -209,7 +209,7 @@ class Overview:
 
     def dag_ids(self, wanted: str) -> tuple[str, ...]:
         """
-        The DAGs that a plan was made in or ran for; none where it is of the command line.
+        Return the DAGs that a plan was made in or ran for; none where it is of the command line.
 
         Raises:
             PlanNotFoundError: No such plan.
@@ -231,7 +231,7 @@ class Overview:
         after: int = 0,
     ) -> Payload:
         """
-        Everything about one plan: where it stands, the map of its chunks, what happened of late.
+        Everything about one plan: where it stands, the map of its chunks, what happened recently.
 
         Args:
             since: The ``version`` of an earlier answer to the same question.

@@ -16,13 +16,13 @@ from .log_tail import LogTail
 
 
 def without_status(summary: Payload) -> Payload:
-    """A summary without the finding that only says what its status says."""
+    """Return a summary without the finding that only says what its status says."""
     found = [finding for finding in summary["findings"] if finding["code"] != "backfill_required_pending"]
     return {**summary, "findings": found}
 
 
 def definition_payload(plan: Plan, store: StateStore) -> Payload:
-    """What a plan is, apart from how far it is."""
+    """Return the definition of a plan, without its progress."""
     return {
         "timeColumn": plan.time_column,
         "writeMode": plan.write_mode,
@@ -47,7 +47,7 @@ def definition_payload(plan: Plan, store: StateStore) -> Payload:
 
 
 def rare_chunks(run: Run, index: ChunkIndex, status: ChunkStatus, limit: int) -> list[Payload]:
-    """The first chunks at a status that is rare: running or failed."""
+    """Return the first chunks at a status that is rare: running or failed."""
     found: list[Payload] = []
     for name, state in run.chunks.items():
         if state.status is not status or (window := index.window(name)) is None:
@@ -70,7 +70,7 @@ def rare_chunks(run: Run, index: ChunkIndex, status: ChunkStatus, limit: int) ->
 
 def airflow_runs(run: Run, tail: LogTail) -> Payload:
     """
-    The DAG runs that failed chunks were executed by, with the task instances to clear, and the last one of all.
+    Return the DAG runs that failed chunks were executed by, with the task instances to clear, and the last one of all.
 
     Returns:
         ``runs``, the last one first; ``failedElsewhere`` counts the failed chunks that no task of Airflow's
@@ -102,7 +102,7 @@ def airflow_runs(run: Run, tail: LogTail) -> Payload:
 
 
 def new_events(tail: LogTail, index: ChunkIndex, after: int) -> list[Payload]:
-    """The events after a line, oldest first, each with its number and, of a chunk, its window."""
+    """Return the events after a line, oldest first, each with its number and, of a chunk, its window."""
     found = []
     for number, line in tail.feed:
         if number <= after:
