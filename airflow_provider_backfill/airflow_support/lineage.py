@@ -28,7 +28,7 @@ BACKFILLS = AssetAlias("clickhouse_backfill")
 
 def target_asset(target: str) -> Asset:
     """
-    Return the asset of the table ``database.table``: what a DAG is scheduled by that continues from a backfilled window.
+    Return the asset of the table ``database.table``, for schedules that continue from a backfilled window.
 
     The events of it carry the window in ``extra``: ``target``, ``from``, ``to``, ``rowsWritten``, ``planIds``.
     """

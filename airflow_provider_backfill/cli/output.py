@@ -110,6 +110,6 @@ def _shown(name: str, text: str) -> str:
 
 
 def carried_flags(call: Call, verb: str) -> list[Flag]:
-    """The flags of this call that a command which it advises must have as well."""
+    """Return the flags of this call that a command which it advises must have as well."""
     names = (*_CARRIED, *_CARRIED_TO_SERVER) if verb in _ASKS_SERVER else _CARRIED
     return [Flag(name, _shown(name, text)) for name in names if (text := call.text(name)) is not None]
