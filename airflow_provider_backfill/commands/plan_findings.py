@@ -27,7 +27,7 @@ def plan_case(
 
 
 def state_findings(session: Session, plan: Plan, run: Run) -> list[Payload]:
-    """What the rules find in the state folder alone, beside what a status says itself."""
+    """Return the findings from the state folder, without those that repeat the status."""
     # Late: to list plans takes none of the rules.
     from ..core.findings.judge import judge
 

@@ -35,7 +35,7 @@ class Session:
 
     @contextmanager
     def connected(self) -> "Iterator[ClickHouse]":
-        """The ClickHouse of this session, closed at the end."""
+        """Return the ClickHouse of this session, closed at the end."""
         if self.server is None:
             raise RequestError(
                 "This needs a ClickHouse, and none was named.",
