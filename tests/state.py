@@ -13,12 +13,14 @@ from airflow_provider_backfill.core.events import (
     ChunkSplit,
     ChunkStarted,
     ChunkVerified,
+    RunStarted,
 )
 from airflow_provider_backfill.core.ids import chunk_id, plan_id
 from airflow_provider_backfill.core.names import parse_table
 from airflow_provider_backfill.core.plan import Chunk, ModeReason, Plan, WriteMode
 from airflow_provider_backfill.core.run_state import ContentSums, Run
 from airflow_provider_backfill.core.sql import query_id
+from airflow_provider_backfill.state.store import StateStore
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 
@@ -104,3 +106,17 @@ def counts(run: Run) -> dict[str, int]:
     states = [state.status.value for state in run.chunks.values()] + ["done"] * len(run.done)
     found = {status: states.count(status) for status in ("running", "done", "failed", "skipped")}
     return {"total": run.total, "pending": run.total - sum(found.values()), **found}
+
+
+def save_broken_run(store: StateStore, failures: int = 1, message: str = "out of memory") -> Plan:
+    """A started run in *store*: one chunk done, *failures* of them failed for good, one pending."""
+    plan = make_plan(failures + 2)
+    store.save_plan(plan)
+    log = store.open_run(plan)
+    first, *others = chunks_of(plan)
+    for event in (RunStarted(at=START, by="me"), started(plan, first), verified(first), done(first)):
+        log.append(event)
+    for chunk in others[:failures]:
+        log.append(started(plan, chunk))
+        log.append(failed(chunk, message=message, final=True))
+    return plan

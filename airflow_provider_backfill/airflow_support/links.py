@@ -7,7 +7,6 @@ earlier, so that the button works while the task runs.
 
 from typing import Any
 
-import attrs
 from airflow.sdk import BaseOperator, BaseOperatorLink, Context
 
 from ..ui_urls import page_address
@@ -22,7 +21,6 @@ def plan_link(plan_id: str) -> str:
     return page_address(conf.get("api", "base_url", fallback="") or "", plan_id, framed=airflow_is(3, 1))
 
 
-@attrs.define(init=True)
 class BackfillPlanLink(BaseOperatorLink):
     """To the page of the plan that the task works on."""
 

@@ -10,11 +10,12 @@ from typing import IO, Protocol, Self
 
 from ..core.events import ChunkDone, ChunkFailed, ChunkReleased, ChunkSplit, ChunkStarted, Event, RunThrottled
 from ..core.instants import render_instant
+from ..core.plain_text import show_bytes
 from ..core.progress import Pace, ProgressMeter
 from ..core.run_state import ChunkStatus, Run
 from ..errors import BackfillError
 from .console import write
-from .text import show_bytes, show_count, show_seconds
+from .text import show_count, show_seconds
 
 # Up to so many chunks each gets a line; of more, one line in so many seconds.
 _ALL_LINES = 50

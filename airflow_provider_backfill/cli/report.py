@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from typing import IO
 
+from ..core.plain_text import show_bytes
 from .flags import Payload
-from .text import show_bytes, show_moment, show_seconds, show_window
+from .text import show_moment, show_seconds, show_window
 
 
 def show_report(payload: Payload, _: IO[str]) -> str:

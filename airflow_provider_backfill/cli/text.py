@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
 from ..core.failures import short_error
+from ..core.plain_text import show_bytes
 from ..core.run_state import RunStatus
 from .console import paint
 
@@ -302,15 +303,6 @@ def show_count(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g} {unit}"
     return f"{number:.0f}"
-
-
-def show_bytes(count: float) -> str:
-    """Return a size in the unit that keeps it short."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
 
 
 def show_coverage(payload: Payload, out: IO[str]) -> str:

@@ -72,3 +72,12 @@ def _visible(match: re.Match[str]) -> str:
 
 def _inert(text: str) -> str:
     return _OLD_COMMAND.sub("# #", _COMMAND.sub(r"\1\\x3a", text))
+
+
+def show_bytes(count: float) -> str:
+    """Return a number of bytes in the unit that keeps it short."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

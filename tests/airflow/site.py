@@ -10,11 +10,18 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from tests.server import free_port
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Who is who: an administrator, and somebody who may only look.
 USERS = {"ada": "admin", "vera": "viewer"}
@@ -24,6 +31,16 @@ CHROMIUM_FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--force-color-profile=srgb"),
 ]
+
+
+@contextmanager
+def open_browser() -> Iterator[Browser]:
+    """Start Chromium without a window; skips where playwright is not installed."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
 
 
 class AirflowSite:

@@ -31,7 +31,7 @@ from airflow_provider_backfill.core.tables import TableName
 from airflow_provider_backfill.options import parse_options
 from airflow_provider_backfill.state.store import open_store
 from airflow_provider_backfill.ui_urls import page_address
-from tests.airflow.site import CHROMIUM, CHROMIUM_FLAGS, AirflowSite
+from tests.airflow.site import AirflowSite, open_browser
 from tests.server import ClickHouseServer, fetch_npm
 
 if TYPE_CHECKING:
@@ -119,11 +119,8 @@ def site(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Air
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+    with open_browser() as browser:
         yield browser
-        browser.close()
 
 
 Open = Callable[..., "Page"]

@@ -32,12 +32,6 @@ YOUNG = make_plan(6, planned_at=utc_now(), target="shop.`Ödå 100%`")
 
 
 @pytest.fixture
-def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """A command line without a ClickHouse."""
-    return Cli(tmp_path / "state", "", capsys)
-
-
-@pytest.fixture
 def store(cli: Cli) -> StateStore:
     """The state folder with an old and a young plan."""
     store = StateStore(FileBackend(cli.state))

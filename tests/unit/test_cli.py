@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -22,14 +22,13 @@ from airflow_provider_backfill.cli.main import main
 from airflow_provider_backfill.cli.text import show_moment, show_seconds
 from airflow_provider_backfill.commands import list as list_command
 from airflow_provider_backfill.core.events import ChunkDone, ChunkFailed, ChunkStarted, RunStarted
-from airflow_provider_backfill.core.ids import plan_id
-from airflow_provider_backfill.core.names import parse_table
-from airflow_provider_backfill.core.plan import ModeReason, Plan, WriteMode
+from airflow_provider_backfill.core.plan import Plan
 from airflow_provider_backfill.core.replay import apply_event, new_run
 from airflow_provider_backfill.core.run_state import ContentSums, Run
 from airflow_provider_backfill.state.posix import FileBackend
 from airflow_provider_backfill.state.store import StateStore
 from tests.command_line import PROGRAM, REPOSITORY, Cli
+from tests.state import make_plan
 from tests.unit.test_imports import HEAVY, _loaded
 
 COMMANDS = (
@@ -59,24 +58,7 @@ def plan(bare: Cli) -> Plan:
 
 
 def _store_plan(state: Path, target: str, hours: float = 6) -> Plan:
-    end = START + timedelta(days=1)
-    plan = Plan(
-        plan_id=plan_id(target, START, end, hours, "ts"),
-        target=parse_table(target, "target"),
-        start=START,
-        end=end,
-        chunk_hours=hours,
-        time_column="ts",
-        chunk_count=int(24 / hours),
-        statements=(),
-        write_mode=WriteMode.STAGE,
-        mode_reason=ModeReason.ENGINE,
-        engine="MergeTree",
-        use_tokens=True,
-        min_chunk_minutes=15,
-        environment="http://127.0.0.1:8123",
-        created_at=START,
-    )
+    plan = make_plan(int(24 / hours), hours=hours, target=target, environment="http://127.0.0.1:8123")
     StateStore(FileBackend(state)).save_plan(plan)
     return plan
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-from pathlib import Path
 
 import pytest
 
 from airflow_provider_backfill.cli.progress import JsonLines
 from airflow_provider_backfill.core.failures import group_failures, short_error
 from airflow_provider_backfill.core.plan import Plan
-from airflow_provider_backfill.state.store import open_store
+from airflow_provider_backfill.state.store import StateStore, open_store
 from tests.command_line import Cli
-from tests.state import chunks_of, done, failed, make_plan, started, verified
+from tests.state import chunks_of, done, failed, save_broken_run
 
 LONG = (
     "ClickHouse refused the statement: no rate for a day: while executing 'FUNCTION throwIf(equals(__table3.rate, "
@@ -23,24 +22,9 @@ SHORT = "no rate for a day (395 FUNCTION_THROW_IF_VALUE_IS_NON_ZERO)"
 
 
 @pytest.fixture
-def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """A command line without a ClickHouse."""
-    return Cli(tmp_path / "state", "", capsys)
-
-
-@pytest.fixture
-def plan(cli: Cli) -> Plan:
+def plan(store: StateStore) -> Plan:
     """Four chunks: one done, two failed with one error, one pending."""
-    plan, store = make_plan(4), open_store(str(cli.state))
-    store.save_plan(plan)
-    log = store.open_run(plan)
-    first, second, third, _ = chunks_of(plan)
-    for event in (started(plan, first), verified(first), done(first)):
-        log.append(event)
-    for chunk in (second, third):
-        log.append(started(plan, chunk))
-        log.append(failed(chunk, message=LONG, final=True))
-    return plan
+    return save_broken_run(store, 2, LONG)
 
 
 @pytest.mark.parametrize(
@@ -82,19 +66,19 @@ def test_failed_chunks_are_listed_with_their_query_ids(cli: Cli, plan: Plan) -> 
 
 def test_events_tell_what_happened_in_order(cli: Cli, plan: Plan) -> None:
     types = [event["type"] for event in cli.json("events", plan.plan_id)["events"]]
-    assert types == ["ChunkStarted", "ChunkVerified", "ChunkDone", *["ChunkStarted", "ChunkFailed"] * 2]
+    assert types == ["RunStarted", "ChunkStarted", "ChunkVerified", "ChunkDone", *["ChunkStarted", "ChunkFailed"] * 2]
     _, second, *_ = chunks_of(plan)
     one = cli.json("events", plan.plan_id, "--chunk", second.id[:8])["events"]
     assert [event["type"] for event in one] == ["ChunkStarted", "ChunkFailed"]
     lines = cli("events", plan.plan_id).out.splitlines()
-    assert len(lines) == 7
-    assert "10 rows" in lines[2]
-    assert SHORT in lines[4]
+    assert len(lines) == 8
+    assert "10 rows" in lines[3]
+    assert SHORT in lines[5]
 
 
 def test_follow_ends_with_the_run(cli: Cli, plan: Plan) -> None:
     cli("cancel", plan.plan_id)
-    assert len(cli("events", plan.plan_id, "--follow").out.splitlines()) == 8
+    assert len(cli("events", plan.plan_id, "--follow").out.splitlines()) == 9
 
 
 def test_progress_as_json_is_an_object_a_line(cli: Cli, plan: Plan) -> None:

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_backfill.core.events import RunStarted
 from airflow_provider_backfill.core.plan import Plan
-from airflow_provider_backfill.state.store import open_store
+from airflow_provider_backfill.state.store import StateStore
 from tests.command_line import Cli
-from tests.state import START, chunks_of, done, failed, make_plan, started, verified
+from tests.state import save_broken_run
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "json.md"
 SECTIONS = {
@@ -31,22 +30,9 @@ _ELSEWHERE = {"events", "findings", "estimate", "pace", "verification"}
 
 
 @pytest.fixture
-def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """A command line without a ClickHouse."""
-    return Cli(tmp_path / "state", "", capsys)
-
-
-@pytest.fixture
-def plan(cli: Cli) -> Plan:
+def plan(store: StateStore) -> Plan:
     """A run with a done, a failed and a pending chunk."""
-    plan, store = make_plan(3), open_store(str(cli.state))
-    store.save_plan(plan)
-    log = store.open_run(plan)
-    first, second, _ = chunks_of(plan)
-    events = (started(plan, first), verified(first), done(first), started(plan, second), failed(second, final=True))
-    for event in (RunStarted(at=START, by="me"), *events):
-        log.append(event)
-    return plan
+    return save_broken_run(store)
 
 
 def _keys(value: Any) -> Iterator[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -233,6 +234,16 @@ _PIECES = [
 _PATTERNS = {place: (pattern, method) for place, pattern, method in _patterns()}
 
 
+def _is_within(seconds: float, work: Callable[[], object]) -> bool:
+    """Whether one of five tries takes less processor time, which another process on its core makes longer."""
+    for _ in range(5):
+        began = time.process_time()
+        work()
+        if time.process_time() - began < seconds:
+            return True
+    return False
+
+
 @pytest.mark.parametrize("place", _PATTERNS)
 def test_no_pattern_takes_time_that_grows_faster_than_the_text(place: str) -> None:
     """What is matched comes from others: a server, a file, a person. 16,000 spaces once took 6.5 s."""
@@ -241,15 +252,11 @@ def test_no_pattern_takes_time_that_grows_faster_than_the_text(place: str) -> No
     for begin in ("", *literals[:1]):
         for piece in _PIECES:
             text = begin + piece * (8_000 // len(piece))
-            began = time.process_time()
-            getattr(pattern, method)(text)
-            assert time.process_time() - began < 0.12, f"{place}: {pattern.pattern!r} on {begin!r} and {piece!r} …"
+            match = partial(getattr(pattern, method), text)
+            assert _is_within(0.12, match), f"{place}: {pattern.pattern!r} on {begin!r} and {piece!r} …"
 
 
 @pytest.mark.parametrize("piece", _PIECES)
 def test_masking_takes_time_that_grows_with_the_text(piece: str) -> None:
     text = piece * (100_000 // len(piece))
-    began = time.process_time()
-    mask_secrets(text)
-    literal_calls(text)
-    assert time.process_time() - began < 3
+    assert _is_within(3, lambda: (mask_secrets(text), literal_calls(text)))

@@ -27,10 +27,9 @@ from airflow_provider_backfill.core.events import (
     RunResumed,
     RunStarted,
 )
-from airflow_provider_backfill.core.ids import chunk_id, plan_id
+from airflow_provider_backfill.core.ids import chunk_id
 from airflow_provider_backfill.core.instants import to_ms
-from airflow_provider_backfill.core.names import parse_table
-from airflow_provider_backfill.core.plan import Chunk, ModeReason, Plan, Statement, WriteMode
+from airflow_provider_backfill.core.plan import Chunk, Plan, Statement
 from airflow_provider_backfill.core.replay import select_chunks
 from airflow_provider_backfill.core.run_state import ChunkStatus, ContentSums
 from airflow_provider_backfill.core.sql import query_id
@@ -43,8 +42,9 @@ from airflow_provider_backfill.web.views import followed_plan
 from airflow_provider_backfill.web.views import overview as overview_view
 from airflow_provider_backfill.web.views.log_tail import RateHistogram
 from airflow_provider_backfill.web.views.overview import Overview
+from tests import state
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
+START = state.START
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
 
@@ -58,33 +58,25 @@ def session(store: StateStore) -> Session:
     return Session(store, Options(), None, "ada@workstation")
 
 
+ENVIRONMENT = "http://127.0.0.1:8123"
+
+
 def make_plan(store: StateStore, target: str = "db.target", chunks: int = 12, hours: float = 6) -> Plan:
-    end = START + chunks * timedelta(hours=hours)
-    plan = Plan(
-        plan_id=plan_id(target, START, end, hours, "ts"),
-        target=parse_table(target, "target"),
-        start=START,
-        end=end,
-        chunk_hours=hours,
-        time_column="ts",
-        chunk_count=chunks,
-        statements=(
-            Statement(
-                name="db.source",
-                select="SELECT ts FROM db.source",
-                source=TableName("db", "source"),
-                time_kind=TimeKind.DATETIME,
-                columns=("ts",),
-                row_wise=True,
-            ),
-        ),
-        write_mode=WriteMode.STAGE,
-        mode_reason=ModeReason.ENGINE,
-        engine="MergeTree",
-        use_tokens=True,
-        min_chunk_minutes=15,
-        environment="http://127.0.0.1:8123",
-        created_at=datetime.now(UTC),
+    statement = Statement(
+        name="db.source",
+        select="SELECT ts FROM db.source",
+        source=TableName("db", "source"),
+        time_kind=TimeKind.DATETIME,
+        columns=("ts",),
+        row_wise=True,
+    )
+    plan = state.make_plan(
+        chunks,
+        hours=hours,
+        statements=(statement,),
+        target=target,
+        environment=ENVIRONMENT,
+        planned_at=datetime.now(UTC),
     )
     assert store.save_plan(plan)
     return plan
@@ -414,7 +406,7 @@ def test_a_chunk_tells_its_attempts(session: Session, store: StateStore) -> None
     assert found["attempts"][1]["onBehalfOf"] == "ada@workstation"
     assert "INSERT INTO" in found["statements"][0]["insert"]
     assert "additional_table_filters" in found["statements"][0]["filter"]
-    assert "2026-01-01 00:00:00" in found["statements"][0]["filter"]
+    assert "2025-01-01 00:00:00" in found["statements"][0]["filter"]
     with pytest.raises(RequestError, match="has no chunk"):
         overview.chunk(plan.plan_id, "nonsense")
 

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from airflow_provider_backfill.core.events import RunPaused, RunResumed, RunStarted
 from airflow_provider_backfill.core.plan import Plan
 from airflow_provider_backfill.errors import TransitionError
-from airflow_provider_backfill.state.store import StateStore, open_store
+from airflow_provider_backfill.state.store import StateStore
 from tests.command_line import Cli
 from tests.state import START, chunks_of, make_plan, started
-
-
-@pytest.fixture
-def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """A command line without a ClickHouse."""
-    return Cli(tmp_path / "state", "", capsys)
-
-
-@pytest.fixture
-def store(cli: Cli) -> StateStore:
-    """Its state folder."""
-    return open_store(str(cli.state))
 
 
 @pytest.fixture

@@ -188,15 +188,6 @@ class RuleRegistry(list[Rule]):
         return register
 
 
-def show_size(count: float) -> str:
-    """Return a number of bytes for a message."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
 def show_names(tables: Iterable[TableName]) -> str:
     """Return the names of tables for a message."""
     return ", ".join(str(table) for table in tables)

@@ -6,13 +6,14 @@ from ...errors import Command, Flag
 from ..facts import TtlFacts
 from ..instants import render_instant, short_instant
 from ..names import show_table
+from ..plain_text import show_bytes
 from ..plan import WriteMode
 from ..plan_words import guarantee, mode_reason
 from ..remedy import chunk_hours_flag, command, plan_command, sql
 from ..run_state import RunStatus
 from ..sql import literal, quote_table, table_condition
 from ..tables import TableName
-from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity, show_names, show_size
+from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity, show_names
 
 TARGET_RULES = RuleRegistry(RuleScope.SERVER)
 _rule = TARGET_RULES.rule
@@ -186,8 +187,9 @@ def _drop_limit(case: RuleContext) -> Iterator[Match]:
     largest = max((parts.largest for parts in facts.parts if parts.table == facts.storage), default=0)
     if facts.drop_limit_tied and largest > facts.drop_limit:
         yield Match(
-            f"The largest partition of {facts.target} is {show_size(largest)}, replacing it is refused over "
-            f"{show_size(facts.drop_limit)} (max_partition_size_to_drop), and {facts.user} may not change that setting."
+            f"The largest partition of {facts.target} is {show_bytes(largest)}, replacing it is refused over "
+            f"{show_bytes(facts.drop_limit)} (max_partition_size_to_drop), and {facts.user} may not change that "
+            "setting."
         )
 
 
@@ -207,13 +209,13 @@ def _disk(case: RuleContext) -> Iterator[Match]:
     need = facts.estimate.largest * per_row * _COPIES
     free = sum(disk.free for disk in facts.disks)
     if free < need:
-        disks = ", ".join(f"{disk.name} {show_size(disk.free)}" for disk in facts.disks)
+        disks = ", ".join(f"{disk.name} {show_bytes(disk.free)}" for disk in facts.disks)
         remedy = None
         if facts.proposed_hours is not None and facts.proposed_hours < (plan.chunk_hours or 0) and case.untouched:
             remedy = plan_command(plan, chunk_hours_flag(facts.proposed_hours))
         yield Match(
-            f"The disks of {facts.target} have {show_size(free)} free ({disks}); the largest chunk, its staging table "
-            f"and a merge of it need about {show_size(need)}.",
+            f"The disks of {facts.target} have {show_bytes(free)} free ({disks}); the largest chunk, its staging table "
+            f"and a merge of it need about {show_bytes(need)}.",
             remedy,
         )
 

@@ -6,9 +6,10 @@ from itertools import takewhile
 
 from ...errors import Flag
 from ..instants import render_instant, short_instant
+from ..plain_text import show_bytes
 from ..plan import Plan, WriteMode
 from ..remedy import chunk_hours_flag, plan_command
-from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity, show_names, show_size
+from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity, show_names
 
 WINDOW_RULES = RuleRegistry(RuleScope.SERVER)
 _rule = WINDOW_RULES.rule
@@ -155,6 +156,6 @@ def _rows(case: RuleContext) -> str:
     estimate = case.server.estimate if case.server is not None else None
     if estimate is None:
         return "an unknown number of rows"
-    size = f" ({show_size(estimate.largest * estimate.bytes_per_row)})" if estimate.bytes_per_row is not None else ""
+    size = f" ({show_bytes(estimate.largest * estimate.bytes_per_row)})" if estimate.bytes_per_row is not None else ""
     about = "" if estimate.exact else "about "
     return f"{about}{estimate.smallest} to {estimate.largest}{size} rows each, {estimate.median} in the median"

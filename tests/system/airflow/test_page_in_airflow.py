@@ -23,7 +23,7 @@ from airflow_provider_backfill.commands.status import read_status
 from airflow_provider_backfill.options import Options
 from airflow_provider_backfill.state.store import open_store
 from tests.airflow.conftest import connection
-from tests.airflow.site import CHROMIUM, CHROMIUM_FLAGS
+from tests.airflow.site import open_browser
 from tests.server import ClickHouseServer
 from tests.system.airflow.stack import RunningAirflow, wait_for
 
@@ -112,11 +112,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+    with open_browser() as browser:
         yield browser
-        browser.close()
 
 
 Open = Callable[..., "Page"]
