@@ -3,17 +3,18 @@
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.plain_text import plain_values
 from ..errors import PROGRAM, Advice, Command, RequestError
 from .console import print_line
-from .environment import open_session, read_file, read_options, with_page
-from .flags import ALL_FLAGS, PLAN_FLAGS, Payload
+from .environment import open_session, read_options, with_page
+from .flags import PLAN_FLAGS, Payload
 from .notify import check_address, notify
 from .parser import Call
+from .plan_request import read_choice, read_request
 from .signals import Stopper
 from .watch import RunDisplay, follow_events, watch_run
 
@@ -22,126 +23,12 @@ if TYPE_CHECKING:
 
     from ..commands.run import RunFlags
     from ..commands.session import Session
-    from ..core.chunking import Chunking
     from ..core.hours import Schedule
-    from ..core.plan import Plan, PlanRequest
+    from ..core.plan import Plan
     from ..core.run_state import Run
-    from ..options import Options
 
 
 _COUNT = re.compile("[1-9][0-9]{0,5}")
-
-
-def read_request(call: Call, options: "Options") -> "PlanRequest":
-    """Read the flags of ``plan`` as a request."""
-    from ..core.chunking import AUTO
-    from ..core.instants import parse_instant
-    from ..core.names import parse_table
-    from ..core.parameters import read_formats
-    from ..core.plan import PlanRequest, WriteMode
-    from ..core.query_settings import settings_as_text
-    from ..core.sql import parse_filter
-    from ..core.tables import TIME_UNITS
-
-    sources = call.given([ALL_FLAGS[name] for name in ("--source", "--select", "--select-file")])
-    if len(sources) > 1:
-        raise RequestError(
-            f"{' and '.join(sources)} exclude each other: rows come from one place.", hint=f"keep one of {len(sources)}"
-        )
-    target = parse_table(call.need("--target", "write --target database.table"), "target")
-    bounds = [call.text(name) for name in ("--from", "--to")]
-    if options.policy.require_explicit_window and None in bounds:
-        missing = ("--from", "--to")[bounds.index(None)]
-        raise RequestError(
-            f"{missing} is missing.",
-            hint=f"write {missing} 2025-01-31, or set policy.requireExplicitWindow to false to take it from the source",
-        )
-    start, end = (None if text is None else parse_instant(text) for text in bounds)
-    source = call.text("--source")
-    auto = call.text("--chunk-hours") == AUTO
-    mode = _choice(call, "--write-mode", [mode.value for mode in WriteMode])
-    return PlanRequest(
-        target=target,
-        start=start,
-        end=end,
-        chunking=_chunking(call, options, auto),
-        auto_chunks=auto,
-        time_column=options.defaults.time_column,
-        time_unit=_choice(call, "--time-unit", list(TIME_UNITS)) or "",
-        source=None if source is None else parse_table(source, "source"),
-        select=_select(call),
-        formats=read_formats(dict(_pairs(call, "--param"))),
-        settings=settings_as_text({**(options.defaults.settings or {}), **dict(_pairs(call, "--setting"))}),
-        filter_tables=tuple(map(parse_filter, call.texts("--filter-table"))),
-        whole_tables=tuple(parse_table(text, "whole-table") for text in call.texts("--whole-table")),
-        write_mode=None if mode is None else WriteMode(mode),
-        accept_at_least_once=call.on("--accept-at-least-once"),
-        keep_outside=call.on("--keep-outside"),
-        backup=call.on("--backup"),
-        allow_existing_rows=call.on("--allow-existing-rows"),
-        accept_partial_groups=_reason(call, "--accept-partial-groups"),
-        trial=not call.on("--no-trial"),
-        force_large_window=call.on("--force-large-window"),
-        force=call.on("--force"),
-        one_shard=call.on("--one-shard"),
-        reason=call.text("--reason") or "",
-        owner=call.text("--owner") or "",
-    )
-
-
-def _chunking(call: Call, options: "Options", auto: bool) -> "Chunking":
-    """Read how the window is to be cut; what no flag says, options do."""
-    lengths = [name for name in ("--chunk-hours", "--chunk-by") if call.text(name) is not None]
-    zone = call.text("--chunk-zone")
-    if len(lengths) > 1 or (auto and zone is not None):
-        names = " and ".join([*lengths, *(["--chunk-zone"] if zone is not None else [])])
-        raise RequestError(f"{names} exclude each other: a chunk has one length.", hint="keep one of them")
-    limits = [name for name in ("--max-chunk-rows", "--max-chunk-bytes") if call.text(name) is not None]
-    if auto and limits:
-        raise RequestError(
-            f"--chunk-hours auto and {limits[0]} exclude each other: with a limit, the rows decide anyway.",
-            hint="leave --chunk-hours away",
-        )
-    chunking = options.defaults.chunking(None if auto or not lengths else call.text(lengths[0]), zone)
-    return chunking.without_limits() if auto else chunking
-
-
-def _choice(call: Call, name: str, allowed: list[str]) -> str | None:
-    value = call.text(name)
-    if value is not None and value not in allowed:
-        raise RequestError(f"{name} is {value!r}.", hint=f"write {name} with one of {', '.join(allowed)}")
-    return value
-
-
-def _pairs(call: Call, name: str) -> Iterator[tuple[str, str]]:
-    """Return the values of a flag that are written ``NAME=VALUE``."""
-    for text in call.texts(name):
-        left, sign, right = text.partition("=")
-        if not sign or not left.strip():
-            raise RequestError(f"{name} is {text!r}.", hint=f"write {name} {ALL_FLAGS[name].value}")
-        yield left.strip(), right
-
-
-def _reason(call: Call, name: str) -> str:
-    reason = call.text(name)
-    if reason is not None and not reason.strip():
-        raise RequestError(f"{name} gives no reason.", hint=f"write {name} 'why parts of groups are fine'")
-    return (reason or "").strip()
-
-
-def _select(call: Call) -> str | None:
-    name = "--select"
-    text, path = call.text(name), call.text("--select-file")
-    if path is not None:
-        name = "--select-file"
-        try:
-            text = read_file(Path(path)).decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise RequestError(f"{name} {path} cannot be read: {reason}.", hint="check the path") from error
-    if text is not None and not text.strip():
-        raise RequestError(f"{name} {path or ''}".rstrip() + " holds no SELECT.", hint=f"write {name} 'SELECT …'")
-    return text
 
 
 def _plan(call: Call) -> Payload:
@@ -191,7 +78,7 @@ def _run(call: Call) -> Payload:
                 "`{}` with the same flags, then `{}`; or set the policy to false", Command("plan"), Command("run", "ID")
             ),
         )
-    _choice(call, "--log-format", ["text", "json"])
+    read_choice(call, "--log-format", ["text", "json"])
     address = call.text("--notify")
     if address is not None:
         check_address(address)
@@ -295,7 +182,7 @@ def _status(call: Call) -> Payload:
     from ..core.run_state import ChunkStatus
 
     session = open_session(call, read_options(call))
-    status = _choice(call, "--chunks", [status.value for status in ChunkStatus])
+    status = read_choice(call, "--chunks", [status.value for status in ChunkStatus])
     plan_id = named_plan(call, session)
     if call.on("--watch"):
         watch_run(call, session, plan_id)
@@ -346,7 +233,7 @@ def _check(call: Call) -> Payload:
     from . import ci_reports
     from .required_file import read_required
 
-    _choice(call, "--format", ["text", "github"])
+    read_choice(call, "--format", ["text", "github"])
     target, age, required = call.text("--target"), call.text("--max-age"), call.text("--required")
     payload = check_backfills(
         open_session(call, read_options(call)),
@@ -449,14 +336,14 @@ def _list(call: Call) -> Payload:
     return list_plans(
         open_session(call, read_options(call)),
         target=None if target is None else parse_table(target, "target"),
-        status=_choice(call, "--status", [status.value for status in RunStatus]),
+        status=read_choice(call, "--status", [status.value for status in RunStatus]),
     )
 
 
 def _report(call: Call) -> Payload:
     from ..commands.report import report_plan
 
-    _choice(call, "--format", ["text", "markdown"])
+    read_choice(call, "--format", ["text", "markdown"])
     session = open_session(call, read_options(call))
     return report_plan(session, named_plan(call, session), verify=call.on("--verify"))
 
@@ -465,7 +352,7 @@ def _completion(call: Call) -> Payload:
     from .completion import SHELLS, completion_script
 
     shell = call.need("--shell", f"write `{PROGRAM} completion bash`, zsh or fish")
-    _choice(call, "--shell", list(SHELLS))
+    read_choice(call, "--shell", list(SHELLS))
     return {"ok": True, "command": "completion", "shell": shell, "script": completion_script(shell)}
 
 

@@ -40,10 +40,10 @@ def show_payload(payload: Payload, call: Call) -> None:
         return
     if payload.get("followed"):
         return
-    from . import leftovers, report, text
+    from . import leftovers, plan_text, report, text
 
     show = {
-        "plan": text.show_plan,
+        "plan": plan_text.show_plan,
         "doctor": text.show_doctor,
         "check": text.show_check,
         "coverage": text.show_coverage,

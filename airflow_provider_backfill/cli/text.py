@@ -7,14 +7,13 @@ makes a worker wait. rich is loaded only when there is a terminal to draw on.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import IO, Any
+from typing import IO
 
 from ..core.failures import short_error
 from ..core.plain_text import show_bytes
 from ..core.run_state import RunStatus
 from .console import paint
-
-Payload = dict[str, Any]
+from .flags import Payload
 
 _ERRORS_SHOWN = 5
 _WINDOWS_SHOWN = 4
@@ -44,121 +43,16 @@ def show_seconds(seconds: float) -> str:
     return " ".join(f"{count} {unit}" for count, unit in units[first : first + 2] if count)
 
 
-def _count(number: int, noun: str) -> str:
+def show_number(number: int, noun: str) -> str:
+    """Return a number with its noun."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def _pairs(pairs: Iterable[tuple[str, str]]) -> list[str]:
+def show_pairs(pairs: Iterable[tuple[str, str]]) -> list[str]:
     """Label and value per line; pairs without a value are left out."""
     kept = [(label, value) for label, value in pairs if value]
     width = max((len(label) for label, _ in kept), default=0)
     return [f"  {label:<{width}}  {value}" for label, value in kept]
-
-
-def _adds_up(shown: Payload | None) -> list[tuple[str, str]]:
-    """Why the chunks add up, in a few lines."""
-    if shown is None:
-        return []
-    words = {
-        "one chunk": "the window is one chunk",
-        "by rule": "shown by rule",
-        "by trial": "shown by a trial",
-        "by word": f"not shown; parts of groups are accepted: {shown['accepted']}",
-        "not shown": "NOT SHOWN",
-    }
-    return [
-        ("adds up", words[shown["proof"]]),
-        *(("", step) for step in (*shown["setAside"], *shown["steps"])),
-        *(("reads", read) for read in shown["reads"]),
-        ("trial", shown["trial"]),
-    ]
-
-
-def show_plan(payload: Payload, out: IO[str]) -> str:
-    """Describe a plan on one screen."""
-    existing = payload["existingRows"]
-    made = "would be made; nothing was written." if "preview" in payload else "is made; nothing ran."
-    lines = [
-        f"Plan {payload['planId']} " + ("was made before, the same." if payload["existed"] else made),
-        *_pairs(
-            [
-                ("target", payload["target"]),
-                ("window", show_window(payload["from"], payload["to"])),
-                (
-                    "chunks",
-                    f"{payload['chunkCount']:,} {payload['chunks']}, by the column {payload['timeColumn']}",
-                ),
-                *(("source", _source(statement)) for statement in payload["statements"]),
-                ("write mode", f"{payload['writeMode']}: {payload['modeReason']}"),
-                ("guarantee", payload["guarantee"]),
-                *_adds_up(payload.get("addsUp")),
-                ("rows", _estimate(payload.get("estimate"))),
-                ("verify", _verifiable(payload["verify"])),
-                ("existing", "not known" if existing is None else f"{_count(existing, 'row')} of the window in target"),
-                ("views", _missed(payload, out)),
-                *(("meets", _meeting(other)) for other in payload["meetingPlans"]),
-                ("file", payload["planPath"] or ""),
-            ]
-        ),
-    ]
-    for warning in payload.get("warnings", ()):
-        lines.append(f"  {paint('warn', 'warn', out)}  {warning['message']}")
-        lines += remedy_lines(warning)
-    if "preview" in payload:
-        lines += _preview(payload["preview"])
-    lines += ["", f"Next: {payload['next']}"] if payload["next"] else []
-    return "\n".join(lines)
-
-
-def _preview(preview: Payload) -> list[str]:
-    """Cost of all chunks, and the statements of two of them."""
-    lines = [f"  {_cost(preview) or 'rows and time are not known'} in all, one chunk at a time"]
-    for chunk in preview["chunks"]:
-        window = show_window(chunk["from"], chunk["to"])
-        cost = _cost(chunk)
-        lines += ["", f"-- the {chunk['which']} chunk, {window}{f': {cost}' if cost else ''}"]
-        lines += [f"{statement};" for statement in chunk["sql"]]
-    return lines
-
-
-def _cost(entry: Payload) -> str:
-    rows, size, seconds = entry["rows"], entry["bytes"], entry["seconds"]
-    words = [
-        "" if rows is None else f"{_count(rows, 'row')} of the source",
-        "" if size is None else f"{show_bytes(size)} uncompressed",
-        "" if seconds is None else f"about {show_seconds(seconds)}",
-    ]
-    return ", ".join(word for word in words if word)
-
-
-def _source(statement: Payload) -> str:
-    name, source = statement["name"], statement["source"]
-    how = "" if name == source else " through the given SELECT" if name == "--select" else f" through the view {name}"
-    checked = ", each chunk held against it" if statement["verifiedAgainstSource"] else ""
-    if not source:
-        return f"the given SELECT, which places the window itself{checked}"
-    return f"{source}{how}{checked}"
-
-
-def _verifiable(verify: Payload) -> str:
-    if verify["caveat"]:
-        return f"can say equal, and else that it cannot tell: {verify['caveat']}"
-    left = verify["notCompared"]
-    return "can say equal or different" + (f", of all columns but {', '.join(left)}" if left else "")
-
-
-def _meeting(other: Payload) -> str:
-    return (
-        f"plan {other['planId']} ({other['status']}, {other['done']:,} of {other['total']:,} chunks done), "
-        f"{show_window(other['from'], other['to'])}"
-    )
-
-
-def _missed(payload: Payload, out: IO[str]) -> str:
-    views: list[str] = payload["missedViews"]
-    if not views:
-        return ""
-    return paint(f"these do not see the rows, as they come in by partition: {', '.join(views)}", "warn", out)
 
 
 def remedy_text(finding: Payload) -> str:
@@ -180,12 +74,12 @@ def show_status(payload: Payload, out: IO[str]) -> str:
     lines = [
         f"Plan {payload['planId']} is {paint(status, status, out)}"
         + (" already; nothing was to be done." if payload.get("noop") else "."),
-        *_pairs(
+        *show_pairs(
             [
                 ("target", payload["target"]),
                 ("window", show_window(payload["from"], payload["to"])),
                 ("chunks", ", ".join([f"{counts['done']:,} of {counts['total']:,} done", *others])),
-                ("rows", f"{payload['rowsWritten']:,} written in {_count(payload['attempts'], 'attempt')}"),
+                ("rows", f"{payload['rowsWritten']:,} written in {show_number(payload['attempts'], 'attempt')}"),
                 ("read", _read(payload)),
                 ("time", f"{show_seconds(payload['seconds'])} this time" if "seconds" in payload else ""),
                 ("back", _restored(payload)),
@@ -213,7 +107,7 @@ def show_status(payload: Payload, out: IO[str]) -> str:
 def _read(payload: Payload) -> str:
     if not payload.get("rowsRead"):
         return ""
-    return f"{_count(payload['rowsRead'], 'row')}, {show_bytes(payload['bytesRead'])}"
+    return f"{show_number(payload['rowsRead'], 'row')}, {show_bytes(payload['bytesRead'])}"
 
 
 def _failures(groups: Sequence[Payload]) -> str:
@@ -231,8 +125,8 @@ def _chunks(chunks: Sequence[Payload], out: IO[str]) -> list[str]:
     lines = []
     for chunk in chunks:
         window = show_window(chunk["from"], chunk["to"]).removesuffix(" UTC")
-        about = chunk["error"] or ("" if chunk["rowsWritten"] is None else _count(chunk["rowsWritten"], "row"))
-        tries = f"after {_count(chunk['attempts'], 'attempt')}" if chunk["attempts"] else ""
+        about = chunk["error"] or ("" if chunk["rowsWritten"] is None else show_number(chunk["rowsWritten"], "row"))
+        tries = f"after {show_number(chunk['attempts'], 'attempt')}" if chunk["attempts"] else ""
         words = (window, paint(chunk["status"], chunk["status"], out), tries, about, chunk["queryId"] or "")
         lines.append("  " + "  ".join(word for word in words if word))
     return lines or ["  No chunk is at that status."]
@@ -249,7 +143,7 @@ def show_event(event: Payload) -> str:
     window = show_window(event["from"], event["to"]).removesuffix(" UTC") if "from" in event else chunk
     attempt = f"attempt {event['attempt']}" if "attempt" in event else ""
     content = event.get("content")
-    rows = _count(content[0], "row") if content else ""
+    rows = show_number(content[0], "row") if content else ""
     took = show_seconds(event["seconds"]) if "seconds" in event else ""
     said = short_error(event["message"]) if "message" in event else event.get("reason", "")
     words = (show_moment(event["at"]), event["type"], window, attempt, rows, took, said, f"by {event['by']}")
@@ -262,7 +156,7 @@ def show_completion(payload: Payload, _: IO[str]) -> str:
 
 
 def _dial(number: int | None) -> str:
-    return "" if number is None else f"at most {_count(number, 'chunk')} at once, set with `set-parallel`"
+    return "" if number is None else f"at most {show_number(number, 'chunk')} at once, set with `set-parallel`"
 
 
 def show_doctor(payload: Payload, out: IO[str]) -> str:
@@ -272,13 +166,14 @@ def show_doctor(payload: Payload, out: IO[str]) -> str:
         what = f"Plan {payload['planId']} of {payload['target']} is {payload['status']}"
     lines = [f"{what}: " + ("see below." if payload["findings"] else "nothing is wrong.")]
     lines += _findings(payload["findings"], out)
-    lines += _pairs([("chunks", _estimate(payload.get("estimate"))), ("pace", _pace(payload.get("pace")))])
-    lines += _pairs([("page", payload.get("page", ""))])
+    lines += show_pairs([("chunks", show_estimate(payload.get("estimate"))), ("pace", _pace(payload.get("pace")))])
+    lines += show_pairs([("page", payload.get("page", ""))])
     lines += [f"Not looked at: {what}" for what in payload["notLookedAt"]]
     return "\n".join(lines)
 
 
-def _estimate(estimate: Payload | None) -> str:
+def show_estimate(estimate: Payload | None) -> str:
+    """Return the rows of the source for each chunk, in words; empty where they are not known."""
     if estimate is None:
         return ""
     rows, size = estimate["rowsPerChunk"], estimate["bytesPerChunk"]
@@ -341,7 +236,7 @@ def show_verify(payload: Payload, out: IO[str]) -> str:
         chunks += " verified" if verdict == "equal" else " looked at"
         chunks += f"; {total - done:,} {'is' if total - done == 1 else 'are'} not done"
     lines = [f"Plan {payload['planId']} on {payload['target']}: {word} ({chunks})."]
-    lines += _pairs(
+    lines += show_pairs(
         [
             ("in target", _known(payload["rowsInTarget"])),
             ("from source", _known(payload["rowsFromSource"])),
@@ -363,7 +258,7 @@ def show_verify(payload: Payload, out: IO[str]) -> str:
 
 
 def _known(rows: int | None) -> str:
-    return "" if rows is None else f"{_count(rows, 'row')} in the window, before merging"
+    return "" if rows is None else f"{show_number(rows, 'row')} in the window, before merging"
 
 
 def _sums(content: Payload) -> str:
@@ -373,7 +268,11 @@ def _sums(content: Payload) -> str:
 def show_parallel(payload: Payload, out: IO[str]) -> str:
     """How many chunks run at once from now on, and how many do."""
     number = payload["maxParallelChunks"]
-    now = "as many chunks at once as each worker was told" if number is None else f"{_count(number, 'chunk')} at once"
+    now = (
+        "as many chunks at once as each worker was told"
+        if number is None
+        else f"{show_number(number, 'chunk')} at once"
+    )
     over = f" {payload['running']:,} run; those over it are not stopped." if payload["running"] > (number or 0) else ""
     status = paint(payload["status"], payload["status"], out)
     return f"Plan {payload['planId']} is {status}: {now}, from now on.{over if number else ''}"
@@ -400,8 +299,8 @@ def show_repair(payload: Payload, out: IO[str]) -> str:
 def _restored(payload: Payload) -> str:
     if "rowsRestored" not in payload:
         return ""
-    partitions = _count(payload["partitionsRestored"], "partition")
-    return f"{_count(payload['rowsRestored'], 'row')} in {partitions} of {payload['target']}, as before the run"
+    partitions = show_number(payload["partitionsRestored"], "partition")
+    return f"{show_number(payload['rowsRestored'], 'row')} in {partitions} of {payload['target']}, as before the run"
 
 
 def _kept(backup: Payload | None) -> str:
@@ -411,7 +310,7 @@ def _kept(backup: Payload | None) -> str:
 def show_check(payload: Payload, out: IO[str]) -> str:
     """Whether the required backfills are finished, and which are not."""
     result = payload["plugins"]["backfill"]
-    plans = _count(result["evaluated"], "plan")
+    plans = show_number(result["evaluated"], "plan")
     verdict = "every required backfill is finished" if payload["ok"] else "not every required backfill is finished"
     verdict = "no plan was seen" if not result["evaluated"] and payload["ok"] else verdict
     signals = ", ".join(f"{count:,} {name}" for name, count in result["signals"].items() if count)

@@ -1,0 +1,325 @@
+"""One backfill as the Python API hands it out: its plan, its run, and their results."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from .core.instants import parse_instant, render_instant
+from .core.names import show_table
+from .core.plan import Plan
+from .core.progress_map import CellKind, ProgressMap
+from .core.run_state import ChunkStatus, Run, RunStatus
+from .errors import RequestError
+
+if TYPE_CHECKING:
+    from .commands.session import Payload, Session
+
+
+_CELL_COLOURS = {
+    CellKind.DONE: "#2e9e5b",
+    CellKind.PARTLY: "#a7d9ba",
+    CellKind.RUNNING: "#19b5d6",
+    CellKind.FAILED: "#d64545",
+    CellKind.PENDING: "#d5dae1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkResult:
+    """
+    One chunk ``[start, end)`` of a backfill, in UTC.
+
+    Attributes:
+        status: ``pending``, ``running``, ``done`` or ``failed``.
+        attempts: Attempts so far.
+        query_id: The id of the last attempt's INSERT; None before the first.
+        rows: Rows that the target got from the chunk; None until it is done.
+        error: The last error in short; None without one.
+    """
+
+    id: str
+    start: datetime
+    end: datetime
+    status: str
+    attempts: int
+    query_id: str | None
+    rows: int | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyResult:
+    """
+    What ``verify`` found.
+
+    Attributes:
+        ok: Whether the target holds what the source gives, for the whole window.
+        exit_code: 0 equal, 1 differs, 3 inconclusive, as the command ends.
+        payload: The answer of ``verify --json``.
+    """
+
+    ok: bool
+    exit_code: int
+    payload: "Payload"
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """
+    Where a backfill stands.
+
+    Attributes:
+        status: planned, running, paused, completed, failed, cancelled or undone.
+        chunk_counts: Chunks by status, and their ``total``.
+        rows_written: Rows that the target got.
+        rows_read, bytes_read: What the filling statements read, uncompressed; 0 where the server did not say.
+        payload: The answer of ``status --json``.
+    """
+
+    backfill: "Backfill"
+    status: str
+    chunk_counts: dict[str, int]
+    attempts: int
+    rows_written: int
+    rows_read: int
+    bytes_read: int
+    last_error: str | None
+    payload: "Payload"
+
+    @property
+    def completed(self) -> bool:
+        """Whether every chunk is done."""
+        return self.status == RunStatus.COMPLETED
+
+    def verify(self) -> VerifyResult:
+        """Compare the target with the source; see :meth:`Backfill.verify`."""
+        return self.backfill.verify()
+
+    def chunks(self, status: str | None = None, *, failed: bool = False) -> list[ChunkResult]:
+        """List chunks; see :meth:`Backfill.chunks`."""
+        return self.backfill.chunks(status, failed=failed)
+
+    def _repr_html_(self) -> str:
+        return self.backfill._repr_html_()
+
+
+@dataclass(frozen=True, slots=True)
+class LeftoverTable:
+    """
+    A table of a run or a trial that is on the server.
+
+    Attributes:
+        kind: ``staging``, ``fence`` or ``trial``.
+        rows: None when not known.
+        fate: ``removed``, ``removable`` or ``kept``.
+        reason: Why.
+    """
+
+    table: str
+    plan_id: str
+    kind: str
+    rows: int | None
+    fate: str
+    reason: str
+
+
+class Backfill:
+    """
+    One plan and its run. Made by :meth:`Client.plan` and :meth:`Client.backfill`.
+
+    Attributes:
+        id: The plan's id, 16 hex digits.
+        target: ``database.table``.
+        window: The half-open window, as two aware datetimes in UTC.
+        chunk_count: Chunks of the plan.
+        plan_payload: The answer of ``plan --json``; None for a plan that was not made by this call.
+    """
+
+    def __init__(self, session: "Session", plan: Plan, plan_payload: "Payload | None" = None) -> None:
+        self._session, self._plan = session, plan
+        self.id = plan.plan_id
+        self.target = show_table(plan.target)
+        self.window = (plan.start, plan.end)
+        self.chunk_count = plan.total_chunks
+        self.plan_payload = plan_payload
+
+    def run(
+        self,
+        *,
+        parallel: int | None = None,
+        max_load: float = 0.8,
+        max_failures: int = 10,
+        replay_done: bool = False,
+        replay_failed: bool = False,
+        clear_window: bool = False,
+    ) -> RunResult:
+        """
+        Execute the chunks that are not done, and wait for the end.
+
+        Args:
+            parallel: Chunks at once; the option ``maxParallelChunks`` when None.
+            max_load: Wait while the server uses more than this share of its limits.
+            max_failures: Pause after so many chunks in a row that failed permanently.
+            replay_done, replay_failed, clear_window: As the flags of ``run``.
+
+        Raises:
+            RequestError: The run may not begin as asked; says why and what to change.
+            ServerError: ClickHouse could not be reached.
+        """
+        return self._execute(parallel, max_load, max_failures, replay_done, replay_failed, clear_window, resume=False)
+
+    def resume(self, *, parallel: int | None = None, max_load: float = 0.8, max_failures: int = 10) -> RunResult:
+        """Continue a paused, failed or cancelled run, failed chunks included; arguments as for :meth:`run`."""
+        return self._execute(parallel, max_load, max_failures, False, False, False, resume=True)
+
+    def _execute(
+        self,
+        parallel: int | None,
+        max_load: float,
+        max_failures: int,
+        replay_done: bool,
+        replay_failed: bool,
+        clear_window: bool,
+        *,
+        resume: bool,
+    ) -> RunResult:
+        from .commands.run import RunFlags, run_plan
+
+        flags = RunFlags(replay_done=replay_done, replay_failed=replay_failed, clear_window=clear_window)
+        run_plan(
+            self._session,
+            self.id,
+            flags=flags,
+            resume=resume,
+            parallel=parallel,
+            max_load=max_load,
+            max_failures=max_failures,
+        )
+        return self.status()
+
+    def status(self) -> RunResult:
+        """Read where the backfill stands; needs no ClickHouse."""
+        from .commands.status import read_status
+
+        payload = read_status(self._session, self.id)
+        return RunResult(
+            backfill=self,
+            status=str(payload["status"]),
+            chunk_counts=dict(payload["chunkCounts"]),
+            attempts=payload["attempts"],
+            rows_written=payload["rowsWritten"],
+            rows_read=payload["rowsRead"],
+            bytes_read=payload["bytesRead"],
+            last_error=payload.get("lastError"),
+            payload=payload,
+        )
+
+    def chunks(self, status: str | None = None, *, failed: bool = False) -> list[ChunkResult]:
+        """
+        List chunks in time order; needs no ClickHouse.
+
+        Args:
+            status: Only chunks of this status; all when None.
+            failed: The same as ``status="failed"``.
+
+        Raises:
+            RequestError: No such status.
+        """
+        from .commands.chunks import list_chunks
+
+        known = [each.value for each in ChunkStatus]
+        text = ChunkStatus.FAILED.value if failed else status
+        if text is not None and text not in known:
+            raise RequestError(f"The chunk status is {text!r}.", hint=f"use one of {', '.join(known)}")
+        wanted = None if text is None else ChunkStatus(text)
+        return [
+            ChunkResult(
+                id=chunk["chunkId"],
+                start=parse_instant(chunk["from"]),
+                end=parse_instant(chunk["to"]),
+                status=str(chunk["status"]),
+                attempts=chunk["attempts"],
+                query_id=chunk["queryId"],
+                rows=chunk["rowsWritten"],
+                error=chunk["error"],
+            )
+            for chunk in list_chunks(self._session, self.id, wanted)
+        ]
+
+    def events(self) -> list[dict[str, Any]]:
+        """Read what happened so far, one dict for each line of the event log, oldest first."""
+        from .commands.events import EventReader
+
+        return list(EventReader(self._session, self.id).read())
+
+    def verify(self) -> VerifyResult:
+        """
+        Compare what the target holds for the window with what the source gives now.
+
+        Raises:
+            ServerError: ClickHouse could not be asked.
+        """
+        from .commands.verify import verify_plan
+
+        payload = verify_plan(self._session, self.id)
+        code = int(payload.get("exitCode", 0 if payload["ok"] else 1))
+        return VerifyResult(bool(payload["ok"]), code, payload)
+
+    def doctor(self) -> "Payload":
+        """Diagnose the backfill and its tables; the answer of ``doctor --json``."""
+        from .commands.doctor import diagnose
+
+        return diagnose(self._session, self.id)
+
+    def report(self) -> "Payload":
+        """Report who ran the backfill, when, and what it cost; the answer of ``report --json``."""
+        from .commands.report import report_plan
+
+        return report_plan(self._session, self.id)
+
+    def pause(self, reason: str = "") -> RunResult:
+        """Pause the run until :meth:`resume`; its workers give their chunks back."""
+        from .commands.pause import pause_plan
+
+        pause_plan(self._session, self.id, reason=reason)
+        return self.status()
+
+    def cancel(self, reason: str = "") -> RunResult:
+        """Cancel the run and kill its queries, until :meth:`resume`."""
+        from .commands.cancel import cancel_plan
+
+        cancel_plan(self._session, self.id, reason=reason)
+        return self.status()
+
+    def undo(self) -> RunResult:
+        """Bring back what a plan with ``backup=True`` has replaced."""
+        from .commands.undo import undo_plan
+
+        undo_plan(self._session, self.id)
+        return self.status()
+
+    def __repr__(self) -> str:
+        start, end = (render_instant(moment) for moment in self.window)
+        return f"<Backfill {self.id} of {self.target}, {start} to {end}, {self.chunk_count} chunks>"
+
+    def _repr_html_(self) -> str:
+        """Return the map of the run, for a notebook: a cell for each chunk or several, coloured by status."""
+        run: Run = self._session.store.open_run(self._plan).run
+        rows = ProgressMap(self._plan).rows(run, width=60, most=40)
+        lines = [
+            f'<div style="white-space:nowrap;line-height:13px"><code>{render_instant(row.start)[:16]}</code> '
+            + "".join(
+                f'<span title="{kind}" style="display:inline-block;width:11px;height:11px;margin:0 1px;'
+                f'background:{_CELL_COLOURS[kind]}"></span>'
+                for kind in row.cells
+            )
+            + "</div>"
+            for row in rows
+        ]
+        done, total = run.count(ChunkStatus.DONE), run.total
+        title = f"{escape(self.target)} · {run.status} · {done:,} of {total:,} chunks · {run.rows:,} rows"
+        return f"<div><b>{title}</b>{''.join(lines)}</div>"

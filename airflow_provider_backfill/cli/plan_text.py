@@ -1,0 +1,117 @@
+"""A plan as text for people."""
+
+from typing import IO
+
+from ..core.plain_text import show_bytes
+from .console import paint
+from .flags import Payload
+from .text import remedy_lines, show_estimate, show_number, show_pairs, show_seconds, show_window
+
+
+def adds_up_lines(shown: Payload | None) -> list[tuple[str, str]]:
+    """Why the chunks add up, in a few lines."""
+    if shown is None:
+        return []
+    words = {
+        "one chunk": "the window is one chunk",
+        "by rule": "shown by rule",
+        "by trial": "shown by a trial",
+        "by word": f"not shown; parts of groups are accepted: {shown['accepted']}",
+        "not shown": "NOT SHOWN",
+    }
+    return [
+        ("adds up", words[shown["proof"]]),
+        *(("", step) for step in (*shown["setAside"], *shown["steps"])),
+        *(("reads", read) for read in shown["reads"]),
+        ("trial", shown["trial"]),
+    ]
+
+
+def show_plan(payload: Payload, out: IO[str]) -> str:
+    """Describe a plan on one screen."""
+    existing = payload["existingRows"]
+    made = "would be made; nothing was written." if "preview" in payload else "is made; nothing ran."
+    lines = [
+        f"Plan {payload['planId']} " + ("was made before, the same." if payload["existed"] else made),
+        *show_pairs(
+            [
+                ("target", payload["target"]),
+                ("window", show_window(payload["from"], payload["to"])),
+                (
+                    "chunks",
+                    f"{payload['chunkCount']:,} {payload['chunks']}, by the column {payload['timeColumn']}",
+                ),
+                *(("source", _source(statement)) for statement in payload["statements"]),
+                ("write mode", f"{payload['writeMode']}: {payload['modeReason']}"),
+                ("guarantee", payload["guarantee"]),
+                *adds_up_lines(payload.get("addsUp")),
+                ("rows", show_estimate(payload.get("estimate"))),
+                ("verify", _verifiable(payload["verify"])),
+                (
+                    "existing",
+                    "not known" if existing is None else f"{show_number(existing, 'row')} of the window in target",
+                ),
+                ("views", _missed(payload, out)),
+                *(("meets", _meeting(other)) for other in payload["meetingPlans"]),
+                ("file", payload["planPath"] or ""),
+            ]
+        ),
+    ]
+    for warning in payload.get("warnings", ()):
+        lines.append(f"  {paint('warn', 'warn', out)}  {warning['message']}")
+        lines += remedy_lines(warning)
+    if "preview" in payload:
+        lines += _preview(payload["preview"])
+    lines += ["", f"Next: {payload['next']}"] if payload["next"] else []
+    return "\n".join(lines)
+
+
+def _preview(preview: Payload) -> list[str]:
+    """Cost of all chunks, and the statements of two of them."""
+    lines = [f"  {_cost(preview) or 'rows and time are not known'} in all, one chunk at a time"]
+    for chunk in preview["chunks"]:
+        window = show_window(chunk["from"], chunk["to"])
+        cost = _cost(chunk)
+        lines += ["", f"-- the {chunk['which']} chunk, {window}{f': {cost}' if cost else ''}"]
+        lines += [f"{statement};" for statement in chunk["sql"]]
+    return lines
+
+
+def _cost(entry: Payload) -> str:
+    rows, size, seconds = entry["rows"], entry["bytes"], entry["seconds"]
+    words = [
+        "" if rows is None else f"{show_number(rows, 'row')} of the source",
+        "" if size is None else f"{show_bytes(size)} uncompressed",
+        "" if seconds is None else f"about {show_seconds(seconds)}",
+    ]
+    return ", ".join(word for word in words if word)
+
+
+def _source(statement: Payload) -> str:
+    name, source = statement["name"], statement["source"]
+    how = "" if name == source else " through the given SELECT" if name == "--select" else f" through the view {name}"
+    checked = ", each chunk held against it" if statement["verifiedAgainstSource"] else ""
+    if not source:
+        return f"the given SELECT, which places the window itself{checked}"
+    return f"{source}{how}{checked}"
+
+
+def _verifiable(verify: Payload) -> str:
+    if verify["caveat"]:
+        return f"can say equal, and else that it cannot tell: {verify['caveat']}"
+    left = verify["notCompared"]
+    return "can say equal or different" + (f", of all columns but {', '.join(left)}" if left else "")
+
+
+def _meeting(other: Payload) -> str:
+    return (
+        f"plan {other['planId']} ({other['status']}, {other['done']:,} of {other['total']:,} chunks done), "
+        f"{show_window(other['from'], other['to'])}"
+    )
+
+
+def _missed(payload: Payload, out: IO[str]) -> str:
+    views: list[str] = payload["missedViews"]
+    if not views:
+        return ""
+    return paint(f"these do not see the rows, as they come in by partition: {', '.join(views)}", "warn", out)
