@@ -120,6 +120,7 @@ _USERS = """\
             <networks><ip>127.0.0.0/8</ip></networks>
             <profile>default</profile>
             <quota>default</quota>
+            <named_collection_control>1</named_collection_control>
         </default>
         <secured>
             <password>s3cret/wörd</password>
@@ -443,7 +444,9 @@ def _follow(parent: int) -> None:
 def serve(directory: Path, http_port: int, tcp_port: int, library: Path, peers: Sequence[int] = ()) -> int:
     """Run the server in this process until it is signalled; return the engine's exit code."""
     config = _prepare(directory, http_port, tcp_port, peers)
-    engine = ctypes.CDLL(str(library))
+    engine = ctypes.CDLL(str(library.resolve()))
+    # The function file() reads and writes here, and nowhere else.
+    os.chdir(directory)
     arguments = [
         b"clickhouse-local",
         f"--config-file={config}".encode(),
