@@ -88,17 +88,12 @@ def test_s3_with_a_folder_a_day(
 
 def test_postgresql_by_bounds(http_lab: Lab, postgres: Postgres, collection: str) -> None:
     """The bounds reach PostgreSQL, whose password stays in the named collection."""
-    import psycopg2  # type: ignore[import-untyped]
-
     lab = http_lab
-    connection = psycopg2.connect(host="127.0.0.1", port=postgres.port, user="airflow", dbname="postgres")
-    with connection, connection.cursor() as cursor:
-        cursor.execute("CREATE TABLE events (ts timestamptz, id bigint)")
-        cursor.execute(
-            "INSERT INTO events SELECT timestamptz '2025-01-01 00:00Z' + n * interval '10 minutes', n"
-            " FROM generate_series(0, 575) AS n"
-        )
-    connection.close()
+    postgres.query("CREATE TABLE events (ts timestamptz, id bigint)")
+    postgres.query(
+        "INSERT INTO events SELECT timestamptz '2025-01-01 00:00Z' + n * interval '10 minutes', n"
+        " FROM generate_series(0, 575) AS n"
+    )
     lab.sql(
         f"CREATE NAMED COLLECTION {collection} AS host = '127.0.0.1', port = {postgres.port}, user = 'airflow',"
         f" password = '{MARKER}', database = 'postgres'",

@@ -16,7 +16,9 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from tests.airflow.conftest import Flow, connection
 from tests.airflow.test_example_dags import load
 from tests.pages import PAGES, ROOT, Block, Reader, blocks
+from tests.s3 import S3Server
 from tests.server import ClickHouseServer
+from tests.system.airflow.stack import Postgres
 
 # The tutorial is followed by tests/system/test_wheel.py, where only the built wheel is installed.
 NAMES = [name for page in PAGES if not (name := str(page.relative_to(ROOT))).startswith("docs/tutorial/")]
@@ -64,8 +66,37 @@ def reader(
     return reader
 
 
+@pytest.fixture
+def elsewhere(reader: Reader, server: ClickHouseServer) -> Iterator[None]:
+    """What the named collections of the page on other servers lead to, with rows."""
+    with S3Server() as s3:
+        postgres = Postgres().start()
+        crm = f"host = '127.0.0.1', port = {postgres.port}, user = 'airflow', password = 'x', database = 'postgres'"
+        collections = {
+            "old_cluster": f"addresses_expr = '127.0.0.1:{server.tcp_port}', user = 'default'",
+            "lake": f"url = '{s3.url}/{s3.new_bucket()}/', access_key_id = 'test', secret_access_key = 'test'",
+            "crm": crm,
+        }
+        for name, values in collections.items():
+            reader.do(Block(0, "sql", "", f"CREATE NAMED COLLECTION {name} AS {values}"))
+        for day in ("2025-02-01", "2025-02-02", "2025-02-03"):
+            file = f"s3(lake, filename = 'orders/{day}/0.parquet', format = 'Parquet')"
+            orders = f"SELECT * FROM shop.orders WHERE toDate(ordered_at) = '{day}'"
+            reader.do(Block(0, "sql", "", f"INSERT INTO FUNCTION {file} {orders}"))
+        postgres.query(
+            "CREATE TABLE customers AS SELECT timestamptz '2025-01-31 00:00Z' + n * interval '1 hour' AS changed_at,"
+            " n::bigint AS id, 'c' || n AS name FROM generate_series(0, 143) AS n"
+        )
+        yield
+        for name in collections:
+            reader.do(Block(0, "sql", "", f"DROP NAMED COLLECTION {name}"))
+        postgres.stop()
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_a_page_does_what_it_says(name: str, reader: Reader) -> None:
+def test_a_page_does_what_it_says(name: str, reader: Reader, request: pytest.FixtureRequest) -> None:
+    if "NAMED COLLECTION" in (ROOT / name).read_text(encoding="utf-8"):
+        request.getfixturevalue("elsewhere")
     for block in blocks(ROOT / name):
         try:
             reader.do(block)

@@ -78,6 +78,11 @@ class Postgres:
         wait_for(lambda: subprocess.run(ready, check=False).returncode == 0, "PostgreSQL", 60)
         return self
 
+    def query(self, statement: str) -> None:
+        """Run a statement."""
+        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "airflow", "-d", "postgres"]
+        subprocess.run([self._bin / "psql", "-q", *where, "-c", statement], check=True)
+
     def stop(self) -> None:
         """End it, and remove its folder."""
         if self._process is not None:
