@@ -13,15 +13,16 @@ Every method calls the function behind the command of the same name, on the same
 import os
 from collections.abc import Mapping
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .backfill import Backfill, LeftoverTable
 from .core.chunking import AUTO
 from .core.instants import parse_instant
 from .core.names import parse_table
 from .core.parameters import read_formats
-from .core.plan import PlanRequest, WriteMode
+from .core.plan import PlanRequest, RowProof, WriteMode
 from .core.query_settings import settings_as_text
 from .core.tables import TableName
 from .errors import RequestError
@@ -30,6 +31,8 @@ from .options import load_options
 if TYPE_CHECKING:
     from .clickhouse.client import ClickHouse
     from .commands.session import Payload
+
+_Word = TypeVar("_Word", bound=StrEnum)
 
 _STATE_DIR = ".clickhouse-backfill"
 
@@ -89,6 +92,7 @@ class Client:
         accept_at_least_once: bool = False,
         keep_outside: bool = False,
         backup: bool = False,
+        proof: str = RowProof.WRITTEN,
         allow_existing_rows: bool = False,
         force_large_window: bool = False,
         force: bool = False,
@@ -105,6 +109,7 @@ class Client:
             chunk: ``"6h"``, ``"day"``, ``"month"``, ``"partition"``, a number of hours, or ``"auto"``.
             settings: ClickHouse settings for the statements that read the source and fill.
             params_format: By the name of a parameter of *select*, the format of strftime of the chunk's start.
+            proof: ``written`` or ``content``: what staged rows are held against before they are published.
             more: Further fields of :class:`PlanRequest`, by name.
 
         Raises:
@@ -125,10 +130,11 @@ class Client:
             time_unit=time_unit,
             source=None if source is None else parse_table(source, "source"),
             select=select,
-            write_mode=None if write_mode is None else _write_mode(write_mode),
+            write_mode=None if write_mode is None else _one_of(WriteMode, write_mode, "write mode"),
             accept_at_least_once=accept_at_least_once,
             keep_outside=keep_outside,
             backup=backup,
+            row_proof=_one_of(RowProof, proof, "proof"),
             allow_existing_rows=allow_existing_rows,
             force_large_window=force_large_window,
             force=force,
@@ -212,9 +218,9 @@ def _instant(bound: str | datetime) -> datetime:
     return bound
 
 
-def _write_mode(text: str) -> WriteMode:
+def _one_of(kind: type[_Word], text: str, what: str) -> _Word:
     try:
-        return WriteMode(text)
+        return kind(text)
     except ValueError:
-        modes = ", ".join(mode.value for mode in WriteMode)
-        raise RequestError(f"The write mode is {text!r}.", hint=f"use one of {modes}") from None
+        allowed = ", ".join(kind)
+        raise RequestError(f"The {what} is {text!r}.", hint=f"use one of {allowed}") from None

@@ -14,7 +14,7 @@ from typing import Any
 from ..core.chunking import AUTO, Chunking, parse_length
 from ..core.instants import from_ms, parse_instant, render_instant, to_ms
 from ..core.names import parse_table
-from ..core.plan import Plan, TableFilter, WriteMode
+from ..core.plan import Plan, RowProof, TableFilter, WriteMode
 from ..core.sql import parse_filter
 from ..core.tables import TableName
 from ..errors import RequestError
@@ -146,6 +146,15 @@ def to_mode(text: str) -> WriteMode:
     except ValueError:
         allowed = ", ".join(mode.value for mode in WriteMode)
         raise RequestError(f"write_mode is {text!r}.", hint=f"pass one of {allowed}") from None
+
+
+def to_proof(text: str) -> RowProof:
+    """Return the proof of staged rows by its name."""
+    try:
+        return RowProof(text.strip())
+    except ValueError:
+        allowed = ", ".join(RowProof)
+        raise RequestError(f"proof is {text!r}.", hint=f"pass one of {allowed}") from None
 
 
 def conflicting_sources() -> RequestError:

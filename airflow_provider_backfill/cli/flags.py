@@ -67,6 +67,7 @@ PLAN_FLAGS = (
     Flag("--accept-at-least-once", "", "with insert: accept that a failed attempt may repeat rows"),
     Flag("--keep-outside", "", "with replace: keep rows outside the window in partly covered partitions"),
     Flag("--backup", "", "with replace: keep the old rows, so that undo can restore them"),
+    Flag("--proof", "WHAT", "written (default): compare staged rows with the server's count; content: with the source"),
     Flag("--allow-existing-rows", "", "add to existing rows of the target in the window"),
     Flag("--one-shard", "", "fill this server's local table with the rows of all shards of a Distributed source"),
     Flag("--force-large-window", "", "allow a window longer than limits.maxWindowHours"),

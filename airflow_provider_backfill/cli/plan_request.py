@@ -21,7 +21,7 @@ def read_request(call: Call, options: "Options") -> "PlanRequest":
     from ..core.instants import parse_instant
     from ..core.names import parse_table
     from ..core.parameters import read_formats
-    from ..core.plan import PlanRequest, WriteMode
+    from ..core.plan import PlanRequest, RowProof, WriteMode
     from ..core.query_settings import settings_as_text
     from ..core.sql import parse_filter
     from ..core.tables import TIME_UNITS
@@ -61,6 +61,7 @@ def read_request(call: Call, options: "Options") -> "PlanRequest":
         accept_at_least_once=call.on("--accept-at-least-once"),
         keep_outside=call.on("--keep-outside"),
         backup=call.on("--backup"),
+        row_proof=RowProof(read_choice(call, "--proof", [proof.value for proof in RowProof]) or RowProof.WRITTEN),
         allow_existing_rows=call.on("--allow-existing-rows"),
         accept_partial_groups=read_reason(call, "--accept-partial-groups"),
         trial=not call.on("--no-trial"),

@@ -46,13 +46,31 @@ _ALLOWS = re.compile(
     r"allow_suspicious_\w+|allow_experimental_\w+_(?:types?|index)|allow_experimental_(?:codecs|statistics?|unique_key)"
     r"|allow_deprecated_syntax_for_merge_tree|allow_create_index_without_type|allow_statistics|enable_\w+_(?:types?|index)"
 )
+# A limit in the user's profile must end a statement with an error, not with a part of the answer.
+_WHOLE_ANSWERS = {
+    **{
+        f"{limit}_overflow_mode": "throw"
+        for limit in ("read", "group_by", "sort", "result", "timeout", "set", "join", "transfer", "distinct")
+    },
+    **{f"{limit}_overflow_mode_leaf": "throw" for limit in ("read", "timeout")},
+    "limit": 0,
+    "offset": 0,
+}
 
 
-class Reading(NamedTuple):
-    """What a statement read: rows, and uncompressed bytes; both 0 where the server did not say."""
+class Counts(NamedTuple):
+    """
+    What the server counted while a statement ran.
 
-    rows: int = 0
-    bytes: int = 0
+    Attributes:
+        read_rows: Rows read; 0 where the server did not say, as for the bytes.
+        read_bytes: Uncompressed bytes read.
+        written_rows: Rows written; None where the server did not say.
+    """
+
+    read_rows: int = 0
+    read_bytes: int = 0
+    written_rows: int | None = None
 
 
 class ClickHouse:
@@ -71,6 +89,18 @@ class ClickHouse:
         self._settings = {} if self.embedded else dict(_SETTINGS)
         self._cluster: str | None = None
         self._settings |= {name: value for name, value in _WHERE_KNOWN.items() if name in client.server_settings}
+
+    @property
+    def whole_answers(self) -> dict[str, Any]:
+        """Settings by which a limit of the user's profile or connection is an error, and no part of an answer."""
+        found = {}
+        for name, whole in _WHOLE_ANSWERS.items():
+            setting = self._client.server_settings.get(name)
+            given = self._client.get_client_setting(name) or (setting and setting.value)
+            if setting and str(given) != str(whole):
+                # Each setting makes the address of a request longer, which costs the client most of its time.
+                found[name] = whole
+        return found
 
     def rows(self, sql: str, settings: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """
@@ -123,19 +153,24 @@ class ClickHouse:
             return (answer,)
         return tuple(map(int, answer)) if isinstance(answer, list) else ()
 
-    def command(self, sql: str, settings: Mapping[str, Any] | None = None) -> Reading:
+    def command(self, sql: str, settings: Mapping[str, Any] | None = None) -> Counts:
         """
         Run a statement that answers with no rows, and wait for its end.
 
         Returns:
-            What the statement read, as the server counted.
+            What the statement read and wrote, as the server counted.
 
         Raises:
             ServerError: The server refused it or could not be reached.
         """
         answer = self._ask(lambda: self._client.command(sql, **self._arguments(settings)))
         summary = getattr(answer, "summary", None) or {}
-        return Reading(int(summary.get("read_rows", 0)), int(summary.get("read_bytes", 0)))
+        written = summary.get("written_rows")
+        return Counts(
+            int(summary.get("read_rows", 0)),
+            int(summary.get("read_bytes", 0)),
+            None if written is None else int(written),
+        )
 
     @property
     def permissive(self) -> dict[str, int]:

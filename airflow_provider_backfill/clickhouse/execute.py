@@ -25,11 +25,9 @@ from typing import Any
 from ..core.column_types import is_comparable
 from ..core.facts import TableFacts
 from ..core.names import show_table
-from ..core.plan import Chunk, Plan, Statement, WriteMode
-from ..core.remedy import command
+from ..core.plan import Chunk, Plan, WriteMode
 from ..core.run_state import ContentSums, Staged
 from ..core.sql import (
-    any_row_sql,
     assignments,
     chunk_filter,
     create_like,
@@ -38,15 +36,13 @@ from ..core.sql import (
     quote_table,
     replicated_staging_table,
     sealed_table,
-    source_checksum_sql,
     staging_table,
-    table_checksum_sql,
     table_condition,
     window_filter,
 )
 from ..core.tables import TableName
 from ..errors import Advice, Flag, RequestError, Sql, StatementRefusedError, VerificationError
-from . import foreign_rows, publish, replicated
+from . import foreign_rows, proof, publish, replicated
 from .attempt import STAGING_SETTINGS, Attempt, Step, drop_tables, kill_queries, leftover_tables
 from .client import ClickHouse
 from .cluster import catch_up
@@ -64,7 +60,6 @@ _STAGING_TABLE: Mapping[str, int | str] = {
     "max_number_of_merges_with_ttl_in_pool": 0,
 }
 _DELETE_YOURSELF = Advice("delete the rows yourself and plan anew with {}", Flag("--force"))
-_NOTHING = ContentSums(0, 0)
 _DIRECT_SETTINGS = {
     "insert_deduplicate": 1,
     "async_insert": 0,
@@ -100,10 +95,10 @@ def run_attempt(server: ClickHouse, attempt: Attempt) -> ContentSums:
     resumed = content is not None
     if content is None:
         wanted = _wanted(server, attempt)
-        if wanted == _NOTHING and plan.write_mode is WriteMode.STAGE:
+        if wanted == proof.NOTHING and plan.write_mode is WriteMode.STAGE:
             return wanted
         content, _ = _stage(server, attempt, _own_table(attempt), wanted)
-        if content == _NOTHING and plan.write_mode is WriteMode.STAGE:
+        if content == proof.NOTHING and plan.write_mode is WriteMode.STAGE:
             # Nothing to publish.
             return content
         _seal(server, attempt, sealed)
@@ -133,7 +128,7 @@ def _run_by_log(server: ClickHouse, attempt: Attempt) -> ContentSums:
         if attempt.clear:
             _clear(server, attempt)
         wanted = _wanted(server, attempt)
-        if wanted == _NOTHING and plan.write_mode is WriteMode.STAGE:
+        if wanted == proof.NOTHING and plan.write_mode is WriteMode.STAGE:
             return wanted
         own = _own_table(attempt)
         if replicas is not None:
@@ -164,21 +159,16 @@ def _insert(server: ClickHouse, attempt: Attempt) -> ContentSums:
     stable = all(is_comparable(column.type) for column in attempt.target.columns if column.name in filled)
     _fill(server, attempt, attempt.target.storage, _DIRECT_SETTINGS, order=" ORDER BY ALL" if stable else "")
     attempt.step(Step.INSERTED)
-    return _source(server, attempt)
+    return proof.source_content(server, attempt)
 
 
 def _wanted(server: ClickHouse, attempt: Attempt) -> ContentSums | None:
-    """Return the source's sums, asked before staging; None if the question costs more than one scan."""
+    """Return the source's sums, asked before staging; None if the source is not to be asked."""
     plan = attempt.plan
-    if not plan.asks_source_again:
-        return None
-    if attempt.sparse and _is_empty(server, plan, attempt.chunk):
-        return _NOTHING
-    return _source(server, attempt)
-
-
-def _source(server: ClickHouse, attempt: Attempt) -> ContentSums:
-    return content_at_source(server, attempt.plan, attempt.target, attempt.chunk, named=attempt.query_id)
+    # An aggregate of no rows may be a row.
+    if attempt.sparse and plan.sums_tell and proof.is_empty(server, plan, attempt.chunk):
+        return proof.NOTHING
+    return proof.source_content(server, attempt) if plan.asks_source_again else None
 
 
 def _resumable(server: ClickHouse, attempt: Attempt, sealed: TableName) -> ContentSums | None:
@@ -263,16 +253,15 @@ def _stage(
     attempt.step(Step.STAGING)
     alone = replicas is not None and not replicas.reaches_all
     # It has one replica only, so no quorum can be met; plan says what that means.
-    _fill(server, attempt, table, {**STAGING_SETTINGS, **({"insert_quorum": 0} if alone else {})})
+    written = _fill(server, attempt, table, {**STAGING_SETTINGS, **({"insert_quorum": 0} if alone else {})})
     attempt.step(Step.STAGED)
-    content = _verify(server, attempt, table, wanted)
+    content, reach = proof.prove(server, attempt, table, written, wanted)
     attempt.step(Step.VERIFIED)
     if plan.backup:
         publish.back_up(server, attempt, table)
     if plan.keep_outside:
         publish.keep_outside(server, attempt, table)
     staged = replicated.staged_parts(server, table) if replicas is not None else Staged(table.table, ())
-    reach = foreign_rows.reach(server, plan, attempt.chunk, table)
     attempt.verified(content, staged if replicas is not None or not attempt.target.renames else None, reach)
     return content, staged
 
@@ -295,82 +284,31 @@ def _create(server: ClickHouse, target: TableFacts, table: TableName, comment: s
         server.command(f"ALTER TABLE {quote_table(table)} REMOVE TTL")
 
 
-def _fill(server: ClickHouse, attempt: Attempt, table: TableName, settings: Mapping[str, int], order: str = "") -> None:
-    """Run every statement of the plan for the chunk, into *table*."""
+def _fill(
+    server: ClickHouse, attempt: Attempt, table: TableName, settings: Mapping[str, int], order: str = ""
+) -> int | None:
+    """
+    Run every statement of the plan for the chunk, into *table*.
+
+    Returns:
+        How many rows the server counted on their way there; None when it did not say.
+    """
     plan, chunk = attempt.plan, attempt.chunk
+    written: int | None = 0
     for index, statement in enumerate(plan.statements):
         given: dict[str, Any] = {
             **settings,
+            **server.whole_answers,
             **chunk_filter(plan, statement, chunk),
             "log_comment": f"clickhouse-backfill plan={plan.plan_id} chunk={chunk.id} attempt={attempt.number}",
         }
         if plan.use_tokens:
             given["insert_deduplication_token"] = plan.token(chunk) + (f"-{index + 1}" if index else "")
         given["query_id"] = attempt.query_id + (f".{index + 1}" if index else "")
-        attempt.read(*server.command(insert_select(table, statement) + order, given))
-
-
-def _verify(server: ClickHouse, attempt: Attempt, table: TableName, wanted: ContentSums | None) -> ContentSums:
-    """
-    Content sums of the staged rows, compared with *wanted*, the source's own answer, where that costs one scan.
-
-    Other SELECTs (aggregations, joins) are not run twice, except when they staged nothing: a
-    stale replica answers with no rows and success.
-    """
-    plan = attempt.plan
-    question = table_checksum_sql(table, plan.summed(plan.statements[0]))
-    staged = ContentSums(*server.numbers(question, {"query_id": f"{attempt.query_id}.staged"}))
-    if wanted is None and staged.rows == 0:
-        empty = _is_empty(server, plan, attempt.chunk)
-        wanted = _NOTHING if empty else ContentSums(sum(_count(server, attempt, each) for each in plan.statements), 0)
-    if wanted is None:
-        return staged
-    if staged != wanted:
-        raise VerificationError(
-            f"Chunk {attempt.chunk.id} staged {staged.rows} rows (checksum {staged.checksum}), "
-            f"but the source gives {wanted.rows} rows (checksum {wanted.checksum}).",
-            remedy=Advice(
-                "rows of this window still change, or the SELECT gives another result each time; "
-                "once the source is at rest, run `{}`",
-                command("resume", plan.plan_id),
-            ),
-        )
-    return staged
-
-
-def _count(server: ClickHouse, attempt: Attempt, statement: Statement) -> int:
-    settings = chunk_filter(attempt.plan, statement, attempt.chunk)
-    (rows,) = server.numbers(f"SELECT count() FROM (\n{statement.select}\n)", settings)
-    return rows
-
-
-def _is_empty(server: ClickHouse, plan: Plan, chunk: Chunk) -> bool:
-    """Whether the source has no row in the chunk's window, for any statement; a source that is no table may have."""
-    if not all(statement.table for statement in plan.statements):
-        return False
-    return not any(server.numbers(any_row_sql(plan, statement, chunk)) for statement in plan.statements)
-
-
-def content_at_source(
-    server: ClickHouse, plan: Plan, target: TableFacts, chunk: Chunk, *, whole: bool = False, named: str = ""
-) -> ContentSums:
-    """
-    Content sums of what a plan's statements give for a chunk now.
-
-    Args:
-        whole: Of all columns, not only the plan's summed ones.
-        named: What the ids of the queries begin with, so that a cancel finds them.
-    """
-    rows = checksum = 0
-    for index, statement in enumerate(plan.statements):
-        # To convert a value may take the type that the target was allowed to have.
-        settings = {**(server.permissive if statement.converted else {}), **chunk_filter(plan, statement, chunk)}
-        if named:
-            settings["query_id"] = f"{named}.source.{index + 1}"
-        summed = statement.columns if whole else plan.summed(statement)
-        found = ContentSums(*server.numbers(source_checksum_sql(statement, target.columns, summed), settings))
-        rows, checksum = rows + found.rows, (checksum + found.checksum) % 2**64
-    return ContentSums(rows, checksum)
+        counts = server.command(insert_select(table, statement) + order, given)
+        attempt.read(counts.read_rows, counts.read_bytes)
+        written = None if written is None or counts.written_rows is None else written + counts.written_rows
+    return written
 
 
 def tables_of_chunk(server: ClickHouse, plan: Plan, chunk: Chunk, target: TableFacts) -> list[TableName]:

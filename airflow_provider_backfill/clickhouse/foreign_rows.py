@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from ..core.instants import from_ms, render_instant, short_instant
 from ..core.names import quote
-from ..core.plan import Chunk, Plan, WriteMode
+from ..core.plan import Chunk, Plan, Statement, WriteMode
 from ..core.remedy import command, plan_command
 from ..core.sql import milliseconds, quote_table, time_filter
 from ..core.tables import TableName
@@ -27,39 +27,73 @@ class ForeignRowsError(RequestError):
     """The window of a chunk holds rows of others; nothing of the attempt was published."""
 
 
-def reach(server: ClickHouse, plan: Plan, chunk: Chunk, table: TableName) -> Slice | None:
-    """Where the rows of a staged table lie in the target's time, ``[first, last)``; None when in the chunk's window."""
-    if plan.target_time is None or plan.write_mode is not WriteMode.STAGE:
-        return None
-    column, kind = plan.target_time.column, plan.target_time.kind
-    extremes = (milliseconds(f"{extreme}({quote(column)})", kind) for extreme in ("min", "max"))
+def extremes_sql(plan: Plan, table: TableName) -> str:
+    """First and last instant of a staged table's rows, and how many have one; empty where that is known or needless."""
+    time = plan.target_time
+    if time is None or plan.write_mode is not WriteMode.STAGE or all(_keeps_time(plan, s) for s in plan.statements):
+        return ""
+    extremes = (milliseconds(f"{extreme}({quote(time.column)})", time.kind) for extreme in ("min", "max"))
     first, last = (f"ifNull({extreme}, 0)" for extreme in extremes)
-    found = server.numbers(f"SELECT {first}, {last}, count({quote(column)}) FROM {quote_table(table)}")
-    # None of the rows has a time.
-    if not found or not found[2]:
+    return f"SELECT {first}, {last}, count({quote(time.column)}) FROM {quote_table(table)}"
+
+
+def _keeps_time(plan: Plan, statement: Statement) -> bool:
+    """Whether a statement copies a table, with the time by which it is filtered as it is."""
+    time = plan.target_time
+    if time is None or time.label is not None or not statement.copies_table or statement.parameters:
+        return False
+    same = (statement.time_column or plan.time_column, statement.time_kind) == (time.column, time.kind)
+    return same and time.column not in statement.converted
+
+
+def reach(plan: Plan, chunk: Chunk, extremes: Sequence[int]) -> Slice | None:
+    """
+    Where staged rows lie in the target's time, ``[first, last)``; None when in the chunk's window.
+
+    Args:
+        extremes: What the server answered to :func:`extremes_sql`.
+    """
+    # None of the rows may have a time.
+    if plan.target_time is None or not extremes or not extremes[2]:
         return None
-    after = timedelta(days=1) if kind.is_date else timedelta(milliseconds=1)
-    span = (from_ms(found[0]), from_ms(found[1]) + after)
+    after = timedelta(days=1) if plan.target_time.kind.is_date else timedelta(milliseconds=1)
+    span = (from_ms(extremes[0]), from_ms(extremes[1]) + after)
     window = _own_window(plan, chunk)
     return None if window[0] <= span[0] and span[1] <= window[1] else span
 
 
-def refuse_before_publish(server: ClickHouse, attempt: Attempt, published: int) -> None:
+def present_sql(attempt: Attempt) -> str:
+    """How many rows the target has where a staged chunk's are to go; empty where nothing is refused."""
+    if _unguarded(attempt.plan):
+        return ""
+    return _count_sql(attempt, _areas(attempt))
+
+
+def refuse_before_publish(server: ClickHouse, attempt: Attempt, published: int, present: int | None = None) -> None:
     """
     Refuse to publish a sealed chunk into a window that holds rows of others.
 
     Args:
         published: How many rows of the chunk are in the target already, before any merge.
+        present: What the server has just answered to :func:`present_sql`; None when it was not asked.
 
     Raises:
         ForeignRowsError: Says how many rows, of which plan where that is known, and how to continue.
     """
-    if _unguarded(attempt.plan):
-        return
+    if not _unguarded(attempt.plan):
+        _refuse(server, attempt, _areas(attempt), published, present)
+
+
+def _areas(attempt: Attempt) -> list[Slice]:
+    """Where the rows of a staged chunk lie."""
     areas = [_own_window(attempt.plan, attempt.chunk)]
     if (beyond := attempt.reach()) is not None:
         areas.append(beyond)
-    _refuse(server, attempt, areas, published)
+    return areas
+
+
+def _count_sql(attempt: Attempt, areas: Sequence[Slice]) -> str:
+    return f"SELECT count() FROM {quote_table(attempt.target.storage)} WHERE {_condition(attempt.plan, areas)}"
 
 
 def refuse_before_insert(server: ClickHouse, attempt: Attempt) -> None:
@@ -80,12 +114,14 @@ def _unguarded(plan: Plan) -> bool:
     return not plan.adds_rows or plan.allow_existing_rows or plan.existing_rows is None
 
 
-def _refuse(server: ClickHouse, attempt: Attempt, areas: Sequence[Slice], published: int) -> None:
+def _refuse(
+    server: ClickHouse, attempt: Attempt, areas: Sequence[Slice], published: int, present: int | None = None
+) -> None:
     plan, storage = attempt.plan, quote_table(attempt.target.storage)
     if attempt.target.replicas is not None:
         catch_up(server, attempt.target.storage)
     own = _condition(plan, areas)
-    found = server.numbers(f"SELECT count() FROM {storage} WHERE {own}")[0]
+    found = server.numbers(_count_sql(attempt, areas))[0] if present is None else present
     if found <= published:
         return
     near = [other for other in attempt.neighbours() if _meets(plan, other, areas)]

@@ -20,7 +20,7 @@ from ..core.instants import render_instant, short_instant
 from ..core.masking import literal_calls
 from ..core.model import whole
 from ..core.names import is_expression, show_table
-from ..core.plan import AddsUp, Plan, PlanRequest, Proof, WriteMode
+from ..core.plan import AddsUp, Plan, PlanRequest, Proof, RowProof, WriteMode
 from ..core.plan_words import guarantee, mode_reason
 from ..core.planner import check_window, differences, write_mode
 from ..core.remedy import command
@@ -92,6 +92,8 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             summed_columns=plan_inputs.summed_columns(target, statements, time),
             keep_outside=request.keep_outside,
             backup=request.backup,
+            # What a plain insert has written can be had from the source only.
+            row_proof=RowProof.CONTENT if mode is WriteMode.INSERT else request.row_proof,
             reason=request.reason,
             owner=request.owner,
             allow_existing_rows=request.allow_existing_rows,
@@ -339,9 +341,10 @@ def _plan_payload(session: Session, plan: Plan, target: TableFacts, *, existed: 
         "existingRows": plan.existing_rows,
         "addsUp": adds_up_payload(plan),
         "statements": [
-            {"name": s.name, "source": s.source_text, "verifiedAgainstSource": s.row_wise, "reads": s.reads}
+            {"name": s.name, "source": s.source_text, "verifiedAgainstSource": plan.asks_source_again, "reads": s.reads}
             for s in plan.statements
         ],
+        "proof": plan.row_proof,
         "missedViews": [str(view) for view in target.views],
         "verify": {"caveat": plan.verify_caveat, "notCompared": list(plan.not_compared)},
         "meetingPlans": [_meeting(other, run) for other, run in meeting_plans(session.store, plan)],

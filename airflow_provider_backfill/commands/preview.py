@@ -9,7 +9,7 @@ import time
 from statistics import median_low
 
 from ..clickhouse.client import ClickHouse
-from ..clickhouse.execute import content_at_source
+from ..clickhouse.proof import content_at_source
 from ..clickhouse.source_rows import uncompressed_bytes_per_row
 from ..core.facts import TableFacts
 from ..core.instants import render_instant

@@ -12,7 +12,7 @@ from enum import StrEnum
 from ..clickhouse import catalog
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import catch_up
-from ..clickhouse.execute import content_at_source
+from ..clickhouse.proof import content_at_source
 from ..clickhouse.trial import Difference, compare_merged, private_tables, signs_differ
 from ..core.facts import TableFacts
 from ..core.instants import render_instant, to_ms
@@ -91,7 +91,7 @@ def verify_plan(session: Session, plan_id: str) -> Payload:
 
 def _is_copy(plan: Plan, target: TableFacts) -> bool:
     """Whether each row comes from one row of the source, and stays in the target as it was written."""
-    if not plan.asks_source_again or plan.target_time is None or (plan.existing_rows and plan.adds_rows):
+    if not plan.sums_tell or plan.target_time is None or (plan.existing_rows and plan.adds_rows):
         return False
     same = all(statement.columns == plan.statements[0].columns for statement in plan.statements)
     return same and target.engine in ("MergeTree", "ReplicatedMergeTree", "SharedMergeTree", "Memory")

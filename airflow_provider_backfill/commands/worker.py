@@ -108,8 +108,8 @@ class Worker:
         self._gate, self._fence, self._max_failures = gate, fence, max_failures
         self._schedule, self._newest_first = schedule, newest_first
         self._failures_in_a_row = 0
-        # Whether the last chunk had no rows, so that the next may have none either.
-        self._sparse = False
+        # Whether the next chunk may have no rows: when the last had none, or nothing is known yet.
+        self._sparse = True
         self._held_said = -_HOLD_SAID_SECONDS
         self._paced = 0
         self._stopping = threading.Event()

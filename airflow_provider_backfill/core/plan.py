@@ -142,6 +142,15 @@ class Proof(StrEnum):
     NOT_SHOWN = "not shown"
 
 
+class RowProof(StrEnum):
+    """What a chunk's staged rows are held against before they are published."""
+
+    # As many rows are in its parts as the server counted on their way there.
+    WRITTEN = "written"
+    # The source is asked a second time, where each row comes from one of its rows, and content sums are compared.
+    CONTENT = "content"
+
+
 class AddsUp(Model):
     """
     Why the chunks of a plan give together what its SELECTs give for the whole window.
@@ -205,6 +214,7 @@ class Plan(Model):
         summed_columns: The columns that the content sums in the log are made of; none means all that are filled.
         keep_outside: Whether rows outside the window survive in partitions that it covers only in part.
         backup: Whether what ``replace`` overwrites is kept in a table of its own.
+        row_proof: What staged rows are held against before they are published; ``content`` in plans of older versions.
         environment: Address and database of the server it was planned on.
         compatibility_token: A hash of what affects the data besides; empty in plans of older versions.
         created_by: Who planned it: a user, or an Airflow task.
@@ -250,6 +260,7 @@ class Plan(Model):
     summed_columns: tuple[str, ...] = ()
     keep_outside: bool = False
     backup: bool = False
+    row_proof: RowProof = RowProof.CONTENT
     environment: str
     compatibility_token: str = ""
     reason: str = ""
@@ -325,10 +336,15 @@ class Plan(Model):
         return self.target_time is not None and self.target_time.column == self.time_column
 
     @property
-    def asks_source_again(self) -> bool:
-        """Whether a chunk's staged rows are compared with what its statements give when asked once more."""
+    def sums_tell(self) -> bool:
+        """Whether content sums of what its statements give, asked once more, are those of the rows they wrote."""
         same = len({self.summed(statement) for statement in self.statements}) == 1
         return same and all(statement.row_wise for statement in self.statements)
+
+    @property
+    def asks_source_again(self) -> bool:
+        """Whether each chunk's staged rows are held against what its statements give when asked once more."""
+        return self.row_proof is RowProof.CONTENT and self.sums_tell
 
     def summed(self, statement: Statement) -> tuple[str, ...]:
         """Return the columns that a statement's content sums are made of."""
@@ -360,6 +376,7 @@ class PlanRequest:
         settings: ClickHouse settings for the statements that read the source and fill.
         time_unit: ``s``, ``ms``, ``us`` or ``ns`` when the time column is an integer epoch.
         accept_partial_groups: Why parts of groups that chunks cut are fine; empty when they are not.
+        row_proof: What staged rows are held against before they are published.
         trial: Try on a few chunks whether they add up.
         chunking: How the window is cut.
         one_shard: Fill this server's local table with the rows of all shards, although other shards have that table.
@@ -385,6 +402,7 @@ class PlanRequest:
     accept_at_least_once: bool = False
     keep_outside: bool = False
     backup: bool = False
+    row_proof: RowProof = RowProof.WRITTEN
     allow_existing_rows: bool = False
     accept_partial_groups: str = ""
     trial: bool = True

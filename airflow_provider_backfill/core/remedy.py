@@ -7,7 +7,7 @@ from ..errors import Advice, Command, Flag, Sql
 from .instants import short_instant
 from .masking import mask_secrets
 from .names import show_table
-from .plan import Plan, WriteMode
+from .plan import Plan, RowProof, WriteMode
 from .window import render_chunk_hours
 
 _LENGTHS = {"--chunk-hours", "--chunk-by"}
@@ -45,6 +45,8 @@ def plan_command(plan: Plan, *flags: Flag) -> Command:
     own += [Flag("--setting", f"{name}={value}") for name, value in first.settings.items()]
     if plan.write_mode is not WriteMode.STAGE:
         own.append(Flag("--write-mode", plan.write_mode))
+    if plan.row_proof is RowProof.CONTENT and plan.write_mode is not WriteMode.INSERT:
+        own.append(Flag("--proof", plan.row_proof))
     switches = {
         "--accept-at-least-once": plan.write_mode is WriteMode.INSERT,
         "--keep-outside": plan.keep_outside,

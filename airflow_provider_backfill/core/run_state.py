@@ -43,7 +43,14 @@ class ChunkStatus(StrEnum):
 
 
 class ContentSums(NamedTuple):
-    """What rows amount to: how many, and ``sum(cityHash64(tuple(…)))`` modulo 2**64 over the plan's summed columns."""
+    """
+    What rows amount to.
+
+    Attributes:
+        rows: How many.
+        checksum: ``sum(cityHash64(tuple(…)))`` modulo 2**64 over the plan's summed columns; in the log of a plan whose
+            rows are proved by what was written, the sum of the server's own hashes of the parts that hold them.
+    """
 
     rows: int
     checksum: int

@@ -362,5 +362,17 @@ def table_checksum_sql(table: TableName, summed: Sequence[str], condition: str =
     return f"SELECT {_content(summed)} FROM (SELECT {_list(summed)} FROM {quote_table(table)}{where})"
 
 
+def parts_checksum_sql(table: TableName, three: str = "") -> str:
+    """
+    Rows of a table's parts, and the sum of the server's own hashes of what they hold, uncompressed.
+
+    Args:
+        three: A question with three numbers for an answer, which is answered beside it.
+    """
+    hashed = "reinterpretAsUInt64(unhex(substring(uncompressed_hash_of_compressed_files, 1, 16)))"
+    first, also = (f"WITH ({three}) AS found ", ", found.1, found.2, found.3") if three else ("", "")
+    return f"{first}SELECT sum(rows), sum({hashed}){also} FROM system.parts WHERE active AND {table_condition(table)}"
+
+
 def _list(names: Iterable[str]) -> str:
     return ", ".join(quote(name) for name in names)

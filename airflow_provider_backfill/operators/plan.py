@@ -18,6 +18,7 @@ from ..airflow_support.fields import (
     to_flag,
     to_instant,
     to_mode,
+    to_proof,
     to_table,
     to_tables,
 )
@@ -37,7 +38,7 @@ from ..core.chunking import AUTO, parse_length
 from ..core.instants import render_instant
 from ..core.parameters import read_formats
 from ..core.plain_text import plain_values
-from ..core.plan import PlanRequest
+from ..core.plan import PlanRequest, RowProof
 from ..core.query_settings import check_settings, settings_as_text
 from ..core.tables import TIME_UNITS
 from ..core.window import iter_window
@@ -93,6 +94,8 @@ class BackfillPlanOperator(BaseOperator):
         accept_at_least_once: Accept a mode that may write rows twice.
         keep_outside: In ``replace``, keep rows outside the window in partly covered partitions.
         backup: In ``replace``, keep the old rows in a backup table.
+        proof: ``written`` compares the staged rows with the server's own count of written rows; ``content`` reads the
+            source a second time and compares content.
         accept_partial_groups: Reason to accept that chunks cut groups of the SELECT; refused when empty.
         trial: Try a few chunks to see whether the chunks add up.
         allow_existing_rows: Add to existing rows of the target in the window.
@@ -123,6 +126,7 @@ class BackfillPlanOperator(BaseOperator):
         "accept_at_least_once",
         "keep_outside",
         "backup",
+        "proof",
         "allow_existing_rows",
         "trial",
         "force_large_window",
@@ -158,6 +162,7 @@ class BackfillPlanOperator(BaseOperator):
         accept_at_least_once: bool | str = False,
         keep_outside: bool | str = False,
         backup: bool | str = False,
+        proof: str = RowProof.WRITTEN,
         accept_partial_groups: str = "",
         trial: bool | str = True,
         allow_existing_rows: bool | str = False,
@@ -190,6 +195,7 @@ class BackfillPlanOperator(BaseOperator):
         self.accept_at_least_once = accept_at_least_once
         self.keep_outside = keep_outside
         self.backup = backup
+        self.proof = proof
         self.accept_partial_groups = accept_partial_groups
         self.trial = trial
         self.allow_existing_rows = allow_existing_rows
@@ -281,6 +287,7 @@ class BackfillPlanOperator(BaseOperator):
             accept_at_least_once=self._flag("accept_at_least_once"),
             keep_outside=self._flag("keep_outside"),
             backup=self._flag("backup"),
+            row_proof=self._value("proof", to_proof) or RowProof.WRITTEN,
             accept_partial_groups=blank_to_none(self.accept_partial_groups) or "",
             trial=self._flag("trial"),
             allow_existing_rows=self._flag("allow_existing_rows"),
@@ -318,6 +325,7 @@ class BackfillPlanOperator(BaseOperator):
             "filter_table": to_filters,
             "whole_table": to_tables("whole-table"),
             "write_mode": to_mode,
+            "proof": to_proof,
             **dict.fromkeys(_PLAN_FLAGS, to_flag),
         }
         found = {name: self._value(name, parse) for name, parse in parsers.items() if is_literal(getattr(self, name))}

@@ -9,7 +9,7 @@ from airflow_provider_backfill.commands.doctor import diagnose
 from airflow_provider_backfill.commands.lease import utc_now
 from airflow_provider_backfill.commands.undo import undo_plan
 from airflow_provider_backfill.core.events import ChunkFailed, ChunkStarted, RunStarted
-from airflow_provider_backfill.core.plan import WriteMode
+from airflow_provider_backfill.core.plan import RowProof, WriteMode
 from airflow_provider_backfill.errors import RequestError
 from tests.clickhouse.lab import Lab
 
@@ -315,7 +315,7 @@ def test_replan_gives_the_same_plan(source: Lab) -> None:
 def test_a_live_source_gives_the_rows_of_the_attempt_that_succeeded(source: Lab) -> None:
     """Rows that arrive between the source's answer and the insert are seen, and the attempt is made again."""
     source.sql(TARGET)
-    plan = source.plan("dst", "2025-01-01", "2025-01-06", 24, source="src")
+    plan = source.plan("dst", "2025-01-01", "2025-01-06", 24, source="src", row_proof=RowProof.CONTENT)
     late = iter(["INSERT INTO src SELECT id + 100000, ts, v, 'late' FROM src WHERE id < 100"])
 
     def arrive(step: str) -> None:

@@ -18,7 +18,7 @@ from airflow_provider_backfill.commands.cancel import cancel_plan
 from airflow_provider_backfill.commands.run import run_plan
 from airflow_provider_backfill.commands.session import Payload, Session
 from airflow_provider_backfill.core.instants import parse_instant, render_instant
-from airflow_provider_backfill.core.plan import WriteMode
+from airflow_provider_backfill.core.plan import RowProof, WriteMode
 from tests.clickhouse.lab import Lab
 
 DAYS = ("2025-01-01", "2025-01-05")
@@ -76,7 +76,7 @@ def test_a_cancel_reaches_the_question_to_the_source(http_lab: Lab) -> None:
     # Forty parts of a second each.
     lab.sql("SYSTEM STOP MERGES src", *["INSERT INTO src SELECT * FROM src LIMIT 1000"] * 40)
     select = f"SELECT ts + sleepEachRow(0.001) AS ts, id FROM {lab.table('src')}"
-    plan = lab.plan("dst", "2025-01-01", "2025-01-02", 24, select=select)
+    plan = lab.plan("dst", "2025-01-01", "2025-01-02", 24, select=select, row_proof=RowProof.CONTENT)
     ended: list[Payload] = []
     runner = threading.Thread(target=lambda: ended.append(lab.run(plan)))
     runner.start()

@@ -37,7 +37,7 @@ def definition_payload(plan: Plan, store: StateStore) -> Payload:
                 "name": s.name,
                 "source": s.source_text,
                 "select": mask_secrets(s.select),
-                "verifiedAgainstSource": s.row_wise,
+                "verifiedAgainstSource": plan.asks_source_again,
             }
             for s in plan.statements
         ],

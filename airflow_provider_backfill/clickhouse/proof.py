@@ -1,0 +1,126 @@
+"""
+What a chunk has staged, held against what its source gave, before any of it is published.
+
+``written``: a fresh table without deduplication, without merges and with one writer can lose nothing of what reaches
+it unless the statement fails; that as many rows lie in its parts as the server counted on their way there shows that
+it was all three. Where the server does not count, or counts something else, the source is asked, as for ``content``;
+docs/decisions/0010 has the argument.
+"""
+
+from ..core.facts import TableFacts
+from ..core.plan import Chunk, Plan, RowProof, Statement
+from ..core.remedy import command
+from ..core.run_state import ContentSums
+from ..core.sql import any_row_sql, chunk_filter, parts_checksum_sql, source_checksum_sql, table_checksum_sql
+from ..core.tables import TableName
+from ..core.window import Slice
+from ..errors import Advice, VerificationError
+from .attempt import Attempt
+from .client import ClickHouse
+from .foreign_rows import extremes_sql, reach
+
+NOTHING = ContentSums(0, 0)
+
+
+def prove(
+    server: ClickHouse, attempt: Attempt, table: TableName, written: int | None, wanted: ContentSums | None
+) -> tuple[ContentSums, Slice | None]:
+    """
+    Hold what an attempt has staged against what its source gave.
+
+    Args:
+        written: As many rows as the server counted on their way into *table*; None when it did not say.
+        wanted: What the source gave before; None when it was not asked.
+
+    Returns:
+        What the log is to have of the staged rows, and where they lie when not in the chunk's window.
+
+    Raises:
+        VerificationError: They are other rows.
+    """
+    plan, chunk, extremes = attempt.plan, attempt.chunk, extremes_sql(attempt.plan, table)
+    if wanted is not None:
+        content = _same(attempt, _content(server, attempt, table), wanted)
+        return content, reach(plan, chunk, server.numbers(extremes) if extremes else ())
+    rows, hashed, *found = server.numbers(
+        parts_checksum_sql(table, extremes), {"query_id": f"{attempt.query_id}.staged"}
+    )
+    parts = ContentSums(rows, hashed)
+    if rows == 0 and is_empty(server, plan, chunk):
+        return NOTHING, None
+    # A stale replica answers with no rows and success.
+    if parts.rows != written or parts.rows == 0:
+        if plan.sums_tell:
+            _same(attempt, _content(server, attempt, table), source_content(server, attempt))
+        elif parts.rows != (given := sum(_count(server, attempt, each) for each in plan.statements)):
+            raise _other_rows(attempt, parts.rows, given)
+    content = parts if plan.row_proof is RowProof.WRITTEN else _content(server, attempt, table)
+    return content, reach(plan, chunk, found)
+
+
+def _content(server: ClickHouse, attempt: Attempt, table: TableName) -> ContentSums:
+    plan = attempt.plan
+    question = table_checksum_sql(table, plan.summed(plan.statements[0]))
+    return ContentSums(*server.numbers(question, {"query_id": f"{attempt.query_id}.staged"}))
+
+
+def _same(attempt: Attempt, staged: ContentSums, wanted: ContentSums) -> ContentSums:
+    if staged != wanted:
+        raise _other_rows(
+            attempt,
+            f"{staged.rows} rows (checksum {staged.checksum})",
+            f"{wanted.rows} rows (checksum {wanted.checksum})",
+        )
+    return staged
+
+
+def _other_rows(attempt: Attempt, staged: int | str, given: int | str) -> VerificationError:
+    return VerificationError(
+        f"Chunk {attempt.chunk.id} staged {staged}, but the source gives {given}.",
+        remedy=Advice(
+            "rows of this window still change, or the SELECT gives another result each time; "
+            "once the source is at rest, run `{}`",
+            command("resume", attempt.plan.plan_id),
+        ),
+    )
+
+
+def _count(server: ClickHouse, attempt: Attempt, statement: Statement) -> int:
+    settings = {**server.whole_answers, **chunk_filter(attempt.plan, statement, attempt.chunk)}
+    (rows,) = server.numbers(f"SELECT count() FROM (\n{statement.select}\n)", settings)
+    return rows
+
+
+def is_empty(server: ClickHouse, plan: Plan, chunk: Chunk) -> bool:
+    """Whether the source has no row in the chunk's window, for any statement; a source that is no table may have."""
+    if not all(statement.table for statement in plan.statements):
+        return False
+    return not any(server.numbers(any_row_sql(plan, statement, chunk)) for statement in plan.statements)
+
+
+def source_content(server: ClickHouse, attempt: Attempt) -> ContentSums:
+    """Content sums of what the plan's statements give for the attempt's chunk now."""
+    return content_at_source(server, attempt.plan, attempt.target, attempt.chunk, named=attempt.query_id)
+
+
+def content_at_source(
+    server: ClickHouse, plan: Plan, target: TableFacts, chunk: Chunk, *, whole: bool = False, named: str = ""
+) -> ContentSums:
+    """
+    Content sums of what a plan's statements give for a chunk now.
+
+    Args:
+        whole: Of all columns, not only the plan's summed ones.
+        named: What the ids of the queries begin with, so that a cancel finds them.
+    """
+    rows = checksum = 0
+    for index, statement in enumerate(plan.statements):
+        # To convert a value may take the type that the target was allowed to have.
+        allowed = server.permissive if statement.converted else {}
+        settings = {**allowed, **server.whole_answers, **chunk_filter(plan, statement, chunk)}
+        if named:
+            settings["query_id"] = f"{named}.source.{index + 1}"
+        summed = statement.columns if whole else plan.summed(statement)
+        found = ContentSums(*server.numbers(source_checksum_sql(statement, target.columns, summed), settings))
+        rows, checksum = rows + found.rows, (checksum + found.checksum) % 2**64
+    return ContentSums(rows, checksum)
