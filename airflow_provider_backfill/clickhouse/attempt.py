@@ -80,6 +80,7 @@ class Attempt(NamedTuple):
         staged: The last of it, where the target is replicated.
         touched: Whether an earlier attempt may have written to the target.
         clear: Whether to delete the chunk's window from the target first.
+        insert_threads: How many threads may write what a statement gives; ClickHouse writes with one by itself.
         sparse: Whether the source is likely to have no rows in the window, which is then asked first.
         read: Called with the rows and bytes that each filling statement read.
         replicated: The tables that are read, and the target, where they are replicated; each with the cluster whose
@@ -101,6 +102,7 @@ class Attempt(NamedTuple):
     staged: Staged | None
     touched: bool
     clear: bool
+    insert_threads: int = 1
     sparse: bool = False
     read: Callable[[int, int], None] = lambda *_: None
     replicated: tuple[tuple[TableName, str], ...] = ()

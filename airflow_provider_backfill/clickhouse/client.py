@@ -102,6 +102,20 @@ class ClickHouse:
                 found[name] = whole
         return found
 
+    @property
+    def insert_threads(self) -> int:
+        """
+        How many threads of the server one statement may write with, where its user's profile says nothing else.
+
+        A server in the cloud has its own number, and so may a profile or a connection: then it is 1, and none is set.
+        """
+        given = self._client.get_client_setting("max_insert_threads")
+        ours, cores = (self._client.server_settings.get(f"max_{of}threads") for of in ("insert_", ""))
+        if given is not None or ours is None or cores is None or ours.value not in ("0", "1"):
+            return 1
+        # As the server shows what it has found: auto(16).
+        return int(re.sub(r"\D", "", cores.value) or 1)
+
     def rows(self, sql: str, settings: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """
         Return the rows a SELECT answers with.

@@ -253,7 +253,8 @@ def _stage(
     attempt.step(Step.STAGING)
     alone = replicas is not None and not replicas.reaches_all
     # It has one replica only, so no quorum can be met; plan says what that means.
-    written = _fill(server, attempt, table, {**STAGING_SETTINGS, **({"insert_quorum": 0} if alone else {})})
+    threads = {"max_insert_threads": attempt.insert_threads} if attempt.insert_threads > 1 else {}
+    written = _fill(server, attempt, table, {**STAGING_SETTINGS, **threads, **({"insert_quorum": 0} if alone else {})})
     attempt.step(Step.STAGED)
     content, reach = proof.prove(server, attempt, table, written, wanted)
     attempt.step(Step.VERIFIED)

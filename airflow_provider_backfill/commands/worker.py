@@ -54,6 +54,9 @@ _HOLD_SECONDS = 1.0
 _HOLD_SAID_SECONDS = 30.0
 _HOLD_SAID_MOST_SECONDS = 3600.0
 MAX_FAILURES_IN_A_ROW = 10
+# Each thread that inserts holds a block of its own in memory, and writes parts of its own.
+_MOST_THREADS = 4
+_ROWS_PER_THREAD = 100_000
 
 
 class StopRequested(Exception):  # noqa: N818 - no error, and caught where the attempt ends
@@ -112,6 +115,7 @@ class Worker:
         self._sparse = True
         self._held_said = -_HOLD_SAID_SECONDS
         self._paced = 0
+        self._parallel = 1
         self._stopping = threading.Event()
         self._reason = ""
         self._active: set[str] = set()
@@ -144,6 +148,7 @@ class Worker:
             StateError: The state folder failed; what was claimed is taken up by the next worker.
             ServerError: The server could not be reached to stop the queries.
         """
+        self._parallel = parallel
         watcher = threading.Thread(target=self._guard, args=(self._watch,), name="backfill-watch", daemon=True)
         ended = self._ended = threading.Event()
         watcher.start()
@@ -370,6 +375,7 @@ class Worker:
             staged=claim.staged,
             touched=claim.touched,
             clear=claim.clear,
+            insert_threads=self._insert_threads(log.run),
             sparse=self._sparse,
             read=read,
             replicated=self._replicated,
@@ -400,6 +406,15 @@ class Worker:
             read_rows=reading[0] or None,
             read_bytes=reading[1] or None,
         )
+
+    def _insert_threads(self, run: Run) -> int:
+        """The server's threads, shared by the chunks that run at once; few for few rows, which they would scatter."""
+        plan = self._plan
+        if plan.source_rows is None:
+            return 1
+        by_rows = plan.source_rows // plan.total_chunks // _ROWS_PER_THREAD
+        by_cores = self._server.insert_threads // max(self._parallel, run.count(ChunkStatus.RUNNING), 1)
+        return max(1, min(by_rows, by_cores, _MOST_THREADS))
 
     def _choose_server(self, claim: ChunkState) -> ClickHouse:
         """One server for the whole attempt, where tables are replicated: what it has seen there holds there."""

@@ -167,3 +167,29 @@ def test_a_chunk_is_cut_where_the_plan_may_have_a_bound(http_lab: Lab, cut: Cut)
     assert [render_instant(part.start) for part in parts[1:]] == cut.bounds
     if parts:
         assert (parts[0].start, parts[0].end, parts[-1].end) == (plan.start, parts[1].start, plan.end)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "settings", "share"), [(1, {}, 1), (2, {}, 2), (1, {"max_insert_threads": "3"}, None)]
+)
+def test_chunks_share_the_threads_of_the_server(
+    http_lab: Lab, parallel: int, settings: dict[str, str], share: int | None
+) -> None:
+    """One at a time writes with all of them, up to four, as a person would have it; what the user sets holds."""
+    lab = http_lab
+    lab.sql(
+        "CREATE TABLE src (ts DateTime('UTC'), id UInt64) ENGINE = MergeTree ORDER BY ts",
+        "INSERT INTO src SELECT toDateTime('2025-01-01', 'UTC') + intDiv(number, 5), number FROM numbers(864000)",
+        "CREATE TABLE dst AS src",
+    )
+    plan = lab.plan("dst", "2025-01-01", "2025-01-03", 24, source="src", settings=settings)
+    payload = lab.run(plan, parallel=parallel)
+    assert (payload["status"], payload["rowsWritten"]) == ("completed", 864000)
+    lab.sql("SYSTEM FLUSH LOGS")
+    used = lab.rows(
+        "SELECT DISTINCT Settings['max_insert_threads'] FROM system.query_log WHERE type = 'QueryFinish'"
+        f" AND query_kind = 'Insert' AND query_id LIKE 'backfill-{payload['planId']}-%'"
+    )
+    cores = lab.server().insert_threads
+    wanted = 3 if share is None else min(max(cores // share, 1), 4)
+    assert used == [("" if wanted == 1 else str(wanted),)]
