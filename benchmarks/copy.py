@@ -1,32 +1,42 @@
 """
-What chunks and proof cost: a backfill of 50,000,000 rows beside the one statement that a user would paste.
+What chunks and proof cost, beside the statement that a good engineer would type.
 
-Both copy the same window of a table with daily partitions on the same server, in turn. The run is
-timed as a user types it, from the start of the program to its end, verification and cleaning up
-included. After each run the target must hold the very rows of the source.
+That is one ``INSERT … SELECT`` with as many insert threads as the machine has cores. Both write the same window of a
+table with daily partitions on the same server, in turn. The run is timed as a user types it, from the start of the
+program to its end, verification and cleaning up included. After each run the target must hold the very rows of the
+source. Processor time is the server's own figure, by its query log, of all statements of a run, and the operating
+system's figure of the program.
 """
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from airflow_provider_backfill.clickhouse.client import ClickHouse, connect
-from benchmarks.frame import Row, in_turn, ratio_of, timed
+from benchmarks.frame import Row, in_turn, ratio_of, timed, use_of
 from tests.server import ClickHouseServer
 
-ROWS, DAYS = 50_000_000, 31
+DAYS = 31
+SMALLER, LARGER = 30_000_000, 50_000_000
+AGAINST = "one INSERT … SELECT, an insert thread a core"
+REPLACE = ("--write-mode", "replace")
 WINDOW = ("2025-01-01", "2025-02-01")
-_BETWEEN = "ts >= toDateTime('2025-01-01', 'UTC') AND ts < toDateTime('2025-02-01', 'UTC')"
-_PIECE = "ts >= toDateTime('2025-01-01', 'UTC') + {0} AND ts < toDateTime('2025-01-01', 'UTC') + {0} + 21600"
+_BETWEEN = "ts >= toDateTime64('2025-01-01', 3, 'UTC') AND ts < toDateTime64('2025-02-01', 3, 'UTC')"
+_PIECE = (
+    "ts >= toDateTime64('2025-01-01', 3, 'UTC') + toIntervalSecond({0})"
+    " AND ts < toDateTime64('2025-01-01', 3, 'UTC') + toIntervalSecond({0} + 21600)"
+)
 _SOURCE = (
-    "CREATE TABLE b.source (id UInt64, ts DateTime('UTC'), user UInt32, value Float64, name LowCardinality(String),"
-    " url String) ENGINE = MergeTree PARTITION BY toYYYYMMDD(ts) ORDER BY (ts, id)"
+    "CREATE TABLE b.source (ts DateTime64(3, 'UTC'), id UInt64, value Float64, url String) ENGINE = MergeTree"
+    " PARTITION BY toYYYYMMDD(ts) ORDER BY (ts, id)"
 )
 _ROLLUP = (
     "CREATE TABLE b.rollup (hour DateTime('UTC'), user UInt32, hits AggregateFunction(count),"
@@ -34,90 +44,175 @@ _ROLLUP = (
     " ORDER BY (hour, user)"
 )
 _HOURLY = (
-    "SELECT toStartOfHour(ts) AS hour, user, countState() AS hits, sumState(value) AS value"
+    "SELECT toStartOfHour(ts) AS hour, toUInt32(id % 1000) AS user, countState() AS hits, sumState(value) AS value"
     " FROM b.source{} GROUP BY hour, user"
+)
+_CPU = "ProfileEvents['UserTimeMicroseconds'] + ProfileEvents['SystemTimeMicroseconds']"
+# By what a statement is for; the looks are those at parts, and at rows of others.
+_KIND = (
+    "multiIf(query_kind = 'Insert' AND position(query, '_fence_') = 0, 'fill', query_id LIKE '%.source.%',"
+    " 'source asked again', query_id LIKE '%.staged', 'look at what is staged', query LIKE '%MOVE PARTITION%'"
+    " OR query LIKE '%REPLACE PARTITION%', 'move or replace', query_kind IN ('Create', 'Drop', 'Rename'),"
+    " lower(query_kind), 'other looks')"
 )
 
 
+class Cost(NamedTuple):
+    """What a backfill or a statement took: seconds of wall, of the server's processor, and of the program's."""
+
+    wall: float
+    server: float
+    program: float = 0.0
+
+
 def measure(short: bool) -> list[Row]:
-    """All figures of copying: staged, replaced, and an aggregate by the query of its view."""
-    rows, rounds = (5_000_000, 1) if short else (ROWS, 5)
+    """All figures of copying: staged, replaced, an aggregate by the query of its view, and what planning takes."""
+    rounds = 1 if short else 3
+    smaller, larger = (2_000_000, 5_000_000) if short else (SMALLER, LARGER)
     with tempfile.TemporaryDirectory(prefix="backfill-bench-", dir=os.environ.get("BACKFILL_BENCH_DIR")) as folder:
         root = Path(folder)
         with ClickHouseServer(root / "server") as running:
-            server = connect(running.url)
-            _load(server, rows)
-            bench = _Bench(server, running.url, root / "state")
-            stage = bench.pair("copy", "source", rounds, "--chunk-hours", "6", "--source", "b.source")
-            replace = bench.pair(
-                "copy", "source", rounds, "--chunk-hours", "24", "--source", "b.source", "--write-mode", "replace"
-            )
-            rollup = bench.pair("rollup", "rollup", rounds, "--chunk-hours", "6")
-            larger = bench.pair("rollup", "rollup", rounds, "--chunk-hours", "auto")
-            floor = bench.in_pieces(rounds)
-    against = "one INSERT … SELECT"
-    return [
-        Row(f"{rows:,} rows staged in {DAYS * 4} chunks, 2 at once", stage[0], "s", stage[1], against, bar=1.15),
-        Row(f"{rows:,} rows replaced in {DAYS} chunks, 2 at once", replace[0], "s", replace[1], against, bar=1.10),
-        Row(f"a view's aggregate of {rows:,} rows in {DAYS * 4} chunks", rollup[0], "s", rollup[1], against, bar=1.15),
-        Row("the same, in chunks as plan proposes them", larger[0], "s", larger[1], against),
-        Row(f"the same by {DAYS * 4} bare INSERT … SELECTs, 2 at once, no program", floor[0], "s", floor[1], against),
-    ]
-
-
-def _load(server: ClickHouse, rows: int) -> None:
-    server.command("CREATE DATABASE b")
-    server.command(_SOURCE)
-    server.command(
-        f"INSERT INTO b.source SELECT number, toDateTime('2025-01-01', 'UTC') + intDiv(number * 2678400, {rows}),"
-        " cityHash64(number) % 1000, number / 7, toString(number % 50),"
-        f" concat('/p/', toString(cityHash64(number) % 10000)) FROM numbers({rows})",
-        {"max_insert_threads": 2, "max_partitions_per_insert_block": 0},
-    )
-    # At rest, as a table with history is: its own merges must not be in the figures.
-    server.command("OPTIMIZE TABLE b.source FINAL")
-    server.command(_ROLLUP)
-    server.command(f"CREATE MATERIALIZED VIEW b.rollup_view TO b.rollup AS {_HOURLY.format('')}")
+            bench = _Bench(connect(running.url), running.url, root / "state")
+            bench.load(smaller)
+            rows = [
+                *bench.copies(f"{smaller:,} rows staged in {DAYS} chunks", rounds, 24, 1.25),
+                *bench.copies(
+                    f"{smaller:,} rows replaced in {DAYS} chunks", rounds, 24, 1.25, "--write-mode", "replace"
+                ),
+            ]
+            bench.load(larger)
+            name = f"{larger:,} rows staged in {DAYS * 4} chunks"
+            rows += [*bench.copies(name, rounds, 6, 1.5), *bench.profile(), *bench.rollups(larger, rounds)]
+            return [*rows, *bench.planning(larger, rounds)]
 
 
 class _Bench:
     def __init__(self, server: ClickHouse, url: str, state: Path) -> None:
         self._server = server
         self._common = ("--clickhouse-url", url, "--state-dir", str(state), "--json")
+        self._program = (sys.executable, "-m", "airflow_provider_backfill.cli")
+        self._began = ""
 
-    def pair(self, target: str, like: str, rounds: int, *flags: str) -> tuple[float, float]:
-        """Seconds of a run into an empty target, and of the bare statement."""
+    def load(self, rows: int) -> None:
+        """Make the source and the targets anew."""
+        self._server.command("DROP DATABASE IF EXISTS b SYNC")
+        self._server.command("CREATE DATABASE b")
+        self._server.command(_SOURCE)
+        self._server.command(
+            "INSERT INTO b.source SELECT toDateTime64('2025-01-01', 3, 'UTC') + toIntervalMillisecond(intDiv(number *"
+            f" 2678400000, {rows})), number, cityHash64(number) / 7,"
+            " concat('/p/', toString(cityHash64(number) % 10000))"
+            f" FROM numbers({rows})",
+            {"max_insert_threads": 2, "max_partitions_per_insert_block": 0},
+        )
+        # At rest, as a table with history is: its own merges must not be in the figures.
+        self._server.command("OPTIMIZE TABLE b.source FINAL")
+        self._server.command(_ROLLUP)
+        self._server.command(f"CREATE MATERIALIZED VIEW b.rollup_view TO b.rollup AS {_HOURLY.format('')}")
+
+    def copies(self, name: str, rounds: int, hours: int, bar: float, *flags: str) -> list[Row]:
+        """A copy of the source, with its processor time."""
+        given = ("--source", "b.source", "--chunk-hours", str(hours), *flags)
+        bare, ours = self._pair("copy", "source", rounds, *given)
+        chunks = DAYS * 24 // hours
+        start = min(use_of(*self._program, "run", "--last", *self._common).cpu for _ in range(3))
+        program = statistics.median(cost.program for cost in ours) - start
+        return [
+            _compared(f"{name}, 2 at once", ours, bare, lambda cost: cost.wall, bar),
+            _compared("the same, processor time of the server", ours, bare, lambda cost: cost.server, 1.25),
+            Row("the same, of the program, a chunk, beyond its start", program * 1000 / chunks, "ms", bar=5),
+        ]
+
+    def profile(self) -> list[Row]:
+        """What the last run took of the server's processor, by what its statements are for."""
+        found = self._server.rows(
+            f"SELECT {_KIND} AS kind, count(), sum({_CPU}) / 1000 FROM system.query_log WHERE type = 'QueryFinish'"
+            f" AND event_time_microseconds >= '{self._began}' GROUP BY kind ORDER BY 3 DESC"
+        )
+        chunks = DAYS * 4
+        return [
+            Row(f"a chunk's share of the server's processor: {kind}", spent / chunks, "ms", note=f"{count} statements")
+            for kind, count, spent in found
+        ]
+
+    def rollups(self, rows: int, rounds: int) -> list[Row]:
+        """An aggregate, in many chunks and in those that plan proposes, beside one statement and as many as chunks."""
+        name = f"a view's aggregate of {rows:,} rows"
+        bare, many = self._pair("rollup", "rollup", rounds, "--chunk-hours", "6")
+        again, larger = self._pair("rollup", "rollup", rounds, "--chunk-hours", "auto")
+        pieces = [_HOURLY.format(" WHERE " + _PIECE.format(21600 * piece)) for piece in range(4 * DAYS)]
+        (cut,) = in_turn(rounds, lambda: self._bare(pieces, "rollup", 1))
+        self._compare("rollup")
+        against = "as many bare INSERT … SELECTs, 2 at once, no program"
+        return [
+            _compared(f"{name} in {DAYS * 4} chunks, 2 at once", many, bare, lambda cost: cost.wall, 1.8),
+            _compared("the same beside the same cut", many, cut, lambda cost: cost.wall, 1.25, against),
+            _compared("the same, processor time of the server", many, cut, lambda cost: cost.server, None, against),
+            _compared("the same in chunks as plan proposes them", larger, again, lambda cost: cost.wall, 1.2),
+        ]
+
+    def planning(self, rows: int, rounds: int) -> list[Row]:
+        """What rules and trial add to `plan`."""
+
+        def plan(*flags: str) -> float:
+            self._empty("rollup", "rollup")
+            return timed(lambda: self._plan("rollup", "--chunk-hours", "6", *flags))
+
+        alone, tried = in_turn(rounds, lambda: plan("--no-trial"), plan)
+        beyond = statistics.median(t - a for t, a in zip(tried, alone, strict=True))
+        note = f"{statistics.median(alone):.2f} s without a trial, rules included"
+        return [Row(f"`plan` with a trial beyond one without, {rows:,} rows", beyond, "s", bar=3, note=note)]
+
+    def _pair(self, target: str, like: str, rounds: int, *flags: str) -> tuple[list[Cost], list[Cost]]:
+        """What one bare statement takes, and a run into an empty target."""
         bare = _HOURLY.format(f" WHERE {_BETWEEN}") if like == "rollup" else f"SELECT * FROM b.source WHERE {_BETWEEN}"
 
-        def once() -> float:
-            self._empty("bare", like)
-            return timed(lambda: self._insert(bare))
-
-        def ours() -> float:
+        def ours() -> Cost:
             self._empty(target, like)
-            window = ("--from", WINDOW[0], "--to", WINDOW[1], "--force-large-window", "--force")
-            plan = self._call("plan", "--target", f"b.{target}", *window, *flags)["planId"]
-            return timed(lambda: self._call("run", "--plan-id", plan, "--max-parallel-chunks", "2"))
+            plan = self._plan(target, *flags)
+            command = (*self._program, "run", "--plan-id", plan, "--max-parallel-chunks", "2", *self._common)
+            return self._cost(lambda: use_of(*command).cpu)
 
-        seconds = in_turn(rounds, once, ours)
+        costs = in_turn(rounds, lambda: self._bare([bare], like, os.cpu_count() or 1), ours)
         self._compare(target)
-        return ratio_of(seconds[1], seconds[0])
+        return costs[0], costs[1]
 
-    def in_pieces(self, rounds: int) -> tuple[float, float]:
-        """Seconds of as many bare statements as a run has chunks, and of one: what cutting alone costs."""
-        pieces = [_HOURLY.format(" WHERE " + _PIECE.format(21600 * piece)) for piece in range(4 * DAYS)]
+    def _bare(self, selects: Sequence[str], like: str, threads: int) -> Cost:
+        self._empty("bare", like)
+        settings = {"max_partitions_per_insert_block": 0, "max_insert_threads": threads}
 
-        def work(selects: list[str]) -> float:
-            self._empty("bare", "rollup")
+        def insert(select: str) -> None:
+            self._server.command(f"INSERT INTO b.bare {select}", settings)
+
+        def work() -> float:
             with ThreadPoolExecutor(2) as pool:
-                return timed(lambda: list(pool.map(self._insert, selects)))
+                list(pool.map(insert, selects))
+            return 0.0
 
-        one, many = in_turn(rounds, lambda: work([_HOURLY.format(f" WHERE {_BETWEEN}")]), lambda: work(pieces))
-        self._compare("rollup")
-        return ratio_of(many, one)
+        return self._cost(work)
 
-    def _insert(self, select: str) -> None:
-        self._server.command(f"INSERT INTO b.bare {select}", {"max_partitions_per_insert_block": 0})
+    def _cost(self, work: Callable[[], float]) -> Cost:
+        self._server.command("SYSTEM FLUSH LOGS")
+        self._began = str(self._server.value("SELECT toString(now64(6))"))
+        program = 0.0
+
+        def timed_work() -> None:
+            nonlocal program
+            program = work()
+
+        wall = timed(timed_work)
+        self._server.command("SYSTEM FLUSH LOGS")
+        spent = self._server.value(
+            f"SELECT sum({_CPU}) / 1e6 FROM system.query_log WHERE type = 'QueryFinish'"
+            f" AND event_time_microseconds >= '{self._began}' AND query_kind != 'System'"
+        )
+        return Cost(wall, spent, program)
+
+    def _plan(self, target: str, *flags: str) -> str:
+        window = ("--from", WINDOW[0], "--to", WINDOW[1], "--force-large-window", "--force")
+        command = [*self._program, "plan", "--target", f"b.{target}", *window, *flags, *self._common]
+        answer: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        return str(answer["planId"])
 
     def _empty(self, table: str, like: str) -> None:
         if table == like:
@@ -140,8 +235,14 @@ class _Bench:
         if ours != bare:
             raise AssertionError(f"b.{target} holds {ours}, and one INSERT … SELECT gives {bare}")
 
-    def _call(self, *arguments: str) -> dict[str, Any]:
-        command = [sys.executable, "-m", "airflow_provider_backfill.cli", *arguments, *self._common]
-        answer = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-        payload: dict[str, Any] = json.loads(answer.stdout)
-        return payload
+
+def _compared(
+    name: str,
+    ours: Sequence[Cost],
+    bare: Sequence[Cost],
+    figure: Callable[[Cost], float],
+    bar: float | None,
+    against: str = AGAINST,
+) -> Row:
+    value, baseline = ratio_of([figure(cost) for cost in ours], [figure(cost) for cost in bare])
+    return Row(name, value, "s", baseline, against, bar)
