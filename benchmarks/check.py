@@ -1,5 +1,5 @@
 """
-What ``check`` costs beyond its start-up: CPU and memory over 1,000 plans with 124 chunks each, beside 10 plans.
+What ``check`` and ``list`` cost as plans get many: processor time and memory over 10,000 plans, beside 1,000.
 
 Half of the plans are completed, the others paused midway, with the run file as a worker leaves it.
 """
@@ -18,29 +18,42 @@ from benchmarks.frame import Row, Used, in_turn, ratio_of, use_of
 from tests.state import START, done, make_plan, started, verified
 
 CHUNKS = 124
-FEW, MANY = 10, 1_000
+FEW, MANY = 1_000, 10_000
 OWNER = "worker-host:12345:67890123:abcdef12"
 
 
 def measure(short: bool) -> list[Row]:
-    """All figures of check."""
+    """All figures of check and list."""
+    few, many = (FEW // 10, MANY // 10) if short else (FEW, MANY)
     with tempfile.TemporaryDirectory(prefix="backfill-bench-", dir=os.environ.get("BACKFILL_BENCH_DIR")) as folder:
         root = Path(folder)
-        for plans in (0, FEW, MANY):
+        for plans in (0, few, many):
             _prepare(root / str(plans), plans)
+        rows = []
+        for command in ("check", "list"):
 
-        def check(plans: int) -> Used:
-            program = (sys.executable, "-m", "airflow_provider_backfill.cli")
-            return use_of(*program, "check", "--json", "--state-dir", str(root / str(plans)))
+            def use(plans: int, command: str = command) -> Used:
+                program = (sys.executable, "-m", "airflow_provider_backfill.cli")
+                return use_of(*program, command, "--json", "--state-dir", str(root / str(plans)))
 
-        starts, few, many = in_turn(3 if short else 9, lambda: check(0), lambda: check(FEW), lambda: check(MANY))
-    value = statistics.median(used.cpu - start.cpu for used, start in zip(many, starts, strict=True))
-    whole, base = ratio_of([used.cpu for used in many], [used.cpu for used in few])
-    memory, memory_base = (max(used.memory for used in uses) for uses in (many, few))
+            starts, little, much = in_turn(
+                1 if short else 3,
+                lambda: use(0),
+                lambda: use(few),
+                lambda: use(many),
+            )
+            rows += _rows(command, few, many, starts, little, much)
+    return rows
+
+
+def _rows(command: str, few: int, many: int, starts: list[Used], little: list[Used], much: list[Used]) -> list[Row]:
+    value, base = ratio_of([used.cpu for used in much], [used.cpu for used in little])
+    beyond = statistics.median(used.cpu - start.cpu for used, start in zip(little, starts, strict=True))
+    memory, memory_base = (max(used.memory for used in uses) for uses in (much, little))
     return [
-        Row(f"check of {MANY:,} plans of {CHUNKS} chunks, CPU beyond start-up", value, "s", bar=0.3),
-        Row(f"check of {MANY:,} plans, CPU with start-up", whole, "s", base, f"{FEW} plans"),
-        Row(f"check of {MANY:,} plans, memory", memory, "MB", bar=150, note=f"{memory_base:.0f} MB for {FEW} plans"),
+        Row(f"{command} of {few:,} plans of {CHUNKS} chunks, CPU beyond start-up", beyond, "s", bar=0.3 * few / 1_000),
+        Row(f"{command} of {many:,} plans, CPU with start-up", value, "s", base, f"{few:,} plans", 12),
+        Row(f"{command} of {many:,} plans, memory", memory, "MB", note=f"{memory_base:.0f} MB for {few:,} plans"),
     ]
 
 

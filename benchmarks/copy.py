@@ -111,7 +111,7 @@ class _Bench:
         self._server.command(f"CREATE MATERIALIZED VIEW b.rollup_view TO b.rollup AS {_HOURLY.format('')}")
 
     def copies(self, name: str, rounds: int, hours: int, bar: float, *flags: str) -> list[Row]:
-        """A copy of the source, with its processor time."""
+        """Measure a copy of the source, with its processor time."""
         given = ("--source", "b.source", "--chunk-hours", str(hours), *flags)
         bare, ours = self._pair("copy", "source", rounds, *given)
         chunks = DAYS * 24 // hours
@@ -124,7 +124,7 @@ class _Bench:
         ]
 
     def profile(self) -> list[Row]:
-        """What the last run took of the server's processor, by what its statements are for."""
+        """Split what the last run took of the server's processor by what its statements are for."""
         found = self._server.rows(
             f"SELECT {_KIND} AS kind, count(), sum({_CPU}) / 1000 FROM system.query_log WHERE type = 'QueryFinish'"
             f" AND event_time_microseconds >= '{self._began}' GROUP BY kind ORDER BY 3 DESC"
@@ -136,7 +136,7 @@ class _Bench:
         ]
 
     def rollups(self, rows: int, rounds: int) -> list[Row]:
-        """An aggregate, in many chunks and in those that plan proposes, beside one statement and as many as chunks."""
+        """Measure an aggregate in many chunks and in those that plan proposes, beside one statement and its cut."""
         name = f"a view's aggregate of {rows:,} rows"
         bare, many = self._pair("rollup", "rollup", rounds, "--chunk-hours", "6")
         again, larger = self._pair("rollup", "rollup", rounds, "--chunk-hours", "auto")
@@ -152,7 +152,7 @@ class _Bench:
         ]
 
     def planning(self, rows: int, rounds: int) -> list[Row]:
-        """What rules and trial add to `plan`."""
+        """Measure what the trial adds to `plan`."""
 
         def plan(*flags: str) -> float:
             self._empty("rollup", "rollup")
@@ -164,7 +164,7 @@ class _Bench:
         return [Row(f"`plan` with a trial beyond one without, {rows:,} rows", beyond, "s", bar=3, note=note)]
 
     def _pair(self, target: str, like: str, rounds: int, *flags: str) -> tuple[list[Cost], list[Cost]]:
-        """What one bare statement takes, and a run into an empty target."""
+        """Measure one bare statement and a run into an empty target, in turn."""
         bare = _HOURLY.format(f" WHERE {_BETWEEN}") if like == "rollup" else f"SELECT * FROM b.source WHERE {_BETWEEN}"
 
         def ours() -> Cost:

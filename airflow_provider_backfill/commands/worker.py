@@ -408,7 +408,7 @@ class Worker:
         )
 
     def _insert_threads(self, run: Run) -> int:
-        """The server's threads, shared by the chunks that run at once; few for few rows, which they would scatter."""
+        """Share the server's threads among the chunks that run at once; few rows get few, which would scatter them."""
         plan = self._plan
         if plan.source_rows is None:
             return 1

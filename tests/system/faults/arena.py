@@ -31,9 +31,9 @@ from typing import Any
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 
-from airflow_provider_backfill.core.plan import Plan
+from airflow_provider_backfill.core.plan import Plan, RowProof
 from airflow_provider_backfill.core.replay import select_chunks
-from airflow_provider_backfill.core.run_state import RunStatus
+from airflow_provider_backfill.core.run_state import Run, RunStatus
 from airflow_provider_backfill.errors import DamagedStateError
 from airflow_provider_backfill.state.posix import FileBackend
 from airflow_provider_backfill.state.run_log import RunLog
@@ -196,7 +196,7 @@ class _Play:
         layout = self.scenario.layout
         layout.build(self.arena.client, self.database)
         outside = self._outside()
-        code, payload = self._call(["plan", *layout.flags(self.database)])
+        code, payload = self._call(["plan", *layout.flags(self.database), "--proof", self.scenario.proof])
         if code == 2:
             self.result.refused = str(payload["error"])
             return
@@ -522,14 +522,31 @@ class _Play:
         if layout.merges or not layout.by_chunk:
             return
         # What each successful attempt saw is what the target holds, also where the source has changed since.
+        if plan.row_proof is RowProof.WRITTEN:
+            problems += self._differing_parts(plan, run)
         columns = ", ".join(f"`{name}`" for name in plan.summed(plan.statements[0]))
         time_column = tables.KINDS[layout.kind].time
         for chunk in select_chunks(plan, run):
             where = tables.between(time_column, chunk.start, chunk.end)
             held = tables.content(self.arena.client, f"SELECT {columns} FROM {self.database}.target WHERE {where}")
             recorded = run.state(chunk.id).content
-            if recorded is None or held != tuple(recorded):
+            compared = 1 if plan.row_proof is RowProof.WRITTEN else 2
+            if recorded is None or held[:compared] != tuple(recorded)[:compared]:
                 problems.append(f"log: chunk {chunk.id} is recorded with {recorded}, the target holds {held}")
+
+    def _differing_parts(self, plan: Plan, run: Run) -> list[str]:
+        """Whether the parts that the log has as published are those of the window in the target."""
+        hashed = "reinterpretAsUInt64(unhex(substring(uncompressed_hash_of_compressed_files, 1, 16)))"
+        target = f"{self.database}.target"
+        names = f"SELECT DISTINCT _part FROM {target} WHERE {self.scenario.layout.window}"
+        question = (
+            f"SELECT sum({hashed}) FROM system.parts WHERE active AND database = '{self.database}'"
+            f" AND table = 'target' AND name IN ({names})"
+        )
+        held = self.arena.client.query(question).result_rows[0][0]
+        contents = [run.state(chunk.id).content for chunk in select_chunks(plan, run)]
+        recorded = sum(content.checksum for content in contents if content is not None) % 2**64
+        return [] if held == recorded else [f"log: parts are recorded as {recorded}, the target holds {held}"]
 
     def _judge_rest(self, plan: Plan) -> None:
         problems = self.result.problems

@@ -80,6 +80,7 @@ class Scenario:
         runners: How many are started at once.
         retries: Attempts per chunk before the run fails (and has to be resumed).
         replay: Whether the run is completed in peace first, and what is attacked is its replay.
+        proof: What staged rows are held against.
         off: A safety that is switched off in every runner.
         cell: Target, mode and fault, for the matrix.
     """
@@ -92,6 +93,7 @@ class Scenario:
     retries: int = 3
     blocks: int = 200
     replay: bool = False
+    proof: str = "written"
     inside: tuple[tuple[Inside, ...], ...] = ()
     outside: tuple[Outside, ...] = ()
     off: str = ""
@@ -122,6 +124,8 @@ def campaign(seed: int, off: str = "") -> Scenario:
         retries=draw.choice([2, 3, 10]),
         blocks=draw.choice([60, 150, 1000]),
         replay=draw.random() < 0.15,
+        # Drawn last: what a seed draws before stays as it was.
+        proof="content" if draw.random() < 0.3 else "written",
         inside=tuple(map(tuple, inside)),
         outside=tuple(outside),
         off=off,
