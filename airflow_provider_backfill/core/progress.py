@@ -5,12 +5,17 @@ Pure: every moment is passed in, in seconds of one clock.
 """
 
 from collections import deque
+from itertools import pairwise
+from math import fsum, sqrt
 from typing import NamedTuple
 
 # The recent past that counts: a third of the run so far, within these bounds, and at least so many completions.
 _LEAST_SECONDS, _MOST_SECONDS = 30.0, 600.0
 _LEAST_COMPLETIONS = 12
 _KEPT = 4096
+# A trend is looked for over so many parts of the run, of at least so many chunks, and believed when it is so many times
+# its own error; it makes a chunk to come at most so much slower or faster than those of late.
+_TREND_PARTS, _TREND_LEAST, _TREND_SURE, _TREND_AT_MOST = 12, 6, 5.0, 2.0
 
 
 class Pace(NamedTuple):
@@ -36,7 +41,8 @@ class ProgressMeter:
 
     The recent past is a third of the run so far, between 30 seconds and 10 minutes, and at least
     twelve completions. A shorter one jumps with every uneven chunk; the whole run would take
-    long to notice that the pace has changed.
+    long to notice that the pace has changed. Where chunks clearly get longer or shorter along the
+    window, as those of a table that has grown do, the time left follows that trend.
 
     Args:
         began: When the run began or continued.
@@ -99,4 +105,29 @@ class ProgressMeter:
         pace = self.pace(now)
         if pace is None or not pace.chunks:
             return None
-        return chunks_left / pace.chunks
+        recent = 1 / pace.chunks
+        # Chunks that grow along the window will take longer than those of late did, but nobody knows how they go on.
+        each = self._trend(chunks_left / 2) or recent
+        return chunks_left * min(max(each, recent / _TREND_AT_MOST), recent * _TREND_AT_MOST)
+
+    def _trend(self, ahead: float) -> float | None:
+        """The seconds from one completion to the next, so many chunks *ahead*, where the run so far has a trend."""
+        points = list(self._points)
+        count = min(_TREND_PARTS, (points[-1].chunks - points[0].chunks) // _TREND_LEAST)
+        if count < _TREND_PARTS // 3:
+            return None
+        marks = [points[round(index * (len(points) - 1) / count)] for index in range(count + 1)]
+        parts = [
+            ((first.chunks + last.chunks) / 2, (last.at - first.at) / (last.chunks - first.chunks))
+            for first, last in pairwise(marks)
+            if last.chunks > first.chunks
+        ]
+        if len(parts) < _TREND_PARTS // 3:
+            return None
+        middle, mean = (fsum(side) / len(parts) for side in zip(*parts, strict=True))
+        spread = fsum((at - middle) ** 2 for at, _ in parts)
+        slope = fsum((at - middle) * (each - mean) for at, each in parts) / spread
+        noise = fsum((each - mean - slope * (at - middle)) ** 2 for at, each in parts)
+        if abs(slope) <= _TREND_SURE * sqrt(noise / (len(parts) - 2) / spread):
+            return None
+        return mean + slope * (points[-1].chunks + ahead - middle)

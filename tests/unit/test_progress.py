@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -13,12 +14,26 @@ from airflow_provider_backfill.core.progress import ProgressMeter
 WORKERS = 2
 Weights = Callable[[random.Random, int], list[float]]
 
-# Seconds that each chunk takes, in the shapes that windows have.
+# Seconds that each chunk takes, in the shapes that windows have; the last ones cannot be known before they happen.
 SHAPES: dict[str, Weights] = {
-    "even": lambda _, count: [1.0] * count,
-    "weekends are light": lambda rng, count: [(0.3 if n % 7 > 4 else 1) * rng.uniform(0.7, 1.3) for n in range(count)],
-    "nights are light": lambda _, count: [(0.2, 1.0, 2.0, 1.0)[n % 4] for n in range(count)],
+    "all alike": lambda _, count: [20.0] * count,
+    "weekends are light": lambda rng, count: [(6 if n % 7 > 4 else 20) * rng.uniform(0.7, 1.3) for n in range(count)],
+    "nights are light, evenings heavy": lambda _, count: [(4.0, 20.0, 40.0, 20.0)[n % 4] for n in range(count)],
+    "every second month is heavier by half": lambda rng, count: [
+        (30 if n // 30 % 2 else 20) * rng.uniform(0.8, 1.2) for n in range(count)
+    ],
+    "the table has doubled": lambda _, count: [20 * (1 + n / count) for n in range(count)],
+    "the table has grown threefold": lambda _, count: [20 * (1 + 2 * n / count) for n in range(count)],
+    "at random, most within a factor of 1.6": lambda rng, count: [
+        20 * rng.lognormvariate(0, 0.5) for _ in range(count)
+    ],
+    "at random, some ten times as long": lambda rng, count: [20 * rng.lognormvariate(0, 1) for _ in range(count)],
+    "the server gets twice as slow in the middle": lambda _, count: [
+        20.0 if 2 * n < count else 40 for n in range(count)
+    ],
 }
+UNKNOWABLE = tuple(SHAPES)[-2:]
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "watch.md"
 
 
 def _ends(weights: list[float]) -> list[float]:
@@ -44,12 +59,19 @@ def _share_within_a_quarter(ends: list[float]) -> float:
     return good / looks
 
 
-@pytest.mark.parametrize("count", [124, 720])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_the_time_left_is_right_for_most_of_a_run(shape: str, count: int) -> None:
+def _worst(shape: str, count: int) -> float:
     generators = [random.Random(seed) for seed in range(3)]  # noqa: S311 - weights of a simulation
-    shares = [_share_within_a_quarter(_ends(SHAPES[shape](rng, count))) for rng in generators]
-    assert min(shares) >= 0.8, shares
+    return min(_share_within_a_quarter(_ends(SHAPES[shape](rng, count))) for rng in generators)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_time_left_is_right_for_most_of_a_run(shape: str) -> None:
+    """Within 25 % of the truth for 80 % of a run after its first tenth, and as the page of the docs says."""
+    shares = [_worst(shape, count) for count in (124, 720)]
+    row = f"| {shape} | {shares[0]:.0%} | {shares[1]:.0%} |".replace("%", " %")
+    assert row in PAGE.read_text(encoding="utf-8"), row
+    # Of 124 chunks that differ at random the sum is no steadier than it is.
+    assert shape in UNKNOWABLE or (min(shares) >= 0.7 and shares[1] >= 0.8), shares
 
 
 def test_a_new_pace_shows_within_the_recent_past() -> None:
