@@ -1,6 +1,6 @@
 """Tell which parts of a window are proven filled."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from ..core.coverage import CoveredInterval, find_filled_twice, merge_intervals, missing_intervals
@@ -32,7 +32,6 @@ def read_coverage(
     """
     start, end = _known_window(session, target, start, end)
     require_order(start, end)
-    by_server: dict[str, list[CoveredInterval]] = {}
     known: list[tuple[Plan, Run]] = []
     damaged = []
     for plan_id in session.store.plan_ids():
@@ -40,11 +39,22 @@ def read_coverage(
             plan = session.store.load_plan(plan_id)
             if plan.target != target or plan.end <= start or plan.start >= end:
                 continue
-            run = session.store.open_run(plan).run
+            known.append((plan, session.store.open_run(plan).run))
         except DamagedStateError as error:
             damaged.append({"planId": plan_id, "message": error.message})
-            continue
-        known.append((plan, run))
+    return coverage_payload(target, known, start, end, damaged)
+
+
+def coverage_payload(
+    target: TableName,
+    known: Sequence[tuple[Plan, Run]],
+    start: datetime,
+    end: datetime,
+    damaged: Sequence[Payload] = (),
+) -> Payload:
+    """Return which parts of ``[start, end)`` the done chunks of these runs have filled, and which two of them have."""
+    by_server: dict[str, list[CoveredInterval]] = {}
+    for plan, run in known:
         stretches = [*by_server.get(plan.environment, ()), *_done(plan, run, start, end)]
         by_server[plan.environment] = merge_intervals(stretches)
     servers = [_coverage_of(where, merged, start, end) for where, merged in sorted(by_server.items())]
@@ -52,7 +62,7 @@ def read_coverage(
     twice = [found for found in find_filled_twice(known) if found.start < end and found.end > start]
     doubled = any(not found.accepted for found in twice)
     ok = bool(servers) and all(not entry["gaps"] for entry in servers) and not damaged and not doubled
-    payload: Payload = {
+    return {
         "ok": ok,
         "command": "coverage",
         "target": show_table(target),
@@ -64,9 +74,8 @@ def read_coverage(
             {**_stretch(found.start, found.end), "planIds": [found.first, found.second], "accepted": found.accepted}
             for found in twice
         ],
-        "damaged": damaged,
+        "damaged": list(damaged),
     }
-    return payload
 
 
 def _known_window(

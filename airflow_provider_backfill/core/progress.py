@@ -111,7 +111,7 @@ class ProgressMeter:
         return chunks_left * min(max(each, recent / _TREND_AT_MOST), recent * _TREND_AT_MOST)
 
     def _trend(self, ahead: float) -> float | None:
-        """The seconds from one completion to the next, so many chunks *ahead*, where the run so far has a trend."""
+        """Return the seconds to a completion so many chunks *ahead*; None where the run so far has no trend."""
         points = list(self._points)
         count = min(_TREND_PARTS, (points[-1].chunks - points[0].chunks) // _TREND_LEAST)
         if count < _TREND_PARTS // 3:

@@ -25,11 +25,12 @@ from ..commands.reopen import reopen_plan
 from ..commands.session import Session
 from ..commands.waive import waive_plan
 from ..core.instants import parse_instant
+from ..core.names import parse_table
 from ..core.plain_text import plain_values
 from ..errors import BackfillError, ConfigError, DamagedStateError, PlanNotFoundError, RequestError, TransitionError
 from ..ui_urls import ROUTE, task_path
 from .security import Actor, Rights, Viewer, may_clear
-from .views.overview import Overview
+from .views.overview import SORTS, Overview
 
 _TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"}
 _HEADERS = {
@@ -141,6 +142,7 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
 
     @app.get("/")
     @app.get("/plans/{plan_id}")
+    @app.get("/table")
     @app.get("/run")
     def page(request: Request, _: Viewer) -> Response:
         base = request.scope.get("root_path", "").rstrip("/") + "/"
@@ -172,11 +174,30 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
         since: Annotated[str, Query(max_length=40)] = "",
         offset: Annotated[int, Query(ge=0, le=_MOST)] = 0,
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
+        sort: Annotated[str, Query(pattern=f"^(?:{'|'.join(SORTS)})?$")] = "",
+        falling: bool = False,
     ) -> Response:
         rights = Rights(user)
         found = overview().plans(
-            search=q.strip(), status=status, since=since, offset=offset, limit=limit, may_see=rights.may_see
+            search=q.strip(),
+            status=status,
+            since=since,
+            offset=offset,
+            limit=limit,
+            sort=sort,
+            falling=falling,
+            may_see=rights.may_see,
         )
+        return _answer(_signed(found, user, rights.may_act(())))
+
+    @app.get("/api/table")
+    def table(
+        user: Viewer,
+        target: Annotated[str, Query(max_length=500)],
+        since: Annotated[str, Query(max_length=40)] = "",
+    ) -> Response:
+        rights = Rights(user)
+        found = overview().table(parse_table(target, "target"), since=since, may_see=rights.may_see)
         return _answer(_signed(found, user, rights.may_act(())))
 
     @app.get("/api/plans/{plan_id}")

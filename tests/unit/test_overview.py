@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_backfill.commands.coverage import read_coverage
 from airflow_provider_backfill.commands.reopen import reopen_plan
 from airflow_provider_backfill.commands.session import Session
 from airflow_provider_backfill.core.events import (
@@ -34,7 +35,7 @@ from airflow_provider_backfill.core.replay import select_chunks
 from airflow_provider_backfill.core.run_state import ChunkStatus, ContentSums
 from airflow_provider_backfill.core.sql import query_id
 from airflow_provider_backfill.core.tables import TableName, TimeKind
-from airflow_provider_backfill.errors import DamagedStateError, RequestError, StateError
+from airflow_provider_backfill.errors import DamagedStateError, PlanNotFoundError, RequestError, StateError
 from airflow_provider_backfill.options import Options
 from airflow_provider_backfill.state.run_log import RunLog
 from airflow_provider_backfill.state.store import StateStore, open_store
@@ -484,3 +485,71 @@ def test_a_cancelled_run_is_taken_up_again_by_name(session: Session, store: Stat
     assert payload["chunkCounts"]["failed"] == 0
     overview = Overview(session)
     assert complete(lambda: overview.plan(plan.plan_id))["events"][-1]["by"] == "ada@workstation"
+
+
+# ---------------------------------------------------------------- one table
+
+
+def test_a_table_shows_all_of_its_plans_on_one_calendar(session: Session, store: StateStore) -> None:
+    """What is filled, filled twice and a gap, and by whom, as ``coverage`` says of the same folder."""
+    table = TableName("db", "t")
+    first, second = make_plan(store, "db.t", chunks=2, hours=12), make_plan(store, "db.t", chunks=4)
+    make_plan(store, "db.other")
+    for chunk in first.chunks():
+        Book(store, first).done(chunk)
+    Book(store, second).done(next(iter(second.chunks())))
+    view = Overview(session)
+    found = complete(lambda: view.table(table))
+    assert {plan["planId"] for plan in found["plans"]} == {first.plan_id, second.plan_id}
+    assert found["coverage"] == read_coverage(session, table)
+    (twice,) = found["coverage"]["filledTwice"]
+    assert (twice["to"], set(twice["planIds"])) == ("2026-01-01T06:00:00.000Z", {first.plan_id, second.plan_id})
+    assert view.table(table, since=found["version"]) == {"changed": False, "version": found["version"]}
+    Book(store, second).done(second_chunk := list(second.chunks())[3])
+    assert second_chunk.end == first.end
+    assert view.table(table, since=found["version"])["changed"]
+
+
+def test_a_table_shows_only_plans_of_dags_that_the_viewer_may_read(session: Session, store: StateStore) -> None:
+    mine, theirs = make_plan(store, "db.t", chunks=2), make_plan(store, "db.t", chunks=3)
+    for plan, dag in ((mine, "mine"), (theirs, "theirs")):
+        book = Book(store, plan)
+        book.on_behalf_of = f"airflow:{dag}/run/fill#1"
+        book.log.append(RunStarted(at=book.at(), by=book.on_behalf_of))
+    found = Overview(session).table(TableName("db", "t"), may_see=lambda dags: "mine" in dags)
+    assert [plan["planId"] for plan in found["plans"]] == [mine.plan_id]
+    with pytest.raises(PlanNotFoundError):
+        Overview(session).table(TableName("db", "t"), may_see=lambda _: False)
+
+
+@pytest.mark.parametrize(
+    ("sort", "order"),
+    [("target", "abc"), ("rows", "cab"), ("read", "cba"), ("started", "cab"), ("author", "cba"), ("dag", "cba")],
+)
+def test_the_list_is_sorted_by_what_is_asked(session: Session, store: StateStore, sort: str, order: str) -> None:
+    """A plan that never ran has no start, no author who ran it and no DAG."""
+    plans = {name: make_plan(store, f"db.{name}", chunks=2) for name in "abc"}
+    for name, dag, rows in (("b", "alpha", 50), ("a", "zulu", 10)):
+        book = Book(store, plans[name])
+        book._clock += timedelta(hours=len(dag))
+        book.log.append(RunStarted(at=book.at(), by=f"airflow:{dag}/run/fill#1"))
+        book.done(next(iter(plans[name].chunks())), rows=rows)
+    view = Overview(session)
+    rising = [plan["target"][-1] for plan in view.plans(sort=sort)["plans"]]
+    falling = [plan["target"][-1] for plan in view.plans(sort=sort, falling=True)["plans"]]
+    assert "".join(rising) == order
+    # Equal ones stay newest first.
+    assert "".join(falling) == ("cba" if sort == "read" else order[::-1])
+
+
+def test_a_failed_chunk_names_its_task(session: Session, store: StateStore) -> None:
+    """By which cells of the map are retried."""
+    plan = make_plan(store, chunks=2)
+    book = Book(store, plan)
+    book.on_behalf_of = "airflow:orders/run 1/fill[7]#2"
+    for chunk in plan.chunks():
+        book.fail(chunk)
+        book.on_behalf_of = "ada@workstation"
+    first, second = complete(lambda: Overview(session).plan(plan.plan_id))["failed"]
+    assert first["task"] == {"dagId": "orders", "runId": "run 1", "taskId": "fill", "mapIndex": 7}
+    assert second["task"] is None

@@ -52,3 +52,12 @@ export async function clearTasks(dag, run, tasks, dryRun) {
 
 // The DAG runs with failed chunks whose tasks this user may clear.
 export const clearable = (airflow) => airflow.runs.filter((run) => run.mayClear && run.failedTasks.length);
+
+// The runs with the tasks of these failed chunks, of those that this user may clear.
+export function tasksOf(chunks, airflow) {
+  const found = clearable(airflow).map((run) => ({
+    ...run,
+    failedTasks: run.failedTasks.filter((task) => chunks.some(({ task: own }) => own && own.dagId === run.dagId && own.runId === run.runId && own.taskId === task.taskId && own.mapIndex === task.mapIndex)),
+  }));
+  return found.filter((run) => run.failedTasks.length);
+}

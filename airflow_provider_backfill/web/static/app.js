@@ -3,6 +3,7 @@
 import { listView } from "./list.js";
 import { planView } from "./plan.js";
 import { runView } from "./run.js";
+import { tableView } from "./table.js";
 
 const page = document.getElementById("page");
 const base = new URL(document.baseURI).pathname;
@@ -11,4 +12,5 @@ const match = path.match(/^\/plans\/([^/]+)$/);
 
 if (match) planView(page, decodeURIComponent(match[1]));
 else if (path === "/run") runView(page);
+else if (path === "/table") tableView(page, new URLSearchParams(location.search).get("target") ?? "");
 else listView(page);

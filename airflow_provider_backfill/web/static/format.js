@@ -8,6 +8,15 @@ export const number = (value) => whole.format(Math.round(value));
 export const compact = (value) => (Math.abs(value) < 100_000 ? number(value) : short.format(value));
 export const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 
+export function bytes(value) {
+  let size = value;
+  for (const unit of ["B", "KiB", "MiB", "GiB", "TiB"]) {
+    if (size < 1024 || unit === "TiB") return `${size < 10 && unit !== "B" ? size.toFixed(1) : number(size)} ${unit}`;
+    size /= 1024;
+  }
+  return "";
+}
+
 export function percent(part, total) {
   if (!total) return "0 %";
   const share = (100 * part) / total;

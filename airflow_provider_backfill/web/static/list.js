@@ -2,12 +2,14 @@
 
 import { Refusal, ask, poll, query } from "./api.js";
 import { h, icon, patch, pill } from "./dom.js";
-import { ago, compact, duration, number, percent, plural, span } from "./format.js";
+import { ago, bytes, compact, duration, number, percent, plural, span } from "./format.js";
 
+// What the list may be sorted by, with what the server calls it; the side of the column, and what it is called in words.
+const HEADS = [["target", "Target", ""], ["status", "Status", ""], ["progress", "Progress", ""], ["rows", "Written", "right"], ["read", "Read", "right"], ["", "Time left", "right"], ["started", "Started", ""], ["dag", "DAG", ""], ["author", "By", ""], ["changed", "Changed", "right"]];
 const STATUSES = ["running", "failed", "paused", "planned", "cancelled", "completed", "undone"];
 
 export function listView(page) {
-  const wanted = { q: "", status: "", limit: 50 };
+  const wanted = { q: "", status: "", limit: 50, sort: "", falling: "" };
   let version = "";
   let answer = null;
 
@@ -66,7 +68,14 @@ export function listView(page) {
     document.title = answer.verdict.ok ? "ClickHouse backfills" : `(${answer.verdict.failing}) ClickHouse backfills`;
     patch(verdict, verdictOf(answer));
     patch(chips, ["", ...STATUSES].map(chip));
-    patch(body, answer.plans.length ? table(answer.plans) : nothing(), damaged(answer.damaged), more());
+    patch(body, answer.plans.length ? table(answer.plans, wanted, sortBy) : nothing(), damaged(answer.damaged), more());
+  }
+
+  // First rising, then falling, then those that need somebody first again.
+  function sortBy(name) {
+    const [sort, falling] = wanted.sort !== name ? [name, ""] : wanted.falling ? ["", ""] : [name, "true"];
+    Object.assign(wanted, { sort, falling });
+    ask_again();
   }
 
   function chip(status) {
@@ -143,13 +152,20 @@ function verdictOf({ verdict, total, complete }) {
   );
 }
 
-function table(plans) {
-  const heads = [["Target", ""], ["Status", ""], ["Progress", ""], ["Rows", "right"], ["Rate", "right"], ["Time left", "right"], ["Changed", "right"]];
+function table(plans, wanted, sortBy) {
+  const order = { "": "none", true: "descending" };
+  const head = ([key, name, side]) => {
+    if (!key) return h("th", { scope: "col", class: side }, name);
+    const sorted = wanted.sort === key;
+    const button = h("button", { type: "button", class: "sort", "data-key": key }, name, h("span", { "aria-hidden": "true" }, sorted ? (wanted.falling ? " ↓" : " ↑") : ""));
+    button.addEventListener("click", () => sortBy(key));
+    return h("th", { scope: "col", class: side, "aria-sort": sorted ? (wanted.falling ? order.true : "ascending") : order[""] }, button);
+  };
   return h(
     "table",
     { class: "plans" },
-    h("caption", { class: "unseen" }, "Plans, those that need somebody first"),
-    h("thead", {}, h("tr", {}, heads.map(([name, side]) => h("th", { scope: "col", class: side }, name)))),
+    h("caption", { class: "unseen" }, wanted.sort ? "Plans" : "Plans, those that need somebody first"),
+    h("thead", {}, h("tr", {}, HEADS.map(head))),
     h("tbody", {}, plans.map(row)),
   );
 }
@@ -164,22 +180,28 @@ function row(plan) {
       "th",
       { scope: "row" },
       h("a", { href: `plans/${plan.planId}` }, plan.target),
-      h("span", { class: "second" }, `${span(Date.parse(plan.from), Date.parse(plan.to))} · ${plan.writeMode} · `, h("code", {}, plan.planId)),
+      h("span", { class: "second" }, `${span(Date.parse(plan.from), Date.parse(plan.to))} · ${plan.writeMode} · `, h("code", {}, plan.planId), " · ", h("a", { class: "aside", href: `table?${query({ target: plan.target })}` }, "all plans of this table")),
       error ? h("span", { class: "second error", title: error }, error) : null,
     ),
-    h("td", {}, standing(plan)),
+    h("td", { "data-label": "Status" }, standing(plan)),
     h(
       "td",
       { class: "progress" },
       bar(counts),
       h("span", { class: "second" }, `${number(counts.done)} of ${plural(counts.total, "chunk")}`, counts.failed ? h("span", { class: "error" }, `, ${number(counts.failed)} failed`) : ""),
     ),
-    h("td", { class: "right" }, counts.done ? compact(plan.rowsWritten) : "–"),
-    h("td", { class: "right" }, plan.rowsPerSecond ? `${compact(plan.rowsPerSecond)}/s` : "–"),
-    h("td", { class: "right" }, plan.secondsLeft !== null && plan.status === "running" ? duration(plan.secondsLeft) : "–"),
-    h("td", { class: "right" }, ago(plan.updatedAt ?? plan.createdAt), h("span", { class: "second" }, `planned ${ago(plan.createdAt)}`)),
+    h("td", { class: "right", "data-label": "Written" }, counts.done ? compact(plan.rowsWritten) : "–", plan.rowsPerSecond ? h("span", { class: "second" }, `${compact(plan.rowsPerSecond)}/s`) : null),
+    h("td", { class: "right", "data-label": "Read" }, plan.rowsRead ? compact(plan.rowsRead) : "–", plan.bytesRead ? h("span", { class: "second" }, bytes(plan.bytesRead)) : null),
+    h("td", { class: "right", "data-label": "Time left" }, plan.secondsLeft !== null && plan.status === "running" ? duration(plan.secondsLeft) : "–", plan.throttledBy ? h("span", { class: "second", title: plan.throttledBy }, "held back") : null),
+    h("td", { "data-label": "Started" }, plan.startedAt ? ago(plan.startedAt) : "never"),
+    h("td", { class: "who", "data-label": "DAG" }, plan.dagIds.join(", ") || "–"),
+    h("td", { class: "who", "data-label": "By" }, author(plan)),
+    h("td", { class: "right", "data-label": "Changed" }, ago(plan.updatedAt ?? plan.createdAt), h("span", { class: "second" }, `planned ${ago(plan.createdAt)}`)),
   );
 }
+
+// A person by name; a task of Airflow's by its DAG, which has a column of its own.
+export const author = (plan) => (plan.author.startsWith("airflow:") ? "Airflow" : plan.author || "–");
 
 // Where a plan stands, in the words of somebody who waits for it.
 export function standing(plan) {

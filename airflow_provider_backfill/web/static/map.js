@@ -79,9 +79,12 @@ function sized(plan, width) {
 
 export class ChunkMap {
   // open(chunk id) shows a chunk; zoom(from, to) asks for a part of the window, zoom() for all of it.
-  constructor({ open, zoom }) {
+  // chosen() is told when other cells are selected; they stay so while the map is drawn anew.
+  constructor({ open, zoom, chosen }) {
     this.open = open;
     this.zoom = zoom;
+    this.chosen = chosen;
+    this.selected = new Map();
     this.map = null;
     this.cursor = 0;
     this.anchor = null;
@@ -93,6 +96,7 @@ export class ChunkMap {
       this.canvas,
     );
     this.title = h("span", { class: "range" });
+    this.choice = h("div", { class: "choice" });
     this.outButton = h("button", { type: "button", class: "quiet", hidden: true }, icon("out"), "Zoom out");
     this.outButton.addEventListener("click", () => this.zoom());
     this.element = h(
@@ -101,7 +105,8 @@ export class ChunkMap {
       h("div", { class: "card-head" }, h("h2", { id: "map-title" }, "The window"), this.title, this.outButton),
       h("div", { class: "field-wrap" }, this.field, this.tip),
       legend(),
-      h("p", { id: "map-help", class: "help" }, "Drag over the map, or hold Shift with the arrow keys and press Enter, to zoom in. Click, or Enter, opens a chunk."),
+      h("p", { id: "map-help", class: "help" }, "Drag over the map, or hold Shift with the arrow keys and press Enter, to zoom in. Click, or Enter, opens a chunk. Ctrl and click, or Space, selects failed chunks to retry."),
+      this.choice,
     );
     this.element.live = true;
     this.listen();
@@ -148,6 +153,9 @@ export class ChunkMap {
     });
     this.drawBorders(pen);
     if (this.anchor !== null) this.drawSelection(pen);
+    this.map.cells.forEach((cell, index) => {
+      if (this.selected.has(cell[0])) this.ring(pen, index);
+    });
     if (this.field.matches(":focus-visible") || this.hovered) this.ring(pen, this.cursor);
     this.announce();
   }
@@ -304,11 +312,12 @@ export class ChunkMap {
       this.draw();
       this.point(index);
     });
-    field.addEventListener("pointerup", () => {
+    field.addEventListener("pointerup", (event) => {
       const clicked = pressed !== null && this.anchor === null;
       const selected = this.anchor !== null;
       pressed = null;
-      if (clicked) this.enter();
+      if (clicked && (event.ctrlKey || event.metaKey)) this.toggle();
+      else if (clicked) this.enter();
       else if (selected) this.zoomToSelection();
     });
     field.addEventListener("pointerleave", () => {
@@ -339,13 +348,39 @@ export class ChunkMap {
     } else if (event.key === "Enter") {
       if (this.anchor !== null && this.anchor !== this.cursor) this.zoomToSelection();
       else this.enter();
+    } else if (event.key === " ") {
+      this.toggle();
     } else if (event.key === "Escape") {
-      if (this.anchor !== null) this.anchor = null;
+      if (this.selected.size) this.deselect();
+      else if (this.anchor !== null) this.anchor = null;
       else if (!this.map.whole) this.zoom();
     } else return;
     event.preventDefault();
     this.draw();
     this.point(this.cursor);
+  }
+
+  // Selects a cell with failed chunks, or all from the anchor on; those that are selected no more.
+  toggle() {
+    const [low, high] = this.anchor === null ? [this.cursor, this.cursor] : [Math.min(this.anchor, this.cursor), Math.max(this.anchor, this.cursor)];
+    for (const cell of this.map.cells.slice(low, high + 1)) {
+      if (this.selected.delete(cell[0]) || !cell[5]) continue;
+      this.selected.set(cell[0], cell[1]);
+    }
+    this.anchor = null;
+    this.chosen();
+    this.draw();
+  }
+
+  deselect() {
+    this.selected.clear();
+    this.chosen();
+    this.draw();
+  }
+
+  // Whether a chunk lies in a cell that is selected.
+  has(from, to) {
+    return [...this.selected].some(([start, end]) => from < end && to > start);
   }
 
   enter() {

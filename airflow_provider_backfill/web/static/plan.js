@@ -2,7 +2,9 @@
 
 import { Refusal, ask, poll, query } from "./api.js";
 import { RateChart } from "./chart.js";
+import { tasksOf } from "./airflow.js";
 import { h, patch } from "./dom.js";
+import { plural } from "./format.js";
 import { problem } from "./list.js";
 import { ChunkMap } from "./map.js";
 import { definition, failed, findings, running, stats } from "./plan_cards.js";
@@ -26,7 +28,7 @@ export function planView(page, planId, { inRun = false } = {}) {
 
   const parts = Object.fromEntries(["head", "trouble", "stats", "chunk", "findings", "lists", "feed", "definition"].map((name) => [name, h("div", { class: `part-${name}` })]));
   parts.trouble.setAttribute("role", "status");
-  const map = new ChunkMap({ open: openChunk, zoom });
+  const map = new ChunkMap({ open: openChunk, zoom, chosen: showChoice });
   const chart = new RateChart();
   const columns = h("div", { class: "columns" }, h("div", { class: "column" }, parts.findings, parts.lists, parts.definition), h("div", { class: "column" }, chart.element, parts.feed));
   patch(page, h("header", { class: "top plan-top" }, parts.head), h("main", {}, parts.trouble, parts.stats, map.element, parts.chunk, columns));
@@ -70,11 +72,29 @@ export function planView(page, planId, { inRun = false } = {}) {
     patch(parts.head, head(answer, inRun, act));
     patch(parts.stats, stats(answer));
     if (answer.map) map.show(answer.map);
+    showChoice();
     chart.show(answer.series);
     patch(parts.findings, findings(answer));
     patch(parts.lists, running(answer, openChunk), failed(answer, openChunk));
     showFeed();
     patch(parts.definition, definition(answer));
+  }
+
+  // The failed chunks of the selected cells, with a button that clears their tasks.
+  function showChoice() {
+    if (!map.selected.size) return patch(map.choice);
+    const picked = answer.failed.filter((chunk) => map.has(chunk.from, chunk.to));
+    const runs = tasksOf(picked, answer.airflow);
+    const chunks = picked.filter((chunk) => chunk.task && runs.some((run) => run.runId === chunk.task.runId && run.dagId === chunk.task.dagId));
+    const none = h("button", { type: "button", class: "quiet", "data-key": "none" }, "Select none");
+    none.addEventListener("click", () => map.deselect());
+    const retry = h("button", { type: "button", class: "primary", "data-key": "selected" }, `Retry ${plural(chunks.length, "selected chunk")} …`);
+    retry.addEventListener("click", () => act("retry", retry, runs));
+    return patch(
+      map.choice,
+      chunks.length ? retry : h("p", { class: "second" }, picked.length ? "No task of Airflow's that you may clear has run these chunks." : "No failed chunk of these is among those that are listed."),
+      none,
+    );
   }
 
   function showFeed() {
@@ -87,12 +107,14 @@ export function planView(page, planId, { inRun = false } = {}) {
     parts.feed.querySelector("button").focus();
   }
 
-  function act(verb, opener) {
+  // Of retry, only the tasks of these runs, when given.
+  function act(verb, opener, runs) {
     const done = () => {
+      map.selected.clear();
       version = "";
       again();
     };
-    confirmAction(verb, opener, { current: () => answer, api, done });
+    confirmAction(verb, opener, { current: () => answer, api, done, runs });
   }
 
   // -------------------------------------------------------------- one chunk

@@ -1,7 +1,7 @@
 // The cards of a plan's page: numbers, findings, chunks at work or failed, and how it was planned.
 
 import { copyable, details, h, icon } from "./dom.js";
-import { ago, compact, duration, number, owner, percent, plural, span } from "./format.js";
+import { ago, bytes, compact, duration, number, owner, percent, plural, span } from "./format.js";
 import { bar } from "./list.js";
 
 export function stats(answer) {
@@ -13,6 +13,7 @@ export function stats(answer) {
   const live = plan.status === "running" && plan.rowsPerSecond !== null;
   const items = [
     ["Rows written", counts.done ? compact(plan.rowsWritten) : "–", counts.done ? `in ${plural(plan.attempts, "attempt")}` : "nothing yet"],
+    ["Rows read", plan.rowsRead ? compact(plan.rowsRead) : "–", plan.bytesRead ? bytes(plan.bytesRead) : "not told by the server"],
     live ? ["Rows a second", compact(plan.rowsPerSecond), "of late"] : ["Rows a second", mean ? compact(mean) : "–", mean ? "on average" : ""],
     plan.status === "running"
       ? ["Time left", plan.secondsLeft === null ? "–" : duration(plan.secondsLeft) || "0 s", plan.secondsLeft === null ? "nothing was done of late" : `after ${duration(took)}`]
@@ -28,6 +29,7 @@ export function stats(answer) {
       bar(counts),
       h("p", { class: "second" }, [`${number(counts.done)} of ${plural(counts.total, "chunk")} done`, counts.running && `${number(counts.running)} running`, counts.failed && `${number(counts.failed)} failed`, plan.splits && `${number(plan.splits)} split`].filter(Boolean).join(", ")),
     ),
+    plan.throttledBy ? h("p", { class: "held" }, icon("paused"), h("span", {}, h("strong", {}, "The next query is held back: "), plan.throttledBy)) : null,
     h("dl", {}, items.map(([name, value, note]) => h("div", {}, h("dt", {}, name), h("dd", {}, value, h("span", { class: "second" }, note))))),
   );
 }

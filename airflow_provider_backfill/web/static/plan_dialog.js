@@ -7,7 +7,8 @@ import { plural } from "./format.js";
 import { problem } from "./list.js";
 
 // Asks before it acts; done is called when that has succeeded.
-export function confirmAction(verb, opener, { current, api, done }) {
+// Of retry, runs are those with the tasks to clear; all failed ones where they are not given.
+export function confirmAction(verb, opener, { current, api, done, runs }) {
   const { plan } = current();
   const claims = plan.chunkCounts.running;
   const texts = {
@@ -36,12 +37,12 @@ export function confirmAction(verb, opener, { current, api, done }) {
       kind: "primary",
     },
     retry: {
-      title: `Retry the failed chunks of ${plan.target}?`,
+      title: `Retry the ${runs ? "selected" : "failed"} chunks of ${plan.target}?`,
       text: "Each gets a fresh set of attempts; what is done is not touched. These tasks are cleared in Airflow:",
       tasks: async (dryRun) => {
-        const runs = clearable(current().airflow);
+        const chosen = runs ?? clearable(current().airflow);
         const names = (run) => run.failedTasks.map((task) => nameOf({ task_id: task.taskId, map_index: task.mapIndex }));
-        return (await Promise.all(runs.map((run) => clearTasks(run.dagId, run.runId, names(run), dryRun)))).flat();
+        return (await Promise.all(chosen.map((run) => clearTasks(run.dagId, run.runId, names(run), dryRun)))).flat();
       },
       yes: "Retry",
       no: "Leave them as they are",

@@ -1,6 +1,7 @@
 // The head of a plan's page: what it is, what is guaranteed, and what may be done with it.
 
 import { clearable, runAddress } from "./airflow.js";
+import { query } from "./api.js";
 import { airflowLink, copyable, h, icon } from "./dom.js";
 import { plural, span } from "./format.js";
 import { standing } from "./list.js";
@@ -32,7 +33,7 @@ export function head(answer, inRun, act) {
     h(
       "div",
       { class: "title-line" },
-      h("div", { class: "title" }, h("h1", {}, plan.target), standing(plan)),
+      h("div", { class: "title" }, h("h1", {}, plan.target), standing(plan), h("a", { class: "aside", href: `table?${query({ target: plan.target })}` }, "All plans of this table")),
       actions(answer, inRun, act),
     ),
     h("p", { class: "sub" }, `${span(Date.parse(plan.from), Date.parse(plan.to))} UTC · ${plural(made.chunkCount, "chunk")} ${plan.chunks}, by ${made.timeColumn} · ${plan.writeMode} · `, h("code", {}, plan.planId)),

@@ -94,6 +94,10 @@ class FollowedPlan:
         """Return the workers that are gone."""
         return [owner for owner in self.run.workers if owner_is_dead(self.run, owner, moment)]
 
+    def _seconds_left(self, moment: datetime, chunks: int) -> int | None:
+        seconds = self.tail.progress.seconds_left(to_ms(moment) / 1000, chunks) if self.tail is not None else None
+        return None if seconds is None else round(seconds)
+
     def version(self, moment: datetime) -> tuple[object, ...]:
         """Return a value that changes whenever the shown data changes."""
         read = self.tail.lines if self.tail is not None else 0
@@ -137,6 +141,9 @@ class FollowedPlan:
             "chunks": plan.chunking.words,
             "writeMode": plan.write_mode,
             "createdAt": render_instant(plan.created_at),
+            "startedAt": render_instant(run.started_at) if run.started_at else None,
+            "author": plan.owner or run.started_by or plan.created_by,
+            "dagIds": list(self.dag_ids),
             "splits": len(run.splits),
             "cancelling": run.cancelling,
             "waiver": {
@@ -150,6 +157,6 @@ class FollowedPlan:
             "rowsPerSecond": round(pace.rows, 1) if pace else None,
             "rowsReadPerSecond": round(pace.read_rows, 1) if pace else None,
             "chunksPerMinute": round(pace.chunks * 60, 1) if pace else None,
-            "secondsLeft": round(left / pace.chunks) if pace and pace.chunks else None,
+            "secondsLeft": self._seconds_left(moment, left) if pace else None,
             "findings": [finding_payload(finding) for finding in findings],
         }

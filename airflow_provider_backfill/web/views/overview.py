@@ -11,20 +11,27 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
+from typing import Any
 
+from ...commands.coverage import coverage_payload
 from ...commands.lease import owner_is_dead, utc_now
 from ...commands.session import Payload, Session
 from ...core.findings.signal import Signal
 from ...core.instants import render_instant, to_ms
+from ...core.names import show_table
 from ...core.plan import WriteMode
 from ...core.run_state import ChunkStatus, RunStatus
-from ...errors import DamagedStateError, RequestError
+from ...core.tables import TableName
+from ...errors import DamagedStateError, PlanNotFoundError, RequestError
 from ...state.layout import check_plan_id
 from .chunk_attempts import read_attempts, statement_payload
 from .followed_plan import FollowedPlan
 from .plan_payload import airflow_runs, definition_payload, new_events, rare_chunks, without_status
 
 _LIST_SECONDS = 0.12
+# So many failed chunks are shown, and can be selected on the map.
+_FAILED = 300
 _KEPT_CHUNKS = 1_000_000
 # Those that need somebody first, and among equals the newest.
 _ORDER = {
@@ -41,6 +48,20 @@ _ORDER = {
         )
     )
 }
+
+
+SORTS: dict[str, Callable[[Payload], Any]] = {
+    "target": lambda plan: plan["target"],
+    "status": lambda plan: _ORDER[plan["status"]],
+    "progress": lambda plan: plan["chunkCounts"]["done"] / plan["chunkCounts"]["total"],
+    "rows": lambda plan: plan["rowsWritten"],
+    "read": lambda plan: plan["rowsRead"],
+    "started": lambda plan: plan["startedAt"] or "",
+    "changed": lambda plan: plan["updatedAt"] or plan["createdAt"],
+    "dag": lambda plan: plan["dagIds"],
+    "author": lambda plan: plan["author"],
+}
+"""What the list may be sorted by."""
 
 
 def _row(summary: Payload) -> Payload:
@@ -94,6 +115,8 @@ class Overview:
         since: str = "",
         offset: int = 0,
         limit: int = 100,
+        sort: str = "",
+        falling: bool = False,
         may_see: Callable[[Collection[str]], bool] = lambda _: True,
     ) -> Payload:
         """
@@ -104,6 +127,7 @@ class Overview:
             status: Only plans that stand there.
             since: The ``version`` of an earlier answer to the same question; when nothing has changed
                 the answer is ``{"changed": false}``.
+            sort: One of :data:`SORTS`, with *falling* the greatest first; empty for those that need somebody first.
             may_see: Whether the plans of these DAGs are shown; asked with none for those that belong to none.
 
         Returns:
@@ -129,7 +153,7 @@ class Overview:
         # Whose a damaged plan is cannot be told.
         all_seen = may_see(())
         damaged = {name: error for name, error in self._damaged.items() if all_seen and name in set(names)}
-        digest.update(f"{sorted(damaged)}{waiting}{search}{status}{offset}{limit}".encode())
+        digest.update(f"{sorted(damaged)}{waiting}{search}{status}{offset}{limit}{sort}{falling}".encode())
         version = digest.hexdigest()[:16]
         if since == version:
             return {"changed": False, "version": version}
@@ -141,7 +165,10 @@ class Overview:
         counts = {which.value: sum(plan["status"] == which for plan in chosen) for which in RunStatus}
         chosen = [plan for plan in chosen if not status or plan["status"] == status]
         chosen.sort(key=lambda plan: plan["createdAt"], reverse=True)
-        chosen.sort(key=lambda plan: _ORDER[plan["status"]])
+        if sort:
+            chosen.sort(key=SORTS[sort], reverse=falling)
+        else:
+            chosen.sort(key=lambda plan: _ORDER[plan["status"]])
         return {
             "changed": True,
             "version": version,
@@ -203,6 +230,49 @@ class Overview:
             "findingCodes": sorted(
                 {finding["code"] for finding in findings} | ({"backfill_state_damaged"} if damaged else set())
             ),
+        }
+
+    # ------------------------------------------------------------ one table
+
+    def table(
+        self, target: TableName, *, since: str = "", may_see: Callable[[Collection[str]], bool] = lambda _: True
+    ) -> Payload:
+        """
+        All plans of a table on one calendar: what is filled, filled twice or a gap, and by whom, as ``coverage`` says.
+
+        Args:
+            since: The ``version`` of an earlier answer to the same question.
+            may_see: Whether the plans of these DAGs are shown.
+
+        Raises:
+            PlanNotFoundError: No plan of the table is for this user to see.
+            StateError: The state folder cannot be read.
+        """
+        moment, waiting = utc_now(), self._look(self._store.plan_ids())
+        with self._lock:
+            followed = [one for _, one in sorted(self._followed.items()) if one.plan.target == target]
+        followed = [one for one in followed if may_see(one.dag_ids)]
+        if not followed and not waiting:
+            raise PlanNotFoundError(
+                f"There is no plan of {show_table(target)[:200]} that you may see.", hint="the list has all of them"
+            )
+        version = hashlib.sha256(repr([one.version(moment) for one in followed]).encode()).hexdigest()[:16]
+        if since == version and not waiting:
+            return {"changed": False, "version": version}
+        with ExitStack() as held:
+            for one in followed:
+                held.enter_context(one.lock)
+            runs = [(one.plan, one.run) for one in followed]
+            window = (min(plan.start for plan, _ in runs), max(plan.end for plan, _ in runs)) if runs else None
+            coverage = None if window is None else coverage_payload(target, runs, *window)
+            plans = [_row(one.summary(moment)) for one in followed]
+        return {
+            "changed": True,
+            "version": version,
+            "complete": not waiting,
+            "target": show_table(target),
+            "coverage": coverage,
+            "plans": sorted(plans, key=lambda plan: plan["createdAt"], reverse=True),
         }
 
     # ------------------------------------------------------------ one plan
@@ -273,8 +343,8 @@ class Overview:
                     }
                     for name, worker in run.workers.items()
                 ],
-                "running": rare_chunks(run, index, ChunkStatus.RUNNING, 20),
-                "failed": rare_chunks(run, index, ChunkStatus.FAILED, 50),
+                "running": rare_chunks(run, index, tail, ChunkStatus.RUNNING, 20),
+                "failed": rare_chunks(run, index, tail, ChunkStatus.FAILED, _FAILED),
                 "airflow": airflow_runs(run, tail),
                 # Only once the windows of their chunks are known.
                 "events": new_events(tail, index, after) if known else [],

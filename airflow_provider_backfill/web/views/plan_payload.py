@@ -46,12 +46,13 @@ def definition_payload(plan: Plan, store: StateStore) -> Payload:
     }
 
 
-def rare_chunks(run: Run, index: ChunkIndex, status: ChunkStatus, limit: int) -> list[Payload]:
-    """Return the first chunks at a status that is rare: running or failed."""
+def rare_chunks(run: Run, index: ChunkIndex, tail: LogTail, status: ChunkStatus, limit: int) -> list[Payload]:
+    """Return the first chunks at a status that is rare: running or failed; each with its task in Airflow, if any."""
     found: list[Payload] = []
     for name, state in run.chunks.items():
         if state.status is not status or (window := index.window(name)) is None:
             continue
+        task = parse_task(tail.began_by.get(name, ""))
         found.append(
             {
                 "chunkId": name,
@@ -61,6 +62,9 @@ def rare_chunks(run: Run, index: ChunkIndex, status: ChunkStatus, limit: int) ->
                 "owner": state.owner,
                 "startedAt": render_instant(state.started_at) if state.started_at else None,
                 "error": state.error,
+                "task": None
+                if task is None
+                else {"dagId": task.dag_id, "runId": task.run_id, "taskId": task.task_id, "mapIndex": task.map_index},
             }
         )
         if len(found) == limit:
