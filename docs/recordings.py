@@ -64,7 +64,12 @@ def main() -> None:
             client = clickhouse_connect.get_client(dsn=server.url, autogenerate_session_id=False)
             for statement in filter(str.strip, _TABLES.split(";")):
                 client.command(statement)
-            environment = {**os.environ, "CLICKHOUSE_URL": server.url, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)}
+            environment = {
+                **os.environ,
+                "CLICKHOUSE_URL": server.url,
+                "TERM": "xterm-256color",
+                "COLUMNS": str(COLUMNS),
+            }
             work = Path(folder) / "work"
             work.mkdir()
             for name, lines in SESSIONS.items():

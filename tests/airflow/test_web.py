@@ -177,6 +177,8 @@ def failed(stage: Stage) -> str:
         f"{ROOT}/plans/0123456789abcdef",
         f"{ROOT}/static/app.js",
         f"{ROOT}/api/plans",
+        f"{ROOT}/table?target=stage.orders",
+        f"{ROOT}/api/table?target=stage.orders",
         f"{ROOT}/api/plans/0123456789abcdef",
         f"{ROOT}/api/plans/0123456789abcdef/chunks/0123456789abcdef",
     ],
@@ -283,7 +285,7 @@ def test_the_navigation_leads_to_the_list_and_a_row_to_its_plan(
     assert "failed" in row.inner_text()
     assert "no rate for the day" in row.inner_text()
     assert "36 of 40 chunks" in row.inner_text()
-    row.get_by_role("link").click()
+    row.get_by_role("link", name="stage.orders").click()
     frame.get_by_role("heading", name="stage.orders").wait_for()
     page.wait_for_url(page_address(site.url, failed))
     page.reload()
@@ -333,6 +335,48 @@ def test_a_view_is_named_as_text(stage: Stage, open_page: Open) -> None:
     page = open_page(f"{ROOT}/plans/{plan_id}")
     page.get_by_text(f"{EVIL} view").first.wait_for()
     assert page.locator("img").count() == 0
+
+
+def test_a_table_has_all_of_its_plans_on_one_calendar(stage: Stage, open_page: Open, failed: str) -> None:
+    """At the width of a phone as well: nothing is cut off."""
+    page = open_page(f"{ROOT}/table?target=stage.orders")
+    page.get_by_role("heading", name="4 gaps that no done chunk has filled").or_(
+        page.get_by_role("heading", name="1 gap that no done chunk has filled")
+    ).wait_for()
+    assert "90 % of the window is proven filled" in page.inner_text("main")
+    assert page.get_by_text("(failed)").first.is_visible()
+    for path in (f"{ROOT}/", f"{ROOT}/table?target=stage.orders", f"{ROOT}/plans/{failed}"):
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.goto(page.url.partition(ROOT)[0] + path)
+        page.get_by_text("orders").first.wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+
+
+def test_the_list_is_sorted_by_its_columns(stage: Stage, open_page: Open, failed: str) -> None:
+    stage.plan("aardvark")
+    page = open_page(f"{ROOT}/")
+    for sort in ("ascending", "descending"):
+        page.get_by_role("button", name="Target").click()
+        page.locator(f"th[aria-sort={sort}]").wait_for()
+        names = page.locator(".plans tbody th > a").all_inner_texts()
+        assert names == sorted(names, reverse=sort == "descending")
+    assert len(names) > 1
+
+
+def test_failed_cells_of_the_map_are_selected_by_keyboard(open_page: Open, failed: str) -> None:
+    """These ran on a command line, so there is no task that could be cleared, and the page says so."""
+    page = open_page(f"{ROOT}/plans/{failed}")
+    field = page.get_by_role("slider", name="Chunks in time")
+    field.focus()
+    field.press("Home")
+    for _ in range(40):
+        if "failed" in str(field.get_attribute("aria-valuetext")):
+            field.press(" ")
+            break
+        field.press("ArrowDown")
+    page.get_by_text("No task of Airflow's that you may clear has run these chunks.").wait_for()
+    page.get_by_role("button", name="Select none").click()
+    assert page.locator(".choice").inner_text() == ""
 
 
 def test_the_map_is_walked_by_keyboard(open_page: Open, failed: str) -> None:
@@ -462,11 +506,12 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing(open_page: Open, axe: str, failed: str, theme: str) -> None:
     """Landmarks, names, roles and contrast, in the list, on a plan with an open chunk, and in a dialog."""
-    for path in (f"{ROOT}/", f"{ROOT}/plans/{failed}"):
+    for path in (f"{ROOT}/", f"{ROOT}/table?target=stage.orders", f"{ROOT}/plans/{failed}"):
         # The policy of the page forbids the checker's own script.
         page = open_page(path, color_scheme=theme, reduced_motion="reduce", bypass_csp=True)
-        page.get_by_text("check fails" if path == f"{ROOT}/" else "each cell one chunk").first.wait_for()
-        if path != f"{ROOT}/":
+        shown = {f"{ROOT}/": "check fails", f"{ROOT}/table?target=stage.orders": "All plans on one calendar"}
+        page.get_by_text(shown.get(path, "each cell one chunk")).first.wait_for()
+        if path not in shown:
             page.get_by_role("button", name="4 Jan 2026, 06:00 \N{EN DASH} 12:00").click()
             page.get_by_text("Attempt 1", exact=True).wait_for()
             assert violations(page, axe) == []

@@ -78,7 +78,7 @@ function calendar(found, server) {
       rows(from, to).map((row) => {
         const inside = parts.filter((part) => part.at[0] < row.to && part.at[1] > row.from);
         const said = inside.map((part) => `${span(Math.max(part.at[0], row.from), Math.min(part.at[1], row.to))}: ${WORDS[part.state]}${part.planIds.length ? ` by ${part.planIds.join(" and ")}` : ""}`);
-        return h("li", {}, h("span", { class: "when" }, row.name), h("span", { class: "track", role: "img", "aria-label": said.join("; ") || "outside the window" }, inside.map((part) => piece(part, row))));
+        return h("li", {}, h("span", { class: "when" }, row.name), h("span", { class: "track", "aria-hidden": "true" }, inside.map((part) => piece(part, row))), h("span", { class: "unseen" }, said.join("; ") || "outside the window"));
       }),
     ),
     h("ul", { class: "legend" }, ["filled", "twice", "gap"].map((state) => h("li", {}, h("span", { class: `swatch ${state}` }), WORDS[state]))),
