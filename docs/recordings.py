@@ -59,27 +59,24 @@ SESSIONS = {
 
 def main() -> None:
     """Play every session and write it."""
-    with tempfile.TemporaryDirectory(prefix="backfill-recordings-") as folder:
-        with ClickHouseServer(Path(folder) / "clickhouse") as server:
-            client = clickhouse_connect.get_client(dsn=server.url, autogenerate_session_id=False)
-            for statement in filter(str.strip, _TABLES.split(";")):
-                client.command(statement)
-            environment = {
-                **os.environ,
-                "CLICKHOUSE_URL": server.url,
-                "TERM": "xterm-256color",
-                "COLUMNS": str(COLUMNS),
-            }
-            work = Path(folder) / "work"
-            work.mkdir()
-            for name, lines in SESSIONS.items():
-                screen = play(lines, work, environment, client.command)
-                (IMAGES / f"{name}.svg").write_text(drawing(screen, name), encoding="utf-8")
-                sys.stdout.write(f"docs/images/{name}.svg\n")
+    with (
+        tempfile.TemporaryDirectory(prefix="backfill-recordings-") as folder,
+        ClickHouseServer(Path(folder) / "clickhouse") as server,
+    ):
+        client = clickhouse_connect.get_client(dsn=server.url, autogenerate_session_id=False)
+        for statement in filter(str.strip, _TABLES.split(";")):
+            client.command(statement)
+        environment = {**os.environ, "CLICKHOUSE_URL": server.url, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)}
+        work = Path(folder) / "work"
+        work.mkdir()
+        for name, lines in SESSIONS.items():
+            screen = play(lines, work, environment, client.command)
+            (IMAGES / f"{name}.svg").write_text(drawing(screen, name), encoding="utf-8")
+            sys.stdout.write(f"docs/images/{name}.svg\n")
 
 
 def play(lines: tuple[str, ...], folder: Path, environment: dict[str, str], sql: Callable[[str], object]) -> Text:
-    """Type *lines* one after the other; what the terminal shows then."""
+    """Type *lines* one after the other, and return what the terminal shows then."""
     screen = Text()
     for line in lines:
         if line.startswith("# "):
@@ -93,11 +90,13 @@ def play(lines: tuple[str, ...], folder: Path, environment: dict[str, str], sql:
 
 
 def _output(words: list[str], folder: Path, environment: dict[str, str]) -> Iterator[str]:
-    """What a command writes: to a pipe on stderr, and to a terminal of 80 columns on stdout."""
+    """Yield what a command writes: to a pipe on stderr, and to a terminal of 80 columns on stdout."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (50, COLUMNS))
     program = [sys.executable, "-m", "airflow_provider_backfill.cli", *words]
-    done = subprocess.run(program, cwd=folder, env=environment, stdout=theirs, stderr=subprocess.PIPE, check=False)
+    done = subprocess.run(  # noqa: S603 - our own program
+        program, cwd=folder, env=environment, stdout=theirs, stderr=subprocess.PIPE, check=False
+    )
     os.close(theirs)
     yield done.stderr.decode()
     with os.fdopen(ours, "rb", buffering=0) as terminal:
@@ -113,7 +112,7 @@ def _output(words: list[str], folder: Path, environment: dict[str, str]) -> Iter
 
 
 def drawing(screen: Text, name: str) -> str:
-    """The screen as an SVG that says its text, so that it can be searched and read aloud."""
+    """Draw the screen as an SVG that holds its text, so that it can be searched and read aloud."""
     console = Console(record=True, width=COLUMNS, file=StringIO(), force_terminal=True, legacy_windows=False)
     console.print(screen, soft_wrap=False)
     return console.export_svg(title="clickhouse-backfill", code_format=_WITHOUT_FONTS, unique_id=name)
