@@ -1,10 +1,11 @@
 """One backfill as the Python API hands it out: its plan, its run, and their results."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from .core.hours import read_schedule
 from .core.instants import parse_instant, render_instant
 from .core.names import show_table
 from .core.plan import Plan
@@ -23,6 +24,31 @@ _CELL_COLOURS = {
     CellKind.FAILED: "#d64545",
     CellKind.PENDING: "#d5dae1",
 }
+
+
+class Pace(TypedDict, total=False):
+    """
+    When and how a run starts chunks.
+
+    Attributes:
+        max_load: Wait while the server uses more than this share of its limits; 0.8 when not given.
+        max_failures: Pause after this many permanent failures in a row; 10 when not given.
+        newest_first: Start at the end of the window.
+        hours: Start chunks only in these hours of the day: ``22-06`` or ``22:30-06:00``.
+        stop_at: Start no chunk after this time and pause: ``06:00``, or ``2025-01-31T06:00:00Z``.
+        zone: Time zone of *hours* and *stop_at*; UTC when None.
+        force_overlap, force_compatibility, force_environment: As the flags of ``run``.
+    """
+
+    max_load: float
+    max_failures: int
+    newest_first: bool
+    hours: str | None
+    stop_at: str | None
+    zone: str | None
+    force_overlap: bool
+    force_compatibility: bool
+    force_environment: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,53 +177,49 @@ class Backfill:
         self,
         *,
         parallel: int | None = None,
-        max_load: float = 0.8,
-        max_failures: int = 10,
         replay_done: bool = False,
         replay_failed: bool = False,
         clear_window: bool = False,
+        **pace: Unpack[Pace],
     ) -> RunResult:
         """
         Execute the chunks that are not done, and wait for the end.
 
         Args:
             parallel: Chunks at once; the option ``maxParallelChunks`` when None.
-            max_load: Wait while the server uses more than this share of its limits.
-            max_failures: Pause after so many chunks in a row that failed permanently.
             replay_done, replay_failed, clear_window: As the flags of ``run``.
+            pace: Fields of :class:`Pace`, by name.
 
         Raises:
             RequestError: The run may not begin as asked; says why and what to change.
             ServerError: ClickHouse could not be reached.
         """
-        return self._execute(parallel, max_load, max_failures, replay_done, replay_failed, clear_window, resume=False)
+        replay = {"replay_done": replay_done, "replay_failed": replay_failed, "clear_window": clear_window}
+        return self._execute(parallel, replay, pace, resume=False)
 
-    def resume(self, *, parallel: int | None = None, max_load: float = 0.8, max_failures: int = 10) -> RunResult:
+    def resume(self, *, parallel: int | None = None, **pace: Unpack[Pace]) -> RunResult:
         """Continue a paused, failed or cancelled run, failed chunks included; arguments as for :meth:`run`."""
-        return self._execute(parallel, max_load, max_failures, False, False, False, resume=True)
+        return self._execute(parallel, {}, pace, resume=True)
 
-    def _execute(
-        self,
-        parallel: int | None,
-        max_load: float,
-        max_failures: int,
-        replay_done: bool,
-        replay_failed: bool,
-        clear_window: bool,
-        *,
-        resume: bool,
-    ) -> RunResult:
+    def _execute(self, parallel: int | None, replay: dict[str, bool], pace: Pace, *, resume: bool) -> RunResult:
         from .commands.run import RunFlags, run_plan
 
-        flags = RunFlags(replay_done=replay_done, replay_failed=replay_failed, clear_window=clear_window)
+        flags = RunFlags(
+            **replay,
+            force_overlap=pace.get("force_overlap", False),
+            force_compatibility=pace.get("force_compatibility", False),
+            force_environment=pace.get("force_environment", False),
+        )
         run_plan(
             self._session,
             self.id,
             flags=flags,
             resume=resume,
             parallel=parallel,
-            max_load=max_load,
-            max_failures=max_failures,
+            max_load=pace.get("max_load", 0.8),
+            max_failures=pace.get("max_failures", 10),
+            schedule=read_schedule(pace.get("hours"), pace.get("stop_at"), pace.get("zone"), datetime.now(UTC)),
+            newest_first=pace.get("newest_first", False),
         )
         return self.status()
 

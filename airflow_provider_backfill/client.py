@@ -11,7 +11,8 @@ Every method calls the function behind the command of the same name, on the same
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -24,9 +25,10 @@ from .core.names import parse_table
 from .core.parameters import read_formats
 from .core.plan import PlanRequest, RowProof, WriteMode
 from .core.query_settings import settings_as_text
+from .core.sql import parse_filter
 from .core.tables import TableName
 from .errors import RequestError
-from .options import load_options
+from .options import load_options, parse_options
 
 if TYPE_CHECKING:
     from .clickhouse.client import ClickHouse
@@ -98,7 +100,15 @@ class Client:
         force: bool = False,
         settings: Mapping[str, Any] | None = None,
         params_format: Mapping[str, str] | None = None,
-        **more: Any,
+        filter_table: str | Sequence[str] = (),
+        whole_table: str | Sequence[str] = (),
+        accept_partial_groups: str = "",
+        trial: bool = True,
+        one_shard: bool = False,
+        max_chunk_rows: int | None = None,
+        max_chunk_bytes: int | None = None,
+        reason: str = "",
+        owner: str = "",
     ) -> Backfill:
         """
         Create an immutable plan, or find the identical one; nothing runs.
@@ -110,7 +120,14 @@ class Client:
             settings: ClickHouse settings for the statements that read the source and fill.
             params_format: By the name of a parameter of *select*, the format of strftime of the chunk's start.
             proof: ``written`` or ``content``: what staged rows are held against before they are published.
-            more: Further fields of :class:`PlanRequest`, by name.
+            filter_table: Table of *select* to filter by the window, ``database.table`` or ``database.table=column``;
+                several in a list.
+            whole_table: Table of *select* to read whole in every chunk; several in a list.
+            accept_partial_groups: Reason to accept that chunks cut groups of *select*.
+            trial: Try a few chunks to see whether the chunks add up.
+            one_shard: Fill this server's local table with the rows of all shards of a Distributed source.
+            max_chunk_rows, max_chunk_bytes: Split chunks with more source rows or bytes, join chunks with fewer.
+            reason, owner: Reason for the backfill, and person or team responsible; shown by ``report``.
 
         Raises:
             RequestError: The plan is refused; says why and what to change.
@@ -120,11 +137,18 @@ class Client:
 
         start, end = (_instant(bound) for bound in window)
         auto = chunk == AUTO
+        chunking = self._options.defaults.chunking(None if auto else chunk, chunk_zone)
+        if max_chunk_rows is not None:
+            parse_options({"defaults": {"maxChunkRows": max_chunk_rows}}, "max_chunk_rows")
+            chunking = replace(chunking, rows=max_chunk_rows)
+        if max_chunk_bytes is not None:
+            parse_options({"defaults": {"maxChunkBytes": max_chunk_bytes}}, "max_chunk_bytes")
+            chunking = replace(chunking, size=max_chunk_bytes)
         request = PlanRequest(
             target=parse_table(target, "target"),
             start=start,
             end=end,
-            chunking=self._options.defaults.chunking(None if auto else chunk, chunk_zone),
+            chunking=chunking.without_limits() if auto else chunking,
             auto_chunks=auto,
             time_column=time_column or self._options.defaults.time_column,
             time_unit=time_unit,
@@ -140,7 +164,13 @@ class Client:
             force=force,
             settings=settings_as_text({**(self._options.defaults.settings or {}), **(settings or {})}),
             formats=read_formats(params_format or {}),
-            **more,
+            filter_tables=tuple(map(parse_filter, _listed(filter_table))),
+            whole_tables=tuple(parse_table(text, "whole-table") for text in _listed(whole_table)),
+            accept_partial_groups=accept_partial_groups.strip(),
+            trial=trial,
+            one_shard=one_shard,
+            reason=reason,
+            owner=owner,
         )
         payload = create_plan(self._session, request)
         return Backfill(self._session, self._session.store.load_plan(payload["planId"]), payload)
@@ -216,6 +246,10 @@ def _instant(bound: str | datetime) -> datetime:
             f"The bound {bound.isoformat()} has no time zone.", hint="use an aware datetime, or text, which means UTC"
         )
     return bound
+
+
+def _listed(value: str | Sequence[str]) -> Sequence[str]:
+    return [value] if isinstance(value, str) else value
 
 
 def _one_of(kind: type[_Word], text: str, what: str) -> _Word:

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from .airflow_support.compat import AirflowException, AirflowFailException
-from .airflow_support.fields import parse_mapped_item
+from .airflow_support.fields import is_newest_first, parse_mapped_item
+from .airflow_support.pace import Pace
 from .airflow_support.session import airflow_errors, load_airflow_options, open_session
 from .airflow_support.task_log import ChunkReporter
 from .commands.poll import PollResult, poll_plan, poll_window
@@ -141,6 +142,7 @@ class BackfillChunkTrigger(BaseTrigger):
         state_dir: str | None,
         options: Mapping[str, Any] | None,
         flags: Mapping[str, bool],
+        pace: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.arguments: dict[str, Any] = {
@@ -151,6 +153,8 @@ class BackfillChunkTrigger(BaseTrigger):
             "state_dir": state_dir,
             "options": options,
             "flags": flags,
+            # None where an earlier version of the package has deferred.
+            "pace": pace or {},
         }
         self._worker: Any = None
         self._stopped = ""
@@ -220,6 +224,8 @@ class BackfillChunkTrigger(BaseTrigger):
             window=window,
             on_start=begin,
             report=reporter,
+            newest_first=is_newest_first(given["chunks"]),
+            **Pace(**given["pace"]).arguments(),
         )
 
 

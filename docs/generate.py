@@ -25,7 +25,7 @@ from airflow_provider_backfill.core import events, plan
 from airflow_provider_backfill.options import describe_options
 from airflow_provider_backfill.state.log_lines import LogOpened
 
-from . import findings
+from . import arguments, findings
 from .reference_texts import DAGS, KEYS
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -44,6 +44,7 @@ def pages() -> dict[str, str]:
         "events.md": _events(),
         "files.md": _files(),
         "findings.md": findings.page(),
+        "arguments.md": _same_arguments(),
     }
 
 
@@ -157,6 +158,19 @@ def _operators() -> str:
                 lines += _class(module, node)
             if isinstance(node, ast.FunctionDef) and re.match("(clickhouse_)?backfill", node.name):
                 lines += _function(module, node)
+    return "\n".join(lines) + "\n"
+
+
+def _same_arguments() -> str:
+    lines = [
+        "# Flags and arguments\n",
+        _MARK,
+        "The same request on the command line, in a DAG and in Python. `BackfillTaskGroup` takes arguments of",
+        "`BackfillPlanOperator` as its own, and those of `BackfillChunkOperator` in `chunks={...}`. In Python, `plan`",
+        "and `backfill` are methods of `Client`, and `run` is a method of `Backfill`. A load is a percentage on the",
+        "command line and a share in DAGs and Python: `--max-load 80`, `max_load=0.8`.",
+        *arguments.tables(),
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -5,7 +5,7 @@ A mapped task gets a plan's id and a window, never a position, so that it stays 
 does meanwhile.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from math import ceil
@@ -84,6 +84,11 @@ def parse_mapped_item(chunks: Any) -> tuple[str, tuple[datetime, datetime]]:
             f"chunks is {chunks!r}, which names no plan and window.",
             hint="map it over what BackfillPlanOperator returns: .expand(chunks=plan.output)",
         ) from None
+
+
+def is_newest_first(chunks: Mapping[str, Any]) -> bool:
+    """Whether the plan task asked for the newest chunks first, in one item of the mapping input."""
+    return bool(chunks.get("newestFirst", False))
 
 
 def is_literal(value: Any) -> bool:

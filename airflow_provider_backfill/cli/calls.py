@@ -135,15 +135,9 @@ def _schedule(call: Call) -> "Schedule":
     """Read when chunks may start."""
     from datetime import UTC, datetime
 
-    from ..core.hours import Schedule, parse_hours, parse_stop
+    from ..core.hours import read_schedule
 
-    hours, stop, zone = (call.text(name) for name in ("--hours", "--stop-at", "--zone"))
-    if zone is not None and hours is None and stop is None:
-        raise RequestError("--zone says whose clocks count, and no time of day is given.", hint="write --hours 22-06")
-    return Schedule(
-        None if hours is None else parse_hours(hours, zone),
-        None if stop is None else parse_stop(stop, datetime.now(UTC), zone),
-    )
+    return read_schedule(call.text("--hours"), call.text("--stop-at"), call.text("--zone"), datetime.now(UTC))
 
 
 def named_plan(call: Call, session: "Session") -> str:

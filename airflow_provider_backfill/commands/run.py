@@ -16,7 +16,7 @@ from ..core.coverage import overlaps
 from ..core.drift import detect_drift, planned_views
 from ..core.events import Event, RunPaused, RunReplayed, RunResumed, RunStarted
 from ..core.facts import TableFacts
-from ..core.hours import ANY_TIME, Schedule
+from ..core.hours import ANY_TIME, Schedule, check_limits
 from ..core.instants import render_instant
 from ..core.names import show_table
 from ..core.plan import Plan, WriteMode
@@ -90,6 +90,7 @@ def run_plan(
         RequestError: The run may not begin as asked; says why and what to type.
         ServerError: ClickHouse could not be reached; nothing was marked done.
     """
+    check_limits(max_load, max_failures)
     plan = session.store.load_plan(plan_id)
     log = session.store.open_run(plan)
     if resume and log.run.status is RunStatus.PLANNED:

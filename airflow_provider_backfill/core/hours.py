@@ -8,7 +8,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from ..errors import RequestError
+from ..errors import Advice, Flag, RequestError
 from .chunking import load_zone
 from .instants import parse_instant
 
@@ -70,6 +70,39 @@ class Schedule(NamedTuple):
 ANY_TIME = Schedule()
 
 
+def read_schedule(hours: str | None, stop_at: str | None, zone: str | None, now: datetime) -> Schedule:
+    """
+    Read when a run may start chunks, from the texts of a user; None is not given.
+
+    Raises:
+        RequestError: One of them is wrong, or a zone has no time of day to belong to.
+    """
+    if zone is not None and hours is None and stop_at is None:
+        raise RequestError(
+            f"The time zone {zone} belongs to no time of day.",
+            remedy=Advice("pass {} or {} as well", Flag("--hours", "22-06"), Flag("--stop-at", "06:00")),
+        )
+    return Schedule(
+        None if hours is None else parse_hours(hours, zone),
+        None if stop_at is None else parse_stop(stop_at, now, zone),
+    )
+
+
+def check_limits(max_load: object, max_failures: object) -> None:
+    """
+    Check how much load and how many failures a run bears.
+
+    Raises:
+        RequestError: The load is no share of 1, or the failures are no whole number above 0.
+    """
+    if isinstance(max_load, bool) or not isinstance(max_load, int | float) or not 0 < max_load <= 1:
+        raise RequestError(f"The maximum load is {max_load!r}.", hint="pass a share above 0 and up to 1, such as 0.8")
+    if isinstance(max_failures, bool) or not isinstance(max_failures, int) or max_failures < 1:
+        raise RequestError(
+            f"The maximum number of failures is {max_failures!r}.", hint="pass a whole number above 0, such as 10"
+        )
+
+
 def _clock(minutes: int) -> str:
     return f"{minutes // 60:02d}:{minutes % 60:02d}"
 
@@ -122,7 +155,7 @@ def parse_stop(text: str, now: datetime, zone: str | None = None) -> datetime:
     if moment <= now:
         raise RequestError(
             f"The run is to stop at {text.strip()}, and it is {now:%Y-%m-%dT%H:%M:%SZ}.",
-            hint="pass a time that is yet to come, or leave --stop-at away",
+            remedy=Advice("pass a time that is yet to come, or leave {} away", Flag("--stop-at")),
         )
     return moment
 

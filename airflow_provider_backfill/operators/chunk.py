@@ -16,10 +16,19 @@ from ..airflow_support.compat import (
     deferrable_by_default,
     task_state,
 )
-from ..airflow_support.fields import blank_to_none, is_literal, parse_mapped_item, show_window, to_flag
+from ..airflow_support.fields import (
+    blank_to_none,
+    is_literal,
+    is_newest_first,
+    parse_mapped_item,
+    show_window,
+    to_flag,
+)
 from ..airflow_support.links import BackfillPlanLink, push_plan_link
+from ..airflow_support.pace import FIELDS, Pace, check_literals, read_pace
 from ..airflow_support.session import airflow_errors, load_airflow_options, open_session, operator_words, task_name
 from ..airflow_support.task_log import ChunkReporter
+from ..commands.lease import utc_now
 from ..commands.run import RunFlags, run_plan
 from ..commands.session import Payload, Session
 from ..commands.status import window_status
@@ -60,6 +69,13 @@ class BackfillChunkOperator(BaseOperator):
         force_overlap: Run in parallel to another run over the same rows.
         force_compatibility: Run although the view, the target's columns or an option changed since planning.
         force_environment: Run on another ClickHouse than the one of the plan.
+        max_load: Wait while parts or memory exceed this share of the server's limits.
+        max_failures: Stop after this many permanent failures in a row in one task.
+        hours: Start chunks only in these hours of the day: ``22-06`` or ``22:30-06:00``. Otherwise a task waits; with
+            *deferrable* without a worker slot.
+        stop_at: Start no chunk after this time: ``06:00``, the next one after the start of the DAG run, or
+            ``2025-01-31T06:00:00Z``. Unfinished tasks then fail, without Airflow's ``retries``; a clear continues.
+        zone: Time zone of *hours* and *stop_at*; UTC when None.
         deferrable: Execute the chunks in the triggerer, so that a task holds no worker slot; Airflow's
             ``[operators] default_deferrable`` when None. ``execution_timeout`` then counts from the deferral.
         clickhouse_conn_id: Connection of the official ClickHouse provider.
@@ -75,6 +91,11 @@ class BackfillChunkOperator(BaseOperator):
         "force_overlap",
         "force_compatibility",
         "force_environment",
+        "max_load",
+        "max_failures",
+        "hours",
+        "stop_at",
+        "zone",
         "clickhouse_conn_id",
         "state_dir",
     )
@@ -91,6 +112,11 @@ class BackfillChunkOperator(BaseOperator):
         force_overlap: bool | str = False,
         force_compatibility: bool | str = False,
         force_environment: bool | str = False,
+        max_load: float | str = 0.8,
+        max_failures: int | str = 10,
+        hours: str | None = None,
+        stop_at: str | None = None,
+        zone: str | None = None,
         deferrable: bool | None = None,
         clickhouse_conn_id: str = "clickhouse_default",
         state_dir: str | None = None,
@@ -105,6 +131,11 @@ class BackfillChunkOperator(BaseOperator):
         self.force_overlap = force_overlap
         self.force_compatibility = force_compatibility
         self.force_environment = force_environment
+        self.max_load = max_load
+        self.max_failures = max_failures
+        self.hours = hours
+        self.stop_at = stop_at
+        self.zone = zone
         self.deferrable = deferrable_by_default() if deferrable is None else deferrable
         self.clickhouse_conn_id = clickhouse_conn_id
         self.state_dir = state_dir
@@ -115,6 +146,7 @@ class BackfillChunkOperator(BaseOperator):
         self._lineage: Payload | None = None
         with operator_words():
             parse_options(options or {}, "options")
+            check_literals(self._pace_fields())
             flags = {name: self._flag(name) for name in _CHUNK_FLAGS if is_literal(getattr(self, name))}
             if flags.get("clear_window") and flags.get("replay_done") is False:
                 raise RequestError(
@@ -147,6 +179,12 @@ class BackfillChunkOperator(BaseOperator):
         value = blank_to_none(getattr(self, name))
         return value is not None and to_flag(value)
 
+    def _pace_fields(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in FIELDS}
+
+    def _pace(self, context: Context) -> Pace:
+        return read_pace(self._pace_fields(), context["dag_run"].start_date or utc_now())
+
     @property
     def window_label(self) -> str:
         """The window, and once there is any the progress, as Airflow shows it for a map index."""
@@ -157,6 +195,7 @@ class BackfillChunkOperator(BaseOperator):
         with airflow_errors():
             plan_id, window = parse_mapped_item(self.chunks)
             push_plan_link(self, context, plan_id)
+            pace = self._pace(context)
             options = load_airflow_options({"state_dir": blank_to_none(self.state_dir)}, self.options)
             session = open_session(options, task_name(context), self.clickhouse_conn_id)
             state = task_state(context, session.store)
@@ -180,7 +219,7 @@ class BackfillChunkOperator(BaseOperator):
                 fresh.acted()
                 reporter.begin(plan)
                 if self.deferrable:
-                    self._defer(session, flags)
+                    self._defer(session, flags, pace)
                 self._stop = worker.stop
                 if self._killed:
                     worker.stop(_KILLED)
@@ -194,14 +233,16 @@ class BackfillChunkOperator(BaseOperator):
                     window=window,
                     on_start=begin,
                     report=reporter,
+                    newest_first=is_newest_first(self.chunks),
+                    **pace.arguments(),
                 )
             except BackfillError:
                 # A cancel between our look and the start reads as an error there.
                 self._refuse_cancelled(self._look(session, plan_id, window))
                 raise
-            return self._outcome(self._look(session, plan_id, window))
+            return self._outcome(self._look(session, plan_id, window), pace)
 
-    def _defer(self, session: Session, flags: RunFlags) -> None:
+    def _defer(self, session: Session, flags: RunFlags, pace: Pace) -> None:
         trigger = BackfillChunkTrigger(
             chunks=dict(self.chunks),
             user=session.user,
@@ -210,6 +251,7 @@ class BackfillChunkOperator(BaseOperator):
             state_dir=blank_to_none(self.state_dir),
             options=self.options,
             flags={name: getattr(flags, name) for name in _FORCED},
+            pace=pace._asdict(),
         )
         self.defer(trigger=trigger, method_name="execute_complete", timeout=self.execution_timeout)
 
@@ -223,7 +265,7 @@ class BackfillChunkOperator(BaseOperator):
             if event["error"] and not self._is_done(status):
                 self._refuse_cancelled(status)
                 raise (AirflowFailException if event["final"] else AirflowException)(event["error"])
-            return self._outcome(status)
+            return self._outcome(status, self._pace(context))
 
     def get_openlineage_facets_on_complete(self, _: Any) -> Any:
         """Return sources, target and rows for the OpenLineage provider; None before the end."""
@@ -282,7 +324,7 @@ class BackfillChunkOperator(BaseOperator):
                 "takes it up again."
             )
 
-    def _outcome(self, status: Payload) -> dict[str, Any]:
+    def _outcome(self, status: Payload, pace: Pace) -> dict[str, Any]:
         counts, plan_id = status["chunkCounts"], status["planId"]
         if self._is_done(status):
             window, rows = show_window(status["from"], status["to"]), f"{status['rowsWritten']:,}"
@@ -295,6 +337,11 @@ class BackfillChunkOperator(BaseOperator):
             raise AirflowFailException(
                 f"{counts['failed']} of {counts['total']} chunks of plan {plan_id} failed. {shown}{more}. "
                 "Mend the cause, then clear this task."
+            )
+        if pace.is_over() and not self._killed:
+            raise AirflowFailException(
+                f"Plan {plan_id}: the time to stop, {pace.stop_at}, has come with {counts['done']} of "
+                f"{counts['total']} chunks done. Clear this task to continue."
             )
         why = _KILLED if self._killed else "it stopped"
         raise AirflowException(

@@ -54,6 +54,8 @@ _PLAN_FLAGS = (
     "allow_existing_rows",
     "trial",
     "force_large_window",
+    "one_shard",
+    "newest_first",
     "force",
 )
 
@@ -100,6 +102,9 @@ class BackfillPlanOperator(BaseOperator):
         trial: Try a few chunks to see whether the chunks add up.
         allow_existing_rows: Add to existing rows of the target in the window.
         force_large_window: Allow a window longer than ``limits.maxWindowHours``.
+        one_shard: Fill this server's local table with the rows of all shards of a Distributed source.
+        reason: Reason for the backfill; shown by ``report``. The plan's owner is the task's ``owner``.
+        newest_first: Map the newest chunks first, and execute the newest chunk of a task first.
         force: Replace an existing plan with this id; its files are kept under another name.
         max_mapped_tasks: Maximum number of mapped tasks; never more than Airflow's ``core.max_map_length``.
         clickhouse_conn_id: Connection of the official ClickHouse provider.
@@ -130,6 +135,9 @@ class BackfillPlanOperator(BaseOperator):
         "allow_existing_rows",
         "trial",
         "force_large_window",
+        "one_shard",
+        "reason",
+        "newest_first",
         "force",
         "clickhouse_conn_id",
         "state_dir",
@@ -167,6 +175,9 @@ class BackfillPlanOperator(BaseOperator):
         trial: bool | str = True,
         allow_existing_rows: bool | str = False,
         force_large_window: bool | str = False,
+        one_shard: bool | str = False,
+        reason: str = "",
+        newest_first: bool | str = False,
         force: bool | str = False,
         max_mapped_tasks: int = MAX_MAPPED_TASKS,
         clickhouse_conn_id: str = "clickhouse_default",
@@ -200,6 +211,9 @@ class BackfillPlanOperator(BaseOperator):
         self.trial = trial
         self.allow_existing_rows = allow_existing_rows
         self.force_large_window = force_large_window
+        self.one_shard = one_shard
+        self.reason = reason
+        self.newest_first = newest_first
         self.force = force
         self.max_mapped_tasks = max_mapped_tasks
         self.clickhouse_conn_id = clickhouse_conn_id
@@ -229,6 +243,8 @@ class BackfillPlanOperator(BaseOperator):
             most = min(self.max_mapped_tasks, conf.getint("core", "max_map_length", fallback=1024))
             payload = create_plan(session, request)
             batches = list(mapped_items(session.store.load_plan(payload["planId"]), most))
+            if self._flag("newest_first"):
+                batches = [{**batch, "newestFirst": True} for batch in reversed(batches)]
         context["ti"].xcom_push("plan_id", payload["planId"])
         summary = plan_summary(plain_values(payload), len(batches), plan_link(payload["planId"]))
         context["ti"].xcom_push("summary", summary)
@@ -292,6 +308,10 @@ class BackfillPlanOperator(BaseOperator):
             trial=self._flag("trial"),
             allow_existing_rows=self._flag("allow_existing_rows"),
             force_large_window=self._flag("force_large_window"),
+            one_shard=self._flag("one_shard"),
+            reason=blank_to_none(self.reason) or "",
+            # Airflow's default owner is nobody.
+            owner="" if self.owner == conf.get("operators", "default_owner", fallback="") else self.owner,
             force=self._flag("force"),
         )
 

@@ -68,6 +68,29 @@ def test_a_bad_option_fails_when_the_dag_is_parsed(make: Callable[[], object], m
         make()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"hours": "night"}, "'night' is not hours of a day"),
+        ({"stop_at": "soon"}, "'soon'"),
+        ({"zone": "Europe/Berlin"}, "belongs to no time of day.*hours='22-06'"),
+        ({"hours": "22-06", "zone": "Mars/Olympus"}, "Mars"),
+        ({"max_load": 80}, "maximum load is 80.*such as 0.8"),
+        ({"max_load": "much"}, "'much' is not a number"),
+        ({"max_failures": 0}, "maximum number of failures is 0"),
+    ],
+)
+def test_a_bad_pace_fails_when_the_dag_is_parsed(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        BackfillChunkOperator(task_id="c", chunks=CHUNKS, **arguments)
+
+
+def test_a_pace_from_a_form_is_left_for_the_run() -> None:
+    asked: dict[str, Any] = {"hours": "{{ params.hours }}", "zone": "Europe/Berlin", "max_load": "{{ params.load }}"}
+    made = BackfillChunkOperator(task_id="c", chunks=CHUNKS, **asked)
+    assert made.hours == "{{ params.hours }}"
+
+
 def test_clear_window_alone_is_refused() -> None:
     with pytest.raises(RequestError, match="replay_done=True"):
         BackfillChunkOperator(task_id="c", chunks=CHUNKS, clear_window=True)

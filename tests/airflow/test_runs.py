@@ -88,6 +88,45 @@ def test_chunks_are_batched_evenly_and_checkpointed_one_by_one(lab: Lab, backfil
     assert "RunPaused" not in next((lab.folder / "events").iterdir()).read_text()
 
 
+def test_the_newest_chunks_come_first_and_the_plan_says_whose_it_is(lab: Lab, backfill: Make) -> None:
+    """Across mapped tasks and within each of them."""
+    asked = {"select": select(lab), "max_mapped_tasks": 2, "newest_first": "{{ True }}"}
+    flow = backfill(
+        str(lab.table("target")),
+        {**WINDOW, "chunk_hours": 12, **asked, "reason": "rates of {{ dag.dag_id }}", "owner": "ledger"},
+        {"max_load": "0.9", "max_failures": "3", "hours": "0:00-23:59"},
+    )
+    assert flow.start() == "success"
+    log = [json.loads(line) for line in next((lab.folder / "events").iterdir()).read_text().splitlines()]
+    began = [event["from"] for event in log if event["type"] == "ChunkStarted"]
+    assert began == sorted(began, reverse=True)
+    assert len(began) == 4
+    plan = lab.session.store.load_plan(flow.result("plan", "plan_id"))
+    assert (plan.reason, plan.owner) == (f"rates of {flow.dag.dag_id}", "ledger")
+    assert equal(lab)
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_no_chunk_starts_after_the_time_to_stop(lab: Lab, backfill: Make, deferrable: bool) -> None:
+    """The tasks fail without spending Airflow's retries; a clear without that time continues."""
+    flow = backfill(
+        str(lab.table("target")),
+        {**WINDOW, "chunk_hours": 12, "select": select(lab), "max_mapped_tasks": 2},
+        # Long ago for the chunks, and to come for the run that began before the plan task.
+        {
+            "stop_at": "{{ (dag_run.start_date + macros.timedelta(milliseconds=1)).isoformat() }}",
+            "retries": 3,
+            "deferrable": deferrable,
+        },
+    )
+    assert flow.start() == "failed"
+    assert [(str(ti.state), ti.try_number) for ti in flow.instances("chunks")] == [("failed", 1)] * 2
+    assert attempts(lab, flow) == 0
+    flow.dag.get_task("chunks").partial_kwargs["stop_at"] = None
+    assert flow.clear("chunks") == "success"
+    assert equal(lab)
+
+
 def test_a_failed_chunk_leaves_the_run_red_and_a_clear_does_only_what_is_left(lab: Lab, backfill: Make) -> None:
     """Airflow's retries are not spent on a statement that ClickHouse will always refuse."""
     lab.sql(BREAK)

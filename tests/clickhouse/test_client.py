@@ -74,6 +74,29 @@ def test_bad_arguments_are_told_apart_from_accidents(api: Client, lab: Lab) -> N
         api.plan(target=target, window=window, write_mode="move")
 
 
+def test_a_select_is_planned_and_paced_as_by_flags(api: Client, lab: Lab) -> None:
+    database = lab.engine.database
+    lab.sql("CREATE TABLE known ENGINE = MergeTree ORDER BY id AS SELECT id FROM orders")
+    backfill = api.plan(
+        target=f"{database}.copy",
+        select=f"SELECT o.id, o.ts FROM {database}.orders AS o INNER JOIN {database}.known AS d ON d.id = o.id",
+        filter_table=f"{database}.orders=ts",
+        whole_table=[f"{database}.known"],
+        window=("2025-01-01", "2025-01-03"),
+        chunk="12h",
+        max_chunk_rows=10_000,
+        trial=False,
+    )
+    with pytest.raises(RequestError, match="maximum load is 80"):
+        backfill.run(max_load=80)
+    with pytest.raises(RequestError, match="belongs to no time of day"):
+        backfill.run(zone="Europe/Berlin")
+    run = backfill.run(newest_first=True, stop_at="2999-01-01")
+    began = [event["from"] for event in backfill.events() if event["type"] == "ChunkStarted"]
+    assert began == sorted(began, reverse=True)
+    assert run.completed
+
+
 def test_a_notebook_shows_the_map(api: Client, lab: Lab) -> None:
     database = lab.engine.database
     backfill = api.plan(

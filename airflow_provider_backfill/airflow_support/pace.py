@@ -1,0 +1,83 @@
+"""When the tasks of a backfill start chunks, and how much load and how many failures they bear."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from ..commands.lease import utc_now
+from ..core.hours import Schedule, check_limits, parse_hours, read_schedule
+from ..core.instants import parse_instant, render_instant
+from ..errors import RequestError
+from .fields import blank_to_none, is_literal
+
+FIELDS = ("max_load", "max_failures", "hours", "stop_at", "zone")
+
+
+class Pace(NamedTuple):
+    """
+    The pace of a task, as a trigger carries it.
+
+    Attributes:
+        stop_at: An instant, so that a restart of the triggerer changes nothing.
+    """
+
+    max_load: float = 0.8
+    max_failures: int = 10
+    hours: str | None = None
+    stop_at: str | None = None
+    zone: str | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of ``run_plan``."""
+        return {"max_load": self.max_load, "max_failures": self.max_failures, "schedule": self._schedule()}
+
+    def is_over(self) -> bool:
+        """Whether no chunk may start any more."""
+        return self._schedule().is_over(utc_now())
+
+    def _schedule(self) -> Schedule:
+        hours = None if self.hours is None else parse_hours(self.hours, self.zone)
+        return Schedule(hours, None if self.stop_at is None else parse_instant(self.stop_at))
+
+
+def read_pace(fields: Mapping[str, Any], began: datetime) -> Pace:
+    """
+    Read the rendered fields of an operator.
+
+    Args:
+        fields: Those of ``FIELDS``, by name.
+        began: The start of the DAG run. A time of day in *stop_at* is the next one after it, for all tasks and tries.
+
+    Raises:
+        RequestError: A field is wrong.
+    """
+    load, failures = _number(fields["max_load"], float, 0.8), _number(fields["max_failures"], int, 10)
+    check_limits(load, failures)
+    hours, stop, zone = (blank_to_none(fields[name]) for name in ("hours", "stop_at", "zone"))
+    schedule = read_schedule(hours, stop, zone, began)
+    return Pace(load, failures, hours, None if schedule.stop_at is None else render_instant(schedule.stop_at), zone)
+
+
+def check_literals(fields: Mapping[str, Any]) -> None:
+    """
+    Check the fields before any is rendered; a field with a template is left for the run.
+
+    Raises:
+        RequestError: A field is wrong.
+    """
+    literal = {name: value if is_literal(value) else None for name, value in fields.items()}
+    if any(not is_literal(fields[name]) for name in ("hours", "stop_at")):
+        literal["zone"] = None
+    # A moment that has passed when the DAG is parsed was to come when its run began.
+    read_pace(literal, parse_instant("1970-01-01"))
+
+
+def _number(value: Any, kind: type[float] | type[int], default: float) -> Any:
+    """Return a number that a template may have rendered; what is none is refused by whoever gets it."""
+    given = blank_to_none(value)
+    if not isinstance(given, str):
+        return default if given is None else given
+    try:
+        return kind(given)
+    except ValueError:
+        raise RequestError(f"{given!r} is not a number.", hint="pass a number, or a template that gives one") from None
