@@ -60,13 +60,23 @@ class Engine:
     url: str
 
 
+# The embedded engine is the server's own code, so every run of the tests asks it where the ways part: how we talk to it,
+# the write modes, types, and the Python client. The long form asks all of it.
+_EMBEDDED_TOO = ("test_modes", "test_answers", "test_client", "test_conversions", "test_attacks")
+
+
+# Before pytest looks at -m.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with its tier, the folder below tests/."""
+    """Mark each test with its tier, the folder below tests/, and as long what both engines need not show each time."""
     here = Path(__file__).parent
     for item in items:
         tier = item.path.relative_to(here).parts[0]
         if tier in TIERS:
             item.add_marker(tier)
+        given = getattr(item, "callspec", None)
+        if given is not None and given.params.get("engine") == "embedded" and item.path.stem not in _EMBEDDED_TOO:
+            item.add_marker("long")
 
 
 def pytest_unconfigure() -> None:
