@@ -60,7 +60,7 @@ class Engine:
     url: str
 
 
-# The embedded engine is the server's own code, so every run of the tests asks it where the ways part: how we talk to it,
+# The embedded engine is the server's own code, so every run of the tests asks it where the ways part: how we call it,
 # the write modes, types, and the Python client. The long form asks all of it.
 _EMBEDDED_TOO = ("test_modes", "test_answers", "test_client", "test_conversions", "test_attacks")
 
