@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from .core.hours import read_schedule
-from .core.instants import parse_instant, render_instant
+from .core.instants import render_instant
 from .core.names import show_table
 from .core.plan import Plan
 from .core.progress_map import CellKind, ProgressMap
@@ -14,6 +14,7 @@ from .core.run_state import ChunkStatus, Run, RunStatus
 from .errors import RequestError
 
 if TYPE_CHECKING:
+    from .commands.chunks import ChunkResult
     from .commands.session import Payload, Session
 
 
@@ -49,29 +50,6 @@ class Pace(TypedDict, total=False):
     force_overlap: bool
     force_compatibility: bool
     force_environment: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkResult:
-    """
-    One chunk ``[start, end)`` of a backfill, in UTC.
-
-    Attributes:
-        status: ``pending``, ``running``, ``done`` or ``failed``.
-        attempts: Attempts so far.
-        query_id: The id of the last attempt's INSERT; None before the first.
-        rows: Rows that the target got from the chunk; None until it is done.
-        error: The last error in short; None without one.
-    """
-
-    id: str
-    start: datetime
-    end: datetime
-    status: str
-    attempts: int
-    query_id: str | None
-    rows: int | None
-    error: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +103,7 @@ class RunResult:
         """Compare the target with the source; see :meth:`Backfill.verify`."""
         return self.backfill.verify()
 
-    def chunks(self, status: str | None = None, *, failed: bool = False) -> list[ChunkResult]:
+    def chunks(self, status: str | None = None, *, failed: bool = False) -> "list[ChunkResult]":
         """List chunks; see :meth:`Backfill.chunks`."""
         return self.backfill.chunks(status, failed=failed)
 
@@ -240,7 +218,7 @@ class Backfill:
             payload=payload,
         )
 
-    def chunks(self, status: str | None = None, *, failed: bool = False) -> list[ChunkResult]:
+    def chunks(self, status: str | None = None, *, failed: bool = False) -> "list[ChunkResult]":
         """
         List chunks in time order; needs no ClickHouse.
 
@@ -258,19 +236,7 @@ class Backfill:
         if text is not None and text not in known:
             raise RequestError(f"The chunk status is {text!r}.", hint=f"use one of {', '.join(known)}")
         wanted = None if text is None else ChunkStatus(text)
-        return [
-            ChunkResult(
-                id=chunk["chunkId"],
-                start=parse_instant(chunk["from"]),
-                end=parse_instant(chunk["to"]),
-                status=str(chunk["status"]),
-                attempts=chunk["attempts"],
-                query_id=chunk["queryId"],
-                rows=chunk["rowsWritten"],
-                error=chunk["error"],
-            )
-            for chunk in list_chunks(self._session, self.id, wanted)
-        ]
+        return list_chunks(self._session, self.id, wanted)
 
     def events(self) -> list[dict[str, Any]]:
         """Read what happened so far, one dict for each line of the event log, oldest first."""

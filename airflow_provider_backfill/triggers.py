@@ -30,7 +30,7 @@ from .core.instants import parse_instant
 from .core.names import parse_table
 from .core.plain_text import plain_line
 from .core.plan import Plan
-from .core.run_state import Run, RunStatus
+from .core.run_state import ChunkStatus, Run
 
 _SAME_LINE_SECONDS = 300.0
 _NEW_LINE_SECONDS = 15.0
@@ -232,8 +232,8 @@ class BackfillChunkTrigger(BaseTrigger):
 def _is_over(session: Session, plan_id: str, window: tuple[datetime, datetime]) -> bool:
     """Whether nothing of the window is left to execute, as when a trigger is started again after its last chunk."""
     status = window_status(session, plan_id, window)
-    counts = status["chunkCounts"]
-    return bool(RunStatus(status["status"]).is_cancelled or not counts["pending"] + counts["running"])
+    left = status.counts[ChunkStatus.PENDING] + status.counts[ChunkStatus.RUNNING]
+    return status.status.is_cancelled or not left
 
 
 async def _settle(began: float) -> None:

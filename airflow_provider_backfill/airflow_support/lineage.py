@@ -14,7 +14,9 @@ from urllib.parse import urlsplit
 from airflow.sdk import Asset, AssetAlias, Context
 
 from ..commands.session import Payload
+from ..commands.status import WindowStatus
 from ..core.instants import parse_instant
+from ..core.names import show_table
 from ..errors import RequestError
 from .compat import airflow_is, alias_extra
 
@@ -90,7 +92,7 @@ def check_partitions(key_format: str, outlets: Iterable[Any]) -> None:
         )
 
 
-def openlineage(result: Payload) -> "OperatorLineage[Any, Any]":
+def openlineage(result: WindowStatus) -> "OperatorLineage[Any, Any]":
     """Return sources, target and rows of an executed window; called by the OpenLineage provider."""
     from airflow.providers.common.compat.openlineage.facet import (
         InputDataset,
@@ -100,11 +102,11 @@ def openlineage(result: Payload) -> "OperatorLineage[Any, Any]":
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     # Named as OpenLineage's naming rules have it; an embedded engine has no host.
-    namespace = f"clickhouse://{urlsplit(result['environment']).netloc}"
-    rows = OutputStatisticsOutputDatasetFacet(rowCount=result["rowsWritten"])
+    namespace = f"clickhouse://{urlsplit(result.environment).netloc}"
+    rows = OutputStatisticsOutputDatasetFacet(rowCount=result.rows)
     return OperatorLineage(
-        inputs=[InputDataset(namespace=namespace, name=source) for source in result["sources"]],
+        inputs=[InputDataset(namespace=namespace, name=source) for source in result.sources],
         outputs=[
-            OutputDataset(namespace=namespace, name=result["target"], outputFacets={"outputStatistics": rows}),
+            OutputDataset(namespace=namespace, name=show_table(result.target), outputFacets={"outputStatistics": rows}),
         ],
     )

@@ -182,7 +182,7 @@ def _status(call: Call) -> Payload:
         watch_run(call, session, plan_id)
     payload = with_page(read_status(session, plan_id))
     if status is not None:
-        payload["chunks"] = list_chunks(session, plan_id, ChunkStatus(status))
+        payload["chunks"] = [chunk.payload() for chunk in list_chunks(session, plan_id, ChunkStatus(status))]
     return payload
 
 

@@ -1,6 +1,7 @@
 """Which chunks of a plan: those at one status, those of a part of the window."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
@@ -17,7 +18,43 @@ _GROUPED = 1000
 _SHOWN = 20
 
 
-def list_chunks(session: Session, plan_id: str, status: ChunkStatus | None) -> list[Payload]:
+@dataclass(frozen=True, slots=True)
+class ChunkResult:
+    """
+    One chunk ``[start, end)`` of a backfill, in UTC.
+
+    Attributes:
+        status: ``pending``, ``running``, ``done`` or ``failed``.
+        attempts: Attempts so far.
+        query_id: The id of the last attempt's INSERT; None before the first.
+        rows: Rows that the target got from the chunk; None until it is done.
+        error: The last error in short; None without one.
+    """
+
+    id: str
+    start: datetime
+    end: datetime
+    status: ChunkStatus
+    attempts: int
+    query_id: str | None
+    rows: int | None
+    error: str | None
+
+    def payload(self) -> Payload:
+        """Return the chunk as ``status --chunks --json`` shows it."""
+        return {
+            "chunkId": self.id,
+            "from": render_instant(self.start),
+            "to": render_instant(self.end),
+            "status": self.status,
+            "attempts": self.attempts,
+            "queryId": self.query_id,
+            "rowsWritten": self.rows,
+            "error": self.error,
+        }
+
+
+def list_chunks(session: Session, plan_id: str, status: ChunkStatus | None) -> list[ChunkResult]:
     """
     Return every chunk of a plan that stands at *status*, or all, in time order; needs no ClickHouse.
 
@@ -26,21 +63,21 @@ def list_chunks(session: Session, plan_id: str, status: ChunkStatus | None) -> l
     """
     plan = session.store.load_plan(plan_id)
     run = session.store.open_run(plan).run
-    return [_payload(plan, run, chunk) for chunk in select_chunks(plan, run, *([] if status is None else [status]))]
+    return [_result(plan, run, chunk) for chunk in select_chunks(plan, run, *([] if status is None else [status]))]
 
 
-def _payload(plan: Plan, run: Run, chunk: Chunk) -> Payload:
+def _result(plan: Plan, run: Run, chunk: Chunk) -> ChunkResult:
     state = run.state(chunk.id)
-    return {
-        "chunkId": chunk.id,
-        "from": render_instant(chunk.start),
-        "to": render_instant(chunk.end),
-        "status": state.status,
-        "attempts": state.attempt,
-        "queryId": query_id(plan.plan_id, chunk.id, state.attempt) if state.attempt else None,
-        "rowsWritten": state.content.rows if state.content is not None else None,
-        "error": short_error(state.error) if state.error else None,
-    }
+    return ChunkResult(
+        id=chunk.id,
+        start=chunk.start,
+        end=chunk.end,
+        status=state.status,
+        attempts=state.attempt,
+        query_id=query_id(plan.plan_id, chunk.id, state.attempt) if state.attempt else None,
+        rows=state.content.rows if state.content is not None else None,
+        error=short_error(state.error) if state.error else None,
+    )
 
 
 def failures_payload(plan: Plan, run: Run) -> list[Payload]:

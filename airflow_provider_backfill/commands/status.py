@@ -1,6 +1,9 @@
 """Read where a plan stands."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from ..core.findings.signal import signal_of
 from ..core.findings.state_rules import next_step
@@ -8,6 +11,7 @@ from ..core.instants import render_instant
 from ..core.names import show_table
 from ..core.plan import Plan
 from ..core.run_state import ChunkStatus, Run, RunStatus
+from ..core.tables import TableName
 from .chunks import chunks_between, failures_payload
 from .lease import has_live_worker, owner_is_dead, utc_now
 from .plan_findings import plan_case, state_findings
@@ -21,12 +25,54 @@ def read_status(session: Session, plan_id: str) -> Payload:
     return {**status_payload(session, plan, run, "status"), "findings": state_findings(session, plan, run)}
 
 
-def window_status(session: Session, plan_id: str, window: tuple[datetime, datetime]) -> Payload:
-    """
-    Where the chunks of a plan stand that lie in ``[start, end)``: a mapped task's share; needs no ClickHouse.
+class FailedChunk(NamedTuple):
+    """A chunk that failed for good, with its last error."""
 
-    ``status`` is that of the whole run. ``failed`` names the failed chunks with their last errors.
+    start: datetime
+    end: datetime
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class WindowStatus:
     """
+    Where the chunks of a plan stand that lie in a window ``[start, end)``.
+
+    Attributes:
+        status: That of the whole run.
+        sources: The tables that rows come from, or the views where there is no table.
+        rows: Rows that the target got.
+    """
+
+    plan_id: str
+    target: TableName
+    sources: tuple[str, ...]
+    environment: str
+    start: datetime
+    end: datetime
+    status: RunStatus
+    counts: Mapping[ChunkStatus, int]
+    rows: int
+    failed: tuple[FailedChunk, ...]
+
+    @property
+    def total(self) -> int:
+        """How many chunks there are."""
+        return sum(self.counts.values())
+
+    @property
+    def done(self) -> int:
+        """How many of them are done."""
+        return self.counts[ChunkStatus.DONE]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all are done."""
+        return self.done == self.total
+
+
+def window_status(session: Session, plan_id: str, window: tuple[datetime, datetime]) -> WindowStatus:
+    """Return where a mapped task's share of a plan stands; needs no ClickHouse."""
     plan = session.store.load_plan(plan_id)
     run = session.store.open_run(plan).run
     counts, rows, failed = dict.fromkeys(ChunkStatus, 0), 0, []
@@ -35,23 +81,19 @@ def window_status(session: Session, plan_id: str, window: tuple[datetime, dateti
         counts[state.status] += 1
         rows += state.content.rows if state.content is not None else 0
         if state.status is ChunkStatus.FAILED:
-            failed.append({"from": render_instant(chunk.start), "to": render_instant(chunk.end), "error": state.error})
-    return {
-        "planId": plan.plan_id,
-        "target": show_table(plan.target),
-        "sources": list(dict.fromkeys(statement.source_text or statement.name for statement in plan.statements)),
-        "environment": plan.environment,
-        "from": render_instant(window[0]),
-        "to": render_instant(window[1]),
-        "status": run.status,
-        "chunkCounts": {
-            "total": sum(counts.values()),
-            **{status.value: counts[status] for status in ChunkStatus},
-            "skipped": 0,
-        },
-        "rowsWritten": rows,
-        "failed": failed,
-    }
+            failed.append(FailedChunk(chunk.start, chunk.end, state.error))
+    return WindowStatus(
+        plan_id=plan.plan_id,
+        target=plan.target,
+        sources=tuple(dict.fromkeys(statement.source_text or statement.name for statement in plan.statements)),
+        environment=plan.environment,
+        start=window[0],
+        end=window[1],
+        status=run.status,
+        counts=counts,
+        rows=rows,
+        failed=tuple(failed),
+    )
 
 
 def status_payload(session: Session, plan: Plan, run: Run, command: str, *, noop: bool = False) -> Payload:

@@ -30,11 +30,12 @@ from ..airflow_support.session import airflow_errors, load_airflow_options, open
 from ..airflow_support.task_log import ChunkReporter
 from ..commands.lease import utc_now
 from ..commands.run import RunFlags, run_plan
-from ..commands.session import Payload, Session
-from ..commands.status import window_status
+from ..commands.session import Session
+from ..commands.status import WindowStatus, window_status
+from ..core.instants import render_instant
 from ..core.plan import Plan
-from ..core.run_state import Run, RunStatus
-from ..errors import BackfillError, RequestError
+from ..core.run_state import Run
+from ..errors import BackfillError, Command, RequestError
 from ..options import parse_options
 from ..triggers import BackfillChunkTrigger
 
@@ -143,7 +144,7 @@ class BackfillChunkOperator(BaseOperator):
         self._stop: Callable[[str], None] | None = None
         self._killed = False
         self._progress = ""
-        self._lineage: Payload | None = None
+        self._lineage: WindowStatus | None = None
         with operator_words():
             parse_options(options or {}, "options")
             check_literals(self._pace_fields())
@@ -203,7 +204,7 @@ class BackfillChunkOperator(BaseOperator):
             fresh, reporter = _Clear(context, state), ChunkReporter(self.log, self.dag_id)
             status = self._look(session, plan_id, window)
             replay = self._flag("replay_done") and fresh.is_new
-            if self._is_done(status) and not replay:
+            if status.is_done and not replay:
                 self.log.info("%s: every chunk was done before (plan %s)", self.window_label, plan_id)
                 return self._result(status)
             self._refuse_cancelled(status)
@@ -262,7 +263,7 @@ class BackfillChunkOperator(BaseOperator):
             push_plan_link(self, context, plan_id)
             options = load_airflow_options({"state_dir": blank_to_none(self.state_dir)}, self.options)
             status = self._look(open_session(options, task_name(context)), plan_id, window)
-            if event["error"] and not self._is_done(status):
+            if event["error"] and not status.is_done:
                 self._refuse_cancelled(status)
                 raise (AirflowFailException if event["final"] else AirflowException)(event["error"])
             return self._outcome(status, self._pace(context))
@@ -283,17 +284,16 @@ class BackfillChunkOperator(BaseOperator):
             # In a thread, because this one may hold, where it was interrupted, a lock that stop() needs.
             threading.Thread(target=stop, args=(_KILLED,), name="backfill-kill", daemon=True).start()
 
-    def _look(self, session: Session, plan_id: str, window: tuple[datetime, datetime]) -> Payload:
+    def _look(self, session: Session, plan_id: str, window: tuple[datetime, datetime]) -> WindowStatus:
         status = window_status(session, plan_id, window)
-        counts = status["chunkCounts"]
-        if not counts["total"]:
+        if not status.total:
             raise RequestError(
-                f"No chunk of plan {plan_id} lies in {status['from']} to {status['to']}.",
+                f"No chunk of plan {plan_id} lies in {render_instant(status.start)} to {render_instant(status.end)}.",
                 hint="pass chunks as BackfillPlanOperator returns them",
             )
-        failed = f", {counts['failed']} failed" if counts["failed"] else ""
-        self._progress = f", {counts['done']}/{counts['total']} done{failed}"
-        self._lineage = status if counts["done"] else None
+        failed = f", {len(status.failed)} failed" if status.failed else ""
+        self._progress = f", {status.done}/{status.total} done{failed}"
+        self._lineage = status if status.done else None
         return status
 
     def _refuse_other_plan(self, context: Context, plan_id: str, state: TaskState) -> None:
@@ -312,53 +312,52 @@ class BackfillChunkOperator(BaseOperator):
         state.set(_PLAN_KEY, plan_id)
 
     @staticmethod
-    def _is_done(status: Payload) -> bool:
-        counts = status["chunkCounts"]
-        return bool(counts["done"] == counts["total"])
-
-    @staticmethod
-    def _refuse_cancelled(status: Payload) -> None:
-        if RunStatus(status["status"]).is_cancelled:
+    def _refuse_cancelled(status: WindowStatus) -> None:
+        if status.status.is_cancelled:
             raise AirflowSkipException(
-                f"Plan {status['planId']} was cancelled; `clickhouse-backfill resume --plan-id {status['planId']}` "
-                "takes it up again."
+                f"Plan {status.plan_id} was cancelled; `{Command('resume', status.plan_id)}` takes it up again."
             )
 
-    def _outcome(self, status: Payload, pace: Pace) -> dict[str, Any]:
-        counts, plan_id = status["chunkCounts"], status["planId"]
-        if self._is_done(status):
-            window, rows = show_window(status["from"], status["to"]), f"{status['rowsWritten']:,}"
-            self.log.info("%s: %s rows, %s chunks done (plan %s)", window, rows, counts["done"], plan_id)
+    def _outcome(self, status: WindowStatus, pace: Pace) -> dict[str, Any]:
+        if status.is_done:
+            window = _shown(status.start, status.end)
+            self.log.info(
+                "%s: %s rows, %s chunks done (plan %s)", window, f"{status.rows:,}", status.done, status.plan_id
+            )
             return self._result(status)
         self._refuse_cancelled(status)
-        if counts["failed"]:
-            shown = "; ".join(f"{show_window(f['from'], f['to'])}: {f['error']}" for f in status["failed"][:3])
-            more = f"; and {counts['failed'] - 3} more" if counts["failed"] > 3 else ""
+        if failed := status.failed:
+            shown = "; ".join(f"{_shown(one.start, one.end)}: {one.error}" for one in failed[:3])
+            more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
             raise AirflowFailException(
-                f"{counts['failed']} of {counts['total']} chunks of plan {plan_id} failed. {shown}{more}. "
+                f"{len(failed)} of {status.total} chunks of plan {status.plan_id} failed. {shown}{more}. "
                 "Mend the cause, then clear this task."
             )
         if pace.is_over() and not self._killed:
             raise AirflowFailException(
-                f"Plan {plan_id}: the time to stop, {pace.stop_at}, has come with {counts['done']} of "
-                f"{counts['total']} chunks done. Clear this task to continue."
+                f"Plan {status.plan_id}: the time to stop, {pace.stop_at}, has come with {status.done} of "
+                f"{status.total} chunks done. Clear this task to continue."
             )
         why = _KILLED if self._killed else "it stopped"
         raise AirflowException(
-            f"Plan {plan_id}: {why} with {counts['done']} of {counts['total']} chunks done; the next try goes on."
+            f"Plan {status.plan_id}: {why} with {status.done} of {status.total} chunks done; the next try goes on."
         )
 
-    def _result(self, status: Payload) -> dict[str, Any]:
+    def _result(self, status: WindowStatus) -> dict[str, Any]:
         return {
-            "planId": status["planId"],
-            "from": status["from"],
-            "to": status["to"],
-            "chunkCount": status["chunkCounts"]["total"],
-            "rowsWritten": status["rowsWritten"],
+            "planId": status.plan_id,
+            "from": render_instant(status.start),
+            "to": render_instant(status.end),
+            "chunkCount": status.total,
+            "rowsWritten": status.rows,
         }
 
 
 _KILLED = "the task was killed"
+
+
+def _shown(start: datetime, end: datetime) -> str:
+    return show_window(render_instant(start), render_instant(end))
 
 
 class _Clear:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_provider_backfill.airflow_support.lineage import openlineage
 from airflow_provider_backfill.airflow_support.session import airflow_errors, open_session
+from airflow_provider_backfill.commands.status import WindowStatus
+from airflow_provider_backfill.core.run_state import ChunkStatus, RunStatus
+from airflow_provider_backfill.core.tables import TableName
 from airflow_provider_backfill.options import Options
 from tests.airflow.conftest import Flow
 from tests.clickhouse.lab import Lab
@@ -51,7 +55,10 @@ def test_a_chunk_task_tells_source_target_and_rows(lab: Lab, backfill: Make) -> 
     assert [(d.namespace, d.name) for d in lineage.inputs] == [(namespace, str(lab.table("source")))]
     assert [(d.namespace, d.name) for d in lineage.outputs] == [(namespace, str(lab.table("target")))]
     assert lineage.outputs[0].outputFacets["outputStatistics"].rowCount == 240
-    assert openlineage({"environment": "chdb:///data", "sources": [], "target": "a.b", "rowsWritten": 1}).inputs == []
+    counts = dict.fromkeys(ChunkStatus, 0)
+    start = datetime(2025, 1, 1, tzinfo=UTC)
+    nothing = WindowStatus("0", TableName("a", "b"), (), "chdb:///data", start, start, RunStatus.RUNNING, counts, 1, ())
+    assert openlineage(nothing).inputs == []
 
 
 def test_a_failed_task_tells_of_the_rows_that_are_there(lab: Lab, backfill: Make) -> None:
