@@ -51,8 +51,10 @@ SESSIONS = {
     ),
     "clean": (
         "list",
-        "# CREATE TABLE shop.backfill_trial_0123456789abcdef_01234567_parts (x UInt8) ENGINE = Memory",
+        # As a worker leaves it that was killed between its last record and its cleaning up.
+        "# CREATE TABLE shop.backfill_5aac71362141371d_0123456789abcdef_1 AS shop.orders_eur",
         "clean",
+        "clean --yes",
     ),
 }
 
@@ -66,7 +68,7 @@ def main() -> None:
         client = clickhouse_connect.get_client(dsn=server.url, autogenerate_session_id=False)
         for statement in filter(str.strip, _TABLES.split(";")):
             client.command(statement)
-        environment = {**os.environ, "CLICKHOUSE_URL": server.url, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)}
+        environment = {**os.environ, "CLICKHOUSE_URL": server.url, "TERM": "xterm-256color"}
         work = Path(folder) / "work"
         work.mkdir()
         for name, lines in SESSIONS.items():
@@ -84,7 +86,8 @@ def play(lines: tuple[str, ...], folder: Path, environment: dict[str, str], sql:
             screen.append(f"clickhouse> {line.removeprefix('# ')};\n\n", style="dim")
             continue
         screen.append("$ ", style="green").append(f"clickhouse-backfill {line}\n", style="bold")
-        screen.append(Text.from_ansi("".join(_output(shlex.split(line), folder, environment)))).append("\n\n")
+        shown = "".join(_output(shlex.split(line), folder, environment)).replace(str(folder), "~")
+        screen.append(Text.from_ansi(shown)).append("\n\n")
     screen.rstrip()
     return screen
 

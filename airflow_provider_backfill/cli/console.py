@@ -24,6 +24,15 @@ def write(out: IO[str], line: str) -> None:
         out.flush()
 
 
+def columns_of(out: IO[str]) -> int | None:
+    """Return how wide the terminal is; None for a pipe or a file, which takes lines of any length."""
+    if not is_terminal(out):
+        return None
+    with suppress(OSError, ValueError):
+        return os.get_terminal_size(out.fileno()).columns or None
+    return None
+
+
 def mute(out: IO[str]) -> None:
     """Send what is still to be written to *out* nowhere, also what Python writes at its exit."""
     with suppress(OSError, ValueError):

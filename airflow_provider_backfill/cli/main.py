@@ -66,10 +66,12 @@ def _call(words: list[str], airflow_section: Mapping[str, str] | None, carried: 
             raise RequestError("An argument is not UTF-8 text.", hint="set a locale of UTF-8, such as LC_ALL=C.UTF-8")
         call = parse(words)._replace(airflow_section=airflow_section)
         from .calls import CALLS
-        from .output import carried_flags
+        from .output import carried_flags, show_payload
 
         carried.enter_context(carrying(partial(carried_flags, call)))
         payload = CALLS[call.command](call)
+        code = int(payload.pop("exitCode", 0 if payload["ok"] else 1))
+        show_payload(payload, call)
     except SystemExit as end:
         return int(end.code or 0)
     except BrokenPipeError:
@@ -93,10 +95,6 @@ def _call(words: list[str], airflow_section: Mapping[str, str] | None, carried: 
         return _report(
             words, call, command, BackfillError(text, hint="--verbose shows the traceback; please report it")
         )
-    code = int(payload.pop("exitCode", 0 if payload["ok"] else 1))
-    from .output import show_payload
-
-    show_payload(payload, call)
     return code
 
 

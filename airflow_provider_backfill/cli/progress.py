@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import IO, Protocol, Self
 
 from ..core.events import ChunkDone, ChunkFailed, ChunkReleased, ChunkSplit, ChunkStarted, Event, RunThrottled
+from ..core.failures import short_error
 from ..core.instants import render_instant
 from ..core.plain_text import show_bytes
 from ..core.progress import Pace, ProgressMeter
@@ -93,10 +94,16 @@ def ended(run: Run) -> int:
 
 
 class EventText:
-    """Events as sentences; remembers a running chunk's window, which only its first event tells."""
+    """
+    Events as sentences; remembers a running chunk's window, which only its first event tells.
 
-    def __init__(self) -> None:
+    Args:
+        whole: Tell errors with what the server appends about its own query plan.
+    """
+
+    def __init__(self, *, whole: bool = False) -> None:
         self._windows: dict[str, str] = {}
+        self._short: Callable[[str], str] = str if whole else short_error
 
     def tell(self, event: Event) -> str:
         """Describe an event of a chunk; empty for an event without news."""
@@ -108,9 +115,9 @@ class EventText:
                 return f"{self._end(event.chunk_id)}  {event.content.rows:,} rows in {show_seconds(event.seconds)}"
             case ChunkFailed():
                 then = "failed for good" if event.final else "failed, will be tried again"
-                return f"{self._end(event.chunk_id)}  attempt {event.attempt} {then}: {event.message}"
+                return f"{self._end(event.chunk_id)}  attempt {event.attempt} {then}: {self._short(event.message)}"
             case ChunkSplit():
-                return f"{self._end(event.chunk_id)}  split into {len(event.parts)} parts: {event.message}"
+                return f"{self._end(event.chunk_id)}  split into {len(event.parts)} parts: {self._short(event.message)}"
             case ChunkReleased():
                 return f"{self._end(event.chunk_id)}  given back: {event.reason}"
             case RunThrottled():
@@ -149,7 +156,7 @@ class LineProgress:
         self._pause = 0.0 if every or run.total <= _ALL_LINES else _LINE_SECONDS
         self._next = 0.0
         self._lock = threading.Lock()
-        self._narrator = EventText()
+        self._narrator = EventText(whole=every)
 
     def __enter__(self) -> Self:
         return self

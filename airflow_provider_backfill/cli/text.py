@@ -12,7 +12,7 @@ from typing import IO
 from ..core.failures import short_error
 from ..core.plain_text import show_bytes
 from ..core.run_state import RunStatus
-from .console import paint
+from .console import columns_of, paint
 from .flags import Payload
 
 _ERRORS_SHOWN = 5
@@ -328,6 +328,20 @@ def _findings(findings: Sequence[Payload], out: IO[str]) -> list[str]:
     return lines
 
 
+# Who, when, how many rows, and the window: what a narrow terminal leaves out of a list first.
+_SPARED = (7, 6, 3, 4)
+
+
+def _columns_that_fit(widths: Sequence[int], room: int | None) -> list[int]:
+    """Return the columns of a list that have room side by side; all of them where lines may be of any length."""
+    shown = list(range(len(widths)))
+    for column in _SPARED:
+        if room is None or sum(widths[one] for one in shown) + 2 * (len(shown) - 1) <= room:
+            break
+        shown.remove(column)
+    return shown
+
+
 def show_list(payload: Payload, out: IO[str]) -> str:
     """Return a table of the plans, newest last."""
     header = ("PLAN", "STATUS", "DONE", "ROWS", "WINDOW (UTC)", "TARGET", "STARTED", "BY")
@@ -345,15 +359,16 @@ def show_list(payload: Payload, out: IO[str]) -> str:
         for plan in payload["plans"]
     ]
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    shown = _columns_that_fit(widths, columns_of(out))
     lines = []
     for row in (header, *rows) if rows else ():
         cells = [
-            f"{cell:>{width}}" if column in (2, 3) else f"{cell:<{width}}"
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            f"{row[column]:>{widths[column]}}" if column in (2, 3) else f"{row[column]:<{widths[column]}}"
+            for column in shown
         ]
         cells[1] = cells[1].replace(row[1], paint(row[1], row[1], out), 1)
         lines.append("  ".join(cells).rstrip())
-    if not rows:
+    if not rows and not payload["damaged"]:
         lines.append(f"There is no plan in {payload['stateDir']}.")
     lines += [f"{paint('damaged', 'error', out)}  {entry['message']}" for entry in payload["damaged"]]
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from ..core.run_state import Run, RunStatus
 from ..core.tables import TableName
 from ..core.window import require_order
 from ..errors import Advice, DamagedStateError, Flag, PlanNotFoundError
-from .list import readable_runs
+from .list import readable_runs, refuse_damaged
 from .session import Payload, Session
 
 
@@ -85,6 +85,7 @@ def _known_window(
         return start, end
     plans = [plan for plan, _ in readable_runs(session, target)]
     if not plans:
+        refuse_damaged(session, target)
         raise PlanNotFoundError(
             f"There is no plan of {target} in {session.store.backend.where('')}, so no window to look at.",
             remedy=Advice("pass {} and {}", Flag("--from", "2025-01-01"), Flag("--to", "2025-02-01")),

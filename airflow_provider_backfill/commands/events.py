@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..core.instants import render_instant
+from ..errors import DamagedStateError
 from .session import Session
 
 _NOT_FOR_PEOPLE = ("LogOpened", "WorkerHeartbeat")
@@ -19,10 +20,17 @@ class EventReader:
 
     Raises:
         PlanNotFoundError: There is no such plan.
+        DamagedStateError: The log is damaged.
     """
 
     def __init__(self, session: Session, plan_id: str, *, chunk_id: str = "") -> None:
         plan = session.store.load_plan(plan_id)
+        try:
+            session.store.open_run(plan)
+        except DamagedStateError as error:
+            # The log is sound when only its checkpoint is damaged.
+            if error.path != session.store.run_path(plan.plan_id):
+                raise
         self._log = session.store.backend.log(plan.plan_id, render_instant(plan.created_at))
         self._chunk_id = chunk_id
         self._position, self._last = 0, b""

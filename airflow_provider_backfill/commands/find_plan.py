@@ -7,7 +7,7 @@ from ..core.plan import Plan
 from ..core.run_state import RunStatus
 from ..core.tables import TableName
 from ..errors import Advice, Command, DamagedStateError, Flag, PlanNotFoundError, RequestError
-from .list import readable_runs
+from .list import readable_runs, refuse_damaged
 from .session import Session
 
 _BEGINNING = re.compile(r"[0-9a-f]{1,16}", re.ASCII)
@@ -55,6 +55,7 @@ def last_plan_id(session: Session) -> str:
     """
     plans = list(_readable_plans(session))
     if not plans:
+        refuse_damaged(session)
         raise PlanNotFoundError(
             f"There is no plan in {session.store.backend.where('')}.",
             remedy=Advice("create one with `{}`, or name another folder with {}", Command("plan"), Flag("--state-dir")),
@@ -75,6 +76,7 @@ def plan_id_of_target(session: Session, target: TableName) -> str:
     name = show_table(target)
     runs = list(readable_runs(session, target))
     if not runs:
+        refuse_damaged(session, target)
         raise PlanNotFoundError(
             f"There is no plan of {name} in {session.store.backend.where('')}.",
             remedy=Advice("`{}` shows all plans", Command("list")),

@@ -70,3 +70,16 @@ def readable_runs(session: Session, target: TableName) -> Iterator[tuple[Plan, R
                 yield plan, session.store.open_run(plan).run
         except BackfillError:
             continue
+
+
+def refuse_damaged(session: Session, target: TableName | None = None) -> None:
+    """
+    Refuse to say that there is no plan, of *target* when given, where there is one that cannot be read.
+
+    Raises:
+        DamagedStateError: The first of them; a plan file that cannot be read may be of any target.
+    """
+    for name in session.store.plan_ids():
+        plan = session.store.load_plan(name)
+        if target in (None, plan.target):
+            session.store.open_run(plan)

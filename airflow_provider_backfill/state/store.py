@@ -49,7 +49,10 @@ def open_store(state_dir: str, *, config: Mapping[str, str] | None = None) -> "S
     """
     scheme, separator, rest = state_dir.partition("://")
     if not separator or scheme == "file":
-        return StateStore(FileBackend(Path(unquote(rest) if separator else state_dir).expanduser().absolute()))
+        folder = Path(unquote(rest) if separator else state_dir).expanduser().absolute()
+        if folder.is_file():
+            raise ConfigError(f"stateDir is {folder}, which is a file.", hint="name a folder with --state-dir")
+        return StateStore(FileBackend(folder))
     if scheme not in _EXTRAS:
         raise ConfigError(
             f"stateDir is {mask_message(state_dir)!r}, which is not a place to keep state in.",
