@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from ..core.adding_up.merging import simple_type
 from ..core.column_types import unwrap_type
 from ..core.facts import Column, TableFacts
 from ..core.instants import from_ms
@@ -25,9 +26,14 @@ from .client import LONG_TEXT, ClickHouse
 
 # Of the sum of what is compared; adding up in another order changes the last digits.
 _TOLERANCE = 1e-9
+_TOLERANCES = (("Float64", _TOLERANCE), ("Float32", 1e-5), ("BFloat16", 0.05))
+# Of the greatest value of a column: what is left where values cancel each other out.
+_NOISE = 1e-13
 _SHOWN = 3
-_AT = "_backfill_at"
+# Names that no column has.
+_AT, _SIDE, _DIFFERENCE = "_backfill_at", "_backfill_side", "_backfill_difference"
 _FLOAT = re.compile(r"Float32|Float64|BFloat16")
+_FLOATS = re.compile(r"(Array\()?(?:Nullable\()?(?:Float32|Float64|BFloat16)\)*")
 _GIVES_ARRAY = re.compile(r"AggregateFunction\((?:\d+, )?(?:groupArray|groupUniqArray|topK|approx_top)", re.IGNORECASE)
 _TEXT_ONLY = ("JSON", "Dynamic", "Variant", "Object", "QBit")
 _REPLICATED = re.compile(r"^(?:Replicated|Shared)(\w*MergeTree)(\(((?:[^()']|'(?:[^'\\]|\\.)*'|\([^()]*\))*)\))?")
@@ -166,22 +172,30 @@ def compare_merged(
     merged = " FINAL" if re.sub("^(Replicated|Shared)", "", target.engine) != "MergeTree" else ""
     chosen = f" PREWHERE {where}" if where else ""
     both = " UNION ALL ".join(
-        f"SELECT {sign} AS side{', ' if values else ''}{values} FROM {quote_table(table)}{merged}{chosen}"
+        f"SELECT {sign} AS {_SIDE}{', ' if values else ''}{values} FROM {quote_table(table)}{merged}{chosen}"
         for sign, table in ((1, whole), (-1, parts))
     )
     types = dict(row[:2] for row in server.rows(f"DESCRIBE TABLE ({both})"))
-    exact = [column.name for column in columns if not _FLOAT.search(types[column.name])]
-    sums, apart = ["sum(side) AS difference"], ["difference != 0"]
+    within = [name for name, kind in types.items() if _FLOAT.search(kind) and not _FLOATS.fullmatch(kind)]
+    if within:
+        # Floats in maps and tuples: the last digits depend on the order of adding up.
+        fewer = (f"CAST({quote(name)} AS {_fewer_digits(types[name])}) AS {quote(name)}" for name in within)
+        both = f"SELECT * REPLACE ({', '.join(fewer)}) FROM ({both})"
+    exact = [column.name for column in columns if not _FLOATS.fullmatch(types[column.name])]
+    sums, apart = [f"sum({_SIDE}) AS {_DIFFERENCE}"], [f"{_DIFFERENCE} != 0"]
+    settings = {"do_not_merge_across_partitions_select_final": 1}
+    noise = _noise(server, both, [column.name for column in columns if column.name not in exact], types, settings)
     for number, column in enumerate(columns):
         if column.name in exact:
             continue
-        is_array = types[column.name].startswith("Array(")
-        number_of = f"arraySum({quote(column.name)})" if is_array else f"assumeNotNull({quote(column.name)})"
-        finite = f"if(isFinite({number_of}), {number_of}, 0)"
-        sums += [f"sum(side * {finite}) AS d{number}", f"sum(abs({finite})) AS s{number}"]
-        sums += [f"anyIf(toString({quote(column.name)}), side = 1) AS w{number}"]
-        sums += [f"anyIf(toString({quote(column.name)}), side = -1) AS p{number}"]
-        apart.append(f"abs(d{number}) > {_TOLERANCE} * s{number}")
+        name, number_of = quote(column.name), _number(column.name, types[column.name])
+        tolerance = next(share for kind, share in _TOLERANCES if kind in types[column.name])
+        sums += [f"sum({_SIDE} * {number_of}) AS _backfill_d{number}", f"sum(abs({number_of})) AS _backfill_s{number}"]
+        sums += [f"sum({_SIDE} * {_oddity(name, types[column.name])}) AS _backfill_o{number}"]
+        sums += [f"anyIf(toString({name}), {_SIDE} = 1) AS _backfill_w{number}"]
+        sums += [f"anyIf(toString({name}), {_SIDE} = -1) AS _backfill_p{number}"]
+        apart.append(f"abs(_backfill_d{number}) > {tolerance} * _backfill_s{number} + {noise[column.name]!r}")
+        apart.append(f"_backfill_o{number} != 0")
     exact += [_AT] if at else []
     keys = [f"{quote(name)}" for name in exact]
     shown = [f"toString({key})" for key in keys]
@@ -189,11 +203,11 @@ def compare_merged(
     floats = [number for number, column in enumerate(columns) if column.name not in exact]
     order = ", ".join(keys[:3]) or "1"
     found = server.rows(
-        f"SELECT difference, [{', '.join(shown)}], [{', '.join(f'w{n}' for n in floats)}],"
-        f" [{', '.join(f'p{n}' for n in floats)}]"
+        f"SELECT {_DIFFERENCE}, [{', '.join(shown)}], [{', '.join(f'_backfill_w{n}' for n in floats)}],"
+        f" [{', '.join(f'_backfill_p{n}' for n in floats)}]"
         f" FROM (SELECT {', '.join([*keys, *sums])} FROM ({both}){group} HAVING {' OR '.join(apart)})"
         f" ORDER BY {order} LIMIT {2 * _SHOWN}".replace("[]", "emptyArrayString()"),
-        {"do_not_merge_across_partitions_select_final": 1},
+        settings,
     )
     differences = []
     of_parts_name, of_whole_name = names
@@ -206,6 +220,35 @@ def compare_merged(
         if difference <= 0:
             differences.append(Difference(of_parts_name, {**row, **dict(zip(inexact, of_parts, strict=True))}, moment))
     return differences
+
+
+def _fewer_digits(kind: str) -> str:
+    """Return a type with floats of half the digits."""
+    return kind.replace("Float32", "BFloat16").replace("Float64", "Float32")
+
+
+def _number(column: str, kind: str) -> str:
+    """Return SQL for what is added up of a column of floats, or of arrays of them; what is no number counts as zero."""
+    number = f"arraySum({quote(column)})" if kind.startswith("Array(") else f"assumeNotNull({quote(column)})"
+    return f"if(isFinite({number}), {number}, 0)"
+
+
+def _oddity(name: str, kind: str) -> str:
+    """Return SQL that tells apart what counts as zero: no value, no number, and infinity."""
+    if kind.startswith("Array("):
+        return "toInt64(0)"
+    return f"toInt64(multiIf(isNull({name}), 1, isNaN({name}), 1000, isInfinite({name}), 1000000 * sign({name}), 0))"
+
+
+def _noise(
+    server: ClickHouse, both: str, floats: Sequence[str], types: Mapping[str, str], settings: Mapping[str, Any]
+) -> dict[str, float]:
+    """For each column of floats, a difference that rounding alone may leave."""
+    if not floats:
+        return {}
+    greatest = ", ".join(f"toFloat64(max(abs({_number(name, types[name])})))" for name in floats)
+    found = server.rows(f"SELECT {greatest} FROM ({both})", settings)[0]
+    return {name: _NOISE * float(value) for name, value in zip(floats, found, strict=True)}
 
 
 def signs_differ(server: ClickHouse, target: TableFacts, whole: TableName, where: str) -> bool:
@@ -224,12 +267,15 @@ def signs_differ(server: ClickHouse, target: TableFacts, whole: TableName, where
 
 def _readable(column: Column) -> str:
     """Return a column's value in a form that can be compared: states finalised, orders that mean nothing taken away."""
-    name, kind = quote(column.name), unwrap_type(column.type)
-    if column.type.startswith("AggregateFunction("):
-        value = f"finalizeAggregation({name})"
-        return f"arraySort(x -> toString(x), {value})" if _GIVES_ARRAY.match(column.type) else value
+    name, kind = quote(column.name), unwrap_type(simple_type(column.type))
+    is_state = column.type.startswith("AggregateFunction(")
     if kind.startswith(_TEXT_ONLY) or any(f"{word}(" in kind for word in _TEXT_ONLY):
         return f"toString({name})"
-    if kind.startswith("Array(") and "AggregateFunction" not in kind:
-        return f"arraySort(x -> toString(x), {name})"
-    return f"mapSort({name})" if kind.startswith("Map(") else name
+    if is_state:
+        value = f"finalizeAggregation({name})"
+        value = f"arraySort(x -> toString(x), {value})" if _GIVES_ARRAY.match(column.type) else value
+    elif kind.startswith("Array(") and "AggregateFunction" not in kind:
+        value = f"arraySort(x -> toString(x), {name})"
+    else:
+        value = f"mapSort({name})" if kind.startswith("Map(") else name
+    return value

@@ -17,6 +17,9 @@ from ..core.sql import insert_select, slices_settings
 from ..core.tables import TableName
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 
+# Errors of types, which no chunk's rows change.
+_NO_ROW_FITS = frozenset({"CANNOT_CONVERT_TYPE", "TYPE_MISMATCH", "ILLEGAL_TYPE_OF_ARGUMENT", "NO_COMMON_TYPE"})
+
 
 def try_chunks(
     server: ClickHouse,
@@ -59,7 +62,7 @@ def try_chunks(
             target,
             plan.plan_id,
             slices,
-            lambda table, part, settings: fill_slices(server, plan, table, part, settings),
+            lambda table, part, settings: _fill(server, plan, table, part, settings),
             seconds=seconds,
             not_compared=not_compared,
         )
@@ -96,6 +99,20 @@ def fill_slices(
     for statement in plan.statements:
         limits = slices_settings(plan, statement, slices)
         server.command(insert_select(table, statement), {**settings, **limits})
+
+
+def _fill(
+    server: ClickHouse, plan: Plan, table: TableName, slices: Sequence[Slice], settings: Mapping[str, Any]
+) -> None:
+    try:
+        fill_slices(server, plan, table, slices, settings)
+    except StatementRefusedError as error:
+        if error.name not in _NO_ROW_FITS:
+            raise
+        raise RequestError(
+            f"What the SELECT gives does not fit into {plan.target}: {error.message}",
+            remedy=Advice("convert it in the SELECT, as with CAST, or change the column; each chunk would fail"),
+        ) from error
 
 
 def _no_trial(doubts: Sequence[str], why: str) -> tuple[bool, str]:

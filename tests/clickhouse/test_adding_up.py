@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
+from airflow_provider_backfill.commands.verify import verify_plan
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.plan import FilteredTable, TableFilter, WriteMode
 from airflow_provider_backfill.core.sql import filter_setting
@@ -69,6 +70,24 @@ RIGHT = {
             "lo SimpleAggregateFunction(min, Int64), hi SimpleAggregateFunction(max, Int64), bits SimpleAggregateFunction(groupBitOr, UInt32)"
         ),
         f"SELECT {DAY}, min(v) AS lo, max(v) AS hi, groupBitOr(user) AS bits FROM ev GROUP BY day",
+    ),
+    "arrays that chunks order as they come": Shape(
+        aggregating("a SimpleAggregateFunction(groupArrayArray, Array(UInt32))"),
+        f"SELECT {DAY}, groupArrayIf(user, v > 0) AS a FROM ev GROUP BY day",
+    ),
+    "bits and extremes that are converted": Shape(
+        aggregating(
+            "bits SimpleAggregateFunction(groupBitOr, Int64), hi SimpleAggregateFunction(max, Float64), lo SimpleAggregateFunction(min, Int64)"
+        ),
+        f"SELECT {DAY}, toInt64(groupBitOr(user)) AS bits, max(v) / 10 AS hi, min(v) - 5 AS lo FROM ev GROUP BY day",
+    ),
+    "the latest row, which may be a deletion": Shape(
+        "(user UInt32, seen DateTime('UTC'), gone UInt8, kind String) ENGINE = ReplacingMergeTree(seen, gone) ORDER BY user",
+        "SELECT user, max(ts) AS seen, argMax(toUInt8(v > 4), ts) AS gone, 'seen' AS kind FROM ev GROUP BY user",
+    ),
+    "keys in partitions of their own": Shape(
+        "(day Date, user UInt32) ENGINE = ReplacingMergeTree PARTITION BY day ORDER BY user",
+        f"SELECT DISTINCT {DAY}, user FROM ev",
     ),
     "maps and arrays": Shape(
         aggregating(
@@ -169,6 +188,19 @@ WRONG = {
     ),
     "a constant that is summed": Shape(summing(), f"SELECT {DAY}, 1 AS n FROM ev GROUP BY day"),
     "a rounded sum": Shape(summing("n Int64"), f"SELECT {DAY}, intDiv(sum(user), 7) AS n FROM ev GROUP BY day"),
+    "a sum into whole numbers": Shape(summing("n Int64"), f"SELECT {DAY}, sum(v / 7) AS n FROM ev GROUP BY day"),
+    "a sum into fewer digits": Shape(
+        summing("n Decimal(18, 1)"),
+        f"SELECT {DAY}, sum(toDecimal64(v, 4) / 8) AS n FROM ev GROUP BY day",
+    ),
+    "a sum of digits that is divided": Shape(
+        summing("n Decimal(38, 1)"), f"SELECT {DAY}, sum(toDecimal64(user, 1)) / 7 AS n FROM ev GROUP BY day"
+    ),
+    "a sum that wraps around": Shape(summing(), f"SELECT {DAY}, toUInt8(sum(user)) AS n FROM ev GROUP BY day"),
+    "a sum beside what may be missing": Shape(
+        summing("n Nullable(Int64)"),
+        f"SELECT {DAY}, sumOrNullIf(v, toHour(ts) = 3) + count() AS n FROM ev GROUP BY day",
+    ),
     "a state that needs an order": Shape(
         aggregating("d AggregateFunction(deltaSum, Int64)"), f"SELECT {DAY}, deltaSumState(v) AS d FROM ev GROUP BY day"
     ),
@@ -217,6 +249,14 @@ WRONG = {
         "(ts DateTime('UTC')) ENGINE = MergeTree ORDER BY ts", "SELECT ts FROM ev ORDER BY ts LIMIT 1 BY toHour(ts)"
     ),
     "distinct": Shape("(user UInt32) ENGINE = MergeTree ORDER BY user", "SELECT DISTINCT user FROM ev"),
+    "the row before in the block": Shape(
+        "(ts DateTime('UTC'), n Int64) ENGINE = MergeTree ORDER BY ts",
+        "SELECT ts, runningDifference(v) AS n FROM (SELECT ts, v FROM ev ORDER BY ts)"
+        " SETTINGS allow_deprecated_error_prone_window_functions = 1",
+    ),
+    "rows counted as they come": Shape(
+        "(n UInt64) ENGINE = MergeTree ORDER BY n", "SELECT rowNumberInAllBlocks() AS n FROM ev"
+    ),
     "a window over users": Shape(
         "(ts DateTime('UTC'), n UInt64) ENGINE = MergeTree ORDER BY ts",
         "SELECT ts, row_number() OVER (PARTITION BY user ORDER BY ts) AS n FROM ev",
@@ -471,6 +511,27 @@ def test_plan_says_that_the_window_is_past_the_ttl(shop: Lab) -> None:
 
 
 # ---------------------------------------------------------------- the trial, and the user's word
+
+
+def test_rounding_is_no_difference(shop: Lab) -> None:
+    """Fractions that are added up in another order differ in their last digits, most of all where they cancel out."""
+    sums = "s0 Float64, s1 Float32, s2 SimpleAggregateFunction(sumMap, Map(UInt32, Float64))"
+    shop.sql(f"CREATE TABLE dst {summing(sums)}")
+    values = "sum(v / 7) AS s0, sum(v / 7) AS s1, sumMap(map(user, user / 7)) AS s2"
+    plan = shop.plan("dst", START, SHORT, 6, select=qualified(shop, f"SELECT {DAY}, {values} FROM ev GROUP BY day"))
+    assert "agree in day, s0, s1, s2" in plan["addsUp"]["trial"]
+    assert shop.run(plan)["status"] == "completed"
+    assert verify_plan(shop.session, plan["planId"])["verdict"] == "equal"
+    shop.sql("ALTER TABLE dst UPDATE s0 = s0 + 1e-3 WHERE day = '2025-01-02' SETTINGS mutations_sync = 2")
+    assert verify_plan(shop.session, plan["planId"])["verdict"] == "differs"
+
+
+def test_a_state_that_fits_into_no_row_is_said_by_plan(shop: Lab) -> None:
+    """The server finds it only when a row is inserted, and each chunk would."""
+    shop.sql(f"CREATE TABLE dst {aggregating('u AggregateFunction(uniq, UInt64)')}")
+    select = qualified(shop, f"SELECT {DAY}, uniqState(user) AS u FROM ev GROUP BY day")
+    with pytest.raises(RequestError, match="does not fit into"):
+        shop.plan("dst", START, SHORT, 12, select=select)
 
 
 def test_a_trial_leaves_nothing_behind_and_is_kept(shop: Lab) -> None:

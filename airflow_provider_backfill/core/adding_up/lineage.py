@@ -56,7 +56,7 @@ UNSTABLE = re.compile(
 _UNORDERED = re.compile(
     r"any\w*|first_value\w*|last_value\w*|groupConcat\w*|arg(Min|Max)\w*|\w+ArgM(in|ax)\w*|topK\w*|approx_top\w*"
     r"|(quantiles?|median)(If|State|Merge|TDigest|BFloat16|Timing|Deterministic)*(Weighted)?(If|State|Merge)*"
-    r"|deltaSum\w*|row_number|rank|dense_rank|lag\w*|lead\w*|nth_value|ntile",
+    r"|histogram\w*|sparkbar\w*|groupArraySample\w*|deltaSum\w*|row_number|rank|dense_rank|lag\w*|lead\w*|nth_value|ntile",
     re.IGNORECASE,
 )
 

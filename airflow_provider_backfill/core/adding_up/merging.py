@@ -55,6 +55,9 @@ IDEMPOTENT = frozenset(
 _ORDERED_STATES = re.compile(
     r"deltaSum(?!Timestamp)\w*|groupArrayMoving\w*|exponentialMoving\w*|groupArrayLast\w*", re.IGNORECASE
 )
+_CAST = re.compile(r"_?CAST|accurateCast|to(?:U?Int\d+|Float\d+|Decimal\d+|BFloat16)")
+_INTEGER = re.compile(r"(U?)Int(\d+)")
+_DECIMAL_TYPE = re.compile(r"Decimal\((\d+), (\d+)\)")
 _NUMBER_CAST = re.compile(
     r"_?CAST|accurateCast|to(?:U?Int\d+|Float\d+|Decimal\d+|Nullable|LowCardinality)|materialize|identity|assumeNotNull"
 )
@@ -66,6 +69,7 @@ _STATE_TYPE = re.compile(r"AggregateFunction\(\s*(?:\d+\s*,\s*)?(\w+)")
 _SIMPLE_TYPE = re.compile(r"SimpleAggregateFunction\(\s*(\w+)")
 _SUMMABLE = re.compile(r"U?Int\d+|Float\d+|BFloat16|Decimal\d*\(.*\)|Bool")
 _LEAST_IS_DEFAULT = re.compile(r"UInt\d+|Date|DateTime(?:\(.*\))?|Bool|String|FixedString\(.*\)")
+_BITS = frozenset({"groupBitAnd", "groupBitOr", "groupBitXor"})
 _DEFAULT_COUNTS = frozenset({"min", "max", "any", "anyLast", "groupBitAnd"})
 
 
@@ -106,20 +110,78 @@ def _passes(value: Value, parts: Sequence[Value], by: str) -> bool:
         if name in ("ifNull", "coalesce"):
             return is_partial(value.args[0]) and all(arg.literal == "0" for arg in value.args[1:])
         if single and _NUMBER_CAST.fullmatch(name):
-            # Fractions that are cut off one by one are not what is cut off their sum.
-            fractions = re.search(r"Float|Decimal", parts[0].type) is not None
-            number = re.fullmatch(r"U?Int\d+|Float\d+|Decimal.*", unwrap_type(value.type)) is not None
-            return number and not (fractions and re.search(r"Float|Decimal", value.type) is None)
+            return not cuts_fractions(parts[0].type, value.type)
         if name in ("plus", "minus"):
-            return all_parts
+            # A part that is NULL would take the other part of its chunk along.
+            return all_parts and not any(part.type.startswith("Nullable(") for part in parts)
         return (
             name == "negate"
             or (single and name == "multiply")
-            or (single and value.args[0] in parts and name == "divide")
+            or (single and value.args[0] in parts and name == "divide" and "Decimal" not in value.type)
         )
+    if by in _BITS and single and _NUMBER_CAST.fullmatch(name):
+        return all(_INTEGER.fullmatch(unwrap_type(kind)) for kind in (value.type, parts[0].type))
+    if by in ("min", "max") and single and value.args[0] in parts and name in ("plus", "minus", "multiply", "divide"):
+        # A factor of zero or less would turn the order round; what is added would not.
+        return re.fullmatch(r"0*[1-9]\d*(\.\d+)?", value.args[1].literal or "") is not None
     if by in ("min", "max", "any", "anyLast") and single and _MONOTONE.fullmatch(name):
         return by in ("any", "anyLast") or unwrap_type(value.type) != "String"
     return all_parts and (name, by) in (("greatest", "max"), ("least", "min"))
+
+
+def cuts_fractions(given: str, wanted: str) -> bool:
+    """Whether a number of type *given* may lose digits as *wanted*: cut off one by one is not cut off their sum."""
+    one, other = unwrap_type(given), unwrap_type(simple_type(wanted))
+    if "Float" in other:
+        return False
+    if (scale := _DECIMAL_TYPE.fullmatch(other)) is not None:
+        has = _DECIMAL_TYPE.fullmatch(one)
+        return "Float" in one or (has is not None and int(has[2]) > int(scale[2]))
+    return not _INTEGER.fullmatch(other) or re.search(r"Float|Decimal", one) is not None
+
+
+def simple_type(kind: str) -> str:
+    """Return the type of the values of a SimpleAggregateFunction; of any other type, itself."""
+    return match[1] if (match := re.fullmatch(r"SimpleAggregateFunction\(\w+, (.*)\)", kind)) else kind
+
+
+def too_narrow(value: Value, by: str, kind: str) -> int | None:
+    """
+    Return the bits of a whole number that parts go through, where more or other numbers fit into their column.
+
+    What does not fit wraps around, which is the same for parts and for the whole only in one width. None when
+    that cannot be.
+
+    Args:
+        by: How the column merges its parts.
+        kind: The column's type.
+    """
+    wanted = _INTEGER.fullmatch(unwrap_type(simple_type(kind)))
+    steps, todo = [], [value]
+    while todo:
+        one = todo.pop()
+        if not is_partial(one):
+            continue
+        if (cast := _INTEGER.fullmatch(unwrap_type(one.type))) is not None:
+            steps.append((int(cast[2]), cast[1], one))
+        todo += one.args
+    if by == "sum":
+        most = int(wanted[2]) if wanted is not None else 64
+        return min((bits for bits, _, _ in steps if bits < min(most, 64)), default=None)
+    if by not in ("min", "max"):
+        return None
+    casts = [(one.type, one.args[0].type) for _, _, one in steps if one.what == "call" and _CAST.fullmatch(one.name)]
+    casts += [(kind, value.type)] if wanted is not None else []
+    return min((bits for into, given in casts if (bits := _loses(given, into))), default=None)
+
+
+def _loses(given: str, wanted: str) -> int:
+    """Return the bits of *wanted* where not every whole number of type *given* fits; 0 where each does."""
+    one, other = (_INTEGER.fullmatch(unwrap_type(simple_type(kind))) for kind in (given, wanted))
+    if one is None or other is None or one[0] == other[0]:
+        return 0
+    widens = int(one[2]) < int(other[2]) and (one[1] == "U" or other[1] == "")
+    return 0 if widens else int(other[2])
 
 
 def _finalised(state: str) -> Merge:
@@ -269,17 +331,20 @@ def follows(value: Value, known: set[Value]) -> bool:
 def keeps_latest(target: TableFacts, filled: Sequence[Column], columns: Mapping[str, Value]) -> bool:
     """Whether each chunk gives the latest row of a group, and the target keeps the latest of these by its version."""
     version = _arguments(target.engine_full)
-    if len(version) != 1 or version[0] not in columns:
+    if not version or version[0] not in columns:
         return False
     highest = columns[version[0]]
     if highest.what != "aggregate" or highest.name != "max" or _partial_args(highest):
         return False
     rest = [columns[column.name] for column in filled if column.name != version[0] and not column.in_key]
     return all(
-        value.what == "aggregate"
-        and value.name == "argMax"
-        and value.args[1:] == highest.args
-        and not _partial_args(value)
+        value.what == "constant"
+        or (
+            value.what == "aggregate"
+            and value.name == "argMax"
+            and value.args[1:] == highest.args
+            and not _partial_args(value)
+        )
         for value in rest
     )
 

@@ -1,5 +1,6 @@
 """The steps that look at several rows together: GROUP BY, DISTINCT, LIMIT BY, window functions."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,6 +10,11 @@ from .case import Kind
 from .expressions import Expressions
 from .lineage import Value, is_partial, literal_of, show
 from .rows import Cut, RefusedError, Rows, Shape, or_one_chunk, show_key
+
+_IN_BLOCK = re.compile(
+    r"neighbor|running(?:Difference\w*|Accumulate|Concurrency)|rowNumberIn(?:All)?Blocks?|blockSize|blockNumber",
+    re.IGNORECASE,
+)
 
 
 class Steps(Expressions):
@@ -106,6 +112,14 @@ class Steps(Expressions):
             )
 
     def _windows(self, node: Node, rows: Rows, place: str) -> None:
+        beside = [call.name for call in _calls(node, "ordinary") if _IN_BLOCK.fullmatch(call.name)]
+        if beside and rows.shape is not Shape.WHOLE:
+            raise RefusedError(
+                Kind.STEP,
+                f"{self._case.name} has {beside[0]}, which looks at the rows beside a row as they happen to be read: "
+                "a chunk does not see the rows of the others.",
+                or_one_chunk("use a window function that is partitioned by a bucket of time"),
+            )
         for call in _calls(node, "window"):
             if rows.shape is Shape.WHOLE:
                 return
@@ -140,9 +154,9 @@ def list_items(node: Node) -> tuple[Node, ...]:
 
 
 def _calls(node: Node, how: str) -> list[Node]:
-    """Return the aggregates, or the window functions, of a query itself: not of the queries inside it."""
+    """Return the calls of a query itself that are ordinary, aggregates or windows: not of the queries inside it."""
     found: dict[int, Node] = {}
-    titles = ("PROJECTION", "HAVING", "QUALIFY", "ORDER BY", "LIMIT BY", "INTERPOLATE")
+    titles = ("PREWHERE", "WHERE", "PROJECTION", "HAVING", "QUALIFY", "ORDER BY", "LIMIT BY", "INTERPOLATE")
     todo = [child for title in titles for child in node.sections.get(title, ())]
     while todo:
         one = todo.pop()

@@ -10,6 +10,7 @@ from .lineage import Value, any_of, of_branch, show_call
 from .merging import (
     IDEMPOTENT,
     MERGING,
+    cuts_fractions,
     follows,
     keeps_latest,
     key_columns,
@@ -17,9 +18,13 @@ from .merging import (
     merged_by,
     state_function,
     summed_columns,
+    too_narrow,
 )
 from .relations import Walk
 from .rows import ONE_CHUNK, Cut, RefusedError, Rows
+
+# Counts and sums that do not fit are to be seen in a trial, not to be feared of each.
+_ENOUGH_BITS = 32
 
 
 def check_merge(case: Case, walk: Walk, rows: Rows) -> None:
@@ -62,7 +67,8 @@ def _check_columns(case: Case, walk: Walk, rows: Rows, columns: Mapping[str, Val
     if engine not in MERGING:
         raise refuse(f"{target.name} ({target.engine}) cannot merge parts of a result")
     filled = [column for column in target.columns if column.name in case.columns and column.name in columns]
-    whole_key = set(key_columns(target.sorting_key))
+    # Rows of several partitions are never merged.
+    whole_key = {*key_columns(target.sorting_key), *key_columns(target.partition_key)}
     key_values = {columns[column.name] for column in filled if column.name in whole_key}
     latest = engine == "ReplacingMergeTree" and keeps_latest(target, filled, columns)
     summed = summed_columns(target, engine)
@@ -107,6 +113,21 @@ def _check_columns(case: Case, walk: Walk, rows: Rows, columns: Mapping[str, Val
                 f"{target.name} merges in",
                 f"make {column.name} Nullable in the target",
             )
+        if by == merge.by == "sum" and cuts_fractions(value.type, column.type):
+            raise refuse(
+                f"{column.name} ({column.type}) cuts off fractions of each part ({value.type}), "
+                "which is not what it cuts off their sum",
+                f"give {column.name} a type that holds {value.type}",
+            )
+        bits = too_narrow(value, by, column.type) if by == merge.by else None
+        if bits is not None and bits < _ENOUGH_BITS:
+            raise refuse(
+                f"the parts of {column.name} go through {bits} bits, where a number that does not fit wraps around, "
+                f"and {column.type} merges other numbers of them",
+                f"leave away the conversion of {show_call(value)}, or give {column.name} that type as well",
+            )
+        if bits is not None:
+            walk.doubts.append(f"whether {show_call(value)} fits into {bits} bits on its way into {column.name}")
         if by == merge.by or {by, merge.by} == {"any", "anyLast"}:
             walk.steps.append(f"{column.name}: {show_call(value)} of parts, merged by {by}")
             continue
