@@ -14,7 +14,7 @@ def show_clean(payload: dict[str, Any], out: IO[str]) -> str:
         rows = "rows not counted" if table["rows"] is None else f"{table['rows']:,} rows"
         lines.append(f"  {paint(table['fate'], colour, out)}  {table['table']} ({table['kind']}, {rows})")
         lines.append(f"    {table['reason']}")
-    lines += [f"Not looked at: {what}" for what in payload["notLookedAt"]]
+    lines += [f"Skipped: {what}" for what in payload["notLookedAt"]]
     if payload["removable"]:
         target = [Flag("--target", payload["target"])] if payload["target"] else []
         lines += ["", f"Next: {Command('clean', payload['planId'] or '', (*target, Flag('--yes')))}"]

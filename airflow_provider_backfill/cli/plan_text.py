@@ -30,9 +30,9 @@ def adds_up_lines(shown: Payload | None) -> list[tuple[str, str]]:
 def show_plan(payload: Payload, out: IO[str]) -> str:
     """Describe a plan on one screen."""
     existing = payload["existingRows"]
-    made = "would be made; nothing was written." if "preview" in payload else "is made; nothing ran."
+    made = "would be created. Nothing was written." if "preview" in payload else "created. Nothing has run yet."
     lines = [
-        f"Plan {payload['planId']} " + ("was made before, the same." if payload["existed"] else made),
+        f"Plan {payload['planId']} " + ("already exists and is identical." if payload["existed"] else made),
         *show_pairs(
             [
                 ("target", payload["target"]),
@@ -49,7 +49,7 @@ def show_plan(payload: Payload, out: IO[str]) -> str:
                 ("verify", _verifiable(payload["verify"])),
                 (
                     "existing",
-                    "not known" if existing is None else f"{show_number(existing, 'row')} of the window in target",
+                    "not known" if existing is None else f"{show_number(existing, 'row')} in the window of the target",
                 ),
                 ("views", _missed(payload, out)),
                 *(("meets", _meeting(other)) for other in payload["meetingPlans"]),
@@ -90,7 +90,7 @@ def _cost(entry: Payload) -> str:
 def _source(statement: Payload) -> str:
     name, source = statement["name"], statement["source"]
     how = "" if name == source else " through the given SELECT" if name == "--select" else f" through the view {name}"
-    checked = ", each chunk held against it" if statement["verifiedAgainstSource"] else ""
+    checked = ", each chunk compared with it" if statement["verifiedAgainstSource"] else ""
     if not source:
         return f"the given SELECT, which places the window itself{checked}"
     return f"{source}{how}{checked}"
@@ -98,9 +98,9 @@ def _source(statement: Payload) -> str:
 
 def _verifiable(verify: Payload) -> str:
     if verify["caveat"]:
-        return f"can say equal, and else that it cannot tell: {verify['caveat']}"
+        return f"can confirm equality; otherwise inconclusive: {verify['caveat']}"
     left = verify["notCompared"]
-    return "can say equal or different" + (f", of all columns but {', '.join(left)}" if left else "")
+    return "can confirm equality or a difference" + (f", except in the columns {', '.join(left)}" if left else "")
 
 
 def _meeting(other: Payload) -> str:
@@ -114,4 +114,4 @@ def _missed(payload: Payload, out: IO[str]) -> str:
     views: list[str] = payload["missedViews"]
     if not views:
         return ""
-    return paint(f"these do not see the rows, as they come in by partition: {', '.join(views)}", "warn", out)
+    return paint(f"not triggered, because partitions are moved rather than inserted: {', '.join(views)}", "warn", out)

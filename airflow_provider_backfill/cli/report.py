@@ -14,7 +14,7 @@ def show_report(payload: Payload, _: IO[str]) -> str:
     width = max(len(label) for label, _ in pairs)
     head = f"Plan {payload['planId']} of {payload['target']} is {payload['status']}."
     lines = [f"  {label:<{width}}  {value}" for label, value in pairs]
-    return "\n".join([head, *lines, *(f"Not looked at: {what}" for what in payload["notLookedAt"])])
+    return "\n".join([head, *lines, *(f"Skipped: {what}" for what in payload["notLookedAt"])])
 
 
 def show_markdown(payload: Payload, _: IO[str]) -> str:
@@ -26,7 +26,7 @@ def show_markdown(payload: Payload, _: IO[str]) -> str:
         "|---|---|",
     ]
     lines += [f"| {label} | {value.replace('|', chr(92) + '|')} |" for label, value in _pairs(payload)]
-    lines += [f"\nNot looked at: {what}" for what in payload["notLookedAt"]]
+    lines += [f"\nSkipped: {what}" for what in payload["notLookedAt"]]
     return "\n".join(lines)
 
 

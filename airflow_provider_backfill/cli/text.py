@@ -73,7 +73,7 @@ def show_status(payload: Payload, out: IO[str]) -> str:
     dead: list[str] = payload.get("lostWorkers", [])
     lines = [
         f"Plan {payload['planId']} is {paint(status, status, out)}"
-        + (" already; nothing was to be done." if payload.get("noop") else "."),
+        + (" already; there was nothing to do." if payload.get("noop") else "."),
         *show_pairs(
             [
                 ("target", payload["target"]),
@@ -85,7 +85,7 @@ def show_status(payload: Payload, out: IO[str]) -> str:
                 ("back", _restored(payload)),
                 ("backup", _kept(payload.get("backup"))),
                 ("queries", payload.get("queries", "")),
-                ("workers", f"gone without a word: {', '.join(dead)}" if dead else ""),
+                ("workers", f"lost (no heartbeat): {', '.join(dead)}" if dead else ""),
                 ("waits", payload.get("throttledBy", "")),
                 ("parallel", _dial(payload.get("maxParallelChunks"))),
                 ("failed", _failures(payload.get("failures", ()))),
@@ -129,7 +129,7 @@ def _chunks(chunks: Sequence[Payload], out: IO[str]) -> list[str]:
         tries = f"after {show_number(chunk['attempts'], 'attempt')}" if chunk["attempts"] else ""
         words = (window, paint(chunk["status"], chunk["status"], out), tries, about, chunk["queryId"] or "")
         lines.append("  " + "  ".join(word for word in words if word))
-    return lines or ["  No chunk is at that status."]
+    return lines or ["  No chunk has this status."]
 
 
 def show_events(payload: Payload, _: IO[str]) -> str:
@@ -156,19 +156,19 @@ def show_completion(payload: Payload, _: IO[str]) -> str:
 
 
 def _dial(number: int | None) -> str:
-    return "" if number is None else f"at most {show_number(number, 'chunk')} at once, set with `set-parallel`"
+    return "" if number is None else f"at most {show_number(number, 'chunk')} in parallel, set with `set-parallel`"
 
 
 def show_doctor(payload: Payload, out: IO[str]) -> str:
     """Print the findings about a plan or a table, worst first, each with its remedy."""
-    what = f"{payload['target']}, which has no plan here that was asked for"
+    what = f"{payload['target']}, no plan given"
     if payload["planId"] is not None:
         what = f"Plan {payload['planId']} of {payload['target']} is {payload['status']}"
-    lines = [f"{what}: " + ("see below." if payload["findings"] else "nothing is wrong.")]
+    lines = [f"{what}: " + ("see below." if payload["findings"] else "no problems found.")]
     lines += _findings(payload["findings"], out)
     lines += show_pairs([("chunks", show_estimate(payload.get("estimate"))), ("pace", _pace(payload.get("pace")))])
     lines += show_pairs([("page", payload.get("page", ""))])
-    lines += [f"Not looked at: {what}" for what in payload["notLookedAt"]]
+    lines += [f"Skipped: {what}" for what in payload["notLookedAt"]]
     return "\n".join(lines)
 
 
@@ -177,11 +177,13 @@ def show_estimate(estimate: Payload | None) -> str:
     if estimate is None:
         return ""
     rows, size = estimate["rowsPerChunk"], estimate["bytesPerChunk"]
-    text = f"{rows['min']:,} to {rows['max']:,} rows of the source each, {rows['median']:,} in the median"
+    text = f"{rows['max']:,} rows of the source per chunk"
+    if rows["min"] != rows["max"]:
+        text = f"{rows['min']:,} to {text}, median {rows['median']:,}"
     if size is not None:
         text += f"; up to {show_bytes(size['max'])} on disk"
     if not estimate["exact"]:
-        text += f" (from the index, {estimate['chunksLookedAt']:,} chunks looked at)"
+        text += f" (from the index, {estimate['chunksLookedAt']:,} chunks checked)"
     proposed = estimate["proposedChunkHours"]
     return text + ("" if proposed is None else f"; --chunk-hours {proposed:g} would suit")
 
@@ -213,7 +215,7 @@ def show_coverage(payload: Payload, out: IO[str]) -> str:
         ]
         lines += [f"    {gap}     {show_window(part['from'], part['to'])}" for part in server["gaps"]]
     if not payload["servers"]:
-        lines.append("  No plan of this folder has filled any of it.")
+        lines.append("  No plan in this state folder has filled a part of the window.")
     for twice in payload["filledTwice"]:
         word = paint("twice", "warn" if twice["accepted"] else "failed", out)
         lines.append(f"    {word}   {show_window(twice['from'], twice['to'])}  by {' and '.join(twice['planIds'])}")
@@ -226,14 +228,14 @@ def show_verify(payload: Payload, out: IO[str]) -> str:
     done, total = payload["chunksVerified"], payload["chunksTotal"]
     verdict = payload["verdict"]
     if verdict == "inconclusive":
-        word = paint("it cannot be told", "warn", out)
+        word = paint("inconclusive", "warn", out)
     elif verdict == "differs":
         word = paint("differs", "failed", out)
     else:
         word = paint("verified", "completed" if done == total else "warn", out)
     chunks = f"{done:,} of {total:,} chunks"
     if done < total:
-        chunks += " verified" if verdict == "equal" else " looked at"
+        chunks += " verified" if verdict == "equal" else " compared"
         chunks += f"; {total - done:,} {'is' if total - done == 1 else 'are'} not done"
     lines = [f"Plan {payload['planId']} on {payload['target']}: {word} ({chunks})."]
     lines += show_pairs(
@@ -268,11 +270,7 @@ def _sums(content: Payload) -> str:
 def show_parallel(payload: Payload, out: IO[str]) -> str:
     """How many chunks run at once from now on, and how many do."""
     number = payload["maxParallelChunks"]
-    now = (
-        "as many chunks at once as each worker was told"
-        if number is None
-        else f"{show_number(number, 'chunk')} at once"
-    )
+    now = "parallel chunks as set for each worker" if number is None else f"{show_number(number, 'chunk')} in parallel"
     over = f" {payload['running']:,} run; those over it are not stopped." if payload["running"] > (number or 0) else ""
     status = paint(payload["status"], payload["status"], out)
     return f"Plan {payload['planId']} is {status}: {now}, from now on.{over if number else ''}"
@@ -289,7 +287,7 @@ def show_waiver(payload: Payload, out: IO[str]) -> str:
 def show_repair(payload: Payload, out: IO[str]) -> str:
     """Print the repairs, the chunks in doubt, and the next command."""
     lines = [f"Plan {payload['planId']} of {payload['target']} is {paint(payload['status'], payload['status'], out)}."]
-    lines += [f"  {action}" for action in payload["actions"] or ["Its files are sound; nothing was to be done."]]
+    lines += [f"  {action}" for action in payload["actions"] or ["The files are intact; there was nothing to do."]]
     lines += [f"  {payload['advice']}"] if payload["advice"] else []
     if step := payload["nextStep"]:
         lines += ["", f"Next: {step}"]
@@ -304,7 +302,7 @@ def _restored(payload: Payload) -> str:
 
 
 def _kept(backup: Payload | None) -> str:
-    return f"still in {backup['table']}; when it is not needed any more: {backup['drop']}" if backup else ""
+    return f"still in {backup['table']}; to drop the backup: {backup['drop']}" if backup else ""
 
 
 def show_check(payload: Payload, out: IO[str]) -> str:
@@ -312,9 +310,9 @@ def show_check(payload: Payload, out: IO[str]) -> str:
     result = payload["plugins"]["backfill"]
     plans = show_number(result["evaluated"], "plan")
     verdict = "every required backfill is finished" if payload["ok"] else "not every required backfill is finished"
-    verdict = "no plan was seen" if not result["evaluated"] and payload["ok"] else verdict
+    verdict = "no plan found" if not result["evaluated"] and payload["ok"] else verdict
     signals = ", ".join(f"{count:,} {name}" for name, count in result["signals"].items() if count)
-    plans = f"{plans} looked at{f': {signals}' if signals else ''}"
+    plans = f"{plans} checked{f': {signals}' if signals else ''}"
     first = f"{paint('ok', 'completed', out) if payload['ok'] else paint('failed', 'failed', out)}: {verdict}"
     return "\n".join([f"{first} ({plans}).", *_findings(result["findings"], out)])
 

@@ -418,7 +418,7 @@ def test_a_run_is_watched_and_cancelled_by_somebody_who_may(stage: Stage, open_p
     assert count.inner_text() != first, "nothing moved"
 
     looking = open_page(f"{ROOT}/plans/{plan_id}", user="vera")
-    looking.get_by_text("You may look, not act.").wait_for()
+    looking.get_by_text("You have read-only access.").wait_for()
     assert looking.get_by_role("button", name="Cancel").count() == 0
 
     page.get_by_role("button", name="Cancel …").click()

@@ -90,7 +90,7 @@ def test_backfill_state_absent(ward: Ward, tmp_path: Path) -> None:
     code, findings = check(ward)
     assert (code, set(findings)) == (0, {"backfill_state_absent"})
     assert str(ward.folder) in findings["backfill_state_absent"]["message"]
-    assert "no plan was seen" in ward.cli("check").out
+    assert "no plan found" in ward.cli("check").out
     code, findings = check(ward, "--required", declare(ward, tmp_path))
     assert (code, findings["backfill_state_absent"]["severity"]) == (1, "error")
 

@@ -26,7 +26,7 @@ def test_a_sound_plan_has_nothing_but_its_work_to_do(ward: Ward) -> None:
     assert set(ward.doctor(plan)) == {"backfill_required_pending"}
     ward.run(plan)
     assert ward.doctor(plan) == {}
-    assert "nothing is wrong" in ward.cli("doctor", "--plan-id", plan["planId"]).out
+    assert "no problems found" in ward.cli("doctor", "--plan-id", plan["planId"]).out
 
 
 def test_the_embedded_engine_can_be_looked_at_too(

@@ -44,7 +44,7 @@ def test_parts_are_shown_by_their_own_rows(ward: Ward) -> None:
     assert max(chunk["rows"] for chunk in preview["chunks"]) <= 1000
     assert preview["chunks"][1]["keyRange"]
     text = ward.cli("plan", *limited).out
-    assert "would be made; nothing was written." in text
+    assert "would be created. Nothing was written." in text
     assert "-- the heaviest chunk, 2025-01-03 01:00 to" in text
     assert "Next:" not in text
 

@@ -49,9 +49,9 @@ def test_a_running_run_is_sped_up_and_slowed_down(ward: Ward) -> None:
     assert set_parallel(ward, plan, 3)["before"] is None
     wait_until(lambda: running(ward, plan) == 3)
     status = ward.cli("status", "--plan-id", plan["planId"])
-    assert "at most 3 chunks at once, set with `set-parallel`" in status.out
+    assert "at most 3 chunks in parallel, set with `set-parallel`" in status.out
     text = ward.cli("set-parallel", "2", "--plan-id", plan["planId"]).out
-    assert "2 chunks at once, from now on. 3 run; those over it are not stopped." in text
+    assert "2 chunks in parallel, from now on. 3 run; those over it are not stopped." in text
     wait_until(lambda: running(ward, plan) == 2)
     payload = set_parallel(ward, plan, "auto")
     assert (payload["maxParallelChunks"], payload["before"], payload["running"]) == (None, 2, 2)

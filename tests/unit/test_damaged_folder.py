@@ -98,4 +98,4 @@ def test_an_empty_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     for command in READ:
         answer = cli(*command.split())
         assert str(folder) in answer.out + answer.err, command
-    assert cli("check").out.startswith("ok: no plan was seen")
+    assert cli("check").out.startswith("ok: no plan found")

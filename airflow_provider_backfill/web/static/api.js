@@ -20,7 +20,7 @@ export async function ask(path, body) {
   try {
     response = await fetch(path, options);
   } catch {
-    throw new Refusal(0, "Airflow does not answer.", "this page asks again by itself");
+    throw new Refusal(0, "Airflow does not answer.", "this page retries automatically");
   }
   let found = {};
   try {

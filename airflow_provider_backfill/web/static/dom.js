@@ -75,7 +75,7 @@ const PATHS = {
 };
 PATHS.completed = PATHS.done;
 PATHS.error = PATHS.failed;
-PATHS["given back"] = PATHS.undone = PATHS.cancelled;
+PATHS["released"] = PATHS.undone = PATHS.cancelled;
 PATHS.lost = PATHS.warn;
 
 export function icon(name) {

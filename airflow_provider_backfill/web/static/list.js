@@ -102,13 +102,13 @@ export function listView(page) {
   }
 
   function nothing() {
-    if (!answer.complete) return h("p", { class: "empty" }, "Looking at the plans …");
-    if (answer.total) return h("p", { class: "empty" }, "No plan is like that.");
+    if (!answer.complete) return h("p", { class: "empty" }, "Loading plans …");
+    if (answer.total) return h("p", { class: "empty" }, "No plans match.");
     return h(
       "div",
       { class: "empty" },
       h("h2", {}, "There is no plan yet"),
-      h("p", {}, "Plans are looked for in ", h("code", {}, answer.stateDir), ". A ", h("code", {}, "BackfillPlanOperator"), " makes one, or ", h("code", {}, "clickhouse-backfill plan"), " with that folder as ", h("code", {}, "--state-dir"), "."),
+      h("p", {}, "The state folder is ", h("code", {}, answer.stateDir), ". Create a plan with a ", h("code", {}, "BackfillPlanOperator"), ", or with ", h("code", {}, "clickhouse-backfill plan"), " and this folder as ", h("code", {}, "--state-dir"), "."),
     );
   }
 }
@@ -123,7 +123,7 @@ export function problem(error) {
 }
 
 function verdictOf({ verdict, total, complete }) {
-  if (!complete) return h("div", { class: "verdict" }, icon("planned"), h("p", {}, `Looking at ${plural(total, "plan")}: ${number(verdict.evaluated)} so far …`));
+  if (!complete) return h("div", { class: "verdict" }, icon("planned"), h("p", {}, `Loading ${plural(total, "plan")}: ${number(verdict.evaluated)} so far …`));
   if (!total) return null;
   const facts = [
     verdict.active && `${number(verdict.active)} running`,
@@ -135,9 +135,9 @@ function verdictOf({ verdict, total, complete }) {
   const text = broken
     ? `${plural(broken, "backfill")} of ${number(total)} ${broken === 1 ? "is" : "are"} broken`
     : waiting
-      ? `${plural(waiting, "backfill")} of ${number(total)} ${waiting === 1 ? "waits" : "wait"} for somebody`
+      ? `${plural(waiting, "backfill")} of ${number(total)} ${waiting === 1 ? "is" : "are"} waiting for a person`
       : verdict.active
-        ? `${number(verdict.active)} running, nothing needs you`
+        ? `${number(verdict.active)} running, nothing to do`
         : "Every required backfill is finished";
   return h(
     "div",
@@ -147,7 +147,7 @@ function verdictOf({ verdict, total, complete }) {
       "div",
       {},
       h("strong", {}, text),
-      h("p", {}, h("code", {}, "clickhouse-backfill check"), verdict.ok ? " passes" : " fails", facts.length ? `: ${facts.join(", ")}.` : ".", verdict.relaxed ? " The policy is relaxed: what is not finished only warns." : ""),
+      h("p", {}, h("code", {}, "clickhouse-backfill check"), verdict.ok ? " passes" : " fails", facts.length ? `: ${facts.join(", ")}.` : ".", verdict.relaxed ? " The policy is relaxed: unfinished backfills are only warnings." : ""),
     ),
   );
 }
@@ -164,7 +164,7 @@ function table(plans, wanted, sortBy) {
   return h(
     "table",
     { class: "plans" },
-    h("caption", { class: "unseen" }, wanted.sort ? "Plans" : "Plans, those that need somebody first"),
+    h("caption", { class: "unseen" }, wanted.sort ? "Plans" : "Plans, most urgent first"),
     h("thead", {}, h("tr", {}, HEADS.map(head))),
     h("tbody", {}, plans.map(row)),
   );

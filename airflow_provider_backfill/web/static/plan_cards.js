@@ -14,9 +14,9 @@ export function stats(answer) {
   const items = [
     ["Rows written", counts.done ? compact(plan.rowsWritten) : "–", counts.done ? `in ${plural(plan.attempts, "attempt")}` : "nothing yet"],
     ["Rows read", plan.rowsRead ? compact(plan.rowsRead) : "–", plan.bytesRead ? bytes(plan.bytesRead) : "not told by the server"],
-    live ? ["Rows a second", compact(plan.rowsPerSecond), "of late"] : ["Rows a second", mean ? compact(mean) : "–", mean ? "on average" : ""],
+    live ? ["Rows a second", compact(plan.rowsPerSecond), "recently"] : ["Rows a second", mean ? compact(mean) : "–", mean ? "on average" : ""],
     plan.status === "running"
-      ? ["Time left", plan.secondsLeft === null ? "–" : duration(plan.secondsLeft) || "0 s", plan.secondsLeft === null ? "nothing was done of late" : `after ${duration(took)}`]
+      ? ["Time left", plan.secondsLeft === null ? "–" : duration(plan.secondsLeft) || "0 s", plan.secondsLeft === null ? "no recent progress" : `after ${duration(took)}`]
       : ["Time taken", took === null ? "–" : duration(took), plan.updatedAt ? `last event ${ago(plan.updatedAt)}` : "never run"],
   ];
   return h(
@@ -39,7 +39,7 @@ export function findings(answer) {
   return h(
     "section",
     { class: "card", "aria-labelledby": "findings-title" },
-    h("div", { class: "card-head" }, h("h2", { id: "findings-title" }, found.length ? "What to know" : answer.plan.signal === "waiting" ? "This plan waits for somebody" : "Nothing is wrong")),
+    h("div", { class: "card-head" }, h("h2", { id: "findings-title" }, found.length ? "Problems" : answer.plan.signal === "waiting" ? "This plan is waiting for a person" : "No problems")),
     found.length
       ? found.map((finding) => {
           const label = { sql: "the statement", command: "the command", advice: "the advice" }[finding.remedy];
@@ -56,7 +56,7 @@ export function findings(answer) {
             ),
           );
         })
-      : h("p", { class: "empty" }, "The doctor has nothing to say about the state of this plan. With a ClickHouse at hand, ", h("code", {}, `clickhouse-backfill doctor --plan-id ${answer.plan.planId}`), " looks at the server as well."),
+      : h("p", { class: "empty" }, "The state of this plan has no problems. To check the server as well, run ", h("code", {}, `clickhouse-backfill doctor --plan-id ${answer.plan.planId}`), "."),
   );
 }
 

@@ -37,9 +37,9 @@ function jump(open, chunkId, text) {
 function attempt(one) {
   const lines = {
     done: () => `${plural(one.rows, "row")} in ${duration(one.seconds)}`,
-    failed: () => `${one.message}${one.final ? "" : " (will be tried again)"}`,
+    failed: () => `${one.message}${one.final ? "" : " (will be retried)"}`,
     split: () => one.message,
-    "given back": () => one.reason,
+    "released": () => one.reason,
     lost: () => "its worker was lost; a later attempt took over",
     running: () => `since ${clockSeconds(Date.parse(one.startedAt))} ${zoneName(Date.parse(one.startedAt))}${one.verifiedAt ? `, ${plural(one.staged, "row")} staged and verified` : ""}`,
   };

@@ -14,15 +14,15 @@ export function confirmAction(verb, opener, { current, api, done, runs }) {
   const texts = {
     cancel: {
       title: `Cancel the backfill of ${plan.target}?`,
-      text: `No chunk is begun any more. ${claims ? `${plural(claims, "chunk")} that run${claims === 1 ? "s" : ""} now ${claims === 1 ? "is" : "are"} given back and ${claims === 1 ? "its query" : "their queries"} killed within two seconds. ` : ""}What is done stays in the target. Airflow's tasks of this plan are skipped.`,
+      text: `No further chunk starts. ${claims ? `${plural(claims, "running chunk")} ${claims === 1 ? "is" : "are"} released and ${claims === 1 ? "its query" : "their queries"} killed within two seconds. ` : ""}Done chunks stay in the target. Airflow skips the tasks of this plan.`,
       yes: "Cancel the backfill",
-      no: "Leave it running",
+      no: "Keep running",
       kind: "danger",
       reason: true,
     },
     resume: {
-      title: `Let the backfill of ${plan.target} go on?`,
-      text: `This lifts the ${plan.status === "paused" ? "pause" : "cancel"}, and clears these tasks in Airflow, which go on with what is not done:`,
+      title: `Resume the backfill of ${plan.target}?`,
+      text: `This lifts the ${plan.status === "paused" ? "pause" : "cancel"}. These tasks are cleared in Airflow and continue with the unfinished chunks:`,
       tasks: async (dryRun) => {
         const [last] = current().airflow.runs;
         const all = await clearTasks(last.dagId, last.runId, last.taskIds, true);
@@ -33,26 +33,26 @@ export function confirmAction(verb, opener, { current, api, done, runs }) {
         return names.length ? clearTasks(last.dagId, last.runId, names, false) : [];
       },
       yes: "Resume",
-      no: "Leave it as it is",
+      no: "Keep as is",
       kind: "primary",
     },
     retry: {
       title: `Retry the ${runs ? "selected" : "failed"} chunks of ${plan.target}?`,
-      text: "Each gets a fresh set of attempts; what is done is not touched. These tasks are cleared in Airflow:",
+      text: "Each failed chunk gets a new budget of attempts; done chunks are not touched. These tasks are cleared in Airflow:",
       tasks: async (dryRun) => {
         const chosen = runs ?? clearable(current().airflow);
         const names = (run) => run.failedTasks.map((task) => nameOf({ task_id: task.taskId, map_index: task.mapIndex }));
         return (await Promise.all(chosen.map((run) => clearTasks(run.dagId, run.runId, names(run), dryRun)))).flat();
       },
       yes: "Retry",
-      no: "Leave them as they are",
+      no: "Keep as is",
       kind: "primary",
     },
     waive: {
       title: `Waive the backfill of ${plan.target}?`,
-      text: "It need not be finished: check still shows it and no longer fails because of it. Nothing that runs is stopped. The waiver ends when somebody runs or resumes the plan.",
+      text: "The plan is then not required: check lists the plan without failing. Running chunks continue. The waiver ends when a user runs or resumes the plan.",
       yes: "Waive",
-      no: "Leave it as it is",
+      no: "Keep as is",
       kind: "primary",
       reason: true,
       needed: true,
@@ -69,7 +69,7 @@ export function confirmAction(verb, opener, { current, api, done, runs }) {
     h("h2", { id: "dialog-title" }, texts.title),
     h("p", { id: "dialog-text" }, texts.text),
     listed,
-    reason ? [h("label", { for: "reason" }, texts.needed ? "Why (for the event log)" : "Why (for the event log, optional)"), reason] : null,
+    reason ? [h("label", { for: "reason" }, texts.needed ? "Reason (for the event log)" : "Reason (for the event log, optional)"), reason] : null,
     said,
     h("div", { class: "buttons" }, no, yes),
   );
@@ -101,7 +101,7 @@ async function preview(texts, listed, said, yes) {
   try {
     const tasks = (await texts.tasks(true)).sort((one, other) => one.task_id.localeCompare(other.task_id) || one.map_index - other.map_index);
     const line = (task) => h("li", {}, h("code", {}, task.map_index >= 0 ? `${task.task_id}[${task.map_index}]` : task.task_id), h("span", { class: "second" }, [task.rendered_map_index, task.state].filter(Boolean).join(" · ")));
-    patch(listed, tasks.length ? tasks.map(line) : h("li", { class: "second" }, "Airflow finds no task to clear: the DAG run may be gone. Trigger the DAG again; what is done stays done."));
+    patch(listed, tasks.length ? tasks.map(line) : h("li", { class: "second" }, "Airflow finds no task to clear: the DAG run may be deleted. Trigger the DAG again; done chunks stay done."));
     yes.textContent = tasks.length ? `Clear ${plural(tasks.length, "task")}` : yes.textContent;
     yes.disabled = !tasks.length;
   } catch (error) {

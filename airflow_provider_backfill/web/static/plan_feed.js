@@ -5,7 +5,7 @@ import { clockSeconds, compact, dayThere, duration, owner, span, zone, zoneName 
 
 export function feed(events, complete, onlyTrouble, toggleTrouble) {
   const shown = events.filter((event) => !onlyTrouble || !["ChunkDone", "ChunkStarted"].includes(event.type)).filter((event) => event.type !== "ChunkStarted").slice(-40).reverse();
-  const toggle = h("button", { type: "button", class: "chip", "aria-pressed": String(onlyTrouble) }, "without done chunks");
+  const toggle = h("button", { type: "button", class: "chip", "aria-pressed": String(onlyTrouble) }, "hide done chunks");
   toggle.addEventListener("click", toggleTrouble);
   return h(
     "section",
@@ -26,16 +26,16 @@ function sentence(event) {
     RunStarted: () => ["running", `${by} started the run`],
     RunResumed: () => ["running", `${by} resumed the run`],
     RunPaused: () => ["paused", `Paused: ${event.reason}`],
-    RunUndone: () => ["cancelled", `${by} brought back what the run had replaced`],
+    RunUndone: () => ["cancelled", `${by} restored the replaced rows`],
     RunCancelled: () => ["cancelled", `${by} cancelled the run${event.reason ? `: ${event.reason}` : ""}`],
-    RunReplayed: () => ["running", `${by} wants ${event.statuses.join(" and ")} chunks again`],
+    RunReplayed: () => ["running", `${by} replays ${event.statuses.join(" and ")} chunks`],
     RunThrottled: () => ["paused", `Queries are held back: ${event.reason}`],
     RunRestored: () => ["info", `${by} repaired the log: ${event.reason}`],
-    ParallelismSet: () => ["info", `${by} set ${event.parallel ? `at most ${event.parallel} chunks at once` : "as many chunks at once as each worker was told"}`],
+    ParallelismSet: () => ["info", `${by} set ${event.parallel ? `at most ${event.parallel} chunks at once` : "parallel chunks as set for each worker"}`],
     RunWaived: () => ["info", `${by} waived the plan: ${event.reason}`],
     ChunkDone: () => ["done", `${what}${compact(event.rows)} rows in ${duration(event.seconds)}`],
-    ChunkFailed: () => ["failed", `${what}attempt ${event.attempt} ${event.final ? "failed for good" : "failed, will be tried again"}: ${event.message}`],
-    ChunkReleased: () => ["cancelled", `${what}given back: ${event.reason}`],
+    ChunkFailed: () => ["failed", `${what}attempt ${event.attempt} ${event.final ? "failed permanently" : "failed, will be retried"}: ${event.message}`],
+    ChunkReleased: () => ["cancelled", `${what}released: ${event.reason}`],
     ChunkSplit: () => ["split", `${what}split into ${event.parts.length} parts: ${event.message}`],
   }[event.type];
   const [kind, text] = told ? told() : ["info", event.type];

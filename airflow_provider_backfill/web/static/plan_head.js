@@ -13,8 +13,8 @@ function addsUp(shown) {
     "one chunk": "The window is one chunk.",
     "by rule": "Chunks add up: shown by rule.",
     "by trial": "Chunks add up: shown by a trial.",
-    "by word": `It is not shown that chunks add up; parts of groups are accepted: ${shown.accepted}`,
-    "not shown": "It is not shown that chunks add up.",
+    "by word": `There is no evidence that chunks add up; partial groups are accepted: ${shown.accepted}`,
+    "not shown": "There is no evidence that chunks add up.",
   };
   const lines = [...shown.setAside, ...shown.steps, ...shown.reads, ...(shown.trial ? [`trial: ${shown.trial}`] : [])];
   return [h("p", { class: "guarantee" }, words[shown.proof]), h("ul", { class: "adds-up" }, ...lines.map((line) => h("li", {}, line)))];
@@ -51,7 +51,7 @@ function actions(answer, inRun, act) {
   const stopped = ["cancelled", "paused", "undone"].includes(plan.status);
   const acts = [];
   if (answer.mayAct) {
-    if (plan.status !== "completed" && !plan.waiver) acts.push(action(act, "waive", "Waive …", "check no longer asks for it", "quiet"));
+    if (plan.status !== "completed" && !plan.waiver) acts.push(action(act, "waive", "Waive …", "check ignores the plan", "quiet"));
     if (["running", "paused", "failed", "planned"].includes(plan.status)) acts.push(action(act, "cancel", "Cancel …", "kills its queries", "danger"));
     // A cleared task would be skipped: the cancel or pause is lifted first, for all of its chunks.
     if (stopped && last?.mayClear) acts.push(action(act, "resume", "Resume …", "clears its tasks in Airflow", "primary"));
@@ -59,7 +59,7 @@ function actions(answer, inRun, act) {
   // Airflow's own rights, of each DAG; whoever may clear there need not have any here.
   const failed = clearable(airflow).reduce((sum, run) => sum + run.failedTasks.reduce((chunks, task) => chunks + task.chunks, 0), 0);
   if (!stopped && failed) acts.push(action(act, "retry", `Retry ${plural(failed, "failed chunk")} …`, "clears their tasks in Airflow", "primary"));
-  if (!answer.mayAct && !acts.length) acts.push(h("p", { class: "read-only" }, "You may look, not act."));
+  if (!answer.mayAct && !acts.length) acts.push(h("p", { class: "read-only" }, "You have read-only access."));
   found.push(...acts);
   return h("div", { class: "actions" }, found);
 }

@@ -54,7 +54,7 @@ def _note_attempt(attempts: dict[int, Payload], event: Payload) -> None:
     attempt["outcome"] = {
         "ChunkDone": "done",
         "ChunkFailed": "failed",
-        "ChunkReleased": "given back",
+        "ChunkReleased": "released",
         "ChunkSplit": "split",
     }.get(kind, kind)
     if kind == "ChunkDone":

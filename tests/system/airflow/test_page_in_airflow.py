@@ -202,7 +202,7 @@ def test_failed_chunks_are_retried_by_who_may(stage: Stage, open_page: Open) -> 
     assert stage.end("failing", run) == "failed"
     assert stage.plan("failing")["chunkCounts"]["failed"] == 3
     page = open_page(of_run("failing", run), user="vera")
-    inner(page).get_by_text("You may look, not act.").wait_for()
+    inner(page).get_by_text("You have read-only access.").wait_for()
     assert inner(page).get_by_role("button", name="Retry").count() == 0
     # Nor does Airflow let a viewer clear by itself.
     body = {"dry_run": False, "dag_run_id": run, "task_ids": ["backfill.chunks"]}
