@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from datetime import datetime
 from logging import Logger
 from typing import Any, NamedTuple
 
@@ -31,6 +30,7 @@ from .core.names import parse_table
 from .core.plain_text import plain_line
 from .core.plan import Plan
 from .core.run_state import ChunkStatus, Run
+from .core.window import Window
 
 _SAME_LINE_SECONDS = 300.0
 _NEW_LINE_SECONDS = 15.0
@@ -61,8 +61,8 @@ class Watched(NamedTuple):
         session = open_session(load_airflow_options({"state_dir": self.state_dir}, self.options), user)
         if self.plan_id:
             return poll_plan(session, self.plan_id, fail_if_idle=self.fail_if_idle)
-        window = parse_instant(self.window_from), parse_instant(self.window_to)
-        return poll_window(session, parse_table(self.target, "target"), *window)
+        window = Window(parse_instant(self.window_from), parse_instant(self.window_to))
+        return poll_window(session, parse_table(self.target, "target"), window)
 
 
 class Progress:
@@ -229,7 +229,7 @@ class BackfillChunkTrigger(BaseTrigger):
         )
 
 
-def _is_over(session: Session, plan_id: str, window: tuple[datetime, datetime]) -> bool:
+def _is_over(session: Session, plan_id: str, window: Window) -> bool:
     """Whether nothing of the window is left to execute, as when a trigger is started again after its last chunk."""
     status = window_status(session, plan_id, window)
     left = status.counts[ChunkStatus.PENDING] + status.counts[ChunkStatus.RUNNING]

@@ -17,6 +17,7 @@ from ..core.names import parse_table
 from ..core.plan import Plan, RowProof, TableFilter, WriteMode
 from ..core.sql import parse_filter
 from ..core.tables import TableName
+from ..core.window import Window
 from ..errors import RequestError
 
 # A mapped task costs a third of a second of processor time, and seconds of the scheduler's.
@@ -75,10 +76,10 @@ def show_window(start: str, end: str) -> str:
     return " to ".join(texts).replace("T", " ")
 
 
-def parse_mapped_item(chunks: Any) -> tuple[str, tuple[datetime, datetime]]:
+def parse_mapped_item(chunks: Any) -> tuple[str, Window]:
     """Return the plan and the window of a mapped task, from one item of the mapping input."""
     try:
-        return str(chunks["planId"]), (parse_instant(chunks["from"]), parse_instant(chunks["to"]))
+        return str(chunks["planId"]), Window(parse_instant(chunks["from"]), parse_instant(chunks["to"]))
     except (KeyError, TypeError, AttributeError):
         raise RequestError(
             f"chunks is {chunks!r}, which names no plan and window.",

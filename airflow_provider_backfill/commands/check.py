@@ -12,6 +12,7 @@ from ..core.findings.signal import Signal, signal_of
 from ..core.plan import Plan
 from ..core.run_state import ChunkStatus, RunStatus
 from ..core.tables import TableName
+from ..core.window import Window
 from ..errors import BackfillError, DamagedStateError, command_of
 from .filled_windows import filled_twice
 from .lease import utc_now
@@ -74,7 +75,9 @@ def check_backfills(
     missing = tuple(
         (entry, *gap)
         for entry in mine
-        for gap in missing_intervals(merge_intervals(tally.planned.get(entry.target, ())), entry.start, entry.end)
+        for gap in missing_intervals(
+            merge_intervals(tally.planned.get(entry.target, ())), Window(entry.start, entry.end)
+        )
     )
     for plans in tally.fills.values():
         twice = tuple(filled_twice(session.store, plans))

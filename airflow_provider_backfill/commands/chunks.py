@@ -11,6 +11,7 @@ from ..core.plan import Chunk, Plan
 from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus, Run
 from ..core.sql import query_id
+from ..core.window import Window
 from .session import Payload, Session
 
 # More failed chunks than these are counted, not read, in the payload of every status.
@@ -96,14 +97,14 @@ def failures_payload(plan: Plan, run: Run) -> list[Payload]:
     ]
 
 
-def chunks_between(plan: Plan, start: datetime | None, end: datetime | None) -> Callable[[Run], Iterator[Chunk]]:
-    """Which chunks a worker may take: all, or those that lie in ``[start, end)``."""
+def chunks_between(plan: Plan, window: Window | None) -> Callable[[Run], Iterator[Chunk]]:
+    """Which chunks a worker may take: all, or those that lie in the window."""
 
     def chosen(run: Run) -> Iterator[Chunk]:
         for chunk in select_chunks(plan, run):
-            if end is not None and chunk.end > end:
+            if window is not None and chunk.end > window.end:
                 return
-            if start is None or chunk.start >= start:
+            if window is None or chunk.start >= window.start:
                 yield chunk
 
     return chosen

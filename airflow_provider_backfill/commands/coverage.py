@@ -10,7 +10,7 @@ from ..core.plan import Plan
 from ..core.replay import filled_slices
 from ..core.run_state import Run, RunStatus
 from ..core.tables import TableName
-from ..core.window import require_order
+from ..core.window import Window, require_order
 from ..errors import Advice, DamagedStateError, Flag, PlanNotFoundError
 from .list import readable_runs, refuse_damaged
 from .session import Payload, Session
@@ -112,7 +112,7 @@ def _coverage_of(where: str, merged: Iterable[CoveredInterval], start: datetime,
     return {
         "environment": where,
         "covered": [{**_stretch(first, last), "planIds": list(plans)} for first, last, plans in stretches],
-        "gaps": [_stretch(first, last) for first, last in missing_intervals(stretches, start, end)],
+        "gaps": [_stretch(first, last) for first, last in missing_intervals(stretches, Window(start, end))],
         "share": round(filled / (end - start), 6),
     }
 

@@ -93,7 +93,7 @@ def _what_is_left(plan: Plan, run: Run, filled: Iterable[CoveredInterval]) -> Ad
 
 def _rest(plan: Plan, filled: Iterable[CoveredInterval]) -> Advice:
     """Return the advice to plan what is not filled, and to waive the plan."""
-    gaps = list(missing_intervals(merge_intervals(filled), plan.start, plan.end))[:2]
+    gaps = list(missing_intervals(merge_intervals(filled), plan.window))[:2]
     commands = [
         plan_command(plan, Flag("--from", short_instant(start)), Flag("--to", short_instant(end)))
         for start, end in gaps

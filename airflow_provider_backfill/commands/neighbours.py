@@ -5,6 +5,7 @@ from ..core.coverage import filled_intervals
 from ..core.plan import Chunk, Plan, WriteMode
 from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus, Run
+from ..core.window import Window
 from ..state.store import StateStore
 from .filled_windows import meeting_plans
 
@@ -40,5 +41,5 @@ def rivals(store: StateStore, plan: Plan, chunk: Chunk) -> list[str]:
     return [
         other.plan_id
         for other, run in meeting_plans(store, plan)
-        if filled_intervals(other, run, chunk.start, chunk.end)
+        if filled_intervals(other, run, Window(chunk.start, chunk.end))
     ]

@@ -11,6 +11,7 @@ from ..core.instants import render_instant
 from ..core.names import show_table
 from ..core.run_state import ChunkStatus, RunStatus
 from ..core.tables import TableName
+from ..core.window import Window
 from .coverage import read_coverage
 from .lease import has_live_worker, utc_now
 from .list import readable_runs
@@ -65,9 +66,9 @@ def poll_plan(session: Session, plan_id: str, *, fail_if_idle: bool = False) -> 
     return PollResult(line, worrying=worrying)
 
 
-def poll_window(session: Session, target: TableName, start: datetime, end: datetime) -> PollResult:
+def poll_window(session: Session, target: TableName, window: Window) -> PollResult:
     """
-    How much of ``[start, end)`` of *target* is proven filled, by whatever plans.
+    How much of a window of *target* is proven filled, by whatever plans.
 
     Lost is a part of the window for which there are plans, all of them failed or cancelled. A part without a
     plan is waited for: somebody may plan it.
@@ -76,7 +77,7 @@ def poll_window(session: Session, target: TableName, start: datetime, end: datet
         RequestError: The window is empty.
         DamagedStateError: A plan's files are damaged.
     """
-    name = show_table(target)
+    name, (start, end) = show_table(target), window
     found = read_coverage(session, target, start, end)
     share = max((server["share"] for server in found["servers"]), default=0.0)
     line = f"{name} is filled to {share:.1%} from {render_instant(start)} to {render_instant(end)}"

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from ..clickhouse import attempt, catalog
 from ..clickhouse.attempt import Step
@@ -23,6 +23,7 @@ from ..core.plan import Plan, WriteMode
 from ..core.remedy import command
 from ..core.run_state import ChunkStatus, Run, RunStatus
 from ..core.select_text import read_select
+from ..core.window import Window
 from ..errors import Advice, ConfigError, Flag, RequestError, ServerError, StatementRefusedError
 from ..state.run_log import RunLog
 from . import plan_inputs
@@ -58,7 +59,7 @@ def run_plan(
     flags: RunFlags = RunFlags(),
     resume: bool = False,
     parallel: int | None = None,
-    window: tuple[datetime, datetime] | None = None,
+    window: Window | None = None,
     on_start: Callable[[Worker, Plan, Run], None] = _ignore,
     report: Callable[[Event], None] = _ignore,
     step: Callable[[Step], None] = _ignore,
@@ -143,7 +144,7 @@ def run_plan(
         )
         on_start(worker, plan, log.run)
         try:
-            worker.run(chunks_between(plan, *(window or (None, None))), parallel or defaults.max_parallel_chunks)
+            worker.run(chunks_between(plan, window), parallel or defaults.max_parallel_chunks)
         finally:
             _end(session, log, one_server(address), target, worker)
             _release(fence, log)
@@ -241,9 +242,7 @@ def _check_compatibility(session: Session, plan: Plan, server: ClickHouse, targe
         )
 
 
-def _begin(
-    session: Session, log: RunLog, flags: RunFlags, resume: bool, window: tuple[datetime, datetime] | None
-) -> None:
+def _begin(session: Session, log: RunLog, flags: RunFlags, resume: bool, window: Window | None) -> None:
     """Write that the run continues, unless another run would write to the same rows."""
     plan = log.plan
     statuses = [ChunkStatus.DONE] if flags.replay_done else []
@@ -253,7 +252,7 @@ def _begin(
     def replay(run: Run) -> Event | None:
         only = None
         if window is not None:
-            chunks = chunks_between(plan, *window)(run)
+            chunks = chunks_between(plan, window)(run)
             only = tuple(chunk.id for chunk in chunks if run.state(chunk.id).status in statuses)
         if not statuses or only == ():
             return None

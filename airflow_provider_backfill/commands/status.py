@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import NamedTuple
 
 from ..core.findings.signal import signal_of
@@ -12,6 +11,7 @@ from ..core.names import show_table
 from ..core.plan import Plan
 from ..core.run_state import ChunkStatus, Run, RunStatus
 from ..core.tables import TableName
+from ..core.window import Window
 from .chunks import chunks_between, failures_payload
 from .lease import has_live_worker, owner_is_dead, utc_now
 from .plan_findings import plan_case, state_findings
@@ -28,15 +28,14 @@ def read_status(session: Session, plan_id: str) -> Payload:
 class FailedChunk(NamedTuple):
     """A chunk that failed for good, with its last error."""
 
-    start: datetime
-    end: datetime
+    window: Window
     error: str
 
 
 @dataclass(frozen=True, slots=True)
 class WindowStatus:
     """
-    Where the chunks of a plan stand that lie in a window ``[start, end)``.
+    Where the chunks of a plan stand that lie in a window.
 
     Attributes:
         status: That of the whole run.
@@ -48,8 +47,7 @@ class WindowStatus:
     target: TableName
     sources: tuple[str, ...]
     environment: str
-    start: datetime
-    end: datetime
+    window: Window
     status: RunStatus
     counts: Mapping[ChunkStatus, int]
     rows: int
@@ -71,24 +69,23 @@ class WindowStatus:
         return self.done == self.total
 
 
-def window_status(session: Session, plan_id: str, window: tuple[datetime, datetime]) -> WindowStatus:
+def window_status(session: Session, plan_id: str, window: Window) -> WindowStatus:
     """Return where a mapped task's share of a plan stands; needs no ClickHouse."""
     plan = session.store.load_plan(plan_id)
     run = session.store.open_run(plan).run
     counts, rows, failed = dict.fromkeys(ChunkStatus, 0), 0, []
-    for chunk in chunks_between(plan, *window)(run):
+    for chunk in chunks_between(plan, window)(run):
         state = run.state(chunk.id)
         counts[state.status] += 1
         rows += state.content.rows if state.content is not None else 0
         if state.status is ChunkStatus.FAILED:
-            failed.append(FailedChunk(chunk.start, chunk.end, state.error))
+            failed.append(FailedChunk(Window(chunk.start, chunk.end), state.error))
     return WindowStatus(
         plan_id=plan.plan_id,
         target=plan.target,
         sources=tuple(dict.fromkeys(statement.source_text or statement.name for statement in plan.statements)),
         environment=plan.environment,
-        start=window[0],
-        end=window[1],
+        window=window,
         status=run.status,
         counts=counts,
         rows=rows,

@@ -9,6 +9,7 @@ from .plan import Chunk, Plan
 from .replay import expand
 from .run_state import ChunkStatus, Run
 from .tables import TableName
+from .window import Window
 
 
 class CoveredInterval(NamedTuple):
@@ -44,19 +45,17 @@ def merge_intervals(stretches: Iterable[CoveredInterval]) -> list[CoveredInterva
     return merged
 
 
-def missing_intervals(
-    merged: Iterable[CoveredInterval], start: datetime, end: datetime
-) -> Iterator[tuple[datetime, datetime]]:
-    """Yield what ``[start, end)`` has outside the stretches, which are merged."""
-    at = start
+def missing_intervals(merged: Iterable[CoveredInterval], window: Window) -> Iterator[Window]:
+    """Yield what the window has outside the stretches, which are merged."""
+    at, end = window
     for stretch in merged:
         if stretch.end <= at or stretch.start >= end:
             continue
         if stretch.start > at:
-            yield at, stretch.start
+            yield Window(at, stretch.start)
         at = max(at, stretch.end)
     if at < end:
-        yield at, end
+        yield Window(at, end)
 
 
 class FilledTwice(NamedTuple):
@@ -70,8 +69,9 @@ class FilledTwice(NamedTuple):
     accepted: bool
 
 
-def filled_intervals(plan: Plan, run: Run, start: datetime, end: datetime) -> list[CoveredInterval]:
-    """Return the parts of ``[start, end)`` filled by done chunks with rows, merged."""
+def filled_intervals(plan: Plan, run: Run, window: Window) -> list[CoveredInterval]:
+    """Return the parts of the window filled by done chunks with rows, merged."""
+    start, end = window
     return merge_intervals(
         CoveredInterval(max(chunk.start, start), min(chunk.end, end), (plan.plan_id,))
         for chunk in _chunks_within(plan, run, start, end)
@@ -95,7 +95,7 @@ def filled_by_another(plan: Plan, run: Run, other: Plan, others_run: Run) -> lis
         for chunk in _chunks_within(plan, run, other.start, other.end)
         if run.state(chunk.id).status is not ChunkStatus.DONE and not run.state(chunk.id).clear
     )
-    return _intersection(ahead, filled_intervals(other, others_run, plan.start, plan.end))
+    return _intersection(ahead, filled_intervals(other, others_run, plan.window))
 
 
 def find_filled_twice(plans: Sequence[tuple[Plan, Run]]) -> list[FilledTwice]:
@@ -109,13 +109,11 @@ def find_filled_twice(plans: Sequence[tuple[Plan, Run]]) -> list[FilledTwice]:
             continue
         if _cleared_after(first_run, second_run) or _cleared_after(second_run, first_run):
             continue
-        start, end = max(first.start, second.start), min(first.end, second.end)
-        both = _intersection(
-            filled_intervals(first, first_run, start, end), filled_intervals(second, second_run, start, end)
-        )
+        common = Window(max(first.start, second.start), min(first.end, second.end))
+        both = _intersection(filled_intervals(first, first_run, common), filled_intervals(second, second_run, common))
         for stretch in both:
             rebuilt = merge_intervals(_rebuilt(plans, second, (first_run, second_run), stretch))
-            for since, until in missing_intervals(rebuilt, stretch.start, stretch.end):
+            for since, until in missing_intervals(rebuilt, Window(stretch.start, stretch.end)):
                 accepted = second.allow_existing_rows
                 found.append(FilledTwice(second.target, since, until, first.plan_id, second.plan_id, accepted))
     return found
@@ -155,7 +153,7 @@ def _rebuilt(
     ended = max((run.updated_at for run in runs if run.updated_at is not None), default=fill.created_at)
     for plan, run in plans:
         if not plan.adds_rows and _same_window(plan, fill) and plan.created_at >= ended:
-            yield from filled_intervals(plan, run, stretch.start, stretch.end)
+            yield from filled_intervals(plan, run, Window(stretch.start, stretch.end))
 
 
 def _intersection(left: Iterable[CoveredInterval], right: Iterable[CoveredInterval]) -> list[CoveredInterval]:

@@ -19,7 +19,7 @@ from .instants import from_ms, to_ms
 from .model import Instant, Model, Number, OptionalTable, Table
 from .names import show_table
 from .tables import TABLE_FUNCTION, TableName, TimeKind
-from .window import Slice
+from .window import Slice, Window
 
 
 class WriteMode(StrEnum):
@@ -307,6 +307,11 @@ class Plan(Model):
         if self.bounds:
             return [first, *decode_bounds(self.bounds, first)]
         return [first, *(to_ms(end) for _, end in self.slices())]
+
+    @property
+    def window(self) -> Window:
+        """The window that it fills."""
+        return Window(self.start, self.end)
 
     @property
     def chunking(self) -> Chunking:

@@ -8,9 +8,18 @@ import math
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from ..errors import Advice, Flag, RequestError
 from .instants import MS_PER_HOUR, from_ms, render_instant, short_instant, to_ms
+
+
+class Window(NamedTuple):
+    """A half-open window ``[start, end)`` of aware UTC instants, as a person or a mapped task names it."""
+
+    start: datetime
+    end: datetime
+
 
 Slice = tuple[datetime, datetime]
 _NUMBER = re.compile(r"\+?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator, Context
@@ -35,6 +34,7 @@ from ..commands.status import WindowStatus, window_status
 from ..core.instants import render_instant
 from ..core.plan import Plan
 from ..core.run_state import Run
+from ..core.window import Window
 from ..errors import BackfillError, Command, RequestError
 from ..options import parse_options
 from ..triggers import BackfillChunkTrigger
@@ -284,11 +284,11 @@ class BackfillChunkOperator(BaseOperator):
             # In a thread, because this one may hold, where it was interrupted, a lock that stop() needs.
             threading.Thread(target=stop, args=(_KILLED,), name="backfill-kill", daemon=True).start()
 
-    def _look(self, session: Session, plan_id: str, window: tuple[datetime, datetime]) -> WindowStatus:
+    def _look(self, session: Session, plan_id: str, window: Window) -> WindowStatus:
         status = window_status(session, plan_id, window)
         if not status.total:
             raise RequestError(
-                f"No chunk of plan {plan_id} lies in {render_instant(status.start)} to {render_instant(status.end)}.",
+                f"No chunk of plan {plan_id} lies in {render_instant(window.start)} to {render_instant(window.end)}.",
                 hint="pass chunks as BackfillPlanOperator returns them",
             )
         failed = f", {len(status.failed)} failed" if status.failed else ""
@@ -320,14 +320,14 @@ class BackfillChunkOperator(BaseOperator):
 
     def _outcome(self, status: WindowStatus, pace: Pace) -> dict[str, Any]:
         if status.is_done:
-            window = _shown(status.start, status.end)
+            window = _shown(status.window)
             self.log.info(
                 "%s: %s rows, %s chunks done (plan %s)", window, f"{status.rows:,}", status.done, status.plan_id
             )
             return self._result(status)
         self._refuse_cancelled(status)
         if failed := status.failed:
-            shown = "; ".join(f"{_shown(one.start, one.end)}: {one.error}" for one in failed[:3])
+            shown = "; ".join(f"{_shown(one.window)}: {one.error}" for one in failed[:3])
             more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
             raise AirflowFailException(
                 f"{len(failed)} of {status.total} chunks of plan {status.plan_id} failed. {shown}{more}. "
@@ -346,8 +346,8 @@ class BackfillChunkOperator(BaseOperator):
     def _result(self, status: WindowStatus) -> dict[str, Any]:
         return {
             "planId": status.plan_id,
-            "from": render_instant(status.start),
-            "to": render_instant(status.end),
+            "from": render_instant(status.window.start),
+            "to": render_instant(status.window.end),
             "chunkCount": status.total,
             "rowsWritten": status.rows,
         }
@@ -356,8 +356,8 @@ class BackfillChunkOperator(BaseOperator):
 _KILLED = "the task was killed"
 
 
-def _shown(start: datetime, end: datetime) -> str:
-    return show_window(render_instant(start), render_instant(end))
+def _shown(window: Window) -> str:
+    return show_window(*map(render_instant, window))
 
 
 class _Clear:

@@ -16,6 +16,7 @@ from airflow_provider_backfill.airflow_support.session import airflow_errors, op
 from airflow_provider_backfill.commands.status import WindowStatus
 from airflow_provider_backfill.core.run_state import ChunkStatus, RunStatus
 from airflow_provider_backfill.core.tables import TableName
+from airflow_provider_backfill.core.window import Window
 from airflow_provider_backfill.options import Options
 from tests.airflow.conftest import Flow
 from tests.clickhouse.lab import Lab
@@ -56,8 +57,8 @@ def test_a_chunk_task_tells_source_target_and_rows(lab: Lab, backfill: Make) -> 
     assert [(d.namespace, d.name) for d in lineage.outputs] == [(namespace, str(lab.table("target")))]
     assert lineage.outputs[0].outputFacets["outputStatistics"].rowCount == 240
     counts = dict.fromkeys(ChunkStatus, 0)
-    start = datetime(2025, 1, 1, tzinfo=UTC)
-    nothing = WindowStatus("0", TableName("a", "b"), (), "chdb:///data", start, start, RunStatus.RUNNING, counts, 1, ())
+    window = Window(datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 1, 2, tzinfo=UTC))
+    nothing = WindowStatus("0", TableName("a", "b"), (), "chdb:///data", window, RunStatus.RUNNING, counts, 1, ())
     assert openlineage(nothing).inputs == []
 
 

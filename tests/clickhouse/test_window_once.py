@@ -19,6 +19,7 @@ from airflow_provider_backfill.commands.run import run_plan
 from airflow_provider_backfill.commands.waive import waive_plan
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.plan import WriteMode
+from airflow_provider_backfill.core.window import Window
 from airflow_provider_backfill.errors import BackfillError, RequestError, ServerUnreachableError
 from tests.clickhouse.lab import Lab, once
 
@@ -57,7 +58,7 @@ def test_a_window_that_another_plan_has_filled_is_not_filled_again(lab: Lab) -> 
     assert "2025-01-02T00:00:00.000Z to 2025-01-03T00:00:00.000Z" in refused.value.message
     assert "--from 2025-01-03 --to 2025-01-04" in refused.value.hint
     # As the chunk operator asks: for a part of the plan.
-    part = (parse_instant("2025-01-03"), parse_instant("2025-01-04"))
+    part = Window(parse_instant("2025-01-03"), parse_instant("2025-01-04"))
     with pytest.raises(RequestError, match=first["planId"]):
         run_plan(lab.session, second["planId"], window=part)
     lab.fill("dst", "2025-01-03", "2025-01-04", 24, source="src")

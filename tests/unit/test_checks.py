@@ -30,6 +30,7 @@ from airflow_provider_backfill.core.plan import Statement, WriteMode
 from airflow_provider_backfill.core.remedy import plan_command
 from airflow_provider_backfill.core.run_state import ChunkStatus, Run, RunStatus, Waiver, WorkerLease
 from airflow_provider_backfill.core.tables import TableName, TimeKind
+from airflow_provider_backfill.core.window import Window
 from airflow_provider_backfill.errors import Flag, Sql
 from tests.state import make_plan
 
@@ -261,7 +262,7 @@ def _at(hour: int) -> datetime:
 def test_gaps_are_what_no_stretch_covers(stretches: list[tuple[int, int]], window: tuple[int, int]) -> None:
     """Hour by hour, against a set."""
     merged = merge_intervals(CoveredInterval(_at(start), _at(end), (f"{start}",)) for start, end in stretches)
-    found = [(start, end) for start, end in missing_intervals(merged, _at(window[0]), _at(window[1]))]
+    found = [(start, end) for start, end in missing_intervals(merged, Window(_at(window[0]), _at(window[1])))]
     missing = {h for h in range(*window) if not any(start <= h < end for start, end in stretches)}
     assert {h for h in range(48) if any(start <= _at(h) < end for start, end in found)} == missing
     assert all(first.end < second.start for first, second in pairwise(merged))
