@@ -24,6 +24,7 @@ from ..core.plan import AddsUp, Plan, PlanRequest, Proof, RowProof, WriteMode
 from ..core.plan_words import guarantee, mode_reason
 from ..core.planner import check_window, differences, write_mode
 from ..core.remedy import command
+from ..core.request_rules import check_request
 from ..core.run_state import ChunkStatus, Run
 from ..errors import Advice, Flag, RequestError
 from . import adding_up, chunk_bounds, chunk_sizing, plan_checks, plan_inputs, source_statements, trying
@@ -45,6 +46,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         RequestError: The request cannot be planned as it is; says why and what to change.
         ServerError: ClickHouse could not be asked.
     """
+    check_request(request)
     limits = session.options.limits
 
     def check(start: datetime, end: datetime) -> None:

@@ -24,7 +24,6 @@ _KEEPS_NOTHING = frozenset({"Null", "Kafka", "RabbitMQ", "NATS", "S3Queue", "Azu
 
 def find_statements(server: ClickHouse, target: TableFacts, request: PlanRequest) -> tuple[list[Statement], str]:
     """Return the statements that fill the target, not yet compared with the query plan, and the time column."""
-    check_settings(request.settings, "--setting or defaults.settings")
     if request.settings:
         try:
             server.rows("SELECT 1", request.settings)

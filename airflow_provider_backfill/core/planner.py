@@ -212,15 +212,6 @@ def write_mode(target: TableFacts, request: PlanRequest) -> tuple[WriteMode, Mod
             f"{target.name} is a {target.engine} table, which keeps no rows that a backfill could write exactly once.",
             hint="backfill the table behind it",
         )
-    for what, name, given in (
-        ("Rows outside the window are kept", "--keep-outside", request.keep_outside),
-        ("A backup is made", "--backup", request.backup),
-    ):
-        if given and wanted is not WriteMode.REPLACE:
-            raise RequestError(
-                f"{what} only where partitions are replaced.",
-                remedy=Advice("leave {} away, or pass {}", Flag(name), Flag("--write-mode", WriteMode.REPLACE)),
-            )
     if not partitions and wanted not in (None, WriteMode.INSERT):
         raise RequestError(
             f"{target.name} is a {target.engine} table, which cannot take the partitions of a staging table.",

@@ -24,6 +24,7 @@ from airflow_provider_backfill.core.planner import (
     insert_columns,
     write_mode,
 )
+from airflow_provider_backfill.core.request_rules import check_request
 from airflow_provider_backfill.core.tables import TableName, TimeKind
 from airflow_provider_backfill.errors import Flag, RequestError
 from tests.state import make_plan
@@ -221,13 +222,6 @@ def test_how_rows_reach_the_target_and_why(engine: str, changes: dict[str, Any],
     [
         ("Kafka", {}, "keeps no rows", "the table behind it"),
         ("Kafka", {"accept_at_least_once": True}, "keeps no rows", "the table behind it"),
-        (
-            "MergeTree",
-            {"keep_outside": True},
-            "Rows outside the window are kept only where",
-            "leave --keep-outside away",
-        ),
-        ("MergeTree", {"write_mode": WriteMode.STAGE, "backup": True}, "A backup is made only", "leave --backup away"),
         ("Memory", {"write_mode": WriteMode.STAGE}, "cannot take the partitions", "--accept-at-least-once"),
         ("Memory", {"write_mode": WriteMode.REPLACE}, "cannot take the partitions", "--write-mode insert"),
         ("Memory", {}, "only at least once", "the table behind it, or pass"),
@@ -242,6 +236,26 @@ def test_how_rows_reach_the_target_and_why(engine: str, changes: dict[str, Any],
 def test_what_a_target_cannot_take(engine: str, changes: dict[str, Any], message: str, advice: str) -> None:
     with pytest.raises(RequestError, match=message) as refused:
         write_mode(table(TS, engine=engine), replace(REQUEST, **changes))
+    assert advice in hint(refused)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "advice"),
+    [
+        ({"keep_outside": True}, "Rows outside the window are kept only where", "leave --keep-outside away"),
+        ({"write_mode": WriteMode.STAGE, "backup": True}, "A backup is made only", "leave --backup away"),
+        ({"settings": {"insert_deduplicate": "1"}}, "sets insert_deduplicate", "leave insert_deduplicate out"),
+        ({"source": REQUEST.target}, "is the target itself", "pass another --source"),
+        ({"select": "SELECT 1; SELECT 2"}, "holds several statements", "pass one SELECT"),
+        ({"select": "SELECT 1 SETTINGS async_insert = 1"}, "sets async_insert", "leave async_insert out"),
+        ({"formats": (("day", "%Y-%m-%d"),)}, "day is no parameter", "pass --select"),
+    ],
+)
+def test_what_contradicts_itself_is_told_before_a_server_is_asked(
+    changes: dict[str, Any], message: str, advice: str
+) -> None:
+    with pytest.raises(RequestError, match=message) as refused:
+        check_request(replace(REQUEST, **changes))
     assert advice in hint(refused)
 
 

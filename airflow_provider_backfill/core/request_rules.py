@@ -1,0 +1,43 @@
+"""What is wrong with a request by itself, so that it is told before a server is asked. Pure."""
+
+from ..errors import Advice, Flag, RequestError
+from .names import show_table
+from .parameters import read_parameters
+from .plan import PlanRequest, WriteMode
+from .query_settings import check_settings
+from .select_text import read_select
+
+
+def check_request(request: PlanRequest) -> None:
+    """
+    Check what a request says against itself.
+
+    Raises:
+        RequestError: Two arguments contradict each other, a setting is the plan's own, or the SELECT is none.
+    """
+    for what, name, given in (
+        ("Rows outside the window are kept", "--keep-outside", request.keep_outside),
+        ("A backup is made", "--backup", request.backup),
+    ):
+        if given and request.write_mode is not WriteMode.REPLACE:
+            raise RequestError(
+                f"{what} only where partitions are replaced.",
+                remedy=Advice("leave {} away, or pass {}", Flag(name), Flag("--write-mode", WriteMode.REPLACE)),
+            )
+    check_settings(request.settings, "--setting or defaults.settings")
+    if request.source == request.target:
+        raise RequestError(
+            f"{show_table(request.target)} is the target itself; inserting a table into itself doubles its rows.",
+            remedy=Advice(
+                "pass another {}, or leave it away to replay the views that feed the target", Flag("--source")
+            ),
+        )
+    if request.select is not None:
+        read = read_select(request.select, "--select")
+        check_settings(read.settings, "--select")
+        read_parameters(read.placeholders, dict(request.formats), request.time_unit, "--select")
+    elif request.formats:
+        raise RequestError(
+            f"{', '.join(name for name, _ in request.formats)} is no parameter: no SELECT was given.",
+            remedy=Advice("pass {}, which uses it, or leave {} away", Flag("--select", "SELECT …"), Flag("--param")),
+        )
