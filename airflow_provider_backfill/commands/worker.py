@@ -34,6 +34,7 @@ from ..core.hours import ANY_TIME, Schedule
 from ..core.instants import render_instant
 from ..core.masking import mask_message
 from ..core.plan import Chunk, Plan
+from ..core.planner import insert_threads
 from ..core.replay import expand
 from ..core.retry import RetryDecision, classify_error, retry_delay
 from ..core.run_state import ChunkState, ChunkStatus, ContentSums, Run, Staged
@@ -54,9 +55,6 @@ _HOLD_SECONDS = 1.0
 _HOLD_SAID_SECONDS = 30.0
 _HOLD_SAID_MOST_SECONDS = 3600.0
 MAX_FAILURES_IN_A_ROW = 10
-# Each thread that inserts holds a block of its own in memory, and writes parts of its own.
-_MOST_THREADS = 4
-_ROWS_PER_THREAD = 100_000
 
 
 class StopRequested(Exception):  # noqa: N818 - no error, and caught where the attempt ends
@@ -359,6 +357,7 @@ class Worker:
             reading[0] += rows
             reading[1] += size
 
+        at_once = max(self._parallel, log.run.count(ChunkStatus.RUNNING))
         attempt = Attempt(
             self._plan,
             self._target,
@@ -375,7 +374,7 @@ class Worker:
             staged=claim.staged,
             touched=claim.touched,
             clear=claim.clear,
-            insert_threads=self._insert_threads(log.run),
+            insert_threads=insert_threads(self._plan, self._server.insert_threads, at_once),
             sparse=self._sparse,
             read=read,
             replicated=self._replicated,
@@ -406,15 +405,6 @@ class Worker:
             read_rows=reading[0] or None,
             read_bytes=reading[1] or None,
         )
-
-    def _insert_threads(self, run: Run) -> int:
-        """Share the server's threads among the chunks that run at once; few rows get few, which would scatter them."""
-        plan = self._plan
-        if plan.source_rows is None:
-            return 1
-        by_rows = plan.source_rows // plan.total_chunks // _ROWS_PER_THREAD
-        by_cores = self._server.insert_threads // max(self._parallel, run.count(ChunkStatus.RUNNING), 1)
-        return max(1, min(by_rows, by_cores, _MOST_THREADS))
 
     def _choose_server(self, claim: ChunkState) -> ClickHouse:
         """One server for the whole attempt, where tables are replicated: what it has seen there holds there."""

@@ -23,6 +23,9 @@ from .tables import TimeKind
 from .window import render_chunk_hours, require_order
 
 MAX_CHUNKS = 1_000_000
+# Each thread that inserts holds a block of its own in memory, and writes parts of its own.
+_MOST_THREADS = 4
+_ROWS_PER_THREAD = 100_000
 # Tables that an INSERT reaches, though not by partitions.
 _AT_LEAST_ONCE = (Flag("--write-mode", WriteMode.INSERT), Flag("--accept-at-least-once"))
 _INSERTABLE = frozenset({"Distributed", "Memory", "Null", "Log", "TinyLog", "StripeLog"})
@@ -267,3 +270,11 @@ def differences(old: Plan, new: Plan) -> list[str]:
                 if s not in others
             )
     return lines
+
+
+def insert_threads(plan: Plan, server_threads: int, at_once: int) -> int:
+    """Share the server's threads among the chunks that run at once; few rows get few, which would scatter them."""
+    if plan.source_rows is None:
+        return 1
+    by_rows = plan.source_rows // plan.total_chunks // _ROWS_PER_THREAD
+    return max(1, min(by_rows, server_threads // max(at_once, 1), _MOST_THREADS))

@@ -22,6 +22,7 @@ from airflow_provider_backfill.core.planner import (
     differences,
     find_time_column,
     insert_columns,
+    insert_threads,
     write_mode,
 )
 from airflow_provider_backfill.core.request_rules import check_request
@@ -286,3 +287,20 @@ def test_the_flags_of_a_refusal_are_data() -> None:
         write_mode(table(TS, engine="Memory"), REQUEST)
     parts = getattr(refused.value.remedy, "parts", ())
     assert Flag("--write-mode", WriteMode.INSERT) in parts
+
+
+@pytest.mark.parametrize(
+    ("rows", "server", "at_once", "threads"),
+    [
+        (None, 8, 1, 1),
+        (400_000, 8, 1, 1),
+        (800_000, 8, 1, 2),
+        (8_000_000, 8, 4, 2),
+        (8_000_000, 8, 16, 1),
+        (8_000_000, 8, 0, 4),
+    ],
+)
+def test_chunks_share_the_servers_threads(rows: int | None, server: int, at_once: int, threads: int) -> None:
+    """Four chunks: of a thread each has at least 100,000 rows, and none has more than four."""
+    plan = make_plan(4).model_copy(update={"source_rows": rows})
+    assert insert_threads(plan, server, at_once) == threads
