@@ -108,6 +108,13 @@ def find_time_column(table: TableFacts, wanted: str | None, unit: str) -> tuple[
                 else Advice("pass {} with a Date, DateTime or DateTime64 column", Flag("--time-column")),
             )
         return wanted, kinds[wanted]
+    integers = [name for name, kind in kinds.items() if kind.per_second]
+    if len(integers) > 1:
+        # One of them is the time, and the others are ids and counts; a wrong one has no rows in the window.
+        raise RequestError(
+            f"{table.name} has several integers, {', '.join(integers)}, and nothing says which of them is the time.",
+            remedy=Advice("pass {} with one of these", Flag("--time-column")),
+        )
     keys = f"{table.sorting_key}, {table.partition_key}"
     places = {name: keys.find(name) for name in kinds if name in keys}
     chosen = next(iter(kinds)) if len(kinds) == 1 else min(places, key=lambda name: places[name], default=None)

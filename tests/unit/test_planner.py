@@ -109,6 +109,8 @@ def test_without_a_choice_it_is_asked_for() -> None:
         find_time_column(table(TS, DAY), None, "")
     with pytest.raises(RequestError, match="has no time column; it has id UInt64"):
         find_time_column(table(ID), None, "")
+    with pytest.raises(RequestError, match="several integers, id, at, and nothing says"):
+        find_time_column(table(ID, Column("at", "Int64"), sorting_key="id, at"), None, "ms")
 
 
 def test_the_one_that_was_asked_for() -> None:
