@@ -87,6 +87,42 @@ def test_a_failed_task_tells_of_the_rows_that_are_there(lab: Lab, backfill: Make
     assert [dataset.name for dataset in told[0].inputs] == [str(lab.table("fine"))]
 
 
+def test_a_secret_reaches_no_xcom_lineage_or_log(
+    lab: Lab, backfill: Make, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The SELECT has credentials as literals, and the error of a chunk quotes an address with some."""
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    from airflow_provider_backfill.operators import BackfillChunkOperator
+
+    marker, told = "m4rk3rOfASecret", []
+
+    class Asked(BackfillChunkOperator):
+        def execute(self, context: Any) -> dict[str, Any]:
+            try:
+                return super().execute(context)
+            except Exception as error:
+                told.append(str(error))
+                raise
+            finally:
+                told.append(repr(self.get_openlineage_facets_on_failure(None)))
+
+    quoted = f"http://u:{marker}@files.example.org/x.csv?token={marker}"
+    asked = f"SELECT ts, x FROM {lab.table('source')} WHERE length(encrypt('aes-128-ecb', 'x', '{marker:.<16}'))"
+    asked += f" AND NOT throwIf(x >= 240, '{quoted}')"
+    flow = backfill(str(lab.table("target")), {**WINDOW, "select": asked}, operator=Asked)
+    with caplog.at_level("DEBUG", "airflow.task"):
+        assert flow.start() == "failed"
+    with create_session() as session:
+        pushed = session.scalars(select(XComModel.value).where(XComModel.run_id == flow.run.run_id)).all()
+    assert "**Write mode**" in str(pushed), "the summary is among them"
+    assert any("files.example.org" in text for text in told), "the error itself is told"
+    shown = capfd.readouterr()
+    assert marker not in "".join([str(pushed), *told, caplog.text, shown.out, shown.err])
+
+
 def test_no_row_sends_no_asset_event(lab: Lab, backfill: Make) -> None:
     """A consumer would run for nothing; whoever wants that says so."""
     from airflow_provider_backfill.airflow_support.lineage import target_asset
