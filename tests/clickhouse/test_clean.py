@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from datetime import timedelta
 from pathlib import Path
@@ -119,6 +120,10 @@ def test_without_yes_nothing_is_dropped(ward: Ward) -> None:
     assert answer.out.startswith("2 tables can be dropped, and nothing was.\n")
     assert "Next: clickhouse-backfill clean" in answer.out
     assert len(ward.leftovers()) == 3
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "json.md").read_text(encoding="utf-8")
+    described = set(re.findall(r"`(\w+)`", page.split("\n## clean\n", 1)[1].split("\n## ", 1)[0]))
+    payload = ward.cli.json("clean", plan["planId"])
+    assert {*payload, *payload["tables"][0]} - {"ok", "command"} <= described
     client = Client(ward.engine.url, state_dir=ward.folder)
     left = client.clean(plan["planId"], remove=True)
     assert {table.fate for table in left} == {"removed"}
