@@ -40,11 +40,11 @@ _SOURCE = (
 )
 _ROLLUP = (
     "CREATE TABLE b.rollup (hour DateTime('UTC'), user UInt32, hits AggregateFunction(count),"
-    " value AggregateFunction(sum, Float64)) ENGINE = AggregatingMergeTree PARTITION BY toYYYYMMDD(hour)"
+    " ids AggregateFunction(sum, UInt64)) ENGINE = AggregatingMergeTree PARTITION BY toYYYYMMDD(hour)"
     " ORDER BY (hour, user)"
 )
 _HOURLY = (
-    "SELECT toStartOfHour(ts) AS hour, toUInt32(id % 1000) AS user, countState() AS hits, sumState(value) AS value"
+    "SELECT toStartOfHour(ts) AS hour, toUInt32(id % 1000) AS user, countState() AS hits, sumState(id) AS ids"
     " FROM b.source{} GROUP BY hour, user"
 )
 _CPU = "ProfileEvents['UserTimeMicroseconds'] + ProfileEvents['SystemTimeMicroseconds']"
@@ -91,7 +91,7 @@ class _Bench:
         self._server = server
         self._common = ("--clickhouse-url", url, "--state-dir", str(state), "--json")
         self._program = (sys.executable, "-m", "airflow_provider_backfill.cli")
-        self._began = ""
+        self._during = ""
 
     def load(self, rows: int) -> None:
         """Make the source and the targets anew."""
@@ -127,7 +127,7 @@ class _Bench:
         """Split what the last run took of the server's processor by what its statements are for."""
         found = self._server.rows(
             f"SELECT {_KIND} AS kind, count(), sum({_CPU}) / 1000 FROM system.query_log WHERE type = 'QueryFinish'"
-            f" AND event_time_microseconds >= '{self._began}' GROUP BY kind ORDER BY 3 DESC"
+            f" AND {self._during} GROUP BY kind ORDER BY 3 DESC"
         )
         chunks = DAYS * 4
         return [
@@ -193,7 +193,7 @@ class _Bench:
 
     def _cost(self, work: Callable[[], float]) -> Cost:
         self._server.command("SYSTEM FLUSH LOGS")
-        self._began = str(self._server.value("SELECT toString(now64(6))"))
+        began = self._now()
         program = 0.0
 
         def timed_work() -> None:
@@ -201,12 +201,15 @@ class _Bench:
             program = work()
 
         wall = timed(timed_work)
+        self._during = f"event_time_microseconds BETWEEN '{began}' AND '{self._now()}' AND query_kind != 'System'"
         self._server.command("SYSTEM FLUSH LOGS")
         spent = self._server.value(
-            f"SELECT sum({_CPU}) / 1e6 FROM system.query_log WHERE type = 'QueryFinish'"
-            f" AND event_time_microseconds >= '{self._began}' AND query_kind != 'System'"
+            f"SELECT sum({_CPU}) / 1e6 FROM system.query_log WHERE type = 'QueryFinish' AND {self._during}"
         )
         return Cost(wall, spent, program)
+
+    def _now(self) -> str:
+        return str(self._server.value("SELECT toString(now64(6))"))
 
     def _plan(self, target: str, *flags: str) -> str:
         window = ("--from", WINDOW[0], "--to", WINDOW[1], "--force-large-window", "--force")
@@ -226,7 +229,7 @@ class _Bench:
 
     def _compare(self, target: str) -> None:
         """Both ways must have written the same."""
-        values = "hour, user, countMerge(hits), round(sumMerge(value), 3)" if target == "rollup" else "*"
+        values = "hour, user, countMerge(hits), sumMerge(ids)" if target == "rollup" else "*"
         group = " GROUP BY hour, user" if target == "rollup" else ""
         ours, bare = (
             self._server.rows(f"SELECT count(), sum(cityHash64(tuple(*))) FROM (SELECT {values} FROM b.{table}{group})")
