@@ -423,7 +423,7 @@ def test_a_run_is_watched_and_cancelled_by_somebody_who_may(stage: Stage, open_p
 
     page.get_by_role("button", name="Cancel …").click()
     dialog = page.get_by_role("dialog")
-    dialog.get_by_label("Why").fill("the wrong month")
+    dialog.get_by_label("Reason").fill("the wrong month")
     began = time.monotonic()
     dialog.get_by_role("button", name="Cancel the backfill").click()
     thread.join(20)
