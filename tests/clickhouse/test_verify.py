@@ -8,6 +8,7 @@ import pytest
 
 from airflow_provider_backfill.cli.text import show_verify
 from airflow_provider_backfill.commands.verify import verify_plan
+from airflow_provider_backfill.core.plan import WriteMode
 from airflow_provider_backfill.errors import RequestError
 from tests.clickhouse.lab import Lab
 
@@ -187,3 +188,30 @@ def test_an_unfinished_plan_is_not_verified(lab: Lab) -> None:
     payload = verify_plan(lab.session, plan["planId"])
     assert (payload["exitCode"], payload["verdict"]) == (1, "equal")
     assert "(7 of 8 chunks verified; 1 is not done)" in show_verify(payload, io.StringIO())
+
+
+@pytest.mark.parametrize("mode", [None, WriteMode.REPLACE])
+def test_rows_whose_time_is_moved_are_no_difference(http_lab: Lab, mode: WriteMode | None) -> None:
+    """A copy may call an hour by its end: part of the rows then lies outside of the window, in the target's time."""
+    http_lab.sql(
+        "CREATE TABLE src (ts DateTime('UTC'), v UInt8) ENGINE = MergeTree ORDER BY ts",
+        "INSERT INTO src SELECT toDateTime('2025-01-01', 'UTC') + number * 3600, number FROM numbers(48)",
+        "CREATE TABLE dst (t DateTime('UTC'), v UInt8) ENGINE = MergeTree PARTITION BY toDate(t) ORDER BY t",
+    )
+    select = f"SELECT ts + INTERVAL 5 HOUR AS t, v FROM {http_lab.engine.database}.src"
+    plan = http_lab.fill("dst", "2025-01-01", "2025-01-03", 24, select=select, write_mode=mode)
+    assert http_lab.value("SELECT count() FROM dst") == 48
+    assert verify_plan(http_lab.session, plan["planId"])["verdict"] == "equal"
+
+
+def test_a_column_that_is_only_passed_through(http_lab: Lab) -> None:
+    """An EPHEMERAL column is in no table, so there is nothing of it to compare."""
+    http_lab.sql(
+        "CREATE TABLE src (ts DateTime('UTC'), v UInt8) ENGINE = MergeTree ORDER BY ts",
+        "INSERT INTO src SELECT toDateTime('2025-01-01', 'UTC') + number * 3600, number FROM numbers(48)",
+        "CREATE TABLE dst (ts DateTime('UTC'), raw UInt8 EPHEMERAL, v UInt8 DEFAULT raw + 1)"
+        " ENGINE = MergeTree ORDER BY ts",
+    )
+    select = f"SELECT ts, v AS raw FROM {http_lab.engine.database}.src"
+    plan = http_lab.fill("dst", "2025-01-01", "2025-01-03", 24, select=select)
+    assert verify_plan(http_lab.session, plan["planId"])["verdict"] == "equal"
