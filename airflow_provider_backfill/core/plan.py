@@ -143,7 +143,7 @@ class Proof(StrEnum):
 
 
 class RowProof(StrEnum):
-    """What a chunk's staged rows are held against before they are published."""
+    """What a chunk's staged rows are compared with before they are published."""
 
     # As many rows are in its parts as the server counted on their way there.
     WRITTEN = "written"
@@ -214,7 +214,7 @@ class Plan(Model):
         summed_columns: The columns that the content sums in the log are made of; none means all that are filled.
         keep_outside: Whether rows outside the window survive in partitions that it covers only in part.
         backup: Whether what ``replace`` overwrites is kept in a table of its own.
-        row_proof: What staged rows are held against before they are published; ``content`` in plans of older versions.
+        row_proof: What staged rows are compared with before they are published; ``content`` in plans of older versions.
         environment: Address and database of the server it was planned on.
         compatibility_token: A hash of what affects the data besides; empty in plans of older versions.
         created_by: Who planned it: a user, or an Airflow task.
@@ -381,7 +381,7 @@ class PlanRequest:
         settings: ClickHouse settings for the statements that read the source and fill.
         time_unit: ``s``, ``ms``, ``us`` or ``ns`` when the time column is an integer epoch.
         accept_partial_groups: Why parts of groups that chunks cut are fine; empty when they are not.
-        row_proof: What staged rows are held against before they are published.
+        row_proof: What staged rows are compared with before they are published.
         trial: Try on a few chunks whether they add up.
         chunking: How the window is cut.
         one_shard: Fill this server's local table with the rows of all shards, although other shards have that table.
