@@ -23,13 +23,13 @@ from tests.airflow.conftest import connection
 from tests.pages import blocks
 from tests.server import ClickHouseServer
 from tests.system.airflow.stack import RunningAirflow, wait_for
-from tests.system.airflow_versions.environments import VERSIONS, Version, make
+from tests.system.airflow_versions.environments import PROJECT, VERSIONS, Version, make
 
 pytestmark = pytest.mark.long
 
 DAG_FILE = Path(__file__).parent / "versions_dag.py"
 PAGE = "/clickhouse-backfills"
-PAGE_OF_DOCS = Path(__file__).parents[3] / "docs" / "how-to" / "windows-in-a-dag.md"
+PAGE_OF_DOCS = PROJECT / "docs" / "how-to" / "windows-in-a-dag.md"
 TARGETS = (
     *("mapped", "deferred", "grouped", "promoted", "decorated", "task_decorated"),
     *("approved", "partitioned", "expected"),
@@ -183,6 +183,8 @@ def running(
         home / "dags",
         python=python,
         AIRFLOW_CONN_CLICKHOUSE_DEFAULT=connection(server.url),
+        # The triggerer imports what a deadline calls.
+        PYTHONPATH=str(home / "dags"),
     )
     try:
         airflow.start()
@@ -221,7 +223,7 @@ DAGS_OF = {
 
 
 def test_plan_chunks_and_sensor(running: Running) -> None:
-    """Mapped tasks fill the target, each row once, and say which window they are."""
+    """Mapped tasks fill the target, each row once, and say which window they are; a retry executes nothing twice."""
     running.end("mapped")
     assert running.same("mapped")
     found = running.instances("mapped")
@@ -229,6 +231,7 @@ def test_plan_chunks_and_sensor(running: Running) -> None:
         ("plan", "chunks[0]", "chunks[1]", "finished"), "success"
     )
     assert found["chunks[1]"]["rendered_map_index"] == "2025-01-02, 1/1 done"
+    assert (found["chunks[0]"]["try_number"], running.plan("mapped")["attempts"]) == (2, 2)
 
 
 def test_sensor_that_is_rescheduled(running: Running) -> None:
@@ -301,17 +304,34 @@ def test_place_in_airflow(running: Running) -> None:
     assert places == ({"nav", "dag_run", "task_instance"} if running.version.at_least("3.1") else set())
 
 
-def test_form_pool_priority_and_callbacks(running: Running) -> None:
-    """What everybody gives a DAG and its tasks works for these as for any other ones."""
-    running.airflow.ask("POST", "pools", {"name": "backfills", "slots": 1, "include_deferred": False})
+def run_expected(running: Running) -> None:
+    """Fill the form of the DAG that has what everybody gives theirs, and trigger it, unless that was done before."""
+    pools = running.airflow.ask("GET", "pools")["pools"]
+    if "backfills" not in {pool["name"] for pool in pools}:
+        running.airflow.ask("POST", "pools", {"name": "backfills", "slots": 1, "include_deferred": False})
     form = {"target": "versions.expected", "window_from": "2025-01-01T00:00:00Z", "window_to": "2025-01-03T00:00:00Z"}
     running.start("expected", conf=form)
     running.end("expected")
+
+
+def test_form_pool_priority_and_callbacks(running: Running) -> None:
+    """What everybody gives a DAG and its tasks works for these as for any other ones."""
+    run_expected(running)
     assert running.same("expected")
     found = running.instances("expected").values()
     assert {(ti["pool"], ti["priority_weight"]) for ti in found} == {("backfills", 7)}
     noted = (running.airflow.home / "noted").read_text().split()
     assert sorted(noted) == ["backfill.chunks[0]", "backfill.chunks[1]", "backfill.finished[-1]", "backfill.plan[-1]"]
+
+
+def test_deadline_alert(running: Running) -> None:
+    """Airflow's own alert says that a backfill takes longer than it may; since 3.2."""
+    if not running.version.at_least("3.2"):
+        pytest.skip("Airflow has deadlines since 3.2")
+    run_expected(running)
+    late = running.airflow.home / "late"
+    wait_for(late.exists, "somebody is told", 60)
+    assert late.read_text() == "expected: a second has passed"
 
 
 def test_run_without_a_logical_date_is_told_the_way_out(running: Running) -> None:

@@ -22,11 +22,20 @@ def copy_to(name: str) -> dict[str, Any]:
     return {"target": f"versions.{name}", "source": "versions.source", "write_mode": "replace", **WINDOW}
 
 
+class OnceLost(BackfillChunkOperator):
+    """The first task loses its first try after its chunk is done."""
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        """Fail where a retry has to find out what is done."""
+        found = super().execute(context)
+        if (context["ti"].map_index, context["ti"].try_number) == (0, 1):
+            raise RuntimeError("the worker is lost")
+        return found
+
+
 with DAG("mapped", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(seconds=1)}):
     plan = BackfillPlanOperator(task_id="plan", **copy_to("mapped"))
-    chunks = BackfillChunkOperator.partial(task_id="chunks", max_parallel_chunks=2, replay_done=True).expand(
-        chunks=plan.output
-    )
+    chunks = OnceLost.partial(task_id="chunks", max_parallel_chunks=2, replay_done=True).expand(chunks=plan.output)
     chunks >> BackfillStatusSensor(
         task_id="finished", plan_id=plan.output["plan_id"], trigger_rule="none_failed", **QUICK
     )
@@ -85,7 +94,23 @@ with DAG("dateless", schedule=None):
     interval = {"window_from": "{{ data_interval_start | ts }}", "window_to": "{{ data_interval_end | ts }}"}
     BackfillPlanOperator(task_id="plan", **{**copy_to("nowhere"), **interval}, retries=3)
 
-with DAG("expected", schedule=None, params=backfill_params(target="versions.nowhere", chunk_hours=24)):
+
+async def note_late(context: Any, what: str) -> None:
+    """A callback of a deadline; the triggerer calls it."""
+    (Path(os.environ["AIRFLOW_HOME"]) / "late").write_text(f"{context['dag_run']['dag_id']}: {what}")
+
+
+deadline: dict[str, Any] = {}
+if airflow_is(3, 2):
+    from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference  # type: ignore[attr-defined]
+
+    deadline["deadline"] = DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=timedelta(seconds=1),
+        callback=AsyncCallback("versions_dag.note_late", {"what": "a second has passed"}),
+    )
+
+with DAG("expected", schedule=None, params=backfill_params(target="versions.nowhere", chunk_hours=24), **deadline):
     # What everybody gives their tasks.
     theirs = {"pool": "backfills", "priority_weight": 7, "weight_rule": "absolute", "on_success_callback": note}
     BackfillTaskGroup(source="versions.source", write_mode="replace", default_args=theirs, sensor=QUICK)
