@@ -306,6 +306,8 @@ def _model(title: str, kind: type[BaseModel]) -> Iterator[str]:
     yield "| key | type | meaning |\n|---|---|---|"
     schema = kind.model_json_schema(by_alias=True, mode="serialization")
     for name, field in kind.model_fields.items():
+        if field.exclude:
+            continue
         key = field.alias or field.serialization_alias or name
         shown = schema["properties"].get(key) or schema["properties"][name]
         meaning = _code(explained.get(name, "")) or KEYS[key]

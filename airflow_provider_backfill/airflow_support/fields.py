@@ -50,18 +50,20 @@ def mapped_items(plan: Plan, most: int) -> Iterator[dict[str, Any]]:
     """
     count = task_count(plan, most)
     size, longer = divmod(plan.chunk_count, count)
-    chunks = plan.chunks()
+    slices = plan.slices()
+    # Each is done on every shard, where there are some.
+    shards = max(len(plan.shards), 1)
     first = 0
     for index in range(count):
-        batch = list(islice(chunks, size + (index < longer)))
+        batch = list(islice(slices, size + (index < longer)))
         # Parts of one window stay together: the item names windows.
         more = sum(len(plan.parts.get(place, ("",))) - 1 for place in range(first, first + len(batch)))
         first += len(batch)
         yield {
             "planId": plan.plan_id,
-            "from": render_instant(batch[0].start),
-            "to": render_instant(batch[-1].end),
-            "chunkCount": len(batch) + more,
+            "from": render_instant(batch[0][0]),
+            "to": render_instant(batch[-1][1]),
+            "chunkCount": (len(batch) + more) * shards,
         }
 
 

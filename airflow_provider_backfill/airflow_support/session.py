@@ -10,12 +10,14 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 from airflow.sdk import Context
 from jinja2 import UndefinedError
 
+from ..clickhouse.address import Address
 from ..clickhouse.client import ClickHouse, from_client
 from ..commands.session import Session
 from ..core.plain_text import plain_line
@@ -122,8 +124,22 @@ def _opener(conn_id: str) -> Callable[[], ClickHouse]:
 
         # A session would refuse a second statement while the first runs, such as a KILL QUERY.
         hook = ClickHouseHook(clickhouse_conn_id=conn_id, client_kwargs={"autogenerate_session_id": False})
+
+        def open_at(place: Address) -> Any:
+            class HookAt(ClickHouseHook):
+                """The same connection, with the address of another server of its cluster."""
+
+                @classmethod
+                def get_connection(cls, conn_id: str) -> Any:
+                    connection = copy(super().get_connection(conn_id))
+                    connection.host, connection.port = place.host, place.port
+                    return connection
+
+            there = HookAt(clickhouse_conn_id=conn_id, client_kwargs={"autogenerate_session_id": False})
+            return there.get_client()
+
         try:
-            return from_client(hook.get_client, f"connection {conn_id}")
+            return from_client(hook.get_client, f"connection {conn_id}", open_at)
         except AirflowNotFoundException:
             raise _no_connection(conn_id) from None
 

@@ -69,6 +69,8 @@ PLAN_FLAGS = (
     Flag("--backup", "", "with replace: keep the old rows, so that undo can restore them"),
     Flag("--proof", "WHAT", "written (default): compare staged rows with the server's count; content: with the source"),
     Flag("--allow-existing-rows", "", "add to existing rows of the target in the window"),
+    Flag("--cluster", "NAME", "the target is a local table on each shard of this cluster"),
+    Flag("--shard-url", "SHARD=URL", "address of a shard: 2=http://host:8123; again for its replicas", many=True),
     Flag("--one-shard", "", "fill this server's local table with the rows of all shards of a Distributed source"),
     Flag("--force-large-window", "", "allow a window longer than limits.maxWindowHours"),
     Flag("--reason", "TEXT", "reason for the backfill; shown by report"),

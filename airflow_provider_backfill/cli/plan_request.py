@@ -68,9 +68,21 @@ def read_request(call: Call, options: "Options") -> "PlanRequest":
         force_large_window=call.on("--force-large-window"),
         force=call.on("--force"),
         one_shard=call.on("--one-shard"),
+        cluster=call.text("--cluster") or "",
+        shard_urls=_shard_urls(call),
         reason=call.text("--reason") or "",
         owner=call.text("--owner") or "",
     )
+
+
+def _shard_urls(call: Call) -> dict[int, tuple[str, ...]]:
+    from ..clickhouse.shards import read_shard_url
+
+    found: dict[int, tuple[str, ...]] = {}
+    for left, right in name_pairs(call, "--shard-url"):
+        number, url = read_shard_url(left, right)
+        found[number] = (*found.get(number, ()), url)
+    return found
 
 
 def _chunking(call: Call, options: "Options", auto: bool) -> "Chunking":

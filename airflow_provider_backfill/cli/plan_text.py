@@ -41,6 +41,7 @@ def show_plan(payload: Payload, out: IO[str]) -> str:
                     "chunks",
                     f"{payload['chunkCount']:,} {payload['chunks']}, by the column {payload['timeColumn']}",
                 ),
+                *(("shards" if not at else "", line) for at, line in enumerate(map(_shard, payload.get("shards", ())))),
                 *(("source", _source(statement)) for statement in payload["statements"]),
                 ("write mode", f"{payload['writeMode']}: {payload['modeReason']}"),
                 ("guarantee", payload["guarantee"]),
@@ -64,6 +65,10 @@ def show_plan(payload: Payload, out: IO[str]) -> str:
         lines += _preview(payload["preview"])
     lines += ["", f"Next: {payload['next']}"] if payload["next"] else []
     return "\n".join(lines)
+
+
+def _shard(shard: Payload) -> str:
+    return f"{shard['shard']}, reached directly at {' or '.join(shard['urls'])}"
 
 
 def _preview(preview: Payload) -> list[str]:

@@ -109,7 +109,8 @@ class EventText:
         """Describe an event of a chunk; empty for an event without news."""
         match event:
             case ChunkStarted():
-                self._windows[event.chunk_id] = chunk_window(event.start, event.end)
+                where = f"  shard {event.shard}" if event.shard else ""
+                self._windows[event.chunk_id] = chunk_window(event.start, event.end) + where
                 return f"{self._windows[event.chunk_id]}  attempt {event.attempt} begins"
             case ChunkDone():
                 return f"{self._end(event.chunk_id)}  {event.content.rows:,} rows in {show_seconds(event.seconds)}"

@@ -79,6 +79,7 @@ def show_status(payload: Payload, out: IO[str]) -> str:
                 ("target", payload["target"]),
                 ("window", show_window(payload["from"], payload["to"])),
                 ("chunks", ", ".join([f"{counts['done']:,} of {counts['total']:,} done", *others])),
+                *(("", _shard_counts(shard)) for shard in payload.get("shards", ())),
                 ("rows", f"{payload['rowsWritten']:,} written in {show_number(payload['attempts'], 'attempt')}"),
                 ("read", _read(payload)),
                 ("time", f"{show_seconds(payload['seconds'])} this time" if "seconds" in payload else ""),
@@ -124,7 +125,7 @@ def _windows(group: Payload) -> str:
 def _chunks(chunks: Sequence[Payload], out: IO[str]) -> list[str]:
     lines = []
     for chunk in chunks:
-        window = show_window(chunk["from"], chunk["to"]).removesuffix(" UTC")
+        window = show_window(chunk["from"], chunk["to"]).removesuffix(" UTC") + _on_shard(chunk)
         about = chunk["error"] or ("" if chunk["rowsWritten"] is None else show_number(chunk["rowsWritten"], "row"))
         tries = f"after {show_number(chunk['attempts'], 'attempt')}" if chunk["attempts"] else ""
         words = (window, paint(chunk["status"], chunk["status"], out), tries, about, chunk["queryId"] or "")
@@ -246,8 +247,11 @@ def show_verify(payload: Payload, out: IO[str]) -> str:
             ("why", payload["why"]),
         ]
     )
+    for shard in payload.get("shards", ()):
+        rows = _known(shard["rowsInTarget"])
+        lines.append(f"  shard {shard['shard']}: {shard['verdict']}{f', {rows}' if rows else ''}")
     for chunk in payload["changedChunks"]:
-        where = show_window(chunk["from"], chunk["to"])
+        where = show_window(chunk["from"], chunk["to"]) + _on_shard(chunk)
         lines.append(f"  {paint('differs', 'failed', out)}  {where}")
         if "written" in chunk:
             lines.append(
@@ -255,8 +259,17 @@ def show_verify(payload: Payload, out: IO[str]) -> str:
             )
     for difference in payload["differences"]:
         row = ", ".join(f"{name} = {value[:80]}" for name, value in difference["row"].items())
-        lines.append(f"  only in {difference['givenBy']}: {row}")
+        lines.append(f"  only in {difference['givenBy']}{_on_shard(difference)}: {row}")
     return "\n".join(lines)
+
+
+def _shard_counts(shard: Payload) -> str:
+    others = [f"{shard[name]:,} {name}" for name in ("running", "failed", "pending") if shard[name]]
+    return ", ".join([f"{shard['done']:,} of {shard['total']:,} done on shard {shard['shard']}", *others])
+
+
+def _on_shard(entry: Payload) -> str:
+    return f" on shard {entry['shard']}" if entry.get("shard") else ""
 
 
 def _known(rows: int | None) -> str:

@@ -82,8 +82,8 @@ class ClickHouse:
         embedded: Whether it runs in this process (chdb): one statement at a time, no other workers.
     """
 
-    def __init__(self, client: "Client", address: str) -> None:
-        self._client = client
+    def __init__(self, client: "Client", address: str, elsewhere: "Callable[[Address], Client] | None" = None) -> None:
+        self._client, self._elsewhere = client, elsewhere
         self.address = address
         self.embedded = client.__class__.__name__ == "ChdbClient"
         self._settings = {} if self.embedded else dict(_SETTINGS)
@@ -101,6 +101,29 @@ class ClickHouse:
                 # Each setting makes the address of a request longer, which costs the client most of its time.
                 found[name] = whole
         return found
+
+    def reached(self) -> "ClickHouse":
+        """Return itself; where it stands for several servers, the connection to one of them that answers."""
+        return self
+
+    def at(self, url: str) -> "ClickHouse":
+        """
+        Open another server, ``http[s]://host:port``, as the same user in the same database.
+
+        Raises:
+            ConfigError: *url* is no such address.
+            ServerError: Nobody answers there, or the user is refused.
+        """
+        from clickhouse_connect.driver.exceptions import ClickHouseError
+
+        place = parse_address(url)
+        if self._elsewhere is None or place.path:
+            raise ConfigError(f"{self.address} is in this process, and has no servers beside it.")
+        try:
+            return ClickHouse(self._elsewhere(place), place.location, self._elsewhere)
+        except (ClickHouseError, OSError) as error:
+            failure = _server_error(error, place.location)
+        raise failure
 
     @property
     def insert_threads(self) -> int:
@@ -266,24 +289,26 @@ def connect(url: str, password: str | None = None, *, connections: int = 8) -> C
     from clickhouse_connect.driver.httputil import get_pool_manager
 
     address = parse_address(url)
-    if address.path:
-        kwargs: dict[str, Any] = {"interface": "chdb", "path": address.path}
-    else:
-        tls = {"verify": address.scheme == "https", **address.tls_options}
-        kwargs = {
-            "interface": address.scheme,
-            "host": address.host,
-            "port": address.port,
-            "username": address.user or "default",
-            "password": password or "" if address.password is None else address.password,
-            "database": address.database or "__default__",
+
+    def open_at(place: Address) -> "Client":
+        tls = {"verify": place.scheme == "https", **address.tls_options}
+        return clickhouse_connect.get_client(
+            interface=place.scheme,
+            host=place.host,
+            port=place.port,
+            username=address.user or "default",
+            password=password or "" if address.password is None else address.password,
+            database=address.database or "__default__",
             # A session would refuse a second statement while the first runs, such as a KILL QUERY.
-            "autogenerate_session_id": False,
-            "pool_mgr": get_pool_manager(maxsize=connections, **tls),
+            autogenerate_session_id=False,
+            pool_mgr=get_pool_manager(maxsize=connections, **tls),
             **address.client_options,
-        }
+        )
+
     try:
-        return ClickHouse(clickhouse_connect.get_client(**kwargs), address.location)
+        if address.path:
+            return ClickHouse(clickhouse_connect.get_client(interface="chdb", path=address.path), address.location)
+        return ClickHouse(open_at(address), address.location, open_at)
     except ImportError as error:
         raise _no_engine(error) from None
     except (ClickHouseError, OSError) as error:
@@ -291,12 +316,15 @@ def connect(url: str, password: str | None = None, *, connections: int = 8) -> C
     raise failure
 
 
-def from_client(open_client: "Callable[[], Client]", name: str) -> ClickHouse:
+def from_client(
+    open_client: "Callable[[], Client]", name: str, elsewhere: "Callable[[Address], Client] | None" = None
+) -> ClickHouse:
     """
     Return a :class:`ClickHouse` around a client that somebody else opens, such as Airflow's ClickHouse hook.
 
     Args:
         name: Names the ClickHouse in an error, as long as its address is not known.
+        elsewhere: Opens a client of the same user at another address, such as that of a shard.
 
     Raises:
         ConfigError: The embedded engine is not installed.
@@ -311,17 +339,17 @@ def from_client(open_client: "Callable[[], Client]", name: str) -> ClickHouse:
     except ClickHouseError as error:
         failure = _server_error(error, name)
     else:
-        return _wrapped(client)
+        return _wrapped(client, elsewhere)
     raise failure
 
 
-def _wrapped(client: "Client") -> ClickHouse:
+def _wrapped(client: "Client", elsewhere: "Callable[[Address], Client] | None") -> ClickHouse:
     url = getattr(client, "url", None)
     if url is None:
         return ClickHouse(client, f"chdb://{getattr(client, 'path', '')}")
     parts = urlsplit(str(url))
     place = Address(parts.scheme, host=parts.hostname or "", port=parts.port or 0)
-    return ClickHouse(client, place.location)
+    return ClickHouse(client, place.location, elsewhere)
 
 
 def _no_engine(error: ImportError) -> ConfigError:

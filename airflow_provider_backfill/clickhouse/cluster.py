@@ -60,7 +60,8 @@ class OneServer(ClickHouse):
     """
 
     def __init__(self, server: ClickHouse) -> None:
-        super().__init__(server._client, server.address)
+        server = server.reached()
+        super().__init__(server._client, server.address, server._elsewhere)
         self._session: dict[str, object] = {
             "session_id": f"backfill-{uuid4()}",
             "session_timeout": SESSION_SECONDS,

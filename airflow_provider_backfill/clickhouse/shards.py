@@ -1,16 +1,26 @@
-"""What a Distributed table is spread over, and on which shards a local table is."""
+"""The shards of a cluster: what a Distributed table is spread over, where the shards are, and how to reach each."""
 
+import random
 import re
-from typing import NamedTuple
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from ..core.facts import TableFacts
-from ..core.sql import literal
+from ..core.sql import literal, table_condition
 from ..core.tables import TableName
-from ..errors import StatementRefusedError
+from ..errors import Advice, Flag, RequestError, ServerError, ServerUnreachableError, StatementRefusedError
+from .address import parse_address
 from .client import ClickHouse
+
+_T = TypeVar("_T")
 
 _TEXT = r"'((?:[^'\\]|\\.)*)'"
 _DISTRIBUTED = re.compile(rf"^Distributed\({_TEXT}, {_TEXT}, {_TEXT}")
+# For so long a replica that did not answer is asked after the others only.
+_AVOID_SECONDS = 10.0
 
 
 class Spread(NamedTuple):
@@ -22,11 +32,21 @@ class Spread(NamedTuple):
 
 def spread_of(table: TableFacts) -> Spread | None:
     """Return what a Distributed table is spread over; None for any other table."""
-    match = _DISTRIBUTED.match(table.engine_full)
+    return _spread(table.engine_full)
+
+
+def _spread(engine: str) -> Spread | None:
+    match = _DISTRIBUTED.match(engine)
     if match is None:
         return None
     cluster, database, name = (re.sub(r"\\(.)", r"\1", text) for text in match.groups())
     return Spread(cluster, TableName(database, name))
+
+
+def spread_tables(server: ClickHouse, spread: Spread) -> list[TableName]:
+    """Return the Distributed tables that this server has over a local table of a cluster."""
+    rows = server.rows("SELECT database, name, engine_full FROM system.tables WHERE engine = 'Distributed'")
+    return sorted(TableName(database, name) for database, name, engine in rows if _spread(engine) == spread)
 
 
 def shards_with(server: ClickHouse, cluster: str, table: TableName) -> int:
@@ -50,3 +70,152 @@ def shards_with(server: ClickHouse, cluster: str, table: TableName) -> int:
     except StatementRefusedError:
         return shards
     return found
+
+
+def shard_urls(server: ClickHouse, cluster: str, given: Mapping[int, Sequence[str]]) -> dict[int, tuple[str, ...]]:
+    """
+    Return the HTTP interfaces of a cluster's shards: the hosts that this server knows, with its own HTTP port.
+
+    Args:
+        given: Interfaces to use in place of these, by the number of the shard.
+
+    Raises:
+        RequestError: This server knows no such cluster, or *given* names a shard that it does not have.
+    """
+    rows = server.rows(
+        f"SELECT shard_num, host_name, is_local FROM system.clusters WHERE cluster = {literal(cluster)}"
+        " ORDER BY shard_num, replica_num"
+    )
+    if not rows:
+        known = [name for (name,) in server.rows("SELECT DISTINCT cluster FROM system.clusters ORDER BY cluster")]
+        raise RequestError(
+            f"{server.address} knows no cluster {cluster}; it knows {', '.join(known) or 'none'}.",
+            remedy=Advice("name one that its system.clusters has: {}", Flag("--cluster")),
+        )
+    here = urlsplit(server.address)
+    found: dict[int, dict[str, None]] = {}
+    for number, host, is_local in rows:
+        # What a server calls itself is of no use to others.
+        own = is_local and (host == "localhost" or host.startswith("127."))
+        place = f"[{host}]" if ":" in host else host
+        url = server.address if own else f"{here.scheme}://{place}:{here.port}"
+        found.setdefault(int(number), {})[url] = None
+    if unknown := sorted(given.keys() - found.keys()):
+        raise RequestError(
+            f"The cluster {cluster} has no shard {unknown[0]}; it has {', '.join(map(str, found))}.",
+            remedy=Advice("correct the number of {}", Flag("--shard-url")),
+        )
+    return {number: tuple(given.get(number, urls)) for number, urls in found.items()}
+
+
+def read_shard_url(number: str, url: str) -> tuple[int, str]:
+    """
+    Read the number of a shard and where it is; only the place of *url* is kept.
+
+    Raises:
+        RequestError: *number* is none, or *url* has a user, a password or a database.
+        ConfigError: *url* is no address of a server.
+    """
+    if not re.fullmatch(r"[1-9][0-9]{0,5}", number):
+        raise RequestError(
+            f"--shard-url has {number[:40]!r} where the number of a shard belongs.",
+            remedy=Advice("write {}", Flag("--shard-url", "2=http://host:8123")),
+        )
+    place = parse_address(url)
+    if place.user or place.password is not None or place.database or place.path or place.parameters:
+        raise RequestError(
+            f"The address of shard {number} has more than scheme, host and port: user, password, database and options "
+            "are those of --clickhouse-url.",
+            remedy=Advice("write {}", Flag("--shard-url", f"{number}={place.scheme}://{place.host}:{place.port}")),
+        )
+    return int(number), place.location
+
+
+def shard_of(server: ClickHouse, cluster: str) -> set[int]:
+    """Return the shards of a cluster that a server takes itself for; none where it does not know itself."""
+    rows = server.rows(
+        f"SELECT DISTINCT shard_num FROM system.clusters WHERE cluster = {literal(cluster)} AND is_local"
+    )
+    return {int(number) for (number,) in rows}
+
+
+def table_identity(server: ClickHouse, table: TableFacts) -> str:
+    """Return what a table is, whichever of its replicas is asked: its path in Keeper, or its server and UUID."""
+    if table.replicas is not None:
+        return f"{table.replicas.keeper}:{table.replicas.path}"
+    own = "SELECT concat(toString(serverUUID()), '/', toString(uuid)) FROM system.tables WHERE "
+    return str(server.value(own + table_condition(table.storage, "name")))
+
+
+class AnyReplica(ClickHouse):
+    """
+    A shard: any of its replicas, as a load balancer in front of them would choose; for threads.
+
+    A replica that does not answer fails the statement, which may be tried again, and the others are asked from then on.
+    Nothing is opened before it is needed.
+    """
+
+    def __init__(self, initiator: ClickHouse, name: str, urls: Sequence[str]) -> None:
+        self._initiator, self._urls = initiator, tuple(urls)
+        self._open: dict[str, ClickHouse] = {}
+        self._silent: dict[str, float] = {}
+        self._lock = threading.Lock()
+        # What is the same for all servers of one cluster.
+        self._settings, self._cluster = initiator._settings, None
+        self._present: ClickHouse | None = None
+        self.address, self.embedded = f"{name} ({', '.join(urls)})", False
+
+    def reached(self) -> ClickHouse:
+        """
+        Return the connection to one of the replicas, which has just answered.
+
+        Raises:
+            ServerUnreachableError: None of them does; says why each.
+        """
+        reasons = []
+        now = time.monotonic()
+        order = random.sample(self._urls, len(self._urls))
+        for url in sorted(order, key=lambda each: self._silent.get(each, -_AVOID_SECONDS) + _AVOID_SECONDS > now):
+            try:
+                with self._lock:
+                    server = self._open.get(url) or self._open.setdefault(url, self._initiator.at(url))
+                server.command("SELECT 1")
+            except ServerUnreachableError as error:
+                self._silent[url] = time.monotonic()
+                reasons.append(error.message)
+                continue
+            self._silent.pop(url, None)
+            return server
+        raise ServerUnreachableError(
+            f"No replica of {self.address} could be reached: {' '.join(reasons)}",
+            remedy=Advice(
+                "its chunks wait for it; where it is to be reached by another address, plan with {}",
+                Flag("--shard-url"),
+            ),
+        )
+
+    def _ask(self, call: Callable[[], _T]) -> _T:
+        present = self._present = self._present or self.reached()
+        self._client = present._client
+        try:
+            return super()._ask(call)
+        except ServerUnreachableError:
+            self._silent[present.address], self._present = time.monotonic(), None
+            raise
+
+    def close(self) -> None:
+        """Close the connections to all replicas."""
+        for server in self._open.values():
+            server.close()
+
+
+def why_unreachable(server: ClickHouse) -> str:
+    """Why a server cannot be reached now; empty when it can."""
+    try:
+        server.reached()
+    except ServerUnreachableError as error:
+        return error.message
+    except ServerError:
+        # It answers, if only to refuse; what is run there says so.
+        return ""
+    return ""

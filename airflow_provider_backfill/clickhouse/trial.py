@@ -135,7 +135,12 @@ def private_tables(
         for table in tables:
             comment = f"airflow-provider-backfill: trial of plan {plan_id}"
             server.command(
-                create_like(table, target.storage, engine, comment, settings=target.allowances), server.permissive
+                create_like(
+                    *(table, target.storage, engine, comment),
+                    settings=target.allowances,
+                    another=engine != target.engine_full,
+                ),
+                server.permissive,
             )
         yield tables
     finally:

@@ -1,16 +1,18 @@
 """Cancel a plan and kill its queries."""
 
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 
 from ..clickhouse import attempt
 from ..core.events import ChunkReleased, RunCancelled
 from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus, RunStatus
-from ..errors import ConfigError, RequestError, ServerError
+from ..errors import ConfigError, RequestError, ServerError, ServerUnreachableError
 from ..state.run_log import RunLog
 from .lease import owner_is_dead, utc_now
 from .session import Payload, Session
+from .sites import Site, sites_of
 from .status import status_payload
 
 
@@ -36,17 +38,30 @@ def cancel_plan(session: Session, plan_id: str, *, reason: str = "", wait_second
     queries = "not looked at, because no ClickHouse was named"
     if session.server is not None:
         try:
-            with session.connected() as server:
-                queries = f"{attempt.kill_queries(server, plan.plan_id)} killed"
+            with session.connected() as address, sites_of(address, plan) as sites:
+                queries = _kill(sites)
                 deadline = utc_now() + timedelta(seconds=wait_seconds)
                 while _free_dead_claims(session, log) and utc_now() < deadline:
                     time.sleep(0.1)
-                    attempt.kill_queries(server, plan.plan_id)
+                    _kill(sites)
         except (ServerError, ConfigError) as error:
             # The cancel is on disk: living workers obey it, whatever this process can reach.
             queries = f"not looked at: {error.message}"
     log.checkpoint()
     return {**status_payload(session, plan, log.refresh(), "cancel", noop=noop), "queries": queries}
+
+
+def _kill(sites: Sequence[Site]) -> str:
+    """Kill the plan's queries in every place; how many, and where nobody could be asked."""
+    found, silent = 0, []
+    for site in sites:
+        try:
+            found += attempt.kill_queries(site.server, site.plan.plan_id)
+        except ServerUnreachableError as error:
+            if not site.name:
+                raise
+            silent.append(f"{site.name} not looked at: {error.message}")
+    return "; ".join([f"{found} killed", *silent])
 
 
 def _free_dead_claims(session: Session, log: RunLog) -> int:

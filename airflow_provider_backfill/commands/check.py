@@ -65,7 +65,7 @@ def check_backfills(
         else:
             plan, run = found
             case = plan_case(session, plan, run, max_age=max_age, gate=True)
-        if plan is not None and target not in (None, plan.target):
+        if plan is not None and target is not None and not plan.is_called(target):
             continue
         _count(tally, case, plan, targets)
         findings += judge(case)
@@ -105,13 +105,14 @@ def _damage_case(plan_id: str, error: DamagedStateError) -> RuleContext:
 
 def _count(tally: _Tally, case: RuleContext, plan: Plan | None, targets: set[TableName]) -> None:
     run = case.run
-    if plan is not None and plan.target in targets and not (run is not None and run.cancelled):
-        tally.planned.setdefault(plan.target, []).append(CoveredInterval(plan.start, plan.end, (plan.plan_id,)))
+    for target in targets if plan is not None and not (run is not None and run.cancelled) else ():
+        if plan is not None and plan.is_called(target):
+            tally.planned.setdefault(target, []).append(CoveredInterval(plan.start, plan.end, (plan.plan_id,)))
     if run is None:
         tally.signals[signal_of(case)] += 1
         return
     if plan is not None and run.count(ChunkStatus.DONE):
-        tally.fills.setdefault(plan.target, []).append(plan)
+        tally.fills.setdefault(plan.shard_table or plan.target, []).append(plan)
     tally.evaluated += 1
     tally.waived += case.waived and not case.finished
     tally.pending += not case.finished and not case.waived and run.status is not RunStatus.UNDONE

@@ -163,8 +163,8 @@ def split_chunk(server: ClickHouse, target: TableFacts, plan: Plan, chunk: Chunk
                 adding_up.check_bounds(server, target, apart, scans, [start, edge, end])
             except RequestError:
                 continue
-            pieces, key = ((chunk.start, from_ms(edge)), (from_ms(edge), chunk.end)), chunk.key_range
-            return tuple(Chunk(chunk_id(plan.plan_id, *piece, key), *piece, key) for piece in pieces)
+            pieces = (chunk._replace(end=from_ms(edge)), chunk._replace(start=from_ms(edge)))
+            return tuple(piece._replace(id=chunk_id(plan.plan_id, *piece[1:])) for piece in pieces)
     return _split_by_key(server, target, plan, scans, chunk)
 
 
@@ -185,9 +185,8 @@ def _split_by_key(
     """Parts of the chunk's window that together have its rows; nothing where the key cannot be cut."""
     if not adding_up.may_cut_by_key(plan, target, scans):
         return ()
-    window = chunk.start, chunk.end
-    ranges = _ranges(server, plan, chunk, 2)
-    return tuple(Chunk(chunk_id(plan.plan_id, *window, each), *window, each) for each in ranges)
+    pieces = (chunk._replace(key_range=each) for each in _ranges(server, plan, chunk, 2))
+    return tuple(piece._replace(id=chunk_id(plan.plan_id, *piece[1:])) for piece in pieces)
 
 
 def _source(plan: Plan) -> TableName:
@@ -305,4 +304,4 @@ def parts_in_place(server: ClickHouse, target: TableFacts, plan: Plan, chunk: Ch
         parts = split_chunk(server, target, plan, chunk)
     except BackfillError:
         return ()
-    return tuple(ChunkPart(id=p.id, start=p.start, end=p.end, key_range=p.key_range) for p in parts)
+    return tuple(ChunkPart(id=p.id, start=p.start, end=p.end, key_range=p.key_range, shard=p.shard) for p in parts)

@@ -19,10 +19,11 @@ class Claims:
         owner: The worker's name.
         lease_seconds: How long a claim holds after the worker's last sign of life.
         on_behalf_of: Who gave the command.
+        shard: The shard that it works on; 0 where the target is one table.
     """
 
-    def __init__(self, plan_id: str, owner: str, lease_seconds: float, on_behalf_of: str) -> None:
-        self._plan_id, self._owner = plan_id, owner
+    def __init__(self, plan_id: str, owner: str, lease_seconds: float, on_behalf_of: str, shard: int = 0) -> None:
+        self._plan_id, self._owner, self._shard = plan_id, owner, shard
         self._lease, self._on_behalf_of = lease_seconds, on_behalf_of
         self._heard: dict[str, tuple[datetime, float]] = {}
 
@@ -43,11 +44,12 @@ class Claims:
         return watch - since > worker.lease_seconds
 
     def is_full(self, run: Run) -> bool:
-        """Whether living workers hold as many chunks as the user wants at once."""
+        """Whether living workers hold as many chunks as the user wants at once, on this shard where there are some."""
         if not run.parallel:
             return False
         moment = utc_now()
-        return run.parallel <= sum(w.claims for name, w in run.workers.items() if not self.is_dead(run, name, moment))
+        here = [(name, worker) for name, worker in run.workers.items() if worker.shard == self._shard]
+        return run.parallel <= sum(worker.claims for name, worker in here if not self.is_dead(run, name, moment))
 
     def claim(self, log: RunLog, chunk: Chunk) -> Event | None:
         """Claim a chunk on disk, before its query exists; None when it is not to be had."""
@@ -71,6 +73,7 @@ class Claims:
                 lease_seconds=self._lease,
                 takes_over=takes_over,
                 on_behalf_of=self._on_behalf_of,
+                shard=chunk.shard,
             )
 
         # Who holds other chunks matters only where somebody's claim is taken over, or all together are limited;

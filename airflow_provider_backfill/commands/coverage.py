@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
-from ..core.coverage import CoveredInterval, find_filled_twice, merge_intervals, missing_intervals
+from ..core.coverage import CoveredInterval, find_filled_twice, merge_intervals, missing_intervals, proven_slices
 from ..core.instants import render_instant
 from ..core.names import show_table
 from ..core.plan import Plan
-from ..core.replay import filled_slices
 from ..core.run_state import Run, RunStatus
 from ..core.tables import TableName
 from ..core.window import Window, require_order
@@ -37,7 +36,7 @@ def read_coverage(
     for plan_id in session.store.plan_ids():
         try:
             plan = session.store.load_plan(plan_id)
-            if plan.target != target or plan.end <= start or plan.start >= end:
+            if not plan.is_called(target) or plan.end <= start or plan.start >= end:
                 continue
             known.append((plan, session.store.open_run(plan).run))
         except DamagedStateError as error:
@@ -55,8 +54,8 @@ def coverage_payload(
     """Return which parts of ``[start, end)`` the done chunks of these runs have filled, and which two of them have."""
     by_server: dict[str, list[CoveredInterval]] = {}
     for plan, run in known:
-        stretches = [*by_server.get(plan.environment, ()), *_done(plan, run, start, end)]
-        by_server[plan.environment] = merge_intervals(stretches)
+        where = f"the cluster {plan.cluster}" if plan.cluster else plan.environment
+        by_server[where] = merge_intervals([*by_server.get(where, ()), *_done(plan, run, start, end)])
     servers = [_coverage_of(where, merged, start, end) for where, merged in sorted(by_server.items())]
     gaps = servers[0]["gaps"] if len(servers) == 1 else [] if servers else [_stretch(start, end)]
     twice = [found for found in find_filled_twice(known) if found.start < end and found.end > start]
@@ -98,12 +97,9 @@ def _done(plan: Plan, run: Run, start: datetime, end: datetime) -> Iterator[Cove
     if run.status is RunStatus.COMPLETED:
         yield CoveredInterval(max(plan.start, start), min(plan.end, end), (plan.plan_id,))
         return
-    for planned in plan.chunks():
-        if planned.end <= start or planned.start >= end:
-            continue
-        for first, last in filled_slices(run, planned):
-            if last > start and first < end:
-                yield CoveredInterval(max(first, start), min(last, end), (plan.plan_id,))
+    for first, last in proven_slices(plan, run, start, end):
+        if last > start and first < end:
+            yield CoveredInterval(max(first, start), min(last, end), (plan.plan_id,))
 
 
 def _coverage_of(where: str, merged: Iterable[CoveredInterval], start: datetime, end: datetime) -> Payload:

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 from ..clickhouse import catalog, diagnostics
 from ..clickhouse.client import ClickHouse
+from ..clickhouse.cluster import one_server
 from ..clickhouse.leftovers import live_queries
 from ..core.coverage import FilledTwice, find_filled_twice
 from ..core.facts import Misalignment, ServerFacts
-from ..core.findings.judge import judge
-from ..core.findings.registry import RuleContext, Severity
+from ..core.findings.judge import judge, worst_first
+from ..core.findings.registry import Finding, RuleContext, Severity
 from ..core.findings.signal import signal_of
 from ..core.names import show_table
 from ..core.plan import Plan
@@ -19,11 +20,13 @@ from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus, Run
 from ..core.tables import TableName
 from ..errors import Advice, Flag, MisalignedError, RequestError, ServerError, StatementRefusedError
+from ..state.run_log import RunLog
 from . import adding_up, chunk_sizing, plan_inputs
 from .filled_windows import meeting_plans
 from .lease import utc_now
 from .plan_findings import adds_up_payload, finding_payload, plan_case, sentences
 from .session import Payload, Session
+from .sites import sites_of, target_of, why_another
 
 _NO_SERVER = "ClickHouse: none was named (--clickhouse-url, CLICKHOUSE_URL)"
 
@@ -51,6 +54,8 @@ def diagnose(session: Session, plan_id: str | None = None, target: TableName | N
     case, unseen = replace(plan_case(session, plan, log.run), twice=twice), [_NO_SERVER]
     if session.server is not None:
         try:
+            if plan.shards:
+                return _doctor_shards(session, log, replace(plan_case(session, plan, log.run), twice=twice))
             with session.connected_to_one() as server:
                 facts = inspect_server(session, server, plan)
                 # Read again after the look: a claim is on disk before its query exists.
@@ -59,6 +64,34 @@ def diagnose(session: Session, plan_id: str | None = None, target: TableName | N
         except ServerError as error:
             unseen = [f"ClickHouse: {error.message}"]
     return _doctor_payload(case, target=show_table(plan.target), unseen=unseen)
+
+
+def _doctor_shards(session: Session, log: RunLog, case: RuleContext) -> Payload:
+    """Return the findings on a plan, and on each of its shards by itself, named by it."""
+    more: list[Finding] = []
+    unseen: list[str] = []
+    with session.connected() as address, sites_of(address, log.plan) as sites:
+        for site in sites:
+            try:
+                server = one_server(site.server)
+                plan = site.plan.model_copy(update={"environment": server.address})
+                target = target_of(server, plan)
+                facts = inspect_server(session, server, plan)
+                here = replace(plan_case(session, plan, log.refresh()), server=_settled(server, facts))
+            except (ServerError, RequestError) as error:
+                unseen.append(f"{site.name}: {error.message}")
+                continue
+            said = judge(replace(here, server=None))
+            found = [finding for finding in judge(here) if finding not in said]
+            more += [one._replace(message=f"{_begun(site.name)}: {one.message}") for one in found]
+            unseen += [f"{site.name}: {text}" for text in facts.unseen]
+            if why := why_another(server, site, target):
+                unseen.append(f"{site.name}: {why}")
+    return _doctor_payload(case, target=show_table(log.plan.target), unseen=unseen, more=more)
+
+
+def _begun(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _filled_twice(session: Session, plan: Plan, run: Run) -> tuple[FilledTwice, ...]:
@@ -111,8 +144,10 @@ def _target_case(session: Session, server: ClickHouse, target: TableName) -> Rul
     return RuleContext(moment=utc_now(), server=facts)
 
 
-def _doctor_payload(case: RuleContext, *, target: str, unseen: Sequence[str] = ()) -> Payload:
-    findings = judge(case)
+def _doctor_payload(
+    case: RuleContext, *, target: str, unseen: Sequence[str] = (), more: Sequence[Finding] = ()
+) -> Payload:
+    findings = worst_first([*judge(case), *more])
     plan, run, facts = case.plan, case.run, case.server
     sized = {"backfill_chunks_small", "backfill_chunks_large", "backfill_disk_space"}
     proposed = facts.proposed_hours if facts is not None and sized & {finding.code for finding in findings} else None

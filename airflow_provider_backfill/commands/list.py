@@ -30,7 +30,7 @@ def list_plans(session: Session, *, target: TableName | None = None, status: str
         except DamagedStateError as error:
             damaged.append({"planId": name, "message": str(error)})
             continue
-        if target not in (None, plan.target) or status not in (None, run.status):
+        if (target is not None and not plan.is_called(target)) or status not in (None, run.status):
             continue
         plans.append(
             {
@@ -66,7 +66,7 @@ def readable_runs(session: Session, target: TableName) -> Iterator[tuple[Plan, R
     for name in session.store.plan_ids():
         try:
             plan = session.store.load_plan(name)
-            if plan.target == target:
+            if plan.is_called(target):
                 yield plan, session.store.open_run(plan).run
         except BackfillError:
             continue

@@ -17,10 +17,10 @@ from ..core.findings.target_rules import past_ttl
 from ..core.findings.window_rules import open_window
 from ..core.ids import plan_id
 from ..core.instants import render_instant, short_instant
-from ..core.masking import literal_calls
+from ..core.masking import literal_calls, mask_secrets
 from ..core.model import whole
 from ..core.names import is_expression, show_table
-from ..core.plan import AddsUp, Plan, PlanRequest, Proof, RowProof, WriteMode
+from ..core.plan import AddsUp, Plan, PlanRequest, Proof, RowProof, Statement, WriteMode
 from ..core.plan_words import guarantee, mode_reason
 from ..core.planner import check_window, differences, write_mode
 from ..core.remedy import command
@@ -33,6 +33,7 @@ from .lease import has_live_worker, utc_now
 from .plan_findings import adds_up_payload, remedy_payload
 from .preview import preview
 from .session import Payload, Session
+from .sites import Ground, ground_of, on_site, shards_payload
 
 
 def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False) -> Payload:
@@ -61,22 +62,23 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
 
     if request.start is not None and request.end is not None:
         check(request.start, request.end)
-    with session.connected_to_one() as server:
+    with session.connected_to_one() as address, ground_of(address, request) as ground:
+        server, name, request = ground.server, request.target, ground.request
         target = plan_inputs.target_facts(server, request.target)
         mode, reason = write_mode(target, request)
-        plan_checks.check_grants(server, target, mode)
         statements, column = source_statements.find_statements(server, target, request)
-        plan_checks.check_quorum(server, target)
-        for table, cluster in plan_inputs.replicated_tables(server, statements, target):
-            catch_up(server, table, cluster)
-        plan_checks.check_shards(server, target, statements, request)
+        for number, there, table in ground.sites:
+            with on_site(f"shard {number}" if number else ""):
+                if number:
+                    _check_alike(there, table, request, statements, column)
+                _check_site(there, table, mode, request, statements)
         start, end = plan_inputs.find_window(server, session.options, request, statements[0], column)
         if request.start is None or request.end is None:
             check(start, end)
         time = plan_inputs.target_time(target, column, statements[0].time_kind.unit)
         plan = Plan(
-            plan_id=plan_id(show_table(target.name), start, end, request.chunking.text, column),
-            target=target.name,
+            plan_id=plan_id(show_table(name), start, end, request.chunking.text, column),
+            target=name,
             start=start,
             end=end,
             chunk_hours=request.chunking.hours,
@@ -89,7 +91,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             engine=target.engine,
             use_tokens=session.options.defaults.require_idempotency_token,
             min_chunk_minutes=limits.min_chunk_minutes,
-            environment=server.address,
+            environment=address.address,
             target_time=time,
             summed_columns=plan_inputs.summed_columns(target, statements, time),
             keep_outside=request.keep_outside,
@@ -104,7 +106,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             whole_tables=tuple(request.whole_tables),
             adds_up=AddsUp(proof=Proof.NOT_SHOWN, accepted=request.accept_partial_groups),
             created_at=utc_now(),
-        )
+        ).model_copy(update=ground.fields)
         scans = plan_inputs.check_scans(server, target, plan, start, end)
         # A SELECT with now() gives other rows when it is asked again, so it cannot be verified that way.
         checked = tuple(
@@ -125,9 +127,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         plan, heavy = chunk_bounds.cut(server, target, plan, scans)
         verdicts = adding_up.check_bounds(server, target, plan, scans)
         plan = adding_up.with_label(server, target, plan, scans, verdicts)
-        existing_rows = plan_inputs.existing_rows(server, target, plan)
-        plan = plan.model_copy(update={"existing_rows": existing_rows})
-        _refuse_existing_rows(server, target, plan, request.allow_existing_rows)
+        plan = _with_existing_rows(ground, plan, request.allow_existing_rows)
         plan = plan.model_copy(
             update={"adds_up": _tried(session, server, target, plan, verdicts, request, dry_run=dry_run)}
         )
@@ -135,9 +135,11 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         caveat = verify_caveat(plan, target)
         plan = plan.model_copy(update={"not_compared": not_compared, "verify_caveat": caveat})
         if not dry_run:
-            _clean_before(session, server, plan, existing, target, force=request.force)
-        estimate = chunk_sizing.estimate_plan(server, plan)
-        plan = plan.model_copy(update={"source_rows": None if estimate is None else estimate.rows})
+            _clean_before(session, ground, plan, existing, force=request.force)
+        estimates = [chunk_sizing.estimate_plan(there, plan) for _, there, _ in ground.sites]
+        estimate = max((one for one in estimates if one is not None), key=lambda one: one.rows, default=None)
+        rows = None if None in estimates else sum(one.rows for one in estimates if one is not None)
+        plan = plan.model_copy(update={"source_rows": rows})
         if not dry_run and not session.store.save_plan(plan):
             # Somebody else planned the same at this moment.
             return _plan_payload(session, _same_plan(session.store.load_plan(plan.plan_id), plan), target, existed=True)
@@ -196,7 +198,7 @@ def _tried(
     """Try the plan's chunks, and return the evidence to keep in the plan."""
     set_aside = _all(verdict.waived for verdict in verdicts)
     proof, trial = Proof.BY_RULE, ""
-    if plan.total_chunks == 1:
+    if plan.chunk_count == 1 and not plan.parts:
         proof = Proof.ONE_CHUNK
     elif set_aside:
         proof, trial = Proof.BY_WORD, "not made: parts of groups are accepted"
@@ -247,6 +249,43 @@ def _rights(server: ClickHouse, plan: Plan) -> Iterator[Match]:
         )
 
 
+def _check_site(
+    server: ClickHouse, target: TableFacts, mode: WriteMode, request: PlanRequest, statements: Sequence[Statement]
+) -> None:
+    """Hold one place that is to be filled against what a run needs there."""
+    plan_checks.check_grants(server, target, mode)
+    plan_checks.check_quorum(server, target)
+    for table, cluster in plan_inputs.replicated_tables(server, statements, target):
+        catch_up(server, table, cluster)
+    plan_checks.check_shards(server, target, statements, request)
+
+
+def _check_alike(
+    server: ClickHouse, target: TableFacts, request: PlanRequest, statements: Sequence[Statement], column: str
+) -> None:
+    """Refuse a shard on which the same words mean other statements."""
+    own, own_column = source_statements.find_statements(server, target, request)
+    if (own, own_column) != (list(statements), column):
+        differs = next((one for one in own if one not in statements), own[0])
+        raise RequestError(
+            f"{differs.name} is another SELECT there, or reads other columns, than on the other shards: "
+            f"{mask_secrets(' '.join(differs.select.split()))}",
+            hint="make the views and tables of all shards alike, or plan each shard by its own address",
+        )
+
+
+def _with_existing_rows(ground: Ground, plan: Plan, allowed: bool) -> Plan:
+    """Return the plan with the rows that its window holds already, on each shard where there are several."""
+    counts = {number: plan_inputs.existing_rows(there, target, plan) for number, there, target in ground.sites}
+    total = None if None in counts.values() else sum(count or 0 for count in counts.values())
+    shards = tuple(shard.model_copy(update={"existing_rows": counts[shard.number]}) for shard in plan.shards)
+    plan = plan.model_copy(update={"existing_rows": total, "shards": shards})
+    for number, there, target in ground.sites:
+        with on_site(f"shard {number}" if number else ""):
+            _refuse_existing_rows(there, target, plan.on_shard(number) if number else plan, allowed)
+    return plan
+
+
 def _refuse_existing_rows(server: ClickHouse, target: TableFacts, plan: Plan, allowed: bool) -> None:
     if not plan.existing_rows or allowed or plan.write_mode is WriteMode.REPLACE:
         return
@@ -282,14 +321,15 @@ def _same_plan(existing: Plan, plan: Plan) -> Plan:
     return existing
 
 
-def _clean_before(
-    session: Session, server: ClickHouse, plan: Plan, existing: Plan | None, target: TableFacts, *, force: bool
-) -> None:
+def _clean_before(session: Session, ground: Ground, plan: Plan, existing: Plan | None, *, force: bool) -> None:
     """Make room for a new plan: nothing of an earlier one with its id may run, or be published later."""
-    left = attempt.leftover_tables(server, plan.plan_id, target)
-    if left and not force:
+    left = [
+        (server, target, attempt.leftover_tables(server, plan.plan_id, target)) for _, server, target in ground.sites
+    ]
+    tables = [table for _, _, found in left for table in found]
+    if tables and not force:
         raise RequestError(
-            f"{len(left)} staging tables of plan {plan.plan_id} are on the server, such as {left[0]}, "
+            f"{len(tables)} staging tables of plan {plan.plan_id} are on the server, such as {tables[0]}, "
             "from a run that this state folder knows nothing of.",
             remedy=Advice(
                 "choose the state folder of that run with {}, or pass {} to drop them and plan anew",
@@ -304,8 +344,9 @@ def _clean_before(
                 f"{run.count(ChunkStatus.RUNNING)} chunks of plan {existing.plan_id} are running.",
                 remedy=Advice("stop it first: {}", command("cancel", existing.plan_id)),
             )
-    attempt.kill_queries(server, plan.plan_id)
-    attempt.drop_tables(server, left, target.replicas)
+    for server, target, found in left:
+        attempt.kill_queries(server, plan.plan_id)
+        attempt.drop_tables(server, found, target.replicas)
     if existing is not None:
         session.store.retire_plan(existing.plan_id, f"{utc_now():%Y%m%dT%H%M%S}")
 
@@ -331,6 +372,7 @@ def _plan_payload(session: Session, plan: Plan, target: TableFacts, *, existed: 
         "from": render_instant(plan.start),
         "to": render_instant(plan.end),
         "chunkCount": plan.total_chunks,
+        "shards": shards_payload(plan),
         "chunkHours": None if plan.chunk_hours is None else whole(plan.chunk_hours),
         "chunkLength": plan.chunking.text,
         "chunks": plan.chunking.words,

@@ -78,6 +78,12 @@ def check_shards(server: ClickHouse, target: TableFacts, statements: Sequence[St
         spread = spread_of(source)
         if spread is None:
             continue
+        if request.cluster:
+            raise RequestError(
+                f"{source.name} is Distributed over the cluster {spread.cluster}, and would give each shard of "
+                f"{target.name} the rows of all shards: rows are not dealt out by a sharding key.",
+                remedy=Advice("let each shard copy its own rows: {}", Flag("--source", str(spread.local))),
+            )
         shards = shards_with(server, spread.cluster, target.storage)
         if shards > 1:
             raise RequestError(

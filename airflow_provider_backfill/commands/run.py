@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from ..clickhouse import attempt, catalog
 from ..clickhouse.attempt import Step
@@ -24,14 +25,16 @@ from ..core.remedy import command
 from ..core.run_state import ChunkStatus, Run, RunStatus
 from ..core.select_text import read_select
 from ..core.window import Window
-from ..errors import Advice, ConfigError, Flag, RequestError, ServerError, StatementRefusedError
+from ..errors import Advice, ConfigError, Flag, RequestError, ServerError, ServerUnreachableError, StatementRefusedError
 from ..state.run_log import RunLog
 from . import plan_inputs
 from .chunks import chunks_between
+from .crew import Crew, Ready
 from .filled_windows import refuse_filled_window, what_to_do_instead
 from .lease import LEASE_SECONDS, has_live_worker, utc_now
 from .list import readable_runs
 from .session import Payload, Session
+from .sites import Site, check_cluster, sites_of, target_of, why_another
 from .status import status_payload
 from .worker import MAX_FAILURES_IN_A_ROW, Worker
 
@@ -60,7 +63,7 @@ def run_plan(
     resume: bool = False,
     parallel: int | None = None,
     window: Window | None = None,
-    on_start: Callable[[Worker, Plan, Run], None] = _ignore,
+    on_start: Callable[[Crew, Plan, Run], None] = _ignore,
     report: Callable[[Event], None] = _ignore,
     step: Callable[[Step], None] = _ignore,
     lease_seconds: float = LEASE_SECONDS,
@@ -78,7 +81,7 @@ def run_plan(
         parallel: Chunks at once; the option ``defaults.maxParallelChunks`` when None.
         window: Only the chunks that lie in it (a mapped task's share), also for what *flags* replay;
             the others are left to others.
-        on_start: Gets the worker, so that a signal can stop it.
+        on_start: Gets the workers, so that a signal can stop it.
         report: Gets every event this worker writes.
         step: Gets the name of each step of each attempt; a test may stop the worker there.
         lease_seconds: How long the worker's claims hold after its last sign of life.
@@ -112,42 +115,59 @@ def run_plan(
     if not flags.clear_window:
         refuse_filled_window(session, plan, log.run)
     defaults = session.options.defaults
-    with session.connected() as address:
-        server = one_server(address)
-        _check_environment(plan, server, flags)
-        target = plan_inputs.target_facts(server, plan.target)
-        _check_compatibility(session, plan, server, target, flags)
-        plan_inputs.check_scans(server, target, plan, plan.start, plan.end)
-        fence = _fence(address, target, plan, lease_seconds, blocks=blocks)
-        try:
-            _begin(session, log, flags, resume, window)
-        except BaseException:
-            _release(fence, log)
-            raise
-        worker = Worker(
-            address,
+
+    def prepare(site: Site) -> Ready:
+        """Look at one place whose chunks are to be done, and keep other runs out of it."""
+        server, here = one_server(site.server), site.plan
+        target = target_of(server, here)
+        if why := why_another(server, site, target):
+            raise RequestError(
+                f"The cluster {plan.cluster} is another than when plan {plan.plan_id} was made: {why}.",
+                remedy=Advice("plan anew with {}", Flag("--force")),
+            )
+        _check_compatibility(session, here, server, target, flags)
+        plan_inputs.check_scans(server, target, here, here.start, here.end)
+        replicated = plan_inputs.replicated_tables(server, here.statements, target)
+        return Ready(site, target, replicated, _fence(site.server, target, here, lease_seconds, blocks=blocks))
+
+    def hire(ready: Ready) -> Worker:
+        server = ready.site.server
+        return Worker(
+            server,
             session.store,
-            plan,
-            target,
+            ready.site.plan,
+            ready.target,
             retries=defaults.max_retries_per_chunk,
             retry_delay_ms=defaults.retry_delay_ms,
             report=report,
             step=step,
             lease_seconds=lease_seconds,
-            fence=fence,
-            gate=LoadThrottle(address, target, max_load=max_load),
+            fence=ready.fence,
+            gate=partial(crew.gate, ready.site, LoadThrottle(server, ready.target, max_load=max_load)),
             max_failures=max_failures,
             schedule=schedule,
             newest_first=newest_first,
             on_behalf_of=session.user,
-            replicated=plan_inputs.replicated_tables(server, plan.statements, target),
+            replicated=ready.replicated,
         )
-        on_start(worker, plan, log.run)
+
+    with session.connected() as address, sites_of(address, plan) as sites:
+        check_cluster(address, plan)
+        if not plan.shards:
+            _check_environment(plan, address, flags)
+        crew = Crew(session, plan, sites, prepare, hire)
         try:
-            worker.run(chunks_between(plan, window), parallel or defaults.max_parallel_chunks)
+            crew.prepare()
+            _begin(session, log, flags, resume, window)
+        except BaseException:
+            crew.release(log)
+            raise
+        on_start(crew, plan, log.run)
+        try:
+            crew.run(window, parallel or defaults.max_parallel_chunks)
         finally:
-            _end(session, log, one_server(address), target, worker)
-            _release(fence, log)
+            _end(session, log, crew)
+            crew.release(log)
     return status_payload(session, plan, log.run, "resume" if resume else "run")
 
 
@@ -170,13 +190,6 @@ def _fence(server: ClickHouse, target: TableFacts, plan: Plan, lease: float, *, 
             return None
         raise
     return fence
-
-
-def _release(fence: Fence | None, log: RunLog) -> None:
-    """Give the window free, unless another worker of the run needs it; what is left of a dead one ends by itself."""
-    if fence is not None and not has_live_worker(log.refresh(), utc_now()):
-        with suppress(ServerError):
-            fence.release()
 
 
 def _check_flags(plan: Plan, run: Run, flags: RunFlags) -> None:
@@ -260,7 +273,7 @@ def _begin(session: Session, log: RunLog, flags: RunFlags, resume: bool, window:
             at=utc_now(), by=session.user, statuses=tuple(statuses), clear_window=flags.clear_window, chunk_ids=only
         )
 
-    lock = "target-" + hashlib.sha256(show_table(plan.target).encode()).hexdigest()[:16]
+    lock = "target-" + hashlib.sha256(show_table(plan.shard_table or plan.target).encode()).hexdigest()[:16]
     with session.store.exclusive(lock):
         if session.options.policy.block_overlapping_runs and not flags.force_overlap:
             _refuse_overlap(session, plan)
@@ -285,16 +298,18 @@ def _refuse_overlap(session: Session, plan: Plan) -> None:
             )
 
 
-def _end(session: Session, log: RunLog, server: ClickHouse, target: TableFacts, worker: Worker) -> None:
+def _end(session: Session, log: RunLog, crew: Crew) -> None:
     """Record a pause, write the checkpoint, and drop the staging tables that nothing can need any more."""
     run = log.refresh()
-    if worker.reason and run.status is RunStatus.RUNNING and not run.count(ChunkStatus.RUNNING):
-        log.append(RunPaused(at=utc_now(), by=session.user, reason=worker.reason))
+    if crew.reason and run.status is RunStatus.RUNNING and not run.count(ChunkStatus.RUNNING):
+        log.append(RunPaused(at=utc_now(), by=session.user, reason=crew.reason))
     log.checkpoint()
     if run.status is RunStatus.COMPLETED:
-        _drop_staging(session, log, server, target)
+        for ready in crew.ready:
+            with suppress(ServerUnreachableError) if ready.site.name else nullcontext():
+                _drop_staging(session, log, one_server(ready.site.server), ready.target)
     else:
-        worker.drop_staged()
+        crew.drop_staged()
 
 
 def _drop_staging(session: Session, log: RunLog, server: ClickHouse, target: TableFacts) -> None:
@@ -313,6 +328,8 @@ def _sweep(session: Session, plan: Plan) -> None:
     if session.server is None:
         return
     # A completed plan is completed, whether or not its server answers.
-    with suppress(ServerError, ConfigError), session.connected_to_one() as server:
-        target = plan_inputs.target_facts(server, plan.target)
-        _drop_staging(session, session.store.open_run(plan), server, target)
+    with suppress(ServerError, ConfigError), session.connected() as address, sites_of(address, plan) as sites:
+        for site in sites:
+            with suppress(ServerError):
+                server = one_server(site.server)
+                _drop_staging(session, session.store.open_run(plan), server, target_of(server, site.plan))

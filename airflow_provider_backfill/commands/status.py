@@ -9,6 +9,7 @@ from ..core.findings.state_rules import next_step
 from ..core.instants import render_instant
 from ..core.names import show_table
 from ..core.plan import Plan
+from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus, Run, RunStatus
 from ..core.tables import TableName
 from ..core.window import Window
@@ -106,6 +107,7 @@ def status_payload(session: Session, plan: Plan, run: Run, command: str, *, noop
         "signal": signal_of(plan_case(session, plan, run)),
         "chunkCounts": run.chunk_counts,
         "attempts": run.attempts,
+        **({"shards": shard_counts(plan, run)} if plan.shards else {}),
         "rowsWritten": run.rows,
         "rowsRead": run.read_rows,
         "bytesRead": run.read_bytes,
@@ -129,6 +131,23 @@ def status_payload(session: Session, plan: Plan, run: Run, command: str, *, noop
     if noop:
         payload["noop"] = True
     return payload
+
+
+def shard_counts(plan: Plan, run: Run) -> list[Payload]:
+    """How many chunks stand where, on each shard of a plan."""
+    found = []
+    for shard in plan.shards:
+        counts = dict.fromkeys(ChunkStatus, 0)
+        for chunk in select_chunks(plan.on_shard(shard.number), run):
+            counts[run.state(chunk.id).status] += 1
+        found.append(
+            {
+                "shard": shard.number,
+                "total": sum(counts.values()),
+                **{status.value: count for status, count in counts.items()},
+            }
+        )
+    return found
 
 
 def is_settled(run: Run) -> bool:

@@ -1,6 +1,7 @@
 """Bring back what a plan with a backup has replaced."""
 
 from ..clickhouse import attempt, catalog, publish
+from ..clickhouse.cluster import one_server
 from ..core.events import RunUndone
 from ..core.plan import WriteMode
 from ..core.remedy import command
@@ -8,9 +9,9 @@ from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus
 from ..core.sql import backup_table, quote_table
 from ..errors import Advice, Flag, RequestError
-from . import plan_inputs
 from .lease import has_live_worker, utc_now
 from .session import Payload, Session
+from .sites import on_site, sites_of, target_of
 from .status import status_payload
 
 
@@ -33,18 +34,26 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
     if has_live_worker(log.run, utc_now()):
         raise RequestError(f"Plan {plan_id} is running.", remedy=command("cancel", plan.plan_id))
     # From its verification on, a chunk may have been published, and its backup was made before that.
-    published = [
-        chunk
-        for chunk in select_chunks(plan, log.run)
-        if (state := log.run.state(chunk.id)).status is ChunkStatus.DONE or state.verified
-    ]
-    with session.connected_to_one() as server:
-        attempt.kill_queries(server, plan.plan_id)
-        target = plan_inputs.target_facts(server, plan.target)
-        attempt.drop_leftovers(server, plan.plan_id, target)
-        restored = publish.restore(server, plan, target, published)
-        backup = backup_table(plan, target.storage)
-        kept = catalog.count_rows(server, backup)
+    restored = kept = 0
+    with session.connected() as address, sites_of(address, plan) as sites:
+        # Before anything is touched, every place is reached.
+        reached = []
+        for site in sites:
+            with on_site(site.name):
+                server = one_server(site.server)
+                reached.append((site, server, target_of(server, site.plan)))
+        for site, server, target in reached:
+            published = [
+                chunk
+                for chunk in select_chunks(site.plan, log.run)
+                if (state := log.run.state(chunk.id)).status is ChunkStatus.DONE or state.verified
+            ]
+            with on_site(site.name):
+                attempt.kill_queries(server, plan.plan_id)
+                attempt.drop_leftovers(server, plan.plan_id, target)
+                restored += publish.restore(server, site.plan, target, published)
+                backup = backup_table(plan, target.storage)
+                kept += catalog.count_rows(server, backup)
     if not log.refresh().undone:
         log.append(RunUndone(at=utc_now(), by=session.user))
     log.checkpoint()

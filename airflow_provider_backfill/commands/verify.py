@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from ..clickhouse import catalog
 from ..clickhouse.client import ClickHouse
-from ..clickhouse.cluster import catch_up
+from ..clickhouse.cluster import catch_up, one_server
 from ..clickhouse.proof import content_at_source
 from ..clickhouse.trial import Difference, compare_merged, private_tables, signs_differ
 from ..core.facts import TableFacts
@@ -26,6 +26,7 @@ from ..core.window import Slice, whole_days
 from ..errors import RequestError, StatementRefusedError
 from . import plan_inputs
 from .session import Payload, Session
+from .sites import Site, on_site, sites_of, target_of
 from .trying import fill_slices
 
 # Nothing to do with how the user inserts: the private table holds the very rows of the SELECTs.
@@ -63,16 +64,8 @@ def verify_plan(session: Session, plan_id: str) -> Payload:
             f"No chunk of plan {plan.plan_id} is done, so there is nothing to verify.",
             remedy=command("status", plan.plan_id),
         )
-    with session.connected_to_one() as server:
-        target = catalog.table_facts(server, plan.target)
-        if target is None:
-            raise RequestError(f"There is no table {plan.target} on {server.address}.", hint="check the server")
-        for table, cluster in plan_inputs.replicated_tables(server, plan.statements, target):
-            catch_up(server, table, cluster)
-        if _is_copy(plan, target):
-            found = _compare_sums(server, plan, run, target, done)
-        else:
-            found = _compare_merged(server, plan, run, target)
+    with session.connected() as address, sites_of(address, plan) as sites:
+        found = _of_all_shards(plan, [(site, _compare(site, run)) for site in sites])
     verdict = found["verdict"]
     whole = len(done) == run.total
     code = _INCONCLUSIVE if verdict is Verdict.INCONCLUSIVE else int(verdict is Verdict.DIFFERS or not whole)
@@ -86,6 +79,47 @@ def verify_plan(session: Session, plan_id: str) -> Payload:
         **found,
         "notCompared": list(plan.not_compared),
         "exitCode": code,
+    }
+
+
+def _compare(site: Site, run: Run) -> Payload:
+    """Compare source and target in one place."""
+    plan = site.plan
+    with on_site(site.name):
+        server = one_server(site.server)
+        target = target_of(server, plan)
+        for table, cluster in plan_inputs.replicated_tables(server, plan.statements, target):
+            catch_up(server, table, cluster)
+        if _is_copy(plan, target):
+            return _compare_sums(server, plan, run, target, list(select_chunks(plan, run, ChunkStatus.DONE)))
+        return _compare_merged(server, plan, run, target)
+
+
+def _of_all_shards(plan: Plan, found: Sequence[tuple[Site, Payload]]) -> Payload:
+    """Return what was found in all places, each named by its shard; the worst verdict is that of the whole."""
+    if not plan.shards:
+        return found[0][1]
+    verdicts = [each["verdict"] for _, each in found]
+    order = (Verdict.DIFFERS, Verdict.INCONCLUSIVE, Verdict.EQUAL)
+    worst = next(verdict for verdict in order if verdict in verdicts)
+
+    def of_all(name: str) -> list[Payload]:
+        return [{"shard": site.plan.shard, **entry} for site, each in found for entry in each[name]]
+
+    def total(name: str) -> int | None:
+        return None if any(each[name] is None for _, each in found) else sum(each[name] for _, each in found)
+
+    return {
+        "verdict": worst,
+        "why": "; ".join(f"{site.name}: {each['why']}" for site, each in found if each["why"]),
+        "rowsInTarget": total("rowsInTarget"),
+        "rowsFromSource": total("rowsFromSource"),
+        "changedChunks": of_all("changedChunks"),
+        "differences": of_all("differences"),
+        "shards": [
+            {"shard": site.plan.shard, **{name: each[name] for name in ("verdict", "rowsInTarget", "rowsFromSource")}}
+            for site, each in found
+        ],
     }
 
 

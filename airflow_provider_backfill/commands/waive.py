@@ -39,7 +39,7 @@ def waive_plan(
         )
     if superseded_by:
         other = session.store.load_plan(superseded_by)
-        if other.plan_id == plan.plan_id or other.target != plan.target:
+        if other.plan_id == plan.plan_id or not other.has_target_of(plan):
             raise RequestError(
                 f"Plan {other.plan_id} fills {other.target} and cannot do the work of plan {plan.plan_id} "
                 f"on {plan.target}.",

@@ -40,7 +40,15 @@ from ..core.retry import RetryDecision, classify_error, retry_delay
 from ..core.run_state import ChunkState, ChunkStatus, ContentSums, Run, Staged
 from ..core.tables import TableName
 from ..core.window import Slice
-from ..errors import BackfillError, RequestError, ServerError, StatementRefusedError, TransitionError, VerificationError
+from ..errors import (
+    BackfillError,
+    RequestError,
+    ServerError,
+    ServerUnreachableError,
+    StatementRefusedError,
+    TransitionError,
+    VerificationError,
+)
 from ..state.run_log import RunLog
 from ..state.store import StateStore
 from .chunk_bounds import parts_in_place
@@ -100,7 +108,7 @@ class Worker:
         replicated: tuple[tuple[TableName, str], ...] = (),
     ) -> None:
         self.owner = new_owner()
-        self._claims = Claims(plan.plan_id, self.owner, lease_seconds, on_behalf_of)
+        self._claims = Claims(plan.plan_id, self.owner, lease_seconds, on_behalf_of, plan.shard)
         self._server, self._store, self._plan, self._target = server, store, plan, target
         self._staged = StagedTables(server, store, plan, target)
         self._retries, self._retry_delay_ms, self._lease = retries, retry_delay_ms, lease_seconds
@@ -207,11 +215,11 @@ class Worker:
                         name = f"backfill-{number}"
                         threading.Thread(target=work_and_tell, args=(number, end), name=name, daemon=True).start()
                 drained.wait(_WIDTH_SECONDS)
-            _wait_for(list(ended.values()))
+            wait_for(list(ended.values()))
         except BaseException as error:
             # A timeout or an interrupt of this thread: the others must not continue without it.
             self.stop(f"interrupted by {type(error).__name__}")
-            _wait_for(list(ended.values()))
+            wait_for(list(ended.values()))
             raise
 
     def _guard(self, work: Callable[[], None]) -> None:
@@ -393,6 +401,9 @@ class Worker:
             if self._stopping.is_set() or run.cancelled:
                 # A cancel from elsewhere kills the query before the watcher has seen it in the log.
                 return self._released(chunk, number, self._reason or "the run was cancelled")
+            if self._plan.shard and isinstance(error, ServerUnreachableError) and (why := self._gate()):
+                # The chunks of a shard that is down wait for it; that is no fault of theirs.
+                return self._released(chunk, number, why)
             return self._failed(run, chunk, number, error)
         self._sparse = not content.rows
         return ChunkDone(
@@ -439,7 +450,7 @@ class Worker:
         )
 
 
-def _wait_for(events: list[threading.Event]) -> None:
+def wait_for(events: list[threading.Event]) -> None:
     """
     Wait until all *events* are set, open to signals.
 

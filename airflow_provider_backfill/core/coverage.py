@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from itertools import combinations
+from itertools import combinations, groupby
 from typing import NamedTuple
 
 from .plan import Chunk, Plan
-from .replay import expand
+from .replay import expand, filled_slices
 from .run_state import ChunkStatus, Run
 from .tables import TableName
-from .window import Window
+from .window import Slice, Window
 
 
 class CoveredInterval(NamedTuple):
@@ -26,7 +26,7 @@ def overlaps(plan: Plan, others: Iterable[Plan]) -> list[Plan]:
         other
         for other in others
         if other.plan_id != plan.plan_id
-        and other.target == plan.target
+        and other.has_target_of(plan)
         and other.start < plan.end
         and plan.start < other.end
     ]
@@ -130,9 +130,33 @@ def _chunks_within(plan: Plan, run: Run, start: datetime, end: datetime) -> Iter
 
 def _same_window(plan: Plan, other: Plan) -> bool:
     """Whether two plans are different ones of one table whose windows meet."""
-    if plan.plan_id == other.plan_id or (plan.target, plan.environment) != (other.target, other.environment):
+    if plan.plan_id == other.plan_id or not _same_place(plan, other):
         return False
     return other.start < plan.end and plan.start < other.end
+
+
+def _same_place(plan: Plan, other: Plan) -> bool:
+    """Whether two plans fill one table; on a cluster, whoever was asked about it."""
+    if plan.cluster or other.cluster:
+        return plan.cluster == other.cluster and plan.has_target_of(other)
+    return (plan.target, plan.environment) == (other.target, other.environment)
+
+
+def proven_slices(plan: Plan, run: Run, start: datetime, end: datetime) -> Iterator[Slice]:
+    """Yield the windows that meet ``[start, end)`` and whose rows are all in the target, on every shard of it."""
+    for window, chunks in groupby(plan.chunks(), key=lambda chunk: (chunk.start, chunk.end)):
+        if window[1] <= start or window[0] >= end:
+            continue
+        filled: list[Slice] | None = None
+        for chunk in chunks:
+            own = list(filled_slices(run, chunk))
+            filled = own if filled is None else [both for a in filled for b in own if (both := _common(a, b))]
+        yield from filled or ()
+
+
+def _common(left: Slice, right: Slice) -> Slice | None:
+    start, end = max(left[0], right[0]), min(left[1], right[1])
+    return (start, end) if start < end else None
 
 
 def _was_gone(plan: Plan, others_run: Run) -> bool:

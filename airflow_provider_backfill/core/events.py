@@ -113,7 +113,7 @@ class ChunkStarted(ChunkEvent):
     A worker claimed a chunk; the event is on disk before the query exists.
 
     *takes_over* is set when the claim replaces the claim of a proven dead worker and query;
-    *on_behalf_of* is the user or Airflow task that started the worker.
+    *on_behalf_of* is the user or Airflow task that started the worker; *shard* is 0 where the target is one table.
     """
 
     type: Literal["ChunkStarted"] = "ChunkStarted"
@@ -123,6 +123,7 @@ class ChunkStarted(ChunkEvent):
     lease_seconds: float
     takes_over: bool = False
     on_behalf_of: str = ""
+    shard: int = 0
 
 
 class ChunkVerified(ChunkEvent):
@@ -183,12 +184,14 @@ class ChunkPart(Model):
 
     Attributes:
         key_range: The condition on the source's sorting key, if parts have the same window.
+        shard: The shard of the chunk; 0 where the target is one table.
     """
 
     id: str
     start: Instant = Field(alias="from")
     end: Instant = Field(alias="to")
     key_range: str = ""
+    shard: int = 0
 
 
 class ChunkSplit(ChunkEvent):

@@ -5,7 +5,7 @@ Source of every rule: the contract's identity section. Pure: standard library on
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from .instants import render_instant
@@ -23,25 +23,31 @@ def plan_id(target: str, start: datetime, end: datetime, length: float | str, ti
     return _sha256(f"{target}|{render_instant(start)}|{render_instant(end)}|{size}|{time_column}")[:16]
 
 
-def chunk_id(plan_id: str, start: datetime, end: datetime, key_range: str = "") -> str:
-    """Return the identity of the chunk ``[start, end)`` of a plan, or of a part of it by its key: 16 hex digits."""
-    part = f":{key_range}" if key_range else ""
+def chunk_id(plan_id: str, start: datetime, end: datetime, key_range: str = "", shard: int = 0) -> str:
+    """Return the identity of the chunk ``[start, end)`` of a plan, or of a part by key or shard: 16 hex digits."""
+    part = _part(key_range, shard)
     return _sha256(f"chunk:{plan_id}:{render_instant(start)}:{render_instant(end)}{part}")[:16]
 
 
-def idempotency_token(plan_id: str, start: datetime, end: datetime, key_range: str = "") -> str:
+def idempotency_token(plan_id: str, start: datetime, end: datetime, key_range: str = "", shard: int = 0) -> str:
     """Return the deduplication token of the chunk ``[start, end)`` of a plan, or of a part of it: 64 hex digits."""
-    part = f":{key_range}" if key_range else ""
+    part = _part(key_range, shard)
     return _sha256(f"token:{plan_id}:{render_instant(start)}:{render_instant(end)}{part}")
+
+
+def _part(key_range: str, shard: int) -> str:
+    return (f":shard {shard}" if shard else "") + (f":{key_range}" if key_range else "")
 
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def iter_chunks(plan_id: str, slices: Iterable[Slice]) -> Iterator[tuple[str, datetime, datetime]]:
+def iter_chunks(
+    plan_id: str, slices: Iterable[Slice], shards: Sequence[int] = (0,)
+) -> Iterator[tuple[str, datetime, datetime, str, int]]:
     """
-    Yield ``(chunk id, start, end)`` of each of *slices*, which touch, in constant memory.
+    Yield ``(chunk id, start, end, "", shard)`` of each of *slices*, which touch, on each shard, in constant memory.
 
     The ids are those of :func:`chunk_id`, at a third of its cost: each bound is rendered once,
     and what all texts begin with is hashed once.
@@ -51,7 +57,8 @@ def iter_chunks(plan_id: str, slices: Iterable[Slice]) -> Iterator[tuple[str, da
     for first, last in slices:
         before = before or render_instant(first)
         after = render_instant(last)
-        digest = common.copy()
-        digest.update(f":{before}:{after}".encode())
-        yield digest.hexdigest()[:16], first, last
+        for shard in shards:
+            digest = common.copy()
+            digest.update(f":{before}:{after}{_part('', shard)}".encode())
+            yield digest.hexdigest()[:16], first, last, "", shard
         before = after

@@ -46,12 +46,14 @@ class Chunk(NamedTuple):
     Attributes:
         key_range: Of a part that is not cut by time: the condition that tells its rows from those of the
             other parts, see :mod:`.key_ranges`. Empty where the slice is the whole of it.
+        shard: The shard whose share of the slice it is; 0 where the target is one table.
     """
 
     id: str
     start: datetime
     end: datetime
     key_range: str = ""
+    shard: int = 0
 
 
 class Parameter(Model):
@@ -196,6 +198,23 @@ class TargetTime(Model):
     label: TimeLabel | None = None
 
 
+class Shard(Model):
+    """
+    One shard of a plan's target.
+
+    Attributes:
+        number: Its number in the cluster, from 1 on.
+        table: What the target is there, whoever is asked: its path in Keeper, or its server and UUID.
+        urls: The HTTP interfaces of its replicas; no user, no password.
+        existing_rows: Rows that the target held there in the window when it was planned; None when that is not known.
+    """
+
+    number: int
+    table: str
+    urls: tuple[str, ...]
+    existing_rows: int | None = None
+
+
 class Plan(Model):
     """
     An immutable description of a backfill: the statements, and the chunks to bind to them.
@@ -228,6 +247,11 @@ class Plan(Model):
             they follow from window and length.
         parts: The key ranges that the rows of a chunk are cut into, by the chunk's place from 0 on, where
             its window cannot be cut any further.
+        cluster: The cluster whose shards each have a part of the target; empty where the target is one table.
+        shard_table: The table on each shard that is filled.
+        known_as: Every name that the target has on a cluster: that table, and the Distributed tables over it.
+        shards: The shards that were there when it was planned. Every chunk is done on each of them by itself.
+        shard: The only shard that this view of the plan is about, see :meth:`on_shard`; never stored.
 
     The chunks are not stored: :meth:`chunks` derives them, so the file of a plan with 100,000 chunks
     of six hours is as small as that of one with ten.
@@ -268,6 +292,11 @@ class Plan(Model):
     created_by: str = ""
     whole_tables: tuple[Table, ...] = ()
     adds_up: AddsUp | None = None
+    cluster: str = ""
+    shard_table: Table | None = None
+    known_as: tuple[Table, ...] = ()
+    shards: tuple[Shard, ...] = ()
+    shard: int = Field(default=0, exclude=True)
     created_at: Instant
 
     def computed_id(self) -> str:
@@ -276,8 +305,37 @@ class Plan(Model):
         return plan_id(show_table(self.target), self.start, self.end, length, self.time_column)
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield the plan's chunks in time order."""
-        yield from starmap(Chunk, iter_chunks(self.plan_id, self.slices()))
+        """Yield the plan's chunks in time order; where there are shards, one for each of them."""
+        yield from starmap(Chunk, iter_chunks(self.plan_id, self.slices(), self._numbers(self.shard)))
+
+    def _numbers(self, only: int = 0) -> tuple[int, ...]:
+        """Return the numbers of the shards, or of the *only* one; 0 alone where the target is one table."""
+        return (only,) if only else tuple(shard.number for shard in self.shards) or (0,)
+
+    def on_shard(self, number: int) -> "Plan":
+        """
+        Return the plan as one of its shards sees it: an ordinary table there, and that shard's chunks alone.
+
+        Its log is the whole plan's, and :attr:`total_chunks` counts all chunks.
+        """
+        shard = next(shard for shard in self.shards if shard.number == number)
+        return self.model_copy(
+            update={
+                "target": self.shard_table or self.target,
+                "existing_rows": shard.existing_rows,
+                # What keeps others out of a shard is not to be taken for that of another, which DDL of a cluster meets.
+                "nonce": f"{self.nonce}{number:x}",
+                "shard": number,
+            }
+        )
+
+    def is_called(self, name: TableName) -> bool:
+        """Whether the target has this name; on a cluster it may have several."""
+        return name == self.target or name in self.known_as
+
+    def has_target_of(self, other: "Plan") -> bool:
+        """Whether another plan fills the same table, by whichever name."""
+        return not {self.target, *self.known_as}.isdisjoint({other.target, *other.known_as})
 
     def slices(self) -> Iterator[Slice]:
         """Yield the windows of the plan's chunks in time order."""
@@ -292,14 +350,16 @@ class Plan(Model):
         found = {}
         for place, ranges in self.parts.items():
             window = from_ms(bounds[place]), from_ms(bounds[place + 1])
-            parts = tuple(Chunk(chunk_id(self.plan_id, *window, each), *window, each) for each in ranges)
-            found[chunk_id(self.plan_id, *window)] = parts
+            for shard in self._numbers():
+                parts = (Chunk("", *window, each, shard) for each in ranges)
+                whole = chunk_id(self.plan_id, *window, shard=shard)
+                found[whole] = tuple(part._replace(id=chunk_id(self.plan_id, *part[1:])) for part in parts)
         return found
 
     @property
     def total_chunks(self) -> int:
-        """How many chunks there are to do, where parts count in place of the chunk they are of."""
-        return self.chunk_count + sum(len(ranges) - 1 for ranges in self.parts.values())
+        """How many chunks there are to do, on all shards; parts count in place of the chunk they are of."""
+        return (self.chunk_count + sum(len(ranges) - 1 for ranges in self.parts.values())) * len(self._numbers())
 
     def bounds_ms(self) -> list[int]:
         """All chunk bounds in milliseconds since 1970, both ends of the window among them."""
@@ -387,6 +447,9 @@ class PlanRequest:
         one_shard: Fill this server's local table with the rows of all shards, although other shards have that table.
         reason: Why the backfill is made, for people.
         owner: Who answers for it, for people.
+        cluster: The cluster on whose shards the target is a local table; empty for one server, or what a Distributed
+            target says.
+        shard_urls: By the number of a shard, the HTTP interfaces of its replicas, where the cluster's names do not do.
         auto_chunks: Let the target's partitions (in ``replace``) or the source's rows decide; *chunking* comes first.
     """
 
@@ -414,5 +477,7 @@ class PlanRequest:
     force_large_window: bool = False
     force: bool = False
     one_shard: bool = False
+    cluster: str = ""
+    shard_urls: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     reason: str = ""
     owner: str = ""

@@ -254,7 +254,7 @@ def write_mode(target: TableFacts, request: PlanRequest) -> tuple[WriteMode, Mod
 
 _DEFINITION = (
     *("statements", "whole_tables", "write_mode", "keep_outside", "backup", "row_proof", "allow_existing_rows"),
-    *("use_tokens", "min_chunk_minutes", "environment"),
+    *("use_tokens", "min_chunk_minutes", "environment", "cluster", "shard_table"),
 )
 
 
@@ -263,7 +263,8 @@ def differences(old: Plan, new: Plan) -> list[str]:
     lines = []
     for name in _DEFINITION:
         before, after = getattr(old, name), getattr(new, name)
-        if before == after:
+        # A cluster is the same, whichever of its servers was asked about it.
+        if before == after or (name == "environment" and old.cluster and old.cluster == new.cluster):
             continue
         if name == "whole_tables":
             before, after = (", ".join(map(show_table, tables)) or "none" for tables in (before, after))

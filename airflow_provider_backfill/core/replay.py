@@ -204,7 +204,7 @@ def _start(run: Run, event: ChunkStarted) -> None:
     run.started, run.paused, run.throttled_by = True, False, ""
     run.attempts += 1
     claims = run.workers[event.by].claims + 1 if event.by in run.workers else 1
-    run.workers[event.by] = WorkerLease(event.at, event.lease_seconds, claims)
+    run.workers[event.by] = WorkerLease(event.at, event.lease_seconds, claims, event.shard)
 
 
 def _unclaim(run: Run, owner: str) -> None:
@@ -238,7 +238,7 @@ def _end(run: Run, event: ChunkDone | ChunkFailed | ChunkReleased | ChunkSplit) 
         case ChunkSplit():
             _move(run, event.chunk_id, state, ChunkStatus.PENDING)
             del run.chunks[event.chunk_id]
-            run.splits[event.chunk_id] = tuple(Chunk(p.id, p.start, p.end, p.key_range) for p in event.parts)
+            run.splits[event.chunk_id] = tuple(Chunk(p.id, p.start, p.end, p.key_range, p.shard) for p in event.parts)
             run.total += len(event.parts) - 1
             run.last_error = event.message
 

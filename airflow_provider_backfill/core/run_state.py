@@ -114,13 +114,18 @@ class ChunkState:
 
 @dataclass(slots=True)
 class WorkerLease:
-    """A worker that holds *claims* chunks, when it was last heard of, and how long its claims hold after that."""
+    """
+    A worker that holds *claims* chunks, when it was last heard of, and how long its claims hold after that.
+
+    It works on one *shard*; 0 where the target is one table.
+    """
 
     __pydantic_config__ = _CAMEL
 
     seen_at: Instant
     lease_seconds: float
     claims: int = 1
+    shard: int = 0
 
 
 @dataclass(frozen=True, slots=True)

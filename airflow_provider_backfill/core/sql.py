@@ -239,6 +239,7 @@ def create_like(
     again: bool = False,
     replicas: Replicas | None = None,
     cluster: str = "",
+    another: bool = False,
 ) -> str:
     """
     Create a table that can give partitions to *storage* and take them from it.
@@ -249,12 +250,13 @@ def create_like(
         again: Whether it may be there already.
         replicas: How the storage is replicated; the copy is, too, under a path of its own in Keeper.
         cluster: Where to create it; empty for the server that is asked.
+        another: Whether *engine* is not the storage's own.
     """
     apart = engine if replicas is None else replicas.engine(engine, table.table)
     if settings:
         given = assignments(settings)
         apart += f", {given}" if " SETTINGS " in apart else f" SETTINGS {given}"
-    clause = f" ENGINE = {apart}" if apart != engine else ""
+    clause = f" ENGINE = {apart}" if apart != engine or another else ""
     name = (
         ("IF NOT EXISTS " if again else "") + quote_table(table) + (f" ON CLUSTER {quote(cluster)}" if cluster else "")
     )

@@ -48,7 +48,7 @@ def test_bounds_and_ids_of_the_vectors(vector: dict[str, str | list[str]]) -> No
     window = (parse_instant(str(vector["from"])), parse_instant(str(vector["to"])))
     assert plan_id(str(vector["target"]), *window, str(vector["text"]), str(vector["timeColumn"])) == vector["planId"]
     chunks = iter_chunks(str(vector["planId"]), parse_chunking(str(vector["text"])).slices(*window))
-    assert [chunk for chunk, _, _ in chunks][:3] == vector["chunkIds"]
+    assert [chunk for chunk, *_ in chunks][:3] == vector["chunkIds"]
 
 
 @pytest.mark.parametrize(

@@ -202,8 +202,13 @@ def test_the_fast_chunk_ids_are_the_defined_ones(start: datetime, hours: int, si
     end = start + timedelta(hours=hours)
     slices = list(iter_window(start, end, size))
     assert list(iter_chunks("0123456789abcdef", iter_window(start, end, size))) == [
-        (chunk_id("0123456789abcdef", a, b), a, b) for a, b in slices
+        (chunk_id("0123456789abcdef", a, b), a, b, "", 0) for a, b in slices
     ]
+    on_shards = list(iter_chunks("0123456789abcdef", iter_window(start, end, size), (1, 3)))
+    assert on_shards == [
+        (chunk_id("0123456789abcdef", a, b, shard=shard), a, b, "", shard) for a, b in slices for shard in (1, 3)
+    ]
+    assert len({chunk for chunk, *_ in on_shards}) == len(on_shards)
 
 
 def test_a_window_without_length_is_refused() -> None:

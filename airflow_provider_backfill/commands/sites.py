@@ -1,0 +1,248 @@
+"""Where a plan's target is: one server, or the shards of a cluster, each by itself."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import NamedTuple
+
+from ..clickhouse import catalog
+from ..clickhouse.client import ClickHouse
+from ..clickhouse.cluster import one_server
+from ..clickhouse.shards import (
+    AnyReplica,
+    Spread,
+    shard_of,
+    shard_urls,
+    spread_of,
+    spread_tables,
+    table_identity,
+)
+from ..core.facts import TableFacts
+from ..core.plan import Plan, PlanRequest, Shard, WriteMode
+from ..core.tables import TableName
+from ..errors import Advice, BackfillError, Flag, RequestError
+from . import plan_inputs
+from .session import Payload
+
+
+class Site(NamedTuple):
+    """
+    A place where a plan has chunks to do.
+
+    Attributes:
+        plan: The plan as it is seen there: the whole of it, or what concerns one shard.
+        server: The address given by the user, or the shard's replicas.
+    """
+
+    plan: Plan
+    server: ClickHouse
+
+    @property
+    def name(self) -> str:
+        """How people are told of it: ``shard 2``; empty where the target is one table."""
+        return f"shard {self.plan.shard}" if self.plan.shard else ""
+
+
+@contextmanager
+def sites_of(server: ClickHouse, plan: Plan) -> Iterator[list[Site]]:
+    """Return the places where a plan has chunks to do; what is opened of them is closed at the end."""
+    if not plan.shards:
+        yield [Site(plan, server)]
+        return
+    with ExitStack() as stack:
+        sites = []
+        for shard in plan.shards:
+            there = AnyReplica(server, f"shard {shard.number} of {plan.cluster}", shard.urls)
+            stack.callback(there.close)
+            sites.append(Site(plan.on_shard(shard.number), there))
+        yield sites
+
+
+@contextmanager
+def on_site(name: str) -> Iterator[None]:
+    """Let errors say on which shard they came up; nothing is added where the target is one table."""
+    try:
+        yield
+    except BackfillError as error:
+        if name and not error.message.lower().startswith(name):
+            error.message = f"{name[0].upper()}{name[1:]}: {error.message}"
+        raise
+
+
+def check_cluster(server: ClickHouse, plan: Plan) -> None:
+    """
+    Hold the shards of a plan against those that its cluster has now.
+
+    Raises:
+        RequestError: The cluster has got or lost a shard; a table that moved is seen on the shard itself.
+    """
+    if not plan.shards:
+        return
+    planned, present = {shard.number for shard in plan.shards}, set(shard_urls(server, plan.cluster, {}))
+    changes = [
+        f"{what} shard{'s' if len(numbers) > 1 else ''} {', '.join(map(str, sorted(numbers)))}"
+        for what, numbers in (("it has got", present - planned), ("it has lost", planned - present))
+        if numbers
+    ]
+    if changes:
+        raise RequestError(
+            f"The cluster {plan.cluster} is another than when plan {plan.plan_id} was made: {' and '.join(changes)}.",
+            remedy=Advice(
+                "plan anew with {}; what is filled already is then to be allowed or left out", Flag("--force")
+            ),
+        )
+
+
+def why_another(server: ClickHouse, site: Site, target: TableFacts) -> str:
+    """Return what the table on a shard is, where it is not the one that was planned; empty when it is."""
+    shard = next((one for one in site.plan.shards if one.number == site.plan.shard), None)
+    if shard is None:
+        return ""
+    number = shard_of(server, site.plan.cluster)
+    if number and shard.number not in number:
+        return f"the server that is reached for it is shard {min(number)} of {site.plan.cluster} now"
+    now = table_identity(server, target)
+    return "" if now == shard.table else f"{target.storage} there is another table than was planned ({now})"
+
+
+class Ground(NamedTuple):
+    """
+    What a plan is made on.
+
+    Attributes:
+        server: Where the statements are looked at: the only server, or that of the shard with most rows.
+        request: What was asked for, of the table there.
+        sites: Each shard's number, server and table; the one with number 0 where the target is one table.
+        fields: What the plan keeps of the cluster.
+    """
+
+    server: ClickHouse
+    request: PlanRequest
+    sites: Sequence[tuple[int, ClickHouse, TableFacts]]
+    fields: Mapping[str, object]
+
+
+@contextmanager
+def ground_of(server: ClickHouse, request: PlanRequest) -> Iterator[Ground]:
+    """
+    Find the shards of a target, where it has some, and reach each of them.
+
+    Raises:
+        RequestError: The cluster is not known, a shard lacks the table, two addresses lead to one shard, or the shards'
+            tables differ.
+        ServerUnreachableError: A shard cannot be reached; a plan needs them all.
+    """
+    target = plan_inputs.target_facts(server, request.target) if not request.cluster else None
+    spread = _spread(target, request)
+    if spread is None:
+        if request.shard_urls:
+            raise RequestError(
+                f"{request.target} is one table on one server, so it has no shards to be reached.",
+                remedy=Advice("leave {} away, or name the cluster by {}", Flag("--shard-url"), Flag("--cluster")),
+            )
+        found = target or plan_inputs.target_facts(server, request.target)
+        yield Ground(server, request, [(0, server, found)], {})
+        return
+    urls = shard_urls(server, spread.cluster, request.shard_urls)
+    with ExitStack() as stack:
+        sites, shards = [], []
+        for number, addresses in urls.items():
+            shard = AnyReplica(server, f"shard {number} of {spread.cluster}", addresses)
+            stack.callback(shard.close)
+            there = one_server(shard)
+            with on_site(f"shard {number}"):
+                table = plan_inputs.target_facts(there, spread.local)
+                _check_shard(there, spread.cluster, number)
+            sites.append((number, there, table))
+            shards.append(Shard(number=number, table=table_identity(there, table), urls=addresses))
+        _check_apart(spread, shards, sites)
+        known = dict.fromkeys([spread.local, *spread_tables(server, spread)])
+        fields = {
+            "cluster": spread.cluster,
+            "shard_table": spread.local,
+            "known_as": tuple(known),
+            "shards": tuple(shards),
+        }
+        yield Ground(
+            _fullest(sites, request), replace(request, target=spread.local, cluster=spread.cluster), sites, fields
+        )
+
+
+def _spread(target: TableFacts | None, request: PlanRequest) -> Spread | None:
+    """Return the cluster and the local table that are to be filled; None where the target is one table."""
+    if request.one_shard or target is None:
+        return Spread(request.cluster, request.target) if request.cluster else None
+    # A plain INSERT through the Distributed table is another way, and asked for by name.
+    return None if request.write_mode is WriteMode.INSERT else spread_of(target)
+
+
+def _check_shard(server: ClickHouse, cluster: str, number: int) -> None:
+    numbers = shard_of(server, cluster)
+    if numbers and number not in numbers:
+        raise RequestError(
+            f"{server.address} is shard {min(numbers)} of the cluster {cluster}, not shard {number}.",
+            remedy=Advice("give each shard its own address: {}", Flag("--shard-url", f"{number}=http://host:8123")),
+        )
+
+
+def _check_apart(spread: Spread, shards: Sequence[Shard], sites: Sequence[tuple[int, ClickHouse, TableFacts]]) -> None:
+    """Refuse two shards that are one table, and tables that are not alike."""
+    seen: dict[str, Shard] = {}
+    for shard in shards:
+        if other := seen.setdefault(shard.table, shard) if shard.table in seen else None:
+            raise RequestError(
+                f"Shard {other.number} ({', '.join(other.urls)}) and shard {shard.number} ({', '.join(shard.urls)}) of "
+                f"{spread.cluster} lead to one table {spread.local}: its rows would be written twice.",
+                remedy=Advice(
+                    "give each shard its own address: {}", Flag("--shard-url", f"{shard.number}=http://host:8123")
+                ),
+            )
+        seen[shard.table] = shard
+    number, _, first = sites[0]
+    for other_number, _, table in sites[1:]:
+        if differs := _difference(first, table):
+            raise RequestError(
+                f"{spread.local} is not the same on all shards: {differs[0]} on shard {number}, {differs[1]} on shard "
+                f"{other_number}.",
+                hint="make the tables alike, or plan each shard by its own address",
+            )
+
+
+def _difference(one: TableFacts, other: TableFacts) -> tuple[str, str] | None:
+    pairs = [
+        (one.engine, other.engine),
+        (f"PARTITION BY {one.partition_key}", f"PARTITION BY {other.partition_key}"),
+        (f"ORDER BY {one.sorting_key}", f"ORDER BY {other.sorting_key}"),
+        *((f"{a.name} {a.type}", f"{b.name} {b.type}") for a, b in zip(one.columns, other.columns, strict=False)),
+        (f"{len(one.columns)} columns", f"{len(other.columns)} columns"),
+    ]
+    return next((pair for pair in pairs if pair[0] != pair[1]), None)
+
+
+def _fullest(sites: Sequence[tuple[int, ClickHouse, TableFacts]], request: PlanRequest) -> ClickHouse:
+    """Return the server of the shard whose sources have most rows: what is read of an empty table cannot be seen."""
+
+    def rows(site: tuple[int, ClickHouse, TableFacts]) -> int:
+        _, server, target = site
+        names: list[TableName] = [request.source] if request.source is not None else []
+        if not names and request.select is None:
+            names = [source for view in catalog.feeding_views(server, target.name) for source in view.sources]
+        found = [catalog.table_facts(server, name) for name in names]
+        return sum(table.rows or 0 for table in found if table is not None)
+
+    return max(sites, key=rows)[1]
+
+
+def shards_payload(plan: Plan) -> list[Payload]:
+    """Return the shards of a plan as JSON, with where each is reached; none where the target is one table."""
+    return [{"shard": one.number, "urls": list(one.urls), "existingRows": one.existing_rows} for one in plan.shards]
+
+
+def target_of(server: ClickHouse, plan: Plan) -> TableFacts:
+    """
+    Facts about a plan's target on the server of its site.
+
+    Raises:
+        RequestError: There is no such table.
+    """
+    return plan_inputs.target_facts(server, plan.target)
