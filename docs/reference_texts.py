@@ -114,6 +114,7 @@ KEYS = {
     "refused": "whether nothing was written because of rows of others",
     "run": "the recovered run",
     "seconds": "duration of the attempt",
+    "shard": "number of the chunk's shard; 0 where the target is one table",
     "staged": "the staged parts, if the target is replicated or its database renames no table",
     "statements": "the SELECTs, see [Statement](#statement)",
     "statuses": "chunks with one of these statuses are executed again",
