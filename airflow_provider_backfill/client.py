@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .backfill import Backfill, LeftoverTable
+from .clickhouse.shards import read_shard_urls
 from .core.chunking import AUTO
 from .core.instants import parse_instant
 from .core.names import parse_table
@@ -105,6 +106,8 @@ class Client:
         accept_partial_groups: str = "",
         trial: bool = True,
         one_shard: bool = False,
+        cluster: str = "",
+        shard_url: Sequence[str] = (),
         max_chunk_rows: int | None = None,
         max_chunk_bytes: int | None = None,
         reason: str = "",
@@ -126,6 +129,8 @@ class Client:
             accept_partial_groups: Reason to accept that chunks cut groups of *select*.
             trial: Try a few chunks to see whether the chunks add up.
             one_shard: Fill this server's local table with the rows of all shards of a Distributed source.
+            cluster: The cluster on whose shards the target is a local table.
+            shard_url: Where shards are, such as ``2=http://host:8123``; the plan asks ``system.clusters`` for the others.
             max_chunk_rows, max_chunk_bytes: Split chunks with more source rows or bytes, join chunks with fewer.
             reason, owner: Reason for the backfill, and person or team responsible; shown by ``report``.
 
@@ -169,6 +174,8 @@ class Client:
             accept_partial_groups=accept_partial_groups.strip(),
             trial=trial,
             one_shard=one_shard,
+            cluster=cluster,
+            shard_urls=read_shard_urls(shard_url),
             reason=reason,
             owner=owner,
         )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def read_request(call: Call, options: "Options") -> "PlanRequest":
     """Read the flags of ``plan`` as a request."""
+    from ..clickhouse.shards import read_shard_urls
     from ..core.chunking import AUTO
     from ..core.instants import parse_instant
     from ..core.names import parse_table
@@ -69,20 +70,10 @@ def read_request(call: Call, options: "Options") -> "PlanRequest":
         force=call.on("--force"),
         one_shard=call.on("--one-shard"),
         cluster=call.text("--cluster") or "",
-        shard_urls=_shard_urls(call),
+        shard_urls=read_shard_urls(call.texts("--shard-url")),
         reason=call.text("--reason") or "",
         owner=call.text("--owner") or "",
     )
-
-
-def _shard_urls(call: Call) -> dict[int, tuple[str, ...]]:
-    from ..clickhouse.shards import read_shard_url
-
-    found: dict[int, tuple[str, ...]] = {}
-    for left, right in name_pairs(call, "--shard-url"):
-        number, url = read_shard_url(left, right)
-        found[number] = (*found.get(number, ()), url)
-    return found
 
 
 def _chunking(call: Call, options: "Options", auto: bool) -> "Chunking":

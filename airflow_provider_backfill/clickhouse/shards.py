@@ -4,7 +4,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -108,7 +108,23 @@ def shard_urls(server: ClickHouse, cluster: str, given: Mapping[int, Sequence[st
     return {number: tuple(given.get(number, urls)) for number, urls in found.items()}
 
 
-def read_shard_url(number: str, url: str) -> tuple[int, str]:
+def read_shard_urls(texts: Iterable[str]) -> dict[int, tuple[str, ...]]:
+    """
+    Read ``2=http://host:8123``: by the number of a shard, where its replicas are.
+
+    Raises:
+        RequestError: The number is none, or an address has a user, a password or a database.
+        ConfigError: An address is none of a server.
+    """
+    found: dict[int, tuple[str, ...]] = {}
+    for text in texts:
+        left, _, right = text.partition("=")
+        number, url = _shard_url(left.strip(), right)
+        found[number] = (*found.get(number, ()), url)
+    return found
+
+
+def _shard_url(number: str, url: str) -> tuple[int, str]:
     """
     Read the number of a shard and where it is; only the place of *url* is kept.
 

@@ -32,6 +32,7 @@ from ..airflow_support.session import (
     undefined_named,
 )
 from ..airflow_support.summary import plan_summary
+from ..clickhouse.shards import read_shard_urls
 from ..commands.plan import create_plan
 from ..commands.session import Payload
 from ..core.chunking import AUTO, parse_length
@@ -103,6 +104,8 @@ class BackfillPlanOperator(BaseOperator):
         allow_existing_rows: Add to existing rows of the target in the window.
         force_large_window: Allow a window longer than ``limits.maxWindowHours``.
         one_shard: Fill this server's local table with the rows of all shards of a Distributed source.
+        cluster: The cluster on whose shards the target is a local table.
+        shard_url: Where shards are, such as ``2=http://host:8123``; ``system.clusters`` is asked for the others.
         reason: Reason for the backfill; shown by ``report``. The plan's owner is the task's ``owner``.
         newest_first: Map the newest chunks first, and execute the newest chunk of a task first.
         force: Replace an existing plan with this id; its files are kept under another name.
@@ -136,6 +139,8 @@ class BackfillPlanOperator(BaseOperator):
         "trial",
         "force_large_window",
         "one_shard",
+        "cluster",
+        "shard_url",
         "reason",
         "newest_first",
         "force",
@@ -176,6 +181,8 @@ class BackfillPlanOperator(BaseOperator):
         allow_existing_rows: bool | str = False,
         force_large_window: bool | str = False,
         one_shard: bool | str = False,
+        cluster: str = "",
+        shard_url: Sequence[str] = (),
         reason: str = "",
         newest_first: bool | str = False,
         force: bool | str = False,
@@ -212,6 +219,8 @@ class BackfillPlanOperator(BaseOperator):
         self.allow_existing_rows = allow_existing_rows
         self.force_large_window = force_large_window
         self.one_shard = one_shard
+        self.cluster = cluster
+        self.shard_url = shard_url
         self.reason = reason
         self.newest_first = newest_first
         self.force = force
@@ -309,6 +318,8 @@ class BackfillPlanOperator(BaseOperator):
             allow_existing_rows=self._flag("allow_existing_rows"),
             force_large_window=self._flag("force_large_window"),
             one_shard=self._flag("one_shard"),
+            cluster=blank_to_none(self.cluster) or "",
+            shard_urls=read_shard_urls(self.shard_url),
             reason=blank_to_none(self.reason) or "",
             # Airflow's default owner is nobody.
             owner="" if self.owner == conf.get("operators", "default_owner", fallback="") else self.owner,
