@@ -130,7 +130,7 @@ class Client:
             trial: Try a few chunks to see whether the chunks add up.
             one_shard: Fill this server's local table with the rows of all shards of a Distributed source.
             cluster: The cluster on whose shards the target is a local table.
-            shard_url: Where shards are, such as ``2=http://host:8123``; the plan asks ``system.clusters`` for the others.
+            shard_url: Where shards are, such as ``2=http://host:8123``; ``system.clusters`` has the others.
             max_chunk_rows, max_chunk_bytes: Split chunks with more source rows or bytes, join chunks with fewer.
             reason, owner: Reason for the backfill, and person or team responsible; shown by ``report``.
 
