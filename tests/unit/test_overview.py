@@ -30,7 +30,7 @@ from airflow_provider_backfill.core.events import (
 )
 from airflow_provider_backfill.core.ids import chunk_id
 from airflow_provider_backfill.core.instants import render_instant, to_ms
-from airflow_provider_backfill.core.plan import Chunk, Plan, Statement
+from airflow_provider_backfill.core.plan import Chunk, Plan, Shard, Statement
 from airflow_provider_backfill.core.replay import select_chunks
 from airflow_provider_backfill.core.run_state import ChunkStatus, ContentSums
 from airflow_provider_backfill.core.sql import query_id
@@ -62,7 +62,7 @@ def session(store: StateStore) -> Session:
 ENVIRONMENT = "http://127.0.0.1:8123"
 
 
-def make_plan(store: StateStore, target: str = "db.target", chunks: int = 12, hours: float = 6) -> Plan:
+def make_plan(store: StateStore, target: str = "db.target", chunks: int = 12, hours: float = 6, **fields: Any) -> Plan:
     statement = Statement(
         name="db.source",
         select="SELECT ts FROM db.source",
@@ -78,6 +78,7 @@ def make_plan(store: StateStore, target: str = "db.target", chunks: int = 12, ho
         target=target,
         environment=ENVIRONMENT,
         planned_at=datetime.now(UTC),
+        **fields,
     )
     assert store.save_plan(plan)
     return plan
@@ -355,6 +356,24 @@ def test_a_split_chunk_shows_its_parts(session: Session, store: StateStore) -> N
     assert whole["status"] == "split"
     assert [part["chunkId"] for part in whole["parts"]] == [part.id for part in parts]
     assert overview.chunk(plan.plan_id, parts[0].id)["partOf"] == first.id
+
+
+def test_a_slice_that_several_shards_fill_is_one_cell(session: Session, store: StateStore) -> None:
+    """A slice is done when it is done on each shard, and a map is drawn over time."""
+    shards = tuple(Shard(number=number, table=f"/t/{number}", urls=(f"http://s{number}:8123",)) for number in (1, 2))
+    plan = make_plan(store, chunks=3, cluster="main", shards=shards)
+    book = Book(store, plan)
+    first, second, *_ = book.chunks()
+    assert (first.start, first.shard, second.start, second.shard) == (second.start, 1, first.start, 2)
+    book.done(first, rows=10)
+    overview = Overview(session)
+    cells = complete(lambda: overview.plan(plan.plan_id))["map"]["cells"]
+    assert [(cell[0], cell[1]) for cell in cells] == [(to_ms(a), to_ms(b)) for a, b in plan.slices()]
+    assert (cells[0][3], cells[0][6]) == (0, 10)
+    assert [part[3] for part in cells[0][10]] == ["done", "pending"]
+    book.done(second, rows=5)
+    cells = complete(lambda: overview.plan(plan.plan_id))["map"]["cells"]
+    assert (cells[0][3], cells[0][6], cells[1][3]) == (1, 15, 0)
 
 
 def test_a_large_log_is_read_in_slices(session: Session, store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:

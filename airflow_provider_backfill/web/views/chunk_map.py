@@ -38,11 +38,13 @@ class ChunkIndex:
     A run's planned chunks in the order of time, as arrays: what a map of them is drawn from.
 
     A chunk that was split stands for its parts: failed when one is, else running, else pending
-    until all are done.
+    until all are done. So does a slice that several shards have a chunk of.
     """
 
     def __init__(self, plan: Plan) -> None:
         self._names: list[str] = []
+        # The chunks of further shards, by the place of the first shard's.
+        self._further: dict[int, list[str]] = {}
         self.bounds = array("q", [to_ms(plan.start)])
         self._left: Iterator[Chunk] | None = plan.chunks()
         self._place: dict[str, int] = {}
@@ -57,6 +59,10 @@ class ChunkIndex:
             return True
         deadline = time.monotonic() + seconds
         for chunk in self._left:
+            if self._names and to_ms(chunk.end) == self.bounds[-1]:
+                self._place[chunk.id] = len(self._names) - 1
+                self._further.setdefault(len(self._names) - 1, []).append(chunk.id)
+                continue
             self._place[chunk.id] = len(self._names)
             self._names.append(chunk.id)
             self.bounds.append(to_ms(chunk.end))
@@ -119,23 +125,21 @@ class ChunkIndex:
 
     def _set(self, run: Run, place: int) -> None:
         name = self._names[place]
-        if (done := run.done.get(name)) is not None:
+        further = place in self._further
+        if not further and (done := run.done.get(name)) is not None:
             self._status[place], self._rows[place], self._seconds[place] = _DONE, done[1], done[3]
             return
-        if name not in run.splits:
+        if not further and name not in run.splits:
             self._status[place] = _CODE[run.state(name).status]
             self._rows[place], self._seconds[place] = 0, 0.0
             return
-        states = [run.state(part.id) for part in expand(run, self._chunk(place))]
+        states = [run.state(part.id) for part in self._leaves(run, place)]
         found = {state.status for state in states}
         order = (ChunkStatus.FAILED, ChunkStatus.RUNNING, ChunkStatus.PENDING)
         self._status[place] = _CODE[next((status for status in order if status in found), ChunkStatus.DONE)]
         self._split[place] = 1
         self._rows[place] = sum(state.content.rows for state in states if state.content)
         self._seconds[place] = sum(state.seconds or 0.0 for state in states)
-
-    def _chunk(self, place: int) -> Chunk:
-        return Chunk(self._names[place], from_ms(self.bounds[place]), from_ms(self.bounds[place + 1]))
 
     def chunk(self, name: str) -> Chunk | None:
         """Return the chunk or part called *name*."""
@@ -205,7 +209,9 @@ class ChunkIndex:
         return [*edges, last], length
 
     def _leaves(self, run: Run, place: int) -> Iterator[Chunk]:
-        return expand(run, self._chunk(place))
+        window = from_ms(self.bounds[place]), from_ms(self.bounds[place + 1])
+        for name in (self._names[place], *self._further.get(place, ())):
+            yield from expand(run, Chunk(name, *window))
 
     def _part(self, run: Run, part: Chunk) -> list[Any]:
         state = run.state(part.id)
