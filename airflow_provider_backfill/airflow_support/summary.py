@@ -1,6 +1,7 @@
 """What a plan says in a few lines of Markdown: for the XCom ``summary``, and for whoever has to approve it."""
 
 from ..commands.session import Payload
+from ..core.plan_words import adds_up
 from .fields import show_window
 
 
@@ -22,6 +23,7 @@ def plan_summary(payload: Payload, tasks: int, page: str) -> str:
         f"**Rows come from** {_sources(payload)}",
         f"**Write mode** `{payload['writeMode']}`: {payload['modeReason'].rstrip('.')}.",
         f"**Guarantee** {payload['guarantee']}",
+        *_adds_up(payload["addsUp"]),
         f"**In the target already** {_existing(payload)}",
     ]
     if payload["missedViews"]:
@@ -29,6 +31,14 @@ def plan_summary(payload: Payload, tasks: int, page: str) -> str:
         lines.append(f"**These views do not see the rows** {views}")
     lines += [f"**Note** {warning['message']}" for warning in payload.get("warnings", ())]
     return "\n\n".join([*lines, f"[Plan {payload['planId']}]({page})"])
+
+
+def _adds_up(shown: Payload | None) -> list[str]:
+    if shown is None:
+        return []
+    trial = f"; trial: {shown['trial']}" if shown["trial"] else ""
+    against = "".join(f" {sentence}" for sentence in shown["setAside"])
+    return [f"**Chunks add up** {adds_up(shown['proof'], shown['accepted'])}{trial}.{against}"]
 
 
 def _sources(payload: Payload) -> str:

@@ -3,6 +3,7 @@
 from typing import IO
 
 from ..core.plain_text import show_bytes
+from ..core.plan_words import adds_up
 from .console import paint
 from .flags import Payload
 from .text import remedy_lines, show_estimate, show_number, show_pairs, show_seconds, show_window
@@ -12,15 +13,8 @@ def adds_up_lines(shown: Payload | None) -> list[tuple[str, str]]:
     """Why the chunks add up, in a few lines."""
     if shown is None:
         return []
-    words = {
-        "one chunk": "the window is one chunk",
-        "by rule": "shown by rule",
-        "by trial": "shown by a trial",
-        "by word": f"not shown; parts of groups are accepted: {shown['accepted']}",
-        "not shown": "NOT SHOWN",
-    }
     return [
-        ("adds up", words[shown["proof"]]),
+        ("adds up", adds_up(shown["proof"], shown["accepted"])),
         *(("", step) for step in (*shown["setAside"], *shown["steps"])),
         *(("reads", read) for read in shown["reads"]),
         ("trial", shown["trial"]),

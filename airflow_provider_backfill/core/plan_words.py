@@ -1,6 +1,6 @@
 """What a plan's codes mean, in the sentences that all skins show."""
 
-from .plan import ModeReason, Plan, WriteMode
+from .plan import ModeReason, Plan, Proof, WriteMode
 
 _GUARANTEE = {
     WriteMode.STAGE: "Every row is written exactly once: a chunk is filled in a private table, verified, "
@@ -10,6 +10,26 @@ _GUARANTEE = {
     WriteMode.INSERT: "Every row is written at least once: an attempt that fails midway may leave rows behind "
     "that the next attempt writes again.",
 }
+
+
+_ADDS_UP = {
+    Proof.ONE_CHUNK: "the window is one chunk",
+    Proof.BY_RULE: "shown by rule",
+    Proof.BY_TRIAL: "shown by a trial",
+    Proof.BY_WORD: "not shown; parts of groups are accepted: {}",
+    Proof.NOT_SHOWN: "NOT SHOWN",
+}
+
+
+def adds_up(proof: str, accepted: str) -> str:
+    """
+    Return how it was shown that the chunks add up to the whole window.
+
+    Args:
+        proof: A :class:`Proof`, as text.
+        accepted: The reason that the user gave for groups that chunks cut.
+    """
+    return _ADDS_UP[Proof(proof)].format(accepted)
 
 
 def guarantee(mode: WriteMode) -> str:

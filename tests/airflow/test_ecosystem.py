@@ -118,6 +118,7 @@ def test_a_secret_reaches_no_xcom_lineage_or_log(
     with create_session() as session:
         pushed = session.scalars(select(XComModel.value).where(XComModel.run_id == flow.run.run_id)).all()
     assert "**Write mode**" in str(pushed), "the summary is among them"
+    assert "**Chunks add up** shown by rule" in str(pushed), "who approves a plan reads why its chunks add up"
     assert any("files.example.org" in text for text in told), "the error itself is told"
     shown = capfd.readouterr()
     assert marker not in "".join([str(pushed), *told, caplog.text, shown.out, shown.err])
