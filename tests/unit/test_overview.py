@@ -77,7 +77,7 @@ def make_plan(store: StateStore, target: str = "db.target", chunks: int = 12, ho
         statements=(statement,),
         target=target,
         environment=ENVIRONMENT,
-        planned_at=datetime.now(UTC),
+        planned_at=fields.pop("planned_at", datetime.now(UTC)),
         **fields,
     )
     assert store.save_plan(plan)
@@ -548,7 +548,10 @@ def test_a_table_shows_only_plans_of_dags_that_the_viewer_may_read(session: Sess
 )
 def test_the_list_is_sorted_by_what_is_asked(session: Session, store: StateStore, sort: str, order: str) -> None:
     """A plan that never ran has no start, no author who ran it and no DAG."""
-    plans = {name: make_plan(store, f"db.{name}", chunks=2) for name in "abc"}
+    plans = {
+        name: make_plan(store, f"db.{name}", chunks=2, planned_at=NOW + timedelta(seconds=number))
+        for number, name in enumerate("abc")
+    }
     for name, dag, rows in (("b", "alpha", 50), ("a", "zulu", 10)):
         book = Book(store, plans[name])
         book._clock += timedelta(hours=len(dag))
