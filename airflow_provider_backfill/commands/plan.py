@@ -19,14 +19,16 @@ from ..core.ids import plan_id
 from ..core.instants import render_instant, short_instant
 from ..core.masking import literal_calls, mask_secrets
 from ..core.model import whole
-from ..core.names import is_expression, show_table
+from ..core.names import is_expression, quote, show_table
 from ..core.plan import AddsUp, Plan, PlanRequest, Proof, RowProof, Statement, WriteMode
 from ..core.plan_words import guarantee, mode_reason
 from ..core.planner import check_window, differences, write_mode
 from ..core.remedy import command
 from ..core.request_rules import check_request
 from ..core.run_state import ChunkStatus, Run
-from ..errors import Advice, Flag, RequestError
+from ..core.sql import quote_table
+from ..core.tables import TableName
+from ..errors import Advice, Flag, RequestError, Sql
 from . import adding_up, chunk_bounds, chunk_sizing, plan_checks, plan_inputs, source_statements, trying
 from .filled_windows import meeting_plans
 from .lease import has_live_worker, utc_now
@@ -241,11 +243,22 @@ def _literals(plan: Plan) -> Iterator[Match]:
 
 def _rights(server: ClickHouse, plan: Plan) -> Iterator[Match]:
     """Report views whose SELECT runs with other rights than on insertion."""
+    selects = {statement.name: statement.select for statement in plan.statements}
     for view, definer in sorted(catalog.foreign_definers(server, planned_views(plan)).items()):
+        database, _, table = view.partition(".")
+        replay = TableName(database, f"{table}_replay")
         yield Match(
             f"{view} runs with the rights of {definer}, and this replay with those of the connection's user: "
             f"it reads what that user may read, also where {definer} may not.",
-            Advice("look at what the view reads, or plan and run as {}", definer),
+            Advice(
+                "check what the view reads; to replay with the rights of {}, create `{}` and plan with {}",
+                definer,
+                Sql(
+                    f"CREATE VIEW {quote_table(replay)} DEFINER = {quote(definer)} SQL SECURITY DEFINER"
+                    f" AS {selects[view]}"
+                ),
+                Flag("--source", str(replay)),
+            ),
         )
 
 
