@@ -33,7 +33,7 @@ def plan(**arguments: Any) -> BackfillPlanOperator:
         ({"target": "no_database"}, "write target='database.table'"),
         ({"target": "a.b; DROP TABLE c"}, "is not a table name"),
         ({"window_from": "2025-02-30"}, "2025-02-30"),
-        ({"window_from": "2025-01-02"}, "The window is empty.*pass window_from"),
+        ({"window_from": "2025-01-02"}, "The window is empty.*pass window_to"),
         ({"window_from": datetime(2025, 1, 3)}, "The window is empty"),
         ({"chunk_hours": 0}, "'0' is not a chunk length"),
         ({"chunk_hours": "six"}, "'six' is not a chunk length"),

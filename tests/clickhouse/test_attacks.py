@@ -7,6 +7,7 @@ import pytest
 from airflow_provider_backfill.clickhouse.attempt import Step
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.plan import WriteMode
+from airflow_provider_backfill.core.window import Window
 from airflow_provider_backfill.errors import RequestError, ServerUnreachableError, StatementRefusedError
 from tests.clickhouse.lab import Lab, once
 
@@ -68,7 +69,7 @@ def test_a_window_is_cleared_only_of_the_chunks_own_rows(days: Lab, rounded: str
     plan = days.plan("dst", "2025-01-01", "2025-01-02", 8, select=select, filter_table=days.table("src"))
     days.run(plan)
     before = days.content("dst")
-    window = (parse_instant("2025-01-01"), parse_instant("2025-01-01T08:00"))
+    window = Window(parse_instant("2025-01-01"), parse_instant("2025-01-01T08:00"))
     payload = days.run(plan, replay_done=True, clear_window=True, window=window)
     assert days.content("dst") == before
     if "Day" in rounded:

@@ -91,7 +91,7 @@ def test_the_unchanged_words_are_good(cli: Cli, database: str) -> None:
         ({"--source": "db.`x`; DROP TABLE db.source"}, "is not a table name", "--source database.table"),
         ({"--source": "db.`source; DROP TABLE db.source`"}, "There is no table", "check the name"),
         ({"--time-column": "ts` OR 1 = 1 --"}, "ts` OR 1 = 1 -- is no column of db.source", "--time-column"),
-        ({"--time-column": "ts) OR (1 = 1"}, "has no column 'ts) OR (1 = 1'", "--time-column"),
+        ({"--time-column": "ts) OR (1 = 1"}, "ts) OR (1 = 1 is no column of db.source", "--time-column"),
         (
             {"--source": "", "--select": "SELECT * FROM db.source", "--filter-table": "x y"},
             "'x y' is not a table",
@@ -299,6 +299,6 @@ def test_a_torn_last_line_is_no_damage(cli: Cli, database: str) -> None:
 def test_a_state_folder_that_is_a_file(cli: Cli, database: str) -> None:
     cli.state.write_text("not a folder")
     answer = cli(*_plan(database, {}))
-    assert answer.code == 1
+    assert answer.code == 2
     assert str(cli.state) in answer.err
     assert "--state-dir" in answer.err

@@ -1,4 +1,4 @@
-"""Fixtures of the cluster tier: clusters that the tests of one process share, and a fresh database on all nodes."""
+"""Fixtures of the cluster tier: clusters that the tests of this folder share, and a fresh database on all nodes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.cluster.nodes import Cluster, why_not_here
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def _pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     if reason := why_not_here():
         pytest.skip(reason)
@@ -23,7 +23,7 @@ def _pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def _square(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     if reason := why_not_here():
         pytest.skip(reason)

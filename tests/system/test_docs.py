@@ -24,7 +24,7 @@ from tests.system.airflow.stack import Postgres
 NAMES = [name for page in PAGES if not (name := str(page.relative_to(ROOT))).startswith("docs/tutorial/")]
 RUN = {"bash", "sql", "python"}
 # Blocks that cannot be run here; the page says why beside each.
-MOST_NOT_RUN = 16
+MOST_NOT_RUN = 19
 
 
 @pytest.fixture(scope="module")
