@@ -173,7 +173,7 @@ def _spread(target: TableFacts | None, request: PlanRequest) -> Spread | None:
     if request.one_shard or target is None:
         return Spread(request.cluster, request.target) if request.cluster else None
     # A plain INSERT through the Distributed table is another way, and asked for by name.
-    return None if request.write_mode is WriteMode.INSERT else spread_of(target)
+    return None if request.write_mode == WriteMode.INSERT else spread_of(target)
 
 
 def _check_shard(server: ClickHouse, cluster: str, number: int) -> None:
