@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from ..core.adding_up.lineage import UNSTABLE
 from ..core.facts import Column, SelectFacts, TableFacts, ViewFacts
 from ..core.instants import from_ms
 from ..core.names import parse_table, quote, time_value
@@ -35,12 +36,8 @@ _ALLOWANCES: Mapping[str, int | str] = {
     "compatibility_allow_sampling_expression_not_in_primary_key": 1,
     "deduplicate_merge_projection_mode": "'rebuild'",
 }
-_UNSTABLE = re.compile(
-    r"now(64|inblock)?|today|yesterday|curdate|current_date|current_timestamp|utc_?timestamp|rand\w*|generate\w+id\w*"
-    r"|generateserialid|rownumberin\w+|blocknumber|runningdifference\w*|runningaccumulate|neighbor|hostname|fqdn"
-    r"|queryid|currentuser|uptime|fuzzbits|any|anylast|any_value|first_value|last_value|grouparray\w*|groupuniqarray\w*",
-    re.IGNORECASE,
-)
+# Beside the functions that are unstable by themselves: which of several values comes, or in which order, is chance.
+_CHANCE = re.compile(r"any|anylast|any_value|first_value|last_value|grouparray\w*|groupuniqarray\w*", re.IGNORECASE)
 
 
 def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
@@ -176,7 +173,9 @@ def select_facts(server: ClickHouse, select: str, settings: Mapping[str, str] | 
     functions = [match.group(1) for line in tree if (match := _AST_FUNCTION.match(line))]
     return SelectFacts(
         columns=tuple(Column(column[0], column[1]) for column in columns),
-        unstable=tuple(dict.fromkeys(name for name in functions if _UNSTABLE.fullmatch(name))),
+        unstable=tuple(
+            dict.fromkeys(name for name in functions if UNSTABLE.fullmatch(name) or _CHANCE.fullmatch(name))
+        ),
     )
 
 

@@ -94,7 +94,7 @@ class Crew:
         silent = []
         for site in self._sites:
             try:
-                with on_site(site.name):
+                with on_site(site.plan.shard):
                     self.ready.append(self._prepare(site))
             except ServerUnreachableError as error:
                 if not site.name:
@@ -140,7 +140,7 @@ class Crew:
     ) -> None:
         """One shard's part of :meth:`run`; what goes wrong there ends the others' wait, not their work."""
         try:
-            with on_site(site.name):
+            with on_site(site.plan.shard):
                 ready = ready or self._waited_for(site)
                 if ready is not None:
                     self._work(ready, window, parallel)

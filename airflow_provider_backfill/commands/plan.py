@@ -70,7 +70,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         mode, reason = write_mode(target, request)
         statements, column = source_statements.find_statements(server, target, request)
         for number, there, table in ground.sites:
-            with on_site(f"shard {number}" if number else ""):
+            with on_site(number):
                 if number:
                     _check_alike(there, table, request, statements, column)
                 _check_site(there, table, mode, request, statements)
@@ -294,7 +294,7 @@ def _with_existing_rows(ground: Ground, plan: Plan, allowed: bool) -> Plan:
     shards = tuple(shard.model_copy(update={"existing_rows": counts[shard.number]}) for shard in plan.shards)
     plan = plan.model_copy(update={"existing_rows": total, "shards": shards})
     for number, there, target in ground.sites:
-        with on_site(f"shard {number}" if number else ""):
+        with on_site(number):
             _refuse_existing_rows(there, target, plan.on_shard(number) if number else plan, allowed)
     return plan
 

@@ -40,7 +40,7 @@ class Site(NamedTuple):
     @property
     def name(self) -> str:
         """How people are told of it: ``shard 2``; empty where the target is one table."""
-        return f"shard {self.plan.shard}" if self.plan.shard else ""
+        return _name(self.plan.shard)
 
 
 @contextmanager
@@ -58,9 +58,14 @@ def sites_of(server: ClickHouse, plan: Plan) -> Iterator[list[Site]]:
         yield sites
 
 
+def _name(shard: int) -> str:
+    return f"shard {shard}" if shard else ""
+
+
 @contextmanager
-def on_site(name: str) -> Iterator[None]:
-    """Let errors say on which shard they came up; nothing is added where the target is one table."""
+def on_site(shard: int) -> Iterator[None]:
+    """Let errors name the *shard* where they came up; nothing is added for 0, where the target is one table."""
+    name = _name(shard)
     try:
         yield
     except BackfillError as error:
@@ -150,7 +155,7 @@ def ground_of(server: ClickHouse, request: PlanRequest) -> Iterator[Ground]:
             shard = AnyReplica(server, f"shard {number} of {spread.cluster}", addresses)
             stack.callback(shard.close)
             there = one_server(shard)
-            with on_site(f"shard {number}"):
+            with on_site(number):
                 table = plan_inputs.target_facts(there, spread.local)
                 _check_shard(there, spread.cluster, number)
             sites.append((number, there, table))

@@ -39,7 +39,7 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
         # Before anything is touched, every place is reached.
         reached = []
         for site in sites:
-            with on_site(site.name):
+            with on_site(site.plan.shard):
                 server = one_server(site.server)
                 reached.append((site, server, target_of(server, site.plan)))
         for site, server, target in reached:
@@ -48,7 +48,7 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
                 for chunk in select_chunks(site.plan, log.run)
                 if (state := log.run.state(chunk.id)).status is ChunkStatus.DONE or state.verified
             ]
-            with on_site(site.name):
+            with on_site(site.plan.shard):
                 attempt.kill_queries(server, plan.plan_id)
                 attempt.drop_leftovers(server, plan.plan_id, target)
                 restored += publish.restore(server, site.plan, target, published)

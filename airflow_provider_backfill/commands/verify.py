@@ -85,7 +85,7 @@ def verify_plan(session: Session, plan_id: str) -> Payload:
 def _compare(site: Site, run: Run) -> Payload:
     """Compare source and target in one place."""
     plan = site.plan
-    with on_site(site.name):
+    with on_site(site.plan.shard):
         server = one_server(site.server)
         target = target_of(server, plan)
         for table, cluster in plan_inputs.replicated_tables(server, plan.statements, target):

@@ -67,6 +67,15 @@ class Lab:
         """A table of the database."""
         return TableName(self.engine.database, name)
 
+    def with_two_days(self, columns: str) -> Lab:
+        """Make a source ``src`` of two days with a row a minute, and an empty target ``dst`` like it."""
+        self.sql(
+            f"CREATE TABLE src {columns}",
+            "INSERT INTO src SELECT toDateTime('2025-01-01', 'UTC') + number * 60, number % 7 FROM numbers(2880)",
+            f"CREATE TABLE dst {columns}",
+        )
+        return self
+
     def sql(self, *statements: str) -> None:
         """Run statements; names without a database belong to the test's."""
         for statement in statements:

@@ -18,12 +18,7 @@ MEMORY = StatementRefusedError("(total) memory limit exceeded", code=241, name="
 @pytest.fixture
 def days(lab: Lab) -> Lab:
     """Two days with a row a minute, and an empty target."""
-    lab.sql(
-        f"CREATE TABLE src {COLUMNS}",
-        "INSERT INTO src SELECT toDateTime('2025-01-01', 'UTC') + number * 60, number % 7 FROM numbers(2880)",
-        f"CREATE TABLE dst {COLUMNS}",
-    )
-    return lab
+    return lab.with_two_days(COLUMNS)
 
 
 def test_a_chunk_that_is_published_in_part_is_not_split(days: Lab) -> None:

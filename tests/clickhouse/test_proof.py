@@ -20,16 +20,7 @@ PER_HOUR = "SELECT toStartOfHour(ts) AS ts, user FROM {} GROUP BY ts, user"
 @pytest.fixture
 def days(lab: Lab) -> Lab:
     """Two days with a row a minute, and an empty target."""
-    return _with_tables(lab)
-
-
-def _with_tables(lab: Lab) -> Lab:
-    lab.sql(
-        f"CREATE TABLE src {COLUMNS}",
-        "INSERT INTO src SELECT toDateTime('2025-01-01', 'UTC') + number * 60, number % 7 FROM numbers(2880)",
-        f"CREATE TABLE dst {COLUMNS}",
-    )
-    return lab
+    return lab.with_two_days(COLUMNS)
 
 
 def _lose_a_part(lab: Lab, table: str) -> None:

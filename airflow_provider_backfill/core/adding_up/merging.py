@@ -55,7 +55,6 @@ IDEMPOTENT = frozenset(
 _ORDERED_STATES = re.compile(
     r"deltaSum(?!Timestamp)\w*|groupArrayMoving\w*|exponentialMoving\w*|groupArrayLast\w*", re.IGNORECASE
 )
-_CAST = re.compile(r"_?CAST|accurateCast|to(?:U?Int\d+|Float\d+|Decimal\d+|BFloat16)")
 _INTEGER = re.compile(r"(U?)Int(\d+)")
 _DECIMAL_TYPE = re.compile(r"Decimal\((\d+), (\d+)\)")
 _NUMBER_CAST = re.compile(
@@ -170,7 +169,9 @@ def too_narrow(value: Value, by: str, kind: str) -> int | None:
         return min((bits for bits, _, _ in steps if bits < min(most, 64)), default=None)
     if by not in ("min", "max"):
         return None
-    casts = [(one.type, one.args[0].type) for _, _, one in steps if one.what == "call" and _CAST.fullmatch(one.name)]
+    casts = [
+        (one.type, one.args[0].type) for _, _, one in steps if one.what == "call" and _NUMBER_CAST.fullmatch(one.name)
+    ]
     casts += [(kind, value.type)] if wanted is not None else []
     return min((bits for into, given in casts if (bits := _loses(given, into))), default=None)
 
