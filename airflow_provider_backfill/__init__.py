@@ -94,7 +94,7 @@ _OPTIONS = (
     ),
     ("max_window_hours", "float", "720", None, "Longest window in hours that is planned without being forced."),
     ("min_chunk_minutes", "float", "15", None, "Shortest chunk in minutes, also when chunks are split."),
-    ("trial_rows", "integer", "2000000", None, "About how many rows of the source a trial of a plan reads."),
+    ("trial_rows", "integer", "2000000", None, "About how many rows a trial reads; a quarter if rules suffice."),
     ("trial_seconds", "float", "20", None, "How long a statement of a trial may take, in seconds."),
 )
 

@@ -139,7 +139,7 @@ class Limits(_Group):
 
     max_window_hours: _Number = Field(720.0, description="Longest window in hours that is planned without force.")
     min_chunk_minutes: _Number = Field(15.0, description="Shortest chunk in minutes, also when a chunk is split.")
-    trial_rows: _Count = Field(2_000_000, description="About how many rows of the source a trial of a plan reads.")
+    trial_rows: _Count = Field(2_000_000, description="About how many rows a trial reads; a quarter if rules suffice.")
     trial_seconds: _Number = Field(20.0, description="How long a statement of a trial may take, in seconds.")
 
 

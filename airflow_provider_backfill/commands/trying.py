@@ -17,6 +17,8 @@ from ..core.sql import insert_select, slices_settings
 from ..core.tables import TableName
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 
+# Where the rules prove it already, a trial reads so many times fewer rows.
+_SECOND_OPINION = 4
 # Errors of types, which no chunk's rows change.
 _NO_ROW_FITS = frozenset({"CANNOT_CONVERT_TYPE", "TYPE_MISMATCH", "ILLEGAL_TYPE_OF_ARGUMENT", "NO_COMMON_TYPE"})
 
@@ -34,7 +36,7 @@ def try_chunks(
     Fill a few chunks one by one and at once, and compare.
 
     Args:
-        rows: About how many rows of the source may be read for it.
+        rows: About how many rows of the source may be read for it; a quarter where the rules prove it already.
         seconds: How long a statement of it may take.
 
     Returns:
@@ -53,7 +55,7 @@ def try_chunks(
     if not target.engine.endswith("MergeTree"):
         return _no_trial(doubts, f"no private table like {target.name} ({target.engine}) can be made")
     try:
-        slices = _slices(server, plan, rows, seconds)
+        slices = _slices(server, plan, rows if doubts else rows // _SECOND_OPINION, seconds)
         if len(slices) < 2:
             return False, "not made: all rows of the window lie in one chunk"
         not_compared = {name for verdict in verdicts for name in (*verdict.unstable, *verdict.unordered)}
