@@ -15,6 +15,7 @@ import random
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
 
@@ -75,9 +76,15 @@ class Fence:
         for pause in (*_PAUSES, None):
             asked = time.monotonic()
             fresh = not any(other.table == self._table for other in announced(server, self._target))
-            self._announce(server)
-            present = announced(server, self._target)
-            rivals = [other for other in present if self._is_rival(server, other)]
+            try:
+                self._announce(server)
+                present = announced(server, self._target)
+                rivals = [other for other in present if self._is_rival(server, other)]
+            except BaseException:
+                if fresh:
+                    with suppress(ServerError):
+                        self.release()
+                raise
             if not rivals and any(other.table == self._table for other in present):
                 self._sure_until = asked + self._lease / 2
                 return

@@ -1,4 +1,4 @@
-"""The staging tables of chunks that are done: they go while the run continues, so that no plan leaves thousands."""
+"""The staging tables of chunks that are over: they go while the run continues, so that no plan leaves thousands."""
 
 from contextlib import suppress
 
@@ -8,7 +8,7 @@ from ..clickhouse.cluster import drop_everywhere, one_server
 from ..clickhouse.execute import tables_of_chunk
 from ..core.facts import TableFacts
 from ..core.plan import Chunk, Plan, WriteMode
-from ..core.run_state import ChunkStatus
+from ..core.run_state import ChunkState, ChunkStatus
 from ..core.sql import sealed_table
 from ..errors import ServerError
 from ..state.store import StateStore
@@ -19,7 +19,7 @@ _AT_ONCE = 16
 
 class StagedTables:
     """
-    What one worker has staged, of chunks whose rows are in the target and whose log says so.
+    What one worker has staged, of chunks whose rows are in the target and whose log says so, or were refused there.
 
     Until the log has a chunk as done, its emptied table tells the next attempt that its rows were published. Afterwards
     no attempt looks for it: one that was asleep finds no table to publish from, and its claim is lost.
@@ -27,27 +27,42 @@ class StagedTables:
 
     def __init__(self, server: ClickHouse, store: StateStore, plan: Plan, target: TableFacts) -> None:
         self._server, self._store, self._plan, self._target = server, store, plan, target
-        self._emptied: list[Chunk] = []
+        self._over: list[Chunk] = []
 
     def drop(self, chunk: Chunk) -> None:
         """Drop what a done chunk has staged: on replicas at once, else some chunks later, together with theirs."""
-        if self._plan.write_mode is WriteMode.INSERT:
-            return
-        if self._target.replicas is None:
-            self._emptied.append(chunk)
-            if len(self._emptied) >= _AT_ONCE:
-                self.drop_rest()
+        if self._target.replicas is None or self._plan.write_mode is WriteMode.INSERT:
+            self.drop_later(chunk)
             return
         with suppress(ServerError):
             server = one_server(self._server)
             drop_everywhere(server, self._target.replicas, tables_of_chunk(server, self._plan, chunk, self._target))
 
+    def drop_later(self, chunk: Chunk) -> None:
+        """Drop what a chunk that is over has staged, some chunks later with theirs; an insert stages nothing."""
+        if self._plan.write_mode is WriteMode.INSERT:
+            return
+        self._over.append(chunk)
+        if len(self._over) >= _AT_ONCE:
+            self.drop_rest()
+
     def drop_rest(self) -> None:
         """Drop those that are left; under the run's lock, so that none of the chunks is replayed meanwhile."""
-        emptied, self._emptied = self._emptied, []
-        if not emptied:
+        over, self._over = self._over, []
+        if not over:
             return
         with suppress(ServerError), self._store.exclusive(self._plan.plan_id):
             run = self._store.open_run(self._plan).run
-            done = [chunk for chunk in emptied if run.state(chunk.id).status is ChunkStatus.DONE]
-            drop_tables(self._server, [sealed_table(self._plan, self._target.storage, chunk.id) for chunk in done])
+            chunks = [chunk for chunk in over if _is_over(run.state(chunk.id))]
+            if self._target.replicas is None:
+                drop_tables(self._server, [sealed_table(self._plan, self._target.storage, each.id) for each in chunks])
+                return
+            server = one_server(self._server)
+            tables = [table for each in chunks for table in tables_of_chunk(server, self._plan, each, self._target)]
+            drop_everywhere(server, self._target.replicas, tables)
+
+
+def _is_over(state: ChunkState) -> bool:
+    """Whether nothing can need what a chunk has staged: it is done, or was refused before anything was published."""
+    failed = state.status is ChunkStatus.FAILED and not state.verified
+    return failed or state.status is ChunkStatus.DONE

@@ -290,6 +290,8 @@ class Worker:
             self._step(Step.RECORDED)
             if isinstance(outcome, ChunkDone):
                 self._staged.drop(chunk)
+            elif isinstance(outcome, ChunkFailed) and outcome.refused:
+                self._staged.drop_later(chunk)
             if isinstance(outcome, ChunkSplit):
                 for part in expand(log.run, chunk):
                     self._execute(log, part)

@@ -231,6 +231,9 @@ def _end(run: Run, event: ChunkDone | ChunkFailed | ChunkReleased | ChunkSplit) 
             _move(run, event.chunk_id, state, ChunkStatus.FAILED if event.final else ChunkStatus.PENDING)
             state.error = run.last_error = event.message
             state.touched = state.touched or not event.refused
+            if not state.touched:
+                # Nothing of it is in the target, and it was staged for a window that is another's.
+                state.verified, state.staged = {}, None
         case ChunkReleased():
             _move(run, event.chunk_id, state, ChunkStatus.PENDING)
             state.tries -= 1

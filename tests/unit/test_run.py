@@ -163,6 +163,18 @@ def test_an_attempt_is_verified_with_one_result() -> None:
         apply_event(run, verified(FIRST, rows=11))
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["first attempt", "after a lost worker"])
+def test_what_was_staged_into_a_window_of_others_is_forgotten_unless_a_part_may_be_published(lost: bool) -> None:
+    """A refused chunk leaves no table behind, and one that may be published in part is still finished."""
+    run, attempt = new_run(PLAN), 2 if lost else 1
+    history: list[Event] = [CLAIM, verified(FIRST)]
+    history += [started(PLAN, FIRST, 2, OTHER, takes_over=True)] if lost else []
+    refused = failed(FIRST, attempt, OTHER if lost else WHO, final=True)
+    for event in [*history, refused.model_copy(update={"refused": True})]:
+        apply_event(run, event)
+    assert bool(run.state(FIRST.id).verified) is lost
+
+
 def test_taking_over_costs_no_try_and_giving_back_neither() -> None:
     """The budget counts what the chunk did wrong, not what became of its workers."""
     run = new_run(PLAN)
