@@ -36,6 +36,7 @@ def show_plan(payload: Payload, out: IO[str]) -> str:
                     f"{payload['chunkCount']:,} {payload['chunks']}, by the column {payload['timeColumn']}",
                 ),
                 *(("shards" if not at else "", line) for at, line in enumerate(map(_shard, payload.get("shards", ())))),
+                ("", payload.get("rowsOfShards", "")),
                 *(("source", _source(statement)) for statement in payload["statements"]),
                 ("write mode", f"{payload['writeMode']}: {payload['modeReason']}"),
                 ("guarantee", payload["guarantee"]),

@@ -264,7 +264,7 @@ def _partitions(server: ClickHouse, target: TableFacts, plan: Plan | None) -> in
             "max_execution_time": _PROBE_SECONDS,
             "timeout_overflow_mode": "break",
         }
-        sql = f"SELECT uniqExact({target.partition_key}) FROM (\n{statement.select}\n)"
+        sql = f"SELECT uniqExact({target.partition_key}) FROM (\n{statement.query}\n)"
         # An aggregate that is broken off has, by version, the value up to there or no row at all.
         count = server.value(sql, settings, default=None)
         if count is None:

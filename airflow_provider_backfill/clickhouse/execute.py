@@ -209,7 +209,7 @@ def _clear(server: ClickHouse, attempt: Attempt) -> None:
         if statement.copies_table:
             continue
         for reads, condition in ((chunk, f"NOT coalesce({window}, 0)"), (following, window)):
-            question = f"SELECT 1 FROM (\n{statement.select}\n) WHERE {condition} LIMIT 1"
+            question = f"SELECT 1 FROM (\n{statement.query}\n) WHERE {condition} LIMIT 1"
             # By its id a cancel finds it.
             settings = {**chunk_filter(plan, statement, reads), "query_id": f"{attempt.query_id}.window"}
             if reads.start < reads.end and server.numbers(question, settings):

@@ -7,6 +7,8 @@ it was all three. Where the server does not count, or counts something else, the
 docs/decisions/0010 has the argument.
 """
 
+from collections.abc import Sequence
+
 from ..core.facts import TableFacts
 from ..core.plan import Chunk, Plan, RowProof, Statement
 from ..core.remedy import command
@@ -87,7 +89,7 @@ def _other_rows(attempt: Attempt, staged: int | str, given: int | str) -> Verifi
 
 def _count(server: ClickHouse, attempt: Attempt, statement: Statement) -> int:
     settings = {**server.whole_answers, **chunk_filter(attempt.plan, statement, attempt.chunk)}
-    (rows,) = server.numbers(f"SELECT count() FROM (\n{statement.select}\n)", settings)
+    (rows,) = server.numbers(f"SELECT count() FROM (\n{statement.query}\n)", settings)
     return rows
 
 
@@ -104,13 +106,21 @@ def source_content(server: ClickHouse, attempt: Attempt) -> ContentSums:
 
 
 def content_at_source(
-    server: ClickHouse, plan: Plan, target: TableFacts, chunk: Chunk, *, whole: bool = False, named: str = ""
+    server: ClickHouse,
+    plan: Plan,
+    target: TableFacts,
+    chunk: Chunk,
+    *,
+    whole: bool = False,
+    summed: Sequence[str] = (),
+    named: str = "",
 ) -> ContentSums:
     """
     Content sums of what a plan's statements give for a chunk now.
 
     Args:
         whole: Of all columns, not only the plan's summed ones.
+        summed: Of these columns.
         named: What the ids of the queries begin with, so that a cancel finds them.
     """
     rows = checksum = 0
@@ -120,7 +130,7 @@ def content_at_source(
         settings = {**allowed, **server.whole_answers, **chunk_filter(plan, statement, chunk)}
         if named:
             settings["query_id"] = f"{named}.source.{index + 1}"
-        summed = statement.columns if whole else plan.summed(statement)
-        found = ContentSums(*server.numbers(source_checksum_sql(statement, target.columns, summed), settings))
+        over = summed or (statement.columns if whole else plan.summed(statement))
+        found = ContentSums(*server.numbers(source_checksum_sql(statement, target.columns, over), settings))
         rows, checksum = rows + found.rows, (checksum + found.checksum) % 2**64
     return ContentSums(rows, checksum)

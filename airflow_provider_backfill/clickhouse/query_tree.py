@@ -5,7 +5,7 @@ Views are looked into, so that each read of each table is seen. Nothing here dec
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from itertools import pairwise
 
 from ..core.facts import QuerySource, TableFacts
@@ -22,15 +22,19 @@ _PASSED_ON = frozenset({"Distributed", "Buffer", "Alias"})
 _LITERAL = re.compile(r"'((?:[^'\\]|\\.){0,400})'")
 
 
-def query_tree(server: ClickHouse, select: str) -> Node:
+def query_tree(server: ClickHouse, select: str, parameters: Mapping[str, str] | None = None) -> Node:
     """
     Return the server's own tree of a SELECT, before it is rewritten to run faster.
+
+    Args:
+        parameters: Values of its query parameters.
 
     Raises:
         ServerError: The server does not accept the SELECT.
         RequestError: This version shows its trees in another way.
     """
-    answer = server.rows(f"SELECT toValidUTF8(explain) FROM (EXPLAIN QUERY TREE passes = 1\n{select}\n)", _SETTINGS)
+    question = f"SELECT toValidUTF8(explain) FROM (EXPLAIN QUERY TREE passes = 1\n{select}\n)"
+    answer = server.rows(question, {**_SETTINGS, **(parameters or {})})
     try:
         return parse_tree(line for (line,) in answer)
     except ValueError as error:

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from ..core.facts import TableFacts
-from ..core.sql import literal, table_condition
+from ..core.sql import expressions, literal, table_condition
 from ..core.tables import TableName
 from ..errors import Advice, Flag, RequestError, ServerError, ServerUnreachableError, StatementRefusedError
 from .address import parse_address
@@ -43,10 +43,30 @@ def _spread(engine: str) -> Spread | None:
     return Spread(cluster, TableName(database, name))
 
 
-def spread_tables(server: ClickHouse, spread: Spread) -> list[TableName]:
-    """Return the Distributed tables that this server has over a local table of a cluster."""
-    rows = server.rows("SELECT database, name, engine_full FROM system.tables WHERE engine = 'Distributed'")
-    return sorted(TableName(database, name) for database, name, engine in rows if _spread(engine) == spread)
+def sharding_key(engine: str) -> str:
+    """Return the sharding key in the engine clause of a Distributed table; empty where it has none."""
+    clause = expressions(engine)[0]
+    arguments = expressions(clause[clause.index("(") + 1 : clause.rindex(")")])
+    return arguments[3] if len(arguments) > 3 else ""
+
+
+def spread_tables(server: ClickHouse, spread: Spread) -> dict[TableName, str]:
+    """Return the Distributed tables that this server has over a local table of a cluster, with their sharding keys."""
+    rows = server.rows(
+        "SELECT database, name, engine_full FROM system.tables WHERE engine = 'Distributed' ORDER BY database, name"
+    )
+    return {
+        TableName(database, name): sharding_key(engine) for database, name, engine in rows if _spread(engine) == spread
+    }
+
+
+def shard_weights(server: ClickHouse, cluster: str) -> dict[int, int]:
+    """Return how many slots each shard of a cluster has: an INSERT through a Distributed table chooses among them."""
+    rows = server.rows(
+        "SELECT shard_num, any(shard_weight) FROM system.clusters"
+        f" WHERE cluster = {literal(cluster)} GROUP BY shard_num ORDER BY shard_num"
+    )
+    return {int(number): int(weight) for number, weight in rows}
 
 
 def shards_with(server: ClickHouse, cluster: str, table: TableName) -> int:

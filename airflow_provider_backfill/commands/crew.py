@@ -14,7 +14,7 @@ from ..core.facts import TableFacts
 from ..core.plan import Plan
 from ..core.tables import TableName
 from ..core.window import Window
-from ..errors import ServerError, ServerUnreachableError
+from ..errors import Advice, ServerError, ServerUnreachableError
 from ..state.run_log import RunLog
 from .chunks import chunks_between
 from .lease import has_live_worker, utc_now
@@ -95,6 +95,8 @@ class Crew:
         for site in self._sites:
             try:
                 with on_site(site.plan.shard):
+                    if self._plan.dealing is not None and (why := self._why_silent(site)):
+                        raise ServerUnreachableError(why, remedy=Advice("every chunk reads all shards; wait for it"))
                     self.ready.append(self._prepare(site))
             except ServerUnreachableError as error:
                 if not site.name:
@@ -176,13 +178,16 @@ class Crew:
         return why or throttle()
 
     def _why_silent(self, site: Site) -> str:
-        why = why_unreachable(site.server)
+        # Where rows are dealt out, each shard reads what the others have.
+        places = self._sites if self._plan.dealing is not None else (site,)
+        silent = ((place.name, why_unreachable(place.server)) for place in places)
+        name, why = next(((name, why) for name, why in silent if why), ("", ""))
         with self._lock:
             if why:
                 self._silent.setdefault(site.plan.shard, time.monotonic())
             else:
                 self._silent.pop(site.plan.shard, None)
-        return f"{site.name} does not answer: {why}" if why else ""
+        return f"{name} does not answer: {why}" if why else ""
 
     def _is_hopeless(self, site: Site) -> bool:
         with self._lock:

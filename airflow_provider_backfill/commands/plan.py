@@ -29,7 +29,7 @@ from ..core.run_state import ChunkStatus, Run
 from ..core.sql import quote_table
 from ..core.tables import TableName
 from ..errors import Advice, Flag, RequestError, Sql
-from . import adding_up, chunk_bounds, chunk_sizing, plan_checks, plan_inputs, source_statements, trying
+from . import adding_up, chunk_bounds, chunk_sizing, dealing, plan_checks, plan_inputs, source_statements, trying
 from .filled_windows import meeting_plans
 from .lease import has_live_worker, utc_now
 from .plan_findings import adds_up_payload, remedy_payload
@@ -115,7 +115,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             statement.model_copy(update={"row_wise": scan.row_wise and statement.row_wise, "reads": scan.reads})
             for statement, scan in zip(statements, scans, strict=True)
         )
-        plan = plan.model_copy(update={"statements": checked})
+        plan = dealing.with_dealing(address, server, target, plan.model_copy(update={"statements": checked}))
         token = compatibility_token(plan.statements, target, use_tokens=plan.use_tokens)
         plan = plan.model_copy(update={"compatibility_token": token})
         if request.auto_chunks:
@@ -128,6 +128,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         scans = plan_inputs.read_queries(server, target, plan, scans)
         plan, heavy = chunk_bounds.cut(server, target, plan, scans)
         verdicts = adding_up.check_bounds(server, target, plan, scans)
+        dealing.check_stable(plan, verdicts)
         plan = adding_up.with_label(server, target, plan, scans, verdicts)
         plan = _with_existing_rows(ground, plan, request.allow_existing_rows)
         plan = plan.model_copy(
@@ -141,6 +142,9 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         estimates = [chunk_sizing.estimate_plan(there, plan) for _, there, _ in ground.sites]
         estimate = max((one for one in estimates if one is not None), key=lambda one: one.rows, default=None)
         rows = None if None in estimates else sum(one.rows for one in estimates if one is not None)
+        if plan.dealing is not None and estimate is not None:
+            # Each shard reads the same rows.
+            rows = estimate.rows
         plan = plan.model_copy(update={"source_rows": rows})
         if not dry_run and not session.store.save_plan(plan):
             # Somebody else planned the same at this moment.
@@ -386,6 +390,7 @@ def _plan_payload(session: Session, plan: Plan, target: TableFacts, *, existed: 
         "to": render_instant(plan.end),
         "chunkCount": plan.total_chunks,
         "shards": shards_payload(plan),
+        "rowsOfShards": dealing.dealing_words(plan),
         "chunkHours": None if plan.chunk_hours is None else whole(plan.chunk_hours),
         "chunkLength": plan.chunking.text,
         "chunks": plan.chunking.words,

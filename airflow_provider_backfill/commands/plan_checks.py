@@ -71,19 +71,14 @@ def check_shards(server: ClickHouse, target: TableFacts, statements: Sequence[St
     Raises:
         RequestError: A source is Distributed over a cluster in which several shards have the target.
     """
-    if request.one_shard or target.engine == "Distributed":
+    # On a cluster, rows are dealt out to its shards.
+    if request.one_shard or request.cluster or target.engine == "Distributed":
         return
     for table in (one.table for one in statements if one.table is not None):
         source = target_facts(server, table)
         spread = spread_of(source)
         if spread is None:
             continue
-        if request.cluster:
-            raise RequestError(
-                f"{source.name} is Distributed over the cluster {spread.cluster}, and would give each shard of "
-                f"{target.name} the rows of all shards: rows are not dealt out by a sharding key.",
-                remedy=Advice("let each shard copy its own rows: {}", Flag("--source", str(spread.local))),
-            )
         shards = shards_with(server, spread.cluster, target.storage)
         if shards > 1:
             raise RequestError(

@@ -114,10 +114,10 @@ def check_scans(server: ClickHouse, target: TableFacts, plan: Plan, start: datet
     for statement in plan.statements:
         if statement.parameters:
             values = {**statement.settings, **parameter_settings(statement.parameters, start, end)}
-            scans.append(query_plan.unfiltered_scan(server, statement.select, values))
+            scans.append(query_plan.unfiltered_scan(server, statement.query, values))
             continue
         filters = plan.filters(statement)
-        scan = query_plan.scan_facts(server, statement.select, filters, start, end, statement.settings)
+        scan = query_plan.scan_facts(server, statement.query, filters, start, end, statement.settings)
         if (
             not scan.reads
             and statement.table is not None

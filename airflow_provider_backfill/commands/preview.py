@@ -95,6 +95,8 @@ def _measured_rate(
 
 def _statements(plan: Plan, target: TableFacts, chunk: Chunk) -> list[str]:
     """Return the statements that fill a chunk, as a client takes them, but for secrets."""
+    if chunk.shard:
+        plan = plan.on_shard(chunk.shard)
     direct = plan.write_mode is WriteMode.INSERT
     table = target.storage if direct else staging_table(plan, target.storage, chunk.id, 1)
     return [

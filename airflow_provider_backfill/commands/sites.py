@@ -13,6 +13,7 @@ from ..clickhouse.shards import (
     Spread,
     shard_of,
     shard_urls,
+    shard_weights,
     spread_of,
     spread_tables,
     table_identity,
@@ -89,6 +90,14 @@ def check_cluster(server: ClickHouse, plan: Plan) -> None:
         for what, numbers in (("it has got", present - planned), ("it has lost", planned - present))
         if numbers
     ]
+    if plan.dealing is not None:
+        keys = spread_tables(server, Spread(plan.cluster, plan.shard_table or plan.target))
+        weights = {shard.number: shard.weight for shard in plan.shards}
+        if not changes and shard_weights(server, plan.cluster) != weights:
+            changes.append("its shards have other weights")
+        # A server without such a table says nothing about its key.
+        if keys and plan.dealing.sharding_key not in keys.values():
+            changes.append(f"the sharding key is {', '.join(sorted(set(keys.values())))}")
     if changes:
         raise RequestError(
             f"The cluster {plan.cluster} is another than when plan {plan.plan_id} was made: {' and '.join(changes)}.",
@@ -148,7 +157,7 @@ def ground_of(server: ClickHouse, request: PlanRequest) -> Iterator[Ground]:
         found = target or plan_inputs.target_facts(server, request.target)
         yield Ground(server, request, [(0, server, found)], {})
         return
-    urls = shard_urls(server, spread.cluster, request.shard_urls)
+    urls, weights = shard_urls(server, spread.cluster, request.shard_urls), shard_weights(server, spread.cluster)
     with ExitStack() as stack:
         sites, shards = [], []
         for number, addresses in urls.items():
@@ -159,7 +168,8 @@ def ground_of(server: ClickHouse, request: PlanRequest) -> Iterator[Ground]:
                 table = plan_inputs.target_facts(there, spread.local)
                 _check_shard(there, spread.cluster, number)
             sites.append((number, there, table))
-            shards.append(Shard(number=number, table=table_identity(there, table), urls=addresses))
+            identity, weight = table_identity(there, table), weights.get(number, 1)
+            shards.append(Shard(number=number, table=identity, urls=addresses, weight=weight))
         _check_apart(spread, shards, sites)
         known = dict.fromkeys([spread.local, *spread_tables(server, spread)])
         fields = {

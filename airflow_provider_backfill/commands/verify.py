@@ -66,6 +66,8 @@ def verify_plan(session: Session, plan_id: str) -> Payload:
         )
     with session.connected() as address, sites_of(address, plan) as sites:
         found = _of_all_shards(plan, [(site, _compare(site, run)) for site in sites])
+        if plan.dealing is not None and (why := _shares_miss(plan, run, sites)):
+            found |= {"verdict": Verdict.DIFFERS, "why": why}
     verdict = found["verdict"]
     whole = len(done) == run.total
     code = _INCONCLUSIVE if verdict is Verdict.INCONCLUSIVE else int(verdict is Verdict.DIFFERS or not whole)
@@ -121,6 +123,31 @@ def _of_all_shards(plan: Plan, found: Sequence[tuple[Site, Payload]]) -> Payload
             for site, each in found
         ],
     }
+
+
+def _shares_miss(plan: Plan, run: Run, sites: Sequence[Site]) -> str:
+    """Why the shards' shares of the rows are not the whole, for windows that all have done; empty where they are."""
+    columns = plan.dealing.columns if plan.dealing is not None else ()
+    slices = _finished(plan, run)
+    if not columns or not slices:
+        return ""
+    sums = []
+    for each in (plan, *(site.plan for site in sites)):
+        # The whole as the first shard sees it; of each share, its own shard is asked.
+        site = next((one for one in sites if one.plan is each), sites[0])
+        with on_site(site.plan.shard):
+            server = one_server(site.server)
+            target = target_of(server, site.plan)
+            chunks = [Chunk("", start, end) for start, end in slices]
+            found = [content_at_source(server, each, target, chunk, summed=columns) for chunk in chunks]
+            sums.append(_total(found))
+    whole, shares = sums[0], _total(sums[1:])
+    if whole == shares:
+        return ""
+    return (
+        f"the shares of the {len(sites)} shards have {shares.rows} rows (checksum {shares.checksum}), and the whole "
+        f"{whole.rows} (checksum {whole.checksum}): the SELECT gives other rows each time, or on each shard"
+    )
 
 
 def _is_copy(plan: Plan, target: TableFacts) -> bool:

@@ -403,7 +403,9 @@ class Worker:
             if self._stopping.is_set() or run.cancelled:
                 # A cancel from elsewhere kills the query before the watcher has seen it in the log.
                 return self._released(chunk, number, self._reason or "the run was cancelled")
-            if self._plan.shard and isinstance(error, ServerUnreachableError) and (why := self._gate()):
+            # Where rows are dealt out, a server says that another one is down.
+            passes = ServerUnreachableError if self._plan.dealing is None else ServerError
+            if self._plan.shard and isinstance(error, passes) and (why := self._gate()):
                 # The chunks of a shard that is down wait for it; that is no fault of theirs.
                 return self._released(chunk, number, why)
             return self._failed(run, chunk, number, error)

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from .chunking import Chunking, decode_bounds, parse_chunking, slices_between
+from .dealing import Dealing, share_of
 from .ids import chunk_id, idempotency_token, iter_chunks, plan_id
 from .instants import from_ms, to_ms
 from .model import Instant, Model, Number, OptionalTable, Table
@@ -101,6 +102,9 @@ class Statement(Model):
         time_column: That column of *source*; empty when it is the plan's.
         also_filtered: Further tables that the time filter applies to, each by its own time column.
         settings: ClickHouse settings that the user gives for reading and filling.
+        exact: Where rows are dealt out to shards, by column: SQL for the value that an INSERT makes of it, if that is
+            another one.
+        share: The condition that a row is one of a shard's, see :meth:`Plan.on_shard`; never stored.
     """
 
     name: str
@@ -117,6 +121,13 @@ class Statement(Model):
     time_column: str = ""
     also_filtered: tuple[FilteredTable, ...] = ()
     settings: dict[str, str] = Field(default_factory=dict)
+    exact: dict[str, str] = Field(default_factory=dict)
+    share: str = Field(default="", exclude=True)
+
+    @property
+    def query(self) -> str:
+        """The SELECT as it is sent: as it was given, or a shard's share of its rows."""
+        return share_of(self.select, self.columns, self.exact, self.share) if self.share else self.select
 
     @property
     def table(self) -> TableName | None:
@@ -207,12 +218,14 @@ class Shard(Model):
         table: What the target is there, whoever is asked: its path in Keeper, or its server and UUID.
         urls: The HTTP interfaces of its replicas; no user, no password.
         existing_rows: Rows that the target held there in the window when it was planned; None when that is not known.
+        weight: How many of the cluster's slots it has, where rows are dealt out by slots.
     """
 
     number: int
     table: str
     urls: tuple[str, ...]
     existing_rows: int | None = None
+    weight: int = 1
 
 
 class Plan(Model):
@@ -251,6 +264,8 @@ class Plan(Model):
         shard_table: The table on each shard that is filled.
         known_as: Every name that the target has on a cluster: that table, and the Distributed tables over it.
         shards: The shards that were there when it was planned. Every chunk is done on each of them by itself.
+        dealing: How rows are dealt out to the shards, where all of them read the same source; None where each shard
+            fills itself from a source of its own.
         shard: The only shard that this view of the plan is about, see :meth:`on_shard`; never stored.
 
     The chunks are not stored: :meth:`chunks` derives them, so the file of a plan with 100,000 chunks
@@ -296,6 +311,7 @@ class Plan(Model):
     shard_table: Table | None = None
     known_as: tuple[Table, ...] = ()
     shards: tuple[Shard, ...] = ()
+    dealing: Dealing | None = None
     shard: int = Field(default=0, exclude=True)
     created_at: Instant
 
@@ -319,8 +335,13 @@ class Plan(Model):
         Its log is the whole plan's, and :attr:`total_chunks` counts all chunks.
         """
         shard = next(shard for shard in self.shards if shard.number == number)
+        statements = self.statements
+        if self.dealing is not None:
+            share = self.dealing.share({one.number: one.weight for one in self.shards}, number)
+            statements = tuple(statement.model_copy(update={"share": share}) for statement in statements)
         return self.model_copy(
             update={
+                "statements": statements,
                 "target": self.shard_table or self.target,
                 "existing_rows": shard.existing_rows,
                 # What keeps others out of a shard is not to be taken for that of another, which DDL of a cluster meets.

@@ -304,10 +304,20 @@ def time_select(expression: str, rows: str) -> str:
     return f"SELECT {expression} AS time FROM {rows} WHERE isNotNull({expression})"
 
 
+def slot_select(key: str, table: TableName) -> str:
+    """Return a SELECT of a sharding key over the rows of a table."""
+    return f"SELECT {key} AS slot FROM {quote_table(table)}"
+
+
+def reads_of(tables: Iterable[TableName]) -> str:
+    """Return a SELECT that reads some tables."""
+    return " UNION ALL ".join(f"SELECT 1 FROM {quote_table(table)}" for table in tables)
+
+
 def insert_select(table: TableName, statement: Statement) -> str:
     """Insert a statement's rows, matched by name."""
     columns = _list(statement.columns)
-    return f"INSERT INTO {quote_table(table)} ({columns}) SELECT {columns} FROM (\n{statement.select}\n)"
+    return f"INSERT INTO {quote_table(table)} ({columns}) SELECT {columns} FROM (\n{statement.query}\n)"
 
 
 def pasteable(text: str, given: Mapping[str, str]) -> tuple[str, str]:
@@ -340,16 +350,16 @@ def source_checksum_sql(statement: Statement, columns: Sequence[Column], summed:
     """Content sums over the columns *summed* of what a statement gives now, each value in the type of the target's."""
     target = {column.name: column for column in columns}
     values = ", ".join(
-        f"{_converted(target[name], null=name in statement.defaulted)} AS {quote(f'as {name}')}"
+        f"{converted_value(target[name], null=name in statement.defaulted)} AS {quote(f'as {name}')}"
         if name in statement.converted
         else quote(name)
         for name in summed
     )
     names = [f"as {name}" if name in statement.converted else name for name in summed]
-    return f"SELECT {_content(names)} FROM (SELECT {values} FROM (\n{statement.select}\n))"
+    return f"SELECT {_content(names)} FROM (SELECT {values} FROM (\n{statement.query}\n))"
 
 
-def _converted(column: Column, *, null: bool) -> str:
+def converted_value(column: Column, *, null: bool) -> str:
     """Return a value as an INSERT makes it one of *column*; *null* when a NULL becomes the column's default."""
     name = quote(column.name)
     if not null:

@@ -113,6 +113,25 @@ class Ground:
             wait_until(lambda: not left(), 15)
         assert left() == []
 
+    def spread(self, name: str, columns: str, engine: str, order: str, key: str) -> None:
+        """Create a table on every shard, partitioned by day, and a Distributed table over them with a sharding key."""
+        local = f"{self.database}.{name}_local"
+        path = f"'/clickhouse/tables/{{shard}}/{self.database}/{name}', '{{replica}}'"
+        self.query(
+            f"CREATE TABLE {local} ON CLUSTER cluster ({columns}) ENGINE = {engine}({path})"
+            f" PARTITION BY toYYYYMMDD({order.strip('(').split(',')[0]}) ORDER BY {order}"
+        )
+        over = f"cluster, {self.database}, {name}_local" + (f", {key}" if key else "")
+        self.query(f"CREATE TABLE {self.database}.{name} ON CLUSTER cluster AS {local} ENGINE = Distributed({over})")
+
+    def content(self, table: str, values: str = "*") -> list[str]:
+        """Rows and their sum on each node, once it has all of them."""
+        found = []
+        for node in self.cluster.nodes:
+            node.query(f"SYSTEM SYNC REPLICA {self.database}.{table}_local")
+            found.append(node.query(f"SELECT count(), sum(cityHash64({values})) FROM {self.database}.{table}_local"))
+        return found
+
 
 @pytest.fixture
 def ground(square: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Ground]:
@@ -139,18 +158,77 @@ def test_three_commands_fill_all_shards_and_either_name_finds_the_plan(ground: G
     assert covered["ok"], covered
 
 
-def test_a_local_table_is_copied_by_each_shard_and_a_distributed_source_is_refused(ground: Ground) -> None:
-    refused = ground.plan("--source", f"{ground.database}.events", target="copy")
-    assert refused.code == 2
-    assert f"--source {ground.database}.events_local" in refused.err
+def test_a_local_table_is_copied_by_each_shard(ground: Ground) -> None:
     # The local name and its cluster are another way to say the same.
     plan = ground.planned("--source", f"{ground.database}.events_local", "--cluster", "cluster", target="copy_local")
     assert ground.cli("run", "--plan-id", plan).code == 0
-    sums = "count(), sum(cityHash64(*))"
-    for node in ground.cluster.nodes:
-        node.query(f"SYSTEM SYNC REPLICA {ground.database}.copy_local")
-        held, wanted = (node.query(f"SELECT {sums} FROM {ground.database}.{name}_local") for name in ("copy", "events"))
-        assert held == wanted
+    assert ground.content("copy") == ground.content("events")
+
+
+ROW = "ts DateTime('UTC'), id UInt64, amount Int64"
+
+
+# The sharding key wants another type than the SELECT gives, and is negative; all shards are remote to the initiator.
+@pytest.mark.parametrize(
+    ("key", "flags"),
+    [
+        ("cityHash64(id)", ()),
+        pytest.param("-toInt32(id)", ("--write-mode", "replace"), marks=pytest.mark.long),
+        pytest.param("intHash32(id) % 7", ("--setting", "prefer_localhost_replica=0"), marks=pytest.mark.long),
+    ],
+)
+def test_rows_of_a_distributed_source_go_where_the_sharding_key_says(
+    ground: Ground, key: str, flags: tuple[str, ...]
+) -> None:
+    for name in ("moved", "wanted"):
+        ground.spread(name, ROW, "ReplicatedMergeTree", "(ts, id)", key)
+    select = f"SELECT ts, toUInt32(id) AS id, amount FROM {ground.database}.events"
+    ground.query(f"INSERT INTO {ground.database}.wanted {select} SETTINGS distributed_foreground_insert = 1")
+    answer = ground.plan("--select", select, *flags, target="moved")
+    assert answer.code == 0, answer.err
+    assert f"each row goes to the shard that the sharding key says, {key}" in answer.out
+    plan = ground.cli.json("status", "--last")["planId"]
+    run = ground.cli("run", "--plan-id", plan, "--max-parallel-chunks", "2")
+    assert run.code == 0, run.err
+    assert ground.content("moved") == ground.content("wanted")
+    assert ground.cli("verify", "--plan-id", plan).code == 0
+    ground.assert_clean()
+    # A row that lies on the other shard is right for the whole, and wrong all the same.
+    first, second = (ground.shard(number)[0] for number in (1, 2))
+    row = first.query(f"SELECT ts, id, amount FROM {ground.database}.moved_local LIMIT 1 FORMAT Values")
+    first.query(f"ALTER TABLE {ground.database}.moved_local DELETE WHERE (ts, id, amount) = {row}", mutations_sync=2)
+    second.query(f"INSERT INTO {ground.database}.moved_local VALUES {row}")
+    verified = ground.cli.json("verify", "--plan-id", plan)
+    assert [shard["verdict"] for shard in verified["shards"]] == ["differs", "differs"]
+
+
+def test_states_of_groups_over_all_shards_are_on_one_shard_each_whatever_the_key(ground: Ground) -> None:
+    columns = "day Date, users AggregateFunction(uniq, UInt64), amount SimpleAggregateFunction(sum, Int64)"
+    ground.spread("states", columns, "ReplicatedAggregatingMergeTree", "day", "rand()")
+    values = "toDate(ts) AS day, uniqState(id) AS users, sum(amount) AS amount"
+    select = f"SELECT {values} FROM {ground.database}.events GROUP BY day"
+    answer = ground.plan("--select", select, target="states")
+    assert answer.code == 0, answer.err
+    assert "each row goes to one shard, by a hash of `day`, since the sharding key rand() gives another" in answer.out
+    plan = ground.cli.json("status", "--last")["planId"]
+    run = ground.cli("run", "--plan-id", plan)
+    assert run.code == 0, run.err
+    given = "SELECT day, uniqMerge(users), sum(amount) FROM {} GROUP BY day ORDER BY day"
+    assert ground.query(given.format(f"{ground.database}.states")) == ground.query(given.format(f"({select})"))
+    assert ground.query(f"SELECT count() FROM {ground.database}.states") == "4"
+    verified = ground.cli.json("verify", "--plan-id", plan)
+    assert (verified["verdict"], verified["rowsInTarget"]) == ("equal", 4)
+    ground.assert_clean()
+
+
+def test_what_is_chosen_otherwise_each_time_is_not_dealt_out(ground: Ground) -> None:
+    database = ground.database
+    refused = ground.plan("--select", f"SELECT ts, id, amount FROM {database}.events LIMIT 1 BY ts", target="copy")
+    assert refused.code == 2
+    assert "has LIMIT BY" in refused.err
+    refused = ground.plan("--select", f"SELECT ts, rand() AS id, amount FROM {database}.events", target="copy")
+    assert refused.code == 2
+    assert "id may have another value each time" in refused.err
 
 
 def test_rows_that_a_hand_has_put_on_one_shard_are_found_by_its_name(ground: Ground) -> None:
@@ -235,10 +313,9 @@ def test_a_state_folder_that_comes_too_late_leaves_nothing_on_a_shard(ground: Gr
     ground.assert_filled()
 
 
-def _strike(ground: Ground, seed: int) -> None:
+def _strike(ground: Ground, seed: int, plan: str) -> None:
     """Workers are killed while they run, and a replica of each shard in turn; then the plan is run to its end."""
     chance = random.Random(seed)  # noqa: S311 - repeatable on purpose
-    plan = ground.planned()
     for number in chance.sample((1, 2), 2):
         process = ground.cli.start("run", "--plan-id", plan)
         victim = chance.choice([node for node in ground.shard(number) if node is not ground.cluster.nodes[0]])
@@ -256,15 +333,19 @@ def _strike(ground: Ground, seed: int) -> None:
     for _ in range(3):
         if ground.cli("resume", "--plan-id", plan).code == 0:
             break
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(20))
+def test_killed_workers_and_replicas_lose_and_double_nothing(ground: Ground, seed: int) -> None:
+    _strike(ground, seed, ground.planned())
     ground.assert_filled()
 
 
 @pytest.mark.long
-def test_killed_workers_and_replicas_lose_and_double_nothing(ground: Ground) -> None:
-    _strike(ground, 0)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("seed", range(1, 20))
-def test_killed_workers_and_replicas_lose_and_double_nothing_at_length(ground: Ground, seed: int) -> None:
-    _strike(ground, seed)
+@pytest.mark.parametrize("seed", range(20))
+def test_killed_workers_and_replicas_lose_and_double_no_row_that_is_dealt_out(ground: Ground, seed: int) -> None:
+    _strike(ground, seed, ground.planned("--source", f"{ground.database}.events", target="copy"))
+    # Both have one sharding key.
+    assert ground.content("copy") == ground.content("events")
+    ground.assert_clean()

@@ -1,0 +1,214 @@
+"""Whether each shard of a target fills itself from its own rows, or rows of one source are dealt out to the shards."""
+
+from collections.abc import Mapping, Sequence
+
+from ..clickhouse import catalog, query_tree
+from ..clickhouse.client import ClickHouse
+from ..clickhouse.shards import Spread, spread_tables
+from ..core.adding_up.case import Verdict
+from ..core.dealing import Dealing, as_number, chance, hashed_columns, is_float
+from ..core.facts import Column, TableFacts
+from ..core.names import quote, show_table
+from ..core.parameters import parameter_settings
+from ..core.plan import Plan, Statement, WriteMode
+from ..core.query_tree import Node
+from ..core.sql import converted_value, reads_of, row_hash, slot_select
+from ..core.tables import TABLE_FUNCTION, TableName
+from ..errors import Advice, Flag, RequestError
+
+# Rows of these are the server's own. A view is looked into.
+_OWN = frozenset({"MaterializedView", "Memory", "Log", "TinyLog", "StripeLog", "Set", "Join", "EmbeddedRocksDB"})
+# Rows that come from nowhere say nothing about where the others come from.
+_GENERATED = frozenset({"numbers", "numbers_mt", "zeros", "zeros_mt", "generateSeries", "generate_series", "values"})
+_NEUTRAL = frozenset({"View", "Dictionary", "SystemOne", "SystemNumbers", "SystemZeros"})
+# What is behind these is not seen.
+_OPAQUE = frozenset({"Merge", "Buffer", "Alias"})
+_BY_HAND = Advice(
+    "insert through the Distributed table, at least once: {} {}",
+    Flag("--write-mode", WriteMode.INSERT),
+    Flag("--accept-at-least-once"),
+)
+
+
+def with_dealing(address: ClickHouse, server: ClickHouse, target: TableFacts, plan: Plan) -> Plan:
+    """
+    Return a plan of shards with how rows are dealt out to them; as it is where each shard fills itself.
+
+    Args:
+        address: The server that knows the Distributed tables.
+        server: That of a shard.
+        target: The table on it.
+
+    Raises:
+        RequestError: It cannot be told whose rows a SELECT gives, or by what to deal them out.
+    """
+    if not plan.shards:
+        return plan
+    trees = [query_tree.query_tree(server, one.select, _values(plan, one)) for one in plan.statements]
+    dealt = [_is_dealt(server, target, one, tree) for one, tree in zip(plan.statements, trees, strict=True)]
+    if not any(dealt):
+        return plan
+    if not all(dealt):
+        apart = {bool(each): one.name for one, each in zip(plan.statements, dealt, strict=True)}
+        raise RequestError(
+            f"{apart[False]} gives each shard's own rows, and {apart[True]} the same rows on every shard.",
+            remedy=Advice("plan them one by one with {}", Flag("--select")),
+        )
+    for statement, tree in zip(plan.statements, trees, strict=True):
+        if what := chance(tree):
+            raise RequestError(
+                f"{statement.name} has {what}, and each shard runs it to keep its share of the rows: what is chosen "
+                "otherwise each time could come to two shards, or to none.",
+                remedy=Advice("leave it away, or {}", _BY_HAND),
+            )
+    key = sharding_key_of(spread_tables(address, Spread(plan.cluster, plan.shard_table or plan.target)), plan.target)
+    dealing = _by_sharding_key(server, target, plan, key) if key else None
+    dealing = dealing or _by_hash(target, plan, key)
+    return plan.model_copy(
+        update={"dealing": dealing, "statements": tuple(_exact(target, one, dealing) for one in plan.statements)}
+    )
+
+
+def check_stable(plan: Plan, verdicts: Sequence[Verdict]) -> None:
+    """
+    Hold the columns by which rows are dealt out against what the rules say of them.
+
+    Raises:
+        RequestError: One of them may have another value when a shard asks again.
+    """
+    if plan.dealing is None:
+        return
+    loose = {name for verdict in verdicts for name in (*verdict.unstable, *verdict.unordered)}
+    if found := [name for name in plan.dealing.columns if name in loose]:
+        raise RequestError(
+            f"Rows are dealt out to the shards by {', '.join(plan.dealing.columns)}, and {found[0]} may have another "
+            "value each time the SELECT is run.",
+            remedy=Advice("write the SELECT so that it has the same each time, or {}", _BY_HAND),
+        )
+
+
+def sharding_key_of(keys: Mapping[TableName, str], target: TableName) -> str:
+    """
+    Return the sharding key by which the rows of a target are dealt out; empty where there is none.
+
+    Args:
+        keys: Of the Distributed tables over it, by name; *target* may be one of them.
+
+    Raises:
+        RequestError: They differ, and none of them is the target by its name.
+    """
+    if target in keys:
+        return keys[target]
+    if len(set(keys.values())) > 1:
+        shown = ", ".join(f"{name}: {key or 'none'}" for name, key in keys.items())
+        raise RequestError(
+            f"The Distributed tables over {target} have several sharding keys ({shown}), and rows are to be dealt out "
+            "by one of them.",
+            remedy=Advice("name the table: {}", Flag("--target", show_table(next(iter(keys))))),
+        )
+    return next(iter(keys.values()), "")
+
+
+def _values(plan: Plan, statement: Statement) -> dict[str, str]:
+    return parameter_settings(statement.parameters, plan.start, plan.end) if statement.parameters else {}
+
+
+def _is_dealt(server: ClickHouse, target: TableFacts, statement: Statement, tree: Node) -> bool:
+    """Whether a statement gives the same rows on every shard, rather than each shard's own."""
+    if statement.source is not None and statement.source.database == TABLE_FUNCTION:
+        return True
+    if statement.source is not None:
+        # Other tables are joined to its rows, wherever they are.
+        names = [statement.source, *(one.table for one in statement.also_filtered)]
+        tree = query_tree.query_tree(server, reads_of(names))
+    found = query_tree.sources(server, tree, (), target)
+    nodes = [node for root in (tree, *(one.tree for one in found.values() if one.tree)) for node in root.walk()]
+    functions = {node.name for node in nodes if node.kind == "TABLE_FUNCTION"} - _GENERATED
+    engines = {one.engine for one in found.values()} - _NEUTRAL
+    own = {engine for engine in engines if engine.endswith("MergeTree") or engine in _OWN}
+    elsewhere = sorted((engines - own) | {f"{name}()" for name in functions})
+    if elsewhere and (own or not _OPAQUE.isdisjoint(elsewhere)):
+        raise RequestError(
+            f"{statement.name} reads {' and '.join([*sorted(own), *elsewhere])}, so it cannot be told whether it gives "
+            "each shard's own rows or the same rows on every shard.",
+            remedy=Advice(
+                "read one table by its own name, or place the window by the table that the rows come from: {} without "
+                "parameters",
+                Flag("--filter-table", "database.table"),
+            ),
+        )
+    return not own
+
+
+def _by_sharding_key(server: ClickHouse, target: TableFacts, plan: Plan, key: str) -> Dealing | None:
+    """Deal out rows as the Distributed table does; None where its key gives another shard each time."""
+    select = slot_select(key, target.storage)
+    facts = catalog.select_facts(server, select)
+    if facts.unstable:
+        return None
+    number = as_number(key, facts.columns[0].type)
+    if number is None:
+        raise RequestError(
+            f"The sharding key {key} of {plan.target} is {facts.columns[0].type}, which is no integer of up to 64 "
+            "bits, so nothing can be inserted through the table either."
+        )
+    used = dict.fromkeys(node.name for node in query_tree.query_tree(server, select).walk() if node.kind == "COLUMN")
+    for statement in plan.statements:
+        if missing := [name for name in used if name not in statement.columns]:
+            raise RequestError(
+                f"The sharding key {key} of {plan.target} is made of {', '.join(missing)}, which {statement.name} "
+                "does not give, so the shard of a row cannot be told.",
+                remedy=Advice("give it in a {}", Flag("--select")),
+            )
+        if not statement.row_wise and (floats := [name for name in used if is_float(_type(target.columns, name))]):
+            raise RequestError(
+                f"The sharding key {key} of {plan.target} is made of {floats[0]}, whose last digits depend on the "
+                "order of adding up: each shard could see another one.",
+                remedy=_BY_HAND,
+            )
+    return Dealing(key=number, columns=tuple(used), sharding_key=key, follows=True)
+
+
+def _by_hash(target: TableFacts, plan: Plan, key: str) -> Dealing:
+    """Deal out rows by a hash of ours, where the Distributed table leaves their shard to chance."""
+    filled = set.intersection(*(set(statement.columns) for statement in plan.statements))
+    columns = hashed_columns(target.columns, filled, has_key=bool(target.sorting_key))
+    if not columns:
+        raise RequestError(
+            f"Nothing tells the rows of {plan.target} apart by which they could be dealt out to its shards: no column "
+            "of its keys is filled that has the same value each time.",
+            remedy=_BY_HAND,
+        )
+    return Dealing(key=row_hash(columns), columns=columns, sharding_key=key)
+
+
+def _exact(target: TableFacts, statement: Statement, dealing: Dealing) -> Statement:
+    """Return the statement with what an INSERT makes of the columns by which its rows are dealt out."""
+    exact = {
+        column.name: converted_value(column, null=column.name in statement.defaulted)
+        for column in target.columns
+        if column.name in dealing.columns and column.name in statement.converted
+    }
+    return statement.model_copy(update={"exact": exact})
+
+
+def _type(columns: Sequence[Column], name: str) -> str:
+    return next((column.type for column in columns if column.name == name), "")
+
+
+def dealing_words(plan: Plan) -> str:
+    """Say where the rows of a plan of shards come from; empty where the target is one table."""
+    if not plan.shards:
+        return ""
+    if plan.dealing is None:
+        return "each shard is filled from its own source"
+    dealing, all_read = plan.dealing, f"each of the {len(plan.shards)} shards reads the whole source"
+    if dealing.follows:
+        return f"each row goes to the shard that the sharding key says, {dealing.sharding_key}; {all_read}"
+    columns = ", ".join(map(quote, dealing.columns))
+    why = (
+        f"the sharding key {dealing.sharding_key} gives another one each time"
+        if dealing.sharding_key
+        else ("there is no sharding key")
+    )
+    return f"each row goes to one shard, by a hash of {columns}, since {why}; {all_read}"

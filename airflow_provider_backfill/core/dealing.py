@@ -1,0 +1,99 @@
+"""
+How rows are dealt out to the shards of a cluster, where each shard reads the same source.
+
+Every shard runs the whole SELECT and keeps the rows of its own slots. A row has one slot, which follows from its values
+alone, and a slot has one shard: so each row is kept once. Pure.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+from .adding_up.lineage import UNSTABLE
+from .column_types import is_comparable, unwrap_type
+from .facts import Column
+from .model import Model
+from .names import quote
+from .query_tree import Node
+
+_INTEGER = re.compile(r"U?Int(8|16|32|64)")
+# Adding up in another order changes the last digits, and with them the hash.
+_FLOAT = re.compile(r"Float\d+|BFloat16")
+_CLOCK = re.compile(r"now.*|today|yesterday|cur.*|utc_?timestamp", re.IGNORECASE)
+_CONDITIONS = ("WHERE", "PREWHERE", "HAVING", "QUALIFY")
+_CHOICES = ("LIMIT", "OFFSET", "LIMIT BY")
+
+
+class Dealing(Model):
+    """
+    By what a row's shard is known.
+
+    Attributes:
+        key: SQL over the target's columns: an integer, whose remainder by the number of slots is a row's slot.
+        columns: The columns that *key* is made of.
+        sharding_key: The sharding key of the Distributed table; empty where it has none.
+        follows: Whether *key* is that one, so that rows are where an INSERT through the table would put them.
+    """
+
+    key: str
+    columns: tuple[str, ...]
+    sharding_key: str = ""
+    follows: bool = False
+
+    def share(self, weights: Mapping[int, int], shard: int) -> str:
+        """Return the condition that a row is one of a shard's, whose slots come after those of the shards before it."""
+        first = sum(weight for number, weight in weights.items() if number < shard)
+        slot, end = f"({self.key}) % {max(sum(weights.values()), 1)}", first + weights[shard]
+        return f"{slot} = {first}" if end == first + 1 else f"{slot} >= {first} AND {slot} < {end}"
+
+
+def share_of(select: str, columns: Sequence[str], exact: Mapping[str, str], share: str) -> str:
+    """
+    Return the rows of a SELECT that meet *share*.
+
+    Args:
+        exact: By column, SQL for the value that an INSERT makes of it.
+    """
+    values = ", ".join(f"{exact[name]} AS {quote(name)}" if name in exact else quote(name) for name in columns)
+    names = ", ".join(map(quote, columns))
+    return f"SELECT {names} FROM (SELECT {values} FROM (\n{select}\n)) WHERE {share}"  # noqa: S608 - names are quoted
+
+
+def as_number(key: str, kind: str) -> str | None:
+    """
+    Return a sharding key of type *kind* as the integer that a Distributed table takes it for.
+
+    It reads a negative one as unsigned, in as many bits. None for a type that it does not take.
+    """
+    match = _INTEGER.fullmatch(unwrap_type(kind)) if "Nullable" not in kind else None
+    return f"toUInt{match[1]}({key})" if match else None
+
+
+def is_float(kind: str) -> bool:
+    """Whether values of a type are floats, or hold some."""
+    return bool(_FLOAT.search(kind))
+
+
+def hashed_columns(columns: Sequence[Column], filled: Collection[str], *, has_key: bool) -> tuple[str, ...]:
+    """
+    Return the columns by whose hash rows are dealt out: those of the target's keys, so that rows which merge meet.
+
+    Where it has none, all whose values are the same each time; none at all where there are no such.
+    """
+    usable = [c for c in columns if c.name in filled and is_comparable(c.type) and not is_float(c.type)]
+    return tuple(c.name for c in usable if c.in_key or not has_key)
+
+
+def chance(tree: Node) -> str:
+    """Return what in a SELECT may choose other rows each time it is run; empty where nothing does."""
+    for node in tree.walk():
+        if node.kind == "FUNCTION" and node.fields.get("kind") == "window":
+            return f"the window function {node.name}"
+        for title in _CHOICES:
+            if node.sections.get(title):
+                return title
+        for title in _CONDITIONS:
+            for below in node.sections.get(title, ()):
+                for one in below.walk():
+                    if one.kind == "FUNCTION" and UNSTABLE.fullmatch(one.name) and not _CLOCK.fullmatch(one.name):
+                        return f"{one.name} in {title}"
+    return ""
