@@ -24,6 +24,9 @@ LIFTED = (
     "apache-airflow-providers-common-sql",
     "apache-airflow-providers-standard",
     "backports-zstd",
+    # Of the main job.
+    "chdb",
+    "chdb-core",
     "clickhouse-connect",
     "methodtools",
     "more-itertools",
@@ -89,5 +92,7 @@ def make(version: Version) -> Path:
         dates = ["--exclude-newer", version.before]
         dates += [word for name in LIFTED for word in ("--exclude-newer-package", f"{name}={version.lifted}")]
     wanted = [version.airflow, "psycopg2-binary", "asyncpg", "-e", str(PROJECT)]
+    # What the main job needs, too.
+    wanted += ["--group", f"{PROJECT / 'pyproject.toml'}:demo"]
     subprocess.run([uv, "pip", "install", "--quiet", "--python", python, *dates, *wanted], check=True)
     return python
