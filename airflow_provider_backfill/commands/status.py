@@ -13,6 +13,7 @@ from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus, Run, RunStatus
 from ..core.tables import TableName
 from ..core.window import Window
+from ..errors import Command
 from .chunks import chunks_between, failures_payload
 from .lease import has_live_worker, owner_is_dead, utc_now
 from .plan_findings import plan_case, state_findings
@@ -126,7 +127,11 @@ def status_payload(session: Session, plan: Plan, run: Run, command: str, *, noop
         payload["failures"] = failures_payload(plan, run)
     if run.last_error:
         payload["lastError"] = run.last_error
-    if step := next_step(plan, run, dead if not run.cancelled else ()):
+    step = next_step(plan, run, dead if not run.cancelled else ())
+    if step is None and command in ("run", "resume"):
+        # The chunks are done; whether the target holds what the SELECT gives, only a person can ask.
+        step = Command("verify", plan.plan_id)
+    if step is not None:
         payload["next"] = str(step)
     if noop:
         payload["noop"] = True

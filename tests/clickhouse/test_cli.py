@@ -140,6 +140,8 @@ def test_from_plan_to_a_check_that_passes(engine: Engine, tmp_path: Path, capsys
     assert set(run.payload) >= RUN_KEYS
     assert set(run.payload["chunkCounts"]) == COUNTS
     assert (run.payload["status"], run.payload["rowsWritten"]) == ("completed", shop.rows)
+    advice = shlex.split(run.payload["next"])
+    assert (advice[1], plan_id in advice) == ("verify", True)
     assert shop.is_copied()
 
     status = cli("status", "--plan-id", plan_id, "--json")
