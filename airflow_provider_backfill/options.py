@@ -384,14 +384,14 @@ def _file(config_file: Path | None, directory: Path) -> _Layer:
 
 def _read_toml(path: Path) -> dict[str, Any] | None:
     """Return the tables of a TOML file in UTF-8, None when there is no such file. Raises ConfigError otherwise."""
-    import tomllib  # late: most commands find no file, and start-up is counted in milliseconds
-
     data = b""
     try:
         with path.open("rb") as file:
             data = file.read(_LONGEST + 1)
         if len(data) > _LONGEST:
             raise ConfigError(f"{path} is longer than {_LONGEST >> 20} MiB.", hint="check the path")
+        import tomllib  # late: most commands find no file, and start-up is counted in milliseconds
+
         # Editors on Windows put a byte order mark in front.
         return tomllib.loads(data.decode("utf-8-sig"))
     except FileNotFoundError:

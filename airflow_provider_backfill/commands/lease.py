@@ -1,7 +1,6 @@
 """Who holds a claim, and whether that worker still lives."""
 
 import os
-import socket
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +19,7 @@ def utc_now() -> datetime:
 
 def new_owner() -> str:
     """Return a name for a worker: host, process, start of the process, and a nonce."""
-    return f"{socket.gethostname()}:{os.getpid()}:{_process_start(os.getpid())}:{uuid4().hex[:8]}"
+    return f"{os.uname().nodename}:{os.getpid()}:{_process_start(os.getpid())}:{uuid4().hex[:8]}"
 
 
 def owner_is_dead(run: Run, owner: str, moment: datetime) -> bool:
@@ -35,7 +34,7 @@ def owner_is_dead(run: Run, owner: str, moment: datetime) -> bool:
     if worker is None:
         return True
     host, _, rest = owner.partition(":")
-    here = host == socket.gethostname()
+    here = host == os.uname().nodename
     lease = timedelta(seconds=worker.lease_seconds + (0 if here else _CLOCK_SECONDS))
     if moment > worker.seen_at + lease:
         return True

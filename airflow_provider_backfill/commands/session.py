@@ -2,7 +2,6 @@
 
 import os
 import pwd
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,4 +66,4 @@ def account_name() -> str:
     except KeyError:
         # Containers run under numbers that no account has.
         name = f"uid-{number}"
-    return f"{name}@{socket.gethostname()}"
+    return f"{name}@{os.uname().nodename}"

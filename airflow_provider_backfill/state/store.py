@@ -19,7 +19,6 @@ from pydantic import ValidationError
 
 from ..core.events import Event
 from ..core.instants import render_instant
-from ..core.masking import mask_message
 from ..core.plan import Plan
 from ..core.run_state import Run
 from ..errors import Advice, Command, ConfigError, DamagedStateError, Flag, PlanNotFoundError, StateError
@@ -54,6 +53,9 @@ def open_store(state_dir: str, *, config: Mapping[str, str] | None = None) -> "S
             raise ConfigError(f"stateDir is {folder}, which is a file.", hint="name a folder with --state-dir")
         return StateStore(FileBackend(folder))
     if scheme not in _EXTRAS:
+        # Late, as all that is slow to load and seldom needed at the start of the program.
+        from ..core.masking import mask_message
+
         raise ConfigError(
             f"stateDir is {mask_message(state_dir)!r}, which is not a place to keep state in.",
             hint=f"pass a folder, or a URL with {', '.join(f'{known}://' for known in _EXTRAS)}",
