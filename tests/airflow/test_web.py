@@ -361,6 +361,10 @@ def test_the_list_is_sorted_by_its_columns(stage: Stage, open_page: Open, failed
         names = page.locator(".plans tbody th > a").all_inner_texts()
         assert names == sorted(names, reverse=sort == "descending")
     assert len(names) > 1
+    # What Airflow leaves of 1,440 and of 1,280 pixels: nothing is cut at the right edge.
+    for width in (1376, 1216):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.locator(".table-wrap").evaluate("wrap => wrap.scrollWidth - wrap.clientWidth") <= 0, width
 
 
 def test_failed_cells_of_the_map_are_selected_by_keyboard(open_page: Open, failed: str) -> None:

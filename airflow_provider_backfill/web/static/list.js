@@ -172,7 +172,8 @@ function table(plans, wanted, sortBy) {
 
 function row(plan) {
   const counts = plan.chunkCounts;
-  const error = plan.status === "completed" ? "" : (plan.lastError ?? "");
+  const error = plan.status === "completed" ? "" : (plan.failures?.[0]?.error ?? plan.lastError ?? "");
+  const dags = plan.dagIds.join(", ") || "–";
   return h(
     "tr",
     { "data-key": plan.planId },
@@ -194,8 +195,8 @@ function row(plan) {
     h("td", { class: "right", "data-label": "Read" }, plan.rowsRead ? compact(plan.rowsRead) : "–", plan.bytesRead ? h("span", { class: "second" }, bytes(plan.bytesRead)) : null),
     h("td", { class: "right", "data-label": "Time left" }, plan.secondsLeft !== null && plan.status === "running" ? duration(plan.secondsLeft) : "–", plan.throttledBy ? h("span", { class: "second", title: plan.throttledBy }, "held back") : null),
     h("td", { "data-label": "Started" }, plan.startedAt ? ago(plan.startedAt) : "never"),
-    h("td", { class: "who", "data-label": "DAG" }, plan.dagIds.join(", ") || "–"),
-    h("td", { class: "who", "data-label": "By" }, author(plan)),
+    h("td", { class: "who", "data-label": "DAG", title: dags }, dags),
+    h("td", { class: "who", "data-label": "By", title: plan.author }, author(plan)),
     h("td", { class: "right", "data-label": "Changed" }, ago(plan.updatedAt ?? plan.createdAt), h("span", { class: "second" }, `planned ${ago(plan.createdAt)}`)),
   );
 }
