@@ -4,13 +4,14 @@ from airflow.sdk import DAG
 
 from airflow_provider_backfill.task_group import BackfillTaskGroup
 
-FAILING = "SELECT ts, x, bad FROM page.source WHERE NOT throwIf(bad, 'no rate for the day')"
+FAILING = "SELECT ts, x, bad FROM page.source WHERE NOT throwIf(bad = {}, 'no rate for the day')"
 SLOW = "SELECT ts, x, bad FROM page.source WHERE NOT sleepEachRow((SELECT max(seconds) FROM page.speed))"
 
 for name, select, approve in (
     ("watched", SLOW, False),
     ("stopped", SLOW, False),
-    ("failing", FAILING, False),
+    ("failing", FAILING.format(1), False),
+    ("chosen", FAILING.format(2), False),
     ("approved", "SELECT ts, x, bad FROM page.source", True),
 ):
     with DAG(dag_id=name, schedule=None) as dag:

@@ -41,9 +41,10 @@ TABLES = (
     f"CREATE TABLE page.source {ROWS} SETTINGS index_granularity = 1",
     "INSERT INTO page.source (ts, x) SELECT toDateTime('2025-01-01', 'UTC') + 3600 * number, number FROM numbers(144)",
     "ALTER TABLE page.source UPDATE bad = 1 WHERE x IN (36, 60, 108) SETTINGS mutations_sync = 2",
+    "ALTER TABLE page.source UPDATE bad = 2 WHERE x IN (12, 84) SETTINGS mutations_sync = 2",
     "CREATE TABLE page.speed (seconds Float64) ENGINE = MergeTree ORDER BY tuple()",
     "INSERT INTO page.speed VALUES (2)",
-    *(f"CREATE TABLE page.{name} {ROWS}" for name in ("watched", "stopped", "failing", "approved")),
+    *(f"CREATE TABLE page.{name} {ROWS}" for name in ("watched", "stopped", "failing", "chosen", "approved")),
 )
 
 
@@ -209,7 +210,7 @@ def test_failed_chunks_are_retried_by_who_may(stage: Stage, open_page: Open) -> 
     bearer = {"Authorization": f"Bearer {stage.airflow.token('vera')}"}
     assert stage.airflow.call("POST", "/api/v2/dags/failing/clearTaskInstances", body, bearer)[0] == 403
 
-    stage.client.command("ALTER TABLE page.source UPDATE bad = 0 WHERE 1 SETTINGS mutations_sync = 2")
+    stage.client.command("ALTER TABLE page.source UPDATE bad = 0 WHERE bad = 1 SETTINGS mutations_sync = 2")
     page = open_page(of_run("failing", run))
     inner(page).get_by_role("button", name="Retry 3 failed chunks").click()
     listed = inner(page).get_by_role("list", name="Tasks that are cleared")
@@ -222,6 +223,53 @@ def test_failed_chunks_are_retried_by_who_may(stage: Stage, open_page: Open) -> 
     assert stage.end("failing", run) == "success"
     assert stage.client.query("SELECT count(), uniqExact(x) FROM page.failing").result_rows == [(144, 144)]
     inner(page).get_by_text("completed", exact=True).first.wait_for()
+
+
+def select_failed(page: Page, number: int) -> None:
+    """Select the failed cell of the map with this number, by keyboard."""
+    field = inner(page).get_by_role("slider", name="Chunks in time")
+    inner(page).get_by_text("each cell one chunk").first.wait_for()
+    field.focus()
+    page.keyboard.press("Home")
+    for _ in range(6):
+        if "failed" in str(field.get_attribute("aria-valuetext")):
+            number -= 1
+            if not number:
+                return page.keyboard.press(" ")
+        page.keyboard.press("ArrowRight")
+    raise AssertionError(field.get_attribute("aria-valuetext"))
+
+
+def test_selected_cells_are_retried_by_who_may(stage: Stage, open_page: Open) -> None:
+    """Of two failed chunks the selected one runs again and the other one does not; a viewer can retry neither."""
+    run = stage.start("chosen")
+    assert stage.end("chosen", run) == "failed"
+    assert stage.plan("chosen")["chunkCounts"]["failed"] == 2
+    page = open_page(of_run("chosen", run), user="vera")
+    select_failed(page, 2)
+    inner(page).get_by_text("No task of Airflow's that you may clear has run these chunks.").wait_for()
+    assert inner(page).get_by_role("button", name="Retry").count() == 0
+    keep(page, "selected-viewer")
+
+    stage.client.command("ALTER TABLE page.source UPDATE bad = 0 WHERE bad = 2 SETTINGS mutations_sync = 2")
+    attempts = stage.plan("chosen")["attempts"]
+    page = open_page(of_run("chosen", run))
+    select_failed(page, 2)
+    inner(page).get_by_role("button", name="Retry 1 selected chunk").click()
+    listed = inner(page).get_by_role("list", name="Tasks that are cleared")
+    for task in ("backfill.chunks[3]", "backfill.finished"):
+        listed.get_by_text(task, exact=True).wait_for()
+    assert listed.get_by_role("listitem").count() == 2
+    keep(page, "selected")
+    inner(page).get_by_role("button", name="Clear 2 tasks").click()
+    wait_for(lambda: stage.states("chosen", run)["backfill.chunks", 3] == "success", "the selected task succeeds", 120)
+    # The other one is still failed, and so is the run.
+    assert stage.end("chosen", run) == "failed"
+    plan = stage.plan("chosen")
+    assert (plan["attempts"], plan["chunkCounts"]["failed"], plan["chunkCounts"]["done"]) == (attempts + 1, 1, 5)
+    assert stage.states("chosen", run)["backfill.chunks", 0] == "failed"
+    days = "SELECT DISTINCT toDayOfMonth(ts) AS day FROM page.chosen ORDER BY day"
+    assert [day for (day,) in stage.client.query(days).result_rows] == [2, 3, 4, 5, 6]
 
 
 def test_a_cancelled_backfill_goes_on_where_somebody_resumes_it(stage: Stage, open_page: Open) -> None:
