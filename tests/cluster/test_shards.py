@@ -156,6 +156,10 @@ def test_three_commands_fill_all_shards_and_either_name_finds_the_plan(ground: G
     assert (verified["verdict"], [shard["verdict"] for shard in verified["shards"]]) == ("equal", ["equal"] * 2)
     covered = ground.cli.json("coverage", "--target", f"{ground.database}.daily_local")
     assert covered["ok"], covered
+    left = f"{ground.database}.backfill_{plan}_0123456789abcdef_1_abcd1234"
+    ground.shard(2)[0].query(f"CREATE TABLE {left} (id UInt8) ENGINE = MergeTree ORDER BY id")
+    cleaned = ground.cli.json("clean", "--yes", "--plan-id", plan)
+    assert [(table["table"], table["fate"]) for table in cleaned["tables"]] == [(left, "removed")]
 
 
 def test_a_local_table_is_copied_by_each_shard(ground: Ground) -> None:
@@ -183,7 +187,9 @@ def test_rows_of_a_distributed_source_go_where_the_sharding_key_says(
     for name in ("moved", "wanted"):
         ground.spread(name, ROW, "ReplicatedMergeTree", "(ts, id)", key)
     select = f"SELECT ts, toUInt32(id) AS id, amount FROM {ground.database}.events"
-    ground.query(f"INSERT INTO {ground.database}.wanted {select} SETTINGS distributed_foreground_insert = 1")
+    # Else each shard would keep its own rows, whatever the key says.
+    by_key = "distributed_foreground_insert = 1, parallel_distributed_insert_select = 0"
+    ground.query(f"INSERT INTO {ground.database}.wanted {select} SETTINGS {by_key}")
     answer = ground.plan("--select", select, *flags, target="moved")
     assert answer.code == 0, answer.err
     assert f"each row goes to the shard that the sharding key says, {key}" in answer.out
@@ -199,7 +205,21 @@ def test_rows_of_a_distributed_source_go_where_the_sharding_key_says(
     first.query(f"ALTER TABLE {ground.database}.moved_local DELETE WHERE (ts, id, amount) = {row}", mutations_sync=2)
     second.query(f"INSERT INTO {ground.database}.moved_local VALUES {row}")
     verified = ground.cli.json("verify", "--plan-id", plan)
-    assert [shard["verdict"] for shard in verified["shards"]] == ["differs", "differs"]
+    assert [shard["verdict"] for shard in verified.get("shards", ())] == ["differs", "differs"], verified
+
+
+@pytest.mark.long
+def test_a_plain_insert_through_a_distributed_table_follows_the_sharding_key_too(ground: Ground) -> None:
+    for name in ("moved", "wanted"):
+        ground.spread(name, ROW, "ReplicatedMergeTree", "(ts, id)", "intHash32(id) % 7")
+    by_key = "distributed_foreground_insert = 1, parallel_distributed_insert_select = 0"
+    ground.query(f"INSERT INTO {ground.database}.wanted SELECT * FROM {ground.database}.events SETTINGS {by_key}")
+    flags = ("--source", f"{ground.database}.events", "--write-mode", "insert", "--accept-at-least-once")
+    words = ("--target", f"{ground.database}.moved", *WINDOW, *flags)
+    plan = ground.cli.json("plan", *words)["planId"]
+    run = ground.cli("run", "--plan-id", plan)
+    assert run.code == 0, run.err
+    assert ground.content("moved") == ground.content("wanted")
 
 
 def test_states_of_groups_over_all_shards_are_on_one_shard_each_whatever_the_key(ground: Ground) -> None:
@@ -303,6 +323,7 @@ def test_two_state_folders_at_once_do_not_fill_a_shard_twice(ground: Ground) -> 
     ground.assert_filled()
 
 
+@pytest.mark.long
 def test_a_state_folder_that_comes_too_late_leaves_nothing_on_a_shard(ground: Ground) -> None:
     clis = [ground.at(ground.cluster.nodes[0], state=name) for name in ("one", "two")]
     plan, _ = (ground.planned(cli=cli) for cli in clis)
