@@ -6,14 +6,16 @@ from typing import NamedTuple
 
 from ..clickhouse import attempt, catalog, fence, leftovers
 from ..clickhouse.client import ClickHouse
-from ..clickhouse.cluster import find_replicas
+from ..clickhouse.cluster import find_replicas, one_server
 from ..core.facts import Replicas, StagingFacts, TableFacts
 from ..core.leftovers import LeftoverKind, Standing, Verdict, judge_leftover, read_name
 from ..core.names import show_table
+from ..core.plan import Plan
 from ..core.tables import TableName
 from ..errors import BackfillError, DamagedStateError, PlanNotFoundError, ServerError, ServerUnreachableError
 from .lease import has_live_worker, utc_now
 from .session import Payload, Session
+from .sites import sites_of
 
 
 class _Found(NamedTuple):
@@ -29,9 +31,10 @@ def clean_up(
     """
     Find the tables that backfills have left on the server, on all replicas and in Keeper, and drop them.
 
-    Looked at are all databases of the server, and what is beside the targets of this folder's plans. Kept is the table
-    of a plan that somebody may be at work on, in whichever folder or on whichever host: a worker with a lease, a run
-    that is announced on the target, a query that runs. Backups of ``replace`` are not looked at.
+    Looked at are all databases of the server, and what is beside the targets of this folder's plans, on every shard
+    where these have some. Kept is the table of a plan that somebody may be at work on, in whichever folder or on
+    whichever host: a worker with a lease, a run that is announced on the target, a query that runs. Backups of
+    ``replace`` are not looked at.
 
     Args:
         plan_id: Only the tables of this plan, which need not be in the state folder.
@@ -42,15 +45,22 @@ def clean_up(
         RequestError: No such table as *target*, or no server was named.
         ServerError: ClickHouse could not be asked, or refused to drop a table.
     """
-    entries: list[Payload] = []
+    judged: dict[str, Payload] = {}
     unseen: list[str] = []
-    with session.connected_to_one() as server:
-        found = _find(session, server, plan_id, target, unseen)
-        for owner in sorted({each.facts.plan_id for each in found.values()}):
-            tables = [each for each in found.values() if each.facts.plan_id == owner]
-            for batch in _batches(tables):
-                entries += _clean_plan(session, server, owner, batch, tables, remove=remove)
-    fates = [entry["fate"] for entry in entries]
+    seen: set[TableName] = set()
+    with session.connected_to_one() as address:
+        for server, names in _places(session, address, plan_id, target, unseen):
+            found = _find(server, plan_id, names, unseen, everywhere=target is None)
+            # A shard's table has an empty twin on the others, which goes with it.
+            left = [each for name, each in found.items() if remove or name not in seen]
+            seen |= found.keys()
+            for owner in sorted({each.facts.plan_id for each in left}):
+                tables = [each for each in left if each.facts.plan_id == owner]
+                for batch in _batches(tables):
+                    for entry in _clean_plan(session, server, owner, batch, tables, remove=remove):
+                        if entry["fate"] != "kept" or entry["table"] not in judged:
+                            judged[entry["table"]] = entry
+    fates = [entry["fate"] for entry in judged.values()]
     return {
         "ok": True,
         "command": "clean",
@@ -60,7 +70,7 @@ def clean_up(
         "removed": fates.count("removed"),
         "removable": fates.count("removable"),
         "kept": fates.count("kept"),
-        "tables": entries,
+        "tables": list(judged.values()),
         "notLookedAt": unseen,
     }
 
@@ -76,23 +86,50 @@ def _batches(tables: list[_Found]) -> Iterator[list[_Found]]:
             yield [names[name] for name in batch]
 
 
+def _places(
+    session: Session, address: ClickHouse, plan_id: str | None, target: TableName | None, unseen: list[str]
+) -> Iterator[tuple[ClickHouse, set[TableName]]]:
+    """
+    Yield where to look: the server that was named, and each shard of the plans in this folder.
+
+    Each with the tables beside which to look.
+    """
+    plans = list(_known_plans(session))
+    yield address, {target} if target is not None else {plan.target for plan in plans}
+    places: dict[tuple[int, tuple[str, ...]], tuple[Plan, set[TableName]]] = {}
+    for plan in plans:
+        if plan_id in (None, plan.plan_id) and (target is None or plan.is_called(target)):
+            for shard in plan.shards:
+                _, names = places.setdefault((shard.number, shard.urls), (plan, set()))
+                names.add(plan.shard_table or plan.target)
+    for (number, _), (plan, names) in places.items():
+        with sites_of(address, plan) as sites:
+            site = next(one for one in sites if one.plan.shard == number)
+            try:
+                server = one_server(site.server)
+            except ServerUnreachableError as error:
+                unseen.append(f"{site.name}: {error.message}")
+                continue
+            yield server, names
+
+
 def _find(
-    session: Session, server: ClickHouse, plan_id: str | None, target: TableName | None, unseen: list[str]
+    server: ClickHouse, plan_id: str | None, targets: set[TableName], unseen: list[str], *, everywhere: bool
 ) -> dict[TableName, _Found]:
     """Every table of ours that is to be looked at."""
     found: dict[TableName, _Found] = {}
-    for facts in _targets(session, server, target, unseen):
+    for facts in _targets(server, targets, unseen):
         for table in leftovers.staging_tables(server, facts):
             found.setdefault(table.table, _Found(table, facts.replicas))
-    for table in leftovers.tables_anywhere(server) if target is None else ():
+    for table in leftovers.tables_anywhere(server) if everywhere else ():
         if table.table not in found:
             found[table.table] = _Found(table, find_replicas(server, table.table))
     return {name: each for name, each in found.items() if plan_id in (None, each.facts.plan_id)}
 
 
-def _targets(session: Session, server: ClickHouse, target: TableName | None, unseen: list[str]) -> Iterator[TableFacts]:
+def _targets(server: ClickHouse, names: set[TableName], unseen: list[str]) -> Iterator[TableFacts]:
     """Return the tables beside which to look."""
-    for name in (target,) if target is not None else _known_targets(session):
+    for name in names:
         try:
             facts = catalog.table_facts(server, name)
         except ServerUnreachableError:
@@ -106,14 +143,12 @@ def _targets(session: Session, server: ClickHouse, target: TableName | None, uns
             unseen.append(f"{name}: there is no such table on {server.address}")
 
 
-def _known_targets(session: Session) -> set[TableName]:
-    targets = set()
+def _known_plans(session: Session) -> Iterator[Plan]:
     for plan_id in session.store.plan_ids():
         try:
-            targets.add(session.store.load_plan(plan_id).target)
+            yield session.store.load_plan(plan_id)
         except BackfillError:
             continue
-    return targets
 
 
 def _clean_plan(
