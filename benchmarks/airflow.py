@@ -5,7 +5,6 @@ A whole Airflow (scheduler, API server, triggerer, DAG processor, PostgreSQL) an
 The chunks are small, so what is measured is what each costs beside its rows.
 """
 
-import json
 import os
 import statistics
 import subprocess
@@ -16,12 +15,15 @@ from pathlib import Path
 
 import clickhouse_connect
 
-from benchmarks.frame import Row, timed
+from benchmarks.frame import Row, Used, timed, use_of
 from tests.airflow.conftest import connection
 from tests.server import ClickHouseServer
 from tests.system.airflow.stack import RunningAirflow, wait_for
 
 ROOT = Path(__file__).parents[1]
+# So many mapped tasks share the chunks of a day and more when they are small.
+_TASKS = 24
+_BY_RUN = ("by_run", "by_run_again")
 # Seconds of CPU to parse a DAG file, Airflow's own modules loaded before.
 PARSE = """
 import sys, time
@@ -36,23 +38,25 @@ print(time.process_time() - began)
 EMPTY = 'from airflow.sdk import DAG\nwith DAG("nothing", schedule=None):\n    pass\n'
 DAGS = """
 import resource
+import time
 from pathlib import Path
 from airflow.sdk import DAG, BaseOperator
 from airflow_provider_backfill.operators import BackfillChunkOperator
 from airflow_provider_backfill.task_group import BackfillTaskGroup
 
-def note(kind):
+def note(kind, began):
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     with Path("{notes}").open("a") as file:
-        file.write(f"{{kind}} {{peak}}\\n")
+        file.write(f"{{kind}} {{peak}} {{time.process_time() - began}}\\n")
 
 # In place, so that the mapped tasks are the ones that users have.
 execute = BackfillChunkOperator.execute
 def noting(self, context):
+    began = time.process_time()
     try:
         return execute(self, context)
     finally:
-        note("chunks")
+        note("deferred" if self.deferrable else "chunks", began)
 BackfillChunkOperator.execute = noting
 
 class Empty(BaseOperator):
@@ -60,15 +64,14 @@ class Empty(BaseOperator):
         super().__init__(**kwargs)
         self.number = number
     def execute(self, context):
-        note("empty")
+        note("empty", time.process_time())
 
-# A deferred task takes ten seconds at least, so there are fewer of them.
-for name, deferrable, tasks in (("in_workers", False, {tasks}), ("deferred", True, max({tasks} // 5, 1))):
+# As many tasks as a user gets who says nothing.
+for name, deferrable in (("in_workers", False), ("deferred", True)):
     with DAG(name, schedule=None) as dag:
         BackfillTaskGroup(
             target=f"bench.{{name}}", source="bench.source", window_from="2025-01-01", window_to="{end}",
-            chunk_hours=1, max_mapped_tasks=tasks, max_parallel_chunks=2, force_large_window=True,
-            deferrable=deferrable,
+            chunk_hours=1, max_parallel_chunks=2, force_large_window=True, deferrable=deferrable,
         )
     globals()[name] = dag
 with DAG("empty", schedule=None) as empty:
@@ -80,7 +83,7 @@ def measure(short: bool) -> list[Row]:
     """All figures of Airflow."""
     rows = _parsing(1 if short else 5)
     with tempfile.TemporaryDirectory(prefix="backfill-bench-", dir=os.environ.get("BACKFILL_BENCH_DIR")) as folder:
-        rows += _running(Path(folder), days=2 if short else 120, tasks=4 if short else 100)
+        rows += _running(Path(folder), days=2 if short else 120)
     return rows
 
 
@@ -106,23 +109,23 @@ def _parsing(rounds: int) -> list[Row]:
         ]
 
 
-def _running(folder: Path, days: int, tasks: int) -> list[Row]:
+def _running(folder: Path, days: int) -> list[Row]:
     chunks = days * 24
     end = time.strftime("%Y-%m-%d", time.gmtime(1_735_689_600 + days * 86_400))
     notes, dags = folder / "notes", folder / "dags"
     dags.mkdir()
-    (dags / "bench_dags.py").write_text(DAGS.format(notes=notes, end=end, tasks=tasks))
+    (dags / "bench_dags.py").write_text(DAGS.format(notes=notes, end=end, tasks=_TASKS))
     with ClickHouseServer(folder / "clickhouse") as server:
         client = clickhouse_connect.get_client(dsn=server.url, autogenerate_session_id=False)
         client.command("CREATE DATABASE bench")
         table = "(ts DateTime('UTC'), x UInt32) ENGINE = MergeTree PARTITION BY toYYYYMM(ts) ORDER BY ts"
-        for name in ("source", "in_workers", "deferred", "by_run"):
+        for name in ("source", "in_workers", "deferred", *_BY_RUN):
             client.command(f"CREATE TABLE bench.{name} {table}")
         client.command(
             f"INSERT INTO bench.source SELECT toDateTime('2025-01-01', 'UTC') + 36 * number, number"
             f" FROM numbers({chunks * 100})"
         )
-        by_run = _by_run(folder, server.url, end)
+        first = _by_run(folder, server.url, end, _BY_RUN[0])
         airflow = RunningAirflow(
             folder / "airflow", folder / "state", dags, AIRFLOW_CONN_CLICKHOUSE_DEFAULT=connection(server.url)
         )
@@ -131,52 +134,48 @@ def _running(folder: Path, days: int, tasks: int) -> list[Row]:
             walls = {name: _wall(airflow, name) for name in ("empty", "in_workers", "deferred")}
         finally:
             airflow.stop()
-        for name in ("in_workers", "deferred", "by_run"):
+        # Before and after, so that what the machine does meanwhile meets both.
+        by_run = Used(*map(statistics.mean, zip(first, _by_run(folder, server.url, end, _BY_RUN[1]), strict=True)))
+        for name in ("in_workers", "deferred", *_BY_RUN):
             assert client.command(f"SELECT count(), sum(x) FROM bench.{name}") == client.command(
                 "SELECT count(), sum(x) FROM bench.source"
             ), name
-    peaks: dict[str, list[float]] = {"empty": [], "chunks": []}
+    used: dict[str, list[tuple[float, float]]] = {"empty": [], "chunks": [], "deferred": []}
     for line in notes.read_text().splitlines():
-        kind, peak = line.split()
-        peaks[kind].append(float(peak))
-    beside = f"clickhouse-backfill run, {by_run:.1f} s"
-    overhead = {name: (walls[name] - by_run) / chunks for name in ("in_workers", "deferred")}
+        kind, peak, cpu = line.split()
+        used[kind].append((float(peak), float(cpu)))
+    assert len(used["chunks"]) == _TASKS
+    peaks = {kind: max(peak for peak, _ in found) for kind, found in used.items()}
+    beside = f"clickhouse-backfill plan and run, {by_run.wall:.1f} s"
     shown = {
-        "in_workers": f"in {tasks} mapped tasks in workers",
-        "deferred": f"in {max(tasks // 5, 1)} mapped tasks deferred to the triggerer",
+        "in_workers": (f"in {_TASKS} mapped tasks in workers", 1.3),
+        "deferred": (f"in {_TASKS} mapped tasks deferred to the triggerer", 1.5),
     }
-    # A minute and a tenth more than the command line.
-    bars = {"in_workers": 1.1 + 60 / by_run}
     rows = [
-        Row(f"{chunks:,} chunks {shown[name]}, wall", walls[name], "s", by_run, beside, bars.get(name))
-        for name in overhead
+        Row(f"{chunks:,} chunks {words}, wall", walls[name], "s", by_run.wall, beside, bar)
+        for name, (words, bar) in shown.items()
     ]
     rows += [
-        Row(f"{chunks:,} chunks {shown[name]}, wall per chunk beyond run", 1000 * overhead[name], "ms")
-        for name in overhead
+        Row(f"{chunks:,} chunks {words}, wall per chunk beyond it", 1000 * (walls[name] - by_run.wall) / chunks, "ms")
+        for name, (words, _) in shown.items()
     ]
+    work = sum(cpu for _, cpu in used["chunks"])
     rows.append(
-        Row(f"{tasks} mapped tasks, 2 at once, wall", walls["in_workers"], "s", walls["empty"], "as many empty tasks")
+        Row("processor time of the chunk tasks' own work", work, "s", by_run.cpu, "the program's, of plan and run")
     )
-    rows.append(Row("peak memory of a chunk task", max(peaks["chunks"]), "MB", max(peaks["empty"]), "an empty task"))
+    rows.append(Row(f"{_TASKS} mapped tasks that do nothing, 2 at once, wall", walls["empty"], "s"))
+    rows.append(Row("peak memory of a chunk task", peaks["chunks"], "MB", peaks["empty"], "an empty task"))
     return rows
 
 
-def _by_run(folder: Path, url: str, end: str) -> float:
-    """Seconds of planning and running the same chunks from the command line, two at once."""
+def _by_run(folder: Path, url: str, end: str, table: str) -> Used:
+    """Plan and run the same chunks from the command line, two at once; the use of both."""
     program = [sys.executable, "-m", "airflow_provider_backfill.cli"]
     common = ["--clickhouse-url", url, "--state-dir", str(folder / "state-of-run"), "--json"]
     window = ["--from", "2025-01-01", "--to", end, "--chunk-hours", "1", "--force-large-window"]
-    plan_id = ""
-
-    def work() -> None:
-        nonlocal plan_id
-        plan = [*program, "plan", "--target", "bench.by_run", "--source", "bench.source", *window, *common]
-        plan_id = json.loads(subprocess.run(plan, check=True, capture_output=True).stdout)["planId"]
-        run = [*program, "run", "--plan-id", plan_id, "--max-parallel-chunks", "2", *common]
-        subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
-
-    return timed(work)
+    plan = use_of(*program, "plan", "--target", f"bench.{table}", "--source", "bench.source", *window, *common)
+    run = use_of(*program, "run", "--last", "--max-parallel-chunks", "2", *common)
+    return Used(plan.wall + run.wall, plan.cpu + run.cpu, max(plan.memory, run.memory))
 
 
 def _wall(airflow: RunningAirflow, dag: str) -> float:
