@@ -4,22 +4,19 @@ A SELECT as the server understands it, and what the names in it stand for.
 Views are looked into, so that each read of each table is seen. Nothing here decides: that is the planner's work.
 """
 
-import re
 from collections.abc import Collection, Iterator, Mapping
-from itertools import pairwise
 
 from ..core.facts import QuerySource, TableFacts
 from ..core.query_tree import Node, parse_tree
 from ..core.sql import literal
-from ..core.tables import TableName
+from ..core.tables import TABLE_FUNCTION, TableName
 from ..errors import RequestError, StatementRefusedError
 from .catalog import view_targets
 from .client import ClickHouse
+from .holding import functions_with_rows_of, holds_rows_of, names_in_calls
 
 # The analyzer has to be on to be asked, whatever the user's profile says.
 _SETTINGS = {"allow_experimental_analyzer": 1}
-_PASSED_ON = frozenset({"Distributed", "Buffer", "Alias"})
-_LITERAL = re.compile(r"'((?:[^'\\]|\\.){0,400})'")
 
 
 def query_tree(server: ClickHouse, select: str, parameters: Mapping[str, str] | None = None) -> Node:
@@ -48,36 +45,39 @@ def sources(
     server: ClickHouse, tree: Node, filtered: Collection[TableName], target: TableFacts
 ) -> dict[str, QuerySource]:
     """Return the tables in a query tree and behind its views, by their name in the tree."""
-    known: dict[str, QuerySource] = {}
-    todo = set(_table_names(tree))
+    own = {target.name, target.storage}
+    known = _functions(server, tree, own)
+    todo = {*_table_names(tree), *names_in_calls(server, tree)}
     while todo:
         names = ", ".join(map(literal, sorted(todo)))
         found = server.rows(
-            "SELECT concat(database, '.', name), database, name, engine, engine_full, as_select FROM system.tables"
+            "SELECT concat(database, '.', name), database, name, engine,"
+            " if(engine = 'Dictionary', create_table_query, engine_full), as_select FROM system.tables"
             f" WHERE concat(database, '.', name) IN ({names})"
         )
         todo = set()
         written = view_targets(server, [TableName(row[1], row[2]) for row in found if row[3] == "MaterializedView"])
-        own = {target.name, target.storage}
-        for shown, database, table, engine, engine_full, as_select in found:
+        for shown, database, table, engine, definition, as_select in found:
             name = TableName(database, table)
-            behind = _LITERAL.findall(engine_full)
-            holds = (
-                name in own
-                or written.get(name) in own
-                or (engine in _PASSED_ON and any(TableName(*pair) in own for pair in pairwise(behind)))
-            )
+            holds = name in own or written.get(name) in own or holds_rows_of(server, name, engine, definition, own)
             inner, opaque = None, False
             if engine == "View" and name not in filtered:
                 try:
                     inner = query_tree(server, as_select)
-                    todo |= set(_table_names(inner))
+                    todo |= {*_table_names(inner), *names_in_calls(server, inner)}
+                    known |= _functions(server, inner, own)
                 except StatementRefusedError:
                     # A parametrised view: its SELECT alone is not complete.
                     opaque = True
             known[shown] = QuerySource(name, engine, inner, opaque, holds)
         todo -= known.keys()
     return known
+
+
+def _functions(server: ClickHouse, tree: Node, own: Collection[TableName]) -> dict[str, QuerySource]:
+    """Return the table functions that read the target, by a name that no table has."""
+    names = functions_with_rows_of(server, tree, own)
+    return {f"{name}()": QuerySource(TableName(TABLE_FUNCTION, name), name, holds_target=True) for name in names}
 
 
 def _table_names(tree: Node) -> Iterator[str]:

@@ -1,0 +1,113 @@
+"""Whether rows of a target come back into a SELECT by other names: Merge tables, dictionaries, ``remote()``."""
+
+import re
+from collections.abc import Collection, Iterator
+from itertools import pairwise
+
+from ..core.query_tree import Node
+from ..core.sql import literal
+from ..core.tables import TableName
+from ..errors import StatementRefusedError
+from .client import ClickHouse
+
+_LITERAL = re.compile(r"'((?:[^'\\]|\\.){0,400})'")
+# They pass rows of the table on that their engine names.
+_PASSED_ON = frozenset({"Distributed", "Buffer", "Alias"})
+_BY_TEXT = re.compile(r"dict[A-Z]\w*")
+_FAR = frozenset({"remote", "remoteSecure", "cluster", "clusterAllReplicas"})
+_HERE = frozenset({"", "localhost", "127.0.0.1"})
+
+
+def holds_rows_of(
+    server: ClickHouse, name: TableName, engine: str, definition: str, targets: Collection[TableName]
+) -> bool:
+    """
+    Whether a table gives rows of one of *targets*, as its engine says.
+
+    Args:
+        definition: Its engine clause; of a dictionary, the statement that makes it.
+    """
+    if engine in _PASSED_ON:
+        return any(TableName(*pair) in targets for pair in pairwise(_LITERAL.findall(definition)))
+    if engine == "Merge":
+        return _merges(server, definition, name.database, targets)
+    return engine == "Dictionary" and _loads(definition, name.database, targets)
+
+
+def names_in_calls(server: ClickHouse, tree: Node) -> Iterator[str]:
+    """Return the dictionaries that functions such as ``dictGet`` name by text, with their databases."""
+    names = []
+    for node in tree.walk():
+        if (node.kind == "FUNCTION" and _BY_TEXT.fullmatch(node.name)) or _is_call(node, "dictionary"):
+            names += _texts(node)[:1]
+    plain = [name for name in names if "." not in name]
+    database = str(server.value("SELECT currentDatabase()")) if plain else ""
+    return (name if "." in name else f"{database}.{name}" for name in names)
+
+
+def functions_with_rows_of(server: ClickHouse, tree: Node, targets: Collection[TableName]) -> Iterator[str]:
+    """Return the table functions of a query tree that read one of *targets* on this very server."""
+    for node in tree.walk():
+        if _is_call(node, "merge"):
+            database = str(server.value("SELECT currentDatabase()")) if len(_texts(node)) == 1 else ""
+            regexp = "REGEXP" if any(one.name == "REGEXP" for one in node.walk()) else ""
+            if _merges(server, regexp + ", ".join(map(literal, _texts(node))), database, targets):
+                yield node.name
+        elif node.kind == "TABLE_FUNCTION" and node.name in _FAR and _reads_here(server, node, targets):
+            yield node.name
+
+
+def _is_call(node: Node, name: str) -> bool:
+    return node.kind == "TABLE_FUNCTION" and node.name == name
+
+
+def _texts(node: Node) -> list[str]:
+    """Return the texts among the arguments of a call."""
+    found = (
+        _LITERAL.fullmatch(one.name)
+        for argument in node.list("ARGUMENTS")
+        for one in argument.walk()
+        if one.kind == "CONSTANT"
+    )
+    return [match[1] for match in found if match is not None]
+
+
+def _merges(server: ClickHouse, definition: str, database: str, targets: Collection[TableName]) -> bool:
+    """Whether ``Merge('database', 'regular expression')`` takes one of *targets* in."""
+    *databases, tables = _LITERAL.findall(definition) or [""]
+    of = f"'{databases[0]}'" if databases else literal(database)
+    in_database = "match({name}, {of})" if "REGEXP" in definition else "{name} = {of}"
+    tests = (
+        f"(match({literal(one.table)}, '{tables}') AND {in_database.format(name=literal(one.database), of=of)})"
+        for one in sorted(targets)
+    )
+    return server.numbers(f"SELECT {' OR '.join(tests)}") == (1,)
+
+
+def _loads(definition: str, database: str, targets: Collection[TableName]) -> bool:
+    """Whether a dictionary is loaded from one of *targets*."""
+    source = re.search(r"SOURCE\(CLICKHOUSE\((.*?)\)\)\s", definition + " ", re.DOTALL)
+    if source is None:
+        return False
+    given = {match[1].upper(): match[2] for match in re.finditer(r"(\w+) '((?:[^'\\]|\\.)*)'", source[1])}
+    if given.get("HOST", "") not in _HERE:
+        return False
+    if "QUERY" in given:
+        return any(str(one) in given["QUERY"] for one in targets)
+    return TableName(given.get("DB", database), given.get("TABLE", "")) in targets
+
+
+def _reads_here(server: ClickHouse, node: Node, targets: Collection[TableName]) -> bool:
+    """Whether ``remote('address', …)`` or ``cluster('name', …)`` names one of *targets* and leads to this server."""
+    where, *names = _texts(node)[:3] or [""]
+    names += [one.rest.removeprefix("identifier: ") for one in node.walk() if one.kind == "IDENTIFIER"]
+    named = {".".join(names[:2]), *names[-1:]}
+    if not any(str(one) in named for one in targets):
+        return False
+    own = literal(str(server.value("SELECT serverUUID()")))
+    question = f"SELECT count() FROM {node.name}({literal(where)}, system.one) WHERE toString(serverUUID()) = {own}"
+    try:
+        return server.numbers(question) != (0,)
+    except StatementRefusedError:
+        # It wants a user and a password of its own, as another server does.
+        return False
