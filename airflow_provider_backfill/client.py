@@ -106,6 +106,7 @@ class Client:
         accept_partial_groups: str = "",
         trial: bool = True,
         one_shard: bool = False,
+        staging_database: str = "",
         cluster: str = "",
         shard_url: Sequence[str] = (),
         max_chunk_rows: int | None = None,
@@ -129,6 +130,7 @@ class Client:
             accept_partial_groups: Reason to accept that chunks cut groups of *select*.
             trial: Try a few chunks to see whether the chunks add up.
             one_shard: Fill this server's local table with the rows of all shards of a Distributed source.
+            staging_database: Where staging tables are made, instead of the target's database.
             cluster: The cluster on whose shards the target is a local table.
             shard_url: Where shards are, such as ``2=http://host:8123``; ``system.clusters`` has the others.
             max_chunk_rows, max_chunk_bytes: Split chunks with more source rows or bytes, join chunks with fewer.
@@ -174,6 +176,7 @@ class Client:
             accept_partial_groups=accept_partial_groups.strip(),
             trial=trial,
             one_shard=one_shard,
+            staging_database=staging_database,
             cluster=cluster,
             shard_urls=read_shard_urls(shard_url),
             reason=reason,

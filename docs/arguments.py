@@ -48,7 +48,15 @@ PLAN = {
             *("--target", "--chunk-zone", "--max-chunk-rows", "--max-chunk-bytes", "--time-column", "--time-unit"),
             *("--source", "--select", "--filter-table", "--whole-table", "--accept-partial-groups", "--write-mode"),
             *("--accept-at-least-once", "--keep-outside", "--backup", "--allow-existing-rows", "--one-shard"),
-            *("--force-large-window", "--reason", "--force", "--proof", "--cluster", "--shard-url"),
+            *(
+                "--force-large-window",
+                "--reason",
+                "--force",
+                "--proof",
+                "--staging-database",
+                "--cluster",
+                "--shard-url",
+            ),
         )
     },
 }

@@ -67,6 +67,7 @@ PLAN_FLAGS = (
     Flag("--accept-at-least-once", "", "with insert: accept that a failed attempt may repeat rows"),
     Flag("--keep-outside", "", "with replace: keep rows outside the window in partly covered partitions"),
     Flag("--backup", "", "with replace: keep the old rows, so that undo can restore them"),
+    Flag("--staging-database", "NAME", "database for staging tables (default: the target's)"),
     Flag("--proof", "WHAT", "written (default): compare staged rows with the server's count; content: with the source"),
     Flag("--allow-existing-rows", "", "add to existing rows of the target in the window"),
     Flag("--cluster", "NAME", "the target is a local table on each shard of this cluster"),

@@ -69,6 +69,7 @@ def read_request(call: Call, options: "Options") -> "PlanRequest":
         force_large_window=call.on("--force-large-window"),
         force=call.on("--force"),
         one_shard=call.on("--one-shard"),
+        staging_database=call.text("--staging-database") or "",
         cluster=call.text("--cluster") or "",
         shard_urls=read_shard_urls(call.texts("--shard-url")),
         reason=call.text("--reason") or "",

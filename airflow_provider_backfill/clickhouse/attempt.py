@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from ..core.facts import Replicas, TableFacts
+from ..core.leftovers import LeftoverKind, read_name
 from ..core.names import quote
 from ..core.plan import Chunk, Plan
 from ..core.run_state import ContentSums, Staged
@@ -174,14 +175,23 @@ def _elsewhere(server: ClickHouse, mine: str) -> list[tuple[str, str]]:
 
 def leftover_tables(server: ClickHouse, plan_id: str, target: TableFacts) -> list[TableName]:
     """Every table of a plan beside its target but the backup, on whichever replica it is."""
-    database, prefix = target.storage.database, f"backfill_{plan_id}_"
+    prefix, databases = f"backfill_{plan_id}_", ", ".join(map(literal, target.databases))
     rows = server.rows(
-        f"SELECT name FROM system.tables WHERE database = {literal(database)} AND startsWith(name, {literal(prefix)})"
+        f"SELECT database, name FROM system.tables WHERE database IN ({databases})"
+        f" AND startsWith(name, {literal(prefix)})"
     )
-    names = {str(name) for (name,) in rows}
+    tables = {TableName(*row) for row in rows}
     if target.replicas is not None:
-        names |= names_elsewhere(server, target.replicas, database, prefix)
-    return [TableName(database, name) for name in sorted(names)]
+        names = names_elsewhere(server, target.replicas, target.databases, prefix)
+        tables |= {place_of(name, target) for name in names}
+    return sorted(tables)
+
+
+def place_of(name: str, target: TableFacts) -> TableName:
+    """Return the table of ours that is called *name*: a fence is beside its target, the others where it stages."""
+    leftover = read_name(name)
+    is_fence = leftover is not None and leftover.kind is LeftoverKind.FENCE
+    return TableName(target.storage.database if is_fence else target.beside, name)
 
 
 def batches(tables: Sequence[TableName]) -> Iterator[Sequence[TableName]]:

@@ -53,7 +53,7 @@ def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
     engine, engine_full, uuid, partition_key, sorting_key, create_query, rows, views, database = found[0]
     columns = server.rows(
         "SELECT name, type, default_kind, is_in_partition_key OR is_in_sorting_key,"
-        " if(default_kind = 'DEFAULT', default_expression, '') FROM system.columns"
+        " if(default_kind IN ('DEFAULT', 'MATERIALIZED'), default_expression, '') FROM system.columns"
         f" WHERE {table_condition(name)} ORDER BY position"
     )
     facts = TableFacts(
@@ -177,6 +177,12 @@ def select_facts(server: ClickHouse, select: str, settings: Mapping[str, str] | 
             dict.fromkeys(name for name in functions if UNSTABLE.fullmatch(name) or _CHANCE.fullmatch(name))
         ),
     )
+
+
+def database_engine(server: ClickHouse, name: str) -> str | None:
+    """Return the engine of a database; None when there is none of that name."""
+    found = server.rows(f"SELECT engine FROM system.databases WHERE name = {literal(name)}")
+    return str(found[0][0]) if found else None
 
 
 def are_constant(server: ClickHouse, expressions: Sequence[str]) -> bool:

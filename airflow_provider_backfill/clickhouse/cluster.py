@@ -289,12 +289,12 @@ class Keeper(NamedTuple):
         return next(iter(self.server.numbers(f"SELECT numChildren FROM system.zookeeper WHERE {where}")), 0)
 
 
-def names_elsewhere(server: ClickHouse, replicas: Replicas, database: str, prefix: str) -> set[str]:
+def names_elsewhere(server: ClickHouse, replicas: Replicas, databases: Sequence[str], prefix: str) -> set[str]:
     """Return the names of tables that begin with *prefix*, on the other replicas, or in Keeper alone."""
     names = set() if replicas.by_database else set(tables_beside(server, replicas))
     if replicas.cluster:
         everywhere = f"clusterAllReplicas({literal(replicas.cluster)}, system.tables)"
-        where = f"database = {literal(database)} AND startsWith(name, {literal(prefix)})"
+        where = f"database IN ({', '.join(map(literal, databases))}) AND startsWith(name, {literal(prefix)})"
         rows = server.rows(f"SELECT DISTINCT name FROM {everywhere} WHERE {where}", {"skip_unavailable_shards": 1})
         names |= {str(name) for (name,) in rows}
     return {name for name in names if name.startswith(prefix)}
@@ -322,8 +322,8 @@ def lost_tables(server: ClickHouse, replicas: Replicas) -> dict[str, tuple[str, 
 
 def drop_for_good(server: ClickHouse, replicas: Replicas, tables: Sequence[TableName]) -> None:
     """Drop tables everywhere, and take replicas that are dead out of Keeper: they may never come back to do so."""
-    names = ", ".join(literal(table.table) for table in tables)
-    where = f"database = {literal(tables[0].database)} AND table IN ({names})"
+    names = ", ".join(f"({literal(table.database)}, {literal(table.table)})" for table in tables)
+    where = f"(database, table) IN ({names})"
     paths = {str(path) for (path,) in server.rows(f"SELECT zookeeper_path FROM system.replicas WHERE {where}")}
     if not replicas.by_database:
         known = set(tables_beside(server, replicas))

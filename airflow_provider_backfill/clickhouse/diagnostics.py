@@ -72,6 +72,8 @@ def server_facts(
     }
     if facts is None:
         return ServerFacts(**common, unseen=tuple(look.unseen))
+    if plan is not None:
+        facts = replace(facts, staging_database=plan.staging_database)
     storage = facts.storage
     readable = [name for name in sources if look.part(str(name), False, _exists, server, name)]
     tables = list(dict.fromkeys([storage, *readable]))

@@ -137,7 +137,7 @@ def _run_by_log(server: ClickHouse, attempt: Attempt) -> ContentSums:
         attempt.step(Step.SEALED)
     else:
         content = attempt.earlier[max(attempt.earlier)]
-    table = TableName(storage.database, staged.table)
+    table = TableName(attempt.target.beside, staged.table)
     if plan.write_mode is WriteMode.REPLACE:
         if replicas is not None:
             replicated.check_staged(server, attempt, table, {hashed for _, hashed in staged.parts})
@@ -326,7 +326,6 @@ def _drop_attempts(server: ClickHouse, attempt: Attempt) -> None:
     ]
     names = ", ".join(literal(table.table) for table in earlier)
     found = server.rows(
-        "SELECT name FROM system.tables"
-        f" WHERE database = {literal(attempt.target.storage.database)} AND name IN ({names})"
+        f"SELECT name FROM system.tables WHERE database = {literal(attempt.target.beside)} AND name IN ({names})"
     )
-    drop_tables(server, [TableName(attempt.target.storage.database, name) for (name,) in found])
+    drop_tables(server, [TableName(attempt.target.beside, name) for (name,) in found])

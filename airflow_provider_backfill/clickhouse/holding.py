@@ -89,7 +89,7 @@ def _loads(definition: str, database: str, targets: Collection[TableName]) -> bo
     source = re.search(r"SOURCE\(CLICKHOUSE\((.*?)\)\)\s", definition + " ", re.DOTALL)
     if source is None:
         return False
-    given = {match[1].upper(): match[2] for match in re.finditer(r"(\w+) '((?:[^'\\]|\\.)*)'", source[1])}
+    given = {match[1].upper(): match[2] for match in re.finditer(r"\b(\w{1,20}) '((?:[^'\\]|\\.){0,4000})'", source[1])}
     if given.get("HOST", "") not in _HERE:
         return False
     if "QUERY" in given:

@@ -6,6 +6,7 @@ from ..core.facts import QueryFacts, StagingFacts, TableFacts
 from ..core.leftovers import read_name
 from ..core.sql import literal
 from ..core.tables import TableName
+from .attempt import place_of
 from .client import ClickHouse
 from .cluster import lost_tables
 
@@ -42,14 +43,14 @@ def _queries(server: ClickHouse, processes: str) -> tuple[QueryFacts, ...]:
 
 def staging_tables(server: ClickHouse, target: TableFacts) -> tuple[StagingFacts, ...]:
     """Return the tables of any plan beside a target, on whichever replica they are, or in Keeper alone; no backups."""
-    database, replicas = target.storage.database, target.replicas
+    replicas = target.replicas
     cluster = replicas.cluster if replicas is not None else ""
-    found = _tables(server, cluster, f"database = {literal(database)}")
+    found = _tables(server, cluster, f"database IN ({', '.join(map(literal, target.databases))})")
     if replicas is not None and not replicas.by_database:
         there = {table.table.table for table in found}
         for name, lost in lost_tables(server, replicas).items():
             if name not in there and (leftover := read_name(name)) is not None:
-                found.append(StagingFacts(TableName(database, name), leftover.plan_id, None, None, "", lost))
+                found.append(StagingFacts(place_of(name, target), leftover.plan_id, None, None, "", lost))
     return tuple(found)
 
 

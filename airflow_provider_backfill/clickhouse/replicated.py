@@ -98,7 +98,7 @@ def attach_partitions(
         RequestError: Keeper may have forgotten what was published, and the rows do not tell.
     """
     storage = attempt.target.storage
-    table = TableName(storage.database, staged.table)
+    table = TableName(attempt.target.beside, staged.table)
     partitions, left = _by_partition(staged), dict[str, set[str]]()
     for partition, hashes in partitions.items():
         missing = hashes - (_published(server, replicas, partition, hashes) if resumed else set())

@@ -43,17 +43,17 @@ def missing_grants(
         # An EXPLAIN that is read like a table counts as a temporary one; who may create tables may create these.
         needed += [("INSERT", quote_table(target.storage)), ("CREATE TEMPORARY TABLE", "*.*")]
     else:
-        # The staging tables stand beside the target, under names of their own.
-        beside = f"{quote(target.storage.database)}.*"
+        # Staging tables and what announces a run have names of their own.
+        databases = [f"{quote(database)}.*" for database in target.databases]
         rights = ["SELECT", "INSERT", "CREATE TABLE", "DROP TABLE", "ALTER DELETE"]
         if target.engine.startswith("Shared"):
             rights.append("ALTER SETTINGS")
         if " TTL " in target.engine_full:
             rights.append("ALTER TTL")
-        needed += [(right, beside) for right in rights]
+        needed += [(right, database) for database in databases for right in rights]
         needed += [("TABLE ENGINE", target.engine), ("SELECT", "system.parts")]
         if target.engine.startswith("Replicated"):
-            needed += [("SYSTEM SYNC REPLICA", beside), ("SELECT", "system.zookeeper")]
+            needed += [*(("SYSTEM SYNC REPLICA", database) for database in databases), ("SELECT", "system.zookeeper")]
     if not server.embedded:
         needed += [("SELECT", "system.processes")]
     return tuple(MissingGrant(right, on) for right, on in needed if not _granted(server, right, on))

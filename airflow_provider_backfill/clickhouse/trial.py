@@ -128,7 +128,7 @@ def private_tables(
 ) -> Iterator[tuple[TableName, ...]]:
     """Empty tables like the target, one for each side, on this server alone, that nobody else knows of."""
     nonce = secrets.token_hex(4)
-    database = target.storage.database
+    database = target.beside
     tables = tuple(TableName(database, f"backfill_trial_{plan_id}_{nonce}_{side}") for side in sides)
     engine = _REPLICATED.sub(_on_one_server, target.engine_full)
     try:

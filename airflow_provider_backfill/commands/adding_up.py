@@ -218,6 +218,12 @@ def _check_partitions(
 ) -> None:
     """Refuse chunks that share a partition of the target, as the rows have it that the SELECT gives."""
     of_target, key = _partition_key(server, target, scan, verdict)
+    if plan.target_time is None:
+        raise RequestError(
+            f"{target.name} has no time column, so it cannot be told whether its partitions hold rows outside of a "
+            "chunk, which replacing them would delete.",
+            remedy=Advice("leave {} away", Flag("--write-mode", WriteMode.REPLACE)),
+        )
     if plan.keep_outside:
         _check_kept(server, target, plan, scan, verdict, bounds)
     # Only the ends of the window may lie inside a partition: the chunks there keep what is outside.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import NamedTuple
 
 from ..clickhouse import attempt, catalog, fence, leftovers
@@ -16,6 +17,9 @@ from ..errors import BackfillError, DamagedStateError, PlanNotFoundError, Server
 from .lease import has_live_worker, utc_now
 from .session import Payload, Session
 from .sites import sites_of
+
+# A table, and the database where its staging tables are made; empty for its own.
+_Place = tuple[TableName, str]
 
 
 class _Found(NamedTuple):
@@ -88,20 +92,21 @@ def _batches(tables: list[_Found]) -> Iterator[list[_Found]]:
 
 def _places(
     session: Session, address: ClickHouse, plan_id: str | None, target: TableName | None, unseen: list[str]
-) -> Iterator[tuple[ClickHouse, set[TableName]]]:
+) -> Iterator[tuple[ClickHouse, set[_Place]]]:
     """
     Yield where to look: the server that was named, and each shard of the plans in this folder.
 
-    Each with the tables beside which to look.
+    Each with the tables of which to look for what was staged, and with where that was done.
     """
     plans = list(_known_plans(session))
-    yield address, {target} if target is not None else {plan.target for plan in plans}
-    places: dict[tuple[int, tuple[str, ...]], tuple[Plan, set[TableName]]] = {}
+    here = {(plan.target, plan.staging_database) for plan in plans}
+    yield address, here if target is None else {(target, ""), *((target, one) for name, one in here if name == target)}
+    places: dict[tuple[int, tuple[str, ...]], tuple[Plan, set[_Place]]] = {}
     for plan in plans:
         if plan_id in (None, plan.plan_id) and (target is None or plan.is_called(target)):
             for shard in plan.shards:
                 _, names = places.setdefault((shard.number, shard.urls), (plan, set()))
-                names.add(plan.shard_table or plan.target)
+                names.add((plan.shard_table or plan.target, plan.staging_database))
     for (number, _), (plan, names) in places.items():
         with sites_of(address, plan) as sites:
             site = next(one for one in sites if one.plan.shard == number)
@@ -114,7 +119,7 @@ def _places(
 
 
 def _find(
-    server: ClickHouse, plan_id: str | None, targets: set[TableName], unseen: list[str], *, everywhere: bool
+    server: ClickHouse, plan_id: str | None, targets: set[_Place], unseen: list[str], *, everywhere: bool
 ) -> dict[TableName, _Found]:
     """Every table of ours that is to be looked at."""
     found: dict[TableName, _Found] = {}
@@ -127,9 +132,9 @@ def _find(
     return {name: each for name, each in found.items() if plan_id in (None, each.facts.plan_id)}
 
 
-def _targets(server: ClickHouse, names: set[TableName], unseen: list[str]) -> Iterator[TableFacts]:
+def _targets(server: ClickHouse, places: set[_Place], unseen: list[str]) -> Iterator[TableFacts]:
     """Return the tables beside which to look."""
-    for name in names:
+    for name, database in sorted(places):
         try:
             facts = catalog.table_facts(server, name)
         except ServerUnreachableError:
@@ -138,7 +143,7 @@ def _targets(server: ClickHouse, names: set[TableName], unseen: list[str]) -> It
             unseen.append(f"{name}: {error.message}")
             continue
         if facts is not None:
-            yield facts
+            yield replace(facts, staging_database=database)
         else:
             unseen.append(f"{name}: there is no such table on {server.address}")
 

@@ -10,6 +10,7 @@ from ..clickhouse.cluster import catch_up
 from ..clickhouse.table_health import target_ttls
 from ..core.adding_up.case import Verdict
 from ..core.adding_up.merging import verify_caveat
+from ..core.adding_up.target import changing_defaults
 from ..core.drift import compatibility_token, planned_views
 from ..core.facts import ScanFacts, TableFacts
 from ..core.findings.registry import Match
@@ -66,7 +67,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         check(request.start, request.end)
     with session.connected_to_one() as address, ground_of(address, request) as ground:
         server, name, request = ground.server, request.target, ground.request
-        target = plan_inputs.target_facts(server, request.target)
+        target = plan_inputs.target_facts(server, request.target, request.staging_database)
         mode, reason = write_mode(target, request)
         statements, column = source_statements.find_statements(server, target, request)
         for number, there, table in ground.sites:
@@ -98,6 +99,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             summed_columns=plan_inputs.summed_columns(target, statements, time),
             keep_outside=request.keep_outside,
             backup=request.backup,
+            staging_database=target.staging_database,
             # What a plain insert has written can be had from the source only.
             row_proof=RowProof.CONTENT if mode is WriteMode.INSERT else request.row_proof,
             reason=request.reason,
@@ -131,12 +133,13 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         dealing.check_stable(plan, verdicts)
         plan = adding_up.with_label(server, target, plan, scans, verdicts)
         plan = _with_existing_rows(ground, plan, request.allow_existing_rows)
+        changing = changing_defaults(target, statements)
+        not_compared = _all((changing, *((*verdict.unstable, *verdict.unordered) for verdict in verdicts)))
+        caveat = verify_caveat(plan, target, _all(verdict.chance for verdict in verdicts))
+        plan = plan.model_copy(update={"not_compared": not_compared, "verify_caveat": caveat})
         plan = plan.model_copy(
             update={"adds_up": _tried(session, server, target, plan, verdicts, request, dry_run=dry_run)}
         )
-        not_compared = _all((*verdict.unstable, *verdict.unordered) for verdict in verdicts)
-        caveat = verify_caveat(plan, target)
-        plan = plan.model_copy(update={"not_compared": not_compared, "verify_caveat": caveat})
         if not dry_run:
             _clean_before(session, ground, plan, existing, force=request.force)
         estimates = [chunk_sizing.estimate_plan(there, plan) for _, there, _ in ground.sites]

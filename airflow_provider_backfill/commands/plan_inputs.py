@@ -15,23 +15,28 @@ from ..clickhouse.shards import spread_of
 from ..core.column_types import time_kind
 from ..core.facts import CutoverFacts, ScanFacts, TableFacts, TimeColumn
 from ..core.instants import MS_PER_DAY, from_ms
-from ..core.names import is_expression
+from ..core.names import is_expression, quote
 from ..core.parameters import parameter_settings
 from ..core.plan import FilteredTable, Plan, PlanRequest, Statement, TargetTime
 from ..core.planner import check_scan, find_time_column
 from ..core.sql import quote_table, time_filter, time_select
 from ..core.tables import TABLE_FUNCTION, TableName
 from ..core.window import whole_days
-from ..errors import Advice, Flag, RequestError
+from ..errors import Advice, Flag, RequestError, Sql
 from ..options import Options
 
+_STAGING_ENGINES = ("Atomic", "Ordinary", "Memory", "Shared")
 
-def target_facts(server: ClickHouse, name: TableName) -> TableFacts:
+
+def target_facts(server: ClickHouse, name: TableName, staging_database: str = "") -> TableFacts:
     """
     Facts about a table that must be there.
 
+    Args:
+        staging_database: Where its staging tables are to be made; empty for its own database.
+
     Raises:
-        RequestError: There is none of that name.
+        RequestError: There is none of that name, or that database cannot hold its staging tables.
     """
     facts = catalog.table_facts(server, name)
     if facts is None:
@@ -39,7 +44,39 @@ def target_facts(server: ClickHouse, name: TableName) -> TableFacts:
             f"There is no table {name} on {server.address}.",
             hint="check the name (database.table), the server, and that the user may see the table",
         )
-    return facts
+    return _staged_in(server, facts, staging_database) if staging_database not in ("", facts.beside) else facts
+
+
+def _staged_in(server: ClickHouse, target: TableFacts, database: str) -> TableFacts:
+    engine = catalog.database_engine(server, database)
+    if engine is None:
+        raise RequestError(
+            f"There is no database {database} on {server.address} for the staging tables of {target.name}.",
+            remedy=Advice(
+                "run {}, or leave {} away",
+                Sql(f"CREATE DATABASE {quote(database)}"),
+                Flag("--staging-database", database),
+            ),
+        )
+    apart = target.database_engine == "Replicated" or engine == "Replicated"
+    if apart or engine not in _STAGING_ENGINES:
+        why = (
+            "a Replicated database has replicas of its own"
+            if apart
+            else "tables that give their partitions away cannot be made in it"
+        )
+        raise RequestError(
+            f"Staging tables of {target.name} ({target.database_engine} database) cannot be made in {database} "
+            f"({engine} database): {why}.",
+            remedy=Advice(
+                "name a database of one of the engines {}, or leave {} away",
+                ", ".join(_STAGING_ENGINES),
+                Flag("--staging-database", database),
+            )
+            if not apart
+            else Advice("leave {} away", Flag("--staging-database", database)),
+        )
+    return replace(target, staging_database=database, database_engine=engine)
 
 
 def replicated_tables(
@@ -140,11 +177,8 @@ def read_queries(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequ
     """Return the scans with the facts for adding up: each SELECT's tree, tables, and time columns."""
     found = []
     for statement, scan in zip(plan.statements, scans, strict=True):
-        if statement.parameters:
-            # The SELECT limits itself, which the rules do not follow.
-            found.append(scan)
-            continue
-        tree = query_tree.query_tree(server, statement.select)
+        values = parameter_settings(statement.parameters, plan.start, plan.end)
+        tree = query_tree.query_tree(server, statement.select, values)
         times = {}
         for one in plan.filters(statement):
             kind = statement.function_type

@@ -154,7 +154,7 @@ def ground_of(server: ClickHouse, request: PlanRequest) -> Iterator[Ground]:
                 f"{request.target} is one table on one server, so it has no shards to be reached.",
                 remedy=Advice("leave {} away, or name the cluster by {}", Flag("--shard-url"), Flag("--cluster")),
             )
-        found = target or plan_inputs.target_facts(server, request.target)
+        found = plan_inputs.target_facts(server, request.target, request.staging_database)
         yield Ground(server, request, [(0, server, found)], {})
         return
     urls, weights = shard_urls(server, spread.cluster, request.shard_urls), shard_weights(server, spread.cluster)
@@ -165,7 +165,7 @@ def ground_of(server: ClickHouse, request: PlanRequest) -> Iterator[Ground]:
             stack.callback(shard.close)
             there = one_server(shard)
             with on_site(number):
-                table = plan_inputs.target_facts(there, spread.local)
+                table = plan_inputs.target_facts(there, spread.local, request.staging_database)
                 _check_shard(there, spread.cluster, number)
             sites.append((number, there, table))
             identity, weight = table_identity(there, table), weights.get(number, 1)
@@ -260,4 +260,4 @@ def target_of(server: ClickHouse, plan: Plan) -> TableFacts:
     Raises:
         RequestError: There is no such table.
     """
-    return plan_inputs.target_facts(server, plan.target)
+    return plan_inputs.target_facts(server, plan.target, plan.staging_database)

@@ -170,6 +170,9 @@ def _placed_by_user(
         )
     values = {**request.settings, **parameter_settings(parameters, request.start, request.end)}
     facts = _select_facts(server, select, what, values)
+    tree = query_tree.query_tree(server, select, values)
+    for one in query_tree.sources(server, tree, (), target).values():
+        _check_kept(server, what, one)
     dates = any(one.kind in (TimeKind.DATE, TimeKind.DATE32) for one in parameters)
     converted = converted_columns(facts.columns, target)
     defaulted = defaulted_columns(facts.columns, target)

@@ -8,6 +8,7 @@ from typing import Any
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.trial import Trial, make_trial, rows_by_bound
 from ..core.adding_up.case import Verdict
+from ..core.adding_up.lineage import CLOCK
 from ..core.facts import TableFacts
 from ..core.instants import from_ms, short_instant
 from ..core.parameters import has_bounds
@@ -52,13 +53,14 @@ def try_chunks(
         return False, "not made: the SELECT takes the start of one chunk at a time"
     if not doubts and not parameters and all(verdict.row_wise for verdict in verdicts):
         return False, "not needed: each row comes from one row of the source"
+    if chance := [name for verdict in verdicts for name in verdict.chance if not CLOCK.fullmatch(name)]:
+        return _no_trial(doubts, f"{', '.join(dict.fromkeys(chance))} chooses other rows each time")
     if not target.engine.endswith("MergeTree"):
         return _no_trial(doubts, f"no private table like {target.name} ({target.engine}) can be made")
     try:
         slices = _slices(server, plan, rows if doubts else rows // _SECOND_OPINION, seconds)
         if len(slices) < 2:
             return False, "not made: all rows of the window lie in one chunk"
-        not_compared = {name for verdict in verdicts for name in (*verdict.unstable, *verdict.unordered)}
         trial = make_trial(
             server,
             target,
@@ -66,7 +68,7 @@ def try_chunks(
             slices,
             lambda table, part, settings: _fill(server, plan, table, part, settings),
             seconds=seconds,
-            not_compared=not_compared,
+            not_compared=plan.not_compared,
         )
     except StatementRefusedError as error:
         return _no_trial(doubts, error.message)

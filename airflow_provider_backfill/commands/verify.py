@@ -205,7 +205,8 @@ def _compare_merged(server: ClickHouse, plan: Plan, run: Run, target: TableFacts
         why = plan.verify_caveat or "no window has all of its chunks done"
         return {"verdict": Verdict.INCONCLUSIVE, "why": why, **empty}
     where, time = _condition(plan, slices), plan.target_time
-    at = milliseconds(quote(time.column), time.kind) if time is not None else ""
+    told = time is not None and time.column not in plan.not_compared
+    at = milliseconds(quote(time.column), time.kind) if time is not None and told else ""
     try:
         with private_tables(server, target, plan.plan_id, ("verify",)) as (whole,):
             fill_slices(server, plan, whole, slices, _INSERT)

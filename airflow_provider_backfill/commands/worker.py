@@ -425,7 +425,7 @@ class Worker:
         """One server for the whole attempt, where tables are replicated: what it has seen there holds there."""
         if not self._replicated:
             return self._server
-        staged = claim.staged and TableName(self._target.storage.database, claim.staged.table)
+        staged = claim.staged and TableName(self._target.beside, claim.staged.table)
         return server_with(self._server, staged)
 
     def _released(self, chunk: Chunk, number: int, reason: str) -> Event:

@@ -22,7 +22,7 @@ class Column(NamedTuple):
     Attributes:
         default_kind: Empty, DEFAULT, MATERIALIZED, ALIAS or EPHEMERAL.
         in_key: Whether the table's sorting key or partition key is made of it.
-        default: The expression of a DEFAULT; empty without one.
+        default: The expression of a DEFAULT or MATERIALIZED column; empty without one.
     """
 
     name: str
@@ -103,7 +103,8 @@ class TableFacts:
         replicas: How the storage is replicated; None when it is not.
         allowances: Settings of a MergeTree that let a table like the storage be made, where the server would refuse
             what it has from an older version or another configuration.
-        database_engine: The engine of the storage's database.
+        staging_database: Where staging tables are made; empty for the storage's own database.
+        database_engine: The engine of the database where staging tables are made.
     """
 
     name: TableName
@@ -117,11 +118,22 @@ class TableFacts:
     views: tuple[TableName, ...] = ()
     replicas: Replicas | None = None
     allowances: Mapping[str, int | str] = field(default_factory=dict)
+    staging_database: str = ""
     database_engine: str = ""
 
     @property
+    def beside(self) -> str:
+        """The database where staging tables are made; what announces a run stands in the storage's own."""
+        return self.staging_database or self.storage.database
+
+    @property
+    def databases(self) -> tuple[str, ...]:
+        """The databases where tables of a backfill of it may be."""
+        return tuple(dict.fromkeys((self.storage.database, self.beside)))
+
+    @property
     def renames(self) -> bool:
-        """Whether tables beside the storage can be renamed."""
+        """Whether staging tables can be renamed."""
         return self.database_engine != "Memory"
 
     @property

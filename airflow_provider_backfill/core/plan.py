@@ -247,6 +247,7 @@ class Plan(Model):
         keep_outside: Whether rows outside the window survive in partitions that it covers only in part.
         backup: Whether what ``replace`` overwrites is kept in a table of its own.
         row_proof: What staged rows are compared with before they are published; ``content`` in plans of older versions.
+        staging_database: Where staging tables are made; empty for the target's database.
         environment: Address and database of the server it was planned on.
         compatibility_token: A hash of what affects the data besides; empty in plans of older versions.
         created_by: Who planned it: a user, or an Airflow task.
@@ -300,6 +301,7 @@ class Plan(Model):
     keep_outside: bool = False
     backup: bool = False
     row_proof: RowProof = RowProof.CONTENT
+    staging_database: str = ""
     environment: str
     compatibility_token: str = ""
     reason: str = ""
@@ -468,6 +470,7 @@ class PlanRequest:
         one_shard: Fill this server's local table with the rows of all shards, although other shards have that table.
         reason: Why the backfill is made, for people.
         owner: Who answers for it, for people.
+        staging_database: Where staging tables are made; empty for the target's database.
         cluster: The cluster on whose shards the target is a local table; empty for one server, or what a Distributed
             target says.
         shard_urls: By the number of a shard, the HTTP interfaces of its replicas, where the cluster's names do not do.
@@ -498,6 +501,7 @@ class PlanRequest:
     force_large_window: bool = False
     force: bool = False
     one_shard: bool = False
+    staging_database: str = ""
     cluster: str = ""
     shard_urls: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     reason: str = ""

@@ -254,7 +254,7 @@ def write_mode(target: TableFacts, request: PlanRequest) -> tuple[WriteMode, Mod
 
 _DEFINITION = (
     *("statements", "whole_tables", "write_mode", "keep_outside", "backup", "row_proof", "allow_existing_rows"),
-    *("use_tokens", "min_chunk_minutes", "environment", "cluster", "shard_table", "dealing"),
+    *("staging_database", "use_tokens", "min_chunk_minutes", "environment", "cluster", "shard_table", "dealing"),
 )
 
 

@@ -47,6 +47,8 @@ def plan_command(plan: Plan, *flags: Flag) -> Command:
         own.append(Flag("--write-mode", plan.write_mode))
     if plan.row_proof is RowProof.CONTENT and plan.write_mode is not WriteMode.INSERT:
         own.append(Flag("--proof", plan.row_proof))
+    if plan.staging_database:
+        own.append(Flag("--staging-database", plan.staging_database))
     switches = {
         "--accept-at-least-once": plan.write_mode is WriteMode.INSERT,
         "--keep-outside": plan.keep_outside,

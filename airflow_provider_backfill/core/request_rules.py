@@ -24,6 +24,15 @@ def check_request(request: PlanRequest) -> None:
                 f"{what} only where partitions are replaced.",
                 remedy=Advice("leave {} away, or pass {}", Flag(name), Flag("--write-mode", WriteMode.REPLACE)),
             )
+    if request.staging_database and request.write_mode is WriteMode.INSERT:
+        raise RequestError(
+            "A plain insert stages nothing, so it needs no database for staging tables.",
+            remedy=Advice(
+                "leave {} away, or {}",
+                Flag("--staging-database", request.staging_database),
+                Flag("--write-mode", WriteMode.INSERT),
+            ),
+        )
     check_settings(request.settings, "--setting or defaults.settings")
     if request.source == request.target:
         raise RequestError(

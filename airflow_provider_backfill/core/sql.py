@@ -206,8 +206,8 @@ def query_id(plan_id: str, chunk_id: str, attempt: int) -> str:
 
 
 def staging_table(plan: Plan, storage: TableName, chunk_id: str, attempt: int) -> TableName:
-    """Return the private table of one attempt, beside the target."""
-    return TableName(storage.database, f"backfill_{plan.plan_id}_{chunk_id}_{attempt}")
+    """Return the private table of one attempt, beside the target or in the plan's staging database."""
+    return TableName(plan.staging_database or storage.database, f"backfill_{plan.plan_id}_{chunk_id}_{attempt}")
 
 
 def replicated_staging_table(plan: Plan, storage: TableName, chunk_id: str, attempt: int, nonce: str) -> TableName:
@@ -216,12 +216,12 @@ def replicated_staging_table(plan: Plan, storage: TableName, chunk_id: str, atte
 
     No other attempt, folder or leftover has its path in Keeper.
     """
-    return TableName(storage.database, f"backfill_{plan.plan_id}_{chunk_id}_{attempt}_{nonce}")
+    return TableName(plan.staging_database or storage.database, f"backfill_{plan.plan_id}_{chunk_id}_{attempt}_{nonce}")
 
 
 def sealed_table(plan: Plan, storage: TableName, chunk_id: str) -> TableName:
     """Return the table that holds the one result of a chunk which may be published."""
-    return TableName(storage.database, f"backfill_{plan.plan_id}_{chunk_id}_sealed")
+    return TableName(plan.staging_database or storage.database, f"backfill_{plan.plan_id}_{chunk_id}_sealed")
 
 
 def assignments(settings: Mapping[str, int | str]) -> str:

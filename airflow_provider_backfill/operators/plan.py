@@ -104,6 +104,7 @@ class BackfillPlanOperator(BaseOperator):
         allow_existing_rows: Add to existing rows of the target in the window.
         force_large_window: Allow a window longer than ``limits.maxWindowHours``.
         one_shard: Fill this server's local table with the rows of all shards of a Distributed source.
+        staging_database: Where staging tables are made, instead of the target's database.
         cluster: The cluster on whose shards the target is a local table.
         shard_url: Where shards are, such as ``2=http://host:8123``; ``system.clusters`` is asked for the others.
         reason: Reason for the backfill; shown by ``report``. The plan's owner is the task's ``owner``.
@@ -139,6 +140,7 @@ class BackfillPlanOperator(BaseOperator):
         "trial",
         "force_large_window",
         "one_shard",
+        "staging_database",
         "cluster",
         "shard_url",
         "reason",
@@ -181,6 +183,7 @@ class BackfillPlanOperator(BaseOperator):
         allow_existing_rows: bool | str = False,
         force_large_window: bool | str = False,
         one_shard: bool | str = False,
+        staging_database: str = "",
         cluster: str = "",
         shard_url: Sequence[str] = (),
         reason: str = "",
@@ -219,6 +222,7 @@ class BackfillPlanOperator(BaseOperator):
         self.allow_existing_rows = allow_existing_rows
         self.force_large_window = force_large_window
         self.one_shard = one_shard
+        self.staging_database = staging_database
         self.cluster = cluster
         self.shard_url = shard_url
         self.reason = reason
@@ -318,6 +322,7 @@ class BackfillPlanOperator(BaseOperator):
             allow_existing_rows=self._flag("allow_existing_rows"),
             force_large_window=self._flag("force_large_window"),
             one_shard=self._flag("one_shard"),
+            staging_database=blank_to_none(self.staging_database) or "",
             cluster=blank_to_none(self.cluster) or "",
             shard_urls=read_shard_urls(self.shard_url),
             reason=blank_to_none(self.reason) or "",

@@ -440,6 +440,48 @@ def test_the_target_is_read_through_a_view(shop: Lab) -> None:
         shop.plan("dst", START, END, 24, select=select, filter_table=shop.table("ev"))
 
 
+@pytest.mark.parametrize(
+    "last",
+    [
+        "SELECT max(ts) FROM {db}.over",
+        "SELECT max(ts) FROM merge('{db}', '^dst$')",
+        "SELECT max(ts) FROM remote('127.0.0.1:{port}', '{db}', 'dst')",
+        "SELECT dictGet('{db}.loaded', 'ts', toUInt64(1))",
+    ],
+    ids=["a Merge table", "merge()", "remote() of this server", "a dictionary"],
+)
+def test_the_target_is_read_by_another_name(shop: Lab, last: str) -> None:
+    """Where the rows come from is what counts, not what they are called."""
+    database = shop.engine.database
+    shop.sql(
+        "CREATE TABLE dst (ts DateTime('UTC'), user UInt32) ENGINE = MergeTree ORDER BY ts",
+        f"CREATE TABLE over (ts DateTime('UTC'), user UInt32) ENGINE = Merge({database}, '^dst$')",
+        "CREATE DICTIONARY loaded (user UInt64, ts DateTime('UTC')) PRIMARY KEY user"
+        f" SOURCE(CLICKHOUSE(TABLE 'dst' DB '{database}')) LAYOUT(HASHED()) LIFETIME(0)",
+    )
+    port = shop.value("SELECT getServerPort('tcp_port')")
+    select = f"SELECT ts, user FROM {database}.ev WHERE ts > ({last.format(db=database, port=port)})"
+    with pytest.raises(RequestError, match="holds the rows of the target"):
+        shop.plan("dst", START, END, 24, select=select, filter_table=shop.table("ev"))
+
+
+@pytest.mark.parametrize("state", ["topK(3)", "anyHeavy", "histogram(3)", "deltaSumTimestamp"])
+def test_a_state_that_keeps_a_selection_is_not_cut(shop: Lab, state: str) -> None:
+    """What is kept of two selections is not what is kept of all values; whole groups are fine."""
+    name, _, parameters = state.partition("(")
+    given = "v, ts" if name == "deltaSumTimestamp" else "v"
+    kinds = "Int64, DateTime('UTC')" if name == "deltaSumTimestamp" else "Int64"
+    shop.sql(
+        f"CREATE TABLE dst (day Date, s AggregateFunction({state}, {kinds})) ENGINE = AggregatingMergeTree ORDER BY day"
+    )
+    call = f"{name}State{'(' if parameters else ''}{parameters}({given})"
+    select = f"SELECT toDate(ts) AS day, {call} AS s FROM {shop.engine.database}.ev GROUP BY day"
+    with pytest.raises(RequestError, match=r"keeps a selection|depends on the order") as refused:
+        shop.plan("dst", START, SHORT, 6, select=select)
+    assert "--chunk-hours 24" in refused.value.hint
+    shop.fill("dst", START, SHORT, 24, select=select)
+
+
 def test_the_window_on_the_wrong_side_of_a_join(shop: Lab) -> None:
     """Users have a time of their own; to limit them and read all events in each chunk is not what is meant."""
     shop.sql(

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
 
+from airflow_provider_backfill.clickhouse.attempt import Step
 from airflow_provider_backfill.commands.plan import create_plan
 from airflow_provider_backfill.commands.verify import verify_plan
 from airflow_provider_backfill.core.chunking import parse_length
@@ -255,3 +256,37 @@ def test_a_target_whose_database_renames_no_table(http_lab: Lab, mode: WriteMode
         assert lab.rows(f"SHOW TABLES FROM {database}") == [("dst",)]
     finally:
         lab.sql(f"DROP DATABASE {database}")
+
+
+@pytest.mark.parametrize("mode", [WriteMode.STAGE, WriteMode.REPLACE])
+def test_staging_tables_in_a_database_of_their_own(http_lab: Lab, mode: WriteMode) -> None:
+    """Nothing of a chunk stands beside the target, and nothing is left in either database."""
+    lab, database = http_lab, f"{http_lab.engine.database}_staging"
+    lab.sql(
+        f"CREATE DATABASE {database}",
+        "CREATE TABLE src (ts DateTime('UTC'), id UInt64) ENGINE = MergeTree PARTITION BY toDate(ts) ORDER BY ts",
+        "INSERT INTO src SELECT toDateTime('2025-01-01', 'UTC') + number * 1200, number FROM numbers(216)",
+        "CREATE TABLE dst AS src",
+    )
+    seen: set[str] = set()
+
+    def look(step: Step) -> None:
+        if step is Step.STAGED:
+            seen.update(f"{row[0]}" for row in lab.rows(f"SHOW TABLES FROM {database}"))
+            assert [name for name in lab.leftovers() if "fence" not in name] == []
+
+    try:
+        plan = lab.plan("dst", *WINDOW, 24, source="src", write_mode=mode, staging_database=database)
+        assert lab.run(plan, step=look)["status"] == "completed"
+        assert len({name for name in seen if name.endswith("_1")}) == 3
+        assert lab.content("dst") == lab.content("src")
+        assert (lab.leftovers(), lab.rows(f"SHOW TABLES FROM {database}")) == ([], [])
+    finally:
+        lab.sql(f"DROP DATABASE {database}")
+
+
+def test_a_staging_database_that_is_not_there(source: Lab) -> None:
+    source.sql("CREATE TABLE dst AS src")
+    with pytest.raises(RequestError, match="no database nowhere") as refused:
+        source.plan("dst", *WINDOW, 24, source="src", staging_database="nowhere")
+    assert "CREATE DATABASE" in refused.value.hint

@@ -175,6 +175,44 @@ def test_what_cannot_be_told_is_said_beforehand(lab: Lab) -> None:
     assert (payload["exitCode"], payload["verdict"], payload["why"]) == (3, "inconclusive", plan["verify"]["caveat"])
 
 
+def test_rows_chosen_by_chance_are_no_difference(lab: Lab) -> None:
+    """The SELECT gives other rows each time, which is nobody's fault."""
+    lab.sql(*EVENTS, "CREATE TABLE some (id UInt64, ts DateTime('UTC')) ENGINE = MergeTree ORDER BY ts")
+    select = f"SELECT id, ts FROM {lab.table('events')} WHERE rand() % 2 = 0"
+    plan = lab.plan("some", "2025-01-01", "2025-01-02", 6, select=select)
+    assert "chooses rows by rand" in plan["verify"]["caveat"]
+    lab.run(plan)
+    assert verify_plan(lab.session, plan["planId"])["exitCode"] == 3
+
+
+def test_one_value_of_several_that_a_target_keeps_is_no_difference(lab: Lab) -> None:
+    """The key is an expression, so any of the times in an hour stays; a changed sum is found all the same."""
+    lab.sql(
+        *EVENTS,
+        "CREATE TABLE sums (ts DateTime('UTC'), v Int64) ENGINE = SummingMergeTree ORDER BY toStartOfHour(ts)",
+    )
+    plan = lab.plan("sums", "2025-01-01", "2025-01-02", 6, select=f"SELECT ts, v FROM {lab.table('events')}")
+    assert plan["verify"]["notCompared"] == ["ts"]
+    lab.run(plan)
+    assert verify_plan(lab.session, plan["planId"])["exitCode"] == 0
+    lab.sql("OPTIMIZE TABLE sums FINAL")
+    assert verify_plan(lab.session, plan["planId"])["exitCode"] == 0
+    lab.sql("INSERT INTO sums VALUES ('2025-01-01 05:00:00', 1)")
+    assert verify_plan(lab.session, plan["planId"])["exitCode"] == 1
+
+
+def test_a_value_that_the_target_gives_anew_is_not_compared(lab: Lab) -> None:
+    lab.sql(
+        *EVENTS,
+        "CREATE TABLE ids (id UInt64, ts DateTime('UTC'), own UUID DEFAULT generateUUIDv4())"
+        " ENGINE = MergeTree ORDER BY ts",
+    )
+    plan = lab.plan("ids", "2025-01-01", "2025-01-02", 6, select=f"SELECT id, ts FROM {lab.table('events')}")
+    assert plan["verify"]["notCompared"] == ["own"]
+    lab.run(plan)
+    assert verify_plan(lab.session, plan["planId"])["exitCode"] == 0
+
+
 def test_an_unfinished_plan_is_not_verified(lab: Lab) -> None:
     """What is done is right, and that is not enough."""
     lab.sql(

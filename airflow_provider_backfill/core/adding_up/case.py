@@ -94,6 +94,7 @@ class Verdict:
         labels: The target's columns that follow from the time of a filtered table alone.
         unstable: The target's columns that may differ when the same rows are asked again.
         unordered: The target's columns of which any order, or any choice, of values is right.
+        chance: The functions by which rows are chosen or grouped, and that give something else each time.
     """
 
     refusal: Refusal | None = None
@@ -105,6 +106,7 @@ class Verdict:
     labels: Mapping[str, BucketKey] = field(default_factory=dict)
     unstable: tuple[str, ...] = ()
     unordered: tuple[str, ...] = ()
+    chance: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,13 @@
 """The expressions of a query, resolved to what they are made of; and what follows from time alone."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..names import quote
 from ..query_tree import Node
 from ..tables import TableName
 from .case import BucketFacts, BucketKey, Case, Kind, Read, TimeExpression
-from .lineage import BARE_NAME, UNSTABLE, Value, any_of, is_partial, literal_of, of_branch
+from .lineage import BARE_NAME, UNSTABLE, Value, any_of, is_partial, is_unstable, literal_of, of_branch
 from .rows import RefusedError, Rows, Shape, TableColumns, UnknownKeyError, or_one_chunk
 
 
@@ -22,6 +22,7 @@ class Expressions(ABC):
         self.doubts: list[str] = []
         self.waived: list[str] = []
         self.pairs: list[tuple[Value, Value]] = []
+        self.chance: list[str] = []
         self.row_wise = True
 
     @abstractmethod
@@ -62,6 +63,17 @@ class Expressions(ABC):
                     self._value(child, place, rows) for children in node.sections.values() for child in children
                 )
                 return Value("opaque", node.kind, node.type, values)
+
+    def _note_chance(self, values: Iterable[Value]) -> None:
+        """Keep the functions in *values* that give something else each time; rows are chosen or grouped by these."""
+
+        def note(one: Value) -> bool:
+            if is_unstable(one):
+                self.chance.append(one.name)
+            return False
+
+        for value in values:
+            any_of(value, note)
 
     def _column(self, node: Node, place: str, rows: Rows | None) -> Value:
         at = f"{place}{node.fields.get('source', '')}"

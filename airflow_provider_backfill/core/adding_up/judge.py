@@ -1,14 +1,15 @@
 """The verdict of the rules: whether a statement adds up, or what has to be known before that can be said."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ...errors import Advice, Flag
-from ..tables import TableName
+from ..tables import TABLE_FUNCTION, TableName
 from .case import BucketFacts, BucketKey, Case, Kind, Question, Refusal, Verdict
-from .lineage import any_of, is_unordered, is_unstable
+from .lineage import Value, any_of, is_unordered, is_unstable
 from .relations import Walk
-from .rows import RefusedError, Shape, UnknownKeyError
-from .target import check_label, check_merge
+from .rows import RefusedError, Rows, Shape, UnknownKeyError
+from .target import check_label, check_merge, left_to_chance
 
 
 def judge(case: Case, buckets: Mapping[BucketKey, BucketFacts]) -> Verdict | Question:
@@ -22,7 +23,7 @@ def judge(case: Case, buckets: Mapping[BucketKey, BucketFacts]) -> Verdict | Que
     if holding is not None:
         return Verdict(refusal=_reads_target(case, holding.name))
     if not case.filters:
-        return Verdict(doubts=("the SELECT places the window by itself",), row_wise=False)
+        return _read_whole(case, Verdict(doubts=("the SELECT places the window by itself",), row_wise=False))
     walk = Walk(case, buckets)
     try:
         rows = walk.relation(case.tree, "")
@@ -41,19 +42,48 @@ def judge(case: Case, buckets: Mapping[BucketKey, BucketFacts]) -> Verdict | Que
     except RefusedError as refused:
         if not case.one_chunk:
             return Verdict(refusal=refused.refusal, reads=tuple(walk.reads))
-        return Verdict(reads=tuple(dict.fromkeys(walk.reads)), row_wise=False)
-    given = {name: rows.columns[name] for name in case.columns if name in rows.columns}
-    labels = {name: key for name, value in given.items() if (key := walk.time_key((value,)))}
-    return Verdict(
+        return _read_whole(case, Verdict(reads=tuple(dict.fromkeys(walk.reads)), row_wise=False))
+    given = _given(case, rows)
+    verdict = Verdict(
         steps=tuple(dict.fromkeys(walk.steps)),
         doubts=tuple(dict.fromkeys(walk.doubts)),
         waived=tuple(dict.fromkeys(walk.waived)),
         reads=tuple(dict.fromkeys(walk.reads)),
         row_wise=walk.row_wise,
-        labels=labels,
-        unstable=tuple(name for name, value in given.items() if any_of(value, is_unstable)),
-        unordered=tuple(name for name, value in given.items() if any_of(value, is_unordered)),
+        labels={name: key for name, value in given.items() if (key := walk.time_key((value,)))},
     )
+    return _with_chance(case, walk, given, verdict)
+
+
+def _given(case: Case, rows: Rows) -> dict[str, Value]:
+    return {name: rows.columns[name] for name in case.columns if name in rows.columns}
+
+
+def _with_chance(case: Case, walk: Walk, given: Mapping[str, Value], verdict: Verdict) -> Verdict:
+    """Return the verdict with what another answer of the same SELECT may have otherwise."""
+    unordered = (name for name, value in given.items() if any_of(value, is_unordered))
+    return replace(
+        verdict,
+        unstable=tuple(name for name, value in given.items() if any_of(value, is_unstable)),
+        unordered=tuple(dict.fromkeys([*unordered, *left_to_chance(case, given)])),
+        chance=tuple(dict.fromkeys(walk.chance)),
+    )
+
+
+def _read_whole(case: Case, verdict: Verdict) -> Verdict:
+    """
+    Return the verdict with what can be said of the columns of a SELECT that no chunk cuts by a filter.
+
+    What depends on an order, such as the row before, is compared all the same: a trial looks for just that.
+    """
+    whole = replace(case, filters={})
+    walk = Walk(whole, {})
+    try:
+        rows = walk.relation(case.tree, "")
+    except RefusedError:
+        # Behind what cannot be looked into.
+        return verdict
+    return replace(_with_chance(whole, walk, _given(whole, rows), verdict), unordered=())
 
 
 def keys_to_keep_whole(case: Case) -> tuple[BucketKey, ...]:
@@ -76,9 +106,10 @@ def _asked(case: Case, facts: BucketFacts) -> tuple[Verdict, tuple[BucketKey, ..
 
 
 def _reads_target(case: Case, name: TableName) -> Refusal:
+    shown = f"{name.table}()" if name.database == TABLE_FUNCTION else str(name)
     what = "the target itself" if name == case.target.name else f"which holds the rows of the target {case.target.name}"
     return Refusal(
         Kind.READ,
-        f"{case.name} reads {name}, {what}: what a chunk gives would depend on the chunks before it.",
+        f"{case.name} reads {shown}, {what}: what a chunk gives would depend on the chunks before it.",
         Advice("read from the table the rows come from; the window says which rows are still to be filled"),
     )

@@ -47,8 +47,11 @@ def any_of(value: Value, test: Callable[[Value], bool]) -> bool:
     return False
 
 
+_CLOCK = r"now(64|inblock)?|today|yesterday|curdate|current_date|current_timestamp|utc_?timestamp"
+# They give the time, which two statements see alike but for a moment.
+CLOCK = re.compile(_CLOCK, re.IGNORECASE)
 UNSTABLE = re.compile(
-    r"now(64|inblock)?|today|yesterday|curdate|current_date|current_timestamp|utc_?timestamp|rand\w*|generate\w+id\w*"
+    rf"{_CLOCK}|rand\w*|generate\w+id\w*"
     r"|generateserialid|rownumberin\w+|blocknumber|runningdifference\w*|runningaccumulate|neighbor|hostname|fqdn"
     r"|queryid|currentuser|uptime|fuzzbits",
     re.IGNORECASE,

@@ -52,9 +52,9 @@ IDEMPOTENT = frozenset(
     {"min", "max", "any", "anyLast", "groupBitAnd", "groupBitOr", "groupUniqArrayArray", "minMap", "maxMap"}
 )
 # What comes out depends on the order in which states are merged, and chunks are merged in any.
-_ORDERED_STATES = re.compile(
-    r"deltaSum(?!Timestamp)\w*|groupArrayMoving\w*|exponentialMoving\w*|groupArrayLast\w*", re.IGNORECASE
-)
+_ORDERED_STATES = re.compile(r"(?:deltaSum|groupArrayMoving|exponentialMoving|groupArrayLast)\w*", re.IGNORECASE)
+# Their states keep a few of the values, and what is kept of two selections is not what is kept of all values.
+_SELECTING_STATES = re.compile(r"(?:topK|approx_top|histogram|groupArraySample|anyHeavy)\w*", re.IGNORECASE)
 _INTEGER = re.compile(r"(U?)Int(\d+)")
 _DECIMAL_TYPE = re.compile(r"Decimal\((\d+), (\d+)\)")
 _NUMBER_CAST = re.compile(
@@ -216,6 +216,8 @@ def _aggregate_merge(value: Value) -> Merge:
     if value.type.startswith("AggregateFunction("):
         if _ORDERED_STATES.fullmatch(name):
             return Merge("", f"{name} depends on the order in which its states are merged")
+        if _SELECTING_STATES.fullmatch(name):
+            return Merge("", f"{name} keeps a selection of values, and merged selections are not that of all values")
         if inner and not name.endswith("MergeState"):
             return _over_parts(name, args)
         return Merge("state", type=value.type)
@@ -354,13 +356,20 @@ def _partial_args(value: Value) -> bool:
     return any(map(is_partial, value.args))
 
 
-def verify_caveat(plan: Plan, target: TableFacts) -> str:
-    """Why a difference between the target's window and the SELECT over the whole of it may be none; else empty."""
+def verify_caveat(plan: Plan, target: TableFacts, chance: Sequence[str] = ()) -> str:
+    """
+    Why a difference between the target's window and the SELECT over the whole of it may be none; else empty.
+
+    Args:
+        chance: The functions by which the SELECTs choose rows, and that give something else each time.
+    """
     engine = re.sub("^(Replicated|Shared)", "", target.engine)
     if not engine.endswith("MergeTree"):
         return f"no private table like a {target.engine} can be made to compare with"
     if plan.existing_rows and plan.adds_rows:
         return f"the window held {plan.existing_rows} other rows before"
+    if chance:
+        return f"the SELECT chooses rows by {', '.join(chance)}, so it gives others when it is asked again"
     if engine == "MergeTree":
         return ""
     time = plan.target_time.column if plan.target_time is not None else ""

@@ -98,7 +98,10 @@ class Walk(Steps):
             rows = self._distinct(rows, "DISTINCT")
         if node.sections.get("LIMIT BY"):
             self._limit_by(node, rows, place)
-        if (node.sections.get("LIMIT") or node.sections.get("OFFSET")) and rows.shape is not Shape.WHOLE:
+        limited = node.sections.get("LIMIT") or node.sections.get("OFFSET")
+        if limited and not node.list("ORDER BY"):
+            self.chance.append("LIMIT")
+        if limited and rows.shape is not Shape.WHOLE:
             raise RefusedError(
                 Kind.STEP,
                 f"{self._case.name} has a LIMIT, which each chunk would apply to its own rows.",
@@ -169,6 +172,7 @@ class Walk(Steps):
         )
         pairs = list(self._pairs(node, place))
         self.pairs += pairs
+        self._note_chance(value for pair in pairs for value in pair)
         what = f"{strictness + ' ' if strictness not in ('ALL', 'Unspecified') else ''}{kind} JOIN"
         columns: dict[str, Value] = {}
         for column in node.list("JOIN EXPRESSION"):

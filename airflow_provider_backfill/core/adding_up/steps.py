@@ -21,6 +21,7 @@ class Steps(Expressions):
     """Judges the steps of one query."""
 
     def _filter(self, rows: Rows, value: Value, title: str) -> None:
+        self._note_chance([value])
         if rows.shape is Shape.GROUPED and is_partial(value):
             name, why = self._case.name, rows.why
             what = "HAVING" if title == "HAVING" else f"a {title} over a GROUP BY"
@@ -52,6 +53,7 @@ class Steps(Expressions):
         cuts = []
         for items in lists:
             values = [self._value(item, place, rows) for item in items]
+            self._note_chance(values)
             cut = self._cut(rows, "GROUP BY", values, [_text(item) for item in items])
             cuts.append(cut)
             if rows.shape is Shape.GROUPED and any(is_partial(value) for value in values):

@@ -1,12 +1,14 @@
 """Whether the target merges what several chunks give of one group, and takes its time from the filtered table."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from ...errors import Advice, Flag
+from ..facts import TableFacts
+from ..plan import Statement
 from ..tables import TableName
 from .case import Case, Kind
-from .lineage import Value, any_of, of_branch, show_call
+from .lineage import UNSTABLE, Value, any_of, of_branch, show_call
 from .merging import (
     IDEMPOTENT,
     MERGING,
@@ -140,6 +142,35 @@ def _check_columns(case: Case, walk: Walk, rows: Rows, columns: Mapping[str, Val
         if column.name not in case.columns and column.default_kind in ("DEFAULT", "MATERIALIZED") and not column.in_key:
             walk.doubts.append(f"{column.name}, which {target.name} computes from parts")
     walk.steps.append(f"{cut.what} {cut.keys}: {target.name} ({target.engine}) merges the parts of a group")
+
+
+def left_to_chance(case: Case, given: Mapping[str, Value]) -> Iterator[str]:
+    """Return the columns of which the target keeps any one value, of several in rows that become one."""
+    engine = re.sub(r"^(?:Replicated|Shared)", "", case.target.engine)
+    if engine not in ("SummingMergeTree", "AggregatingMergeTree"):
+        return
+    summed = summed_columns(case.target, engine)
+    key = {*key_columns(case.target.sorting_key), *key_columns(case.target.partition_key)}
+    known = {value for name, value in given.items() if name in key}
+    for column in case.target.columns:
+        value = given.get(column.name)
+        if value is None or column.name in key or follows(value, known):
+            continue
+        if not merged_by(column, engine, summed):
+            yield column.name
+
+
+def changing_defaults(target: TableFacts, statements: Sequence[Statement]) -> tuple[str, ...]:
+    """Return the columns that the target gives another value each time, such as ``DEFAULT now()``."""
+    given = [set(one.columns) - set(one.defaulted) for one in statements]
+    found: list[str] = []
+    # A default may be made of one that stands before it.
+    for column in target.columns:
+        names = re.findall(r"([A-Za-z_]\w*)(\s*\()?", column.default)
+        changes = any(UNSTABLE.fullmatch(name) if called else name in found for name, called in names)
+        if changes and any(column.name not in columns for columns in given):
+            found.append(column.name)
+    return tuple(found)
 
 
 def check_label(case: Case, walk: Walk, rows: Rows) -> None:
