@@ -16,11 +16,16 @@ def check_address(url: str) -> str:
     Return *url* where a message can be sent to it.
 
     Raises:
-        RequestError: It is no http or https address.
+        RequestError: It is no http or https address, or it has a user, whom a POST would not name.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise RequestError("--notify takes an http or https address.", hint="write --notify https://host/path")
+    if parts.username is not None:
+        raise RequestError(
+            "--notify takes an address without a user and password.",
+            hint="write --notify https://host/path, with a token in the path or the query if the host wants one",
+        )
     return url
 
 

@@ -154,6 +154,19 @@ def test_a_secret_in_an_address_is_not_shown(cli: Cli, database: str, words: lis
     assert MARKER not in out + err
 
 
+@pytest.mark.parametrize("more", [[], ["--verbose"], ["--json"]])
+def test_a_token_of_who_is_told_is_not_shown(cli: Cli, database: str, refusing: int, more: list[str]) -> None:
+    """The address may hold a token; the answer 404 is told, and the address is not."""
+    plan_id = cli.json("plan", "--target", f"{database}.copy", "--source", f"{database}.orders", *WINDOW)["planId"]
+    address = f"http://127.0.0.1:{refusing}/{MARKER}?token={MARKER}"
+    ran = cli("run", "--plan-id", plan_id, "--notify", address, *more)
+    assert "the answer was 501" in ran.out + ran.err
+    assert MARKER not in ran.out + ran.err + _state(cli)
+    refused = cli("run", "--plan-id", plan_id, "--notify", f"http://u:{MARKER}@127.0.0.1:{refusing}/", *more)
+    assert refused.code == 2
+    assert MARKER not in refused.out + refused.err
+
+
 @pytest.mark.parametrize("way", ["environment", "file"])
 def test_a_password_that_is_refused_is_not_shown(
     cli: Cli, database: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
