@@ -99,7 +99,8 @@ def _rest(plan: Plan, filled: Iterable[CoveredInterval]) -> Advice:
         for start, end in gaps
     ]
     waived = command("waive", plan.plan_id, Flag("--reason", "another plan has filled its window"))
-    return Advice("".join("plan what is left with `{}`, " for _ in commands) + "then `{}`", *commands, waived)
+    words = "".join("plan what is left with `{}`, " for _ in commands)
+    return Advice(f"{words}then `{{}}`" if commands else "`{}`", *commands, waived)
 
 
 def filled_twice(store: StateStore, plans: Sequence[Plan]) -> list[FilledTwice]:

@@ -89,9 +89,12 @@ def judge_leftover(table: StagingFacts, standing: Standing) -> Verdict:
         return Verdict(not fresh, f"{about}, and it is less than an hour old" if fresh else about)
     if status is RunStatus.COMPLETED or status is RunStatus.UNDONE:
         return Verdict(True, f"its plan is {status}")
-    if status is not RunStatus.CANCELLED:
+    waived = run.waiver is not None and run.waiver.until is None
+    if status is not RunStatus.CANCELLED and not waived:
         return Verdict(False, f"its plan is {status}, and will drop it when it is completed")
     state = run.state(leftover.chunk_id)
-    if leftover.chunk_id and state.status is not ChunkStatus.DONE and state.verified:
+    # Every attempt at it was refused before it published anything, and another one can stage the rows again.
+    refused = waived and state.status is ChunkStatus.FAILED and not state.touched and state.staged is None
+    if leftover.chunk_id and state.status is not ChunkStatus.DONE and state.verified and not refused:
         return Verdict(False, "rows of its chunk may be in the target in part, and `resume` needs it to finish them")
-    return Verdict(True, "its plan is cancelled")
+    return Verdict(True, "its plan is waived" if waived else "its plan is cancelled")

@@ -49,8 +49,9 @@ def _of_this_plan(case: RuleContext, plan_id: str, run: Run, tables: list[Stagin
     left = [table for table in tables if judge_leftover(table, Standing(run)).removable]
     if left:
         cancelled = run.status is RunStatus.CANCELLED
+        status = f"{run.status} and waived" if case.waived else run.status
         yield Match(
-            f"{_counted(left)} of this plan, whose run is {run.status}, {'is' if len(left) == 1 else 'are'} left on "
+            f"{_counted(left)} of this plan, whose run is {status}, {'is' if len(left) == 1 else 'are'} left on "
             "the server.",
             command("clean", plan_id, _YES),
             Severity.INFO if cancelled else None,
