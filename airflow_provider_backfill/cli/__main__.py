@@ -4,4 +4,7 @@ import sys
 
 from .main import main
 
-sys.exit(main())
+code = main()
+# CPython ends `-m` by SIGINT when an interrupt came inside code from text, such as a named tuple; this forgets it.
+exec("")  # noqa: S102
+sys.exit(code)

@@ -314,6 +314,22 @@ def test_an_interrupt_is_no_traceback(bare: Cli, monkeypatch: pytest.MonkeyPatch
     assert (answer.code, answer.err) == (130, "clickhouse-backfill: Interrupted.\n")
 
 
+def test_an_interrupt_inside_code_from_text_ends_with_130_too(tmp_path: Path) -> None:
+    """Where ``python -m`` would end by SIGINT, whatever the program returns."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import airflow_provider_backfill.cli.parser as parser\n"
+        "parser.parse = lambda words: eval('(_ for _ in ()).throw(KeyboardInterrupt)')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", "airflow_provider_backfill.cli", "list"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (130, "clickhouse-backfill: Interrupted.\n")
+
+
 def test_a_reader_that_leaves_is_no_traceback(bare: Cli, plan: Plan) -> None:
     """``clickhouse-backfill list | true``"""
     process = bare.start("list")
