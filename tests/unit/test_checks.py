@@ -162,6 +162,19 @@ def test_claims_of_the_dead_are_counted_and_freed_by_the_right_command() -> None
     assert " resume " in find(everybody, "backfill_required_pending").hint
 
 
+def test_claims_of_the_dead_do_not_fail_the_check_of_a_waived_plan() -> None:
+    """Nobody has to execute its chunks; a resume would end the waiver, so cancel is what frees the claims."""
+    workers = {"a:1:2:x": WorkerLease(NOW, 60)}
+    abandoned = run(started=True, workers=workers, counts={ChunkStatus.RUNNING: 1})
+    case = RuleContext(moment=NOW, plan=PLAN, run=abandoned, dead=frozenset(workers))
+    assert find(case, "backfill_claim_stuck").severity is Severity.ERROR
+    waived = replace(case, run=replace(abandoned, waiver=Waiver("someone", "another plan fills it", None)))
+    finding = find(waived, "backfill_claim_stuck")
+    assert finding.severity is Severity.WARN
+    assert " cancel " in finding.hint
+    assert all(finding.severity is not Severity.ERROR for finding in judge(waived))
+
+
 @pytest.mark.parametrize(
     ("changes", "verb"),
     [

@@ -39,7 +39,7 @@ from airflow_provider_backfill.core.findings.window_rules import (
     SMALL_ROWS,
 )
 from airflow_provider_backfill.core.plan import Plan, Statement, WriteMode
-from airflow_provider_backfill.core.run_state import ChunkState, ChunkStatus, Run
+from airflow_provider_backfill.core.run_state import ChunkState, ChunkStatus, Run, Waiver, WorkerLease
 from airflow_provider_backfill.core.tables import TableName, TimeKind
 from airflow_provider_backfill.errors import Command, Flag, Sql
 from tests.state import START, make_plan
@@ -365,6 +365,26 @@ def test_tables_of_this_plan() -> None:
     assert one(run=cancelled, staging=staged()).severity is INFO
     busy = Run(PLAN.plan_id, 4, started=True, cancelled=True, counts={ChunkStatus.RUNNING: 1})
     assert look(run=busy, staging=staged()) == []
+
+
+def test_tables_of_a_waived_plan_whose_worker_died() -> None:
+    """Somebody takes over from a dead worker with its tables, unless the plan is waived."""
+    waived = Run(
+        PLAN.plan_id,
+        4,
+        started=True,
+        workers={"w": WorkerLease(NOW, 60)},
+        counts={ChunkStatus.RUNNING: 1},
+        chunks={"c" * 16: ChunkState(ChunkStatus.RUNNING, 1, owner="w")},
+        waiver=Waiver("me", "another plan fills it"),
+    )
+    code = "backfill_staging_orphaned"
+    for run, dead, found in (
+        (waived, ("w",), True),
+        (waived, (), False),
+        (replace(waived, waiver=None), ("w",), False),
+    ):
+        assert (code in [finding.code for finding in look(run=run, dead=dead, staging=staged())]) is found
 
 
 def test_tables_of_no_plan_here() -> None:

@@ -44,7 +44,8 @@ def _staging(case: RuleContext) -> Iterator[Match]:
 
 
 def _of_this_plan(case: RuleContext, plan_id: str, run: Run, tables: list[StagingFacts]) -> Iterator[Match]:
-    if run.workers.keys() - case.dead or run.count(ChunkStatus.RUNNING):
+    # Whoever takes over from a dead worker needs its tables; nobody does so for a waived plan.
+    if run.workers.keys() - case.dead or (run.count(ChunkStatus.RUNNING) and not case.waived):
         return
     left = [table for table in tables if judge_leftover(table, Standing(run)).removable]
     if left:

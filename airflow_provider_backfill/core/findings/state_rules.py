@@ -157,7 +157,7 @@ def _filled_twice(case: RuleContext) -> Iterator[Match]:
     "backfill_claim_stuck",
     Severity.ERROR,
     "Lost workers still hold chunks, and nobody executes these chunks. A warning while another worker is alive "
-    "and can take over.",
+    "and can take over, and for a waived plan.",
     remedy="`resume` to take over the claims, or `cancel` with the address of the ClickHouse to release them",
 )
 def _stuck(case: RuleContext) -> Iterator[Match]:
@@ -170,8 +170,9 @@ def _stuck(case: RuleContext) -> Iterator[Match]:
         yield Match(
             f"{chunks} chunks of {case.plan.target} are claimed by workers that are gone "
             f"({', '.join(sorted(held))}), last heard of at {render_instant(seen)}.",
-            command("cancel" if case.run.cancelled else "resume", case.plan.plan_id),
-            None if case.abandoned else Severity.WARN,
+            # A resume would end the waiver.
+            command("cancel" if case.run.cancelled or case.waived else "resume", case.plan.plan_id),
+            None if case.abandoned and not case.waived else Severity.WARN,
         )
 
 
