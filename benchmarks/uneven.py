@@ -8,6 +8,7 @@ are the server's own figures, of its query log.
 
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from airflow_provider_backfill.clickhouse.client import ClickHouse, connect
@@ -52,7 +53,9 @@ def figures(rows: int) -> list[Row]:
             )
             settings = {"query_id": "bare", "max_insert_threads": os.cpu_count() or 1}
             bare = timed(lambda: server.command(f"INSERT INTO b.bare {_SELECT}", settings))
+            _settle(server)
             long, long_planning, long_seconds = _run(session, "long", Chunking(hours=6))
+            _settle(server)
             even, even_planning, even_seconds = _run(session, "even", Chunking(hours=6, rows=limit))
             server.command("SYSTEM FLUSH LOGS")
             expected = _content(server, "bare")
@@ -78,6 +81,13 @@ def figures(rows: int) -> list[Row]:
         ),
         Row("the same, chunks of 6 h", long_planning + long_seconds, "s", bare, against, note=_planning(long_planning)),
     ]
+
+
+def _settle(server: ClickHouse) -> None:
+    """Wait until the parts of what was measured before are merged: the baseline ran beside no merge."""
+    give_up = time.monotonic() + 60
+    while server.numbers("SELECT count() FROM system.merges")[0] and time.monotonic() < give_up:
+        time.sleep(0.1)
 
 
 def _planning(seconds: float) -> str:

@@ -7,7 +7,7 @@ the target's partition key; those of limits on rows and bytes lie where the rows
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise, takewhile
 from typing import NamedTuple
@@ -44,10 +44,17 @@ class HeavyChunk(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """A plan with its bounds, and the chunks that could not be made light enough."""
+    """
+    A plan with its bounds, and what was learnt while they were chosen.
+
+    Attributes:
+        heavy: The chunks that could not be made light enough.
+        rows: Rows of the plan's sources by the start of their chunk, in milliseconds; None where none were counted.
+    """
 
     plan: Plan
     heavy: tuple[HeavyChunk, ...] = ()
+    rows: Mapping[int, int] | None = None
 
 
 def cut(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts]) -> Cut:
@@ -66,9 +73,19 @@ def cut(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[Scan
     base = _base(server, target, plan, scans, plan.chunking)
     if not plan.chunking.limited:
         return Cut(_with_bounds(plan, base))
-    cells = _cells(server, target, plan, scans, base)
+    cells, rows = _cells(server, target, plan, scans, base)
     plan = _with_bounds(plan, pack(base, cells))
-    return _cut_by_key(server, target, plan, scans, cells)
+    counted = None if rows is None else _by_chunk(plan.bounds_ms(), rows)
+    return _cut_by_key(server, target, plan, scans, cells)._replace(rows=counted)
+
+
+def _by_chunk(bounds: Sequence[int], rows: Mapping[int, int]) -> dict[int, int]:
+    """Add up rows by an instant to rows by the bound before the instant."""
+    counts: dict[int, int] = {}
+    for at, count in rows.items():
+        start = bounds[bisect_right(bounds, at) - 1]
+        counts[start] = counts.get(start, 0) + count
+    return counts
 
 
 def _with_bounds(plan: Plan, bounds: list[int]) -> Plan:
@@ -218,10 +235,16 @@ def _base(
 
 def _cells(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], base: Sequence[int]
-) -> list[Cell]:
-    """How heavy the source is between the instants at which the plan may have a bound; those of no weight left out."""
+) -> tuple[list[Cell], Mapping[int, int] | None]:
+    """
+    How heavy the source is between the instants at which the plan may have a bound; those of no weight left out.
+
+    With the cells, the rows by the same instants, where they were counted and not taken from an index.
+    """
     starts = _allowed(server, target, plan, scans, base)
     weights: dict[int, float] = {}
+    rows_at: dict[int, int] = {}
+    exact = True
     for statement in plan.statements:
         if statement.table is None:
             raise RequestError(
@@ -244,9 +267,11 @@ def _cells(
                     Flag("--chunk-hours"),
                 ),
             )
+        exact = exact and counts.exact
         for start, rows in counts.rows.items():
             weights[start] = weights.get(start, 0.0) + rows * per_row
-    return [Cell(start, weights[start]) for start in sorted(weights)]
+            rows_at[start] = rows_at.get(start, 0) + rows
+    return [Cell(start, weights[start]) for start in sorted(weights)], rows_at if exact else None
 
 
 def _weight_of_row(server: ClickHouse, plan: Plan, source: TableName) -> float:

@@ -5,7 +5,7 @@ The estimate counts rows of the source, before the SELECT's own filters; what is
 buckets and partitions that the planner holds plans against.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from statistics import median_low
 from typing import Any
@@ -34,15 +34,18 @@ IDEAL_BYTES = 2**30
 _CHUNK_HOURS = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 24.0, 48.0, 72.0, 168.0, 336.0, 720.0)
 
 
-def estimate_plan(server: ClickHouse, plan: Plan) -> Estimate | None:
+def estimate_plan(server: ClickHouse, plan: Plan, counted: Mapping[int, int] | None = None) -> Estimate | None:
     """
     Rows of the source in each chunk; None when that cannot be told at a low price.
+
+    Args:
+        counted: Rows by the start of their chunk, in milliseconds, where they are known already.
 
     Raises:
         ServerError: The server could not be reached.
     """
     try:
-        if plan.parts and (weighed := chunk_rows(server, plan)):
+        if (plan.parts or counted is not None) and (weighed := chunk_rows(server, plan, counted)):
             return _estimate_of(server, plan, [rows for _, rows in weighed])
         statements = plan.statements if all(statement.table for statement in plan.statements) else ()
         tables = [table for statement in statements for table in plan.filters(statement)]
@@ -66,22 +69,11 @@ def _estimate_of(server: ClickHouse, plan: Plan, rows: Sequence[int]) -> Estimat
     )
 
 
-def chunk_rows(server: ClickHouse, plan: Plan) -> list[tuple[Chunk, int]]:
+def chunk_rows(server: ClickHouse, plan: Plan, counted: Mapping[int, int] | None = None) -> list[tuple[Chunk, int]]:
     """Every chunk, or the parts in its place, with its rows of the sources; none when they cannot be counted."""
-    bounds = plan.bounds_ms()
-    counts: dict[int, int] = {}
-    for statement in plan.statements:
-        source = statement.table
-        if source is None:
-            return []
-        try:
-            found = rows_between(server, source, plan.time_column, statement.time_kind, bounds)
-        except StatementRefusedError:
-            return []
-        if found is None:
-            return []
-        for start, count in found.rows.items():
-            counts[start] = counts.get(start, 0) + count
+    counts = _count_rows(server, plan) if counted is None else counted
+    if counts is None:
+        return []
     planned = plan.planned_parts()
     weighed: list[tuple[Chunk, int]] = []
     for chunk in plan.chunks():
@@ -93,6 +85,25 @@ def chunk_rows(server: ClickHouse, plan: Plan) -> list[tuple[Chunk, int]]:
         else:
             weighed.append((chunk, counts.get(to_ms(chunk.start), 0)))
     return weighed
+
+
+def _count_rows(server: ClickHouse, plan: Plan) -> Mapping[int, int] | None:
+    """Rows of the sources by the start of their chunk, in milliseconds; None when they cannot be counted."""
+    bounds = plan.bounds_ms()
+    counts: dict[int, int] = {}
+    for statement in plan.statements:
+        source = statement.table
+        if source is None:
+            return None
+        try:
+            found = rows_between(server, source, plan.time_column, statement.time_kind, bounds)
+        except StatementRefusedError:
+            return None
+        if found is None:
+            return None
+        for start, count in found.rows.items():
+            counts[start] = counts.get(start, 0) + count
+    return counts
 
 
 def propose_hours(

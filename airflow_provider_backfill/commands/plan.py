@@ -1,7 +1,7 @@
 """Create an immutable plan, or find the identical one."""
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from ..clickhouse import attempt, catalog
@@ -128,7 +128,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             shown = {"preview": preview(server, existing, target)} if dry_run else {}
             return {**_plan_payload(session, _same_plan(existing, plan), target, existed=True), **shown}
         scans = plan_inputs.read_queries(server, target, plan, scans)
-        plan, heavy = chunk_bounds.cut(server, target, plan, scans)
+        plan, heavy, counted = chunk_bounds.cut(server, target, plan, scans)
         verdicts = adding_up.check_bounds(server, target, plan, scans)
         dealing.check_stable(plan, verdicts)
         plan = adding_up.with_label(server, target, plan, scans, verdicts)
@@ -138,11 +138,13 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         caveat = verify_caveat(plan, target, _all(verdict.chance for verdict in verdicts))
         plan = plan.model_copy(update={"not_compared": not_compared, "verify_caveat": caveat})
         plan = plan.model_copy(
-            update={"adds_up": _tried(session, server, target, plan, verdicts, request, dry_run=dry_run)}
+            update={"adds_up": _tried(session, server, target, plan, verdicts, request, counted, dry_run=dry_run)}
         )
         if not dry_run:
             _clean_before(session, ground, plan, existing, force=request.force)
-        estimates = [chunk_sizing.estimate_plan(there, plan) for _, there, _ in ground.sites]
+        # What was counted to choose the bounds is of one server.
+        known = counted if len(ground.sites) == 1 else None
+        estimates = [chunk_sizing.estimate_plan(there, plan, known) for _, there, _ in ground.sites]
         estimate = max((one for one in estimates if one is not None), key=lambda one: one.rows, default=None)
         rows = None if None in estimates else sum(one.rows for one in estimates if one is not None)
         if plan.dealing is not None and estimate is not None:
@@ -201,6 +203,7 @@ def _tried(
     plan: Plan,
     verdicts: Sequence[Verdict],
     request: PlanRequest,
+    counted: Mapping[int, int] | None,
     *,
     dry_run: bool,
 ) -> AddsUp:
@@ -218,7 +221,7 @@ def _tried(
     else:
         limits = session.options.limits
         made, trial = trying.try_chunks(
-            server, target, plan, verdicts, rows=limits.trial_rows, seconds=limits.trial_seconds
+            server, target, plan, verdicts, counted, rows=limits.trial_rows, seconds=limits.trial_seconds
         )
         if any(verdict.doubts for verdict in verdicts):
             proof = Proof.BY_TRIAL if made else Proof.NOT_SHOWN

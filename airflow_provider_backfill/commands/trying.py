@@ -29,6 +29,7 @@ def try_chunks(
     target: TableFacts,
     plan: Plan,
     verdicts: Sequence[Verdict],
+    counted: Mapping[int, int] | None,
     *,
     rows: int,
     seconds: float,
@@ -37,6 +38,7 @@ def try_chunks(
     Fill a few chunks one by one and at once, and compare.
 
     Args:
+        counted: Rows of the sources by the start of their chunk, in milliseconds; None where they are to be counted.
         rows: About how many rows of the source may be read for it; a quarter where the rules prove it already.
         seconds: How long a statement of it may take.
 
@@ -58,7 +60,7 @@ def try_chunks(
     if not target.engine.endswith("MergeTree"):
         return _no_trial(doubts, f"no private table like {target.name} ({target.engine}) can be made")
     try:
-        slices = _slices(server, plan, rows if doubts else rows // _SECOND_OPINION, seconds)
+        slices = _slices(server, plan, counted, rows if doubts else rows // _SECOND_OPINION, seconds)
         if len(slices) < 2:
             return False, "not made: all rows of the window lie in one chunk"
         trial = make_trial(
@@ -80,18 +82,20 @@ def try_chunks(
     )
 
 
-def _slices(server: ClickHouse, plan: Plan, rows: int, seconds: float) -> list[Slice]:
+def _slices(
+    server: ClickHouse, plan: Plan, counted: Mapping[int, int] | None, rows: int, seconds: float
+) -> list[Slice]:
     bounds = plan.bounds_ms()
     chunks = [(from_ms(start), from_ms(end)) for start, end in pairwise(bounds)]
     if any(statement.parameters for statement in plan.statements):
         # The SELECT has room for one pair of bounds, so the slices have to touch.
         return chunks[:2]
-    counts: dict[int, int] = {}
     tables = [table for statement in plan.statements for table in plan.filters(statement)]
-    for table in tables:
-        for bound, count in rows_by_bound(server, table, bounds, seconds / 4).items():
-            number = bisect_right(bounds, bound) - 1
-            counts[number] = counts.get(number, 0) + count
+    found = [counted] if counted is not None else [rows_by_bound(server, each, bounds, seconds / 4) for each in tables]
+    counts: dict[int, int] = {}
+    for bound, count in (each for one in found for each in one.items()):
+        number = bisect_right(bounds, bound) - 1
+        counts[number] = counts.get(number, 0) + count
     whole_days = any(table.kind.is_date for table in tables)
     return pick_slices(chunks, counts, rows, whole_days=whole_days)
 
