@@ -369,7 +369,11 @@ def _file(config_file: Path | None, directory: Path) -> _Layer:
     path = directory / (config_file or CONFIG_FILE)
     tables = _read_toml(path)
     if tables is None and config_file is not None:
-        raise ConfigError(f"The configuration file {path} does not exist.", hint="check the path given as --config")
+        from .core.masking import mask_secrets  # Its patterns cost each start of the program.
+
+        raise ConfigError(
+            f"The configuration file {mask_secrets(str(path))} does not exist.", hint="check the path given as --config"
+        )
     if tables is None:
         path = directory / "pyproject.toml"
         tables = _read_toml(path) or {}

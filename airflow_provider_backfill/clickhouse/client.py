@@ -7,6 +7,7 @@ connection that fails a :class:`ServerUnreachableError`.
 No password is kept outside the client, and none is in an error.
 """
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,6 +22,9 @@ from .address import Address, parse_address
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
+
+# Where nobody has set up logging, Python prints what the client logs of an error that is raised as well.
+logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 
 _T = TypeVar("_T")
 _NEEDED = object()
@@ -359,14 +363,22 @@ def _no_engine(error: ImportError) -> ConfigError:
     )
 
 
+def _network_reason(error: BaseException) -> str:
+    """Return what the system says of a connection that failed: the client and its libraries each say the same again."""
+    text, inner = str(error), error
+    while (cause := inner.__cause__ or inner.__context__) is not None:
+        inner = cause
+    if isinstance(inner, OSError):
+        return inner.strerror or str(inner) or text
+    return text if inner is error else f"{text}: {inner}"
+
+
 def _server_error(error: Exception, address: str) -> ServerError:
     code: int | None = getattr(error, "code", None)
     text = shorten_message(str(error)).strip()
     if code is None:
-        cause = error.__cause__ or error.__context__
-        detail = f": {cause}" if cause is not None else ""
         return ServerUnreachableError(
-            f"ClickHouse at {address} could not be reached ({mask_message(f'{text}{detail}')}).",
+            f"ClickHouse at {address} could not be reached ({mask_message(_network_reason(error))}).",
             remedy=Advice(
                 "check that it runs and that {}, CLICKHOUSE_URL or the Airflow connection points to it",
                 Flag("--clickhouse-url"),

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from ..core.facts import TableFacts
+from ..core.masking import mask_secrets
 from ..core.sql import expressions, literal, table_condition
 from ..core.tables import TableName
 from ..errors import Advice, Flag, RequestError, ServerError, ServerUnreachableError, StatementRefusedError
@@ -154,7 +155,7 @@ def _shard_url(number: str, url: str) -> tuple[int, str]:
     """
     if not re.fullmatch(r"[1-9][0-9]{0,5}", number):
         raise RequestError(
-            f"--shard-url has {number[:40]!r} where the number of a shard belongs.",
+            f"--shard-url has {mask_secrets(number[:200])[:40]!r} where the number of a shard belongs.",
             remedy=Advice("write {}", Flag("--shard-url", "2=http://host:8123")),
         )
     place = parse_address(url)

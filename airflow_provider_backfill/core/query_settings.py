@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from ..errors import Advice, Flag, RequestError
+from .masking import mask_secrets
 
 # What an exact result rests on: the filter, no deduplication, one statement as a whole, every shard.
 _OURS = frozenset(
@@ -42,6 +43,25 @@ def check_settings(names: Iterable[str], what: str) -> None:
             raise RequestError(
                 f"{what} sets {name}, which decides whether a chunk gets its rows, each once: it is set by the plan.",
                 hint=f"leave {name} out",
+            )
+
+
+def check_setting_values(settings: Mapping[str, object], what: str) -> None:
+    """
+    Refuse values with a credential in them, such as the address of a schema registry: a plan keeps its settings.
+
+    Args:
+        what: Where they were given.
+
+    Raises:
+        RequestError: Names the setting, without its value.
+    """
+    for name, value in settings.items():
+        if mask_secrets(str(value)) != str(value):
+            raise RequestError(
+                f"{what} gives {name} a value with a credential in it. The plan's file and the server's query_log keep "
+                "settings as they are.",
+                hint="set it in a profile of the ClickHouse user, or use a named collection",
             )
 
 

@@ -4,7 +4,7 @@ from ..errors import Advice, Flag, RequestError
 from .names import show_table
 from .parameters import read_parameters
 from .plan import PlanRequest, WriteMode
-from .query_settings import check_settings
+from .query_settings import check_setting_values, check_settings
 from .select_text import read_select
 
 
@@ -34,6 +34,7 @@ def check_request(request: PlanRequest) -> None:
             ),
         )
     check_settings(request.settings, "--setting or defaults.settings")
+    check_setting_values(request.settings, "--setting or defaults.settings")
     if request.source == request.target:
         raise RequestError(
             f"{show_table(request.target)} is the target itself; inserting a table into itself doubles its rows.",

@@ -40,7 +40,7 @@ from ..core.instants import render_instant
 from ..core.parameters import read_formats
 from ..core.plain_text import plain_values
 from ..core.plan import PlanRequest, RowProof
-from ..core.query_settings import check_settings, settings_as_text
+from ..core.query_settings import check_setting_values, check_settings, settings_as_text
 from ..core.tables import TIME_UNITS
 from ..core.window import iter_window
 from ..errors import RequestError
@@ -350,6 +350,7 @@ class BackfillPlanOperator(BaseOperator):
             raise RequestError(f"time_unit is {self.time_unit!r}.", hint=f"pass one of {', '.join(TIME_UNITS)}")
         read_formats(self.params_format or {})
         check_settings(self.settings or {}, "settings")
+        check_setting_values(self.settings or {}, "settings")
         parse_options(self.options or {}, "options")
         parsers: dict[str, Callable[[Any], Any]] = {
             "target": to_table("target"),

@@ -199,7 +199,7 @@ def test_nobody_answers(cli: Cli, database: str) -> None:
     cli.url = "http://default@127.0.0.1:9/db"
     answer = cli(*_plan(database, {}))
     assert answer.code == 1
-    assert "http://127.0.0.1:9 could not be reached" in answer.err
+    assert "http://127.0.0.1:9 could not be reached (Connection refused)." in answer.err
     assert "check that it runs" in answer.err
     assert not cli.state.exists()
 

@@ -154,6 +154,39 @@ def test_a_secret_in_an_address_is_not_shown(cli: Cli, database: str, words: lis
     assert MARKER not in out + err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--cluster", "default", "--shard-url", "1=http://u:{}@127.0.0.1:9"],
+        ["--cluster", "default", "--shard-url", "1=http://127.0.0.1:9/?password={}"],
+        ["--cluster", "default", "--shard-url", "http://u:{}@127.0.0.1:9"],
+        ["--cluster", "default", "--shard-url", "u:{}@127.0.0.1:9"],
+        ["--setting", "format_avro_schema_registry_url=http://u:{}@127.0.0.1:9/"],
+        ["--setting", "rename_files_after_processing=x?token={}"],
+        ["--select-file", "https://u:{}@h/x.sql"],
+        ["--config", "s3://key:{}@bucket/x"],
+    ],
+)
+@pytest.mark.parametrize("more", [["--verbose"], ["--json"]])
+def test_a_secret_in_another_flag_is_not_kept(
+    cli: Cli, client: Client, database: str, words: list[str], more: list[str]
+) -> None:
+    """What is refused is refused unseen, and a server that was asked has not been told."""
+    given = [word.format(MARKER) for word in words]
+    answer = cli("plan", "--target", f"{database}.copy", "--source", f"{database}.orders", *WINDOW, *given, *more)
+    assert answer.code == 2
+    assert MARKER not in answer.out + answer.err
+    assert MARKER not in _state(cli) if cli.state.exists() else True
+    client.command("SYSTEM FLUSH LOGS")
+    found = client.query(
+        "SELECT count() FROM system.query_log WHERE position(query, concat('m4rk3r', 'OfASecret')) > 0"
+        " AND position(query, {database:String}) > 0"
+        " OR arrayExists(x -> position(x, concat('m4rk3r', 'OfASecret')) > 0, mapValues(Settings))",
+        {"database": database},
+    )
+    assert found.result_rows == [(0,)]
+
+
 @pytest.mark.parametrize("more", [[], ["--verbose"], ["--json"]])
 def test_a_token_of_who_is_told_is_not_shown(cli: Cli, database: str, refusing: int, more: list[str]) -> None:
     """The address may hold a token; the answer 404 is told, and the address is not."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_backfill.core.query_settings import check_settings, settings_as_text
+from airflow_provider_backfill.core.query_settings import check_setting_values, check_settings, settings_as_text
 from airflow_provider_backfill.errors import ConfigError, RequestError
 from airflow_provider_backfill.options import load_options, parse_options
 
@@ -28,6 +28,18 @@ def test_others_are_sent_as_text() -> None:
     """They are part of the plan, so they have one spelling and one order."""
     check_settings(["max_threads", "join_algorithm", "s3_max_connections"], "--setting")
     assert settings_as_text({"b": True, "a": 4, "c": "x"}) == {"a": "4", "b": "1", "c": "x"}
+
+
+@pytest.mark.parametrize("value", ["http://u:m4rk3r@registry:8081", "token=m4rk3r", "u:m4rk3r@registry"])
+def test_a_value_with_a_credential_is_refused_unseen(value: str) -> None:
+    """The plan's file and the query_log keep settings as they are."""
+    with pytest.raises(RequestError, match="format_avro_schema_registry_url") as refused:
+        check_setting_values({"format_avro_schema_registry_url": value}, "--setting")
+    assert "m4rk3r" not in f"{refused.value} {refused.value.remedy}"
+
+
+def test_a_value_without_one_is_taken() -> None:
+    check_setting_values({"force_primary_key": 1, "format_avro_schema_registry_url": "http://registry:8081"}, "it")
 
 
 def test_the_option_is_a_table_or_a_text(tmp_path: Path) -> None:
