@@ -73,7 +73,7 @@ class Shop:
         )
 
     def load(self, rows: int) -> None:
-        """How slow the slow SELECT is from now on."""
+        """How slow the slow SELECT is from now on; plan before it is slow, or the trial takes all its time."""
         self.client.command(f"TRUNCATE TABLE {self.database}.load")
         self.client.command(f"INSERT INTO {self.database}.load SELECT number FROM numbers({rows})")
 
@@ -296,8 +296,9 @@ def test_a_signal_pauses_and_resume_goes_on(shop: Shop, number: signal.Signals) 
 
 def test_a_signal_kills_a_query_that_lasts(shop: Shop) -> None:
     """A pause must not wait for an hour's INSERT."""
-    shop.load(30_000_000)
+    shop.load(1)
     plan_id = shop.plan("--select", shop.slow_select(), "--filter-table", f"{shop.database}.orders", hours=24, days=2)
+    shop.load(30_000_000)
     process = shop.cli.start("run", "--plan-id", plan_id)
     wait_until(lambda: _queries(shop, plan_id) == 1)
     process.send_signal(signal.SIGTERM)
@@ -315,8 +316,9 @@ def _queries(shop: Shop, plan_id: str) -> int:
 
 def test_a_second_interrupt_leaves_at_once(own_shop: Shop, own_server: ClickHouseServer) -> None:
     """When the server answers nothing, giving chunks back waits for it; a person need not."""
-    own_shop.load(30_000_000)
+    own_shop.load(1)
     plan_id = own_shop.plan("--select", own_shop.slow_select(), "--filter-table", "shop.orders", hours=24)
+    own_shop.load(30_000_000)
     process = own_shop.cli.start("run", "--plan-id", plan_id)
     wait_until(lambda: _queries(own_shop, plan_id) == 1)
     own_server.pause()
@@ -371,8 +373,9 @@ def test_killed_again_and_again_it_still_writes_each_row_once(shop: Shop) -> Non
 
 def test_cancel_from_a_second_terminal_stops_the_server_too(shop: Shop) -> None:
     """Within two seconds no worker holds a chunk and no query of the plan is alive; resume finishes."""
-    shop.load(30_000_000)
+    shop.load(1)
     plan_id = shop.plan("--select", shop.slow_select(), "--filter-table", f"{shop.database}.orders", hours=24)
+    shop.load(30_000_000)
     process = shop.cli.start("run", "--plan-id", plan_id, "--max-parallel-chunks", "2", "--json")
     wait_until(lambda: _queries(shop, plan_id) == 2)
 

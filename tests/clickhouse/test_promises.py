@@ -91,11 +91,11 @@ def test_a_cancel_reaches_the_question_to_the_source(http_lab: Lab) -> None:
 
 
 def test_a_chunk_that_needs_too_much_memory_is_split(http_lab: Lab) -> None:
-    """Under a limit of 2 GiB a day of 240,000 rows that are 12 kB each while they are grouped goes in parts."""
+    """Under a limit of 1 GiB a day of 120,000 rows that are 12 kB each while they are grouped goes in parts."""
     lab = http_lab
     lab.sql(
         "CREATE TABLE src (ts DateTime('UTC'), id UInt32) ENGINE = MergeTree ORDER BY ts",
-        "INSERT INTO src SELECT toDateTime('2025-01-01', 'UTC') + intDiv(number * 9, 25), number FROM numbers(240000)",
+        "INSERT INTO src SELECT toDateTime('2025-01-01', 'UTC') + intDiv(number * 18, 25), number FROM numbers(120000)",
         "CREATE TABLE dst (hour DateTime('UTC'), bytes UInt64) ENGINE = MergeTree ORDER BY hour",
     )
     select = (
@@ -108,12 +108,12 @@ def test_a_chunk_that_needs_too_much_memory_is_split(http_lab: Lab) -> None:
     assert (payload["status"], payload["chunkCounts"]["done"]) == ("completed", payload["chunkCounts"]["total"])
     assert payload["chunkCounts"]["total"] >= 2
     assert payload["lastError"].startswith("ClickHouse refused the statement")
-    assert lab.rows("SELECT count(), uniq(hour), sum(bytes) FROM dst") == [(24, 24, 240_000 * 12_000)]
+    assert lab.rows("SELECT count(), uniq(hour), sum(bytes) FROM dst") == [(24, 24, 120_000 * 12_000)]
     assert lab.leftovers() == []
 
 
 def _limited(lab: Lab) -> ClickHouse:
-    """A connection of a user whose statements get 2 GiB."""
+    """A connection of a user whose statements get 1 GiB."""
     at = urlsplit(lab.engine.url)
     return from_client(
         lambda: clickhouse_connect.get_client(
@@ -121,7 +121,7 @@ def _limited(lab: Lab) -> ClickHouse:
             port=at.port,
             database=lab.engine.database,
             autogenerate_session_id=False,
-            settings={"max_memory_usage": 2 << 30},
+            settings={"max_memory_usage": 1 << 30},
         ),
         "the server",
     )

@@ -79,7 +79,7 @@ def a_new_column(day: Day) -> None:
 
 def stop_and_go_on(day: Day) -> None:
     """Pause what runs, and resume in the morning."""
-    cli, words = day._cli, ("--source", f"{day.database}.orders", "--chunk-hours", "0.25", *WINDOW)
+    cli, words = day._cli, ("--source", f"{day.database}.orders", "--chunk-hours", "1", *WINDOW)
     plan_id = cli.json("plan", "--target", f"{day.database}.copy", *words)["planId"]
     process = cli.start("run", "--plan-id", plan_id)
     wait_until(lambda: any(event["type"] == "ChunkDone" for event in cli.events(plan_id)))
