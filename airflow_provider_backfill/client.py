@@ -24,12 +24,13 @@ from .core.chunking import AUTO
 from .core.instants import parse_instant
 from .core.names import parse_table
 from .core.parameters import read_formats
-from .core.plan import PlanRequest, RowProof, WriteMode
+from .core.plan import RowProof, WriteMode
 from .core.query_settings import settings_as_text
+from .core.request import PlanRequest
 from .core.sql import parse_filter
 from .core.tables import TableName
 from .errors import RequestError
-from .options import load_options, parse_options
+from .option_sources import parse_options, resolve_options
 
 if TYPE_CHECKING:
     from .clickhouse.client import ClickHouse
@@ -68,9 +69,9 @@ class Client:
         from .state.store import open_store
 
         overrides = {**(options or {}), "--state-dir": None if state_dir is None else os.fspath(state_dir)}
-        self._options = load_options(
+        self._options = resolve_options(
             overrides=overrides, environ=os.environ, config_file=None, directory=Path.cwd(), airflow_section=None
-        )
+        ).options
         address = url or os.environ.get("CLICKHOUSE_URL")
         secret = password or os.environ.get("CLICKHOUSE_PASSWORD")
 

@@ -14,7 +14,7 @@ from .airflow_support.session import airflow_errors, operator_words, undefined_n
 from .commands.session import Payload
 from .core.instants import render_instant
 from .errors import RequestError
-from .options import parse_options
+from .option_sources import parse_options
 from .triggers import BackfillStatusTrigger, Progress, Watched
 
 

@@ -25,10 +25,10 @@ from airflow_provider_backfill.commands.session import Session
 from airflow_provider_backfill.commands.status import read_status
 from airflow_provider_backfill.core.chunking import Chunking
 from airflow_provider_backfill.core.instants import parse_instant
-from airflow_provider_backfill.core.plan import PlanRequest
+from airflow_provider_backfill.core.request import PlanRequest
 from airflow_provider_backfill.core.tables import TableName
 from airflow_provider_backfill.errors import ServerError
-from airflow_provider_backfill.options import parse_options
+from airflow_provider_backfill.option_sources import parse_options
 from airflow_provider_backfill.state.posix import FileBackend
 from airflow_provider_backfill.state.store import StateStore
 from benchmarks.frame import Row, in_turn, timed

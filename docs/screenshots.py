@@ -28,10 +28,10 @@ from airflow_provider_backfill.commands.session import Session
 from airflow_provider_backfill.core.chunking import Chunking
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.names import parse_table
-from airflow_provider_backfill.core.plan import PlanRequest
+from airflow_provider_backfill.core.request import PlanRequest
 from airflow_provider_backfill.core.run_state import ChunkStatus
 from airflow_provider_backfill.errors import BackfillError
-from airflow_provider_backfill.options import parse_options
+from airflow_provider_backfill.option_sources import parse_options
 from airflow_provider_backfill.state.store import open_store
 from tests.airflow.site import CHROMIUM, CHROMIUM_FLAGS, AirflowSite
 from tests.server import ClickHouseServer

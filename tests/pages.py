@@ -178,7 +178,7 @@ class Reader:
     def _toml(self, block: Block) -> None:
         document = tomllib.loads(block.text)
         if "backfill" not in document:
-            from airflow_provider_backfill.options import parse_options
+            from airflow_provider_backfill.option_sources import parse_options
 
             parse_options(document.get("tool", {}).get("clickhouse-backfill", document))
 
@@ -194,10 +194,10 @@ class Reader:
         parser.read_string(block.text)
         for section in parser.sections():
             if section == "clickhouse_backfill":
-                from airflow_provider_backfill.options import load_options
+                from airflow_provider_backfill.option_sources import resolve_options
 
                 texts: dict[str, Any] = dict(parser[section])
-                load_options(environ={}, config_file=None, directory=self.folder, airflow_section=texts)
+                resolve_options(environ={}, config_file=None, directory=self.folder, airflow_section=texts)
 
 
 def _plain(line: str) -> str:

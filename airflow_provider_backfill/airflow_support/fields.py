@@ -14,7 +14,8 @@ from typing import Any
 from ..core.chunking import AUTO, Chunking, parse_length
 from ..core.instants import from_ms, parse_instant, render_instant, to_ms
 from ..core.names import parse_table
-from ..core.plan import Plan, RowProof, TableFilter, WriteMode
+from ..core.plan import Plan, RowProof, WriteMode
+from ..core.request import TableFilter
 from ..core.sql import parse_filter
 from ..core.tables import TableName
 from ..core.window import Window

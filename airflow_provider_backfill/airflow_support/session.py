@@ -23,7 +23,8 @@ from ..commands.session import Session
 from ..core.plain_text import plain_line
 from ..core.retry import RetryDecision, classify_error
 from ..errors import Advice, BackfillError, ConfigError, Flag, Remedy, ServerError
-from ..options import Options, describe_options, load_options
+from ..option_sources import resolve_options
+from ..options import Options, describe_options
 from ..state.store import open_store
 from .compat import AirflowException, AirflowFailException, AirflowNotFoundException, BaseHook, conf
 
@@ -63,13 +64,13 @@ def load_airflow_options(arguments: Mapping[str, Any], document: Mapping[str, An
     Raises:
         ConfigError: One of them has an unknown name or a bad value, also where a stronger one wins.
     """
-    return load_options(
+    return resolve_options(
         overrides={**(document or {}), **{name: value for name, value in arguments.items() if value is not None}},
         environ=os.environ,
         config_file=None,
         directory=airflow_home(),
         airflow_section=airflow_section(),
-    )
+    ).options
 
 
 def airflow_section() -> dict[str, str]:

@@ -23,16 +23,16 @@ _LONGEST = 4 << 20
 
 def read_options(call: Call) -> "Options":
     """Load the options from the flags, the environment and the files of this call."""
-    from ..options import load_options
+    from ..option_sources import resolve_options
 
     config = call.text("--config")
-    return load_options(
+    return resolve_options(
         overrides={name: call.text(name) for name in _OPTION_FLAGS},
         environ=os.environ,
         config_file=Path(config) if config else None,
         directory=Path.cwd(),
         airflow_section=call.airflow_section,
-    )
+    ).options
 
 
 def open_session(call: Call, options: "Options") -> "Session":

@@ -11,7 +11,7 @@ from .parser import Call
 
 if TYPE_CHECKING:
     from ..core.chunking import Chunking
-    from ..core.plan import PlanRequest
+    from ..core.request import PlanRequest
     from ..options import Options
 
 
@@ -22,8 +22,9 @@ def read_request(call: Call, options: "Options") -> "PlanRequest":
     from ..core.instants import parse_instant
     from ..core.names import parse_table
     from ..core.parameters import read_formats
-    from ..core.plan import PlanRequest, RowProof, WriteMode
+    from ..core.plan import RowProof, WriteMode
     from ..core.query_settings import settings_as_text
+    from ..core.request import PlanRequest
     from ..core.sql import parse_filter
     from ..core.tables import TIME_UNITS
 

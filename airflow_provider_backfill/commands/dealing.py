@@ -6,12 +6,13 @@ from ..clickhouse import catalog, query_tree
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.shards import Spread, spread_tables
 from ..core.adding_up.case import Verdict
-from ..core.dealing import Dealing, as_number, chance, hashed_columns, is_float
+from ..core.dealing import as_number, chance, hashed_columns, is_float
 from ..core.facts import Column, TableFacts
 from ..core.names import quote, show_table
 from ..core.parameters import parameter_settings
 from ..core.plan import Plan, Statement, WriteMode
 from ..core.query_tree import Node
+from ..core.shares import Dealing
 from ..core.sql import converted_value, reads_of, row_hash, slot_select
 from ..core.tables import TABLE_FUNCTION, TableName
 from ..errors import Advice, Flag, RequestError

@@ -21,10 +21,11 @@ from ..core.instants import render_instant, short_instant
 from ..core.masking import literal_calls, mask_secrets
 from ..core.model import whole
 from ..core.names import is_expression, quote, show_table
-from ..core.plan import AddsUp, Plan, PlanRequest, Proof, RowProof, Statement, WriteMode
+from ..core.plan import AddsUp, Plan, Proof, RowProof, Statement, WriteMode
 from ..core.plan_words import guarantee, mode_reason
 from ..core.planner import check_window, differences, write_mode
 from ..core.remedy import command
+from ..core.request import PlanRequest
 from ..core.request_rules import check_request
 from ..core.run_state import ChunkStatus, Run
 from ..core.sql import quote_table

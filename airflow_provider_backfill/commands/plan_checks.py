@@ -8,7 +8,8 @@ from ..clickhouse.rights import missing_grants
 from ..clickhouse.shards import shards_with, spread_of
 from ..core.facts import TableFacts
 from ..core.names import quote
-from ..core.plan import PlanRequest, Statement, WriteMode
+from ..core.plan import Statement, WriteMode
+from ..core.request import PlanRequest
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from .plan_inputs import target_facts
 

@@ -17,8 +17,9 @@ from ..core.facts import CutoverFacts, ScanFacts, TableFacts, TimeColumn
 from ..core.instants import MS_PER_DAY, from_ms
 from ..core.names import is_expression, quote
 from ..core.parameters import parameter_settings
-from ..core.plan import FilteredTable, Plan, PlanRequest, Statement, TargetTime
+from ..core.plan import FilteredTable, Plan, Statement, TargetTime
 from ..core.planner import check_scan, find_time_column
+from ..core.request import PlanRequest
 from ..core.sql import quote_table, time_filter, time_select
 from ..core.tables import TABLE_FUNCTION, TableName
 from ..core.window import whole_days

@@ -19,7 +19,8 @@ from ..clickhouse.shards import (
     table_identity,
 )
 from ..core.facts import TableFacts
-from ..core.plan import Plan, PlanRequest, Shard, WriteMode
+from ..core.plan import Plan, Shard, WriteMode
+from ..core.request import PlanRequest
 from ..core.tables import TableName
 from ..errors import Advice, BackfillError, Flag, RequestError
 from . import plan_inputs

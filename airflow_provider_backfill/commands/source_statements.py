@@ -8,10 +8,11 @@ from ..clickhouse.client import ClickHouse
 from ..core.facts import Column, QuerySource, SelectFacts, TableFacts
 from ..core.names import show_table
 from ..core.parameters import parameter_settings, read_parameters
-from ..core.plan import FilteredTable, Parameter, PlanRequest, Statement, TableFilter
+from ..core.plan import FilteredTable, Parameter, Statement
 from ..core.planner import converted_columns, defaulted_columns, find_time_column, insert_columns
 from ..core.query_settings import check_settings
 from ..core.query_tree import Node
+from ..core.request import PlanRequest, TableFilter
 from ..core.select_text import read_select
 from ..core.sql import copy_select, in_parentheses, quote_table, time_select
 from ..core.tables import TABLE_FUNCTION, TimeKind

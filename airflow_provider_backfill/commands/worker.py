@@ -17,12 +17,10 @@ from ..clickhouse.attempt import Attempt, Step, kill_queries
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.execute import run_attempt
 from ..clickhouse.fence import Fence, WindowTakenError
-from ..clickhouse.foreign_rows import ForeignRowsError
 from ..clickhouse.replicated import server_with
 from ..core.events import (
     ChunkDone,
     ChunkFailed,
-    ChunkReleased,
     ChunkSplit,
     ChunkVerified,
     Event,
@@ -36,7 +34,7 @@ from ..core.masking import mask_message
 from ..core.plan import Chunk, Plan
 from ..core.planner import insert_threads
 from ..core.replay import expand
-from ..core.retry import RetryDecision, classify_error, retry_delay
+from ..core.retry import retry_delay
 from ..core.run_state import ChunkState, ChunkStatus, ContentSums, Run, Staged
 from ..core.tables import TableName
 from ..core.window import Slice
@@ -45,16 +43,15 @@ from ..errors import (
     RequestError,
     ServerError,
     ServerUnreachableError,
-    StatementRefusedError,
     TransitionError,
     VerificationError,
 )
 from ..state.run_log import RunLog
 from ..state.store import StateStore
-from .chunk_bounds import parts_in_place
 from .claims import Claims
 from .lease import LEASE_SECONDS, new_owner, utc_now
 from .neighbours import neighbours, rivals
+from .outcomes import Outcomes
 from .staged_tables import StagedTables
 
 _WATCH_SECONDS = 0.5
@@ -111,7 +108,8 @@ class Worker:
         self._claims = Claims(plan.plan_id, self.owner, lease_seconds, on_behalf_of, plan.shard)
         self._server, self._store, self._plan, self._target = server, store, plan, target
         self._staged = StagedTables(server, store, plan, target)
-        self._retries, self._retry_delay_ms, self._lease = retries, retry_delay_ms, lease_seconds
+        self._outcomes = Outcomes(server, plan, target, self.owner, retries)
+        self._retry_delay_ms, self._lease = retry_delay_ms, lease_seconds
         self._report, self._step = report, step
         self._replicated = replicated
         self._gate, self._fence, self._max_failures = gate, fence, max_failures
@@ -392,34 +390,25 @@ class Worker:
         try:
             content = run_attempt(self._choose_server(claim), attempt)
         except TransitionError as error:
-            return self._released(chunk, number, error.message)
+            return self._outcomes.released(chunk, number, error.message)
         except StopRequested:
-            return self._released(chunk, number, self._reason)
+            return self._outcomes.released(chunk, number, self._reason)
         except WindowTakenError as error:
             self.stop(error.message)
-            return self._released(chunk, number, error.message)
+            return self._outcomes.released(chunk, number, error.message)
         except (ServerError, VerificationError, RequestError) as error:
             run = log.refresh()
             if self._stopping.is_set() or run.cancelled:
                 # A cancel from elsewhere kills the query before the watcher has seen it in the log.
-                return self._released(chunk, number, self._reason or "the run was cancelled")
+                return self._outcomes.released(chunk, number, self._reason or "the run was cancelled")
             # Where rows are dealt out, a server says that another one is down.
             passes = ServerUnreachableError if self._plan.dealing is None else ServerError
             if self._plan.shard and isinstance(error, passes) and (why := self._gate()):
                 # The chunks of a shard that is down wait for it; that is no fault of theirs.
-                return self._released(chunk, number, why)
-            return self._failed(run, chunk, number, error)
+                return self._outcomes.released(chunk, number, why)
+            return self._outcomes.failed(run, chunk, number, error)
         self._sparse = not content.rows
-        return ChunkDone(
-            at=utc_now(),
-            by=self.owner,
-            chunk_id=chunk.id,
-            attempt=number,
-            content=content,
-            seconds=round(time.monotonic() - began, 3),
-            read_rows=reading[0] or None,
-            read_bytes=reading[1] or None,
-        )
+        return self._outcomes.done(chunk, number, content, time.monotonic() - began, reading)
 
     def _choose_server(self, claim: ChunkState) -> ClickHouse:
         """One server for the whole attempt, where tables are replicated: what it has seen there holds there."""
@@ -427,31 +416,6 @@ class Worker:
             return self._server
         staged = claim.staged and TableName(self._target.beside, claim.staged.table)
         return server_with(self._server, staged)
-
-    def _released(self, chunk: Chunk, number: int, reason: str) -> Event:
-        return ChunkReleased(at=utc_now(), by=self.owner, chunk_id=chunk.id, attempt=number, reason=reason)
-
-    def _failed(self, run: Run, chunk: Chunk, number: int, error: BackfillError) -> Event:
-        code, name = (error.code, error.name) if isinstance(error, StatementRefusedError) else (None, "")
-        verdict = classify_error(error)
-        state = run.state(chunk.id)
-        # What is sealed may be in the target in part, and a window that is to be cleared is the whole chunk's.
-        may_split = verdict is RetryDecision.SPLIT and not (state.verified or state.clear)
-        if may_split and (parts := parts_in_place(self._server, self._target, self._plan, chunk)):
-            return ChunkSplit(
-                at=utc_now(), by=self.owner, chunk_id=chunk.id, attempt=number, parts=parts, message=error.message
-            )
-        return ChunkFailed(
-            at=utc_now(),
-            by=self.owner,
-            chunk_id=chunk.id,
-            attempt=number,
-            code=code,
-            name=name,
-            message=str(error),
-            final=verdict is RetryDecision.FINAL or state.tries >= self._retries,
-            refused=isinstance(error, ForeignRowsError),
-        )
 
 
 def wait_for(events: list[threading.Event]) -> None:

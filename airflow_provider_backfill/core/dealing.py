@@ -6,13 +6,11 @@ alone, and a slot has one shard: so each row is kept once. Pure.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from .adding_up.lineage import UNSTABLE
 from .column_types import is_comparable, unwrap_type
 from .facts import Column
-from .model import Model
-from .names import quote
 from .query_tree import Node
 
 _INTEGER = re.compile(r"U?Int(8|16|32|64)")
@@ -21,41 +19,6 @@ _FLOAT = re.compile(r"Float\d+|BFloat16")
 _CLOCK = re.compile(r"now.*|today|yesterday|cur.*|utc_?timestamp", re.IGNORECASE)
 _CONDITIONS = ("WHERE", "PREWHERE", "HAVING", "QUALIFY")
 _CHOICES = ("LIMIT", "OFFSET", "LIMIT BY")
-
-
-class Dealing(Model):
-    """
-    By what a row's shard is known.
-
-    Attributes:
-        key: SQL over the target's columns: an integer, whose remainder by the number of slots is a row's slot.
-        columns: The columns that *key* is made of.
-        sharding_key: The sharding key of the Distributed table; empty where it has none.
-        follows: Whether *key* is that one, so that rows are where an INSERT through the table would put them.
-    """
-
-    key: str
-    columns: tuple[str, ...]
-    sharding_key: str = ""
-    follows: bool = False
-
-    def share(self, weights: Mapping[int, int], shard: int) -> str:
-        """Return the condition that a row is one of a shard's, whose slots come after those of the shards before it."""
-        first = sum(weight for number, weight in weights.items() if number < shard)
-        slot, end = f"({self.key}) % {max(sum(weights.values()), 1)}", first + weights[shard]
-        return f"{slot} = {first}" if end == first + 1 else f"{slot} >= {first} AND {slot} < {end}"
-
-
-def share_of(select: str, columns: Sequence[str], exact: Mapping[str, str], share: str) -> str:
-    """
-    Return the rows of a SELECT that meet *share*.
-
-    Args:
-        exact: By column, SQL for the value that an INSERT makes of it.
-    """
-    values = ", ".join(f"{exact[name]} AS {quote(name)}" if name in exact else quote(name) for name in columns)
-    names = ", ".join(map(quote, columns))
-    return f"SELECT {names} FROM (SELECT {values} FROM (\n{select}\n)) WHERE {share}"  # noqa: S608 - names are quoted
 
 
 def as_number(key: str, kind: str) -> str | None:

@@ -1,11 +1,10 @@
 """
-A plan: the request, the immutable description, and its chunks.
+A plan: the immutable description of a backfill, and its chunks.
 
 A :class:`Plan` says everything that decides which rows are written. Pure.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
 from itertools import chain, starmap
@@ -14,11 +13,11 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from .chunking import Chunking, decode_bounds, parse_chunking, slices_between
-from .dealing import Dealing, share_of
 from .ids import chunk_id, idempotency_token, iter_chunks, plan_id
 from .instants import from_ms, to_ms
 from .model import Instant, Model, Number, OptionalTable, Table
 from .names import show_table
+from .shares import Dealing, share_of
 from .tables import TABLE_FUNCTION, TableName, TimeKind
 from .window import Slice, Window
 
@@ -441,68 +440,3 @@ class Plan(Model):
     def token(self, chunk: Chunk) -> str:
         """Return the chunk's deduplication token, or an empty text when the plan uses none."""
         return idempotency_token(self.plan_id, *chunk[1:]) if self.use_tokens else ""
-
-
-class TableFilter(NamedTuple):
-    """A table that the window is to apply to; *column* is None when its time column is to be found."""
-
-    table: TableName
-    column: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PlanRequest:
-    """
-    What the user asked for, parsed: the window ``[start, end)`` in UTC and where the rows come from.
-
-    Attributes:
-        source: Copy this table, matched by column names.
-        select: Or insert the rows of this SELECT; with neither, the views that feed the target are replayed.
-        formats: By the name of a parameter of *select*, the format of strftime that makes it the chunk's start.
-        filter_tables: The tables of *select* that the window applies to, when others could be meant.
-        whole_tables: The tables of *select* that every chunk is to read whole.
-        settings: ClickHouse settings for the statements that read the source and fill.
-        time_unit: ``s``, ``ms``, ``us`` or ``ns`` when the time column is an integer epoch.
-        accept_partial_groups: Why parts of groups that chunks cut are fine; empty when they are not.
-        row_proof: What staged rows are compared with before they are published.
-        trial: Try on a few chunks whether they add up.
-        chunking: How the window is cut.
-        one_shard: Fill this server's local table with the rows of all shards, although other shards have that table.
-        reason: Why the backfill is made, for people.
-        owner: Who answers for it, for people.
-        staging_database: Where staging tables are made; empty for the target's database.
-        cluster: The cluster on whose shards the target is a local table; empty for one server, or what a Distributed
-            target says.
-        shard_urls: By the number of a shard, the HTTP interfaces of its replicas, where the cluster's names do not do.
-        auto_chunks: Let the target's partitions (in ``replace``) or the source's rows decide; *chunking* comes first.
-    """
-
-    target: TableName
-    start: datetime | None
-    end: datetime | None
-    chunking: Chunking
-    auto_chunks: bool = False
-    time_column: str | None = None
-    time_unit: str = ""
-    source: TableName | None = None
-    select: str | None = None
-    formats: tuple[tuple[str, str], ...] = ()
-    filter_tables: tuple[TableFilter, ...] = ()
-    whole_tables: tuple[TableName, ...] = ()
-    settings: Mapping[str, str] = field(default_factory=dict)
-    write_mode: WriteMode | None = None
-    accept_at_least_once: bool = False
-    keep_outside: bool = False
-    backup: bool = False
-    row_proof: RowProof = RowProof.WRITTEN
-    allow_existing_rows: bool = False
-    accept_partial_groups: str = ""
-    trial: bool = True
-    force_large_window: bool = False
-    force: bool = False
-    one_shard: bool = False
-    staging_database: str = ""
-    cluster: str = ""
-    shard_urls: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    reason: str = ""
-    owner: str = ""

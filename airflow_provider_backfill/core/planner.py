@@ -18,7 +18,8 @@ from .facts import Column, ScanFacts, TableFacts
 from .instants import render_instant
 from .masking import mask_secrets
 from .names import show_table
-from .plan import ModeReason, Plan, PlanRequest, Statement, WriteMode
+from .plan import ModeReason, Plan, Statement, WriteMode
+from .request import PlanRequest
 from .tables import TimeKind
 from .window import render_chunk_hours, require_order
 

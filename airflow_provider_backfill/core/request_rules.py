@@ -3,8 +3,9 @@
 from ..errors import Advice, Flag, RequestError
 from .names import show_table
 from .parameters import read_parameters
-from .plan import PlanRequest, WriteMode
+from .plan import WriteMode
 from .query_settings import check_setting_values, check_settings
+from .request import PlanRequest
 from .select_text import read_select
 
 

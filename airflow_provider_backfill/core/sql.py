@@ -17,7 +17,8 @@ from .facts import Column, Replicas
 from .instants import MS_PER_DAY, render_instant, to_ms
 from .names import parse_table, quote, time_value
 from .parameters import parameter_settings
-from .plan import Chunk, FilteredTable, Plan, Statement, TableFilter, TimeLabel
+from .plan import Chunk, FilteredTable, Plan, Statement, TimeLabel
+from .request import TableFilter
 from .tables import TableName, TimeKind
 
 # What separates or nests expressions; texts and quoted names are taken whole.

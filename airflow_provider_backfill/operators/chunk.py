@@ -36,7 +36,7 @@ from ..core.plan import Plan
 from ..core.run_state import Run
 from ..core.window import Window
 from ..errors import BackfillError, Command, RequestError
-from ..options import parse_options
+from ..option_sources import parse_options
 from ..triggers import BackfillChunkTrigger
 
 _CLEAR_KEY = "clickhouse_backfill_clear"

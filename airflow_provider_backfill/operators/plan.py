@@ -39,12 +39,14 @@ from ..core.chunking import AUTO, parse_length
 from ..core.instants import render_instant
 from ..core.parameters import read_formats
 from ..core.plain_text import plain_values
-from ..core.plan import PlanRequest, RowProof
+from ..core.plan import RowProof
 from ..core.query_settings import check_setting_values, check_settings, settings_as_text
+from ..core.request import PlanRequest
 from ..core.tables import TIME_UNITS
 from ..core.window import iter_window
 from ..errors import RequestError
-from ..options import Defaults, parse_options
+from ..option_sources import parse_options
+from ..options import Defaults
 
 MAX_MAPPED_TASKS = 100
 # What a field of a form may switch.

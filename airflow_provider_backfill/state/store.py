@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from pydantic import ValidationError
@@ -27,9 +28,11 @@ from .damage import damage_reason, damaged, plan_remedy, refuse_foreign
 from .layout import PLAN_ID, check_plan_id, event_file, plan_file, run_file
 from .log_lines import event_line, log_header
 from .posix import FileBackend
-from .recovery import RecoveredRun, recover_run
 from .run_log import Checkpoint, RunLog
 from .seal import seal, unseal
+
+if TYPE_CHECKING:
+    from .recovery import RecoveredRun
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 """The package's extra that each kind of URL needs."""
@@ -209,7 +212,7 @@ class StateStore:
         self.backend.retire(run_file(plan_id), tag)
         return f"{self.run_path(plan_id)}.{tag}"
 
-    def salvage_run(self, plan: Plan) -> RecoveredRun:
+    def salvage_run(self, plan: Plan) -> "RecoveredRun":
         """
         Recover a run from the plan's damaged log, with the help of an intact run file.
 
@@ -222,6 +225,8 @@ class StateStore:
                 path=self.event_path(plan.plan_id),
                 hint="restore the object from an earlier version in the object store",
             )
+        from .recovery import recover_run
+
         checkpoint: Checkpoint | None = None
         with suppress(DamagedStateError):
             checkpoint = RunLog.read_checkpoint(self, plan)

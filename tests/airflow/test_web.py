@@ -26,9 +26,9 @@ from airflow_provider_backfill.commands.status import read_status
 from airflow_provider_backfill.commands.waive import waive_plan
 from airflow_provider_backfill.core.chunking import Chunking
 from airflow_provider_backfill.core.instants import parse_instant
-from airflow_provider_backfill.core.plan import PlanRequest
+from airflow_provider_backfill.core.request import PlanRequest
 from airflow_provider_backfill.core.tables import TableName
-from airflow_provider_backfill.options import parse_options
+from airflow_provider_backfill.option_sources import parse_options
 from airflow_provider_backfill.state.store import open_store
 from airflow_provider_backfill.ui_urls import page_address
 from tests.airflow.site import AirflowSite, open_browser

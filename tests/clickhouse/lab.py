@@ -14,10 +14,11 @@ from airflow_provider_backfill.commands.run import RunFlags, run_plan
 from airflow_provider_backfill.commands.session import Payload, Session
 from airflow_provider_backfill.core.chunking import parse_length
 from airflow_provider_backfill.core.instants import parse_instant
-from airflow_provider_backfill.core.plan import PlanRequest, TableFilter
+from airflow_provider_backfill.core.request import PlanRequest, TableFilter
 from airflow_provider_backfill.core.tables import TableName
 from airflow_provider_backfill.errors import ServerError
-from airflow_provider_backfill.options import Options, parse_options
+from airflow_provider_backfill.option_sources import parse_options
+from airflow_provider_backfill.options import Options
 from airflow_provider_backfill.state.posix import FileBackend
 from airflow_provider_backfill.state.store import StateStore
 from tests.conftest import Engine

@@ -15,7 +15,8 @@ import pytest
 
 from airflow_provider_backfill.commands.verify import verify_plan
 from airflow_provider_backfill.core.instants import parse_instant
-from airflow_provider_backfill.core.plan import FilteredTable, TableFilter, WriteMode
+from airflow_provider_backfill.core.plan import FilteredTable, WriteMode
+from airflow_provider_backfill.core.request import TableFilter
 from airflow_provider_backfill.core.sql import filter_setting
 from airflow_provider_backfill.core.tables import TableName, TimeKind
 from airflow_provider_backfill.errors import RequestError

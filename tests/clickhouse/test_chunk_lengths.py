@@ -9,7 +9,7 @@ import pytest
 from airflow_provider_backfill.core.chunking import Chunking, parse_length
 from airflow_provider_backfill.core.plan import WriteMode
 from airflow_provider_backfill.errors import RequestError
-from airflow_provider_backfill.options import parse_options
+from airflow_provider_backfill.option_sources import parse_options
 from tests.clickhouse.lab import Lab
 from tests.clickhouse.ward import Ward
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_backfill.commands.verify import verify_plan
-from airflow_provider_backfill.core.plan import TableFilter
+from airflow_provider_backfill.core.request import TableFilter
 from airflow_provider_backfill.errors import RequestError
 from tests.clickhouse.corpus import AT, CASES, SHORT, Case, page
 from tests.clickhouse.lab import Lab

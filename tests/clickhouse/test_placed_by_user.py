@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_provider_backfill.commands.verify import verify_plan
-from airflow_provider_backfill.core.plan import TableFilter
+from airflow_provider_backfill.core.request import TableFilter
 from airflow_provider_backfill.errors import RequestError, StatementRefusedError
 from tests.clickhouse.lab import Lab, once
 

@@ -9,7 +9,7 @@ from airflow_provider_backfill.commands.plan import create_plan
 from airflow_provider_backfill.commands.verify import verify_plan
 from airflow_provider_backfill.core.chunking import Chunking
 from airflow_provider_backfill.core.instants import parse_instant
-from airflow_provider_backfill.core.plan import PlanRequest
+from airflow_provider_backfill.core.request import PlanRequest
 from airflow_provider_backfill.core.tables import TableName
 from airflow_provider_backfill.errors import RequestError
 from tests.clickhouse.lab import Lab

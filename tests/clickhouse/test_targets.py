@@ -14,7 +14,8 @@ from airflow_provider_backfill.commands.plan import create_plan
 from airflow_provider_backfill.commands.verify import verify_plan
 from airflow_provider_backfill.core.chunking import parse_length
 from airflow_provider_backfill.core.instants import parse_instant
-from airflow_provider_backfill.core.plan import PlanRequest, WriteMode
+from airflow_provider_backfill.core.plan import WriteMode
+from airflow_provider_backfill.core.request import PlanRequest
 from airflow_provider_backfill.core.tables import TableName
 from airflow_provider_backfill.errors import RequestError, StatementRefusedError
 from tests.clickhouse.lab import Lab, once

@@ -12,7 +12,7 @@ from obstore.exceptions import GenericError
 
 from airflow_provider_backfill.commands.session import Session
 from airflow_provider_backfill.errors import StateError
-from airflow_provider_backfill.options import parse_options
+from airflow_provider_backfill.option_sources import parse_options
 from airflow_provider_backfill.state import object_store
 from airflow_provider_backfill.state.object_store import ObjectBackend
 from airflow_provider_backfill.state.store import StateStore, open_store

@@ -6,10 +6,11 @@ import pytest
 
 from airflow_provider_backfill.clickhouse.shards import sharding_key
 from airflow_provider_backfill.commands.dealing import sharding_key_of
-from airflow_provider_backfill.core.dealing import Dealing, as_number, chance, hashed_columns, share_of
+from airflow_provider_backfill.core.dealing import as_number, chance, hashed_columns
 from airflow_provider_backfill.core.facts import Column
 from airflow_provider_backfill.core.plan import Shard, Statement
 from airflow_provider_backfill.core.query_tree import parse_tree
+from airflow_provider_backfill.core.shares import Dealing, share_of
 from airflow_provider_backfill.core.tables import TableName, TimeKind
 from airflow_provider_backfill.errors import RequestError
 from tests.state import make_plan

@@ -12,16 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from airflow_provider_backfill.errors import ConfigError
-from airflow_provider_backfill.options import (
-    Defaults,
-    Limits,
-    Options,
-    Resolved,
-    describe_options,
-    load_options,
-    parse_options,
-    resolve_options,
-)
+from airflow_provider_backfill.option_sources import Resolved, parse_options, resolve_options
+from airflow_provider_backfill.options import Defaults, Limits, Options, describe_options
 
 VECTORS = json.loads((Path(__file__).parents[1] / "conformance" / "options.json").read_text("utf-8"))
 LENGTH = "number > 0 or a length such as 12h, 1d, 1mo, month, partition"
@@ -344,13 +336,6 @@ def test_each_option_comes_from_the_strongest_source_that_gives_it(tmp_path: Pat
     }
 
 
-def test_load_options_is_resolve_without_the_sources(tmp_path: Path) -> None:
-    options = load_options(
-        overrides={"chunk_hours": 2}, environ={}, config_file=None, directory=tmp_path, airflow_section={}
-    )
-    assert options == Options(defaults=Defaults(chunk_hours=2))
-
-
 def test_overrides_take_flags_arguments_and_a_document_which_is_weaker(tmp_path: Path) -> None:
     overrides = {
         "defaults": {"chunkHours": 2, "max_parallel_chunks": 2},
@@ -583,6 +568,6 @@ def test_reference_names_are_unambiguous_and_every_help_is_one_sentence() -> Non
 
 
 def test_import_brings_in_neither_airflow_nor_a_client() -> None:
-    code = "import sys, airflow_provider_backfill.options; print(*sys.modules)"
+    code = "import sys, airflow_provider_backfill.option_sources; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"airflow", "chdb", "pandas", "numpy", "clickhouse_connect", "tomllib"} & set(done.stdout.split())

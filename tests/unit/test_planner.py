@@ -10,7 +10,7 @@ import pytest
 
 from airflow_provider_backfill.core.chunking import Chunking, Unit
 from airflow_provider_backfill.core.facts import Column, ScanFacts, TableFacts
-from airflow_provider_backfill.core.plan import PlanRequest, Statement, WriteMode
+from airflow_provider_backfill.core.plan import Statement, WriteMode
 from airflow_provider_backfill.core.plan_words import mode_reason
 from airflow_provider_backfill.core.planner import (
     MAX_CHUNKS,
@@ -25,6 +25,7 @@ from airflow_provider_backfill.core.planner import (
     insert_threads,
     write_mode,
 )
+from airflow_provider_backfill.core.request import PlanRequest
 from airflow_provider_backfill.core.request_rules import check_request
 from airflow_provider_backfill.core.tables import TableName, TimeKind
 from airflow_provider_backfill.errors import Flag, RequestError

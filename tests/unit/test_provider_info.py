@@ -8,7 +8,8 @@ from typing import Any
 import jsonschema
 
 from airflow_provider_backfill import get_provider_info
-from airflow_provider_backfill.options import Options, describe_options, load_options
+from airflow_provider_backfill.option_sources import resolve_options
+from airflow_provider_backfill.options import Options, describe_options
 
 AIRFLOW_TYPES = {bool: "boolean", int: "integer", float: "float", str: "string"}
 
@@ -31,7 +32,7 @@ def test_section_has_every_option_with_its_type_and_default() -> None:
 
 def test_every_default_of_the_section_is_read_as_the_same_default(tmp_path: Path) -> None:
     texts = {key: option["default"] for key, option in section().items()}
-    options = load_options(environ={}, config_file=None, directory=tmp_path, airflow_section=texts)
+    options = resolve_options(environ={}, config_file=None, directory=tmp_path, airflow_section=texts).options
     assert options == Options(state_dir=texts["state_dir"])
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from airflow_provider_backfill.core.query_settings import check_setting_values, check_settings, settings_as_text
 from airflow_provider_backfill.errors import ConfigError, RequestError
-from airflow_provider_backfill.options import load_options, parse_options
+from airflow_provider_backfill.option_sources import parse_options, resolve_options
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_the_option_is_a_table_or_a_text(tmp_path: Path) -> None:
     """A file has a table; an environment variable and Airflow's section have text only."""
     assert parse_options({"defaults": {"settings": {"max_threads": 4}}}).defaults.settings == {"max_threads": 4}
     environ = {"CLICKHOUSE_BACKFILL_SETTINGS": "max_threads=4, join_algorithm=hash"}
-    options = load_options(environ=environ, config_file=None, directory=tmp_path)
+    options = resolve_options(environ=environ, config_file=None, directory=tmp_path).options
     assert options.defaults.settings == {"max_threads": "4", "join_algorithm": "hash"}
     with pytest.raises(ConfigError, match="table of names and values"):
         parse_options({"defaults": {"settings": "max_threads"}})

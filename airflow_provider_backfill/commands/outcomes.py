@@ -1,0 +1,75 @@
+"""How an attempt ends: the event for the log, and whether a failed chunk is tried again, split or given up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..clickhouse.client import ClickHouse
+from ..clickhouse.foreign_rows import ForeignRowsError
+from ..core.events import ChunkDone, ChunkFailed, ChunkReleased, ChunkSplit
+from ..core.facts import TableFacts
+from ..core.plan import Chunk, Plan
+from ..core.retry import RetryDecision, classify_error
+from ..core.run_state import ContentSums, Run
+from ..errors import BackfillError, StatementRefusedError
+from .chunk_bounds import parts_in_place
+from .lease import utc_now
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """
+    The ends of one worker's attempts.
+
+    Attributes:
+        owner: The worker's name in the log.
+        retries: Attempts per chunk, in total.
+    """
+
+    server: ClickHouse
+    plan: Plan
+    target: TableFacts
+    owner: str
+    retries: int
+
+    def done(
+        self, chunk: Chunk, number: int, content: ContentSums, seconds: float, reading: Sequence[int]
+    ) -> ChunkDone:
+        """Return the end of an attempt whose rows are in the target; *reading* has the rows and bytes it read."""
+        rows, size = reading
+        return ChunkDone(
+            at=utc_now(),
+            by=self.owner,
+            chunk_id=chunk.id,
+            attempt=number,
+            content=content,
+            seconds=round(seconds, 3),
+            read_rows=rows or None,
+            read_bytes=size or None,
+        )
+
+    def released(self, chunk: Chunk, number: int, reason: str) -> ChunkReleased:
+        """Return the end of an attempt that gives its chunk back."""
+        return ChunkReleased(at=utc_now(), by=self.owner, chunk_id=chunk.id, attempt=number, reason=reason)
+
+    def failed(self, run: Run, chunk: Chunk, number: int, error: BackfillError) -> ChunkFailed | ChunkSplit:
+        """Return the end of an attempt that met *error*; asks the server for bounds where the chunk may be split."""
+        code, name = (error.code, error.name) if isinstance(error, StatementRefusedError) else (None, "")
+        decision = classify_error(error)
+        state = run.state(chunk.id)
+        # What is sealed may be in the target in part, and a window that is to be cleared is the whole chunk's.
+        may_split = decision is RetryDecision.SPLIT and not (state.verified or state.clear)
+        if may_split and (parts := parts_in_place(self.server, self.target, self.plan, chunk)):
+            return ChunkSplit(
+                at=utc_now(), by=self.owner, chunk_id=chunk.id, attempt=number, parts=parts, message=error.message
+            )
+        return ChunkFailed(
+            at=utc_now(),
+            by=self.owner,
+            chunk_id=chunk.id,
+            attempt=number,
+            code=code,
+            name=name,
+            message=str(error),
+            final=decision is RetryDecision.FINAL or state.tries >= self.retries,
+            refused=isinstance(error, ForeignRowsError),
+        )

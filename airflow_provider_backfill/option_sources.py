@@ -1,0 +1,289 @@
+"""
+Where the values of the options come from: arguments, environment, files, Airflow's section.
+
+Read only at the edges; below, an :class:`.Options` is passed in. Reads neither the environment nor
+the working directory by itself.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from .errors import ConfigError
+from .options import ENV_PREFIX, GROUPS, OPTIONS, OptionInfo, Options, show_value
+
+CONFIG_FILE = "clickhouse-backfill.toml"
+PYPROJECT_SECTION = "clickhouse-backfill"
+DEFAULT_SOURCE = "default"
+_LONGEST = 4 << 20
+
+
+class Resolved(NamedTuple):
+    """Options, and for every option's name where its value came from (``default`` when nobody gave it)."""
+
+    options: Options
+    sources: dict[str, str]
+
+
+class _Given(NamedTuple):
+    value: Any
+    source: str
+
+
+# Name of an option as in the table -> what one source, or all of them together, gave for it.
+_Layer = dict[str, _Given]
+
+
+def parse_options(document: Mapping[str, Any], source: str = "options") -> Options:
+    """
+    Validate one document, such as the content of a JSON or TOML file; *source* names it in messages.
+
+    Names may be spelled ``chunkHours`` or ``chunk_hours``. What a group leaves out keeps its default.
+
+    Raises:
+        ConfigError: An unknown name, an option given in both spellings, or a value that is not
+            allowed; null and quoted numbers are not. Of several bad values the first of the table is named.
+    """
+    return _resolve([_document(document, source)]).options
+
+
+def resolve_options(
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str],
+    config_file: Path | None,
+    directory: Path,
+    airflow_section: Mapping[str, str] | None = None,
+) -> Resolved:
+    """
+    Merge the sources option by option and validate every one of them, also where a stronger one wins.
+
+    Args:
+        overrides: Strongest. Keys are flags (``--chunk-hours``) or arguments (``chunk_hours``), whose value
+            may be text; or ``stateDir`` and the groups as in a document, which flags and arguments beat.
+            None means not given.
+        environ: ``CLICKHOUSE_BACKFILL_CHUNK_HOURS`` and so on, as text; empty means not set. Variables that
+            Kubernetes makes for a service called clickhouse-backfill are left alone.
+        directory: Where files are looked for; the command line's working directory.
+        config_file: The file to read; it must exist, a relative path starts at *directory*. When None,
+            ``clickhouse-backfill.toml`` in *directory*, else ``[tool.clickhouse-backfill]`` of the
+            ``pyproject.toml`` beside it, which is not opened when the former exists.
+        airflow_section: Weakest. Airflow's ``[clickhouse_backfill]`` as text, keyed ``chunk_hours`` and so on;
+            empty means not set.
+
+    Raises:
+        ConfigError: A file that cannot be read (names the line of bad TOML), or what :func:`parse_options` refuses.
+    """
+    named, document = _split_overrides(overrides or {})
+    return _resolve(
+        [
+            named,
+            _document(document, "arguments"),
+            _environment(environ),
+            _file(config_file, directory),
+            _texts(airflow_section or {}, _BY_KEY, "Airflow's [clickhouse_backfill]"),
+        ]
+    )
+
+
+def _resolve(layers: list[_Layer]) -> Resolved:
+    """Merge *layers*, the strongest first. Raises ConfigError for the first bad value of the strongest bad one."""
+    for layer in layers:
+        try:
+            _validate(layer)
+        except ValidationError as exc:
+            # No place means the rule between two options, which only the merged values must keep.
+            if place := exc.errors()[0]["loc"]:
+                name = _NAMES[".".join(map(str, place[:2]))]
+                raise _refused(name, layer[name]) from None
+    merged = {name: given for layer in reversed(layers) for name, given in layer.items()}
+    sources = {name: merged[name].source if name in merged else DEFAULT_SOURCE for name in OPTIONS}
+    try:
+        return Resolved(_validate(merged), sources)
+    except ValidationError as exc:
+        raise ConfigError(
+            str(exc.errors()[0]["ctx"]["error"]),
+            hint=f"chunkHours comes from {sources['defaults.chunkHours']} and minChunkMinutes from "
+            f"{sources['limits.minChunkMinutes']}: raise the one or lower the other",
+        ) from None
+
+
+def _validate(layer: _Layer) -> Options:
+    document: dict[str, Any] = {}
+    for name, given in layer.items():
+        group, _, leaf = name.rpartition(".")
+        # null is no value of any option, though None is a default: an object that no field takes stands in.
+        value = object() if given.value is None else given.value
+        (document.setdefault(group, {}) if group else document)[leaf] = value
+    return Options.model_validate(document)
+
+
+def _layer(entries: Iterable[tuple[str, _Given]]) -> _Layer:
+    layer: _Layer = {}
+    for name, given in entries:
+        if name in layer:
+            raise ConfigError(
+                f"{name} is given twice (from {layer[name].source} and from {given.source}).",
+                hint=f"keep one; {OPTIONS[name].key} is another spelling of the same option",
+            )
+        layer[name] = given
+    return layer
+
+
+def _document(document: Mapping[str, Any], source: str) -> _Layer:
+    if not isinstance(document, Mapping):
+        raise ConfigError(f"{source} is {show_value(document)}; allowed: a table of options.", hint=_known())
+    return _layer(_entries(document, source))
+
+
+def _entries(document: Mapping[str, Any], source: str, group: str = "") -> Iterator[tuple[str, _Given]]:
+    for key, value in document.items():
+        # A dot belongs to our names, not to a document's keys.
+        name = None if "." in str(key) else _NAMES.get(f"{group}{key}")
+        if name is None:
+            hint = _closest(str(key), _NAMES.values()) or _known(group)
+            raise ConfigError(f"{group}{key} is not an option (from {source}).", hint=hint)
+        if name in GROUPS and isinstance(value, Mapping):
+            yield from _entries(value, source, f"{name}.")
+        else:
+            yield name, _Given(value, source)
+
+
+def _texts(texts: Mapping[str, str], infos: Mapping[str, OptionInfo], where: str) -> _Layer:
+    for key, text in texts.items():
+        if text and key not in infos:
+            hint = _closest(key, infos) or f"known are {', '.join(infos)}"
+            # Without its text, which may be a password.
+            raise ConfigError(f"{where} {key} is not an option.", hint=hint)
+    given = ((key, infos[key], text) for key, text in texts.items() if text)
+    return {info.name: _Given(_from_text(info, text), f"{where} {key}") for key, info, text in given}
+
+
+def _environment(environ: Mapping[str, str]) -> _Layer:
+    ours = {name: text for name, text in environ.items() if name.startswith(ENV_PREFIX) and not _LINK.search(name)}
+    return _texts(ours, {info.env: info for info in OPTIONS.values()}, "environment variable")
+
+
+def _split_overrides(overrides: Mapping[str, Any]) -> tuple[_Layer, dict[str, Any]]:
+    """Split the values of flags and arguments from the rest, which must be a document."""
+    named: list[tuple[str, _Given]] = []
+    document: dict[str, Any] = {}
+    for key, value in overrides.items():
+        info = _BY_KEY.get(key.removeprefix("--").replace("-", "_"))
+        if value is not None and info:
+            source = key if key.startswith("--") else f"argument {key}"
+            named.append((info.name, _Given(_from_text(info, value), source)))
+        elif value is not None:
+            document[key] = value
+    return _layer(named), document
+
+
+def _file(config_file: Path | None, directory: Path) -> _Layer:
+    path = directory / (config_file or CONFIG_FILE)
+    tables = _read_toml(path)
+    if tables is None and config_file is not None:
+        from .core.masking import mask_secrets  # Its patterns cost each start of the program.
+
+        raise ConfigError(
+            f"The configuration file {mask_secrets(str(path))} does not exist.", hint="check the path given as --config"
+        )
+    if tables is None:
+        path = directory / "pyproject.toml"
+        tables = _read_toml(path) or {}
+    if path.name != "pyproject.toml":
+        return _document(tables, str(path))
+    tool = tables.get("tool")
+    section = tool.get(PYPROJECT_SECTION) if isinstance(tool, dict) else None
+    if section is None and config_file is not None:
+        raise ConfigError(f"{path} has no [tool.{PYPROJECT_SECTION}].", hint="add it, or leave --config out")
+    return _document({} if section is None else section, f"{path} [tool.{PYPROJECT_SECTION}]")
+
+
+def _read_toml(path: Path) -> dict[str, Any] | None:
+    """Return the tables of a TOML file in UTF-8, None when there is no such file. Raises ConfigError otherwise."""
+    data = b""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LONGEST + 1)
+        if len(data) > _LONGEST:
+            raise ConfigError(f"{path} is longer than {_LONGEST >> 20} MiB.", hint="check the path")
+        import tomllib  # late: most commands find no file, and start-up is counted in milliseconds
+
+        # Editors on Windows put a byte order mark in front.
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be read: {exc.strerror}.", hint="it must be a file you may read") from exc
+    except UnicodeDecodeError as exc:
+        line = data[: exc.start].count(b"\n") + 1
+        raise ConfigError(f"{path} is not UTF-8 (at line {line}).", hint="save it as UTF-8") from exc
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply.", hint="a table of options has two levels") from None
+    except ValueError as exc:
+        last = len(data.splitlines())
+        what = str(exc).replace("at end of document", f"at line {last}, the end of the file")
+        raise ConfigError(f"{path} is not valid TOML: {what}.", hint="texts need quotes, numbers do not") from exc
+
+
+def _from_text(info: OptionInfo, value: Any) -> Any:
+    """Parse *value* if it is text from a flag, a variable or a template; return other values unchanged."""
+    if not isinstance(value, str) or info.is_text:
+        return value
+    word = value.strip().lower()
+    if info.kind is bool:
+        return _WORDS.get(word, value)
+    return float(word) if _DECIMAL.fullmatch(word) else value
+
+
+def _refused(name: str, given: _Given) -> ConfigError:
+    info = OPTIONS.get(name)
+    message = f"{name} is {show_value(given.value)} (from {given.source}); allowed: "
+    if info is None:
+        return ConfigError(f"{message}a table of options.", hint=_known(f"{name}."))
+    default = info.default_text and f", which is {info.default_text}"
+    return ConfigError(
+        f"{message}{info.type_text}.",
+        hint=f"write {_example(info, given.value)}, or leave it out to get the default{default}",
+    )
+
+
+def _example(info: OptionInfo, value: Any) -> str:
+    """Return an allowed value for the place of a refused *value*."""
+    if isinstance(value, str) and (match := _THOUSANDS.fullmatch(value.strip())):
+        return str(int(match[1]) * 1000 ** ("kmg".index(match[2].lower()) + 1))
+    return info.type_text
+
+
+def _closest(key: str, spellings: Iterable[str]) -> str:
+    """Return a hint that offers the spelling most like *key*, or nothing."""
+    import difflib  # late: only a mistake needs it
+
+    plain = {_plain(spelling): spelling for spelling in spellings}
+    found = difflib.get_close_matches(_plain(key), plain, n=1)
+    return f"did you mean {plain[found[0]]}?" if found else ""
+
+
+def _plain(spelling: str) -> str:
+    leaf = spelling.removeprefix(ENV_PREFIX).rpartition(".")[2]
+    return leaf.replace("_", "").replace("-", "").lower()
+
+
+def _known(group: str = "") -> str:
+    names = [name.removeprefix(group) for name in _NAMES.values() if name.startswith(group)]
+    return f"known here: {', '.join(dict.fromkeys(name for name in names if '.' not in name))}"
+
+
+_BY_KEY = {info.key: info for info in OPTIONS.values()}
+# Every spelling a document may use -> the name of the table.
+_NAMES = {name: name for name in (*OPTIONS, *GROUPS)} | {
+    f"{name.rpartition('.')[0]}.{info.key}".removeprefix("."): name for name, info in OPTIONS.items()
+}
+_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_THOUSANDS = re.compile(r"([0-9]{1,9})([kmgKMG])")
+_DECIMAL = re.compile(r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)(e[+-]?[0-9]+)?")
+# What Kubernetes sets in every pod beside a service called clickhouse-backfill or clickhouse-backfill-web.
+_LINK = re.compile(r"_(SERVICE_HOST|SERVICE_PORT|PORT)(_|$)")
