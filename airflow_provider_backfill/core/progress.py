@@ -5,6 +5,7 @@ Pure: every moment is passed in, in seconds of one clock.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from itertools import pairwise
 from math import fsum, sqrt
 from typing import NamedTuple
@@ -13,9 +14,16 @@ from typing import NamedTuple
 _LEAST_SECONDS, _MOST_SECONDS = 30.0, 600.0
 _LEAST_COMPLETIONS = 12
 _KEPT = 4096
-# A trend is looked for over so many parts of the run, of at least so many chunks, and believed when it is so many times
-# its own error; it makes a chunk to come at most so much slower or faster than those of late.
-_TREND_PARTS, _TREND_LEAST, _TREND_SURE, _TREND_AT_MOST = 12, 6, 5.0, 2.0
+# For the time left the run is cut into parts of about so many chunks or more; fewer than so many parts say nothing.
+_PARTS_MOST, _PART_CHUNKS, _PARTS_LEAST = 12, 4, 4
+# A step or a trend counts for as much as it is sure: half of it at so many times its own error.
+_SURE = 6.0
+# No part is known better than to this share.
+_EXACT = 0.001
+# After a step, the new pace counts for so much, and that of the whole run for the rest: the old pace may come back.
+_NEW_PACE = 0.7
+# A trend makes the chunks to come at most so much slower or faster than the last third.
+_TREND_AT_MOST = 1.7
 
 
 class Pace(NamedTuple):
@@ -39,10 +47,12 @@ class ProgressMeter:
     """
     Measures a run's pace over the last minutes, from completions that are added in time order.
 
-    The recent past is a third of the run so far, between 30 seconds and 10 minutes, and at least
-    twelve completions. A shorter one jumps with every uneven chunk; the whole run would take
-    long to notice that the pace has changed. Where chunks clearly get longer or shorter along the
-    window, as those of a table that has grown do, the time left follows that trend.
+    The pace is that of the recent past: a third of the run so far, between 30 seconds and 10
+    minutes, and at least twelve completions. A shorter past jumps with every uneven chunk.
+
+    The time left follows from the whole run, since light nights and weekends come again, unless the
+    run shows that it does not: chunks that clearly get longer or shorter along the window, as those
+    of a table that has grown do, or one clear step to another pace.
 
     Args:
         began: When the run began or continued.
@@ -101,33 +111,94 @@ class ProgressMeter:
         )
 
     def seconds_left(self, now: float, chunks_left: int) -> float | None:
-        """Return the seconds until *chunks_left* more chunks are done at that pace; None until one is done."""
-        pace = self.pace(now)
-        if pace is None or not pace.chunks:
+        """Return the seconds until *chunks_left* more chunks are done; None until one is done."""
+        first, last = self._points[0], self._points[-1]
+        done = last.chunks - first.chunks
+        if not done:
             return None
-        recent = 1 / pace.chunks
-        # Chunks that grow along the window will take longer than those of late did, but nobody knows how they go on.
-        each = self._trend(chunks_left / 2) or recent
-        return chunks_left * min(max(each, recent / _TREND_AT_MOST), recent * _TREND_AT_MOST)
+        whole = (now - first.at) / done
+        parts = _parts(list(self._points))
+        each = _expect(parts, whole, last.chunks + chunks_left / 2) if len(parts) >= _PARTS_LEAST else whole
+        # The next completion is nearer the longer the last one is ago.
+        return max(chunks_left * each - min(now - last.at, each), 0.0)
 
-    def _trend(self, ahead: float) -> float | None:
-        """Return the seconds to a completion so many chunks *ahead*; None where the run so far has no trend."""
-        points = list(self._points)
-        count = min(_TREND_PARTS, (points[-1].chunks - points[0].chunks) // _TREND_LEAST)
-        if count < _TREND_PARTS // 3:
-            return None
-        marks = [points[round(index * (len(points) - 1) / count)] for index in range(count + 1)]
-        parts = [
-            ((first.chunks + last.chunks) / 2, (last.at - first.at) / (last.chunks - first.chunks))
-            for first, last in pairwise(marks)
-            if last.chunks > first.chunks
-        ]
-        if len(parts) < _TREND_PARTS // 3:
-            return None
-        middle, mean = (fsum(side) / len(parts) for side in zip(*parts, strict=True))
-        spread = fsum((at - middle) ** 2 for at, _ in parts)
-        slope = fsum((at - middle) * (each - mean) for at, each in parts) / spread
-        noise = fsum((each - mean - slope * (at - middle)) ** 2 for at, each in parts)
-        if abs(slope) <= _TREND_SURE * sqrt(noise / (len(parts) - 2) / spread):
-            return None
-        return mean + slope * (points[-1].chunks + ahead - middle)
+
+class _Part(NamedTuple):
+    middle: float
+    """The chunk in its middle, counted from the start."""
+    each: float
+    """Seconds from one completion to the next."""
+
+
+class _Step(NamedTuple):
+    misfit: float
+    sure: float
+    at: int
+    after: float
+
+
+def _parts(points: Sequence[_Point]) -> list[_Part]:
+    """
+    Cut the completions so far into parts of about equally many.
+
+    Each cut comes before the longest wait nearby: workers that began together end together, and a cut
+    between them would give one part the wait and the next one none.
+    """
+    last = len(points) - 1
+    count = min(_PARTS_MOST, (points[-1].chunks - points[0].chunks) // _PART_CHUNKS, last - 1)
+    reach = last // max(count, 1)
+    marks = [points[0]]
+    for index in range(1, count + 1):
+        near = round(index * last / count)
+        around = range(max(near - reach, 1), min(near + reach + 1, last))
+        at = max((points[at + 1].at - points[at].at, -abs(at - near), at) for at in around)[2]
+        if points[at].chunks > marks[-1].chunks:
+            marks.append(points[at])
+    return [
+        _Part((one.chunks + two.chunks) / 2, (two.at - one.at) / (two.chunks - one.chunks))
+        for one, two in pairwise(marks)
+    ]
+
+
+def _expect(parts: Sequence[_Part], whole: float, ahead: float) -> float:
+    """
+    Return the seconds from one completion to the next, for the chunks to come.
+
+    Args:
+        whole: The same of the whole run so far.
+        ahead: The chunk in the middle of those to come, counted from the start.
+    """
+    paces = [part.each for part in parts]
+    middle, mean = (fsum(side) / len(parts) for side in zip(*parts, strict=True))
+    spread = fsum((part.middle - middle) ** 2 for part in parts)
+    slope = fsum((part.middle - middle) * (part.each - mean) for part in parts) / spread
+    misfit = fsum((part.each - mean - slope * (part.middle - middle)) ** 2 for part in parts)
+    step = _find_step(paces)
+    if step is not None and step.sure > _SURE and step.misfit < misfit:
+        others = (_find_step(paces[: step.at], 2), _find_step(paces[step.at :], 2))
+        # A pace that has changed several times is likely to change again.
+        steady = all(other is None or other.sure < _SURE for other in others)
+        return _NEW_PACE * step.after + (1 - _NEW_PACE) * whole if steady else whole
+    sure = abs(slope) / _error(misfit, mean, len(parts)) * sqrt(spread)
+    share = sure**2 / (sure**2 + _SURE**2)
+    each = whole + share * (mean + slope * (ahead - middle) - whole)
+    recent = paces[-max(len(paces) // 3, 1) :]
+    late = fsum(recent) / len(recent)
+    return min(max(each, late / _TREND_AT_MOST), late * _TREND_AT_MOST)
+
+
+def _find_step(paces: Sequence[float], least: int = 1) -> _Step | None:
+    """Return the best cut of *paces* in two levels of at least *least* each; None where there are too few."""
+    best: _Step | None = None
+    for at in range(least, len(paces) - least + 1) if len(paces) >= _PARTS_LEAST else ():
+        before, after = fsum(paces[:at]) / at, fsum(paces[at:]) / (len(paces) - at)
+        misfit = fsum((each - before) ** 2 for each in paces[:at]) + fsum((each - after) ** 2 for each in paces[at:])
+        if best is None or misfit < best.misfit:
+            error = _error(misfit, before, len(paces)) * sqrt(1 / at + 1 / (len(paces) - at))
+            best = _Step(misfit, abs(after - before) / error, at, after)
+    return best
+
+
+def _error(misfit: float, level: float, count: int) -> float:
+    """Return the error of one part of *count*, of which two numbers were fitted; never zero."""
+    return max(sqrt(misfit / (count - 2)), _EXACT * level, 1e-9)
