@@ -65,27 +65,32 @@ class RunView:
         from rich.console import Group
 
         width = min(width, _WIDEST)
-        most = max(1, min(_MAP_LINES, height - 8))
-        parts: list[RenderableType] = [self._head(run), self._bar(run, width), *self._map(run, width, most)]
-        if height > most + 2 * _SHOWN + 7:
+        head = self._head(run, width)
+        most = max(1, min(_MAP_LINES, height - 7 - len(head)))
+        parts: list[RenderableType] = [*head, self._bar(run, width), *self._map(run, width, most)]
+        if height > most + len(head) + 2 * _SHOWN + 6:
             parts += [*self._slowest(run), *self._failing(run)]
         return Group(*parts)
 
-    def _head(self, run: Run) -> "Text":
+    def _head(self, run: Run, width: int) -> "list[Text]":
+        """Return what is run and how far it is; the time left has a line of its own where one line has no room."""
         from rich.text import Text
 
-        style = _STATUS.get(run.status, "")
-        text = Text.assemble(
+        line = Text.assemble(
             (plain_line(show_table(self._plan.target)), "bold"),
             "  ",
-            (run.status, style),
-            "  ",
+            (run.status, _STATUS.get(run.status, "")),
+            f"  {run.rows:,} rows",
             no_wrap=True,
             overflow="crop",
         )
-        waits = f"  waits: {plain_line(run.throttled_by)}" if run.throttled_by else ""
-        pace = self._pace.text(run) if run.status is RunStatus.RUNNING and not run.throttled_by else ""
-        return text.append(f"{run.rows:,} rows  {pace}{waits}")
+        if run.throttled_by:
+            news = f"waits: {plain_line(run.throttled_by)}"
+        else:
+            news = self._pace.text(run) if run.status is RunStatus.RUNNING else ""
+        if len(line) + 2 + len(news) <= width:
+            return [line.append(f"  {news}")] if news else [line]
+        return [line, Text(news, no_wrap=True, overflow="ellipsis")]
 
     def _bar(self, run: Run, width: int) -> "Table":
         from rich.progress_bar import ProgressBar

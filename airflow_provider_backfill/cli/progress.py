@@ -62,20 +62,21 @@ class RateMeter:
         return self._meter.seconds_left(self._look(run), run.total - ended(run))
 
     def text(self, run: Run) -> str:
-        """Return the pace and the end, as far as they are known."""
+        """Return the end and the pace, as far as they are known; the end first, where a narrow terminal shows it."""
         pace, left = self.pace(run), self.seconds_left(run)
         if pace is None or left is None:
             return ""
-        words = [
+        words = []
+        if left:
+            end = datetime.now().astimezone() + timedelta(seconds=left)
+            words.append(f"about {show_seconds(left)} left, until {end:%H:%M}")
+        words.append(
             f"{pace.chunks * 60:,.0f} chunks/min" if pace.chunks * 60 >= 10 else f"{pace.chunks * 60:.1f} chunks/min"
-        ]
+        )
         if pace.read_rows:
             words.append(f"reads {show_count(pace.read_rows)} rows/s, {show_bytes(pace.read_bytes)}/s")
         else:
             words.append(f"writes {show_count(pace.rows)} rows/s")
-        if left:
-            end = datetime.now().astimezone() + timedelta(seconds=left)
-            words.append(f"about {show_seconds(left)} left, until {end:%H:%M}")
         return ", ".join(words)
 
 

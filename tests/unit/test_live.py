@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import time
 from typing import Any
 
 import pytest
@@ -59,6 +61,17 @@ def test_it_fits_the_terminal(width: int, count: int) -> None:
     lines = drawn(plan, run_of(plan, {0: "done", 3: "failed"}), width=width, height=24)
     assert max(map(len, lines)) <= width
     assert len(lines) < 24
+
+
+@pytest.mark.parametrize("width", [40, 79, 80, 104, 120])
+def test_the_time_left_is_never_cut(width: int) -> None:
+    """Of all that the head says, the end of the run is what a reader waits for."""
+    plan = make_plan(40, target="a_database_with_a_long_name.a_table_with_a_long_name")
+    view, out = RunView(plan, run_of(plan, {0: "running"})), io.StringIO()
+    time.sleep(0.01)
+    drawing = view.draw(run_of(plan, {0: "done", 1: "done", 2: "running"}), width, 24)
+    Console(file=out, width=width, height=24, force_terminal=False).print(drawing)
+    assert re.search(r"^(.*  )?about [\d.]+ \w+( \d+ \w+)? left, until \d\d:\d\d,", out.getvalue(), re.MULTILINE)
 
 
 def test_lines_of_the_map_begin_at_midnight_where_chunks_allow_it() -> None:
