@@ -69,6 +69,7 @@ def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
         replicas=find_replicas(server, name) if engine.startswith("Replicated") else None,
         allowances=_allowances(server) if engine.endswith("MergeTree") else {},
         database_engine=database or "",
+        definition=create_query,
     )
     if facts.old_syntax:
         facts = replace(facts, allowances={})

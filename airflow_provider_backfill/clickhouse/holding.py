@@ -28,10 +28,15 @@ def holds_rows_of(
         definition: Its engine clause; of a dictionary, the statement that makes it.
     """
     if engine in _PASSED_ON:
-        return any(TableName(*pair) in targets for pair in pairwise(_LITERAL.findall(definition)))
+        return any(one in targets for one in named_tables(definition))
     if engine == "Merge":
         return _merges(server, definition, name.database, targets)
     return engine == "Dictionary" and _loads(definition, name.database, targets)
+
+
+def named_tables(definition: str) -> Iterator[TableName]:
+    """Return the tables that an engine such as Buffer may name by its arguments: each text with the one after it."""
+    return (TableName(*pair) for pair in pairwise(_LITERAL.findall(definition)))
 
 
 def names_in_calls(server: ClickHouse, tree: Node) -> Iterator[str]:

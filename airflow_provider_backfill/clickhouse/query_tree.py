@@ -13,7 +13,7 @@ from ..core.tables import TABLE_FUNCTION, TableName
 from ..errors import RequestError, StatementRefusedError
 from .catalog import view_targets
 from .client import ClickHouse
-from .holding import functions_with_rows_of, holds_rows_of, names_in_calls
+from .holding import functions_with_rows_of, holds_rows_of, named_tables, names_in_calls
 
 # The analyzer has to be on to be asked, whatever the user's profile says.
 _SETTINGS = {"allow_experimental_analyzer": 1}
@@ -61,6 +61,8 @@ def sources(
             name = TableName(database, table)
             holds = name in own or written.get(name) in own or holds_rows_of(server, name, engine, definition, own)
             inner, opaque = None, False
+            if engine == "Buffer":
+                todo |= {str(one) for one in named_tables(definition)}
             if engine == "View" and name not in filtered:
                 try:
                     inner = query_tree(server, as_select)

@@ -11,6 +11,7 @@ from ..core.masking import mask_message
 from ..core.names import quote
 from ..core.plan import Plan
 from ..core.sql import instant_sql, literal
+from ..core.table_definition import column_ttls
 from ..core.tables import TableName, TimeKind
 from ..errors import StatementRefusedError
 from .client import ClickHouse
@@ -27,7 +28,7 @@ def is_one_of(tables: Iterable[TableName]) -> str:
 
 def target_ttls(server: ClickHouse, target: TableFacts, plan: Plan) -> tuple[TtlFacts, ...]:
     """
-    Return the TTLs of a plan's target that delete rows, compared with its window.
+    Return the TTLs of a plan's target that delete rows or empty columns, compared with its window.
 
     None where the server cannot say.
     """
@@ -38,16 +39,17 @@ def target_ttls(server: ClickHouse, target: TableFacts, plan: Plan) -> tuple[Ttl
 
 
 def deleting_ttls(server: ClickHouse, target: TableFacts, plan: Plan | None, engine_full: str) -> tuple[TtlFacts, ...]:
-    """Return the TTLs that delete rows, compared with the window of the plan."""
+    """Return the TTLs that delete rows or empty columns, compared with the window of the plan."""
     time = plan.target_time if plan is not None else None
     column = target.column(time.column) if time is not None else None
     if plan is None or time is None or column is None:
         return ()
     found = []
-    for element in _ttl_elements(engine_full):
+    elements = [("", element) for element in _ttl_elements(engine_full)]
+    for name, element in (*elements, *column_ttls(target.definition)):
         expression = re.split(r"\s(?:WHERE|DELETE)\b", element)[0]
         until = _expired(server, expression, time.column, column.type, time.kind, plan.start, plan.end)
-        found.append(TtlFacts(element, until))
+        found.append(TtlFacts(element, until, name))
     return tuple(found)
 
 

@@ -14,7 +14,7 @@ from ..core.adding_up.target import changing_defaults
 from ..core.drift import compatibility_token, planned_views
 from ..core.facts import ScanFacts, TableFacts
 from ..core.findings.registry import Match
-from ..core.findings.target_rules import past_ttl
+from ..core.findings.target_rules import constrained, past_ttl
 from ..core.findings.window_rules import open_window
 from ..core.ids import plan_id
 from ..core.instants import render_instant, short_instant
@@ -28,6 +28,7 @@ from ..core.remedy import command
 from ..core.request import PlanRequest
 from ..core.request_rules import check_request
 from ..core.run_state import ChunkStatus, Run
+from ..core.select_text import read_select
 from ..core.sql import quote_table
 from ..core.tables import TableName
 from ..errors import Advice, Flag, RequestError, Sql
@@ -159,6 +160,8 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         found = [
             *open_window(plan, catalog.server_time(server)),
             *past_ttl(plan.target, target.storage, ttls),
+            *constrained(target),
+            *_own_settings(plan),
             *_heavy(plan, heavy),
             *_computed_times(plan, scans),
             *_literals(plan),
@@ -239,6 +242,16 @@ def _tried(
 
 def _all(lists: Iterable[Iterable[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(one for each in lists for one in each))
+
+
+def _own_settings(plan: Plan) -> Iterator[Match]:
+    """Report the settings in the text of a SELECT, which every chunk has as well."""
+    for statement in plan.statements:
+        if names := read_select(statement.select, statement.name).settings:
+            yield Match(
+                f"{statement.name} has SETTINGS of its own ({', '.join(names)}), with which every chunk runs as well.",
+                Advice("leave them out where they are not meant for a backfill"),
+            )
 
 
 def _literals(plan: Plan) -> Iterator[Match]:

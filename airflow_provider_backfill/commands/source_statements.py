@@ -56,6 +56,9 @@ def _statements(server: ClickHouse, target: TableFacts, request: PlanRequest) ->
         pairs = {(c.type, types[c.name]) for c in given if c.name in types and c.type != types[c.name]}
         names = insert_columns(str(source.name), given, target, catalog.supertypes(server, sorted(pairs)))
         select = copy_select(source.name, [c for c in target.columns if c.name in names])
+        if not source.engine.endswith("MergeTree"):
+            for one in query_tree.sources(server, query_tree.query_tree(server, select), (), target).values():
+                _check_kept(server, "--source", one)
         return [
             Statement(
                 name=str(source.name),

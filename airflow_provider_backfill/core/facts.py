@@ -105,6 +105,7 @@ class TableFacts:
             what it has from an older version or another configuration.
         staging_database: Where staging tables are made; empty for the storage's own database.
         database_engine: The engine of the database where staging tables are made.
+        definition: The statement that makes the storage, as the server shows it.
     """
 
     name: TableName
@@ -120,6 +121,7 @@ class TableFacts:
     allowances: Mapping[str, int | str] = field(default_factory=dict)
     staging_database: str = ""
     database_engine: str = ""
+    definition: str = ""
 
     @property
     def beside(self) -> str:
@@ -345,10 +347,11 @@ class MissingGrant(NamedTuple):
 
 
 class TtlFacts(NamedTuple):
-    """A TTL of the target that deletes rows; those of the window before *until* are past it now."""
+    """A TTL of the target that deletes rows, or empties a *column*; those of the window before *until* are past it."""
 
     expression: str
     until: datetime | None
+    column: str = ""
 
 
 class PolicyFacts(NamedTuple):

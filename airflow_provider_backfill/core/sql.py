@@ -290,6 +290,19 @@ def expressions(text: str) -> list[str]:
     return [*elements, last] if (last := text[start:].strip()) else elements
 
 
+def first_parentheses(text: str) -> str:
+    """Return a text's first part in parentheses, with these; empty without any."""
+    depth, start = 0, 0
+    for match in _SEPARATOR.finditer(text):
+        word = match.group()
+        if word == "(" and not depth:
+            start = match.start()
+        depth += (word in "([") - (word in ")]")
+        if word == ")" and not depth:
+            return text[start : match.end()]
+    return ""
+
+
 def in_parentheses(expression: str) -> str:
     """Return an expression in parentheses; one that stands in a pair of them already is left as it is."""
     depth = 0

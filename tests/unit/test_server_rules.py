@@ -199,6 +199,9 @@ def test_a_ttl_that_would_delete() -> None:
     past = TtlFacts("ts + INTERVAL 1 DAY", NOW)
     assert one(ttls=(past,)).remedy == Sql("ALTER TABLE `shop`.`orders` REMOVE TTL")
     assert look(ttls=(past._replace(until=None),)) == []
+    assert one(ttls=(past._replace(column="v"),)).remedy == Sql(
+        "ALTER TABLE `shop`.`orders` MODIFY COLUMN `v` REMOVE TTL"
+    )
 
 
 # ---------------------------------------------------------------- views

@@ -27,6 +27,7 @@ from airflow_provider_backfill.core.sql import (
     time_filter,
     window_filter,
 )
+from airflow_provider_backfill.core.table_definition import checks, column_ttls
 from airflow_provider_backfill.core.tables import TableName, TimeKind
 from airflow_provider_backfill.errors import RequestError
 from tests.state import make_plan
@@ -123,3 +124,16 @@ def test_content_sums_are_of_values_as_the_target_has_them() -> None:
     assert "CAST((7) AS UInt8)" in own
     plain = STATEMENT.model_copy(update={"defaulted": ()})
     assert "CAST(`b` AS UInt8) AS `as b`" in source_checksum_sql(plain, columns, ("b",))
+
+
+def test_what_a_definition_says_beside_types() -> None:
+    """Words in texts and in other places are no TTL and no constraint."""
+    definition = (
+        "CREATE TABLE a.b (`ts` DateTime('UTC'), `note` String DEFAULT 'x TTL (y' COMMENT ', CONSTRAINT a CHECK',"
+        " `v` Map(String, Int64) CODEC(ZSTD(1)) TTL ts + toIntervalDay(1), CONSTRAINT few CHECK length(v) < 3,"
+        " CONSTRAINT sure ASSUME v != map(), INDEX i ts TYPE minmax) ENGINE = MergeTree ORDER BY (ts, note)"
+        " TTL ts + toIntervalDay(9)"
+    )
+    assert list(column_ttls(definition)) == [("v", "ts + toIntervalDay(1)")]
+    assert list(checks(definition)) == [("few", "length(v) < 3")]
+    assert list(checks("CREATE VIEW shop.seen AS SELECT 1")) == []

@@ -2,16 +2,17 @@
 
 from collections.abc import Iterable, Iterator
 
-from ...errors import Command, Flag
-from ..facts import TtlFacts
+from ...errors import Advice, Command, Flag
+from ..facts import TableFacts, TtlFacts
 from ..instants import render_instant, short_instant
-from ..names import show_table
+from ..names import quote, show_table
 from ..plain_text import show_bytes
 from ..plan import WriteMode
 from ..plan_words import guarantee, mode_reason
 from ..remedy import chunk_hours_flag, command, plan_command, sql
 from ..run_state import RunStatus
 from ..sql import literal, quote_table, table_condition
+from ..table_definition import checks
 from ..tables import TableName
 from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity, show_names
 
@@ -58,7 +59,7 @@ def _target_missing(case: RuleContext) -> Iterator[Match]:
 @_rule(
     "backfill_ttl_deletes",
     Severity.ERROR,
-    "The target's TTL would soon delete rows of the window.",
+    "The target's TTL would soon delete rows of the window, or values of a column.",
     remedy="lengthen or remove the TTL, or plan a later window",
 )
 def _ttl(case: RuleContext) -> Iterator[Match]:
@@ -68,14 +69,31 @@ def _ttl(case: RuleContext) -> Iterator[Match]:
 
 
 def past_ttl(target: TableName, storage: TableName, ttls: Iterable[TtlFacts]) -> Iterator[Match]:
-    """Report a window that is partly past the target's TTL."""
+    """Report a window that is partly past the target's TTL, or that of one of its columns."""
     for ttl in ttls:
-        if ttl.until is not None:
+        if ttl.until is not None and ttl.column:
+            yield Match(
+                f"The TTL of the column {ttl.column} of {target} ({ttl.expression}) ends before about "
+                f"{render_instant(ttl.until)}, and the window has such rows: a merge would set their "
+                f"{ttl.column} to its default after the backfill, and verify would find them changed.",
+                sql(f"ALTER TABLE {quote_table(storage)} MODIFY COLUMN {quote(ttl.column)} REMOVE TTL"),
+            )
+        elif ttl.until is not None:
             yield Match(
                 f"The TTL of {target} ({ttl.expression}) deletes rows before about {render_instant(ttl.until)}, "
                 "and the window has such rows: a merge would delete them after the backfill.",
                 sql(f"ALTER TABLE {quote_table(storage)} REMOVE TTL"),
             )
+
+
+def constrained(target: TableFacts) -> Iterator[Match]:
+    """Report the constraints of the target, which every row of a chunk has to meet."""
+    if found := [f"{check.name} ({check.expression})" for check in checks(target.definition)]:
+        yield Match(
+            f"{target.name} has the constraint{'s' if len(found) > 1 else ''} {', '.join(found)}: a chunk with one row "
+            "that breaks it fails as a whole, and writes nothing.",
+            Advice("leave such rows out in the SELECT"),
+        )
 
 
 @_rule(

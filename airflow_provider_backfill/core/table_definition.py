@@ -1,0 +1,35 @@
+"""What a table's definition says of its columns beside their types: constraints and TTLs. Pure."""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from .sql import expressions, first_parentheses
+
+_CHECK = re.compile(r"CONSTRAINT (?P<name>`(?:[^`\\]|\\.)+`|\w+) CHECK (?P<text>.+)", re.DOTALL)
+_TTL = re.compile(
+    r"(?P<name>`(?:[^`\\]|\\.)+`) (?:'(?:[^'\\]|\\.)*'|[^'])*? TTL (?P<text>.+?)(?: SETTINGS \(.*)?", re.DOTALL
+)
+
+
+class Named(NamedTuple):
+    """An expression, by the name of the constraint or of the column that has it."""
+
+    name: str
+    expression: str
+
+
+def checks(definition: str) -> Iterator[Named]:
+    """Return the constraints that rows must meet when they are inserted."""
+    return _matching(definition, _CHECK)
+
+
+def column_ttls(definition: str) -> Iterator[Named]:
+    """Return the TTLs after which a merge sets values of a column to its default."""
+    return _matching(definition, _TTL)
+
+
+def _matching(definition: str, pattern: re.Pattern[str]) -> Iterator[Named]:
+    for element in expressions(first_parentheses(definition)):
+        if (match := pattern.fullmatch(element)) is not None:
+            yield Named(match["name"].strip("`"), match["text"])
