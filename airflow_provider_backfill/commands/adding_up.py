@@ -6,25 +6,29 @@ Glue between the server, which is asked for values, and the rules, which only de
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import NamedTuple
 
 from ..clickhouse import catalog
 from ..clickhouse.client import ClickHouse
+from ..clickhouse.query_tree import query_tree
 from ..clickhouse.time_buckets import TimeBuckets, bucket_facts, labels_leave_chunk, value_at
 from ..core.adding_up.case import BucketFacts, BucketKey, Case, Question, TimeExpression, Verdict
 from ..core.adding_up.judge import judge, keys_to_keep_whole, merges_any_parts
+from ..core.adding_up.lineage import UNSTABLE
+from ..core.adding_up.placed import given_constants, sampled_chunks
 from ..core.chunking import Chunking, Unit
 from ..core.facts import ScanFacts, TableFacts, TimeColumn
-from ..core.instants import MS_PER_DAY, render_instant, short_instant, to_ms
+from ..core.instants import MS_PER_DAY, from_ms, render_instant, short_instant, to_ms
 from ..core.names import quote
-from ..core.parameters import check_parameters
+from ..core.parameters import check_parameters, parameter_settings, tell_chunks_by_text
 from ..core.plan import Plan, Statement, TimeLabel, WriteMode
 from ..core.remedy import pass_flags
 from ..core.sql import expressions
 from ..core.tables import TableName, TimeKind
-from ..errors import Advice, Flag, MisalignedError, RequestError
+from ..errors import Advice, Flag, MisalignedError, RequestError, StatementRefusedError
 
 # Chunk sizes that people use, to propose one that fits.
 _CHUNK_HOURS = (0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 24)
@@ -68,7 +72,15 @@ def check_bounds(
     return verdicts
 
 
-def _case(target: TableFacts, plan: Plan, statement: Statement, scan: ScanFacts, *, one_chunk: bool = False) -> Case:
+def _case(
+    target: TableFacts,
+    plan: Plan,
+    statement: Statement,
+    scan: ScanFacts,
+    *,
+    one_chunk: bool = False,
+    given: Mapping[int, tuple[str, ...]] | None = None,
+) -> Case:
     return Case(
         name=statement.name,
         tree=scan.tree,
@@ -80,7 +92,23 @@ def _case(target: TableFacts, plan: Plan, statement: Statement, scan: ScanFacts,
         whole=frozenset(plan.whole_tables),
         accept_groups=plan.adds_up is not None and bool(plan.adds_up.accepted),
         one_chunk=one_chunk,
+        given=given or {},
     )
+
+
+def _given(
+    server: ClickHouse, statement: Statement, scan: ScanFacts, bounds: Sequence[int]
+) -> dict[int, tuple[str, ...]]:
+    """Return the constants of a SELECT that formats of the chunk's start alone make another in each chunk."""
+    if not tell_chunks_by_text(statement.parameters, bounds):
+        return {}
+    trees = [scan.tree]
+    for number in sampled_chunks(len(bounds) - 1)[1:]:
+        start, end = from_ms(bounds[number]), from_ms(bounds[number + 1])
+        # What a chunk names may not be there yet; the others show it as well.
+        with suppress(StatementRefusedError):
+            trees.append(query_tree(server, statement.select, parameter_settings(statement.parameters, start, end)))
+    return given_constants(trees)
 
 
 class _PartitionKey(NamedTuple):
@@ -100,14 +128,15 @@ class _Judge:
     def verdict(self, statement: Statement, scan: ScanFacts) -> Verdict:
         """Judge a statement by the rules."""
         plan = self._plan
-        case = _case(self._target, plan, statement, scan, one_chunk=len(self._bounds) == 2)
+        given = _given(self._server, statement, scan, self._bounds)
+        case = _case(self._target, plan, statement, scan, one_chunk=len(self._bounds) == 2, given=given)
         while isinstance(answer := judge(case, self.answers), Question):
             facts = bucket_facts(self._server, answer.key, scan.times, self._bounds)
             if facts.cut is not None:
                 window, chunking = _fitting(self._server, plan, answer.key, scan.times)
                 facts = replace(facts, proposal=window + chunking.flags)
             self.answers[answer.key] = facts
-        return answer
+        return replace(answer, labels=_with_defaults(self._target, statement, answer.labels))
 
 
 def statement_edges(
@@ -287,12 +316,7 @@ def _partition_key(server: ClickHouse, target: TableFacts, scan: ScanFacts, verd
         used = _columns_in(target, element)
         if len(used) != 1 or used[0] not in verdict.labels:
             continue
-        column = target.column(used[0])
-        kind = column.type if column is not None else ""
-        key = tuple(
-            TimeExpression(label.table, _applied(element, used[0], f"CAST({label.sql} AS {kind})"))
-            for label in verdict.labels[used[0]]
-        )
+        key = _label_of(target, element, used[0], verdict.labels[used[0]])
         if bucket_facts(server, key, scan.times, [0, MS_PER_DAY]).usable:
             found.setdefault(tuple(expression.table for expression in key), {})[element] = key
     for tables, keys in found.items():
@@ -303,6 +327,29 @@ def _partition_key(server: ClickHouse, target: TableFacts, scan: ScanFacts, verd
         f"The partition key of {target.name} ({target.partition_key or 'none'}) does not follow from the time "
         "that the window applies to, so a window covers no whole partitions.",
         remedy=Advice("leave {} away", Flag("--write-mode", WriteMode.REPLACE)),
+    )
+
+
+def _with_defaults(
+    target: TableFacts, statement: Statement, labels: Mapping[str, BucketKey]
+) -> Mapping[str, BucketKey]:
+    """Return the labels with those of columns that the target computes from one of them."""
+    found = dict(labels)
+    # A default may be made of one that stands before it.
+    for column in target.columns:
+        used = _columns_in(target, column.default) if column.default and column.name not in statement.columns else []
+        changes = any(UNSTABLE.fullmatch(name) for name in re.findall(r"\w+", column.default))
+        if len(used) == 1 and used[0] in found and not changes:
+            found[column.name] = _label_of(target, column.default, used[0], found[used[0]])
+    return found
+
+
+def _label_of(target: TableFacts, expression: str, name: str, labels: BucketKey) -> BucketKey:
+    """Return an expression over a column of the target, applied to what the SELECT makes of the time for it."""
+    column = target.column(name)
+    kind = column.type if column is not None else ""
+    return tuple(
+        TimeExpression(label.table, _applied(expression, name, f"CAST({label.sql} AS {kind})")) for label in labels
     )
 
 

@@ -11,7 +11,7 @@ from ..core.adding_up.case import Verdict
 from ..core.adding_up.lineage import CLOCK
 from ..core.facts import TableFacts
 from ..core.instants import from_ms, short_instant
-from ..core.parameters import has_bounds
+from ..core.parameters import of_one_text, tell_chunks_by_text
 from ..core.plan import Plan
 from ..core.sampling import Slice, pick_slices
 from ..core.sql import insert_select, slices_settings
@@ -50,9 +50,9 @@ def try_chunks(
         ServerError: The server could not be reached.
     """
     parameters = [parameter for statement in plan.statements for parameter in statement.parameters]
-    doubts = [] if parameters else [doubt for verdict in verdicts for doubt in verdict.doubts]
-    if parameters and not has_bounds(parameters):
-        return False, "not made: the SELECT takes the start of one chunk at a time"
+    doubts = [doubt for verdict in verdicts for doubt in verdict.doubts]
+    if tell_chunks_by_text(parameters, plan.bounds_ms()):
+        return _no_trial(doubts, "the SELECT takes the start of one chunk, so it gives no whole to compare with")
     if not doubts and not parameters and all(verdict.row_wise for verdict in verdicts):
         return False, "not needed: each row comes from one row of the source"
     if chance := [name for verdict in verdicts for name in verdict.chance if not CLOCK.fullmatch(name)]:
@@ -61,6 +61,8 @@ def try_chunks(
         return _no_trial(doubts, f"no private table like {target.name} ({target.engine}) can be made")
     try:
         slices = _slices(server, plan, counted, rows if doubts else rows // _SECOND_OPINION, seconds)
+        if len(slices) < 2 and parameters:
+            return _no_trial(doubts, "no two neighbours have the same text of their formats")
         if len(slices) < 2:
             return False, "not made: all rows of the window lie in one chunk"
         trial = make_trial(
@@ -88,8 +90,9 @@ def _slices(
     bounds = plan.bounds_ms()
     chunks = [(from_ms(start), from_ms(end)) for start, end in pairwise(bounds)]
     if any(statement.parameters for statement in plan.statements):
-        # The SELECT has room for one pair of bounds, so the slices have to touch.
-        return chunks[:2]
+        # The SELECT has room for one pair of bounds and one text of a format, so the slices have to touch.
+        parameters = [parameter for statement in plan.statements for parameter in statement.parameters]
+        return next(([*pair] for pair in pairwise(chunks) if len(of_one_text(parameters, bounds, pair)) == 1), [])
     tables = [table for statement in plan.statements for table in plan.filters(statement)]
     found = [counted] if counted is not None else [rows_by_bound(server, each, bounds, seconds / 4) for each in tables]
     counts: dict[int, int] = {}
@@ -105,8 +108,9 @@ def fill_slices(
 ) -> None:
     """Insert what the plan's statements give for some slices of its window, all at once, into *table*."""
     for statement in plan.statements:
-        limits = slices_settings(plan, statement, slices)
-        server.command(insert_select(table, statement), {**settings, **limits})
+        for each in of_one_text(statement.parameters, plan.bounds_ms(), slices):
+            limits = slices_settings(plan, statement, each)
+            server.command(insert_select(table, statement), {**settings, **limits})
 
 
 def _fill(

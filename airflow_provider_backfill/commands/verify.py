@@ -17,11 +17,12 @@ from ..clickhouse.trial import Difference, compare_merged, private_tables, signs
 from ..core.facts import TableFacts
 from ..core.instants import render_instant, to_ms
 from ..core.names import quote, show_table
+from ..core.parameters import of_one_text
 from ..core.plan import Chunk, Plan, RowProof
 from ..core.remedy import command
 from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus, ContentSums, Run
-from ..core.sql import milliseconds, table_checksum_sql, time_filter
+from ..core.sql import milliseconds, table_checksum_sql, time_filter, window_filter
 from ..core.window import Slice, whole_days
 from ..errors import RequestError, StatementRefusedError
 from . import plan_inputs
@@ -128,7 +129,9 @@ def _of_all_shards(plan: Plan, found: Sequence[tuple[Site, Payload]]) -> Payload
 def _shares_miss(plan: Plan, run: Run, sites: Sequence[Site]) -> str:
     """Why the shards' shares of the rows are not the whole, for windows that all have done; empty where they are."""
     columns = plan.dealing.columns if plan.dealing is not None else ()
-    slices = _finished(plan, run)
+    parameters = [parameter for statement in plan.statements for parameter in statement.parameters]
+    groups = of_one_text(parameters, plan.bounds_ms(), _finished(plan, run))
+    slices = [each for group in groups for each in group]
     if not columns or not slices:
         return ""
     sums = []
@@ -175,7 +178,7 @@ def _compare_sums(server: ClickHouse, plan: Plan, run: Run, target: TableFacts, 
     held = ContentSums(*server.row(table_checksum_sql(target.storage, columns, here)))
     differs = bool(changed) or source != held
     shown = _compare_merged(server, plan, run, target) if source != held else {"changedChunks": [], "differences": []}
-    if source != held and not changed and (run.reach or (plan.target_time and plan.target_time.label)):
+    if source != held and not changed and run.reach and plan.target_time and plan.target_time.label is None:
         # Rows whose time in the target is another than the source's lie in part outside of the window.
         if shown["verdict"] is Verdict.DIFFERS:
             why = "rows have another time in the target than in the source, so those of other windows lie among them"
@@ -205,7 +208,8 @@ def _compare_merged(server: ClickHouse, plan: Plan, run: Run, target: TableFacts
         why = plan.verify_caveat or "no window has all of its chunks done"
         return {"verdict": Verdict.INCONCLUSIVE, "why": why, **empty}
     where, time = _condition(plan, slices), plan.target_time
-    told = time is not None and time.column not in plan.not_compared
+    # Under a label, a row's time does not say which chunk gave it.
+    told = time is not None and time.label is None and time.column not in plan.not_compared
     at = milliseconds(quote(time.column), time.kind) if time is not None and told else ""
     try:
         with private_tables(server, target, plan.plan_id, ("verify",)) as (whole,):
@@ -251,10 +255,16 @@ def _finished(plan: Plan, run: Run) -> list[Slice]:
 
 
 def _condition(plan: Plan, slices: Sequence[Slice]) -> str:
-    """Return the condition that a row of the target lies in one of *slices*; a day does when a part of it does."""
+    """
+    Return the condition that a row of the target lies in one of *slices*; a day does when a part of it does.
+
+    Where the SELECT labels rows by another time, the condition that its label does.
+    """
     time = plan.target_time
     if time is None:
         return "1"
+    if time.label is not None:
+        return " OR ".join(f"({window_filter(plan, Chunk('', *each))})" for each in _joined(slices))
     within = [whole_days(*each) if time.kind.is_date else each for each in _joined(slices)]
     return " OR ".join(f"({time_filter(time.column, time.kind, start, end)})" for start, end in within)
 

@@ -8,6 +8,7 @@ its text stays as it is. Pure.
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 from ..errors import Advice, Flag, MisalignedError, RequestError
 from .column_types import time_kind
@@ -15,6 +16,7 @@ from .instants import MS_PER_DAY, from_ms, render_instant, to_ms
 from .plan import Parameter
 from .select_text import Placeholder
 from .tables import TimeKind
+from .window import Slice
 
 # By name, whether it is the chunk's start.
 _BOUNDS = {"chunk_from": True, "chunk_to": False, "from": True, "to": False}
@@ -113,6 +115,41 @@ def has_bounds(parameters: Sequence[Parameter]) -> bool:
     return any(not one.format for one in parameters)
 
 
+def tell_chunks_by_text(parameters: Sequence[Parameter], bounds: Sequence[int]) -> bool:
+    """Whether formats give each chunk a text of its own, so that no SELECT gives what two chunks do."""
+    formats = [one for one in parameters if one.format]
+    texts = [_texts(formats, from_ms(start)) for start in bounds[:-1]]
+    return bool(formats) and len(set(texts)) == len(texts)
+
+
+def of_one_text(
+    parameters: Sequence[Parameter], bounds: Sequence[int], slices: Sequence[Slice]
+) -> list[Sequence[Slice]]:
+    """
+    Return slices in groups that one statement can have: apart where the text of a format is another.
+
+    Args:
+        bounds: Of the chunks, in milliseconds.
+    """
+    formats = [one for one in parameters if one.format]
+    if not formats:
+        return [slices]
+    found: list[Slice] = []
+    for first, last in slices:
+        inside = [at for ms in bounds if first < (at := from_ms(ms)) < last]
+        for start, end in pairwise([first, *inside, last]):
+            before = found[-1] if found and has_bounds(parameters) and found[-1][1] == start else None
+            if before is not None and _texts(formats, before[0]) == _texts(formats, start):
+                found[-1] = (before[0], end)
+            else:
+                found.append((start, end))
+    return [[each] for each in found]
+
+
+def _texts(formats: Sequence[Parameter], at: datetime) -> str:
+    return " ".join(at.strftime(one.format) for one in formats)
+
+
 def parameter_settings(parameters: Sequence[Parameter], start: datetime, end: datetime) -> dict[str, str]:
     """Return the values of the parameters for one chunk, as they are sent."""
     return {f"param_{one.name}": _value(one, start, end) for one in parameters}
@@ -142,10 +179,11 @@ def check_parameters(parameters: Sequence[Parameter], bounds: Sequence[int], wha
         MisalignedError: A bound lies between two values of a parameter's type or format, or a chunk reaches
             over several values of a format.
     """
+    formats = [parameter for parameter in parameters if parameter.format]
+    if formats:
+        _check_formats(formats, bounds, what, alone=not has_bounds(parameters))
     for parameter in parameters:
-        if parameter.format:
-            _check_format(parameter, bounds, what, alone=not has_bounds(parameters))
-        elif cut := next((at for at in bounds if at % _grain(parameter)), None):
+        if not parameter.format and (cut := next((at for at in bounds if at % _grain(parameter)), None)):
             grain = _grain(parameter)
             length = Flag("--chunk-by", "day") if grain == MS_PER_DAY else Flag("--chunk-hours")
             raise MisalignedError(
@@ -168,35 +206,45 @@ def _grain(parameter: Parameter) -> int:
     return 1000
 
 
-def _check_format(parameter: Parameter, bounds: Sequence[int], what: str, *, alone: bool) -> None:
-    """One value of the format covers each chunk; where nothing else limits its rows, the chunk is all of it."""
-    for index, at in enumerate(bounds[:-1]):
-        start, end = from_ms(at), from_ms(bounds[index + 1])
-        text, last = (moment.strftime(parameter.format) for moment in (start, end - _TICK))
-        proposal = (_length_of(parameter.format),)
-        if text != last:
+def _check_formats(parameters: Sequence[Parameter], bounds: Sequence[int], what: str, *, alone: bool) -> None:
+    """One value of the formats covers each chunk; where nothing else limits its rows, the chunk is all of it."""
+    finest = min(parameters, key=lambda one: _length_of(one.format)[0])
+    names = " ".join(f"{{{parameter.name}}}" for parameter in parameters)
+
+    proposal = (_length_of(finest.format)[1],)
+    seen: dict[str, datetime] = {}
+    for start, end in pairwise(map(from_ms, bounds)):
+        value, last = (_texts(parameters, at) for at in (start, end - _TICK))
+        if value != last:
             raise MisalignedError(
                 f"The chunk {render_instant(start)} to {render_instant(end)} has several values of "
-                f"{{{parameter.name}}} ({text} to {last}), and {what} would read only the first.",
+                f"{names} ({value} to {last}), and {what} would read only the first.",
                 proposal=proposal,
                 remedy=Advice("pass {}", *proposal),
             )
-        if alone and text in ((start - _TICK).strftime(parameter.format), end.strftime(parameter.format)):
+        if alone and value in (_texts(parameters, start - _TICK), _texts(parameters, end)):
             raise MisalignedError(
-                f"The chunk {render_instant(start)} to {render_instant(end)} is only a part of {{{parameter.name}}} = "
-                f"{text}, and {what} would read all of it in every such chunk.",
+                f"The chunk {render_instant(start)} to {render_instant(end)} is only a part of {names} = "
+                f"{value}, and {what} would read all of it in every such chunk.",
                 proposal=proposal,
                 remedy=Advice(
                     "pass {}, or limit the rows by {{chunk_from:DateTime}} and {{chunk_to:DateTime}}", *proposal
                 ),
             )
+        if alone and value in seen:
+            raise RequestError(
+                f"The chunks that begin at {render_instant(seen[value])} and {render_instant(start)} have the same "
+                f"{names} = {value}, and {what} would read its rows in both.",
+                remedy=Advice("use a format that does not come again within the window, such as %Y-%m-%d"),
+            )
+        seen[value] = start
 
 
-def _length_of(text: str) -> Flag:
-    """Return the chunk length of which a format has one value each."""
+def _length_of(text: str) -> tuple[float, Flag]:
+    """Return the chunk length of which a format has one value each: about how many hours, and the flag."""
     first, next_month = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 2, 1, tzinfo=UTC)
     for hours in (1, 24):
         if (first + timedelta(hours=hours)).strftime(text) != first.strftime(text):
-            return Flag("--chunk-hours", "1") if hours == 1 else Flag("--chunk-by", "day")
+            return hours, Flag("--chunk-hours", "1") if hours == 1 else Flag("--chunk-by", "day")
     month = next_month.strftime(text) != first.strftime(text)
-    return Flag("--chunk-by", "month") if month else Flag("--chunk-hours", "auto")
+    return (744, Flag("--chunk-by", "month")) if month else (8760, Flag("--chunk-hours", "auto"))

@@ -511,6 +511,14 @@ def test_sources_that_keep_nothing(shop: Lab) -> None:
     with pytest.raises(RequestError, match="a Null table, which keeps no rows") as refused:
         shop.plan("dst", START, END, 24)
     assert f"--source {shop.engine.database}.ev" in refused.value.hint
+    shop.sql(
+        "CREATE TABLE buffered AS ev ENGINE = Buffer(currentDatabase(), entry, 1, 10, 100, 10000, 1000000, 10000000, 100000000)",
+        "CREATE VIEW seen AS SELECT * FROM entry",
+        "CREATE TABLE copy AS ev",
+    )
+    for name in ("buffered", "seen"):
+        with pytest.raises(RequestError, match="a Null table, which keeps no rows"):
+            shop.plan("copy", START, END, 24, source=name)
 
 
 @pytest.mark.parametrize(
@@ -551,6 +559,58 @@ def test_plan_says_that_the_window_is_past_the_ttl(shop: Lab) -> None:
     )
     plan = shop.plan("dst", START, END, 24, source="ev")
     assert any("deletes rows before about" in warning["message"] for warning in plan["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("columns", "tail", "words"),
+    [
+        ("ts DateTime('UTC'), v Int64 TTL ts + INTERVAL 1 DAY", "", "TTL of the column v"),
+        ("ts DateTime('UTC'), v Int64, CONSTRAINT small CHECK v < 100", "", "small (v < 100)"),
+        ("ts DateTime('UTC'), v Int64", " SETTINGS max_threads = 1", "(max_threads)"),
+    ],
+    ids=["column TTL", "constraint", "settings"],
+)
+def test_plan_says_what_may_surprise(shop: Lab, columns: str, tail: str, words: str) -> None:
+    """Nothing is wrong yet, and somebody who reads the plan should not find out from the data."""
+    shop.sql(f"CREATE TABLE dst ({columns}) ENGINE = MergeTree ORDER BY ts")
+    select = f"SELECT ts, v FROM {shop.table('ev')}{tail}"
+    plan = shop.plan("dst", START, SHORT, 24, select=select, filter_table=shop.table("ev"))
+    assert [warning["message"] for warning in plan["warnings"] if words in warning["message"]]
+    assert shop.run(plan)["status"] == "completed"
+
+
+@pytest.mark.parametrize("how", ["DEFAULT", "MATERIALIZED"])
+def test_replace_by_a_day_that_the_target_computes(shop: Lab, how: str) -> None:
+    """The partition follows from the time by the default, so whole days are whole partitions."""
+    shop.sql(
+        f"CREATE TABLE dst (ts DateTime('UTC'), v Int64, day Date {how} toDate(ts)) ENGINE = MergeTree"
+        " PARTITION BY day ORDER BY ts",
+        "INSERT INTO dst (ts, v) SELECT ts, 1000 FROM ev",
+    )
+    select, replace = f"SELECT ts, v FROM {shop.table('ev')}", {"write_mode": WriteMode.REPLACE}
+    with pytest.raises(RequestError, match="inside a partition"):
+        shop.plan("dst", START, SHORT, 12, select=select, **replace)
+    plan = shop.fill("dst", START, SHORT, 24, select=select, **replace)
+    inside = f"WHERE ts < toDateTime('{SHORT}', 'UTC')"
+    assert shop.content("dst", "ts, v", inside) == shop.content("ev", "ts, v", inside)
+    assert shop.value(f"SELECT count() = countIf(v = 1000) FROM dst WHERE ts >= toDateTime('{SHORT}', 'UTC')") == 1
+    assert verify_plan(shop.session, plan["planId"])["ok"]
+
+
+def test_verify_of_rows_that_are_labelled_by_the_end_of_their_day(shop: Lab) -> None:
+    """The label of the day before the window is that of its first day, and its row stays where it is."""
+    shop.sql(
+        "CREATE TABLE dst (day Date, n UInt64) ENGINE = MergeTree PARTITION BY day ORDER BY day",
+        "INSERT INTO dst SELECT toDate('2024-12-25') + number, 7 FROM numbers(30)",
+    )
+    select = f"SELECT toDate(ts) + 1 AS day, count() AS n FROM {shop.table('ev')} GROUP BY day"
+    plan = shop.fill("dst", START, SHORT, 24, select=select, write_mode=WriteMode.REPLACE)
+    assert shop.rows("SELECT day, n = 7 FROM dst WHERE day BETWEEN '2025-01-01' AND '2025-01-05' ORDER BY day") == [
+        (parse_instant(f"2025-01-0{day}").date(), int(day in (1, 5))) for day in range(1, 6)
+    ]
+    assert verify_plan(shop.session, plan["planId"])["ok"]
+    shop.sql("ALTER TABLE dst UPDATE n = n + 1 WHERE day = '2025-01-04' SETTINGS mutations_sync = 2")
+    assert verify_plan(shop.session, plan["planId"])["exitCode"] == 1
 
 
 # ---------------------------------------------------------------- the trial, and the user's word

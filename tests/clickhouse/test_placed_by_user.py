@@ -3,9 +3,14 @@
 # ruff: noqa: E501 - a statement a line
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 
+from airflow_provider_backfill.commands.session import Payload
 from airflow_provider_backfill.commands.verify import verify_plan
+from airflow_provider_backfill.core.plan import WriteMode
 from airflow_provider_backfill.core.request import TableFilter
 from airflow_provider_backfill.errors import RequestError, StatementRefusedError
 from tests.clickhouse.lab import Lab, once
@@ -17,6 +22,18 @@ SELECT * FROM (
     WHERE ts >= {chunk_from:DateTime64(3)} - INTERVAL 1 DAY AND ts < {chunk_to:DateTime64(3)}
 ) WHERE ts >= {chunk_from:DateTime64(3)};
 """
+
+LAG = "dateDiff('second', lagInFrame(ts, 1, ts) OVER (PARTITION BY user ORDER BY ts), ts) AS wait"
+FROM_ON, UP_TO = "ts >= {chunk_from:DateTime}", "ts < {chunk_to:DateTime}"
+# No rule says where such bounds lie; a trial over two chunks finds each.
+WRONG_BOUNDS = {
+    "bounds that include their end": f"SELECT ts, user, 0 AS wait FROM ev WHERE {FROM_ON} AND ts <= {{chunk_to:DateTime}}",
+    "bounds that leave their start out": f"SELECT ts, user, 0 AS wait FROM ev WHERE ts > {{chunk_from:DateTime}} AND {UP_TO}",
+    "groups that bounds cut": f"SELECT toDateTime('2025-01-01', 'UTC') AS ts, user, count() AS wait FROM (SELECT user FROM ev WHERE {FROM_ON} AND {UP_TO}) GROUP BY user",
+    "a look-back that is too short": f"SELECT * FROM (SELECT ts, user, {LAG} FROM ev WHERE {FROM_ON} - INTERVAL 10 MINUTE AND {UP_TO}) WHERE {FROM_ON}",
+    "a look-back whose rows are given as well": f"SELECT ts, user, {LAG} FROM ev WHERE {FROM_ON} - INTERVAL 1 DAY AND {UP_TO}",
+    "bounds in one branch of a UNION": f"SELECT ts, user, 0 AS wait FROM ev WHERE {FROM_ON} AND {UP_TO} UNION ALL SELECT toDateTime('2025-01-02', 'UTC') AS ts, number AS user, 1 AS wait FROM numbers(3)",
+}
 
 
 @pytest.fixture
@@ -38,6 +55,14 @@ def test_a_look_back_gives_what_the_whole_gives(events: Lab) -> None:
     truth = "(SELECT ts, user, dateDiff('second', lagInFrame(ts, 1, ts) OVER (PARTITION BY user ORDER BY ts), ts) AS wait FROM ev)"
     assert events.content("waits") == events.content(truth, tail="WHERE ts >= toDateTime('2025-01-01', 'UTC')")
     assert verify_plan(events.session, plan["planId"])["ok"]
+
+
+@pytest.mark.parametrize("name", WRONG_BOUNDS)
+def test_bounds_that_do_not_add_up(events: Lab, name: str) -> None:
+    select = WRONG_BOUNDS[name].replace("FROM ev", f"FROM {events.table('ev')}")
+    with pytest.raises(RequestError, match="do not add up"):
+        events.plan("waits", *WINDOW, 24, select=select)
+    assert events.leftovers() == []
 
 
 def test_a_date_spine(events: Lab) -> None:
@@ -89,6 +114,157 @@ def test_files_by_the_day(http_lab: Lab) -> None:
     assert lab.rows("SELECT count(), uniqExact(ts), min(toDate(ts)), max(toDate(ts)) FROM dst") == lab.rows(
         "SELECT 4320, 4320, toDate('2025-01-01'), toDate('2025-01-03')"
     )
+
+
+ROWS = "(ts DateTime('UTC'), user UInt32) ENGINE = MergeTree ORDER BY ts"
+GROUPS = "(day String, user UInt32, n UInt64) ENGINE = MergeTree ORDER BY day"
+PATH = "file(concat('FOLDER/', {day:String}, '.parquet'))"
+OF_DAYS = "SELECT day, user, count() AS n FROM days GROUP BY day, user"
+# Each reads one day of ``days`` or its file, and is right: its groups are the day's, or the target merges. With the truth.
+BY_DAY = {
+    "rows": (ROWS, "SELECT ts, user FROM days WHERE day = {day:String}", "SELECT ts, user FROM days"),
+    "rows by an expression": (
+        ROWS,
+        "SELECT ts, user FROM days WHERE user < 6 AND toDate({day:String}) = toDate(ts)",
+        "SELECT ts, user FROM days WHERE user < 6",
+    ),
+    "groups": (GROUPS, "SELECT day, user, count() AS n FROM days WHERE day = {day:String} GROUP BY day, user", OF_DAYS),
+    "groups by the parameter": (
+        GROUPS,
+        "SELECT {day:String} AS day, user, count() AS n FROM days WHERE toDate(ts) = toDate({day:String}) GROUP BY day, user",
+        OF_DAYS,
+    ),
+    "groups, of which a day is chosen": (GROUPS, f"SELECT * FROM ({OF_DAYS}) WHERE day = {{day:String}}", OF_DAYS),
+    "groups of a file": (
+        GROUPS,
+        f"SELECT {{day:String}} AS day, user, count() AS n FROM {PATH} GROUP BY day, user",
+        OF_DAYS,
+    ),
+    "rows of a file, with bounds as well": (
+        ROWS,
+        f"SELECT ts, user FROM {PATH} WHERE ts >= {{chunk_from:DateTime}} AND ts < {{chunk_to:DateTime}}",
+        "SELECT ts, user FROM days",
+    ),
+    "sums that are merged": (
+        "(user UInt32, n UInt64) ENGINE = SummingMergeTree ORDER BY user",
+        "SELECT user, count() AS n FROM days WHERE day = {day:String} GROUP BY user",
+        "SELECT user, count() AS n FROM days GROUP BY user",
+    ),
+    "rows with a dimension": (
+        "(ts DateTime('UTC'), name String) ENGINE = MergeTree ORDER BY ts",
+        "SELECT ts, name FROM days LEFT JOIN names USING (user) WHERE day = {day:String}",
+        "SELECT ts, name FROM days LEFT JOIN names USING (user)",
+    ),
+}
+# Each day would give its own part of a group, or what others give as well; or nothing says that it would not.
+NOT_BY_DAY = {
+    "groups of several days": (
+        "(user UInt32, n UInt64) ENGINE = MergeTree ORDER BY user",
+        "SELECT user, count() AS n FROM days WHERE day = {day:String} GROUP BY user",
+        "--accept-partial-groups",
+    ),
+    "groups of several files": (
+        "(user UInt32, n UInt64) ENGINE = MergeTree ORDER BY user",
+        "SELECT user, count() AS n FROM " + PATH + " GROUP BY user",
+        "--accept-partial-groups",
+    ),
+    "a maximum that is summed": (
+        "(user UInt32, n Int64) ENGINE = SummingMergeTree ORDER BY user",
+        "SELECT user, max(v) AS n FROM days WHERE day = {day:String} GROUP BY user",
+        "--accept-partial-groups",
+    ),
+    "the day for a name only": (
+        "(day String, user UInt32) ENGINE = MergeTree ORDER BY day",
+        "SELECT {day:String} AS day, user FROM days",
+        "in WHERE as in",
+    ),
+    "a branch of each day again": (
+        ROWS,
+        "SELECT ts, user FROM days WHERE day = {day:String} UNION ALL SELECT toDateTime('2025-01-01', 'UTC') AS ts, user FROM names",
+        "in WHERE as in",
+    ),
+    "all days from this one on": (
+        ROWS,
+        "SELECT ts, user FROM days WHERE day >= {day:String}",
+        "--no-trial",
+    ),
+    "the user's row before, in a day": (
+        "(ts DateTime('UTC'), w UInt32) ENGINE = MergeTree ORDER BY ts",
+        "SELECT ts, lagInFrame(user) OVER (PARTITION BY user ORDER BY ts) AS w FROM days WHERE day = {day:String}",
+        "--no-trial",
+    ),
+    "a day's files joined with another's": (
+        "(ts DateTime('UTC'), v Int64) ENGINE = MergeTree ORDER BY ts",
+        "SELECT a.ts AS ts, b.v AS v FROM "
+        + PATH
+        + " AS a INNER JOIN (SELECT user, v FROM days WHERE day = {day:String}) AS b ON a.user = b.user",
+        "--no-trial",
+    ),
+}
+
+
+@pytest.fixture
+def days(http_lab: Lab) -> Lab:
+    """Three days of rows whose users come again each day, in a table and as a file for each day."""
+    lab, name = http_lab, http_lab.engine.database
+    lab.sql(
+        "CREATE TABLE days (day String, ts DateTime('UTC'), user UInt32, v Int64) ENGINE = MergeTree ORDER BY (day, ts)",
+        "INSERT INTO days SELECT toString(toDate(at)), at, number % 7, number FROM"
+        " (SELECT number, toDateTime('2025-01-01', 'UTC') + number * 600 AS at FROM numbers(432))",
+        "CREATE TABLE names (user UInt32, name String) ENGINE = MergeTree ORDER BY user",
+        "INSERT INTO names SELECT number, toString(number) FROM numbers(5)",
+        *(
+            f"INSERT INTO FUNCTION file('{name}/2025-01-0{day}.parquet') SELECT ts, user, v FROM days WHERE day = '2025-01-0{day}'"
+            for day in (1, 2, 3)
+        ),
+    )
+    return lab
+
+
+def _by_day(lab: Lab, select: str, **wanted: Any) -> Payload:
+    select = select.replace("FOLDER", lab.engine.database)
+    select = re.sub(r"(FROM|JOIN) (days|names)", rf"\1 {lab.engine.database}.\2", select)
+    return lab.plan("dst", *WINDOW, 24, select=select, formats=(("day", "%Y-%m-%d"),), **wanted)
+
+
+@pytest.mark.parametrize("name", BY_DAY)
+def test_a_day_at_a_time_is_right(days: Lab, name: str) -> None:
+    """No SELECT gives the whole of such a plan, so the rules alone have to show that the days add up."""
+    target, select, truth = BY_DAY[name]
+    days.sql(f"CREATE TABLE dst {target}", "CREATE TABLE truth AS dst")
+    plan = _by_day(days, select)
+    assert plan["addsUp"]["proof"] == "by rule"
+    assert days.run(plan)["status"] == "completed"
+    days.sql(f"INSERT INTO truth {truth}", "OPTIMIZE TABLE dst FINAL", "OPTIMIZE TABLE truth FINAL")
+    assert days.content("dst") == days.content("truth")
+    assert verify_plan(days.session, plan["planId"])["ok"]
+
+
+@pytest.mark.parametrize("name", NOT_BY_DAY)
+def test_a_day_at_a_time_is_not_shown(days: Lab, name: str) -> None:
+    """There is no trial to show it either; the message names what the user may say."""
+    target, select, way = NOT_BY_DAY[name]
+    days.sql(f"CREATE TABLE dst {target}")
+    with pytest.raises(RequestError) as refused:
+        _by_day(days, select)
+    assert way in refused.value.hint
+    if way == "--no-trial":
+        assert _by_day(days, select, trial=False)["addsUp"]["proof"] == "not shown"
+    if way == "--accept-partial-groups":
+        assert _by_day(days, select, accept_partial_groups="a row a day is fine")["addsUp"]["proof"] == "by word"
+
+
+def test_bounds_into_what_no_trial_can_be_made_for(events: Lab) -> None:
+    """A table of another engine has no private table like it, so only the user's word remains."""
+    events.sql("CREATE TABLE dst (ts DateTime('UTC'), user UInt32) ENGINE = Memory")
+    select = (
+        f"SELECT ts, user FROM {events.table('ev')} WHERE ts >= {{chunk_from:DateTime}} AND ts < {{chunk_to:DateTime}}"
+    )
+    wanted: dict[str, Any] = {"select": select, "write_mode": WriteMode.INSERT, "accept_at_least_once": True}
+    with pytest.raises(RequestError, match="not proven") as refused:
+        events.plan("dst", *WINDOW, 24, **wanted)
+    assert "--no-trial" in refused.value.hint
+    assert events.plan("dst", *WINDOW, 24, trial=False, **wanted)["addsUp"]["proof"] == "not shown"
 
 
 def test_a_table_function_is_filtered_as_a_table(http_lab: Lab) -> None:

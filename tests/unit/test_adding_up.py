@@ -16,6 +16,7 @@ from airflow_provider_backfill.core.adding_up.merging import (
     state_function,
     summed_columns,
 )
+from airflow_provider_backfill.core.adding_up.placed import given_constants, sampled_chunks, tells_chunks
 from airflow_provider_backfill.core.facts import Column, QuerySource, TableFacts
 from airflow_provider_backfill.core.query_tree import parse_tree
 from airflow_provider_backfill.core.sampling import pick_slices
@@ -230,3 +231,29 @@ def test_no_slices_where_one_chunk_has_all_rows() -> None:
     assert pick_slices(DAYS, {3: 5}, 100) == []
     assert pick_slices(DAYS, {3: 5, 9: 5}, 100) == [DAYS[3], DAYS[9]]
     assert pick_slices(DAYS, {3: 5, 9: 5}, 100, together=True) == []
+
+
+def test_constants_that_follow_the_chunk() -> None:
+    """A day of the month is the same again a month later, so by itself it does not tell chunks apart."""
+
+    def tree(*texts: str) -> list[str]:
+        constants = [
+            f"      CONSTANT id: {number}, constant_value: '{text}', constant_value_type: String"
+            for number, text in enumerate(texts, 2)
+        ]
+        return ["QUERY id: 0", "  PROJECTION", f"    LIST id: 1, nodes: {len(texts)}", *constants]
+
+    chunks = [("x", "01", "01"), ("x", "02", "01"), ("x", "01", "02")]
+    trees = [parse_tree(tree(*texts)) for texts in chunks]
+    given = given_constants(trees)
+    assert given == {3: ("'01'", "'02'", "'01'"), 4: ("'01'", "'01'", "'02'")}
+    assert not tells_chunks(given, {3})
+    assert tells_chunks(given, {3, 4})
+    assert not tells_chunks(given, set())
+    assert given_constants([trees[0], parse_tree(TREE.splitlines())]) == {}
+
+
+def test_some_chunks_show_what_follows_the_chunk() -> None:
+    """An hour of the day, a day of the month and a weekday come again within the sample."""
+    assert sampled_chunks(2) == [0, 1]
+    assert {0, 24, 31, 168, 8759} <= set(sampled_chunks(8760))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_backfill.core.instants import parse_instant, to_ms
+from airflow_provider_backfill.core.instants import from_ms, parse_instant, to_ms
 from airflow_provider_backfill.core.parameters import (
     check_parameters,
+    of_one_text,
     parameter_settings,
     read_formats,
     read_parameters,
+    tell_chunks_by_text,
 )
 from airflow_provider_backfill.core.plan import Parameter
 from airflow_provider_backfill.core.select_text import Placeholder, find_call
@@ -106,6 +108,35 @@ def test_a_path_covers_its_chunk_and_no_more(
     with pytest.raises(MisalignedError, match=message) as refused:
         check_parameters(parameters, _bounds(*bounds), "--select")
     assert proposal in refused.value.hint
+
+
+def test_several_formats_name_a_chunk_together() -> None:
+    """Of year=…/month=…/day=…, no part by itself tells the chunks apart."""
+    formats = {"year": "%Y", "month": "%m", "day": "%d"}
+    check_parameters(_read(formats=formats), _bounds("2025-01-31", "2025-02-01", "2025-02-02"), "--select")
+    with pytest.raises(MisalignedError, match=r"several values of \{year\} \{month\} \{day\}") as refused:
+        check_parameters(_read(formats=formats), _bounds("2025-01-31", "2025-02-02"), "--select")
+    assert "--chunk-by day" in refused.value.hint
+
+
+def test_a_format_that_comes_again() -> None:
+    """The files of the first of January would be read for the first of February as well."""
+    days = _bounds(*(f"2025-01-{day:02}" for day in range(1, 32)), "2025-02-01", "2025-02-02")
+    with pytest.raises(RequestError, match=r"2025-01-01T.* and 2025-02-01T.* have the same \{day\} = 01"):
+        check_parameters(_read(formats={"day": "%d"}), days, "--select")
+
+
+def test_a_statement_has_one_text_of_a_format() -> None:
+    """To fill several chunks at once, one statement is needed for each text; with bounds, neighbours share theirs."""
+    days = _bounds("2025-01-01", "2025-01-01T12:00Z", "2025-01-02", "2025-01-03")
+    whole = [(parse_instant("2025-01-01"), parse_instant("2025-01-03"))]
+    first, noon, second, last = map(from_ms, days)
+    formats = {"day": "%Y-%m-%d"}
+    assert of_one_text(_read("Date", "Date"), days, whole) == [whole]
+    alone, bounded = _read(formats=formats), _read("DateTime", "DateTime", formats=formats)
+    assert of_one_text(bounded, days, whole) == [[(first, second)], [(second, last)]]
+    assert of_one_text(alone, days, whole) == [[(first, noon)], [(noon, second)], [(second, last)]]
+    assert (tell_chunks_by_text(alone, days), tell_chunks_by_text(alone, days[1:])) == (False, True)
 
 
 def test_a_path_may_be_coarser_where_the_rows_are_limited() -> None:

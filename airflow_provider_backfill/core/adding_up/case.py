@@ -124,6 +124,8 @@ class Case:
         target_time: The target's own time column; empty when there is none.
         accept_groups: Whether the user says that parts of groups are fine.
         one_chunk: Whether the window is one chunk, whose result is that of the whole window.
+        given: The constants of the tree that ``--param`` makes another in each chunk: by their id, their values in
+            some chunks.
     """
 
     name: str
@@ -136,3 +138,4 @@ class Case:
     whole: frozenset[TableName] = frozenset()
     accept_groups: bool = False
     one_chunk: bool = False
+    given: Mapping[int, tuple[str, ...]] = field(default_factory=dict)

@@ -23,6 +23,9 @@ class Expressions(ABC):
         self.waived: list[str] = []
         self.pairs: list[tuple[Value, Value]] = []
         self.chance: list[str] = []
+        # What is the same for all rows of a chunk, by --param, and the constants that say so.
+        self._pinned: dict[Value, frozenset[int]] = {}
+        self._partly: set[int] = set()
         self.row_wise = True
 
     @abstractmethod
@@ -48,6 +51,8 @@ class Expressions(ABC):
                         self._subquery(below, place)
                     elif below.kind == "FUNCTION" and UNSTABLE.fullmatch(below.name):
                         return Value("opaque", below.name, node.type)
+                if not place and node.id in self._case.given:
+                    return Value("given", node.name, node.type, source=str(node.id))
                 return Value("constant", node.name, node.type, literal=literal_of(node))
             case "FUNCTION":
                 return self._call(node, place, rows)
@@ -116,7 +121,9 @@ class Expressions(ABC):
     def _subquery(self, node: Node, place: str) -> None:
         """Return a query in an expression: a set, a scalar, an EXISTS."""
         rows = self.relation(node, f"{place}{node.id}:" if node.kind == "TABLE" else place)
-        if rows.shape is not Shape.WHOLE:
+        if rows.shape is not Shape.WHOLE and self._case.given:
+            self.doubts.append(f"a subquery of {self._case.name} takes other rows for each chunk as well")
+        elif rows.shape is not Shape.WHOLE:
             read = next((one.table for one in reversed(self.reads) if one.table in self._case.filters), None)
             raise RefusedError(
                 Kind.READ,

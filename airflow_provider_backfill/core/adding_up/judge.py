@@ -11,6 +11,10 @@ from .relations import Walk
 from .rows import RefusedError, Rows, Shape, UnknownKeyError
 from .target import check_label, check_merge, left_to_chance
 
+_BY_PARAMETER = Advice(
+    "limit each table that rows come from by the parameter: in its path, or in WHERE as in day = {day:String}"
+)
+
 
 def judge(case: Case, buckets: Mapping[BucketKey, BucketFacts]) -> Verdict | Question:
     """
@@ -22,27 +26,30 @@ def judge(case: Case, buckets: Mapping[BucketKey, BucketFacts]) -> Verdict | Que
     holding = next((source for source in case.sources.values() if source.holds_target), None)
     if holding is not None:
         return Verdict(refusal=_reads_target(case, holding.name))
-    if not case.filters:
+    if not case.filters and not case.given:
         return _read_whole(case, Verdict(doubts=("the SELECT places the window by itself",), row_wise=False))
     walk = Walk(case, buckets)
     try:
         rows = walk.relation(case.tree, "")
         if rows.shape is Shape.WHOLE:
-            raise RefusedError(
-                Kind.READ,
-                f"{case.name} does not depend on the window: no row of it comes from "
-                f"{' or '.join(map(str, case.filters)) or 'a filtered table'}.",
-                Advice("choose the table that the window applies to with {}", Flag("--filter-table", "database.table")),
-            )
-        check_label(case, walk, rows)
+            raise _without_window(case)
+        if case.filters:
+            check_label(case, walk, rows)
         if rows.shape is Shape.GROUPED:
             check_merge(case, walk, rows)
     except UnknownKeyError as unknown:
         return Question(unknown.key)
     except RefusedError as refused:
+        doubts: tuple[str, ...] = ()
         if not case.one_chunk:
-            return Verdict(refusal=refused.refusal, reads=tuple(walk.reads))
-        return _read_whole(case, Verdict(reads=tuple(dict.fromkeys(walk.reads)), row_wise=False))
+            if not case.given or refused.refusal.kind is not Kind.STEP:
+                placed = case.given and refused.refusal.kind is Kind.READ
+                refusal = replace(refused.refusal, remedy=_BY_PARAMETER) if placed else refused.refusal
+                return Verdict(refusal=refusal, reads=tuple(walk.reads))
+            # What the whole would be, such a SELECT does not say: its user may mean each chunk by itself.
+            doubts = (refused.refusal.message.rstrip("."),)
+        reads = tuple(dict.fromkeys(walk.reads))
+        return _read_whole(case, Verdict(doubts=doubts, reads=reads, row_wise=False))
     given = _given(case, rows)
     verdict = Verdict(
         steps=tuple(dict.fromkeys(walk.steps)),
@@ -53,6 +60,22 @@ def judge(case: Case, buckets: Mapping[BucketKey, BucketFacts]) -> Verdict | Que
         labels={name: key for name, value in given.items() if (key := walk.time_key((value,)))},
     )
     return _with_chance(case, walk, given, verdict)
+
+
+def _without_window(case: Case) -> RefusedError:
+    if case.given:
+        return RefusedError(
+            Kind.READ,
+            f"{case.name} gives the same rows in several chunks: neither a table function nor a condition of it takes "
+            "other rows for each chunk by what --param gives.",
+            _BY_PARAMETER,
+        )
+    return RefusedError(
+        Kind.READ,
+        f"{case.name} does not depend on the window: no row of it comes from "
+        f"{' or '.join(map(str, case.filters)) or 'a filtered table'}.",
+        Advice("choose the table that the window applies to with {}", Flag("--filter-table", "database.table")),
+    )
 
 
 def _given(case: Case, rows: Rows) -> dict[str, Value]:
@@ -76,7 +99,7 @@ def _read_whole(case: Case, verdict: Verdict) -> Verdict:
 
     What depends on an order, such as the row before, is compared all the same: a trial looks for just that.
     """
-    whole = replace(case, filters={})
+    whole = replace(case, filters={}, given={})
     walk = Walk(whole, {})
     try:
         rows = walk.relation(case.tree, "")

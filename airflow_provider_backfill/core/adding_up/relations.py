@@ -8,6 +8,7 @@ from ..query_tree import Node
 from ..tables import TABLE_FUNCTION, TableName
 from .case import Kind, Read
 from .lineage import Value, is_partial
+from .placed import conditions, constants_of, tells_chunks
 from .rows import ONE_CHUNK, RefusedError, Rows, Shape, TableColumns, or_one_chunk, show_key
 from .steps import Steps, list_items
 
@@ -28,13 +29,20 @@ class Walk(Steps):
                 name = TableName(TABLE_FUNCTION, node.name)
                 if name in self._case.filters:
                     self.reads.append(Read(name, f"limited to the chunk by {self._case.filters[name]}"))
-                    columns = TableColumns(name, f"{place}{node.id}")
-                    self._given[f"{place}{node.id}"] = columns
-                    return Rows(Shape.PARTS, columns)
+                    return self._seen(Rows(Shape.PARTS, TableColumns(name, f"{place}{node.id}")), node, place)
+                if not place and (ids := set(constants_of(node.list("ARGUMENTS"))) & self._case.given.keys()):
+                    if tells_chunks(self._case.given, ids):
+                        self.reads.append(Read(name, "by arguments of the chunk's own"))
+                        return self._seen(Rows(Shape.PARTS, TableColumns(name, f"{node.id}")), node, place)
+                    self._partly |= ids
                 queries = [
                     self.relation(one, place) for one in node.list("ARGUMENTS") if one.kind in ("QUERY", "UNION")
                 ]
-                rows = queries[0] if queries else Rows(Shape.WHOLE, {})
+                rows = (
+                    queries[0]
+                    if queries
+                    else Rows(Shape.WHOLE, TableColumns(name, f"{place}{node.id}") if self._case.given else {})
+                )
             case "JOIN":
                 rows = self._join(node, place)
             case "CROSS JOIN" | "CROSS_JOIN":
@@ -44,6 +52,9 @@ class Walk(Steps):
             case _:
                 self.doubts.append(f"a step {node.kind.lower()} that the rules do not know")
                 rows = Rows(Shape.PARTS, {})
+        return self._seen(rows, node, place)
+
+    def _seen(self, rows: Rows, node: Node, place: str) -> Rows:
         self._given[f"{place}{node.id}"] = rows.columns
         return rows
 
@@ -65,15 +76,21 @@ class Walk(Steps):
             self.doubts.append(f"{source.name} cannot be looked into")
             return Rows(Shape.PARTS, TableColumns(source.name, at))
         said = "whole, as --whole-table says" if source.name in case.whole else "whole in every chunk"
+        if case.given and source.name not in case.whole:
+            said = "as the SELECT limits it"
         self.reads.append(Read(source.name, said))
         return Rows(Shape.WHOLE, TableColumns(source.name, at))
 
     def _query(self, node: Node, place: str) -> Rows:
         below = node.one("JOIN TREE")
         rows = self.relation(below, place) if below is not None else Rows(Shape.WHOLE, {})
+        limits: list[tuple[Value, Value]] = []
         for title in ("PREWHERE", "WHERE"):
             for condition in node.sections.get(title, ()):
-                self._filter(rows, self._value(condition, place), title)
+                value = self._value(condition, place)
+                self._filter(rows, value, title)
+                limits += conditions(value)
+        rows = self._limited(rows, limits)
         rows = self._aggregate(node, rows, place)
         for condition in node.sections.get("HAVING", ()):
             self._filter(rows, self._value(condition, place, rows), "HAVING")
@@ -190,7 +207,7 @@ class Walk(Steps):
                 else:
                     columns[column.name] = Value("opaque", "using", column.type, tuple(sides))
         if left.shape is Shape.WHOLE and right.shape is Shape.WHOLE:
-            return Rows(Shape.WHOLE, columns)
+            return self._limited(Rows(Shape.WHOLE, columns), pairs if kind == "INNER" else ())
         if left.shape is not Shape.WHOLE and right.shape is not Shape.WHOLE:
             if kind == "PASTE" or Shape.GROUPED in (left.shape, right.shape) or not self._same_bucket(pairs):
                 raise self._two_moving(what)

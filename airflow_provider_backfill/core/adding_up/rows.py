@@ -45,6 +45,7 @@ class Cut(NamedTuple):
     keys: str
     key: BucketKey
     facts: BucketFacts | None
+    placed: bool = False
 
     def message(self, name: str, cannot: str) -> str:
         """Say of the SELECT *name* where its groups are cut, and that they *cannot* be put together."""
@@ -59,6 +60,8 @@ class Cut(NamedTuple):
                 f"{step}, and {cannot}. The values of {show_key(self.key)} come again "
                 f"({self.facts.again}), so several chunks give a row of the same group."
             )
+        if self.placed:
+            return f"{step}, none of which is the chunk's own by --param, and {cannot}. Each chunk would give its own."
         return f"{step}, which is no bucket of the time column, and {cannot}. Each chunk would give its own."
 
     @property

@@ -1,7 +1,7 @@
 """The steps that look at several rows together: GROUP BY, DISTINCT, LIMIT BY, window functions."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ...errors import Flag
@@ -9,6 +9,7 @@ from ..query_tree import Node
 from .case import Kind
 from .expressions import Expressions
 from .lineage import Value, is_partial, literal_of, show
+from .placed import given_in, pinned_side, tells_chunks
 from .rows import Cut, RefusedError, Rows, Shape, or_one_chunk, show_key
 
 _IN_BLOCK = re.compile(
@@ -34,6 +35,36 @@ class Steps(Expressions):
                 ),
                 why,
             )
+
+    def _limited(self, rows: Rows, pairs: Iterable[tuple[Value, Value]]) -> Rows:
+        """
+        Return the rows that conditions leave: parts of the whole where these take each row for one chunk by --param.
+
+        Args:
+            pairs: The two sides of each equality; of any other condition, the condition and nothing.
+        """
+        by, perhaps = set(self._partly), set[int]()
+        for pair in pairs:
+            ids = given_in(pair[0]) | given_in(pair[1])
+            side = pinned_side(pair)
+            if side is None:
+                perhaps |= ids
+            else:
+                by |= ids
+                self._pinned[side] = self._pinned.get(side, frozenset()) | ids
+        if rows.shape is not Shape.WHOLE or not by | perhaps:
+            return rows
+        if tells_chunks(self._case.given, by):
+            return replace(rows, shape=Shape.PARTS)
+        if tells_chunks(self._case.given, by | perhaps):
+            self.doubts.append(f"whether the conditions of {self._case.name} take each row for one chunk alone")
+            return replace(rows, shape=Shape.PARTS)
+        return rows
+
+    def _of_one_chunk(self, values: Sequence[Value]) -> bool:
+        """Whether rows that agree in these values are of one chunk, by what --param gives."""
+        ids = [given_in(value) if value.what == "given" else self._pinned.get(value, ()) for value in values]
+        return tells_chunks(self._case.given, {one for each in ids for one in each})
 
     def _aggregate(self, node: Node, rows: Rows, place: str) -> Rows:
         keys = node.list("GROUP BY")
@@ -80,6 +111,11 @@ class Steps(Expressions):
         keys = ", ".join(texts) or "of all rows"
         if rows.shape is Shape.GROUPED:
             return rows.why._replace(what=what, keys=keys) if rows.why else Cut(what, keys, (), None)
+        if self._case.given:
+            if self._of_one_chunk(values):
+                self.steps.append(f"{what} {keys}: its groups are each of one chunk, as --param makes it")
+                return None
+            return Cut(what, keys, (), None, placed=True)
         key = self.time_key(values)
         if not key:
             return Cut(what, keys, (), None)
@@ -140,7 +176,7 @@ class Steps(Expressions):
 
     def _two_moving(self, what: str) -> RefusedError:
         return RefusedError(
-            Kind.READ,
+            Kind.STEP,
             f"{self._case.name} has a {what} of two sides that are both limited to the chunk: "
             "rows that lie in different chunks would not find each other.",
             or_one_chunk(

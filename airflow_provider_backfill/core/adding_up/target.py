@@ -27,6 +27,12 @@ from .rows import ONE_CHUNK, Cut, RefusedError, Rows
 
 # Counts and sums that do not fit are to be seen in a trial, not to be feared of each.
 _ENOUGH_BITS = 32
+_OR_BUCKETS = Advice(
+    "group by a bucket of time as well, or use -State functions and an AggregatingMergeTree target, or {}, "
+    "or, where parts of groups are fine, pass {}",
+    ONE_CHUNK,
+    Flag("--accept-partial-groups", "REASON"),
+)
 
 
 def check_merge(case: Case, walk: Walk, rows: Rows) -> None:
@@ -60,11 +66,14 @@ def _check_columns(case: Case, walk: Walk, rows: Rows, columns: Mapping[str, Val
         advice = Advice(f"{otherwise}, or {{}}", way) if otherwise else way
         return RefusedError(Kind.GROUPS, cut.message(case.name, cannot), advice, cut)
 
-    way = Advice(
-        "group by a bucket of time as well, or use -State functions and an AggregatingMergeTree target, or {}, "
-        "or, where parts of groups are fine, pass {}",
-        ONE_CHUNK,
-        Flag("--accept-partial-groups", "REASON"),
+    way = (
+        Advice(
+            "group by the parameter of --param as well, or use -State functions and an AggregatingMergeTree target, "
+            "or, where parts of groups are fine, pass {}",
+            Flag("--accept-partial-groups", "REASON"),
+        )
+        if cut.placed
+        else _OR_BUCKETS
     )
     if engine not in MERGING:
         raise refuse(f"{target.name} ({target.engine}) cannot merge parts of a result")
@@ -131,7 +140,8 @@ def _check_columns(case: Case, walk: Walk, rows: Rows, columns: Mapping[str, Val
         if bits is not None:
             walk.doubts.append(f"whether {show_call(value)} fits into {bits} bits on its way into {column.name}")
         if by == merge.by or {by, merge.by} == {"any", "anyLast"}:
-            walk.steps.append(f"{column.name}: {show_call(value)} of parts, merged by {by}")
+            chance = ", and any of several values is right" if by in ("any", "anyLast") else ""
+            walk.steps.append(f"{column.name}: {show_call(value)} of parts, merged by {by}{chance}")
             continue
         does = f"merges it by {by}" if by else "keeps one of the parts"
         raise refuse(
