@@ -1,7 +1,7 @@
 """What the parts of an attempt share: its facts, its tables, and the fence around it."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from typing import NamedTuple
@@ -26,6 +26,19 @@ STAGING_SETTINGS = {
     "max_partitions_per_insert_block": 0,
     # A distributed read must not leave out what it cannot reach.
     "skip_unavailable_shards": 0,
+}
+# Of a table in which rows stay as they were inserted.
+STAGING_TABLE: Mapping[str, int | str] = {
+    # With an id of its own, a part is told from one that has the very same rows.
+    "assign_part_uuids": 1,
+    # No merge may collapse rows before they are verified, or rename parts while they are moved;
+    # so there are many of them for a while.
+    "max_bytes_to_merge_at_max_space_in_pool": 1,
+    "max_bytes_to_merge_at_min_space_in_pool": 1,
+    "parts_to_delay_insert": 100_000,
+    "parts_to_throw_insert": 100_000,
+    # Nor may the TTL of a column empty it.
+    "max_number_of_merges_with_ttl_in_pool": 0,
 }
 # Each costs milliseconds, and a statement a round trip; not all in one, for a plan may leave thousands.
 _DROPPED_AT_ONCE = 50

@@ -43,22 +43,10 @@ from ..core.sql import (
 from ..core.tables import TableName
 from ..errors import Advice, Flag, RequestError, Sql, StatementRefusedError, VerificationError
 from . import foreign_rows, proof, publish, replicated
-from .attempt import STAGING_SETTINGS, Attempt, Step, drop_tables, kill_queries, leftover_tables
+from .attempt import STAGING_SETTINGS, STAGING_TABLE, Attempt, Step, drop_tables, kill_queries, leftover_tables
 from .client import ClickHouse
 from .cluster import catch_up
 
-_STAGING_TABLE: Mapping[str, int | str] = {
-    # With an id of its own, a part is told from one that has the very same rows.
-    "assign_part_uuids": 1,
-    # No merge may collapse rows before they are verified, or rename parts while they are moved;
-    # so there are many of them for a while.
-    "max_bytes_to_merge_at_max_space_in_pool": 1,
-    "max_bytes_to_merge_at_min_space_in_pool": 1,
-    "parts_to_delay_insert": 100_000,
-    "parts_to_throw_insert": 100_000,
-    # Nor may the TTL of a column empty it.
-    "max_number_of_merges_with_ttl_in_pool": 0,
-}
 _DELETE_YOURSELF = Advice("delete the rows yourself and plan anew with {}", Flag("--force"))
 _DIRECT_SETTINGS = {
     "insert_deduplicate": 1,
@@ -271,14 +259,14 @@ def _create(server: ClickHouse, target: TableFacts, table: TableName, comment: s
     """Return a table like the target, in which rows stay as they were inserted until they are published."""
     storage, engine = target.storage, target.engine_full
     if target.replicas is not None:
-        allowed = {**_STAGING_TABLE, **target.allowances}
+        allowed = {**STAGING_TABLE, **target.allowances}
         replicated.create_staging(server, target, target.replicas, table, comment, allowed)
     elif engine.startswith("Shared"):
         # Its arguments are the service's own, so that it cannot be created by an engine clause.
         server.command(create_like(table, storage, engine, comment), server.permissive)
-        server.command(f"ALTER TABLE {quote_table(table)} MODIFY SETTING {assignments(_STAGING_TABLE)}")
+        server.command(f"ALTER TABLE {quote_table(table)} MODIFY SETTING {assignments(STAGING_TABLE)}")
     else:
-        settings = {**_STAGING_TABLE, **target.allowances}
+        settings = {**STAGING_TABLE, **target.allowances}
         server.command(create_like(table, storage, engine, comment, settings=settings), server.permissive)
     # Of the table; columns may have their own, which cannot be taken away like this.
     if " TTL " in engine:

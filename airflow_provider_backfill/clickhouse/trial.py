@@ -21,7 +21,7 @@ from ..core.plan import FilteredTable
 from ..core.sampling import Slice
 from ..core.sql import bound_before, create_like, milliseconds, quote_table, slices_condition
 from ..core.tables import TableName
-from .attempt import drop_tables
+from .attempt import STAGING_TABLE, drop_tables
 from .client import LONG_TEXT, ClickHouse
 
 # Of the sum of what is compared; adding up in another order changes the last digits.
@@ -124,9 +124,10 @@ def rows_by_bound(server: ClickHouse, table: FilteredTable, bounds: Sequence[int
 
 @contextmanager
 def private_tables(
-    server: ClickHouse, target: TableFacts, plan_id: str, sides: Sequence[str]
+    server: ClickHouse, target: TableFacts, plan_id: str, sides: Sequence[str], *, merges: bool = True
 ) -> Iterator[tuple[TableName, ...]]:
     """Empty tables like the target, one for each side, on this server alone, that nobody else knows of."""
+    settings = target.allowances if merges else {**STAGING_TABLE, **target.allowances}
     nonce = secrets.token_hex(4)
     database = target.beside
     tables = tuple(TableName(database, f"backfill_trial_{plan_id}_{nonce}_{side}") for side in sides)
@@ -137,7 +138,7 @@ def private_tables(
             server.command(
                 create_like(
                     *(table, target.storage, engine, comment),
-                    settings=target.allowances,
+                    settings=settings,
                     another=engine != target.engine_full,
                 ),
                 server.permissive,
@@ -258,18 +259,38 @@ def _noise(
     return {name: _NOISE * float(value) for name, value in zip(floats, found, strict=True)}
 
 
-def signs_differ(server: ClickHouse, target: TableFacts, whole: TableName, where: str) -> bool:
-    """Whether rows that collapse do not add up to the same for a key, whatever was merged with what, and when."""
-    sign = re.search(r"(?<!Versioned)CollapsingMergeTree\((?:'[^']*',\s*)*(\w+)\)", target.engine_full)
+def compare_signs(
+    server: ClickHouse, target: TableFacts, whole: TableName, names: tuple[str, str], where: str, at: str
+) -> list[Difference]:
+    """
+    Keys of a CollapsingMergeTree whose signs do not add up to the same, whatever the target has merged, and when.
+
+    Rows that came twice are seen here while they are counted twice, though merged they would be as one. Of a key with
+    several states or cancellations in *whole*, in which nothing may have been merged, nothing can be said.
+
+    Args:
+        names: What the target and *whole* are called in the differences.
+        where: Compare only rows that meet it.
+        at: SQL for a row's time in milliseconds.
+    """
+    sign = re.search(r"CollapsingMergeTree\((?:'[^']*',\s*)*(\w+)\)", target.engine_full)
     if sign is None:
-        return False
+        return []
     both = " UNION ALL ".join(
-        f"SELECT tuple({target.sorting_key}) AS key, {side} * {quote(sign[1])} AS sign FROM {quote_table(table)}"
-        f" PREWHERE {where}"
-        for side, table in ((1, target.storage), (-1, whole))
+        f"SELECT toString(tuple({target.sorting_key})) AS _backfill_key, {at} AS {_AT},"
+        f" {of_whole} * {quote(sign[1])} AS _backfill_w, {1 - of_whole} * {quote(sign[1])} AS _backfill_t"
+        f" FROM {quote_table(table)} PREWHERE {where}"
+        for of_whole, table in ((1, whole), (0, target.storage))
     )
-    question = f"SELECT 1 FROM (SELECT key FROM ({both}) GROUP BY key HAVING sum(sign) != 0) LIMIT 1"
-    return server.numbers(question) == (1,)
+    found = server.rows(
+        f"SELECT _backfill_key, min({_AT}), sum(_backfill_w) AS w, sum(_backfill_t) AS t FROM ({both})"
+        f" GROUP BY _backfill_key HAVING w != t AND abs(w) <= 1 ORDER BY _backfill_key LIMIT {_SHOWN}"
+    )
+    return [
+        Difference(name, {f"({target.sorting_key})": str(key), f"sum({sign[1]})": str(signs)}, int(moment))
+        for key, moment, of_whole, of_target in found
+        for name, signs in zip(names, (of_target, of_whole), strict=True)
+    ]
 
 
 def _readable(column: Column) -> str:

@@ -9,7 +9,7 @@ from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import catch_up
 from ..clickhouse.table_health import target_ttls
 from ..core.adding_up.case import Verdict
-from ..core.adding_up.merging import verify_caveat
+from ..core.adding_up.merging import signs_tell, verify_caveat
 from ..core.adding_up.target import changing_defaults
 from ..core.drift import compatibility_token, planned_views
 from ..core.facts import ScanFacts, TableFacts
@@ -137,8 +137,9 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         plan = _with_existing_rows(ground, plan, request.allow_existing_rows)
         changing = changing_defaults(target, statements)
         not_compared = _all((changing, *((*verdict.unstable, *verdict.unordered) for verdict in verdicts)))
-        caveat = verify_caveat(plan, target, _all(verdict.chance for verdict in verdicts))
-        plan = plan.model_copy(update={"not_compared": not_compared, "verify_caveat": caveat})
+        chance = _all(verdict.chance for verdict in verdicts)
+        said = {"verify_caveat": verify_caveat(plan, target, chance), "signs_tell": signs_tell(plan, target, chance)}
+        plan = plan.model_copy(update={"not_compared": not_compared, **said})
         plan = plan.model_copy(
             update={"adds_up": _tried(session, server, target, plan, verdicts, request, counted, dry_run=dry_run)}
         )

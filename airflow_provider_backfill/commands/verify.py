@@ -13,7 +13,7 @@ from ..clickhouse import catalog
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import catch_up, one_server
 from ..clickhouse.proof import content_at_source
-from ..clickhouse.trial import Difference, compare_merged, private_tables, signs_differ
+from ..clickhouse.trial import Difference, compare_merged, compare_signs, private_tables
 from ..core.facts import TableFacts
 from ..core.instants import render_instant, to_ms
 from ..core.names import quote, show_table
@@ -31,7 +31,13 @@ from .sites import Site, on_site, sites_of, target_of
 from .trying import fill_slices
 
 # Nothing to do with how the user inserts: the private table holds the very rows of the SELECTs.
-_INSERT = {"async_insert": 0, "deduplicate_insert_select": "disable", "max_partitions_per_insert_block": 0}
+_INSERT = {
+    "async_insert": 0,
+    "deduplicate_insert_select": "disable",
+    "max_partitions_per_insert_block": 0,
+    "optimize_on_insert": 0,
+}
+_SIDES = ("the target", "the source")
 _INCONCLUSIVE = 3
 _SHOWN = 3
 
@@ -211,20 +217,19 @@ def _compare_merged(server: ClickHouse, plan: Plan, run: Run, target: TableFacts
     # Under a label, a row's time does not say which chunk gave it.
     told = time is not None and time.label is None and time.column not in plan.not_compared
     at = milliseconds(quote(time.column), time.kind) if time is not None and told else ""
-    try:
-        with private_tables(server, target, plan.plan_id, ("verify",)) as (whole,):
-            fill_slices(server, plan, whole, slices, _INSERT)
-            counts = [catalog.count_rows(server, table, where) for table in (target.storage, whole)]
-            rows = compare_merged(
-                server, target, columns, target.storage, whole, ("the target", "the source"), where=where, at=at
-            )
-            certain = bool(rows) and signs_differ(server, target, whole, where)
-    except StatementRefusedError as error:
-        return {"verdict": Verdict.INCONCLUSIVE, "why": error.message, **empty}
-    doubt = plan.verify_caveat
+    doubt, signs_tell = plan.verify_caveat, plan.signs_tell
     if run.count(ChunkStatus.DONE) < run.total and run.reach:
         doubt = doubt or "chunks that are not done write to the same times of the target"
-    doubt = "" if certain else doubt
+        signs_tell = False
+    try:
+        with private_tables(server, target, plan.plan_id, ("verify",), merges=not signs_tell) as (whole,):
+            fill_slices(server, plan, whole, slices, _INSERT)
+            counts = [catalog.count_rows(server, table, where) for table in (target.storage, whole)]
+            rows = compare_merged(server, target, columns, target.storage, whole, _SIDES, where=where, at=at)
+            if signs_tell and (signs := compare_signs(server, target, whole, _SIDES, where=where, at=at or "0")):
+                rows, doubt = rows or signs, ""
+    except StatementRefusedError as error:
+        return {"verdict": Verdict.INCONCLUSIVE, "why": error.message, **empty}
     verdict = Verdict.EQUAL if not rows else Verdict.INCONCLUSIVE if doubt else Verdict.DIFFERS
     return {
         "verdict": verdict,

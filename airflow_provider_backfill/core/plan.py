@@ -239,6 +239,7 @@ class Plan(Model):
             when that is not known.
         allow_existing_rows: Whether the user wants the plan's rows beside those that others have put into the window.
         verify_caveat: Why a difference that ``verify`` finds may be none; empty when it is one.
+        signs_tell: Whether the signs of a key's rows add up to the same whatever was merged; a difference is one then.
         not_compared: Columns of the target of which several values are right, so that none is compared.
         nonce: Tells this plan from one with the same id in another state folder.
         target_time: The target's own time column; None without one.
@@ -293,6 +294,7 @@ class Plan(Model):
     source_rows: int | None = None
     allow_existing_rows: bool = False
     verify_caveat: str = ""
+    signs_tell: bool = False
     not_compared: tuple[str, ...] = ()
     nonce: str = ""
     target_time: TargetTime | None = None

@@ -160,6 +160,53 @@ def test_each_engine_after_a_run_after_a_merge_and_with_a_row_spoilt(lab: Lab, c
     assert lab.leftovers() == []
 
 
+COLLAPSING = (
+    "CREATE TABLE merged (ts DateTime('UTC'), id UInt64, v Int64, sign Int8) ENGINE = CollapsingMergeTree(sign)"
+)
+STATES_OF = "SELECT ts, id, v, sign FROM {}"
+
+
+def test_rows_that_came_twice_are_found_before_they_are_merged(lab: Lab) -> None:
+    """Merged, both are one row; until then `sum(v * sign)` counts them twice."""
+    lab.sql(*EVENTS, f"{COLLAPSING} ORDER BY (ts, id)", "SYSTEM STOP MERGES merged")
+    plan = lab.plan("merged", "2025-01-01", "2025-01-03", 6, select=STATES_OF.format(lab.table("events")))
+    lab.run(plan)
+    assert verify_plan(lab.session, plan["planId"])["exitCode"] == 0
+    lab.sql(
+        "INSERT INTO merged SELECT * FROM merged WHERE id = 7", "INSERT INTO merged SELECT * FROM merged WHERE id = 9"
+    )
+    payload = verify_plan(lab.session, plan["planId"])
+    assert (payload["exitCode"], payload["verdict"], payload["why"]) == (1, "differs", "")
+    assert [(row["givenBy"], row["row"]["sum(sign)"]) for row in payload["differences"]] == [
+        ("the target", "2"),
+        ("the source", "1"),
+    ] * 2
+    assert [chunk["from"] for chunk in payload["changedChunks"]] == ["2025-01-01T00:00:00.000Z"]
+    assert "sum(sign) = 2" in show_verify(payload, io.StringIO())
+
+
+def test_a_source_with_several_states_of_a_key_is_no_difference(lab: Lab) -> None:
+    """Its signs say nothing: how many of its states are left depends on what has been merged."""
+    twice = f"{STATES_OF} UNION ALL {STATES_OF}".format(lab.table("events"), lab.table("events"))
+    lab.sql(*EVENTS, f"{COLLAPSING} ORDER BY (ts, id)")
+    plan = lab.plan("merged", "2025-01-01", "2025-01-03", 6, select=f"SELECT * FROM ({twice}) WHERE id % 10 != 0")
+    lab.run(plan)
+    for _ in range(2):
+        assert verify_plan(lab.session, plan["planId"])["verdict"] == "equal"
+        lab.sql("OPTIMIZE TABLE merged FINAL")
+
+
+def test_a_state_that_was_cancelled_later_is_no_difference(lab: Lab) -> None:
+    """The key has no time: what has come since the window cancels rows of it, which nobody has lost."""
+    lab.sql(*EVENTS, f"{COLLAPSING} ORDER BY id")
+    select = STATES_OF.format(lab.table("events")) + " WHERE id % 10 != 0"
+    plan = lab.plan("merged", "2025-01-01", "2025-01-03", 6, select=select)
+    lab.run(plan)
+    lab.sql("INSERT INTO merged SELECT '2025-02-01', id, v, -1 FROM merged WHERE id = 7", "OPTIMIZE TABLE merged FINAL")
+    payload = verify_plan(lab.session, plan["planId"])
+    assert (payload["exitCode"], payload["why"]) == (3, plan["verify"]["caveat"])
+
+
 def test_what_cannot_be_told_is_said_beforehand(lab: Lab) -> None:
     """Rows of another window may take the place of the window's own: equal can be said, different cannot."""
     lab.sql(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -13,14 +15,18 @@ from airflow_provider_backfill.core.adding_up.merging import (
     key_columns,
     merge_of,
     merged_by,
+    signs_tell,
     state_function,
     summed_columns,
+    verify_caveat,
 )
 from airflow_provider_backfill.core.adding_up.placed import given_constants, sampled_chunks, tells_chunks
 from airflow_provider_backfill.core.facts import Column, QuerySource, TableFacts
+from airflow_provider_backfill.core.plan import TargetTime
 from airflow_provider_backfill.core.query_tree import parse_tree
 from airflow_provider_backfill.core.sampling import pick_slices
-from airflow_provider_backfill.core.tables import TableName
+from airflow_provider_backfill.core.tables import TableName, TimeKind
+from tests.state import make_plan
 
 EV, DST = TableName("d", "ev"), TableName("d", "dst")
 TREE = """\
@@ -192,6 +198,30 @@ def test_values_that_do_not(value: Value) -> None:
     merge = merge_of(value)
     assert not merge.by
     assert merge.why
+
+
+DAY = TargetTime(column="day", kind=TimeKind.DATE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "tell"),
+    [
+        ({"engine": "CollapsingMergeTree"}, True),
+        ({"engine": "ReplicatedCollapsingMergeTree"}, True),
+        ({"engine": "VersionedCollapsingMergeTree"}, False),
+        # Rows of another window, or of others, may have cancelled the window's own.
+        ({"engine": "CollapsingMergeTree", "sorting_key": "id"}, False),
+        ({"engine": "CollapsingMergeTree", "existing_rows": 1}, False),
+        ({"engine": "CollapsingMergeTree", "chance": ["rand"]}, False),
+    ],
+)
+def test_when_the_signs_of_a_key_tell(changes: dict[str, Any], tell: bool) -> None:
+    chance, existing = changes.pop("chance", ()), changes.pop("existing_rows", 0)
+    into = replace(target("CollapsingMergeTree", arguments="(sign)"), **changes)
+    plan = make_plan(target_time=DAY, existing_rows=existing)
+    assert signs_tell(plan, into, chance) is tell
+    # Which of several states stays is left to chance, so that nothing but the signs can tell.
+    assert bool(verify_caveat(plan, into, chance)) is not into.engine.startswith("Versioned")
 
 
 def test_the_columns_of_an_engine() -> None:

@@ -363,6 +363,24 @@ def verify_caveat(plan: Plan, target: TableFacts, chance: Sequence[str] = ()) ->
     Args:
         chance: The functions by which the SELECTs choose rows, and that give something else each time.
     """
+    if caveat := _caveat_of_keys(plan, target, chance):
+        return caveat
+    if _is_collapsing(target):
+        return "which of several rows with one key and one sign stays depends on the order in which they came"
+    return ""
+
+
+def signs_tell(plan: Plan, target: TableFacts, chance: Sequence[str] = ()) -> bool:
+    """Whether a key whose signs add up to something else in the target than in the SELECT shows a difference."""
+    return _is_collapsing(target) and not _caveat_of_keys(plan, target, chance)
+
+
+def _is_collapsing(target: TableFacts) -> bool:
+    return re.sub("^(Replicated|Shared)", "", target.engine) == "CollapsingMergeTree"
+
+
+def _caveat_of_keys(plan: Plan, target: TableFacts, chance: Sequence[str]) -> str:
+    """Why a key may have other rows in the target than the SELECT gives it, and nothing be wrong."""
     engine = re.sub("^(Replicated|Shared)", "", target.engine)
     if not engine.endswith("MergeTree"):
         return f"no private table like a {target.engine} can be made to compare with"
@@ -378,6 +396,4 @@ def verify_caveat(plan: Plan, target: TableFacts, chance: Sequence[str] = ()) ->
     arguments = re.match(r"\w+\(([^()]*)\)", re.sub(r"'[^']*'\s*,?\s*", "", target.engine_full))
     if engine == "ReplacingMergeTree" and not (arguments and arguments[1].strip()):
         return "the target has no version, so which of several rows with one key stays is left to chance"
-    if engine == "CollapsingMergeTree":
-        return "which of several rows with one key and one sign stays depends on the order in which they came"
     return ""
