@@ -21,6 +21,7 @@ def plan_summary(payload: Payload, tasks: int, page: str) -> str:
         f"**Window** {window} (UTC, by `{payload['timeColumn']}`)",
         f"**Chunks** {chunks:,} in {tasks:,} {'task' if tasks == 1 else 'tasks'}",
         f"**Rows come from** {_sources(payload)}",
+        *_shards(payload),
         f"**Write mode** `{payload['writeMode']}`: {payload['modeReason'].rstrip('.')}.",
         f"**Guarantee** {payload['guarantee']}",
         *_adds_up(payload["addsUp"]),
@@ -44,6 +45,11 @@ def _adds_up(shown: Payload | None) -> list[str]:
 def _sources(payload: Payload) -> str:
     found = payload["statements"]
     return ", ".join(f"`{one['source']}`{_through(one)}" for one in found)
+
+
+def _shards(payload: Payload) -> list[str]:
+    words = payload["rowsOfShards"]
+    return [f"**Shards** {len(payload['shards'])}: {words}"] if words else []
 
 
 def _through(statement: Payload) -> str:

@@ -23,6 +23,7 @@ from .client import ClickHouse
 from .cluster import insert_quorum
 from .leftovers import live_queries, queries_elsewhere, staging_tables
 from .rights import constrained_settings, missing_grants
+from .shards import spreads_over
 from .table_health import (
     deleting_ttls,
     disk_facts,
@@ -96,6 +97,7 @@ def server_facts(
         mutations=look.many("system.mutations", unfinished_mutations, server, tables),
         replicas=look.many("system.replicas", replica_facts, server, tables),
         queues=look.many("system.distribution_queue", distribution_queues, server, tables),
+        spreads=look.many("Distributed tables", spreads_over, server, storage, sources),
         disks=look.many("system.disks", disk_facts, server, policy),
         grants=look.many("rights", missing_grants, server, facts, plan and plan.write_mode, readable),
         settings=settings,

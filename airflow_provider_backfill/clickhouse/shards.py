@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from ..core.facts import TableFacts
+from ..core.facts import SpreadFacts, TableFacts
 from ..core.masking import mask_secrets
 from ..core.sql import expressions, literal, table_condition
 from ..core.tables import TableName
@@ -59,6 +59,29 @@ def spread_tables(server: ClickHouse, spread: Spread) -> dict[TableName, str]:
     return {
         TableName(database, name): sharding_key(engine) for database, name, engine in rows if _spread(engine) == spread
     }
+
+
+def spreads_over(server: ClickHouse, table: TableName, sources: Iterable[TableName]) -> tuple[SpreadFacts, ...]:
+    """
+    Return the Distributed tables over a local table that other shards have, too, as far as this server knows them.
+
+    None where one of the *sources* is Distributed: the rows of all shards come to this one.
+    """
+    rows = server.rows(
+        "SELECT database, name, engine_full FROM system.tables WHERE engine = 'Distributed' ORDER BY database, name"
+    )
+    engines = {TableName(database, name): engine for database, name, engine in rows}
+    if not engines.keys().isdisjoint(sources):
+        return ()
+    found = []
+    for name, engine in engines.items():
+        spread = _spread(engine)
+        if spread is None or spread.local != table:
+            continue
+        numbers, own = shard_weights(server, spread.cluster), shard_of(server, spread.cluster)
+        if own and (others := tuple(number for number in numbers if number not in own)):
+            found.append(SpreadFacts(name, spread.cluster, min(own), others))
+    return tuple(found)
 
 
 def shard_weights(server: ClickHouse, cluster: str) -> dict[int, int]:

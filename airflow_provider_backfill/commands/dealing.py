@@ -8,7 +8,7 @@ from ..clickhouse.shards import Spread, spread_tables
 from ..core.adding_up.case import Verdict
 from ..core.dealing import as_number, chance, hashed_columns, is_float
 from ..core.facts import Column, TableFacts
-from ..core.names import quote, show_table
+from ..core.names import show_table
 from ..core.parameters import parameter_settings
 from ..core.plan import Plan, Statement, WriteMode
 from ..core.query_tree import Node
@@ -195,21 +195,3 @@ def _exact(target: TableFacts, statement: Statement, dealing: Dealing) -> Statem
 
 def _type(columns: Sequence[Column], name: str) -> str:
     return next((column.type for column in columns if column.name == name), "")
-
-
-def dealing_words(plan: Plan) -> str:
-    """Say where the rows of a plan of shards come from; empty where the target is one table."""
-    if not plan.shards:
-        return ""
-    if plan.dealing is None:
-        return "each shard is filled from its own source"
-    dealing, all_read = plan.dealing, f"each of the {len(plan.shards)} shards reads the whole source"
-    if dealing.follows:
-        return f"each row goes to the shard that the sharding key says, {dealing.sharding_key}; {all_read}"
-    columns = ", ".join(map(quote, dealing.columns))
-    why = (
-        f"the sharding key {dealing.sharding_key} gives another one each time"
-        if dealing.sharding_key
-        else ("there is no sharding key")
-    )
-    return f"each row goes to one shard, by a hash of {columns}, since {why}; {all_read}"

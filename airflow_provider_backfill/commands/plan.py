@@ -2,11 +2,13 @@
 
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from ..clickhouse import attempt, catalog
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import catch_up
+from ..clickhouse.shards import spreads_over
 from ..clickhouse.table_health import target_ttls
 from ..core.adding_up.case import Verdict
 from ..core.adding_up.merging import signs_tell, verify_caveat
@@ -14,6 +16,7 @@ from ..core.adding_up.target import changing_defaults
 from ..core.drift import compatibility_token, planned_views
 from ..core.facts import ScanFacts, TableFacts
 from ..core.findings.registry import Match
+from ..core.findings.replica_rules import shards_left_out
 from ..core.findings.target_rules import constrained, past_ttl
 from ..core.findings.window_rules import open_window
 from ..core.ids import plan_id
@@ -22,7 +25,7 @@ from ..core.masking import literal_calls, mask_secrets
 from ..core.model import whole
 from ..core.names import is_expression, quote, show_table
 from ..core.plan import AddsUp, Plan, Proof, RowProof, Statement, WriteMode
-from ..core.plan_words import guarantee, mode_reason
+from ..core.plan_words import guarantee, mode_reason, rows_of_shards
 from ..core.planner import check_window, differences, write_mode
 from ..core.remedy import command
 from ..core.request import PlanRequest
@@ -31,7 +34,7 @@ from ..core.run_state import ChunkStatus, Run
 from ..core.select_text import read_select
 from ..core.sql import quote_table
 from ..core.tables import TableName
-from ..errors import Advice, Flag, RequestError, Sql
+from ..errors import Advice, Flag, RequestError, Sql, StatementRefusedError
 from . import adding_up, chunk_bounds, chunk_sizing, dealing, plan_checks, plan_inputs, source_statements, trying
 from .filled_windows import meeting_plans
 from .lease import has_live_worker, utc_now
@@ -161,6 +164,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         found = [
             *open_window(plan, catalog.server_time(server)),
             *past_ttl(plan.target, target.storage, ttls),
+            *_left_out(server, plan, target),
             *constrained(target),
             *_own_settings(plan),
             *_heavy(plan, heavy),
@@ -174,6 +178,14 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         if dry_run:
             payload |= {"planPath": None, "next": None, "preview": preview(server, plan, target)}
         return payload
+
+
+def _left_out(server: ClickHouse, plan: Plan, target: TableFacts) -> Iterator[Match]:
+    """Report the other shards of a local table."""
+    if not plan.shards:
+        sources = [one.table for one in plan.statements if one.table is not None]
+        with suppress(StatementRefusedError):
+            yield from shards_left_out(plan, spreads_over(server, target.storage, sources))
 
 
 def _heavy(plan: Plan, heavy: Sequence[chunk_bounds.HeavyChunk]) -> Iterator[Match]:
@@ -411,7 +423,7 @@ def _plan_payload(session: Session, plan: Plan, target: TableFacts, *, existed: 
         "to": render_instant(plan.end),
         "chunkCount": plan.total_chunks,
         "shards": shards_payload(plan),
-        "rowsOfShards": dealing.dealing_words(plan),
+        "rowsOfShards": rows_of_shards(plan),
         "chunkHours": None if plan.chunk_hours is None else whole(plan.chunk_hours),
         "chunkLength": plan.chunking.text,
         "chunks": plan.chunking.words,

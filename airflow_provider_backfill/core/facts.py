@@ -292,6 +292,15 @@ class QueueFacts(NamedTuple):
     error: str
 
 
+class SpreadFacts(NamedTuple):
+    """A Distributed table over a target: its cluster, the shard of the server that was asked, and the other shards."""
+
+    table: TableName
+    cluster: str
+    here: int
+    others: tuple[int, ...]
+
+
 class DiskFacts(NamedTuple):
     """A disk of the target's storage policy; *free* leaves out what is reserved or must stay free. In bytes."""
 
@@ -493,6 +502,7 @@ class ServerFacts:
     target_replicas: Replicas | None = None
     quorum: int = 0
     queues: tuple[QueueFacts, ...] = ()
+    spreads: tuple[SpreadFacts, ...] = ()
     disks: tuple[DiskFacts, ...] = ()
     grants: tuple[MissingGrant, ...] = ()
     settings: tuple[ConstrainedSetting, ...] = ()

@@ -1,5 +1,6 @@
 """What a plan's codes mean, in the sentences that all skins show."""
 
+from .names import quote
 from .plan import ModeReason, Plan, Proof, WriteMode
 
 _GUARANTEE = {
@@ -48,3 +49,21 @@ def mode_reason(plan: Plan) -> str:
             return f"Whole partitions of {plan.target} are replaced, because it was asked for."
         case WriteMode.STAGE:
             return f"{plan.target} is a {plan.engine} table, so chunks are staged and moved in."
+
+
+def rows_of_shards(plan: Plan) -> str:
+    """Return where the rows of each shard come from; empty where the target is one table."""
+    if not plan.shards:
+        return ""
+    if plan.dealing is None:
+        return "each shard is filled from its own source"
+    dealing, all_read = plan.dealing, f"each of the {len(plan.shards)} shards reads the whole source"
+    if dealing.follows:
+        return f"each row goes to the shard that the sharding key says, {dealing.sharding_key}; {all_read}"
+    columns = ", ".join(map(quote, dealing.columns))
+    why = (
+        f"the sharding key {dealing.sharding_key} gives another one each time"
+        if dealing.sharding_key
+        else ("there is no sharding key")
+    )
+    return f"each row goes to one shard, by a hash of {columns}, since {why}; {all_read}"

@@ -282,6 +282,23 @@ def test_rows_that_a_hand_has_put_on_one_shard_are_found_by_its_name(ground: Gro
     assert [shard["verdict"] for shard in verified["shards"]] == ["differs", "equal"]
 
 
+def test_a_shard_that_a_plan_of_the_local_table_leaves_out_is_found_by_its_name(ground: Ground) -> None:
+    words = ("--target", f"{ground.database}.daily_local", *WINDOW)
+    first, second = ground.cli, ground.at(ground.shard(2)[1], state="second")
+    forgotten = "this plan fills shard {} of the cluster cluster alone, not shard {}."
+    planned = first("plan", *words)
+    assert planned.code == 0, planned.err
+    assert forgotten.format(1, 2) in planned.out
+    plan = first.json("status", "--last")["planId"]
+    assert first("run", "--plan-id", plan).code == 0
+    doctor = first.json("doctor", "--plan-id", plan)
+    assert [forgotten.format(1, 2) in each["message"] for each in doctor["findings"]] == [True], doctor
+    assert forgotten.format(2, 1) in second("plan", *words).out
+    # What the advice says: the plan of all shards is refused, since one is filled, and shows what is missing.
+    refused = ground.plan()
+    assert (refused.code, "Shard 1:" in refused.err) == (2, True), refused.err
+
+
 def test_two_addresses_of_one_shard_are_refused(ground: Ground) -> None:
     first = ground.shard(1)[0].url.replace("default@", "")
     words = ("--target", f"{ground.database}.daily", *WINDOW, "--shard-url", f"1={first}", "--shard-url", f"2={first}")

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from airflow_provider_backfill.airflow_support.summary import plan_summary
 from airflow_provider_backfill.clickhouse.shards import sharding_key
 from airflow_provider_backfill.commands.dealing import sharding_key_of
 from airflow_provider_backfill.core.dealing import as_number, chance, hashed_columns
 from airflow_provider_backfill.core.facts import Column
 from airflow_provider_backfill.core.plan import Shard, Statement
+from airflow_provider_backfill.core.plan_words import rows_of_shards
 from airflow_provider_backfill.core.query_tree import parse_tree
 from airflow_provider_backfill.core.shares import Dealing, share_of
 from airflow_provider_backfill.core.tables import TableName, TimeKind
 from airflow_provider_backfill.errors import RequestError
+from airflow_provider_backfill.state.store import StateStore
+from airflow_provider_backfill.web.views.plan_payload import definition_payload
 from tests.state import make_plan
 
+_ALL = "; each of the 2 shards reads the whole source"
 KEY = Dealing(key="toUInt64(id)", columns=("id",), sharding_key="id", follows=True)
 
 
@@ -80,6 +87,42 @@ def test_a_shard_sees_its_share_and_the_file_does_not_know() -> None:
     assert [query.endswith(f") % 2 = {slot}") for slot, query in enumerate(queries)] == [True, True]
     assert plan.statements[0].query == plan.statements[0].select
     assert "share" not in plan.on_shard(1).model_dump_json(by_alias=True)
+
+
+@pytest.mark.parametrize(
+    ("dealing", "words"),
+    [
+        (None, "each shard is filled from its own source"),
+        (KEY, f"each row goes to the shard that the sharding key says, id{_ALL}"),
+        (
+            KEY.model_copy(update={"sharding_key": "", "follows": False}),
+            f"each row goes to one shard, by a hash of `id`, since there is no sharding key{_ALL}",
+        ),
+    ],
+)
+def test_page_and_approval_say_where_the_rows_of_a_shard_come_from(
+    dealing: Dealing | None, words: str, store: StateStore
+) -> None:
+    """Whoever approves a plan must know whether rows move between shards."""
+    shards = tuple(Shard(number=number, table=f"/t/{number}", urls=("http://s:8123",)) for number in (1, 2))
+    plan = make_plan(2, shards=shards, dealing=dealing)
+    assert definition_payload(plan, store)["rowsOfShards"] == words
+    payload: dict[str, Any] = {
+        **dict.fromkeys(("target", "timeColumn", "writeMode", "modeReason", "guarantee", "planId"), "x"),
+        "from": "2025-01-01T00:00:00Z",
+        "to": "2025-01-02T00:00:00Z",
+        "chunkCount": 4,
+        "existingRows": 0,
+        "statements": [],
+        "addsUp": None,
+        "missedViews": [],
+        "shards": [{}, {}],
+        "rowsOfShards": words,
+    }
+    assert f"**Shards** 2: {words}" in plan_summary(payload, 1, "page")
+    assert "**Shards**" not in plan_summary(
+        {**payload, "shards": [], "rowsOfShards": rows_of_shards(make_plan())}, 1, ""
+    )
 
 
 @pytest.mark.parametrize(

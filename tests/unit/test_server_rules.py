@@ -25,6 +25,7 @@ from airflow_provider_backfill.core.facts import (
     ReplicaFacts,
     ScanFacts,
     ServerFacts,
+    SpreadFacts,
     StagingFacts,
     StatementScan,
     TtlFacts,
@@ -38,7 +39,7 @@ from airflow_provider_backfill.core.findings.window_rules import (
     MANY_CHUNKS,
     SMALL_ROWS,
 )
-from airflow_provider_backfill.core.plan import Plan, Statement, WriteMode
+from airflow_provider_backfill.core.plan import Plan, Shard, Statement, WriteMode
 from airflow_provider_backfill.core.run_state import ChunkState, ChunkStatus, Run, Waiver, WorkerLease
 from airflow_provider_backfill.core.tables import TableName, TimeKind
 from airflow_provider_backfill.errors import Command, Flag, Sql
@@ -244,6 +245,18 @@ REPLICA = ReplicaFacts(TARGET, "r1", False, False, 0, 0, 0, 0, (), 2, "")
 )
 def test_replicas(changes: dict[str, Any], code: str | None) -> None:
     assert [finding.code for finding in look(replicas=(REPLICA._replace(**changes),))] == ([code] if code else [])
+
+
+def test_shards_that_a_plan_of_a_local_table_leaves_out_are_named() -> None:
+    spread = SpreadFacts(TableName("shop", "orders_all"), "main", 1, (2, 3))
+    finding = one(spreads=(spread,))
+    assert (finding.code, finding.severity) == ("backfill_shards_left_out", WARN)
+    assert "shard 1 of the cluster main alone, not shards 2, 3" in finding.message
+    assert flags(finding)["--target"] == "shop.orders_all"
+    assert "alone, not shard 3." in one(spreads=(spread._replace(here=2, others=(3,)),)).message
+    shards = tuple(Shard(number=number, table=str(number), urls=()) for number in (1, 2, 3))
+    assert look(changed(shards=shards), spreads=(spread,)) == []
+    assert look(None, spreads=(spread,)) == []
 
 
 def test_a_queue_says_why_it_waits() -> None:

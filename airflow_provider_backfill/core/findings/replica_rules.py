@@ -1,10 +1,12 @@
 """The rules on replicas and shards: who is alive, who is behind, and who is reached. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from ...errors import Advice
-from ..names import quote
-from ..remedy import sql
+from ...errors import Advice, Flag
+from ..facts import SpreadFacts
+from ..names import quote, show_table
+from ..plan import Plan
+from ..remedy import plan_command, sql
 from ..sql import literal, quote_table
 from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity
 
@@ -31,6 +33,29 @@ def _distributed(case: RuleContext) -> Iterator[Match]:
         yield Match(
             f"{queue.files} files of {queue.table} are not sent to the shards yet{why}.",
             sql(f"SYSTEM FLUSH DISTRIBUTED {quote_table(queue.table)}"),
+        )
+
+
+@_rule(
+    "backfill_shards_left_out",
+    Severity.WARN,
+    "The target is a local table that other shards of a cluster have, too, and the plan fills one shard alone.",
+    remedy="plan the Distributed table, which fills all shards; or plan each of the other shards by its own address",
+)
+def _left_out(case: RuleContext) -> Iterator[Match]:
+    if case.plan is not None:
+        yield from shards_left_out(case.plan, case.seen.spreads)
+
+
+def shards_left_out(plan: Plan, spreads: Iterable[SpreadFacts]) -> Iterator[Match]:
+    """Name the shards that a plan of a local table does not fill."""
+    for spread in spreads if not plan.shards else ():
+        several = len(spread.others) > 1
+        numbers = ", ".join(map(str, spread.others))
+        yield Match(
+            f"{plan.target} is a local table of {spread.table}, and this plan fills shard {spread.here} of the cluster "
+            f"{spread.cluster} alone, not shard{'s' if several else ''} {numbers}.",
+            plan_command(plan, Flag("--target", show_table(spread.table))),
         )
 
 

@@ -38,6 +38,7 @@ export function head(answer, inRun, act) {
     ),
     h("p", { class: "sub" }, `${span(Date.parse(plan.from), Date.parse(plan.to))} UTC · ${plural(made.chunkCount, "chunk")} ${plan.chunks}, by ${made.timeColumn} · ${plan.writeMode} · `, h("code", {}, plan.planId)),
     h("p", { class: "guarantee" }, icon("shield"), made.guarantee),
+    made.rowsOfShards ? h("p", { class: "guarantee" }, `Shards: ${made.rowsOfShards}.`) : null,
     ...addsUp(made.addsUp),
     byCommand(answer),
   ];

@@ -7,7 +7,7 @@ from ...commands.session import Payload
 from ...core.instants import render_instant
 from ...core.masking import mask_secrets
 from ...core.plan import Plan
-from ...core.plan_words import guarantee, mode_reason
+from ...core.plan_words import guarantee, mode_reason, rows_of_shards
 from ...core.run_state import ChunkStatus, Run
 from ...state.store import StateStore
 from ...ui_urls import parse_task
@@ -28,6 +28,7 @@ def definition_payload(plan: Plan, store: StateStore) -> Payload:
         "writeMode": plan.write_mode,
         "modeReason": mode_reason(plan),
         "guarantee": guarantee(plan.write_mode),
+        "rowsOfShards": rows_of_shards(plan),
         "addsUp": adds_up_payload(plan),
         "existingRows": plan.existing_rows,
         "environment": plan.environment,
