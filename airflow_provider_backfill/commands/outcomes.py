@@ -47,12 +47,28 @@ class Outcomes:
             read_bytes=size or None,
         )
 
-    def released(self, chunk: Chunk, number: int, reason: str) -> ChunkReleased:
-        """Return the end of an attempt that gives its chunk back."""
-        return ChunkReleased(at=utc_now(), by=self.owner, chunk_id=chunk.id, attempt=number, reason=reason)
+    def released(
+        self, chunk: Chunk, number: int, reason: str, *, unwritten: bool, refused: bool = False
+    ) -> ChunkReleased:
+        """Return the end of an attempt that gives its chunk back; *refused* where another run has the window."""
+        return ChunkReleased(
+            at=utc_now(),
+            by=self.owner,
+            chunk_id=chunk.id,
+            attempt=number,
+            reason=reason,
+            unwritten=unwritten,
+            refused=refused,
+        )
 
-    def failed(self, run: Run, chunk: Chunk, number: int, error: BackfillError) -> ChunkFailed | ChunkSplit:
-        """Return the end of an attempt that met *error*; asks the server for bounds where the chunk may be split."""
+    def failed(
+        self, run: Run, chunk: Chunk, number: int, error: BackfillError, *, unwritten: bool
+    ) -> ChunkFailed | ChunkSplit:
+        """
+        Return the end of an attempt that met *error*; asks the server for bounds where the chunk may be split.
+
+        *unwritten* says that it had not begun to write to the target.
+        """
         code, name = (error.code, error.name) if isinstance(error, StatementRefusedError) else (None, "")
         decision = classify_error(error)
         state = run.state(chunk.id)
@@ -71,5 +87,6 @@ class Outcomes:
             name=name,
             message=str(error),
             final=decision is RetryDecision.FINAL or state.tries >= self.retries,
+            unwritten=unwritten,
             refused=isinstance(error, ForeignRowsError),
         )

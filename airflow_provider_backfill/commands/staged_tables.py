@@ -64,5 +64,4 @@ class StagedTables:
 
 def _is_over(state: ChunkState) -> bool:
     """Whether nothing can need what a chunk has staged: it is done, or was refused before anything was published."""
-    failed = state.status is ChunkStatus.FAILED and not state.verified
-    return failed or state.status is ChunkStatus.DONE
+    return state.status is ChunkStatus.DONE or (state.status is not ChunkStatus.RUNNING and not state.verified)

@@ -21,6 +21,7 @@ from ..clickhouse.replicated import server_with
 from ..core.events import (
     ChunkDone,
     ChunkFailed,
+    ChunkReleased,
     ChunkSplit,
     ChunkVerified,
     Event,
@@ -288,7 +289,7 @@ class Worker:
             self._step(Step.RECORDED)
             if isinstance(outcome, ChunkDone):
                 self._staged.drop(chunk)
-            elif isinstance(outcome, ChunkFailed) and outcome.refused:
+            elif isinstance(outcome, ChunkFailed | ChunkReleased) and outcome.refused:
                 self._staged.drop_later(chunk)
             if isinstance(outcome, ChunkSplit):
                 for part in expand(log.run, chunk):
@@ -359,7 +360,11 @@ class Worker:
             if self._stopping.is_set() and done not in (Step.SEALED, Step.MOVED):
                 raise StopRequested
 
-        reading = [0, 0]
+        reading, unwritten = [0, 0], [True]
+
+        def fenced() -> None:
+            self._fenced()
+            unwritten[0] = False
 
         def read(rows: int, size: int) -> None:
             reading[0] += rows
@@ -372,7 +377,7 @@ class Worker:
             chunk,
             number,
             owned,
-            self._fenced,
+            fenced,
             verified,
             step,
             lambda: neighbours(self._plan, log.refresh(), chunk),
@@ -387,26 +392,30 @@ class Worker:
             read=read,
             replicated=self._replicated,
         )
+
+        def released(reason: str, *, refused: bool = False) -> Event:
+            return self._outcomes.released(chunk, number, reason, unwritten=unwritten[0], refused=refused)
+
         try:
             content = run_attempt(self._choose_server(claim), attempt)
         except TransitionError as error:
-            return self._outcomes.released(chunk, number, error.message)
+            return released(error.message)
         except StopRequested:
-            return self._outcomes.released(chunk, number, self._reason)
+            return released(self._reason)
         except WindowTakenError as error:
             self.stop(error.message)
-            return self._outcomes.released(chunk, number, error.message)
+            return released(error.message, refused=True)
         except (ServerError, VerificationError, RequestError) as error:
             run = log.refresh()
             if self._stopping.is_set() or run.cancelled:
                 # A cancel from elsewhere kills the query before the watcher has seen it in the log.
-                return self._outcomes.released(chunk, number, self._reason or "the run was cancelled")
+                return released(self._reason or "the run was cancelled")
             # Where rows are dealt out, a server says that another one is down.
             passes = ServerUnreachableError if self._plan.dealing is None else ServerError
             if self._plan.shard and isinstance(error, passes) and (why := self._gate()):
                 # The chunks of a shard that is down wait for it; that is no fault of theirs.
-                return self._outcomes.released(chunk, number, why)
-            return self._outcomes.failed(run, chunk, number, error)
+                return released(why)
+            return self._outcomes.failed(run, chunk, number, error, unwritten=unwritten[0])
         self._sparse = not content.rows
         return self._outcomes.done(chunk, number, content, time.monotonic() - began, reading)
 

@@ -160,7 +160,7 @@ class ChunkFailed(ChunkEvent):
     """
     The attempt failed; *final* when no further attempt follows by itself.
 
-    *refused* when nothing was written to the target, because rows of others are there.
+    *unwritten* when it had not begun to write to the target; *refused* when rows of others are there.
     """
 
     type: Literal["ChunkFailed"] = "ChunkFailed"
@@ -168,14 +168,21 @@ class ChunkFailed(ChunkEvent):
     name: str = ""
     message: str
     final: bool
+    unwritten: bool = False
     refused: bool = False
 
 
 class ChunkReleased(ChunkEvent):
-    """The worker released the chunk unharmed (pause, cancel, kill); the attempt does not count."""
+    """
+    The worker released the chunk unharmed (pause, cancel, kill); the attempt does not count.
+
+    *unwritten* when it had not begun to write to the target; *refused* when another run is at work on the window.
+    """
 
     type: Literal["ChunkReleased"] = "ChunkReleased"
     reason: str
+    unwritten: bool = False
+    refused: bool = False
 
 
 class ChunkPart(Model):

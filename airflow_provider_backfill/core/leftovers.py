@@ -93,8 +93,6 @@ def judge_leftover(table: StagingFacts, standing: Standing) -> Verdict:
     if status is not RunStatus.CANCELLED and not waived:
         return Verdict(False, f"its plan is {status}, and will drop it when it is completed")
     state = run.state(leftover.chunk_id)
-    # Every attempt at it was refused before it published anything, and another one can stage the rows again.
-    refused = waived and state.status is ChunkStatus.FAILED and not state.touched and state.staged is None
-    if leftover.chunk_id and state.status is not ChunkStatus.DONE and state.verified and not refused:
+    if leftover.chunk_id and state.status is not ChunkStatus.DONE and state.verified:
         return Verdict(False, "rows of its chunk may be in the target in part, and `resume` needs it to finish them")
     return Verdict(True, "its plan is waived" if waived else "its plan is cancelled")

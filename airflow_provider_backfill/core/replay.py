@@ -230,20 +230,24 @@ def _end(run: Run, event: ChunkDone | ChunkFailed | ChunkReleased | ChunkSplit) 
         case ChunkFailed():
             _move(run, event.chunk_id, state, ChunkStatus.FAILED if event.final else ChunkStatus.PENDING)
             state.error = run.last_error = event.message
-            state.touched = state.touched or not event.refused
-            if not state.touched:
-                # Nothing of it is in the target, and it was staged for a window that is another's.
-                state.verified, state.staged = {}, None
+            _leave(state, event)
         case ChunkReleased():
             _move(run, event.chunk_id, state, ChunkStatus.PENDING)
             state.tries -= 1
-            state.touched = True
+            _leave(state, event)
         case ChunkSplit():
             _move(run, event.chunk_id, state, ChunkStatus.PENDING)
             del run.chunks[event.chunk_id]
             run.splits[event.chunk_id] = tuple(Chunk(p.id, p.start, p.end, p.key_range, p.shard) for p in event.parts)
             run.total += len(event.parts) - 1
             run.last_error = event.message
+
+
+def _leave(state: ChunkState, event: ChunkFailed | ChunkReleased) -> None:
+    state.touched = state.touched or not event.unwritten
+    if event.refused and not state.touched:
+        # Nothing of it is in the target, and it was staged for a window that is another's.
+        state.verified, state.staged = {}, None
 
 
 def _move(run: Run, chunk_id: str, state: ChunkState, status: ChunkStatus) -> None:

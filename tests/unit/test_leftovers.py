@@ -6,7 +6,7 @@ import pytest
 
 from airflow_provider_backfill.core.facts import StagingFacts
 from airflow_provider_backfill.core.leftovers import LeftoverKind, Standing, judge_leftover, read_name
-from airflow_provider_backfill.core.run_state import ChunkState, ChunkStatus, ContentSums, Run, Staged, Waiver
+from airflow_provider_backfill.core.run_state import ChunkState, ChunkStatus, ContentSums, Run, Waiver
 from airflow_provider_backfill.core.tables import TableName
 
 PLAN, CHUNK = "a" * 16, "c" * 16
@@ -15,7 +15,6 @@ STAGED = f"backfill_{PLAN}_{CHUNK}_1"
 TRIAL = f"backfill_trial_{PLAN}_01234567_parts"
 FENCE = f"backfill_{PLAN}_fence_01234567_0_86400000_0"
 ROWS = {1: ContentSums(3, 7)}
-ON_REPLICAS = Staged(STAGED, (("202501", "0f"),))
 IN_DOUBT = {CHUNK: ChunkState(ChunkStatus.PENDING, 1, verified=ROWS)}
 COMPLETED = Run(PLAN, 1, started=True, counts={ChunkStatus.DONE: 1})
 CANCELLED = Run(PLAN, 1, started=True, cancelled=True)
@@ -68,22 +67,10 @@ def test_a_name_tells_what_a_table_is_for(name: str, kind: LeftoverKind | None) 
         # Its rows may be in the target in part.
         (STAGED, Standing(Run(PLAN, 1, started=True, cancelled=True, chunks=IN_DOUBT)), OLD, False),
         # Whoever waived a refused plan does not want it any more; what may be in the target in part is kept.
-        (STAGED, Standing(_failed(ChunkState(ChunkStatus.FAILED, 1, verified=ROWS), waived=True)), NEW, True),
         (STAGED, Standing(_failed(ChunkState(ChunkStatus.FAILED, 1), waived=True)), NEW, True),
         (STAGED, Standing(_failed(ChunkState(ChunkStatus.FAILED, 1, verified=ROWS))), NEW, False),
-        (
-            STAGED,
-            Standing(_failed(ChunkState(ChunkStatus.FAILED, 1, verified=ROWS, touched=True), waived=True)),
-            OLD,
-            False,
-        ),
+        (STAGED, Standing(_failed(ChunkState(ChunkStatus.FAILED, 1, verified=ROWS), waived=True)), OLD, False),
         (STAGED, Standing(_failed(ChunkState(ChunkStatus.PENDING, 1, verified=ROWS), waived=True)), OLD, False),
-        (
-            STAGED,
-            Standing(_failed(ChunkState(ChunkStatus.FAILED, 1, verified=ROWS, staged=ON_REPLICAS), waived=True)),
-            OLD,
-            False,
-        ),
         (STAGED, Standing(None, readable=False), OLD, False),
         # A verify of a completed plan makes private tables, too.
         (TRIAL, Standing(COMPLETED), NEW, False),

@@ -163,16 +163,37 @@ def test_an_attempt_is_verified_with_one_result() -> None:
         apply_event(run, verified(FIRST, rows=11))
 
 
-@pytest.mark.parametrize("lost", [False, True], ids=["first attempt", "after a lost worker"])
-def test_what_was_staged_into_a_window_of_others_is_forgotten_unless_a_part_may_be_published(lost: bool) -> None:
+_LOST: list[Event] = [started(PLAN, FIRST, 2, OTHER, takes_over=True)]
+_UNWRITTEN: list[Event] = [
+    failed(FIRST).model_copy(update={"unwritten": True}),
+    started(PLAN, FIRST, 2),
+    released(FIRST, 2).model_copy(update={"unwritten": True}),
+    started(PLAN, FIRST, 3, OTHER),
+]
+
+
+@pytest.mark.parametrize("end", [failed, released])
+@pytest.mark.parametrize(
+    ("history", "kept"),
+    [
+        ([], False),
+        (_LOST, True),
+        (_UNWRITTEN, False),
+        ([failed(FIRST), started(PLAN, FIRST, 2, OTHER)], True),
+    ],
+    ids=["first attempt", "after a lost worker", "after two that wrote nothing", "after one that may have written"],
+)
+def test_what_was_staged_into_a_window_of_others_is_forgotten_unless_a_part_may_be_published(
+    history: list[Event], kept: bool, end: Callable[..., Event]
+) -> None:
     """A refused chunk leaves no table behind, and one that may be published in part is still finished."""
-    run, attempt = new_run(PLAN), 2 if lost else 1
-    history: list[Event] = [CLAIM, verified(FIRST)]
-    history += [started(PLAN, FIRST, 2, OTHER, takes_over=True)] if lost else []
-    refused = failed(FIRST, attempt, OTHER if lost else WHO, final=True)
-    for event in [*history, refused.model_copy(update={"refused": True})]:
+    run = new_run(PLAN)
+    for event in (CLAIM, verified(FIRST), *history):
         apply_event(run, event)
-    assert bool(run.state(FIRST.id).verified) is lost
+    state = run.state(FIRST.id)
+    refused = end(FIRST, state.attempt, state.owner).model_copy(update={"unwritten": True, "refused": True})
+    apply_event(run, refused)
+    assert bool(state.verified) is kept
 
 
 def test_taking_over_costs_no_try_and_giving_back_neither() -> None:
