@@ -292,7 +292,8 @@ def test_a_shard_that_a_plan_of_the_local_table_leaves_out_is_found_by_its_name(
     plan = first.json("status", "--last")["planId"]
     assert first("run", "--plan-id", plan).code == 0
     doctor = first.json("doctor", "--plan-id", plan)
-    assert [forgotten.format(1, 2) in each["message"] for each in doctor["findings"]] == [True], doctor
+    found = [(each["code"], forgotten.format(1, 2) in each["message"]) for each in doctor["findings"]]
+    assert found == [("backfill_shards_left_out", True)], doctor
     assert forgotten.format(2, 1) in second("plan", *words).out
     # What the advice says: the plan of all shards is refused, since one is filled, and shows what is missing.
     refused = ground.plan()
