@@ -4,11 +4,15 @@ A SELECT as the server understands it, and what the names in it stand for.
 Views are looked into, so that each read of each table is seen. Nothing here decides: that is the planner's work.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 
+from ..core.adding_up.placed import given_constants
 from ..core.facts import QuerySource, TableFacts
 from ..core.query_tree import Node, parse_tree
-from ..core.sql import literal
+from ..core.select_text import find_call
+from ..core.sql import expressions, first_parentheses, literal
 from ..core.tables import TABLE_FUNCTION, TableName
 from ..errors import RequestError, StatementRefusedError
 from .catalog import view_targets
@@ -17,6 +21,8 @@ from .holding import functions_with_rows_of, holds_rows_of, named_tables, names_
 
 # The analyzer has to be on to be asked, whatever the user's profile says.
 _SETTINGS = {"allow_experimental_analyzer": 1}
+_HIDDEN = "'[HIDDEN]'"
+_PLACEHOLDER = re.compile(r"\{\s*\w+\s*:")
 
 
 def query_tree(server: ClickHouse, select: str, parameters: Mapping[str, str] | None = None) -> Node:
@@ -39,6 +45,44 @@ def query_tree(server: ClickHouse, select: str, parameters: Mapping[str, str] | 
             f"This version of ClickHouse shows how it understands a SELECT in a way that is not known: {error}.",
             hint="report it with the version and the SELECT",
         ) from error
+
+
+def constants_by_chunk(
+    server: ClickHouse, select: str, tree: Node, values: Sequence[Mapping[str, str]]
+) -> dict[int, tuple[str, ...]]:
+    """
+    Return the constants of a SELECT that its query parameters make another: by their id, what they are for each value.
+
+    Args:
+        tree: The SELECT with the first of the values.
+        values: Of its parameters, for several chunks; a chunk for which the server refuses the SELECT is left out.
+    """
+    trees, seen = [tree], [values[0]]
+    for each in values[1:]:
+        # What a chunk names may not be there yet.
+        with suppress(StatementRefusedError):
+            trees.append(query_tree(server, select, each))
+            seen.append(each)
+    given = given_constants(trees)
+    for node in tree.walk():
+        # Arguments beside a named collection are not shown.
+        hidden = next((one.id for one in node.walk() if one.name == _HIDDEN), None)
+        if node.kind == "TABLE_FUNCTION" and hidden is not None:
+            texts = tuple(_arguments(server, select, node.name, each) for each in seen)
+            given |= {hidden: texts} if len(set(texts)) > 1 else {}
+    return given
+
+
+def _arguments(server: ClickHouse, select: str, function: str, values: Mapping[str, str]) -> str:
+    """Return the values of those arguments of a table function that are made of query parameters."""
+    call = find_call(select, function) or ""
+    if find_call(select[select.find(call) + len(call) :], function) is not None:
+        # Which of two calls is meant cannot be told.
+        return ""
+    texts = [
+        re.sub(r"^\w+\s*=\s*", "", one) for one in expressions(first_parentheses(call)) if _PLACEHOLDER.search(one)
+    ]
+    return str(server.value(f"SELECT toString(tuple({', '.join(texts)}))", settings=values)) if texts else ""
 
 
 def sources(

@@ -6,19 +6,18 @@ Glue between the server, which is asked for values, and the rules, which only de
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import NamedTuple
 
 from ..clickhouse import catalog
 from ..clickhouse.client import ClickHouse
-from ..clickhouse.query_tree import query_tree
+from ..clickhouse.query_tree import constants_by_chunk
 from ..clickhouse.time_buckets import TimeBuckets, bucket_facts, labels_leave_chunk, value_at
 from ..core.adding_up.case import BucketFacts, BucketKey, Case, Question, TimeExpression, Verdict
 from ..core.adding_up.judge import judge, keys_to_keep_whole, merges_any_parts
 from ..core.adding_up.lineage import UNSTABLE
-from ..core.adding_up.placed import given_constants, sampled_chunks
+from ..core.adding_up.placed import sampled_chunks
 from ..core.chunking import Chunking, Unit
 from ..core.facts import ScanFacts, TableFacts, TimeColumn
 from ..core.instants import MS_PER_DAY, from_ms, render_instant, short_instant, to_ms
@@ -28,7 +27,7 @@ from ..core.plan import Plan, Statement, TimeLabel, WriteMode
 from ..core.remedy import pass_flags
 from ..core.sql import expressions
 from ..core.tables import TableName, TimeKind
-from ..errors import Advice, Flag, MisalignedError, RequestError, StatementRefusedError
+from ..errors import Advice, Flag, MisalignedError, RequestError
 
 # Chunk sizes that people use, to propose one that fits.
 _CHUNK_HOURS = (0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 24)
@@ -102,13 +101,9 @@ def _given(
     """Return the constants of a SELECT that formats of the chunk's start alone make another in each chunk."""
     if not tell_chunks_by_text(statement.parameters, bounds):
         return {}
-    trees = [scan.tree]
-    for number in sampled_chunks(len(bounds) - 1)[1:]:
-        start, end = from_ms(bounds[number]), from_ms(bounds[number + 1])
-        # What a chunk names may not be there yet; the others show it as well.
-        with suppress(StatementRefusedError):
-            trees.append(query_tree(server, statement.select, parameter_settings(statement.parameters, start, end)))
-    return given_constants(trees)
+    chunks = [(from_ms(bounds[number]), from_ms(bounds[number + 1])) for number in sampled_chunks(len(bounds) - 1)]
+    values = [parameter_settings(statement.parameters, *chunk) for chunk in chunks]
+    return constants_by_chunk(server, statement.select, scan.tree, values)
 
 
 class _PartitionKey(NamedTuple):
