@@ -246,7 +246,9 @@ def test_a_dead_run_holds_its_window_for_its_lease(http_lab: Lab) -> None:
     assert lab.leftovers() == []
 
 
-@pytest.mark.parametrize("after", [0.6, 1.2, 2.0])
+@pytest.mark.parametrize(
+    "after", [pytest.param(0.6, marks=pytest.mark.long), 1.2, pytest.param(2.0, marks=pytest.mark.long)]
+)
 def test_a_run_that_is_killed_keeps_its_window_and_completes(http_lab: Lab, after: float) -> None:
     """Kill -9 at some moment: another folder's plan is told, the run is taken up again, and nothing is there twice."""
     lab, slow = http_lab, "SELECT id, ts, v + sleepEachRow(0.0004) AS v FROM {}"

@@ -34,6 +34,13 @@ REPLACE = "REPLACE PARTITION"
 ROWS = 2_000
 
 
+@pytest.fixture(params=[pytest.param(each, marks=() if each is Kind.DEFAULT else pytest.mark.long) for each in Kind])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Every way in which tables are replicated; one of them with every run, as other tests have the others."""
+    chosen: Kind = request.param
+    return chosen
+
+
 @pytest.fixture
 def filled(field: Field, kind: Kind) -> Field:
     """A source with rows and an empty target, replicated in each way."""
