@@ -10,16 +10,18 @@ from ..clickhouse.trial import Trial, make_trial, rows_by_bound
 from ..core.adding_up.case import Verdict
 from ..core.adding_up.lineage import CLOCK
 from ..core.facts import TableFacts
-from ..core.instants import from_ms, short_instant
-from ..core.parameters import of_one_text, tell_chunks_by_text
-from ..core.plan import Plan
+from ..core.instants import from_ms, short_instant, to_ms
+from ..core.parameters import check_parameters, of_one_text, tell_chunks_by_text
+from ..core.plan import Parameter, Plan
 from ..core.sampling import Slice, pick_slices
 from ..core.sql import insert_select, slices_settings
 from ..core.tables import TableName
-from ..errors import Advice, Flag, RequestError, StatementRefusedError
+from ..errors import Advice, Flag, MisalignedError, RequestError, StatementRefusedError
 
 # Where the rules prove it already, a trial reads so many times fewer rows.
 _SECOND_OPINION = 4
+# Chunks that are too long for a trial are tried by so small a share, at the bound between them.
+_NEARER = 24
 # Errors of types, which no chunk's rows change.
 _NO_ROW_FITS = frozenset({"CANNOT_CONVERT_TYPE", "TYPE_MISMATCH", "ILLEGAL_TYPE_OF_ARGUMENT", "NO_COMMON_TYPE"})
 
@@ -60,28 +62,61 @@ def try_chunks(
     if not target.engine.endswith("MergeTree"):
         return _no_trial(doubts, f"no private table like {target.name} ({target.engine}) can be made")
     try:
-        slices = _slices(server, plan, counted, rows if doubts else rows // _SECOND_OPINION, seconds)
-        if len(slices) < 2 and parameters:
-            return _no_trial(doubts, "no two neighbours have the same text of their formats")
+        if parameters:
+            slices = _neighbours(plan, parameters)
+            if not slices:
+                return _no_trial(doubts, "no two neighbours have the same text of their formats")
+        else:
+            slices = _slices(server, plan, counted, rows if doubts else rows // _SECOND_OPINION, seconds)
         if len(slices) < 2:
             return False, "not made: all rows of the window lie in one chunk"
-        trial = make_trial(
-            server,
-            target,
-            plan.plan_id,
-            slices,
-            lambda table, part, settings: _fill(server, plan, table, part, settings),
-            seconds=seconds,
-            not_compared=plan.not_compared,
-        )
+        try:
+            trial = _trial(server, target, plan, slices, seconds)
+        except StatementRefusedError as error:
+            nearer = _nearer(slices, parameters)
+            if error.name != "TIMEOUT_EXCEEDED" or not nearer:
+                raise
+            trial = _trial(server, target, plan, nearer, seconds)
     except StatementRefusedError as error:
         return _no_trial(doubts, error.message)
     if trial.differences:
         raise _differs(plan, trial)
     return True, (
-        f"{trial.rows:,} rows of {len(slices)} slices, {short_instant(slices[0][0])} to "
-        f"{short_instant(slices[-1][1])}, agree in {', '.join(trial.columns) or 'their number'}"
+        f"{trial.rows:,} rows of {len(trial.slices)} slices, {short_instant(trial.slices[0][0])} to "
+        f"{short_instant(trial.slices[-1][1])}, agree in {', '.join(trial.columns) or 'their number'}"
     )
+
+
+def _trial(server: ClickHouse, target: TableFacts, plan: Plan, slices: Sequence[Slice], seconds: float) -> Trial:
+    return make_trial(
+        server,
+        target,
+        plan.plan_id,
+        slices,
+        lambda table, part, settings: _fill(server, plan, table, part, settings),
+        seconds=seconds,
+        not_compared=plan.not_compared,
+    )
+
+
+def _neighbours(plan: Plan, parameters: Sequence[Parameter]) -> list[Slice]:
+    """Return two chunks that touch, if any: a SELECT has room for one pair of bounds, and one text of a format."""
+    bounds = plan.bounds_ms()
+    chunks = [(from_ms(start), from_ms(end)) for start, end in pairwise(bounds)]
+    return next(([*pair] for pair in pairwise(chunks) if len(of_one_text(parameters, bounds, pair)) == 1), [])
+
+
+def _nearer(slices: Sequence[Slice], parameters: Sequence[Parameter]) -> list[Slice]:
+    """Return the parts of two neighbours that lie next to their common bound; none where parameters cannot say them."""
+    if not parameters:
+        return []
+    (start, middle), (_, end) = slices
+    start, end = middle - (middle - start) / _NEARER, middle + (end - middle) / _NEARER
+    try:
+        check_parameters(parameters, [to_ms(start), to_ms(middle), to_ms(end)], "the SELECT")
+    except MisalignedError:
+        return []
+    return [(start, middle), (middle, end)]
 
 
 def _slices(
@@ -89,10 +124,6 @@ def _slices(
 ) -> list[Slice]:
     bounds = plan.bounds_ms()
     chunks = [(from_ms(start), from_ms(end)) for start, end in pairwise(bounds)]
-    if any(statement.parameters for statement in plan.statements):
-        # The SELECT has room for one pair of bounds and one text of a format, so the slices have to touch.
-        parameters = [parameter for statement in plan.statements for parameter in statement.parameters]
-        return next(([*pair] for pair in pairwise(chunks) if len(of_one_text(parameters, bounds, pair)) == 1), [])
     tables = [table for statement in plan.statements for table in plan.filters(statement)]
     found = [counted] if counted is not None else [rows_by_bound(server, each, bounds, seconds / 4) for each in tables]
     counts: dict[int, int] = {}

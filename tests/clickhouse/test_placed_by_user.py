@@ -65,6 +65,17 @@ def test_bounds_that_do_not_add_up(events: Lab, name: str) -> None:
     assert events.leftovers() == []
 
 
+def test_chunks_that_are_too_long_for_a_trial_are_tried_where_they_meet(events: Lab) -> None:
+    """Half a row a hundredth of a second: two days take longer than a trial may, and the hours between them do not."""
+    events.options["limits"] = {**events.options["limits"], "trialSeconds": 1}
+    source = f"{events.table('ev')} WHERE NOT ignore(sleepEachRow(0.01)) AND {FROM_ON}"
+    plan = events.plan("waits", *WINDOW, 24, select=f"SELECT ts, user, 0 AS wait FROM {source} AND {UP_TO}")
+    assert "2025-01-01T23:00:00Z to 2025-01-02T01:00:00Z" in plan["addsUp"]["trial"]
+    wrong = f"SELECT ts, user, 0 AS wait FROM {source} AND ts <= {{chunk_to:DateTime}}"
+    with pytest.raises(RequestError, match="do not add up"):
+        events.plan("waits", *WINDOW, 24, select=wrong, force=True)
+
+
 def test_a_date_spine(events: Lab) -> None:
     """Rows from no table at all: one a day."""
     events.sql("CREATE TABLE spine (day Date) ENGINE = MergeTree ORDER BY day")

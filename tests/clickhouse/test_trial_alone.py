@@ -44,8 +44,8 @@ the SELECT over the whole window. `plan` shows this before anything runs, and th
    must be a bucket of time that no chunk bound cuts. A mistake is refused, with a way that works.
 2. **By trial.** A few real chunks fill private tables, first one by one and then all together. The contents are compared
    after merging. The trial reads about `limits.trialRows` rows, a quarter of them where the rules prove the plan already,
-   and two neighbouring chunks where the SELECT has `{chunk_from:T}` and `{chunk_to:T}`. A difference is refused with three
-   rows that differ.
+   and two neighbouring chunks where the SELECT has `{chunk_from:T}` and `{chunk_to:T}`, or the parts of these chunks next to
+   their common bound if `limits.trialSeconds` is over. A difference is refused with three rows that differ.
 3. **By word.** `--accept-partial-groups REASON` accepts groups that chunks cut. `--no-trial` accepts a plan that the rules do
    not prove. `plan`, `doctor`, `check` and the page say so permanently.
 
