@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import signal
+import threading
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from clickhouse_connect import get_client
 from clickhouse_connect.driver.client import Client
 
 from airflow_provider_backfill.commands.verify import verify_plan
+from airflow_provider_backfill.core.sql import literal
 from tests.clickhouse.lab import Lab
 from tests.command_line import Cli, wait_until
 from tests.s3 import S3Server
@@ -21,6 +27,7 @@ from tests.system.airflow.stack import Postgres
 # Of this file alone: other tests of secrets write theirs into the log of the same server.
 MARKER = "m4rk3rOfAnOutsider"
 COLUMNS = "(ts DateTime('UTC'), id UInt64)"
+DELTA = (("ts", "timestamp"), ("id", "long"))
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +69,8 @@ def test_s3_with_a_folder_a_day(
             lab.sql(f"INSERT INTO FUNCTION {file} {rows} FROM numbers(144) WHERE {condition}")
     select = f"SELECT ts, id FROM s3({collection}, filename = concat('days/', {{day:String}}, '/*.parquet'))"
     cli = Cli(lab.folder, lab.engine.url, capsys)
-    plan = cli.json(
-        *("plan", "--target", f"{lab.engine.database}.dst", "--from", "2025-01-01", "--to", "2025-02-01"),
-        *("--chunk-by", "day", "--select", select, "--param", "day=%Y-%m-%d", "--force-large-window"),
-    )
-    assert (plan["chunkCount"], plan["warnings"]) == (31, [])
-    running = cli.start("run", "--plan-id", plan["planId"])
-    wait_until(lambda: sum(e["type"] == "ChunkDone" for e in cli.events(plan["planId"])) > 3)
-    os.kill(running.pid, signal.SIGKILL)
-    running.communicate()
-    assert cli.json("run", "--plan-id", plan["planId"])["status"] == "completed"
+    plan = _killed_in_the_middle(cli, lab, select, "--param", "day=%Y-%m-%d")
+    assert plan["warnings"] == []
     everything = where.format("days/*/*.parquet")
     content = "SELECT count(), uniqExact(id), sum(toUnixTimestamp(ts) * id) FROM"
     assert lab.rows(f"{content} dst") == lab.rows(f"{content} {everything}")
@@ -114,21 +113,88 @@ def test_postgresql_by_bounds(http_lab: Lab, postgres: Postgres, collection: str
     assert MARKER not in _texts(lab.folder)
 
 
-def test_iceberg(http_lab: Lab) -> None:
-    """A table of files with snapshots takes the time filter as a table does."""
+def test_iceberg(http_lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table of files with snapshots takes the time filter as a table does: 31 days, with a kill in the middle."""
     lab, path = http_lab, f"ice/{http_lab.engine.database}/events"
     writes = {"allow_experimental_insert_into_iceberg": 1}
     lab.engine.client.command(f"CREATE TABLE ice (ts DateTime64(6), id Int64) ENGINE = IcebergLocal('{path}')")
-    for day in range(1, 5):
-        rows = (
-            f"SELECT toDateTime64('2025-01-0{day}', 6, 'UTC') + number * 600, {day * 1000} + number FROM numbers(144)"
-        )
+    for first in range(0, 34 * 144, 720):
+        rows = f"SELECT toDateTime64('2024-12-31', 6, 'UTC') + number * 600, number FROM numbers({first}, 720)"
         lab.engine.client.command(f"INSERT INTO ice {rows}", settings=writes)
     lab.sql("CREATE TABLE dst (ts DateTime64(6, 'UTC'), id Int64) ENGINE = MergeTree ORDER BY ts")
-    plan = lab.plan("dst", "2025-01-02", "2025-01-04", 24, select=f"SELECT ts, id FROM icebergLocal('{path}')")
-    assert lab.run(plan)["status"] == "completed"
-    assert lab.rows("SELECT count(), min(id), max(id), uniqExact(id) FROM dst") == [(288, 2000, 3143, 288)]
-    assert verify_plan(lab.session, plan["planId"])["ok"]
+    cli = Cli(lab.folder, lab.engine.url, capsys)
+    plan = _killed_in_the_middle(cli, lab, f"SELECT ts, id FROM icebergLocal('{path}')")
+    assert lab.rows("SELECT count(), min(id), max(id), uniqExact(id) FROM dst") == [(4464, 144, 4607, 4464)]
+    assert cli.json("verify", "--plan-id", plan["planId"])["ok"]
+
+
+def test_delta_lake(http_lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    """The log of a Delta table names its files; a file that is there and not in the log is no part of the table."""
+    lab, folder = http_lab, f"delta_{http_lab.engine.database}"
+    fields = [{"name": name, "type": kind, "nullable": True, "metadata": {}} for name, kind in DELTA]
+    table = {
+        "id": folder,
+        "format": {"provider": "parquet", "options": {}},
+        "schemaString": json.dumps({"type": "struct", "fields": fields}),
+        "partitionColumns": [],
+        "configuration": {},
+        "createdTime": 0,
+    }
+    log: list[dict[str, object]] = [{"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}}, {"metaData": table}]
+    for number, first in enumerate(range(0, 34 * 144, 720)):
+        file = f"file('{folder}/{number}.parquet')"
+        rows = "SELECT toDateTime64('2024-12-31', 6, 'UTC') + number * 600 AS ts, toInt64(number) AS id"
+        lab.sql(f"INSERT INTO FUNCTION {file} {rows} FROM numbers({first}, 720)")
+        size = int(lab.value(f"SELECT any(_size) FROM {file}"))
+        added = {"path": f"{number}.parquet", "partitionValues": {}, "size": size, "modificationTime": 0}
+        log.append({"add": {**added, "dataChange": True}})
+    lab.sql(f"INSERT INTO FUNCTION file('{folder}/left.parquet') SELECT now64(6) AS ts, toInt64(1) AS id")
+    lines = ", ".join(literal(json.dumps(line)) for line in log)
+    lab.sql(
+        f"INSERT INTO FUNCTION file('{folder}/_delta_log/{'0' * 20}.json', LineAsString) SELECT arrayJoin([{lines}])",
+        "CREATE TABLE dst (ts DateTime64(6, 'UTC'), id Int64) ENGINE = MergeTree ORDER BY ts",
+    )
+    cli = Cli(lab.folder, lab.engine.url, capsys)
+    place = Path(lab.value(f"SELECT any(_path) FROM file('{folder}/0.parquet')")).parent
+    plan = _killed_in_the_middle(cli, lab, f"SELECT ts, id FROM deltaLakeLocal('{place}')")
+    assert lab.rows("SELECT count(), min(id), max(id), uniqExact(id) FROM dst") == [(4464, 144, 4607, 4464)]
+    assert cli.json("verify", "--plan-id", plan["planId"])["ok"]
+
+
+def test_url_with_a_file_a_day(http_lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A day whose file is not there fails its own chunk alone, and is filled once the file has come."""
+    lab = http_lab
+    lab.sql(f"CREATE TABLE dst {COLUMNS} ENGINE = MergeTree ORDER BY ts")
+    files = [tmp_path / f"2025-01-0{day}.csv" for day in (1, 2, 3)]
+    for day, file in enumerate(files, 1):
+        file.write_text("".join(f"2025-01-0{day} {hour:02}:00:00,{day * 100 + hour}\n" for hour in range(24)))
+    late = files[1].rename(tmp_path / "late")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{web.server_port}/"
+        select = f"SELECT ts, id FROM url(concat('{address}', {{day:String}}, '.csv'), CSV, 'ts DateTime, id UInt64')"
+        plan = lab.plan("dst", "2025-01-01", "2025-01-04", 24, select=select, formats=(("day", "%Y-%m-%d"),))
+        assert lab.run(plan)["chunkCounts"]["failed"] == 1
+        late.rename(files[1])
+        assert lab.run(plan, resume=True)["status"] == "completed"
+        assert lab.rows("SELECT count(), uniqExact(id), min(id), max(id) FROM dst") == [(72, 72, 100, 323)]
+        assert verify_plan(lab.session, plan["planId"])["ok"]
+        web.shutdown()
+
+
+def _killed_in_the_middle(cli: Cli, lab: Lab, select: str, *flags: str) -> Any:
+    """Plan a January in chunks of a day, kill the run after a few of them, and run again; return the plan."""
+    window = ("--from", "2025-01-01", "--to", "2025-02-01", "--chunk-by", "day", "--force-large-window")
+    plan = cli.json("plan", "--target", f"{lab.engine.database}.dst", *window, "--select", select, *flags)
+    assert plan.get("chunkCount") == 31, plan
+    running = cli.start("run", "--plan-id", plan["planId"])
+    wait_until(lambda: sum(e["type"] == "ChunkDone" for e in cli.events(plan["planId"])) > 3)
+    os.kill(running.pid, signal.SIGKILL)
+    running.communicate()
+    assert sum(e["type"] == "ChunkDone" for e in cli.events(plan["planId"])) < 31
+    assert cli.json("run", "--plan-id", plan["planId"])["status"] == "completed"
+    return plan
 
 
 def test_rows_of_another_server_behind_a_password(http_lab: Lab, collection: str, tmp_path: Path) -> None:
