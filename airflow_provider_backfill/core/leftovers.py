@@ -12,7 +12,7 @@ FRESH_SECONDS = 3600
 
 _NAME = re.compile(
     r"backfill_(?:trial_)?([0-9a-f]{16})_(?:"
-    r"(?P<chunk>[0-9a-f]{16})_(?:\d+(?:_[0-9a-f]{8})?|sealed)"
+    r"(?P<chunk>[0-9a-f]{16})_(?:\d+(?:_[0-9a-f]{8})?|(?P<sealed>sealed))"
     r"|(?P<fence>fence)_[0-9a-f]{8}_-?\d+_-?\d+_[0-9a-f]+"
     r"|(?P<trial>[0-9a-f]{8})_[a-z]+)"
 )
@@ -27,11 +27,18 @@ class LeftoverKind(StrEnum):
 
 
 class Leftover(NamedTuple):
-    """A table of ours as its name tells: *chunk_id* is empty unless it is a staging table."""
+    """
+    A table of ours as its name tells.
+
+    Attributes:
+        chunk_id: Empty unless it is a staging table.
+        sealed: Whether it was renamed after it was verified, as every table is that may be published by its name.
+    """
 
     plan_id: str
     kind: LeftoverKind
     chunk_id: str = ""
+    sealed: bool = False
 
 
 class Standing(NamedTuple):
@@ -62,7 +69,7 @@ def read_name(name: str) -> Leftover | None:
     if match is None or (match["trial"] is not None) != name.startswith("backfill_trial_"):
         return None
     if match["chunk"]:
-        return Leftover(match[1], LeftoverKind.STAGING, match["chunk"])
+        return Leftover(match[1], LeftoverKind.STAGING, match["chunk"], match["sealed"] is not None)
     return Leftover(match[1], LeftoverKind.FENCE if match["fence"] else LeftoverKind.TRIAL)
 
 
@@ -93,6 +100,8 @@ def judge_leftover(table: StagingFacts, standing: Standing) -> Verdict:
     if status is not RunStatus.CANCELLED and not waived:
         return Verdict(False, f"its plan is {status}, and will drop it when it is completed")
     state = run.state(leftover.chunk_id)
-    if leftover.chunk_id and state.status is not ChunkStatus.DONE and state.verified:
+    # Nothing is published from a table that was not sealed, by its name or by the log.
+    publishable = state.verified and (leftover.sealed or state.staged is not None)
+    if leftover.chunk_id and state.status is not ChunkStatus.DONE and publishable:
         return Verdict(False, "rows of its chunk may be in the target in part, and `resume` needs it to finish them")
     return Verdict(True, "its plan is waived" if waived else "its plan is cancelled")

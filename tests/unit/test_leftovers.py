@@ -6,16 +6,18 @@ import pytest
 
 from airflow_provider_backfill.core.facts import StagingFacts
 from airflow_provider_backfill.core.leftovers import LeftoverKind, Standing, judge_leftover, read_name
-from airflow_provider_backfill.core.run_state import ChunkState, ChunkStatus, ContentSums, Run, Waiver
+from airflow_provider_backfill.core.run_state import ChunkState, ChunkStatus, ContentSums, Run, Staged, Waiver
 from airflow_provider_backfill.core.tables import TableName
 
 PLAN, CHUNK = "a" * 16, "c" * 16
 OLD, NEW = 3601, 3600
-STAGED = f"backfill_{PLAN}_{CHUNK}_1"
+STAGED, SEALED = f"backfill_{PLAN}_{CHUNK}_1", f"backfill_{PLAN}_{CHUNK}_sealed"
 TRIAL = f"backfill_trial_{PLAN}_01234567_parts"
 FENCE = f"backfill_{PLAN}_fence_01234567_0_86400000_0"
 ROWS = {1: ContentSums(3, 7)}
+ON_REPLICAS = Staged(STAGED, (("202501", "0f"),))
 IN_DOUBT = {CHUNK: ChunkState(ChunkStatus.PENDING, 1, verified=ROWS)}
+ON_REPLICAS_IN_DOUBT = {CHUNK: ChunkState(ChunkStatus.PENDING, 1, verified=ROWS, staged=ON_REPLICAS)}
 COMPLETED = Run(PLAN, 1, started=True, counts={ChunkStatus.DONE: 1})
 CANCELLED = Run(PLAN, 1, started=True, cancelled=True)
 
@@ -30,7 +32,7 @@ def _failed(state: ChunkState, *, waived: bool = False) -> Run:
     [
         (STAGED, LeftoverKind.STAGING),
         (f"{STAGED}_01234567", LeftoverKind.STAGING),
-        (f"backfill_{PLAN}_{CHUNK}_sealed", LeftoverKind.STAGING),
+        (SEALED, LeftoverKind.STAGING),
         (FENCE, LeftoverKind.FENCE),
         (f"backfill_{PLAN}_fence_01234567_-86400000_0_1a2b3c4d", LeftoverKind.FENCE),
         (TRIAL, LeftoverKind.TRIAL),
@@ -65,12 +67,16 @@ def test_a_name_tells_what_a_table_is_for(name: str, kind: LeftoverKind | None) 
         (STAGED, Standing(Run(PLAN, 1, started=True, paused=True)), OLD, False),
         (STAGED, Standing(Run(PLAN, 1, started=True, counts={ChunkStatus.FAILED: 1})), OLD, False),
         # Its rows may be in the target in part.
-        (STAGED, Standing(Run(PLAN, 1, started=True, cancelled=True, chunks=IN_DOUBT)), OLD, False),
+        (SEALED, Standing(Run(PLAN, 1, started=True, cancelled=True, chunks=IN_DOUBT)), OLD, False),
+        # Nothing is published from a table that was not sealed: its worker died before that.
+        (STAGED, Standing(Run(PLAN, 1, started=True, cancelled=True, chunks=IN_DOUBT)), OLD, True),
+        (STAGED, Standing(Run(PLAN, 1, started=True, cancelled=True, chunks=ON_REPLICAS_IN_DOUBT)), OLD, False),
         # Whoever waived a refused plan does not want it any more; what may be in the target in part is kept.
         (STAGED, Standing(_failed(ChunkState(ChunkStatus.FAILED, 1), waived=True)), NEW, True),
-        (STAGED, Standing(_failed(ChunkState(ChunkStatus.FAILED, 1, verified=ROWS))), NEW, False),
-        (STAGED, Standing(_failed(ChunkState(ChunkStatus.FAILED, 1, verified=ROWS), waived=True)), OLD, False),
-        (STAGED, Standing(_failed(ChunkState(ChunkStatus.PENDING, 1, verified=ROWS), waived=True)), OLD, False),
+        (SEALED, Standing(_failed(ChunkState(ChunkStatus.FAILED, 1, verified=ROWS))), NEW, False),
+        (SEALED, Standing(_failed(ChunkState(ChunkStatus.FAILED, 1, verified=ROWS), waived=True)), OLD, False),
+        (SEALED, Standing(_failed(ChunkState(ChunkStatus.PENDING, 1, verified=ROWS), waived=True)), OLD, False),
+        (STAGED, Standing(_failed(ChunkState(ChunkStatus.RUNNING, 1, verified=ROWS), waived=True)), OLD, True),
         (STAGED, Standing(None, readable=False), OLD, False),
         # A verify of a completed plan makes private tables, too.
         (TRIAL, Standing(COMPLETED), NEW, False),
