@@ -335,9 +335,11 @@ class Worker:
 
     def _attempt(self, log: RunLog, chunk: Chunk, claim: ChunkState, began: float) -> Event:
         """Execute one attempt; the event it ended with."""
-        number = claim.attempt
+        number, looked = claim.attempt, time.monotonic()
 
         def owned() -> None:
+            nonlocal looked
+            looked = time.monotonic()
             state = log.refresh().state(chunk.id)
             if state.attempt != number or state.status is not ChunkStatus.RUNNING:
                 raise TransitionError(f"Attempt {number} of chunk {chunk.id} is not the running one any more.")
@@ -364,6 +366,9 @@ class Worker:
 
         def fenced() -> None:
             self._fenced()
+            if time.monotonic() - looked >= self._lease / 2:
+                # It may have been asleep: what it is about to publish may be of another attempt, or of another folder.
+                owned()
             unwritten[0] = False
 
         def read(rows: int, size: int) -> None:

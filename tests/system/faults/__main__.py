@@ -3,7 +3,8 @@ The long forms: ``python -m tests.system.faults --seeds 1000 --jobs 2 --out resu
 
 Prints what a failing seed found and the command that repeats it, and a table at the end.
 With ``--out`` a run that was stopped goes on where it ended. ``--off NAME`` switches a
-safety off, to see that the campaign notices.
+safety off, to see that the campaign notices. Seeds up to 1,000 are plain runs; those above take turns
+in what is special about them.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def main() -> int:
         # In memory where there is room for it: what is tested is not the disk.
         home = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - as above
         with Arena(Path(tempfile.mkdtemp(prefix="backfill-faults-", dir=home))) as arena:
-            while not stop.is_set():
+            while not stop.is_set() and time.monotonic() < began + options.minutes * 60:
                 try:
                     scenario = todo.get_nowait()
                 except queue.Empty:
@@ -99,6 +100,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=1, help="the first seed (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="only this one, and tell about it")
     parser.add_argument("--jobs", type=int, default=1, help="servers at once (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=600, help="stop after so many (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="a file of results; seeds that it holds are not played again")
     parser.add_argument("--matrix", action="store_true", help="the matrix of targets, modes and faults")
     parser.add_argument("--cell", nargs=3, metavar=("KIND", "MODE", "FAULT"), help="only this cell of the matrix")

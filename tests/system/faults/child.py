@@ -7,6 +7,7 @@ Everything here is patched into the child alone; the product has no switch for a
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import signal
@@ -21,7 +22,7 @@ from typing import Any
 import clickhouse_connect.driver.httputil  # noqa: F401 - loaded once, before the fork
 
 from airflow_provider_backfill.cli import main
-from airflow_provider_backfill.clickhouse import attempt, client, interrupted_move
+from airflow_provider_backfill.clickhouse import attempt, client, foreign_rows, interrupted_move, publish
 from airflow_provider_backfill.clickhouse.attempt import Step
 from airflow_provider_backfill.commands import (
     lease,
@@ -32,7 +33,7 @@ from airflow_provider_backfill.commands.session import Payload
 from airflow_provider_backfill.core.events import Event
 from airflow_provider_backfill.state import posix
 from tests.system.faults import switches
-from tests.system.faults.schedule import IN_DOUBT
+from tests.system.faults.schedule import IN_DOUBT, LOOKED
 
 Tell = Callable[..., None]
 
@@ -42,8 +43,8 @@ def work(spec: dict[str, Any], tell: Tell) -> int:
     Run the command line of *spec* and return its exit code.
 
     Keys of *spec*: ``words``; ``strikes`` (signals to itself at named steps); ``lease`` in
-    seconds; ``clock`` in seconds ahead; ``disk`` (a full state disk); ``blocks`` (rows per block);
-    ``off`` (a safety that is switched off).
+    seconds; ``clock`` (how far ahead, and for how many looks at it); ``disk`` (a full state disk);
+    ``blocks`` (rows per block); ``off`` (a safety that is switched off).
     """
     random.seed()
     client._SETTINGS.update(
@@ -57,7 +58,7 @@ def work(spec: dict[str, Any], tell: Tell) -> int:
     steps = _Steps(spec["strikes"], tell)
     _report_steps(steps, spec["lease"])
     if spec["clock"]:
-        _turn_clock(spec["clock"])
+        _turn_clock(**spec["clock"])
     if spec["disk"]:
         _fill_disk(**spec["disk"])
     if spec["off"]:
@@ -113,17 +114,25 @@ def _report_steps(steps: _Steps, lease: float) -> None:
         steps(IN_DOUBT)
         return doubt(*args)
 
+    look = foreign_rows.refuse_before_publish
+
+    def looked(*args: Any, **kwargs: Any) -> None:
+        look(*args, **kwargs)
+        steps(LOOKED)
+
+    switches.patch(publish, refuse_before_publish=looked)
     switches.patch(interrupted_move, _cannot_tell=cannot_tell)
     switches.patch(run, run_plan=run_with_steps)
     # Who calls it by this name closes a completed run; the attempts have a name of their own for it.
     switches.patch(attempt, drop_tables=drop_tables)
 
 
-def _turn_clock(ahead: float) -> None:
-    real = lease.utc_now
+def _turn_clock(ahead: float, count: int) -> None:
+    real, looks = lease.utc_now, itertools.count(1)
 
     def now() -> datetime:
-        return real() + timedelta(seconds=ahead)
+        jumped_back = count and next(looks) > count
+        return real() if jumped_back else real() + timedelta(seconds=ahead)
 
     for module in list(sys.modules.values()):
         if getattr(module, "utc_now", None) is real:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tests.system.faults.schedule import MATRIX_FAULTS, MATRIX_KINDS, MODES
@@ -52,6 +52,9 @@ def campaign_table(results: Iterable[Outcome]) -> str:
             ("seeds with tables, queries or locks left", words["left"]),
             ("seeds with a log that does not replay, or is wrong", words["log"]),
             ("seeds with doctor or check not green", words["doctor"] + words["check"]),
+            ("seeds with a light that was wrong", words["light"]),
+            ("seeds with advice that did not help", words["words"]),
+            ("seeds with rows that undo did not bring back", words["undo"]),
             ("seeds that did not complete", words["hung"]),
             (
                 "seeds in which a frozen worker held the log's lock",
@@ -60,15 +63,38 @@ def campaign_table(results: Iterable[Outcome]) -> str:
             ("seeds that needed the doctor's advice after the end", sum(result["advice"] for result in results)),
         )
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_by_cell(results), "", *_lights(results)])
+
+
+def _by_cell(results: Sequence[Outcome]) -> Iterator[str]:
+    """How the seeds of each cell ended."""
+    cells: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for result in results:
+        cells[" ".join(result["cell"])][_end(result)] += 1
+    yield "| cell | seeds | equal to the truth | refused, and the advice held | failed |"
+    yield "|---|---:|---:|---:|---:|"
+    for cell, ends in sorted(cells.items()):
+        yield f"| {cell} | {ends.total()} | {ends['equal']} | {ends['refused']} | {ends['FAILED']} |"
+
+
+def _lights(results: Sequence[Outcome]) -> Iterator[str]:
+    """What ``verify`` said, over which data."""
+    verdicts = Counter(verdict for result in results for verdict in result.get("verdicts", ()))
+    yield "| verify said | times |"
+    yield "|---|---:|"
+    for verdict, count in sorted(verdicts.items()):
+        yield f"| {verdict} | {count:,} |"
+
+
+def _end(result: Outcome) -> str:
+    return "FAILED" if result["problems"] else "refused" if result["refused"] else "equal"
 
 
 def matrix_table(results: Iterable[Outcome]) -> str:
     """The matrix as Markdown: how many seeds of each cell ended with equal content, were refused, or failed."""
     cells: defaultdict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
     for result in results:
-        word = "FAILED" if result["problems"] else "refused" if result["refused"] else "equal"
-        cells[tuple(result["cell"])][word] += 1
+        cells[tuple(result["cell"])][_end(result)] += 1
     lines = ["| target | mode | " + " | ".join(MATRIX_FAULTS) + " |", "|---|---|" + "---|" * len(MATRIX_FAULTS)]
     for kind in MATRIX_KINDS:
         for mode in MODES:

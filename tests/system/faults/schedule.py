@@ -19,6 +19,8 @@ STEPS = (
 )
 # What a runner reports when it has to ask a person what the target holds.
 IN_DOUBT = "in doubt"
+# It has looked at the rows of others in the window, and has not published anything yet.
+LOOKED = "looked"
 # How long a stopped worker sleeps: until after its lease, or until the run is over without it.
 UNTIL_COMPLETED = -1.0
 
@@ -34,7 +36,7 @@ class Inside:
         asleep: For stop: seconds until SIGCONT, or ``UNTIL_COMPLETED``.
         until: For stop: wake up as soon as another runner reports this step, or after *asleep*.
         first, count, how: For disk: which writes fail, and in which way.
-        ahead: For clock: seconds.
+        ahead: For clock: seconds; with *count*, until the clock has been asked so often and jumps to the right time.
     """
 
     fault: str
@@ -43,7 +45,7 @@ class Inside:
     asleep: float = 0.0
     until: str = ""
     first: int = 1
-    count: int = 1
+    count: int = 0
     how: str = ""
     ahead: float = 0.0
 
@@ -55,10 +57,11 @@ class Outside:
 
     Attributes:
         fault: ``kill``, ``stop``, ``term``, ``query``, ``wire``, ``server``, ``torn`` (what a server leaves that
-            died inside a move), ``cancel``, ``runner`` or ``late``.
+            died inside a move), ``lost`` (a part is gone of what is staged), ``cancel``, ``runner`` or ``late``.
         step: Wait for the *nth* time that any runner reports this step; empty for the start.
         after: Seconds after that.
-        lasts: Seconds until a stopped runner goes on or the wire is whole again.
+        lasts: Seconds until a stopped runner goes on or the wire is whole again; for a server, how long it is
+            down, or ``idle``: up again with nobody at work.
         how: For the wire: the proxy's mode; for torn: a ``partition`` or one ``part`` of it had arrived.
     """
 
@@ -82,7 +85,11 @@ class Scenario:
         replay: Whether the run is completed in peace first, and what is attacked is its replay.
         proof: What staged rows are held against.
         off: A safety that is switched off in every runner.
-        cell: Target, mode and fault, for the matrix.
+        cell: Target, mode and fault, for the matrix; of a seed of the campaign, what is special about it.
+        rivals: A second plan is at work: the same one in another state folder (``folders``), or one of a part of
+            the window in the same folder (``plans``).
+        undo: Whether the plan is undone in the end, under attack.
+        spoil: What is made wrong by hand when all has been judged right, to see that ``verify`` says so.
     """
 
     name: str
@@ -98,10 +105,74 @@ class Scenario:
     outside: tuple[Outside, ...] = ()
     off: str = ""
     cell: tuple[str, ...] = ()
+    rivals: str = ""
+    undo: bool = False
+    spoil: str = ""
+
+
+# Seeds up to this one are plain runs; from the next one on the cells take turns.
+PLAIN_SEEDS = 1000
+CELLS = (
+    *("two folders", "two plans", "cleared window", "backup and undo", "rows outside kept", "bounds as parameters"),
+    *("clock jumps back", "server away for long"),
+)
+# Longer than a target that forgets remembers its old parts.
+_LONG = 5.0
 
 
 def campaign(seed: int, off: str = "") -> Scenario:
     """The scenario of a seed of the campaign."""
+    scenario = _plain(seed, off)
+    draw = random.Random(f"cell {seed}")  # noqa: S311 - repeatable on purpose
+    scenario = replace(scenario, spoil=draw.choice(["", "delete", "double"]))
+    if seed <= PLAIN_SEEDS:
+        return replace(scenario, cell=("plain",))
+    return _in_cell(draw, scenario, CELLS[seed % len(CELLS)])
+
+
+def _in_cell(draw: random.Random, scenario: Scenario, cell: str) -> Scenario:
+    """What a plain scenario becomes in a cell."""
+    kinds = [name for name in KINDS if KINDS[name].bucket < 24]
+    layout = _layout(draw, draw.choice(kinds), "replace" if cell in _REPLACES else "stage")
+    layout = replace(layout, slow=draw.choice([0, 50]), rows=draw.choice([300, 600]))
+    # The faults of the plain seed, without what belongs to its own kind or mode.
+    outside = tuple(fault for fault in scenario.outside if fault.fault != "late")
+    scenario = replace(scenario, layout=layout, outside=outside, replay=False, cell=(cell,))
+    match cell:
+        case "two folders" | "two plans":
+            return replace(scenario, rivals=cell.split()[1], runners=max(scenario.runners, 2))
+        case "cleared window":
+            return replace(scenario, replay=True)
+        case "backup and undo":
+            return replace(scenario, layout=replace(layout, more=("--backup",)), undo=True)
+        case "rows outside kept":
+            # The window ends inside a partition, or begins inside one of two days; no other chunk bound may lie in one.
+            partition, hours = draw.choice([(24, 6), (24, 18), (48, 24)])
+            layout = replace(layout, partition=partition, hours=hours, chunks=1, more=("--keep-outside",))
+            return replace(scenario, layout=layout)
+        case "bounds as parameters":
+            name = draw.choice([name for name in kinds if not KINDS[name].by_view])
+            bounds = "ts >= {{chunk_from:{0}}} AND ts < {{chunk_to:{0}}}"
+            kind = draw.choice(["DateTime64(3, 'UTC')", "DateTime64(3)", "DateTime('UTC')"])
+            return replace(scenario, layout=replace(layout, kind=name, bounds=bounds.format(kind)))
+        case "clock jumps back":
+            clock = Inside("clock", ahead=draw.choice([5, 3600]), count=draw.randint(1, 60))
+            return replace(scenario, inside=((clock, *scenario.inside[0][:1]), *scenario.inside[1:]))
+        case "server away for long":
+            step, how = draw.choice(["sealed", "moved 1"]), draw.choice(["", "idle"])
+            torn = (Outside("torn", step="sealed", how=draw.choice(["partition", "part"])),)
+            gone = Outside("server", step=step, after=draw.uniform(0, 0.1), lasts=_LONG, how=how)
+            outside = (*(torn if step == "sealed" and draw.random() < 0.5 else ()), gone)
+            layout = replace(layout, merges=True, forgets=True, chunks=2)
+            inside = ((Inside("kill", step=step),),)
+            return replace(scenario, layout=layout, inside=inside, outside=outside, runners=1)
+    raise ValueError(cell)
+
+
+_REPLACES = ("backup and undo", "rows outside kept")
+
+
+def _plain(seed: int, off: str) -> Scenario:
     draw = random.Random(seed)  # noqa: S311 - repeatable on purpose
     kind = draw.choice(list(KINDS))
     mode = draw.choice(["stage", "stage", "replace"])
@@ -259,11 +330,12 @@ class Result:
 
     Attributes:
         problems: What is wrong, a line each that begins with a word: lost, doubled, extra, outside,
-            left, twice, log, doctor, check, hung, wrong. Empty when all is well.
+            left, twice, log, doctor, check, light, words, undo, hung, wrong. Empty when all is well.
         refused: Why nothing was planned, or why a person was asked to look; empty when neither was.
         struck: The faults that took place, by name.
         attempts: Attempts that the log tells of.
         woken: Frozen workers that held the log's lock; the others went on when these did.
+        verdicts: What ``verify`` said over which data.
         advice: Whether the doctor's advice had to be followed after the end to get everything clean.
     """
 
@@ -272,6 +344,7 @@ class Result:
     problems: list[str] = field(default_factory=list)
     refused: str = ""
     struck: dict[str, int] = field(default_factory=dict)
+    verdicts: list[str] = field(default_factory=list)
     attempts: int = 0
     chunks: int = 0
     runners: int = 0

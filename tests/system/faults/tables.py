@@ -135,7 +135,10 @@ class Layout:
         rows: Rows of the source per chunk.
         slow: Microseconds that the SELECT takes per row; 0 to copy with ``--source``.
         merges: Whether the target merges parts by itself.
+        forgets: Whether the target forgets merged parts after a second, and not after eight minutes.
         steady: Whether each hour of the source has the same rows.
+        more: Flags that ``plan`` gets beside.
+        bounds: The condition by which the SELECT takes its chunk's rows itself; the product filters when empty.
     """
 
     kind: str
@@ -146,7 +149,10 @@ class Layout:
     rows: int
     slow: int
     merges: bool
+    forgets: bool = False
     steady: bool = False
+    more: tuple[str, ...] = ()
+    bounds: str = ""
 
     @property
     def end(self) -> datetime:
@@ -168,27 +174,29 @@ class Layout:
         """The condition that a row of the target lies outside the window."""
         return f"NOT ({self.window})"
 
-    def flags(self, database: str) -> list[str]:
-        """What ``plan`` is told about the tables."""
+    def flags(self, database: str, chunks: int = 0) -> list[str]:
+        """What ``plan`` is told about the tables; with *chunks*, about the first ones of the window alone."""
         kind = KINDS[self.kind]
-        words = ["--target", f"{database}.target", "--from", text(START), "--to", text(self.end)]
-        words += ["--chunk-hours", str(self.hours), "--time-column", "ts"]
+        end = START + timedelta(hours=self.hours * chunks) if chunks else self.end
+        words = ["--target", f"{database}.target", "--from", text(START), "--to", text(end)]
+        words += ["--chunk-hours", str(self.hours), "--time-column", "ts", *self.more]
         words += ["--write-mode", self.mode] if self.mode != "stage" else []
         if kind.by_view:
             return words
-        if self.slow or kind.select != _COPY:
+        if self.slow or self.bounds or kind.select != _COPY:
             return [*words, "--select", self._select(database)]
         return [*words, "--source", f"{database}.source"]
 
     def _select(self, database: str) -> str:
         # A sleep of n µs per row makes room for faults; it adds 0.
         value = f"v + sleepEachRow({self.slow / 1e6:.6f})" if self.slow else "v"
-        return KINDS[self.kind].select.format(v=value, source=f"{database}.source")
+        select = KINDS[self.kind].select.format(v=value, source=f"{database}.source")
+        return f"{select} WHERE {self.bounds}" if self.bounds else select
 
     def build(self, client: Client, database: str) -> None:
         """Create and fill the tables of the seed in *database*; nothing of the window is in the target yet."""
         kind = KINDS[self.kind]
-        merging = "" if self.merges else _NO_MERGES
+        merging = _FORGETS if self.forgets else "" if self.merges else _NO_MERGES
         partition = f"PARTITION BY {self._partition(kind.time)} " if self.partition else ""
         client.command(f"CREATE DATABASE {database}")
         source = f"{database}.source"
@@ -245,6 +253,7 @@ class Layout:
 
 # Ids from here on belong to rows that arrive late.
 _LATE = 1_000_000_000
+_FORGETS = " SETTINGS old_parts_lifetime = 1, cleanup_delay_period = 1, cleanup_delay_period_random_add = 0"
 _NO_MERGES = " SETTINGS max_bytes_to_merge_at_max_space_in_pool = 1, max_bytes_to_merge_at_min_space_in_pool = 1"
 
 
@@ -313,7 +322,39 @@ def difference(client: Client, layout: Layout, database: str, *, late: bool = Fa
     return problems
 
 
+def same_as_source(client: Client, database: str, layout: Layout) -> bool:
+    """Whether the target of a plain copy holds in the window what the source has there now."""
+    target, source = (content(client, f"SELECT * FROM {database}.{name} WHERE {layout.window}") for name in _SOURCES)
+    return target == source
+
+
+def same_as_truth(client: Client, database: str, layout: Layout) -> bool:
+    """Whether the target's window means the same as the truth's, once merged."""
+    meaning = KINDS[layout.kind].meaning
+    target, truth = (
+        content(client, meaning.format(table=f"{database}.{name}", window=layout.window)) for name in _PAIR
+    )
+    return target == truth
+
+
+def spoil(client: Client, layout: Layout, database: str, how: str) -> None:
+    """Make a row of the window wrong: ``delete`` one key of it, or ``double`` what one key has."""
+    kind = KINDS[layout.kind]
+    meaning = kind.meaning.format(table=f"{database}.target", window=layout.window)
+    key = client.query(f"SELECT cityHash64({kind.key}) AS hash FROM ({meaning}) ORDER BY hash LIMIT 1").result_rows
+    if not key:
+        return
+    where = f"{layout.window} AND cityHash64({kind.key}) = {key[0][0]}"
+    table = f"{database}.target"
+    if how == "delete":
+        client.command(f"ALTER TABLE {table} DELETE WHERE {where} SETTINGS mutations_sync = 2")
+    else:
+        settings = {"optimize_on_insert": 0, "insert_deduplicate": 0}
+        client.command(f"INSERT INTO {table} SELECT * FROM {table} WHERE {where}", settings=settings)
+
+
 _PAIR = ("target", "truth")
+_SOURCES = ("target", "source")
 
 
 def _by_key(client: Client, kind: Kind, found: str, wanted: str) -> list[str]:

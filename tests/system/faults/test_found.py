@@ -48,6 +48,18 @@ def test_a_worker_that_wakes_late_clears_nothing_that_was_published_since(arena:
     assert result.struck["worker SIGSTOP, then SIGCONT at a named step"] == 1
 
 
+def test_a_worker_that_wakes_late_publishes_nothing_of_another_state_folder(arena: Arena) -> None:
+    """
+    A worker falls asleep between two partitions; another one finishes its chunk, and a second state folder is refused.
+
+    What that folder had sealed lay under the same name, and was moved into the target when the first one woke up.
+    """
+    zombie = (Inside("stop", step="moved 1", asleep=UNTIL_COMPLETED),)
+    result = arena.play(Scenario("late mover", LAYOUT, runners=3, rivals="folders", lease=0.7, inside=(zombie,)))
+    assert result.problems == []
+    assert result.struck["worker SIGSTOP, then SIGCONT at a named step"] == 1
+
+
 @pytest.mark.parametrize("how", ["partition", "part"])
 def test_what_had_arrived_when_the_server_died_is_not_moved_again(arena: Arena, how: str) -> None:
     """The server died when a partition, or one of its parts, was in the target and still in the sealed table."""

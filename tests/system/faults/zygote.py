@@ -9,8 +9,10 @@ children share: they report their steps there.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
+import pkgutil
 import select
 import signal
 import sys
@@ -18,7 +20,14 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from airflow_provider_backfill import cli, clickhouse, commands, core
 from tests.system.faults import child
+
+# The command line imports what it needs when it needs it; once, before the fork, is enough.
+for package in (cli, clickhouse, commands, core):
+    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not found.name.endswith("__main__"):
+            importlib.import_module(found.name)
 
 
 def tell(channel: int, **message: Any) -> None:
