@@ -4,7 +4,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -19,6 +19,7 @@ from .client import ClickHouse
 _T = TypeVar("_T")
 
 _TEXT = r"'((?:[^'\\]|\\.)*)'"
+_MACRO = re.compile(r"\{(\w+)\}")
 _DISTRIBUTED = re.compile(rf"^Distributed\({_TEXT}, {_TEXT}, {_TEXT}")
 # For so long a replica that did not answer is asked after the others only.
 _AVOID_SECONDS = 10.0
@@ -31,17 +32,32 @@ class Spread(NamedTuple):
     local: TableName
 
 
-def spread_of(table: TableFacts) -> Spread | None:
+def spread_of(server: ClickHouse, table: TableFacts) -> Spread | None:
     """Return what a Distributed table is spread over; None for any other table."""
-    return _spread(table.engine_full)
+    return _spread(server, table.engine_full)
 
 
-def _spread(engine: str) -> Spread | None:
+def _spread(server: ClickHouse, engine: str) -> Spread | None:
     match = _DISTRIBUTED.match(engine)
     if match is None:
         return None
     cluster, database, name = (re.sub(r"\\(.)", r"\1", text) for text in match.groups())
+    # The clause has the name as it was typed, such as '{cluster}'.
+    if "{" in cluster:
+        macros = dict(server.rows("SELECT macro, substitution FROM system.macros"))
+        cluster = _MACRO.sub(lambda macro: macros.get(macro[1], macro[0]), cluster)
     return Spread(cluster, TableName(database, name))
+
+
+def _distributed_over(server: ClickHouse, local: TableName) -> Iterator[tuple[TableName, str, Spread]]:
+    """Yield the Distributed tables of this server over a local table, each with its engine and cluster."""
+    rows = server.rows(
+        "SELECT database, name, engine_full FROM system.tables WHERE engine = 'Distributed' ORDER BY database, name"
+    )
+    for database, name, engine in rows:
+        spread = _spread(server, engine)
+        if spread is not None and spread.local == local:
+            yield TableName(database, name), engine, spread
 
 
 def sharding_key(engine: str) -> str:
@@ -53,12 +69,8 @@ def sharding_key(engine: str) -> str:
 
 def spread_tables(server: ClickHouse, spread: Spread) -> dict[TableName, str]:
     """Return the Distributed tables that this server has over a local table of a cluster, with their sharding keys."""
-    rows = server.rows(
-        "SELECT database, name, engine_full FROM system.tables WHERE engine = 'Distributed' ORDER BY database, name"
-    )
-    return {
-        TableName(database, name): sharding_key(engine) for database, name, engine in rows if _spread(engine) == spread
-    }
+    found = _distributed_over(server, spread.local)
+    return {name: sharding_key(engine) for name, engine, over in found if over == spread}
 
 
 def spreads_over(server: ClickHouse, table: TableName, sources: Iterable[TableName]) -> tuple[SpreadFacts, ...]:
@@ -67,17 +79,11 @@ def spreads_over(server: ClickHouse, table: TableName, sources: Iterable[TableNa
 
     None where one of the *sources* is Distributed: the rows of all shards come to this one.
     """
-    rows = server.rows(
-        "SELECT database, name, engine_full FROM system.tables WHERE engine = 'Distributed' ORDER BY database, name"
-    )
-    engines = {TableName(database, name): engine for database, name, engine in rows}
-    if not engines.keys().isdisjoint(sources):
+    over, found = list(_distributed_over(server, table)), []
+    names = " OR ".join(table_condition(source, "name") for source in sources) or "0"
+    if over and server.numbers(f"SELECT count() FROM system.tables WHERE engine = 'Distributed' AND ({names})") != (0,):
         return ()
-    found = []
-    for name, engine in engines.items():
-        spread = _spread(engine)
-        if spread is None or spread.local != table:
-            continue
+    for name, _, spread in over:
         numbers, own = shard_weights(server, spread.cluster), shard_of(server, spread.cluster)
         if own and (others := tuple(number for number in numbers if number not in own)):
             found.append(SpreadFacts(name, spread.cluster, min(own), others))

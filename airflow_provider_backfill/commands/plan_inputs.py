@@ -93,7 +93,7 @@ def replicated_tables(
         if (name := statement.table) is not None:
             tables.add(name)
             source = catalog.table_facts(server, name)
-            over = spread_of(source) if source is not None else None
+            over = spread_of(server, source) if source is not None else None
             if over is not None and is_replicated_on(server, over.cluster, over.local):
                 spread.append((over.local, over.cluster))
         # Which tables it reads does not depend on the bounds.

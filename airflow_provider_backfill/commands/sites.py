@@ -148,7 +148,7 @@ def ground_of(server: ClickHouse, request: PlanRequest) -> Iterator[Ground]:
         ServerUnreachableError: A shard cannot be reached; a plan needs them all.
     """
     target = plan_inputs.target_facts(server, request.target) if not request.cluster else None
-    spread = _spread(target, request)
+    spread = _spread(server, target, request)
     if spread is None:
         if request.shard_urls:
             raise RequestError(
@@ -184,12 +184,12 @@ def ground_of(server: ClickHouse, request: PlanRequest) -> Iterator[Ground]:
         )
 
 
-def _spread(target: TableFacts | None, request: PlanRequest) -> Spread | None:
+def _spread(server: ClickHouse, target: TableFacts | None, request: PlanRequest) -> Spread | None:
     """Return the cluster and the local table that are to be filled; None where the target is one table."""
     if request.one_shard or target is None:
         return Spread(request.cluster, request.target) if request.cluster else None
     # A plain INSERT through the Distributed table is another way, and asked for by name.
-    return None if request.write_mode == WriteMode.INSERT else spread_of(target)
+    return None if request.write_mode == WriteMode.INSERT else spread_of(server, target)
 
 
 def _check_shard(server: ClickHouse, cluster: str, number: int) -> None:
