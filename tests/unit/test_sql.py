@@ -8,6 +8,7 @@ import pytest
 
 from airflow_provider_backfill.core.facts import Column
 from airflow_provider_backfill.core.plan import Chunk, Statement, TargetTime
+from airflow_provider_backfill.core.shares import Dealing
 from airflow_provider_backfill.core.sql import (
     any_row_sql,
     backup_table,
@@ -92,6 +93,13 @@ def test_a_part_by_the_sorting_key_reads_its_range_only() -> None:
     part = CHUNK._replace(key_range="k < 5")
     assert f"SELECT 1 FROM `shop`.`raw` WHERE {WINDOW} AND (k < 5) LIMIT 1" in any_row_sql(PLAN, STATEMENT, part)
     assert f"SELECT 1 FROM `shop`.`raw` WHERE {WINDOW} LIMIT 1" in any_row_sql(PLAN, STATEMENT, CHUNK)
+
+
+def test_shards_are_asked_whether_a_window_has_rows_without_a_limit() -> None:
+    """A LIMIT that is reached cuts the connections to the shards that are still at work."""
+    dealt = PLAN.model_copy(update={"dealing": Dealing(key="id", columns=("id",))})
+    counts = f"SELECT count() AS found FROM `shop`.`raw` WHERE {WINDOW}"
+    assert any_row_sql(dealt, STATEMENT, CHUNK) == f"SELECT 1 FROM ({counts}) HAVING sum(found) > 0"
 
 
 def test_the_names_of_an_attempt() -> None:
