@@ -102,9 +102,15 @@ _CONFIG = """\
     {config}
 </clickhouse>
 """
+# A node aborts when a peer cuts a native connection, as a hedged request does with the slower of two replicas.
+_HEDGED = "<use_hedged_requests>0</use_hedged_requests>"
 _USERS = """\
 <clickhouse>
-    <profiles><default>{settings}</default><plain/><quorum><insert_quorum>2</insert_quorum></quorum></profiles>
+    <profiles>
+        <default>{settings}{hedged}</default>
+        <plain>{hedged}</plain>
+        <quorum><insert_quorum>2</insert_quorum>{hedged}</quorum>
+    </profiles>
     <quotas><default/></quotas>
     <users>
         <default>
@@ -400,7 +406,7 @@ class Cluster:
 
     def _configure(self, node: Node) -> None:
         settings = "".join(f"<{name}>{value}</{name}>" for name, value in self._profile.items())
-        (node.folder / "users.xml").write_text(_USERS.format(settings=settings))
+        (node.folder / "users.xml").write_text(_USERS.format(settings=settings, hedged=_HEDGED))
         (node.folder / "config.xml").write_text(
             _CONFIG.format(
                 http_port=node.http_port,
