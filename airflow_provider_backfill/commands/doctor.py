@@ -1,14 +1,15 @@
 """Diagnose a plan or a target, and say what to type."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from ..clickhouse import catalog, diagnostics
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import one_server
 from ..clickhouse.leftovers import live_queries
 from ..core.coverage import FilledTwice, find_filled_twice
-from ..core.facts import Misalignment, ServerFacts
+from ..core.facts import Misalignment, QueryFacts, ServerFacts
 from ..core.findings.judge import judge, worst_first
 from ..core.findings.registry import Finding, RuleContext, Severity
 from ..core.findings.signal import signal_of
@@ -59,7 +60,11 @@ def diagnose(session: Session, plan_id: str | None = None, target: TableName | N
             with session.connected_to_one() as server:
                 facts = inspect_server(session, server, plan)
                 # Read again after the look: a claim is on disk before its query exists.
-                case = replace(plan_case(session, plan, log.refresh()), twice=twice, server=_settled(server, facts))
+                case = replace(
+                    plan_case(session, plan, log.refresh()),
+                    twice=twice,
+                    server=without_ended(facts, partial(live_queries, server)),
+                )
             unseen = []
         except ServerError as error:
             unseen = [f"ClickHouse: {error.message}"]
@@ -77,7 +82,9 @@ def _doctor_shards(session: Session, log: RunLog, case: RuleContext) -> Payload:
                 plan = site.plan.model_copy(update={"environment": server.address})
                 target = target_of(server, plan)
                 facts = inspect_server(session, server, plan)
-                here = replace(plan_case(session, plan, log.refresh()), server=_settled(server, facts))
+                here = replace(
+                    plan_case(session, plan, log.refresh()), server=without_ended(facts, partial(live_queries, server))
+                )
             except (ServerError, RequestError) as error:
                 unseen.append(f"{site.name}: {error.message}")
                 continue
@@ -100,11 +107,16 @@ def _filled_twice(session: Session, plan: Plan, run: Run) -> tuple[FilledTwice, 
     return tuple(stretch for stretch in stretches if plan.plan_id in (stretch.first, stretch.second))
 
 
-def _settled(server: ClickHouse, facts: ServerFacts) -> ServerFacts:
-    """Return the facts without queries that have ended since: their claims may have ended with them."""
+def without_ended(facts: ServerFacts, look: Callable[[], Iterable[QueryFacts]]) -> ServerFacts:
+    """
+    Return the facts without queries that have ended since: their claims may have ended with them.
+
+    Args:
+        look: Asks for the queries that are running now; not called where the facts have none.
+    """
     if not facts.queries:
         return facts
-    still = {query.query_id for query in live_queries(server)}
+    still = {query.query_id for query in look()}
     return replace(facts, queries=tuple(query for query in facts.queries if query.query_id in still))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,6 +27,7 @@ from airflow_provider_backfill.core.plan import TargetTime
 from airflow_provider_backfill.core.query_tree import parse_tree
 from airflow_provider_backfill.core.sampling import pick_slices
 from airflow_provider_backfill.core.tables import TableName, TimeKind
+from tests.adding_up_record import FILE, expected, read_case
 from tests.state import make_plan
 
 EV, DST = TableName("d", "ev"), TableName("d", "dst")
@@ -128,6 +130,27 @@ def test_labels_follow_from_the_time() -> None:
     verdict = answer(case("sum", target("SummingMergeTree")), CUT)
     assert verdict.labels["day"][0].sql == "toDate(ts)"
     assert verdict.reads[0].table == EV
+
+
+RECORDS = json.loads(FILE.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record["test"])
+def test_a_verdict_on_what_a_server_shows(record: dict[str, Any]) -> None:
+    """The trees are a server's own; tests/clickhouse/test_adding_up.py shows on one that these verdicts are right."""
+    case, answers = read_case(record)
+    assert expected(case, answers) == record["expected"]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record["test"])
+def test_a_plan_of_one_chunk_needs_no_rule(record: dict[str, Any]) -> None:
+    """Its result is that of the whole window, unless it reads what it writes."""
+    case, answers = read_case(record)
+    alone = replace(case, one_chunk=True)
+    verdict = judge(alone, answers)
+    holds_target = any(source.holds_target for source in case.sources.values())
+    assert isinstance(verdict, Verdict)
+    assert (verdict.refusal is not None) is holds_target
 
 
 def part(name: str, kind: str = "UInt64", *args: Value) -> Value:

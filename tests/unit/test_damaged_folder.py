@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -99,3 +100,17 @@ def test_an_empty_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
         answer = cli(*command.split())
         assert str(folder) in answer.out + answer.err, command
     assert cli("check").out.startswith("ok: no plan found")
+
+
+def test_coverage_says_nothing_of_damage_beside_its_window(cli: Cli) -> None:
+    """The plan has 1 January until 18:00, so windows that only touch it need none of its files."""
+    DAMAGE["log line unknown"](cli.state)
+    window = ("coverage", "--target", "shop.orders", "--json")
+    for start, end, damaged in (
+        ("2024-12-31", "2025-01-01", []),
+        ("2025-01-01T18:00", "2025-01-02", []),
+        ("2024-12-31", "2025-01-01T00:01", [ID]),
+        ("2025-01-01T17:59", "2025-01-02", [ID]),
+    ):
+        found = json.loads(cli(*window, "--from", start, "--to", end).out)["damaged"]
+        assert [entry["planId"] for entry in found] == damaged, (start, end)

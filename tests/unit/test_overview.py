@@ -281,6 +281,13 @@ def test_every_chunk_has_a_cell_while_there_is_room(session: Session, store: Sta
     assert found["cells"][3][2:6] == [1, 0, 0, 0]
 
 
+def test_cells_are_as_fine_as_fits(session: Session, store: StateStore) -> None:
+    """Two days in 25 cells, of which the first and the last may be cut: two hours each."""
+    plan = make_plan(store, chunks=48, hours=1)
+    found = [complete(lambda n=n: Overview(session).plan(plan.plan_id, cells=n))["map"] for n in (24, 25)]  # type: ignore[misc]
+    assert [part["cellLength"] // 3_600_000 for part in found] == [3, 2]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     hours=st.sampled_from([0.25, 0.3333333333333333, 1, 5, 6, 7, 24, 168]),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_backfill.commands.doctor import without_ended
 from airflow_provider_backfill.core.facts import (
     ConstrainedSetting,
     CutoverFacts,
@@ -139,6 +140,7 @@ def test_a_source_that_is_read_twice() -> None:
     assert (finding.code, flags(finding)["--chunk-hours"]) == ("backfill_source_read_twice", "24")
     assert one(run=begun(), scans=scan(2, 2)).remedy is None, "a run that has begun is not planned anew"
     assert look(changed(chunk_count=1), scans=scan(2, 2)) == []
+    assert one(changed(chunk_count=2), scans=scan(2, 2)).code == "backfill_source_read_twice"
 
 
 def test_a_select_that_gives_other_rows() -> None:
@@ -454,6 +456,14 @@ def test_a_query_that_nobody_owns_is_to_be_killed(run: Run, dead: tuple[str, ...
 
 MANY = changed(chunk_count=MANY_CHUNKS)
 SMALL = replace(ESTIMATE, median=SMALL_ROWS - 1)
+
+
+def test_a_query_that_has_ended_since_is_no_finding() -> None:
+    """Its claim may have ended with it, between the look at the server and the look at the log."""
+    running, ended = (QueryFacts(f"backfill-{name}", PLAN.plan_id, "c", 1, "me", 3.0) for name in "ab")
+    facts = ServerFacts(queries=(running, ended))
+    assert without_ended(facts, lambda: [running]).queries == (running,)
+    assert without_ended(ServerFacts(), lambda: pytest.fail("there is nothing to ask about")).queries == ()
 
 
 def test_chunks_that_are_small() -> None:

@@ -194,8 +194,8 @@ class ChunkIndex:
         if last - first <= cells:
             return range(first, last + 1), 0
         start, end = self.bounds[first], self.bounds[last]
-        # One more than the quotient: the first and the last cell may be cut.
-        wanted = (end - start) // max(1, cells - 1) + 1
+        # Rounded up. The first and the last cell may be cut, so one cell is left over for them.
+        wanted = -((start - end) // max(1, cells - 1))
         length = next((nice for nice in _NICE if nice >= wanted), _NICE[-1])
         while length < wanted:
             length *= 2
