@@ -167,8 +167,9 @@ _recorder = _Recorder()
 
 def pytest_configure() -> None:
     """Listen in where the server's trees come in and where the rules are asked."""
-    query_tree.parse_tree = _recorder.parse
-    adding_up.judge = _recorder.judge
+    patch = pytest.MonkeyPatch()
+    patch.setattr(query_tree, "parse_tree", _recorder.parse)
+    patch.setattr(adding_up, "judge", _recorder.judge)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
