@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    """Load :class:`Client` when it is first asked for; to import the package stays free of cost."""
+    """Load :class:`Client` at its first use, so that importing the package costs nothing."""
     if name == "Client":
         from .client import Client
 

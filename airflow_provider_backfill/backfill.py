@@ -246,7 +246,7 @@ class Backfill:
 
     def verify(self) -> VerifyResult:
         """
-        Compare what the target holds for the window with what the source gives now.
+        Compare the target's rows of the window with the rows that the source returns now.
 
         Raises:
             ServerError: ClickHouse could not be asked.

@@ -218,7 +218,7 @@ class Client:
         self, backfill: str | None = None, *, target: str | None = None, remove: bool = False
     ) -> list[LeftoverTable]:
         """
-        Find the tables that runs and trials have left on the server; drop those that nobody can need with *remove*.
+        Find the tables that runs and trials have left on the server; with *remove*, drop the unneeded ones.
 
         Args:
             backfill: Only those of the plan with this id, or this unique beginning of one.

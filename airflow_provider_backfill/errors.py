@@ -62,7 +62,7 @@ class Command(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """What it is, in JSON."""
+        """The remedy's name in JSON."""
         return "command"
 
     def __str__(self) -> str:
@@ -77,7 +77,7 @@ class Sql(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """What it is, in JSON."""
+        """The remedy's name in JSON."""
         return "sql"
 
     def __str__(self) -> str:
@@ -104,7 +104,7 @@ class Advice:
 
     @property
     def kind(self) -> str:
-        """What it is, in JSON."""
+        """The remedy's name in JSON."""
         return "advice"
 
     def render(self, flag: Callable[[Flag], str] = str) -> str:
@@ -188,7 +188,7 @@ class MisalignedError(RequestError):
 
 
 class InDoubtError(RequestError):
-    """What the target holds of a chunk cannot be told any more, so a person has to look. Exit code 2."""
+    """The target's rows of a chunk are unknown, so a person has to check. Exit code 2."""
 
 
 class PlanNotFoundError(RequestError):
@@ -226,7 +226,7 @@ class StateFormatError(DamagedStateError):
 
 
 class ServerError(BackfillError):
-    """ClickHouse did not do what was asked for. Raised itself where it did not come to rest in time."""
+    """ClickHouse did not execute a statement. Raised directly where ClickHouse did not settle in time."""
 
 
 class ServerUnreachableError(ServerError):

@@ -278,7 +278,7 @@ def _known(group: str = "") -> str:
 
 
 _BY_KEY = {info.key: info for info in OPTIONS.values()}
-# Every spelling a document may use -> the name of the table.
+# Every spelling that a document may use -> the option's name.
 _NAMES = {name: name for name in (*OPTIONS, *GROUPS)} | {
     f"{name.rpartition('.')[0]}.{info.key}".removeprefix("."): name for name, info in OPTIONS.items()
 }

@@ -86,7 +86,7 @@ class _Group(BaseModel):
 
 
 class Defaults(_Group):
-    """What a plan or a run uses when it is not told otherwise."""
+    """Values that a plan or a run uses where no argument says otherwise."""
 
     chunk_hours: _Length = Field(
         6.0, description="Length of a chunk: hours, or text such as 12h, 1d, month, day@Europe/Berlin, partition."
@@ -192,7 +192,7 @@ def describe_options() -> list[OptionInfo]:
 
 
 def show_value(value: object) -> str:
-    """Return a value as it is typed in a document, cut to a length that a message can bear."""
+    """Return a value as it is typed in a document, shortened for a message."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     text = repr(value).removesuffix(".0") if isinstance(value, float) else repr(value)

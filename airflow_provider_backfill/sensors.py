@@ -70,7 +70,7 @@ class BackfillStatusSensor(BaseSensorOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(poke_interval=poke_interval, **kwargs)
-        # Rendered, it is whatever the plan task's XCom holds.
+        # After rendering, the field holds the plan task's XCom.
         self.plan_id: Any = plan_id
         self.target = target
         self.window_from = window_from

@@ -1,5 +1,5 @@
 """
-A whole backfill in one line of a DAG: plan, chunks, the look at the end, and what is to follow.
+A whole backfill in one line of a DAG: plan, chunks, the final check, and the tasks that follow.
 
 ::
 
@@ -174,7 +174,7 @@ class BackfillTaskGroup(TaskGroup):
                 plan_id=self.plan.output["plan_id"],
                 # Also when chunks were skipped because somebody cancelled the run: it is not finished then.
                 trigger_rule="none_failed",
-                # The tasks have ended: what they left undone nobody is going to do.
+                # The tasks have ended, so nobody will do the remaining chunks.
                 fail_if_idle=True,
                 **{**state, "outlets": [outlet], "partition_key_format": partition_key_format, **(sensor or {})},
             )

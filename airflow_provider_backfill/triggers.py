@@ -164,7 +164,7 @@ class BackfillChunkTrigger(BaseTrigger):
         return f"{__name__}.{type(self).__name__}", self.arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Execute what is left, and stop it when Airflow takes the trigger away."""
+        """Execute the remaining chunks, and stop them when Airflow removes the trigger."""
         # Of its own: the loop's default pool has a handful of threads, and others need them.
         pool = ThreadPoolExecutor(1, thread_name_prefix="backfill-trigger")
         began = time.monotonic()

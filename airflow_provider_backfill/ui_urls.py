@@ -25,7 +25,7 @@ def page_address(base_url: str, plan_id: str = "", *, framed: bool = True) -> st
     """
     base = base_url.strip().rstrip("/")
     page = f"/{ROUTE}/" + (f"plans/{plan_id}" if plan_id else "")
-    # The path after the route is that of the frame which Airflow opens.
+    # The path after the route is the path of the frame that Airflow opens.
     return f"{base}/plugin/{ROUTE}{urlsplit(base).path}{page}" if framed else f"{base}{page}"
 
 

@@ -54,7 +54,7 @@ def deferrable_by_default() -> bool:
 
 
 class TaskState(Protocol):
-    """What a task instance keeps over its tries and clears: ``get`` gives None for what was never set."""
+    """Values that a task instance keeps over tries and clears; ``get`` returns None for a key never set."""
 
     def get(self, key: str) -> Any: ...  # noqa: D102
 

@@ -1,4 +1,4 @@
-"""When the tasks of a backfill start chunks, and how much load and how many failures they bear."""
+"""When the tasks of a backfill may start chunks, and their limits for load and failures."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -73,7 +73,7 @@ def check_literals(fields: Mapping[str, Any]) -> None:
 
 
 def _number(value: Any, kind: type[float] | type[int], default: float) -> Any:
-    """Return a number that a template may have rendered; what is none is refused by whoever gets it."""
+    """Return a number that a template may have rendered; leave other values for the caller to refuse."""
     given = blank_to_none(value)
     if not isinstance(given, str):
         return default if given is None else given

@@ -35,7 +35,7 @@ _MAP_LINES = 7
 _LABEL = 12
 _WIDEST = 120
 _SHOWN = 3
-# What a cell looks like, also where there are no colours, and where the terminal has only ASCII.
+# The sign of a cell, which needs no colour, and the sign for a terminal with ASCII only.
 _CELLS = {
     CellKind.DONE: ("█", "#", "green"),
     CellKind.PARTLY: ("▄", "=", "green"),

@@ -25,7 +25,7 @@ def show_payload(payload: Payload, call: Call) -> None:
     if call.on("--json"):
         print_json(payload)
         return
-    # Made plain before lines are made of it: of a line break in a name, nothing tells that it is none of ours.
+    # Escaped before lines are built: a line break in a name would look like one of the program's.
     payload = plain_values(payload)
     if call.command == "check" and call.text("--format") == "github":
         from .ci_reports import github_lines

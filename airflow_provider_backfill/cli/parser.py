@@ -35,11 +35,11 @@ class Call(NamedTuple):
         return list(self.values[ALL_FLAGS[name].key] or ())
 
     def on(self, name: str) -> bool:
-        """Whether a switch was given."""
+        """Return whether a switch was given."""
         return bool(self.values[ALL_FLAGS[name].key])
 
     def given(self, flags: Sequence[Flag]) -> list[str]:
-        """Return the names of those of *flags* that were given."""
+        """Return the names of the given flags among *flags*."""
         return [flag.name for flag in flags if self.values[flag.key] not in (None, False)]
 
     def need(self, name: str, hint: str) -> str:
@@ -125,7 +125,7 @@ def _positional(command: str, extra: Sequence[str], values: Mapping[str, Any]) -
 
 
 def _refuse_no_plan(word: str, command: str) -> None:
-    """Refuse a word that cannot name a plan, when it is clear what it was meant to be."""
+    """Refuse a word that cannot name a plan, when its intended meaning is clear."""
     known = flags_of(command)
     # Editors make one dash of two.
     bare = "--" + word.strip("-\u2013\u2014")

@@ -35,7 +35,7 @@ class Progress(Protocol):
 
 
 class RateMeter:
-    """The pace of a run and the time left, from one look at its state to the next."""
+    """The pace of a run and the time left, measured between readings of its state."""
 
     def __init__(self, run: Run) -> None:
         self._meter = ProgressMeter(time.monotonic())

@@ -77,7 +77,7 @@ class Stopper:
         threading.Thread(target=self._pause, daemon=True).start()
 
     def _pause(self) -> None:
-        # Looked up now: a progress bar puts a writer of its own there, which keeps the line above it.
+        # Read at this moment: a progress bar replaces the stream by one that prints above the bar.
         print_line(
             sys.stderr, f"{self._reason[0].upper()}{self._reason[1:]}; giving the chunks back. Ctrl-C leaves at once."
         )

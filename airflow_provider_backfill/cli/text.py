@@ -152,7 +152,7 @@ def show_event(event: Payload) -> str:
 
 
 def show_completion(payload: Payload, _: IO[str]) -> str:
-    """Return a completion script, as it is."""
+    """Return a completion script unchanged."""
     return str(payload["script"])
 
 
@@ -281,7 +281,7 @@ def _sums(content: Payload) -> str:
 
 
 def show_parallel(payload: Payload, out: IO[str]) -> str:
-    """How many chunks run at once from now on, and how many do."""
+    """Return the new number of parallel chunks, and the number running now."""
     number = payload["maxParallelChunks"]
     now = "parallel chunks as set for each worker" if number is None else f"{show_number(number, 'chunk')} in parallel"
     over = f" {payload['running']:,} run; those over it are not stopped." if payload["running"] > (number or 0) else ""

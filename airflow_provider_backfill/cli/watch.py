@@ -86,7 +86,7 @@ def watch_run(call: Call, session: "Session", plan_id: str) -> None:
 
 
 def follow_events(call: Call, session: "Session", plan_id: str, reader: "EventReader") -> Payload:
-    """Print events as they come, until the run has ended or the user leaves with Ctrl-C; none is left for later."""
+    """Print events as they arrive, until the run has ended or the user presses Ctrl-C."""
     from ..commands.status import is_settled
     from .text import show_event
 

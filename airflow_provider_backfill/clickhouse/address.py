@@ -31,7 +31,7 @@ _PARAMETERS = {**_CLIENT, **_TLS}
 @dataclass(frozen=True, slots=True)
 class Address:
     """
-    Where a ClickHouse is and who asks there.
+    The address of a ClickHouse, and the user.
 
     Attributes:
         path: Of the embedded engine; empty for a server.

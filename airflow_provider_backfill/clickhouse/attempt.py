@@ -29,7 +29,7 @@ STAGING_SETTINGS = {
 }
 # Of a table in which rows stay as they were inserted.
 STAGING_TABLE: Mapping[str, int | str] = {
-    # With an id of its own, a part is told from one that has the very same rows.
+    # Part UUIDs distinguish parts that contain identical rows.
     "assign_part_uuids": 1,
     # No merge may collapse rows before they are verified, or rename parts while they are moved;
     # so there are many of them for a while.
@@ -47,7 +47,7 @@ _ELSEWHERE_SECONDS = 60.0
 
 
 class Step(StrEnum):
-    """A step of a chunk's way that is done; the last two may come once for each partition."""
+    """A finished step of an attempt; the last two may occur for each partition."""
 
     CLAIM = "claim"
     STAGING = "staging"
@@ -143,7 +143,7 @@ def kill_queries(server: ClickHouse, plan_id: str, chunk_id: str = "") -> int:
     found = 0
     # An INSERT that already commits may survive one KILL; asking again waits for it.
     for _ in range(50):
-        # Asked apart: the client answers a KILL with a summary, whether it met any query or none.
+        # A separate question: the client answers a KILL with a summary, whether or not a query matched.
         alive = server.rows(f"SELECT query_id FROM system.processes WHERE {mine}")
         if not alive:
             break
@@ -187,7 +187,7 @@ def _elsewhere(server: ClickHouse, mine: str) -> list[tuple[str, str]]:
 
 
 def leftover_tables(server: ClickHouse, plan_id: str, target: TableFacts) -> list[TableName]:
-    """Every table of a plan beside its target but the backup, on whichever replica it is."""
+    """Return the names of a plan's tables beside its target, on any replica, except the backup."""
     prefix, databases = f"backfill_{plan_id}_", ", ".join(map(literal, target.databases))
     rows = server.rows(
         f"SELECT database, name FROM system.tables WHERE database IN ({databases})"
@@ -214,7 +214,7 @@ def batches(tables: Sequence[TableName]) -> Iterator[Sequence[TableName]]:
 
 
 def drop_tables(server: ClickHouse, tables: Sequence[TableName], replicas: Replicas | None = None) -> None:
-    """Drop tables that may be gone already, on all *replicas* where there are some, and what Keeper has of them."""
+    """Drop tables, if they exist, on all *replicas*, with their entries in Keeper."""
     for batch in batches(tables):
         if replicas is not None:
             drop_for_good(server, replicas, batch)

@@ -23,13 +23,13 @@ from .address import Address, parse_address
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
-# Where nobody has set up logging, Python prints what the client logs of an error that is raised as well.
+# Without configured logging, Python would print the client's log of an error that is also raised.
 logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 
 _T = TypeVar("_T")
 _NEEDED = object()
 
-# Bounded in each part: what is matched comes from others, and may be thousands of spaces.
+# Each repetition has a bound: the text comes from others, and may have thousands of spaces.
 _NOISE = re.compile(
     r"^Received ClickHouse exception, code: \d{1,9}, server response: |^Code: \d{1,9}\. DB::Exception: "
     r"|\s?\(version [\d.]{1,40}(?: \([^)]{0,80}\))?\)|\s?\(for url [^)]{0,400}\)|\s?\([A-Z][A-Z0-9_]{1,80}\)\s?$",
@@ -140,7 +140,7 @@ class ClickHouse:
         ours, cores = (self._client.server_settings.get(f"max_{of}threads") for of in ("insert_", ""))
         if given is not None or ours is None or cores is None or ours.value not in ("0", "1"):
             return 1
-        # As the server shows what it has found: auto(16).
+        # The server shows a value that it has chosen itself as auto(16).
         return int(re.sub(r"\D", "", cores.value) or 1)
 
     def rows(self, sql: str, settings: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
@@ -266,7 +266,7 @@ class ClickHouse:
             failure = _server_error(error, self.address)
         except OSError as error:
             failure = ServerUnreachableError(mask_message(f"The connection to {self.address} failed: {error}."))
-        # Not from the error itself, nor while it is handled: who logs the chain would log what it quotes.
+        # Without the original error as cause: a log of the chain would contain the text that the error quotes.
         raise failure
 
     def close(self) -> None:
@@ -364,7 +364,7 @@ def _no_engine(error: ImportError) -> ConfigError:
 
 
 def _network_reason(error: BaseException) -> str:
-    """Return what the system says of a connection that failed: the client and its libraries each say the same again."""
+    """Return the system's reason for a failed connection, which the client and its libraries repeat."""
     text, inner = str(error), error
     while (cause := inner.__cause__ or inner.__context__) is not None:
         inner = cause

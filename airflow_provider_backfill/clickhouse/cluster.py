@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 # Shorter than a worker's lease, so that a worker which was frozen and has lost its claims has lost its server, too.
 SESSION_SECONDS = 40
-# How long to look for the one server behind a balancer; a server that is restarted has forgotten its sessions.
+# How long to search for the server behind a balancer; a restarted server has lost its sessions.
 _FIND_SECONDS = 20.0
 # How long a replica may take to catch up before the attempt is given up, to be tried again.
 SYNC_SECONDS = 60
@@ -244,7 +244,7 @@ def create_everywhere(server: ClickHouse, replicas: Replicas | None, create: Cal
 
 
 def drop_everywhere(server: ClickHouse, replicas: Replicas, tables: Sequence[TableName]) -> None:
-    """Drop tables that may be gone already, on all replicas; one that is down drops them when it is back."""
+    """Drop tables, if they exist, on all replicas; a replica that is down drops them when it returns."""
     if not tables:
         return
     names = ", ".join(map(quote_table, tables))
@@ -290,7 +290,7 @@ class Keeper(NamedTuple):
 
 
 def names_elsewhere(server: ClickHouse, replicas: Replicas, databases: Sequence[str], prefix: str) -> set[str]:
-    """Return the names of tables that begin with *prefix*, on the other replicas, or in Keeper alone."""
+    """Return the names of tables that begin with *prefix*, on other replicas or only in Keeper."""
     names = set() if replicas.by_database else set(tables_beside(server, replicas))
     if replicas.cluster:
         everywhere = f"clusterAllReplicas({literal(replicas.cluster)}, system.tables)"

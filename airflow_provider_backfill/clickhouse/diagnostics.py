@@ -158,7 +158,7 @@ class _Look:
                 yield StatementScan(statement.name, source, replace(facts, pruned=facts.pruned or skips), "")
 
     def traits(self, readable: Sequence[TableName]) -> Iterator[Nondeterminism]:
-        """Which statements give other rows when they are asked again."""
+        """Return the statements that may return different rows when they run again."""
         for _, statement, _ in self._statements(readable):
             functions = self.many(f"functions of {statement.name}", _unstable, self._server, statement.select)
             unordered = self.part(f"the plan of {statement.name}", "", _unordered, self._server, statement.select)

@@ -179,7 +179,7 @@ def _resumable(server: ClickHouse, attempt: Attempt, sealed: TableName) -> Conte
 
 def _clear(server: ClickHouse, attempt: Attempt) -> None:
     """
-    Delete the chunk's window from the target, if the rows in it are those that the chunk gives.
+    Delete the chunk's window from the target, if the rows in it are the chunk's.
 
     Raises:
         RequestError: A statement gives rows of the chunk another time, such as the start of their day.
@@ -262,7 +262,7 @@ def _create(server: ClickHouse, target: TableFacts, table: TableName, comment: s
         allowed = {**STAGING_TABLE, **target.allowances}
         replicated.create_staging(server, target, target.replicas, table, comment, allowed)
     elif engine.startswith("Shared"):
-        # Its arguments are the service's own, so that it cannot be created by an engine clause.
+        # The service chooses the engine's arguments, so an engine clause cannot create the table.
         server.command(create_like(table, storage, engine, comment), server.permissive)
         server.command(f"ALTER TABLE {quote_table(table)} MODIFY SETTING {assignments(STAGING_TABLE)}")
     else:

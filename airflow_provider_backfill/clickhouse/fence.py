@@ -116,7 +116,7 @@ class Fence:
         replicas, engine = self._target.replicas, "MergeTree"
         if replicas is not None:
             engine = f"ReplicatedMergeTree({replicas.arguments(self._table.table)})"
-        # Keeper is what others look at, so it need not be on more replicas.
+        # Other runs read Keeper, so the table need not exist on more replicas.
         alone = {} if replicas is None else {"insert_quorum": 0}
         server.command(
             f"CREATE TABLE IF NOT EXISTS {name} (seen_at DateTime64(3) DEFAULT now64(3), lease Float64)"
@@ -129,7 +129,7 @@ class Fence:
                 {"async_insert": 0, "insert_deduplicate": 0, **alone},
             )
         except StatementRefusedError as error:
-            # Taken away at this moment by one who found it silent; the next look tells.
+            # Another run found the fence silent and removed it just now; the next check sees that.
             if error.name != "UNKNOWN_TABLE":
                 raise
 
@@ -177,7 +177,7 @@ def _target_key(target: TableFacts) -> str:
 
 
 def _last_sign(server: ClickHouse, replicas: Replicas, table: TableName) -> int | None:
-    """When Keeper last had something new in a replicated table, by Keeper's clock in seconds; None when it is gone."""
+    """Return when a replicated table last changed, in seconds of Keeper's clock; None without the table."""
     path = path_beside(server, replicas, table)
     keeper = Keeper(server, replicas.keeper)
     return max((made for node in ("log", "replicas") if (made := keeper.newest(f"{path}/{node}"))), default=None)

@@ -1,5 +1,5 @@
 """
-Rows of others in a window that is to be filled: what a chunk would add to.
+Rows of others in a window that is to be filled, to which a chunk would add its own.
 
 A fill is planned over a window without rows. What is there before a chunk is published must have been
 written by the plan itself: in part by the same chunk, or by its neighbours where rows of several chunks

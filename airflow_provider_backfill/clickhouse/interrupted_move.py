@@ -45,7 +45,7 @@ def drop_parts_already_moved(server: ClickHouse, attempt: Attempt, sealed: Table
 
 def has_arrived(server: ClickHouse, attempt: Attempt, table: TableName, partition: str) -> bool:
     """
-    Whether what is staged of a partition is in the target, where nobody remembers whether it was published.
+    Whether the staged rows of a partition are in the target, where no record says so.
 
     Raises:
         RequestError: It cannot be told, since the target has rows with the same keys beside those of the chunk.

@@ -1,4 +1,4 @@
-"""What backfills have left or keep running on a server: queries and tables, whoever's they are."""
+"""Queries and tables of backfills on a server, of every state folder."""
 
 import re
 

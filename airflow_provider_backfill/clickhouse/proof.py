@@ -1,5 +1,5 @@
 """
-What a chunk has staged, held against what its source gave, before any of it is published.
+The proof of a chunk's staged rows, before any of them is published.
 
 ``written``: a fresh table without deduplication, without merges and with one writer can lose nothing of what reaches
 it unless the statement fails; that as many rows lie in its parts as the server counted on their way there shows that
@@ -101,7 +101,7 @@ def is_empty(server: ClickHouse, plan: Plan, chunk: Chunk) -> bool:
 
 
 def source_content(server: ClickHouse, attempt: Attempt) -> ContentSums:
-    """Content sums of what the plan's statements give for the attempt's chunk now."""
+    """Return the content sums of the rows that the plan's statements return for the attempt's chunk now."""
     return content_at_source(server, attempt.plan, attempt.target, attempt.chunk, named=attempt.query_id)
 
 
@@ -116,7 +116,7 @@ def content_at_source(
     named: str = "",
 ) -> ContentSums:
     """
-    Content sums of what a plan's statements give for a chunk now.
+    Return the content sums of the rows that a plan's statements return for a chunk now.
 
     Args:
         whole: Of all columns, not only the plan's summed ones.

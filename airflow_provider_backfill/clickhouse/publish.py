@@ -45,7 +45,7 @@ def move_partitions(
     )
     partitions = [(str(partition), int(rows)) for partition, rows, _ in found]
     present = found[0][2] if found else None
-    # A table that is gone has no partitions either.
+    # A dropped table has no partitions.
     there = sum(rows for _, rows in partitions)
     if there != content.rows and not (resumed and _exists(server, sealed)):
         raise VerificationError(
@@ -76,7 +76,7 @@ def _exists(server: ClickHouse, table: TableName) -> bool:
 
 
 def _catch_up(server: ClickHouse, target: TableFacts, sealed: TableName) -> None:
-    """Let this replica fetch the parts it has heard of: what it does not have is neither replaced nor moved."""
+    """Let this replica fetch the parts that it knows of: a missing part is neither replaced nor moved."""
     if target.engine.startswith(("Replicated", "Shared")):
         for table in (sealed, target.storage):
             catch_up(server, table)
@@ -102,7 +102,7 @@ def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName) 
     for partition in affected:
         action = f"REPLACE PARTITION ID {literal(partition)} FROM {quote_table(sealed)}"
         if partition not in staged:
-            # It needs no sealed table, so whoever has lost the claim could drop what was published since.
+            # No sealed table is needed, so a worker that lost its claim could drop rows published since.
             attempt.owned()
             action = f"DROP PARTITION ID {literal(partition)}"
         attempt.fenced()
@@ -144,7 +144,7 @@ def back_up(server: ClickHouse, attempt: Attempt, table: TableName) -> None:
     )
     held = _partitions(server, storage)
     for partition in sorted(held & (_partitions(server, table) | _partitions(server, storage, _window(attempt)))):
-        # Nothing of this chunk is published before it is sealed, so repeating this keeps the same rows.
+        # No row of the chunk is published before the seal, so a repetition keeps the same rows.
         attempt.owned()
         server.command(
             f"ALTER TABLE {quote_table(backup)} REPLACE PARTITION ID {literal(partition)} FROM {quote_table(storage)}",
@@ -201,7 +201,7 @@ def clear_window(server: ClickHouse, attempt: Attempt) -> None:
                     {"mutations_sync": 2},
                 )
             except StatementRefusedError as error:
-                # Another chunk has dropped one of these parts meanwhile; what is left is found by the next look.
+                # Another chunk has dropped one of these parts meanwhile; the next query finds the remaining parts.
                 if error.name not in ("ABORTED", "UNFINISHED"):
                     raise
     raise ServerError(f"The window of chunk {attempt.chunk.id} still holds rows after {_CLEAR_TRIES} deletions.")
@@ -209,7 +209,7 @@ def clear_window(server: ClickHouse, attempt: Attempt) -> None:
 
 def restore(server: ClickHouse, plan: Plan, target: TableFacts, chunks: Iterable[Chunk]) -> int:
     """
-    Put back what the target held in the windows of *chunks* before they were replaced.
+    Restore the rows that the target held in the windows of *chunks* before the replacement.
 
     May be repeated; the backup stays.
 

@@ -11,7 +11,7 @@ from .client import ClickHouse
 
 _FUNCTION = re.compile(r"TABLE_FUNCTION id: \d+.*?table_function_name: (\w+)")
 _TREE = {"allow_experimental_analyzer": 1}
-# They give rows from nowhere, or from what the SELECT itself says.
+# Their rows come from no table, or from the SELECT itself.
 _NO_SOURCE = frozenset(
     {"numbers", "numbers_mt", "zeros", "zeros_mt", "generateRandom", "generateSeries", "generate_series", "values"}
     | {"null", "one", "primes", "view", "viewExplain", "viewIfPermitted", "input", "dictionary", "format", "loop"}

@@ -1,5 +1,5 @@
 """
-A SELECT as the server understands it, and what the names in it stand for.
+A SELECT as the server understands it, with the tables behind its names.
 
 Views are looked into, so that each read of each table is seen. Nothing here decides: that is the planner's work.
 """

@@ -40,7 +40,7 @@ def missing_grants(
     """Return the rights that a plan of this write mode needs and the user lacks."""
     needed = [("SELECT", quote_table(source)) for source in sources]
     if mode is WriteMode.INSERT:
-        # An EXPLAIN that is read like a table counts as a temporary one; who may create tables may create these.
+        # An EXPLAIN read like a table counts as a temporary table; the right to create tables includes these.
         needed += [("INSERT", quote_table(target.storage)), ("CREATE TEMPORARY TABLE", "*.*")]
     else:
         # Staging tables and what announces a run have names of their own.

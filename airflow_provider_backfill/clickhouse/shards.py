@@ -282,6 +282,6 @@ def why_unreachable(server: ClickHouse) -> str:
     except ServerUnreachableError as error:
         return error.message
     except ServerError:
-        # It answers, if only to refuse; what is run there says so.
+        # The server answers, even if it refuses; the statements that run there report the refusal.
         return ""
     return ""

@@ -111,7 +111,7 @@ class TimeBuckets:
 
     @property
     def zones(self) -> list[str]:
-        """The time zones that the expression and the column's type name."""
+        """The time zones named by the expression and by the column's type."""
         return list(dict.fromkeys(re.findall(r"'([A-Z][A-Za-z_]+/[A-Za-z_/+-]+)'", f"{self._expression} {self._type}")))
 
     def between(self, start: int, end: int) -> list[int]:

@@ -250,7 +250,7 @@ def _check_partitions(
         )
     if plan.keep_outside:
         _check_kept(server, target, plan, scan, verdict, bounds)
-    # Only the ends of the window may lie inside a partition: the chunks there keep what is outside.
+    # Only the ends of the window may cut a partition; the chunks there keep the rows outside.
     held = bounds[1:-1] if plan.keep_outside else bounds
     facts = bucket_facts(server, key, scan.times, held) if held else BucketFacts()
     ends = {bounds[0], bounds[-1]} & {held[0], held[-1]} if held else set()
@@ -389,7 +389,7 @@ def _fitting(server: ClickHouse, plan: Plan, key: BucketKey, times: _Times) -> t
     window = () if own else (Flag("--from", short_instant(start)), Flag("--to", short_instant(end)))
     for chunking in _usual_lengths(plan, bucket.zones):
         bounds = [to_ms(start), *(to_ms(until) for _, until in chunking.slices(start, end))]
-        # A single chunk tells nothing about the length: that of the window says what it is.
+        # A single chunk has no length of its own, so the length of the window is used.
         if len(bounds) > 2 and bucket_facts(server, key, times, bounds).fits:
             return window, chunking
     return window, Chunking(hours=(end - start) / timedelta(hours=1))

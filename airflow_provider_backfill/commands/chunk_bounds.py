@@ -237,7 +237,7 @@ def _cells(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], base: Sequence[int]
 ) -> tuple[list[Cell], Mapping[int, int] | None]:
     """
-    How heavy the source is between the instants at which the plan may have a bound; those of no weight left out.
+    Return the source's weight between the possible bounds of the plan, without those of no weight.
 
     With the cells, the rows by the same instants, where they were counted and not taken from an index.
     """

@@ -98,7 +98,7 @@ def failures_payload(plan: Plan, run: Run) -> list[Payload]:
 
 
 def chunks_between(plan: Plan, window: Window | None) -> Callable[[Run], Iterator[Chunk]]:
-    """Which chunks a worker may take: all, or those that lie in the window."""
+    """Return the chunks that a worker may take: all, or those in the window."""
 
     def chosen(run: Run) -> Iterator[Chunk]:
         for chunk in select_chunks(plan, run):

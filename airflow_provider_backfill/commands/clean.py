@@ -1,4 +1,4 @@
-"""Drop what backfills have left on a server, and what nobody can need any more."""
+"""Drop the tables that backfills have left on a server and that nothing needs."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -121,7 +121,7 @@ def _places(
 def _find(
     server: ClickHouse, plan_id: str | None, targets: set[_Place], unseen: list[str], *, everywhere: bool
 ) -> dict[TableName, _Found]:
-    """Every table of ours that is to be looked at."""
+    """Return every table of the product that is to be checked."""
     found: dict[TableName, _Found] = {}
     for facts in _targets(server, targets, unseen):
         for table in leftovers.staging_tables(server, facts):

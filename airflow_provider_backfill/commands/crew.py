@@ -196,7 +196,7 @@ class Crew:
         return alone and time.monotonic() - since > PATIENCE_SECONDS
 
     def _waited_for(self, site: Site) -> Ready | None:
-        """Return a shard that was silent when the run began, once it answers; None when it is given up, or all stop."""
+        """Return a shard that was silent at the start, as soon as it answers; None when waiting ends."""
         log, said = self._session.store.open_run(self._plan), False
         while not self._stopping.wait(_PAUSE_SECONDS):
             if why := self._why_silent(site):
@@ -221,7 +221,7 @@ class Crew:
             worker.drop_staged()
 
     def release(self, log: RunLog) -> None:
-        """Give the windows free, unless another worker of the run needs them; what a dead one left ends by itself."""
+        """Release the windows, unless another worker of the run needs them; those of a dead worker expire."""
         if has_live_worker(log.refresh(), utc_now()):
             return
         for ready in self.ready:

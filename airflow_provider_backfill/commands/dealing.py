@@ -17,7 +17,7 @@ from ..core.sql import converted_value, reads_of, row_hash, slot_select
 from ..core.tables import TABLE_FUNCTION, TableName
 from ..errors import Advice, Flag, RequestError
 
-# Rows of these are the server's own. A view is looked into.
+# These engines hold rows of one server only. A view is resolved to its tables.
 _OWN = frozenset({"MaterializedView", "Memory", "Log", "TinyLog", "StripeLog", "Set", "Join", "EmbeddedRocksDB"})
 # Rows that come from nowhere say nothing about where the others come from.
 _GENERATED = frozenset({"numbers", "numbers_mt", "zeros", "zeros_mt", "generateSeries", "generate_series", "values"})
@@ -72,7 +72,7 @@ def with_dealing(address: ClickHouse, server: ClickHouse, target: TableFacts, pl
 
 def check_stable(plan: Plan, verdicts: Sequence[Verdict]) -> None:
     """
-    Hold the columns by which rows are dealt out against what the rules say of them.
+    Check the columns by which rows are dealt out against the rules.
 
     Raises:
         RequestError: One of them may have another value when a shard asks again.

@@ -13,7 +13,7 @@ _NOT_FOR_PEOPLE = ("LogOpened", "WorkerHeartbeat")
 
 class EventReader:
     """
-    Reads what was appended to a plan's log since the last look; needs no ClickHouse.
+    Reads the lines appended to a plan's log since the last call; needs no ClickHouse.
 
     Args:
         chunk_id: Only the events of this chunk; a beginning of its id is enough.

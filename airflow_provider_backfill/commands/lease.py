@@ -49,7 +49,7 @@ def has_live_worker(run: Run, moment: datetime) -> bool:
 
 
 def _process_start(pid: int) -> str:
-    """When a process of this host started, in the kernel's ticks; empty when it is gone, or there is no /proc."""
+    """Return when a process of this host started, in kernel ticks; empty when it has ended or without /proc."""
     with suppress(OSError, IndexError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         # A killed process stays listed as a zombie until its parent has asked for it.

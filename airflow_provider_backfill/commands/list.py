@@ -74,7 +74,7 @@ def readable_runs(session: Session, target: TableName) -> Iterator[tuple[Plan, R
 
 def refuse_damaged(session: Session, target: TableName | None = None) -> None:
     """
-    Refuse to say that there is no plan, of *target* when given, where there is one that cannot be read.
+    Raise the error of a plan that cannot be read, instead of reporting that there is no plan.
 
     Raises:
         DamagedStateError: The first of them; a plan file that cannot be read may be of any target.

@@ -117,7 +117,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             created_at=utc_now(),
         ).model_copy(update=ground.fields)
         scans = plan_inputs.check_scans(server, target, plan, start, end)
-        # A SELECT with now() gives other rows when it is asked again, so it cannot be verified that way.
+        # A SELECT with now() returns different rows when it runs again, so a second reading proves nothing.
         checked = tuple(
             statement.model_copy(update={"row_wise": scan.row_wise and statement.row_wise, "reads": scan.reads})
             for statement, scan in zip(statements, scans, strict=True)
@@ -302,7 +302,7 @@ def _rights(server: ClickHouse, plan: Plan) -> Iterator[Match]:
 def _check_site(
     server: ClickHouse, target: TableFacts, mode: WriteMode, request: PlanRequest, statements: Sequence[Statement]
 ) -> None:
-    """Hold one place that is to be filled against what a run needs there."""
+    """Check that one place meets the needs of a run."""
     plan_checks.check_grants(server, target, mode)
     plan_checks.check_quorum(server, target)
     for table, cluster in plan_inputs.replicated_tables(server, statements, target):

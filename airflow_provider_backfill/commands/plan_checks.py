@@ -49,7 +49,7 @@ def check_grants(server: ClickHouse, target: TableFacts, mode: WriteMode) -> Non
     try:
         missing = missing_grants(server, target, mode, ())
     except StatementRefusedError:
-        # A version without CHECK GRANT: doctor says that it could not look, and the run meets what is missing.
+        # A version without CHECK GRANT: doctor says so, and the run reports a missing right.
         return
     if not missing:
         return

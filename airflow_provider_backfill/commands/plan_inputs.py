@@ -210,7 +210,7 @@ def target_time(target: TableFacts, column: str, unit: str) -> TargetTime | None
 
 def summed_columns(target: TableFacts, statements: Sequence[Statement], time: TargetTime | None) -> tuple[str, ...]:
     """
-    Return the columns that tell the target's rows apart: those of its keys, and its time.
+    Return the columns that identify the target's rows: the key columns and the time.
 
     A lost or a doubled row shows in them, and they cost a fraction of all columns to read. All that
     are stored (which none means as well) when the target has no sorting key, or a statement does

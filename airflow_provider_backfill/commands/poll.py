@@ -23,7 +23,7 @@ _LOST = (RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.UNDONE)
 
 class PollResult(NamedTuple):
     """
-    What one look found.
+    The result of one poll.
 
     Attributes:
         line: Where it stands, as one sentence without a full stop.
@@ -83,7 +83,7 @@ def poll_window(session: Session, target: TableName, window: Window) -> PollResu
     line = f"{name} is filled to {share:.1%} from {render_instant(start)} to {render_instant(end)}"
     if found["ok"]:
         plans = sorted({plan for part in found["servers"][0]["covered"] for plan in part["planIds"]})
-        # A chunk that lies in the window in part has no count for that part.
+        # For a chunk partly in the window, the count of that part is unknown.
         return PollResult(line, published(name, start, end, None, plans))
     if found["damaged"]:
         damaged = found["damaged"][0]
@@ -109,7 +109,7 @@ def published(target: str, start: datetime, end: datetime, rows: int | None, pla
 
 
 def _plans_of(session: Session, target: TableName) -> list[tuple[str, str, str, RunStatus]]:
-    """Return the plans of a target with windows and statuses; those that cannot be read are told of by the coverage."""
+    """Return the plans of a target with windows and statuses; the coverage reports unreadable plans."""
     return [
         (plan.plan_id, render_instant(plan.start), render_instant(plan.end), run.status)
         for plan, run in readable_runs(session, target)

@@ -79,7 +79,7 @@ def _sources(plan: Plan) -> list[TableName]:
 def _measured_rate(
     server: ClickHouse, plan: Plan, target: TableFacts, weighed: list[tuple[Chunk, int]]
 ) -> float | None:
-    """Rows of the source a second, of the SELECT of one chunk; None when no chunk is light enough to try."""
+    """Return the rows per second that the SELECT of one chunk reads; None when every chunk is too heavy to try."""
     candidates = [(chunk, rows) for chunk, rows in weighed if 0 < rows <= _MEASURED_ROWS]
     if not candidates:
         return None

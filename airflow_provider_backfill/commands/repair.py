@@ -16,7 +16,7 @@ _SHOWN = 20
 
 def repair_plan(session: Session, plan_id: str) -> Payload:
     """
-    Make a plan's run readable again, keeping every damaged file beside; says what was done and what is in doubt.
+    Make a plan's run readable again, keep the damaged files, and report all repairs and doubts.
 
     A run file is written again from the event log. A damaged log is replaced by the run as far
     as it can be made out; when events are lost the run is cancelled, so that nothing is written

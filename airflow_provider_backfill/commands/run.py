@@ -324,7 +324,7 @@ def _drop_staging(session: Session, log: RunLog, server: ClickHouse, target: Tab
 
 
 def _sweep(session: Session, plan: Plan) -> None:
-    """Drop what a worker left that died between its last record and its cleaning up; nothing can need it now."""
+    """Drop the tables of a worker that died between its last record and its cleanup; nothing needs them."""
     if session.server is None:
         return
     # A completed plan is completed, whether or not its server answers.

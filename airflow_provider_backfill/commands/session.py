@@ -1,4 +1,4 @@
-"""What a command works with: a state store, the options, a ClickHouse to open, and who gives the commands."""
+"""The context of a command: a state store, the options, a ClickHouse to open, and the user."""
 
 import os
 import pwd
@@ -20,7 +20,7 @@ Payload = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class Session:
     """
-    What a command works with.
+    The context of a command.
 
     Attributes:
         server: Opens the ClickHouse; None when there is none to talk to.

@@ -41,7 +41,7 @@ class Site(NamedTuple):
 
     @property
     def name(self) -> str:
-        """How people are told of it: ``shard 2``; empty where the target is one table."""
+        """The site's name in messages: ``shard 2``; empty where the target is one table."""
         return _name(self.plan.shard)
 
 
@@ -109,7 +109,7 @@ def check_cluster(server: ClickHouse, plan: Plan) -> None:
 
 
 def why_another(server: ClickHouse, site: Site, target: TableFacts) -> str:
-    """Return what the table on a shard is, where it is not the one that was planned; empty when it is."""
+    """Return the identity of a shard's table where it differs from the planned one; else an empty text."""
     shard = next((one for one in site.plan.shards if one.number == site.plan.shard), None)
     if shard is None:
         return ""
@@ -122,7 +122,7 @@ def why_another(server: ClickHouse, site: Site, target: TableFacts) -> str:
 
 class Ground(NamedTuple):
     """
-    What a plan is made on.
+    The servers, tables and shards that a plan is made for.
 
     Attributes:
         server: Where the statements are looked at: the only server, or that of the shard with most rows.

@@ -30,7 +30,7 @@ class StagedTables:
         self._over: list[Chunk] = []
 
     def drop(self, chunk: Chunk) -> None:
-        """Drop what a done chunk has staged: on replicas at once, else some chunks later, together with theirs."""
+        """Drop the table of a done chunk: immediately on replicas, else later, with the tables of further chunks."""
         if self._target.replicas is None or self._plan.write_mode is WriteMode.INSERT:
             self.drop_later(chunk)
             return
@@ -39,7 +39,7 @@ class StagedTables:
             drop_everywhere(server, self._target.replicas, tables_of_chunk(server, self._plan, chunk, self._target))
 
     def drop_later(self, chunk: Chunk) -> None:
-        """Drop what a chunk that is over has staged, some chunks later with theirs; an insert stages nothing."""
+        """Drop the table of an ended chunk later, with the tables of further chunks; an insert has none."""
         if self._plan.write_mode is WriteMode.INSERT:
             return
         self._over.append(chunk)
@@ -47,7 +47,7 @@ class StagedTables:
             self.drop_rest()
 
     def drop_rest(self) -> None:
-        """Drop those that are left; under the run's lock, so that none of the chunks is replayed meanwhile."""
+        """Drop the remaining tables, under the run's lock, so that no chunk is replayed meanwhile."""
         over, self._over = self._over, []
         if not over:
             return
@@ -63,5 +63,5 @@ class StagedTables:
 
 
 def _is_over(state: ChunkState) -> bool:
-    """Whether nothing can need what a chunk has staged: it is done, or was refused before anything was published."""
+    """Whether a chunk's staged rows are no longer needed: it is done, or was refused before publishing."""
     return state.status is ChunkStatus.DONE or (state.status is not ChunkStatus.RUNNING and not state.verified)

@@ -129,7 +129,7 @@ def status_payload(session: Session, plan: Plan, run: Run, command: str, *, noop
         payload["lastError"] = run.last_error
     step = next_step(plan, run, dead if not run.cancelled else ())
     if step is None and command in ("run", "resume"):
-        # The chunks are done; whether the target holds what the SELECT gives, only a person can ask.
+        # The chunks are done. Only a user can ask whether the target holds the rows of the SELECT.
         step = Command("verify", plan.plan_id)
     if step is not None:
         payload["next"] = str(step)
@@ -156,7 +156,7 @@ def shard_counts(plan: Plan, run: Run) -> list[Payload]:
 
 
 def is_settled(run: Run) -> bool:
-    """Whether nothing happens to a run any more until somebody types: it has ended, or its workers are gone."""
+    """Whether a run rests until a user acts: it has ended, or its workers are gone."""
     return not has_live_worker(run, utc_now()) and (
         bool(run.workers) or run.status not in (RunStatus.PLANNED, RunStatus.RUNNING)
     )

@@ -1,4 +1,4 @@
-"""The trial at plan time: whether a few real chunks give together what their part of the window gives at once."""
+"""The trial at plan time: whether a few real chunks add up to one reading of their part of the window."""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -137,7 +137,7 @@ def _slices(
 def fill_slices(
     server: ClickHouse, plan: Plan, table: TableName, slices: Sequence[Slice], settings: Mapping[str, Any]
 ) -> None:
-    """Insert what the plan's statements give for some slices of its window, all at once, into *table*."""
+    """Insert the statements' rows for some slices of the window, in one statement, into *table*."""
     for statement in plan.statements:
         for each in of_one_text(statement.parameters, plan.bounds_ms(), slices):
             limits = slices_settings(plan, statement, each)

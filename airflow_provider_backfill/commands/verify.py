@@ -1,5 +1,5 @@
 """
-``verify``: whether the target holds what the plan's SELECTs give for the whole window, as of now.
+``verify``: whether the target holds the rows that the plan's SELECTs return now for the whole window.
 
 Where each row comes from one row of the source and stays as it is, content sums tell: per chunk at the source, and
 of the window in the target. Everywhere else the SELECTs fill a private table like the target, all at once, and both
@@ -160,7 +160,7 @@ def _shares_miss(plan: Plan, run: Run, sites: Sequence[Site]) -> str:
 
 
 def _is_copy(plan: Plan, target: TableFacts) -> bool:
-    """Whether each row comes from one row of the source, and stays in the target as it was written."""
+    """Whether each row comes from one row of the source, and the target keeps rows unchanged."""
     if not plan.sums_tell or plan.target_time is None or (plan.existing_rows and plan.adds_rows):
         return False
     names = plan.statements[0].columns
@@ -201,7 +201,7 @@ def _compare_sums(server: ClickHouse, plan: Plan, run: Run, target: TableFacts, 
 
 
 def _compare_merged(server: ClickHouse, plan: Plan, run: Run, target: TableFacts) -> Payload:
-    """Return the target's rows once merged, against those of a table like it that the SELECTs fill at once."""
+    """Compare the target's merged rows with those of a table like it, filled by the SELECTs in one statement."""
     slices = _finished(plan, run)
     filled = {name for statement in plan.statements for name in statement.columns}
     columns = [
@@ -293,7 +293,7 @@ def _total(contents: Sequence[ContentSums]) -> ContentSums:
 
 
 def _is_unchanged(plan: Plan, written: ContentSums | None, now: ContentSums) -> bool:
-    """Whether the source gives what the log has of a chunk; of parts the log has a sum that no source gives."""
+    """Whether the source returns a chunk's rows as the log has them; a checksum of parts has no match in a source."""
     if plan.row_proof is RowProof.WRITTEN:
         return written is not None and written.rows == now.rows
     return written == now

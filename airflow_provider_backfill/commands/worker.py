@@ -143,7 +143,7 @@ class Worker:
 
     def run(self, chunks: Callable[[Run], Iterator[Chunk]], parallel: int) -> None:
         """
-        Execute the chunks that are pending, *parallel* at once, and wait for those of other workers.
+        Execute the pending chunks, *parallel* at a time, and wait for those of other workers.
 
         Args:
             chunks: Gives the chunks this worker may take, for the run as of now.
@@ -262,7 +262,7 @@ class Worker:
         self._report(event)
 
     def _execute(self, log: RunLog, chunk: Chunk) -> None:
-        """Attempt a chunk until it is done, failed, split, given back, or found to be somebody else's."""
+        """Attempt a chunk until it is done, failed, split, released, or claimed by another worker."""
         while not self._is_over():
             self._wait_for_turn(log)
             self._wait_for_room(log)
@@ -425,7 +425,7 @@ class Worker:
         return self._outcomes.done(chunk, number, content, time.monotonic() - began, reading)
 
     def _choose_server(self, claim: ChunkState) -> ClickHouse:
-        """One server for the whole attempt, where tables are replicated: what it has seen there holds there."""
+        """Return one server for the whole attempt where tables are replicated, so that all answers agree."""
         if not self._replicated:
             return self._server
         staged = claim.staged and TableName(self._target.beside, claim.staged.table)

@@ -304,7 +304,7 @@ def _number(word: str, text: str) -> float:
 
 def parse_chunking(text: str) -> Chunking:
     """
-    Read back what :attr:`Chunking.text` gives, as it stands in a plan.
+    Parse the text of a chunking, as :attr:`Chunking.text` writes it into a plan.
 
     Raises:
         RequestError: It is no such text.

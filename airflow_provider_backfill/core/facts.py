@@ -72,15 +72,15 @@ class Replicas(NamedTuple):
 
     @property
     def reaches_all(self) -> bool:
-        """Whether a table that is made beside it can be made on all replicas."""
+        """Whether a table beside this one can be created on all replicas."""
         return self.by_database or bool(self.cluster) or self.total == 1
 
     def arguments(self, table: str) -> str:
-        """Path and replica name of a table beside it; empty where the database gives each table its own."""
+        """Return path and replica name of a table beside this one; empty where the database assigns them."""
         return "" if self.by_database else f"'{self.beside}_{table}', {self.name}"
 
     def engine(self, engine: str, table: str) -> str:
-        """Return the engine clause *engine* of the table, for one beside it, which has a path of its own in Keeper."""
+        """Return the table's engine clause *engine* for a table beside it, with its own path in Keeper."""
 
         def replace(match: re.Match[str]) -> str:
             arguments = self.arguments(table)
@@ -92,7 +92,7 @@ class Replicas(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class TableFacts:
     """
-    What inspection found about a table.
+    The facts about a table.
 
     Attributes:
         storage: The table that holds the rows: the inner table of a materialized view without
@@ -328,7 +328,7 @@ class StagingFacts(NamedTuple):
 
 
 class QueryFacts(NamedTuple):
-    """A query of ours that runs now, on another server of *cluster* when that is given; *seconds* since it began."""
+    """A running query of the product, on another server of *cluster* when given; *seconds* is its age."""
 
     query_id: str
     plan_id: str
@@ -371,7 +371,7 @@ class PolicyFacts(NamedTuple):
 
 
 class EpochFacts(NamedTuple):
-    """An integer time column: a value it holds, the unit it was declared in, and the unit that gives a date of now."""
+    """An integer time column: a value in it, its declared unit, and the unit that makes the value a recent date."""
 
     table: TableName
     column: str
@@ -381,7 +381,7 @@ class EpochFacts(NamedTuple):
 
 
 class Nondeterminism(NamedTuple):
-    """What makes a statement give other rows when it is asked again."""
+    """Why a statement may return different rows when it runs again."""
 
     statement: str
     functions: tuple[str, ...]

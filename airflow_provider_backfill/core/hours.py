@@ -46,7 +46,7 @@ class AllowedHours(NamedTuple):
 
 class Schedule(NamedTuple):
     """
-    When a worker starts chunks; those that run are left to end.
+    When a worker may start chunks. Running chunks are not stopped.
 
     Attributes:
         hours: Only in these hours; at any time when None.

@@ -102,7 +102,7 @@ def _mask_calls(text: str) -> str:
         literals = 0
         for piece in pieces:
             literals += piece[0] in "'$"
-            # The first says where, or by what method; what is secret in it has a name or stands in an address.
+            # The first argument is a place or a method; its secrets have names or are part of an address.
             kept.append(f"'{MASK}'" if piece[0] in "'$" and literals > 1 and len(piece) > 2 else piece)
     return "".join([*kept, text[position:]])
 

@@ -20,7 +20,7 @@ FORMAT = 2
 
 
 def _instant(value: object) -> object:
-    """Return an instant as it comes back from a file, so that what is kept in memory equals what is on disk."""
+    """Return an instant as a file stores it, so that values in memory and on disk are equal."""
     if isinstance(value, str):
         try:
             # As we write it; ten times as fast, and a log has two in every line.
@@ -38,7 +38,7 @@ Instant = Annotated[datetime, BeforeValidator(_instant), PlainSerializer(render_
 
 
 def _table(value: object) -> TableName:
-    """Return a table's name as it comes back from a file."""
+    """Return a table's name as a file stores it."""
     if isinstance(value, TableName):
         return value
     try:

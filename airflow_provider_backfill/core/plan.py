@@ -125,7 +125,7 @@ class Statement(Model):
 
     @property
     def query(self) -> str:
-        """The SELECT as it is sent: as it was given, or a shard's share of its rows."""
+        """The SELECT as it is sent: the user's text, or a shard's share of its rows."""
         return share_of(self.select, self.columns, self.exact, self.share) if self.share else self.select
 
     @property
@@ -159,7 +159,7 @@ class RowProof(StrEnum):
 
     # As many rows are in its parts as the server counted on their way there.
     WRITTEN = "written"
-    # The source is asked a second time, where each row comes from one of its rows, and content sums are compared.
+    # Where each row comes from one row of the source, the source is read again and content sums are compared.
     CONTENT = "content"
 
 
@@ -426,13 +426,13 @@ class Plan(Model):
 
     @property
     def sums_tell(self) -> bool:
-        """Whether content sums of what its statements give, asked once more, are those of the rows they wrote."""
+        """Whether a second reading of the statements gives the content sums of the written rows."""
         same = len({self.summed(statement) for statement in self.statements}) == 1
         return same and all(statement.row_wise for statement in self.statements)
 
     @property
     def asks_source_again(self) -> bool:
-        """Whether each chunk's staged rows are held against what its statements give when asked once more."""
+        """Whether each chunk's staged rows are compared with a second reading of its statements."""
         return self.row_proof is RowProof.CONTENT and self.sums_tell
 
     def summed(self, statement: Statement) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ class Node:
 
     @property
     def type(self) -> str:
-        """The type of what it gives; empty when that is not shown."""
+        """The type of the node's result; empty when the server does not show the type."""
         return self.fields.get("type", "")
 
     def list(self, title: str) -> tuple["Node", ...]:

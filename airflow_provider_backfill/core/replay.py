@@ -246,7 +246,7 @@ def _end(run: Run, event: ChunkDone | ChunkFailed | ChunkReleased | ChunkSplit) 
 def _leave(state: ChunkState, event: ChunkFailed | ChunkReleased) -> None:
     state.touched = state.touched or not event.unwritten
     if event.refused and not state.touched:
-        # Nothing of it is in the target, and it was staged for a window that is another's.
+        # No row of it is in the target, and it was staged for another plan's window.
         state.verified, state.staged = {}, None
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a request by itself, so that it is told before a server is asked. Pure."""
+"""Errors of a request that need no server to find, so that they are reported first. Pure."""
 
 from ..errors import Advice, Flag, RequestError
 from .names import show_table

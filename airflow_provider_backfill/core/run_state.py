@@ -147,7 +147,7 @@ class Waiver:
 @dataclass(slots=True)
 class Run:
     """
-    The execution of a plan as its events tell it; see :mod:`.run` for how it is derived.
+    The execution of a plan, derived from its events by :mod:`.replay`.
 
     Attributes:
         total: Chunks in the run; splits add to the plan's count.

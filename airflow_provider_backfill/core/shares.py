@@ -12,7 +12,7 @@ from .names import quote
 
 class Dealing(Model):
     """
-    By what a row's shard is known.
+    The key that decides a row's shard.
 
     Attributes:
         key: SQL over the target's columns: an integer, whose remainder by the number of slots is a row's slot.
@@ -27,7 +27,7 @@ class Dealing(Model):
     follows: bool = False
 
     def share(self, weights: Mapping[int, int], shard: int) -> str:
-        """Return the condition that a row is one of a shard's, whose slots come after those of the shards before it."""
+        """Return the condition for a row of a shard, whose slots follow those of the shards before it."""
         first = sum(weight for number, weight in weights.items() if number < shard)
         slot, end = f"({self.key}) % {max(sum(weights.values()), 1)}", first + weights[shard]
         return f"{slot} = {first}" if end == first + 1 else f"{slot} >= {first} AND {slot} < {end}"
@@ -35,7 +35,7 @@ class Dealing(Model):
 
 def share_of(select: str, columns: Sequence[str], exact: Mapping[str, str], share: str) -> str:
     """
-    Return the rows of a SELECT that meet *share*.
+    Return SQL for the rows of a SELECT that meet the condition *share*.
 
     Args:
         exact: By column, SQL for the value that an INSERT makes of it.

@@ -129,7 +129,7 @@ def bound_before(ms: str, bounds: Sequence[int]) -> str:
 
 
 def _constant_step(bounds: Sequence[int]) -> int:
-    """How far *bounds* lie apart, where that is the same for all but the last, which may be nearer; else 0."""
+    """Return the distance between *bounds* where all are equally far apart, except for the last; else 0."""
     if len(bounds) < 2:
         return 0
     step = bounds[1] - bounds[0]
@@ -304,7 +304,7 @@ def first_parentheses(text: str) -> str:
 
 
 def in_parentheses(expression: str) -> str:
-    """Return an expression in parentheses; one that stands in a pair of them already is left as it is."""
+    """Return an expression in parentheses; an expression already in parentheses is returned unchanged."""
     depth = 0
     for match in _SEPARATOR.finditer(expression):
         depth += (match.group() in "([") - (match.group() in ")]")
@@ -314,7 +314,7 @@ def in_parentheses(expression: str) -> str:
 
 
 def time_select(expression: str, rows: str) -> str:
-    """Return a SELECT of a time that is an expression over *rows*; a server takes it where it can filter by it."""
+    """Return a SELECT of a time expression over *rows*; servers accept it where they can filter by the time."""
     return f"SELECT {expression} AS time FROM {rows} WHERE isNotNull({expression})"
 
 
@@ -364,7 +364,7 @@ def any_row_sql(plan: Plan, statement: Statement, chunk: Chunk) -> str:
 
 
 def source_checksum_sql(statement: Statement, columns: Sequence[Column], summed: Sequence[str]) -> str:
-    """Content sums over the columns *summed* of what a statement gives now, each value in the type of the target's."""
+    """Return SQL for the content sums of a statement's rows over *summed*, each value in the target's type."""
     target = {column.name: column for column in columns}
     values = ", ".join(
         f"{converted_value(target[name], null=name in statement.defaulted)} AS {quote(f'as {name}')}"

@@ -176,7 +176,7 @@ class BackfillChunkOperator(BaseOperator):
         return super().partial(task_id=task_id, **kwargs)
 
     def _flag(self, name: str) -> bool:
-        """Whether a switch is on; not given is off."""
+        """Return whether a switch is on; a missing switch is off."""
         value = blank_to_none(getattr(self, name))
         return value is not None and to_flag(value)
 

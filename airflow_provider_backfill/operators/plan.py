@@ -339,7 +339,7 @@ class BackfillPlanOperator(BaseOperator):
         return None if value is None else parse(value)
 
     def _flag(self, name: str) -> bool:
-        """Whether a switch is on; not given is off."""
+        """Return whether a switch is on; a missing switch is off."""
         return bool(self._value(name, to_flag))
 
     def _check_literals(self) -> None:

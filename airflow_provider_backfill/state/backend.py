@@ -48,7 +48,7 @@ class EventLog(Protocol):
 
     def append(self, position: int, line: bytes) -> None:
         """
-        Append *line* at *position*, the end of what was read; it is durable on return.
+        Append *line* at *position*, the end of the bytes read so far; the line is durable on return.
 
         Raises:
             ConflictError: The log has grown beyond *position*.
@@ -57,7 +57,7 @@ class EventLog(Protocol):
         ...
 
     def sync(self) -> None:
-        """Make durable what was read."""
+        """Make the bytes that were read durable."""
         ...
 
     def publish(self, position: int) -> None:
@@ -65,7 +65,7 @@ class EventLog(Protocol):
         ...
 
     def set_aside(self, tag: str) -> None:
-        """Keep an older plan's log that lies in the way beside itself under *tag*. Call it under the lock."""
+        """Move an older plan's log out of the way, to its name with *tag*. Call this under the lock."""
         ...
 
     def close(self) -> None:

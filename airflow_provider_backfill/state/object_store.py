@@ -293,7 +293,7 @@ class ObjectLog:
             raise ConflictError
 
     def sync(self) -> None:
-        """Nothing: what can be read is durable."""
+        """Do nothing: every readable object is durable."""
 
     def publish(self, position: int) -> None:
         """Write the lines up to *position* as one object, for people and for a replay from the first line."""
@@ -344,7 +344,7 @@ def _explained(verb: str, where: str) -> Iterator[None]:
     except (BaseError, OSError, ValueError) as error:
         # The first line says it; the others are the library's own structures. A URL's query can be a signature.
         text = shorten_message(str(error)).strip().partition("\n")[0]
-        # Nor is the library's own error kept: who logs the chain would log what it quotes.
+        # Without the library's error as cause: a log of the chain would contain the text that the error quotes.
         raise StateError(
             f"Cannot {verb} {where}: {mask_secrets(_QUERY.sub('?…', text))}",
             remedy=Advice(

@@ -203,7 +203,7 @@ class FileLog:
             self._lock.release()
 
     def _opened(self) -> _Handle | None:
-        """Return the log's file as it is named now, or None when there is none."""
+        """Return the log file that has the name now, or None when there is none."""
         if not self._held:
             return self._open(os.O_RDONLY)
         # Once in each hold of the lock: nobody but its holder renames the file.
@@ -239,7 +239,7 @@ class FileLog:
                 # A line longer than a block.
                 wanted = min(wanted * 2, there)
         if not end and not position and data and not data.strip(b"\0"):
-            # Nothing that was acknowledged looks like this: whoever reads it finds that it is no line.
+            # No acknowledged line looks like this, so readers do not take it for a line.
             return [data]
         return data[len(last) : end].splitlines(keepends=True)
 
@@ -312,7 +312,7 @@ def _read_at(handle: int, size: int, position: int) -> bytes:
 
 
 def _shared(root: Path) -> int:
-    """Who shares the state folder: the bits of those, beside its owner, who may write in it."""
+    """Return the permission bits of the group and of others, where they may write in the state folder."""
     mode = root.stat().st_mode
     return (0o070 if mode & 0o020 else 0) | (0o007 if mode & 0o002 else 0)
 

@@ -57,7 +57,7 @@ def recover_run(plan: Plan, log: bytes, checkpoint: Run | None, last: bytes, see
         # Damage to lines that the checkpoint had seen costs nothing, as long as they stand where they stood.
         whole = last in lines or (not found.lost and _event(lines[seen - 1]) is None)
     else:
-        # The first line is the header, unless that is what is gone.
+        # The first line is the header, unless the header was lost.
         begin = 1 if lines and _event(lines[0]) is None else 0
         found.read = begin
     misfits: set[str] = set()

@@ -152,7 +152,7 @@ class RunLog:
 
     def refresh(self) -> Run:
         """
-        Fold what was appended since the last look; a torn last line is skipped.
+        Fold the lines appended since the last refresh; skip an incomplete last line.
 
         Raises:
             DamagedStateError: A line is not an event, or not one that may follow; names file and line.
@@ -182,13 +182,13 @@ class RunLog:
 
     def _fold_tail(self) -> None:
         while self._tail:
-            # Taken out only then: a damaged line is met again by whoever looks next.
+            # Removed only now: the next reader meets a damaged line again.
             self._apply_line(self._tail[0], self.lines - len(self._tail) + 1)
             self._tail.popleft()
 
     def _read_past_others(self, chunk_id: str) -> bool:
         """
-        Read what is new, to be folded once the lock is free, if all of it is about other chunks than this one.
+        Read the new lines for folding after the lock, if all are about other chunks than this one.
 
         With many workers on one run, folding each other's events under the lock would take most of a commit.
         """
@@ -384,7 +384,7 @@ class RunLog:
             return False
         if time.monotonic() - self._checkpoint_seen < _CHECKPOINT_SECONDS:
             return False
-        # Not asked for when the run file was read: that is one request less for each who only reads.
+        # Fetched lazily, to save read-only callers one request.
         stamp = self._backend.stamp(run_file(self.plan.plan_id))
         if self._stamp in (_UNKNOWN, stamp):
             return True

@@ -56,7 +56,7 @@ def open_store(state_dir: str, *, config: Mapping[str, str] | None = None) -> "S
             raise ConfigError(f"stateDir is {folder}, which is a file.", hint="name a folder with --state-dir")
         return StateStore(FileBackend(folder))
     if scheme not in _EXTRAS:
-        # Late, as all that is slow to load and seldom needed at the start of the program.
+        # Imported here: it is slow to load and seldom needed.
         from ..core.masking import mask_message
 
         raise ConfigError(
@@ -64,7 +64,7 @@ def open_store(state_dir: str, *, config: Mapping[str, str] | None = None) -> "S
             hint=f"pass a folder, or a URL with {', '.join(f'{known}://' for known in _EXTRAS)}",
         )
     user, at, _ = rest.rpartition("@")
-    # In abfss://container@account.dfs.core.windows.net/path it is a container.
+    # In abfss://container@account.dfs.core.windows.net/path the part before "@" is a container.
     container = scheme.startswith("abfs") and user and ":" not in user and "/" not in user
     secret = f"credentials in its URL ({scheme}://…@…)" if at and not container else ""
     if secret or "?" in rest or "#" in rest:
@@ -124,7 +124,7 @@ class StateStore:
         if plan.plan_id != plan_id:
             raise damaged(path, None, f"it holds plan {plan.plan_id}", plan_remedy(plan_id))
         if not sealed or plan.computed_id() != plan_id:
-            # Its id says little of it: not which SELECT is run, nor into what it is written.
+            # The id does not cover everything: the SELECT and the target's columns are not part of it.
             raise damaged(path, None, "its text was changed since it was planned", plan_remedy(plan_id))
         return plan
 

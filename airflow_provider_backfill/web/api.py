@@ -249,7 +249,7 @@ def _unseen(plan_id: str) -> PlanNotFoundError:
 
 
 def _signed(payload: dict[str, Any], user: BaseUser, may_act: bool) -> dict[str, Any]:
-    """Return the payload with who asked and what they may do, unless it only says that nothing has changed."""
+    """Add the viewer and the viewer's rights to a payload, unless the payload only says "unchanged"."""
     return {**payload, "user": user.get_name(), "mayAct": may_act} if payload["changed"] else payload
 
 

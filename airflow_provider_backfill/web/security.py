@@ -1,5 +1,5 @@
 """
-Who may look and who may act, by the rights of Airflow's own auth manager.
+Permissions to view and to act, as Airflow's own auth manager grants them.
 
 Looking takes the right to see DAG runs, acting the right to change DAGs and their runs: of the DAGs
 that a plan was made in or ran for, or of every DAG where it is of the command line. A custom view's
@@ -78,7 +78,7 @@ def viewer(user: GetUserDep) -> BaseUser:
 
 def actor(request: Request, user: GetUserDep) -> BaseUser:
     """
-    Return the user, who meant to act; whether they may depends on the plan.
+    Return the user behind an action; the plan decides whether the action is allowed.
 
     Raises:
         HTTPException: 401 without a login, 403 without the right to look or from another site, 415 without JSON.

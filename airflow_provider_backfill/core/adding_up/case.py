@@ -42,7 +42,7 @@ class BucketFacts:
 
     @property
     def fits(self) -> bool:
-        """Whether no value of it is given by two chunks."""
+        """Whether no two chunks share a value of the key."""
         return self.usable and self.cut is None and not self.again
 
 
@@ -82,7 +82,7 @@ class Read(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """
-    What the rules say of a statement.
+    The rules' verdict on a statement.
 
     Attributes:
         refusal: Why it is refused; None when it adds up as far as the rules can see.
@@ -112,7 +112,7 @@ class Verdict:
 @dataclass(frozen=True, slots=True)
 class Case:
     """
-    A statement with all that the rules look at.
+    A statement with the input of the rules.
 
     Attributes:
         name: Names the SELECT in messages.

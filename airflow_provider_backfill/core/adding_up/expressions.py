@@ -166,7 +166,7 @@ class Expressions(ABC):
 
     @staticmethod
     def _branches(values: Sequence[Value]) -> tuple[str, int] | None:
-        """Return the UNION that the values come through and how many branches it has; None when there are several."""
+        """Return the only UNION behind the values, with its number of branches; None when there are several."""
         unions: dict[str, int] = {}
 
         def find(value: Value) -> bool:

@@ -65,7 +65,7 @@ _UNORDERED = re.compile(
 
 
 def is_unstable(value: Value) -> bool:
-    """Whether a value is another one each time it is asked for."""
+    """Whether a value differs each time it is computed."""
     return value.what in ("call", "opaque", "aggregate") and bool(UNSTABLE.fullmatch(value.name))
 
 
@@ -87,7 +87,7 @@ _SIMPLE_NUMBER = re.compile(r"U?Int\d+|Float64|Bool")
 
 
 def literal_of(node: Node) -> str | None:
-    """Return a constant as SQL; None when it is of a type that is not rebuilt."""
+    """Return a constant as SQL; None for a type that has no literal here."""
     text, kind = node.name, unwrap_type(node.type)
     if text == "NULL":
         return "NULL"

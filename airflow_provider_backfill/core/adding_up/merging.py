@@ -297,7 +297,7 @@ def _arguments(engine_full: str) -> list[str]:
 
 
 def summed_columns(target: TableFacts, engine: str) -> frozenset[str] | None:
-    """Return the columns that a SummingMergeTree was told to merge; None where it merges all it can."""
+    """Return the columns that a SummingMergeTree lists for merging; None where it lists none and merges all numbers."""
     return frozenset(_arguments(target.engine_full)) or None if engine == "SummingMergeTree" else None
 
 

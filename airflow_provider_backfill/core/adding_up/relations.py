@@ -14,7 +14,7 @@ from .steps import Steps, list_items
 
 
 class Walk(Steps):
-    """Keeps what it has seen of each relation."""
+    """Walks over relations, and remembers the rows of each."""
 
     def relation(self, node: Node, place: str) -> Rows:
         """Return the rows that a table, a query, a union or a join gives; *place* tells the nodes of views apart."""

@@ -13,7 +13,7 @@ from .lineage import Value
 
 
 class Shape(StrEnum):
-    """How what a chunk gives lies to what the whole window gives."""
+    """How the rows of a chunk relate to the rows of the whole window."""
 
     WHOLE = "whole"
     PARTS = "parts"
@@ -48,7 +48,7 @@ class Cut(NamedTuple):
     placed: bool = False
 
     def message(self, name: str, cannot: str) -> str:
-        """Say of the SELECT *name* where its groups are cut, and that they *cannot* be put together."""
+        """Return the message that groups of the SELECT *name* are cut and *cannot* be merged."""
         step = f"{name} has {self.what} {self.keys}"
         if self.facts is not None and self.facts.usable and self.facts.cut is not None:
             return (

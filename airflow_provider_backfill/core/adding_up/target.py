@@ -36,7 +36,7 @@ _OR_BUCKETS = Advice(
 
 
 def check_merge(case: Case, walk: Walk, rows: Rows) -> None:
-    """Hold what several chunks give of one group against what the target makes of it."""
+    """Check that the target merges the parts of one group from several chunks."""
     try:
         for columns in _branch_rows(rows):
             _check_columns(case, walk, rows, columns)
@@ -171,7 +171,7 @@ def left_to_chance(case: Case, given: Mapping[str, Value]) -> Iterator[str]:
 
 
 def changing_defaults(target: TableFacts, statements: Sequence[Statement]) -> tuple[str, ...]:
-    """Return the columns that the target gives another value each time, such as ``DEFAULT now()``."""
+    """Return the columns whose default differs each time, such as ``DEFAULT now()``."""
     given = [set(one.columns) - set(one.defaulted) for one in statements]
     found: list[str] = []
     # A default may be made of one that stands before it.

@@ -1,5 +1,5 @@
 """
-What a rule is, what it looks at, and what it finds.
+The types of the rules: a rule, its input and its findings.
 
 A module of rules has a :class:`RuleRegistry` and registers its functions there; :mod:`.judge` has the order of all.
 Pure.
@@ -118,7 +118,7 @@ class RuleContext:
 
     @property
     def seen(self) -> "ServerFacts":
-        """What was seen of the server; nothing for a plan that is finished: then only leftovers matter."""
+        """The facts of the server; empty for a finished plan, for which only leftovers matter."""
         if self.server is not None and not self.finished:
             return self.server
         from ..facts import ServerFacts

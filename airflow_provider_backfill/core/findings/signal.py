@@ -6,7 +6,7 @@ from enum import StrEnum
 from ..run_state import ChunkStatus, RunStatus
 from .registry import RuleContext
 
-# A run that nobody holds a chunk of, such as between two tasks, counts as at work for so long.
+# A run without a claimed chunk, such as between two tasks, counts as running for this time.
 _BETWEEN_TASKS = timedelta(minutes=5)
 
 

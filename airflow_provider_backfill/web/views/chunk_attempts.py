@@ -21,7 +21,7 @@ def read_attempts(store: StateStore, plan: Plan, chunk_id: str) -> list[Payload]
         for line in lines:
             position = log.advance(position, line)
             if wanted in line:
-                # A line that is damaged since the log was folded is told of at the next look.
+                # A line damaged after the log was folded is reported at the next refresh.
                 with suppress(ValueError, LookupError, TypeError, RecursionError):
                     _note_attempt(attempts, json.loads(line))
         last = lines[-1]

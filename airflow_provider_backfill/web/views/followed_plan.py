@@ -25,7 +25,7 @@ _TAIL_SECONDS = 0.08
 
 
 class FollowedPlan:
-    """One plan as far as it is known; *lock* is held while it is looked at."""
+    """One plan as far as it is known; hold *lock* while reading it."""
 
     def __init__(self, session: Session, plan: Plan, stamp: object) -> None:
         self.lock = threading.Lock()
@@ -74,7 +74,7 @@ class FollowedPlan:
         try:
             self.tail.advance(seconds)
         except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
-            # A line that is no event. Who folds the log names it; the tail begins again once it is repaired.
+            # A line without an event. The reader of the whole log reports the line; the tail restarts after a repair.
             self.tail, path = LogTail(self.session.store, self.plan), self.session.store.event_path(self.plan.plan_id)
             self.log.refresh()
             raise damage.damaged(path, None, "a line of it is no event", Advice("look at the log")) from None
@@ -86,12 +86,12 @@ class FollowedPlan:
 
     @property
     def dag_ids(self) -> tuple[str, ...]:
-        """The DAGs that it was made in or ran for."""
+        """Return the DAGs that planned or ran the plan."""
         tasks = map(parse_task, (self.plan.created_by, self.run.started_by))
         return tuple(dict.fromkeys(task.dag_id for task in tasks if task is not None))
 
     def dead(self, moment: datetime) -> list[str]:
-        """Return the workers that are gone."""
+        """Return the lost workers."""
         return [owner for owner in self.run.workers if owner_is_dead(self.run, owner, moment)]
 
     def _seconds_left(self, moment: datetime, chunks: int) -> int | None:

@@ -116,7 +116,7 @@ class LogTail:
             lines = self._log.read(self._position, self._last)
             if lines is None:
                 self._forget()
-                # As if everything were news: what was taken from the lines that are gone is taken again.
+                # Start over: the values taken from the lost lines are read again.
                 self.fresh_from = 0
                 self.news.append({"type": "RunReplayed"})
                 continue

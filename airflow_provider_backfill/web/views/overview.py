@@ -185,7 +185,7 @@ class Overview:
         }
 
     def _look(self, names: list[str]) -> int:
-        """Look at what is new, longest unseen first, for a moment; how many were never looked at."""
+        """Refresh plans for a short time, longest unseen first; return how many were never read."""
         deadline = time.monotonic() + _LIST_SECONDS
         with self._lock:
             for gone in set(self._followed) - set(names):
