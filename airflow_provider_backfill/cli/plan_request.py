@@ -123,7 +123,8 @@ def _select(call: Call) -> str | None:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise RequestError(f"{name} {path} cannot be read: {reason}.", hint="check the path") from error
     if text is not None and not text.strip():
-        raise RequestError(f"{name} {path or ''}".rstrip() + " holds no SELECT.", hint=f"write {name} 'SELECT …'")
+        hint = f"write a SELECT into {path}" if path is not None else f"write {name} 'SELECT …'"
+        raise RequestError(f"{name} {path or ''}".rstrip() + " holds no SELECT.", hint=hint)
     return text
 
 

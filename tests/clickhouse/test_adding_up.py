@@ -8,6 +8,7 @@ together by hand, without the planner, and must really differ.
 # ruff: noqa: E501 - a SELECT a line
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -339,8 +340,8 @@ def filters(lab: Lab, shape: Shape) -> tuple[TableFilter, ...]:
     )
 
 
-def merged(lab: Lab, table: str) -> list[tuple[object, ...]]:
-    """The rows of a table as its engine merges them, states made values."""
+def merged(lab: Lab, table: str, left_out: Sequence[str] = ()) -> list[str]:
+    """The rows of a table as its engine merges them, states made values; as text, in which NaN equals NaN."""
     columns = lab.rows(
         f"SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = '{table}' ORDER BY position"
     )
@@ -353,13 +354,14 @@ def merged(lab: Lab, table: str) -> list[tuple[object, ...]]:
         if kind.startswith("AggregateFunction")
         else name
         for name, kind in columns
+        if name not in left_out
     )
     if (
         lab.value(f"SELECT engine FROM system.tables WHERE database = currentDatabase() AND name = '{table}'")
         != "MergeTree"
     ):
         lab.sql(f"OPTIMIZE TABLE {table} FINAL")
-    return sorted(lab.rows(f"SELECT {values} FROM {table}"), key=repr)
+    return sorted(map(repr, lab.rows(f"SELECT {values} FROM {table}")))
 
 
 def tables(lab: Lab, shape: Shape) -> list[FilteredTable]:

@@ -105,7 +105,9 @@ def compare(lab: Lab, first: int, count: int) -> tuple[int, int]:
         lab.engine.client.command(
             f"INSERT INTO truth ({names}) SELECT {names} FROM (\n{query.select}\n)", settings=limits
         )
-        assert merged(lab, "dst") == merged(lab, "truth"), (seed, query)
+        # Of a column that the target does not merge, any of the values in one key stays; the plan names it.
+        chance = plan["verify"]["notCompared"]
+        assert merged(lab, "dst", chance) == merged(lab, "truth", chance), (seed, query)
         completed += 1
     return completed, refused
 
