@@ -55,7 +55,7 @@ class Pace(TypedDict, total=False):
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
     """
-    What ``verify`` found.
+    The result of ``verify``.
 
     Attributes:
         ok: Whether the target holds what the source gives, for the whole window.

@@ -167,7 +167,7 @@ class ConfigError(BackfillError):
 
 
 class RequestError(BackfillError):
-    """What was asked for cannot be done as asked: bad value, unknown plan, refused plan. Exit code 2."""
+    """The request cannot be carried out: bad value, unknown plan, refused plan. Exit code 2."""
 
     exit_code = 2
 
@@ -205,7 +205,7 @@ class StateError(BackfillError):
 
 class DamagedStateError(StateError):
     """
-    A state file does not hold what it must. Exit code 2.
+    A state file is damaged. Exit code 2.
 
     Args:
         path: The file, as shown to people; the message names it too.

@@ -33,7 +33,7 @@ class _Given(NamedTuple):
     source: str
 
 
-# Name of an option as in the table -> what one source, or all of them together, gave for it.
+# Name of an option -> its value from one source, or from all sources together.
 _Layer = dict[str, _Given]
 
 

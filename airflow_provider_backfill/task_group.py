@@ -179,7 +179,7 @@ class BackfillTaskGroup(TaskGroup):
                 **{**state, "outlets": [outlet], "partition_key_format": partition_key_format, **(sensor or {})},
             )
             self.chunks >> self.finished
-            # An empty dict of arguments asks as well.
+            # An empty dict of arguments also asks for an approval.
             if approve is not False:
                 self.approval = self._approval({} if approve is True else approve, state)
                 self.plan >> self.approval >> self.chunks
@@ -238,7 +238,7 @@ class _PlanDecoratedOperator(DecoratedOperator, BackfillPlanOperator):
         super().__init__(**{"target": SET_DURING_EXECUTION, **kwargs})
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
-        """Call the function, and plan what it asks for."""
+        """Call the function, and plan the requests that it returns."""
         context_merge(context, self.op_kwargs)
         known = determine_kwargs(self.python_callable, self.op_args, context)
         asked = self.python_callable(*self.op_args, **known)

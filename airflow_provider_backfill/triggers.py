@@ -41,7 +41,7 @@ _SETTLE_SECONDS = 10.0
 
 
 class Watched(NamedTuple):
-    """What is waited for: a plan, or the window of a target; with the place of its state."""
+    """The subject of a wait: a plan, or the window of a target; with its state folder."""
 
     plan_id: str = ""
     target: str = ""

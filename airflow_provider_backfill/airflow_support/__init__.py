@@ -1,1 +1,1 @@
-"""What operators, sensors and triggers share: sessions, fields, links, lineage, and log lines."""
+"""Shared parts of operators, sensors and triggers: sessions, fields, links, lineage, log lines."""

@@ -1,5 +1,5 @@
 """
-What Airflow's minor versions have in different places, or not at all.
+Names that Airflow's minor versions have in different places, or lack.
 
 Names that have moved come from the official compatibility provider. Everything else that this package takes from
 ``airflow.sdk`` has been there since 3.0.

@@ -1,5 +1,5 @@
 """
-What operators and sensors take and hand over: fields from templates, and windows to map over.
+Templated fields of operators and sensors, and windows to map over.
 
 A mapped task gets a plan's id and a window, never a position, so that it stays right whatever the plan task
 does meanwhile.

@@ -1,5 +1,5 @@
 """
-What a filled window tells others: an event of the target's asset, and OpenLineage's inputs and outputs.
+Lineage of a filled window: an event of the target's asset, and OpenLineage's inputs and outputs.
 
 The provider of OpenLineage is optional: what needs it is imported where it calls us.
 """

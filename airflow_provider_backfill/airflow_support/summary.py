@@ -1,4 +1,4 @@
-"""What a plan says in a few lines of Markdown: for the XCom ``summary``, and for whoever has to approve it."""
+"""A plan in a few lines of Markdown, for the XCom ``summary`` and for the approval."""
 
 from ..commands.session import Payload
 from ..core.plan_words import adds_up
@@ -7,7 +7,7 @@ from .fields import show_window
 
 def plan_summary(payload: Payload, tasks: int, page: str) -> str:
     """
-    Return a plan as Markdown: what is filled, from where, how, and what is to be known before it runs.
+    Return a plan as Markdown: target, source, method, and the warnings before a run.
 
     Args:
         payload: What ``create_plan`` returned.

@@ -1,5 +1,5 @@
 """
-What a task says about its chunks while they run: a line in its log, and Airflow's metrics.
+A task's reports on running chunks: lines in its log, and Airflow's metrics.
 
 The same in a worker and in the triggerer: there, Airflow finds a task's log by context variables,
 which threads do not inherit, so the context of whoever made the reporter is carried along.
@@ -40,7 +40,7 @@ class ChunkReporter:
         self._began: dict[str, tuple[str, datetime]] = {}
 
     def begin(self, plan: Plan) -> None:
-        """Say which plan the events are of; before the first one."""
+        """Print the plan of the events, before the first event."""
         self._plan_id = plan.plan_id
         self._tags = {"target": show_table(plan.target), "dag_id": self._dag_id}
 
@@ -79,7 +79,7 @@ class ChunkReporter:
         Stats.incr(f"{_PREFIX}.{name}", number, tags=self._tags)
 
     def _say(self, level: Callable[..., None], event: _ChunkEvent, what: str, more: str = "") -> None:
-        """Window and result first; the query's id has those of plan and chunk in it."""
+        """Write window and result first; the query id contains the ids of plan and chunk."""
         window, _ = self._began.get(event.chunk_id, (f"chunk {event.chunk_id}", event.at))
         if not isinstance(event, ChunkStarted):
             self._began.pop(event.chunk_id, None)

@@ -6,7 +6,7 @@ Payload = dict[str, Any]
 
 
 class Flag(NamedTuple):
-    """One flag; *value* shows what it takes and is empty for a switch; *many* says that it may be given again."""
+    """One flag; *value* describes its value and is empty for a switch; *many* allows repetition."""
 
     name: str
     value: str

@@ -7,7 +7,7 @@ from .console import paint
 
 
 def show_clean(payload: dict[str, Any], out: IO[str]) -> str:
-    """Each table of ours with its fate and the reason, then what to type."""
+    """Return a line for each table with its fate and the reason, then the next command."""
     lines = [_summary(payload)]
     for table in payload["tables"]:
         colour = {"removed": "completed", "removable": "warn", "kept": "planned"}[table["fate"]]

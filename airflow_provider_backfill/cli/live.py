@@ -54,7 +54,7 @@ _STATUS = {
 
 
 class RunView:
-    """What is drawn of one run; made again for each frame."""
+    """The picture of one run, drawn again for each frame."""
 
     def __init__(self, plan: Plan, run: Run, ascii_only: bool = False) -> None:
         self._plan, self._atlas, self._pace = plan, ProgressMap(plan), RateMeter(run)
@@ -73,7 +73,7 @@ class RunView:
         return Group(*parts)
 
     def _head(self, run: Run, width: int) -> "list[Text]":
-        """Return what is run and how far it is; the time left has a line of its own where one line has no room."""
+        """Return target, status and rows; the time left gets a second line where the first has no room."""
         from rich.text import Text
 
         line = Text.assemble(

@@ -1,4 +1,4 @@
-"""What a mistyped word was likely meant to be: by its letters, and by what other tools call the same thing."""
+"""Suggestions for a mistyped word, by its letters and by the names that other tools use."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -55,7 +55,7 @@ def nearest_flag(word: str, flags: Iterable[str]) -> str:
     known = list(flags)
     if word in _ALIASES and _ALIASES[word] in known:
         return _ALIASES[word]
-    # chunkHours, chunk_hours, -target and Target are all meant to be one of ours.
+    # chunkHours, chunk_hours, -target and Target are likely meant as flags.
     spelled = "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in word)
     bare = spelled.translate(_SPELLED_OTHERWISE).strip("-").replace("--", "-")
     return f"--{bare}" if f"--{bare}" in known else _nearest(f"--{bare}", known, _FLAGS)

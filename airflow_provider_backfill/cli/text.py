@@ -1,5 +1,5 @@
 """
-What people see of a command: payloads as text, and a run's progress while it lasts.
+The output of a command for people: payloads as text, and a run's progress.
 
 Text for a terminal is made here and nowhere else; nothing here decides anything. Progress is
 drawn from the event log (:class:`Run`), so it shows other workers' chunks as well; drawing never
@@ -66,7 +66,7 @@ def remedy_lines(finding: Payload) -> list[str]:
 
 
 def show_status(payload: Payload, out: IO[str]) -> str:
-    """Where a run stands, and what to type next."""
+    """Return the state of a run, and the next command."""
     status, counts = payload["status"], payload["chunkCounts"]
     others = [f"{counts[name]:,} {name}" for name in ("running", "failed", "pending") if counts[name]]
     error = "" if status == RunStatus.COMPLETED else payload.get("lastError", "")

@@ -1,4 +1,4 @@
-"""What the parts of an attempt share: its facts, its tables, and the fence around it."""
+"""The shared context of an attempt's parts: facts, tables, and the fence."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ STAGING_SETTINGS = {
     "optimize_on_insert": 0,
     "async_insert": 0,
     "max_partitions_per_insert_block": 0,
-    # A distributed read must not leave out what it cannot reach.
+    # A distributed read must not skip unreachable shards.
     "skip_unavailable_shards": 0,
 }
 # Of a table in which rows stay as they were inserted.
@@ -79,7 +79,7 @@ class Neighbour(NamedTuple):
 
 class Attempt(NamedTuple):
     """
-    What one attempt needs to know.
+    The context of one attempt.
 
     Attributes:
         fenced: Called before anything is published; raises when another run may publish to the same window.
@@ -201,7 +201,7 @@ def leftover_tables(server: ClickHouse, plan_id: str, target: TableFacts) -> lis
 
 
 def place_of(name: str, target: TableFacts) -> TableName:
-    """Return the table of ours that is called *name*: a fence is beside its target, the others where it stages."""
+    """Return the product's table called *name*: a fence is in its target's database, others in the staging one."""
     leftover = read_name(name)
     is_fence = leftover is not None and leftover.kind is LeftoverKind.FENCE
     return TableName(target.storage.database if is_fence else target.beside, name)

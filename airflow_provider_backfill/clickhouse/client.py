@@ -64,7 +64,7 @@ _WHOLE_ANSWERS = {
 
 class Counts(NamedTuple):
     """
-    What the server counted while a statement ran.
+    The server's counters of a statement.
 
     Attributes:
         read_rows: Rows read; 0 where the server did not say, as for the bytes.
@@ -107,7 +107,7 @@ class ClickHouse:
         return found
 
     def reached(self) -> "ClickHouse":
-        """Return itself; where it stands for several servers, the connection to one of them that answers."""
+        """Return this connection; behind a balancer, a connection to one server that answers."""
         return self
 
     def at(self, url: str) -> "ClickHouse":
@@ -240,7 +240,7 @@ class ClickHouse:
 
     @property
     def cluster_processes(self) -> str:
-        """What to read instead of ``system.processes`` to see those of all servers of the :attr:`cluster`."""
+        """SQL for ``system.processes`` of all servers of the :attr:`cluster`."""
         return f"clusterAllReplicas({literal(self.cluster)}, system.processes)"
 
     def _with(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:

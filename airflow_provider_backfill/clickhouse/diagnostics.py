@@ -1,5 +1,5 @@
 """
-What can be wrong with a server and its tables, as plain facts; the rules judge them.
+Facts about a server and its tables for the rules to judge.
 
 Each part of the look stands by itself: what this user may not see, or this version does not
 know, is named in :attr:`ServerFacts.unseen`, and the other parts are looked at all the same.
@@ -50,7 +50,7 @@ def server_facts(
     known_plans: Iterable[str] = (),
 ) -> ServerFacts:
     """
-    Look at everything that the rules know of, for one plan, or for a target before there is one.
+    Collect all facts that the rules use, for one plan, or for a target without a plan.
 
     Args:
         sources: The tables that are read; with a plan, those of its statements.
@@ -117,7 +117,7 @@ def server_facts(
 
 
 class _Look:
-    """Collects what could not be looked at."""
+    """Collects the checks that failed."""
 
     def __init__(self, server: ClickHouse, plan: Plan | None) -> None:
         self._server, self._plan = server, plan

@@ -166,7 +166,7 @@ def _resumable(server: ClickHouse, attempt: Attempt, sealed: TableName) -> Conte
     if found:
         # Whoever still has the claim now looks at the work of an earlier attempt, not of a later one.
         attempt.owned()
-    # Of several that were verified only the last can have been sealed: each drops the tables of those before it.
+    # Only the last verified attempt can be sealed: each attempt drops the tables of earlier ones.
     last = max(attempt.earlier, default=0)
     content = attempt.earlier[last] if found and last and not attempt.clear else None
     if found and content is None:
@@ -234,13 +234,13 @@ def _own_table(attempt: Attempt) -> TableName:
 def _stage(
     server: ClickHouse, attempt: Attempt, table: TableName, wanted: ContentSums | None
 ) -> tuple[ContentSums, Staged]:
-    """Fill *table* and verify it; on replicas, the log then has what is in it, part by part."""
+    """Fill *table* and verify the rows; on replicas, the log then lists the table's parts."""
     plan, replicas = attempt.plan, attempt.target.replicas
     comment = f"backfill of {show_table(attempt.target.name)}, attempt {attempt.number}"
     _create(server, attempt.target, table, comment)
     attempt.step(Step.STAGING)
     alone = replicas is not None and not replicas.reaches_all
-    # It has one replica only, so no quorum can be met; plan says what that means.
+    # A table with one replica can meet no quorum; plan explains the consequence.
     threads = {"max_insert_threads": attempt.insert_threads} if attempt.insert_threads > 1 else {}
     written = _fill(server, attempt, table, {**STAGING_SETTINGS, **threads, **({"insert_quorum": 0} if alone else {})})
     attempt.step(Step.STAGED)

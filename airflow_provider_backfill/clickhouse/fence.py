@@ -172,7 +172,7 @@ def _announcement(target: TableFacts, plan: Plan) -> TableName:
 
 
 def _target_key(target: TableFacts) -> str:
-    """Tells the announcements of one target from those of another in the same database."""
+    """Return a key that separates the announcements of targets in one database."""
     return hashlib.sha256(str(target.storage).encode()).hexdigest()[:8]
 
 

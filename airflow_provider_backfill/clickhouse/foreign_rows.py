@@ -38,7 +38,7 @@ def extremes_sql(plan: Plan, table: TableName) -> str:
 
 
 def _keeps_time(plan: Plan, statement: Statement) -> bool:
-    """Whether a statement copies a table, with the time by which it is filtered as it is."""
+    """Whether a statement copies a table, with its time column unchanged."""
     time = plan.target_time
     if time is None or time.label is not None or not statement.copies_table or statement.parameters:
         return False

@@ -1,4 +1,4 @@
-"""Whether rows of a target come back into a SELECT by other names: Merge tables, dictionaries, ``remote()``."""
+"""Whether a SELECT reads its target under another name: Merge tables, dictionaries, ``remote()``."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -22,7 +22,7 @@ def holds_rows_of(
     server: ClickHouse, name: TableName, engine: str, definition: str, targets: Collection[TableName]
 ) -> bool:
     """
-    Whether a table gives rows of one of *targets*, as its engine says.
+    Whether a table's engine returns rows of one of *targets*.
 
     Args:
         definition: Its engine clause; of a dictionary, the statement that makes it.
@@ -78,7 +78,7 @@ def _texts(node: Node) -> list[str]:
 
 
 def _merges(server: ClickHouse, definition: str, database: str, targets: Collection[TableName]) -> bool:
-    """Whether ``Merge('database', 'regular expression')`` takes one of *targets* in."""
+    """Whether ``Merge('database', 'regular expression')`` includes one of *targets*."""
     *databases, tables = _LITERAL.findall(definition) or [""]
     of = f"'{databases[0]}'" if databases else literal(database)
     in_database = "match({name}, {of})" if "REGEXP" in definition else "{name} = {of}"

@@ -1,5 +1,5 @@
 """
-What had arrived in the target when the server died inside a move, and was not yet gone from the sealed table.
+Parts that a server had moved to the target when it died, and not yet removed from the sealed table.
 
 A part that arrived has its hash there, until the target has merged it and forgotten it: within a minute, or
 some minutes later (``old_parts_lifetime``). After that its rows tell, and where they cannot, a person is asked.
@@ -95,7 +95,7 @@ def _has_some(server: ClickHouse, attempt: Attempt, sealed: TableName, partition
 
 
 def _has_all(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: str) -> bool:
-    """Whether the target's rows of the chunk are those of the sealed partition, and no others."""
+    """Whether the target holds exactly the sealed partition's rows of the chunk."""
     plan, of_partition = attempt.plan, f"_partition_id = {literal(partition)}"
     # Rows that were there before may be equal to the chunk's.
     if plan.existing_rows != 0:

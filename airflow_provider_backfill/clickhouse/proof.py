@@ -28,7 +28,7 @@ def prove(
     server: ClickHouse, attempt: Attempt, table: TableName, written: int | None, wanted: ContentSums | None
 ) -> tuple[ContentSums, Slice | None]:
     """
-    Hold what an attempt has staged against what its source gave.
+    Compare an attempt's staged rows with its source.
 
     Args:
         written: As many rows as the server counted on their way into *table*; None when it did not say.

@@ -1,5 +1,5 @@
 """
-What a query plan shows: whether the time filter reaches every read, and what is read besides.
+Facts from a query plan: whether the time filter reaches every read, and the other reads.
 
 ``EXPLAIN`` is asked of the server that will run the statement, so joins, unions, subqueries,
 views and projections are seen as that server sees them.
@@ -106,7 +106,7 @@ def tables_read(server: ClickHouse, select: str, parameters: Mapping[str, str]) 
 
 
 class _RemoteRead(NamedTuple):
-    """What another server does for a SELECT, as its own plan says."""
+    """Another server's part in a SELECT, from its own query plan."""
 
     filtered: bool
     row_wise: bool

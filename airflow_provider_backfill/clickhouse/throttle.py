@@ -1,5 +1,5 @@
 """
-Whether the server has room for another chunk, asked before each one.
+The check, before each chunk, whether the server has room for another.
 
 A backfill is never urgent for the server it runs on: it waits while inserts are about to be slowed
 down, memory or disk runs out, or the replica is behind, and continues by itself.

@@ -1,5 +1,5 @@
 """
-The trial: a few chunks filled one by one, and all of them at once, into private tables like the target.
+The trial: a few chunks, filled one by one and in one statement, into private tables like the target.
 
 What is there after merging is compared by content. It shows what the rules cannot prove, and is a second
 opinion on what they do. The tables are gone afterwards, also when the trial fails.
@@ -42,7 +42,7 @@ _INSERT = {"async_insert": 0, "deduplicate_insert_select": "disable", "max_parti
 
 
 class Difference(NamedTuple):
-    """A row that only one of the two ways gives, as text by column; *at* is its time in milliseconds where asked."""
+    """A row of only one of the two sides, as text by column; *at* is its time in milliseconds, if known."""
 
     given_by: str
     row: Mapping[str, str]
@@ -51,7 +51,7 @@ class Difference(NamedTuple):
 
 class Trial(NamedTuple):
     """
-    What a trial found.
+    The result of a trial.
 
     Attributes:
         slices: The parts of the window that it looked at.
@@ -126,7 +126,7 @@ def rows_by_bound(server: ClickHouse, table: FilteredTable, bounds: Sequence[int
 def private_tables(
     server: ClickHouse, target: TableFacts, plan_id: str, sides: Sequence[str], *, merges: bool = True
 ) -> Iterator[tuple[TableName, ...]]:
-    """Empty tables like the target, one for each side, on this server alone, that nobody else knows of."""
+    """Create empty private tables like the target, one for each side, on this server alone."""
     settings = target.allowances if merges else {**STAGING_TABLE, **target.allowances}
     nonce = secrets.token_hex(4)
     database = target.beside
@@ -242,7 +242,7 @@ def _number(column: str, kind: str) -> str:
 
 
 def _oddity(name: str, kind: str) -> str:
-    """Return SQL that tells apart what counts as zero: no value, no number, and infinity."""
+    """Return SQL that distinguishes the values that count as zero: NULL, NaN and infinity."""
     if kind.startswith("Array("):
         return "toInt64(0)"
     return f"toInt64(multiIf(isNull({name}), 1, isNaN({name}), 1000, isInfinite({name}), 1000000 * sign({name}), 0))"

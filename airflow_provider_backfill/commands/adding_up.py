@@ -145,7 +145,7 @@ def statement_edges(
 
 
 def may_cut_by_key(plan: Plan, target: TableFacts, scans: Sequence[ScanFacts]) -> bool:
-    """Whether the rows of one window may be processed in parts that time does not tell apart."""
+    """Whether the rows of one window may be processed in parts that are not cut by time."""
     return (
         len({table.table for statement in plan.statements for table in plan.filters(statement)}) == 1
         and plan.write_mode is not WriteMode.REPLACE
@@ -330,7 +330,7 @@ def _with_defaults(
 ) -> Mapping[str, BucketKey]:
     """Return the labels with those of columns that the target computes from one of them."""
     found = dict(labels)
-    # A default may be made of one that stands before it.
+    # A default may use an earlier column with a default.
     for column in target.columns:
         used = _columns_in(target, column.default) if column.default and column.name not in statement.columns else []
         changes = any(UNSTABLE.fullmatch(name) for name in re.findall(r"\w+", column.default))

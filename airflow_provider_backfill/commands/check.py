@@ -22,7 +22,7 @@ from .session import Payload, Session
 
 @dataclass(slots=True)
 class _Tally:
-    """What ``check`` counts while it goes through the plans."""
+    """The counts of ``check`` over the plans."""
 
     evaluated: int = 0
     pending: int = 0

@@ -1,5 +1,5 @@
 """
-Where a plan may have chunk bounds, and where it gets them.
+The possible chunk bounds of a plan, and the choice among them.
 
 Bounds of hours and calendars follow from the plan's length. Those of partitions are the edges of
 the target's partition key; those of limits on rows and bytes lie where the rows of the source say.
@@ -275,7 +275,7 @@ def _cells(
 
 
 def _weight_of_row(server: ClickHouse, plan: Plan, source: TableName) -> float:
-    """Which share of the most that a chunk may have one row of the source is."""
+    """Return the share of a chunk's limit that one row of the source takes."""
     rows, size = plan.chunking.rows, plan.chunking.size
     share = 1 / rows if rows else 0.0
     if size is None:

@@ -1,5 +1,5 @@
 """
-How large the chunks of a plan are, and what size would suit them.
+The size of a plan's chunks, and a proposal for a better size.
 
 The estimate counts rows of the source, before the SELECT's own filters; what is proposed fits the
 buckets and partitions that the planner holds plans against.

@@ -1,4 +1,4 @@
-"""Which chunks of a plan: those at one status, those of a part of the window."""
+"""A selection of a plan's chunks: by status, or by a part of the window."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

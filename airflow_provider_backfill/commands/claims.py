@@ -1,4 +1,4 @@
-"""The claims of one worker: which chunks it may have, and whether those who hold the others are alive."""
+"""The claims of one worker: the chunks it may claim, and the liveness of other claimants."""
 
 import time
 from datetime import datetime

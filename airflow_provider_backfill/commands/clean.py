@@ -23,7 +23,7 @@ _Place = tuple[TableName, str]
 
 
 class _Found(NamedTuple):
-    """A table of ours; *beside* is the replicated table whose replicas and Keeper have it, None for one server."""
+    """A table of the product; *beside* is the replicated table with the same replicas, None for one server."""
 
     facts: StagingFacts
     beside: Replicas | None
@@ -133,7 +133,7 @@ def _find(
 
 
 def _targets(server: ClickHouse, places: set[_Place], unseen: list[str]) -> Iterator[TableFacts]:
-    """Return the tables beside which to look."""
+    """Return the tables whose neighbours are to be checked."""
     for name, database in sorted(places):
         try:
             facts = catalog.table_facts(server, name)
@@ -187,7 +187,7 @@ def _clean_plan(
 
 
 def _standing(session: Session, server: ClickHouse, plan_id: str, tables: list[_Found]) -> Standing:
-    """Where the plan stands, and who is at work on it, here or anywhere."""
+    """Return the state of the plan, and its workers on every host."""
     run, readable, own = None, True, ""
     try:
         plan = session.store.load_plan(plan_id)

@@ -140,7 +140,7 @@ class Crew:
         parallel: int,
         end: threading.Event,
     ) -> None:
-        """One shard's part of :meth:`run`; what goes wrong there ends the others' wait, not their work."""
+        """Run one shard's part; an error there ends the wait of other shards, not their work."""
         try:
             with on_site(site.plan.shard):
                 ready = ready or self._waited_for(site)
@@ -216,7 +216,7 @@ class Crew:
         return None
 
     def drop_staged(self) -> None:
-        """Drop what done chunks have staged on replicas, where nothing can need it any more."""
+        """Drop the unneeded staging tables of done chunks on replicas."""
         for worker in self._workers.values():
             worker.drop_staged()
 

@@ -19,7 +19,7 @@ from ..errors import Advice, Flag, RequestError
 
 # These engines hold rows of one server only. A view is resolved to its tables.
 _OWN = frozenset({"MaterializedView", "Memory", "Log", "TinyLog", "StripeLog", "Set", "Join", "EmbeddedRocksDB"})
-# Rows that come from nowhere say nothing about where the others come from.
+# Generated rows say nothing about the place of the other rows.
 _GENERATED = frozenset({"numbers", "numbers_mt", "zeros", "zeros_mt", "generateSeries", "generate_series", "values"})
 _NEUTRAL = frozenset({"View", "Dictionary", "SystemOne", "SystemNumbers", "SystemZeros"})
 # What is behind these is not seen.

@@ -1,4 +1,4 @@
-"""Diagnose a plan or a target, and say what to type."""
+"""Diagnose a plan or a target, and name the commands that help."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What other plans of the state folder have filled; needs no ClickHouse."""
+"""Windows filled by other plans of the state folder; needs no ClickHouse."""
 
 from collections.abc import Iterable, Sequence
 
@@ -32,7 +32,7 @@ def meeting_plans(store: StateStore, plan: Plan) -> list[tuple[Plan, Run]]:
             if overlaps(plan, [loaded]):
                 found.append((loaded, store.open_run(loaded).run))
         except BackfillError:
-            # A damaged plan is a finding of check; it fills nothing that could be told.
+            # check reports a damaged plan, whose filled windows are unknown.
             continue
     return found
 

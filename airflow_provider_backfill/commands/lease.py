@@ -1,4 +1,4 @@
-"""Who holds a claim, and whether that worker still lives."""
+"""The holder of a claim, and whether that worker is alive."""
 
 import os
 from contextlib import suppress

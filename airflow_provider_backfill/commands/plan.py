@@ -148,7 +148,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         )
         if not dry_run:
             _clean_before(session, ground, plan, existing, force=request.force)
-        # What was counted to choose the bounds is of one server.
+        # The counts for the bounds come from one server.
         known = counted if len(ground.sites) == 1 else None
         estimates = [chunk_sizing.estimate_plan(there, plan, known) for _, there, _ in ground.sites]
         estimate = max((one for one in estimates if one is not None), key=lambda one: one.rows, default=None)

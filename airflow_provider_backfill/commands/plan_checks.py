@@ -1,4 +1,4 @@
-"""What would make every chunk of a plan fail, or go wrong, asked before there is a plan."""
+"""Checks, before there is a plan, for causes that would make every chunk fail or be wrong."""
 
 from collections.abc import Sequence
 

@@ -244,7 +244,7 @@ def existing_rows(server: ClickHouse, target: TableFacts, plan: Plan) -> int | N
 
 
 def cutover(server: ClickHouse, target: TableFacts, plan: Plan) -> CutoverFacts:
-    """Where the window meets rows that come in by themselves."""
+    """Return the part of the window that also receives live rows."""
     rows, first, time = 0, None, plan.target_time
     if time is None:
         rows = existing_rows(server, target, plan) or 0

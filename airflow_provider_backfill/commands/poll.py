@@ -1,5 +1,5 @@
 """
-What somebody who waits for a backfill wants to know: is it there, will it never be, how far is it.
+The state of a backfill for a waiting task: completed, impossible, or the progress so far.
 
 For sensors, in a worker and in the triggerer. Needs no ClickHouse; every look reads the state folder again.
 """

@@ -1,5 +1,5 @@
 """
-What a plan will do, before anything does it: the statements of its first and its heaviest chunk, and their cost.
+A preview of a plan: the statements of its first and its heaviest chunk, and their cost.
 
 Writes nothing, on disk or on the server. The time follows from a measurement: the SELECT of one chunk
 of middle weight is run, and its result thrown away.

@@ -81,7 +81,7 @@ def report_plan(session: Session, plan_id: str, *, verify: bool = False) -> Payl
 
 
 def _people(session: Session, plan_id: str) -> list[str]:
-    """Who gave the commands of a run: users, and DAG runs rather than their tasks."""
+    """Return the users and DAG runs that gave the commands of a run."""
     events = EventReader(session, plan_id).read()
     return [str(event["by"]) for event in events if str(event["type"]).startswith("Run")]
 

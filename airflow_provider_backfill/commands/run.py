@@ -45,7 +45,7 @@ def _ignore(*_: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RunFlags:
-    """What a user may insist on for one run; each is one flag of ``run`` and ``resume``."""
+    """The overrides of one run; each is a flag of ``run`` and ``resume``."""
 
     replay_done: bool = False
     replay_failed: bool = False
@@ -117,7 +117,7 @@ def run_plan(
     defaults = session.options.defaults
 
     def prepare(site: Site) -> Ready:
-        """Look at one place whose chunks are to be done, and keep other runs out of it."""
+        """Inspect one place whose chunks are to be done, and keep other runs out."""
         server, here = one_server(site.server), site.plan
         target = target_of(server, here)
         if why := why_another(server, site, target):
@@ -178,7 +178,7 @@ def _fence(server: ClickHouse, target: TableFacts, plan: Plan, lease: float, *, 
     Raises:
         WindowTakenError: Another run is at work on a window that meets this one.
     """
-    # What an embedded engine keeps is open to one process at a time.
+    # An embedded engine's data is open to one process at a time.
     if server.embedded or not (blocks or (plan.adds_rows and not plan.allow_existing_rows)):
         return None
     fence = Fence(server, target, plan, lease)

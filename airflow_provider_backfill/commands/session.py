@@ -50,8 +50,8 @@ class Session:
 
     @contextmanager
     def connected_to_one(self) -> "Iterator[ClickHouse]":
-        """One of the servers behind the address, for answers that are held against each other."""
-        # Late: what looks at the state folder alone starts without it.
+        """One of the servers behind the address, for answers that are compared with each other."""
+        # Imported here: commands that only read the state folder start without this module.
         from ..clickhouse.cluster import one_server
 
         with self.connected() as server:
@@ -59,7 +59,7 @@ class Session:
 
 
 def account_name() -> str:
-    """Who gives the commands: the account this process runs under, and the host; no variable can change it."""
+    """Return the account and host of this process as the user's name; no environment variable changes them."""
     number = os.getuid()
     try:
         name = pwd.getpwuid(number).pw_name

@@ -10,7 +10,7 @@ from .session import Payload, Session
 
 def set_parallel(session: Session, plan_id: str, parallel: int) -> Payload:
     """
-    Turn how many chunks of a plan run at once, over all its workers; running ones see it within two seconds.
+    Set the number of parallel chunks of a plan over all its workers, which see the change within two seconds.
 
     Holds for every later run of the plan as well. Chunks that run already are not stopped.
 

@@ -19,7 +19,7 @@ _AT_ONCE = 16
 
 class StagedTables:
     """
-    What one worker has staged, of chunks whose rows are in the target and whose log says so, or were refused there.
+    The staging tables of one worker that may be dropped: of chunks recorded as done, or refused.
 
     Until the log has a chunk as done, its emptied table tells the next attempt that its rows were published. Afterwards
     no attempt looks for it: one that was asleep finds no table to publish from, and its claim is lost.

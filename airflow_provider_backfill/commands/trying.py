@@ -37,7 +37,7 @@ def try_chunks(
     seconds: float,
 ) -> tuple[bool, str]:
     """
-    Fill a few chunks one by one and at once, and compare.
+    Fill a few chunks one by one and in one statement, and compare.
 
     Args:
         counted: Rows of the sources by the start of their chunk, in milliseconds; None where they are to be counted.

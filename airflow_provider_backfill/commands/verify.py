@@ -43,7 +43,7 @@ _SHOWN = 3
 
 
 class Verdict(StrEnum):
-    """What a comparison says."""
+    """The verdict of a comparison."""
 
     EQUAL = "equal"
     DIFFERS = "differs"

@@ -367,7 +367,7 @@ class Worker:
         def fenced() -> None:
             self._fenced()
             if time.monotonic() - looked >= self._lease / 2:
-                # It may have been asleep: what it is about to publish may be of another attempt, or of another folder.
+                # The worker may have slept: its next publish could follow another attempt, or another folder.
                 owned()
             unwritten[0] = False
 

@@ -116,7 +116,7 @@ class Chunking:
 
     @property
     def flags(self) -> tuple[Flag, ...]:
-        """What to pass for this rule."""
+        """The argument that satisfies the rule."""
         if self.hours is not None:
             flags = [Flag("--chunk-hours", render_chunk_hours(self.hours))]
         else:
@@ -177,7 +177,7 @@ def _hours(first: int, zone: "Timezone") -> Iterator[int]:
     edge = _floor_hour(first, first, zone)
     while True:
         following = edge + MS_PER_HOUR
-        # By the clocks as they go just before; where they are moved, the hour begins at that moment.
+        # By the clock before the change; where clocks are moved, the hour begins at that moment.
         edge = _floor_hour(following, following - 1, zone)
         if edge > first:
             yield edge

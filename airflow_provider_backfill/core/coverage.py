@@ -129,14 +129,14 @@ def _chunks_within(plan: Plan, run: Run, start: datetime, end: datetime) -> Iter
 
 
 def _same_window(plan: Plan, other: Plan) -> bool:
-    """Whether two plans are different ones of one table whose windows meet."""
+    """Whether two different plans of one table have meeting windows."""
     if plan.plan_id == other.plan_id or not _same_place(plan, other):
         return False
     return other.start < plan.end and plan.start < other.end
 
 
 def _same_place(plan: Plan, other: Plan) -> bool:
-    """Whether two plans fill one table; on a cluster, whoever was asked about it."""
+    """Whether two plans fill the same table; on a cluster, whichever server the plans name."""
     if plan.cluster or other.cluster:
         return plan.cluster == other.cluster and plan.has_target_of(other)
     return (plan.target, plan.environment) == (other.target, other.environment)
@@ -160,7 +160,7 @@ def _common(left: Slice, right: Slice) -> Slice | None:
 
 
 def _was_gone(plan: Plan, others_run: Run) -> bool:
-    """Whether what another run had filled was not in the target any more when the plan looked for rows there."""
+    """Whether another run's rows had left the target by the time the plan counted rows there."""
     before = others_run.updated_at is not None and others_run.updated_at < plan.created_at
     return before and plan.existing_rows == 0 and not others_run.reach
 

@@ -45,7 +45,7 @@ REPLICATED_ENGINE = re.compile(rf"^(Replicated\w*MergeTree\()({_TEXT}), ({_TEXT}
 
 class Replicas(NamedTuple):
     """
-    How a table is replicated, as the server sees it that was asked.
+    A table's replication, as the connected server sees it.
 
     Attributes:
         keeper: The name of its Keeper; ``default`` as a rule.
@@ -161,7 +161,7 @@ class ViewFacts:
 @dataclass(frozen=True, slots=True)
 class SelectFacts:
     """
-    What the server says about a SELECT.
+    The server's description of a SELECT.
 
     Attributes:
         columns: Its result columns.
@@ -391,7 +391,7 @@ class Nondeterminism(NamedTuple):
 
 class CutoverFacts(NamedTuple):
     """
-    Where a plan's window meets rows that come in by themselves.
+    The part of a plan's window that also receives live rows.
 
     Attributes:
         now: The server's time.
@@ -453,7 +453,7 @@ class Estimate:
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
     """
-    What a look at a server gave, for one plan or for one target.
+    The facts of a server, for one plan or for one target.
 
     Attributes:
         address: Where it is.

@@ -57,7 +57,7 @@ class Schedule(NamedTuple):
     stop_at: datetime | None = None
 
     def reason_to_wait(self, now: datetime) -> str:
-        """Why no chunk may start now, though one may later; empty when one may."""
+        """Return why no chunk may start now; empty when one may."""
         if self.hours is None or self.hours.allows(now):
             return ""
         return f"chunks start from {self.hours.text} only"

@@ -1,4 +1,4 @@
-"""What backfills leave on a server, and which of it nobody can need any more. Pure."""
+"""Leftovers of backfills on a server, and which of them are unneeded. Pure."""
 
 import re
 from enum import StrEnum
@@ -19,7 +19,7 @@ _NAME = re.compile(
 
 
 class LeftoverKind(StrEnum):
-    """What a table of ours is for; the backup of a plan is none of them."""
+    """The purpose of a table of the product; a plan's backup has none of these."""
 
     STAGING = "staging"
     FENCE = "fence"
@@ -28,7 +28,7 @@ class LeftoverKind(StrEnum):
 
 class Leftover(NamedTuple):
     """
-    A table of ours as its name tells.
+    A table of the product, known by its name.
 
     Attributes:
         chunk_id: Empty unless it is a staging table.
@@ -43,7 +43,7 @@ class Leftover(NamedTuple):
 
 class Standing(NamedTuple):
     """
-    What is known of a plan whose tables were found.
+    The facts of a plan whose tables exist.
 
     Attributes:
         run: None when the state folder does not have the plan.
@@ -64,7 +64,7 @@ class Verdict(NamedTuple):
 
 
 def read_name(name: str) -> Leftover | None:
-    """Tell what a table of ours is by its name; None for any other, a backup among them."""
+    """Parse the name of a table of the product; None for any other table, also for a backup."""
     match = _NAME.fullmatch(name)
     if match is None or (match["trial"] is not None) != name.startswith("backfill_trial_"):
         return None

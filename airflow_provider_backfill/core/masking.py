@@ -12,7 +12,7 @@ MASK = "…"
 MESSAGE_LIMIT = 4_000
 """Characters of a message that are kept: enough for a person, and for the log of a chunk that fails often."""
 
-# What ends an address: white space, a quote, or what nobody writes in one.
+# The characters that end an address: white space, quotes, and others that addresses do not contain.
 _ENDS = " \t\n'\"`<>"
 _TOKEN = re.compile(r"[^\s'\"`<>]+")
 _NAMES = (

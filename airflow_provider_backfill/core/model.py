@@ -1,5 +1,5 @@
 """
-What all stored values share: the format number, JSON types, and the base model.
+Shared parts of stored values: the format number, JSON types, and the base model.
 
 Python names are snake_case; in JSON the keys are camelCase.
 """
@@ -28,7 +28,7 @@ def _instant(value: object) -> object:
                 return datetime.fromisoformat(value)
             return parse_instant(value)
         except RequestError as error:
-            # What pydantic reports with its place; here it is a file's text, not a user's.
+            # pydantic reports this error with its place. The text comes from a file, not from a user.
             raise ValueError(error.message) from None
     return from_ms(to_ms(value)) if isinstance(value, datetime) else value
 

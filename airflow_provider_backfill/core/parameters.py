@@ -116,7 +116,7 @@ def has_bounds(parameters: Sequence[Parameter]) -> bool:
 
 
 def tell_chunks_by_text(parameters: Sequence[Parameter], bounds: Sequence[int]) -> bool:
-    """Whether formats give each chunk a text of its own, so that no SELECT gives what two chunks do."""
+    """Whether formats give each chunk a different text, so that no two chunks run the same SELECT."""
     formats = [one for one in parameters if one.format]
     texts = [_texts(formats, from_ms(start)) for start in bounds[:-1]]
     return bool(formats) and len(set(texts)) == len(texts)
@@ -173,7 +173,7 @@ def _value(parameter: Parameter, start: datetime, end: datetime) -> str:
 
 def check_parameters(parameters: Sequence[Parameter], bounds: Sequence[int], what: str) -> None:
     """
-    Hold chunk bounds, in milliseconds, to what the parameters can say.
+    Check that the parameters can express the chunk bounds, which are in milliseconds.
 
     Raises:
         MisalignedError: A bound lies between two values of a parameter's type or format, or a chunk reaches

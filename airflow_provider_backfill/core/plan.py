@@ -125,7 +125,7 @@ class Statement(Model):
 
     @property
     def query(self) -> str:
-        """The SELECT as it is sent: the user's text, or a shard's share of its rows."""
+        """The SELECT that is sent: the user's text, or a shard's share of its rows."""
         return share_of(self.select, self.columns, self.exact, self.share) if self.share else self.select
 
     @property
@@ -140,12 +140,12 @@ class Statement(Model):
 
     @property
     def copies_table(self) -> bool:
-        """Whether it is a copy of its source, column by column."""
+        """Whether the statement copies its source, column by column."""
         return self.source is not None and self.name == str(self.source)
 
 
 class Proof(StrEnum):
-    """How it was shown that the chunks of a plan add up."""
+    """The kind of evidence that the chunks of a plan add up."""
 
     ONE_CHUNK = "one chunk"
     BY_RULE = "by rule"
@@ -165,7 +165,7 @@ class RowProof(StrEnum):
 
 class AddsUp(Model):
     """
-    Why the chunks of a plan give together what its SELECTs give for the whole window.
+    Why the chunks of a plan add up to the result of its SELECTs over the whole window.
 
     Attributes:
         steps: What was seen of each step that looks at several rows, one sentence each.
@@ -186,7 +186,7 @@ class AddsUp(Model):
 
 
 class TimeLabel(Model):
-    """What a SELECT makes of the time that chunks are cut by: an expression over that column."""
+    """A SELECT's expression over the time column by which chunks are cut."""
 
     expression: str
     column: str

@@ -1,4 +1,4 @@
-"""What a plan's codes mean, in the sentences that all skins show."""
+"""Sentences for a plan's codes, the same in every interface."""
 
 from .names import quote
 from .plan import ModeReason, Plan, Proof, WriteMode

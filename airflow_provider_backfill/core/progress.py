@@ -22,7 +22,7 @@ _SURE = 6.0
 _EXACT = 0.001
 # After a step, the new pace counts for so much, and that of the whole run for the rest: the old pace may come back.
 _NEW_PACE = 0.7
-# A trend makes the chunks to come at most so much slower or faster than the last third.
+# A trend changes the pace of the coming chunks by at most this factor, compared with the last third.
 _TREND_AT_MOST = 1.7
 
 

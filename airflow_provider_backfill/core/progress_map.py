@@ -17,7 +17,7 @@ from .run_state import ChunkState, ChunkStatus, Done, Run
 
 
 class CellKind(StrEnum):
-    """What a cell of a map shows; of several chunks the worst that needs a look."""
+    """The kind of a map cell; for several chunks, the kind that needs most attention."""
 
     DONE = "done"
     PARTLY = "partly done"

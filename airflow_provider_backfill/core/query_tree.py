@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 _NODE = re.compile(r"^([A-Z][A-Z_ ]*?) id: (\d+)(?:, (.*))?$", re.DOTALL)
-# Values may hold commas and colons of their own; what may follow one ends it.
+# Values may contain commas and colons, so each pattern names the text that may follow.
 _FIELDS = {
     "COLUMN": r"(?:alias: .*, )?column_name: (?P<name>.*), result_type: (?P<type>.*?)(?:, source_id: (?P<source>\d+))?",
     "CONSTANT": r"(?:alias: .*, )?constant_value: (?P<name>.*), constant_value_type: (?P<type>.*)",

@@ -11,7 +11,7 @@ from .select_text import read_select
 
 def check_request(request: PlanRequest) -> None:
     """
-    Check what a request says against itself.
+    Check a request for contradictions.
 
     Raises:
         RequestError: Two arguments contradict each other, a setting is the plan's own, or the SELECT is none.

@@ -1,5 +1,5 @@
 """
-What to do about an error of ClickHouse: try again, give up, or split the chunk.
+The decision after an error of ClickHouse: retry, give up, or split the chunk.
 
 The names are ClickHouse's own (``ErrorCodes.cpp``), each seen or read as the result of a
 condition that passes by itself (retry) or does not (give up). Beside each stands its number,
@@ -56,7 +56,7 @@ _PARTITIONS_PER_INSERT = "partitions for single INSERT"
 
 
 class RetryDecision(StrEnum):
-    """What becomes of a failed attempt."""
+    """The decision on a failed attempt."""
 
     RETRY = "retry"
     FINAL = "final"

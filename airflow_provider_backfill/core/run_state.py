@@ -44,7 +44,7 @@ class ChunkStatus(StrEnum):
 
 class ContentSums(NamedTuple):
     """
-    What rows amount to.
+    Count and checksum of rows.
 
     Attributes:
         rows: How many.
@@ -58,7 +58,7 @@ class ContentSums(NamedTuple):
 
 class Staged(NamedTuple):
     """
-    What a verified attempt has staged, where the log seals it: on replicas, exactly these parts are published.
+    The sealed staging table of a verified attempt; on replicas, exactly these parts are published.
 
     Attributes:
         table: Its staging table, in the target's database.
@@ -79,7 +79,7 @@ Done = tuple[int, int, int, float]
 @dataclass(slots=True)
 class ChunkState:
     """
-    What the log says about one chunk.
+    The state of one chunk, from the log.
 
     Attributes:
         attempt: Number of the last attempt; counts from 1 and never falls, so a query id is never reused.

@@ -1,5 +1,5 @@
 """
-Which slices of a window a trial looks at: those where chunks that do not add up would show.
+The choice of slices for a trial: slices that reveal chunks that do not add up.
 
 Neighbours share keys that are cut by their common bound; chunks a day, a week and a month apart share
 an hour of the day, a day of the week, a day of the month. Pure.

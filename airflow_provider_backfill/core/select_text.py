@@ -1,5 +1,5 @@
 """
-A user's SELECT as text: where it begins and ends, and which parameters stand in it.
+A user's SELECT as text: its beginning and end, and its parameters.
 
 The text is cut at its ends and never changed inside. Pure: what it means is the server's to say.
 """
@@ -33,7 +33,7 @@ class Placeholder(NamedTuple):
 
 class SelectText(NamedTuple):
     """
-    A SELECT without what stands around it.
+    A SELECT without surrounding comments and semicolons.
 
     Attributes:
         select: The statement, without white space, comments and semicolons around it.

@@ -1,4 +1,4 @@
-"""What a table's definition says of its columns beside their types: constraints and TTLs. Pure."""
+"""Constraints and TTLs of columns, from a table's definition. Pure."""
 
 import re
 from collections.abc import Iterator

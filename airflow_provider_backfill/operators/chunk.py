@@ -171,7 +171,7 @@ class BackfillChunkOperator(BaseOperator):
             elif max_parallel_chunks is not None:
                 parse_options({"defaults": {"maxParallelChunks": max_parallel_chunks}}, "max_parallel_chunks")
         kwargs.setdefault("max_active_tis_per_dagrun", max_parallel_chunks)
-        # Before 3.3, Airflow takes the label from what is mapped and not from the operator that comes of it.
+        # Before 3.3, Airflow takes the label from the mapped operator, not from the expanded one.
         kwargs.setdefault("map_index_template", _LABEL)
         return super().partial(task_id=task_id, **kwargs)
 
@@ -362,7 +362,7 @@ def _shown(window: Window) -> str:
 
 class _Clear:
     """
-    Whether a task instance is at work for the first time since it was cleared, or since it was made.
+    Whether a task instance runs for the first time since it was created or cleared.
 
     Kept in the task's state, since a worker may be lost before it has acted on it.
     """

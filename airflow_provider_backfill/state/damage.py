@@ -38,7 +38,7 @@ def _object(data: bytes) -> dict[str, Any]:
 
 
 def refuse_other_format(path: str, data: bytes) -> None:
-    """Raise when the file says that another version wrote it."""
+    """Raise an error when another version wrote the file."""
     number = _object(data).get("format")
     if isinstance(number, int) and number != FORMAT:
         raise other_format(path, number)

@@ -91,7 +91,7 @@ class ObjectBackend:
         return found[0] if found else None
 
     def _get(self, name: str) -> tuple[bytes, dict[str, str]] | None:
-        """Return the bytes of *name*, and what tells this version of it from others."""
+        """Return the bytes of *name*, and the version tag of the object."""
         with _explained("read", self.where(name)):
             try:
                 found = obstore.get(self.store, name)

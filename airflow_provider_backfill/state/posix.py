@@ -22,7 +22,7 @@ from ..errors import Advice, DamagedStateError, Flag, StateError
 
 _BLOCK = 4 << 20
 """Bytes of a log that are read at once, so that memory does not grow with it."""
-# What makes one file unreadable while its neighbours are not.
+# Errors that concern one file and not its neighbours.
 _UNREADABLE = (errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP)
 _CREATE = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -332,7 +332,7 @@ def _create(root: Path, path: Path, flags: int) -> int:
 
 
 def _make_folder(root: Path, path: Path) -> None:
-    """Create a folder and what lies above it, durably: the state folder, or one in it, for their owner alone."""
+    """Create a folder with its parents, durably: the state folder or a folder in it, for the owner alone."""
     inner = root in path.parents
     if inner and path.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
@@ -365,7 +365,7 @@ def _explained(verb: str, path: Path) -> Iterator[None]:
     except OSError as error:
         reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror or error
         if verb == "read" and error.errno in _UNREADABLE and os.access(path.parent, os.X_OK):
-            # One file, as a rule: that it cannot be read says nothing of the others.
+            # Usually one unreadable file, which says nothing about the others.
             raise DamagedStateError(
                 f"{path} cannot be read: {reason}.",
                 path=str(path),

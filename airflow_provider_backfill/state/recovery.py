@@ -1,5 +1,5 @@
 """
-What can be made out of a damaged log, and what cannot be known any more.
+Recovery of a damaged log: the facts that remain, and the facts that are lost.
 
 The rule is to believe less rather than more: a chunk counts as done only where a whole line
 says so, and whatever a lost line may have been about is named, so that a person looks before
@@ -92,7 +92,7 @@ def _event(line: bytes) -> Event | None:
 
 
 def _believe(run: Run, event: ChunkStarted | ChunkVerified | ChunkDone) -> None:
-    """Fold an event whose forerunners are among the lost lines; it was written, so they were."""
+    """Fold an event whose predecessors were lost. They must have existed, or this event would not."""
     chunk_id, state = event.chunk_id, run.state(event.chunk_id)
     if chunk_id in run.splits or event.attempt < state.attempt + isinstance(event, ChunkStarted):
         return
@@ -106,7 +106,7 @@ def _believe(run: Run, event: ChunkStarted | ChunkVerified | ChunkDone) -> None:
         run.counts[state.status] -= 1
         if done := run.done.pop(chunk_id, None):
             run.rows, run.seconds = run.rows - done[1], run.seconds - done[3]
-    # The attempts before this one say nothing about it, except for what they had verified.
+    # Earlier attempts have no effect on this one, except for what they had verified.
     run.chunks[chunk_id] = ChunkState(attempt=event.attempt - 1, verified=dict(state.verified), staged=state.staged)
     if isinstance(event, ChunkStarted):
         apply_event(run, event.model_copy(update={"takes_over": False}))

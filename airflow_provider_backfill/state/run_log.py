@@ -71,7 +71,7 @@ _DONE, _DONE_LETTERS = b'"done":{', b'0123456789abcdef"[]:,.+-'
 
 def _without_done(data: bytes) -> bytes:
     """
-    Return a run file without its done chunks: most of it, and most of what it costs to parse.
+    Return a run file without its done chunks, which are most of its size and parsing time.
 
     They are lists of numbers, so no brace is in them; and in a string the quotes would be escaped.
     All of it when anything else is in them: then the file is damaged.
@@ -162,7 +162,7 @@ class RunLog:
         return self.run
 
     def _fold(self) -> bool:
-        """Fold what is new; whether there was anything."""
+        """Fold the new lines; return whether there were any."""
         self._fold_tail()
         news = False
         while (lines := self._log.read(self._position, self._last)) != []:
@@ -272,7 +272,7 @@ class RunLog:
         if header.planned_at == self.plan.created_at:
             self._leftover = ""
             return True
-        # Either this plan is no longer the one in the folder, or a crash left the log of the one before it.
+        # Either the folder has a newer plan, or a crash left the log of an older one.
         self._check_plan()
         self._leftover = render_instant(header.planned_at)
         return False
@@ -319,7 +319,7 @@ class RunLog:
                 if event is not None:
                     judge_event(self.run, event)
             except BackfillError:
-                # What was refused for the run as we know it may be right for the run as it is.
+                # An event refused for the known state of the run may be valid for its newest state.
                 if current or not self._fold():
                     raise
                 continue
@@ -340,7 +340,7 @@ class RunLog:
                     self._open_log()
                 self._log.append(self._position, line)
             except ConflictError:
-                # Without a pause, by the time it takes to meet, those who met would meet again at the next line.
+                # Back off with jitter: otherwise the same writers would conflict again at the next line.
                 pause = min(pause * 2 or time.monotonic() - began, _PAUSE_SECONDS)
                 time.sleep(random.uniform(0, pause))  # noqa: S311 - spreads load, keeps no secret
                 self._fold()

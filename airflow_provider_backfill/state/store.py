@@ -93,7 +93,7 @@ class StateStore:
         return self.backend.where(plan_file(plan_id))
 
     def run_path(self, plan_id: str) -> str:
-        """Where the run's checkpoint is kept, as shown to people."""
+        """Return the path of the run's checkpoint, for messages."""
         return self.backend.where(run_file(plan_id))
 
     def event_path(self, plan_id: str) -> str:

@@ -47,7 +47,7 @@ _FIRST, _LAST, _MOST = -62_135_596_800_000, 253_402_300_799_999, 10**12
 
 
 class CancelBody(BaseModel):
-    """What a cancel says."""
+    """The content of a cancel."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -55,7 +55,7 @@ class CancelBody(BaseModel):
 
 
 class WaiveBody(BaseModel):
-    """What a waiver says."""
+    """The content of a waiver."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -27,7 +27,7 @@ _EVERY_DAG = "clickhouse-backfill: every DAG"
 
 class Rights:
     """
-    What a user may see and do, for the time of one request.
+    A user's permissions during one request.
 
     A plan belongs to the DAGs that it was planned in or ran for; one of the command line belongs to none, and is
     for those who have the right to every DAG.
@@ -65,7 +65,7 @@ def may_clear(user: BaseUser, dag_id: str) -> bool:
 
 def viewer(user: GetUserDep) -> BaseUser:
     """
-    Return the user, who may look.
+    Return a user with the right to view.
 
     Raises:
         HTTPException: 401 without a login, 403 without the right.

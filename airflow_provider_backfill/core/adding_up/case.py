@@ -1,4 +1,4 @@
-"""What the rules for adding up are asked, what they ask back, and what they say."""
+"""Input, questions and verdicts of the rules for adding up."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -54,7 +54,7 @@ class Question:
 
 
 class Kind(StrEnum):
-    """What a refusal is about."""
+    """The subject of a refusal."""
 
     GROUPS = "groups"
     """A GROUP BY whose groups chunks cut, into a target that does not merge them: the user may say that it is fine."""

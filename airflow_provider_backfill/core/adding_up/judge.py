@@ -104,7 +104,7 @@ def _read_whole(case: Case, verdict: Verdict) -> Verdict:
     try:
         rows = walk.relation(case.tree, "")
     except RefusedError:
-        # Behind what cannot be looked into.
+        # Hidden by a source that cannot be inspected.
         return verdict
     return replace(_with_chance(whole, walk, _given(whole, rows), verdict), unordered=())
 

@@ -33,7 +33,7 @@ class Value(NamedTuple):
 
 
 def any_of(value: Value, test: Callable[[Value], bool]) -> bool:
-    """Whether *test* holds for a value or for anything that it is made of."""
+    """Whether *test* holds for a value or for one of its arguments, at any depth."""
     seen: set[int] = set()
     todo = [value]
     while todo:
@@ -101,7 +101,7 @@ def literal_of(node: Node) -> str | None:
 
 
 def of_branch(value: Value, union: str, branch: int) -> Value:
-    """Return a value as one branch of a UNION gives it."""
+    """Return a value from one branch of a UNION."""
     if value.what == "either" and value.source == union:
         return value.args[branch]
     if not value.args:

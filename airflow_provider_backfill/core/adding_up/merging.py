@@ -1,5 +1,5 @@
 """
-How parts of a value become that of the whole, and what a target makes of the parts that it gets.
+The merging of partial values, by the rules of functions and by the target's engine.
 
 A part is what a chunk gives of a group whose rows lie in several chunks. Pure.
 """
@@ -81,7 +81,7 @@ class Merge(NamedTuple):
 
 
 def merge_of(value: Value) -> Merge:
-    """How the parts that chunks give of a value become that of the whole."""
+    """Decide the merging of a value's parts from several chunks."""
     if not is_partial(value):
         return Merge("key")
     if value.what == "aggregate":
@@ -129,7 +129,7 @@ def _passes(value: Value, parts: Sequence[Value], by: str) -> bool:
 
 
 def cuts_fractions(given: str, wanted: str) -> bool:
-    """Whether a number of type *given* may lose digits as *wanted*: cut off one by one is not cut off their sum."""
+    """Whether a number of type *given* loses digits as *wanted*: rounded parts do not add up to the rounded sum."""
     one, other = unwrap_type(given), unwrap_type(simple_type(wanted))
     if "Float" in other:
         return False
@@ -194,7 +194,7 @@ def _finalised(state: str) -> Merge:
 
 
 def _base_merge(name: str) -> str:
-    """By what the values of an aggregate function are merged; empty when they are final."""
+    """Return the function that merges the values of an aggregate function; empty for final values."""
     low = name.lower()
     return _MERGEABLE.get(_ALIASES.get(low, low).lower(), "")
 
@@ -211,7 +211,7 @@ def _aggregate_merge(value: Value) -> Merge:
     name, args = value.name, value.args
     inner = [arg for arg in args if is_partial(arg)]
     if "over parts" in value.source and not inner and not _REPEATABLE.fullmatch(name):
-        # It would see a group once for each chunk that has a part of it.
+        # The view would see a group again for each chunk with a part of the group.
         return Merge("", f"{name} works on groups of which several chunks have a part")
     if value.type.startswith("AggregateFunction("):
         if _ORDERED_STATES.fullmatch(name):
@@ -234,7 +234,7 @@ def _aggregate_merge(value: Value) -> Merge:
     if inner and "If" in combinators:
         return _over_parts(name, args)
     if by in _DEFAULT_COUNTS and not ("OrNull" in combinators or value.type.startswith("Nullable(")):
-        # Without a row it gives the type's default, which is merged as a value.
+        # Without rows the function returns the type's default, which would merge as a value.
         harmless = by == "max" and _LEAST_IS_DEFAULT.fullmatch(unwrap_type(value.type)) is not None
         if not harmless and ("over all" in value.source or "If" in combinators):
             rows = "such rows" if "If" in combinators else "rows"
@@ -358,7 +358,7 @@ def _partial_args(value: Value) -> bool:
 
 def verify_caveat(plan: Plan, target: TableFacts, chance: Sequence[str] = ()) -> str:
     """
-    Why a difference between the target's window and the SELECT over the whole of it may be none; else empty.
+    Return why a difference that ``verify`` finds may be harmless; empty when it is a real one.
 
     Args:
         chance: The functions by which the SELECTs choose rows, and that give something else each time.

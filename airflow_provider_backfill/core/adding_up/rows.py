@@ -1,4 +1,4 @@
-"""What a step of a query gives: whole, in parts or grouped; and the refusal of a step that fits none of these."""
+"""The result of a query step: whole, in parts or grouped; else a refusal."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""Whether the target merges what several chunks give of one group, and takes its time from the filtered table."""
+"""Whether the target merges parts of one group from several chunks, with its time from the filtered table."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -174,7 +174,7 @@ def changing_defaults(target: TableFacts, statements: Sequence[Statement]) -> tu
     """Return the columns whose default differs each time, such as ``DEFAULT now()``."""
     given = [set(one.columns) - set(one.defaulted) for one in statements]
     found: list[str] = []
-    # A default may be made of one that stands before it.
+    # A default may use an earlier column with a default.
     for column in target.columns:
         names = re.findall(r"([A-Za-z_]\w*)(\s*\()?", column.default)
         changes = any(UNSTABLE.fullmatch(name) if called else name in found for name, called in names)
@@ -196,7 +196,7 @@ def check_label(case: Case, walk: Walk, rows: Rows) -> None:
         return False
 
     any_of(value, collect)
-    # Behind what cannot be looked into may be the filtered table.
+    # A source that cannot be inspected may hide the filtered table.
     behind = {source.name for source in case.sources.values() if source.opaque}
     if not tables or tables & {*case.filters, *behind} or tables <= case.whole:
         return

@@ -59,7 +59,7 @@ class RequiredBackfill:
 @dataclass(frozen=True, slots=True)
 class RuleContext:
     """
-    What the rules may look at: as much as is known. A rule that needs more finds nothing.
+    The known input of the rules. A rule that needs more finds nothing.
 
     Attributes:
         plan: None for a target before there is a plan, and for findings about all plans.
@@ -127,7 +127,7 @@ class RuleContext:
 
 
 class Match(NamedTuple):
-    """What a rule has found in a case; *severity* when it is another than the rule's own."""
+    """A finding of a rule before it has a code; *severity* overrides the rule's own."""
 
     message: str
     remedy: Remedy | None = None
@@ -135,7 +135,7 @@ class Match(NamedTuple):
 
 
 class RuleScope(StrEnum):
-    """What must be looked at for a rule."""
+    """The sources that a rule needs."""
 
     STATE = "state folder"
     SERVER = "ClickHouse"

@@ -1,1 +1,1 @@
-"""What the page shows of all plans and of one plan; nothing here knows of Airflow or HTTP."""
+"""The page's list of plans and its view of one plan, without knowledge of Airflow or HTTP."""

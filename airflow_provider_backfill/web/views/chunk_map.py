@@ -190,7 +190,7 @@ class ChunkIndex:
         }
 
     def _edges(self, first: int, last: int, cells: int) -> tuple[Sequence[int], int]:
-        """Where cells begin, as places, and their length in milliseconds: 0 when each is one chunk."""
+        """Return the first places of cells, and their length in milliseconds: 0 when each cell is one chunk."""
         if last - first <= cells:
             return range(first, last + 1), 0
         start, end = self.bounds[first], self.bounds[last]

@@ -46,7 +46,7 @@ class FollowedPlan:
 
     @property
     def weight(self) -> int:
-        """How much memory it takes, in chunks."""
+        """The memory use, in chunks."""
         return len(self.run.done) + len(self.run.chunks) + (len(self.index) if self.index else 0)
 
     def refresh(self, *, tail: bool = False, index: bool = False) -> None:

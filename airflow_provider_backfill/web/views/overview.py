@@ -1,5 +1,5 @@
 """
-What the page in Airflow shows of plans and runs, cheap enough to be asked every other second.
+The page's view of plans and runs, cheap enough for a request every two seconds.
 
 Folded runs are kept between requests and only what was appended since is read. What a first look
 costs is cut into slices of a fraction of a second, and an answer says when more is to come.
@@ -84,7 +84,7 @@ class Overview:
         self._damaged: dict[str, DamagedStateError] = {}
 
     def _follow(self, plan_id: str) -> FollowedPlan:
-        """Return the plan as it was last seen, or a first look at it."""
+        """Return the plan as last read, or read it for the first time."""
         stamp = self._store.backend.stamp(f"plans/{plan_id}.json")
         with self._lock:
             known = self._followed.get(plan_id)
@@ -301,7 +301,7 @@ class Overview:
         after: int = 0,
     ) -> Payload:
         """
-        Everything about one plan: where it stands, the map of its chunks, what happened recently.
+        Everything about one plan: state, map of its chunks, recent events.
 
         Args:
             since: The ``version`` of an earlier answer to the same question.

@@ -16,7 +16,7 @@ from .log_tail import LogTail
 
 
 def without_status(summary: Payload) -> Payload:
-    """Return a summary without the finding that only says what its status says."""
+    """Return a summary without the finding that only repeats the status."""
     found = [finding for finding in summary["findings"] if finding["code"] != "backfill_required_pending"]
     return {**summary, "findings": found}
 
