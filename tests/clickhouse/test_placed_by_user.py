@@ -156,6 +156,16 @@ BY_DAY = {
         f"SELECT ts, user FROM {PATH} WHERE ts >= {{chunk_from:DateTime}} AND ts < {{chunk_to:DateTime}}",
         "SELECT ts, user FROM days",
     ),
+    "rows of a table twice": (
+        ROWS,
+        "SELECT ts, user FROM days WHERE day = {day:String} UNION ALL SELECT ts + 1 AS ts, user FROM days WHERE day = {day:String}",
+        "SELECT ts, user FROM days UNION ALL SELECT ts + 1 AS ts, user FROM days",
+    ),
+    "rows of a file twice": (
+        ROWS,
+        f"SELECT ts, user FROM {PATH} UNION ALL SELECT ts, user + 1 AS user FROM {PATH.replace('.parquet', '.parq*')}",
+        "SELECT ts, user FROM days UNION ALL SELECT ts, user + 1 AS user FROM days",
+    ),
     "sums that are merged": (
         "(user UInt32, n UInt64) ENGINE = SummingMergeTree ORDER BY user",
         "SELECT user, count() AS n FROM days WHERE day = {day:String} GROUP BY user",
@@ -197,6 +207,21 @@ NOT_BY_DAY = {
     "all days from this one on": (
         ROWS,
         "SELECT ts, user FROM days WHERE day >= {day:String}",
+        "--no-trial",
+    ),
+    "the day before as well": (
+        ROWS,
+        "SELECT ts, user FROM days WHERE toDate(ts) = toDate({day:String}) UNION ALL SELECT ts, user FROM days WHERE toDate(ts) = toDate({day:String}) - 1",
+        "--no-trial",
+    ),
+    "the file of the day after as well": (
+        ROWS,
+        f"SELECT ts, user FROM {PATH} UNION ALL SELECT ts, user FROM {PATH.replace('{day:String}', 'toString(toDate({day:String}) + 1)')}",
+        "--no-trial",
+    ),
+    "as many numbers as the day says": (
+        "(user UInt32) ENGINE = MergeTree ORDER BY user",
+        "SELECT number AS user FROM numbers(toDayOfMonth(toDate({day:String})))",
         "--no-trial",
     ),
     "the user's row before, in a day": (

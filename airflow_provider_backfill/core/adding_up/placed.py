@@ -6,10 +6,23 @@ such a constant, takes each row for one chunk. Pure.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from ..query_tree import Node
 from .lineage import Value, any_of
 
+
+class Told(NamedTuple):
+    """By what a read takes each row for one chunk: the table function, or nothing for a condition; and its texts."""
+
+    how: str
+    texts: tuple[str, ...]
+
+
+# What their arguments say is no path, so other arguments may give the same rows.
+FROM_NOWHERE = frozenset(
+    {"numbers", "numbers_mt", "zeros", "zeros_mt", "generateSeries", "generate_series", "generateRandom", "values"}
+)
 NOTHING = Value("opaque")
 """The other side of a condition that is no equality."""
 # Chunks that lie so far apart: a day of the month comes again, and an hour of the day or of the week.
@@ -82,12 +95,23 @@ def _has_columns(value: Value) -> bool:
     return any_of(value, lambda one: one.what not in ("constant", "given", "call"))
 
 
+def may_share_rows(one: Collection[Told], other: Collection[Told]) -> bool:
+    """Whether a row that one read takes for a chunk may be taken by another for another chunk, as a look-back does."""
+    if set(one) & set(other):
+        # Both take the same for each chunk.
+        return False
+    paths = [told for told in (*one, *other) if told.how]
+    return len(paths) < len(one) + len(other) or any(
+        left == right for mine in one for theirs in other for left in mine.texts for right in theirs.texts
+    )
+
+
 def constants_of(nodes: Iterable[Node]) -> Iterator[int]:
-    """Return the ids of the constants in expressions, those of queries in them left out."""
+    """Return the ids of the constants in expressions, those of queries and of constants in them left out."""
     todo = list(nodes)
     while todo:
         one = todo.pop()
         if one.kind == "CONSTANT":
             yield one.id
-        if one.kind not in ("QUERY", "UNION"):
+        elif one.kind not in ("QUERY", "UNION"):
             todo += [child for children in one.sections.values() for child in children]

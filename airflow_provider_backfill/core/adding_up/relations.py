@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 from ...errors import Advice, Flag
 from ..query_tree import Node
 from ..tables import TABLE_FUNCTION, TableName
 from .case import Kind, Read
 from .lineage import Value, is_partial
-from .placed import conditions, constants_of, tells_chunks
+from .placed import FROM_NOWHERE, Told, conditions, constants_of, may_share_rows, tells_chunks
 from .rows import ONE_CHUNK, RefusedError, Rows, Shape, TableColumns, or_one_chunk, show_key
 from .steps import Steps, list_items
 
@@ -33,7 +34,11 @@ class Walk(Steps):
                 if not place and (ids := set(constants_of(node.list("ARGUMENTS"))) & self._case.given.keys()):
                     if tells_chunks(self._case.given, ids):
                         self.reads.append(Read(name, "by arguments of the chunk's own"))
-                        return self._seen(Rows(Shape.PARTS, TableColumns(name, f"{node.id}")), node, place)
+                        if node.name in FROM_NOWHERE:
+                            self.doubts.append(f"whether {node.name}() gives each row for one chunk alone")
+                        told = frozenset(Told(node.name, self._case.given[one]) for one in ids)
+                        rows = Rows(Shape.PARTS, TableColumns(name, f"{node.id}"), told=told)
+                        return self._seen(rows, node, place)
                     self._partly |= ids
                 queries = [
                     self.relation(one, place) for one in node.list("ARGUMENTS") if one.kind in ("QUERY", "UNION")
@@ -155,8 +160,11 @@ class Walk(Steps):
             name: Value("either", args=tuple(values), source=at, type=values[0].type)
             for name, *values in zip(branches[0].columns, *(rows.columns.values() for rows in moving), strict=False)
         }
+        if self._case.given and any(may_share_rows(one.told, other.told) for one, other in combinations(moving, 2)):
+            self.doubts.append(f"whether the branches of a UNION of {self._case.name} give each row in one chunk alone")
         grouped = next((rows for rows in moving if rows.shape is Shape.GROUPED), None)
-        rows = Rows(Shape.PARTS, columns) if grouped is None else replace(grouped, columns=columns)
+        told = moving[0].told
+        rows = Rows(Shape.PARTS, columns, told=told) if grouped is None else replace(grouped, columns=columns)
         if mode == "UNION_ALL":
             return rows
         return self._distinct(rows, mode.replace("_", " "))

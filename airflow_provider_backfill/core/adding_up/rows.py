@@ -10,6 +10,7 @@ from ..remedy import pass_flags
 from ..tables import TableName
 from .case import BucketFacts, BucketKey, Kind, Refusal
 from .lineage import Value
+from .placed import Told
 
 
 class Shape(StrEnum):
@@ -30,12 +31,14 @@ class Rows:
         why: Of grouped rows: the step that groups them, with what chunks do to it.
         over: Of grouped rows, what their aggregates work on: ``over all`` rows, so that an empty chunk gives a row,
             too, ``over parts`` of the groups of an aggregation below, or both.
+        told: By what ``--param`` takes them for one chunk.
     """
 
     shape: Shape
     columns: dict[str, Value]
     why: "Cut | None" = None
     over: str = ""
+    told: frozenset[Told] = frozenset()
 
 
 class Cut(NamedTuple):

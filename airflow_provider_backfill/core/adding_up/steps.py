@@ -9,7 +9,7 @@ from ..query_tree import Node
 from .case import Kind
 from .expressions import Expressions
 from .lineage import Value, is_partial, literal_of, show
-from .placed import given_in, pinned_side, tells_chunks
+from .placed import Told, given_in, pinned_side, tells_chunks
 from .rows import Cut, RefusedError, Rows, Shape, or_one_chunk, show_key
 
 _IN_BLOCK = re.compile(
@@ -54,12 +54,12 @@ class Steps(Expressions):
                 self._pinned[side] = self._pinned.get(side, frozenset()) | ids
         if rows.shape is not Shape.WHOLE or not by | perhaps:
             return rows
-        if tells_chunks(self._case.given, by):
-            return replace(rows, shape=Shape.PARTS)
-        if tells_chunks(self._case.given, by | perhaps):
+        if not tells_chunks(self._case.given, by | perhaps):
+            return rows
+        if not tells_chunks(self._case.given, by):
             self.doubts.append(f"whether the conditions of {self._case.name} take each row for one chunk alone")
-            return replace(rows, shape=Shape.PARTS)
-        return rows
+        told = frozenset(Told("", self._case.given[one]) for one in by)
+        return replace(rows, shape=Shape.PARTS, told=told)
 
     def _of_one_chunk(self, values: Sequence[Value]) -> bool:
         """Whether rows that agree in these values are of one chunk, by what --param gives."""
