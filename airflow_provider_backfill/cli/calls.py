@@ -171,7 +171,7 @@ def named_plan(call: Call, session: "Session") -> str:
 
 
 def _status(call: Call) -> Payload:
-    from ..commands.chunks import list_chunks
+    from ..commands.chunks import chunk_statements, list_chunks
     from ..commands.status import read_status
     from ..core.run_state import ChunkStatus
 
@@ -183,6 +183,8 @@ def _status(call: Call) -> Payload:
     payload = with_page(read_status(session, plan_id))
     if status is not None:
         payload["chunks"] = [chunk.payload() for chunk in list_chunks(session, plan_id, ChunkStatus(status))]
+    if (chunk_id := call.text("--sql")) is not None:
+        payload["statements"] = chunk_statements(session, plan_id, chunk_id)
     return payload
 
 

@@ -107,6 +107,7 @@ _STATUSES = ("pending", "running", "done", "failed")
 _CHUNKS = Flag(
     "--chunks", "STATUS", f"list the chunks with this status: {', '.join(_STATUSES[:-1])} or {_STATUSES[-1]}"
 )
+_SQL = Flag("--sql", "CHUNK", "print the SQL of this chunk as well; a prefix of the id is enough")
 _EVENTS_FLAGS = (
     *_NAMED,
     Flag("--follow", "", "follow until the run has ended; with --json one line per event"),
@@ -160,7 +161,7 @@ COMMANDS = {
     "plan": _Command("create an immutable plan; nothing runs", (*PLAN_FLAGS, _DRY_RUN)),
     "run": _Command("execute a plan, chunk by chunk", _RUN_FLAGS, PLAN_FLAGS),
     "resume": _Command("continue a paused, failed or cancelled plan, retrying failed chunks", (_OPEN, *_RUN_FLAGS)),
-    "status": _Command("show the status of a plan", (*_NAMED, _WATCH, _CHUNKS)),
+    "status": _Command("show the status of a plan", (*_NAMED, _WATCH, _CHUNKS, _SQL)),
     "events": _Command("print the history of a plan, event by event", _EVENTS_FLAGS),
     "set-parallel": _Command("change the number of parallel chunks, even during a run", _PARALLEL_FLAGS),
     "pause": _Command("pause a run until resume; the workers release their chunks", (*_NAMED, _REASON)),

@@ -99,6 +99,7 @@ def show_status(payload: Payload, out: IO[str]) -> str:
     ]
     if "chunks" in payload:
         lines += _chunks(payload["chunks"], out)
+    lines += [f"{one['insert']}\n{one['filter']}".rstrip() + ";" for one in payload.get("statements", ())]
     lines += _findings(payload.get("findings", ()), out)
     if step := payload.get("next"):
         lines += ["", f"Next: {step}"]

@@ -7,11 +7,14 @@ from itertools import islice
 
 from ..core.failures import group_failures, short_error
 from ..core.instants import render_instant
-from ..core.plan import Chunk, Plan
+from ..core.masking import mask_secrets
+from ..core.plan import Chunk, Plan, WriteMode
 from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus, Run
-from ..core.sql import query_id
+from ..core.sql import chunk_filter, insert_select, pasteable, query_id, quote_table, staging_table
+from ..core.tables import TableName
 from ..core.window import Window
+from ..errors import Advice, Command, RequestError
 from .session import Payload, Session
 
 # More failed chunks than these are counted, not read, in the payload of every status.
@@ -65,6 +68,42 @@ def list_chunks(session: Session, plan_id: str, status: ChunkStatus | None) -> l
     plan = session.store.load_plan(plan_id)
     run = session.store.open_run(plan).run
     return [_result(plan, run, chunk) for chunk in select_chunks(plan, run, *([] if status is None else [status]))]
+
+
+def chunk_statements(session: Session, plan_id: str, chunk_id: str) -> list[Payload]:
+    """
+    Return the statements of the last or next attempt of the one chunk whose id begins with *chunk_id*.
+
+    Raises:
+        RequestError: No chunk or several chunks have such an id.
+    """
+    plan = session.store.load_plan(plan_id)
+    run = session.store.open_run(plan).run
+    matches = list(islice((chunk for chunk in select_chunks(plan, run) if chunk.id.startswith(chunk_id)), 2))
+    if len(matches) != 1:
+        raise RequestError(
+            f"Plan {plan_id} has {'several chunks' if matches else 'no chunk'} with an id like {chunk_id[:40]!r}.",
+            remedy=Advice("`{}` shows the ids", Command("events", plan_id)),
+        )
+    attempt = max(1, run.state(matches[0].id).attempt)
+    return [statement_payload(plan, matches[0], attempt, position) for position in range(len(plan.statements))]
+
+
+def statement_payload(plan: Plan, chunk: Chunk, attempt: int, position: int) -> Payload:
+    """Return the INSERT of an attempt with its time filter, as a person can paste it, but for secrets."""
+    plan = plan.on_shard(chunk.shard) if chunk.shard else plan
+    statement = plan.statements[position]
+    into: TableName = plan.target
+    if plan.write_mode is not WriteMode.INSERT:
+        into = staging_table(plan, plan.target, chunk.id, attempt)
+    insert, clause = pasteable(insert_select(into, statement), chunk_filter(plan, statement, chunk))
+    return {
+        "name": statement.name,
+        "source": statement.source_text,
+        "into": quote_table(into),
+        "insert": mask_secrets(insert),
+        "filter": clause,
+    }
 
 
 def _result(plan: Plan, run: Run, chunk: Chunk) -> ChunkResult:

@@ -9,10 +9,11 @@ import pytest
 
 from airflow_provider_backfill.cli.progress import JsonLines
 from airflow_provider_backfill.core.failures import group_failures, short_error
-from airflow_provider_backfill.core.plan import Plan
+from airflow_provider_backfill.core.plan import Plan, Statement
+from airflow_provider_backfill.core.tables import TableName, TimeKind
 from airflow_provider_backfill.state.store import StateStore, open_store
 from tests.command_line import Cli
-from tests.state import chunks_of, done, failed, save_broken_run
+from tests.state import chunks_of, done, failed, make_plan, save_broken_run
 
 LONG = (
     "ClickHouse refused the statement: no rate for a day: while executing 'FUNCTION throwIf(equals(__table3.rate, "
@@ -100,3 +101,22 @@ def test_coverage_without_a_window_is_about_all_plans_of_the_table(cli: Cli, pla
     assert (payload["from"], payload["to"]) == ("2025-01-01T00:00:00.000Z", "2025-01-02T00:00:00.000Z")
     assert payload["servers"][0]["share"] == 0.25
     assert "There is no plan of a.b" in cli("coverage", "--target", "a.b").err
+
+
+def test_the_sql_of_a_chunk_is_shown_with_its_window(cli: Cli, store: StateStore) -> None:
+    """Pasted into a client, the statement repeats what the attempt has read."""
+    raw = TableName("shop", "raw")
+    statement = Statement(
+        name="select", select="SELECT a, b FROM shop.raw", source=raw, time_kind=TimeKind.DATETIME, columns=("a", "b")
+    )
+    plan = make_plan(2, target="shop.copies", statements=(statement,))
+    store.save_plan(plan)
+    _, second = chunks_of(plan)
+    (shown,) = cli.json("status", plan.plan_id, "--sql", second.id[:6])["statements"]
+    assert shown["into"].startswith(f"`shop`.`backfill_{plan.plan_id}_{second.id}_1")
+    assert "2025-01-01 06:00:00" in shown["filter"]
+    text = cli("status", plan.plan_id, "--sql", second.id).out
+    assert f"INSERT INTO {shown['into']}" in text
+    assert f"{shown['filter']};" in text
+    assert cli("status", plan.plan_id, "--sql", "").err.count("several chunks") == 1
+    assert cli("status", plan.plan_id, "--sql", "zz").err.count("no chunk") == 1

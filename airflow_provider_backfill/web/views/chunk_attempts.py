@@ -5,10 +5,7 @@ from contextlib import suppress
 
 from ...commands.session import Payload
 from ...core.instants import render_instant
-from ...core.masking import mask_secrets
-from ...core.plan import Chunk, Plan, WriteMode
-from ...core.sql import chunk_filter, insert_select, pasteable, quote_table, staging_table
-from ...core.tables import TableName
+from ...core.plan import Plan
 from ...state.store import StateStore
 
 
@@ -62,19 +59,3 @@ def _note_attempt(attempts: dict[int, Payload], event: Payload) -> None:
     for name in ("code", "name", "message", "reason", "final"):
         if name in event:
             attempt[name] = event[name]
-
-
-def statement_payload(plan: Plan, chunk: Chunk, attempt: int, position: int) -> Payload:
-    """Return the INSERT of an attempt with its time filter, as a person can paste it, but for secrets."""
-    statement = plan.statements[position]
-    into: TableName = plan.target
-    if plan.write_mode is not WriteMode.INSERT:
-        into = staging_table(plan, plan.target, chunk.id, attempt)
-    insert, clause = pasteable(insert_select(into, statement), chunk_filter(plan, statement, chunk))
-    return {
-        "name": statement.name,
-        "source": statement.source_text,
-        "into": quote_table(into),
-        "insert": mask_secrets(insert),
-        "filter": clause,
-    }

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from typing import Any
 
+from ...commands.chunks import statement_payload
 from ...commands.coverage import coverage_payload
 from ...commands.lease import owner_is_dead, utc_now
 from ...commands.session import Payload, Session
@@ -25,7 +26,7 @@ from ...core.run_state import ChunkStatus, RunStatus
 from ...core.tables import TableName
 from ...errors import DamagedStateError, PlanNotFoundError, RequestError
 from ...state.layout import check_plan_id
-from .chunk_attempts import read_attempts, statement_payload
+from .chunk_attempts import read_attempts
 from .followed_plan import FollowedPlan
 from .plan_payload import airflow_runs, definition_payload, new_events, rare_chunks, without_status
 
