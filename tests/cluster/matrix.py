@@ -3,7 +3,7 @@ The matrix: ways to replicate, engines, write modes and faults, played on a real
 
 ``python -m tests.cluster.matrix --seeds 20`` plays all of it, ``--fault`` and ``--kind`` choose; it prints a table as
 docs/explanation/replicas-and-upgrades.md has it, and ends with 1 when a cell is wrong. A play is right when every
-replica has each row of the source once and nothing of ours is left anywhere.
+replica has each row of the source once, ``check`` and ``verify`` say so, and nothing of ours is left anywhere.
 """
 
 from __future__ import annotations
@@ -79,19 +79,22 @@ class Play:
         clis = [ground.cli(state=name) for name in folders]
         flags = ("--write-mode", "replace") if scenario.mode == "replace" else ()
         plans = [self._plan(cli, flags) for cli in clis]
+        self._fronts = list(zip(clis, plans, strict=True))
         hook = "after" if self.chance.random() < 0.5 else "before"
         setattr(ground.balancer, hook, self._hook)
         for turn in range(_WILD + _CALM):
             if turn == _WILD:
                 self._heal(for_good=scenario.fault == "replica killed for good")
             twice = 2 if scenario.fault == "two workers" else 1
+            if scenario.fault == "resumed through the other replica":
+                clis[0].url = ground.cluster.nodes[turn % 2].url if turn < _WILD else ground.balancer.url
             self.workers = [
                 cli.start("run", "--plan-id", plan, "--replay-failed", "--force-environment")
-                for cli, plan in zip(clis, plans, strict=True)
+                for cli, plan in self._fronts
                 for _ in range(twice)
             ]
             answers = [finish(worker) for worker in self.workers]
-            if self._is_completed(clis, plans):
+            if self._is_completed():
                 # What a worker left that died between its last record and its cleaning up goes with the next command.
                 self._heal(for_good=False)
                 finish(clis[0].start("run", "--plan-id", plans[0], "--force-environment"))
@@ -106,13 +109,9 @@ class Play:
         answer: Answer = finish(cli.start("plan", *tables, *window, *flags, "--json"))
         return str(json.loads(answer.out)["planId"])
 
-    def _is_completed(self, clis: list[Cli], plans: list[str]) -> bool:
+    def _is_completed(self) -> bool:
         """Whether one of the folders has filled the window; of two, the other one was refused."""
-        states = [
-            json.loads(finish(cli.start("status", "--plan-id", plan, "--json")).out)["status"]
-            for cli, plan in zip(clis, plans, strict=True)
-        ]
-        return "completed" in states
+        return "completed" in [_status(cli, plan) for cli, plan in self._fronts]
 
     def _hook(self, sql: str) -> None:
         """Strike once, at a statement that was chosen by chance."""
@@ -129,6 +128,23 @@ class Play:
                 node.start()
                 node.query("SYSTEM START FETCHES")
 
+    def _wrong_lights(self, *, right: bool) -> str:
+        """What ``check`` and ``verify`` say that is not so; whoever was refused waives the plan, and cleans up."""
+        for cli, plan in self._fronts:
+            if _status(cli, plan) == "completed":
+                answer = finish(cli.start("verify", "--plan-id", plan, "--json")).out
+                if json.loads(answer).get("verdict") != ("equal" if right else "differs"):
+                    return f"the rows are {'right' if right else 'wrong'}, and verify says {answer}"
+            else:
+                if finish(cli.start("check")).code == 0:
+                    return "check is green where a plan is not completed"
+                finish(cli.start("waive", "--plan-id", plan, "--reason", "another folder has filled the window"))
+                finish(cli.start("clean", "--plan-id", plan, "--yes"))
+            check = finish(cli.start("check"))
+            if check.code:
+                return f"check ends with {check.code}: {check.out}"
+        return ""
+
     def _judge(self) -> str:
         ground = self.ground
         try:
@@ -137,14 +153,18 @@ class Play:
             expected = ground.content(ground.cluster.nodes[0], "source")
             table = "target" if self.scenario.engine == "MergeTree" else "target FINAL"
             found = [ground.content(node, table) for node in ground.cluster.nodes]
-            if found != [expected] * len(found):
-                return f"rows: {found} for {expected}"
-            # The folder that was kept out by the other one's rows keeps what it has staged until a person decides.
-            if self.scenario.fault != "two folders":
-                ground.assert_clean()
+            right = found == [expected] * len(found)
+            wrong = self._wrong_lights(right=right)
+            if not right or wrong:
+                return f"rows: {found} for {expected}; {wrong}"
+            ground.assert_clean()
         except AssertionError as error:
             return str(error)
         return ""
+
+
+def _status(cli: Cli, plan: str) -> str:
+    return str(json.loads(finish(cli.start("status", "--plan-id", plan, "--json")).out)["status"])
 
 
 def _kill_workers(play: Play) -> None:
@@ -181,6 +201,7 @@ FAULTS: dict[str, Callable[[Play], None]] = {
     "Keeper gone for a while": _lose_keeper,
     "fetches stopped": _stop_fetches,
     "two workers": _kill_and_restart,
+    "resumed through the other replica": _kill_workers,
     "two folders": lambda _: None,
 }
 
