@@ -20,8 +20,10 @@ from tests.s3 import S3Server
 from tests.server import ClickHouseServer
 from tests.system.airflow.stack import Postgres
 
-# The tutorial is followed by tests/system/test_wheel.py, where only the built wheel is installed.
-NAMES = [name for page in PAGES if not (name := str(page.relative_to(ROOT))).startswith("docs/tutorial/")]
+# The tutorial is followed by tests/system/test_wheel.py, where only the built wheel is installed, and the page about
+# shards by tests/cluster/test_how_to.py.
+ELSEWHERE = ("docs/tutorial/", "docs/how-to/sharded-cluster.md")
+NAMES = [name for page in PAGES if not (name := str(page.relative_to(ROOT))).startswith(ELSEWHERE)]
 RUN = {"bash", "sql", "python"}
 # Blocks that cannot be run here; the page says why beside each.
 MOST_NOT_RUN = 19
