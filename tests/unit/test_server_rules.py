@@ -255,6 +255,8 @@ def test_shards_that_a_plan_of_a_local_table_leaves_out_are_named() -> None:
     assert (finding.code, finding.severity) == ("backfill_shards_left_out", WARN)
     assert "shard 1 of the cluster main alone, not shards 2, 3" in finding.message
     assert flags(finding)["--target"] == "shop.orders_all"
+    finished = Run(PLAN.plan_id, 1, started=True, counts={ChunkStatus.DONE: 1})
+    assert one(run=finished, spreads=(spread,)) == finding
     assert "alone, not shard 3." in one(spreads=(spread._replace(here=2, others=(3,)),)).message
     shards = tuple(Shard(number=number, table=str(number), urls=()) for number in (1, 2, 3))
     assert look(changed(shards=shards), spreads=(spread,)) == []

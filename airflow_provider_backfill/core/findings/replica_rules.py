@@ -43,8 +43,9 @@ def _distributed(case: RuleContext) -> Iterator[Match]:
     remedy="plan the Distributed table, which fills all shards; or plan each of the other shards by its own address",
 )
 def _left_out(case: RuleContext) -> Iterator[Match]:
-    if case.plan is not None:
-        yield from shards_left_out(case.plan, case.seen.spreads)
+    # Of a finished plan, too: that is when a shard was forgotten.
+    if case.plan is not None and case.server is not None:
+        yield from shards_left_out(case.plan, case.server.spreads)
 
 
 def shards_left_out(plan: Plan, spreads: Iterable[SpreadFacts]) -> Iterator[Match]:
