@@ -1,0 +1,29 @@
+"""
+What a plan costs on two replicas, beside one bare ``INSERT … SELECT`` on the same cluster.
+
+The time is until both replicas have all rows. Both write the same rows, by two insert threads or two chunks at once.
+"""
+
+from benchmarks._clusters import BETWEEN, cluster_bench
+from benchmarks.frame import Row
+
+ROWS = 20_000_000
+
+
+def measure(short: bool) -> list[Row]:
+    """Copy into a Replicated target in daily and in six-hour chunks."""
+    rows, rounds = (ROWS // 10, 1) if short else (ROWS, 3)
+    with cluster_bench(1, rows) as bench:
+        statement = f"INSERT INTO b.bare_local SELECT * FROM b.source_local WHERE {BETWEEN}"
+        found = []
+        for hours, bar in ((24, 1.25), (6, 1.5)):
+            given = ("--source", "b.source_local", "--chunk-hours", str(hours))
+            found += bench.compare(
+                f"{31 * 24 // hours} chunks, 2 at once, into a Replicated table",
+                "one INSERT … SELECT on the same replica",
+                (bar, 1.25),
+                rounds,
+                lambda: bench.bare(statement),
+                lambda given=given: bench.ours("ours_local", *given),  # type: ignore[misc]
+            )
+    return found
