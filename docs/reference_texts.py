@@ -112,6 +112,7 @@ KEYS = {
     "readRows": "rows read by the chunk's statements; null if the server does not report them",
     "reason": "the reason",
     "refused": "whether it ended because the window is another's: rows of others are there, or another run is at work",
+    "unpublished": "whether no earlier attempt has written to the target either",
     "unwritten": "whether it had not begun to write to the target",
     "run": "the recovered run",
     "seconds": "duration of the attempt",

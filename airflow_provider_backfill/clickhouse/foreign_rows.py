@@ -24,7 +24,14 @@ from .cluster import catch_up
 
 
 class ForeignRowsError(RequestError):
-    """The window of a chunk holds rows of others; nothing of the attempt was published."""
+    """
+    The window of a chunk holds rows of others; nothing of the attempt was published.
+
+    Attributes:
+        unpublished: Whether nothing of the earlier attempts was published either, as far as that can be told.
+    """
+
+    unpublished = False
 
 
 def extremes_sql(plan: Plan, table: TableName) -> str:

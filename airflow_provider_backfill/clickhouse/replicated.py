@@ -20,7 +20,7 @@ from ..errors import Advice, ServerError
 from .attempt import Attempt, Step
 from .client import ClickHouse
 from .cluster import Keeper, catch_up, create_everywhere, one_server
-from .foreign_rows import refuse_before_publish
+from .foreign_rows import ForeignRowsError, refuse_before_publish
 from .interrupted_move import has_arrived
 
 # What is this close to the limits of Keeper's memory counts as forgotten.
@@ -100,15 +100,24 @@ def attach_partitions(
     storage = attempt.target.storage
     table = TableName(attempt.target.beside, staged.table)
     partitions, left = _by_partition(staged), dict[str, set[str]]()
+    unpublished = resumed
     for partition, hashes in partitions.items():
         missing = hashes - (_published(server, replicas, partition, hashes) if resumed else set())
+        unpublished = unpublished and missing == hashes
         if missing:
             check_staged(server, attempt, table, missing)
             forgotten = resumed and _may_be_forgotten(server, attempt.target, replicas, table)
+            unpublished = unpublished and not forgotten
             if not (forgotten and has_arrived(server, attempt, table, partition)):
                 left[partition] = missing
     if left:
-        refuse_before_publish(server, attempt, content.rows - _rows(server, table, set().union(*left.values())))
+        published = content.rows - _rows(server, table, set().union(*left.values()))
+        try:
+            refuse_before_publish(server, attempt, published)
+        except ForeignRowsError as error:
+            # Keeper knows none of the parts, and an attempt that is late finds no table to attach them from.
+            error.unpublished = unpublished
+            raise
     for partition in partitions:
         if partition in left:
             attempt.fenced()

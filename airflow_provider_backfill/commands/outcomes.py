@@ -89,4 +89,5 @@ class Outcomes:
             final=decision is RetryDecision.FINAL or state.tries >= self.retries,
             unwritten=unwritten,
             refused=isinstance(error, ForeignRowsError),
+            unpublished=isinstance(error, ForeignRowsError) and error.unpublished,
         )

@@ -160,7 +160,8 @@ class ChunkFailed(ChunkEvent):
     """
     The attempt failed; *final* when no further attempt follows by itself.
 
-    *unwritten* when it had not begun to write to the target; *refused* when rows of others are there.
+    *unwritten* when it had not begun to write to the target; *refused* when rows of others are there; *unpublished*
+    when no earlier attempt has written there either.
     """
 
     type: Literal["ChunkFailed"] = "ChunkFailed"
@@ -170,6 +171,7 @@ class ChunkFailed(ChunkEvent):
     final: bool
     unwritten: bool = False
     refused: bool = False
+    unpublished: bool = False
 
 
 class ChunkReleased(ChunkEvent):

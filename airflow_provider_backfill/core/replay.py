@@ -244,7 +244,8 @@ def _end(run: Run, event: ChunkDone | ChunkFailed | ChunkReleased | ChunkSplit) 
 
 
 def _leave(state: ChunkState, event: ChunkFailed | ChunkReleased) -> None:
-    state.touched = state.touched or not event.unwritten
+    known = isinstance(event, ChunkFailed) and event.unpublished
+    state.touched = (state.touched and not known) or not event.unwritten
     if event.refused and not state.touched:
         # No row of it is in the target, and it was staged for another plan's window.
         state.verified, state.staged = {}, None

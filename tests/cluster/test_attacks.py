@@ -290,6 +290,28 @@ def test_two_state_folders_do_not_fill_one_window(simple: Field) -> None:
     assert simple.contents("target") == simple.contents("source")
 
 
+@pytest.mark.long
+def test_what_a_killed_worker_staged_goes_once_another_folder_has_filled_the_window(simple: Field) -> None:
+    """Keeper knows that none of it was published, so that nobody has to look."""
+    first, second = simple.cli(state="one"), simple.cli(state="two")
+    plan, other = simple.plan(first), simple.plan(second, hours=24 * 31)
+
+    def hook(_: str) -> None:
+        # What it asks next is whether the window has rows of others.
+        if any("ChunkVerified" in path.read_text() for path in first.state.rglob("*") if path.is_file()):
+            process.kill()
+
+    simple.balancer.before = hook
+    process = first.start("run", "--plan-id", plan)
+    assert finish(process).code == -9
+    # The announcement of the dead worker holds the window for a while.
+    wait_until(lambda: second("run", "--plan-id", other).code == 0, 120)
+    answer = first("run", "--plan-id", plan)
+    assert answer.code == 1
+    assert "has not written" in answer.err
+    simple.assert_filled()
+
+
 def test_two_state_folders_at_once_do_not_fill_one_window(simple: Field) -> None:
     clis = [simple.cli(state="one"), simple.cli(state="two")]
     plans = [simple.plan(cli) for cli in clis]

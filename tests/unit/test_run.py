@@ -196,6 +196,16 @@ def test_what_was_staged_into_a_window_of_others_is_forgotten_unless_a_part_may_
     assert bool(state.verified) is kept
 
 
+def test_what_a_lost_worker_staged_is_forgotten_where_keeper_knows_nothing_of_it() -> None:
+    run = new_run(PLAN)
+    for event in (CLAIM, verified(FIRST), *_LOST):
+        apply_event(run, event)
+    said = {"unwritten": True, "refused": True, "unpublished": True}
+    apply_event(run, failed(FIRST, 2, OTHER, final=True).model_copy(update=said))
+    state = run.state(FIRST.id)
+    assert (state.verified, state.touched) == ({}, False)
+
+
 def test_taking_over_costs_no_try_and_giving_back_neither() -> None:
     """The budget counts what the chunk did wrong, not what became of its workers."""
     run = new_run(PLAN)
