@@ -74,7 +74,7 @@ class VerifyResult:
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """
-    Where a backfill stands.
+    The state of a backfill.
 
     Attributes:
         status: planned, running, paused, completed, failed, cancelled or undone.
@@ -239,7 +239,7 @@ class Backfill:
         return list_chunks(self._session, self.id, wanted)
 
     def events(self) -> list[dict[str, Any]]:
-        """Read what happened so far, one dict for each line of the event log, oldest first."""
+        """Return the events so far, one dict for each line of the log, oldest first."""
         from .commands.events import EventReader
 
         return list(EventReader(self._session, self.id).read())

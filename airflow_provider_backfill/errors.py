@@ -54,7 +54,7 @@ def carrying(flags: Callable[[str], Sequence[Flag]]) -> Iterator[None]:
 
 
 class Command(NamedTuple):
-    """A command line to paste into a shell; the text of it is what ``str()`` gives."""
+    """A command line to paste into a shell; ``str()`` returns its text."""
 
     verb: str
     plan_id: str = ""
@@ -71,7 +71,7 @@ class Command(NamedTuple):
 
 
 class Sql(NamedTuple):
-    """A statement to paste into a ClickHouse client; the text of it is what ``str()`` gives."""
+    """A statement to paste into a ClickHouse client; ``str()`` returns its text."""
 
     statement: str
 
@@ -86,7 +86,7 @@ class Sql(NamedTuple):
 
 class Advice:
     """
-    What to do, in words; begins without a capital and ends without a full stop.
+    Advice in words; begins without a capital and ends without a full stop.
 
     Args:
         text: The words; ``{}`` stands for each of *parts*, in order. Without parts every brace is a brace.

@@ -105,7 +105,7 @@ class Defaults(_Group):
 
     def chunking(self, length: float | str | None = None, zone: str | None = None) -> Chunking:
         """
-        How a window is cut, where *length* is what a user typed, and None leaves it to the option.
+        Return the chunking of a window for a user's *length*; None takes the option's.
 
         Raises:
             RequestError: No such length, or no such zone.
@@ -212,7 +212,7 @@ def _describe() -> Iterator[OptionInfo]:
 
 
 GROUPS: dict[str, type[_Group]] = {"defaults": Defaults, "policy": Policy, "limits": Limits}
-# What a field holds, and what the table calls it.
+# The type of a field, and its name in the table of options.
 _KINDS: tuple[tuple[Any, type[bool | int | float | str], str], ...] = (
     (_Table | None, str, "table of names and values"),
     (bool, bool, "true or false"),

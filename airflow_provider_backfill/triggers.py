@@ -72,7 +72,7 @@ class Progress:
         self._log, self._said, self._said_at = log, "", 0.0
 
     def tell(self, found: PollResult) -> None:
-        """Log where it stands, unless that was said a moment ago."""
+        """Log the progress, unless a line was written just before."""
         silent = time.monotonic() - self._said_at
         over = found.published is not None or found.lost
         if self._said and not over and silent < (_SAME_LINE_SECONDS if found.line == self._said else _NEW_LINE_SECONDS):
@@ -160,7 +160,7 @@ class BackfillChunkTrigger(BaseTrigger):
         self._stopped = ""
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """How to make it again."""
+        """Return the class and the arguments that recreate the trigger."""
         return f"{__name__}.{type(self).__name__}", self.arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:

@@ -1,4 +1,4 @@
-"""Where the page about backfills is in Airflow, and where a task is; so that every skin may say so."""
+"""Addresses of the backfill page and of tasks in Airflow, for every interface."""
 
 import re
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ def page_address(base_url: str, plan_id: str = "", *, framed: bool = True) -> st
 
 def airflow_address(environ: Mapping[str, str]) -> str:
     """
-    Airflow's own address as it is configured here, without loading Airflow; empty when it is not known.
+    Return Airflow's configured address, without loading Airflow; empty when it is unknown.
 
     From ``AIRFLOW__API__BASE_URL``, else ``[api] base_url`` of the ``airflow.cfg`` that Airflow would read.
     """

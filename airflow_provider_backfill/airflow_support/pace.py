@@ -68,7 +68,7 @@ def check_literals(fields: Mapping[str, Any]) -> None:
     literal = {name: value if is_literal(value) else None for name, value in fields.items()}
     if any(not is_literal(fields[name]) for name in ("hours", "stop_at")):
         literal["zone"] = None
-    # A moment that has passed when the DAG is parsed was to come when its run began.
+    # A time before the parsing of the DAG may have been in the future when the run began.
     read_pace(literal, parse_instant("1970-01-01"))
 
 

@@ -76,7 +76,7 @@ def load_airflow_options(arguments: Mapping[str, Any], document: Mapping[str, An
 def airflow_section() -> dict[str, str]:
     """Airflow's ``[clickhouse_backfill]`` section, as text."""
     keys = {info.key for info in describe_options()} | set(conf.getsection(SECTION) or {})
-    # One by one: getsection() has types of its own, and leaves out what is false.
+    # One by one: getsection() converts types, and omits false values.
     return {key: conf.get(SECTION, key, fallback="") for key in sorted(keys)}
 
 

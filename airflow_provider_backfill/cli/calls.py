@@ -118,7 +118,7 @@ def _pace(call: Call) -> dict[str, Any]:
     """Return the user's limits on load and failures, if any."""
     given: dict[str, Any] = {}
     if (load := call.text("--max-load")) is not None:
-        # A share such as 0.8 is none: it would stop the run for ever.
+        # A value such as 0.8 is no percentage: it would stop the run forever.
         if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?", load) or not 1 <= float(load) <= 100:
             raise RequestError(f"--max-load is {load!r}.", hint="write a percentage from 1 to 100, such as 80")
         given["max_load"] = float(load) / 100

@@ -18,7 +18,7 @@ def is_terminal(out: IO[str]) -> bool:
 
 
 def write(out: IO[str], line: str) -> None:
-    """Write a line of progress at once; when nobody is there to read it any more, nothing happens."""
+    """Write a line of progress immediately; do nothing when the reader has left."""
     with muted_when_broken(out):
         out.write(f"{plain_line(line)}\n")
         out.flush()
@@ -34,7 +34,7 @@ def columns_of(out: IO[str]) -> int | None:
 
 
 def mute(out: IO[str]) -> None:
-    """Send what is still to be written to *out* nowhere, also what Python writes at its exit."""
+    """Discard further output to *out*, also Python's own at exit."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, out.fileno())
@@ -63,5 +63,5 @@ def print_line(out: IO[str], text: str) -> None:
     The colours of :func:`paint` pass; nothing else in it commands a terminal, nor a line of it a CI.
     """
     parts = _PAINTED.split(text)
-    # split() puts what passes at the odd places; what follows it does not begin a line.
+    # split() puts matches at odd indexes; the text after a match does not begin a line.
     out.write("".join(part if index % 2 else plain_text(part) for index, part in enumerate(parts)) + "\n")

@@ -66,7 +66,7 @@ def print_json(payload: Any) -> None:
 
 
 def report_error(words: list[str], call: Call | None, command: str, error: BackfillError) -> int:
-    """Say what happened and what to type, on stderr; with --json as an object on stdout, too."""
+    """Print an error and its remedy on stderr; with --json also as an object on stdout."""
     from ..core.masking import MESSAGE_LIMIT
 
     message, hint = (without_passwords(text, call)[:MESSAGE_LIMIT] for text in (error.message, error.hint))
@@ -79,7 +79,7 @@ def report_error(words: list[str], call: Call | None, command: str, error: Backf
 
 
 def without_passwords(text: str, call: Call | None) -> str:
-    """*text* without the passwords of this call, whoever wrote them into it."""
+    """Return *text* without the passwords of this call."""
     from ..clickhouse.address import parse_address
     from ..core.masking import MASK
 

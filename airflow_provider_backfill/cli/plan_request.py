@@ -79,7 +79,7 @@ def read_request(call: Call, options: "Options") -> "PlanRequest":
 
 
 def _chunking(call: Call, options: "Options", auto: bool) -> "Chunking":
-    """Read how the window is to be cut; what no flag says, options do."""
+    """Read the chunking from the flags, or else from the options."""
     lengths = [name for name in ("--chunk-hours", "--chunk-by") if call.text(name) is not None]
     zone = call.text("--chunk-zone")
     if len(lengths) > 1 or (auto and zone is not None):

@@ -18,7 +18,7 @@ from ..errors import BackfillError
 from .console import write
 from .text import show_count, show_seconds
 
-# Up to so many chunks each gets a line; of more, one line in so many seconds.
+# Up to this number of chunks, each chunk gets a line; with more, one line in this number of seconds.
 _ALL_LINES = 50
 _LINE_SECONDS = 2.0
 _MIDNIGHT = "T00:00:00.000Z"

@@ -140,7 +140,7 @@ def show_events(payload: Payload, _: IO[str]) -> str:
 
 
 def show_event(event: Payload) -> str:
-    """One event of the log: when, what, about which chunk, and what was said."""
+    """Return one event of the log as a line: time, type, chunk and message."""
     chunk = event.get("chunkId", "")
     window = show_window(event["from"], event["to"]).removesuffix(" UTC") if "from" in event else chunk
     attempt = f"attempt {event['attempt']}" if "attempt" in event else ""
@@ -340,7 +340,7 @@ def _findings(findings: Sequence[Payload], out: IO[str]) -> list[str]:
     return lines
 
 
-# Who, when, how many rows, and the window: what a narrow terminal leaves out of a list first.
+# User, start, rows and window: the columns that a narrow terminal omits first.
 _SPARED = (7, 6, 3, 4)
 
 

@@ -1,5 +1,5 @@
 """
-The address of a ClickHouse: read into its parts, and shown without what is secret in it.
+The address of a ClickHouse: parsed into parts, and shown without secrets.
 
 What is printed of an address is built from its parts; of one that cannot be read, nothing is.
 """

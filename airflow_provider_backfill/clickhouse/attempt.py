@@ -141,7 +141,7 @@ def kill_queries(server: ClickHouse, plan_id: str, chunk_id: str = "") -> int:
         return 0
     mine = f"startsWith(query_id, {literal(f'backfill-{plan_id}-' + (f'{chunk_id}-' if chunk_id else ''))})"
     found = 0
-    # An INSERT that already commits may survive one KILL; asking again waits for it.
+    # An INSERT in its commit may survive one KILL; a second KILL waits for its end.
     for _ in range(50):
         # A separate question: the client answers a KILL with a summary, whether or not a query matched.
         alive = server.rows(f"SELECT query_id FROM system.processes WHERE {mine}")
@@ -153,7 +153,7 @@ def kill_queries(server: ClickHouse, plan_id: str, chunk_id: str = "") -> int:
 
 
 def _kill_elsewhere(server: ClickHouse, mine: str) -> int:
-    """Kill what another server of the cluster runs for a client that spoke to it; none is left here."""
+    """Kill an attempt's queries on other servers of the cluster; this server has none left."""
     found, until = 0, time.monotonic() + _ELSEWHERE_SECONDS
     while alive := _elsewhere(server, mine):
         if not found:

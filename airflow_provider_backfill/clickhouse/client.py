@@ -132,7 +132,7 @@ class ClickHouse:
     @property
     def insert_threads(self) -> int:
         """
-        How many threads of the server one statement may write with, where its user's profile says nothing else.
+        Return the number of insert threads for one statement, unless the user's profile sets one.
 
         A server in the cloud has its own number, and so may a profile or a connection: then it is 1, and none is set.
         """
@@ -246,7 +246,7 @@ class ClickHouse:
     def _with(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:
         given = {**self._settings, **(settings or {})}
         if self.embedded:
-            # It has no use for the id of a query: nobody can see or kill one.
+            # The embedded engine needs no query id: nobody can see or kill its queries.
             given.pop("query_id", None)
         return given
 

@@ -34,7 +34,7 @@ _GONE_SECONDS = 3.0
 _ONLY_LIVING = {
     "distributed_ddl_task_timeout": _DDL_SECONDS,
     "distributed_ddl_output_mode": "null_status_on_timeout_only_active",
-    # What a host refuses is known after the answer has begun; its headers must say so.
+    # A host's refusal comes after the answer has begun, so its headers must report the error.
     "wait_end_of_query": 1,
 }
 # The statement is in the queue of every replica; nobody waits for the others.
@@ -96,7 +96,7 @@ def one_server(server: ClickHouse) -> ClickHouse:
 
 
 def find_replicas(server: ClickHouse, table: TableName) -> Replicas | None:
-    """How *table* is replicated; None when it is not."""
+    """Return the replication of *table*; None when it is not replicated."""
     rows = server.rows(
         "SELECT zookeeper_name, zookeeper_path, replica_name,"
         " mapKeys(replica_is_active), mapKeys(mapFilter((_, alive) -> alive, replica_is_active)), total_replicas,"
@@ -139,7 +139,7 @@ def _find_cluster(server: ClickHouse, path: str, names: set[str], active: set[st
     )
     fallback = ""
     for cluster, size in clusters:
-        # Without the right REMOTE, or that of the cluster's own user, it cannot be looked at.
+        # Without the right REMOTE, or the cluster's own user, the servers cannot be checked.
         with suppress(StatementRefusedError):
             met, silent = _ask_cluster(server, str(cluster), int(size), path)
             if len(names - met) <= silent:

@@ -124,7 +124,7 @@ class _Look:
         self.unseen: list[str] = []
 
     def part(self, what: str, otherwise: _T, ask: Callable[..., _T], *arguments: object) -> _T:
-        """Return the answer to *ask*, or *otherwise* when this user or version does not give it, or not in time."""
+        """Return the answer to *ask*; *otherwise* when the user or the version lacks it, or on a timeout."""
         try:
             return ask(*arguments)
         except ServerUnreachableError:
@@ -143,7 +143,7 @@ class _Look:
                 yield self._plan, statement, statement.table
 
     def scans(self, readable: Sequence[TableName]) -> Iterator[StatementScan]:
-        """How each statement reads its source; a statement that is refused says why."""
+        """Return how each statement reads its source; a refused statement has its error."""
         for plan, statement, source in self._statements(readable):
             try:
                 filters = plan.filters(statement)
@@ -253,7 +253,7 @@ def _sample(server: ClickHouse, source: TableName, column: str) -> tuple[int, in
 
 def _partitions(server: ClickHouse, target: TableFacts, plan: Plan | None) -> int | None:
     """
-    Into how many partitions the rows of the middle chunk fall; at least so many when the time does not suffice.
+    Return the number of partitions in the middle chunk; a lower bound when the time does not suffice.
 
     Raises:
         ServerError: The time did not suffice to say anything.

@@ -138,7 +138,7 @@ def _run_by_log(server: ClickHouse, attempt: Attempt) -> ContentSums:
 
 
 def _insert(server: ClickHouse, attempt: Attempt) -> ContentSums:
-    """Insert straight into the target; what it got is taken from the source, since nothing else is known."""
+    """Insert directly into the target; the row count comes from the source."""
     if attempt.clear:
         _clear(server, attempt)
     foreign_rows.refuse_before_insert(server, attempt)
@@ -151,7 +151,7 @@ def _insert(server: ClickHouse, attempt: Attempt) -> ContentSums:
 
 
 def _wanted(server: ClickHouse, attempt: Attempt) -> ContentSums | None:
-    """Return the source's sums, asked before staging; None if the source is not to be asked."""
+    """Return the source's sums from before staging; None if the source is not read twice."""
     plan = attempt.plan
     # An aggregate of no rows may be a row.
     if attempt.sparse and plan.sums_tell and proof.is_empty(server, plan, attempt.chunk):
@@ -164,7 +164,7 @@ def _resumable(server: ClickHouse, attempt: Attempt, sealed: TableName) -> Conte
     _drop_attempts(server, attempt)
     found = bool(server.numbers(f"SELECT 1 FROM system.tables WHERE {table_condition(sealed, 'name')}"))
     if found:
-        # Whoever still has the claim now looks at the work of an earlier attempt, not of a later one.
+        # A worker that still has the claim now sees the work of earlier attempts, not of a later one.
         attempt.owned()
     # Only the last verified attempt can be sealed: each attempt drops the tables of earlier ones.
     last = max(attempt.earlier, default=0)
@@ -307,7 +307,7 @@ def tables_of_chunk(server: ClickHouse, plan: Plan, chunk: Chunk, target: TableF
 
 
 def _drop_attempts(server: ClickHouse, attempt: Attempt) -> None:
-    """Drop what earlier attempts staged and did not seal; after this none of them can be sealed."""
+    """Drop the unsealed tables of earlier attempts, so that none of those can be sealed."""
     earlier = [
         staging_table(attempt.plan, attempt.target.storage, attempt.chunk.id, number)
         for number in range(1, attempt.number)

@@ -31,7 +31,7 @@ from .client import ClickHouse
 from .cluster import AT_ONCE, Keeper, catch_up, one_server, path_beside, tables_beside
 
 _NAME = re.compile(r"backfill_([0-9a-f]{16})_fence_([0-9a-f]{8})_(-?\d+)_(-?\d+)_([0-9a-f]+)")
-# Two that met by chance come back at different times.
+# Two runs that collided retry at different times.
 _PAUSES = (0.2, 0.5, 1.0)
 # So long without a sign of life is longer than any lease.
 _SILENT_SECONDS = 120.0
@@ -66,7 +66,7 @@ class Fence:
 
     def acquire(self) -> None:
         """
-        Announce the run, or give a sign of life for it; may be repeated, by any of its workers.
+        Announce the run or renew its announcement; any of its workers may repeat this.
 
         Raises:
             WindowTakenError: Another run is at work on a window that meets this one; names its plan.

@@ -35,7 +35,7 @@ _STEPS_OVER_ROWS = frozenset(
 
 
 class _Node(NamedTuple):
-    """A node of a plan, and whether the filter stands at it or directly above it."""
+    """A node of a query plan, and whether the filter is at the node or directly above."""
 
     node: Mapping[str, Any]
     filtered: bool
@@ -138,7 +138,7 @@ def _remote_reads(
 
 def unfiltered_scan(server: ClickHouse, select: str, parameters: Mapping[str, str]) -> ScanFacts:
     """
-    How the server would read what a SELECT names when the SELECT limits itself, by its query parameters.
+    Return the server's reads of a SELECT that limits itself by query parameters.
 
     Raises:
         ServerError: The server does not accept the SELECT.

@@ -37,7 +37,7 @@ def table_functions(server: ClickHouse, select: str) -> list[TableFacts]:
         try:
             columns = server.rows(f"DESCRIBE TABLE {call}")
         except StatementRefusedError:
-            # Such as one whose arguments are expressions over the rest of the SELECT.
+            # For example a table function with arguments over the rest of the SELECT.
             continue
         found.append(_facts(name, call, [Column(column[0], column[1]) for column in columns]))
     return found

@@ -19,7 +19,7 @@ from .catalog import view_targets
 from .client import ClickHouse
 from .holding import functions_with_rows_of, holds_rows_of, named_tables, names_in_calls
 
-# The analyzer has to be on to be asked, whatever the user's profile says.
+# The question needs the analyzer, whatever the user's profile says.
 _SETTINGS = {"allow_experimental_analyzer": 1}
 _HIDDEN = "'[HIDDEN]'"
 _PLACEHOLDER = re.compile(r"\{\s*\w+\s*:")

@@ -76,7 +76,7 @@ def staged_parts(server: ClickHouse, table: TableName) -> Staged:
 
 def server_with(server: ClickHouse, table: TableName | None, tries: int = 30) -> ClickHouse:
     """
-    One of the servers behind an address; one that has *table*, where chance leads to one.
+    One of the servers behind an address; preferably a server with *table*.
 
     A staging table may be on some replicas only: a worker can die between creating it here and there.
     """
@@ -91,7 +91,7 @@ def attach_partitions(
     server: ClickHouse, attempt: Attempt, replicas: Replicas, staged: Staged, content: ContentSums, *, resumed: bool
 ) -> None:
     """
-    Publish exactly what is staged, with *content*, until Keeper knows every part of it.
+    Publish exactly the staged rows, with *content*, until Keeper knows every part.
 
     Raises:
         ServerError: This server lacks parts that were not published yet; to be tried again, perhaps on another one.

@@ -11,7 +11,7 @@ from ..core.tables import TableName
 from .attempt import STAGING_SETTINGS
 from .client import ClickHouse
 
-# What statements are sent with, beside the settings of the staging insert; None is any value.
+# The settings of statements beyond those of the staging insert; None means any value.
 _SENT: dict[str, str | None] = {
     **{name: str(value) for name, value in STAGING_SETTINGS.items()},
     "additional_table_filters": None,

@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 _TEXT = r"'((?:[^'\\]|\\.)*)'"
 _MACRO = re.compile(r"\{(\w+)\}")
 _DISTRIBUTED = re.compile(rf"^Distributed\({_TEXT}, {_TEXT}, {_TEXT}")
-# For so long a replica that did not answer is asked after the others only.
+# For this time, a replica that did not answer is tried last.
 _AVOID_SECONDS = 10.0
 
 
@@ -226,7 +226,7 @@ class AnyReplica(ClickHouse):
         self._open: dict[str, ClickHouse] = {}
         self._silent: dict[str, float] = {}
         self._lock = threading.Lock()
-        # What is the same for all servers of one cluster.
+        # These values are the same for all servers of a cluster.
         self._settings, self._cluster = initiator._settings, None
         self._present: ClickHouse | None = None
         self.address, self.embedded = f"{name} ({', '.join(urls)})", False

@@ -1,4 +1,4 @@
-"""How tables do: parts, mutations, replicas, queues, disks, TTLs."""
+"""The health of tables: parts, mutations, replicas, queues, disks, TTLs."""
 
 import re
 from collections.abc import Iterable

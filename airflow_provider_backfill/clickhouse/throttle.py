@@ -51,7 +51,7 @@ class LoadThrottle:
             try:
                 reason = probe()
             except ServerUnreachableError:
-                # The attempt meets the same, and knows what to do about it.
+                # The attempt meets the same error and handles it.
                 return ""
             except ServerError:
                 with suppress(ValueError):

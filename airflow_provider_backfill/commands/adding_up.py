@@ -240,7 +240,7 @@ def _buckets(server: ClickHouse, key: BucketKey, times: _Times) -> Iterator[Time
 def _check_partitions(
     server: ClickHouse, target: TableFacts, plan: Plan, scan: ScanFacts, verdict: Verdict, bounds: Sequence[int]
 ) -> None:
-    """Refuse chunks that share a partition of the target, as the rows have it that the SELECT gives."""
+    """Refuse chunks whose rows share a partition of the target."""
     of_target, key = _partition_key(server, target, scan, verdict)
     if plan.target_time is None:
         raise RequestError(
@@ -340,7 +340,7 @@ def _with_defaults(
 
 
 def _label_of(target: TableFacts, expression: str, name: str, labels: BucketKey) -> BucketKey:
-    """Return an expression over a column of the target, applied to what the SELECT makes of the time for it."""
+    """Return an expression over the target's column, applied to the SELECT's value of that column."""
     column = target.column(name)
     kind = column.type if column is not None else ""
     return tuple(

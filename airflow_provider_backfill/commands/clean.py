@@ -80,7 +80,7 @@ def clean_up(
 
 
 def _batches(tables: list[_Found]) -> Iterator[list[_Found]]:
-    """As many as one hold of the plan's lock may take, with the same replicas."""
+    """Yield groups of tables with the same replicas, small enough for one hold of the plan's lock."""
     groups: dict[Replicas | None, list[_Found]] = {}
     for table in tables:
         groups.setdefault(table.beside, []).append(table)

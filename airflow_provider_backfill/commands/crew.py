@@ -1,4 +1,4 @@
-"""The workers of one run: one where the target is one table, else one for each shard, each at its own pace."""
+"""The workers of one run: one worker for one table, else one for each shard, each at its own pace."""
 
 import math
 import threading
@@ -85,7 +85,7 @@ class Crew:
 
     def prepare(self) -> None:
         """
-        Look at every place before anything is written; shards that do not answer are looked at later.
+        Inspect every place before anything is written; silent shards are inspected later.
 
         Raises:
             RequestError: The run may not begin at one of them.

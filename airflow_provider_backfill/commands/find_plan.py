@@ -65,7 +65,7 @@ def last_plan_id(session: Session) -> str:
 
 def plan_id_of_target(session: Session, target: TableName) -> str:
     """
-    Return the id of the one open plan of *target*; where none is open, of its one plan.
+    Return the id of the only open plan of *target*; without an open plan, of its only plan.
 
     Open is a plan that is neither completed nor cancelled.
 

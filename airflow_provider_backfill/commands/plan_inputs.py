@@ -118,7 +118,7 @@ def find_window(
     server: ClickHouse, options: Options, request: PlanRequest, statement: Statement, column: str
 ) -> tuple[datetime, datetime]:
     """
-    Return the window ``[start, end)`` that was asked for; where the policy allows, missing bounds come from the source.
+    Return the requested window ``[start, end)``; where the policy allows, the source gives missing bounds.
 
     Raises:
         RequestError: A bound is missing and the policy wants both, or the source is empty.

@@ -40,10 +40,10 @@ class PollResult(NamedTuple):
 
 def poll_plan(session: Session, plan_id: str, *, fail_if_idle: bool = False) -> PollResult:
     """
-    Where a plan stands.
+    Return the state of a plan.
 
     Args:
-        fail_if_idle: Call it lost, too, when it is not completed and no living worker is at it.
+        fail_if_idle: Also report an unfinished plan without a living worker as lost.
 
     Raises:
         RequestError: There is no such plan.

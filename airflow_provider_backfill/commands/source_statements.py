@@ -101,7 +101,7 @@ def _view_statements(server: ClickHouse, target: TableFacts, request: PlanReques
             server, target, replace(request, filter_tables=wanted), view.select, str(view.name), replayed=True
         )
         statements.append(one)
-    # Named only where it is another than the plan's, which is the first one's.
+    # Named only where it differs from the plan's, which is that of the first statement.
     column = statements[0].time_column
     named = [one if one.time_column != column else one.model_copy(update={"time_column": ""}) for one in statements]
     return named, column

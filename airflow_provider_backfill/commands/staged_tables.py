@@ -13,7 +13,7 @@ from ..core.sql import sealed_table
 from ..errors import ServerError
 from ..state.store import StateStore
 
-# One statement drops so many; each costs a round trip.
+# The number of tables dropped by one statement; each statement costs a round trip.
 _AT_ONCE = 16
 
 

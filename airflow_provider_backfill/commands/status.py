@@ -21,7 +21,7 @@ from .session import Payload, Session
 
 
 def read_status(session: Session, plan_id: str) -> Payload:
-    """Where a plan stands, from its event log; needs no ClickHouse."""
+    """Return the state of a plan, from its event log; needs no ClickHouse."""
     plan = session.store.load_plan(plan_id)
     run = session.store.open_run(plan).run
     return {**status_payload(session, plan, run, "status"), "findings": state_findings(session, plan, run)}
@@ -37,7 +37,7 @@ class FailedChunk(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class WindowStatus:
     """
-    Where the chunks of a plan stand that lie in a window.
+    Return the state of a plan's chunks in a window.
 
     Attributes:
         status: That of the whole run.
@@ -139,7 +139,7 @@ def status_payload(session: Session, plan: Plan, run: Run, command: str, *, noop
 
 
 def shard_counts(plan: Plan, run: Run) -> list[Payload]:
-    """How many chunks stand where, on each shard of a plan."""
+    """Return the chunk counts of each shard of a plan."""
     found = []
     for shard in plan.shards:
         counts = dict.fromkeys(ChunkStatus, 0)

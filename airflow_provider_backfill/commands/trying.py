@@ -18,7 +18,7 @@ from ..core.sql import insert_select, slices_settings
 from ..core.tables import TableName
 from ..errors import Advice, Flag, MisalignedError, RequestError, StatementRefusedError
 
-# Where the rules prove it already, a trial reads so many times fewer rows.
+# Where the rules already prove the plan, a trial reads fewer rows by this factor.
 _SECOND_OPINION = 4
 # Chunks that are too long for a trial are tried by so small a share, at the bound between them.
 _NEARER = 24

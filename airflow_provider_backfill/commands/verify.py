@@ -142,7 +142,7 @@ def _shares_miss(plan: Plan, run: Run, sites: Sequence[Site]) -> str:
         return ""
     sums = []
     for each in (plan, *(site.plan for site in sites)):
-        # The whole as the first shard sees it; of each share, its own shard is asked.
+        # The whole as the first shard sees it; each share comes from its own shard.
         site = next((one for one in sites if one.plan is each), sites[0])
         with on_site(site.plan.shard):
             server = one_server(site.server)
@@ -214,7 +214,7 @@ def _compare_merged(server: ClickHouse, plan: Plan, run: Run, target: TableFacts
         why = plan.verify_caveat or "no window has all of its chunks done"
         return {"verdict": Verdict.INCONCLUSIVE, "why": why, **empty}
     where, time = _condition(plan, slices), plan.target_time
-    # Under a label, a row's time does not say which chunk gave it.
+    # Under a label, a row's time does not identify its chunk.
     told = time is not None and time.label is None and time.column not in plan.not_compared
     at = milliseconds(quote(time.column), time.kind) if time is not None and told else ""
     doubt, signs_tell = plan.verify_caveat, plan.signs_tell

@@ -16,7 +16,7 @@ def waive_plan(
     session: Session, plan_id: str, *, reason: str, until: datetime | None = None, superseded_by: str = ""
 ) -> Payload:
     """
-    Say that a plan need not be finished: ``check`` shows it and does not count it.
+    Mark a plan as not required: ``check`` shows the plan and does not count it.
 
     Ends at *until*, and when somebody runs or resumes the plan.
 

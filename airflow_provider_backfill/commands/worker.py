@@ -247,7 +247,7 @@ class Worker:
             if self._active and time.monotonic() >= alive_until:
                 log.append(WorkerHeartbeat(at=utc_now(), by=self.owner, lease_seconds=self._lease))
                 alive_until = time.monotonic() + self._lease / 3
-                # A server that does not answer is met by the attempt itself.
+                # The attempt itself reports a server that does not answer.
                 with suppress(ServerError):
                     self._fenced()
             self._ended.wait(0.05 if self._stopping.is_set() else _WATCH_SECONDS)

@@ -127,7 +127,7 @@ class Chunking:
         return tuple(flags)
 
     def without_limits(self) -> "Chunking":
-        """Return the same length, whatever a chunk holds."""
+        """Return the same length without limits on rows and bytes."""
         return replace(self, rows=None, size=None)
 
     def slices(self, start: datetime, end: datetime) -> Iterator[Slice]:

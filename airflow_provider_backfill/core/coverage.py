@@ -1,4 +1,4 @@
-"""Intervals that done chunks have filled: merge them, find what is missing, and what two plans have filled."""
+"""Intervals filled by done chunks: merge them, find gaps, and find windows filled twice."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime

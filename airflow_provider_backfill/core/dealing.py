@@ -47,7 +47,7 @@ def hashed_columns(columns: Sequence[Column], filled: Collection[str], *, has_ke
 
 
 def chance(tree: Node) -> str:
-    """Return what in a SELECT may choose other rows each time it is run; empty where nothing does."""
+    """Return the part of a SELECT that may choose other rows in each run; empty where there is none."""
     for node in tree.walk():
         if node.kind == "FUNCTION" and node.fields.get("kind") == "window":
             return f"the window function {node.name}"

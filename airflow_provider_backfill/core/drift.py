@@ -1,5 +1,5 @@
 """
-What a plan rests on besides its own text, and whether that is still so.
+The assumptions of a plan about its tables, and whether they still hold.
 
 A run may be taken up days after it was planned. By then a view may have another SELECT, the target
 another column, the options another value: what is written from then on would not be what was planned.

@@ -72,7 +72,7 @@ class Replicas(NamedTuple):
 
     @property
     def reaches_all(self) -> bool:
-        """Whether a table beside this one can be created on all replicas."""
+        """Whether a table in the same database can be created on all replicas."""
         return self.by_database or bool(self.cluster) or self.total == 1
 
     def arguments(self, table: str) -> str:
@@ -125,7 +125,7 @@ class TableFacts:
 
     @property
     def beside(self) -> str:
-        """The database where staging tables are made; what announces a run stands in the storage's own."""
+        """The database of staging tables; the announcement of a run is in the storage's own database."""
         return self.staging_database or self.storage.database
 
     @property
@@ -249,7 +249,7 @@ class PartsFacts(NamedTuple):
 
 
 class MutationFacts(NamedTuple):
-    """A mutation that is not done; *error* is what its last try failed with, empty when none has."""
+    """An unfinished mutation; *error* is the error of its last failed try, or empty."""
 
     table: TableName
     id: str
@@ -414,7 +414,7 @@ class Misalignment(NamedTuple):
 
 
 class StatementScan(NamedTuple):
-    """How the server reads the source of a statement; *error* when it does not accept the statement any more."""
+    """The server's reads of a statement's source; *error* when the server now refuses the statement."""
 
     statement: str
     source: TableName

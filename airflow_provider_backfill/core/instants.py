@@ -31,7 +31,7 @@ _OTHER_DATES = (
 
 
 def _spelled_otherwise(text: str) -> str:
-    """Return the calendar date that *text* is in another spelling; empty when it is none, or could be two."""
+    """Return the calendar date of *text* in ISO spelling; empty when it is no date or ambiguous."""
     for pattern in _OTHER_DATES:
         if match := pattern.fullmatch(text):
             try:

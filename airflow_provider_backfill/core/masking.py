@@ -20,7 +20,7 @@ _NAMES = (
     r"|key|(?:access|account|api|private|secret|shared|encryption|aws)[_-]?(?:access[_-]?)?key(?:[_-]?id)?"
     r"|(?:x-)?(?:api|auth|amz|goog)[a-z-]{0,40}|authorization|identified\s{1,8}(?:with\s{1,8}\w{1,40}\s{1,8})?by"
 )
-# A name, whole but for what stands before its last words (aws_, X-Amz-), and what gives it a value.
+# A name, without its first words (aws_, X-Amz-), and the sign that assigns its value.
 _NAMED = re.compile(
     rf"(?<![a-z0-9])(?P<name>{_NAMES})(?P<closed>['\"`]?)"
     r"(?P<sign>[ \t]{0,4}(?:=>|==|=|:(?!:))[ \t]{0,4}|%3d|[ \t]{1,4}(?=['\"]))",
@@ -48,7 +48,7 @@ _QUOTED = {
 
 
 def mask_secrets(text: str) -> str:
-    """Return the text with ``…`` where a secret stands, or may stand."""
+    """Return the text with ``…`` in place of secrets, also of possible ones."""
     if "(" in text:
         text = _mask_calls(text)
     return _mask_named(_TOKEN.sub(_mask_address, text))
@@ -56,7 +56,7 @@ def mask_secrets(text: str) -> str:
 
 def shorten_message(text: str) -> str:
     """
-    Return a message of bounded length; call it before anything is looked for in the text.
+    Return a message of bounded length; call this before any search in the text.
 
     The end of a longer one is cut where no half of an address is left, since the other half tells that it is one.
     """

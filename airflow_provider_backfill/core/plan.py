@@ -155,7 +155,7 @@ class Proof(StrEnum):
 
 
 class RowProof(StrEnum):
-    """What a chunk's staged rows are compared with before they are published."""
+    """The evidence for a chunk's staged rows before they are published."""
 
     # As many rows are in its parts as the server counted on their way there.
     WRITTEN = "written"

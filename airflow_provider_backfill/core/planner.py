@@ -264,7 +264,7 @@ def differences(old: Plan, new: Plan) -> list[str]:
     lines = []
     for name in _DEFINITION:
         before, after = getattr(old, name), getattr(new, name)
-        # A cluster is the same, whichever of its servers was asked about it.
+        # Every server of a cluster gives the same answer.
         if before == after or (name == "environment" and old.cluster and old.cluster == new.cluster):
             continue
         if name == "whole_tables":

@@ -14,9 +14,9 @@ from typing import NamedTuple
 _LEAST_SECONDS, _MOST_SECONDS = 30.0, 600.0
 _LEAST_COMPLETIONS = 12
 _KEPT = 4096
-# For the time left the run is cut into parts of about so many chunks or more; fewer than so many parts say nothing.
+# The time left needs parts of the run: at most 12, of at least 4 chunks each, and at least 4 parts.
 _PARTS_MOST, _PART_CHUNKS, _PARTS_LEAST = 12, 4, 4
-# A step or a trend counts for as much as it is sure: half of it at so many times its own error.
+# A trend is weighted by its certainty: half at this multiple of its own error, which a step must exceed.
 _SURE = 6.0
 # No part is known better than to this share.
 _EXACT = 0.001

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from ..errors import Advice, Flag, RequestError
 from .masking import mask_secrets
 
-# What an exact result rests on: the filter, no deduplication, one statement as a whole, every shard.
+# The settings for an exact result: the filter, no deduplication, whole statements, every shard.
 _OURS = frozenset(
     {"additional_table_filters", "additional_result_filter", "log_comment", "async_insert", "wait_for_async_insert"}
     | {"optimize_on_insert", "max_partitions_per_insert_block", "throw_on_max_partitions_per_insert_block"}

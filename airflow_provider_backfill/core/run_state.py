@@ -17,7 +17,7 @@ from .plan import Chunk
 
 
 class RunStatus(StrEnum):
-    """Where a plan stands as a whole."""
+    """The state of a whole plan."""
 
     PLANNED = "planned"
     RUNNING = "running"
@@ -34,7 +34,7 @@ class RunStatus(StrEnum):
 
 
 class ChunkStatus(StrEnum):
-    """Where one chunk stands."""
+    """The state of one chunk."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -130,7 +130,7 @@ class WorkerLease:
 
 @dataclass(frozen=True, slots=True)
 class Waiver:
-    """Why a plan need not be finished, who said so, and until when (permanently, when None)."""
+    """The waiver of a plan: reason, user, and end (permanent when None)."""
 
     __pydantic_config__ = _CAMEL
 
@@ -204,14 +204,14 @@ class Run:
         return self.chunks.get(chunk_id) or ChunkState()
 
     def count(self, status: ChunkStatus) -> int:
-        """How many chunks stand at *status*."""
+        """Return the number of chunks with *status*."""
         if status is ChunkStatus.PENDING:
             return self.total - sum(self.counts.values())
         return self.counts.get(status, 0)
 
     @property
     def chunk_counts(self) -> dict[str, int]:
-        """How many chunks stand where, with the total; no chunk is ever skipped, but other tools read the key."""
+        """Return the chunk counts and their total; ``skipped`` is always 0, but other tools read the key."""
         return {"total": self.total, **{status.value: self.count(status) for status in ChunkStatus}, "skipped": 0}
 
     @property
@@ -221,7 +221,7 @@ class Run:
 
     @property
     def status(self) -> RunStatus:
-        """Where the run stands; the order of the questions is the rule."""
+        """Return the run's status; the first matching case wins."""
         if self.undone:
             return RunStatus.UNDONE
         if self.cancelled:

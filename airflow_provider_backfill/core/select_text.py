@@ -25,7 +25,7 @@ _OUTPUT = frozenset({"FORMAT", "INTO"})
 
 
 class Placeholder(NamedTuple):
-    """A query parameter ``{name:type}`` as it stands in a SELECT."""
+    """A query parameter ``{name:type}`` in a SELECT."""
 
     name: str
     type: str

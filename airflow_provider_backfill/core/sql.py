@@ -393,7 +393,7 @@ def table_checksum_sql(table: TableName, summed: Sequence[str], condition: str =
 
 def parts_checksum_sql(table: TableName, three: str = "") -> str:
     """
-    Rows of a table's parts, and the sum of the server's own hashes of what they hold, uncompressed.
+    Return SQL for the rows of a table's parts and the sum of the server's hashes of their uncompressed data.
 
     Args:
         three: A question with three numbers for an answer, which is answered beside it.

@@ -27,12 +27,12 @@ class TimeKind(StrEnum):
 
     @property
     def per_second(self) -> int | None:
-        """How many of its units make a second; None for what is no integer epoch."""
+        """The number of its units in a second; None for other types than an integer epoch."""
         return _PER_SECOND.get(self)
 
     @property
     def unit(self) -> str:
-        """The unit of an integer epoch as a user writes it; empty for what is none."""
+        """The unit of an integer epoch as a user writes it; empty for other types."""
         return self.removeprefix("epoch-") if self.per_second else ""
 
 

@@ -192,7 +192,7 @@ class BackfillChunkOperator(BaseOperator):
         return f"{show_window(self.chunks['from'], self.chunks['to'])}{self._progress}"
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Execute what is not done, and return what the window amounts to."""
+        """Execute the remaining chunks, and return the totals of the window."""
         with airflow_errors():
             plan_id, window = parse_mapped_item(self.chunks)
             push_plan_link(self, context, plan_id)
@@ -216,7 +216,7 @@ class BackfillChunkOperator(BaseOperator):
             )
 
             def begin(worker: Any, plan: Plan, _: Run) -> None:
-                # From here on the log knows what is to be replayed: a further try continues with it.
+                # From here on the log has the chunks to replay, and a further try continues with them.
                 fresh.acted()
                 reporter.begin(plan)
                 if self.deferrable:

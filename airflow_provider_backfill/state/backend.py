@@ -1,5 +1,5 @@
 """
-What the store needs from a file system or an object store.
+The store's interface to a file system or an object store.
 
 Two things: named files that are written as a whole, and logs that grow by one line at a
 time, each line durable before it is acknowledged. A position in a log counts from 0; what
@@ -19,7 +19,7 @@ class ConflictError(Exception):
 
 class EventLog(Protocol):
     """
-    The log of one plan, as one thread sees it.
+    One thread's view of a plan's log.
 
     Attributes:
         optimistic: Whether a commit is tried from what is known, and told of others by

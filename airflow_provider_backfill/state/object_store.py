@@ -1,5 +1,5 @@
 """
-Plans, run checkpoints and event logs in an object store: S3 and what speaks it, GCS, Azure.
+Plans, run checkpoints and event logs in an object store: S3 and compatible ones, GCS, Azure.
 
 Everything rests on one promise of the store: a put that succeeds only when the name is free
 (or only when the object is still the one that was read). A log is a folder of numbered
@@ -213,7 +213,7 @@ class ObjectLog:
         """Lines that follow *position*; None when there is no line *position*."""
         del last
         if not self._known:
-            # The first look takes one listing: it shows whether a checkpoint's last line is there, too.
+            # The first read takes one listing, which also shows whether a checkpoint's last line exists.
             numbers = self._numbers(max(position - 1, 0))
             if position and next(numbers, None) != position:
                 return None
@@ -308,7 +308,7 @@ class ObjectLog:
         self._backend.replace(self._published, b"".join(lines))
 
     def set_aside(self, tag: str) -> None:
-        """Keep what an older plan published beside itself under *tag*; its segments are in a folder of their own."""
+        """Move an older plan's published log to its name with *tag*; the segments have their own folder."""
         self._backend.retire(self._published, tag)
 
     def close(self) -> None:
@@ -342,7 +342,7 @@ def _explained(verb: str, where: str) -> Iterator[None]:
     except (AlreadyExistsError, PreconditionError):
         raise
     except (BaseError, OSError, ValueError) as error:
-        # The first line says it; the others are the library's own structures. A URL's query can be a signature.
+        # The first line has the error; the others are the library's structures. A URL's query can be a signature.
         text = shorten_message(str(error)).strip().partition("\n")[0]
         # Without the library's error as cause: a log of the chain would contain the text that the error quotes.
         raise StateError(

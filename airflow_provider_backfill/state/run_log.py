@@ -353,7 +353,7 @@ class RunLog:
             return event
 
     def _open_log(self) -> None:
-        """Write the first line of a log, which says what the others are."""
+        """Write the first line of the log, which describes the others."""
         self._check_plan()
         if self._leftover:
             self._log.set_aside(self._leftover.replace(":", ""))

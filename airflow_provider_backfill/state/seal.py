@@ -1,5 +1,5 @@
 """
-The last line of a plan's file: a checksum of all that stands before it.
+The last line of a plan's file: a checksum of all earlier lines.
 
 A plan says which SQL is run. Text that an editor or a copy has changed is not what was planned, shown and
 agreed to, so it is refused. It is no signature: who may write in the state folder can make a plan of their own.

@@ -208,7 +208,7 @@ class StateStore:
             return error
 
     def retire_run_file(self, plan_id: str, tag: str) -> str:
-        """Keep the run file beside itself under *tag*, to be written again; where it is then, as shown to people."""
+        """Move the run file to its name with *tag*, so that it is written again; return the new path."""
         self.backend.retire(run_file(plan_id), tag)
         return f"{self.run_path(plan_id)}.{tag}"
 

@@ -257,7 +257,7 @@ def _answer(payload: dict[str, Any], status: int = 200) -> Response:
     # Plain JSON values as they are: FastAPI's own encoder would walk them all again.
     text = json.dumps(payload, separators=(",", ":"))
     if "\\u" in text:
-        # Something in it is no ASCII: it may be a mark that turns the reading direction of a name.
+        # The name is not ASCII: it may contain a mark that turns the reading direction.
         text = json.dumps(plain_values(payload, lines=True), separators=(",", ":"))
     return Response(text, status, media_type="application/json")
 

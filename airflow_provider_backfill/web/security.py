@@ -21,7 +21,7 @@ ACTION_HEADER = "x-clickhouse-backfill"
 """A header that a form or a foreign page cannot send without asking first; its value does not matter."""
 
 
-# No DAG is called so: who may read it may read every one. Without a name, auth managers answer for *some* DAG.
+# No DAG has this name: a user who may read it may read all. Without a name, auth managers answer for *some* DAG.
 _EVERY_DAG = "clickhouse-backfill: every DAG"
 
 

@@ -62,3 +62,19 @@ def test_plain_verbs(page: Path) -> None:
         for match in re.finditer(rf"\b{words}\b", prose(page), re.IGNORECASE)
     ]
     assert not found
+
+
+def test_the_places_of_changes_exist() -> None:
+    """A newcomer opens the file that CONTRIBUTING names; each name is below the one that stands before it."""
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Where does my change go", 1)[1]
+    rows = [line for line in table.split("\n## ", 1)[0].splitlines() if line.startswith("| a")]
+    package = ROOT / "airflow_provider_backfill"
+    for row in rows:
+        folders = [package]
+        names = [name for name in re.findall(r"`([\w/.*]+)`", row) if name.endswith(("/", ".py", ".js"))]
+        assert names, row
+        for name in names:
+            found = [folder for folder in folders if any(folder.glob(name.rstrip("/")))]
+            assert found, (name, row)
+            folders += [folder / (name if name.endswith("/") else str(Path(name).parent)) for folder in found]
+    assert len(rows) >= 10

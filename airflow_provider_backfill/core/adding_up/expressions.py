@@ -1,4 +1,4 @@
-"""The expressions of a query, resolved to what they are made of; and what follows from time alone."""
+"""The expressions of a query, resolved to their columns, and those that depend on time alone."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ class Expressions(ABC):
         self.waived: list[str] = []
         self.pairs: list[tuple[Value, Value]] = []
         self.chance: list[str] = []
-        # What is the same for all rows of a chunk, by --param, and the constants that say so.
+        # The values that --param makes the same for all rows of a chunk, and their constants.
         self._pinned: dict[Value, frozenset[int]] = {}
         self._partly: set[int] = set()
         self.row_wise = True

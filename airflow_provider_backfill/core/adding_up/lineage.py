@@ -1,5 +1,5 @@
 """
-What the columns of a SELECT are made of: expressions with the aliases of subqueries resolved, down to tables.
+The origin of a SELECT's columns: expressions with the aliases of subqueries resolved, down to tables.
 
 Pure.
 """

@@ -51,7 +51,7 @@ _MERGEABLE = {
 IDEMPOTENT = frozenset(
     {"min", "max", "any", "anyLast", "groupBitAnd", "groupBitOr", "groupUniqArrayArray", "minMap", "maxMap"}
 )
-# What comes out depends on the order in which states are merged, and chunks are merged in any.
+# The result depends on the order of merges, and chunks merge in any order.
 _ORDERED_STATES = re.compile(r"(?:deltaSum|groupArrayMoving|exponentialMoving|groupArrayLast)\w*", re.IGNORECASE)
 # Their states keep a few of the values, and what is kept of two selections is not what is kept of all values.
 _SELECTING_STATES = re.compile(r"(?:topK|approx_top|histogram|groupArraySample|anyHeavy)\w*", re.IGNORECASE)
@@ -73,7 +73,7 @@ _DEFAULT_COUNTS = frozenset({"min", "max", "any", "anyLast", "groupBitAnd"})
 
 
 class Merge(NamedTuple):
-    """How parts of a value are put together: by *by*, ``key`` for one that is no part, empty for none; *why* says."""
+    """The merging of a value's parts: *by* is a function, ``key`` for a whole value, or empty; then *why* says why."""
 
     by: str
     why: str = ""
@@ -302,7 +302,7 @@ def summed_columns(target: TableFacts, engine: str) -> frozenset[str] | None:
 
 
 def merged_by(column: Column, engine: str, summed: frozenset[str] | None) -> str:
-    """How the target merges a column outside of its key; empty when it keeps one of the values."""
+    """Return how the target merges a column outside of its key; empty when it keeps one value."""
     if engine not in ("SummingMergeTree", "AggregatingMergeTree"):
         return ""
     table, _, _ = column.name.partition(".")
@@ -380,7 +380,7 @@ def _is_collapsing(target: TableFacts) -> bool:
 
 
 def _caveat_of_keys(plan: Plan, target: TableFacts, chance: Sequence[str]) -> str:
-    """Why a key may have other rows in the target than the SELECT gives it, and nothing be wrong."""
+    """Return why a key's rows in the target may rightly differ from those of the SELECT."""
     engine = re.sub("^(Replicated|Shared)", "", target.engine)
     if not engine.endswith("MergeTree"):
         return f"no private table like a {target.engine} can be made to compare with"

@@ -1,5 +1,5 @@
 """
-What of a SELECT follows the chunk where ``--param`` places the window: constants that are others in each chunk.
+The constants of a SELECT that differ in each chunk, where ``--param`` places the window.
 
 Without bounds there is no SELECT of the whole window to compare with. A path, or a condition that a column equals
 such a constant, takes each row for one chunk. Pure.

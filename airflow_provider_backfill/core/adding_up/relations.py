@@ -67,7 +67,7 @@ class Walk(Steps):
         case = self._case
         source = case.sources.get(node.name)
         if source is None:
-            # What a recursive CTE has so far, and the like.
+            # The rows that a recursive CTE has so far, and similar sources.
             return Rows(Shape.WHOLE, {})
         at = f"{place}{node.id}"
         if source.name in case.filters:

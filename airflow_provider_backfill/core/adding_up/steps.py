@@ -62,7 +62,7 @@ class Steps(Expressions):
         return replace(rows, shape=Shape.PARTS, told=told)
 
     def _of_one_chunk(self, values: Sequence[Value]) -> bool:
-        """Whether rows that agree in these values are of one chunk, by what --param gives."""
+        """Whether rows that agree in these values belong to one chunk, according to --param."""
         ids = [given_in(value) if value.what == "given" else self._pinned.get(value, ()) for value in values]
         return tells_chunks(self._case.given, {one for each in ids for one in each})
 

@@ -155,7 +155,7 @@ def _check_columns(case: Case, walk: Walk, rows: Rows, columns: Mapping[str, Val
 
 
 def left_to_chance(case: Case, given: Mapping[str, Value]) -> Iterator[str]:
-    """Return the columns of which the target keeps any one value, of several in rows that become one."""
+    """Return the columns of which the target keeps an arbitrary value when rows merge."""
     engine = re.sub(r"^(?:Replicated|Shared)", "", case.target.engine)
     if engine not in ("SummingMergeTree", "AggregatingMergeTree"):
         return

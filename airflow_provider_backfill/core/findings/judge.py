@@ -16,7 +16,7 @@ _ORDER = (Severity.ERROR, Severity.WARN, Severity.INFO)
 
 def judge(case: RuleContext) -> list[Finding]:
     """Everything the rules find in a case, the worst first."""
-    # Without a look at the server its rules have nothing to say, and check has thousands of plans.
+    # Without server facts the server rules find nothing, and check has thousands of plans.
     rules = RULES if case.server is not None else STATE_RULES
     return worst_first(finding for rule in rules for finding in rule.judge(case))
 

@@ -1,4 +1,4 @@
-"""The rules on replicas and shards: who is alive, who is behind, and who is reached. Pure."""
+"""The rules on replicas and shards: alive, behind, reachable. Pure."""
 
 from collections.abc import Iterable, Iterator
 

@@ -1,4 +1,4 @@
-"""One word for where a plan stands, behind the page, ``list``, ``status``, ``doctor`` and ``check`` alike. Pure."""
+"""A plan's state in one word, the same for the page, ``list``, ``status``, ``doctor`` and ``check``. Pure."""
 
 from datetime import timedelta
 from enum import StrEnum

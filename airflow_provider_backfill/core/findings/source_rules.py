@@ -1,4 +1,4 @@
-"""The rules on what is read: sources, how the server reads them, and whom it shows their rows. Pure."""
+"""The rules on reads: sources, the server's access to them, and row policies. Pure."""
 
 from collections.abc import Iterator
 from datetime import timedelta

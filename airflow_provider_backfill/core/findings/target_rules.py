@@ -1,4 +1,4 @@
-"""The rules on the target: TTL, views, mutations, parts, disks, and what a write into it guarantees. Pure."""
+"""The rules on the target: TTL, views, mutations, parts, disks, and the guarantee of a write. Pure."""
 
 from collections.abc import Iterable, Iterator
 

@@ -1,4 +1,4 @@
-"""One chunk in full: what its log says of each attempt, and the SQL of an attempt."""
+"""One chunk in full: its attempts, from the log."""
 
 import json
 from contextlib import suppress

@@ -147,7 +147,7 @@ class ChunkIndex:
         return Chunk(name, from_ms(window[0]), from_ms(window[1])) if window else None
 
     def above(self, run: Run, name: str) -> str:
-        """Return the chunk that *name* is a part of; empty when it is none."""
+        """Return the chunk that has *name* as a part; empty for a whole chunk."""
         return next((whole for whole, parts in run.splits.items() if any(part.id == name for part in parts)), "")
 
     def map(self, run: Run, start: int | None, end: int | None, cells: int) -> Payload:

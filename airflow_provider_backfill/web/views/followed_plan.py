@@ -50,7 +50,7 @@ class FollowedPlan:
         return len(self.run.done) + len(self.run.chunks) + (len(self.index) if self.index else 0)
 
     def refresh(self, *, tail: bool = False, index: bool = False) -> None:
-        """Read what is new; with *tail* and *index* also what only the plan's own page needs."""
+        """Read the new events; with *tail* and *index* also the values for the plan's own page."""
         moving = self.run.status is RunStatus.RUNNING
         if (tail or moving) and self.tail is None:
             self.tail = LogTail(self.session.store, self.plan)

@@ -110,7 +110,7 @@ class LogTail:
         self.began: int | None = None
 
     def advance(self, seconds: float) -> None:
-        """Read on for at most so long; *at_end* says whether that was enough."""
+        """Continue to read for at most this time; *at_end* says whether the end was reached."""
         deadline = time.monotonic() + seconds
         while True:
             lines = self._log.read(self._position, self._last)

@@ -239,7 +239,7 @@ class Overview:
         self, target: TableName, *, since: str = "", may_see: Callable[[Collection[str]], bool] = lambda _: True
     ) -> Payload:
         """
-        All plans of a table on one calendar: what is filled, filled twice or a gap, and by whom, as ``coverage`` says.
+        All plans of a table on one calendar: filled, filled twice, gaps, and the plans, as in ``coverage``.
 
         Args:
             since: The ``version`` of an earlier answer to the same question.
