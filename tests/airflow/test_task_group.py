@@ -75,6 +75,31 @@ def test_the_form_of_a_trigger_is_the_whole_backfill(lab: Lab, common: dict[str,
     assert events(target) == [published]
 
 
+def test_two_triggers_over_meeting_windows_double_no_row(
+    lab: Lab, common: dict[str, Any], dag_id: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two people press Trigger, and both plans see an empty window: the chunk that both have is filled once."""
+    target = str(lab.table("target"))
+    flows = []
+    for name in ("first", "second"):
+        with DAG(f"{dag_id}_{name}", schedule=None, params=backfill_params(chunk_hours=24)) as dag:
+            BackfillTaskGroup(**common)
+        flows.append(Flow(dag))
+    day = "2025-01-0{}T00:00:00Z".format
+    forms = [{"target": target, "window_from": day(1), "window_to": day(end)} for end in (2, 3)]
+    # The second run has its plan before the first writes a row.
+    planned = lab.plan("target", "2025-01-01", "2025-01-03", 24, select=common["select"])
+    assert flows[0].start(**forms[0]) == "success"
+    first = flows[0].result("backfill.plan", "plan_id")
+    assert flows[1].start(**forms[1]) == "failed"
+    assert flows[1].result("backfill.plan", "plan_id") == planned["planId"]
+    assert f"Plan {first} has filled 2025-01-01T00:00:00.000Z to 2025-01-02" in "".join(capfd.readouterr())
+    assert lab.value("SELECT count() - uniqExact(x) FROM target") == 0
+    # As the message advises.
+    assert flows[1].start(target=target, window_from=day(2), window_to=day(3)) == "success"
+    assert equal(lab)
+
+
 def test_the_form_has_four_fields_and_asks_for_what_has_no_default() -> None:
     with DAG("form", schedule=None, params=backfill_params(window_from="2025-01-01")) as dag:
         BackfillTaskGroup()
