@@ -124,7 +124,7 @@ class Client:
             chunk: ``"6h"``, ``"day"``, ``"month"``, ``"partition"``, a number of hours, or ``"auto"``.
             settings: ClickHouse settings for the statements that read the source and fill.
             params_format: By the name of a parameter of *select*, the format of strftime of the chunk's start.
-            proof: ``written`` or ``content``: what staged rows are held against before they are published.
+            proof: ``written`` or ``content``: the evidence for staged rows before they are published.
             filter_table: Table of *select* to filter by the window, ``database.table`` or ``database.table=column``;
                 several in a list.
             whole_table: Table of *select* to read whole in every chunk; several in a list.

@@ -127,7 +127,7 @@ Remedy = Command | Sql | Advice
 
 
 def command_of(remedy: Remedy | None) -> Command | None:
-    """Return the command that a remedy is, or the first one that an advice names; None when there is none."""
+    """Return a remedy's command, or the first command of an advice; None without one."""
     if isinstance(remedy, Command):
         return remedy
     parts = remedy.parts if isinstance(remedy, Advice) else ()

@@ -83,7 +83,7 @@ class Progress:
 
 
 class BackfillStatusTrigger(BaseTrigger):
-    """Waits for a backfill, as :class:`Watched` says which; its one event has *published* and *lost* of the look."""
+    """Waits for the backfill of a :class:`Watched`; its only event has *published* and *lost* of the last poll."""
 
     def __init__(self, *, poke_interval: float, **watched: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 _FRAME_SECONDS = 0.25
-# Rest so many times as long as the last frame took.
+# The pause after a frame, as a multiple of the frame's time.
 _REST = 10
 _MAP_LINES = 7
 _LABEL = 12

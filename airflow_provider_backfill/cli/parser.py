@@ -106,7 +106,7 @@ def parse(words: Sequence[str]) -> Call:
 
 def _positional(command: str, extra: Sequence[str], values: Mapping[str, Any]) -> dict[str, str]:
     """
-    Return the words without a flag by the key of the flag they stand for, the last flags first.
+    Return the positional words by the flag that each stands for, the last flags first.
 
     Empty for other words.
     """

@@ -132,11 +132,11 @@ class EventText:
 
 
 def chunk_window(start_at: datetime, end_at: datetime) -> str:
-    """Return a chunk's window in a column of them."""
+    """Return a chunk's window in short, for a column of windows."""
     start, end = (render_instant(moment) for moment in (start_at, end_at))
     if {start[10:], end[10:]} == {_MIDNIGHT}:
         return f"{start[:10]} to {end[:10]}"
-    # As short as a column of them can be read: the day again only where it changes, no seconds that are zero.
+    # Short enough for a column: the day again only where it changes, and no zero seconds.
     first, last = (text.removesuffix("Z").removesuffix(".000").removesuffix(":00") for text in (start, end))
     return f"{first} to {last[11:] if start[:10] == end[:10] else last}".replace("T", " ")
 

@@ -86,7 +86,7 @@ def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
 
 
 def _allowances(server: ClickHouse) -> dict[str, int | str]:
-    """Return what lets the definition of an older table pass; nothing where the user may not see what is strict."""
+    """Return settings that permit an older table's definition; none where the user may not read the server's."""
     try:
         strict = server.rows(
             "SELECT name FROM system.merge_tree_settings"

@@ -106,7 +106,7 @@ class Fence:
             self.acquire()
 
     def release(self) -> None:
-        """Take the announcement back; nothing happens when there is none."""
+        """Remove the announcement; do nothing when there is none."""
         self._sure_until = 0.0
         drop_tables(one_server(self._server), [self._table], self._target.replicas)
 

@@ -114,5 +114,5 @@ def _reads_here(server: ClickHouse, node: Node, targets: Collection[TableName]) 
     try:
         return server.numbers(question) != (0,)
     except StatementRefusedError:
-        # It wants a user and a password of its own, as another server does.
+        # The table function needs its own user and password, like another server.
         return False

@@ -23,7 +23,7 @@ def key_columns(server: ClickHouse, source: TableName) -> tuple[KeyColumn, ...]:
 def sample_keys(
     server: ClickHouse, source: TableName, columns: Sequence[KeyColumn], where: str, rows: int
 ) -> list[tuple[str, ...]]:
-    """Return the keys of so many *rows* that meet *where*, as text, sorted as the key sorts; the same at each call."""
+    """Return the keys of *rows* rows that meet *where*, as text, in key order; equal at each call."""
     names = [f"k{number}" for number in range(1, len(columns) + 1)]
     values = ", ".join(f"({column.expression}) AS {name}" for column, name in zip(columns, names, strict=True))
     texts = ", ".join(KeyColumn(f"key.{number}", column.type).as_text for number, column in enumerate(columns, 1))

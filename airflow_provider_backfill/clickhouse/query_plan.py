@@ -20,7 +20,7 @@ from ..errors import StatementRefusedError
 from .client import ClickHouse
 
 _SETTINGS = {
-    # Without these the plan hides reads: sets are built and counts are answered while it is made.
+    # Without these settings the query plan hides reads: planning itself builds sets and answers counts.
     "use_index_for_in_with_subqueries": 0,
     "optimize_use_implicit_projections": 0,
     "optimize_use_projections": 0,

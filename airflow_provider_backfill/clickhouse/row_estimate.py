@@ -96,7 +96,7 @@ def _whole_days(kind: TimeKind, start: datetime, end: datetime) -> tuple[datetim
 
 
 def _spread(bounds: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Up to so many chunks, evenly over the window, the first and the last among them."""
+    """Return chunks evenly over the window, up to this number, with the first and the last."""
     chunks = len(bounds) - 1
     take = min(chunks, _SAMPLES)
     places = {round(number * (chunks - 1) / max(take - 1, 1)) for number in range(take)}

@@ -104,7 +104,7 @@ def fullest_partition(server: ClickHouse, storage: TableName, engine_full: str) 
 
 
 def token_window(server: ClickHouse, engine: str, engine_full: str) -> int | None:
-    """How many inserts a MergeTree table without replicas remembers the tokens of; None for other engines."""
+    """Return the number of remembered insert tokens of a MergeTree table without replicas; None for other engines."""
     if not engine.endswith("MergeTree") or engine.startswith(("Replicated", "Shared")):
         return None
     name = "non_replicated_deduplication_window"

@@ -110,7 +110,7 @@ def rows_by_bound(server: ClickHouse, table: FilteredTable, bounds: Sequence[int
     """
     How many rows a table has from each bound to the next, in milliseconds; bounds without rows are left out.
 
-    After so many seconds, what was counted so far: it serves to choose, not to prove.
+    On a timeout, return the partial count: it is used for a choice, not for a proof.
     """
     last = f"least({milliseconds(time_value(table.column), table.kind)}, toInt64({bounds[-1] - 1}))"
     place = bound_before(f"greatest({last}, toInt64({bounds[0]}))", bounds)

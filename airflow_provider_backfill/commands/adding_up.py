@@ -42,7 +42,7 @@ def check_bounds(
     bounds: Sequence[int] | None = None,
 ) -> list[Verdict]:
     """
-    Hold chunk bounds against what a plan's SELECTs do and, to replace, against partitions.
+    Check that a plan's SELECTs, and partitions to be replaced, allow the chunk bounds.
 
     Args:
         bounds: In milliseconds; those of the plan when None.

@@ -139,7 +139,7 @@ def _light_ranges(server: ClickHouse, plan: Plan, chunk: Chunk, weight: float) -
 
 
 def _ranges(server: ClickHouse, plan: Plan, chunk: Chunk, pieces: int) -> list[str]:
-    """Conditions that cut the rows of a chunk into about so many pieces; none where their key cannot be cut."""
+    """Return conditions that cut a chunk's rows into about this number of pieces; none where the key cannot be cut."""
     source = _source(plan)
     columns = key_columns(server, source)
     ordered = list(takewhile(lambda column: column.orderable, columns))

@@ -2,7 +2,7 @@
 The size of a plan's chunks, and a proposal for a better size.
 
 The estimate counts rows of the source, before the SELECT's own filters; what is proposed fits the
-buckets and partitions that the planner holds plans against.
+buckets and partitions, as the planner demands.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -159,7 +159,7 @@ def _known_plans(session: Session) -> Iterator[Plan]:
 def _clean_plan(
     session: Session, server: ClickHouse, plan_id: str, tables: list[_Found], all_tables: list[_Found], *, remove: bool
 ) -> Iterator[Payload]:
-    """Judge some tables of a plan, and drop them; nobody of this folder claims a chunk of the plan meanwhile."""
+    """Judge some tables of a plan and drop them, while nobody in this folder can claim its chunks."""
     known = plan_id in session.store.plan_ids()
     hold: AbstractContextManager[None] = session.store.exclusive(plan_id) if known else nullcontext()
     with hold:

@@ -1,4 +1,4 @@
-"""Whose rows may lie around a chunk: the plan's other chunks, and other plans of the folder."""
+"""Neighbours of a chunk whose rows may lie around it: other chunks of the plan, and other plans of the folder."""
 
 from ..clickhouse.attempt import Neighbour
 from ..core.coverage import filled_intervals

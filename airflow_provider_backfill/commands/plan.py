@@ -46,7 +46,7 @@ from .sites import Ground, ground_of, on_site, shards_payload
 
 def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False) -> Payload:
     """
-    Make an immutable plan, or find the one made before; nothing runs.
+    Create an immutable plan, or find the existing one; nothing runs.
 
     Args:
         dry_run: Check and compute everything, keep nothing, and show the statements of two chunks.
@@ -372,7 +372,7 @@ def _same_plan(existing: Plan, plan: Plan) -> Plan:
 
 
 def _clean_before(session: Session, ground: Ground, plan: Plan, existing: Plan | None, *, force: bool) -> None:
-    """Make room for a new plan: nothing of an earlier one with its id may run, or be published later."""
+    """Make room for a new plan: no chunk of an earlier plan with its id may run, or be published later."""
     left = [
         (server, target, attempt.leftover_tables(server, plan.plan_id, target)) for _, server, target in ground.sites
     ]

@@ -16,7 +16,7 @@ from .plan_inputs import target_facts
 
 def check_quorum(server: ClickHouse, target: TableFacts) -> None:
     """
-    Hold the replicas that are alive against those that the user's inserts must reach.
+    Check that enough replicas are alive for the quorum of the user's inserts.
 
     Raises:
         RequestError: They are too few, so every chunk would fail.
@@ -41,7 +41,7 @@ def check_quorum(server: ClickHouse, target: TableFacts) -> None:
 
 def check_grants(server: ClickHouse, target: TableFacts, mode: WriteMode) -> None:
     """
-    Hold the user's rights against what a write mode needs; those on the sources show when they are read.
+    Check that the user has the rights that a write mode needs; reading shows those on the sources.
 
     Raises:
         RequestError: Some are missing; the hint has the statements that grant them.

@@ -212,9 +212,8 @@ def summed_columns(target: TableFacts, statements: Sequence[Statement], time: Ta
     """
     Return the columns that identify the target's rows: the key columns and the time.
 
-    A lost or a doubled row shows in them, and they cost a fraction of all columns to read. All that
-    are stored (which none means as well) when the target has no sorting key, or a statement does
-    not fill one of them.
+    Their sums show a lost or doubled row, at a fraction of the cost of all columns. All stored columns (no names mean
+    the same) when the target has no sorting key, or a statement does not fill one of them.
     """
     stored = tuple(c.name for c in target.columns if c.default_kind != "EPHEMERAL")
     common = set.intersection(*(set(statement.columns) for statement in statements))

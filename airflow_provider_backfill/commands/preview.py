@@ -21,7 +21,7 @@ from ..errors import StatementRefusedError
 from .chunk_sizing import chunk_rows
 from .session import Payload
 
-# A chunk that is run to measure a rate has at most so many rows, where there is one.
+# The most rows of a chunk that is run to measure a rate, where such a chunk exists.
 _MEASURED_ROWS = 5_000_000
 
 

@@ -185,7 +185,7 @@ def _fence(server: ClickHouse, target: TableFacts, plan: Plan, lease: float, *, 
     try:
         fence.acquire()
     except StatementRefusedError:
-        # Who may only insert can make no table; a direct insert promises less.
+        # A user with only INSERT cannot create a table; a direct insert guarantees less.
         if plan.write_mode is WriteMode.INSERT:
             return None
         raise
@@ -316,7 +316,7 @@ def _drop_staging(session: Session, log: RunLog, server: ClickHouse, target: Tab
     """Drop the staging tables of a run that is completed; under its lock, so that no replay begins meanwhile."""
     left = attempt.leftover_tables(server, log.plan.plan_id, target)
     for batch in attempt.batches(left):
-        # Not all in one hold of the lock, which in an object store is for half a minute.
+        # In several holds of the lock, which lasts half a minute in an object store.
         with session.store.exclusive(log.plan.plan_id):
             if log.refresh().status is not RunStatus.COMPLETED:
                 return

@@ -78,7 +78,7 @@ def on_site(shard: int) -> Iterator[None]:
 
 def check_cluster(server: ClickHouse, plan: Plan) -> None:
     """
-    Hold the shards of a plan against those that its cluster has now.
+    Compare the shards of a plan with those that its cluster has now.
 
     Raises:
         RequestError: The cluster has got or lost a shard; a table that moved is seen on the shard itself.

@@ -66,7 +66,7 @@ def check_window(
 
 def check_chunk_count(count: int) -> None:
     """
-    Hold a plan to so many chunks as the log, the page and the map are made for.
+    Refuse a plan with more chunks than the log, the page and the map can handle.
 
     Raises:
         RequestError: They are more than :data:`MAX_CHUNKS`.

@@ -10,7 +10,7 @@ from itertools import pairwise
 from math import fsum, sqrt
 from typing import NamedTuple
 
-# The recent past that counts: a third of the run so far, within these bounds, and at least so many completions.
+# The recent past: a third of the run, within these bounds, and at least this number of completions.
 _LEAST_SECONDS, _MOST_SECONDS = 30.0, 600.0
 _LEAST_COMPLETIONS = 12
 _KEPT = 4096
@@ -20,7 +20,7 @@ _PARTS_MOST, _PART_CHUNKS, _PARTS_LEAST = 12, 4, 4
 _SURE = 6.0
 # No part is known better than to this share.
 _EXACT = 0.001
-# After a step, the new pace counts for so much, and that of the whole run for the rest: the old pace may come back.
+# The weight of the new pace after a step; the whole run has the rest, since the old pace may return.
 _NEW_PACE = 0.7
 # A trend changes the pace of the coming chunks by at most this factor, compared with the last third.
 _TREND_AT_MOST = 1.7

@@ -34,7 +34,7 @@ class MapRow(NamedTuple):
 
 
 class ProgressMap:
-    """The chunks of one plan, for any number of looks at its run."""
+    """The map of one plan's chunks, for any number of states of its run."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan

@@ -29,7 +29,7 @@ class EventLog(Protocol):
     optimistic: bool
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keep others from appending, where the log works with a lock."""
+        """Keep other writers out, where the log uses a lock."""
         ...
 
     def read(self, position: int, last: bytes) -> list[bytes] | None:
@@ -84,7 +84,7 @@ class Backend(Protocol):
     parallel: int
 
     def where(self, name: str) -> str:
-        """How to show *name* to a person."""
+        """Return the path of *name* for messages."""
         ...
 
     def read(self, name: str) -> bytes | None:
@@ -108,7 +108,7 @@ class Backend(Protocol):
         ...
 
     def retire(self, name: str, tag: str) -> None:
-        """Keep *name* beside itself under *tag*, so that the name is free; nothing when it does not exist."""
+        """Rename *name* by adding *tag*, so that the name is free; do nothing when it does not exist."""
         ...
 
     def locked(self, name: str) -> AbstractContextManager[None]:

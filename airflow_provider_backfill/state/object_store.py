@@ -82,7 +82,7 @@ class ObjectBackend:
         self.url = url
 
     def where(self, name: str) -> str:
-        """How to show *name* to a person."""
+        """Return the path of *name* for messages."""
         return f"{self.url}/{name}"
 
     def read(self, name: str) -> bytes | None:
@@ -134,7 +134,7 @@ class ObjectBackend:
             obstore.put(self.store, name, data)
 
     def retire(self, name: str, tag: str) -> None:
-        """Keep *name* beside itself under *tag*, so that the name is free; nothing when it does not exist."""
+        """Rename *name* by adding *tag*, so that the name is free; do nothing when it does not exist."""
         with _explained("rename", self.where(name)), suppress(*_MISSING):
             obstore.copy(self.store, name, f"{name}.{tag}")
             obstore.delete(self.store, name)

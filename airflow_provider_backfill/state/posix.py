@@ -36,7 +36,7 @@ class FileBackend:
         self.root = root
 
     def where(self, name: str) -> str:
-        """How to show *name* to a person."""
+        """Return the path of *name* for messages."""
         return str(self.root / name)
 
     def read(self, name: str) -> bytes | None:
@@ -97,7 +97,7 @@ class FileBackend:
                     temporary.unlink(missing_ok=True)
 
     def retire(self, name: str, tag: str) -> None:
-        """Keep *name* beside itself under *tag*, so that the name is free; nothing when it does not exist."""
+        """Rename *name* by adding *tag*, so that the name is free; do nothing when it does not exist."""
         _set_aside(self.root / name, tag)
 
     @contextmanager
@@ -289,7 +289,7 @@ class FileLog:
         """Nothing: the log is the file that people read."""
 
     def set_aside(self, tag: str) -> None:
-        """Keep an older plan's log beside itself under *tag*. Call it under the lock."""
+        """Rename an older plan's log by adding *tag*. Call this under the lock."""
         _set_aside(self._path, tag)
         self._handle = None
 

@@ -73,8 +73,8 @@ def _without_done(data: bytes) -> bytes:
     """
     Return a run file without its done chunks, which are most of its size and parsing time.
 
-    They are lists of numbers, so no brace is in them; and in a string the quotes would be escaped.
-    All of it when anything else is in them: then the file is damaged.
+    Done chunks are lists of numbers without braces, and quotes in a string would be escaped. With anything else in
+    them the file is damaged, and is returned whole.
     """
     start = data.find(_DONE) + len(_DONE)
     end = data.find(b"}", start)

@@ -97,7 +97,7 @@ class StateStore:
         return self.backend.where(run_file(plan_id))
 
     def event_path(self, plan_id: str) -> str:
-        """Where the run's events are kept, as shown to people."""
+        """Return the path of the run's events, for messages."""
         return self.backend.where(event_file(plan_id))
 
     def plan_ids(self) -> list[str]:
@@ -170,7 +170,7 @@ class StateStore:
         Return the plan's run as of now.
 
         Raises:
-            DamagedStateError: The run file or the log does not hold what it must; names file and line.
+            DamagedStateError: The run file or the log is damaged; names file and line.
         """
         log = RunLog(self, plan)
         log.refresh()
@@ -237,7 +237,7 @@ class StateStore:
 
     def restore_run(self, plan: Plan, events: Sequence[Event], tag: str) -> str:
         """
-        Put a log of *events* in place of the plan's log, which is kept beside itself under *tag*.
+        Replace the plan's log by a log of *events*; the old log gets *tag* added to its name.
 
         Returns:
             Where the old log is now, as shown to people.

@@ -70,7 +70,7 @@ def is_unstable(value: Value) -> bool:
 
 
 def is_unordered(value: Value) -> bool:
-    """Whether any of several values is right, such as that of ``any``."""
+    """Whether several values are equally right, as for ``any``."""
     return value.what in ("call", "opaque", "aggregate") and bool(_UNORDERED.fullmatch(value.name))
 
 

@@ -53,7 +53,7 @@ IDEMPOTENT = frozenset(
 )
 # The result depends on the order of merges, and chunks merge in any order.
 _ORDERED_STATES = re.compile(r"(?:deltaSum|groupArrayMoving|exponentialMoving|groupArrayLast)\w*", re.IGNORECASE)
-# Their states keep a few of the values, and what is kept of two selections is not what is kept of all values.
+# Their states keep a selection of values, and two merged selections are not a selection of all values.
 _SELECTING_STATES = re.compile(r"(?:topK|approx_top|histogram|groupArraySample|anyHeavy)\w*", re.IGNORECASE)
 _INTEGER = re.compile(r"(U?)Int(\d+)")
 _DECIMAL_TYPE = re.compile(r"Decimal\((\d+), (\d+)\)")

@@ -96,7 +96,7 @@ def _has_columns(value: Value) -> bool:
 
 
 def may_share_rows(one: Collection[Told], other: Collection[Told]) -> bool:
-    """Whether a row that one read takes for a chunk may be taken by another for another chunk, as a look-back does."""
+    """Whether two reads may take one row for different chunks, as a look-back does."""
     if set(one) & set(other):
         # Both take the same for each chunk.
         return False

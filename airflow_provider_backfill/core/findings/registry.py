@@ -113,7 +113,7 @@ class RuleContext:
 
     @property
     def stages(self) -> bool:
-        """Whether rows are staged before they reach the target, as they are before there is a plan."""
+        """Whether rows are staged before they reach the target; true also without a plan."""
         return self.plan is None or self.plan.write_mode is not WriteMode.INSERT
 
     @property

@@ -13,7 +13,7 @@ from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity
 REPLICA_RULES = RuleRegistry(RuleScope.SERVER)
 _rule = REPLICA_RULES.rule
 
-# A part that waits for so long is not on its way.
+# A part that waits longer than this is stuck.
 _STUCK_SECONDS = 15
 _LAG_SECONDS = 300
 _QUEUE_AT_EASE = 100

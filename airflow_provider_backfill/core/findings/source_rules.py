@@ -106,7 +106,7 @@ def _unstable(case: RuleContext) -> Iterator[Match]:
             calls = ", ".join(f"{name}()" for name in trait.functions)
             yield Match(
                 f"{trait.statement} uses {calls}, which may give another value each time it is asked; "
-                "its rows are not held against the source."
+                "its rows are not compared with the source."
             )
         if trait.unordered:
             yield Match(

@@ -14,7 +14,7 @@ from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity, sho
 WINDOW_RULES = RuleRegistry(RuleScope.SERVER)
 _rule = WINDOW_RULES.rule
 
-# A chunk under so many rows takes about twice its share of one statement, for tables, verification and publishing.
+# Below this number of rows, the fixed cost of a chunk about doubles its share of one statement.
 SMALL_ROWS = 100_000
 MANY_CHUNKS = 50
 LARGE_ROWS = 100_000_000

@@ -54,7 +54,7 @@ class ChunkIndex:
         return len(self._names)
 
     def build(self, run: Run, seconds: float) -> bool:
-        """Walk the plan's chunks, once, for at most so long; whether all were walked and *run* is taken in."""
+        """Walk the plan's chunks once, for a limited time; return whether the walk and *run* are complete."""
         if self._left is None:
             return True
         deadline = time.monotonic() + seconds

@@ -284,7 +284,7 @@ class Overview:
 
         Raises:
             PlanNotFoundError: No such plan.
-            DamagedStateError: Its files do not hold what they must.
+            DamagedStateError: Its files are damaged.
         """
         followed = self._follow(check_plan_id(wanted))
         with followed.lock:
@@ -312,7 +312,7 @@ class Overview:
 
         Raises:
             RequestError: No such plan.
-            DamagedStateError: Its files do not hold what they must.
+            DamagedStateError: Its files are damaged.
         """
         followed = self._follow(check_plan_id(wanted))
         moment = utc_now()
