@@ -82,7 +82,9 @@ class Attempt(NamedTuple):
     The context of one attempt.
 
     Attributes:
-        fenced: Called before anything is published; raises when another run may publish to the same window.
+        fenced: Called before anything is published; raises when another run may publish to the same window. It calls
+            what it is given when the worker may have been asleep since the last time, or since the attempt began: then
+            another run may have published to the window, and be gone.
         owned: Called before anything of others is killed, dropped or deleted; raises when the claim is lost.
         verified: Called with what was staged, on replicas with its parts, and with where its rows lie when not in the
             chunk's window, before any of it is published; raises when the claim is lost.
@@ -106,7 +108,7 @@ class Attempt(NamedTuple):
     chunk: Chunk
     number: int
     owned: Callable[[], None]
-    fenced: Callable[[], None]
+    fenced: Callable[[Callable[[], None]], None]
     verified: Callable[[ContentSums, Staged | None, Slice | None], None]
     step: Callable[[Step], None]
     neighbours: Callable[[], Sequence[Neighbour]]

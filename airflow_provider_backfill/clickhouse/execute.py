@@ -142,7 +142,7 @@ def _insert(server: ClickHouse, attempt: Attempt) -> ContentSums:
     if attempt.clear:
         _clear(server, attempt)
     foreign_rows.refuse_before_insert(server, attempt)
-    attempt.fenced()
+    attempt.fenced(lambda: foreign_rows.refuse_before_insert(server, attempt))
     filled = {name for statement in attempt.plan.statements for name in statement.columns}
     stable = all(is_comparable(column.type) for column in attempt.target.columns if column.name in filled)
     _fill(server, attempt, attempt.target.storage, _DIRECT_SETTINGS, order=" ORDER BY ALL" if stable else "")

@@ -142,7 +142,7 @@ def _refuse(
         foreign = max(foreign, server.numbers(f"SELECT count() FROM {storage} WHERE {apart}")[0] - published)
     if foreign <= 0:
         return
-    raise _error(server, attempt, own, foreign)
+    raise _error(server, attempt, own, foreign, "nothing more" if published else "nothing")
 
 
 def _own_window(plan: Plan, chunk: Chunk) -> Slice:
@@ -175,7 +175,7 @@ def _condition(plan: Plan, areas: Sequence[Slice]) -> str:
     return f"({' OR '.join(f'({part})' for part in parts)})" if parts else "0"
 
 
-def _error(server: ClickHouse, attempt: Attempt, own: str, foreign: int) -> ForeignRowsError:
+def _error(server: ClickHouse, attempt: Attempt, own: str, foreign: int, what: str) -> ForeignRowsError:
     plan, chunk, time = attempt.plan, attempt.chunk, attempt.plan.target_time
     rivals = attempt.rivals()
     by = f", as plan {' and plan '.join(rivals)} may have written" if rivals else ""
@@ -201,6 +201,6 @@ def _error(server: ClickHouse, attempt: Attempt, own: str, foreign: int) -> Fore
     return ForeignRowsError(
         f"{plan.target} holds {foreign} rows in the window of chunk {chunk.id} ({render_instant(chunk.start)} to "
         f"{render_instant(chunk.end)}) that plan {plan.plan_id} has not written{by}; the chunk would add to them, and "
-        "nothing was published.",
+        f"{what} was published.",
         remedy=Advice("; ".join("{}" for _ in ways), *ways),
     )

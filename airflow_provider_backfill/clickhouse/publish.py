@@ -58,7 +58,7 @@ def move_partitions(
     if there:
         refuse_before_publish(server, attempt, content.rows - there, present)
     for partition, _ in partitions:
-        attempt.fenced()
+        attempt.fenced(lambda: refuse_before_publish(server, attempt, content.rows - _rows(server, sealed)))
         server.command(
             f"ALTER TABLE {quote_table(sealed)} MOVE PARTITION ID {literal(partition)} TO TABLE {quote_table(storage)}",
             {"query_id": f"{attempt.query_id}.move.{partition}"},
@@ -105,7 +105,7 @@ def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName) 
             # No sealed table is needed, so a worker that lost its claim could drop rows published since.
             attempt.owned()
             action = f"DROP PARTITION ID {literal(partition)}"
-        attempt.fenced()
+        attempt.fenced(attempt.owned)
         server.command(f"ALTER TABLE {quote_table(storage)} {action}", {"max_partition_size_to_drop": "0"})
         attempt.step(Step.REPLACED)
 

@@ -110,20 +110,24 @@ def attach_partitions(
             unpublished = unpublished and not forgotten
             if not (forgotten and has_arrived(server, attempt, table, partition)):
                 left[partition] = missing
+
+    def look() -> None:
+        refuse_before_publish(server, attempt, content.rows - _rows(server, table, set().union(*left.values())))
+
     if left:
-        published = content.rows - _rows(server, table, set().union(*left.values()))
         try:
-            refuse_before_publish(server, attempt, published)
+            look()
         except ForeignRowsError as error:
             # Keeper knows none of the parts, and an attempt that is late finds no table to attach them from.
             error.unpublished = unpublished
             raise
     for partition in partitions:
         if partition in left:
-            attempt.fenced()
+            attempt.fenced(look)
             action = f"ATTACH PARTITION ID {literal(partition)} FROM {quote_table(table)}"
             settings = {"query_id": f"{attempt.query_id}.attach.{partition}"}
             server.command(f"ALTER TABLE {quote_table(storage)} {action}", settings)
+            del left[partition]
         attempt.step(Step.MOVED)
 
 

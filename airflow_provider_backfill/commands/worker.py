@@ -338,8 +338,6 @@ class Worker:
         number, looked = claim.attempt, time.monotonic()
 
         def owned() -> None:
-            nonlocal looked
-            looked = time.monotonic()
             state = log.refresh().state(chunk.id)
             if state.attempt != number or state.status is not ChunkStatus.RUNNING:
                 raise TransitionError(f"Attempt {number} of chunk {chunk.id} is not the running one any more.")
@@ -364,11 +362,15 @@ class Worker:
 
         reading, unwritten = [0, 0], [True]
 
-        def fenced() -> None:
+        def fenced(look: Callable[[], None]) -> None:
+            nonlocal looked
             self._fenced()
             if time.monotonic() - looked >= self._lease / 2:
-                # The worker may have slept: its next publish could follow another attempt, or another folder.
+                # The worker may have slept: others may have sealed the table anew, or filled the window.
                 owned()
+                look()
+                self._fenced()
+            looked = time.monotonic()
             unwritten[0] = False
 
         def read(rows: int, size: int) -> None:

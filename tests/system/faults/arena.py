@@ -224,12 +224,16 @@ class Play:
         layout.build(self.arena.client, self.database)
         judge = Judge(self)
         words = [layout.flags(self.database)]
-        if self.scenario.rivals:
-            part = layout.chunks // 2 if self.scenario.rivals == "plans" else 0
-            words.append(layout.flags(self.database, chunks=part))
+        match self.scenario.rivals:
+            case "folders":
+                words.append(words[0])
+            case "strangers":
+                words.append(layout.flags(self.database, hours=layout.hours // 2))
+            case "plans":
+                words.append(layout.flags(self.database, chunks=layout.chunks // 2))
         fronts: list[Front] = []
         for number, flags in enumerate(words):
-            state = self.folder / ("other" if number and self.scenario.rivals == "folders" else "state")
+            state = self.folder / ("other" if number and self.scenario.rivals != "plans" else "state")
             code, payload = self.call(["plan", *flags, "--proof", self.scenario.proof], state)
             if code == 2:
                 self.result.refused = str(payload["error"])
@@ -369,8 +373,9 @@ class Play:
         if runner.wake_when_completed or strike is None:
             return
         self._struck["worker SIGSTOP, then SIGCONT at a named step"] += 1
+        runner.wake_at_step = strike.until
         if strike.asleep == UNTIL_COMPLETED:
-            runner.wake_when_completed, runner.wake_at_step = True, strike.until
+            runner.wake_when_completed = True
         else:
             self._at(time.monotonic() + strike.asleep, lambda: self._wake(runner))
 

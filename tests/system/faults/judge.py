@@ -99,7 +99,7 @@ class Judge:
         commands = [shlex.split(found) for found in _COMMAND.findall(front.refused)]
         if len(fronts) == 1:
             commands = commands[:1]
-        elif play.scenario.rivals == "folders":
+        elif play.scenario.rivals != "plans":
             # No other folder knows what is left to plan; here, all of the window was filled by the other one.
             commands = [["waive", "--plan-id", front.plan.plan_id, "--reason", "filled by the other folder"]]
         if not commands:

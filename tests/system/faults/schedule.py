@@ -86,8 +86,8 @@ class Scenario:
         proof: What staged rows are held against.
         off: A safety that is switched off in every runner.
         cell: Target, mode and fault, for the matrix; of a seed of the campaign, what is special about it.
-        rivals: A second plan is at work: the same one in another state folder (``folders``), or one of a part of
-            the window in the same folder (``plans``).
+        rivals: A second plan is at work: the same one in another state folder (``folders``), another one of the same
+            window there (``strangers``), or one of a part of the window in the same folder (``plans``).
         undo: Whether the plan is undone in the end, under attack.
         spoil: What is made wrong by hand when all has been judged right, to see that ``verify`` says so.
     """

@@ -174,12 +174,16 @@ class Layout:
         """The condition that a row of the target lies outside the window."""
         return f"NOT ({self.window})"
 
-    def flags(self, database: str, chunks: int = 0) -> list[str]:
-        """What ``plan`` is told about the tables; with *chunks*, about the first ones of the window alone."""
+    def flags(self, database: str, chunks: int = 0, hours: int = 0) -> list[str]:
+        """
+        What ``plan`` is told about the tables.
+
+        With *chunks*, about the first ones of the window alone; with *hours*, in chunks of that length.
+        """
         kind = KINDS[self.kind]
         end = START + timedelta(hours=self.hours * chunks) if chunks else self.end
         words = ["--target", f"{database}.target", "--from", text(START), "--to", text(end)]
-        words += ["--chunk-hours", str(self.hours), "--time-column", "ts", *self.more]
+        words += ["--chunk-hours", str(hours or self.hours), "--time-column", "ts", *self.more]
         words += ["--write-mode", self.mode] if self.mode != "stage" else []
         if kind.by_view:
             return words

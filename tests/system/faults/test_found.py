@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.system.faults.arena import Arena
-from tests.system.faults.schedule import UNTIL_COMPLETED, Inside, Outside, Scenario
+from tests.system.faults.schedule import LOOKED, UNTIL_COMPLETED, Inside, Outside, Scenario
 from tests.system.faults.tables import Layout
 
 # One chunk of two partitions, whose halves can part company.
@@ -55,7 +55,19 @@ def test_a_worker_that_wakes_late_publishes_nothing_of_another_state_folder(aren
     What that folder had sealed lay under the same name, and was moved into the target when the first one woke up.
     """
     zombie = (Inside("stop", step="moved 1", asleep=UNTIL_COMPLETED),)
-    result = arena.play(Scenario("late mover", LAYOUT, runners=3, rivals="folders", lease=0.7, inside=(zombie,)))
+    result = arena.play(Scenario("late mover", LAYOUT, rivals="folders", lease=0.7, inside=(zombie,)))
+    assert result.problems == []
+    assert result.struck["worker SIGSTOP, then SIGCONT at a named step"] == 1
+
+
+def test_a_worker_that_wakes_late_looks_again_at_the_rows_of_others(arena: Arena) -> None:
+    """
+    A worker falls asleep between its look at the window and its first move, and a second folder fills the window.
+
+    It waited until that run was gone, took the window, and published what it had: every row was there twice.
+    """
+    zombie = (Inside("stop", step=LOOKED, asleep=UNTIL_COMPLETED, until="moved 1"),)
+    result = arena.play(Scenario("late publisher", LAYOUT, rivals="strangers", lease=0.7, inside=(zombie,)))
     assert result.problems == []
     assert result.struck["worker SIGSTOP, then SIGCONT at a named step"] == 1
 
