@@ -87,7 +87,7 @@ _ENDED = ("set-parallel", "pause", "cancel")
 def _flags(flags: tuple[Any, ...]) -> Iterator[str]:
     yield "| flag | meaning |\n|---|---|"
     for flag in flags:
-        yield f"| `{f'{flag.name} {flag.value}'.strip()}` | {_cell(flag.help)} |"
+        yield f"| `{f'{flag.name} {flag.value}'.strip()}` | {_instants(_cell(flag.help))} |"
 
 
 # ---------------------------------------------------------------- options
@@ -326,6 +326,11 @@ def _type(shown: dict[str, Any]) -> str:
         return f"list of {_type(shown['items'])}" if "items" in shown else "list"
     kind = str(shown.get("type", "object"))
     return {"string": "text", "boolean": "true or false"}.get(kind, kind)
+
+
+def _instants(text: str) -> str:
+    """Mark dates and times as code, which a browser does not break at a hyphen."""
+    return re.sub(r"\d{4}-\d\d-\d\d(?:T[\d:]+Z)?", r"`\g<0>`", text)
 
 
 def _cell(text: str) -> str:
