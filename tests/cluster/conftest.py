@@ -61,3 +61,12 @@ def field(pair: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         made = Field(pair, balancer, f"test_{next(_numbers)}", tmp_path / "state", capsys)
         yield made
         made.clear()
+
+
+@pytest.fixture
+def simple(field: Field) -> Field:
+    """A source with rows and an empty target, on ClickHouse's own default path."""
+    field.kind = Kind.DEFAULT
+    field.fill_source(rows=2_000)
+    field.create("target")
+    return field

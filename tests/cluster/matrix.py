@@ -1,8 +1,9 @@
 """
 The matrix: ways to replicate, engines, write modes and faults, played on a real cluster behind a random balancer.
 
-``python -m tests.cluster.matrix --seeds 20`` plays all of it, ``--fault`` and ``--kind`` choose; it prints a table as
-docs/explanation/replicas-and-upgrades.md has it, and ends with 1 when a cell is wrong. A play is right when every
+``python -m tests.cluster.matrix --seeds 20 --out plays.ndjson`` plays all of it, and goes on where it was stopped;
+``--fault`` and ``--kind`` choose. It prints a table as docs/explanation/replicas-and-upgrades.md has it, and ends with
+1 when a cell is wrong. A play is right when every
 replica has each row of the source once, ``check`` and ``verify`` say so, and nothing of ours is left anywhere.
 """
 
@@ -231,6 +232,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=600, help="stop after so many (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="a file of results; plays that it holds are not played again")
     parser.add_argument("--fault", action="append", choices=list(FAULTS))
     parser.add_argument("--kind", action="append", choices=list(Kind), type=Kind)
     options = parser.parse_args()
@@ -238,24 +240,34 @@ def main() -> int:
         sys.exit(reason)
     PROGRAM[:] = [sys.executable, "-m", "tests.cluster.impatient"]
     until = time.monotonic() + options.minutes * 60
-    right: Counter[tuple[str, str]] = Counter()
-    wrong: list[str] = []
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    faults = options.fault or list(FAULTS)
+    todo = list(scenarios(seeds, faults, options.kind or list(Kind)))
+    found: dict[str, str] = {}
+    if options.out is not None and options.out.exists():
+        # A line that a kill has torn is a play that was not played.
+        found = dict(json.loads(line) for line in options.out.read_text().splitlines() if line.endswith("]"))
     with tempfile.TemporaryDirectory() as text, Cluster(Path(text) / "cluster") as cluster:
-        seeds = range(options.first_seed, options.first_seed + options.seeds)
-        for number, scenario in enumerate(scenarios(seeds, options.fault or list(FAULTS), options.kind or list(Kind))):
+        for number, scenario in enumerate(todo):
             if time.monotonic() > until:
                 break
+            if str(scenario) in found:
+                continue
             began = time.monotonic()
-            problem = play(cluster, scenario, Path(text), number)
-            right[scenario.fault, scenario.mode] += not problem
-            if problem:
-                wrong.append(f"{scenario}: {problem}")
+            problem = found[str(scenario)] = play(cluster, scenario, Path(text), number)
+            if options.out is not None:
+                with options.out.open("a") as file:
+                    file.write(json.dumps([str(scenario), problem]) + "\n")
             print(f"{time.monotonic() - began:5.1f} s  {scenario}: {problem or 'right'}", flush=True)
+    played = [scenario for scenario in todo if str(scenario) in found]
+    wrong = [scenario for scenario in played if found[str(scenario)]]
+    plays, failed = (Counter((one.fault, one.mode) for one in some) for some in (played, wrong))
     print("\n| fault | stage | replace |\n|---|---|---|")
-    for fault in options.fault or list(FAULTS):
-        print(f"| {fault} | " + " | ".join(f"{right[fault, mode]} right" for mode in MODES) + " |")
-    for line in wrong:
-        print(f"wrong: {line}")
+    for fault in faults:
+        cells = (f"{plays[fault, mode] - failed[fault, mode]} of {plays[fault, mode]} right" for mode in MODES)
+        print(f"| {fault} | {' | '.join(cells)} |")
+    for scenario in wrong:
+        print(f"wrong: {scenario}: {found[str(scenario)]}")
     return 1 if wrong else 0
 
 

@@ -50,15 +50,6 @@ def filled(field: Field, kind: Kind) -> Field:
     return field
 
 
-@pytest.fixture
-def simple(field: Field) -> Field:
-    """A source with rows and an empty target, on ClickHouse's own default path."""
-    field.kind = Kind.DEFAULT
-    field.fill_source(rows=ROWS)
-    field.create("target")
-    return field
-
-
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits a minute for a replica that was stopped on purpose."""
