@@ -33,7 +33,7 @@ from .cluster import AT_ONCE, Keeper, catch_up, one_server, path_beside, tables_
 _NAME = re.compile(r"backfill_([0-9a-f]{16})_fence_([0-9a-f]{8})_(-?\d+)_(-?\d+)_([0-9a-f]+)")
 # Two runs that collided retry at different times.
 _PAUSES = (0.2, 0.5, 1.0)
-# So long without a sign of life is longer than any lease.
+# Silence of this length is longer than any lease.
 _SILENT_SECONDS = 120.0
 
 

@@ -14,7 +14,7 @@ from ..errors import Advice, InDoubtError, RequestError, Sql
 from .attempt import Attempt, drop_part
 from .client import ClickHouse
 
-# Rows of each part; not few, since a merge in the target may have collapsed some of them to none.
+# Rows read of each part: many, since a merge in the target may have collapsed some to none.
 _ASKED = 100_000
 
 

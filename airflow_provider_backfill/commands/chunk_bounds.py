@@ -158,8 +158,8 @@ def split_chunk(server: ClickHouse, target: TableFacts, plan: Plan, chunk: Chunk
     Cut a chunk that is too heavy: by time, or where that is too short already, by the source's sorting key.
 
     Returns:
-        The parts; by time two in their order, as near to the middle as the plan may have a bound. Nothing
-        when every cut would go through a bucket or a partition, and the key cannot be cut either.
+        The parts: by time two, cut at the possible bound nearest to the middle. None when every cut would divide a
+        bucket or a partition, and the key cannot be cut.
 
     Raises:
         ServerError: ClickHouse could not be asked.

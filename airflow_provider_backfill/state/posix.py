@@ -111,7 +111,7 @@ class FileBackend:
             lock.release()
 
     def log(self, plan_id: str, generation: str) -> "FileLog":
-        """Return the log of a plan; which *generation* a file is of says its first line."""
+        """Return the log of a plan; the first line of a log file has its *generation*."""
         del generation
         return FileLog(self.root, plan_id)
 

@@ -98,7 +98,7 @@ def _has_columns(value: Value) -> bool:
 def may_share_rows(one: Collection[Told], other: Collection[Told]) -> bool:
     """Whether two reads may take one row for different chunks, as a look-back does."""
     if set(one) & set(other):
-        # Both take the same for each chunk.
+        # Both reads take the same rows for each chunk.
         return False
     paths = [told for told in (*one, *other) if told.how]
     return len(paths) < len(one) + len(other) or any(
