@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from airflow_provider_backfill.core.hours import parse_hours, parse_stop
+from airflow_provider_backfill.core.hours import ANY_TIME, check_limits, parse_hours, parse_stop, read_schedule
 from airflow_provider_backfill.core.instants import parse_instant, render_instant
 from airflow_provider_backfill.errors import RequestError
 
@@ -61,3 +61,24 @@ def test_a_run_stops_when_that_time_comes_next(text: str, zone: str | None, now:
 def test_a_time_that_cannot_come_is_refused(text: str) -> None:
     with pytest.raises(RequestError):
         parse_stop(text, datetime(2025, 1, 1, tzinfo=UTC) + timedelta(hours=1))
+
+
+def test_a_schedule_says_why_a_chunk_waits_and_when_it_is_over() -> None:
+    now = parse_instant("2025-01-01T12:00Z")
+    schedule = read_schedule("22-06", "13:00", None, now)
+    assert schedule.reason_to_wait(now) == "chunks start from 22:00 to 06:00 UTC only"
+    assert schedule.reason_to_wait(now + timedelta(hours=10)) == ""
+    assert [schedule.is_over(now + timedelta(minutes=minutes)) for minutes in (59, 60)] == [False, True]
+    assert ANY_TIME.reason_to_wait(now) == ""
+    assert not ANY_TIME.is_over(now)
+    with pytest.raises(RequestError, match="belongs to no time of day"):
+        read_schedule(None, None, "Europe/Berlin", now)
+
+
+@pytest.mark.parametrize(
+    ("load", "failures"), [(0, 1), (1.5, 1), (True, 1), ("1", 1), (0.5, 0), (0.5, True), (0.5, 2.0)]
+)
+def test_limits_out_of_range_are_refused(load: object, failures: object) -> None:
+    check_limits(1, 1)
+    with pytest.raises(RequestError, match="The maximum"):
+        check_limits(load, failures)
