@@ -549,7 +549,9 @@ def _encoded(server: ClickHouseServer, password: str) -> str:
     return f"http://secured:{quote(password, safe='')}@127.0.0.1:{server.http_port}"
 
 
-@pytest.mark.parametrize("way", ["url", "environment", "file"])
+@pytest.mark.parametrize(
+    "way", ["url", *(pytest.param(way, marks=pytest.mark.long) for way in ("environment", "file"))]
+)
 def test_no_password_is_shown_or_stored(
     clickhouse_server: ClickHouseServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], way: str
 ) -> None:

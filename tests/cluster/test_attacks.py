@@ -90,8 +90,19 @@ def resume(cli: Cli, plan: str, *flags: str) -> None:
     assert answer.code == 0, answer.err
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["sent", "done"])
-@pytest.mark.parametrize("words", ["CREATE TABLE", "ON CLUSTER", FILL, ATTACH])
+@pytest.mark.parametrize(
+    ("words", "after"),
+    [
+        ("CREATE TABLE", False),
+        (FILL, False),
+        (ATTACH, False),
+        (ATTACH, True),
+        pytest.param("CREATE TABLE", True, marks=pytest.mark.long),
+        pytest.param("ON CLUSTER", False, marks=pytest.mark.long),
+        pytest.param("ON CLUSTER", True, marks=pytest.mark.long),
+        pytest.param(FILL, True, marks=pytest.mark.long),
+    ],
+)
 def test_a_worker_is_killed_and_another_one_goes_on_through_any_replica(simple: Field, words: str, after: bool) -> None:
     cli = simple.cli()
     plan = simple.plan(cli)

@@ -77,7 +77,11 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
         yield arena
 
 
-@pytest.mark.parametrize("off", ATTACKS)
+# Those whose attack waits longest, until a run that never ends is given up, are in the long run.
+_LONG = {"seal", "reconcile", "moved"}
+
+
+@pytest.mark.parametrize("off", [pytest.param(off, marks=[pytest.mark.long] * (off in _LONG)) for off in ATTACKS])
 def test_the_campaign_sees_that_a_safety_is_off(arena: Arena, off: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same attack is survived with the safety on, and is not with it off."""
     attack = ATTACKS[off]
