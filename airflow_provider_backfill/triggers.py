@@ -173,8 +173,8 @@ class BackfillChunkTrigger(BaseTrigger):
             try:
                 event = await asyncio.shield(work)
             except asyncio.CancelledError:
-                # A person has acted on the task, its time is up, or the triggerer stops. The connection ends with it
-                # in any case, so the query is killed and the chunk given back to whoever continues.
+                # A person changed the task's state, the task timed out, or the triggerer stops. Each case closes the
+                # connection. Kill the query and release the chunk, so that another worker can continue.
                 self._stop("the wait in the triggerer was cancelled")
                 await asyncio.wait([work], timeout=_STOP_SECONDS)
                 raise

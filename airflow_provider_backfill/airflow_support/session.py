@@ -62,7 +62,7 @@ def load_airflow_options(arguments: Mapping[str, Any], document: Mapping[str, An
     ``[clickhouse_backfill]`` section.
 
     Raises:
-        ConfigError: One of them has an unknown name or a bad value, also where a stronger one wins.
+        ConfigError: A source has an unknown name or a bad value, even if a stronger source sets the same option.
     """
     return resolve_options(
         overrides={**(document or {}), **{name: value for name, value in arguments.items() if value is not None}},

@@ -79,7 +79,11 @@ class ChunkReporter:
         Stats.incr(f"{_PREFIX}.{name}", number, tags=self._tags)
 
     def _say(self, level: Callable[..., None], event: _ChunkEvent, what: str, more: str = "") -> None:
-        """Write window and result first; the query id contains the ids of plan and chunk."""
+        """
+        Log the event, window and result first, and forget the chunk's start unless the event is the start.
+
+        The query id contains the ids of plan and chunk.
+        """
         window, _ = self._began.get(event.chunk_id, (f"chunk {event.chunk_id}", event.at))
         if not isinstance(event, ChunkStarted):
             self._began.pop(event.chunk_id, None)

@@ -5,6 +5,7 @@ import sys
 from .main import main
 
 code = main()
-# CPython ends `-m` by SIGINT when an interrupt came inside code from text, such as a named tuple; this forgets it.
+# CPython remembers a KeyboardInterrupt raised inside exec() or eval() of text, which namedtuple uses. `python -m` would
+# then end with SIGINT, not with our exit code. Another exec() clears the memory.
 exec("")  # noqa: S102
 sys.exit(code)

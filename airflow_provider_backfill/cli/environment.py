@@ -82,7 +82,9 @@ def read_file(path: Path) -> bytes:
 
 def read_password(call: Call) -> str | None:
     """
-    Return the password that is not in the URL: from --password-file, else CLICKHOUSE_PASSWORD, else its file.
+    Return the password from --password-file, else CLICKHOUSE_PASSWORD, else the file CLICKHOUSE_PASSWORD_FILE.
+
+    Return None when none of them is given.
 
     Raises:
         ConfigError: The file cannot be read.

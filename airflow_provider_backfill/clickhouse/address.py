@@ -22,7 +22,7 @@ _ESCAPE = Advice(
 )
 _SECONDS = re.compile(r"[1-9][0-9]{0,6}")
 _SWITCH = {"true": True, "1": True, "false": False, "0": False}
-# Parameters of an address: settings of the client library, and those of its TLS, which are the pool's.
+# Parameters that an address may have. The client takes _CLIENT; its connection pool takes _TLS. Both take client_cert.
 _CLIENT = {"connect_timeout": "seconds", "send_receive_timeout": "seconds", "client_name": "text", "proxy_path": "text"}
 _TLS = {"verify": "true or false", "ca_cert": "file", "client_cert": "file", "client_cert_key": "file"}
 _PARAMETERS = {**_CLIENT, **_TLS}

@@ -39,7 +39,7 @@ _ONLY_LIVING = {
 }
 # The statement is in the queue of every replica; nobody waits for the others.
 AT_ONCE = {"distributed_ddl_task_timeout": 0}
-# Expands to another name on each server, whatever macros it has.
+# Expands to a different name on each server, whatever macros the server has.
 _SERVER_MACRO = "'{server_uuid}'"
 _MACRO = re.compile(r"\{(\w+)\}")
 

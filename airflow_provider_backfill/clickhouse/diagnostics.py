@@ -253,10 +253,12 @@ def _sample(server: ClickHouse, source: TableName, column: str) -> tuple[int, in
 
 def _partitions(server: ClickHouse, target: TableFacts, plan: Plan | None) -> int | None:
     """
-    Return the number of partitions in the middle chunk; a lower bound when the time does not suffice.
+    Count the partitions that the plan's middle chunk writes to, for the statement with the most.
+
+    Return None without a plan or a partition key. A count that reaches its limit of 5 s gives a lower bound.
 
     Raises:
-        ServerError: The time did not suffice to say anything.
+        ServerError: The count reached its limit before any value.
     """
     if plan is None or not target.partition_key:
         return None

@@ -1,8 +1,9 @@
 """
-Parts that a server had moved to the target when it died, and not yet removed from the sealed table.
+Find and drop the sealed parts that a move had already copied to the target when the server died.
 
-A part that arrived has its hash there, until the target has merged it and forgotten it: within a minute, or
-some minutes later (``old_parts_lifetime``). After that its rows tell, and where they cannot, a person is asked.
+The target's list of parts shows the hash of a copied part. The hash is gone after the target has merged the part
+and removed the old part (``old_parts_lifetime``, up to some minutes). Later, compare the rows. Where the rows cannot
+decide, raise InDoubtError for a person.
 """
 
 from collections.abc import Iterable
@@ -14,7 +15,8 @@ from ..errors import Advice, InDoubtError, RequestError, Sql
 from .attempt import Attempt, drop_part
 from .client import ClickHouse
 
-# Rows read of each part: many, since a merge in the target may have collapsed some to none.
+# Number of rows to sample from each part. The sample is large, since a merge in the target may have removed some of the
+# rows.
 _ASKED = 100_000
 
 

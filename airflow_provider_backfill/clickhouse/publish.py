@@ -1,8 +1,8 @@
 """
-From a sealed staging table into the target, by whole partitions.
+Publish a sealed staging table into the target, by whole partitions.
 
-``stage`` moves them: one way, so that repeating it on an emptied table does nothing.
-``replace`` puts them in place of the target's: the same however often it is done.
+``stage`` moves the partitions. A repeated move finds an empty table and does nothing.
+``replace`` replaces the target's partitions, and is idempotent.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ from .cluster import catch_up, create_everywhere
 from .foreign_rows import present_sql, refuse_before_publish
 from .interrupted_move import drop_parts_already_moved
 
-# A part that was merged or mutated after the look has another name, and is found by the next one.
+# A merge or a mutation renames parts between the query and the deletion. The next try finds the new parts.
 _CLEAR_TRIES = 20
 
 

@@ -1,7 +1,7 @@
 """
-A SELECT as the server understands it, with the tables behind its names.
+Read a SELECT as the server understands it, with the tables behind its names.
 
-Views are looked into, so that each read of each table is seen. Nothing here decides: that is the planner's work.
+The SELECTs of views are read as well, so that each read of each table is found. The planner decides about the reads.
 """
 
 import re

@@ -21,7 +21,13 @@ _COUNT_SECONDS = 60
 
 
 class RowCounts(NamedTuple):
-    """Rows by the bound before them, in milliseconds; whether they were counted."""
+    """
+    The number of source rows in each slice.
+
+    Attributes:
+        rows: Row counts by the slice's start, in milliseconds; slices without rows are left out.
+        exact: Whether ClickHouse counted the rows; False for an estimate from the index.
+    """
 
     rows: Mapping[int, int]
     exact: bool

@@ -29,7 +29,8 @@ from ..errors import Advice, BackfillError, Flag, RequestError
 from . import adding_up, plan_inputs
 
 _MS_PER_MINUTE = 60_000
-# Keys that are looked at to cut a chunk, at least, and for each piece: pieces differ by a few percent.
+# Size of the sample of keys: the minimum, and the number per piece. 1000 keys per piece keep the pieces equal within a
+# few percent.
 _SAMPLE, _SAMPLE_PER_PIECE = 10_000, 1_000
 _SPARE = 1.1
 _TRIES = 4

@@ -72,7 +72,8 @@ class Outcomes:
         code, name = (error.code, error.name) if isinstance(error, StatementRefusedError) else (None, "")
         decision = classify_error(error)
         state = run.state(chunk.id)
-        # What is sealed may be in the target in part, and a window that is to be cleared is the whole chunk's.
+        # Do not split a sealed chunk: part of its rows may already be in the target. Do not split a chunk that clears
+        # its window: the clear covers the whole window.
         may_split = decision is RetryDecision.SPLIT and not (state.verified or state.clear)
         if may_split and (parts := parts_in_place(self.server, self.target, self.plan, chunk)):
             return ChunkSplit(

@@ -217,7 +217,7 @@ def summed_columns(target: TableFacts, statements: Sequence[Statement], time: Ta
     """
     stored = tuple(c.name for c in target.columns if c.default_kind != "EPHEMERAL")
     common = set.intersection(*(set(statement.columns) for statement in statements))
-    # An ephemeral column is filled, and nowhere to be read.
+    # An INSERT fills an ephemeral column, but no query can read the column. Name the stored columns instead.
     whole = () if common.issubset(stored) else tuple(name for name in stored if name in common)
     if not target.sorting_key:
         return whole

@@ -77,22 +77,24 @@ def run_plan(
 
     Args:
         plan_id: The plan's id.
-        resume: Take up a paused, failed or cancelled run, failed chunks included.
-        parallel: Chunks at once; the option ``defaults.maxParallelChunks`` when None.
-        window: Only the chunks that lie in it (a mapped task's share), also for what *flags* replay;
-            the others are left to others.
-        on_start: Gets the workers, so that a signal can stop it.
-        report: Gets every event this worker writes.
-        step: Gets the name of each step of each attempt; a test may stop the worker there.
+        resume: Continue a paused, failed or cancelled run; failed chunks are executed again.
+        parallel: Number of chunks in parallel; None takes the option ``defaults.maxParallelChunks``.
+        window: Execute only the chunks inside this window, such as a mapped task's share. The flags that replay
+            chunks apply to the same window.
+        on_start: Called with the crew, plan and run before the first chunk, so that a signal handler can stop
+            the crew.
+        report: Called with every event that this worker writes.
+        step: Called with the name of each step of each attempt. A test may stop the worker there.
         lease_seconds: How long the worker's claims hold after its last sign of life.
         max_load: Wait before a chunk while the server uses more than this share of its limits on parts and memory.
         max_failures: Pause when so many chunks in a row have failed permanently.
-        schedule: When chunks may start; the run is paused when that is over.
+        schedule: The hours in which chunks may start. The run is paused at the schedule's end.
         newest_first: Begin with the end of the window.
 
     Raises:
-        RequestError: The run may not begin as asked; says why and what to type.
-        ServerError: ClickHouse could not be reached; nothing was marked done.
+        RequestError: The arguments do not fit the plan or its run. The message says why and what to type.
+        StateError: The state folder failed.
+        ServerError: ClickHouse could not be reached. Chunks that are already done stay done.
     """
     check_limits(max_load, max_failures)
     plan = session.store.load_plan(plan_id)

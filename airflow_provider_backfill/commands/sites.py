@@ -96,7 +96,7 @@ def check_cluster(server: ClickHouse, plan: Plan) -> None:
         weights = {shard.number: shard.weight for shard in plan.shards}
         if not changes and shard_weights(server, plan.cluster) != weights:
             changes.append("its shards have other weights")
-        # A server without such a table says nothing about its key.
+        # A server without a Distributed table over the shards does not show a sharding key.
         if keys and plan.dealing.sharding_key not in keys.values():
             changes.append(f"the sharding key is {', '.join(sorted(set(keys.values())))}")
     if changes:

@@ -400,7 +400,8 @@ def pack(base: Sequence[int], cells: Sequence[Cell]) -> list[int]:
             open_weight += weight
             continue
         bounds += _cut(inside, weight)
-        # Nothing is joined to the pieces of what was cut: they are as heavy as they may be.
+        # Close the last piece here. A piece of a cut slice is never joined with a neighbour, even where both are
+        # light enough.
         bounds.append(end)
         open_weight = 0.0
     if bounds[-1] != base[-1]:

@@ -1,9 +1,8 @@
 """
-Secrets out of text that others wrote: a server's error, a SELECT, a view's definition.
+Mask secrets in text from outside: a server's error, a SELECT, a view's definition.
 
-Masked are the user information of an address, the values of names such as ``password`` or ``signature``,
-and the literals of functions that take credentials by position. Better a word too many than one too few.
-The time is linear in the length of the text, whatever is in it. Pure.
+Mask the user information of an address, the values of names such as ``password``, and the literals of functions that
+take credentials by position. Prefer to mask too much. The time is linear in the length of any text. The module is pure.
 """
 
 import re

@@ -44,9 +44,9 @@ class Chunk(NamedTuple):
     A half-open slice ``[start, end)`` of a plan's window, in UTC.
 
     Attributes:
-        key_range: Of a part that is not cut by time: the condition that tells its rows from those of the
-            other parts, see :mod:`.key_ranges`. Empty where the slice is the whole of it.
-        shard: The shard whose share of the slice it is; 0 where the target is one table.
+        key_range: The condition on the sorting key that selects the chunk's rows, where several chunks share one
+            slice; see :mod:`.key_ranges`. Empty where one chunk has the whole slice.
+        shard: The number of the shard that the chunk fills; 0 where the target is one table.
     """
 
     id: str
@@ -421,7 +421,11 @@ class Plan(Model):
 
     @property
     def keeps_time(self) -> bool:
-        """Whether the target's time column is called as the source's; a bucket of it has another name as a rule."""
+        """
+        Whether the target's time column has the name of the source's time column.
+
+        A column of time buckets usually has a different name.
+        """
         return self.target_time is not None and self.target_time.column == self.time_column
 
     @property

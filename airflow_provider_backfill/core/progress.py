@@ -200,5 +200,12 @@ def _find_step(paces: Sequence[float], least: int = 1) -> _Step | None:
 
 
 def _error(misfit: float, level: float, count: int) -> float:
-    """Return the error of one part of *count*, of which two numbers were fitted; never zero."""
+    """
+    Return the standard error of one pace, in seconds; never zero.
+
+    Args:
+        misfit: Sum of the squared residuals of a fit with two parameters.
+        level: The typical pace.
+        count: Number of paces, at least 3.
+    """
     return max(sqrt(misfit / (count - 2)), _EXACT * level, 1e-9)

@@ -377,7 +377,11 @@ def source_checksum_sql(statement: Statement, columns: Sequence[Column], summed:
 
 
 def converted_value(column: Column, *, null: bool) -> str:
-    """Return a value as an INSERT makes it one of *column*; *null* when a NULL becomes the column's default."""
+    """
+    Return SQL that converts the value named *column* as an INSERT does.
+
+    With *null*, a NULL becomes the column's default.
+    """
     name = quote(column.name)
     if not null:
         return f"CAST({name} AS {column.type})"

@@ -1,11 +1,11 @@
 """
 Operators: plan a ClickHouse backfill, and execute its chunks in mapped tasks.
 
-A mapped task is given a plan's id and a window, never a position, so that a clear finds the same
-chunks whatever the plan task does meanwhile. How often a chunk is tried is kept in the plan's
-event log (``maxRetriesPerChunk``), and spent within one task; Airflow's ``retries`` are for lost
-workers and an unreachable ClickHouse, and never give a failed chunk another budget. A person's
-clear does.
+A mapped task gets a plan's id and a window, never a position. A cleared task therefore finds the same
+chunks, whatever the plan task has done since. The event log keeps the number of attempts of each
+chunk. One task uses up the budget (``maxRetriesPerChunk``). Airflow's ``retries`` are for lost workers
+and an unreachable ClickHouse, and give a failed chunk no new budget. A clear by a person gives a new
+budget.
 """
 
 from .chunk import BackfillChunkOperator

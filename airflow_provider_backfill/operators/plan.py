@@ -254,7 +254,8 @@ class BackfillPlanOperator(BaseOperator):
             options = load_airflow_options(arguments, self.options)
             request = self._request(options.defaults)
             session = open_session(options, task_name(context), self.clickhouse_conn_id)
-            # Airflow checks the length after the task has run; here it is bounded before anything is written.
+            # Airflow checks the length of the mapping input after the task has run. Read the limit before the plan is
+            # written, and make no more items.
             most = min(self.max_mapped_tasks, conf.getint("core", "max_map_length", fallback=1024))
             payload = create_plan(session, request)
             batches = list(mapped_items(session.store.load_plan(payload["planId"]), most))

@@ -369,7 +369,12 @@ class RunLog:
         self.commit(lambda _: event, about=about)
 
     def checkpoint(self) -> None:
-        """Write the run file as of now, unless the run continues and the last one is good enough."""
+        """
+        Sync the log and write the run file.
+
+        While the run is running, do nothing if the last run file is recent or the log has grown little. Publish the
+        log when the run has ended or paused.
+        """
         if self.run.status is RunStatus.RUNNING and not self._is_checkpoint_due():
             return
         with self._log.locked():

@@ -166,7 +166,11 @@ class Expressions(ABC):
 
     @staticmethod
     def _branches(values: Sequence[Value]) -> tuple[str, int] | None:
-        """Return the only UNION behind the values, with its number of branches; None when there are several."""
+        """
+        Return the one UNION behind the values and its number of branches.
+
+        Return ("", 1) without a UNION, None with several.
+        """
         unions: dict[str, int] = {}
 
         def find(value: Value) -> bool:

@@ -19,7 +19,8 @@ from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity, sho
 TARGET_RULES = RuleRegistry(RuleScope.SERVER)
 _rule = TARGET_RULES.rule
 
-# Inserts are slowed down from the server's limit on; a backfill should not take the last parts.
+# ClickHouse delays inserts into a partition with too many parts, and refuses inserts into a table with too many.
+# Warn at 80 % of either limit, to leave room for other inserts.
 _PARTS_SHARE = 0.8
 # A chunk's rows, its staging table, and a merge of it.
 _COPIES = 3

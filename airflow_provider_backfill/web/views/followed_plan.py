@@ -25,7 +25,7 @@ _TAIL_SECONDS = 0.08
 
 
 class FollowedPlan:
-    """One plan as far as it is known; hold *lock* while reading it."""
+    """A plan and its run, as of the last :meth:`refresh`; hold *lock* while reading."""
 
     def __init__(self, session: Session, plan: Plan, stamp: object) -> None:
         self.lock = threading.Lock()
