@@ -1,23 +1,27 @@
-"""Windows filled by other plans of the state folder; needs no ClickHouse."""
+"""Windows that other plans of the state folder, or anybody, have filled."""
 
 from collections.abc import Iterable, Sequence
 
+from ..clickhouse.client import ClickHouse
 from ..core.coverage import (
     CoveredInterval,
     FilledTwice,
     filled_by_another,
+    filled_intervals,
     find_filled_twice,
     merge_intervals,
     missing_intervals,
     overlaps,
 )
+from ..core.facts import TableFacts
 from ..core.instants import render_instant, short_instant
-from ..core.plan import Plan
+from ..core.plan import Plan, WriteMode
 from ..core.remedy import command, plan_command
 from ..core.replay import expand
 from ..core.run_state import ChunkStatus, Run
 from ..errors import Advice, BackfillError, Flag, RequestError
 from ..state.store import StateStore
+from .plan_inputs import cutover
 from .session import Session
 
 
@@ -62,6 +66,47 @@ def refuse_filled_window(session: Session, plan: Plan, run: Run) -> None:
         f"Plan{'s' if len(names) > 1 else ''} {', '.join(names)} {have} filled {windows}{more} of {plan.target}, "
         f"which plan {plan.plan_id} would fill again: its rows would be there twice.",
         remedy=_what_is_left(plan, run, stretches),
+    )
+
+
+def refuse_existing_rows(store: StateStore, server: ClickHouse, target: TableFacts, plan: Plan, allowed: bool) -> None:
+    """
+    Refuse a plan that would add to rows, as long as the user has not said that this is wanted.
+
+    Raises:
+        RequestError: Names the plans of the folder that have filled the window, or else what may have.
+    """
+    if not plan.existing_rows or allowed or plan.write_mode is WriteMode.REPLACE:
+        return
+    fills = [other.plan_id for other, run in meeting_plans(store, plan) if filled_intervals(other, run, plan.window)]
+    if fills:
+        raise RequestError(
+            f"Plan{'s' * (len(fills) > 1)} {', '.join(fills)} {'have' if len(fills) > 1 else 'has'} filled the window "
+            f"already: {plan.target} already holds {plan.existing_rows} rows in the window, and this backfill would "
+            "add to them.",
+            remedy=Advice(
+                "to see whether they are right: `{}`; to rebuild them pass {}; if this plan gives others, pass {}",
+                command("verify", fills[0]),
+                Flag("--write-mode", WriteMode.REPLACE),
+                Flag("--allow-existing-rows"),
+            ),
+        )
+    seam = cutover(server, target, plan)
+    since, cut = "", None
+    if seam.first is not None:
+        feeds = f", as {' and '.join(map(str, seam.fed_by))} may have written" if seam.fed_by else ""
+        since = f" (the first at {render_instant(seam.first)}{feeds})"
+        if seam.first > plan.start:
+            cut = Flag("--to", short_instant(seam.first))
+    rebuild = Advice(
+        "to rebuild them pass {}; if they are other rows, pass {}",
+        Flag("--write-mode", WriteMode.REPLACE),
+        Flag("--allow-existing-rows"),
+    )
+    raise RequestError(
+        f"{plan.target} already holds {plan.existing_rows} rows in the window{since}, "
+        "and this backfill would add to them.",
+        remedy=rebuild if cut is None else Advice("to end before them pass {}; {}", cut, rebuild),
     )
 
 

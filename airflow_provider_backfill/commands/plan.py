@@ -35,7 +35,17 @@ from ..core.select_text import read_select
 from ..core.sql import quote_table
 from ..core.tables import TableName
 from ..errors import Advice, Flag, RequestError, Sql, StatementRefusedError
-from . import adding_up, chunk_bounds, chunk_sizing, dealing, plan_checks, plan_inputs, source_statements, trying
+from . import (
+    adding_up,
+    chunk_bounds,
+    chunk_sizing,
+    dealing,
+    filled_windows,
+    plan_checks,
+    plan_inputs,
+    source_statements,
+    trying,
+)
 from .filled_windows import meeting_plans
 from .lease import has_live_worker, utc_now
 from .plan_findings import adds_up_payload, remedy_payload
@@ -137,7 +147,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         verdicts = adding_up.check_bounds(server, target, plan, scans)
         dealing.check_stable(plan, verdicts)
         plan = adding_up.with_label(server, target, plan, scans, verdicts)
-        plan = _with_existing_rows(ground, plan, request.allow_existing_rows)
+        plan = _with_existing_rows(session, ground, plan, request.allow_existing_rows)
         changing = changing_defaults(target, statements)
         not_compared = _all((changing, *((*verdict.unstable, *verdict.unordered) for verdict in verdicts)))
         chance = _all(verdict.chance for verdict in verdicts)
@@ -324,7 +334,7 @@ def _check_alike(
         )
 
 
-def _with_existing_rows(ground: Ground, plan: Plan, allowed: bool) -> Plan:
+def _with_existing_rows(session: Session, ground: Ground, plan: Plan, allowed: bool) -> Plan:
     """Return the plan with the rows that its window holds already, on each shard where there are several."""
     counts = {number: plan_inputs.existing_rows(there, target, plan) for number, there, target in ground.sites}
     total = None if None in counts.values() else sum(count or 0 for count in counts.values())
@@ -332,30 +342,9 @@ def _with_existing_rows(ground: Ground, plan: Plan, allowed: bool) -> Plan:
     plan = plan.model_copy(update={"existing_rows": total, "shards": shards})
     for number, there, target in ground.sites:
         with on_site(number):
-            _refuse_existing_rows(there, target, plan.on_shard(number) if number else plan, allowed)
+            local = plan.on_shard(number) if number else plan
+            filled_windows.refuse_existing_rows(session.store, there, target, local, allowed)
     return plan
-
-
-def _refuse_existing_rows(server: ClickHouse, target: TableFacts, plan: Plan, allowed: bool) -> None:
-    if not plan.existing_rows or allowed or plan.write_mode is WriteMode.REPLACE:
-        return
-    seam = plan_inputs.cutover(server, target, plan)
-    since, cut = "", None
-    if seam.first is not None:
-        feeds = f", as {' and '.join(map(str, seam.fed_by))} may have written" if seam.fed_by else ""
-        since = f" (the first at {render_instant(seam.first)}{feeds})"
-        if seam.first > plan.start:
-            cut = Flag("--to", short_instant(seam.first))
-    rebuild = Advice(
-        "to rebuild them pass {}; if they are other rows, pass {}",
-        Flag("--write-mode", WriteMode.REPLACE),
-        Flag("--allow-existing-rows"),
-    )
-    raise RequestError(
-        f"{plan.target} already holds {plan.existing_rows} rows in the window{since}, "
-        "and this backfill would add to them.",
-        remedy=rebuild if cut is None else Advice("to end before them pass {}; {}", cut, rebuild),
-    )
 
 
 def _same_plan(existing: Plan, plan: Plan) -> Plan:

@@ -59,7 +59,12 @@ def missing_intervals(merged: Iterable[CoveredInterval], window: Window) -> Iter
 
 
 class FilledTwice(NamedTuple):
-    """A stretch of a target's time that two fills have filled; *accepted* when the second was planned to add to it."""
+    """
+    A stretch of a target's time that two fills have filled.
+
+    Attributes:
+        accepted: Whether the second was planned to add to it, and gives other rows than the first.
+    """
 
     target: TableName
     start: datetime
@@ -114,7 +119,7 @@ def find_filled_twice(plans: Sequence[tuple[Plan, Run]]) -> list[FilledTwice]:
         for stretch in both:
             rebuilt = merge_intervals(_rebuilt(plans, second, (first_run, second_run), stretch))
             for since, until in missing_intervals(rebuilt, Window(stretch.start, stretch.end)):
-                accepted = second.allow_existing_rows
+                accepted = second.allow_existing_rows and not _gives_the_same_again(first, second)
                 found.append(FilledTwice(second.target, since, until, first.plan_id, second.plan_id, accepted))
     return found
 
@@ -126,6 +131,12 @@ def _chunks_within(plan: Plan, run: Run, start: datetime, end: datetime) -> Iter
             return
         if planned.end > start:
             yield from (chunk for chunk in expand(run, planned) if chunk.start < end and chunk.end > start)
+
+
+def _gives_the_same_again(first: Plan, second: Plan) -> bool:
+    """Whether both plans insert the rows of one SELECT, and the target keeps both."""
+    selects = [sorted(statement.select for statement in plan.statements) for plan in (first, second)]
+    return selects[0] == selects[1] and "Replacing" not in second.engine
 
 
 def _same_window(plan: Plan, other: Plan) -> bool:

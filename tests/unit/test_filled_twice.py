@@ -9,9 +9,10 @@ from airflow_provider_backfill.core.coverage import filled_by_another, find_fill
 from airflow_provider_backfill.core.events import RunReplayed, RunStarted
 from airflow_provider_backfill.core.findings.judge import judge
 from airflow_provider_backfill.core.findings.registry import RuleContext, Severity
-from airflow_provider_backfill.core.plan import Plan, WriteMode
+from airflow_provider_backfill.core.plan import Plan, Statement, WriteMode
 from airflow_provider_backfill.core.replay import apply_event, new_run
 from airflow_provider_backfill.core.run_state import ChunkStatus, Run
+from airflow_provider_backfill.core.tables import TimeKind
 from tests.state import START, chunks_of, done, make_plan, started
 
 DAY = timedelta(days=1)
@@ -50,12 +51,18 @@ def test_what_is_no_second_filling() -> None:
     assert find_filled_twice([filled(made(FIRST, write_mode=WriteMode.REPLACE), 2), filled(SECOND, 1)]) == []
 
 
-def test_a_plan_that_was_allowed_to_add_warns() -> None:
-    (found,) = find_filled_twice(
-        [filled(FIRST, 2), filled(made(SECOND, allow_existing_rows=True, created_at=START + DAY), 1)]
-    )
-    (finding,) = judge(RuleContext(moment=START, twice=(found,)))
-    assert finding.severity is Severity.WARN
+def test_a_plan_that_was_allowed_to_add_other_rows_warns() -> None:
+    """The rows of the same SELECT are there twice, whatever was allowed, but where the target replaces them."""
+    allowed = made(SECOND, allow_existing_rows=True, created_at=START + DAY)
+    select = Statement(name="other", select="SELECT 1", source=None, time_kind=TimeKind.DATETIME, columns=("x",))
+    for second, severity in (
+        (allowed, Severity.ERROR),
+        (made(allowed, statements=(select,)), Severity.WARN),
+        (made(allowed, engine="ReplicatedReplacingMergeTree"), Severity.WARN),
+    ):
+        (found,) = find_filled_twice([filled(FIRST, 2), filled(second, 1)])
+        (finding,) = judge(RuleContext(moment=START, twice=(found,)))
+        assert finding.severity is severity
 
 
 def test_a_window_that_was_empty_again_is_not_filled_twice() -> None:

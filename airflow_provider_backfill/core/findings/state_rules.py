@@ -139,7 +139,7 @@ def _failed(case: RuleContext) -> Iterator[Match]:
     "backfill_window_filled_twice",
     Severity.ERROR,
     "Two plans have filled the same window of a target, so rows may be doubled. A warning if the second plan "
-    "has `--allow-existing-rows`. Ends when the window is rebuilt, or one of the plans is undone.",
+    "has `--allow-existing-rows` and another SELECT. Ends when the window is rebuilt, or one of the plans is undone.",
     remedy="`run --replay-done --clear-window` of one plan, or a plan with `--write-mode replace`",
 )
 def _filled_twice(case: RuleContext) -> Iterator[Match]:
