@@ -19,6 +19,7 @@ from ..core.plan import Plan, WriteMode
 from ..core.remedy import command, plan_command
 from ..core.replay import expand
 from ..core.run_state import ChunkStatus, Run
+from ..core.window import Window
 from ..errors import Advice, BackfillError, Flag, RequestError
 from ..state.store import StateStore
 from .plan_inputs import cutover
@@ -39,6 +40,11 @@ def meeting_plans(store: StateStore, plan: Plan) -> list[tuple[Plan, Run]]:
             # check reports a damaged plan, whose filled windows are unknown.
             continue
     return found
+
+
+def rivals(store: StateStore, plan: Plan, window: Window) -> list[str]:
+    """Return the other plans of the folder that have filled a part of *window*, which lies in the plan's."""
+    return [other.plan_id for other, run in meeting_plans(store, plan) if filled_intervals(other, run, window)]
 
 
 def refuse_filled_window(session: Session, plan: Plan, run: Run) -> None:
@@ -78,7 +84,7 @@ def refuse_existing_rows(store: StateStore, server: ClickHouse, target: TableFac
     """
     if not plan.existing_rows or allowed or plan.write_mode is WriteMode.REPLACE:
         return
-    fills = [other.plan_id for other, run in meeting_plans(store, plan) if filled_intervals(other, run, plan.window)]
+    fills = rivals(store, plan, plan.window)
     if fills:
         raise RequestError(
             f"Plan{'s' * (len(fills) > 1)} {', '.join(fills)} {'have' if len(fills) > 1 else 'has'} filled the window "

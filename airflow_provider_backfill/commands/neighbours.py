@@ -1,13 +1,9 @@
-"""Neighbours of a chunk whose rows may lie around it: other chunks of the plan, and other plans of the folder."""
+"""Neighbours of a chunk: the other chunks of the plan whose rows may lie around it."""
 
 from ..clickhouse.attempt import Neighbour
-from ..core.coverage import filled_intervals
 from ..core.plan import Chunk, Plan, WriteMode
 from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus, Run
-from ..core.window import Window
-from ..state.store import StateStore
-from .filled_windows import meeting_plans
 
 
 def neighbours(plan: Plan, run: Run, chunk: Chunk) -> list[Neighbour]:
@@ -34,12 +30,3 @@ def neighbours(plan: Plan, run: Run, chunk: Chunk) -> list[Neighbour]:
             if name not in planned
         ]
     return found
-
-
-def rivals(store: StateStore, plan: Plan, chunk: Chunk) -> list[str]:
-    """Return the other plans of the folder that have filled a part of the chunk's window."""
-    return [
-        other.plan_id
-        for other, run in meeting_plans(store, plan)
-        if filled_intervals(other, run, Window(chunk.start, chunk.end))
-    ]

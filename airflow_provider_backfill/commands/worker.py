@@ -38,7 +38,7 @@ from ..core.replay import expand
 from ..core.retry import retry_delay
 from ..core.run_state import ChunkState, ChunkStatus, ContentSums, Run, Staged
 from ..core.tables import TableName
-from ..core.window import Slice
+from ..core.window import Slice, Window
 from ..errors import (
     BackfillError,
     RequestError,
@@ -50,8 +50,9 @@ from ..errors import (
 from ..state.run_log import RunLog
 from ..state.store import StateStore
 from .claims import Claims
+from .filled_windows import rivals
 from .lease import LEASE_SECONDS, new_owner, utc_now
-from .neighbours import neighbours, rivals
+from .neighbours import neighbours
 from .outcomes import Outcomes
 from .staged_tables import StagedTables
 
@@ -388,7 +389,7 @@ class Worker:
             verified,
             step,
             lambda: neighbours(self._plan, log.refresh(), chunk),
-            partial(rivals, self._store, self._plan, chunk),
+            partial(rivals, self._store, self._plan, Window(chunk.start, chunk.end)),
             lambda: log.run.reach.get(chunk.id),
             earlier=dict(claim.verified),
             staged=claim.staged,
