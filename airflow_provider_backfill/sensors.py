@@ -147,7 +147,7 @@ class BackfillStatusSensor(BaseSensorOperator):
         return published
 
     def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - the base class's signature
-        """Whether the backfill is completed, with the target's rows."""
+        """Return whether the backfill is completed, with the target's rows."""
         with airflow_errors():
             found = self._watched().look(f"airflow:{self.task_id}")
         if self._progress is None:

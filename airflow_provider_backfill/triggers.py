@@ -91,7 +91,7 @@ class BackfillStatusTrigger(BaseTrigger):
         self.watched = Watched(**watched)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """How to make it again; by name, since a later version may read what this one wrote."""
+        """Return how to make it again; by name, since a later version may read what this one wrote."""
         return f"{__name__}.{type(self).__name__}", {"poke_interval": self.poke_interval, **self.watched._asdict()}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -230,7 +230,10 @@ class BackfillChunkTrigger(BaseTrigger):
 
 
 def _is_over(session: Session, plan_id: str, window: Window) -> bool:
-    """Whether nothing of the window is left to execute, as when a trigger is started again after its last chunk."""
+    """
+    Return whether nothing of the window is left to execute, as when a trigger is started again
+    after its last chunk.
+    """
     status = window_status(session, plan_id, window)
     left = status.counts[ChunkStatus.PENDING] + status.counts[ChunkStatus.RUNNING]
     return status.status.is_cancelled or not left

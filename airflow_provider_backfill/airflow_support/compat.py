@@ -44,7 +44,7 @@ _VERSION = tuple(int(part) for part in re.findall(r"\d+", _airflow_version)[:2])
 
 
 def airflow_is(major: int, minor: int) -> bool:
-    """Whether Airflow is of this version or a later one, release candidates of it included."""
+    """Return whether Airflow is of this version or a later one, release candidates of it included."""
     return (major, minor) <= _VERSION
 
 

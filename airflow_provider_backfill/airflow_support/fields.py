@@ -31,10 +31,10 @@ _ROWS_PER_SECOND = 1_000_000
 
 def task_count(plan: Plan, most: int) -> int:
     """
-    How many mapped tasks the chunks of a plan are spread over.
+    Return how many mapped tasks the chunks of a plan are spread over.
 
-    One for each chunk up to 24; more only as far as each has some twenty seconds of work, by the rows that the
-    source has in the window, and never more than *most*. Where the rows are not known, one for each chunk.
+    One for each chunk up to 24; more only as far as each has some twenty seconds of work, by the rows that the source
+    has in the window, and never more than *most*. Where the rows are not known, one for each chunk.
     """
     count = min(plan.chunk_count, most)
     if plan.source_rows is None:
@@ -91,12 +91,12 @@ def parse_mapped_item(chunks: Any) -> tuple[str, Window]:
 
 
 def is_newest_first(chunks: Mapping[str, Any]) -> bool:
-    """Whether the plan task asked for the newest chunks first, in one item of the mapping input."""
+    """Return whether the plan task asked for the newest chunks first, in one item of the mapping input."""
     return bool(chunks.get("newestFirst", False))
 
 
 def is_literal(value: Any) -> bool:
-    """Whether a field has its final value when the DAG is parsed."""
+    """Return whether a field has its final value when the DAG is parsed."""
     if isinstance(value, str):
         return "{{" not in value and "{%" not in value and not value.endswith(".sql")
     if isinstance(value, list | tuple):

@@ -32,7 +32,7 @@ class Pace(NamedTuple):
         return {"max_load": self.max_load, "max_failures": self.max_failures, "schedule": self._schedule()}
 
     def is_over(self) -> bool:
-        """Whether no chunk may start any more."""
+        """Return whether no chunk may start any more."""
         return self._schedule().is_over(utc_now())
 
     def _schedule(self) -> Schedule:

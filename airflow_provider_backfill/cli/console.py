@@ -13,7 +13,7 @@ _PAINTED = re.compile(r"(\x1b\[[0-9]{1,2}m)")
 
 
 def is_terminal(out: IO[str]) -> bool:
-    """Whether *out* can be drawn on, rather than only written to line by line."""
+    """Return whether *out* can be drawn on, rather than only written to line by line."""
     return out.isatty() and os.environ.get("TERM") != "dumb"
 
 

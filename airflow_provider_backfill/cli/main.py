@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None, *, airflow_section: Mapping[str
 
 
 def _is_no_text(word: str) -> bool:
-    """Whether Python has made *word* of bytes that are no character."""
+    """Return whether Python has made *word* of bytes that are no character."""
     return not word.isprintable() and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in word)
 
 

@@ -10,7 +10,7 @@ from .text import remedy_lines, show_estimate, show_number, show_pairs, show_sec
 
 
 def adds_up_lines(shown: Payload | None) -> list[tuple[str, str]]:
-    """Why the chunks add up, in a few lines."""
+    """Return why the chunks add up, in a few lines."""
     if shown is None:
         return []
     return [

@@ -205,7 +205,7 @@ def show_count(number: float) -> str:
 
 
 def show_coverage(payload: Payload, out: IO[str]) -> str:
-    """Which parts of a window are proven filled, and the gaps."""
+    """Return which parts of a window are proven filled, and the gaps."""
     verdict = paint("filled", "completed", out) if payload["ok"] else paint("not filled", "failed", out)
     lines = [f"{payload['target']}, {show_window(payload['from'], payload['to'])}: {verdict}."]
     for server in payload["servers"]:
@@ -320,7 +320,7 @@ def _kept(backup: Payload | None) -> str:
 
 
 def show_check(payload: Payload, out: IO[str]) -> str:
-    """Whether the required backfills are finished, and which are not."""
+    """Return whether the required backfills are finished, and which are not."""
     result = payload["plugins"]["backfill"]
     plans = show_number(result["evaluated"], "plan")
     verdict = "every required backfill is finished" if payload["ok"] else "not every required backfill is finished"

@@ -187,7 +187,7 @@ def database_engine(server: ClickHouse, name: str) -> str | None:
 
 
 def are_constant(server: ClickHouse, expressions: Sequence[str]) -> bool:
-    """Whether expressions have a value without any column, and the same one each time."""
+    """Return whether expressions have a value without any column, and the same one each time."""
     select = "SELECT " + ", ".join(f"({expression})" for expression in expressions)
     try:
         return not select_facts(server, select).unstable
@@ -243,7 +243,7 @@ def time_span(server: ClickHouse, table: TableName, column: str, kind: TimeKind)
 def first_instant(
     server: ClickHouse, table: TableName, column: str, kind: TimeKind, condition: str
 ) -> tuple[int, datetime | None]:
-    """How many rows meet *condition*, and the first instant in *column* among them."""
+    """Return how many rows meet *condition*, and the first instant in *column* among them."""
     count, low = server.row(
         f"SELECT count(), {milliseconds(f'min({quote(column)})', kind)} FROM {quote_table(table)} WHERE {condition}"
     )

@@ -193,7 +193,7 @@ def catch_up(server: ClickHouse, table: TableName, cluster: str = "") -> None:
 
 
 def is_replicated_on(server: ClickHouse, cluster: str, table: TableName) -> bool:
-    """Whether servers of a cluster replicate *table*; not, where they may not be asked."""
+    """Return whether servers of a cluster replicate *table*; not, where they may not be asked."""
     everywhere = f"clusterAllReplicas({literal(cluster)}, system.replicas)"
     question = f"SELECT count() > 0 FROM {everywhere} WHERE {table_condition(table)}"
     with suppress(StatementRefusedError):
@@ -272,7 +272,7 @@ class Keeper(NamedTuple):
         return [str(name) for (name,) in rows]
 
     def newest(self, path: str) -> int:
-        """When the youngest node below *path* was made, by Keeper's clock in seconds; 0 when there is none."""
+        """Return when the youngest node below *path* was made, by Keeper's clock in seconds; 0 when there is none."""
         where = f"path = {literal(path)}"
         if self.name != "default":
             where += f" AND zookeeperName = {literal(self.name)}"
@@ -281,7 +281,7 @@ class Keeper(NamedTuple):
         )
 
     def count(self, path: str) -> int:
-        """How many nodes are below *path*."""
+        """Return how many nodes are below *path*."""
         above, _, name = path.rpartition("/")
         where = f"path = {literal(above or '/')} AND name = {literal(name)}"
         if self.name != "default":
@@ -301,7 +301,7 @@ def names_elsewhere(server: ClickHouse, replicas: Replicas, databases: Sequence[
 
 
 def insert_quorum(server: ClickHouse, total: int) -> int:
-    """How many of *total* replicas an insert of this user must reach; 0 for no such demand."""
+    """Return how many of *total* replicas an insert of this user must reach; 0 for no such demand."""
     rows = server.rows("SELECT value FROM system.settings WHERE name = 'insert_quorum'")
     value = str(rows[0][0]) if rows else "0"
     return total // 2 + 1 if value == "auto" else int(value)

@@ -203,7 +203,7 @@ def _unstable(server: ClickHouse, select: str) -> tuple[str, ...]:
 
 
 def _skips(server: ClickHouse, source: TableName, column: str) -> bool:
-    """Whether a min-max index is on the time column alone."""
+    """Return whether a min-max index is on the time column alone."""
     return bool(
         server.value(
             f"SELECT count() FROM system.data_skipping_indices WHERE {is_one_of([source])} AND type = 'minmax'"

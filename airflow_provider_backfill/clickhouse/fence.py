@@ -184,7 +184,7 @@ def _last_sign(server: ClickHouse, replicas: Replicas, table: TableName) -> int 
 
 
 def _is_alive(server: ClickHouse, table: TableName, lease: float) -> bool:
-    """Whether a worker has given a sign of life within its lease; one that has just made the table has, too."""
+    """Return whether a worker has given a sign of life within its lease; one that has just made the table has, too."""
     try:
         seen = server.numbers(
             "SELECT count(), countIf(seen_at + toIntervalMillisecond(toInt64(lease * 1000)) >= now64(3))"
@@ -202,7 +202,7 @@ def _is_alive(server: ClickHouse, table: TableName, lease: float) -> bool:
 
 def is_announced(server: ClickHouse, table: TableName, replicas: Replicas | None) -> bool:
     """
-    Whether the run that a fence *table* announces may be at work still.
+    Return whether the run that a fence *table* announces may be at work still.
 
     Yes when it cannot be told: a replica that is behind has not heard of its last sign of life.
     """

@@ -45,7 +45,7 @@ def extremes_sql(plan: Plan, table: TableName) -> str:
 
 
 def _keeps_time(plan: Plan, statement: Statement) -> bool:
-    """Whether a statement copies a table, with its time column unchanged."""
+    """Return whether a statement copies a table, with its time column unchanged."""
     time = plan.target_time
     if time is None or time.label is not None or not statement.copies_table or statement.parameters:
         return False
@@ -55,7 +55,7 @@ def _keeps_time(plan: Plan, statement: Statement) -> bool:
 
 def reach(plan: Plan, chunk: Chunk, extremes: Sequence[int]) -> Slice | None:
     """
-    Where staged rows lie in the target's time, ``[first, last)``; None when in the chunk's window.
+    Return where staged rows lie in the target's time, ``[first, last)``; None when in the chunk's window.
 
     Args:
         extremes: What the server answered to :func:`extremes_sql`.
@@ -70,7 +70,7 @@ def reach(plan: Plan, chunk: Chunk, extremes: Sequence[int]) -> Slice | None:
 
 
 def present_sql(attempt: Attempt) -> str:
-    """How many rows the target has where a staged chunk's are to go; empty where nothing is refused."""
+    """Return how many rows the target has where a staged chunk's are to go; empty where nothing is refused."""
     if _unguarded(attempt.plan):
         return ""
     return _count_sql(attempt, _areas(attempt))
@@ -92,7 +92,7 @@ def refuse_before_publish(server: ClickHouse, attempt: Attempt, published: int, 
 
 
 def _areas(attempt: Attempt) -> list[Slice]:
-    """Where the rows of a staged chunk lie."""
+    """Return where the rows of a staged chunk lie."""
     areas = [_own_window(attempt.plan, attempt.chunk)]
     if (beyond := attempt.reach()) is not None:
         areas.append(beyond)
@@ -153,7 +153,7 @@ def _own_window(plan: Plan, chunk: Chunk) -> Slice:
 
 
 def _area(plan: Plan, other: Neighbour) -> Slice:
-    """Where the rows of another chunk may lie."""
+    """Return where the rows of another chunk may lie."""
     start, end = _own_window(plan, other.chunk)
     return (start, end) if other.reach is None else (min(start, other.reach[0]), max(end, other.reach[1]))
 

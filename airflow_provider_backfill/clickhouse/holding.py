@@ -22,7 +22,7 @@ def holds_rows_of(
     server: ClickHouse, name: TableName, engine: str, definition: str, targets: Collection[TableName]
 ) -> bool:
     """
-    Whether a table's engine returns rows of one of *targets*.
+    Return whether a table's engine returns rows of one of *targets*.
 
     Args:
         definition: Its engine clause; of a dictionary, the statement that makes it.
@@ -78,7 +78,7 @@ def _texts(node: Node) -> list[str]:
 
 
 def _merges(server: ClickHouse, definition: str, database: str, targets: Collection[TableName]) -> bool:
-    """Whether ``Merge('database', 'regular expression')`` includes one of *targets*."""
+    """Return whether ``Merge('database', 'regular expression')`` includes one of *targets*."""
     *databases, tables = _LITERAL.findall(definition) or [""]
     of = f"'{databases[0]}'" if databases else literal(database)
     in_database = "match({name}, {of})" if "REGEXP" in definition else "{name} = {of}"
@@ -90,7 +90,7 @@ def _merges(server: ClickHouse, definition: str, database: str, targets: Collect
 
 
 def _loads(definition: str, database: str, targets: Collection[TableName]) -> bool:
-    """Whether a dictionary is loaded from one of *targets*."""
+    """Return whether a dictionary is loaded from one of *targets*."""
     source = re.search(r"SOURCE\(CLICKHOUSE\((.*?)\)\)\s", definition + " ", re.DOTALL)
     if source is None:
         return False
@@ -103,7 +103,10 @@ def _loads(definition: str, database: str, targets: Collection[TableName]) -> bo
 
 
 def _reads_here(server: ClickHouse, node: Node, targets: Collection[TableName]) -> bool:
-    """Whether ``remote('address', …)`` or ``cluster('name', …)`` names one of *targets* and leads to this server."""
+    """
+    Return whether ``remote('address', …)`` or ``cluster('name', …)`` names one of *targets* and
+    leads to this server.
+    """
     where, *names = _texts(node)[:3] or [""]
     names += [one.rest.removeprefix("identifier: ") for one in node.walk() if one.kind == "IDENTIFIER"]
     named = {".".join(names[:2]), *names[-1:]}

@@ -47,7 +47,7 @@ def drop_parts_already_moved(server: ClickHouse, attempt: Attempt, sealed: Table
 
 def has_arrived(server: ClickHouse, attempt: Attempt, table: TableName, partition: str) -> bool:
     """
-    Whether the staged rows of a partition are in the target, where no record says so.
+    Return whether the staged rows of a partition are in the target, where no record says so.
 
     Raises:
         RequestError: It cannot be told, since the target has rows with the same keys beside those of the chunk.
@@ -66,10 +66,10 @@ def has_arrived(server: ClickHouse, attempt: Attempt, table: TableName, partitio
 
 def _may_be_cut(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: str) -> bool:
     """
-    Whether a move may have ended midway: only together with the server, or between Keeper and a replica.
+    Return whether a move may have ended midway: only together with the server, or between Keeper and a replica.
 
-    And only if the target's partition has a part that is as young as the sealed ones: what had arrived, or
-    what it was merged into. All is in whole seconds, so one is given in.
+    And only if the target's partition has a part that is as young as the sealed ones: what had arrived, or what it was
+    merged into. All is in whole seconds, so one is given in.
     """
     of_partition = f"partition_id = {literal(partition)} AND active"
     plan = f"SELECT min(modification_time) FROM system.parts WHERE {table_condition(sealed)} AND {of_partition}"
@@ -83,7 +83,10 @@ def _may_be_cut(server: ClickHouse, attempt: Attempt, sealed: TableName, partiti
 
 
 def _has_some(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: str, parts: Iterable[str]) -> bool:
-    """Whether the target has rows with the keys of these parts, of which some are asked: a part arrives as a whole."""
+    """
+    Return whether the target has rows with the keys of these parts, of which some are asked: a part
+    arrives as a whole.
+    """
     plan = attempt.plan
     keys, names = row_hash(plan.summed(plan.statements[0])), ", ".join(map(literal, parts))
     where = f"_partition_id = {literal(partition)}"
@@ -97,7 +100,7 @@ def _has_some(server: ClickHouse, attempt: Attempt, sealed: TableName, partition
 
 
 def _has_all(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: str) -> bool:
-    """Whether the target holds exactly the sealed partition's rows of the chunk."""
+    """Return whether the target holds exactly the sealed partition's rows of the chunk."""
     plan, of_partition = attempt.plan, f"_partition_id = {literal(partition)}"
     # Rows that were there before may be equal to the chunk's.
     if plan.existing_rows != 0:

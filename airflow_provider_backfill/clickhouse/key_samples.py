@@ -36,7 +36,7 @@ def sample_keys(
 
 
 def rows_by_condition(server: ClickHouse, source: TableName, where: str, conditions: Sequence[str]) -> tuple[int, ...]:
-    """How many rows that meet *where* meet each of *conditions* as well."""
+    """Return how many rows that meet *where* meet each of *conditions* as well."""
     counts = ", ".join(f"countIf({condition})" for condition in conditions)
     return server.numbers(
         f"SELECT {counts} FROM {quote_table(source)} WHERE {where}",

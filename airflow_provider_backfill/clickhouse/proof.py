@@ -94,7 +94,10 @@ def _count(server: ClickHouse, attempt: Attempt, statement: Statement) -> int:
 
 
 def is_empty(server: ClickHouse, plan: Plan, chunk: Chunk) -> bool:
-    """Whether the source has no row in the chunk's window, for any statement; a source that is no table may have."""
+    """
+    Return whether the source has no row in the chunk's window, for any statement; a source that is
+    no table may have.
+    """
     if not all(statement.table for statement in plan.statements):
         return False
     return not any(server.numbers(any_row_sql(plan, statement, chunk)) for statement in plan.statements)

@@ -50,7 +50,7 @@ def scan_facts(
     given: Mapping[str, str],
 ) -> ScanFacts:
     """
-    How the server would read the filtered tables for *select* when they are limited to ``[start, end)``.
+    Return how the server would read the filtered tables for *select* when they are limited to ``[start, end)``.
 
     Args:
         given: Settings that the statement is sent with as well.

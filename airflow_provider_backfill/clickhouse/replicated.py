@@ -132,7 +132,7 @@ def attach_partitions(
 
 
 def _rows(server: ClickHouse, table: TableName, hashes: Iterable[str]) -> int:
-    """How many rows the parts with these hashes hold."""
+    """Return how many rows the parts with these hashes hold."""
     names = ", ".join(map(literal, hashes))
     (rows,) = server.numbers(
         f"SELECT sum(rows) FROM system.parts WHERE {table_condition(table)} AND active"
@@ -186,7 +186,7 @@ def _hashes(server: ClickHouse, table: TableName) -> set[str]:
 
 def _may_be_forgotten(server: ClickHouse, target: TableFacts, replicas: Replicas, table: TableName) -> bool:
     """
-    Whether Keeper may have had a part of the staging *table* as published, and does not know it any more.
+    Return whether Keeper may have had a part of the staging *table* as published, and does not know it any more.
 
     It forgets what is older than ``replicated_deduplication_window_seconds``, and all but the last
     ``replicated_deduplication_window``: as long as it has fewer than those, none was forgotten for that.

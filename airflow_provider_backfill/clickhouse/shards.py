@@ -276,7 +276,7 @@ class AnyReplica(ClickHouse):
 
 
 def why_unreachable(server: ClickHouse) -> str:
-    """Why a server cannot be reached now; empty when it can."""
+    """Return why a server cannot be reached now; empty when it can."""
     try:
         server.reached()
     except ServerUnreachableError as error:

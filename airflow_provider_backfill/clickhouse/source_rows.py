@@ -37,7 +37,7 @@ def rows_between(
     server: ClickHouse, source: TableName, column: str, kind: TimeKind, bounds: Sequence[int]
 ) -> RowCounts | None:
     """
-    How many rows a source has between consecutive *bounds*; those without rows are left out.
+    Return how many rows a source has between consecutive *bounds*; those without rows are left out.
 
     Returns:
         None when they are too many to be counted within a minute, and no index has the time.

@@ -39,7 +39,7 @@ class LoadThrottle:
         self._answer, self._until = "", 0.0
 
     def __call__(self) -> str:
-        """Why to wait, with the values; asks the server at most once in *pause* seconds."""
+        """Return why to wait, with the values; asks the server at most once in *pause* seconds."""
         with self._lock:
             if time.monotonic() >= self._until:
                 self._answer = self._ask()

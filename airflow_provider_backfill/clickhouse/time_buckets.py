@@ -28,7 +28,8 @@ def bucket_facts(
     server: ClickHouse, key: BucketKey, times: Mapping[TableName, TimeColumn], bounds: Sequence[int]
 ) -> BucketFacts:
     """
-    How the values of a key of time lie to chunk *bounds*, in milliseconds: on both sides of one, or in two chunks.
+    Return how the values of a key of time lie to chunk *bounds*, in milliseconds: on both sides of one, or in two
+    chunks.
 
     The values are those at the bounds, right before them, and on a grid over the window.
     """
@@ -62,7 +63,7 @@ def bucket_facts(
 def labels_leave_chunk(
     server: ClickHouse, key: BucketKey, times: Mapping[TableName, TimeColumn], bounds: Sequence[int], kind: TimeKind
 ) -> bool:
-    """Whether a label that follows from the time, stored as *kind*, lies in another chunk than its row."""
+    """Return whether a label that follows from the time, stored as *kind*, lies in another chunk than its row."""
     moments = f"SELECT toInt64(ms) AS ms, 1 AS bound FROM ({instants(bounds)})"
     label = milliseconds("value", kind)
     for expression in key:

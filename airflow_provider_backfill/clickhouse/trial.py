@@ -108,7 +108,7 @@ def make_trial(
 
 def rows_by_bound(server: ClickHouse, table: FilteredTable, bounds: Sequence[int], seconds: float) -> dict[int, int]:
     """
-    How many rows a table has from each bound to the next, in milliseconds; bounds without rows are left out.
+    Return how many rows a table has from each bound to the next, in milliseconds; bounds without rows are left out.
 
     On a timeout, return the partial count: it is used for a choice, not for a proof.
     """

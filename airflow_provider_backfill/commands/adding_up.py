@@ -145,7 +145,7 @@ def statement_edges(
 
 
 def may_cut_by_key(plan: Plan, target: TableFacts, scans: Sequence[ScanFacts]) -> bool:
-    """Whether the rows of one window may be processed in parts that are not cut by time."""
+    """Return whether the rows of one window may be processed in parts that are not cut by time."""
     return (
         len({table.table for statement in plan.statements for table in plan.filters(statement)}) == 1
         and plan.write_mode is not WriteMode.REPLACE
@@ -159,7 +159,7 @@ def may_cut_by_key(plan: Plan, target: TableFacts, scans: Sequence[ScanFacts]) -
 def partition_edges(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], start: int, end: int
 ) -> list[int]:
-    """Where the target's partitions begin, in milliseconds of the time that the chunks are cut by."""
+    """Return where the target's partitions begin, in milliseconds of the time that the chunks are cut by."""
     edges = []
     for statement, scan in zip(plan.statements, scans, strict=True):
         verdict = _Judge(server, target, plan, [start, end]).verdict(statement, scan)

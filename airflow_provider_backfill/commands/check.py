@@ -42,7 +42,7 @@ def check_backfills(
     declared: Sequence[RequiredBackfill] = (),
 ) -> Payload:
     """
-    Whether every required backfill is finished, for a CI job; needs no ClickHouse.
+    Return whether every required backfill is finished, for a CI job; needs no ClickHouse.
 
     A damaged plan is a finding of its own; the others are still judged. One plan is in memory at a time.
 

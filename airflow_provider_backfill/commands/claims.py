@@ -29,10 +29,10 @@ class Claims:
 
     def is_dead(self, run: Run, owner: str, moment: datetime) -> bool:
         """
-        Whether another worker has lost its claims, also when its clock is ahead of this one's.
+        Return whether another worker has lost its claims, also when its clock is ahead of this one's.
 
-        Its last sign of life may then lie in the future; so it is dead as well when this worker
-        has waited for the next one as long as the lease, by its own watch.
+        Its last sign of life may then lie in the future; so it is dead as well when this worker has waited for the next
+        one as long as the lease, by its own watch.
         """
         if owner_is_dead(run, owner, moment):
             return True
@@ -44,7 +44,10 @@ class Claims:
         return watch - since > worker.lease_seconds
 
     def is_full(self, run: Run) -> bool:
-        """Whether living workers hold as many chunks as the user wants at once, on this shard where there are some."""
+        """
+        Return whether living workers hold as many chunks as the user wants at once, on this shard
+        where there are some.
+        """
         if not run.parallel:
             return False
         moment = utc_now()

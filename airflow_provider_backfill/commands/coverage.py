@@ -19,11 +19,12 @@ def read_coverage(
     session: Session, target: TableName, start: datetime | None = None, end: datetime | None = None
 ) -> Payload:
     """
-    Which parts of ``[start, end)`` of a target are proven filled, by done chunks of any plan; needs no ClickHouse.
+    Return which parts of ``[start, end)`` of a target are proven filled, by done chunks of any plan; needs no
+    ClickHouse.
 
-    A done chunk is proof: its rows were verified and published before the event was written. What
-    a plan on another ClickHouse has filled does not count together: each one is listed by itself.
-    A bound that is None is that of the target's plans together.
+    A done chunk is proof: its rows were verified and published before the event was written. What a plan on another
+    ClickHouse has filled does not count together: each one is listed by itself. A bound that is None is that of the
+    target's plans together.
 
     Raises:
         PlanNotFoundError: A bound is None, and the target has no plan.

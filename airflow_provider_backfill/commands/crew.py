@@ -165,7 +165,7 @@ class Crew:
 
     def gate(self, site: Site, throttle: Callable[[], str]) -> str:
         """
-        Why the next chunk of a place has to wait: nobody answers on its shard, or *throttle* says so.
+        Return why the next chunk of a place has to wait: nobody answers on its shard, or *throttle* says so.
 
         Where there are no shards, an attempt by itself finds out who answers. A shard that was silent for
         :data:`PATIENCE_SECONDS` is given up when no other shard has anything to do any more.

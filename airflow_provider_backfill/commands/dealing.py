@@ -115,7 +115,7 @@ def _values(plan: Plan, statement: Statement) -> dict[str, str]:
 
 
 def _is_dealt(server: ClickHouse, target: TableFacts, statement: Statement, tree: Node) -> bool:
-    """Whether a statement gives the same rows on every shard, rather than each shard's own."""
+    """Return whether a statement gives the same rows on every shard, rather than each shard's own."""
     if statement.source is not None and statement.source.database == TABLE_FUNCTION:
         return True
     if statement.source is not None:

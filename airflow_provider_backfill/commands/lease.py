@@ -24,11 +24,10 @@ def new_owner() -> str:
 
 def owner_is_dead(run: Run, owner: str, moment: datetime) -> bool:
     """
-    Whether a worker has lost its claims: its lease has run out, or its process on this host is gone.
+    Return whether a worker has lost its claims: its lease has run out, or its process on this host is gone.
 
-    A worker of another host is given half a minute more, since that host's clock may be behind this
-    one's. Beyond that a live worker can lose a chunk, which costs its work and no row: what it says
-    of the chunk from then on is refused.
+    A worker of another host is given half a minute more, since that host's clock may be behind this one's. Beyond that
+    a live worker can lose a chunk, which costs its work and no row: what it says of the chunk from then on is refused.
     """
     worker = run.workers.get(owner)
     if worker is None:
@@ -44,7 +43,7 @@ def owner_is_dead(run: Run, owner: str, moment: datetime) -> bool:
 
 
 def has_live_worker(run: Run, moment: datetime) -> bool:
-    """Whether anybody who holds a claim of the run may still be at work."""
+    """Return whether anybody who holds a claim of the run may still be at work."""
     return any(not owner_is_dead(run, owner, moment) for owner in run.workers)
 
 

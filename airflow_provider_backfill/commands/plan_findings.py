@@ -52,7 +52,7 @@ def remedy_payload(remedy: Remedy | None) -> Payload:
 
 
 def adds_up_payload(plan: Plan) -> Payload | None:
-    """Why a plan's chunks add up, as JSON; None for a plan of an older version."""
+    """Return why a plan's chunks add up, as JSON; None for a plan of an older version."""
     return None if plan.adds_up is None else plan.adds_up.model_dump(mode="json", by_alias=True)
 
 

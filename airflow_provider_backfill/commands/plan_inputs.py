@@ -141,7 +141,7 @@ def find_window(
 
 def check_scans(server: ClickHouse, target: TableFacts, plan: Plan, start: datetime, end: datetime) -> list[ScanFacts]:
     """
-    How the server would read the filtered tables for each statement between two instants.
+    Return how the server would read the filtered tables for each statement between two instants.
 
     A shard may have no rows: how they would be read was seen on another one.
 

@@ -68,10 +68,10 @@ def poll_plan(session: Session, plan_id: str, *, fail_if_idle: bool = False) -> 
 
 def poll_window(session: Session, target: TableName, window: Window) -> PollResult:
     """
-    How much of a window of *target* is proven filled, by whatever plans.
+    Return how much of a window of *target* is proven filled, by whatever plans.
 
-    Lost is a part of the window for which there are plans, all of them failed or cancelled. A part without a
-    plan is waited for: somebody may plan it.
+    Lost is a part of the window for which there are plans, all of them failed or cancelled. A part without a plan is
+    waited for: somebody may plan it.
 
     Raises:
         RequestError: The window is empty.

@@ -194,7 +194,10 @@ def _placed_by_user(
 
 
 def _constant_defaults(server: ClickHouse, target: TableFacts, names: Sequence[str]) -> bool:
-    """Whether a NULL in these columns becomes the same value in every row, so that a second reading can compare it."""
+    """
+    Return whether a NULL in these columns becomes the same value in every row, so that a second
+    reading can compare it.
+    """
     defaults = [column.default for column in target.columns if column.name in names and column.default]
     return not defaults or catalog.are_constant(server, defaults)
 

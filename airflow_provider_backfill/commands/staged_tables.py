@@ -63,5 +63,5 @@ class StagedTables:
 
 
 def _is_over(state: ChunkState) -> bool:
-    """Whether a chunk's staged rows are no longer needed: it is done, or was refused before publishing."""
+    """Return whether a chunk's staged rows are no longer needed: it is done, or was refused before publishing."""
     return state.status is ChunkStatus.DONE or (state.status is not ChunkStatus.RUNNING and not state.verified)

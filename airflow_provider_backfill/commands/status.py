@@ -156,7 +156,7 @@ def shard_counts(plan: Plan, run: Run) -> list[Payload]:
 
 
 def is_settled(run: Run) -> bool:
-    """Whether a run rests until a user acts: it has ended, or its workers are gone."""
+    """Return whether a run rests until a user acts: it has ended, or its workers are gone."""
     return not has_live_worker(run, utc_now()) and (
         bool(run.workers) or run.status not in (RunStatus.PLANNED, RunStatus.RUNNING)
     )

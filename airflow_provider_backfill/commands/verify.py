@@ -133,7 +133,10 @@ def _of_all_shards(plan: Plan, found: Sequence[tuple[Site, Payload]]) -> Payload
 
 
 def _shares_miss(plan: Plan, run: Run, sites: Sequence[Site]) -> str:
-    """Why the shards' shares of the rows are not the whole, for windows that all have done; empty where they are."""
+    """
+    Return why the shards' shares of the rows are not the whole, for windows that all have done;
+    empty where they are.
+    """
     columns = plan.dealing.columns if plan.dealing is not None else ()
     parameters = [parameter for statement in plan.statements for parameter in statement.parameters]
     groups = of_one_text(parameters, plan.bounds_ms(), _finished(plan, run))
@@ -160,7 +163,7 @@ def _shares_miss(plan: Plan, run: Run, sites: Sequence[Site]) -> str:
 
 
 def _is_copy(plan: Plan, target: TableFacts) -> bool:
-    """Whether each row comes from one row of the source, and the target keeps rows unchanged."""
+    """Return whether each row comes from one row of the source, and the target keeps rows unchanged."""
     if not plan.sums_tell or plan.target_time is None or (plan.existing_rows and plan.adds_rows):
         return False
     names = plan.statements[0].columns
@@ -293,7 +296,10 @@ def _total(contents: Sequence[ContentSums]) -> ContentSums:
 
 
 def _is_unchanged(plan: Plan, written: ContentSums | None, now: ContentSums) -> bool:
-    """Whether the source returns a chunk's rows as the log has them; a checksum of parts has no match in a source."""
+    """
+    Return whether the source returns a chunk's rows as the log has them; a checksum of parts has no
+    match in a source.
+    """
     if plan.row_proof is RowProof.WRITTEN:
         return written is not None and written.rows == now.rows
     return written == now

@@ -321,7 +321,7 @@ class Worker:
         self._held_said = -_HOLD_SAID_SECONDS
 
     def _is_over(self) -> bool:
-        """Whether no chunk may start any more: the worker was told to stop, or its time is up."""
+        """Return whether no chunk may start any more: the worker was told to stop, or its time is up."""
         if self._schedule.is_over(utc_now()) and not self._reason:
             self._reason = f"the time to stop had come, {render_instant(self._schedule.stop_at or utc_now())}"
         return self._stopping.is_set() or self._schedule.is_over(utc_now())

@@ -1,11 +1,10 @@
 """
-How a window is cut into chunks: by hours, by the calendar of a time zone, or at bounds that were computed from data.
+Cut a window into chunks: by hours, by the calendar of a time zone, or at bounds computed from data.
 
-A :class:`Chunking` is a rule. Its text stands in the fourth field of the plan id: ``6``, ``month``,
-``day@Europe/Berlin``, ``partition``, ``6|rows=5000000``. Bounds of hours and calendars follow from
-the rule; those of partitions and of limits on rows and bytes are stored, in the form of
-:func:`encode_bounds`.
-Pure: pendulum (time zones and calendar dates) is imported only where a zone or a month is computed.
+A :class:`Chunking` is a rule. Its text is the fourth field of the plan id: ``6``, ``month``, ``day@Europe/Berlin``,
+``partition``, ``6|rows=5000000``. Bounds of hours and calendars follow from the rule. A plan stores the bounds of
+partitions and of row and byte limits, in the form of :func:`encode_bounds`. Pure. Pendulum is slow to import, so only
+the functions that need a zone or a month import it.
 """
 
 import math
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from pendulum import Timezone
 
 AUTO = "auto"
-"""In place of a length: let the target's partitions, in ``replace``, or the source's rows decide."""
+"""The length for which the target's partitions (in ``replace``) or the source's rows decide."""
 UTC_ZONE = "UTC"
 _SAME_AS_UTC = frozenset({"utc", "z", "etc/utc", "gmt", "etc/gmt", "zulu", "etc/zulu", "universal", "etc/universal"})
 _LENGTH = re.compile(r"(?P<count>\d+(?:\.\d+)?)\s*(?P<unit>min|h|d|w|mo)", re.ASCII | re.IGNORECASE)
@@ -36,7 +35,7 @@ _WEEK = 7 * MS_PER_DAY
 
 
 class Unit(StrEnum):
-    """A length that is no number of hours everywhere: weeks begin on Mondays, partitions are the target's."""
+    """A unit of the calendar. Weeks begin on Monday; partitions are those of the target."""
 
     HOUR = "hour"
     DAY = "day"
@@ -54,12 +53,13 @@ class Chunking:
     A rule by which a window is cut.
 
     Attributes:
-        hours: Length of a chunk, aligned to the start of the window; None when *unit* says it.
-        unit: Chunks end where this unit of the calendar of *zone* ends; the window may cut the first and the last.
-        months: How many months make a chunk, counted from January, when *unit* is a month.
+        hours: Length of a chunk, counted from the start of the window; None for a chunking by *unit*.
+        unit: The unit of the calendar of *zone* at whose ends chunks end. The window may cut the first and the last
+            chunk.
+        months: Months per chunk, counted from January, when *unit* is a month.
         zone: A name of the IANA time zone database.
-        rows: Most source rows of a chunk: heavier chunks are cut, lighter neighbours joined. None: no limit.
-        size: Most uncompressed bytes of a chunk, in the same way.
+        rows: Maximum of source rows per chunk. Larger chunks are cut, smaller neighbours joined. None means no limit.
+        size: Maximum of uncompressed bytes per chunk, in the same way.
     """
 
     hours: float | None = None
@@ -85,24 +85,24 @@ class Chunking:
 
     @property
     def from_data(self) -> bool:
-        """Whether the bounds depend on tables, so that a plan has to store them."""
+        """Whether the bounds depend on tables; a plan has to store such bounds."""
         return self.unit is Unit.PARTITION or self.limited
 
     @property
     def limited(self) -> bool:
-        """Whether chunks have a most of rows or bytes."""
+        """Whether chunks have a maximum of rows or bytes."""
         return self.rows is not None or self.size is not None
 
     @property
     def nominal_hours(self) -> float:
-        """About how long a chunk is; 0 where only the target knows."""
+        """The approximate length of a chunk; 0 where only the target knows."""
         if self.hours is not None:
             return self.hours
         return _NOMINAL_HOURS[self.unit or Unit.DAY] * self.months
 
     @property
     def words(self) -> str:
-        """How chunks are cut: ``of 6 h, at most 10 rows``, ``by month in Europe/Berlin``."""
+        """The length and the limits for people: ``of 6 h, at most 10 rows``, ``by month in Europe/Berlin``."""
         if self.hours is not None:
             words = f"of {render_chunk_hours(self.hours)} h"
         else:
@@ -116,7 +116,7 @@ class Chunking:
 
     @property
     def flags(self) -> tuple[Flag, ...]:
-        """The argument that satisfies the rule."""
+        """The flags that ask for this chunking."""
         if self.hours is not None:
             flags = [Flag("--chunk-hours", render_chunk_hours(self.hours))]
         else:
@@ -132,11 +132,11 @@ class Chunking:
 
     def slices(self, start: datetime, end: datetime) -> Iterator[Slice]:
         """
-        Cut ``[start, end)`` by the length alone: slices touch, and cover the window exactly.
+        Cut ``[start, end)`` by the length alone: slices are adjacent and cover the window exactly.
 
         Raises:
             RequestError: The window is empty or reversed, or the length below what a timestamp can resolve.
-            ValueError: The bounds come from data (:attr:`from_data`), so that no rule gives them.
+            ValueError: The bounds come from data (:attr:`from_data`) and follow from no rule.
         """
         if self.hours is not None:
             yield from iter_window(start, end, self.hours)
@@ -155,7 +155,7 @@ class Chunking:
         yield before, end
 
     def _edges(self, first: int) -> Iterator[int]:
-        """Yield the edges of the unit after *first*, in milliseconds, without end."""
+        """Yield the edges of the unit after *first*, in milliseconds, without limit."""
         if self.zone == UTC_ZONE and self.unit is not Unit.MONTH:
             origin = _MONDAY if self.unit is Unit.WEEK else 0
             step = {Unit.HOUR: MS_PER_HOUR, Unit.DAY: MS_PER_DAY}.get(self.unit or Unit.DAY, _WEEK)
@@ -173,11 +173,11 @@ class Chunking:
 
 
 def _hours(first: int, zone: "Timezone") -> Iterator[int]:
-    """Yield the full hours of the clocks of a zone after *first*; clocks may be moved by half an hour."""
+    """Yield the full hours of a zone's local time after *first*. A clock change may shift them by half an hour."""
     edge = _floor_hour(first, first, zone)
     while True:
         following = edge + MS_PER_HOUR
-        # By the clock before the change; where clocks are moved, the hour begins at that moment.
+        # By the clock before the change; where the clocks change, the hour begins at the change.
         edge = _floor_hour(following, following - 1, zone)
         if edge > first:
             yield edge
@@ -190,7 +190,7 @@ def _floor_hour(ms: int, clock_at: int, zone: "Timezone") -> int:
 
 
 def _days(unit: Unit | None, months: int, day: date) -> Iterator[date]:
-    """Yield the days on which a unit begins, from the one that *day* lies in."""
+    """Yield the days on which a unit begins; the first is the start of the unit that contains *day*."""
     from pendulum import Date
 
     moment = Date(day.year, day.month, day.day)
@@ -211,7 +211,7 @@ def _days(unit: Unit | None, months: int, day: date) -> Iterator[date]:
 
 def load_zone(name: str) -> "Timezone":
     """
-    Return a time zone by its IANA name; for an ambiguous or missing start of day, the first instant.
+    Return a time zone by its IANA name. For an ambiguous or missing start of a day, the zone takes the first instant.
 
     Raises:
         RequestError: There is no zone of that name.
@@ -231,13 +231,13 @@ def parse_length(text: str, zone: str | None = None) -> Chunking:
     """
     Read the length of a chunk as a user types it.
 
-    A number of hours (``6``, ``0.25``), a length (``30min``, ``12h``, ``1d``, ``1w``, ``1mo``), or a
-    unit of the calendar (``hour``, ``day``, ``week``, ``month``, ``partition``). ``1d`` and ``1w`` are
-    24 and 168 hours from the start of the window; with a *zone*, which may stand in the text as well
-    (``day@Europe/Berlin``), they are days and weeks of its calendar.
+    A number of hours (``6``, ``0.25``), a length (``30min``, ``12h``, ``1d``, ``1w``, ``1mo``), or a unit of the
+    calendar (``hour``, ``day``, ``week``, ``month``, ``partition``). ``1d`` and ``1w`` are 24 and 168 hours from the
+    start of the window; with a *zone*, which may stand in the text as well (``day@Europe/Berlin``), they are days and
+    weeks of its calendar.
 
     Raises:
-        RequestError: No such length, no such zone, or a length that no zone changes.
+        RequestError: The length or the zone does not exist, or the length is the same in every zone.
     """
     word, at, own = text.strip().partition("@")
     if at and zone:
@@ -251,7 +251,7 @@ def parse_length(text: str, zone: str | None = None) -> Chunking:
     elif match:
         count = float(match["count"])
         unit = {"d": Unit.DAY, "w": Unit.WEEK, "h": Unit.HOUR}.get(match["unit"])
-        # In a zone only a whole unit follows the calendar.
+        # In a zone, only one whole unit follows the calendar.
         calendar = count == 1 and unit is not None and name != UTC_ZONE
         found = Chunking(unit=unit) if calendar else Chunking(hours=_positive(text, count * _HOURS_OF[match["unit"]]))
     elif word in {unit.value for unit in Unit}:
@@ -307,7 +307,7 @@ def parse_chunking(text: str) -> Chunking:
     Parse the text of a chunking, as :attr:`Chunking.text` writes it into a plan.
 
     Raises:
-        RequestError: It is no such text.
+        RequestError: The text describes no chunking.
     """
     length, *limits = text.split("|")
     word, _, zone = length.partition("@")
@@ -324,8 +324,8 @@ def encode_bounds(bounds: Sequence[int]) -> str:
     """
     Write bounds in milliseconds as the text that a plan stores: ``3600000: 6*4 1 5*2``.
 
-    First the unit in milliseconds, then how many of it lie between two bounds, ``n*times`` where
-    that repeats. The first bound is the start of the window, which is not written.
+    The text begins with the unit in milliseconds. The distances between the bounds follow, in units; ``n*times``
+    repeats a distance. The first bound is the start of the window and is not written.
     """
     steps = [after - before for before, after in pairwise(bounds)]
     unit = math.gcd(*steps) or 1
@@ -338,7 +338,7 @@ def decode_bounds(text: str, first: int) -> Iterator[int]:
     Yield the bounds after *first* that :func:`encode_bounds` has written.
 
     Raises:
-        ValueError: It is no such text.
+        ValueError: The text encodes no bounds.
     """
     head, _, steps = text.partition(":")
     unit, bound = int(head), first
@@ -363,7 +363,7 @@ class Cell(NamedTuple):
 
     Attributes:
         start: Milliseconds since 1970; the cell ends where the next one starts.
-        weight: Its rows or bytes as a share of the most that a chunk may have.
+        weight: The rows or bytes of the cell, as a share of the maximum of a chunk.
     """
 
     start: int
@@ -372,18 +372,18 @@ class Cell(NamedTuple):
 
 def pack(base: Sequence[int], cells: Sequence[Cell]) -> list[int]:
     """
-    Bounds between which lies at most a weight of 1, as far as cells allow it.
+    Return bounds between which lies at most a weight of 1, as far as the cells allow.
 
-    What is light enough keeps the bounds of *base*, and is joined with its neighbours as long as all
-    of them together are light enough. What is too heavy is cut into pieces of about the same weight.
+    A light slice keeps the bounds of *base*, and is joined with its neighbours while their sum is at most 1. A heavy
+    slice is cut into pieces of about the same weight.
 
     Args:
-        base: The bounds by length alone, in milliseconds, both ends of the window among them.
-        cells: In time order; each bound in *base* but the last is the start of one.
+        base: The bounds by length alone, in milliseconds, including both ends of the window.
+        cells: Cells in time order; a cell starts at each bound of *base* except the last.
 
     Returns:
-        Bounds from the first to the last of *base*. What lies between two of them is heavier only
-        where it is one cell, with cells of no weight around it.
+        Bounds from the first to the last of *base*. The weight between two bounds exceeds 1 only where a single cell
+        does.
     """
     bounds, open_weight = [base[0]], 0.0
     place = 0
@@ -400,8 +400,8 @@ def pack(base: Sequence[int], cells: Sequence[Cell]) -> list[int]:
             open_weight += weight
             continue
         bounds += _cut(inside, weight)
-        # Close the last piece here. A piece of a cut slice is never joined with a neighbour, even where both are
-        # light enough.
+        # Close the last piece here. A piece of a cut slice is never joined with a neighbour, even where both are light
+        # enough.
         bounds.append(end)
         open_weight = 0.0
     if bounds[-1] != base[-1]:
@@ -410,7 +410,7 @@ def pack(base: Sequence[int], cells: Sequence[Cell]) -> list[int]:
 
 
 def _cut(cells: Sequence[Cell], weight: float) -> list[int]:
-    """Return the starts of cells at which their sequence is cut into pieces of about the same weight."""
+    """Return the starts of the cells at which the cells are cut into pieces of about the same weight."""
     share = weight / math.ceil(weight)
     cuts, piece = [], 0.0
     for cell in cells:

@@ -1,4 +1,4 @@
-"""Types of columns as texts: which conversions lose nothing. Pure."""
+"""Column types as texts, and the conversions between them that lose nothing. Pure."""
 
 import re
 
@@ -11,7 +11,7 @@ _SIMPLE_STATE = re.compile(r"\bSimpleAggregateFunction\(\w+, ((?:[^()]|\((?:[^()
 _ZONE = re.compile(r"\b(DateTime64\(\d+|DateTime)(?:, |\()'[^']*'\)")
 _ENUM = re.compile(r"Enum(?:8|16)\((.*)\)", re.DOTALL)
 _ENUM_VALUE = re.compile(r"('(?:[^'\\]|\\.){0,400}') = (-?\d{1,9})")
-# What these are as text, and as an IPv6, can be read back.
+# Conversions to text or to IPv6 from which the value can be read back.
 _EXACT = frozenset({("UUID", "String"), ("IPv4", "String"), ("IPv6", "String"), ("IPv4", "IPv6"), ("Bool", "UInt8")})
 
 
@@ -23,7 +23,10 @@ def unwrap_type(text: str) -> str:
 
 
 def time_kind(column_type: str, unit: str = "") -> TimeKind | None:
-    """How a column of this type stores instants, or None when it is no time; *unit* (s, ms, us, ns) is for integers."""
+    """
+    Return how a column of this type stores instants; None for other types. *unit* (s, ms, us, ns)
+    is for integers.
+    """
     name = unwrap_type(column_type)
     if name in ("Date", "Date32"):
         return TimeKind(name.lower())
@@ -36,9 +39,9 @@ def time_kind(column_type: str, unit: str = "") -> TimeKind | None:
 
 def widens(given: str, wanted: str, common: str) -> bool:
     """
-    Whether every value of type *given* is the same value in type *wanted*.
+    Return whether every value of type *given* is the same value in type *wanted*.
 
-    A NULL becomes the default where *wanted* has none, as in an INSERT.
+    Where *wanted* takes no NULL, a NULL becomes the default, as in an INSERT.
 
     Args:
         common: The smallest type that holds both; empty where there is none.
@@ -57,12 +60,12 @@ def widens(given: str, wanted: str, common: str) -> bool:
 
 
 def is_comparable(column_type: str) -> bool:
-    """Whether values of this type can be sorted: not aggregate states, nor what holds values of several types."""
+    """Return whether values of this type can be sorted; aggregate states and variant types cannot."""
     return not re.search(r"\b(?:AggregateFunction\(|Variant\(|Dynamic|JSON|Object\()", column_type)
 
 
 def _plain(text: str) -> str:
-    """Return a type without what changes how a value is stored or shown, but not the value."""
+    """Return a type without the parts that change only how a value is stored or shown."""
     text = " ".join(text.split())
     for pattern in (_LOW_CARDINALITY, _SIMPLE_STATE):
         while (inner := pattern.sub(r"\1", text)) != text:

@@ -21,7 +21,7 @@ class CoveredInterval(NamedTuple):
 
 
 def overlaps(plan: Plan, others: Iterable[Plan]) -> list[Plan]:
-    """Return the other plans on the same target whose window intersects the plan's; both are half-open."""
+    """Return the other plans on the same target whose half-open windows intersect the plan's."""
     return [
         other
         for other in others
@@ -33,7 +33,7 @@ def overlaps(plan: Plan, others: Iterable[Plan]) -> list[Plan]:
 
 
 def merge_intervals(stretches: Iterable[CoveredInterval]) -> list[CoveredInterval]:
-    """Return the stretches in time order, those that touch or overlap made one."""
+    """Return the stretches in time order, with touching and overlapping stretches merged."""
     merged: list[CoveredInterval] = []
     for start, end, plans in sorted(stretches):
         if merged and start <= merged[-1].end:
@@ -46,7 +46,7 @@ def merge_intervals(stretches: Iterable[CoveredInterval]) -> list[CoveredInterva
 
 
 def missing_intervals(merged: Iterable[CoveredInterval], window: Window) -> Iterator[Window]:
-    """Yield what the window has outside the stretches, which are merged."""
+    """Yield the parts of the window outside the merged stretches."""
     at, end = window
     for stretch in merged:
         if stretch.end <= at or stretch.start >= end:
@@ -63,7 +63,7 @@ class FilledTwice(NamedTuple):
     A stretch of a target's time that two fills have filled.
 
     Attributes:
-        accepted: Whether the second was planned to add to it, and gives other rows than the first.
+        accepted: Whether the second fill was planned to add to existing rows, and adds other rows than the first.
     """
 
     target: TableName
@@ -88,8 +88,8 @@ def filled_by_another(plan: Plan, run: Run, other: Plan, others_run: Run) -> lis
     """
     Return the parts of unfinished chunks that another plan has filled; none if adding rows is allowed.
 
-    A plan that found no row in its window when it was made has seen that what others had filled before is gone
-    again, unless rows of these lie outside the windows that they were read from.
+    When planning found no row in the window, the rows of earlier fills are gone. This does not hold for rows that lie
+    outside the windows they were read from.
     """
     if not plan.adds_rows or plan.allow_existing_rows or not _same_window(plan, other):
         return []
@@ -104,7 +104,7 @@ def filled_by_another(plan: Plan, run: Run, other: Plan, others_run: Run) -> lis
 
 
 def find_filled_twice(plans: Sequence[tuple[Plan, Run]]) -> list[FilledTwice]:
-    """Return the stretches that two fills of one target have both filled, and that nothing has rebuilt since."""
+    """Return the stretches that two fills of one target have filled, without a rebuild since."""
     found = []
     fills = sorted((entry for entry in plans if entry[0].adds_rows), key=lambda entry: entry[0].created_at)
     for (first, first_run), (second, second_run) in combinations(fills, 2):
@@ -134,27 +134,27 @@ def _chunks_within(plan: Plan, run: Run, start: datetime, end: datetime) -> Iter
 
 
 def _gives_the_same_again(first: Plan, second: Plan) -> bool:
-    """Whether both plans insert the rows of one SELECT, and the target keeps both."""
+    """Return whether both plans insert the rows of one SELECT and the target keeps both copies."""
     selects = [sorted(statement.select for statement in plan.statements) for plan in (first, second)]
     return selects[0] == selects[1] and "Replacing" not in second.engine
 
 
 def _same_window(plan: Plan, other: Plan) -> bool:
-    """Whether two different plans of one table have meeting windows."""
+    """Return whether two different plans of one table have overlapping windows."""
     if plan.plan_id == other.plan_id or not _same_place(plan, other):
         return False
     return other.start < plan.end and plan.start < other.end
 
 
 def _same_place(plan: Plan, other: Plan) -> bool:
-    """Whether two plans fill the same table; on a cluster, whichever server the plans name."""
+    """Return whether two plans fill the same table. On a cluster, plans may name different servers."""
     if plan.cluster or other.cluster:
         return plan.cluster == other.cluster and plan.has_target_of(other)
     return (plan.target, plan.environment) == (other.target, other.environment)
 
 
 def proven_slices(plan: Plan, run: Run, start: datetime, end: datetime) -> Iterator[Slice]:
-    """Yield the windows that meet ``[start, end)`` and whose rows are all in the target, on every shard of it."""
+    """Yield the chunk windows that overlap ``[start, end)`` and whose rows are all in the target, on every shard."""
     for window, chunks in groupby(plan.chunks(), key=lambda chunk: (chunk.start, chunk.end)):
         if window[1] <= start or window[0] >= end:
             continue
@@ -171,13 +171,13 @@ def _common(left: Slice, right: Slice) -> Slice | None:
 
 
 def _was_gone(plan: Plan, others_run: Run) -> bool:
-    """Whether another run's rows had left the target by the time the plan counted rows there."""
+    """Return whether another run's rows had left the target before the plan counted its rows."""
     before = others_run.updated_at is not None and others_run.updated_at < plan.created_at
     return before and plan.existing_rows == 0 and not others_run.reach
 
 
 def _cleared_after(run: Run, other: Run) -> bool:
-    """Whether a run has emptied its windows, and filled them again, after the other had ended."""
+    """Return whether a run emptied its windows and filled them again after the other run had ended."""
     return run.cleared_at is not None and other.updated_at is not None and other.updated_at < run.cleared_at
 
 

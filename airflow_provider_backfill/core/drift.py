@@ -1,8 +1,8 @@
 """
-The assumptions of a plan about its tables, and whether they still hold.
+Compare a plan's assumptions about its tables with the tables of today.
 
-A run may be taken up days after it was planned. By then a view may have another SELECT, the target
-another column, the options another value: what is written from then on would not be what was planned.
+A run may resume days after its planning. Meanwhile the SELECT of a view, the target's columns or an option may have
+changed, and the run would write other rows than planned.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ def detect_drift(plan: Plan, target: TableFacts, views: Mapping[str, str], *, us
 
     Args:
         views: The SELECTs of the views that write to the target now, by name.
-        use_tokens: The present option ``defaults.requireIdempotencyToken``.
+        use_tokens: The current value of the option ``defaults.requireIdempotencyToken``.
     """
     found = []
     planned = planned_views(plan)
@@ -54,9 +54,5 @@ def detect_drift(plan: Plan, target: TableFacts, views: Mapping[str, str], *, us
 
 
 def planned_views(plan: Plan) -> dict[str, str]:
-    """
-    Return the SELECTs that a plan took from the views that feed its target, by view.
-
-    None when it has another source.
-    """
+    """Return the SELECTs that a plan took from the views that feed its target, by view; empty for other sources."""
     return {s.name: s.select for s in plan.statements if s.name != "--select" and not s.copies_table}

@@ -63,7 +63,7 @@ class RunReplayed(_Event):
     statuses: tuple[ChunkStatus, ...]
     clear_window: bool = False
     chunk_ids: tuple[str, ...] | None = None
-    """Only these chunks of the *statuses*; None for all."""
+    """Limits the replay to these chunks of the *statuses*; None means all."""
 
 
 class RunWaived(_Event):
@@ -77,7 +77,7 @@ class RunWaived(_Event):
     reason: str
     until: Instant | None = None
     superseded_by: str = ""
-    """The plan that replaces this plan; empty without one."""
+    """The plan that replaces this plan; empty if there is none."""
 
 
 class RunThrottled(_Event):
@@ -95,14 +95,14 @@ class ParallelismSet(_Event):
 
 
 class WorkerHeartbeat(_Event):
-    """A worker is alive and keeps its claims for another *lease_seconds*."""
+    """A worker is alive and extends its claims by *lease_seconds*."""
 
     type: Literal["WorkerHeartbeat"] = "WorkerHeartbeat"
     lease_seconds: float
 
 
 class ChunkEvent(_Event):
-    """An event of an attempt of a chunk."""
+    """The base of the events of a chunk's attempt."""
 
     chunk_id: str
     attempt: int
@@ -128,11 +128,11 @@ class ChunkStarted(ChunkEvent):
 
 class ChunkVerified(ChunkEvent):
     """
-    The attempt's rows are staged and verified; from here on only this result or an equal result is published.
+    The attempt's rows are staged and verified; only this result or an equal one is published from now on.
 
-    *staged* names the rows if the target is replicated, or if its database renames no table: the event is the seal.
-    *reach* is ``[first, last)`` of the rows' time in the target, if some lie outside the chunk's window, such as at
-    the start of their day.
+    *staged* lists the parts if the target is replicated or its database cannot rename tables; then the event is the
+    seal. *reach* is ``[first, last)`` of the rows' time in the target, if some rows lie outside the chunk's window;
+    dates, for example, lie at the start of their day.
     """
 
     type: Literal["ChunkVerified"] = "ChunkVerified"
@@ -158,10 +158,10 @@ class ChunkDone(ChunkEvent):
 
 class ChunkFailed(ChunkEvent):
     """
-    The attempt failed; *final* when no further attempt follows by itself.
+    The attempt failed. After a *final* failure, only a person starts another attempt.
 
-    *unwritten* when it had not begun to write to the target; *refused* when rows of others are there; *unpublished*
-    when no earlier attempt has written there either.
+    *unwritten*: this attempt wrote nothing to the target. *refused*: the target has rows of another writer.
+    *unpublished*: no earlier attempt wrote to the target either.
     """
 
     type: Literal["ChunkFailed"] = "ChunkFailed"
@@ -176,9 +176,9 @@ class ChunkFailed(ChunkEvent):
 
 class ChunkReleased(ChunkEvent):
     """
-    The worker released the chunk unharmed (pause, cancel, kill); the attempt does not count.
+    The worker released the chunk after a pause, cancel or kill; the attempt does not count.
 
-    *unwritten* when it had not begun to write to the target; *refused* when another run is at work on the window.
+    *unwritten*: the attempt wrote nothing to the target. *refused*: another run is at work on the window.
     """
 
     type: Literal["ChunkReleased"] = "ChunkReleased"
@@ -192,7 +192,7 @@ class ChunkPart(Model):
     One part of a split chunk.
 
     Attributes:
-        key_range: The condition on the source's sorting key, if parts have the same window.
+        key_range: The condition on the source's sorting key, for parts that share a window.
         shard: The shard of the chunk; 0 where the target is one table.
     """
 
@@ -204,7 +204,7 @@ class ChunkPart(Model):
 
 
 class ChunkSplit(ChunkEvent):
-    """The chunk was too heavy, and its parts replace the chunk."""
+    """The chunk was too large, and its parts replace it."""
 
     type: Literal["ChunkSplit"] = "ChunkSplit"
     parts: tuple[ChunkPart, ...]
@@ -216,7 +216,7 @@ class RunRestored(_Event):
     The first event of a repaired log: the run as recovered.
 
     Attributes:
-        uncertain: Ids of chunks whose events may be lost.
+        uncertain: Ids of the chunks whose events may be lost.
     """
 
     type: Literal["RunRestored"] = "RunRestored"
@@ -249,5 +249,5 @@ Event = Annotated[
 
 @cache
 def event_adapter() -> TypeAdapter[Event]:
-    """Build the reader and writer of event log lines on first use, since building is slow."""
+    """Build the reader and writer of event log lines. The result is cached, because building it is slow."""
     return TypeAdapter(Event)

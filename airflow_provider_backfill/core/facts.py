@@ -1,7 +1,7 @@
 """
-Everything that is asked of a server, as values.
+Facts about servers and tables, as values.
 
-Pure: filled by the clickhouse package, judged by the planner and the rules.
+The ``clickhouse`` package collects them; the planner and the rules judge them. Pure.
 """
 
 import re
@@ -21,8 +21,8 @@ class Column(NamedTuple):
 
     Attributes:
         default_kind: Empty, DEFAULT, MATERIALIZED, ALIAS or EPHEMERAL.
-        in_key: Whether the table's sorting key or partition key is made of it.
-        default: The expression of a DEFAULT or MATERIALIZED column; empty without one.
+        in_key: Whether the table's sorting key or partition key uses the column.
+        default: The expression of a DEFAULT or MATERIALIZED column; otherwise empty.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Column(NamedTuple):
 _SORTED = re.compile(r"\b(?:ORDER BY|PRIMARY KEY)\b")
 _TEXT = r"'(?:[^'\\]|\\.)*'"
 REPLICATED_ENGINE = re.compile(rf"^(Replicated\w*MergeTree\()({_TEXT}), ({_TEXT})(, )?")
-"""How the engine clause of a replicated table begins: path in Keeper, name of the replica."""
+"""The beginning of a replicated table's engine clause: path in Keeper and name of the replica."""
 
 
 class Replicas(NamedTuple):
@@ -48,16 +48,16 @@ class Replicas(NamedTuple):
     A table's replication, as the connected server sees it.
 
     Attributes:
-        keeper: The name of its Keeper; ``default`` as a rule.
-        path: Its path there.
-        replica: The name of the replica on the server that was asked.
-        active: The names of the replicas that are alive.
-        total: How many replicas there are.
-        cluster: The cluster that reaches all of them; empty when there is none, or one replica only.
-        by_database: Whether its database makes every table on all replicas.
-        beside: What the paths of tables begin with that are made beside it. Macros such as ``{shard}`` stay: the
-            cluster may have other shards, whose servers are not to join this one's tables.
-        name: The text that gives each replica of such a table its name.
+        keeper: The name of the table's Keeper; usually ``default``.
+        path: The table's path in Keeper.
+        replica: The name of the replica on the connected server.
+        active: The names of the live replicas.
+        total: The number of replicas.
+        cluster: The cluster that reaches all replicas; empty if there is no such cluster, or only one replica.
+        by_database: Whether the table's database creates every table on all replicas.
+        beside: The prefix of the Keeper paths of our tables for this target. Macros such as ``{shard}`` stay
+            unexpanded, so that servers of other shards do not join these tables.
+        name: The pattern for the replica names of our tables.
     """
 
     keeper: str
@@ -76,11 +76,11 @@ class Replicas(NamedTuple):
         return self.by_database or bool(self.cluster) or self.total == 1
 
     def arguments(self, table: str) -> str:
-        """Return path and replica name of a table beside this one; empty where the database assigns them."""
+        """Return path and replica name for one of our tables; empty where the database assigns them."""
         return "" if self.by_database else f"'{self.beside}_{table}', {self.name}"
 
     def engine(self, engine: str, table: str) -> str:
-        """Return the table's engine clause *engine* for a table beside it, with its own path in Keeper."""
+        """Return the engine clause *engine* with the Keeper path of *table*."""
 
         def replace(match: re.Match[str]) -> str:
             arguments = self.arguments(table)
@@ -95,17 +95,17 @@ class TableFacts:
     The facts about a table.
 
     Attributes:
-        storage: The table that holds the rows: the inner table of a materialized view without
-            ``TO``, else the table itself.
-        engine_full: The storage's whole engine clause, keys and settings included.
-        rows: Rows in the table, None when the server does not know.
+        storage: The table that holds the rows: the inner table of a materialized view without ``TO``, else the table
+            itself.
+        engine_full: The complete engine clause of the storage, including keys and settings.
+        rows: Rows in the table; None if unknown.
         views: The materialized views that fire when rows are inserted into it.
-        replicas: How the storage is replicated; None when it is not.
-        allowances: Settings of a MergeTree that let a table like the storage be made, where the server would refuse
-            what it has from an older version or another configuration.
-        staging_database: Where staging tables are made; empty for the storage's own database.
-        database_engine: The engine of the database where staging tables are made.
-        definition: The statement that makes the storage, as the server shows it.
+        replicas: The replication of the storage; None for a plain table.
+        allowances: MergeTree settings that let the server create a copy of the storage, even where it would refuse such
+            a definition today.
+        staging_database: The database for staging tables; empty for the storage's own database.
+        database_engine: The engine of the database for staging tables.
+        definition: The storage's CREATE statement, as the server shows it.
     """
 
     name: TableName
@@ -125,12 +125,12 @@ class TableFacts:
 
     @property
     def beside(self) -> str:
-        """The database of staging tables; the announcement of a run is in the storage's own database."""
+        """The database of staging tables. (The announcement of a run is in the storage's own database.)"""
         return self.staging_database or self.storage.database
 
     @property
     def databases(self) -> tuple[str, ...]:
-        """The databases where tables of a backfill of it may be."""
+        """The databases that may hold tables of a backfill of this table."""
         return tuple(dict.fromkeys((self.storage.database, self.beside)))
 
     @property
@@ -140,7 +140,10 @@ class TableFacts:
 
     @property
     def old_syntax(self) -> bool:
-        """Whether it was made as ``MergeTree(date, key, 8192)``, of which no copy can have settings."""
+        """
+        Whether the table uses the old syntax ``MergeTree(date, key, 8192)``; copies of such a table
+        take no settings.
+        """
         return self.engine.endswith("MergeTree") and not _SORTED.search(self.engine_full)
 
     def column(self, name: str) -> Column | None:
@@ -165,7 +168,7 @@ class SelectFacts:
 
     Attributes:
         columns: Its result columns.
-        unstable: Functions in it that give another result each time, such as ``now``.
+        unstable: Functions of the SELECT whose result changes between executions, such as ``now``.
     """
 
     columns: tuple[Column, ...]
@@ -175,11 +178,11 @@ class SelectFacts:
 @dataclass(frozen=True, slots=True)
 class QuerySource:
     """
-    A table, view or other thing that a query tree names.
+    A table, view or table function that a query tree names.
 
     Attributes:
-        tree: Its own SELECT where it is a view that is looked into.
-        opaque: Whether it cannot be looked into, though the filtered table may lie behind it.
+        tree: The SELECT of a view; None for other sources.
+        opaque: Whether its content is unknown, although it may read the filtered table.
         holds_target: Whether its rows are the target's.
     """
 
@@ -204,13 +207,14 @@ class ScanFacts:
     How the server would read the source for a SELECT under a time filter.
 
     Attributes:
-        reads: How often the plan reads the source.
+        reads: How often the query plan reads the source.
         filtered: How many of these reads carry the filter.
         pruned: Whether the filter is used by an index (partition, min-max or primary key) on each read.
         row_wise: Whether each result row comes from one source row by itself.
-        tables: The tables whose parts are read, wherever the SELECT names something else, as ``database.table``.
-        tree: The SELECT as the server understands it.
-        sources: What that tree names, by the name it shows.
+        tables: The tables whose parts are read, as ``database.table``; the SELECT may name views or Distributed tables
+            instead.
+        tree: The query tree of the SELECT.
+        sources: The sources in that tree, by the name in the tree.
         times: The time column of each filtered table.
     """
 
@@ -226,15 +230,15 @@ class ScanFacts:
 
 class PartsFacts(NamedTuple):
     """
-    The parts of a table, and where its server begins to slow down and to refuse inserts.
+    The parts of a table, and the numbers of parts at which the server slows down or refuses inserts.
 
     Attributes:
-        partition: Id of the partition with the most parts.
-        parts: Active parts in it.
-        delay: From so many on, inserts are slowed down.
-        throw: From so many on, inserts are refused.
+        partition: Id of the partition with most parts.
+        parts: Active parts in this partition.
+        delay: Number of parts in a partition from which inserts are slowed down.
+        throw: Number of parts in a partition from which inserts are refused.
         total: Active parts in the whole table.
-        total_limit: From so many on, inserts are refused.
+        total_limit: Number of parts in the table from which inserts are refused.
         largest: Bytes of the largest partition.
     """
 
@@ -260,14 +264,14 @@ class MutationFacts(NamedTuple):
 
 class ReplicaFacts(NamedTuple):
     """
-    One replica of a table, on whichever server of the cluster it is.
+    One replica of a table, on any server of the cluster.
 
     Attributes:
-        delay: Seconds, as ClickHouse reckons them.
-        queue: Entries of its queue that bring or take parts; merges are not among them.
-        waits: For how many seconds the oldest entry of the queue has waited.
-        behind: Entries of Keeper's log that it has not taken into its queue yet.
-        dead: The replicas of the table that have no session with Keeper, as this one sees them.
+        delay: ClickHouse's ``absolute_delay``, in seconds.
+        queue: Queue entries that add or remove parts; merges do not count.
+        waits: Seconds that the oldest queue entry has waited.
+        behind: Entries of Keeper's log that the replica has not yet copied to its queue.
+        dead: The replicas without a session with Keeper, as this replica sees them.
     """
 
     table: TableName
@@ -284,7 +288,7 @@ class ReplicaFacts(NamedTuple):
 
 
 class QueueFacts(NamedTuple):
-    """Files of a Distributed table that its shards have not got yet."""
+    """Files of a Distributed table that wait to be sent to its shards."""
 
     table: TableName
     files: int
@@ -293,7 +297,7 @@ class QueueFacts(NamedTuple):
 
 
 class SpreadFacts(NamedTuple):
-    """A Distributed table over a target: its cluster, the shard of the server that was asked, and the other shards."""
+    """A Distributed table over a target: its cluster, the shard of the connected server, and the other shards."""
 
     table: TableName
     cluster: str
@@ -302,7 +306,7 @@ class SpreadFacts(NamedTuple):
 
 
 class DiskFacts(NamedTuple):
-    """A disk of the target's storage policy; *free* leaves out what is reserved or must stay free. In bytes."""
+    """A disk of the target's storage policy, in bytes; *free* excludes reserved space and space that must stay free."""
 
     name: str
     free: int
@@ -310,13 +314,13 @@ class DiskFacts(NamedTuple):
 
 class StagingFacts(NamedTuple):
     """
-    A table of ours that is no backup.
+    A table of the product, other than a backup.
 
     Attributes:
-        rows: None when not known.
-        age: Seconds since its last change; None where Keeper alone remembers it.
-        cluster: Where to drop it; empty for the server that was asked.
-        lost: Its path in Keeper, and the replicas that are left there, where no table has it any more.
+        rows: Rows in the table; None if unknown.
+        age: Seconds since its last change; None if the table exists only in Keeper.
+        cluster: The cluster for its DROP; empty for the connected server.
+        lost: The abandoned path in Keeper and its registered replicas, if no table uses the path any more.
     """
 
     table: TableName
@@ -328,7 +332,7 @@ class StagingFacts(NamedTuple):
 
 
 class QueryFacts(NamedTuple):
-    """A running query of the product, on another server of *cluster* when given; *seconds* is its age."""
+    """A running query of the product; *cluster* is set if it runs on another server, *seconds* is its age."""
 
     query_id: str
     plan_id: str
@@ -340,7 +344,7 @@ class QueryFacts(NamedTuple):
 
 
 class ConstrainedSetting(NamedTuple):
-    """A setting that we send and that this user may not set so."""
+    """A setting that the product sends and that this user may not set to this value."""
 
     name: str
     wanted: str
@@ -356,7 +360,7 @@ class MissingGrant(NamedTuple):
 
 
 class TtlFacts(NamedTuple):
-    """A TTL of the target that deletes rows, or empties a *column*; those of the window before *until* are past it."""
+    """A TTL of the target that deletes rows or resets a *column*; window rows before *until* have expired."""
 
     expression: str
     until: datetime | None
@@ -371,7 +375,7 @@ class PolicyFacts(NamedTuple):
 
 
 class EpochFacts(NamedTuple):
-    """An integer time column: a value in it, its declared unit, and the unit that makes the value a recent date."""
+    """An integer time column: a sample value, its declared unit, and the unit in which the value is a recent date."""
 
     table: TableName
     column: str
@@ -386,7 +390,7 @@ class Nondeterminism(NamedTuple):
     statement: str
     functions: tuple[str, ...]
     unordered: str
-    """``LIMIT BY`` or the like that no sort stands under; empty when there is none."""
+    """The clause (such as ``LIMIT BY``) that picks rows without a sort; empty if there is none."""
 
 
 class CutoverFacts(NamedTuple):
@@ -395,9 +399,9 @@ class CutoverFacts(NamedTuple):
 
     Attributes:
         now: The server's time.
-        rows: How many rows the target holds in the window.
-        first: The first instant of these; None without rows or time column.
-        fed_by: The views that write to the target whenever rows come into their source.
+        rows: Rows of the target in the window.
+        first: The earliest time of these rows; None without rows or time column.
+        fed_by: The views that write to the target on each insert into their source.
     """
 
     now: datetime
@@ -407,14 +411,14 @@ class CutoverFacts(NamedTuple):
 
 
 class Misalignment(NamedTuple):
-    """Why the plan's chunk bounds do not fit the tables as they are now, and what to pass instead."""
+    """Why the plan's chunk bounds do not fit the current tables, and which flags to pass instead."""
 
     message: str
     proposal: Command | None
 
 
 class StatementScan(NamedTuple):
-    """The server's reads of a statement's source; *error* when the server now refuses the statement."""
+    """The server's reads of a statement's source, or the *error* with which the server refused the statement."""
 
     statement: str
     source: TableName
@@ -428,11 +432,11 @@ class Estimate:
     Rows that the source holds per chunk of a plan.
 
     Attributes:
-        chunks: Chunks of the plan.
-        looked_at: Chunks that were looked at; fewer than *chunks* for a sample.
-        filled: How many of these hold rows; smallest, median and largest are among them.
-        exact: Counted rather than estimated from the index.
-        bytes_per_row: What the source's rows take on disk; None when that is not known.
+        chunks: Number of chunks of the plan.
+        looked_at: Number of chunks that were counted; fewer than *chunks* for a sample.
+        filled: Number of counted chunks with rows; *smallest*, *median* and *largest* refer to these.
+        exact: Whether rows were counted rather than estimated from the index.
+        bytes_per_row: Bytes on disk per source row; None if unknown.
     """
 
     chunks: int
@@ -446,7 +450,7 @@ class Estimate:
 
     @property
     def rows(self) -> int:
-        """About how many there are in the whole window."""
+        """The approximate number of rows in the whole window."""
         return round(self.median * self.filled * self.chunks / max(self.looked_at, 1))
 
 
@@ -456,26 +460,26 @@ class ServerFacts:
     The facts of a server, for one plan or for one target.
 
     Attributes:
-        address: Where it is.
-        version: Its version, such as ``(26, 7, 2, 1)``.
-        user: Who asks.
-        target: The target's name; None where nothing was looked at.
-        storage: The table that holds the target's rows; None when there is no such target.
+        address: The address of the server.
+        version: The server's version, such as ``(26, 7, 2, 1)``.
+        user: The connected user.
+        target: The target's name; None if no table was inspected.
+        storage: The table that holds the target's rows; None if the target does not exist.
         engine: That table's engine.
         views_fired: Views that an INSERT into the target fires.
-        view_targets: The tables that those of them write to which hold no rows themselves.
+        view_targets: The tables that these views write to, for views without an inner table.
         views_refreshed: Refreshable views that write to the target on their schedule.
         known_plans: Ids of all plans in this state folder.
-        partitions_per_chunk: Partitions that the rows of one chunk fall into; None when not known.
+        partitions_per_chunk: Partitions per chunk; None if unknown.
         partitions_limit: ``max_partitions_per_insert_block`` of this user.
-        drop_limit: ``max_partition_size_to_drop`` of the server in bytes, 0 for none; None when not known.
-        drop_limit_tied: Whether this user may not lift that limit for a query.
-        token_window: ``non_replicated_deduplication_window`` of the target; None when it does not apply.
-        proposed_hours: A chunk size that suits the estimate and fits the tables; None when none was found.
-        unseen: What could not be looked at, and why, one sentence each.
-        balanced: Whether different servers were met behind the address.
-        target_replicas: How the target is replicated; None when it is not.
-        quorum: How many replicas each of the user's inserts into the target must reach; 0 for no such demand.
+        drop_limit: ``max_partition_size_to_drop`` of the server in bytes; 0 means no limit, None unknown.
+        drop_limit_tied: Whether this user is forbidden to lift that limit for a query.
+        token_window: ``non_replicated_deduplication_window`` of the target; None if deduplication does not apply.
+        proposed_hours: A chunk length that suits the estimate and fits the tables; None if none was found.
+        unseen: The checks that could not be made, with the reason, one sentence each.
+        balanced: Whether different servers answer at the address.
+        target_replicas: The target's replication; None for a plain table.
+        quorum: The user's ``insert_quorum`` for the target; 0 for none.
     """
 
     address: str = ""

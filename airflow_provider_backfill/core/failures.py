@@ -1,4 +1,4 @@
-"""Failed chunks for people: short errors, and equal ones grouped with their windows. Pure."""
+"""Short errors of failed chunks, grouped with the windows of the chunks. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -7,13 +7,13 @@ from typing import NamedTuple
 from .plan import Chunk
 
 _NOISE_BEHIND = (": while executing ", ": While executing ", ": in scope ", ": In scope ")
-# The code and the name of the error, as the client appends them.
+# The error's code and name, as the client appends them.
 _CODE = re.compile(r"\(\d{1,6}(?: [A-Z0-9_]+)?\)$")
 _PREFIX = "ClickHouse refused the statement: "
 
 
 class FailureGroup(NamedTuple):
-    """One error, and the chunks that ended with it, in time order."""
+    """One error and the chunks that failed with it, in time order."""
 
     error: str
     chunks: tuple[Chunk, ...]
@@ -23,8 +23,7 @@ def short_error(message: str) -> str:
     """
     Return the part of an error that a person acts on.
 
-    What the server appends about the place in its own query plan goes; the code and the name in
-    parentheses at the end stay.
+    Remove the server's remarks about its query plan. Keep the code and the name in parentheses at the end.
     """
     text = message.removeprefix(_PREFIX)
     cut = min((at for mark in _NOISE_BEHIND if (at := text.find(mark)) > 0), default=-1)
@@ -35,7 +34,7 @@ def short_error(message: str) -> str:
 
 
 def group_failures(failed: Iterable[tuple[Chunk, str]]) -> list[FailureGroup]:
-    """Group failed chunks by their short error; the error that hit most chunks comes first."""
+    """Group failed chunks by their short error; the most frequent error comes first."""
     groups: dict[str, list[Chunk]] = {}
     for chunk, error in failed:
         groups.setdefault(short_error(error), []).append(chunk)

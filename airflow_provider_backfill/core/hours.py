@@ -1,7 +1,7 @@
 """
-When a run may start chunks: hours of the day in a time zone, and a time at which it stops.
+Decide when a run may start chunks: hours of the day in a time zone, and a stop time.
 
-Pure: the time comes in.
+Pure: the caller passes the time.
 """
 
 import re
@@ -18,12 +18,12 @@ _DAY = 24 * 60
 
 class AllowedHours(NamedTuple):
     """
-    Hours of every day, half-open: from *first* up to *last*, over midnight where *last* is the smaller one.
+    Half-open hours of every day, from *first* to *last*; they pass midnight if *last* is smaller.
 
     Attributes:
         first: Minutes after midnight.
         last: Minutes after midnight; never *first*.
-        zone: A name of the IANA database, whose clocks they are of.
+        zone: The IANA name of the time zone of these hours.
     """
 
     first: int
@@ -31,7 +31,7 @@ class AllowedHours(NamedTuple):
     zone: str = "UTC"
 
     def allows(self, moment: datetime) -> bool:
-        """Whether a chunk may start at *moment*, by the clocks of the zone, summer time included."""
+        """Return whether a chunk may start at *moment*, in the zone's local time, including summer time."""
         local = moment.astimezone(UTC if self.zone == "UTC" else load_zone(self.zone))
         minute = local.hour * 60 + local.minute
         if self.first < self.last:
@@ -40,7 +40,7 @@ class AllowedHours(NamedTuple):
 
     @property
     def text(self) -> str:
-        """As a person reads it: ``22:00 to 06:00 Europe/Berlin``."""
+        """The hours for people: ``22:00 to 06:00 Europe/Berlin``."""
         return f"{_clock(self.first)} to {_clock(self.last)} {self.zone}"
 
 
@@ -49,21 +49,21 @@ class Schedule(NamedTuple):
     When a worker may start chunks. Running chunks are not stopped.
 
     Attributes:
-        hours: Only in these hours; at any time when None.
-        stop_at: None from then on; never when None.
+        hours: The allowed hours; None for any time.
+        stop_at: No chunk starts from this instant on; None for no such limit.
     """
 
     hours: AllowedHours | None = None
     stop_at: datetime | None = None
 
     def reason_to_wait(self, now: datetime) -> str:
-        """Return why no chunk may start now; empty when one may."""
+        """Return why no chunk may start now; empty if one may."""
         if self.hours is None or self.hours.allows(now):
             return ""
         return f"chunks start from {self.hours.text} only"
 
     def is_over(self, now: datetime) -> bool:
-        """Whether no chunk may start any more."""
+        """Return whether no chunk may start any more."""
         return self.stop_at is not None and now >= self.stop_at
 
 
@@ -72,10 +72,10 @@ ANY_TIME = Schedule()
 
 def read_schedule(hours: str | None, stop_at: str | None, zone: str | None, now: datetime) -> Schedule:
     """
-    Read when a run may start chunks, from the texts of a user; None is not given.
+    Read when a run may start chunks from a user's texts; None means not given.
 
     Raises:
-        RequestError: One of them is wrong, or a zone has no time of day to belong to.
+        RequestError: A text is invalid, or a zone comes without a time of day.
     """
     if zone is not None and hours is None and stop_at is None:
         raise RequestError(
@@ -90,10 +90,10 @@ def read_schedule(hours: str | None, stop_at: str | None, zone: str | None, now:
 
 def check_limits(max_load: object, max_failures: object) -> None:
     """
-    Check how much load and how many failures a run bears.
+    Check the limits of load and failures.
 
     Raises:
-        RequestError: The load is no share of 1, or the failures are no whole number above 0.
+        RequestError: The load is not a share of 1, or the number of failures is not an integer above 0.
     """
     if isinstance(max_load, bool) or not isinstance(max_load, int | float) or not 0 < max_load <= 1:
         raise RequestError(f"The maximum load is {max_load!r}.", hint="pass a share above 0 and up to 1, such as 0.8")
@@ -112,7 +112,7 @@ def parse_hours(text: str, zone: str | None = None) -> AllowedHours:
     Read ``22-06`` or ``22:30-06:00``.
 
     Raises:
-        RequestError: No such hours, hours that are empty, or no such zone.
+        RequestError: The hours are invalid or empty, or the zone does not exist.
     """
     first, dash, last = text.strip().partition("-")
     bounds = [_minutes(part.strip()) for part in (first, last)]
@@ -136,13 +136,13 @@ def _minutes(text: str) -> int | None:
 
 def parse_stop(text: str, now: datetime, zone: str | None = None) -> datetime:
     """
-    Read when a run is to stop: an instant (``2025-01-31T06:00:00Z``), or a time of day (``06:00``) that comes next.
+    Read when a run stops: an instant (``2025-01-31T06:00:00Z``), or the next such time of day (``06:00``).
 
     Args:
-        zone: Whose clocks a time of day is of; UTC when None.
+        zone: The zone of a time of day; UTC if None.
 
     Raises:
-        RequestError: No such time, or one that has passed.
+        RequestError: The time is invalid or has passed.
     """
     minutes = _minutes(text.strip()) if ":" in text and "-" not in text else None
     if minutes is None:
@@ -162,5 +162,5 @@ def parse_stop(text: str, now: datetime, zone: str | None = None) -> datetime:
 
 def _at(local: datetime, minutes: int, days: int) -> datetime:
     day = (local + timedelta(days=days)).replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
-    # The clock's time of that day, which may be more or fewer minutes after its midnight.
+    # Set the local time of that day; minutes since midnight differ on days with a clock change.
     return (day + timedelta(minutes=minutes)).astimezone(UTC)

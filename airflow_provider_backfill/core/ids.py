@@ -1,7 +1,7 @@
 """
-Identities of plans and chunks, computed equally by other tools.
+Compute the ids of plans and chunks, in the same way as other tools.
 
-Source of every rule: the contract's identity section. Pure: standard library only.
+The rules are fixed, because other tools compute the same ids. Pure: standard library only.
 """
 
 import hashlib
@@ -17,20 +17,20 @@ def plan_id(target: str, start: datetime, end: datetime, length: float | str, ti
     Return the plan's identity: 16 hex digits of a SHA-256 over target, window, chunk length and time column.
 
     Args:
-        length: Hours, or the text of :class:`.chunking.Chunking`, which for hours alone is the same.
+        length: Hours, or the text of a :class:`.chunking.Chunking`; both give the same id.
     """
     size = length if isinstance(length, str) else render_chunk_hours(length)
     return _sha256(f"{target}|{render_instant(start)}|{render_instant(end)}|{size}|{time_column}")[:16]
 
 
 def chunk_id(plan_id: str, start: datetime, end: datetime, key_range: str = "", shard: int = 0) -> str:
-    """Return the identity of the chunk ``[start, end)`` of a plan, or of a part by key or shard: 16 hex digits."""
+    """Return the id of the chunk ``[start, end)``, or of its part by key or shard: 16 hex digits."""
     part = _part(key_range, shard)
     return _sha256(f"chunk:{plan_id}:{render_instant(start)}:{render_instant(end)}{part}")[:16]
 
 
 def idempotency_token(plan_id: str, start: datetime, end: datetime, key_range: str = "", shard: int = 0) -> str:
-    """Return the deduplication token of the chunk ``[start, end)`` of a plan, or of a part of it: 64 hex digits."""
+    """Return the deduplication token of the chunk ``[start, end)``, or of its part by key or shard: 64 hex digits."""
     part = _part(key_range, shard)
     return _sha256(f"token:{plan_id}:{render_instant(start)}:{render_instant(end)}{part}")
 
@@ -47,10 +47,10 @@ def iter_chunks(
     plan_id: str, slices: Iterable[Slice], shards: Sequence[int] = (0,)
 ) -> Iterator[tuple[str, datetime, datetime, str, int]]:
     """
-    Yield ``(chunk id, start, end, "", shard)`` of each of *slices*, which touch, on each shard, in constant memory.
+    Yield ``(chunk id, start, end, "", shard)`` for each of the adjacent *slices* on each shard, in constant memory.
 
-    The ids are those of :func:`chunk_id`, at a third of its cost: each bound is rendered once,
-    and what all texts begin with is hashed once.
+    The ids equal those of :func:`chunk_id` at a third of the cost: each bound is rendered one time, and the common
+    prefix is hashed one time.
     """
     common = hashlib.sha256(f"chunk:{plan_id}".encode())
     before = ""

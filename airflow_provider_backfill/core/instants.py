@@ -1,5 +1,5 @@
 """
-Instants: read, write, and convert to milliseconds.
+Read and write instants, and convert them to milliseconds.
 
 Pure: standard library only.
 """
@@ -31,7 +31,7 @@ _OTHER_DATES = (
 
 
 def _spelled_otherwise(text: str) -> str:
-    """Return the calendar date of *text* in ISO spelling; empty when it is no date or ambiguous."""
+    """Return the calendar date of *text* in ISO format; empty if it is no date or ambiguous."""
     for pattern in _OTHER_DATES:
         if match := pattern.fullmatch(text):
             try:
@@ -45,12 +45,11 @@ def parse_instant(text: str) -> datetime:
     """
     Read an ISO 8601 date or date-time as an aware UTC datetime, truncated to whole milliseconds.
 
-    ``2025``, ``2025-03`` and ``2025-03-01`` mean 00:00 UTC of their first day. A date-time
-    without an offset means UTC, whatever the machine's zone; ``24:00`` is the next midnight.
+    ``2025``, ``2025-03`` and ``2025-03-01`` mean 00:00 UTC of their first day. A date-time without an offset means UTC,
+    in any zone of the machine. ``24:00`` is the next midnight.
 
     Raises:
-        RequestError: The text is no such date (``1``, ``yesterday``) or names a day that does
-            not exist (``2025-02-30``).
+        RequestError: The text is not an ISO date (``1``, ``yesterday``), or the day does not exist (``2025-02-30``).
     """
     match = _INSTANT.fullmatch(text.strip())
     if match is None:
@@ -93,28 +92,28 @@ def _offset(text: str | None) -> timedelta:
 
 def render_instant(moment: datetime) -> str:
     """
-    Write an aware datetime as ``2025-01-01T00:00:00.000Z``: UTC, three digits, finer ones truncated.
+    Write an aware datetime as ``2025-01-01T00:00:00.000Z``: UTC, milliseconds, finer digits truncated.
 
     Raises:
-        ValueError: The datetime is naive, so it names no instant.
+        ValueError: The datetime is naive and so names no instant.
     """
     if moment.tzinfo is None:
         raise ValueError(f"a naive datetime names no instant: {moment!r}")
-    # isoformat is four times as fast as strftime, and pads years before 1000 by itself.
+    # isoformat is four times as fast as strftime, and pads years before 1000.
     utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
     return utc.isoformat(timespec="milliseconds")[:23] + "Z"
 
 
 def to_ms(moment: datetime) -> int:
-    """Whole milliseconds since 1970-01-01 UTC, rounded down."""
+    """Return whole milliseconds since 1970-01-01 UTC, rounded down."""
     return (moment - _EPOCH) // _MS
 
 
 def from_ms(value: float) -> datetime:
-    """Return the UTC datetime of *value* milliseconds since 1970, fractions cut off towards zero."""
+    """Return the UTC datetime of *value* milliseconds since 1970, truncated towards zero."""
     return _EPOCH + math.trunc(value) * _MS
 
 
 def short_instant(moment: datetime) -> str:
-    """Return an instant as a person types it: the date alone at midnight."""
+    """Return an instant as a person types it: the date alone for midnight."""
     return render_instant(moment).removesuffix("T00:00:00.000Z").replace(".000Z", "Z")

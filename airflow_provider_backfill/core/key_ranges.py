@@ -1,9 +1,9 @@
 """
-Cut the rows of one window by their sorting key, where time cannot cut them any further.
+Cut the rows of one window by their sorting key, where time cannot cut them further.
 
-A range is a condition on the key's columns that is added to the time filter; the index prunes by
-it. The ranges of a window are disjoint, and every row lies in one of them.
-Pure: a sample of keys, sorted by the server, comes in as text.
+A range is a condition on the key's columns, added to the time filter, and the index prunes by both. The ranges of a
+window are disjoint, and every row lies in one range. Pure: the caller passes a sample of keys, sorted by the server, as
+text.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,12 +22,12 @@ class KeyColumn(NamedTuple):
 
     @property
     def orderable(self) -> bool:
-        """Whether a value can be written as a literal that compares as the column sorts: no NULL, no NaN."""
+        """Whether a literal can be compared as the column sorts. A column with NULL or NaN has no such literals."""
         return self.type.startswith(_ORDERABLE)
 
     @property
     def as_text(self) -> str:
-        """SQL for the value as text that :meth:`literal` reads back, whatever the column's time zone is."""
+        """SQL for the value as text, independent of the column's time zone; :meth:`literal` reads the text."""
         inner = unwrap_type(self.type)
         return (
             f"toString(toTimeZone({self.expression}, 'UTC'))"
@@ -56,18 +56,18 @@ def cut_by_key(
     columns: Sequence[KeyColumn], sample: Sequence[Sequence[str]], pieces: int, within: str = ""
 ) -> list[str]:
     """
-    Conditions that cut the rows a sample was drawn from into at least *pieces* of about the same size.
+    Return conditions that cut the sampled rows into at least *pieces* of about the same size.
 
-    A value of the first column that has more rows than a piece may have is cut by the second, and so on.
+    Where one value of the first column has too many rows for a piece, the second column cuts them, and so on.
 
     Args:
         columns: The leading elements of the sorting key that are orderable.
         sample: Keys as text, sorted as the key sorts.
-        pieces: How many pieces are wanted.
-        within: The condition that the rows meet already; it is part of each of the new ones.
+        pieces: The number of pieces.
+        within: A condition that all rows meet; it is part of each new condition.
 
     Returns:
-        The conditions; just *within* when the sample has one key only.
+        The conditions; only *within* if the sample has a single key.
     """
     return list(_ranges(columns, sample, len(sample) / pieces, within))
 
@@ -82,7 +82,7 @@ def _ranges(columns: Sequence[KeyColumn], sample: Sequence[Sequence[str]], most:
         keys = list(group)
         at = column.literal(value)
         if len(keys) > most and rest:
-            # Also where the sample has nothing: the source may have rows there.
+            # Keep ranges without sampled rows, since the source may have rows there.
             yield _all(prefix, lower, f"({column.expression}) < {at}")
             yield from _ranges(rest, [key[1:] for key in keys], most, _all(prefix, f"({column.expression}) = {at}"))
             lower, count = f"({column.expression}) > {at}", 0
@@ -100,12 +100,12 @@ def _all(*conditions: str) -> str:
 
 def cut_by_hash(columns: Sequence[KeyColumn], pieces: int, within: str = "") -> list[str]:
     """
-    Conditions that cut rows into *pieces* by a hash of their key: each reads all of them, and keeps its share.
+    Return conditions that cut rows into *pieces* by a hash of their key. Each piece reads all rows and keeps its share.
 
     Args:
-        within: The condition that the rows meet already. A hash in it is another one, so that it can be cut again.
+        within: A condition that all rows meet. It may contain an earlier cut by hash; the new hash is a different one.
     """
     key = ", ".join(column.expression for column in columns)
-    # The hash of a bare NULL is NULL, that of a tuple is not.
+    # The hash of a bare NULL is NULL; the hash of a tuple is not.
     share = f"cityHash64(tuple({len(within)}, {key})) % {pieces}"
     return [_all(within, f"{share} = {piece}") for piece in range(pieces)]

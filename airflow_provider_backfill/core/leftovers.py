@@ -1,4 +1,4 @@
-"""Leftovers of backfills on a server, and which of them are unneeded. Pure."""
+"""Decide which leftovers of backfills on a server are no longer needed. Pure."""
 
 import re
 from enum import StrEnum
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from .facts import StagingFacts
 from .run_state import ChunkStatus, Run, RunStatus
 
-# So long after its last change a table that no run here explains is taken for left behind.
+# A table without a run in this folder counts as abandoned this long after its last change.
 FRESH_SECONDS = 3600
 
 _NAME = re.compile(
@@ -19,7 +19,7 @@ _NAME = re.compile(
 
 
 class LeftoverKind(StrEnum):
-    """The purpose of a table of the product; a plan's backup has none of these."""
+    """The purpose of a table of the product; a plan's backup is none of these."""
 
     STAGING = "staging"
     FENCE = "fence"
@@ -28,11 +28,11 @@ class LeftoverKind(StrEnum):
 
 class Leftover(NamedTuple):
     """
-    A table of the product, known by its name.
+    A table of the product, identified by its name.
 
     Attributes:
-        chunk_id: Empty unless it is a staging table.
-        sealed: Whether it was renamed after it was verified, as every table is that may be published by its name.
+        chunk_id: The chunk of a staging table; empty for other tables.
+        sealed: Whether the table has the name that verified staging tables get before publication.
     """
 
     plan_id: str
@@ -43,12 +43,12 @@ class Leftover(NamedTuple):
 
 class Standing(NamedTuple):
     """
-    The facts of a plan whose tables exist.
+    A plan whose tables exist, and the use of these tables.
 
     Attributes:
-        run: None when the state folder does not have the plan.
-        readable: Whether its files could be read.
-        at_work: Who is at work on it, in words; empty when nobody is seen to be.
+        run: The plan's run; None if the state folder does not have the plan.
+        readable: Whether the plan's files could be read.
+        at_work: The active worker of the plan, in words; empty if none is known.
     """
 
     run: Run | None
@@ -57,14 +57,14 @@ class Standing(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Whether a table may go, and why, or why not: a sentence without its full stop."""
+    """Whether a table may be dropped, and why: a sentence without its full stop."""
 
     removable: bool
     reason: str
 
 
 def read_name(name: str) -> Leftover | None:
-    """Parse the name of a table of the product; None for any other table, also for a backup."""
+    """Parse the name of a table of the product; None for backups and for tables of others."""
     match = _NAME.fullmatch(name)
     if match is None or (match["trial"] is not None) != name.startswith("backfill_trial_"):
         return None
@@ -77,7 +77,7 @@ def judge_leftover(table: StagingFacts, standing: Standing) -> Verdict:
     """
     Decide whether a table may be dropped.
 
-    Never while somebody may be at work on its plan, and never when a resume of the plan needs it.
+    Keep a table while a worker may be active on its plan, or while a resume of the plan needs the table.
     """
     leftover, run = read_name(table.table.table), standing.run
     if leftover is None:
@@ -91,7 +91,7 @@ def judge_leftover(table: StagingFacts, standing: Standing) -> Verdict:
         return Verdict(not fresh, "it is less than an hour old" if fresh else "its trial is over")
     status = RunStatus.PLANNED if run is None else run.status
     if run is None or status is RunStatus.PLANNED:
-        # Another folder may have the same plan, and run it.
+        # Another folder may have the same plan and run it.
         about = "its plan is not in this state folder" if run is None else "its plan was never run from this folder"
         return Verdict(not fresh, f"{about}, and it is less than an hour old" if fresh else about)
     if status is RunStatus.COMPLETED or status is RunStatus.UNDONE:
@@ -100,7 +100,7 @@ def judge_leftover(table: StagingFacts, standing: Standing) -> Verdict:
     if status is not RunStatus.CANCELLED and not waived:
         return Verdict(False, f"its plan is {status}, and will drop it when it is completed")
     state = run.state(leftover.chunk_id)
-    # Nothing is published from a table that was not sealed, by its name or by the log.
+    # Only sealed tables are published; the name or the log shows the seal.
     publishable = state.verified and (leftover.sealed or state.staged is not None)
     if leftover.chunk_id and state.status is not ChunkStatus.DONE and publishable:
         return Verdict(False, "rows of its chunk may be in the target in part, and `resume` needs it to finish them")

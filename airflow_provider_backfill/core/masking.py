@@ -1,17 +1,20 @@
 """
-Mask secrets in text from outside: a server's error, a SELECT, a view's definition.
+Mask secrets in text from outside: errors of a server, SELECTs, definitions of views.
 
 Mask the user information of an address, the values of names such as ``password``, and the literals of functions that
-take credentials by position. Prefer to mask too much. The time is linear in the length of any text. The module is pure.
+take credentials by position. In doubt, mask. The time is linear in the length of the text. Pure.
 """
 
 import re
 
 MASK = "…"
 MESSAGE_LIMIT = 4_000
-"""Characters of a message that are kept: enough for a person, and for the log of a chunk that fails often."""
+"""
+The maximum length of a stored message: enough for a person, and short enough for the log of a chunk
+that fails often.
+"""
 
-# The characters that end an address: white space, quotes, and others that addresses do not contain.
+# Characters that end an address: white space, quotes, and characters that addresses do not contain.
 _ENDS = " \t\n'\"`<>"
 _TOKEN = re.compile(r"[^\s'\"`<>]+")
 _NAMES = (
@@ -19,13 +22,13 @@ _NAMES = (
     r"|key|(?:access|account|api|private|secret|shared|encryption|aws)[_-]?(?:access[_-]?)?key(?:[_-]?id)?"
     r"|(?:x-)?(?:api|auth|amz|goog)[a-z-]{0,40}|authorization|identified\s{1,8}(?:with\s{1,8}\w{1,40}\s{1,8})?by"
 )
-# A name, without its first words (aws_, X-Amz-), and the sign that assigns its value.
+# The last word of a name (without prefixes such as aws_ or X-Amz-) and the sign that assigns the value.
 _NAMED = re.compile(
     rf"(?<![a-z0-9])(?P<name>{_NAMES})(?P<closed>['\"`]?)"
     r"(?P<sign>[ \t]{0,4}(?:=>|==|=|:(?!:))[ \t]{0,4}|%3d|[ \t]{1,4}(?=['\"]))",
     re.IGNORECASE,
 )
-# Words that are names of columns, tables and keys as well: a value of theirs is one only behind a sign that says so.
+# Words that are also common names of columns, tables and keys: mask their values only behind an assignment sign.
 _COMMON = frozenset({"key", "token", "secret", "auth", "signature", "pass", "sas", "sig", "credential", "credentials"})
 _BARE = re.compile(r"(?:(?:Bearer|Basic|Digest|AWS4-HMAC-SHA256)[ \t]{1,4})?[^\s&,;)}\]'\"`]+", re.IGNORECASE)
 _CALL = re.compile(
@@ -35,7 +38,7 @@ _CALL = re.compile(
     r"|(?:try)?(?:en|de)crypt|aes_(?:en|de)crypt_mysql|HMAC)(?:Cluster)?)\s{0,8}\(",
     re.IGNORECASE,
 )
-# The pieces of a call: comments, literals, names, parentheses. Each begins where the last one ended.
+# The pieces of a call: comments, literals, names, parentheses. Each piece begins at the end of the last.
 _PIECE = re.compile(
     r"--[^\n]*|/\*.*?(?:\*/|\Z)|\$(?P<tag>\w{0,40})\$.*?(?:\$(?P=tag)\$|\Z)|'(?:[^'\\]|\\.|'')*(?:'|\Z)"
     r"|`(?:[^`\\]|\\.)*(?:`|\Z)|\"(?:[^\"\\]|\\.)*(?:\"|\Z)|[()]|[^-/$'`\"()]+|.",
@@ -47,7 +50,7 @@ _QUOTED = {
 
 
 def mask_secrets(text: str) -> str:
-    """Return the text with ``…`` in place of secrets, also of possible ones."""
+    """Return the text with ``…`` in place of secrets and of possible secrets."""
     if "(" in text:
         text = _mask_calls(text)
     return _mask_named(_TOKEN.sub(_mask_address, text))
@@ -55,9 +58,9 @@ def mask_secrets(text: str) -> str:
 
 def shorten_message(text: str) -> str:
     """
-    Return a message of bounded length; call this before any search in the text.
+    Return a message of bounded length. Call this function before any search in the text.
 
-    The end of a longer one is cut where no half of an address is left, since the other half tells that it is one.
+    A long message is never cut inside an address: the first half alone would not look like one.
     """
     if len(text) <= MESSAGE_LIMIT:
         return text
@@ -66,12 +69,12 @@ def shorten_message(text: str) -> str:
 
 
 def mask_message(text: str) -> str:
-    """Return a message that may be stored and shown: without secrets, and of bounded length."""
+    """Return a message that may be stored and shown: bounded in length and without secrets."""
     return mask_secrets(shorten_message(text))
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a parameter of that name holds a credential."""
+    """Return whether a parameter of that name holds a credential."""
     found = _NAMED.search(f"{name[:200]}=")
     return found is not None and found.end() == len(name[:200]) + 1
 
@@ -89,7 +92,7 @@ def literal_calls(select: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-# How many literals a call may have before one of them can be a credential: address and format, or address and tables.
+# The number of literals that cannot contain a credential: address and format, or address and tables.
 _HARMLESS = {"s3": 2, "gcs": 2, "s3cluster": 3, "url": 3, "urlcluster": 4, "hdfs": 3, "hdfscluster": 4, "remote": 3}
 
 
@@ -101,13 +104,13 @@ def _mask_calls(text: str) -> str:
         literals = 0
         for piece in pieces:
             literals += piece[0] in "'$"
-            # The first argument is a place or a method; its secrets have names or are part of an address.
+            # Keep the first argument: it is an address or a method, whose secrets are masked by other rules.
             kept.append(f"'{MASK}'" if piece[0] in "'$" and literals > 1 and len(piece) > 2 else piece)
     return "".join([*kept, text[position:]])
 
 
 def _pieces(text: str, position: int) -> tuple[list[str], int]:
-    """Return the pieces of a call from behind its parenthesis to the one that closes it, and the place behind them."""
+    """Return the pieces of a call after its opening parenthesis up to the closing one, and the position after them."""
     pieces, depth = [], 1
     while depth and (piece := _PIECE.match(text, position)) is not None:
         position = piece.end()
@@ -117,17 +120,17 @@ def _pieces(text: str, position: int) -> tuple[list[str], int]:
 
 
 def _mask_address(match: re.Match[str]) -> str:
-    """Return a word without its user information: all between ``://``, or the word's begin, and its last ``@``."""
+    """Return a word without its user information: from ``://`` or the word's beginning to its last ``@``."""
     word = match[0]
     before, at, after = word.rpartition("@")
     if not at:
         scheme, separator, rest = word.partition("://")
         port = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("]")[2].partition(":")[2].rstrip(".,;:)")
-        # A user and the beginning of a password, of which a server or a client has cut the end.
+        # A server or client may have cut the address after the user and the beginning of a password.
         return f"{scheme}://{MASK}" if separator and port and not port.isdigit() else word
     begin = before.find("://")
     if begin >= 0:
-        # A password may hold a slash or another @ by mistake; a path with an @ and no colon before it has none.
+        # A password may contain a slash or an ``@`` by mistake. A path with an ``@`` and no colon has no password.
         user = before[begin + 3 :]
         masked = ":" in user or "/" not in user
         return f"{before[: begin + 3]}{MASK}@{after}" if masked else word

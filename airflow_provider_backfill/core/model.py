@@ -1,7 +1,7 @@
 """
-Shared parts of stored values: the format number, JSON types, and the base model.
+Define the shared parts of stored values: format number, JSON types and base model.
 
-Python names are snake_case; in JSON the keys are camelCase.
+Python names are snake_case; JSON keys are camelCase.
 """
 
 from datetime import datetime
@@ -16,19 +16,19 @@ from .names import parse_table, show_table
 from .tables import TableName
 
 FORMAT = 2
-"""The number that every state file carries; another one was written by another version."""
+"""The format number in every state file. Other versions of the product may write other numbers."""
 
 
 def _instant(value: object) -> object:
     """Return an instant as a file stores it, so that values in memory and on disk are equal."""
     if isinstance(value, str):
         try:
-            # As we write it; ten times as fast, and a log has two in every line.
+            # The product's own format: reading it this way is ten times as fast, and each log line has two instants.
             if len(value) == 24 and value.endswith("Z"):
                 return datetime.fromisoformat(value)
             return parse_instant(value)
         except RequestError as error:
-            # pydantic reports this error with its place. The text comes from a file, not from a user.
+            # pydantic adds the place to this error. The text comes from a file, not from a user.
             raise ValueError(error.message) from None
     return from_ms(to_ms(value)) if isinstance(value, datetime) else value
 
@@ -70,11 +70,11 @@ def whole(value: float) -> float:
 
 
 Number = Annotated[float, PlainSerializer(whole)]
-"""A float, in JSON without the fraction it does not have."""
+"""A float that JSON shows without a superfluous fraction: 6 rather than 6.0."""
 
 
 class Model(BaseModel):
-    """A frozen value with camelCase keys in JSON; unknown keys are refused. Built when it is first used."""
+    """A frozen value with camelCase JSON keys that refuses unknown keys. pydantic builds the model on first use."""
 
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid", defer_build=True

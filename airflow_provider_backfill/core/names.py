@@ -1,4 +1,4 @@
-"""The names of tables and columns: read, shown, quoted. Pure."""
+"""Parse, show and quote the names of tables and columns. Pure."""
 
 import re
 
@@ -11,10 +11,10 @@ _NAME = re.compile(r"`((?:[^`\\]|\\.|``)+)`|\"((?:[^\"\\]|\\.|\"\")+)\"|([^\W\d]
 
 def parse_table(text: str, what: str) -> TableName:
     """
-    Read ``database.table``; parts with other characters than letters, digits, ``_`` and ``-`` stand in backticks.
+    Read ``database.table``; parts with characters other than letters, digits, ``_`` and ``-`` need backticks.
 
     Raises:
-        RequestError: It is not such a name; *what* (``target``, ``source``) is named in the message.
+        RequestError: The text is no such name; the message names *what* it was for (``target``, ``source``).
     """
     trimmed = text.strip()
     first = _NAME.match(trimmed)
@@ -40,7 +40,7 @@ def _unquoted(match: re.Match[str]) -> str:
 
 
 def show_table(name: TableName) -> str:
-    """Return the name for a plan: bare if possible, otherwise in backticks, so that parsing restores it."""
+    """Return the name as a plan stores it: bare if possible, otherwise in backticks. :func:`parse_table` reads both."""
     return ".".join(part if _WORD.fullmatch(part) else quote(part) for part in name)
 
 
@@ -50,10 +50,10 @@ def quote(name: str) -> str:
 
 
 def is_expression(column: str) -> bool:
-    """Whether a time column is an expression over the table's columns: it stands in parentheses then."""
+    """Return whether a time column is an expression over the table's columns; an expression is in parentheses."""
     return column.startswith("(") and column.endswith(")")
 
 
 def time_value(column: str) -> str:
-    """Return a time column as SQL: its name in backticks, or the expression."""
+    """Return SQL for a time column: the quoted name, or the expression."""
     return column if is_expression(column) else quote(column)

@@ -1,9 +1,9 @@
 """
-Query parameters by which a user places the window in a SELECT.
+Bind the query parameters by which a user places the window in a SELECT.
 
-``{chunk_from:T}`` and ``{chunk_to:T}`` are a chunk's bounds, in type T; ``{name:String}`` is its start by a
-format of strftime, where the plan has one for that name. Values are sent beside the statement, so that
-its text stays as it is. Pure.
+``{chunk_from:T}`` and ``{chunk_to:T}`` are a chunk's bounds, in type T; ``{name:String}`` is the chunk's start in a
+strftime format, if the plan has a format for that name. Values are sent separately, so that the statement's text stays
+unchanged. Pure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,17 +18,17 @@ from .select_text import Placeholder
 from .tables import TimeKind
 from .window import Slice
 
-# By name, whether it is the chunk's start.
+# By name: whether the parameter is the chunk's start.
 _BOUNDS = {"chunk_from": True, "chunk_to": False, "from": True, "to": False}
 _TICK = timedelta(milliseconds=1)
 
 
 def read_formats(formats: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """
-    Return the formats that ``--param NAME=FORMAT`` gives, checked and in the order of their names.
+    Return the formats of ``--param NAME=FORMAT``, checked and sorted by name.
 
     Raises:
-        RequestError: No name of a parameter, or a format that does not follow the chunk.
+        RequestError: The name is invalid, or the format does not change with the chunk.
     """
     first, other = datetime(2025, 1, 1, tzinfo=UTC), datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC)
     for name, text in formats.items():
@@ -48,16 +48,16 @@ def read_parameters(
     found: Sequence[Placeholder], formats: Mapping[str, str], unit: str, what: str
 ) -> tuple[Parameter, ...]:
     """
-    Return the meaning of the placeholders of a SELECT; nothing without placeholders.
+    Return the meaning of the placeholders of a SELECT; empty for a SELECT without placeholders.
 
     Args:
-        formats: By the name of a parameter, the format of the chunk's start.
-        unit: Of a bound that is an integer: ``s``, ``ms``, ``us`` or ``ns``.
-        what: Names the SELECT in a message.
+        formats: The strftime format of the chunk's start, by parameter name.
+        unit: The unit of integer bounds: ``s``, ``ms``, ``us`` or ``ns``.
+        what: The SELECT's name for messages.
 
     Raises:
-        RequestError: A name that nothing gives a value, a format that nothing uses, a type that holds no
-            instant, or only one of the two bounds.
+        RequestError: A placeholder has no value, a format is not used, a type cannot hold an instant, or only one of
+            the two bounds is used.
     """
     unused = [name for name in formats if name not in {one.name for one in found}]
     if unused:
@@ -111,12 +111,12 @@ def _parameter(found: Placeholder, formats: Mapping[str, str], unit: str, what: 
 
 
 def has_bounds(parameters: Sequence[Parameter]) -> bool:
-    """Whether the chunk's bounds are among them, rather than formats of its start alone."""
+    """Return whether the parameters include the chunk's bounds, rather than formats of the start alone."""
     return any(not one.format for one in parameters)
 
 
 def tell_chunks_by_text(parameters: Sequence[Parameter], bounds: Sequence[int]) -> bool:
-    """Whether formats give each chunk a different text, so that no two chunks run the same SELECT."""
+    """Return whether the formats give each chunk a different text, so that no two chunks run the same SELECT."""
     formats = [one for one in parameters if one.format]
     texts = [_texts(formats, from_ms(start)) for start in bounds[:-1]]
     return bool(formats) and len(set(texts)) == len(texts)
@@ -126,10 +126,10 @@ def of_one_text(
     parameters: Sequence[Parameter], bounds: Sequence[int], slices: Sequence[Slice]
 ) -> list[Sequence[Slice]]:
     """
-    Return slices in groups that one statement can have: apart where the text of a format is another.
+    Group slices that one statement can read: slices with the same texts of all formats.
 
     Args:
-        bounds: Of the chunks, in milliseconds.
+        bounds: The bounds of the chunks, in milliseconds.
     """
     formats = [one for one in parameters if one.format]
     if not formats:
@@ -151,7 +151,7 @@ def _texts(formats: Sequence[Parameter], at: datetime) -> str:
 
 
 def parameter_settings(parameters: Sequence[Parameter], start: datetime, end: datetime) -> dict[str, str]:
-    """Return the values of the parameters for one chunk, as they are sent."""
+    """Return the parameter values for one chunk, as sent to the server."""
     return {f"param_{one.name}": _value(one, start, end) for one in parameters}
 
 
@@ -166,18 +166,18 @@ def _value(parameter: Parameter, start: datetime, end: datetime) -> str:
     if kind is not None and kind.per_second:
         return str(to_ms(at) * kind.per_second // 1000)
     if seconds < 0 and rest:
-        # The sign of a number is that of its fraction, too.
+        # The sign of a number applies to its fraction, too.
         return f"-{-seconds - 1}.{1000 - rest:03d}" if kind is TimeKind.DATETIME64 else str(seconds)
     return f"{seconds}.{rest:03d}" if kind is TimeKind.DATETIME64 else str(seconds)
 
 
 def check_parameters(parameters: Sequence[Parameter], bounds: Sequence[int], what: str) -> None:
     """
-    Check that the parameters can express the chunk bounds, which are in milliseconds.
+    Check that the parameters can express the chunk bounds, given in milliseconds.
 
     Raises:
-        MisalignedError: A bound lies between two values of a parameter's type or format, or a chunk reaches
-            over several values of a format.
+        MisalignedError: A bound lies between two values of a parameter's type or format, or a chunk spans several
+            values of a format.
     """
     formats = [parameter for parameter in parameters if parameter.format]
     if formats:
@@ -196,7 +196,7 @@ def check_parameters(parameters: Sequence[Parameter], bounds: Sequence[int], wha
 
 
 def _grain(parameter: Parameter) -> int:
-    """Milliseconds between two values of a bound; at least one."""
+    """Return the milliseconds between two values of a bound; at least 1."""
     if parameter.kind in (TimeKind.DATE, TimeKind.DATE32):
         return MS_PER_DAY
     if parameter.kind is TimeKind.DATETIME64:
@@ -207,7 +207,7 @@ def _grain(parameter: Parameter) -> int:
 
 
 def _check_formats(parameters: Sequence[Parameter], bounds: Sequence[int], what: str, *, alone: bool) -> None:
-    """One value of the formats covers each chunk; where nothing else limits its rows, the chunk is all of it."""
+    """Check that one value of the formats covers each chunk, and the whole chunk where nothing else limits the rows."""
     finest = min(parameters, key=lambda one: _length_of(one.format)[0])
     names = " ".join(f"{{{parameter.name}}}" for parameter in parameters)
 
@@ -241,7 +241,7 @@ def _check_formats(parameters: Sequence[Parameter], bounds: Sequence[int], what:
 
 
 def _length_of(text: str) -> tuple[float, Flag]:
-    """Return the chunk length of which a format has one value each: about how many hours, and the flag."""
+    """Return the chunk length for which a format has one value per chunk: the approximate hours, and the flag."""
     first, next_month = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 2, 1, tzinfo=UTC)
     for hours in (1, 24):
         if (first + timedelta(hours=hours)).strftime(text) != first.strftime(text):

@@ -1,51 +1,51 @@
 """
-Text of others as text: it moves no cursor, turns no reading direction, and commands no CI.
+Make text from outside harmless: no cursor control, no change of reading direction, no CI command.
 
-Names of views, columns and tables, errors and reasons may hold any character. What is shown of them, on a
-terminal, in a log, a report or the page, goes through here; what is dangerous becomes visible instead. Pure.
+Names of views, columns and tables, errors and reasons may contain any character. All output (terminal, logs, reports,
+page) passes through this module, which makes dangerous characters visible. Pure.
 """
 
 import re
 from typing import Any
 
-# Control characters, marks that turn the reading direction or are not seen, what XML cannot hold, and lone halves of
-# a pair. The joiners U+200C and U+200D stay: words of several scripts need them.
+# Control characters, invisible marks, marks that change the reading direction, characters that XML cannot contain, and
+# lone surrogates. The joiners U+200C and U+200D stay, because several scripts need them.
 _DANGEROUS = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u115f\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff"
     "\ufeff\ufff9-\uffff\U000e0000-\U000e0fff]"
 )
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-# GitHub reads a command where a line begins, older ones and Azure's anywhere in it, TeamCity's as well.
+# GitHub reads a command at the beginning of a line. Its older commands, Azure's and TeamCity's may be anywhere.
 _COMMAND = re.compile(r"^([ \t]*):(?=:)", re.MULTILINE)
 _OLD_COMMAND = re.compile(r"##(?=\[|vso\[|teamcity\[)")
-# Of a payload, texts of several lines: statements, and the script of a completion.
+# Keys of payloads with texts of several lines: statements, and the script of a completion.
 _MULTILINE = frozenset({"select", "insert", "sql", "script", "markdown"})
 
 
 def plain_line(text: str) -> str:
     r"""
-    Return the text as one line that is nothing but text.
+    Return the text as one harmless line.
 
-    What was dangerous in it is shown as ``\x1b`` or ``\n``.
+    Dangerous characters are shown as ``\x1b`` or ``\n``.
     """
     return _inert(_DANGEROUS.sub(_visible, text))
 
 
 def plain_text(text: str) -> str:
-    """Clean a text, keeping lines and tabs."""
+    """Return a harmless text, keeping line breaks and tabs."""
     return _inert(_DANGEROUS.sub(lambda match: match[0] if match[0] in "\n\t" else _visible(match), text))
 
 
 def plain_values(value: Any, *, lines: bool = False) -> Any:
     """
-    Return a JSON value with every text in it made plain.
+    Return a JSON value in which every text is harmless.
 
     Args:
-        lines: Whether all texts may have several lines, and not only those that are statements or scripts.
+        lines: Whether all texts may have several lines, instead of statements and scripts only.
     """
     if isinstance(value, str):
         plain = plain_text(value) if lines else plain_line(value)
-        # An enum's value stays one.
+        # Return an unchanged text as it came, so that an enum stays an enum.
         return value if plain == value else plain
     if isinstance(value, dict):
         return {key: plain_values(inner, lines=lines or key in _MULTILINE) for key, inner in value.items()}
@@ -56,9 +56,9 @@ def plain_values(value: Any, *, lines: bool = False) -> Any:
 
 def plain_json(text: str) -> str:
     """
-    Return a JSON document, of ASCII only and in one line, with no command of a CI in its texts.
+    Return a JSON document as one line of ASCII without CI commands in its texts.
 
-    Its values are the same.
+    The parsed values stay the same.
     """
     return text.replace("##", "#\\u0023")
 
@@ -75,7 +75,7 @@ def _inert(text: str) -> str:
 
 
 def show_bytes(count: float) -> str:
-    """Return a number of bytes in the unit that keeps it short."""
+    """Return a number of bytes in the unit that keeps the text short."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}"

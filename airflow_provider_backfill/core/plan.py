@@ -1,7 +1,7 @@
 """
-A plan: the immutable description of a backfill, and its chunks.
+Define the plan: the immutable description of a backfill, and its chunks.
 
-A :class:`Plan` says everything that decides which rows are written. Pure.
+A :class:`Plan` contains everything that decides which rows are written. Pure.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from .window import Slice, Window
 
 
 class WriteMode(StrEnum):
-    """How a chunk's rows reach the target; see the docs for what each guarantees."""
+    """The way in which a chunk's rows reach the target; the documentation explains the guarantees."""
 
     STAGE = "stage"
     REPLACE = "replace"
@@ -31,12 +31,12 @@ class WriteMode(StrEnum):
 
 
 class ModeReason(StrEnum):
-    """Why a plan has its write mode."""
+    """The reason for a plan's write mode."""
 
     ASKED = "asked"
-    """The user has asked for it."""
+    """The user asked for the mode."""
     ENGINE = "engine"
-    """It is what the target's engine takes."""
+    """The target's engine needs the mode."""
 
 
 class Chunk(NamedTuple):
@@ -44,9 +44,9 @@ class Chunk(NamedTuple):
     A half-open slice ``[start, end)`` of a plan's window, in UTC.
 
     Attributes:
-        key_range: The condition on the sorting key that selects the chunk's rows, where several chunks share one
-            slice; see :mod:`.key_ranges`. Empty where one chunk has the whole slice.
-        shard: The number of the shard that the chunk fills; 0 where the target is one table.
+        key_range: The condition on the sorting key that selects the chunk's rows; see :mod:`.key_ranges`. Empty if the
+            chunk has all rows of its slice.
+        shard: The number of the shard that the chunk fills; 0 if the target is one table.
     """
 
     id: str
@@ -61,8 +61,8 @@ class Parameter(Model):
     A query parameter of a SELECT that follows the chunk.
 
     Attributes:
-        kind: How a bound is written; None for a parameter with a format.
-        format: The format of strftime for the chunk's start; empty for a bound.
+        kind: The type of a bound; None for a parameter with a format.
+        format: The strftime format of the chunk's start; empty for a bound.
         scale: Decimal digits of a bound's seconds.
     """
 
@@ -73,7 +73,7 @@ class Parameter(Model):
 
 
 class FilteredTable(Model):
-    """A table that the window applies to wherever a SELECT reads it, by its own time column."""
+    """A table to which the window applies, by the table's own time column, wherever a SELECT reads the table."""
 
     table: Table
     column: str
@@ -85,25 +85,25 @@ class Statement(Model):
     One SELECT whose rows go into the target.
 
     Attributes:
-        name: The view it was stored in, the source table, or ``select``.
-        select: The SELECT, its text as the user or the server stored it.
+        name: The name of the view or source table, or ``select``.
+        select: The unchanged text of the SELECT.
         source: The table that the time filter applies to.
         time_kind: How that table's time column stores an instant.
-        columns: The target's columns it fills, in the order of the SELECT.
-        row_wise: Each result row comes from one source row by itself (no aggregation, join,
-            limit or window), so running the SELECT again costs little more than a scan.
+        columns: The target's columns that the SELECT fills, in the order of the SELECT.
+        row_wise: Whether each result row depends on one source row only (no aggregation, join, limit or window
+            function). Running such a SELECT again costs little more than a scan.
         reads: How often the SELECT reads *source*; the time filter applies to each read.
-        converted: The columns whose type in the SELECT is another than in the target.
-        defaulted: Those of them whose NULLs become the target's default.
-        parameters: The query parameters by which the user has placed the window; there is no *source* then, and
-            no time filter applies.
-        function_type: Where *source* is a table function (``_table_function.s3``), the type of its time column.
-        time_column: That column of *source*; empty when it is the plan's.
-        also_filtered: Further tables that the time filter applies to, each by its own time column.
-        settings: ClickHouse settings that the user gives for reading and filling.
-        exact: Where rows are dealt out to shards, by column: SQL for the value that an INSERT makes of it, if that is
-            another one.
-        share: The condition that a row is one of a shard's, see :meth:`Plan.on_shard`; never stored.
+        converted: The columns whose type in the SELECT differs from the type in the target.
+        defaulted: The converted columns whose NULLs become the target's default.
+        parameters: The query parameters by which the user places the window. With bounds among them, there is no
+            *source* and no time filter.
+        function_type: The type of the time column if *source* is a table function (``_table_function.s3``).
+        time_column: The time column of *source*; empty for the plan's time column.
+        also_filtered: Further tables with a time filter, each by its own time column.
+        settings: The user's ClickHouse settings for reading and filling.
+        exact: By column, SQL for the value that an INSERT stores, if it differs; only where rows are divided among
+            shards.
+        share: The condition that selects a shard's rows, see :meth:`Plan.on_shard`; never stored.
     """
 
     name: str
@@ -125,22 +125,22 @@ class Statement(Model):
 
     @property
     def query(self) -> str:
-        """The SELECT that is sent: the user's text, or a shard's share of its rows."""
+        """The SELECT as sent: the user's text, or a shard's share of its rows."""
         return share_of(self.select, self.columns, self.exact, self.share) if self.share else self.select
 
     @property
     def table(self) -> TableName | None:
-        """The table that the time filter applies to; None for a table function, which cannot be asked by itself."""
+        """The table with the time filter; None for a table function, which has no rows of its own to query."""
         return None if self.source is None or self.source.database == TABLE_FUNCTION else self.source
 
     @property
     def source_text(self) -> str:
-        """The source as a person writes it; empty where there is none."""
+        """The source as a person writes it; empty if there is none."""
         return "" if self.source is None else show_table(self.source)
 
     @property
     def copies_table(self) -> bool:
-        """Whether the statement copies its source, column by column."""
+        """Whether the statement copies its source column by column."""
         return self.source is not None and self.name == str(self.source)
 
 
@@ -157,9 +157,9 @@ class Proof(StrEnum):
 class RowProof(StrEnum):
     """The evidence for a chunk's staged rows before they are published."""
 
-    # As many rows are in its parts as the server counted on their way there.
+    # The parts contain as many rows as the server counted while writing them.
     WRITTEN = "written"
-    # Where each row comes from one row of the source, the source is read again and content sums are compared.
+    # If each row depends on one source row, the source is read again and content sums are compared.
     CONTENT = "content"
 
 
@@ -168,12 +168,12 @@ class AddsUp(Model):
     Why the chunks of a plan add up to the result of its SELECTs over the whole window.
 
     Attributes:
-        steps: What was seen of each step that looks at several rows, one sentence each.
-        reads: Each table that is read, and how that read was judged.
-        accepted: The reason that the user gave for groups that chunks cut; empty when there are none.
-        set_aside: What was said against the plan, and set aside by that reason.
-        trial: What the trial compared, or why there was none.
-        trial_declined: Whether the user wanted none.
+        steps: One sentence for each step that combines several rows.
+        reads: The tables that are read, each with the verdict on the read.
+        accepted: The user's reason to accept groups that chunks cut; empty if there is none.
+        set_aside: The objections that this reason overrules.
+        trial: The comparison that the trial made, or why there was no trial.
+        trial_declined: Whether the user declined the trial.
     """
 
     proof: Proof
@@ -186,7 +186,7 @@ class AddsUp(Model):
 
 
 class TimeLabel(Model):
-    """A SELECT's expression over the time column by which chunks are cut."""
+    """A SELECT's expression over the time column that chunks are cut by."""
 
     expression: str
     column: str
@@ -196,11 +196,11 @@ class TimeLabel(Model):
 
 class TargetTime(Model):
     """
-    The column that places the target's rows in time: the source's, or a bucket of it.
+    The column that gives the time of the target's rows: the source's time column, or a bucket of it.
 
     Attributes:
-        label: How its values follow from the time that chunks are cut by, where they may lie outside of the
-            chunk: days of another zone, hours that are called by their end.
+        label: The derivation of its values from the time that chunks are cut by, if values may lie outside the chunk.
+            Days of another zone and hours named by their end are examples.
     """
 
     column: str
@@ -213,11 +213,11 @@ class Shard(Model):
     One shard of a plan's target.
 
     Attributes:
-        number: Its number in the cluster, from 1 on.
-        table: What the target is there, whoever is asked: its path in Keeper, or its server and UUID.
-        urls: The HTTP interfaces of its replicas; no user, no password.
-        existing_rows: Rows that the target held there in the window when it was planned; None when that is not known.
-        weight: How many of the cluster's slots it has, where rows are dealt out by slots.
+        number: The number of the shard in the cluster, starting at 1.
+        table: The identity of the target on the shard: its path in Keeper, or its server and UUID.
+        urls: The HTTP interfaces of the shard's replicas, without user and password.
+        existing_rows: Rows in the window on this shard at planning; None if unknown.
+        weight: The shard's number of slots, where slots divide the rows among shards.
     """
 
     number: int
@@ -232,45 +232,42 @@ class Plan(Model):
     An immutable description of a backfill: the statements, and the chunks to bind to them.
 
     Attributes:
-        mode_reason: Why it has its write mode: ``asked``, or ``engine`` for what the target's engine takes.
+        mode_reason: The reason for the write mode: ``asked`` by the user, or required by the target's ``engine``.
         engine: The target's engine.
-        existing_rows: Rows the target held in the window when it was planned; None when that is not known.
-        source_rows: About how many rows of the sources lie in the window, before the SELECT's own filters; None
-            when that is not known.
-        allow_existing_rows: Whether the user wants the plan's rows beside those that others have put into the window.
-        verify_caveat: Why a difference that ``verify`` finds may be none; empty when it is one.
-        signs_tell: Whether the signs of a key's rows add up to the same whatever was merged; a difference is one then.
-        not_compared: Columns of the target of which several values are right, so that none is compared.
-        nonce: Tells this plan from one with the same id in another state folder.
-        target_time: The target's own time column; None without one.
-        summed_columns: The columns that the content sums in the log are made of; none means all that are filled.
-        keep_outside: Whether rows outside the window survive in partitions that it covers only in part.
-        backup: Whether what ``replace`` overwrites is kept in a table of its own.
-        row_proof: What staged rows are compared with before they are published; ``content`` in plans of older versions.
-        staging_database: Where staging tables are made; empty for the target's database.
-        environment: Address and database of the server it was planned on.
-        compatibility_token: A hash of what affects the data besides; empty in plans of older versions.
-        created_by: Who planned it: a user, or an Airflow task.
-        whole_tables: The tables that every chunk is to read whole, as the user has said.
+        existing_rows: Rows of the target in the window at planning; None if unknown.
+        source_rows: Estimated rows of the sources in the window, before the SELECT's own filters; None if unknown.
+        allow_existing_rows: Whether the user accepts rows of other writers in the window.
+        verify_caveat: Why a difference that ``verify`` finds may not be an error; empty if it always is.
+        signs_tell: Whether the sum of a key's signs does not depend on merges; a different sum is then an error.
+        not_compared: Columns of the target with several correct values; ``verify`` does not compare them.
+        nonce: Random text that distinguishes plans with the same id in different state folders.
+        target_time: The target's own time column; None if there is none.
+        summed_columns: The columns of the content sums in the log; empty for all filled columns.
+        keep_outside: Whether rows outside the window survive in partitions that the window covers in part.
+        backup: Whether a backup table keeps the rows that ``replace`` overwrites.
+        row_proof: The evidence for staged rows before their publication; ``content`` in plans of older versions.
+        staging_database: The database for staging tables; empty for the target's database.
+        environment: Address and database of the server at planning.
+        compatibility_token: A hash of everything else that affects the data; empty in plans of older versions.
+        created_by: The author of the plan: a user or an Airflow task.
+        whole_tables: The tables that, as declared by the user, every chunk reads whole.
         adds_up: Why the chunks add up; None in plans of older versions.
-        chunk_hours: Length of a chunk, None where it is no number of hours.
-        chunk_count: How many slices of time there are; see :attr:`total_chunks`.
-        chunk_length: How the window is cut, as :attr:`.Chunking.text`; empty in plans of older versions,
-            which are cut by hours.
-        bounds: The bounds that were computed from data, as :func:`.encode_bounds` writes them; empty where
-            they follow from window and length.
-        parts: The key ranges that the rows of a chunk are cut into, by the chunk's place from 0 on, where
-            its window cannot be cut any further.
-        cluster: The cluster whose shards each have a part of the target; empty where the target is one table.
-        shard_table: The table on each shard that is filled.
-        known_as: Every name that the target has on a cluster: that table, and the Distributed tables over it.
-        shards: The shards that were there when it was planned. Every chunk is done on each of them by itself.
-        dealing: How rows are dealt out to the shards, where all of them read the same source; None where each shard
-            fills itself from a source of its own.
-        shard: The only shard that this view of the plan is about, see :meth:`on_shard`; never stored.
+        chunk_hours: Length of a chunk; None if it is no number of hours.
+        chunk_count: Number of time slices; see :attr:`total_chunks`.
+        chunk_length: The chunking, as :attr:`.Chunking.text`; empty in plans of older versions, which are cut by hours.
+        bounds: The bounds computed from data, as :func:`.encode_bounds` writes them; empty if bounds follow from window
+            and length.
+        parts: The key ranges of chunks whose windows cannot be cut further, by the chunk's index from 0.
+        cluster: The cluster whose shards each hold a part of the target; empty if the target is one table.
+        shard_table: The table that is filled on each shard.
+        known_as: All names of the target on a cluster: the shard table and the Distributed tables over it.
+        shards: The shards at planning. Every chunk is executed on each shard separately.
+        dealing: The division of rows among the shards if all shards read the same source; None if each shard has its
+            own source.
+        shard: The shard that this view of the plan is limited to, see :meth:`on_shard`; never stored.
 
-    The chunks are not stored: :meth:`chunks` derives them, so the file of a plan with 100,000 chunks
-    of six hours is as small as that of one with ten.
+    The chunks are not stored: :meth:`chunks` derives them. So the file of a plan with 100,000 chunks is as small as the
+    file of a plan with ten.
     """
 
     format: Literal[2] = 2
@@ -319,23 +316,23 @@ class Plan(Model):
     created_at: Instant
 
     def computed_id(self) -> str:
-        """Return the identity that the plan's own fields give; another than :attr:`plan_id` when they were changed."""
+        """Return the id that follows from the plan's own fields; it differs from :attr:`plan_id` in an edited file."""
         length = self.chunk_length or self.chunking.text
         return plan_id(show_table(self.target), self.start, self.end, length, self.time_column)
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield the plan's chunks in time order; where there are shards, one for each of them."""
+        """Yield the plan's chunks in time order; on a cluster, one chunk per slice and shard."""
         yield from starmap(Chunk, iter_chunks(self.plan_id, self.slices(), self._numbers(self.shard)))
 
     def _numbers(self, only: int = 0) -> tuple[int, ...]:
-        """Return the numbers of the shards, or of the *only* one; 0 alone where the target is one table."""
+        """Return the numbers of all shards, or *only* one; ``(0,)`` if the target is one table."""
         return (only,) if only else tuple(shard.number for shard in self.shards) or (0,)
 
     def on_shard(self, number: int) -> "Plan":
         """
-        Return the plan as one of its shards sees it: an ordinary table there, and that shard's chunks alone.
+        Return the plan as one shard sees it: an ordinary table and the chunks of that shard.
 
-        Its log is the whole plan's, and :attr:`total_chunks` counts all chunks.
+        The log is the log of the whole plan, and :attr:`total_chunks` counts the chunks of all shards.
         """
         shard = next(shard for shard in self.shards if shard.number == number)
         statements = self.statements
@@ -347,18 +344,18 @@ class Plan(Model):
                 "statements": statements,
                 "target": self.shard_table or self.target,
                 "existing_rows": shard.existing_rows,
-                # What keeps others out of a shard is not to be taken for that of another, which DDL of a cluster meets.
+                # Statements ON CLUSTER reach every shard, so each shard needs a nonce of its own.
                 "nonce": f"{self.nonce}{number:x}",
                 "shard": number,
             }
         )
 
     def is_called(self, name: TableName) -> bool:
-        """Whether the target has this name; on a cluster it may have several."""
+        """Return whether this is a name of the target; on a cluster, the target may have several."""
         return name == self.target or name in self.known_as
 
     def has_target_of(self, other: "Plan") -> bool:
-        """Whether another plan fills the same table, by whichever name."""
+        """Return whether another plan fills the same table, under any of its names."""
         return not {self.target, *self.known_as}.isdisjoint({other.target, *other.known_as})
 
     def slices(self) -> Iterator[Slice]:
@@ -369,7 +366,7 @@ class Plan(Model):
         return slices_between(chain([first], decode_bounds(self.bounds, first)))
 
     def planned_parts(self) -> dict[str, tuple[Chunk, ...]]:
-        """Return the parts that take the place of chunks which are too heavy for their time, by the chunk's id."""
+        """Return the planned parts of chunks that are too large, by the id of the chunk they replace."""
         bounds = self.bounds_ms() if self.parts else []
         found = {}
         for place, ranges in self.parts.items():
@@ -382,11 +379,11 @@ class Plan(Model):
 
     @property
     def total_chunks(self) -> int:
-        """How many chunks there are to do, on all shards; parts count in place of the chunk they are of."""
+        """The number of chunks on all shards; parts count instead of the chunk they replace."""
         return (self.chunk_count + sum(len(ranges) - 1 for ranges in self.parts.values())) * len(self._numbers())
 
     def bounds_ms(self) -> list[int]:
-        """All chunk bounds in milliseconds since 1970, both ends of the window among them."""
+        """All chunk bounds in milliseconds since 1970, including both ends of the window."""
         first = to_ms(self.start)
         if self.bounds:
             return [first, *decode_bounds(self.bounds, first)]
@@ -394,19 +391,19 @@ class Plan(Model):
 
     @property
     def window(self) -> Window:
-        """The window that it fills."""
+        """The window that the plan fills."""
         return Window(self.start, self.end)
 
     @property
     def chunking(self) -> Chunking:
-        """How the window is cut."""
+        """The rule by which the window is cut."""
         return parse_chunking(self.chunk_length) if self.chunk_length else Chunking(hours=self.chunk_hours)
 
     def filters(self, statement: Statement) -> tuple[FilteredTable, ...]:
         """
-        Return the tables that the window applies to in a statement, with their time columns.
+        Return the tables to which the window applies in a statement, with their time columns.
 
-        None where it has bounds.
+        A statement with bounds as parameters has no such tables.
         """
         if statement.source is None:
             return ()
@@ -416,7 +413,7 @@ class Plan(Model):
 
     @property
     def adds_rows(self) -> bool:
-        """Whether its rows are added to what the window holds (a fill), rather than put in their place."""
+        """Whether the plan adds rows to the window (a fill) rather than replacing its rows (a rebuild)."""
         return self.write_mode is not WriteMode.REPLACE
 
     @property
@@ -430,19 +427,19 @@ class Plan(Model):
 
     @property
     def sums_tell(self) -> bool:
-        """Whether a second reading of the statements gives the content sums of the written rows."""
+        """Whether reading the source again gives the content sums of the written rows."""
         same = len({self.summed(statement) for statement in self.statements}) == 1
         return same and all(statement.row_wise for statement in self.statements)
 
     @property
     def asks_source_again(self) -> bool:
-        """Whether each chunk's staged rows are compared with a second reading of its statements."""
+        """Whether each chunk's staged rows are compared with a second reading of the source."""
         return self.row_proof is RowProof.CONTENT and self.sums_tell
 
     def summed(self, statement: Statement) -> tuple[str, ...]:
-        """Return the columns that a statement's content sums are made of."""
+        """Return the columns of a statement's content sums."""
         return self.summed_columns or statement.columns
 
     def token(self, chunk: Chunk) -> str:
-        """Return the chunk's deduplication token, or an empty text when the plan uses none."""
+        """Return the chunk's deduplication token; empty if the plan uses none."""
         return idempotency_token(self.plan_id, *chunk[1:]) if self.use_tokens else ""

@@ -1,4 +1,4 @@
-"""Sentences for a plan's codes, the same in every interface."""
+"""Translate a plan's codes to sentences, the same in every interface."""
 
 from .names import quote
 from .plan import ModeReason, Plan, Proof, WriteMode
@@ -28,18 +28,18 @@ def adds_up(proof: str, accepted: str) -> str:
 
     Args:
         proof: A :class:`Proof`, as text.
-        accepted: The reason that the user gave for groups that chunks cut.
+        accepted: The user's reason to accept groups that chunks cut.
     """
     return _ADDS_UP[Proof(proof)].format(accepted)
 
 
 def guarantee(mode: WriteMode) -> str:
-    """Return the guarantee of a write mode for each row."""
+    """Return the guarantee that a write mode gives for each row."""
     return _GUARANTEE[mode]
 
 
 def mode_reason(plan: Plan) -> str:
-    """How the plan's rows reach the target, and why so."""
+    """Return how the plan's rows reach the target, and why."""
     asked = plan.mode_reason is ModeReason.ASKED
     match plan.write_mode:
         case WriteMode.INSERT:
@@ -52,7 +52,7 @@ def mode_reason(plan: Plan) -> str:
 
 
 def rows_of_shards(plan: Plan) -> str:
-    """Return where the rows of each shard come from; empty where the target is one table."""
+    """Return where the rows of each shard come from; empty if the target is one table."""
     if not plan.shards:
         return ""
     if plan.dealing is None:

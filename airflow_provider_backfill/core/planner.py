@@ -1,9 +1,8 @@
 """
-From a request and the facts about its tables to an immutable plan.
+Make an immutable plan of a request and the facts about its tables.
 
-Also the place where other tools find the identity functions: :func:`plan_id`, :func:`chunk_id`,
-:func:`idempotency_token`, :func:`split_window` and the parsers and renderers they rest on.
-Pure: what the server said comes in as facts.
+Other tools import the identity functions from here: :func:`plan_id`, :func:`chunk_id`, :func:`idempotency_token`,
+:func:`split_window`, and their parsers and renderers. Pure: the server's answers come as facts.
 """
 
 import difflib
@@ -24,10 +23,10 @@ from .tables import TimeKind
 from .window import render_chunk_hours, require_order
 
 MAX_CHUNKS = 1_000_000
-# Each thread that inserts holds a block of its own in memory, and writes parts of its own.
+# Each inserting thread keeps a block in memory and writes separate parts.
 _MOST_THREADS = 4
 _ROWS_PER_THREAD = 100_000
-# Tables that an INSERT reaches, though not by partitions.
+# Engines that accept an INSERT but no partitions.
 _AT_LEAST_ONCE = (Flag("--write-mode", WriteMode.INSERT), Flag("--accept-at-least-once"))
 _INSERTABLE = frozenset({"Distributed", "Memory", "Null", "Log", "TinyLog", "StripeLog"})
 
@@ -39,8 +38,8 @@ def check_window(
     Check a window and the length of its chunks against the limits.
 
     Raises:
-        RequestError: Empty or reversed window, window over *max_hours* without *force*, chunk
-            under *min_chunk_minutes*, more than :data:`MAX_CHUNKS` chunks.
+        RequestError: The window is empty, reversed, or longer than *max_hours* without *force*; the chunks are shorter
+            than *min_chunk_minutes*, or more than :data:`MAX_CHUNKS`.
     """
     require_order(start, end)
     length = chunking.nominal_hours
@@ -69,7 +68,7 @@ def check_chunk_count(count: int) -> None:
     Refuse a plan with more chunks than the log, the page and the map can handle.
 
     Raises:
-        RequestError: They are more than :data:`MAX_CHUNKS`.
+        RequestError: There are more than :data:`MAX_CHUNKS` chunks.
     """
     if count > MAX_CHUNKS:
         raise RequestError(
@@ -80,13 +79,14 @@ def check_chunk_count(count: int) -> None:
 
 def find_time_column(table: TableFacts, wanted: str | None, unit: str) -> tuple[str, TimeKind]:
     """
-    Return the column that places a row in time, and how it stores an instant.
+    Return the column that gives a row's time, and how the column stores an instant.
 
-    *wanted* must exist and be a time. Without it: the only time column, else the one that
-    stands first in the sorting key, else in the partition key.
+    Column *wanted* must exist and hold times. Without *wanted*, take the only time column, else the first time column
+    of the sorting key, else of the partition key.
 
     Raises:
-        RequestError: No such column, not a time, or no way to choose; lists what was seen.
+        RequestError: The column does not exist or holds no times, or the choice is ambiguous. The message lists the
+            columns.
     """
     kinds = {column.name: kind for column in table.columns if (kind := time_kind(column.type, unit))}
     seen = ", ".join(f"{column.name} {column.type}" for column in table.columns)
@@ -111,7 +111,7 @@ def find_time_column(table: TableFacts, wanted: str | None, unit: str) -> tuple[
         return wanted, kinds[wanted]
     integers = [name for name, kind in kinds.items() if kind.per_second]
     if len(integers) > 1:
-        # One of them is the time, and the others are ids and counts; a wrong one has no rows in the window.
+        # Do not guess: a wrong integer column (an id, a count) would have no rows in the window.
         raise RequestError(
             f"{table.name} has several integers, {', '.join(integers)}, and nothing says which of them is the time.",
             remedy=Advice("pass {} with one of these", Flag("--time-column")),
@@ -132,13 +132,13 @@ def insert_columns(
     Return the target's columns that a SELECT fills, matched by name, in the target's order.
 
     Args:
-        what: Names the SELECT in a message.
-        columns: What it gives.
-        supertypes: By (given, wanted) type, the smallest type that holds both; empty text where
-            there is none. None leaves the types to the server, as a view does.
+        what: The SELECT's name for messages.
+        columns: The columns of the SELECT.
+        supertypes: By (given, wanted) type, the smallest common type; empty text if there is none. With None, the
+            server converts the types, as for a view.
 
     Raises:
-        RequestError: A column is missing in the target, cannot be inserted, or does not fit.
+        RequestError: The target lacks a column, a column cannot be inserted, or its type does not fit.
     """
     wanted = {column.name: column for column in target.columns}
     has = ", ".join(wanted)
@@ -166,29 +166,30 @@ def insert_columns(
 
 
 def converted_columns(columns: Sequence[Column], target: TableFacts) -> tuple[str, ...]:
-    """Return the columns of a SELECT whose values change their type on the way into the target."""
+    """Return the columns of a SELECT whose values the INSERT converts to another type."""
     types = {column.name: column.type for column in target.columns}
     return tuple(column.name for column in columns if types.get(column.name) not in (None, column.type))
 
 
 def takes_null(column_type: str) -> bool:
-    """Whether a column of this type keeps a NULL as it is."""
+    """Return whether a column of this type can store a NULL."""
     name = column_type.removeprefix("LowCardinality(")
     return name.startswith(("Nullable(", "Variant(", "Dynamic", "JSON"))
 
 
 def defaulted_columns(columns: Sequence[Column], target: TableFacts) -> tuple[str, ...]:
-    """Return the columns of a SELECT whose NULLs become the target's default on the way in."""
+    """Return the columns of a SELECT whose NULLs become the target's default."""
     types = {column.name: column.type for column in target.columns}
     return tuple(c.name for c in columns if takes_null(c.type) and c.name in types and not takes_null(types[c.name]))
 
 
 def check_scan(target: TableFacts, statement: Statement, scan: ScanFacts, time_column: str) -> None:
     """
-    Refuse a statement whose reads of the source would not all be limited to a chunk, or that reads the target.
+    Refuse a statement that reads the target, or the source without the limits of the chunk.
 
     Raises:
-        RequestError: The source is not read, or is read somewhere without the time filter; the target is read.
+        RequestError: The statement reads the target, does not read the source, or reads it somewhere without the time
+            filter.
     """
     if str(target.storage) in scan.tables:
         raise RequestError(
@@ -211,10 +212,11 @@ def check_scan(target: TableFacts, statement: Statement, scan: ScanFacts, time_c
 
 def write_mode(target: TableFacts, request: PlanRequest) -> tuple[WriteMode, ModeReason]:
     """
-    How the rows reach the target, and why.
+    Choose how the rows reach the target, and return the choice with its reason.
 
     Raises:
-        RequestError: The target's engine cannot take what was asked for, or only with less of a promise.
+        RequestError: The target's engine does not support the requested mode, or only with a weaker guarantee that the
+            user has not accepted.
     """
     partitions = target.engine.endswith("MergeTree")
     wanted = request.write_mode
@@ -260,11 +262,11 @@ _DEFINITION = (
 
 
 def differences(old: Plan, new: Plan) -> list[str]:
-    """How the definitions of two plans with the same id differ, one line each."""
+    """Return the differences between two plans with the same id, one line each."""
     lines = []
     for name in _DEFINITION:
         before, after = getattr(old, name), getattr(new, name)
-        # Every server of a cluster gives the same answer.
+        # Every server of a cluster is the same environment.
         if before == after or (name == "environment" and old.cluster and old.cluster == new.cluster):
             continue
         if name == "whole_tables":
@@ -282,7 +284,10 @@ def differences(old: Plan, new: Plan) -> list[str]:
 
 
 def insert_threads(plan: Plan, server_threads: int, at_once: int) -> int:
-    """Share the server's threads among the chunks that run at once; few rows get few, which would scatter them."""
+    """
+    Share the server's threads among parallel chunks. Few rows get few threads, because each writes
+    parts of its own.
+    """
     if plan.source_rows is None:
         return 1
     by_rows = plan.source_rows // plan.total_chunks // _ROWS_PER_THREAD

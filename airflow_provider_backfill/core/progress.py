@@ -1,7 +1,7 @@
 """
-The pace of a run and the time left: one estimator for terminal, log, page and API.
+Estimate the pace of a run and the time left, for terminal, log, page and API.
 
-Pure: every moment is passed in, in seconds of one clock.
+Pure: the caller passes every moment, in seconds of one clock.
 """
 
 from collections import deque
@@ -14,20 +14,20 @@ from typing import NamedTuple
 _LEAST_SECONDS, _MOST_SECONDS = 30.0, 600.0
 _LEAST_COMPLETIONS = 12
 _KEPT = 4096
-# The time left needs parts of the run: at most 12, of at least 4 chunks each, and at least 4 parts.
+# The time left needs 4 to 12 parts of the run, each with at least 4 chunks.
 _PARTS_MOST, _PART_CHUNKS, _PARTS_LEAST = 12, 4, 4
-# A trend is weighted by its certainty: half at this multiple of its own error, which a step must exceed.
+# A trend has half of its possible weight at this multiple of its own error. A step must exceed this multiple.
 _SURE = 6.0
-# No part is known better than to this share.
+# The smallest relative error of a part's pace.
 _EXACT = 0.001
-# The weight of the new pace after a step; the whole run has the rest, since the old pace may return.
+# The weight of the new pace after a step. The whole run has the rest, since the old pace may return.
 _NEW_PACE = 0.7
 # A trend changes the pace of the coming chunks by at most this factor, compared with the last third.
 _TREND_AT_MOST = 1.7
 
 
 class Pace(NamedTuple):
-    """What was done per second recently: chunks, rows written, rows and uncompressed bytes read."""
+    """Amounts per second in the recent past: chunks, rows written, rows and uncompressed bytes read."""
 
     chunks: float
     rows: float
@@ -45,14 +45,14 @@ class _Point(NamedTuple):
 
 class ProgressMeter:
     """
-    Measures a run's pace over the last minutes, from completions that are added in time order.
+    Measure a run's pace over the last minutes, from completions added in time order.
 
-    The pace is that of the recent past: a third of the run so far, between 30 seconds and 10
-    minutes, and at least twelve completions. A shorter past jumps with every uneven chunk.
+    The pace covers the recent past: the last third of the run, between 30 seconds and 10 minutes, and at least twelve
+    completions. A shorter period would jump with every uneven chunk.
 
-    The time left follows from the whole run, since light nights and weekends come again, unless the
-    run shows that it does not: chunks that clearly get longer or shorter along the window, as those
-    of a table that has grown do, or one clear step to another pace.
+    The time left follows from the whole run, since quiet nights and weekends come again. Two patterns change the
+    estimate: a clear trend of the chunks' durations along the window (as for a growing table), and one clear step to
+    another pace.
 
     Args:
         began: When the run began or continued.
@@ -64,9 +64,9 @@ class ProgressMeter:
 
     def begin(self, at: float) -> None:
         """
-        Note that a worker began at *at*; after a gap, what was done before says nothing about the pace.
+        Note that a worker began at *at*. After a gap, earlier completions no longer count towards the pace.
 
-        Each task of a DAG run begins by itself, so a start right behind a completion changes nothing.
+        Each task of a DAG run starts a worker, so a start right after a completion changes nothing.
         """
         last = self._points[-1]
         if at - last.at < _LEAST_SECONDS and last.chunks:
@@ -76,7 +76,7 @@ class ProgressMeter:
         self._points.append(last._replace(at=at))
 
     def add(self, at: float, chunks: int = 1, rows: int = 0, read_rows: int = 0, read_bytes: int = 0) -> None:
-        """Add what was completed at *at*; nothing when no chunk was."""
+        """Add the work completed at *at*; without a completed chunk, change nothing."""
         if chunks <= 0:
             return
         last = self._points[-1]
@@ -119,15 +119,15 @@ class ProgressMeter:
         whole = (now - first.at) / done
         parts = _parts(list(self._points))
         each = _expect(parts, whole, last.chunks + chunks_left / 2) if len(parts) >= _PARTS_LEAST else whole
-        # The next completion is nearer the longer the last one is ago.
+        # Subtract the time since the last completion, at most the duration of one chunk.
         return max(chunks_left * each - min(now - last.at, each), 0.0)
 
 
 class _Part(NamedTuple):
     middle: float
-    """The chunk in its middle, counted from the start."""
+    """The chunk in the middle of the part, counted from the start."""
     each: float
-    """Seconds from one completion to the next."""
+    """Seconds between completions."""
 
 
 class _Step(NamedTuple):
@@ -139,10 +139,10 @@ class _Step(NamedTuple):
 
 def _parts(points: Sequence[_Point]) -> list[_Part]:
     """
-    Cut the completions so far into parts of about equally many.
+    Cut the completions so far into parts of about equal size.
 
-    Each cut comes before the longest wait nearby: workers that began together end together, and a cut
-    between them would give one part the wait and the next one none.
+    Each cut precedes the longest wait nearby. Workers that start together end together; a cut between them would give
+    the whole wait to one part.
     """
     last = len(points) - 1
     count = min(_PARTS_MOST, (points[-1].chunks - points[0].chunks) // _PART_CHUNKS, last - 1)
@@ -162,11 +162,11 @@ def _parts(points: Sequence[_Point]) -> list[_Part]:
 
 def _expect(parts: Sequence[_Part], whole: float, ahead: float) -> float:
     """
-    Return the seconds from one completion to the next, for the chunks to come.
+    Return the expected seconds between completions for the coming chunks.
 
     Args:
-        whole: The same of the whole run so far.
-        ahead: The chunk in the middle of those to come, counted from the start.
+        whole: The seconds between completions in the whole run so far.
+        ahead: The chunk in the middle of the coming chunks, counted from the start.
     """
     paces = [part.each for part in parts]
     middle, mean = (fsum(side) / len(parts) for side in zip(*parts, strict=True))
@@ -176,7 +176,7 @@ def _expect(parts: Sequence[_Part], whole: float, ahead: float) -> float:
     step = _find_step(paces)
     if step is not None and step.sure > _SURE and step.misfit < misfit:
         others = (_find_step(paces[: step.at], 2), _find_step(paces[step.at :], 2))
-        # A pace that has changed several times is likely to change again.
+        # After several changes, another change of the pace is likely.
         steady = all(other is None or other.sure < _SURE for other in others)
         return _NEW_PACE * step.after + (1 - _NEW_PACE) * whole if steady else whole
     sure = abs(slope) / _error(misfit, mean, len(parts)) * sqrt(spread)
@@ -188,7 +188,7 @@ def _expect(parts: Sequence[_Part], whole: float, ahead: float) -> float:
 
 
 def _find_step(paces: Sequence[float], least: int = 1) -> _Step | None:
-    """Return the best cut of *paces* in two levels of at least *least* each; None where there are too few."""
+    """Return the best cut of *paces* into two levels of at least *least* each; None for too few paces."""
     best: _Step | None = None
     for at in range(least, len(paces) - least + 1) if len(paces) >= _PARTS_LEAST else ():
         before, after = fsum(paces[:at]) / at, fsum(paces[at:]) / (len(paces) - at)

@@ -1,7 +1,7 @@
 """
-A run seen over the time of its window: a map of cells, the slowest chunks, and those that fail.
+Show a run over the time of its window: a map of cells, the slowest chunks, and failing chunks.
 
-Pure. A plan's chunks are derived, which takes a second for 300,000 of them, so they are walked once.
+Pure. Deriving 300,000 chunks of a plan takes a second, so the map derives them one time only.
 """
 
 import heapq
@@ -17,7 +17,7 @@ from .run_state import ChunkState, ChunkStatus, Done, Run
 
 
 class CellKind(StrEnum):
-    """The kind of a map cell; for several chunks, the kind that needs most attention."""
+    """The kind of a map cell. A cell of several chunks has the kind that needs most attention."""
 
     DONE = "done"
     PARTLY = "partly done"
@@ -27,14 +27,14 @@ class CellKind(StrEnum):
 
 
 class MapRow(NamedTuple):
-    """One line of a map: the instant at which it starts, and its cells in time order."""
+    """One line of a map: its start and its cells in time order."""
 
     start: datetime
     cells: list[CellKind]
 
 
 class ProgressMap:
-    """The map of one plan's chunks, for any number of states of its run."""
+    """The map of one plan's chunks, for any number of states of the plan's run."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -44,13 +44,13 @@ class ProgressMap:
         """
         Return a map of at most *most* lines of at most *width* cells.
 
-        A cell is one chunk where all fit, else as many consecutive ones as it takes. Lines begin at
-        the same time of day where the chunks allow it.
+        A cell is one chunk if all chunks fit, otherwise several consecutive chunks. Where chunks divide a day, all
+        lines begin at the same time of day.
         """
         total = len(self._planned)
         each = -(-total // (width * most))
         per_line = min(width, -(-total // each))
-        # Only chunks of a constant length put the same number of cells on each day.
+        # Only chunks of constant length fill each day with the same number of cells.
         hours = None if self._plan.bounds else self._plan.chunk_hours
         day = 24 / hours / each if hours else 0.5
         if day.is_integer() and day <= width and total > width * each:
@@ -72,13 +72,13 @@ class ProgressMap:
         return CellKind.DONE if statuses == {ChunkStatus.DONE} else CellKind.PARTLY
 
     def slowest(self, run: Run, count: int) -> list[tuple[Chunk, Done]]:
-        """Return the done chunks that took longest, slowest first."""
+        """Return the done chunks with the longest durations, slowest first."""
         found = heapq.nlargest(count, run.done.items(), key=lambda item: item[1][3])
         chunks = self._find(run, {chunk_id for chunk_id, _ in found})
         return [(chunks[chunk_id], done) for chunk_id, done in found if chunk_id in chunks]
 
     def failing(self, run: Run, count: int) -> list[tuple[Chunk, ChunkState]]:
-        """Return the first permanently failed chunks in time, then failed chunks that are retried."""
+        """Return permanently failed chunks in time order, followed by failed chunks with further attempts."""
         bad = {key: state for key, state in run.chunks.items() if state.error and key not in run.splits}
         order = sorted(self._find(run, set(bad)).values(), key=lambda chunk: _urgency(bad[chunk.id], chunk))
         return [(chunk, bad[chunk.id]) for chunk in order[:count]]

@@ -1,7 +1,8 @@
 """
-ClickHouse settings that a user gives for the statements that read the source and fill. Pure.
+Check the ClickHouse settings that a user gives for reading and filling. Pure.
 
-Those by which a chunk gets its rows exactly once, or all of them, are ours to set, and are refused by name.
+The product itself sets the settings that decide whether a chunk gets all rows exactly once. A user's value for these is
+refused.
 """
 
 import re
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from ..errors import Advice, Flag, RequestError
 from .masking import mask_secrets
 
-# The settings for an exact result: the filter, no deduplication, whole statements, every shard.
+# Settings for an exact result: the filter, no deduplication, whole statements, all shards.
 _OURS = frozenset(
     {"additional_table_filters", "additional_result_filter", "log_comment", "async_insert", "wait_for_async_insert"}
     | {"optimize_on_insert", "max_partitions_per_insert_block", "throw_on_max_partitions_per_insert_block"}
@@ -26,13 +27,13 @@ _NAME = re.compile(r"\w+")
 
 def check_settings(names: Iterable[str], what: str) -> None:
     """
-    Refuse settings that are ours.
+    Refuse settings that the product itself sets.
 
     Args:
-        what: Where they were given.
+        what: The place of the settings, for the message.
 
     Raises:
-        RequestError: Names the setting.
+        RequestError: The message names the setting.
     """
     for name in names:
         if not _NAME.fullmatch(name):
@@ -48,13 +49,13 @@ def check_settings(names: Iterable[str], what: str) -> None:
 
 def check_setting_values(settings: Mapping[str, object], what: str) -> None:
     """
-    Refuse values with a credential in them, such as the address of a schema registry: a plan keeps its settings.
+    Refuse values that contain a credential, such as the address of a schema registry, since plans store settings.
 
     Args:
-        what: Where they were given.
+        what: The place of the settings, for the message.
 
     Raises:
-        RequestError: Names the setting, without its value.
+        RequestError: The message names the setting, without its value.
     """
     for name, value in settings.items():
         if mask_secrets(str(value)) != str(value):
@@ -66,7 +67,7 @@ def check_setting_values(settings: Mapping[str, object], what: str) -> None:
 
 
 def settings_as_text(settings: Mapping[str, object]) -> dict[str, str]:
-    """Return settings as sent and kept in a plan, sorted by name."""
+    """Return settings as sent to the server and stored in a plan, sorted by name."""
     return {
         name: str(int(value)) if isinstance(value, bool) else str(value) for name, value in sorted(settings.items())
     }

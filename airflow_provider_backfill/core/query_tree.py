@@ -1,8 +1,7 @@
 """
-A SELECT as the server understands it: the text of ``EXPLAIN QUERY TREE`` as a tree of nodes.
+Read the text of ``EXPLAIN QUERY TREE``, the server's view of a SELECT, as a tree of nodes.
 
-Names are resolved there, aliases and CTEs included, so nothing has to be parsed or guessed from SQL.
-Pure: the text comes in, nodes go out.
+The server has resolved all names, including aliases and CTEs, so the product parses no SQL. Pure.
 """
 
 import re
@@ -32,11 +31,11 @@ class Node:
 
     Attributes:
         kind: ``QUERY``, ``UNION``, ``JOIN``, ``TABLE``, ``FUNCTION``, ``COLUMN``, ``CONSTANT`` and so on.
-        id: The same for the same node wherever it is shown; a column's *source* is the id of what gives it.
-        rest: What else stands in its line.
-        fields: That, taken apart for the kinds that have a name or a type.
-        sections: Its children by the title they stand under, such as ``WHERE``.
-        columns: Names and types of the columns that a query gives.
+        id: The number of the node, equal wherever the node appears. A column's *source* is the id of its origin.
+        rest: The remaining text of the node's line.
+        fields: The parsed *rest*, for kinds with a name or a type.
+        sections: The child nodes by title, such as ``WHERE``.
+        columns: Names and types of the result columns of a query.
     """
 
     kind: str
@@ -53,21 +52,21 @@ class Node:
 
     @property
     def type(self) -> str:
-        """The type of the node's result; empty when the server does not show the type."""
+        """The type of the node's result; empty if the server does not show it."""
         return self.fields.get("type", "")
 
     def list(self, title: str) -> tuple["Node", ...]:
-        """Return the children under *title*, without the list that holds them."""
+        """Return the children under *title*, without the enclosing list node."""
         found = self.sections.get(title, ())
         return found[0].sections.get("", ()) if len(found) == 1 and found[0].kind == "LIST" else found
 
     def one(self, title: str) -> "Node | None":
-        """Return the only child under *title*; None when there is none."""
+        """Return the only child under *title*; None if there is none."""
         found = self.sections.get(title, ())
         return found[0] if found else None
 
     def walk(self) -> Iterator["Node"]:
-        """Return the node and all below it."""
+        """Yield the node and all nodes below it."""
         yield self
         for children in self.sections.values():
             for child in children:
@@ -79,7 +78,7 @@ def parse_tree(lines: Iterable[str]) -> Node:
     Read the lines of an ``EXPLAIN QUERY TREE``.
 
     Raises:
-        ValueError: They are no such tree; this version of the server shows it otherwise.
+        ValueError: The lines have another format, as in an unknown version of the server.
     """
     reader = _Reader(lines)
     node = reader.node(0)
@@ -102,7 +101,7 @@ class _Reader:
         return self._lines[self._at][1] if not self.done else "nothing"
 
     def node(self, depth: int) -> Node | None:
-        """Return the node that stands at the present line with this indent; None when the line is no node."""
+        """Return the node on the current line if it has this indent; otherwise None."""
         if self.done or self._lines[self._at][0] != depth:
             return None
         match = _NODE.match(self._lines[self._at][1])
@@ -138,7 +137,7 @@ class _Reader:
             while (below := self.node(depth + 2)) is not None:
                 children.append(below)
             if title.startswith("EXPRESSION"):
-                # An alias may follow.
+                # An alias may follow the title.
                 title = "EXPRESSION"
             sections[title.strip()] = (*sections.get(title.strip(), ()), *children)
         return sections, columns

@@ -1,4 +1,4 @@
-"""Commands and statements that help, built from plans."""
+"""Build the commands and statements that help, from plans."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -11,12 +11,12 @@ from .plan import Plan, RowProof, WriteMode
 from .window import render_chunk_hours
 
 _LENGTHS = {"--chunk-hours", "--chunk-by"}
-# The default of limits.maxWindowHours; the flag does no harm where a higher limit is set.
+# The default of limits.maxWindowHours. Where a higher limit is set, the flag has no effect.
 _LARGE_WINDOW = timedelta(hours=720)
 
 
 def command(verb: str, plan_id: str, *flags: Flag | str) -> Command:
-    """Return the command line of *verb* for a plan; a flag without a value may be given by its name."""
+    """Return the command line of *verb* for a plan; a flag without a value may be given as its name."""
     return Command(verb, plan_id, tuple(Flag(flag) if isinstance(flag, str) else flag for flag in flags))
 
 
@@ -26,7 +26,7 @@ def sql(statement: str) -> Sql:
 
 
 def plan_command(plan: Plan, *flags: Flag) -> Command:
-    """Return the command line that plans the same backfill again, with *flags* in place of its own."""
+    """Return the command line that plans the same backfill again, with *flags* replacing the plan's flags."""
     given = {flag.name for flag in flags}
     own = [Flag("--target", show_table(plan.target)), Flag("--from", short_instant(plan.start))]
     own.append(Flag("--to", short_instant(plan.end)))
@@ -63,7 +63,7 @@ def plan_command(plan: Plan, *flags: Flag) -> Command:
 
 
 def pass_flags(flags: Sequence[Flag]) -> Advice:
-    """Advise to pass *flags*."""
+    """Return the advice to pass *flags*."""
     return Advice(f"pass {' '.join('{}' for _ in flags)}", *flags)
 
 

@@ -1,9 +1,8 @@
 """
-The run as a replay of its events: the transition table, the one judge, and which chunks are next.
+Replay the events of a run: the transition table, the judge of each event, and the choice of the next chunks.
 
-Writers (under the lock) and readers agree because both call :func:`apply_event`: a writer
-judges an event before it appends it, a reader judges what was appended.
-Pure: no clock, no disk.
+Writers (under the lock) and readers agree because both call :func:`apply_event`: a writer before appending an event, a
+reader after reading it. Pure: no clock, no disk.
 """
 
 from collections.abc import Iterator
@@ -35,35 +34,35 @@ from .run_state import ChunkState, ChunkStatus, Run, RunStatus, Waiver, WorkerLe
 from .window import Slice
 
 _MAY_FIND: dict[type, frozenset[ChunkStatus]] = {
-    # -> running: a worker claims the chunk, or takes over a claim whose worker and query are proven dead.
+    # -> running: a worker claims the chunk, or takes over the claim of a worker and query that are proven dead.
     ChunkStarted: frozenset({ChunkStatus.PENDING, ChunkStatus.RUNNING}),
-    # running -> running: the attempt's rows are staged; the claim continues.
+    # running -> running: the attempt's rows are staged; the claim remains.
     ChunkVerified: frozenset({ChunkStatus.RUNNING}),
     # running -> done: the rows are in the target and verified.
     ChunkDone: frozenset({ChunkStatus.RUNNING}),
-    # running -> failed permanently, or pending when it will be tried again.
+    # running -> failed permanently, or pending if another attempt follows.
     ChunkFailed: frozenset({ChunkStatus.RUNNING}),
-    # running -> pending: the worker gave the chunk back.
+    # running -> pending: the worker released the chunk.
     ChunkReleased: frozenset({ChunkStatus.RUNNING}),
-    # running -> its parts, which are pending.
+    # running -> replaced by its parts, which are pending.
     ChunkSplit: frozenset({ChunkStatus.RUNNING}),
-    # -> pending: the user wants it again; a running chunk is its worker's.
+    # -> pending: the user replays the chunk. A running chunk belongs to its worker.
     RunReplayed: frozenset({ChunkStatus.DONE, ChunkStatus.FAILED}),
 }
-"""At which statuses an event may find the chunks it is about."""
+"""The statuses that a chunk may have when an event about it arrives."""
 
 
 def new_run(plan: Plan) -> Run:
-    """Return the run of a plan nobody has started."""
+    """Return the run of a plan that no worker has started."""
     return Run(plan_id=plan.plan_id, total=plan.total_chunks, splits=plan.planned_parts())
 
 
 def apply_event(run: Run, event: Event) -> None:
     """
-    Judge *event* against *run* and, if it is allowed, fold it in.
+    Judge *event* against *run*, and apply it if it is allowed.
 
     Raises:
-        TransitionError: The run's present state does not allow the event; *run* is unchanged.
+        TransitionError: The run's state does not allow the event; *run* is unchanged.
     """
     judge_event(run, event)
     match event:
@@ -110,7 +109,7 @@ def apply_event(run: Run, event: Event) -> None:
                 run.reach[event.chunk_id] = event.reach
         case ChunkDone() | ChunkFailed() | ChunkReleased() | ChunkSplit():
             _end(run, event)
-    # Clocks of several hosts write here: a later event may bear an earlier time.
+    # Clocks of several hosts differ, so a later event may have an earlier time.
     run.updated_at = max(run.updated_at or event.at, event.at)
 
 
@@ -121,10 +120,10 @@ def _begin(run: Run, event: RunStarted | RunResumed) -> None:
 
 def judge_event(run: Run, event: Event) -> None:
     """
-    Judge whether an event may follow.
+    Judge whether an event may follow the current state of the run.
 
     Raises:
-        TransitionError: The run's present state does not allow the event.
+        TransitionError: The run's state does not allow the event.
     """
     reason = ""
     match event:
@@ -198,7 +197,7 @@ def _start(run: Run, event: ChunkStarted) -> None:
     state.touched = state.touched or event.takes_over
     _move(run, event.chunk_id, state, ChunkStatus.RUNNING)
     state.attempt = event.attempt
-    # A worker that was lost says nothing about the chunk, so taking over costs no try.
+    # A lost worker says nothing about the chunk, so a takeover does not count as a try.
     state.tries += not event.takes_over
     state.owner, state.query_id, state.started_at = event.by, event.query_id, event.at
     run.started, run.paused, run.throttled_by = True, False, ""
@@ -247,7 +246,7 @@ def _leave(state: ChunkState, event: ChunkFailed | ChunkReleased) -> None:
     known = isinstance(event, ChunkFailed) and event.unpublished
     state.touched = (state.touched and not known) or not event.unwritten
     if event.refused and not state.touched:
-        # No row of it is in the target, and it was staged for another plan's window.
+        # The target has no row of the chunk, and the chunk was staged for another plan's window.
         state.verified, state.staged = {}, None
 
 
@@ -262,7 +261,7 @@ def _move(run: Run, chunk_id: str, state: ChunkState, status: ChunkStatus) -> No
 def _reset(
     run: Run, statuses: tuple[ChunkStatus, ...], clear: bool = False, only: tuple[str, ...] | None = None
 ) -> None:
-    """Make ended chunks pending again, with a fresh budget of attempts."""
+    """Make chunks with these statuses pending again, with a new budget of attempts."""
     if only is not None:
         again = [chunk_id for chunk_id in only if run.state(chunk_id).status in statuses]
     else:
@@ -282,7 +281,7 @@ def _reset(
 
 
 def expand(run: Run, chunk: Chunk) -> Iterator[Chunk]:
-    """Yield *chunk*, or the parts that took its place, in time order."""
+    """Yield *chunk*, or the parts that replaced it, in time order."""
     parts = run.splits.get(chunk.id)
     if parts is None:
         yield chunk
@@ -295,7 +294,7 @@ def filled_slices(run: Run, chunk: Chunk) -> Iterator[Slice]:
     """
     Yield the windows within *chunk* whose rows are all in the target, in time order.
 
-    Where the rows of a window were cut by their key, only when every part of them is done.
+    A window that was cut by key counts only if all its parts are done.
     """
     parts = run.splits.get(chunk.id)
     if parts is not None and parts[0].key_range == chunk.key_range:
@@ -307,9 +306,9 @@ def filled_slices(run: Run, chunk: Chunk) -> Iterator[Slice]:
 
 def select_chunks(plan: Plan, run: Run, *statuses: ChunkStatus) -> Iterator[Chunk]:
     """
-    Yield the chunks of the run that stand at one of *statuses* (all, when none is given), in time order.
+    Yield the run's chunks with one of *statuses* (all chunks if none is given), in time order.
 
-    Looks no further than to the last of them, as the run stands when the walk begins.
+    The iteration ends after the last such chunk, counted when the iteration begins.
     """
     left = sum(run.count(status) for status in statuses) if statuses else run.total
     for planned in plan.chunks() if left else ():

@@ -1,4 +1,4 @@
-"""What the user asked for, parsed: what a plan is made from. Pure."""
+"""Define the parsed request of a user, from which a plan is made. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from .tables import TableName
 
 
 class TableFilter(NamedTuple):
-    """A table that the window is to apply to; *column* is None when its time column is to be found."""
+    """A table that the window applies to; *column* is None if the time column is to be detected."""
 
     table: TableName
     column: str | None = None
@@ -20,28 +20,31 @@ class TableFilter(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class PlanRequest:
     """
-    What the user asked for, parsed: the window ``[start, end)`` in UTC and where the rows come from.
+    The parsed request of a user: the window ``[start, end)`` in UTC and the origin of the rows.
 
     Attributes:
-        source: Copy this table, matched by column names.
-        select: Or insert the rows of this SELECT; with neither, the views that feed the target are replayed.
-        formats: By the name of a parameter of *select*, the format of strftime that makes it the chunk's start.
-        filter_tables: The tables of *select* that the window applies to, when others could be meant.
-        whole_tables: The tables of *select* that every chunk is to read whole.
+        source: The table to copy, matched by column names.
+        select: The SELECT whose rows are inserted. Without *source* and *select*, the views that feed the target are
+            replayed.
+        formats: The strftime formats of the chunk's start, by the name of a parameter of *select*.
+        filter_tables: The tables of *select* that the window applies to; needed if the choice is ambiguous.
+        whole_tables: The tables of *select* that every chunk reads whole.
         settings: ClickHouse settings for the statements that read the source and fill.
-        time_unit: ``s``, ``ms``, ``us`` or ``ns`` when the time column is an integer epoch.
-        accept_partial_groups: Why parts of groups that chunks cut are fine; empty when they are not.
-        row_proof: What staged rows are compared with before they are published.
-        trial: Try on a few chunks whether they add up.
-        chunking: How the window is cut.
+        time_unit: The unit of an integer time column: ``s``, ``ms``, ``us`` or ``ns``.
+        accept_partial_groups: The reason to accept groups that chunks cut; empty to refuse such groups.
+        row_proof: The evidence for staged rows before their publication.
+        trial: Whether to compare a few chunks with their union before the plan is stored.
+        chunking: The rule by which the window is cut.
         one_shard: Fill this server's local table with the rows of all shards, although other shards have that table.
-        reason: Why the backfill is made, for people.
-        owner: Who answers for it, for people.
-        staging_database: Where staging tables are made; empty for the target's database.
-        cluster: The cluster on whose shards the target is a local table; empty for one server, or what a Distributed
-            target says.
-        shard_urls: By the number of a shard, the HTTP interfaces of its replicas, where the cluster's names do not do.
-        auto_chunks: Let the target's partitions (in ``replace``) or the source's rows decide; *chunking* comes first.
+        reason: The reason for the backfill, for people.
+        owner: The person or team responsible, for people.
+        staging_database: The database for staging tables; empty for the target's database.
+        cluster: The cluster on whose shards the target is a local table; empty for one server, or for the cluster of a
+            Distributed target.
+        shard_urls: The HTTP interfaces of replicas by shard number, if the names in ``system.clusters`` cannot be
+            reached.
+        auto_chunks: Whether the target's partitions (in ``replace``) or the source's rows decide the chunks, starting
+            from *chunking*.
     """
 
     target: TableName

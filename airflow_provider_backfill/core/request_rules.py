@@ -1,4 +1,4 @@
-"""Errors of a request that need no server to find, so that they are reported first. Pure."""
+"""Check a request for errors that need no server, so that these are reported first. Pure."""
 
 from ..errors import Advice, Flag, RequestError
 from .names import show_table
@@ -14,7 +14,8 @@ def check_request(request: PlanRequest) -> None:
     Check a request for contradictions.
 
     Raises:
-        RequestError: Two arguments contradict each other, a setting is the plan's own, or the SELECT is none.
+        RequestError: Two arguments contradict each other, the product itself sets a given setting, or the SELECT is
+            invalid.
     """
     for what, name, given in (
         ("Rows outside the window are kept", "--keep-outside", request.keep_outside),

@@ -1,23 +1,22 @@
 """
-The decision after an error of ClickHouse: retry, give up, or split the chunk.
+Decide after an error of ClickHouse: retry, give up, or split the chunk.
 
-The names are ClickHouse's own (``ErrorCodes.cpp``), each seen or read as the result of a
-condition that passes by itself (retry) or does not (give up). Beside each stands its number,
-for an answer that was cut off before the name.
+The names are ClickHouse's own (``ErrorCodes.cpp``). Whether a condition is temporary was observed on servers or read in
+their source. The number serves for answers that were cut off before the name.
 """
 
 from enum import StrEnum
 
 from ..errors import BackfillError, RequestError, StatementRefusedError
 
-# Smaller chunks help.
+# Smaller chunks avoid these errors.
 _TOO_HEAVY = {
     "TIMEOUT_EXCEEDED": 159,
     "TOO_SLOW": 160,
     "MEMORY_LIMIT_EXCEEDED": 241,
 }
-# Too many queries or parts, network, Keeper, read-only or lost replicas, a query of ours that still
-# runs, a session or a user at its limit.
+# Too many queries or parts, network, Keeper, read-only or lost replicas, an earlier query of the product that is still
+# running, a session or user at its limit.
 _PASSING = {
     "TOO_MANY_SIMULTANEOUS_QUERIES": 202,
     "NO_FREE_CONNECTION": 203,
@@ -40,7 +39,7 @@ _PASSING = {
     "SERVER_OVERLOADED": 745,
     "KEEPER_EXCEPTION": 999,
 }
-# Names of other errors that some statement expects.
+# Other errors that some statements expect.
 _EXPECTED = {
     "TABLE_ALREADY_EXISTS": 57,
     "UNKNOWN_TABLE": 60,
@@ -49,9 +48,9 @@ _EXPECTED = {
     "UNFINISHED": 341,
 }
 ERROR_NAMES = {number: name for name, number in {**_TOO_HEAVY, **_PASSING, **_EXPECTED}.items()}
-"""ClickHouse's name by its number, for every error that something is decided on."""
+"""ClickHouse's names by number, for every error that affects a decision."""
 
-# The same name stands for too many parts in a table, which passes, and in one INSERT, which does not.
+# The same name is used for too many parts in a table (temporary) and in one INSERT (final).
 _PARTITIONS_PER_INSERT = "partitions for single INSERT"
 
 
@@ -67,9 +66,8 @@ def classify_error(error: BackfillError) -> RetryDecision:
     """
     Judge the error that an attempt ended with.
 
-    Memory and time limits call for smaller chunks. An unknown error of the server is final, because
-    trying a wrong statement again helps nobody; so is a request that is wrong. What broke off, or
-    changed meanwhile, may come to rest.
+    Memory and time limits call for smaller chunks. Unknown server errors and wrong requests are final, because
+    repeating a wrong statement does not help. Interrupted requests and conflicts with concurrent changes are retried.
     """
     if isinstance(error, RequestError):
         return RetryDecision.FINAL
@@ -83,5 +81,5 @@ def classify_error(error: BackfillError) -> RetryDecision:
 
 
 def retry_delay(base_ms: float, tries: int) -> float:
-    """Seconds to wait after the *tries*-th failure: doubling from *base_ms*, up to 5 minutes."""
+    """Return the seconds to wait after the *tries*-th failure: doubling from *base_ms*, at most 5 minutes."""
     return float(min(base_ms / 1000 * 2.0 ** max(tries - 1, 0), 300.0))

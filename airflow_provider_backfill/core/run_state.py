@@ -1,5 +1,5 @@
 """
-The state of a run and of its chunks, as the replay of the events gives them.
+Hold the state of a run and of its chunks.
 
 A :class:`Run` is never edited: :mod:`.replay` derives it from a plan's events. Pure.
 """
@@ -29,7 +29,7 @@ class RunStatus(StrEnum):
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether nobody may claim a chunk until the run is resumed."""
+        """Whether no chunk may be claimed before a resume."""
         return self in (RunStatus.CANCELLED, RunStatus.UNDONE)
 
 
@@ -47,9 +47,9 @@ class ContentSums(NamedTuple):
     Count and checksum of rows.
 
     Attributes:
-        rows: How many.
-        checksum: ``sum(cityHash64(tuple(…)))`` modulo 2**64 over the plan's summed columns; in the log of a plan whose
-            rows are proved by what was written, the sum of the server's own hashes of the parts that hold them.
+        rows: The number of rows.
+        checksum: ``sum(cityHash64(tuple(…)))`` modulo 2**64 over the plan's summed columns; for plans with
+            :attr:`.RowProof.WRITTEN`, the log has the sum of the server's hashes of the parts instead.
     """
 
     rows: int
@@ -61,8 +61,8 @@ class Staged(NamedTuple):
     The sealed staging table of a verified attempt; on replicas, exactly these parts are published.
 
     Attributes:
-        table: Its staging table, in the target's database.
-        parts: Partition id and ``hash_of_all_files`` of each part, by which Keeper knows what was published.
+        table: The staging table's name, in the target's database.
+        parts: Partition id and ``hash_of_all_files`` of each part, by which Keeper recognises published parts.
     """
 
     table: str
@@ -73,7 +73,7 @@ _CAMEL = ConfigDict(alias_generator=to_camel)
 
 
 Done = tuple[int, int, int, float]
-"""A done chunk in short: attempt, rows, checksum, seconds. A run keeps 100,000 of them."""
+"""A done chunk in compact form: attempt, rows, checksum, seconds. A run may keep 100,000 of these."""
 
 
 @dataclass(slots=True)
@@ -82,17 +82,17 @@ class ChunkState:
     The state of one chunk, from the log.
 
     Attributes:
-        attempt: Number of the last attempt; counts from 1 and never falls, so a query id is never reused.
+        attempt: Number of the last attempt, from 1. The number never falls, so no query id is reused.
         tries: Attempts that count against the budget since the chunk was last reset.
-        owner: The worker that holds the claim; empty unless the chunk is running, as is *query_id*.
-        verified: What each attempt staged, by attempt; kept until the chunk is done, because
-            a later attempt may have to publish what an earlier one staged.
-        staged: What the last of them staged, where the log seals it (on replicas, and where no table can be renamed).
-        content: What the target got from this chunk; None until it is done.
-        seconds: How long the successful attempt took; None until it is done.
-        clear: Whether the chunk's window is to be deleted from the target before it is filled again.
-        error: The last error's text; empty when there was none.
-        touched: Whether an attempt that is over may have written to the target.
+        owner: The worker that holds the claim. Like *query_id*, empty unless the chunk is running.
+        verified: The staged rows' sums by attempt. They are kept until the chunk is done, because a later attempt may
+            publish the rows of an earlier one.
+        staged: The last staged table, where the log is the seal (on replicas, and where tables cannot be renamed).
+        content: The rows that the target received from this chunk; None until the chunk is done.
+        seconds: Duration of the successful attempt; None until the chunk is done.
+        clear: Whether the next attempt first deletes the chunk's window from the target.
+        error: The text of the last error; empty without an error.
+        touched: Whether an ended attempt may have written to the target.
     """
 
     __pydantic_config__ = _CAMEL
@@ -115,9 +115,9 @@ class ChunkState:
 @dataclass(slots=True)
 class WorkerLease:
     """
-    A worker that holds *claims* chunks, when it was last heard of, and how long its claims hold after that.
+    A worker with *claims* claimed chunks, its last heartbeat, and the length of its lease.
 
-    It works on one *shard*; 0 where the target is one table.
+    The worker fills one *shard*; 0 if the target is one table.
     """
 
     __pydantic_config__ = _CAMEL
@@ -130,7 +130,7 @@ class WorkerLease:
 
 @dataclass(frozen=True, slots=True)
 class Waiver:
-    """The waiver of a plan: reason, user, and end (permanent when None)."""
+    """The waiver of a plan: reason, user, and end (None means no end)."""
 
     __pydantic_config__ = _CAMEL
 
@@ -140,7 +140,7 @@ class Waiver:
     superseded_by: str = ""
 
     def holds(self, moment: datetime) -> bool:
-        """Whether it counts at *moment*; the end is exclusive."""
+        """Return whether the waiver holds at *moment*; the end is exclusive."""
         return self.until is None or moment < self.until
 
 
@@ -150,21 +150,21 @@ class Run:
     The execution of a plan, derived from its events by :mod:`.replay`.
 
     Attributes:
-        total: Chunks in the run; splits add to the plan's count.
-        chunks: State of every chunk that is neither untouched nor done, by chunk id.
-        done: The done chunks in short, by chunk id.
-        splits: Parts of every chunk that was split, by the id of the chunk they replace.
-        workers: The workers that hold a claim now, by name.
-        read_rows: Rows that the statements of done chunks read; 0 where the server did not say, as are *read_bytes*.
-        seconds: Sum of the done chunks' seconds.
-        started_at: When the first worker began; None before.
-        started_by: Who gave that worker its command.
-        pause_holds: Whether a person paused the run, so that only a resume continues with it.
-        reach: Where the rows of chunks lie in the target's time, for those with rows outside their window.
-        cleared_at: When a replay was last told to clear the windows of all done chunks.
-        undone: Whether what the run had replaced was brought back.
-        throttled_by: Why a worker waits before its next chunk; empty when none is known to wait.
-        parallel: How many chunks may run at once, over all workers; 0 when that is left to each worker.
+        total: Number of chunks; splits add to the plan's count.
+        chunks: The states of chunks that were touched but are not done, by chunk id.
+        done: The done chunks in compact form, by chunk id.
+        splits: The parts of split chunks, by the id of the chunk they replace.
+        workers: The workers with claims, by name.
+        read_rows: Rows read by the statements of done chunks. Like *read_bytes*, 0 if the server does not report them.
+        seconds: Total duration of the done chunks.
+        started_at: Start of the first worker; None before.
+        started_by: The user or task that started the first worker.
+        pause_holds: Whether a person paused the run, so that only a resume continues it.
+        reach: The target times of the rows of chunks with rows outside their window.
+        cleared_at: The last replay that cleared the windows of all done chunks.
+        undone: Whether the replaced rows were restored.
+        throttled_by: Why a worker waits before its next chunk; empty if none waits.
+        parallel: The maximum of parallel chunks over all workers; 0 leaves the number to each worker.
     """
 
     __pydantic_config__ = _CAMEL
@@ -197,7 +197,7 @@ class Run:
     updated_at: Instant | None = None
 
     def state(self, chunk_id: str) -> ChunkState:
-        """Return the state of a chunk; an untouched chunk is pending."""
+        """Return the state of a chunk; a chunk without events is pending."""
         if done := self.done.get(chunk_id):
             attempt, rows, checksum, seconds = done
             return ChunkState(ChunkStatus.DONE, attempt, content=ContentSums(rows, checksum), seconds=seconds)
@@ -211,12 +211,12 @@ class Run:
 
     @property
     def chunk_counts(self) -> dict[str, int]:
-        """Return the chunk counts and their total; ``skipped`` is always 0, but other tools read the key."""
+        """Return the chunk counts and their total. ``skipped`` is always 0; other tools read the key."""
         return {"total": self.total, **{status.value: self.count(status) for status in ChunkStatus}, "skipped": 0}
 
     @property
     def cancelling(self) -> bool:
-        """Whether the run is cancelled and chunks of it are still claimed, so that queries may still be alive."""
+        """Whether the run is cancelled while chunks are claimed, so that their queries may still run."""
         return self.cancelled and self.count(ChunkStatus.RUNNING) > 0
 
     @property

@@ -1,8 +1,8 @@
 """
-The choice of slices for a trial: slices that reveal chunks that do not add up.
+Choose slices for a trial that reveal chunks which do not add up.
 
-Neighbours share keys that are cut by their common bound; chunks a day, a week and a month apart share
-an hour of the day, a day of the week, a day of the month. Pure.
+Neighbours share keys that their common bound cuts. Chunks a day, a week and a month apart share the hour of the day,
+the day of the week, and the day of the month. Pure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,24 +17,24 @@ def pick_slices(
     chunks: Sequence[Slice], rows: Mapping[int, int], budget: int, *, whole_days: bool = False, together: bool = False
 ) -> list[Slice]:
     """
-    Choose slices of about *budget* rows, in time order; each lies in a chunk of its own.
+    Choose slices of about *budget* rows in time order, each in a different chunk.
 
-    The bound between the two neighbours is a real chunk bound. Where a chunk holds more than its
-    share, only the part of it that ends (of the second neighbour: begins) at a bound is taken.
+    The bound between the two neighbours is a real chunk bound. From a chunk with more rows than its share, take only
+    the part that ends at its end bound (for the second neighbour: begins at its start bound).
 
     Args:
-        rows: How many rows the source has in each chunk, by its number; chunks without rows may be missing.
-        whole_days: Cut chunks at midnights only, as a column of dates needs it.
-        together: Take the two neighbours alone, because the slices have to touch.
+        rows: Source rows by chunk number; chunks without rows may be missing.
+        whole_days: Whether to cut chunks at midnights only, as a date column requires.
+        together: Whether to take the two neighbours only, because the slices must be adjacent.
 
     Returns:
-        At least two slices; none when the rows all lie in one chunk.
+        At least two slices; none if all rows lie in one chunk.
     """
     filled = [number for number in range(len(chunks)) if rows.get(number, 0) > 0]
     pairs = [number for number in filled if rows.get(number + 1, 0) > 0]
     if not pairs and (together or len(filled) < 2):
         return []
-    # The most rows that both sides have, as a measure of the keys they have in common; within the budget if any is.
+    # The number of rows in both neighbours measures the keys in common. Prefer pairs within the budget.
     first = max(
         pairs or filled[:1],
         key=lambda number: (

@@ -1,7 +1,7 @@
 """
-A user's SELECT as text: its beginning and end, and its parameters.
+Read a user's SELECT as text: its beginning, its end and its parameters.
 
-The text is cut at its ends and never changed inside. Pure: what it means is the server's to say.
+The text is trimmed at its ends and never changed inside. Pure: the server interprets the SELECT.
 """
 
 import re
@@ -36,9 +36,9 @@ class SelectText(NamedTuple):
     A SELECT without surrounding comments and semicolons.
 
     Attributes:
-        select: The statement, without white space, comments and semicolons around it.
-        placeholders: The query parameters in it, each once.
-        settings: The names in its SETTINGS clauses.
+        select: The statement, without surrounding white space, comments and semicolons.
+        placeholders: The query parameters of the statement, without duplicates.
+        settings: The names in the statement's SETTINGS clauses.
     """
 
     select: str
@@ -57,14 +57,14 @@ class _Token(NamedTuple):
 
 def read_select(text: str, what: str = "the SELECT") -> SelectText:
     """
-    Find the one SELECT in a text that people keep in files.
+    Find the single SELECT in a text that may have comments and semicolons around it.
 
     Args:
-        what: Names the SELECT in a message.
+        what: The SELECT's name for messages.
 
     Raises:
-        RequestError: There is none, or more than one statement; an INSERT stands in front, a FORMAT
-            behind, or a template that nobody has filled in inside.
+        RequestError: The text has no statement or several, begins with INSERT, ends with FORMAT, or contains an
+            unfilled template.
     """
     tokens = [token for token in _tokens(text) if token.kind != "blank"]
     while tokens and tokens[-1].text == ";":
@@ -107,7 +107,7 @@ def _tokens(text: str) -> Iterator[_Token]:
 
 
 def _refuse_output(tokens: list[_Token], what: str) -> None:
-    """Refuse FORMAT or INTO OUTFILE at the end, because the plan decides where rows go."""
+    """Refuse FORMAT or INTO OUTFILE at the end, because the plan decides where the rows go."""
     for before, token, after in zip(tokens, tokens[1:], [*tokens[2:], None], strict=False):
         if token.depth or token.kind != "word" or token.text.upper() not in _OUTPUT or after is None:
             continue
@@ -143,9 +143,9 @@ def _settings(tokens: list[_Token]) -> Iterator[str]:
 
 def find_call(text: str, name: str) -> str | None:
     """
-    Return the text of the first call of the function *name*, from its name to the closing parenthesis.
+    Return the text of the first call of the function *name*, from the name to the closing parenthesis.
 
-    None without one.
+    None if the text has no such call.
     """
     tokens = [token for token in _tokens(text) if token.kind != "blank"]
     for index, (token, after) in enumerate(pairwise(tokens)):

@@ -1,7 +1,7 @@
 """
-The share of a shard in the rows of a SELECT, where rows are dealt out by their values.
+Compute a shard's share of the rows of a SELECT, where values decide a row's shard.
 
-:mod:`.dealing` chooses the key. Apart from it, so that reading a plan takes none of what the choice looks at. Pure.
+:mod:`.dealing` chooses the key. This module is separate, so that reading a plan imports little. Pure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from .names import quote
 
 class Dealing(Model):
     """
-    The key that decides a row's shard.
+    The key that decides the shard of a row.
 
     Attributes:
-        key: SQL over the target's columns: an integer, whose remainder by the number of slots is a row's slot.
-        columns: The columns that *key* is made of.
-        sharding_key: The sharding key of the Distributed table; empty where it has none.
-        follows: Whether *key* is that one, so that rows are where an INSERT through the table would put them.
+        key: SQL for an integer over the target's columns. Modulo the number of slots, it is a row's slot.
+        columns: The columns in *key*.
+        sharding_key: The sharding key of the Distributed table; empty if there is none.
+        follows: Whether *key* is that sharding key, so that each row is where an INSERT through the table would put it.
     """
 
     key: str
@@ -27,7 +27,7 @@ class Dealing(Model):
     follows: bool = False
 
     def share(self, weights: Mapping[int, int], shard: int) -> str:
-        """Return the condition for a row of a shard, whose slots follow those of the shards before it."""
+        """Return the condition for the rows of a shard; slots are numbered in the order of the shards."""
         first = sum(weight for number, weight in weights.items() if number < shard)
         slot, end = f"({self.key}) % {max(sum(weights.values()), 1)}", first + weights[shard]
         return f"{slot} = {first}" if end == first + 1 else f"{slot} >= {first} AND {slot} < {end}"
@@ -38,7 +38,7 @@ def share_of(select: str, columns: Sequence[str], exact: Mapping[str, str], shar
     Return SQL for the rows of a SELECT that meet the condition *share*.
 
     Args:
-        exact: By column, SQL for the value that an INSERT makes of it.
+        exact: By column, SQL for the value that an INSERT stores.
     """
     values = ", ".join(f"{exact[name]} AS {quote(name)}" if name in exact else quote(name) for name in columns)
     names = ", ".join(map(quote, columns))

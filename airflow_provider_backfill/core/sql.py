@@ -1,10 +1,9 @@
 """
-Every SQL text the product sends, built in one place.
+Build every SQL text that the product sends.
 
-A user's SELECT is never edited: it is wrapped, and the time filter is applied at the scan by
-the setting ``additional_table_filters``. Names are always quoted, bounds are always exact UTC
-instants typed by the column, and nothing else of a user's text reaches a statement.
-Pure: no server is asked.
+A user's SELECT is wrapped and never edited; the setting ``additional_table_filters`` applies the time filter at the
+scan. Names are always quoted, and bounds are exact UTC instants of the column's type. No other text of a user reaches a
+statement. Pure.
 """
 
 import re
@@ -21,17 +20,17 @@ from .plan import Chunk, FilteredTable, Plan, Statement, TimeLabel
 from .request import TableFilter
 from .tables import TableName, TimeKind
 
-# What separates or nests expressions; texts and quoted names are taken whole.
+# Characters that separate or nest expressions; string literals and quoted names match as a whole.
 _SEPARATOR = re.compile(r"'(?:[^'\\]|\\.)*(?:'|\Z)|`(?:[^`\\]|\\.)*(?:`|\Z)|[()\[\],]", re.DOTALL)
 
 
 def _content(names: Iterable[str]) -> str:
-    """Content sums."""
+    """Return SQL for the content sums over columns."""
     return f"count(), sum({row_hash(names)})"
 
 
 def row_hash(names: Iterable[str]) -> str:
-    """Return SQL for the hash of a row's columns *names*. The tuple is needed: the hash of a bare NULL is NULL."""
+    """Return SQL for the hash of the columns *names*. The tuple is needed, because the hash of a bare NULL is NULL."""
     return f"cityHash64(tuple({_list(names)}))"
 
 
@@ -40,7 +39,7 @@ def parse_filter(text: str) -> TableFilter:
     Read ``database.table`` or ``database.table=column``.
 
     Raises:
-        RequestError: It does not begin with a table's name, or names no column behind ``=``.
+        RequestError: The text does not begin with a table's name, or has no column after ``=``.
     """
     table, equals, column = text.partition("=")
     if equals and not column.strip():
@@ -56,18 +55,18 @@ def quote_table(name: TableName) -> str:
 
 
 def literal(text: str) -> str:
-    """Return a string literal."""
+    """Return a quoted and escaped string literal."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def time_literal(kind: TimeKind, moment: datetime) -> str:
     """
-    Return an instant as a constant to compare a column of *kind* with, exact in whole milliseconds.
+    Return an instant as a constant of a column's *kind*, exact in whole milliseconds.
 
     Epochs are rounded up: for whole units, ``x >= 1.5`` and ``x < 1.5`` are ``x >= 2`` and ``x < 2``.
 
     Raises:
-        RequestError: A Date column, and the instant is not 00:00 UTC.
+        RequestError: The column is a Date, and the instant is not 00:00 UTC.
     """
     utc = moment.astimezone(UTC)
     if kind.is_date:
@@ -89,13 +88,13 @@ def milliseconds(value: str, kind: TimeKind) -> str:
     if kind is TimeKind.EPOCH_S:
         return f"toInt64({value}) * 1000"
     if kind.per_second:
-        # Multiplied first, a number of nanoseconds would leave its type.
+        # Divide, because a product in nanoseconds could overflow.
         return f"intDiv(toInt64({value}), {kind.per_second // 1000})"
     return f"toUnixTimestamp64Milli(toDateTime64({value}, 3, 'UTC'))"
 
 
 def instant_sql(milliseconds: str, kind: TimeKind) -> str:
-    """Milliseconds since 1970 as a value of *kind*, rounded down."""
+    """Return SQL that converts milliseconds since 1970 to *kind*, rounded down."""
     if kind is TimeKind.EPOCH_S:
         return f"floor({milliseconds} / 1000)"
     if kind.per_second:
@@ -110,7 +109,7 @@ def time_filter(column: str, kind: TimeKind, start: datetime, end: datetime) -> 
 
 
 def instants(bounds: Sequence[int]) -> str:
-    """Return a SELECT of the bounds of chunks as ``ms``; short where they are as far from each other."""
+    """Return a SELECT of the chunk bounds as ``ms``; bounds at equal distances take a short text."""
     step = _constant_step(bounds)
     if step:
         return (
@@ -121,7 +120,7 @@ def instants(bounds: Sequence[int]) -> str:
 
 
 def bound_before(ms: str, bounds: Sequence[int]) -> str:
-    """Return SQL for the last of *bounds* that is not after an instant in milliseconds between the ends."""
+    """Return SQL for the last of *bounds* at or before an instant, in milliseconds within the window."""
     step = _constant_step(bounds)
     if step:
         return f"toInt64({bounds[0]} + intDiv({ms} - {bounds[0]}, {step}) * {step})"
@@ -129,7 +128,7 @@ def bound_before(ms: str, bounds: Sequence[int]) -> str:
 
 
 def _constant_step(bounds: Sequence[int]) -> int:
-    """Return the distance between *bounds* where all are equally far apart, except for the last; else 0."""
+    """Return the common distance of *bounds*, except for the last; 0 if distances differ."""
     if len(bounds) < 2:
         return 0
     step = bounds[1] - bounds[0]
@@ -147,7 +146,7 @@ def window_filter(plan: Plan, chunk: Chunk) -> str:
     Return the condition that a row of the target belongs to the chunk.
 
     Raises:
-        RequestError: The target has no time column, or one of dates that the chunk cuts.
+        RequestError: The target has no time column, or the chunk cuts a day of a date column.
     """
     time = plan.target_time
     if time is None:
@@ -160,26 +159,26 @@ def window_filter(plan: Plan, chunk: Chunk) -> str:
 
 
 def _labelled(label: TimeLabel, ms: int) -> str:
-    """Return a constant: what a label makes of an instant."""
+    """Return a constant: the label's value for an instant."""
     value = f"CAST({instant_sql(f'toInt64({ms})', label.kind)} AS {label.type})"
     return f"arrayMap({quote(label.column)} -> ({label.expression}), [{value}])[1]"
 
 
 def table_condition(table: TableName, column: str = "table") -> str:
-    """Return the condition that a row of a system table is about *table*, whose name is in *column*."""
+    """Return the condition that a row of a system table concerns *table*, whose name is in *column*."""
     return f"database = {literal(table.database)} AND {column} = {literal(table.table)}"
 
 
 def filter_setting(
     filters: Iterable[FilteredTable], slices: Sequence[tuple[datetime, datetime]], key_range: str = ""
 ) -> dict[str, str]:
-    """Return the settings that limit every scan of the filtered tables to some slices of time."""
+    """Return the settings that limit every scan of the filtered tables to slices of time."""
     conditions = (f"{literal(str(one.table))}: {literal(slices_condition(one, slices, key_range))}" for one in filters)
     return {"additional_table_filters": f"{{{', '.join(conditions)}}}"}
 
 
 def slices_condition(table: FilteredTable, slices: Sequence[tuple[datetime, datetime]], key_range: str = "") -> str:
-    """Return the condition that a row of a filtered table lies in some slices of time and a key range."""
+    """Return the condition that a row of a filtered table lies in slices of time and in a key range."""
     parts = [time_filter(table.column, table.kind, start, end) for start, end in slices]
     condition = parts[0] if len(parts) == 1 else " OR ".join(f"({part})" for part in parts)
     if not key_range:
@@ -195,7 +194,10 @@ def chunk_filter(plan: Plan, statement: Statement, chunk: Chunk) -> dict[str, st
 def slices_settings(
     plan: Plan, statement: Statement, slices: Sequence[tuple[datetime, datetime]], key_range: str = ""
 ) -> dict[str, str]:
-    """Return settings and query parameters that limit *statement* to slices; with bounds, adjacent slices."""
+    """
+    Return settings and query parameters that limit *statement* to slices; bounds as parameters need
+    adjacent slices.
+    """
     if statement.parameters:
         return {**statement.settings, **parameter_settings(statement.parameters, slices[0][0], slices[-1][1])}
     return {**statement.settings, **filter_setting(plan.filters(statement), slices, key_range)}
@@ -207,7 +209,7 @@ def query_id(plan_id: str, chunk_id: str, attempt: int) -> str:
 
 
 def staging_table(plan: Plan, storage: TableName, chunk_id: str, attempt: int) -> TableName:
-    """Return the private table of one attempt, beside the target or in the plan's staging database."""
+    """Return the private table of one attempt, in the target's database or in the plan's staging database."""
     return TableName(plan.staging_database or storage.database, f"backfill_{plan.plan_id}_{chunk_id}_{attempt}")
 
 
@@ -215,18 +217,18 @@ def replicated_staging_table(plan: Plan, storage: TableName, chunk_id: str, atte
     """
     Return the private table of one attempt on replicas.
 
-    No other attempt, folder or leftover has its path in Keeper.
+    The path in Keeper is unique among attempts, state folders and leftovers.
     """
     return TableName(plan.staging_database or storage.database, f"backfill_{plan.plan_id}_{chunk_id}_{attempt}_{nonce}")
 
 
 def sealed_table(plan: Plan, storage: TableName, chunk_id: str) -> TableName:
-    """Return the table that holds the one result of a chunk which may be published."""
+    """Return the table that holds the one publishable result of a chunk."""
     return TableName(plan.staging_database or storage.database, f"backfill_{plan.plan_id}_{chunk_id}_sealed")
 
 
 def assignments(settings: Mapping[str, int | str]) -> str:
-    """Return settings in the syntax of a statement."""
+    """Return settings as a statement writes them."""
     return ", ".join(f"{name} = {value}" for name, value in settings.items())
 
 
@@ -243,15 +245,15 @@ def create_like(
     another: bool = False,
 ) -> str:
     """
-    Create a table that can give partitions to *storage* and take them from it.
+    Return the CREATE statement of a table that can exchange partitions with *storage*.
 
     Args:
-        engine: The storage's whole engine clause, as ``system.tables.engine_full`` has it.
-        settings: Of the copy; where the storage has the same ones, these hold.
-        again: Whether it may be there already.
-        replicas: How the storage is replicated; the copy is, too, under a path of its own in Keeper.
-        cluster: Where to create it; empty for the server that is asked.
-        another: Whether *engine* is not the storage's own.
+        engine: The storage's complete engine clause, as ``system.tables.engine_full`` has it.
+        settings: Settings of the copy; they override settings of the storage.
+        again: Whether the table may exist already.
+        replicas: The replication of the storage; the copy is replicated under a separate path in Keeper.
+        cluster: The cluster for the CREATE; empty for the connected server.
+        another: Whether *engine* differs from the storage's engine.
     """
     apart = engine if replicas is None else replicas.engine(engine, table.table)
     if settings:
@@ -265,7 +267,7 @@ def create_like(
 
 
 def backup_table(plan: Plan, storage: TableName) -> TableName:
-    """Return the table that keeps what ``replace`` overwrites; not one of the tables that go when the run closes."""
+    """Return the backup table for rows that ``replace`` overwrites; it outlives the run, unlike staging tables."""
     return TableName(storage.database, f"backfill_backup_{plan.plan_id}")
 
 
@@ -275,7 +277,7 @@ def copy_select(source: TableName, columns: Sequence[Column]) -> str:
 
 
 def expressions(text: str) -> list[str]:
-    """Return the expressions of a key as the server shows it: ``a, f(b, c)`` or a tuple of them, ``(a, f(b, c))``."""
+    """Return the expressions of a key as the server shows it: ``a, f(b, c)`` or a tuple ``(a, f(b, c))``."""
     elements, depth, start, outer = [], 0, 0, len(text)
     for match in _SEPARATOR.finditer(text):
         word = match.group()
@@ -291,7 +293,7 @@ def expressions(text: str) -> list[str]:
 
 
 def first_parentheses(text: str) -> str:
-    """Return a text's first part in parentheses, with these; empty without any."""
+    """Return a text's first part in parentheses, including these; empty if there is none."""
     depth, start = 0, 0
     for match in _SEPARATOR.finditer(text):
         word = match.group()
@@ -304,7 +306,7 @@ def first_parentheses(text: str) -> str:
 
 
 def in_parentheses(expression: str) -> str:
-    """Return an expression in parentheses; an expression already in parentheses is returned unchanged."""
+    """Return an expression in parentheses; an expression in parentheses stays unchanged."""
     depth = 0
     for match in _SEPARATOR.finditer(expression):
         depth += (match.group() in "([") - (match.group() in ")]")
@@ -314,7 +316,10 @@ def in_parentheses(expression: str) -> str:
 
 
 def time_select(expression: str, rows: str) -> str:
-    """Return a SELECT of a time expression over *rows*; servers accept it where they can filter by the time."""
+    """
+    Return a SELECT of a time expression over *rows*. Servers accept the SELECT only if they can
+    filter by the time.
+    """
     return f"SELECT {expression} AS time FROM {rows} WHERE isNotNull({expression})"
 
 
@@ -329,7 +334,7 @@ def reads_of(tables: Iterable[TableName]) -> str:
 
 
 def insert_select(table: TableName, statement: Statement) -> str:
-    """Insert a statement's rows, matched by name."""
+    """Return the INSERT of a statement's rows, with columns matched by name."""
     columns = _list(statement.columns)
     return f"INSERT INTO {quote_table(table)} ({columns}) SELECT {columns} FROM (\n{statement.query}\n)"
 
@@ -339,7 +344,7 @@ def pasteable(text: str, given: Mapping[str, str]) -> tuple[str, str]:
     Return a statement with its settings and query parameters, as a person can paste it.
 
     Returns:
-        The statement, with a ``SET`` of each query parameter in front; and its SETTINGS clause, or an empty text.
+        The statement after a ``SET`` for each query parameter; and its SETTINGS clause, possibly empty.
     """
     bound = [f"SET {name} = {literal(value)};\n" for name, value in given.items() if name.startswith("param_")]
     rest = [
@@ -351,20 +356,20 @@ def pasteable(text: str, given: Mapping[str, str]) -> tuple[str, str]:
 
 
 def any_row_sql(plan: Plan, statement: Statement, chunk: Chunk) -> str:
-    """Whether a statement's filtered tables have a row in the chunk's window: one row, or none."""
+    """Return SQL that gives one row if a statement's filtered tables have rows in the chunk's window, else none."""
     rows = [
         f"FROM {quote_table(one.table)} WHERE {slices_condition(one, [(chunk.start, chunk.end)], chunk.key_range)}"
         for one in plan.filters(statement)
     ]
     if plan.dealing is not None:
-        # A LIMIT that one shard has reached cuts the connections to the others, which log that as an error.
+        # Count instead of LIMIT: a reached LIMIT closes connections to other shards, which log an error.
         counts = " UNION ALL ".join(f"SELECT count() AS found {each}" for each in rows)
         return f"SELECT 1 FROM ({counts}) HAVING sum(found) > 0"
     return f"SELECT 1 FROM ({' UNION ALL '.join(f'SELECT 1 {each} LIMIT 1' for each in rows)}) LIMIT 1"
 
 
 def source_checksum_sql(statement: Statement, columns: Sequence[Column], summed: Sequence[str]) -> str:
-    """Return SQL for the content sums of a statement's rows over *summed*, each value in the target's type."""
+    """Return SQL for the content sums of a statement's rows over *summed*, with values in the target's types."""
     target = {column.name: column for column in columns}
     values = ", ".join(
         f"{converted_value(target[name], null=name in statement.defaulted)} AS {quote(f'as {name}')}"
@@ -390,17 +395,17 @@ def converted_value(column: Column, *, null: bool) -> str:
 
 
 def table_checksum_sql(table: TableName, summed: Sequence[str], condition: str = "") -> str:
-    """Content sums over the columns *summed* of a table, in this order, of the rows that meet *condition*."""
+    """Return SQL for the content sums over the columns *summed*, in this order, of the rows that meet *condition*."""
     where = f" WHERE {condition}" if condition else ""
     return f"SELECT {_content(summed)} FROM (SELECT {_list(summed)} FROM {quote_table(table)}{where})"
 
 
 def parts_checksum_sql(table: TableName, three: str = "") -> str:
     """
-    Return SQL for the rows of a table's parts and the sum of the server's hashes of their uncompressed data.
+    Return SQL for the row count of a table's parts and the sum of the server's hashes of their uncompressed data.
 
     Args:
-        three: A question with three numbers for an answer, which is answered beside it.
+        three: SQL of a subquery with three numbers, whose answer is added to the result row.
     """
     hashed = "reinterpretAsUInt64(unhex(substring(uncompressed_hash_of_compressed_files, 1, 16)))"
     first, also = (f"WITH ({three}) AS found ", ", found.1, found.2, found.3") if three else ("", "")

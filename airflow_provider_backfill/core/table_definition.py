@@ -1,4 +1,4 @@
-"""Constraints and TTLs of columns, from a table's definition. Pure."""
+"""Read constraints and column TTLs from a table's definition. Pure."""
 
 import re
 from collections.abc import Iterator
@@ -13,19 +13,19 @@ _TTL = re.compile(
 
 
 class Named(NamedTuple):
-    """An expression, by the name of the constraint or of the column that has it."""
+    """An expression, with the name of its constraint or column."""
 
     name: str
     expression: str
 
 
 def checks(definition: str) -> Iterator[Named]:
-    """Return the constraints that rows must meet when they are inserted."""
+    """Yield the constraints that inserted rows must meet."""
     return _matching(definition, _CHECK)
 
 
 def column_ttls(definition: str) -> Iterator[Named]:
-    """Return the TTLs after which a merge sets values of a column to its default."""
+    """Yield the TTLs after which a merge resets values of a column."""
     return _matching(definition, _TTL)
 
 

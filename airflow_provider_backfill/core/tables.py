@@ -1,7 +1,7 @@
 """
-The name of a table, and how its time column stores an instant.
+Define the name of a table, and how its time column stores an instant.
 
-Apart from the other facts, because what is stored needs these, and the start of the program none of the others. Pure.
+Separate from the other facts, because stored plans need only these, and importing the rest would slow the start. Pure.
 """
 
 from enum import StrEnum
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class TimeKind(StrEnum):
-    """How a time column stores an instant; decides how bounds are written."""
+    """The way in which a time column stores an instant; it decides how bounds are written."""
 
     DATE = "date"
     DATE32 = "date32"
@@ -22,17 +22,17 @@ class TimeKind(StrEnum):
 
     @property
     def is_date(self) -> bool:
-        """Whether it holds whole days."""
+        """Whether the column holds whole days."""
         return self in (TimeKind.DATE, TimeKind.DATE32)
 
     @property
     def per_second(self) -> int | None:
-        """The number of its units in a second; None for other types than an integer epoch."""
+        """The number of units per second; None for types other than an integer epoch."""
         return _PER_SECOND.get(self)
 
     @property
     def unit(self) -> str:
-        """The unit of an integer epoch as a user writes it; empty for other types."""
+        """The unit of an integer epoch as a user writes it; otherwise empty."""
         return self.removeprefix("epoch-") if self.per_second else ""
 
 
@@ -42,16 +42,16 @@ _PER_SECOND = {
     TimeKind.EPOCH_US: 1_000_000,
     TimeKind.EPOCH_NS: 1_000_000_000,
 }
-# The units of an integer epoch.
+# The units of integer epochs.
 TIME_UNITS = tuple(kind.unit for kind in _PER_SECOND)
 
 
-# The database in whose name a table function is filtered.
+# The database name under which a table function is filtered.
 TABLE_FUNCTION = "_table_function"
 
 
 class TableName(NamedTuple):
-    """A table's name in its two parts, as the server stores them: without quotes."""
+    """A table's name in two unquoted parts, as the server stores them."""
 
     database: str
     table: str

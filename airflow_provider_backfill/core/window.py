@@ -15,7 +15,7 @@ from .instants import MS_PER_HOUR, from_ms, render_instant, short_instant, to_ms
 
 
 class Window(NamedTuple):
-    """A half-open window ``[start, end)`` of aware UTC instants, as a person or a mapped task names it."""
+    """A half-open window ``[start, end)`` of aware UTC instants."""
 
     start: datetime
     end: datetime
@@ -31,7 +31,7 @@ def parse_chunk_hours(text: str) -> float:
     Read a chunk size in hours as JavaScript's ``Number`` reads it: ``6``, ``0.25``, ``6e0``, ``0x6``.
 
     Raises:
-        RequestError: Not a number, not finite, or not above zero.
+        RequestError: The text is not a number, or the number is not finite or not positive.
     """
     trimmed = text.strip()
     value = math.nan
@@ -50,8 +50,8 @@ def render_chunk_hours(value: float) -> str:
     """
     Write a number as JavaScript's ``String(number)`` does: ``6``, ``0.25``, ``1e-7``, ``1e+21``.
 
-    Source: ECMA-262, Number::toString. Both languages print the shortest digits that read
-    back the same; only the layout differs.
+    Source: ECMA-262, Number::toString. Both languages print the shortest digits that give the same number when read;
+    only the layout differs.
     """
     number = float(value)
     if not math.isfinite(number):

@@ -19,7 +19,7 @@ def plan_remedy(plan_id: str) -> Remedy:
 
 
 def damage_reason(data: bytes, error: ValidationError) -> str:
-    """Why bytes are not what they should be, in a few words."""
+    """Return why bytes are not what they should be, in a few words."""
     if not data.strip(b"\0 \n"):
         return "it is empty"
     first = error.errors(include_url=False)[0]

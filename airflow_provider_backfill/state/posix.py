@@ -129,7 +129,7 @@ class _Handle:
         return self._process == os.getpid()
 
     def is_at(self, path: Path) -> bool:
-        """Whether *path* still names the file that was opened."""
+        """Return whether *path* still names the file that was opened."""
         try:
             found = os.stat(path)  # noqa: PTH116 - on the way of every commit
         except FileNotFoundError:

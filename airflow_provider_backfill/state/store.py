@@ -89,7 +89,7 @@ class StateStore:
         self.backend = backend
 
     def plan_path(self, plan_id: str) -> str:
-        """Where the plan is kept, as shown to people."""
+        """Return where the plan is kept, as shown to people."""
         return self.backend.where(plan_file(plan_id))
 
     def run_path(self, plan_id: str) -> str:

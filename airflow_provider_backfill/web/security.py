@@ -38,11 +38,11 @@ class Rights:
         self._known: dict[tuple[str, str], bool] = {}
 
     def may_see(self, dag_ids: Collection[str]) -> bool:
-        """Whether the user may see a plan of these DAGs: the runs of one of them are for this user to read."""
+        """Return whether the user may see a plan of these DAGs: the runs of one of them are for this user to read."""
         return any(self._may("GET", dag_id) for dag_id in (*dag_ids, _EVERY_DAG))
 
     def may_act(self, dag_ids: Collection[str]) -> bool:
-        """Whether the user may cancel, resume and waive a plan of these DAGs: all of them may be changed."""
+        """Return whether the user may cancel, resume and waive a plan of these DAGs: all of them may be changed."""
         return self._may("PUT", _EVERY_DAG) or (bool(dag_ids) and all(self._may("PUT", dag_id) for dag_id in dag_ids))
 
     def _may(self, method: Literal["GET", "PUT"], dag_id: str) -> bool:
@@ -57,7 +57,7 @@ class Rights:
 
 
 def may_clear(user: BaseUser, dag_id: str) -> bool:
-    """Whether Airflow would let the user clear tasks of a DAG."""
+    """Return whether Airflow would let the user clear tasks of a DAG."""
     details = DagDetails(id=dag_id)
     entity = DagAccessEntity.TASK_INSTANCE
     return bool(get_auth_manager().is_authorized_dag(method="PUT", access_entity=entity, details=details, user=user))

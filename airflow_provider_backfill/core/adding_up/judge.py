@@ -115,7 +115,10 @@ def keys_to_keep_whole(case: Case) -> tuple[BucketKey, ...]:
 
 
 def merges_any_parts(case: Case) -> bool:
-    """Whether the rules prove that the source may be cut in any way, since nothing or the target needs it whole."""
+    """
+    Return whether the rules prove that the source may be cut in any way, since nothing or the
+    target needs it whole.
+    """
     verdict, _ = _asked(case, BucketFacts(usable=False))
     return verdict.refusal is None and not verdict.doubts
 

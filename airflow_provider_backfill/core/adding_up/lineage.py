@@ -33,7 +33,7 @@ class Value(NamedTuple):
 
 
 def any_of(value: Value, test: Callable[[Value], bool]) -> bool:
-    """Whether *test* holds for a value or for one of its arguments, at any depth."""
+    """Return whether *test* holds for a value or for one of its arguments, at any depth."""
     seen: set[int] = set()
     todo = [value]
     while todo:
@@ -65,17 +65,17 @@ _UNORDERED = re.compile(
 
 
 def is_unstable(value: Value) -> bool:
-    """Whether a value differs each time it is computed."""
+    """Return whether a value differs each time it is computed."""
     return value.what in ("call", "opaque", "aggregate") and bool(UNSTABLE.fullmatch(value.name))
 
 
 def is_unordered(value: Value) -> bool:
-    """Whether several values are equally right, as for ``any``."""
+    """Return whether several values are equally right, as for ``any``."""
     return value.what in ("call", "opaque", "aggregate") and bool(_UNORDERED.fullmatch(value.name))
 
 
 def is_partial(value: Value) -> bool:
-    """Whether a value is made of results that several chunks have parts of."""
+    """Return whether a value is made of results that several chunks have parts of."""
     return any_of(value, lambda one: one.what == "aggregate")
 
 

@@ -101,7 +101,7 @@ def merge_of(value: Value) -> Merge:
 
 
 def _passes(value: Value, parts: Sequence[Value], by: str) -> bool:
-    """Whether a function of parts that are merged by *by* is merged by that as well."""
+    """Return whether a function of parts that are merged by *by* is merged by that as well."""
     name, single, all_parts = value.name, len(parts) == 1, len(parts) == len(value.args)
     if by == "state":
         return single and name in ("finalizeAggregation", "CAST", "_CAST")
@@ -129,7 +129,10 @@ def _passes(value: Value, parts: Sequence[Value], by: str) -> bool:
 
 
 def cuts_fractions(given: str, wanted: str) -> bool:
-    """Whether a number of type *given* loses digits as *wanted*: rounded parts do not add up to the rounded sum."""
+    """
+    Return whether a number of type *given* loses digits as *wanted*: rounded parts do not add up to
+    the rounded sum.
+    """
     one, other = unwrap_type(given), unwrap_type(simple_type(wanted))
     if "Float" in other:
         return False
@@ -253,13 +256,13 @@ def _without_combinators(name: str) -> tuple[str, set[str]]:
 
 
 def _base_root(base: str, combinator: str) -> bool:
-    """Whether a function is left when the combinator is taken away: groupArray is no group-Array."""
+    """Return whether a function is left when the combinator is taken away: groupArray is no group-Array."""
     root = base.removesuffix(combinator)
     return bool(root) and not (combinator == "Array" and root.lower() in ("group", "groupuniq"))
 
 
 def _over(by: str, name: str, args: Sequence[Value], *, counts: bool = False) -> Merge:
-    """How the result of a function merges whose arguments may be parts themselves."""
+    """Return how the result of a function merges whose arguments may be parts themselves."""
     inner = [merge_of(arg) for arg in args if is_partial(arg)]
     if not inner:
         return Merge(by)
@@ -325,14 +328,17 @@ def state_function(state: str) -> str:
 
 
 def follows(value: Value, known: set[Value]) -> bool:
-    """Whether rows that agree in the *known* values agree in this one."""
+    """Return whether rows that agree in the *known* values agree in this one."""
     if value in known or value.what == "constant":
         return True
     return value.what == "call" and bool(value.args) and all(follows(arg, known) for arg in value.args)
 
 
 def keeps_latest(target: TableFacts, filled: Sequence[Column], columns: Mapping[str, Value]) -> bool:
-    """Whether each chunk gives the latest row of a group, and the target keeps the latest of these by its version."""
+    """
+    Return whether each chunk gives the latest row of a group, and the target keeps the latest of
+    these by its version.
+    """
     version = _arguments(target.engine_full)
     if not version or version[0] not in columns:
         return False
@@ -371,7 +377,7 @@ def verify_caveat(plan: Plan, target: TableFacts, chance: Sequence[str] = ()) ->
 
 
 def signs_tell(plan: Plan, target: TableFacts, chance: Sequence[str] = ()) -> bool:
-    """Whether a key whose signs add up to something else in the target than in the SELECT shows a difference."""
+    """Return whether a key whose signs add up to something else in the target than in the SELECT shows a difference."""
     return _is_collapsing(target) and not _caveat_of_keys(plan, target, chance)
 
 

@@ -54,7 +54,7 @@ def given_constants(trees: Sequence[Node]) -> dict[int, tuple[str, ...]]:
 
 
 def tells_chunks(given: Mapping[int, tuple[str, ...]], ids: Collection[int]) -> bool:
-    """Whether these constants together have other values in each chunk."""
+    """Return whether these constants together have other values in each chunk."""
     values = list(zip(*(given[one] for one in ids), strict=True))
     return bool(values) and len(set(values)) == len(values)
 
@@ -96,7 +96,7 @@ def _has_columns(value: Value) -> bool:
 
 
 def may_share_rows(one: Collection[Told], other: Collection[Told]) -> bool:
-    """Whether two reads may take one row for different chunks, as a look-back does."""
+    """Return whether two reads may take one row for different chunks, as a look-back does."""
     if set(one) & set(other):
         # Both reads take the same rows for each chunk.
         return False

@@ -278,7 +278,7 @@ class Walk(Steps):
                 yield self._value(item, place), Value("opaque")
 
     def _same_bucket(self, pairs: Sequence[tuple[Value, Value]]) -> bool:
-        """Whether rows that two filtered sides join are always of one chunk."""
+        """Return whether rows that two filtered sides join are always of one chunk."""
         keys = ((self.time_key((left,)), self.time_key((right,))) for left, right in pairs)
         for one, two in keys:
             key = tuple(sorted({*one, *two}))

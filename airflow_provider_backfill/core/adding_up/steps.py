@@ -62,7 +62,7 @@ class Steps(Expressions):
         return replace(rows, shape=Shape.PARTS, told=told)
 
     def _of_one_chunk(self, values: Sequence[Value]) -> bool:
-        """Whether rows that agree in these values belong to one chunk, according to --param."""
+        """Return whether rows that agree in these values belong to one chunk, according to --param."""
         ids = [given_in(value) if value.what == "given" else self._pinned.get(value, ()) for value in values]
         return tells_chunks(self._case.given, {one for each in ids for one in each})
 
@@ -107,7 +107,7 @@ class Steps(Expressions):
         )
 
     def _cut(self, rows: Rows, what: str, values: Sequence[Value], texts: Sequence[str]) -> Cut | None:
-        """Why groups with these keys are not each of one chunk; None when they are."""
+        """Return why groups with these keys are not each of one chunk; None when they are."""
         keys = ", ".join(texts) or "of all rows"
         if rows.shape is Shape.GROUPED:
             return rows.why._replace(what=what, keys=keys) if rows.why else Cut(what, keys, (), None)

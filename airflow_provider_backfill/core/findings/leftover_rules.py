@@ -60,7 +60,7 @@ def _of_this_plan(case: RuleContext, plan_id: str, run: Run, tables: list[Stagin
 
 
 def _counted(tables: list[StagingFacts]) -> str:
-    """How many tables, with one of them by name."""
+    """Return how many tables, with one of them by name."""
     first = tables[0]
     rows = "on no server, and in Keeper still" if first.lost[0] else f"{first.rows} rows"
     if first.rows is None and not first.lost[0]:
