@@ -1,20 +1,19 @@
 """
-The store's interface to a file system or an object store.
+Define the store's interface to a file system or an object store.
 
-Two things: named files that are written as a whole, and logs that grow by one line at a
-time, each line durable before it is acknowledged. A position in a log counts from 0; what
-it counts (bytes, segments) only the log knows.
+A backend has named files, written as a whole, and logs that grow line by line. Each line is durable before it is
+acknowledged. Positions in a log start at 0; their unit (bytes, segments) is private to the log.
 """
 
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 LOG_CLOSED = b'{"type":"LogClosed"}\n'
-"""The last line of a log whose plan was planned again."""
+"""The last line of the log of a plan that was planned again."""
 
 
 class ConflictError(Exception):
-    """Somebody else has appended at this position; look again and decide again."""
+    """Another writer has appended at this position; read the new lines and decide again."""
 
 
 class EventLog(Protocol):
@@ -22,23 +21,21 @@ class EventLog(Protocol):
     One thread's view of a plan's log.
 
     Attributes:
-        optimistic: Whether a commit is tried from what is known, and told of others by
-            :class:`ConflictError`; otherwise the lock keeps others out.
+        optimistic: Whether commits run without a lock, so that :class:`ConflictError` reports concurrent writers.
     """
 
     optimistic: bool
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keep other writers out, where the log uses a lock."""
+        """Keep other writers out, if the log uses a lock."""
         ...
 
     def read(self, position: int, last: bytes) -> list[bytes] | None:
         """
-        Whole lines that follow *position*, in order, not necessarily all of them; none at the end.
+        Return whole lines after *position*, in order: possibly not all, none at the end.
 
         Returns:
-            None when *last* is not the line that ends at *position*: the log is not the one
-            that was read before, or what was read was never acknowledged and is gone.
+            None if *last* does not end at *position*: the log was replaced, or an unacknowledged line is gone.
         """
         ...
 
@@ -52,24 +49,24 @@ class EventLog(Protocol):
 
         Raises:
             ConflictError: The log has grown beyond *position*.
-            StateError: The line may not be there, such as when the disk is full.
+            StateError: The line may be missing, for example on a full disk.
         """
         ...
 
     def sync(self) -> None:
-        """Make the bytes that were read durable."""
+        """Make all bytes that were read durable."""
         ...
 
     def publish(self, position: int) -> None:
-        """Show the lines up to *position* to people as ``events/<planId>.ndjson``, where that takes a step."""
+        """Make the lines up to *position* readable as ``events/<planId>.ndjson``, if the log has another form."""
         ...
 
     def set_aside(self, tag: str) -> None:
-        """Move an older plan's log out of the way, to its name with *tag*. Call this under the lock."""
+        """Rename an older plan's log by adding *tag*. Call this under the lock."""
         ...
 
     def close(self) -> None:
-        """Let nobody append any more, as the plan is planned again."""
+        """Refuse further appends, because the plan is planned again."""
         ...
 
 
@@ -78,7 +75,7 @@ class Backend(Protocol):
     Named files and logs below one folder, safe for many processes on many hosts.
 
     Attributes:
-        parallel: How many reads at once are worth while.
+        parallel: The number of parallel reads that pays.
     """
 
     parallel: int
@@ -88,31 +85,31 @@ class Backend(Protocol):
         ...
 
     def read(self, name: str) -> bytes | None:
-        """Return the bytes of *name*, or None when there is no such file."""
+        """Return the bytes of *name*; None if there is no such file."""
         ...
 
     def stamp(self, name: str) -> object:
-        """Return a value that changes whenever *name* is written; None when there is no such file."""
+        """Return a value that changes with every write of *name*; None if there is no such file."""
         ...
 
     def names(self, folder: str, suffix: str) -> list[str]:
-        """Return the stems of the files *folder*/…*suffix*, sorted."""
+        """Return the sorted stems of the files *folder*/…*suffix*."""
         ...
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write *name* unless it exists; False when somebody else was first."""
+        """Write *name* unless it exists; return False if it does."""
         ...
 
     def replace(self, name: str, data: bytes) -> None:
-        """Write *name* as a whole; a reader sees the old bytes or the new ones."""
+        """Write *name* as a whole; readers see the old bytes or the new bytes."""
         ...
 
     def retire(self, name: str, tag: str) -> None:
-        """Rename *name* by adding *tag*, so that the name is free; do nothing when it does not exist."""
+        """Rename *name* by adding *tag*; do nothing if it does not exist."""
         ...
 
     def locked(self, name: str) -> AbstractContextManager[None]:
-        """Hold the lock *name* against every thread, process and host; freed when the holder dies."""
+        """Hold the lock *name* against every thread, process and host; the holder's death releases it."""
         ...
 
     def log(self, plan_id: str, generation: str) -> EventLog:
@@ -120,6 +117,6 @@ class Backend(Protocol):
         Return the log of a plan.
 
         Args:
-            generation: Tells plans apart that had the same id one after the other.
+            generation: Distinguishes successive plans with the same id.
         """
         ...

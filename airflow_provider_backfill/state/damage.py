@@ -1,4 +1,4 @@
-"""Errors of damaged, foreign and newer state files: the file, the line, and how to repair."""
+"""Report damaged, foreign and newer state files: the file, the line, and the repair."""
 
 import json
 from typing import Any
@@ -12,14 +12,14 @@ _UPGRADE = "install a newer airflow-provider-backfill"
 
 
 def plan_remedy(plan_id: str) -> Remedy:
-    """Say how to get a damaged plan file back."""
+    """Return how to restore a damaged plan file."""
     return Advice(
         "restore the file from a backup, or keep it aside and plan anew with {} (plan {})", Flag("--force"), plan_id
     )
 
 
 def damage_reason(data: bytes, error: ValidationError) -> str:
-    """Return why bytes are not what they should be, in a few words."""
+    """Return in a few words why the bytes are invalid."""
     if not data.strip(b"\0 \n"):
         return "it is empty"
     first = error.errors(include_url=False)[0]
@@ -38,14 +38,14 @@ def _object(data: bytes) -> dict[str, Any]:
 
 
 def refuse_other_format(path: str, data: bytes) -> None:
-    """Raise an error when another version wrote the file."""
+    """Raise an error if another version wrote the file."""
     number = _object(data).get("format")
     if isinstance(number, int) and number != FORMAT:
         raise other_format(path, number)
 
 
 def refuse_foreign(path: str, data: bytes) -> None:
-    """Say so when a file that could not be read is another version's, or another tool's in the same layout."""
+    """Raise an error if another version, or another tool with the same layout, wrote the unreadable file."""
     refuse_other_format(path, data)
     if "format" not in (found := _object(data)) and isinstance(found.get("chunks"), list):
         raise StateFormatError(
@@ -56,7 +56,7 @@ def refuse_foreign(path: str, data: bytes) -> None:
 
 
 def other_format(path: str, number: int) -> StateFormatError:
-    """Build the error of a file that another version wrote."""
+    """Return the error for a file that another version wrote."""
     if number > FORMAT:
         return StateFormatError(
             f"{path} was written by a newer version: it has format {number}, and this one reads format {FORMAT}.",

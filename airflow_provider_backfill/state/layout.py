@@ -1,4 +1,4 @@
-"""Names of the state files of a plan."""
+"""Name the state files of a plan."""
 
 import re
 
@@ -9,10 +9,10 @@ PLAN_ID = re.compile(r"[0-9a-f]{16}")
 
 def check_plan_id(text: str) -> str:
     """
-    Return the plan id in *text*.
+    Return *text* if it is a plan id.
 
     Raises:
-        RequestError: It is not 16 hex digits.
+        RequestError: The text is not 16 hex digits.
     """
     plan_id = text.strip()
     if not PLAN_ID.fullmatch(plan_id):

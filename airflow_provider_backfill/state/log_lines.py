@@ -1,4 +1,4 @@
-"""The bytes of an event log's lines, and what is read from them without parsing."""
+"""Write the lines of an event log, and recognise lines without parsing."""
 
 from typing import Literal
 
@@ -7,11 +7,11 @@ from ..core.model import FORMAT, Instant, Model
 from ..core.plan import Plan
 
 EVENT, CHUNK_EVENT = b'{"at":"', b'"type":"Chunk'
-"""How each line of ours begins, and what is in each about a chunk and in no other: quotes within texts are escaped."""
+"""The beginning of each line, and a part that only lines about chunks contain: quotes within texts are escaped."""
 
 
 class LogOpened(Model):
-    """The first line of every log: which plan it is of, and in which format the lines are."""
+    """The first line of every log: the plan it belongs to, and the format of the lines."""
 
     type: Literal["LogOpened"] = "LogOpened"
     format: int

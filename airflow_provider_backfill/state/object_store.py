@@ -1,12 +1,10 @@
 """
-Plans, run checkpoints and event logs in an object store: S3 and compatible ones, GCS, Azure.
+Keep plans, run checkpoints and event logs in an object store: S3 and compatible stores, GCS, Azure.
 
-Everything rests on one promise of the store: a put that succeeds only when the name is free
-(or only when the object is still the one that was read). A log is a folder of numbered
-objects, one line each, as Delta Lake's log is; a commit puts the next number, and whoever
-finds it taken looks again. Nothing is ever deleted or overwritten there, so nobody who was
-frozen for an hour can write into the past.
-Imports errors and masking only, and obstore; imported for a URL only, since obstore is an extra.
+The store must support conditional puts, which succeed only if the name is free or the object is unchanged. Like Delta
+Lake's log, a log is a folder of numbered objects, one line each. A commit puts the next number; a writer that finds the
+number taken reads again. Log objects are never deleted or overwritten, so a writer that was frozen for an hour cannot
+change the past. Import this module for URLs only, since obstore is an extra.
 """
 
 import json
@@ -35,7 +33,7 @@ _LEASE_SECONDS = 30.0
 _GUESS = 4
 _PARALLEL = 16
 _BATCH = 1024
-"""Segments that are fetched at once, so that memory does not grow with the log."""
+"""The maximum of segments per fetch, so that memory does not grow with the log."""
 _MISSING = (FileNotFoundError, NotFoundError)
 _AIRFLOW_NAMES = {
     "aws_endpoint": "endpoint",
@@ -54,11 +52,11 @@ def connect(url: str, config: Mapping[str, str]) -> "ObjectBackend":
     Return the backend below *url*, such as ``s3://bucket/prefix``.
 
     Args:
-        config: What the store needs beyond the environment, by the names that obstore has for it
-            (``access_key_id``, ``endpoint``, …) or an Airflow connection's extras have.
+        config: Options of the store beyond the environment, by obstore's names (``access_key_id``, ``endpoint``, …) or
+            by the names in an Airflow connection's extras.
 
     Raises:
-        StateError: The URL or the configuration is not one that obstore understands.
+        StateError: obstore does not understand the URL or the configuration.
     """
     given: Any = {_AIRFLOW_NAMES.get(key, key): value for key, value in config.items()}
     endpoint = given.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
@@ -73,7 +71,7 @@ def connect(url: str, config: Mapping[str, str]) -> "ObjectBackend":
 
 
 class ObjectBackend:
-    """The backend on an object store; see :mod:`.backend` for its promises."""
+    """Store files and logs in an object store; :mod:`.backend` has the guarantees."""
 
     parallel = _PARALLEL
 
@@ -86,12 +84,12 @@ class ObjectBackend:
         return f"{self.url}/{name}"
 
     def read(self, name: str) -> bytes | None:
-        """Return the bytes of *name*, or None when there is no such object."""
+        """Return the bytes of *name*; None if there is no such object."""
         found = self._get(name)
         return found[0] if found else None
 
     def _get(self, name: str) -> tuple[bytes, dict[str, str]] | None:
-        """Return the bytes of *name*, and the version tag of the object."""
+        """Return the bytes of *name* and the version of the object; None if there is no such object."""
         with _explained("read", self.where(name)):
             try:
                 found = obstore.get(self.store, name)
@@ -100,7 +98,7 @@ class ObjectBackend:
             return bytes(found.bytes()), _version(found.meta)
 
     def stamp(self, name: str) -> object:
-        """Return a value that changes whenever *name* is written; None when there is no such object."""
+        """Return a value that changes with every write of *name*; None if there is no such object."""
         with _explained("read", self.where(name)):
             try:
                 found = obstore.head(self.store, name)
@@ -109,7 +107,7 @@ class ObjectBackend:
         return found["e_tag"], found["last_modified"], found["size"]
 
     def names(self, folder: str, suffix: str) -> list[str]:
-        """Return the stems of the objects *folder*/…*suffix*, sorted."""
+        """Return the sorted stems of the objects *folder*/…*suffix*."""
         with _explained("list", self.where(folder)):
             found = obstore.list_with_delimiter(self.store, f"{folder}/")["objects"]
         return sorted(
@@ -119,22 +117,22 @@ class ObjectBackend:
         )
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write *name* unless it exists; False when somebody else was first."""
+        """Write *name* unless it exists; return False if it does."""
         with _explained("write", self.where(name)):
             try:
                 obstore.put(self.store, name, data, mode="create")
             except (AlreadyExistsError, PreconditionError):
-                # A request that was sent twice because its answer was lost finds itself.
+                # A request may have been sent twice because its answer was lost; then the object is this writer's.
                 return self.read(name) == data
         return True
 
     def replace(self, name: str, data: bytes) -> None:
-        """Write *name* as a whole; a reader sees the old bytes or the new ones."""
+        """Write *name* as a whole; readers see the old bytes or the new bytes."""
         with _explained("write", self.where(name)):
             obstore.put(self.store, name, data)
 
     def retire(self, name: str, tag: str) -> None:
-        """Rename *name* by adding *tag*, so that the name is free; do nothing when it does not exist."""
+        """Rename *name* by adding *tag*; do nothing if it does not exist."""
         with _explained("rename", self.where(name)), suppress(*_MISSING):
             obstore.copy(self.store, name, f"{name}.{tag}")
             obstore.delete(self.store, name)
@@ -144,11 +142,11 @@ class ObjectBackend:
         """
         Hold the lock *name* against every thread, process and host.
 
-        The holder has half a minute. Then who waits takes the lock over, by their own clock:
-        once they have seen it unchanged for that long.
+        The lock expires after half a minute. A waiting process takes it over when it has seen the lock unchanged for
+        that time, by its own clock.
 
         Raises:
-            StateError: On the way out, when it took too long and the lock was taken over.
+            StateError: The holder took too long and lost the lock; raised on exit.
         """
         path, nonce = f"locks/{name}.lock", uuid4().hex
         version = self._acquire(path, nonce)
@@ -186,12 +184,12 @@ class ObjectBackend:
                 ) from None
 
     def log(self, plan_id: str, generation: str) -> "ObjectLog":
-        """Return the log of a plan; each generation has a folder of its own."""
+        """Return the log of a plan; each generation has a separate folder."""
         return ObjectLog(self, plan_id, re.sub("[^0-9TZ]", "", generation))
 
 
 class ObjectLog:
-    """One plan's event log as numbered objects; positions count lines, and each object holds one."""
+    """Keep one plan's event log as numbered objects. Positions count lines; each object has one line."""
 
     optimistic = True
 
@@ -206,14 +204,14 @@ class ObjectLog:
         return f"{self._folder}{number:012d}.ndjson"
 
     def locked(self) -> AbstractContextManager[None]:
-        """Nothing: a commit that meets another one finds its number taken."""
+        """Do nothing: a commit that meets another commit finds its number taken."""
         return nullcontext()
 
     def read(self, position: int, last: bytes) -> list[bytes] | None:
-        """Lines that follow *position*; None when there is no line *position*."""
+        """Return lines after *position*; None if line *position* does not exist."""
         del last
         if not self._known:
-            # The first read takes one listing, which also shows whether a checkpoint's last line exists.
+            # One listing starts the first read and shows whether a checkpoint's last line exists.
             numbers = self._numbers(max(position - 1, 0))
             if position and next(numbers, None) != position:
                 return None
@@ -227,7 +225,7 @@ class ObjectLog:
         line = self._backend.read(self._name(position + 1))
         if line is None:
             return []
-        # Others have written a few lines as a rule: some reads that find nothing cost less than a listing.
+        # Usually a few lines are new. Some failed reads cost less than a listing.
         guess = range(position + 2, position + 2 + _GUESS)
         lines = [line, *self._fetch(position + 1, iter(guess))]
         if len(lines) > _GUESS:
@@ -235,13 +233,13 @@ class ObjectLog:
         return lines
 
     def _numbers(self, after: int) -> Iterator[int]:
-        """Return the numbers of the segments after number *after*, in order."""
+        """Yield the numbers of the segments after number *after*, in order."""
         with _explained("list", self._backend.where(self._folder)):
             for batch in obstore.list(self._store, self._folder, offset=self._name(after), chunk_size=_BATCH):
                 yield from sorted(int(meta["path"].rpartition("/")[2].partition(".")[0]) for meta in batch)
 
     def _fetch(self, position: int, numbers: Iterator[int]) -> list[bytes]:
-        """Return the lines after *position*, as far as *numbers* follow each other and a batch goes."""
+        """Return the lines after *position*, up to a gap in *numbers* or the size of a batch."""
         wanted: list[int] = []
         for number in numbers:
             if number != position + len(wanted) + 1:
@@ -262,7 +260,7 @@ class ObjectLog:
         return lines
 
     def _published_lines(self) -> list[bytes]:
-        """Return the lines as they were published; none when that is not of this generation."""
+        """Return the published lines; empty if they are of another generation."""
         data = self._backend.read(self._published)
         if not data or not (first := self._backend.read(self._name(1))) or not data.startswith(first):
             return []
@@ -286,8 +284,8 @@ class ObjectLog:
         Put *line* as the segment after *position*.
 
         Raises:
-            ConflictError: Somebody else was first.
-            StateError: The store did not answer that it is there; it may be there all the same.
+            ConflictError: Another writer was first.
+            StateError: The store did not confirm the object, which may exist nevertheless.
         """
         if not self._backend.create(self._name(position + 1), line):
             raise ConflictError
@@ -296,7 +294,7 @@ class ObjectLog:
         """Do nothing: every readable object is durable."""
 
     def publish(self, position: int) -> None:
-        """Write the lines up to *position* as one object, for people and for a replay from the first line."""
+        """Write the lines up to *position* as one object, for people and for a faster replay from the first line."""
         lines = self._published_lines()
         if len(lines) >= position:
             return
@@ -308,11 +306,11 @@ class ObjectLog:
         self._backend.replace(self._published, b"".join(lines))
 
     def set_aside(self, tag: str) -> None:
-        """Move an older plan's published log to its name with *tag*; the segments have their own folder."""
+        """Rename an older plan's published log by adding *tag*; the segments have a separate folder."""
         self._backend.retire(self._published, tag)
 
     def close(self) -> None:
-        """Let nobody append any more: who tries meets the closing line."""
+        """Append the closing line, at which later writers stop."""
         while True:
             last = 0
             for number in self._numbers(0):
@@ -342,9 +340,9 @@ def _explained(verb: str, where: str) -> Iterator[None]:
     except (AlreadyExistsError, PreconditionError):
         raise
     except (BaseError, OSError, ValueError) as error:
-        # The first line has the error; the others are the library's structures. A URL's query can be a signature.
+        # The first line has the error, the other lines the library's structures. A URL's query may be a signature.
         text = shorten_message(str(error)).strip().partition("\n")[0]
-        # Without the library's error as cause: a log of the chain would contain the text that the error quotes.
+        # Drop the library's error as cause: a log of the chain would show the text that this error quotes.
         raise StateError(
             f"Cannot {verb} {where}: {mask_secrets(_QUERY.sub('?…', text))}",
             remedy=Advice(

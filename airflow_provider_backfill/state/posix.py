@@ -1,13 +1,11 @@
 """
-Plans, run checkpoints and event logs on a POSIX file system.
+Keep plans, run checkpoints and event logs on a POSIX file system.
 
-Files are replaced as a whole (temporary file, fsync, rename, fsync of the folder). A log
-line is acknowledged only after fsync, so a torn last line is a step nobody was told about:
-readers skip it, and the next writer cuts it off. Locks are ``flock``, which the kernel drops
-with the process and carries to NFSv4 servers.
-Files are their owner's alone, unless the state folder lets its group, or others, write: then they share the files.
-Nothing is written through a symbolic link below the state folder.
-Imports errors only; knows nothing of ClickHouse, Airflow, or what the bytes mean.
+Files are replaced as a whole (temporary file, fsync, rename, fsync of the folder). A log line is acknowledged only
+after fsync, so nobody knows of an incomplete last line: readers skip it, and the next writer removes it. Locks are
+``flock``; the kernel releases them with the process and supports them on NFSv4. Files are private to their owner,
+unless the state folder is writable for its group or for others. No write follows a symbolic link below the state
+folder.
 """
 
 import errno
@@ -21,14 +19,14 @@ from uuid import uuid4
 from ..errors import Advice, DamagedStateError, Flag, StateError
 
 _BLOCK = 4 << 20
-"""Bytes of a log that are read at once, so that memory does not grow with it."""
+"""The number of bytes per read of a log, so that memory does not grow with the log."""
 # Errors that concern one file and not its neighbours.
 _UNREADABLE = (errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP)
 _CREATE = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class FileBackend:
-    """The backend on a folder of a local or an NFSv4 file system; see :mod:`.backend` for its promises."""
+    """Store files and logs in a folder of a local or NFSv4 file system; :mod:`.backend` has the guarantees."""
 
     parallel = 1
 
@@ -40,7 +38,7 @@ class FileBackend:
         return str(self.root / name)
 
     def read(self, name: str) -> bytes | None:
-        """Return the bytes of *name*, or None when there is no such file."""
+        """Return the bytes of *name*; None if there is no such file."""
         path = self.root / name
         with _explained("read", path):
             try:
@@ -49,7 +47,7 @@ class FileBackend:
                 return None
 
     def stamp(self, name: str) -> object:
-        """Return a value that changes whenever *name* is written; None when there is no such file."""
+        """Return a value that changes with every write of *name*; None if there is no such file."""
         try:
             found = (self.root / name).stat()
         except OSError:
@@ -57,7 +55,7 @@ class FileBackend:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def names(self, folder: str, suffix: str) -> list[str]:
-        """Return the stems of the files *folder*/…*suffix*, sorted."""
+        """Return the sorted stems of the files *folder*/…*suffix*."""
         with _explained("list", self.root / folder):
             try:
                 found = [path.name for path in (self.root / folder).iterdir()]
@@ -66,7 +64,7 @@ class FileBackend:
         return sorted(name.removesuffix(suffix) for name in found if name.endswith(suffix))
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write *name* unless it exists; False when somebody else was first."""
+        """Write *name* unless it exists; return False if it does."""
         with self._written(name, data) as temporary:
             try:
                 os.link(temporary, self.root / name)
@@ -75,7 +73,7 @@ class FileBackend:
         return True
 
     def replace(self, name: str, data: bytes) -> None:
-        """Write *name* as a whole; a reader sees the old bytes or the new ones."""
+        """Write *name* as a whole; readers see the old bytes or the new bytes."""
         with self._written(name, data) as temporary:
             temporary.replace(self.root / name)
 
@@ -97,12 +95,12 @@ class FileBackend:
                     temporary.unlink(missing_ok=True)
 
     def retire(self, name: str, tag: str) -> None:
-        """Rename *name* by adding *tag*, so that the name is free; do nothing when it does not exist."""
+        """Rename *name* by adding *tag*; do nothing if it does not exist."""
         _set_aside(self.root / name, tag)
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """Hold the lock *name* against every thread, process and host; freed when the holder dies."""
+        """Hold the lock *name* against every thread, process and host; the holder's death releases it."""
         lock = _Lock(self.root, name)
         lock.acquire()
         try:
@@ -117,7 +115,7 @@ class FileBackend:
 
 
 class _Handle:
-    """A file descriptor of this process alone: it goes with its last reference, and a fork does not share it."""
+    """A file descriptor that is closed with its last reference and that child processes do not use."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -125,11 +123,11 @@ class _Handle:
 
     @property
     def ours(self) -> bool:
-        """Whether this process opened it; a child shares its parent's position and locks."""
+        """Whether this process opened the file; a child process shares the parent's position and locks."""
         return self._process == os.getpid()
 
     def is_at(self, path: Path) -> bool:
-        """Return whether *path* still names the file that was opened."""
+        """Return whether *path* still names the opened file."""
         try:
             found = os.stat(path)  # noqa: PTH116 - on the way of every commit
         except FileNotFoundError:
@@ -138,7 +136,7 @@ class _Handle:
         return (own.st_ino, own.st_dev) == (found.st_ino, found.st_dev)
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        # No helper from this module: at the end of the program its names are gone before its objects.
+        # Use no helper of this module: at interpreter exit, module names are deleted before objects.
         try:
             close(self.number)
         except OSError:
@@ -147,10 +145,10 @@ class _Handle:
 
 class _Lock:
     """
-    An advisory lock on a file, for one thread at a time; the file stays open from one use to the next.
+    An advisory lock on a file, for one thread at a time; the file stays open between uses.
 
-    The file itself is never deleted by us. If somebody else does, the lock on the deleted file
-    holds nobody back, so it is opened again.
+    The product never deletes the lock file. A lock on a file that another program deleted protects nothing, so the file
+    is then opened again.
     """
 
     def __init__(self, root: Path, name: str) -> None:
@@ -175,10 +173,10 @@ class _Lock:
 
 class FileLog:
     """
-    One plan's event log in one file; positions are bytes.
+    Keep one plan's event log in one file. Positions are bytes.
 
-    Under the lock it is read and written through a handle that stays open. Without the lock
-    the file is opened again for each look, because NFS shows the writes of others on open.
+    Under the lock, reads and writes use a handle that stays open. Without the lock, each read opens the file again,
+    because NFS shows the writes of other hosts on open.
     """
 
     optimistic = False
@@ -203,10 +201,10 @@ class FileLog:
             self._lock.release()
 
     def _opened(self) -> _Handle | None:
-        """Return the log file that has the name now, or None when there is none."""
+        """Return a handle of the current log file; None if there is no file."""
         if not self._held:
             return self._open(os.O_RDONLY)
-        # Once in each hold of the lock: nobody but its holder renames the file.
+        # Check one time per hold of the lock: only the holder renames the file.
         if not self._looked:
             if self._handle is None or not self._handle.ours or not self._handle.is_at(self._path):
                 self._handle, self._named = self._open(os.O_RDWR), False
@@ -222,7 +220,7 @@ class FileLog:
             return None
 
     def read(self, position: int, last: bytes) -> list[bytes] | None:
-        """Whole lines that follow *position*; None when *last* does not end there. A torn last line is skipped."""
+        """Return whole lines after *position*; None if *last* does not end there. Skip an incomplete last line."""
         with _explained("read", self._path):
             handle = self._opened()
             if handle is None:
@@ -236,10 +234,10 @@ class FileLog:
                 end = data.rfind(b"\n", len(last)) + 1
                 if end or wanted >= there:
                     break
-                # A line longer than a block.
+                # The line is longer than a block.
                 wanted = min(wanted * 2, there)
         if not end and not position and data and not data.strip(b"\0"):
-            # No acknowledged line looks like this, so readers do not take it for a line.
+            # No acknowledged line has this form, so readers ignore it.
             return [data]
         return data[len(last) : end].splitlines(keepends=True)
 
@@ -251,11 +249,11 @@ class FileLog:
         """
         Append *line* at *position* and wait until it is on disk. Call it under the lock.
 
-        What lies beyond *position* is a torn line and is cut off. When the write fails, the log
-        is cut back to *position*, so that a full disk leaves no half of an event.
+        Bytes after *position* are an incomplete line and are removed. After a failed write, the log is truncated to
+        *position*, so that a full disk leaves no partial event.
 
         Raises:
-            StateError: The line is not on disk, such as when the disk is full.
+            StateError: The line is not on disk, for example because the disk is full.
         """
         with _explained("write", self._path):
             handle = self._opened()
@@ -271,7 +269,7 @@ class FileLog:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(handle.number)
                 if not self._named:
-                    # Whoever created the file may have died before its name was on disk.
+                    # The process that created the file may have died before its name was on disk.
                     _sync_folder(self._path.parent)
                     self._named = True
             except OSError:
@@ -280,13 +278,16 @@ class FileLog:
                 raise
 
     def sync(self) -> None:
-        """Make durable what was read: its writer may have died before its fsync. Call it under the lock."""
+        """
+        Make all bytes that were read durable: their writer may have died before its fsync. Call
+        this under the lock.
+        """
         with _explained("write", self._path):
             if (handle := self._opened()) is not None:
                 os.fsync(handle.number)
 
     def publish(self, position: int) -> None:
-        """Nothing: the log is the file that people read."""
+        """Do nothing: the log is already the file that people read."""
 
     def set_aside(self, tag: str) -> None:
         """Rename an older plan's log by adding *tag*. Call this under the lock."""
@@ -294,7 +295,7 @@ class FileLog:
         self._handle = None
 
     def close(self) -> None:
-        """Nothing: the file is renamed, which every writer sees under the lock."""
+        """Do nothing: the file is renamed, and every writer notices this under the lock."""
 
 
 def _set_aside(path: Path, tag: str) -> None:
@@ -304,7 +305,7 @@ def _set_aside(path: Path, tag: str) -> None:
 
 
 def _read_at(handle: int, size: int, position: int) -> bytes:
-    """Return the *size* bytes at *position*, fewer at the end of the file; one read may give fewer before it."""
+    """Return the *size* bytes at *position*, fewer only at the end of the file; a single system read may stop early."""
     data = os.pread(handle, size, position)
     while len(data) < size and (more := os.pread(handle, size - len(data), position + len(data))):
         data += more
@@ -312,13 +313,13 @@ def _read_at(handle: int, size: int, position: int) -> bytes:
 
 
 def _shared(root: Path) -> int:
-    """Return the permission bits of the group and of others, where they may write in the state folder."""
+    """Return the permission bits of the group and of others, if they may write in the state folder."""
     mode = root.stat().st_mode
     return (0o070 if mode & 0o020 else 0) | (0o007 if mode & 0o002 else 0)
 
 
 def _create(root: Path, path: Path, flags: int) -> int:
-    """Open a file, made if it is not there, for its owner and for those who share the folder; no symbolic link."""
+    """Open or create a file for its owner and for those who share the folder; refuse symbolic links."""
     shared = _shared(root) & 0o066
     try:
         handle = os.open(path, flags | _CREATE | os.O_EXCL, 0o600)
@@ -332,7 +333,7 @@ def _create(root: Path, path: Path, flags: int) -> int:
 
 
 def _make_folder(root: Path, path: Path) -> None:
-    """Create a folder with its parents, durably: the state folder or a folder in it, for the owner alone."""
+    """Create the state folder or a folder in it, with its parents, durably and private to the owner."""
     inner = root in path.parents
     if inner and path.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
@@ -365,7 +366,7 @@ def _explained(verb: str, path: Path) -> Iterator[None]:
     except OSError as error:
         reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror or error
         if verb == "read" and error.errno in _UNREADABLE and os.access(path.parent, os.X_OK):
-            # Usually one unreadable file, which says nothing about the others.
+            # Usually one unreadable file, which does not affect the others.
             raise DamagedStateError(
                 f"{path} cannot be read: {reason}.",
                 path=str(path),

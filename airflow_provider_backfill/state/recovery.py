@@ -1,9 +1,8 @@
 """
-Recovery of a damaged log: the facts that remain, and the facts that are lost.
+Recover the run from a damaged log: the remaining facts, and what is lost.
 
-The rule is to believe less rather than more: a chunk counts as done only where a whole line
-says so, and whatever a lost line may have been about is named, so that a person looks before
-anything is written again.
+The rules are cautious. A chunk counts as done only if a whole line says so. All chunks that a lost line may concern are
+named, so that a person checks them before they are written again.
 """
 
 from copy import deepcopy
@@ -21,13 +20,13 @@ from ..errors import TransitionError
 @dataclass(slots=True)
 class RecoveredRun:
     """
-    A run as far as it can be made out.
+    A run as far as a damaged log allows.
 
     Attributes:
-        read: Lines that were understood.
-        damaged: Numbers of the lines that were not.
-        lost: Lines that the last checkpoint had seen and that are gone.
-        uncertain: Ids of chunks that are not known to be done although they may be.
+        read: Number of readable lines.
+        damaged: Numbers of the unreadable lines.
+        lost: Number of missing lines that the last checkpoint had seen.
+        uncertain: Ids of chunks that may be done without a line that says so.
     """
 
     run: Run
@@ -39,12 +38,11 @@ class RecoveredRun:
 
 def recover_run(plan: Plan, log: bytes, checkpoint: Run | None, last: bytes, seen: int) -> RecoveredRun:
     """
-    Make out the run from a damaged log.
+    Recover the run from a damaged log.
 
     Args:
-        log: The log's bytes; a torn last line counts for nothing.
-        checkpoint: A replay of it up to the line *last*, number *seen*, from before it was
-            damaged; None when there is none.
+        log: The log's bytes; an incomplete last line is ignored.
+        checkpoint: The replay from before the damage, up to the line *last* with number *seen*; None if there is none.
     """
     lines = log[: log.rfind(b"\n") + 1].splitlines(keepends=True)
     found = RecoveredRun(new_run(plan))
@@ -54,7 +52,7 @@ def recover_run(plan: Plan, log: bytes, checkpoint: Run | None, last: bytes, see
         found.lost = max(seen - len(lines), 0)
         found.read = seen - found.lost
         begin = lines.index(last) + 1 if last in lines else min(seen, len(lines))
-        # Damage to lines that the checkpoint had seen costs nothing, as long as they stand where they stood.
+        # Damage to lines before the checkpoint loses nothing, as long as the lines keep their positions.
         whole = last in lines or (not found.lost and _event(lines[seen - 1]) is None)
     else:
         # The first line is the header, unless the header was lost.
@@ -74,11 +72,11 @@ def recover_run(plan: Plan, log: bytes, checkpoint: Run | None, last: bytes, see
                 _believe(found.run, event)
             misfits.add(getattr(event, "chunk_id", ""))
     if not whole or len(found.damaged) > 1 or (misfits and not found.damaged):
-        # Several lost lines can have claimed and ended any chunk.
+        # Several lost lines may have claimed and ended any chunk.
         states = (ChunkStatus.PENDING, ChunkStatus.RUNNING, ChunkStatus.FAILED)
         found.uncertain = tuple(chunk.id for chunk in select_chunks(plan, found.run, *states))
     elif found.damaged:
-        # One lost line leaves a trace: a chunk that looks claimed, or whose other events do not follow.
+        # One lost line leaves a trace: a chunk that looks claimed, or whose later events do not follow.
         running = {chunk.id for chunk in select_chunks(plan, found.run, ChunkStatus.RUNNING)}
         found.uncertain = tuple(sorted((running | misfits) - found.run.done.keys() - {""}))
     return found
@@ -106,12 +104,12 @@ def _believe(run: Run, event: ChunkStarted | ChunkVerified | ChunkDone) -> None:
         run.counts[state.status] -= 1
         if done := run.done.pop(chunk_id, None):
             run.rows, run.seconds = run.rows - done[1], run.seconds - done[3]
-    # Earlier attempts have no effect on this one, except for what they had verified.
+    # Only verified rows of earlier attempts affect this attempt.
     run.chunks[chunk_id] = ChunkState(attempt=event.attempt - 1, verified=dict(state.verified), staged=state.staged)
     if isinstance(event, ChunkStarted):
         apply_event(run, event.model_copy(update={"takes_over": False}))
     else:
-        # The claim that must have been there; its bounds play no part here.
+        # Reconstruct the claim that must have existed; its bounds have no effect here.
         claim = ChunkStarted(
             at=event.at,
             by=event.by,

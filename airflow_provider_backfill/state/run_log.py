@@ -1,4 +1,4 @@
-"""The event log of one run, folded as it is read; commits go through one judge."""
+"""Read and write the event log of one run. All commits pass one judge."""
 
 import random
 import time
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _CHECKPOINT_SECONDS = 1.0
 _CHECKPOINT_GROWTH = 4
-"""A run file is written again when the log has grown by the run file's size divided by this."""
+"""The run file is written again after the log has grown by the run file's size divided by this number."""
 _PAUSE_SECONDS = 2.0
 """The longest pause after a conflict with another writer."""
 
@@ -43,10 +43,10 @@ class Checkpoint:
     A replay of the log up to *position*.
 
     Attributes:
-        lines: Lines up to there.
-        last: The last of them, to know the log again.
-        status: For people, as are the *chunk_counts*.
-        size: Of the file it was read from, in bytes; not in the file.
+        lines: Number of lines up to *position*.
+        last: The last of these lines, to recognise the log.
+        status: For people, like *chunk_counts*.
+        size: Size of the run file in bytes; not stored.
     """
 
     format: int
@@ -73,8 +73,8 @@ def _without_done(data: bytes) -> bytes:
     """
     Return a run file without its done chunks, which are most of its size and parsing time.
 
-    Done chunks are lists of numbers without braces, and quotes in a string would be escaped. With anything else in
-    them the file is damaged, and is returned whole.
+    Done chunks are lists of numbers without braces, and quotes in strings are escaped. A file with other content in
+    this place is damaged and is returned whole.
     """
     start = data.find(_DONE) + len(_DONE)
     end = data.find(b"}", start)
@@ -85,14 +85,15 @@ def _without_done(data: bytes) -> bytes:
 
 class RunLog:
     """
-    One plan's event log with its replay, for one thread; each thread of a worker opens its own.
+    Hold one plan's event log and its replay, for one thread. Each thread of a worker opens a separate log.
 
     Args:
-        brief: Take no done chunks from an up-to-date run file; only to look once, see :meth:`StateStore.runs`.
+        brief: Whether to skip the done chunks of an up-to-date run file; for a single read only, see
+            :meth:`StateStore.runs`.
 
     Attributes:
         run: The replay as of the last :meth:`refresh` or :meth:`commit`.
-        lines: How many lines of the log it holds.
+        lines: Number of lines in the replay.
     """
 
     def __init__(self, store: "StateStore", plan: Plan, *, brief: bool = False) -> None:
@@ -101,9 +102,9 @@ class RunLog:
         self._backend = store.backend
         self._generation = render_instant(plan.created_at)
         self._log = self._backend.log(plan.plan_id, self._generation)
-        # An older plan's log that lies in the way, by its date; see _open_log.
+        # The date of an older plan's log under the same name; see _open_log.
         self._leftover = ""
-        # The last checkpoint that we know of: its size, when we saw it, and how much was appended since.
+        # The last known checkpoint: its size, the time it was seen, and the bytes appended since.
         self._checkpoint_size, self._checkpoint_lines = 0, 0
         self._checkpoint_seen, self._grown = -_CHECKPOINT_SECONDS, 0
         self._stamp: object = _UNKNOWN
@@ -111,10 +112,10 @@ class RunLog:
         self._load_checkpoint()
 
     def _forget(self) -> None:
-        """Start over before the first line."""
+        """Reset the replay to the state before the first line."""
         self.run, self._position, self.lines, self._last = new_run(self.plan), 0, 0, b""
         self._closed = False
-        # Lines that a commit has read and not folded yet.
+        # Lines that a commit has read and not yet applied.
         self._tail: deque[bytes] = deque()
 
     def _load_checkpoint(self) -> None:
@@ -131,7 +132,7 @@ class RunLog:
         Read the run file; None without a run file.
 
         Raises:
-            DamagedStateError: It does not hold this plan's run.
+            DamagedStateError: The file does not contain this plan's run.
         """
         data, path = store.backend.read(run_file(plan.plan_id)), store.run_path(plan.plan_id)
         if data is None:
@@ -146,29 +147,29 @@ class RunLog:
             raise other_format(path, found.format)
         if found.plan_id != plan.plan_id or found.run.plan_id != plan.plan_id:
             raise damaged(path, None, f"it belongs to plan {found.plan_id}", remedy)
-        # Otherwise left by a crash between the steps that made room for this plan.
+        # An older run file remains if a crash interrupted the replacement of a plan.
         found.size = len(data)
         return found if found.planned_at == plan.created_at else None
 
     def refresh(self) -> Run:
         """
-        Fold the lines appended since the last refresh; skip an incomplete last line.
+        Apply the lines appended since the last refresh; skip an incomplete last line.
 
         Raises:
-            DamagedStateError: A line is not an event, or not one that may follow; names file and line.
+            DamagedStateError: A line is no event, or an event that may not follow. The message names file and line.
             StateError: The plan was planned again meanwhile.
         """
         self._fold()
         return self.run
 
     def _fold(self) -> bool:
-        """Fold the new lines; return whether there were any."""
+        """Apply the new lines; return whether there were any."""
         self._fold_tail()
         news = False
         while (lines := self._log.read(self._position, self._last)) != []:
             news = True
             if self._brief:
-                # Events can be folded into a whole run only.
+                # Events can only be applied to a complete run.
                 self._brief = False
                 self._forget()
                 self._load_checkpoint()
@@ -182,15 +183,15 @@ class RunLog:
 
     def _fold_tail(self) -> None:
         while self._tail:
-            # Removed only now: the next reader meets a damaged line again.
+            # Remove the line only now, so that the next read meets a damaged line again.
             self._apply_line(self._tail[0], self.lines - len(self._tail) + 1)
             self._tail.popleft()
 
     def _read_past_others(self, chunk_id: str) -> bool:
         """
-        Read the new lines for folding after the lock, if all are about other chunks than this one.
+        Read the new lines but apply them after the lock, if all concern other chunks than *chunk_id*.
 
-        With many workers on one run, folding each other's events under the lock would take most of a commit.
+        With many workers on one run, applying each other's events under the lock would take most of a commit.
         """
         if not self.lines or self._brief:
             return False
@@ -205,10 +206,10 @@ class RunLog:
 
     def _start_over(self) -> None:
         """
-        Fold from the first line: the log is not the one we knew.
+        Replay from the first line, because the log differs from the known log.
 
-        What we read may have been taken back because it could not be made durable; or the plan
-        was planned again; or the log was cut, which shows when it ends before the checkpoint.
+        There are three reasons. A line that was read may have been removed because it could not be made durable. The
+        plan may have been planned again. The log may have been cut; then it ends before the checkpoint.
         """
         self._check_plan()
         self._forget()
@@ -235,7 +236,7 @@ class RunLog:
         )
 
     def _fold_line(self, line: bytes) -> bool:
-        """Fold one line; False when the log is an older plan's and lies in the way."""
+        """Apply one line; return False if the log belongs to an older plan."""
         if line == LOG_CLOSED:
             self._closed = True
             self._step_over(line)
@@ -246,7 +247,7 @@ class RunLog:
         return True
 
     def _apply_line(self, line: bytes, number: int) -> bool:
-        """Apply line *number*; False when it is the first line of an older plan's log."""
+        """Apply line *number*; return False if it is the first line of an older plan's log."""
         try:
             if number == 1:
                 return self._fold_header(line)
@@ -272,31 +273,31 @@ class RunLog:
         if header.planned_at == self.plan.created_at:
             self._leftover = ""
             return True
-        # Either the folder has a newer plan, or a crash left the log of an older one.
+        # Either the folder has a newer plan, or a crash left the log of an older plan.
         self._check_plan()
         self._leftover = render_instant(header.planned_at)
         return False
 
     def commit(self, decide: Callable[[Run], Event | None], *, about: str = "") -> Event | None:
         """
-        Append the event that *decide* returns for the run as of now, durably.
+        Append the event that *decide* returns for the current run, durably.
 
-        What *decide* sees cannot change before its event is on disk; it returns None to append
-        nothing, or raises. It may be called again when others were faster.
+        The run that *decide* gets does not change before the event is on disk. *decide* returns None to append nothing,
+        or raises. After a conflict, *decide* is called again.
 
         Args:
-            about: The chunk that the event is about, when *decide* looks at nothing else but that chunk and
-                what is said of the whole run; what others do to other chunks is then not waited for.
+            about: The chunk of the event, if *decide* reads only this chunk and events about the whole run. The commit
+                then does not wait for events of other chunks.
 
         Returns:
-            The event, once it is on disk.
+            The event, which is on disk.
 
         Raises:
-            TransitionError: The run's present state does not allow the event.
-            StateError: The event is not on disk, such as when the disk is full. After an error
-                of a network the event may be there all the same; the next look tells.
+            TransitionError: The run's state does not allow the event.
+            StateError: The event is not on disk, for example because the disk is full. After a network error the event
+                may exist nevertheless; the next refresh shows it.
         """
-        # Made when first used, which takes tens of milliseconds: not while others wait for the lock.
+        # Built on first use, which takes tens of milliseconds; build it before others wait for the lock.
         event_adapter()
         try:
             with self._log.locked():
@@ -308,7 +309,7 @@ class RunLog:
         return event
 
     def _commit(self, decide: Callable[[Run], Event | None], about: str) -> Event | None:
-        # Not empty only after an error: nothing may be written behind a damaged line.
+        # Lines remain only after an error: write nothing after a damaged line.
         self._fold_tail()
         pause, current = 0.0, not self._log.optimistic
         if current and not (about and self._read_past_others(about)):
@@ -319,7 +320,7 @@ class RunLog:
                 if event is not None:
                     judge_event(self.run, event)
             except BackfillError:
-                # An event refused for the known state of the run may be valid for its newest state.
+                # An event that the known state refuses may be valid for the newest state.
                 if current or not self._fold():
                     raise
                 continue
@@ -340,7 +341,7 @@ class RunLog:
                     self._open_log()
                 self._log.append(self._position, line)
             except ConflictError:
-                # Back off with jitter: otherwise the same writers would conflict again at the next line.
+                # Back off with jitter; otherwise the same writers would conflict again at the next line.
                 pause = min(pause * 2 or time.monotonic() - began, _PAUSE_SECONDS)
                 time.sleep(random.uniform(0, pause))  # noqa: S311 - spreads load, keeps no secret
                 self._fold()
@@ -353,7 +354,7 @@ class RunLog:
             return event
 
     def _open_log(self) -> None:
-        """Write the first line of the log, which describes the others."""
+        """Write the first line of the log, which names the plan and the format."""
         self._check_plan()
         if self._leftover:
             self._log.set_aside(self._leftover.replace(":", ""))
@@ -363,8 +364,8 @@ class RunLog:
         self._step_over(line)
 
     def append(self, event: Event) -> None:
-        """Commit *event* whatever else happened, as long as the run's present state allows it."""
-        # The parts of a split must be no other's.
+        """Commit *event* if the run's state allows it."""
+        # The parts of a split must be new to the whole run.
         about = event.chunk_id if isinstance(event, ChunkEvent) and not isinstance(event, ChunkSplit) else ""
         self.commit(lambda _: event, about=about)
 
@@ -372,8 +373,8 @@ class RunLog:
         """
         Sync the log and write the run file.
 
-        While the run is running, do nothing if the last run file is recent or the log has grown little. Publish the
-        log when the run has ended or paused.
+        During the run, do nothing if the last run file is recent or the log has grown little. Publish the log after the
+        run has ended or paused.
         """
         if self.run.status is RunStatus.RUNNING and not self._is_checkpoint_due():
             return
@@ -389,7 +390,7 @@ class RunLog:
             return False
         if time.monotonic() - self._checkpoint_seen < _CHECKPOINT_SECONDS:
             return False
-        # Fetched lazily, to save read-only callers one request.
+        # Fetched lazily, to save callers that only read one request.
         stamp = self._backend.stamp(run_file(self.plan.plan_id))
         if self._stamp in (_UNKNOWN, stamp):
             return True
@@ -398,7 +399,7 @@ class RunLog:
         return False
 
     def write_checkpoint(self) -> None:
-        """Write the run file at once, if there is a log; every line that was folded must be durable."""
+        """Write the run file now if there is a log. All applied lines must be durable."""
         if not self.lines:
             return
         counts = self.run.chunk_counts

@@ -1,8 +1,8 @@
 """
-The last line of a plan's file: a checksum of all earlier lines.
+Seal a plan's file: its last line is a checksum of all earlier lines.
 
-A plan says which SQL is run. Text that an editor or a copy has changed is not what was planned, shown and
-agreed to, so it is refused. It is no signature: who may write in the state folder can make a plan of their own.
+A plan contains the SQL to run. Text that an editor or a copy has changed is refused, since nobody has approved it. The
+seal is not a signature: anyone who may write in the state folder can create a plan.
 """
 
 import hashlib
@@ -13,13 +13,19 @@ _LENGTH = len(b',\n  "sha256": ""\n}\n') + 64
 
 
 def seal(document: bytes) -> bytes:
-    """Return an indented JSON object, which ends with a brace on a line of its own, with its checksum as last key."""
+    """
+    Return an indented JSON object with its checksum as the last key. The object must end with a brace on a separate
+    line.
+    """
     checksum = hashlib.sha256(document).hexdigest().encode()
     return document.removesuffix(b"\n}") + b',\n  "sha256": "' + checksum + b'"\n}\n'
 
 
 def unseal(data: bytes) -> tuple[bytes, bool]:
-    """Return the object without its checksum, and whether that is of this text; the bytes as they are without one."""
+    """
+    Return the object without its checksum, and whether the checksum matches; without a checksum,
+    the unchanged bytes.
+    """
     found = _SEAL.fullmatch(data[-_LENGTH:])
     if found is None:
         return data, False

@@ -1,12 +1,10 @@
 """
-Plans and runs, read and written through one interface, whatever the backend.
+Read and write plans and runs through one interface for all backends.
 
-The event log is the truth. The run file is a checkpoint of its replay: it may lag, and it
-is written again when the log has grown by a fair part of its size, so that the cost of a
-commit does not grow with the plan.
-A commit is: fold what others appended, let the caller decide, judge, append durably. A lock
-keeps others out meanwhile, or, on object stores, a conflict tells of them and it starts over.
-Knows nothing of ClickHouse or Airflow; gets the time passed in with each event.
+The event log is the truth. The run file is a checkpoint of its replay and may lag. It is written again when the log has
+grown by a fair part of the file's size, so that the cost of a commit does not grow with the plan. A commit applies the
+events of others, lets the caller decide, judges the event, and appends it durably. A lock excludes other writers
+meanwhile. On object stores, a conflict reveals other writers, and the commit starts again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,13 +38,13 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "az": "azure", "abfs": "azure",
 
 def open_store(state_dir: str, *, config: Mapping[str, str] | None = None) -> "StateStore":
     """
-    Return the store in *state_dir*: a folder, or ``s3://``, ``gs://``, ``az://`` and what else names an object store.
+    Return the store in *state_dir*: a folder or the URL of an object store (``s3://``, ``gs://``, ``az://`` …).
 
     Args:
-        config: Credentials and addresses of an object store beyond the environment's.
+        config: Credentials and addresses of an object store, in addition to the environment.
 
     Raises:
-        ConfigError: An unknown kind of URL, a password in it, or a missing extra.
+        ConfigError: The kind of URL is unknown, the URL contains a password, or an extra is not installed.
         StateError: The object store refuses the configuration.
     """
     scheme, separator, rest = state_dir.partition("://")
@@ -56,7 +54,7 @@ def open_store(state_dir: str, *, config: Mapping[str, str] | None = None) -> "S
             raise ConfigError(f"stateDir is {folder}, which is a file.", hint="name a folder with --state-dir")
         return StateStore(FileBackend(folder))
     if scheme not in _EXTRAS:
-        # Imported here: it is slow to load and seldom needed.
+        # Imported here, because it is slow to load and rarely needed.
         from ..core.masking import mask_message
 
         raise ConfigError(
@@ -83,13 +81,13 @@ def open_store(state_dir: str, *, config: Mapping[str, str] | None = None) -> "S
 
 
 class StateStore:
-    """All plans below one state folder."""
+    """Hold all plans of one state folder."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
 
     def plan_path(self, plan_id: str) -> str:
-        """Return where the plan is kept, as shown to people."""
+        """Return the path of the plan, for messages."""
         return self.backend.where(plan_file(plan_id))
 
     def run_path(self, plan_id: str) -> str:
@@ -101,15 +99,15 @@ class StateStore:
         return self.backend.where(event_file(plan_id))
 
     def plan_ids(self) -> list[str]:
-        """Return the ids of every plan, sorted."""
+        """Return the ids of all plans, sorted."""
         return [name for name in self.backend.names("plans", ".json") if PLAN_ID.fullmatch(name)]
 
     def find_plan(self, plan_id: str) -> Plan | None:
         """
-        Return the plan, or None when there is none.
+        Return the plan; None if there is none.
 
         Raises:
-            DamagedStateError: The file does not hold this plan, or was written by another program.
+            DamagedStateError: The file contains another plan or was written by another program.
         """
         data = self.backend.read(plan_file(plan_id))
         if data is None:
@@ -124,7 +122,7 @@ class StateStore:
         if plan.plan_id != plan_id:
             raise damaged(path, None, f"it holds plan {plan.plan_id}", plan_remedy(plan_id))
         if not sealed or plan.computed_id() != plan_id:
-            # The id does not cover everything: the SELECT and the target's columns are not part of it.
+            # The id does not cover everything, such as the SELECT and the target's columns.
             raise damaged(path, None, "its text was changed since it was planned", plan_remedy(plan_id))
         return plan
 
@@ -133,9 +131,9 @@ class StateStore:
         Load the plan.
 
         Raises:
-            PlanNotFoundError: No such plan.
-            RequestError: Not a plan id.
-            DamagedStateError: The file does not hold this plan.
+            PlanNotFoundError: The state folder has no such plan.
+            RequestError: The text is no plan id.
+            DamagedStateError: The file contains another plan.
         """
         plan = self.find_plan(check_plan_id(plan_id))
         if plan is None:
@@ -146,31 +144,31 @@ class StateStore:
         return plan
 
     def save_plan(self, plan: Plan) -> bool:
-        """Write the plan once; False when it was there already (whatever it holds)."""
+        """Write the plan; return False without writing if its file exists, whatever the content."""
         return self.backend.create(
             plan_file(plan.plan_id), seal(plan.model_dump_json(by_alias=True, indent=2).encode())
         )
 
     def retire_plan(self, plan_id: str, tag: str) -> None:
         """
-        Keep the plan's files beside themselves under *tag*, so that the plan can be made again.
+        Rename the plan's files by adding *tag*, so that the plan can be created again.
 
-        Workers that still run the old plan find out at their next commit.
+        Workers of the old plan notice at their next commit.
         """
         plan = self.find_plan(plan_id)
         with self.backend.locked(plan_id):
             if plan is not None:
                 self.backend.log(plan_id, render_instant(plan.created_at)).close()
-            # The plan first: what a crash leaves of the others is known by its date as an older plan's.
+            # Rename the plan first. After a crash, the date identifies the remaining files as an older plan's.
             for name in (plan_file(plan_id), run_file(plan_id), event_file(plan_id)):
                 self.backend.retire(name, tag)
 
     def open_run(self, plan: Plan) -> "RunLog":
         """
-        Return the plan's run as of now.
+        Return the plan's current run.
 
         Raises:
-            DamagedStateError: The run file or the log is damaged; names file and line.
+            DamagedStateError: The run file or the log is damaged; the message names file and line.
         """
         log = RunLog(self, plan)
         log.refresh()
@@ -180,17 +178,18 @@ class StateStore:
         self, plan_ids: Sequence[str], *, brief: bool = False
     ) -> Iterator[tuple[str, tuple[Plan, Run] | StateError]]:
         """
-        Yield each plan's id, and the plan with its run or why they cannot be read; in the order of *plan_ids*.
+        Yield each plan's id with the plan and its run, or with the error that reading raised, in the order of
+        *plan_ids*.
 
-        On an object store several are read at once, because each takes some round trips. A plan that
-        went away meanwhile is left out.
+        On an object store, several plans are read in parallel, because each takes several round trips. A plan that was
+        removed meanwhile is omitted.
 
         Args:
-            brief: Leave out of a run what its done chunks did, where the run file is up to date:
-                status, counts and workers are there, ``done`` may be empty.
+            brief: Whether to omit the details of done chunks where the run file is up to date. Status, counts and
+                workers are complete; ``done`` may be empty.
         """
         read = partial(self._read, brief=brief)
-        # A thread each would only be in the way of the others where reading takes no waiting.
+        # Without waiting, threads would only slow each other down.
         if self.backend.parallel <= 1:
             yield from ((name, one) for name in plan_ids if (one := read(name)) is not None)
             return
@@ -208,16 +207,16 @@ class StateStore:
             return error
 
     def retire_run_file(self, plan_id: str, tag: str) -> str:
-        """Move the run file to its name with *tag*, so that it is written again; return the new path."""
+        """Rename the run file by adding *tag*, so that it is written again; return the new path."""
         self.backend.retire(run_file(plan_id), tag)
         return f"{self.run_path(plan_id)}.{tag}"
 
     def salvage_run(self, plan: Plan) -> "RecoveredRun":
         """
-        Recover a run from the plan's damaged log, with the help of an intact run file.
+        Recover a run from the plan's damaged log and an intact run file, if there is one.
 
         Raises:
-            DamagedStateError: The log is not one file, but objects, which only the object store can restore.
+            DamagedStateError: The log consists of objects, which only the object store can restore.
         """
         if not isinstance(self.backend, FileBackend):
             raise DamagedStateError(
@@ -240,18 +239,18 @@ class StateStore:
         Replace the plan's log by a log of *events*; the old log gets *tag* added to its name.
 
         Returns:
-            Where the old log is now, as shown to people.
+            The new path of the old log, for messages.
         """
         name = event_file(plan.plan_id)
         lines = [log_header(plan), *map(event_line, events)]
         with self.backend.locked(plan.plan_id):
             if (old := self.backend.read(name)) is not None:
                 self.backend.create(f"{name}.{tag}", old)
-            # The run file first: without it, a crash in between leaves the log as damaged as before.
+            # Rename the run file first: without it, a crash leaves the log as damaged as before.
             self.backend.retire(run_file(plan.plan_id), tag)
             self.backend.replace(name, b"".join(lines))
         return f"{self.event_path(plan.plan_id)}.{tag}"
 
     def exclusive(self, name: str) -> AbstractContextManager[None]:
-        """Hold a lock that spans plans, such as the one on a target while a run begins."""
+        """Hold a lock that spans plans, such as the lock of a target while a run begins."""
         return self.backend.locked(name)

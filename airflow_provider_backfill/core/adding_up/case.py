@@ -1,4 +1,4 @@
-"""Input, questions and verdicts of the rules for adding up."""
+"""Define the input, the questions and the verdicts of the rules for adding up."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,26 +13,26 @@ from ..tables import TableName
 
 
 class TimeExpression(NamedTuple):
-    """SQL over nothing but the time column of a filtered table."""
+    """SQL over only the time column of a filtered table."""
 
     table: TableName
     sql: str
 
 
 BucketKey = tuple[TimeExpression, ...]
-"""What keeps rows of several chunks apart: an expression, or one for each branch of a UNION."""
+"""The key that keeps rows of different chunks apart: one expression, or one for each branch of a UNION."""
 
 
 @dataclass(frozen=True, slots=True)
 class BucketFacts:
     """
-    How the values of a :data:`BucketKey` lie to the chunk bounds.
+    The values of a :data:`BucketKey` in relation to the chunk bounds.
 
     Attributes:
-        cut: The first chunk bound, the window's ends included, on both sides of which the value is the same.
-        again: A value that two chunks give which do not meet, as text; empty when there is none.
-        proposal: Flags that put every bound on an edge; empty when there are none to name.
-        usable: Whether the server can evaluate it at all.
+        cut: The first chunk bound (or end of the window) with the same value on both sides.
+        again: A value that two chunks share which are not adjacent, as text; empty if there is none.
+        proposal: Flags that put every bound on an edge of the key; empty if there are none.
+        usable: Whether the server can evaluate the key.
     """
 
     cut: datetime | None = None
@@ -48,7 +48,7 @@ class BucketFacts:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A key whose :class:`BucketFacts` the rules need before they can say more."""
+    """A key whose :class:`BucketFacts` the rules need before a verdict."""
 
     key: BucketKey
 
@@ -57,14 +57,14 @@ class Kind(StrEnum):
     """The subject of a refusal."""
 
     GROUPS = "groups"
-    """A GROUP BY whose groups chunks cut, into a target that does not merge them: the user may say that it is fine."""
+    """A GROUP BY whose groups chunks cut, into a target that does not merge them. The user may accept this."""
     STEP = "step"
     READ = "read"
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a SELECT would not add up, what to do instead, and the flags of a plan whose bounds fit."""
+    """The reason why a SELECT would not add up, the alternative, and the flags of a plan whose bounds fit."""
 
     kind: Kind
     message: str
@@ -73,7 +73,7 @@ class Refusal:
 
 
 class Read(NamedTuple):
-    """A table that a SELECT reads, and how that read was judged."""
+    """A table that a SELECT reads, and the verdict on the read."""
 
     table: TableName
     how: str
@@ -85,16 +85,16 @@ class Verdict:
     The rules' verdict on a statement.
 
     Attributes:
-        refusal: Why it is refused; None when it adds up as far as the rules can see.
-        steps: What was seen, a sentence for each step that looks at several rows.
-        doubts: What the rules could not prove; a trial has to show it.
-        waived: Refusals that the user's word has set aside.
-        reads: Each table it reads.
-        row_wise: Whether each row of the result comes from one row of a filtered table.
-        labels: The target's columns that follow from the time of a filtered table alone.
-        unstable: The target's columns that may differ when the same rows are asked again.
-        unordered: The target's columns of which any order, or any choice, of values is right.
-        chance: The functions by which rows are chosen or grouped, and that give something else each time.
+        refusal: The reason for a refusal; None if the rules found none.
+        steps: One sentence for each step that combines several rows.
+        doubts: Claims that the rules cannot prove; a trial has to show them.
+        waived: Refusals that the user has overruled.
+        reads: The tables that the statement reads.
+        row_wise: Whether each result row comes from one row of a filtered table.
+        labels: The target's columns that depend only on the time of a filtered table.
+        unstable: The target's columns that may differ when the same rows are read again.
+        unordered: The target's columns for which any order, or any choice, of values is correct.
+        chance: The non-repeatable functions that choose or group rows.
     """
 
     refusal: Refusal | None = None
@@ -115,17 +115,17 @@ class Case:
     A statement with the input of the rules.
 
     Attributes:
-        name: Names the SELECT in messages.
-        tree: The SELECT as the server understands it.
-        sources: What its query trees name, by the name they show.
+        name: The SELECT's name for messages.
+        tree: The query tree of the SELECT.
+        sources: The sources in the query trees, by the name in the tree.
         filters: The time column of each filtered table.
-        whole: The tables that the user says are to be read whole.
-        columns: The target's columns it fills.
-        target_time: The target's own time column; empty when there is none.
-        accept_groups: Whether the user says that parts of groups are fine.
-        one_chunk: Whether the window is one chunk, whose result is that of the whole window.
-        given: The constants of the tree that ``--param`` makes another in each chunk: by their id, their values in
-            some chunks.
+        whole: The tables that the user declared to be read whole.
+        columns: The target's columns that the statement fills.
+        target_time: The target's own time column; empty if there is none.
+        accept_groups: Whether the user accepts parts of groups.
+        one_chunk: Whether the window is a single chunk, which needs no adding up.
+        given: The constants of the tree that ``--param`` changes from chunk to chunk: sampled values by the constant's
+            id.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The expressions of a query, resolved to their columns, and those that depend on time alone."""
+"""Resolve the expressions of a query to columns, and find expressions that depend on time alone."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from .rows import RefusedError, Rows, Shape, TableColumns, UnknownKeyError, or_o
 
 
 class Expressions(ABC):
-    """Resolves expressions, by the columns of the relations that were walked."""
+    """Resolve expressions, using the columns of the relations that were walked."""
 
     def __init__(self, case: Case, buckets: Mapping[BucketKey, BucketFacts]) -> None:
         self._case, self._buckets = case, buckets
@@ -23,29 +23,29 @@ class Expressions(ABC):
         self.waived: list[str] = []
         self.pairs: list[tuple[Value, Value]] = []
         self.chance: list[str] = []
-        # The values that --param makes the same for all rows of a chunk, and their constants.
+        # Values that --param makes equal for all rows of a chunk, with their constants.
         self._pinned: dict[Value, frozenset[int]] = {}
         self._partly: set[int] = set()
         self.row_wise = True
 
     @abstractmethod
     def relation(self, node: Node, place: str) -> Rows:
-        """Return the rows that a table, a query, a union or a join gives; *place* tells the nodes of views apart."""
+        """Return the rows that a table, query, union or join gives. *place* distinguishes the nodes of views."""
 
     # -------- expressions
 
     def _value(self, node: Node, place: str, rows: Rows | None = None) -> Value:
         """
-        Return an expression of a query, resolved.
+        Resolve an expression of a query.
 
         Args:
-            rows: What the query groups, once it has: there aggregates of several chunks are parts.
+            rows: The grouped rows, for expressions after GROUP BY; there, aggregates may be parts from several chunks.
         """
         match node.kind:
             case "COLUMN":
                 return self._column(node, place, rows)
             case "CONSTANT":
-                # What the server has worked out already: a scalar subquery, now().
+                # The server has already evaluated these: scalar subqueries, now().
                 for below in _above_queries(node):
                     if below.kind in ("QUERY", "UNION"):
                         self._subquery(below, place)
@@ -70,7 +70,7 @@ class Expressions(ABC):
                 return Value("opaque", node.kind, node.type, values)
 
     def _note_chance(self, values: Iterable[Value]) -> None:
-        """Keep the functions in *values* that give something else each time; rows are chosen or grouped by these."""
+        """Note the non-repeatable functions in *values*, which choose or group rows."""
 
         def note(one: Value) -> bool:
             if is_unstable(one):
@@ -100,7 +100,7 @@ class Expressions(ABC):
             return Value("opaque", node.name, node.type, args)
         if how == "aggregate":
             if rows is not None and rows.shape is Shape.GROUPED:
-                # With a limit, as in groupArray(10), a function is not the one that merges its parts.
+                # A function with a limit, such as groupArray(10), cannot merge its own parts.
                 name = f"{node.name}(…)" if node.list("PARAMETERS") and not node.type.startswith("Agg") else node.name
                 return Value("aggregate", name, node.type, args, source=rows.over)
             return Value("opaque", node.name, node.type, args)
@@ -119,7 +119,7 @@ class Expressions(ABC):
         )
 
     def _subquery(self, node: Node, place: str) -> None:
-        """Return a query in an expression: a set, a scalar, an EXISTS."""
+        """Walk a query inside an expression: a set, a scalar or an EXISTS."""
         rows = self.relation(node, f"{place}{node.id}:" if node.kind == "TABLE" else place)
         if rows.shape is not Shape.WHOLE and self._case.given:
             self.doubts.append(f"a subquery of {self._case.name} takes other rows for each chunk as well")
@@ -144,10 +144,10 @@ class Expressions(ABC):
 
     def time_key(self, values: Sequence[Value]) -> BucketKey:
         """
-        Combine the parts of *values* that follow from the time of a filtered table alone.
+        Combine those of *values* that depend only on the time of a filtered table.
 
         Returns:
-            One expression, or one for each branch of a UNION; empty when there is none.
+            One expression, or one for each branch of a UNION; empty if no value qualifies.
         """
         branches = self._branches(values)
         if branches is None:
@@ -167,9 +167,9 @@ class Expressions(ABC):
     @staticmethod
     def _branches(values: Sequence[Value]) -> tuple[str, int] | None:
         """
-        Return the one UNION behind the values and its number of branches.
+        Return the one UNION behind the values, and its number of branches.
 
-        Return ("", 1) without a UNION, None with several.
+        Without a UNION, return ``("", 1)``; with several, None.
         """
         unions: dict[str, int] = {}
 
@@ -185,7 +185,7 @@ class Expressions(ABC):
         return next(iter(unions.items()), ("", 1))
 
     def _time_sql(self, value: Value) -> tuple[str, TableName, str] | None:
-        """Return the read, the table, and SQL over its time column; None when a value is made of anything else."""
+        """Return the read, the table, and SQL over its time column; None if the value depends on anything else."""
         columns: dict[str, TableName] = {}
         size = 0
 
@@ -214,7 +214,7 @@ class Expressions(ABC):
 
 
 def _above_queries(node: Node) -> Iterator[Node]:
-    """Return the nodes of an expression, down to the queries in it."""
+    """Yield the nodes of an expression down to, and including, the queries in it."""
     todo = [node]
     while todo:
         one = todo.pop()

@@ -1,4 +1,4 @@
-"""The verdict of the rules: whether a statement adds up, or what has to be known before that can be said."""
+"""Judge whether a statement adds up, or ask for the facts that the verdict needs."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +18,7 @@ _BY_PARAMETER = Advice(
 
 def judge(case: Case, buckets: Mapping[BucketKey, BucketFacts]) -> Verdict | Question:
     """
-    Say whether a statement adds up, or what has to be known before that can be said.
+    Judge whether a statement adds up, or return the question that must be answered first.
 
     Args:
         buckets: The answers to earlier questions.
@@ -46,7 +46,7 @@ def judge(case: Case, buckets: Mapping[BucketKey, BucketFacts]) -> Verdict | Que
                 placed = case.given and refused.refusal.kind is Kind.READ
                 refusal = replace(refused.refusal, remedy=_BY_PARAMETER) if placed else refused.refusal
                 return Verdict(refusal=refusal, reads=tuple(walk.reads))
-            # What the whole would be, such a SELECT does not say: its user may mean each chunk by itself.
+            # Such a SELECT does not define the result of the whole window: the user may mean each chunk on its own.
             doubts = (refused.refusal.message.rstrip("."),)
         reads = tuple(dict.fromkeys(walk.reads))
         return _read_whole(case, Verdict(doubts=doubts, reads=reads, row_wise=False))
@@ -95,36 +95,34 @@ def _with_chance(case: Case, walk: Walk, given: Mapping[str, Value], verdict: Ve
 
 def _read_whole(case: Case, verdict: Verdict) -> Verdict:
     """
-    Return the verdict with what can be said of the columns of a SELECT that no chunk cuts by a filter.
+    Complete the verdict on a SELECT that no chunk filter cuts, by facts about its columns.
 
-    What depends on an order, such as the row before, is compared all the same: a trial looks for just that.
+    Values that depend on an order, such as the previous row, stay in the comparison, because the trial searches for
+    such differences.
     """
     whole = replace(case, filters={}, given={})
     walk = Walk(whole, {})
     try:
         rows = walk.relation(case.tree, "")
     except RefusedError:
-        # Hidden by a source that cannot be inspected.
+        # The rows are hidden by a source that cannot be inspected.
         return verdict
     return replace(_with_chance(whole, walk, _given(whole, rows), verdict), unordered=())
 
 
 def keys_to_keep_whole(case: Case) -> tuple[BucketKey, ...]:
-    """Return the keys of time that chunk bounds must not cut; none where the target merges whatever they cut."""
+    """Return the time keys that chunk bounds must not cut; empty if the target merges everything they cut."""
     return () if _asked(case, BucketFacts(usable=False))[0].refusal is None else _asked(case, BucketFacts())[1]
 
 
 def merges_any_parts(case: Case) -> bool:
-    """
-    Return whether the rules prove that the source may be cut in any way, since nothing or the
-    target needs it whole.
-    """
+    """Return whether the rules prove that any cut of the source adds up."""
     verdict, _ = _asked(case, BucketFacts(usable=False))
     return verdict.refusal is None and not verdict.doubts
 
 
 def _asked(case: Case, facts: BucketFacts) -> tuple[Verdict, tuple[BucketKey, ...]]:
-    """Return the verdict if this holds for every key of time, and the keys that it depends on."""
+    """Return the verdict on the assumption *facts* for every time key, and the keys that the verdict depends on."""
     answers: dict[BucketKey, BucketFacts] = {}
     while isinstance(answer := judge(case, answers), Question):
         answers[answer.key] = facts

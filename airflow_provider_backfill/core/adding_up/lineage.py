@@ -1,5 +1,5 @@
 """
-The origin of a SELECT's columns: expressions with the aliases of subqueries resolved, down to tables.
+Trace the columns of a SELECT to their tables, with the aliases of subqueries resolved.
 
 Pure.
 """
@@ -15,12 +15,12 @@ from ..tables import TableName
 
 class Value(NamedTuple):
     """
-    An expression with the aliases of subqueries resolved, down to columns of tables.
+    An expression over columns of tables, with the aliases of subqueries resolved.
 
     Attributes:
-        what: ``column``, ``constant``, ``call``, ``aggregate`` (its parts still to be merged), ``either``
-            (one of *args*, by the branch of a UNION) or ``opaque`` (follows from *args*, nobody knows how).
-        source: Of a column: which read of a table it comes from. Of ``either``: which UNION.
+        what: ``column``, ``constant``, ``call``, ``aggregate`` (with parts to be merged), ``either`` (one of *args*, by
+            the branch of a UNION) or ``opaque`` (an unknown function of *args*).
+        source: For a column, the read of a table; for ``either``, the UNION.
     """
 
     what: str
@@ -48,7 +48,7 @@ def any_of(value: Value, test: Callable[[Value], bool]) -> bool:
 
 
 _CLOCK = r"now(64|inblock)?|today|yesterday|curdate|current_date|current_timestamp|utc_?timestamp"
-# They give the time, which two statements see alike but for a moment.
+# These functions give the time, which differs only a little between two statements.
 CLOCK = re.compile(_CLOCK, re.IGNORECASE)
 UNSTABLE = re.compile(
     rf"{_CLOCK}|rand\w*|generate\w+id\w*"
@@ -65,17 +65,17 @@ _UNORDERED = re.compile(
 
 
 def is_unstable(value: Value) -> bool:
-    """Return whether a value differs each time it is computed."""
+    """Return whether a value differs in each evaluation."""
     return value.what in ("call", "opaque", "aggregate") and bool(UNSTABLE.fullmatch(value.name))
 
 
 def is_unordered(value: Value) -> bool:
-    """Return whether several values are equally right, as for ``any``."""
+    """Return whether several values are equally correct, as for ``any``."""
     return value.what in ("call", "opaque", "aggregate") and bool(_UNORDERED.fullmatch(value.name))
 
 
 def is_partial(value: Value) -> bool:
-    """Return whether a value is made of results that several chunks have parts of."""
+    """Return whether a value uses results of which several chunks have parts."""
     return any_of(value, lambda one: one.what == "aggregate")
 
 
@@ -87,7 +87,7 @@ _SIMPLE_NUMBER = re.compile(r"U?Int\d+|Float64|Bool")
 
 
 def literal_of(node: Node) -> str | None:
-    """Return a constant as SQL; None for a type that has no literal here."""
+    """Return a constant as SQL; None for types without a literal form here."""
     text, kind = node.name, unwrap_type(node.type)
     if text == "NULL":
         return "NULL"

@@ -1,7 +1,7 @@
 """
-The merging of partial values, by the rules of functions and by the target's engine.
+Decide how partial values are merged, by functions and by the target's engine.
 
-A part is what a chunk gives of a group whose rows lie in several chunks. Pure.
+A part is one chunk's result for a group whose rows lie in several chunks. Pure.
 """
 
 import re
@@ -47,13 +47,13 @@ _MERGEABLE = {
     "maxmap": "maxMap",
     "maxmappedarrays": "maxMap",
 }
-# Merged again with the same value they do not change it.
+# Merging an equal value again does not change the result of these functions.
 IDEMPOTENT = frozenset(
     {"min", "max", "any", "anyLast", "groupBitAnd", "groupBitOr", "groupUniqArrayArray", "minMap", "maxMap"}
 )
-# The result depends on the order of merges, and chunks merge in any order.
+# The result of these states depends on the order of merges, and chunks merge in any order.
 _ORDERED_STATES = re.compile(r"(?:deltaSum|groupArrayMoving|exponentialMoving|groupArrayLast)\w*", re.IGNORECASE)
-# Their states keep a selection of values, and two merged selections are not a selection of all values.
+# These states keep a selection of values. Two merged selections are not a selection of all values.
 _SELECTING_STATES = re.compile(r"(?:topK|approx_top|histogram|groupArraySample|anyHeavy)\w*", re.IGNORECASE)
 _INTEGER = re.compile(r"(U?)Int(\d+)")
 _DECIMAL_TYPE = re.compile(r"Decimal\((\d+), (\d+)\)")
@@ -73,7 +73,10 @@ _DEFAULT_COUNTS = frozenset({"min", "max", "any", "anyLast", "groupBitAnd"})
 
 
 class Merge(NamedTuple):
-    """The merging of a value's parts: *by* is a function, ``key`` for a whole value, or empty; then *why* says why."""
+    """
+    How the parts of a value are merged: *by* a function, by ``key`` for whole values, or not at all; then *why* has the
+    reason.
+    """
 
     by: str
     why: str = ""
@@ -101,7 +104,7 @@ def merge_of(value: Value) -> Merge:
 
 
 def _passes(value: Value, parts: Sequence[Value], by: str) -> bool:
-    """Return whether a function of parts that are merged by *by* is merged by that as well."""
+    """Return whether a function of parts that are merged by *by* can itself be merged by *by*."""
     name, single, all_parts = value.name, len(parts) == 1, len(parts) == len(value.args)
     if by == "state":
         return single and name in ("finalizeAggregation", "CAST", "_CAST")
@@ -111,7 +114,7 @@ def _passes(value: Value, parts: Sequence[Value], by: str) -> bool:
         if single and _NUMBER_CAST.fullmatch(name):
             return not cuts_fractions(parts[0].type, value.type)
         if name in ("plus", "minus"):
-            # A part that is NULL would take the other part of its chunk along.
+            # A NULL part would hide the other part of the same chunk.
             return all_parts and not any(part.type.startswith("Nullable(") for part in parts)
         return (
             name == "negate"
@@ -121,7 +124,7 @@ def _passes(value: Value, parts: Sequence[Value], by: str) -> bool:
     if by in _BITS and single and _NUMBER_CAST.fullmatch(name):
         return all(_INTEGER.fullmatch(unwrap_type(kind)) for kind in (value.type, parts[0].type))
     if by in ("min", "max") and single and value.args[0] in parts and name in ("plus", "minus", "multiply", "divide"):
-        # A factor of zero or less would turn the order round; what is added would not.
+        # A factor of zero or less reverses the order; an added constant keeps the order.
         return re.fullmatch(r"0*[1-9]\d*(\.\d+)?", value.args[1].literal or "") is not None
     if by in ("min", "max", "any", "anyLast") and single and _MONOTONE.fullmatch(name):
         return by in ("any", "anyLast") or unwrap_type(value.type) != "String"
@@ -129,10 +132,7 @@ def _passes(value: Value, parts: Sequence[Value], by: str) -> bool:
 
 
 def cuts_fractions(given: str, wanted: str) -> bool:
-    """
-    Return whether a number of type *given* loses digits as *wanted*: rounded parts do not add up to
-    the rounded sum.
-    """
+    """Return whether *wanted* has fewer digits than *given*: rounded parts do not add up to the rounded sum."""
     one, other = unwrap_type(given), unwrap_type(simple_type(wanted))
     if "Float" in other:
         return False
@@ -143,16 +143,16 @@ def cuts_fractions(given: str, wanted: str) -> bool:
 
 
 def simple_type(kind: str) -> str:
-    """Return the type of the values of a SimpleAggregateFunction; of any other type, itself."""
+    """Return the value type of a SimpleAggregateFunction; any other type stays unchanged."""
     return match[1] if (match := re.fullmatch(r"SimpleAggregateFunction\(\w+, (.*)\)", kind)) else kind
 
 
 def too_narrow(value: Value, by: str, kind: str) -> int | None:
     """
-    Return the bits of a whole number that parts go through, where more or other numbers fit into their column.
+    Return the width in bits to which parts are cut where the column merges wider or other numbers.
 
-    What does not fit wraps around, which is the same for parts and for the whole only in one width. None when
-    that cannot be.
+    Overflowing numbers wrap around. Parts and whole agree after a wrap only if both have one width. None if nothing can
+    overflow.
 
     Args:
         by: How the column merges its parts.
@@ -180,7 +180,7 @@ def too_narrow(value: Value, by: str, kind: str) -> int | None:
 
 
 def _loses(given: str, wanted: str) -> int:
-    """Return the bits of *wanted* where not every whole number of type *given* fits; 0 where each does."""
+    """Return the bits of *wanted* if some integer of type *given* does not fit; otherwise 0."""
     one, other = (_INTEGER.fullmatch(unwrap_type(simple_type(kind))) for kind in (given, wanted))
     if one is None or other is None or one[0] == other[0]:
         return 0
@@ -189,7 +189,7 @@ def _loses(given: str, wanted: str) -> int:
 
 
 def _finalised(state: str) -> Merge:
-    """Return the expression that finalises the state of this function."""
+    """Return the merge of a value that finalises the state *state*."""
     match = _STATE_TYPE.match(state)
     name = match[1] if match else ""
     merge = _base_merge(name)
@@ -202,7 +202,7 @@ def _base_merge(name: str) -> str:
     return _MERGEABLE.get(_ALIASES.get(low, low).lower(), "")
 
 
-# The same row once more makes no difference to them.
+# A repeated row does not change the result of these functions.
 _REPEATABLE = re.compile(
     r"(?:min|max|any|anyLast|any_value|first_value|last_value|groupBitAnd|groupBitOr|groupUniqArray|uniq|uniqExact"
     r"|uniqHLL12|uniqCombined|uniqCombined64|uniqTheta|groupBitmap)(?:If|State|SimpleState|OrNull)*"
@@ -214,7 +214,7 @@ def _aggregate_merge(value: Value) -> Merge:
     name, args = value.name, value.args
     inner = [arg for arg in args if is_partial(arg)]
     if "over parts" in value.source and not inner and not _REPEATABLE.fullmatch(name):
-        # The view would see a group again for each chunk with a part of the group.
+        # The view would receive a group again for each chunk with a part of it.
         return Merge("", f"{name} works on groups of which several chunks have a part")
     if value.type.startswith("AggregateFunction("):
         if _ORDERED_STATES.fullmatch(name):
@@ -237,7 +237,7 @@ def _aggregate_merge(value: Value) -> Merge:
     if inner and "If" in combinators:
         return _over_parts(name, args)
     if by in _DEFAULT_COUNTS and not ("OrNull" in combinators or value.type.startswith("Nullable(")):
-        # Without rows the function returns the type's default, which would merge as a value.
+        # Without rows, the function returns the type's default, which would count in the merge.
         harmless = by == "max" and _LEAST_IS_DEFAULT.fullmatch(unwrap_type(value.type)) is not None
         if not harmless and ("over all" in value.source or "If" in combinators):
             rows = "such rows" if "If" in combinators else "rows"
@@ -256,13 +256,16 @@ def _without_combinators(name: str) -> tuple[str, set[str]]:
 
 
 def _base_root(base: str, combinator: str) -> bool:
-    """Return whether a function is left when the combinator is taken away: groupArray is no group-Array."""
+    """
+    Return whether the name without its combinator is a function; groupArray, for example, is not
+    group with Array.
+    """
     root = base.removesuffix(combinator)
     return bool(root) and not (combinator == "Array" and root.lower() in ("group", "groupuniq"))
 
 
 def _over(by: str, name: str, args: Sequence[Value], *, counts: bool = False) -> Merge:
-    """Return how the result of a function merges whose arguments may be parts themselves."""
+    """Return how the result of a function merges if its arguments may be parts."""
     inner = [merge_of(arg) for arg in args if is_partial(arg)]
     if not inner:
         return Merge(by)
@@ -280,12 +283,12 @@ MERGING = frozenset(f"{kind}MergeTree" for kind in ("Summing", "Aggregating", "R
 
 
 def key_columns(key: str) -> list[str]:
-    """Return the elements of a sorting key; those that are columns by themselves are called as the columns are."""
+    """Return the elements of a sorting key; plain columns appear under the name of the column."""
     return [element.strip("`") for element in expressions(key)]
 
 
 def _arguments(engine_full: str) -> list[str]:
-    """Return the columns in an engine's brackets; a Replicated one's paths left out."""
+    """Return the column arguments of an engine, without the paths of a Replicated engine."""
     match = re.match(r"\w+\(", engine_full)
     if match is None:
         return []
@@ -300,12 +303,12 @@ def _arguments(engine_full: str) -> list[str]:
 
 
 def summed_columns(target: TableFacts, engine: str) -> frozenset[str] | None:
-    """Return the columns that a SummingMergeTree lists for merging; None where it lists none and merges all numbers."""
+    """Return the columns that a SummingMergeTree lists; None without a list, when all numbers are summed."""
     return frozenset(_arguments(target.engine_full)) or None if engine == "SummingMergeTree" else None
 
 
 def merged_by(column: Column, engine: str, summed: frozenset[str] | None) -> str:
-    """Return how the target merges a column outside of its key; empty when it keeps one value."""
+    """Return how the target merges a column outside its key; empty if it keeps one of the values."""
     if engine not in ("SummingMergeTree", "AggregatingMergeTree"):
         return ""
     table, _, _ = column.name.partition(".")
@@ -321,24 +324,21 @@ def merged_by(column: Column, engine: str, summed: frozenset[str] | None) -> str
 
 
 def state_function(state: str) -> str:
-    """Return the function of a state's type, without what changes which rows it takes and not how states are merged."""
+    """Return the function of a state's type, without combinators that do not affect merging."""
     match = _STATE_TYPE.match(state)
     name = match[1] if match else ""
     return re.sub(r"(?:If|Array|Merge|State)+$", "", name) or name
 
 
 def follows(value: Value, known: set[Value]) -> bool:
-    """Return whether rows that agree in the *known* values agree in this one."""
+    """Return whether rows that agree in the *known* values also agree in this value."""
     if value in known or value.what == "constant":
         return True
     return value.what == "call" and bool(value.args) and all(follows(arg, known) for arg in value.args)
 
 
 def keeps_latest(target: TableFacts, filled: Sequence[Column], columns: Mapping[str, Value]) -> bool:
-    """
-    Return whether each chunk gives the latest row of a group, and the target keeps the latest of
-    these by its version.
-    """
+    """Return whether each chunk gives the latest row of a group and the target keeps the latest of these rows."""
     version = _arguments(target.engine_full)
     if not version or version[0] not in columns:
         return False
@@ -364,10 +364,10 @@ def _partial_args(value: Value) -> bool:
 
 def verify_caveat(plan: Plan, target: TableFacts, chance: Sequence[str] = ()) -> str:
     """
-    Return why a difference that ``verify`` finds may be harmless; empty when it is a real one.
+    Return why a difference that ``verify`` finds may be harmless; empty if every difference is real.
 
     Args:
-        chance: The functions by which the SELECTs choose rows, and that give something else each time.
+        chance: The non-repeatable functions by which the SELECTs choose rows.
     """
     if caveat := _caveat_of_keys(plan, target, chance):
         return caveat
@@ -377,7 +377,7 @@ def verify_caveat(plan: Plan, target: TableFacts, chance: Sequence[str] = ()) ->
 
 
 def signs_tell(plan: Plan, target: TableFacts, chance: Sequence[str] = ()) -> bool:
-    """Return whether a key whose signs add up to something else in the target than in the SELECT shows a difference."""
+    """Return whether the sum of a key's signs must agree between target and SELECT."""
     return _is_collapsing(target) and not _caveat_of_keys(plan, target, chance)
 
 
@@ -386,7 +386,7 @@ def _is_collapsing(target: TableFacts) -> bool:
 
 
 def _caveat_of_keys(plan: Plan, target: TableFacts, chance: Sequence[str]) -> str:
-    """Return why a key's rows in the target may rightly differ from those of the SELECT."""
+    """Return why the rows of a key in the target may legitimately differ from the SELECT's rows."""
     engine = re.sub("^(Replicated|Shared)", "", target.engine)
     if not engine.endswith("MergeTree"):
         return f"no private table like a {target.engine} can be made to compare with"

@@ -1,8 +1,8 @@
 """
-The constants of a SELECT that differ in each chunk, where ``--param`` places the window.
+Judge the constants of a SELECT that differ between chunks, where ``--param`` places the window.
 
-Without bounds there is no SELECT of the whole window to compare with. A path, or a condition that a column equals
-such a constant, takes each row for one chunk. Pure.
+Without bounds as parameters, there is no SELECT of the whole window. A path, or a condition ``column = constant``, then
+assigns each row to one chunk. Pure.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -13,32 +13,32 @@ from .lineage import Value, any_of
 
 
 class Told(NamedTuple):
-    """By what a read takes each row for one chunk: the table function, or nothing for a condition; and its texts."""
+    """How a read assigns rows to chunks: the table function (empty for a condition), and its texts per chunk."""
 
     how: str
     texts: tuple[str, ...]
 
 
-# What their arguments say is no path, so other arguments may give the same rows.
+# The arguments of these functions are no path, so different arguments may give the same rows.
 FROM_NOWHERE = frozenset(
     {"numbers", "numbers_mt", "zeros", "zeros_mt", "generateSeries", "generate_series", "generateRandom", "values"}
 )
 NOTHING = Value("opaque")
-"""The other side of a condition that is no equality."""
-# Chunks that lie so far apart: a day of the month comes again, and an hour of the day or of the week.
+"""The other side of a condition other than an equality."""
+# Distances of chunks at which an hour of the day, a day of the week or a day of the month repeats.
 _APART = (0, 1, 7, 12, 24, 28, 29, 30, 31, 168)
 
 
 def sampled_chunks(count: int) -> list[int]:
-    """Return the numbers of some chunks by which to see what follows the chunk, the first and the last included."""
+    """Return the numbers of some chunks whose constants are compared, including the first and the last."""
     return sorted({number for number in _APART if number < count} | {count - 1})
 
 
 def given_constants(trees: Sequence[Node]) -> dict[int, tuple[str, ...]]:
     """
-    Return the constants that differ between the trees of one SELECT for several chunks: by their id, all their values.
+    Return the constants that differ between the query trees of several chunks: all values by the constant's id.
 
-    None where the trees are not alike otherwise.
+    Empty if the trees differ in anything else.
     """
     given: dict[int, tuple[str, ...]] = {}
     walks = [list(tree.walk()) for tree in trees]
@@ -54,13 +54,13 @@ def given_constants(trees: Sequence[Node]) -> dict[int, tuple[str, ...]]:
 
 
 def tells_chunks(given: Mapping[int, tuple[str, ...]], ids: Collection[int]) -> bool:
-    """Return whether these constants together have other values in each chunk."""
+    """Return whether these constants together distinguish all chunks."""
     values = list(zip(*(given[one] for one in ids), strict=True))
     return bool(values) and len(set(values)) == len(values)
 
 
 def given_in(value: Value) -> frozenset[int]:
-    """Return the ids of the constants that follow the chunk, of which a value is made."""
+    """Return the ids of the chunk-dependent constants in a value."""
     found: set[int] = set()
 
     def collect(one: Value) -> bool:
@@ -73,7 +73,7 @@ def given_in(value: Value) -> frozenset[int]:
 
 
 def conditions(value: Value) -> Iterator[tuple[Value, Value]]:
-    """Return the two sides of each equality that a condition asks for; of anything else, it and nothing."""
+    """Yield the two sides of each equality in a condition; for another condition, the condition and :data:`NOTHING`."""
     if value.what == "call" and value.name == "and":
         for arg in value.args:
             yield from conditions(arg)
@@ -84,7 +84,7 @@ def conditions(value: Value) -> Iterator[tuple[Value, Value]]:
 
 
 def pinned_side(sides: tuple[Value, Value]) -> Value | None:
-    """Return the side of an equality that is made of columns, where the other is the chunk's own and nothing else."""
+    """Return the side of an equality with columns, if the other side is a constant of the chunk; otherwise None."""
     for side, other in (sides, sides[::-1]):
         if NOTHING not in sides and given_in(other) and not _has_columns(other) and _has_columns(side):
             return side if not given_in(side) else None
@@ -96,9 +96,9 @@ def _has_columns(value: Value) -> bool:
 
 
 def may_share_rows(one: Collection[Told], other: Collection[Told]) -> bool:
-    """Return whether two reads may take one row for different chunks, as a look-back does."""
+    """Return whether two reads may assign one row to different chunks, as a look-back does."""
     if set(one) & set(other):
-        # Both reads take the same rows for each chunk.
+        # Both reads assign the rows to chunks in the same way.
         return False
     paths = [told for told in (*one, *other) if told.how]
     return len(paths) < len(one) + len(other) or any(
@@ -107,7 +107,7 @@ def may_share_rows(one: Collection[Told], other: Collection[Told]) -> bool:
 
 
 def constants_of(nodes: Iterable[Node]) -> Iterator[int]:
-    """Return the ids of the constants in expressions, those of queries and of constants in them left out."""
+    """Yield the ids of constants in expressions, without those inside subqueries and inside other constants."""
     todo = list(nodes)
     while todo:
         one = todo.pop()

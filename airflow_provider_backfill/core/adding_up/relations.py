@@ -1,4 +1,4 @@
-"""The walk over a SELECT, from its tables upwards: queries, unions and joins."""
+"""Walk a SELECT from its tables upwards: queries, unions and joins."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,10 +15,10 @@ from .steps import Steps, list_items
 
 
 class Walk(Steps):
-    """Walks over relations, and remembers the rows of each."""
+    """Walk over relations, and keep the rows of each."""
 
     def relation(self, node: Node, place: str) -> Rows:
-        """Return the rows that a table, a query, a union or a join gives; *place* tells the nodes of views apart."""
+        """Return the rows that a table, query, union or join gives. *place* distinguishes the nodes of views."""
         match node.kind:
             case "QUERY":
                 rows = self._query(node, place)
@@ -67,7 +67,7 @@ class Walk(Steps):
         case = self._case
         source = case.sources.get(node.name)
         if source is None:
-            # The rows that a recursive CTE has so far, and similar sources.
+            # Sources such as the previous rows of a recursive CTE.
             return Rows(Shape.WHOLE, {})
         at = f"{place}{node.id}"
         if source.name in case.filters:
@@ -202,7 +202,7 @@ class Walk(Steps):
         columns: dict[str, Value] = {}
         for column in node.list("JOIN EXPRESSION"):
             if column.kind == "COLUMN":
-                # USING: the column of the side that is never filled up.
+                # With USING, take the column of the side that the join never fills with defaults.
                 sides = [
                     self._value(side, place)
                     for item in column.sections.get("EXPRESSION", ())
@@ -245,7 +245,7 @@ class Walk(Steps):
         return replace(rows, columns=columns)
 
     def _blur(self, node: Node, place: str, *, left: bool, right: bool) -> None:
-        """Forget what the columns of a side are made of, where a join fills them up."""
+        """Forget the origin of the columns of a side that the join may fill with defaults."""
         for blur, title in ((left, "LEFT TABLE EXPRESSION"), (right, "RIGHT TABLE EXPRESSION")):
             for side in node.sections.get(title, ()) if blur else ():
                 for below in side.walk():
@@ -253,9 +253,9 @@ class Walk(Steps):
 
     def _pairs(self, node: Node, place: str) -> Iterator[tuple[Value, Value]]:
         """
-        Return the two sides of each equality that a join asks for.
+        Yield the two sides of each equality in a join condition.
 
-        Of any other condition, the condition and nothing.
+        For another condition, yield the condition and an opaque value.
         """
         todo = list(node.list("JOIN EXPRESSION"))
         while todo:
@@ -274,11 +274,11 @@ class Walk(Steps):
                 one, two = (self._value(side, place) for side in item.list("ARGUMENTS"))
                 yield one, two
             else:
-                # No equality: rows with different values may find each other.
+                # Without equality, rows with different values may match.
                 yield self._value(item, place), Value("opaque")
 
     def _same_bucket(self, pairs: Sequence[tuple[Value, Value]]) -> bool:
-        """Return whether rows that two filtered sides join are always of one chunk."""
+        """Return whether two filtered sides always join rows of the same chunk."""
         keys = ((self.time_key((left,)), self.time_key((right,))) for left, right in pairs)
         for one, two in keys:
             key = tuple(sorted({*one, *two}))

@@ -1,4 +1,4 @@
-"""The result of a query step: whole, in parts or grouped; else a refusal."""
+"""Describe the result of a query step: whole, in parts or grouped; otherwise a refusal."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,7 +14,7 @@ from .placed import Told
 
 
 class Shape(StrEnum):
-    """How the rows of a chunk relate to the rows of the whole window."""
+    """The relation of a chunk's rows to the rows of the whole window."""
 
     WHOLE = "whole"
     PARTS = "parts"
@@ -27,11 +27,11 @@ class Rows:
     The result of a step.
 
     Attributes:
-        columns: By name, in order.
-        why: Of grouped rows: the step that groups them, with what chunks do to it.
-        over: Of grouped rows, what their aggregates work on: ``over all`` rows, so that an empty chunk gives a row,
-            too, ``over parts`` of the groups of an aggregation below, or both.
-        told: By what ``--param`` takes them for one chunk.
+        columns: The columns by name, in order.
+        why: For grouped rows, the step that groups them, and how chunks cut it.
+        over: For grouped rows, the input of the aggregates: ``over all`` rows (an empty chunk then gives a row, too),
+            ``over parts`` of groups of an earlier aggregation, or both.
+        told: How ``--param`` assigns the rows to chunks.
     """
 
     shape: Shape
@@ -42,7 +42,7 @@ class Rows:
 
 
 class Cut(NamedTuple):
-    """A step that looks at several rows together, whose groups chunks cut."""
+    """A step that combines several rows and whose groups chunks cut."""
 
     what: str
     keys: str
@@ -51,7 +51,7 @@ class Cut(NamedTuple):
     placed: bool = False
 
     def message(self, name: str, cannot: str) -> str:
-        """Return the message that groups of the SELECT *name* are cut and *cannot* be merged."""
+        """Return the message that chunks cut groups of the SELECT *name*, which *cannot* be merged."""
         step = f"{name} has {self.what} {self.keys}"
         if self.facts is not None and self.facts.usable and self.facts.cut is not None:
             return (
@@ -69,17 +69,17 @@ class Cut(NamedTuple):
 
     @property
     def proposal(self) -> tuple[Flag, ...]:
-        """The flags of a plan whose bounds do not cut these groups; empty when none are known."""
+        """The flags of a plan whose bounds do not cut these groups; empty if none are known."""
         return self.facts.proposal if self.facts is not None else ()
 
 
 def show_key(key: BucketKey) -> str:
-    """Return a key in the words of a message."""
+    """Return a key for a message."""
     return " or ".join(dict.fromkeys(expression.sql for expression in key))
 
 
 class RefusedError(Exception):
-    """Ends the walk at a step that does not add up; its refusal names the flags of a plan that fits, if there are."""
+    """Raised at a step that does not add up. The refusal names the flags of a fitting plan if there are any."""
 
     def __init__(self, kind: Kind, message: str, remedy: Advice, cut: "Cut | None" = None) -> None:
         super().__init__(message)
@@ -88,7 +88,7 @@ class RefusedError(Exception):
 
 
 class UnknownKeyError(Exception):
-    """Ends the walk where the answer depends on a key whose facts are not known yet."""
+    """Raised where the verdict depends on a key whose facts are still unknown."""
 
     def __init__(self, key: BucketKey) -> None:
         super().__init__(key)
@@ -104,7 +104,7 @@ def or_one_chunk(text: str, *parts: object) -> Advice:
 
 
 class TableColumns(dict[str, Value]):
-    """The columns of a table, which are whatever a query asks of it."""
+    """The columns of a table: every column that a query reads."""
 
     def __init__(self, table: TableName, source: str) -> None:
         super().__init__()

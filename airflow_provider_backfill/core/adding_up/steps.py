@@ -1,4 +1,4 @@
-"""The steps that look at several rows together: GROUP BY, DISTINCT, LIMIT BY, window functions."""
+"""Judge the steps that combine several rows: GROUP BY, DISTINCT, LIMIT BY, window functions."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ _IN_BLOCK = re.compile(
 
 
 class Steps(Expressions):
-    """Judges the steps of one query."""
+    """Judge the steps of one query."""
 
     def _filter(self, rows: Rows, value: Value, title: str) -> None:
         self._note_chance([value])
@@ -38,10 +38,10 @@ class Steps(Expressions):
 
     def _limited(self, rows: Rows, pairs: Iterable[tuple[Value, Value]]) -> Rows:
         """
-        Return the rows that conditions leave: parts of the whole where these take each row for one chunk by --param.
+        Return the rows after conditions: parts of the whole if the conditions assign each row to one chunk by --param.
 
         Args:
-            pairs: The two sides of each equality; of any other condition, the condition and nothing.
+            pairs: The two sides of each equality; for another condition, the condition and :data:`.placed.NOTHING`.
         """
         by, perhaps = set(self._partly), set[int]()
         for pair in pairs:
@@ -62,7 +62,7 @@ class Steps(Expressions):
         return replace(rows, shape=Shape.PARTS, told=told)
 
     def _of_one_chunk(self, values: Sequence[Value]) -> bool:
-        """Return whether rows that agree in these values belong to one chunk, according to --param."""
+        """Return whether, according to --param, rows that agree in these values belong to one chunk."""
         ids = [given_in(value) if value.what == "given" else self._pinned.get(value, ()) for value in values]
         return tells_chunks(self._case.given, {one for each in ids for one in each})
 
@@ -93,7 +93,7 @@ class Steps(Expressions):
         if sets and cut is not None:
             raise self._totals("GROUPING SETS")
         if cut is None:
-            # Each group is of one chunk, so its results are final.
+            # Each group belongs to one chunk, so its results are final.
             return replace(rows, shape=Shape.PARTS, why=None, over="")
         over = [] if keys else ["over all"]
         over += ["over parts"] if rows.shape is Shape.GROUPED else []
@@ -107,7 +107,7 @@ class Steps(Expressions):
         )
 
     def _cut(self, rows: Rows, what: str, values: Sequence[Value], texts: Sequence[str]) -> Cut | None:
-        """Return why groups with these keys are not each of one chunk; None when they are."""
+        """Return why chunks cut the groups of these keys; None if each group belongs to one chunk."""
         keys = ", ".join(texts) or "of all rows"
         if rows.shape is Shape.GROUPED:
             return rows.why._replace(what=what, keys=keys) if rows.why else Cut(what, keys, (), None)
@@ -187,12 +187,12 @@ class Steps(Expressions):
 
 
 def list_items(node: Node) -> tuple[Node, ...]:
-    """Return the items of a list; of anything else, it alone."""
+    """Return the items of a list node; for another node, only the node."""
     return node.sections.get("", ()) if node.kind == "LIST" else (node,)
 
 
 def _calls(node: Node, how: str) -> list[Node]:
-    """Return the calls of a query itself that are ordinary, aggregates or windows: not of the queries inside it."""
+    """Return a query's own calls that are ordinary, aggregates or windows, without the calls in its subqueries."""
     found: dict[int, Node] = {}
     titles = ("PREWHERE", "WHERE", "PROJECTION", "HAVING", "QUALIFY", "ORDER BY", "LIMIT BY", "INTERPOLATE")
     todo = [child for title in titles for child in node.sections.get(title, ())]

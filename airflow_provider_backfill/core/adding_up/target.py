@@ -1,4 +1,4 @@
-"""Whether the target merges parts of one group from several chunks, with its time from the filtered table."""
+"""Check that the target merges parts of one group from several chunks, with times from the filtered table."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ from .merging import (
 from .relations import Walk
 from .rows import ONE_CHUNK, Cut, RefusedError, Rows
 
-# Counts and sums that do not fit are to be seen in a trial, not to be feared of each.
+# Do not refuse wider sums for a possible overflow; the trial shows real overflows.
 _ENOUGH_BITS = 32
 _OR_BUCKETS = Advice(
     "group by a bucket of time as well, or use -State functions and an AggregatingMergeTree target, or {}, "
@@ -47,7 +47,7 @@ def check_merge(case: Case, walk: Walk, rows: Rows) -> None:
 
 
 def _branch_rows(rows: Rows) -> Iterator[dict[str, Value]]:
-    """Return the columns, once for each branch of a UNION on top."""
+    """Yield the columns of each branch of a UNION at the top."""
     unions = {value.source: len(value.args) for value in rows.columns.values() if value.what == "either"}
     if len(unions) != 1:
         yield dict(rows.columns)
@@ -78,7 +78,7 @@ def _check_columns(case: Case, walk: Walk, rows: Rows, columns: Mapping[str, Val
     if engine not in MERGING:
         raise refuse(f"{target.name} ({target.engine}) cannot merge parts of a result")
     filled = [column for column in target.columns if column.name in case.columns and column.name in columns]
-    # Rows of several partitions are never merged.
+    # Rows of different partitions are never merged.
     whole_key = {*key_columns(target.sorting_key), *key_columns(target.partition_key)}
     key_values = {columns[column.name] for column in filled if column.name in whole_key}
     latest = engine == "ReplacingMergeTree" and keeps_latest(target, filled, columns)
@@ -155,7 +155,7 @@ def _check_columns(case: Case, walk: Walk, rows: Rows, columns: Mapping[str, Val
 
 
 def left_to_chance(case: Case, given: Mapping[str, Value]) -> Iterator[str]:
-    """Return the columns of which the target keeps an arbitrary value when rows merge."""
+    """Yield the columns of which the target keeps an arbitrary value after a merge."""
     engine = re.sub(r"^(?:Replicated|Shared)", "", case.target.engine)
     if engine not in ("SummingMergeTree", "AggregatingMergeTree"):
         return
@@ -171,10 +171,10 @@ def left_to_chance(case: Case, given: Mapping[str, Value]) -> Iterator[str]:
 
 
 def changing_defaults(target: TableFacts, statements: Sequence[Statement]) -> tuple[str, ...]:
-    """Return the columns whose default differs each time, such as ``DEFAULT now()``."""
+    """Return the columns whose default differs in each evaluation, such as ``DEFAULT now()``."""
     given = [set(one.columns) - set(one.defaulted) for one in statements]
     found: list[str] = []
-    # A default may use an earlier column with a default.
+    # A default may use an earlier column that has a default, too.
     for column in target.columns:
         names = re.findall(r"([A-Za-z_]\w*)(\s*\()?", column.default)
         changes = any(UNSTABLE.fullmatch(name) if called else name in found for name, called in names)
@@ -201,7 +201,7 @@ def check_label(case: Case, walk: Walk, rows: Rows) -> None:
     if not tables or tables & {*case.filters, *behind} or tables <= case.whole:
         return
     if any(walk.time_key((other,)) for pair in walk.pairs if value in pair for other in pair):
-        # Such as the day of a calendar that is joined by the day of the event.
+        # An example is the day of a calendar table, joined by the day of the event.
         return
     of = " and ".join(map(str, sorted(tables)))
     raise RefusedError(

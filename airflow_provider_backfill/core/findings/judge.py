@@ -1,4 +1,4 @@
-"""Every rule, and the order in which findings are shown."""
+"""Apply every rule, and order the findings."""
 
 from collections.abc import Iterable
 
@@ -15,8 +15,8 @@ _ORDER = (Severity.ERROR, Severity.WARN, Severity.INFO)
 
 
 def judge(case: RuleContext) -> list[Finding]:
-    """Everything the rules find in a case, the worst first."""
-    # Without server facts the server rules find nothing, and check has thousands of plans.
+    """Return all findings of a case, the worst first."""
+    # Without server facts, skip the server rules: they find nothing, and ``check`` may have thousands of plans.
     rules = RULES if case.server is not None else STATE_RULES
     return worst_first(finding for rule in rules for finding in rule.judge(case))
 

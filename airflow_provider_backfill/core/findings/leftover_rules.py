@@ -1,4 +1,4 @@
-"""The rules on what backfills have left on a server: tables and queries. Pure."""
+"""Define the rules about tables and queries that backfills left on a server. Pure."""
 
 from collections.abc import Iterator
 
@@ -44,7 +44,7 @@ def _staging(case: RuleContext) -> Iterator[Match]:
 
 
 def _of_this_plan(case: RuleContext, plan_id: str, run: Run, tables: list[StagingFacts]) -> Iterator[Match]:
-    # Whoever takes over from a dead worker needs its tables; nobody does so for a waived plan.
+    # A worker that takes over from a dead worker needs its tables. A waived plan has no such worker.
     if run.workers.keys() - case.dead or (run.count(ChunkStatus.RUNNING) and not case.waived):
         return
     left = [table for table in tables if judge_leftover(table, Standing(run)).removable]
@@ -60,7 +60,7 @@ def _of_this_plan(case: RuleContext, plan_id: str, run: Run, tables: list[Stagin
 
 
 def _counted(tables: list[StagingFacts]) -> str:
-    """Return how many tables, with one of them by name."""
+    """Return the number of tables, with the name of one."""
     first = tables[0]
     rows = "on no server, and in Keeper still" if first.lost[0] else f"{first.rows} rows"
     if first.rows is None and not first.lost[0]:

@@ -1,8 +1,7 @@
 """
-The types of the rules: a rule, its input and its findings.
+Define the types of the rules: a rule, its input and its findings.
 
-A module of rules has a :class:`RuleRegistry` and registers its functions there; :mod:`.judge` has the order of all.
-Pure.
+Each module of rules registers its functions in a :class:`RuleRegistry`; :mod:`.judge` orders the registries. Pure.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Severity(StrEnum):
-    """How much a finding matters: an error makes ``check`` fail."""
+    """The weight of a finding. An error makes ``check`` fail."""
 
     ERROR = "error"
     WARN = "warn"
@@ -30,7 +29,7 @@ class Severity(StrEnum):
 
 
 class Finding(NamedTuple):
-    """Something a person should know about a plan, with the next thing to type."""
+    """A fact about a plan that a person should know, with the command to type next."""
 
     code: str
     severity: Severity
@@ -40,13 +39,13 @@ class Finding(NamedTuple):
 
     @property
     def hint(self) -> str:
-        """The remedy in the words of the command line; empty when there is none."""
+        """The remedy in the words of the command line; empty if there is none."""
         return "" if self.remedy is None else str(self.remedy)
 
 
 @dataclass(frozen=True, slots=True)
 class RequiredBackfill:
-    """A backfill that a file under version control demands; *where* names its place in that file."""
+    """A backfill that a version-controlled file demands; *where* is its place in that file."""
 
     target: TableName
     start: datetime
@@ -59,20 +58,20 @@ class RequiredBackfill:
 @dataclass(frozen=True, slots=True)
 class RuleContext:
     """
-    The known input of the rules. A rule that needs more finds nothing.
+    The known input of the rules. A rule finds nothing if its input is missing.
 
     Attributes:
-        plan: None for a target before there is a plan, and for findings about all plans.
+        plan: The plan; None for a target without a plan and for findings about all plans.
         run: The plan's run.
-        dead: The names of its workers that are gone.
+        dead: The names of the dead workers of the run.
         required: The policy ``failCheckOnRequiredPendingBackfill``.
-        max_age: An unfinished plan is an error only once it is older; None for at once.
-        server: What a look at the server gave.
-        about: Id of a plan whose files are damaged; *damage* says how, *remedy* what to type, if that helps.
-        gate: Whether the question is that of ``check``: is everything finished that must be?
-        absent: The state folder, when it holds no plan.
-        twice: What two fills have both filled.
-        missing: Declared backfills without a plan, each with a part of its window that none covers.
+        max_age: The age from which an unfinished plan is an error; None means any age.
+        server: The facts of the server; None if it was not asked.
+        about: Id of a plan with damaged files; *damage* describes the damage, *remedy* the command that helps, if any.
+        gate: Whether ``check`` asks; it fails while a required backfill is unfinished.
+        absent: The state folder, if it has no plan.
+        twice: The stretches that two fills have filled.
+        missing: Declared backfills, each with a part of its window that no plan covers.
     """
 
     moment: datetime
@@ -92,23 +91,23 @@ class RuleContext:
 
     @property
     def waived(self) -> bool:
-        """Whether the plan need not be finished, as of now."""
+        """Whether a waiver holds now, so that the plan need not be finished."""
         waiver = self.run.waiver if self.run is not None else None
         return waiver is not None and waiver.holds(self.moment)
 
     @property
     def abandoned(self) -> bool:
-        """Whether all workers of the run that hold a chunk are gone."""
+        """Whether all workers with claims in the run are dead."""
         return self.run is not None and bool(self.run.workers) and self.dead >= self.run.workers.keys()
 
     @property
     def finished(self) -> bool:
-        """Whether all of the plan's chunks have ended well."""
+        """Whether the plan is completed."""
         return self.run is not None and self.run.status is RunStatus.COMPLETED
 
     @property
     def untouched(self) -> bool:
-        """Whether no chunk of the plan was ever started, so that it may be planned again."""
+        """Whether no chunk of the plan was ever started, so that planning again is safe."""
         return self.run is None or self.run.status is RunStatus.PLANNED
 
     @property
@@ -118,7 +117,7 @@ class RuleContext:
 
     @property
     def seen(self) -> "ServerFacts":
-        """The facts of the server; empty for a finished plan, for which only leftovers matter."""
+        """The facts of the server; empty for a finished plan, where only leftovers matter."""
         if self.server is not None and not self.finished:
             return self.server
         from ..facts import ServerFacts
@@ -127,7 +126,7 @@ class RuleContext:
 
 
 class Match(NamedTuple):
-    """A finding of a rule before it has a code; *severity* overrides the rule's own."""
+    """A finding before the registry adds its code; *severity* overrides the severity of the rule."""
 
     message: str
     remedy: Remedy | None = None
@@ -135,7 +134,7 @@ class Match(NamedTuple):
 
 
 class RuleScope(StrEnum):
-    """The sources that a rule needs."""
+    """The inputs that a rule needs."""
 
     STATE = "state folder"
     SERVER = "ClickHouse"
@@ -147,11 +146,11 @@ class Rule:
     One rule.
 
     Attributes:
-        severity: The severity of what it finds, unless a finding says otherwise.
-        says: What it means, for the reference.
-        remedy: What helps, for the reference.
-        reproduced: Whether the tests bring a real server into the state; otherwise the rule rests
-            on what ClickHouse documents of its system tables.
+        severity: The severity of findings, unless a finding overrides it.
+        says: The meaning of a finding, for the reference.
+        remedy: The remedy, for the reference.
+        reproduced: Whether the tests bring a real server into this state. Other rules rely on ClickHouse's
+            documentation of its system tables.
     """
 
     code: str

@@ -1,4 +1,4 @@
-"""The rules on replicas and shards: alive, behind, reachable. Pure."""
+"""Define the rules on replicas and shards: alive, up to date, reachable. Pure."""
 
 from collections.abc import Iterable, Iterator
 
@@ -13,7 +13,7 @@ from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity
 REPLICA_RULES = RuleRegistry(RuleScope.SERVER)
 _rule = REPLICA_RULES.rule
 
-# A part that waits longer than this is stuck.
+# A part that waits longer counts as stuck.
 _STUCK_SECONDS = 15
 _LAG_SECONDS = 300
 _QUEUE_AT_EASE = 100
@@ -43,13 +43,13 @@ def _distributed(case: RuleContext) -> Iterator[Match]:
     remedy="plan the Distributed table, which fills all shards; or plan each of the other shards by its own address",
 )
 def _left_out(case: RuleContext) -> Iterator[Match]:
-    # Of a finished plan, too: that is when a shard was forgotten.
+    # Check finished plans, too: a forgotten shard shows only then.
     if case.plan is not None and case.server is not None:
         yield from shards_left_out(case.plan, case.server.spreads)
 
 
 def shards_left_out(plan: Plan, spreads: Iterable[SpreadFacts]) -> Iterator[Match]:
-    """Name the shards that a plan of a local table does not fill."""
+    """Report the shards that a plan of a local table does not fill."""
     for spread in spreads if not plan.shards else ():
         several = len(spread.others) > 1
         numbers = ", ".join(map(str, spread.others))

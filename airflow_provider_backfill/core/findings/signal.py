@@ -1,4 +1,4 @@
-"""A plan's state in one word, the same for the page, ``list``, ``status``, ``doctor`` and ``check``. Pure."""
+"""Judge a plan's state in one word, the same for the page, ``list``, ``status``, ``doctor`` and ``check``. Pure."""
 
 from datetime import timedelta
 from enum import StrEnum
@@ -11,7 +11,7 @@ _BETWEEN_TASKS = timedelta(minutes=5)
 
 
 class Signal(StrEnum):
-    """Whether a plan needs anybody: no; somebody or something must act in time; something is wrong."""
+    """The attention that a plan needs: none, an action in time, or a repair."""
 
     HEALTHY = "healthy"
     WAITING = "waiting"
@@ -19,7 +19,7 @@ class Signal(StrEnum):
 
 
 def signal_of(case: RuleContext) -> Signal:
-    """Judge a case as far as it is known; the order of the questions is the rule."""
+    """Judge a case as far as it is known. The first matching condition decides."""
     run = case.run
     if case.damage or any(not stretch.accepted for stretch in case.twice):
         return Signal.BROKEN

@@ -1,4 +1,4 @@
-"""The rules on reads: sources, the server's access to them, and row policies. Pure."""
+"""Define the rules on sources: reads, access of the server, and row policies. Pure."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -124,7 +124,7 @@ def _unstable(case: RuleContext) -> Iterator[Match]:
 def _epoch(case: RuleContext) -> Iterator[Match]:
     plan, facts = case.plan, case.seen
     for epoch in facts.epochs:
-        # The unit is no part of a plan's identity: the new plan takes the place of this one.
+        # The unit is not part of the plan's identity, so the new plan replaces this plan.
         remedy = None if plan is None else plan_command(plan, Flag("--time-unit", epoch.fitting), Flag("--force"))
         yield Match(
             f"{epoch.table}.{epoch.column} holds values such as {epoch.value}: as {epoch.declared} that is far from "

@@ -1,4 +1,4 @@
-"""Rules that need the state folder only."""
+"""Define the rules that need the state folder only."""
 
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -18,10 +18,10 @@ STATE_RULES = RuleRegistry(RuleScope.STATE)
 
 def next_step(plan: Plan, run: Run, dead: Iterable[str] = ()) -> Command | None:
     """
-    Return the command that brings the plan nearer to its end; None when it is there.
+    Return the command that brings the plan closer to completion; None for a completed plan.
 
     Args:
-        dead: The run's workers that are gone: when no other is left, their work waits for a resume.
+        dead: The dead workers of the run. If no other worker is left, their chunks wait for a resume.
     """
     gone = set(dead)
     if run.status is RunStatus.COMPLETED:

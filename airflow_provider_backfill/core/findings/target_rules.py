@@ -1,4 +1,4 @@
-"""The rules on the target: TTL, views, mutations, parts, disks, and the guarantee of a write. Pure."""
+"""Define the rules on the target: TTL, views, mutations, parts, disks, and the guarantee of a write. Pure."""
 
 from collections.abc import Iterable, Iterator
 
@@ -22,7 +22,7 @@ _rule = TARGET_RULES.rule
 # ClickHouse delays inserts into a partition with too many parts, and refuses inserts into a table with too many.
 # Warn at 80 % of either limit, to leave room for other inserts.
 _PARTS_SHARE = 0.8
-# A chunk's rows, its staging table, and a merge of it.
+# A chunk needs this multiple of its size: the rows, the staging table, and a merge of it.
 _COPIES = 3
 
 
@@ -70,7 +70,7 @@ def _ttl(case: RuleContext) -> Iterator[Match]:
 
 
 def past_ttl(target: TableName, storage: TableName, ttls: Iterable[TtlFacts]) -> Iterator[Match]:
-    """Report a window that is partly past the target's TTL, or that of one of its columns."""
+    """Report a window that has partly expired by the target's TTL or by a column's TTL."""
     for ttl in ttls:
         if ttl.until is not None and ttl.column:
             yield Match(
@@ -88,7 +88,7 @@ def past_ttl(target: TableName, storage: TableName, ttls: Iterable[TtlFacts]) ->
 
 
 def constrained(target: TableFacts) -> Iterator[Match]:
-    """Report the constraints of the target, which every row of a chunk has to meet."""
+    """Report the constraints of the target, which every row of a chunk must meet."""
     if found := [f"{check.name} ({check.expression})" for check in checks(target.definition)]:
         yield Match(
             f"{target.name} has the constraint{'s' if len(found) > 1 else ''} {', '.join(found)}: a chunk with one row "

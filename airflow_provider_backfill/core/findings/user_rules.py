@@ -1,4 +1,4 @@
-"""The rules on the user: rights and settings. Pure."""
+"""Define the rules on the user: rights and settings. Pure."""
 
 from collections.abc import Iterator
 

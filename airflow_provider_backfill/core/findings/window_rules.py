@@ -1,4 +1,4 @@
-"""The rules on the window and its chunks: bounds, open ends, rows that came in since, sizes. Pure."""
+"""Define the rules on the window and its chunks: bounds, open ends, new rows, sizes. Pure."""
 
 from collections.abc import Iterator
 from datetime import datetime
