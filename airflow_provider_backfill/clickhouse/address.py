@@ -1,7 +1,7 @@
 """
-The address of a ClickHouse: parsed into parts, and shown without secrets.
+Parse the address of a ClickHouse, and show it without secrets.
 
-What is printed of an address is built from its parts; of one that cannot be read, nothing is.
+Only the parsed parts of an address are printed, and nothing of an address that cannot be parsed.
 """
 
 import re
@@ -22,7 +22,7 @@ _ESCAPE = Advice(
 )
 _SECONDS = re.compile(r"[1-9][0-9]{0,6}")
 _SWITCH = {"true": True, "1": True, "false": False, "0": False}
-# Parameters that an address may have. The client takes _CLIENT; its connection pool takes _TLS. Both take client_cert.
+# Allowed parameters of an address. The client takes _CLIENT; its connection pool takes _TLS. Both take client_cert.
 _CLIENT = {"connect_timeout": "seconds", "send_receive_timeout": "seconds", "client_name": "text", "proxy_path": "text"}
 _TLS = {"verify": "true or false", "ca_cert": "file", "client_cert": "file", "client_cert_key": "file"}
 _PARAMETERS = {**_CLIENT, **_TLS}
@@ -34,8 +34,8 @@ class Address:
     The address of a ClickHouse, and the user.
 
     Attributes:
-        path: Of the embedded engine; empty for a server.
-        database: The one that names without a database belong to; empty for the user's default.
+        path: The path of the embedded engine; empty for a server.
+        database: The database for names without a database; empty for the user's default.
     """
 
     scheme: str
@@ -49,7 +49,7 @@ class Address:
 
     @property
     def location(self) -> str:
-        """Scheme, host and port: the server, whoever asks."""
+        """Scheme, host and port, without the user."""
         if self.path:
             return f"{self.scheme}://{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -57,7 +57,7 @@ class Address:
 
     @property
     def shown(self) -> str:
-        """The address as a person may paste it, without the password."""
+        """The address without the password, in a form that a person can paste."""
         if self.path:
             return self.location
         scheme, _, place = self.location.partition("://")
@@ -70,12 +70,12 @@ class Address:
 
     @property
     def client_options(self) -> dict[str, Any]:
-        """The parameters that the client takes."""
+        """The parameters for the client."""
         return {name: value for name, value in self.parameters.items() if name in _CLIENT or name == "client_cert"}
 
     @property
     def tls_options(self) -> dict[str, Any]:
-        """The parameters that its pool of connections takes."""
+        """The parameters for the client's connection pool."""
         return {name: value for name, value in self.parameters.items() if name in _TLS}
 
 
@@ -84,8 +84,8 @@ def parse_address(text: str) -> Address:
     Read ``http[s]://user@host:port/database`` or ``chdb:///path``.
 
     Raises:
-        ConfigError: It is no such address, has a credential in its query, or a parameter that is not known.
-            Nothing of it is in the message but the name of a parameter.
+        ConfigError: The address is invalid, has a credential in its query, or has an unknown parameter. The message
+            contains at most the name of a parameter.
     """
     scheme, separator, _ = text.partition("://")
     scheme = scheme.lower()

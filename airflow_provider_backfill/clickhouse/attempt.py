@@ -1,4 +1,4 @@
-"""The shared context of an attempt's parts: facts, tables, and the fence."""
+"""Define the context that all steps of an attempt share: facts, tables and callbacks."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from .client import ClickHouse
 from .cluster import drop_for_good, names_elsewhere
 
 STAGING_SETTINGS = {
-    # The staging table must hold the very rows of the SELECT: no deduplication, no collapsing, no queue.
+    # The staging table must contain exactly the rows of the SELECT: no deduplication, no collapsing, no queue.
     "insert_deduplicate": 0,
     "optimize_on_insert": 0,
     "async_insert": 0,
@@ -27,27 +27,28 @@ STAGING_SETTINGS = {
     # A distributed read must not skip unreachable shards.
     "skip_unavailable_shards": 0,
 }
-# Of a table in which rows stay as they were inserted.
+# Settings of a table that keeps rows as they were inserted.
 STAGING_TABLE: Mapping[str, int | str] = {
     # Part UUIDs distinguish parts that contain identical rows.
     "assign_part_uuids": 1,
-    # No merge may collapse rows before they are verified, or rename parts while they are moved;
-    # so there are many of them for a while.
+    # No merge may collapse rows before their verification, or rename parts during a move. So the table has many parts
+    # for a while.
     "max_bytes_to_merge_at_max_space_in_pool": 1,
     "max_bytes_to_merge_at_min_space_in_pool": 1,
     "parts_to_delay_insert": 100_000,
     "parts_to_throw_insert": 100_000,
-    # Nor may the TTL of a column empty it.
+    # No TTL may reset column values, either.
     "max_number_of_merges_with_ttl_in_pool": 0,
 }
-# Each costs milliseconds, and a statement a round trip; not all in one, for a plan may leave thousands.
+# The number of tables per DROP statement. A drop takes milliseconds and a statement a round trip, but a plan may leave
+# thousands of tables.
 _DROPPED_AT_ONCE = 50
-# How long a query on another server may take to end before the attempt gives up, to be tried again later.
+# The maximum wait for the end of a query on another server. The attempt then fails and is tried again later.
 _ELSEWHERE_SECONDS = 60.0
 
 
 class Step(StrEnum):
-    """A finished step of an attempt; the last two may occur for each partition."""
+    """A finished step of an attempt. The last two may occur for each partition."""
 
     CLAIM = "claim"
     STAGING = "staging"
@@ -65,11 +66,11 @@ class Step(StrEnum):
 
 class Neighbour(NamedTuple):
     """
-    Another chunk of the plan that has written to the target, or may have.
+    Another chunk of the plan that has, or may have, written to the target.
 
     Attributes:
-        reach: Where its rows lie in the target's time; None when in its window.
-        rows: As many as it wrote, before any merge; None when that is not known.
+        reach: The target times of its rows; None if they lie in the chunk's window.
+        rows: The number of rows written, before any merge; None if unknown.
     """
 
     chunk: Chunk
@@ -82,25 +83,25 @@ class Attempt(NamedTuple):
     The context of one attempt.
 
     Attributes:
-        fenced: Called before anything is published; raises when another run may publish to the same window. It calls
-            what it is given when the worker may have been asleep since the last time, or since the attempt began: then
-            another run may have published to the window, and be gone.
-        owned: Called before anything of others is killed, dropped or deleted; raises when the claim is lost.
-        verified: Called with what was staged, on replicas with its parts, and with where its rows lie when not in the
-            chunk's window, before any of it is published; raises when the claim is lost.
-        step: Called with each step when it is done; may raise to end the attempt.
-        neighbours: Gives the plan's other chunks that have written, or may have written, to the target.
-        rivals: Gives the ids of other plans that have filled the chunk's window, as far as they are known.
-        reach: Gives where its staged rows lie, as *verified* was told; None when in the chunk's window.
-        earlier: What earlier attempts of the chunk staged, by attempt.
-        staged: The last of it, where the target is replicated.
+        fenced: Called before each publication; raises if another run may publish to the same window. It calls its
+            argument if the worker may have been asleep meanwhile, because another run may have published and ended.
+        owned: Called before each kill, drop or delete; raises if the claim is lost.
+        verified: Called after staging and before publication, with the staged rows' sums, the parts (on replicas), and
+            the target times outside the chunk's window. Raises if the claim is lost.
+        step: Called after each step; may raise to end the attempt.
+        neighbours: Returns the plan's other chunks that have, or may have, written to the target.
+        rivals: Returns the ids of other known plans that have filled the chunk's window.
+        reach: Returns the target times of the staged rows, as passed to *verified*; None if they lie in the chunk's
+            window.
+        earlier: The sums of rows that earlier attempts staged, by attempt.
+        staged: The last staged table and its parts, if the target is replicated.
         touched: Whether an earlier attempt may have written to the target.
         clear: Whether to delete the chunk's window from the target first.
-        insert_threads: How many threads may write what a statement gives; ClickHouse writes with one by itself.
-        sparse: Whether the source is likely to have no rows in the window, which is then asked first.
-        read: Called with the rows and bytes that each filling statement read.
-        replicated: The tables that are read, and the target, where they are replicated; each with the cluster whose
-            replicas are read, which is empty for a table that the server reads by itself.
+        insert_threads: The number of threads that write a statement's rows; ClickHouse's default is one.
+        sparse: Whether the window is probably empty, so that the source is checked first.
+        read: Called after each filling statement with the rows and bytes that it read.
+        replicated: The replicated ones of target and sources, each with the cluster whose replicas are read; empty for
+            a table that the server reads locally.
     """
 
     plan: Plan
@@ -125,27 +126,27 @@ class Attempt(NamedTuple):
 
     @property
     def query_id(self) -> str:
-        """The id of its insert; those of its other statements begin with it, so that a cancel finds them."""
+        """The query id of the insert. It is a prefix of the ids of other statements, so that a cancel finds all."""
         return query_id(self.plan.plan_id, self.chunk.id, self.number)
 
 
 def kill_queries(server: ClickHouse, plan_id: str, chunk_id: str = "") -> int:
     """
-    Kill every query of a plan (or of one of its chunks), on all servers of the cluster, and wait until they are gone.
+    Kill all queries of a plan (or of one chunk) on all servers of the cluster, and wait for their end.
 
     Returns:
-        How many queries were found.
+        The number of queries found.
 
     Raises:
-        ServerError: ClickHouse could not be reached, or a query continues on another server.
+        ServerError: ClickHouse could not be reached, or a query is still running on another server.
     """
     if server.embedded:
         return 0
     mine = f"startsWith(query_id, {literal(f'backfill-{plan_id}-' + (f'{chunk_id}-' if chunk_id else ''))})"
     found = 0
-    # An INSERT in its commit may survive one KILL; a second KILL waits for its end.
+    # An INSERT that is committing may survive one KILL; a second KILL waits for its end.
     for _ in range(50):
-        # A separate question: the client answers a KILL with a summary, whether or not a query matched.
+        # Ask separately: the client answers a KILL with a summary, whether or not a query matched.
         alive = server.rows(f"SELECT query_id FROM system.processes WHERE {mine}")
         if not alive:
             break
@@ -155,11 +156,11 @@ def kill_queries(server: ClickHouse, plan_id: str, chunk_id: str = "") -> int:
 
 
 def _kill_elsewhere(server: ClickHouse, mine: str) -> int:
-    """Kill an attempt's queries on other servers of the cluster; this server has none left."""
+    """Kill an attempt's queries on the other servers of the cluster; call this when the local queries have ended."""
     found, until = 0, time.monotonic() + _ELSEWHERE_SECONDS
     while alive := _elsewhere(server, mine):
         if not found:
-            # Wants Keeper and the right CLUSTER; where it has neither, the end of the queries is waited for.
+            # The statement needs Keeper and the right CLUSTER; without these, wait for the end of the queries.
             with suppress(ServerError):
                 server.command(f"KILL QUERY ON CLUSTER {quote(server.cluster)} WHERE {mine} ASYNC")
         found = max(found, len(alive))
@@ -174,7 +175,7 @@ def _kill_elsewhere(server: ClickHouse, mine: str) -> int:
 
 
 def _elsewhere(server: ClickHouse, mine: str) -> list[tuple[str, str]]:
-    """Id and host of the queries that meet *mine* on the servers of the cluster that can be reached and looked at."""
+    """Return id and host of the queries that meet *mine*, on all reachable and readable servers of the cluster."""
     try:
         if not server.cluster:
             return []
@@ -183,13 +184,13 @@ def _elsewhere(server: ClickHouse, mine: str) -> list[tuple[str, str]]:
             {"skip_unavailable_shards": 1},
         )
     except StatementRefusedError:
-        # Without the right REMOTE, or that of the cluster's own user, only this server can be asked; doctor says so.
+        # Without the right REMOTE, or the right of the cluster's own user, only this server answers; doctor reports it.
         return []
     return [(query, host) for query, host in found]
 
 
 def leftover_tables(server: ClickHouse, plan_id: str, target: TableFacts) -> list[TableName]:
-    """Return the names of a plan's tables beside its target, on any replica, except the backup."""
+    """Return the names of a plan's tables on any replica, except the backup."""
     prefix, databases = f"backfill_{plan_id}_", ", ".join(map(literal, target.databases))
     rows = server.rows(
         f"SELECT database, name FROM system.tables WHERE database IN ({databases})"
@@ -203,20 +204,20 @@ def leftover_tables(server: ClickHouse, plan_id: str, target: TableFacts) -> lis
 
 
 def place_of(name: str, target: TableFacts) -> TableName:
-    """Return the product's table called *name*: a fence is in its target's database, others in the staging one."""
+    """Return the table called *name*: fences are in the target's database, other tables in the staging database."""
     leftover = read_name(name)
     is_fence = leftover is not None and leftover.kind is LeftoverKind.FENCE
     return TableName(target.storage.database if is_fence else target.beside, name)
 
 
 def batches(tables: Sequence[TableName]) -> Iterator[Sequence[TableName]]:
-    """Yield *tables* in groups of as many as one statement drops."""
+    """Yield *tables* in groups for one DROP statement each."""
     for start in range(0, len(tables), _DROPPED_AT_ONCE):
         yield tables[start : start + _DROPPED_AT_ONCE]
 
 
 def drop_tables(server: ClickHouse, tables: Sequence[TableName], replicas: Replicas | None = None) -> None:
-    """Drop tables, if they exist, on all *replicas*, with their entries in Keeper."""
+    """Drop tables, if they exist, on all *replicas*, including their entries in Keeper."""
     for batch in batches(tables):
         if replicas is not None:
             drop_for_good(server, replicas, batch)
@@ -226,17 +227,17 @@ def drop_tables(server: ClickHouse, tables: Sequence[TableName], replicas: Repli
 
 
 def drop_part(server: ClickHouse, table: TableName, name: str) -> None:
-    """Drop a part that may be gone already."""
+    """Drop a part; ignore a part that no longer exists."""
     try:
         server.command(
             f"ALTER TABLE {quote_table(table)} DROP PART {literal(name)}", {"max_partition_size_to_drop": "0"}
         )
     except StatementRefusedError as error:
-        # An attempt that is over, but not dead, has just moved it.
+        # An attempt that lost its claim but is still alive has just moved the part.
         if error.name != "NO_SUCH_DATA_PART":
             raise
 
 
 def drop_leftovers(server: ClickHouse, plan_id: str, target: TableFacts) -> None:
-    """Drop every table of a plan but its backup; only when nothing can need them any more."""
+    """Drop all tables of a plan except the backup. Call this only when no attempt needs them any more."""
     drop_tables(server, leftover_tables(server, plan_id, target), target.replicas)

@@ -1,7 +1,7 @@
 """
-Questions to a server about tables, views and SELECTs; the answers are plain facts.
+Ask a server about tables, views and SELECTs; return plain facts.
 
-Nothing here changes anything on the server, and nothing here decides: that is the planner's work.
+The functions change nothing on the server and decide nothing; the planner decides.
 """
 
 import re
@@ -23,7 +23,7 @@ _AST_FUNCTION = re.compile(r"^\s*Function (\w+)")
 _VIEW_TARGET = re.compile(
     r"^CREATE MATERIALIZED VIEW .*? TO ((?:`(?:[^`\\]|\\.)+`|[\w$]+)\.(?:`(?:[^`\\]|\\.)+`|[\w$]+))[ (]", re.DOTALL
 )
-# Each lets a definition pass that the server would refuse now.
+# Each setting permits a definition that the server would refuse today.
 _ALLOWANCES: Mapping[str, int | str] = {
     "allow_nullable_key": 1,
     "allow_suspicious_indices": 1,
@@ -36,12 +36,12 @@ _ALLOWANCES: Mapping[str, int | str] = {
     "compatibility_allow_sampling_expression_not_in_primary_key": 1,
     "deduplicate_merge_projection_mode": "'rebuild'",
 }
-# Beside the functions that are unstable by themselves: which of several values comes, or in which order, is chance.
+# Functions that return an arbitrary one of several values, or values in arbitrary order.
 _CHANCE = re.compile(r"any|anylast|any_value|first_value|last_value|grouparray\w*|groupuniqarray\w*", re.IGNORECASE)
 
 
 def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
-    """Facts about a table, or None when there is none of that name (or the user may not see it)."""
+    """Return facts about a table; None if it does not exist or the user may not see it."""
     found = server.rows(
         "SELECT engine, engine_full, toString(uuid), partition_key, sorting_key, create_table_query, total_rows,"
         " arrayZip(dependencies_database, dependencies_table),"
@@ -75,7 +75,7 @@ def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
         facts = replace(facts, allowances={})
     if engine != "MaterializedView" or _view_target(create_query) is not None:
         return facts
-    # A view without TO: it is a view by name, and a table by everything that matters here.
+    # A view without TO is also a table, with hidden storage.
     hidden = f".inner_id.{uuid}" if uuid.strip("0-") else f".inner.{name.table}"
     inner = table_facts(server, TableName(name.database, hidden))
     if inner is None:
@@ -86,7 +86,7 @@ def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
 
 
 def _allowances(server: ClickHouse) -> dict[str, int | str]:
-    """Return settings that permit an older table's definition; none where the user may not read the server's."""
+    """Return settings that permit older table definitions; empty if the user may not read the server's settings."""
     try:
         strict = server.rows(
             "SELECT name FROM system.merge_tree_settings"
@@ -100,7 +100,7 @@ def _allowances(server: ClickHouse) -> dict[str, int | str]:
 
 
 def replicated(server: ClickHouse, tables: Iterable[TableName]) -> tuple[TableName, ...]:
-    """Those of the *tables* that are replicated, so that a server may be behind the others."""
+    """Return the replicated ones of *tables*, on which a server may lag behind others."""
     names = ", ".join(f"({literal(table.database)}, {literal(table.table)})" for table in tables)
     rows = server.rows(
         f"SELECT database, name FROM system.tables WHERE (database, name) IN ({names})"
@@ -110,7 +110,7 @@ def replicated(server: ClickHouse, tables: Iterable[TableName]) -> tuple[TableNa
 
 
 def feeding_views(server: ClickHouse, target: TableName) -> list[ViewFacts]:
-    """Return the materialized views that write to *target* (or *target* itself, when it holds its own rows)."""
+    """Return the materialized views that write to *target*, or *target* itself if it is a view with its own storage."""
     found = server.rows(
         "SELECT database, name, as_select, create_table_query FROM system.tables WHERE engine = 'MaterializedView'"
         " ORDER BY database, name"
@@ -129,7 +129,7 @@ def feeding_views(server: ClickHouse, target: TableName) -> list[ViewFacts]:
 
 
 def foreign_definers(server: ClickHouse, views: Iterable[str]) -> dict[str, str]:
-    """Those of the materialized *views* that run with the rights of another user than this one, and that user."""
+    """Return those of the materialized *views* that run with the rights of another user, with that user."""
     names = ", ".join(map(literal, views))
     if not names:
         return {}
@@ -143,7 +143,7 @@ def foreign_definers(server: ClickHouse, views: Iterable[str]) -> dict[str, str]
 
 
 def view_targets(server: ClickHouse, views: Iterable[TableName]) -> dict[TableName, TableName]:
-    """Return the table that each of the materialized *views* writes to; views that hold their own rows are left out."""
+    """Return the table that each of the materialized *views* writes to, without views that have their own storage."""
     names = ", ".join(f"({literal(view.database)}, {literal(view.table)})" for view in views)
     if not names:
         return {}
@@ -164,10 +164,10 @@ def select_facts(server: ClickHouse, select: str, settings: Mapping[str, str] | 
     Return the columns of a SELECT, and the reasons why a repeated SELECT may differ.
 
     Args:
-        settings: Values of its query parameters.
+        settings: Values of the SELECT's query parameters.
 
     Raises:
-        ServerError: The server does not understand it.
+        ServerError: The server does not accept the SELECT.
     """
     columns = server.rows(f"DESCRIBE TABLE (\n{select}\n)", settings)
     tree = [line for (line,) in server.rows(f"SELECT explain FROM (EXPLAIN AST\n{select}\n)", settings)]
@@ -181,13 +181,13 @@ def select_facts(server: ClickHouse, select: str, settings: Mapping[str, str] | 
 
 
 def database_engine(server: ClickHouse, name: str) -> str | None:
-    """Return the engine of a database; None when there is none of that name."""
+    """Return the engine of a database; None if it does not exist."""
     found = server.rows(f"SELECT engine FROM system.databases WHERE name = {literal(name)}")
     return str(found[0][0]) if found else None
 
 
 def are_constant(server: ClickHouse, expressions: Sequence[str]) -> bool:
-    """Return whether expressions have a value without any column, and the same one each time."""
+    """Return whether expressions need no column and have the same value in each evaluation."""
     select = "SELECT " + ", ".join(f"({expression})" for expression in expressions)
     try:
         return not select_facts(server, select).unstable
@@ -196,7 +196,7 @@ def are_constant(server: ClickHouse, expressions: Sequence[str]) -> bool:
 
 
 def tables_like(server: ClickHouse, name: TableName) -> list[TableName]:
-    """Return the tables that keep rows and have all columns of another one, by name and type."""
+    """Return the tables with stored rows that have all columns of table *name*, by name and type."""
     found = server.rows(
         "SELECT database, table FROM system.columns WHERE (name, type) IN"
         f" (SELECT name, type FROM system.columns WHERE {table_condition(name)})"
@@ -209,7 +209,7 @@ def tables_like(server: ClickHouse, name: TableName) -> list[TableName]:
 
 
 def supertypes(server: ClickHouse, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """For each pair of types, the smallest type that holds both; empty where there is none."""
+    """Return for each pair of types the smallest common type; empty if there is none."""
     found: dict[tuple[str, str], str] = {}
     for pair in pairs:
         values = ", ".join(f"defaultValueOfTypeName({literal(name)})" for name in pair)
@@ -219,7 +219,7 @@ def supertypes(server: ClickHouse, pairs: Iterable[tuple[str, str]]) -> dict[tup
 
 
 def count_rows(server: ClickHouse, table: TableName, condition: str = "") -> int:
-    """Rows of *table* that meet *condition*."""
+    """Return the number of rows of *table* that meet *condition*."""
     where = f" WHERE {condition}" if condition else ""
     return int(server.value(f"SELECT count() FROM {quote_table(table)}{where}"))
 
@@ -243,7 +243,7 @@ def time_span(server: ClickHouse, table: TableName, column: str, kind: TimeKind)
 def first_instant(
     server: ClickHouse, table: TableName, column: str, kind: TimeKind, condition: str
 ) -> tuple[int, datetime | None]:
-    """Return how many rows meet *condition*, and the first instant in *column* among them."""
+    """Return the number of rows that meet *condition*, and the earliest instant in *column* among them."""
     count, low = server.row(
         f"SELECT count(), {milliseconds(f'min({quote(column)})', kind)} FROM {quote_table(table)} WHERE {condition}"
     )
@@ -251,5 +251,5 @@ def first_instant(
 
 
 def server_time(server: ClickHouse) -> datetime:
-    """Return the time of the server's clock."""
+    """Return the server's current time."""
     return from_ms(float(server.value("SELECT toUnixTimestamp64Milli(now64(3))")))

@@ -1,10 +1,9 @@
 """
-A ClickHouse to talk to: over HTTP, or embedded in this process.
+Connect to a ClickHouse over HTTP, or embedded in this process.
 
-One :class:`ClickHouse` is shared by the threads of a worker. Every statement that the server
-refuses becomes a :class:`StatementRefusedError` with ClickHouse's name of the error, and every
-connection that fails a :class:`ServerUnreachableError`.
-No password is kept outside the client, and none is in an error.
+The threads of a worker share one :class:`ClickHouse`. A refused statement raises :class:`StatementRefusedError` with
+ClickHouse's name of the error; a failed connection raises :class:`ServerUnreachableError`. Passwords are kept inside
+the client and never appear in errors.
 """
 
 import logging
@@ -29,7 +28,7 @@ logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 _T = TypeVar("_T")
 _NEEDED = object()
 
-# Each repetition has a bound: the text comes from others, and may have thousands of spaces.
+# Each repetition is bounded, because the text comes from outside and may contain thousands of spaces.
 _NOISE = re.compile(
     r"^Received ClickHouse exception, code: \d{1,9}, server response: |^Code: \d{1,9}\. DB::Exception: "
     r"|\s?\(version [\d.]{1,40}(?: \([^)]{0,80}\))?\)|\s?\(for url [^)]{0,400}\)|\s?\([A-Z][A-Z0-9_]{1,80}\)\s?$",
@@ -37,20 +36,20 @@ _NOISE = re.compile(
 
 _PARAMETER = "param_"
 _SETTINGS = {
-    # Headers while a statement runs: the server notices a lost client, and the read timeout is not hit.
+    # Send headers while a statement runs, so that the server notices a lost client and the client does not time out.
     "send_progress_in_http_headers": 1,
     "http_headers_progress_interval_ms": 10_000,
 }
 # Column statistics are read from every part for each query, and change nothing in statements as plain as ours.
 LONG_TEXT = {"max_query_size": 2**27}
-"""Settings of a statement that lists the bounds of a plan: those of 100,000 chunks are a megabyte of text."""
+"""Settings for a statement that lists a plan's bounds: 100,000 chunks make a megabyte of text."""
 _WHERE_KNOWN = {"use_statistics": 0}
-# What a session must allow to make a table that another session, or an older version, could make without asking.
+# Settings that a session needs to create a table which another session, or an older version, could create by default.
 _ALLOWS = re.compile(
     r"allow_suspicious_\w+|allow_experimental_\w+_(?:types?|index)|allow_experimental_(?:codecs|statistics?|unique_key)"
     r"|allow_deprecated_syntax_for_merge_tree|allow_create_index_without_type|allow_statistics|enable_\w+_(?:types?|index)"
 )
-# A limit in the user's profile must end a statement with an error, not with a part of the answer.
+# A limit in the user's profile must end a statement with an error, not with a partial answer.
 _WHOLE_ANSWERS = {
     **{
         f"{limit}_overflow_mode": "throw"
@@ -67,9 +66,9 @@ class Counts(NamedTuple):
     The server's counters of a statement.
 
     Attributes:
-        read_rows: Rows read; 0 where the server did not say, as for the bytes.
+        read_rows: Rows read; like the bytes, 0 if the server does not report them.
         read_bytes: Uncompressed bytes read.
-        written_rows: Rows written; None where the server did not say.
+        written_rows: Rows written; None if the server does not report them.
     """
 
     read_rows: int = 0
@@ -79,11 +78,11 @@ class Counts(NamedTuple):
 
 class ClickHouse:
     """
-    One ClickHouse and the rights of one user on it.
+    A connection to one ClickHouse with the rights of one user.
 
     Attributes:
-        address: Where it is, for people and for the plan's environment; holds no secret.
-        embedded: Whether it runs in this process (chdb): one statement at a time, no other workers.
+        address: The address for people and for the plan's environment, without secrets.
+        embedded: Whether the engine runs in this process (chdb): one statement at a time, no other workers.
     """
 
     def __init__(self, client: "Client", address: str, elsewhere: "Callable[[Address], Client] | None" = None) -> None:
@@ -96,27 +95,28 @@ class ClickHouse:
 
     @property
     def whole_answers(self) -> dict[str, Any]:
-        """Settings by which a limit of the user's profile or connection is an error, and no part of an answer."""
+        """Settings that turn a limit of the user's profile or connection into an error instead of a partial answer."""
         found = {}
         for name, whole in _WHOLE_ANSWERS.items():
             setting = self._client.server_settings.get(name)
             given = self._client.get_client_setting(name) or (setting and setting.value)
             if setting and str(given) != str(whole):
-                # Each setting makes the address of a request longer, which costs the client most of its time.
+                # Send only needed settings: each makes the request's URL longer, which costs the client most of its
+                # time.
                 found[name] = whole
         return found
 
     def reached(self) -> "ClickHouse":
-        """Return this connection; behind a balancer, a connection to one server that answers."""
+        """Return this connection; behind a load balancer, return a connection to one server that answers."""
         return self
 
     def at(self, url: str) -> "ClickHouse":
         """
-        Open another server, ``http[s]://host:port``, as the same user in the same database.
+        Connect to another server, ``http[s]://host:port``, as the same user in the same database.
 
         Raises:
-            ConfigError: *url* is no such address.
-            ServerError: Nobody answers there, or the user is refused.
+            ConfigError: *url* is not such an address.
+            ServerError: The server does not answer, or refuses the user.
         """
         from clickhouse_connect.driver.exceptions import ClickHouseError
 
@@ -134,31 +134,31 @@ class ClickHouse:
         """
         Return the number of insert threads for one statement, unless the user's profile sets one.
 
-        A server in the cloud has its own number, and so may a profile or a connection: then it is 1, and none is set.
+        ClickHouse Cloud, a profile or a connection may set the number. Then return 1, and send no such setting.
         """
         given = self._client.get_client_setting("max_insert_threads")
         ours, cores = (self._client.server_settings.get(f"max_{of}threads") for of in ("insert_", ""))
         if given is not None or ours is None or cores is None or ours.value not in ("0", "1"):
             return 1
-        # The server shows a value that it has chosen itself as auto(16).
+        # The server shows a value that it chose itself as auto(16).
         return int(re.sub(r"\D", "", cores.value) or 1)
 
     def rows(self, sql: str, settings: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """
-        Return the rows a SELECT answers with.
+        Return the rows of a SELECT's answer.
 
         Raises:
-            ServerError: The server refused it or could not be reached.
+            ServerError: The server refused the SELECT or could not be reached.
         """
         given = self._arguments(settings)
         return self._ask(lambda: [tuple(row) for row in self._client.query(sql, **given).result_rows])
 
     def row(self, sql: str, settings: Mapping[str, Any] | None = None) -> tuple[Any, ...]:
         """
-        Return the one row that a SELECT answers with.
+        Return the single row of a SELECT's answer.
 
         Raises:
-            ServerError: As :meth:`rows`; or the answer has no row, as when an aggregate was broken off.
+            ServerError: As :meth:`rows`; or the answer has no row, for example because an aggregation was interrupted.
         """
         rows = self.rows(sql, settings)
         if not rows:
@@ -167,13 +167,13 @@ class ClickHouse:
 
     def value(self, sql: str, settings: Mapping[str, Any] | None = None, *, default: Any = _NEEDED) -> Any:
         """
-        Return the first value of the first row that a SELECT answers with.
+        Return the first value of the first row of a SELECT's answer.
 
         Args:
-            default: What to return when there is no row.
+            default: The value to return for an answer without rows.
 
         Raises:
-            ServerError: As :meth:`rows`; or there is no row and no *default*.
+            ServerError: As :meth:`rows`; or the answer has no row and *default* is missing.
         """
         if default is _NEEDED:
             return self.row(sql, settings)[0]
@@ -182,12 +182,12 @@ class ClickHouse:
 
     def numbers(self, sql: str, settings: Mapping[str, Any] | None = None) -> tuple[int, ...]:
         """
-        Return the integers of the one row that a SELECT answers with; none when there is no row.
+        Return the integers of the single row of a SELECT's answer; empty for an answer without rows.
 
-        As text, which for so little takes half the time of :meth:`rows`.
+        The answer is read as text, which for a few numbers takes half the time of :meth:`rows`.
 
         Raises:
-            ServerError: The server refused it or could not be reached.
+            ServerError: The server refused the SELECT or could not be reached.
         """
         answer = self._ask(lambda: self._client.command(sql, **self._arguments(settings)))
         if isinstance(answer, int):
@@ -196,13 +196,13 @@ class ClickHouse:
 
     def command(self, sql: str, settings: Mapping[str, Any] | None = None) -> Counts:
         """
-        Run a statement that answers with no rows, and wait for its end.
+        Run a statement without a result, and wait for its end.
 
         Returns:
-            What the statement read and wrote, as the server counted.
+            The server's counts of rows and bytes read and rows written.
 
         Raises:
-            ServerError: The server refused it or could not be reached.
+            ServerError: The server refused the statement or could not be reached.
         """
         answer = self._ask(lambda: self._client.command(sql, **self._arguments(settings)))
         summary = getattr(answer, "summary", None) or {}
@@ -215,7 +215,7 @@ class ClickHouse:
 
     @property
     def permissive(self) -> dict[str, int]:
-        """The settings that this user needs, and may set, to make a table like any one that is there."""
+        """The settings that this user needs, and may set, to create a copy of any existing table."""
         return {
             name: 1
             for name, setting in self._client.server_settings.items()
@@ -225,7 +225,7 @@ class ClickHouse:
     @property
     def cluster(self) -> str:
         """
-        The widest cluster of several servers that this one belongs to; empty when there is none.
+        The widest cluster of several servers that contains this server; empty if there is none.
 
         Raises:
             ServerError: The server could not be reached.
@@ -246,7 +246,7 @@ class ClickHouse:
     def _with(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:
         given = {**self._settings, **(settings or {})}
         if self.embedded:
-            # The embedded engine needs no query id: nobody can see or kill its queries.
+            # Omit the query id for the embedded engine, since nobody can see or kill its queries.
             given.pop("query_id", None)
         return given
 
@@ -266,11 +266,11 @@ class ClickHouse:
             failure = _server_error(error, self.address)
         except OSError as error:
             failure = ServerUnreachableError(mask_message(f"The connection to {self.address} failed: {error}."))
-        # Without the original error as cause: a log of the chain would contain the text that the error quotes.
+        # Drop the original error as cause: a log of the chain would show the text that the error quotes.
         raise failure
 
     def close(self) -> None:
-        """Close the connections; an embedded engine frees its path for other processes."""
+        """Close the connections; an embedded engine releases its path for other processes."""
         with suppress(Exception):
             self._client.close()
 
@@ -280,13 +280,13 @@ def connect(url: str, password: str | None = None, *, connections: int = 8) -> C
     Open the ClickHouse at *url*: ``http[s]://user@host:port/database`` or ``chdb:///path``.
 
     Args:
-        url: As :func:`.parse_address` takes it; may carry the password.
-        password: Used when the URL has none.
-        connections: How many statements may run at once.
+        url: An address for :func:`.parse_address`; it may contain the password.
+        password: The password for a URL without one.
+        connections: The maximum of parallel statements.
 
     Raises:
-        ConfigError: The URL is no such address, or the embedded engine is not installed.
-        ServerError: Nobody answers there, or the user is refused.
+        ConfigError: The URL is invalid, or the embedded engine is not installed.
+        ServerError: The server does not answer, or refuses the user.
     """
     import clickhouse_connect
     from clickhouse_connect.driver.exceptions import ClickHouseError
@@ -303,7 +303,7 @@ def connect(url: str, password: str | None = None, *, connections: int = 8) -> C
             username=address.user or "default",
             password=password or "" if address.password is None else address.password,
             database=address.database or "__default__",
-            # A session would refuse a second statement while the first runs, such as a KILL QUERY.
+            # A session would refuse a second statement during the first, such as a KILL QUERY.
             autogenerate_session_id=False,
             pool_mgr=get_pool_manager(maxsize=connections, **tls),
             **address.client_options,
@@ -324,15 +324,15 @@ def from_client(
     open_client: "Callable[[], Client]", name: str, elsewhere: "Callable[[Address], Client] | None" = None
 ) -> ClickHouse:
     """
-    Return a :class:`ClickHouse` around a client that somebody else opens, such as Airflow's ClickHouse hook.
+    Return a :class:`ClickHouse` around a client that the caller opens, such as Airflow's ClickHouse hook.
 
     Args:
-        name: Names the ClickHouse in an error, as long as its address is not known.
-        elsewhere: Opens a client of the same user at another address, such as that of a shard.
+        name: The name of the ClickHouse in errors while its address is unknown.
+        elsewhere: Opens a client of the same user at another address, such as a shard's.
 
     Raises:
         ConfigError: The embedded engine is not installed.
-        ServerError: Nobody answers there, or the user is refused.
+        ServerError: The server does not answer, or refuses the user.
     """
     from clickhouse_connect.driver.exceptions import ClickHouseError
 
@@ -364,7 +364,7 @@ def _no_engine(error: ImportError) -> ConfigError:
 
 
 def _network_reason(error: BaseException) -> str:
-    """Return the system's reason for a failed connection, which the client and its libraries repeat."""
+    """Return the system's reason for a failed connection, without the repetitions of the client and its libraries."""
     text, inner = str(error), error
     while (cause := inner.__cause__ or inner.__context__) is not None:
         inner = cause

@@ -1,8 +1,8 @@
 """
-One of the servers behind an address, and the replicas of a table: which to ask, and how to reach them all.
+Pin one of the servers behind an address, and find and reach all replicas of a table.
 
-An address may be a load balancer's. Statements that must see one state go to :class:`OneServer`; what every replica
-must have is made and dropped through the cluster, or by the database where that is Replicated.
+An address may belong to a load balancer. Statements that must see one state go to :class:`OneServer`. Tables for all
+replicas are created and dropped ON CLUSTER, or by a Replicated database.
 """
 
 import re
@@ -21,42 +21,42 @@ from .client import ClickHouse
 
 _T = TypeVar("_T")
 
-# Shorter than a worker's lease, so that a worker which was frozen and has lost its claims has lost its server, too.
+# Shorter than a worker's lease: a worker that was frozen and lost its claims has then lost its server, too.
 SESSION_SECONDS = 40
-# How long to search for the server behind a balancer; a restarted server has lost its sessions.
+# The maximum search for a server behind a load balancer; a restarted server has lost its sessions.
 _FIND_SECONDS = 20.0
-# How long a replica may take to catch up before the attempt is given up, to be tried again.
+# The maximum wait for a replica to catch up. The attempt then fails and is tried again.
 SYNC_SECONDS = 60
-# How long replicas that are alive may take to create or drop a table.
+# The maximum wait for live replicas to create or drop a table.
 _DDL_SECONDS = 30
-# How long replicas that are alive may take to be gone from Keeper, once they have dropped a table.
+# The maximum wait until live replicas that dropped a table have left Keeper.
 _GONE_SECONDS = 3.0
 _ONLY_LIVING = {
     "distributed_ddl_task_timeout": _DDL_SECONDS,
     "distributed_ddl_output_mode": "null_status_on_timeout_only_active",
-    # A host's refusal comes after the answer has begun, so its headers must report the error.
+    # A host may refuse after the answer has begun, so wait for the end to see the error.
     "wait_end_of_query": 1,
 }
-# The statement is in the queue of every replica; nobody waits for the others.
+# Put the statement in the queue of every replica without waiting for the others.
 AT_ONCE = {"distributed_ddl_task_timeout": 0}
-# Expands to a different name on each server, whatever macros the server has.
+# Expands to a different name on each server, even without macros.
 _SERVER_MACRO = "'{server_uuid}'"
 _MACRO = re.compile(r"\{(\w+)\}")
 
 
 class OneServer(ClickHouse):
     """
-    One of the servers behind an address: every statement reaches that one, or none.
+    One of the servers behind an address: every statement reaches this server, or fails.
 
-    It is held by an HTTP session, which other servers do not know: they refuse the statement before they look at it,
-    and it is sent again until it reaches the right one. A session ends with its server, and when it was not used for
-    :data:`SESSION_SECONDS`: a worker that sleeps longer cannot continue where it was. For one statement at a time.
+    An HTTP session identifies the server. Other servers do not know the session and refuse the statement unread; it is
+    sent again until it reaches the right server. A session ends with its server, or after :data:`SESSION_SECONDS`
+    without use, so a worker that sleeps longer cannot continue. Use it for one statement at a time.
 
     Attributes:
-        met_others: Whether another server has answered: the address is that of several.
+        met_others: Whether another server has answered, so that the address belongs to several.
 
     Raises:
-        ServerError: From any statement, when the server is not to be found any more.
+        ServerError: From any statement, if the server cannot be found any more.
     """
 
     def __init__(self, server: ClickHouse) -> None:
@@ -91,12 +91,12 @@ class OneServer(ClickHouse):
 
 
 def one_server(server: ClickHouse) -> ClickHouse:
-    """One of the servers behind an address; the engine itself where it is embedded."""
+    """Return one of the servers behind an address; for an embedded engine, the engine."""
     return server if server.embedded else OneServer(server)
 
 
 def find_replicas(server: ClickHouse, table: TableName) -> Replicas | None:
-    """Return the replication of *table*; None when it is not replicated."""
+    """Return the replication of *table*; None if it is not replicated."""
     rows = server.rows(
         "SELECT zookeeper_name, zookeeper_path, replica_name,"
         " mapKeys(replica_is_active), mapKeys(mapFilter((_, alive) -> alive, replica_is_active)), total_replicas,"
@@ -113,7 +113,7 @@ def find_replicas(server: ClickHouse, table: TableName) -> Replicas | None:
 
 
 def _arguments(server: ClickHouse, table: TableName, path: str) -> tuple[str, str]:
-    """Return the path and replica name for a table beside *table*, whose own path is *path*."""
+    """Return the path and replica name for a new table of *table*'s replicas; *path* is the path of *table*."""
     engine, uuid = server.rows(
         f"SELECT engine_full, toString(uuid) FROM system.tables WHERE {table_condition(table, 'name')}"
     )[0]
@@ -124,7 +124,7 @@ def _arguments(server: ClickHouse, table: TableName, path: str) -> tuple[str, st
     fixed = {"uuid": uuid, "database": table.database, "table": table.table}
     template = _MACRO.sub(lambda macro: fixed.get(macro[1], macro[0]), match[2][1:-1]).rstrip("/")
     expanded = _MACRO.sub(lambda macro: macros.get(macro[1], macro[0]), template)
-    # A replica name without a macro is that of one replica only.
+    # A replica name without a macro belongs to one replica only.
     return template if expanded == path else path, match[3] if "{" in match[3] else _SERVER_MACRO
 
 
@@ -132,14 +132,14 @@ def _find_cluster(server: ClickHouse, path: str, names: set[str], active: set[st
     """
     Find the smallest cluster with the replicas *names* of the table at *path*, or with the *active* ones.
 
-    A server that does not answer may have any of them; Keeper takes some seconds to see that it is dead.
+    A silent server may hold any of them, because Keeper needs some seconds to notice a dead server.
     """
     clusters = server.rows(
         "SELECT cluster, count() FROM system.clusters GROUP BY cluster HAVING max(is_local) ORDER BY count(), cluster"
     )
     fallback = ""
     for cluster, size in clusters:
-        # Without the right REMOTE, or the cluster's own user, the servers cannot be checked.
+        # Without the right REMOTE, or the right of the cluster's own user, the servers cannot be checked.
         with suppress(StatementRefusedError):
             met, silent = _ask_cluster(server, str(cluster), int(size), path)
             if len(names - met) <= silent:
@@ -150,7 +150,10 @@ def _find_cluster(server: ClickHouse, path: str, names: set[str], active: set[st
 
 
 def _ask_cluster(server: ClickHouse, cluster: str, size: int, path: str) -> tuple[set[str], int]:
-    """Ask a cluster of *size* servers for replicas of the table at *path*, and count silent servers."""
+    """
+    Ask the *size* servers of a cluster for replicas of the table at *path*; return these and the number of silent
+    servers.
+    """
     skip = {"skip_unavailable_shards": 1}
     everywhere = f"clusterAllReplicas({literal(cluster)}, system.replicas)"
     rows = server.rows(f"SELECT DISTINCT replica_name FROM {everywhere} WHERE zookeeper_path = {literal(path)}", skip)
@@ -160,15 +163,16 @@ def _ask_cluster(server: ClickHouse, cluster: str, size: int, path: str) -> tupl
 
 def catch_up(server: ClickHouse, table: TableName, cluster: str = "") -> None:
     """
-    Let the server's replica of *table* fetch all that the others have; on a *cluster*, all of its living replicas.
+    Let the server's replica of *table* fetch all parts of the other replicas; on a *cluster*, let all live replicas do
+    so.
 
     Raises:
-        ServerError: One cannot in time, which may be tried again, perhaps on another server.
+        ServerError: A replica cannot catch up in time. The caller may try again, perhaps on another server.
     """
     where = f" ON CLUSTER {quote(cluster)}" if cluster else ""
     settings: dict[str, Any] = {"receive_timeout": SYNC_SECONDS}
     if cluster:
-        # Nobody reads from a replica that is dead.
+        # Dead replicas may lag, since nobody reads from them.
         settings |= {
             "distributed_ddl_task_timeout": SYNC_SECONDS + _DDL_SECONDS,
             "distributed_ddl_output_mode": "throw_only_active",
@@ -193,7 +197,7 @@ def catch_up(server: ClickHouse, table: TableName, cluster: str = "") -> None:
 
 
 def is_replicated_on(server: ClickHouse, cluster: str, table: TableName) -> bool:
-    """Return whether servers of a cluster replicate *table*; not, where they may not be asked."""
+    """Return whether servers of a cluster replicate *table*; False if they may not be asked."""
     everywhere = f"clusterAllReplicas({literal(cluster)}, system.replicas)"
     question = f"SELECT count() > 0 FROM {everywhere} WHERE {table_condition(table)}"
     with suppress(StatementRefusedError):
@@ -202,7 +206,7 @@ def is_replicated_on(server: ClickHouse, cluster: str, table: TableName) -> bool
 
 
 def _queue(server: ClickHouse, table: TableName) -> str:
-    """Describe a replica's queue."""
+    """Describe a replica's queue for a message."""
     rows = server.rows(
         "SELECT (SELECT replica_name FROM system.replicas WHERE "
         + table_condition(table)
@@ -216,14 +220,14 @@ def _queue(server: ClickHouse, table: TableName) -> str:
 
 
 def tables_beside(server: ClickHouse, replicas: Replicas) -> list[str]:
-    """Return the names of the tables beside a replicated one that Keeper knows, on whichever replica they are."""
+    """Return the names of the tables in Keeper under the same parent path as a replicated table, on any replica."""
     above, _, base = replicas.path.rpartition("/")
     names = Keeper(server, replicas.keeper).children(above or "/", like=f"{base}_backfill_")
     return [name.removeprefix(f"{base}_") for name in names]
 
 
 def path_beside(server: ClickHouse, replicas: Replicas, table: TableName) -> str:
-    """Return the path in Keeper of a table beside a replicated one."""
+    """Return the path in Keeper for *table* under the same parent path."""
     if not replicas.by_database:
         return f"{replicas.path}_{table.table}"
     rows = server.rows(f"SELECT zookeeper_path FROM system.replicas WHERE {table_condition(table)}")
@@ -232,10 +236,10 @@ def path_beside(server: ClickHouse, replicas: Replicas, table: TableName) -> str
 
 def create_everywhere(server: ClickHouse, replicas: Replicas | None, create: Callable[[str], str]) -> None:
     """
-    Create a table on the server, at once, and on the other replicas as soon as they can.
+    Create a table on this server, and on the other replicas as soon as they can.
 
     Args:
-        create: Gives the statement, for a cluster or, with an empty name, for the server that is asked.
+        create: Returns the statement for a cluster, or for this server if the name is empty.
     """
     allowed = server.permissive
     server.command(create(""), allowed | (AT_ONCE if replicas is not None else {}))
@@ -244,7 +248,7 @@ def create_everywhere(server: ClickHouse, replicas: Replicas | None, create: Cal
 
 
 def drop_everywhere(server: ClickHouse, replicas: Replicas, tables: Sequence[TableName]) -> None:
-    """Drop tables, if they exist, on all replicas; a replica that is down drops them when it returns."""
+    """Drop tables, if they exist, on all replicas; a replica that is down drops them after its return."""
     if not tables:
         return
     names = ", ".join(map(quote_table, tables))
@@ -254,13 +258,13 @@ def drop_everywhere(server: ClickHouse, replicas: Replicas, tables: Sequence[Tab
 
 
 class Keeper(NamedTuple):
-    """A Keeper as a server sees it."""
+    """Keeper as one server sees it."""
 
     server: ClickHouse
     name: str
 
     def children(self, path: str, names: Iterable[str] | None = None, like: str = "") -> list[str]:
-        """Return the nodes below *path*; only those of *names*, or those that begin with *like*."""
+        """Return the nodes below *path*: all, those of *names*, or those that begin with *like*."""
         where = [f"path = {literal(path)}"]
         if self.name != "default":
             where.append(f"zookeeperName = {literal(self.name)}")
@@ -272,7 +276,7 @@ class Keeper(NamedTuple):
         return [str(name) for (name,) in rows]
 
     def newest(self, path: str) -> int:
-        """Return when the youngest node below *path* was made, by Keeper's clock in seconds; 0 when there is none."""
+        """Return when the newest node below *path* was created, in seconds of Keeper's clock; 0 if there is none."""
         where = f"path = {literal(path)}"
         if self.name != "default":
             where += f" AND zookeeperName = {literal(self.name)}"
@@ -281,7 +285,7 @@ class Keeper(NamedTuple):
         )
 
     def count(self, path: str) -> int:
-        """Return how many nodes are below *path*."""
+        """Return the number of nodes below *path*."""
         above, _, name = path.rpartition("/")
         where = f"path = {literal(above or '/')} AND name = {literal(name)}"
         if self.name != "default":
@@ -301,14 +305,14 @@ def names_elsewhere(server: ClickHouse, replicas: Replicas, databases: Sequence[
 
 
 def insert_quorum(server: ClickHouse, total: int) -> int:
-    """Return how many of *total* replicas an insert of this user must reach; 0 for no such demand."""
+    """Return the number of *total* replicas that this user's inserts must reach; 0 without a quorum."""
     rows = server.rows("SELECT value FROM system.settings WHERE name = 'insert_quorum'")
     value = str(rows[0][0]) if rows else "0"
     return total // 2 + 1 if value == "auto" else int(value)
 
 
 def lost_tables(server: ClickHouse, replicas: Replicas) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Return staging tables beside a replicated table whose replicas are all dead: path and replicas by name."""
+    """Return the staging tables whose replicas are all dead: path and replicas by name."""
     keeper, prefix = Keeper(server, replicas.keeper), "" if replicas.keeper == "default" else f"{replicas.keeper}:"
     tables = {}
     for name in tables_beside(server, replicas):
@@ -321,7 +325,7 @@ def lost_tables(server: ClickHouse, replicas: Replicas) -> dict[str, tuple[str, 
 
 
 def drop_for_good(server: ClickHouse, replicas: Replicas, tables: Sequence[TableName]) -> None:
-    """Drop tables everywhere, and take replicas that are dead out of Keeper: they may never come back to do so."""
+    """Drop tables everywhere, and remove dead replicas from Keeper, since they may never return to do so."""
     names = ", ".join(f"({literal(table.database)}, {literal(table.table)})" for table in tables)
     where = f"(database, table) IN ({names})"
     paths = {str(path) for (path,) in server.rows(f"SELECT zookeeper_path FROM system.replicas WHERE {where}")}
@@ -339,10 +343,10 @@ def drop_for_good(server: ClickHouse, replicas: Replicas, tables: Sequence[Table
 
 
 def _drop_dead_replicas(server: ClickHouse, keeper: Keeper, path: str) -> None:
-    """Take the dead replicas of a dropped table out of Keeper, and with the last of them the table."""
+    """Remove the dead replicas of a dropped table from Keeper; the last removal also removes the table."""
     prefix = "" if keeper.name == "default" else f"{keeper.name}:"
     for replica in keeper.children(f"{path}/replicas"):
         if not keeper.children(f"{path}/replicas/{replica}", ["is_active"]):
-            # It may be on its way to drop the table by itself.
+            # The replica may be about to drop the table.
             with suppress(StatementRefusedError):
                 server.command(f"SYSTEM DROP REPLICA {literal(replica)} FROM ZKPATH {literal(prefix + path)}")

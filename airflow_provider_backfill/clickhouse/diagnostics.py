@@ -1,9 +1,8 @@
 """
-Facts about a server and its tables for the rules to judge.
+Collect facts about a server and its tables, for the rules to judge.
 
-Each part of the look stands by itself: what this user may not see, or this version does not
-know, is named in :attr:`ServerFacts.unseen`, and the other parts are looked at all the same.
-Nothing here changes anything on the server.
+Each check is independent. A check that the user's rights or the server's version do not allow is named in
+:attr:`ServerFacts.unseen`, and the other checks continue. The checks change nothing on the server.
 """
 
 import json
@@ -53,7 +52,7 @@ def server_facts(
     Collect all facts that the rules use, for one plan, or for a target without a plan.
 
     Args:
-        sources: The tables that are read; with a plan, those of its statements.
+        sources: The source tables; with a plan, the sources of its statements.
         known_plans: The ids of all plans in the state folder.
 
     Raises:
@@ -117,14 +116,14 @@ def server_facts(
 
 
 class _Look:
-    """Collects the checks that failed."""
+    """Runs checks, and collects the failed ones."""
 
     def __init__(self, server: ClickHouse, plan: Plan | None) -> None:
         self._server, self._plan = server, plan
         self.unseen: list[str] = []
 
     def part(self, what: str, otherwise: _T, ask: Callable[..., _T], *arguments: object) -> _T:
-        """Return the answer to *ask*; *otherwise* when the user or the version lacks it, or on a timeout."""
+        """Return the answer of *ask*; return *otherwise* if rights or version do not allow it, or on a timeout."""
         try:
             return ask(*arguments)
         except ServerUnreachableError:
@@ -134,7 +133,7 @@ class _Look:
             return otherwise
 
     def many(self, what: str, ask: Callable[..., tuple[_T, ...]], *arguments: object) -> tuple[_T, ...]:
-        """As :meth:`part`, for an answer that may be empty."""
+        """Return the answer of *ask* as :meth:`part` does; empty if the check fails."""
         return self.part(what, (), ask, *arguments)
 
     def _statements(self, readable: Sequence[TableName]) -> Iterator[tuple[Plan, Statement, TableName]]:
@@ -143,7 +142,7 @@ class _Look:
                 yield self._plan, statement, statement.table
 
     def scans(self, readable: Sequence[TableName]) -> Iterator[StatementScan]:
-        """Return how each statement reads its source; a refused statement has its error."""
+        """Yield how each statement reads its source; for a refused statement, yield its error."""
         for plan, statement, source in self._statements(readable):
             try:
                 filters = plan.filters(statement)
@@ -153,12 +152,12 @@ class _Look:
             except StatementRefusedError as error:
                 yield StatementScan(statement.name, source, None, error.message)
             else:
-                # The query plan does not say which column a skip index is on.
+                # The query plan does not name the column of a skip index.
                 skips = self.part(f"indexes of {source}", False, _skips, self._server, source, filters[0].column)
                 yield StatementScan(statement.name, source, replace(facts, pruned=facts.pruned or skips), "")
 
     def traits(self, readable: Sequence[TableName]) -> Iterator[Nondeterminism]:
-        """Return the statements that may return different rows when they run again."""
+        """Yield the statements that may return different rows when they run again."""
         for _, statement, _ in self._statements(readable):
             functions = self.many(f"functions of {statement.name}", _unstable, self._server, statement.select)
             unordered = self.part(f"the plan of {statement.name}", "", _unordered, self._server, statement.select)
@@ -166,7 +165,7 @@ class _Look:
                 yield Nondeterminism(statement.name, functions, unordered)
 
     def epochs(self, readable: Sequence[TableName]) -> Iterator[EpochFacts]:
-        """Integer time columns whose values do not look like instants in the declared unit."""
+        """Yield integer time columns whose values do not look like instants in the declared unit."""
         for plan, statement, source in self._statements(readable):
             unit = statement.time_kind.unit
             if not unit:
@@ -180,7 +179,7 @@ class _Look:
                 yield EpochFacts(source, column, value, unit, near[0])
 
     def policies(self, readable: Sequence[TableName]) -> Iterator[PolicyFacts]:
-        """Row policies that hide rows of the sources from this user, as the query plan shows them."""
+        """Yield the row policies that hide source rows from this user, as the query plan shows them."""
         for source in readable:
             for condition in self.many(f"row policies of {source}", _row_filters, self._server, source):
                 yield PolicyFacts(source, condition)
@@ -203,7 +202,7 @@ def _unstable(server: ClickHouse, select: str) -> tuple[str, ...]:
 
 
 def _skips(server: ClickHouse, source: TableName, column: str) -> bool:
-    """Return whether a min-max index is on the time column alone."""
+    """Return whether a min-max index covers only the time column."""
     return bool(
         server.value(
             f"SELECT count() FROM system.data_skipping_indices WHERE {is_one_of([source])} AND type = 'minmax'"
@@ -255,7 +254,7 @@ def _partitions(server: ClickHouse, target: TableFacts, plan: Plan | None) -> in
     """
     Count the partitions that the plan's middle chunk writes to, for the statement with the most.
 
-    Return None without a plan or a partition key. A count that reaches its limit of 5 s gives a lower bound.
+    None without a plan or a partition key. A count that reaches its limit of 5 s gives a lower bound.
 
     Raises:
         ServerError: The count reached its limit before any value.
@@ -271,7 +270,7 @@ def _partitions(server: ClickHouse, target: TableFacts, plan: Plan | None) -> in
             "timeout_overflow_mode": "break",
         }
         sql = f"SELECT uniqExact({target.partition_key}) FROM (\n{statement.query}\n)"
-        # An aggregate that is broken off has, by version, the value up to there or no row at all.
+        # By version, an interrupted aggregation returns its value so far, or no row.
         count = server.value(sql, settings, default=None)
         if count is None:
             raise ServerError(f"counting them for a chunk of {statement.name} takes over {_PROBE_SECONDS:g} s")
@@ -280,7 +279,7 @@ def _partitions(server: ClickHouse, target: TableFacts, plan: Plan | None) -> in
 
 
 def _refreshable(server: ClickHouse, target: TableName, storage: TableName) -> tuple[TableName, ...]:
-    """Return views that replace the target's rows on a schedule, without stopped and appending views."""
+    """Return the views that replace the target's rows on a schedule, without stopped and appending views."""
     enabled = {
         TableName(database, view)
         for database, view in server.rows("SELECT database, view FROM system.view_refreshes WHERE status != 'Disabled'")

@@ -1,12 +1,12 @@
 """
-One attempt of one chunk, from an empty staging table to rows in the target.
+Execute one attempt of one chunk, from an empty staging table to rows in the target.
 
-Why a retry is safe, whatever died and when:
+A retry is safe after any crash, for these reasons:
 
 * An attempt fills a table of its own name, so it never meets what another attempt left.
 * :meth:`Attempt.verified` is refused once a later attempt has claimed the chunk, and that one drops
-  the tables of earlier attempts before it looks for a sealed one. So at most one table per chunk
-  is ever renamed to the sealed name, and only that one is published.
+  the tables of earlier attempts before it looks for a sealed one. So at most one table per chunk is ever renamed to the
+  sealed name, and only that one is published.
 * An attempt that has lost its claim may wake up at any line. What it then kills or drops by name is
   of earlier attempts only, and what it deletes from the target was there when it still held the claim.
 * ``stage`` publishes by moving partitions one way; moving a partition that is gone moves nothing.
@@ -15,7 +15,7 @@ Why a retry is safe, whatever died and when:
   same however often it is done.
 * ``insert`` has no such table and promises less: at least once.
 
-Decides nothing about retries and writes no event by itself.
+The caller decides about retries and writes the events.
 """
 
 import secrets
@@ -58,15 +58,15 @@ _DIRECT_SETTINGS = {
 
 def run_attempt(server: ClickHouse, attempt: Attempt) -> ContentSums:
     """
-    Bring a chunk's rows into the target, or finish what an earlier attempt had sealed.
+    Bring a chunk's rows into the target, or finish the publication of an earlier attempt.
 
     Returns:
-        What the target got from this chunk.
+        The content sums of the rows that the target received from this chunk.
 
     Raises:
-        ServerError: ClickHouse refused a statement or went away.
-        VerificationError: What was staged is not what the source gives.
-        TransitionError: Another worker has taken the chunk over.
+        ServerError: ClickHouse refused a statement or could not be reached.
+        VerificationError: The staged rows differ from the source's rows.
+        TransitionError: Another worker has taken over the chunk.
     """
     plan, chunk = attempt.plan, attempt.chunk
     if attempt.number > 1:
@@ -100,9 +100,9 @@ def run_attempt(server: ClickHouse, attempt: Attempt) -> ContentSums:
 
 def _run_by_log(server: ClickHouse, attempt: Attempt) -> ContentSums:
     """
-    As above, where the target is replicated, or its database cannot rename a table.
+    Run an attempt where the log is the seal: the target is replicated, or its database cannot rename a table.
 
-    What the log has as staged is sealed, and nothing else is published.
+    Only the staged parts in the log are published.
     """
     plan, storage, staged, replicas = attempt.plan, attempt.target.storage, attempt.staged, attempt.target.replicas
     resumed = staged is not None and not attempt.clear
@@ -153,24 +153,24 @@ def _insert(server: ClickHouse, attempt: Attempt) -> ContentSums:
 def _wanted(server: ClickHouse, attempt: Attempt) -> ContentSums | None:
     """Return the source's sums from before staging; None if the source is not read twice."""
     plan = attempt.plan
-    # An aggregate of no rows may be a row.
+    # An aggregation without input rows may return a row, so an empty source is no proof here.
     if attempt.sparse and plan.sums_tell and proof.is_empty(server, plan, attempt.chunk):
         return proof.NOTHING
     return proof.source_content(server, attempt) if plan.asks_source_again else None
 
 
 def _resumable(server: ClickHouse, attempt: Attempt, sealed: TableName) -> ContentSums | None:
-    """Return the sealed rows of an earlier attempt that may be unpublished; None to start over."""
+    """Return the sealed rows of an earlier attempt that may be unpublished; None to start again."""
     _drop_attempts(server, attempt)
     found = bool(server.numbers(f"SELECT 1 FROM system.tables WHERE {table_condition(sealed, 'name')}"))
     if found:
-        # A worker that still has the claim now sees the work of earlier attempts, not of a later one.
+        # A worker that still has the claim now sees the work of earlier attempts only.
         attempt.owned()
     # Only the last verified attempt can be sealed: each attempt drops the tables of earlier ones.
     last = max(attempt.earlier, default=0)
     content = attempt.earlier[last] if found and last and not attempt.clear else None
     if found and content is None:
-        # Sealed before the chunk was done and replayed, or to be filled again after its window is cleared.
+        # The table was sealed before the chunk was done and replayed, or its window is to be cleared and filled again.
         drop_tables(server, [sealed])
     if attempt.clear:
         _clear(server, attempt)
@@ -179,10 +179,10 @@ def _resumable(server: ClickHouse, attempt: Attempt, sealed: TableName) -> Conte
 
 def _clear(server: ClickHouse, attempt: Attempt) -> None:
     """
-    Delete the chunk's window from the target, if the rows in it are the chunk's.
+    Delete the chunk's window from the target, if all rows in it belong to the chunk.
 
     Raises:
-        RequestError: A statement gives rows of the chunk another time, such as the start of their day.
+        RequestError: A statement changes the time of the chunk's rows, for example to the start of their day.
     """
     plan, chunk = attempt.plan, attempt.chunk
     if chunk.key_range:
@@ -193,12 +193,12 @@ def _clear(server: ClickHouse, attempt: Attempt) -> None:
     window = window_filter(plan, chunk)
     following = Chunk("", chunk.end, min(chunk.end + (chunk.end - chunk.start), plan.end))
     for statement in plan.statements:
-        # A copy leaves the time as it is.
+        # A copy leaves the time unchanged.
         if statement.copies_table:
             continue
         for reads, condition in ((chunk, f"NOT coalesce({window}, 0)"), (following, window)):
             question = f"SELECT 1 FROM (\n{statement.query}\n) WHERE {condition} LIMIT 1"
-            # By its id a cancel finds it.
+            # The id lets a cancel find the query.
             settings = {**chunk_filter(plan, statement, reads), "query_id": f"{attempt.query_id}.window"}
             if reads.start < reads.end and server.numbers(question, settings):
                 raise RequestError(
@@ -240,7 +240,7 @@ def _stage(
     _create(server, attempt.target, table, comment)
     attempt.step(Step.STAGING)
     alone = replicas is not None and not replicas.reaches_all
-    # A table with one replica can meet no quorum; plan explains the consequence.
+    # A table with one replica cannot meet a quorum; ``plan`` explains the consequence.
     threads = {"max_insert_threads": attempt.insert_threads} if attempt.insert_threads > 1 else {}
     written = _fill(server, attempt, table, {**STAGING_SETTINGS, **threads, **({"insert_quorum": 0} if alone else {})})
     attempt.step(Step.STAGED)
@@ -256,19 +256,19 @@ def _stage(
 
 
 def _create(server: ClickHouse, target: TableFacts, table: TableName, comment: str) -> None:
-    """Return a table like the target, in which rows stay as they were inserted until they are published."""
+    """Create a table like the target that keeps rows as they were inserted until publication."""
     storage, engine = target.storage, target.engine_full
     if target.replicas is not None:
         allowed = {**STAGING_TABLE, **target.allowances}
         replicated.create_staging(server, target, target.replicas, table, comment, allowed)
     elif engine.startswith("Shared"):
-        # The service chooses the engine's arguments, so an engine clause cannot create the table.
+        # The service chooses the engine's arguments, so the engine clause of the storage cannot be used.
         server.command(create_like(table, storage, engine, comment), server.permissive)
         server.command(f"ALTER TABLE {quote_table(table)} MODIFY SETTING {assignments(STAGING_TABLE)}")
     else:
         settings = {**STAGING_TABLE, **target.allowances}
         server.command(create_like(table, storage, engine, comment, settings=settings), server.permissive)
-    # Of the table; columns may have their own, which cannot be taken away like this.
+    # Remove the table's TTL; column TTLs cannot be removed in this way.
     if " TTL " in engine:
         server.command(f"ALTER TABLE {quote_table(table)} REMOVE TTL")
 
@@ -277,10 +277,10 @@ def _fill(
     server: ClickHouse, attempt: Attempt, table: TableName, settings: Mapping[str, int], order: str = ""
 ) -> int | None:
     """
-    Run every statement of the plan for the chunk, into *table*.
+    Insert the rows of all statements of the plan for the chunk into *table*.
 
     Returns:
-        How many rows the server counted on their way there; None when it did not say.
+        The number of rows that the server counted while writing; None if it does not report them.
     """
     plan, chunk = attempt.plan, attempt.chunk
     written: int | None = 0
@@ -301,13 +301,13 @@ def _fill(
 
 
 def tables_of_chunk(server: ClickHouse, plan: Plan, chunk: Chunk, target: TableFacts) -> list[TableName]:
-    """Return the staging tables of a chunk's attempts, on whichever replica they are."""
+    """Return the staging tables of a chunk's attempts, on any replica."""
     ours = f"backfill_{plan.plan_id}_{chunk.id}_"
     return [table for table in leftover_tables(server, plan.plan_id, target) if table.table.startswith(ours)]
 
 
 def _drop_attempts(server: ClickHouse, attempt: Attempt) -> None:
-    """Drop the unsealed tables of earlier attempts, so that none of those can be sealed."""
+    """Drop the unsealed tables of earlier attempts, so that none of them can be sealed later."""
     earlier = [
         staging_table(attempt.plan, attempt.target.storage, attempt.chunk.id, number)
         for number in range(1, attempt.number)

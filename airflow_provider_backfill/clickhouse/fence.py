@@ -1,13 +1,14 @@
 """
-The fence in the database: two runs do not publish to meeting windows of one target, whoever started them and where.
+Keep runs with overlapping windows of one target from publishing at the same time, wherever they run.
 
-A run announces itself by a table beside the target, whose name says for whom and for which window, and then looks
-for others: of two that announce themselves at once, one at least sees the other and steps back. The table holds
-when its workers were last heard of, by the server's clock. One that has been silent for its lease is taken away by
-whoever meets it; a worker that was asleep for half of that looks again before it publishes.
+A run creates a table in the target's database, the fence, whose name contains the target, the window and the plan. Then
+the run searches for other fences. If two runs create their fences at the same time, at least one sees the other and
+backs off. The fence stores the last heartbeat of the run's workers, by the server's clock. Another run removes a fence
+without a heartbeat within its lease. A worker that was asleep for half of the lease checks again before it publishes.
 
-Beside a replicated target the table is replicated, and what all replicas see is Keeper: it has the names, and the time
-of each sign of life, by one clock. Who has just written there, and asks the same server, sees all that came before.
+The fence of a replicated target is replicated. All replicas share Keeper, which has the fences' names and the time of
+each heartbeat by one clock. A run that has just written to Keeper, and reads through the same server, sees all earlier
+writes.
 """
 
 import hashlib
@@ -33,16 +34,16 @@ from .cluster import AT_ONCE, Keeper, catch_up, one_server, path_beside, tables_
 _NAME = re.compile(r"backfill_([0-9a-f]{16})_fence_([0-9a-f]{8})_(-?\d+)_(-?\d+)_([0-9a-f]+)")
 # Two runs that collided retry at different times.
 _PAUSES = (0.2, 0.5, 1.0)
-# Silence of this length is longer than any lease.
+# Longer than any lease, so a fence that is silent for this time is abandoned.
 _SILENT_SECONDS = 120.0
 
 
 class WindowTakenError(RequestError):
-    """Another run is at work on a window that meets this one."""
+    """Another run is at work on an overlapping window."""
 
 
 class Announcement(NamedTuple):
-    """A run that publishes to ``[start, end)`` of a target; *run* tells apart runs of one plan in several folders."""
+    """A run that publishes to ``[start, end)`` of a target; *run* distinguishes runs of one plan in several folders."""
 
     plan_id: str
     run: str
@@ -53,10 +54,10 @@ class Announcement(NamedTuple):
 
 class Fence:
     """
-    One worker's hold on a plan's window in the target, which it shares with the other workers of its run.
+    A plan's fence on its window in the target, shared by all workers of its run.
 
     Args:
-        lease: How many seconds it holds after the last sign of life.
+        lease: Seconds for which the fence holds after the last heartbeat.
     """
 
     def __init__(self, server: ClickHouse, target: TableFacts, plan: Plan, lease: float) -> None:
@@ -66,10 +67,10 @@ class Fence:
 
     def acquire(self) -> None:
         """
-        Announce the run or renew its announcement; any of its workers may repeat this.
+        Create the run's fence or renew its heartbeat. Any worker of the run may call this repeatedly.
 
         Raises:
-            WindowTakenError: Another run is at work on a window that meets this one; names its plan.
+            WindowTakenError: Another run is at work on an overlapping window; the message names its plan.
             ServerError: ClickHouse could not be asked.
         """
         server = one_server(self._server)
@@ -97,7 +98,7 @@ class Fence:
 
     def hold(self) -> None:
         """
-        Make sure that nobody else has taken the window; costs nothing while the last sign of life is young.
+        Check that no other run has taken the window. The check costs nothing while the last heartbeat is recent.
 
         Raises:
             WindowTakenError: As :meth:`acquire`.
@@ -106,7 +107,7 @@ class Fence:
             self.acquire()
 
     def release(self) -> None:
-        """Remove the announcement; do nothing when there is none."""
+        """Remove the fence; do nothing if there is none."""
         self._sure_until = 0.0
         drop_tables(one_server(self._server), [self._table], self._target.replicas)
 
@@ -116,7 +117,7 @@ class Fence:
         replicas, engine = self._target.replicas, "MergeTree"
         if replicas is not None:
             engine = f"ReplicatedMergeTree({replicas.arguments(self._table.table)})"
-        # Other runs read Keeper, so the table need not exist on more replicas.
+        # Other runs read Keeper, so the fence need not reach more replicas.
         alone = {} if replicas is None else {"insert_quorum": 0}
         server.command(
             f"CREATE TABLE IF NOT EXISTS {name} (seen_at DateTime64(3) DEFAULT now64(3), lease Float64)"
@@ -129,7 +130,7 @@ class Fence:
                 {"async_insert": 0, "insert_deduplicate": 0, **alone},
             )
         except StatementRefusedError as error:
-            # Another run found the fence silent and removed it just now; the next check sees that.
+            # Another run removed the silent fence just now; the next check finds out.
             if error.name != "UNKNOWN_TABLE":
                 raise
 
@@ -139,7 +140,7 @@ class Fence:
             return False
         if replicas is not None:
             own, its = (_last_sign(server, replicas, table) for table in (self._table, other.table))
-            # Gone meanwhile, or heard of within its lease.
+            # The fence was removed meanwhile, or its heartbeat is within the lease.
             alive = its is not None and (own is None or own - its <= self._lease)
         else:
             alive = _is_alive(server, other.table, self._lease)
@@ -149,7 +150,7 @@ class Fence:
 
 
 def announced(server: ClickHouse, target: TableFacts) -> list[Announcement]:
-    """Return the runs that are announced on *target*, alive or not."""
+    """Return the runs with a fence on *target*, alive or dead."""
     database, replicas = target.storage.database, target.replicas
     if replicas is not None and not replicas.by_database:
         names = tables_beside(server, replicas)
@@ -165,26 +166,26 @@ def announced(server: ClickHouse, target: TableFacts) -> list[Announcement]:
 
 
 def _announcement(target: TableFacts, plan: Plan) -> TableName:
-    """Return the table that announces the plan's run; one of the plan's, so that whatever drops those drops this."""
+    """Return the name of the fence. It is a name of the plan, so that cleaning up the plan's tables includes it."""
     window = f"{to_ms(plan.start)}_{to_ms(plan.end)}"
     name = f"backfill_{plan.plan_id}_fence_{_target_key(target)}_{window}_{plan.nonce or 0}"
     return TableName(target.storage.database, name)
 
 
 def _target_key(target: TableFacts) -> str:
-    """Return a key that separates the announcements of targets in one database."""
+    """Return a key that separates the fences of different targets in one database."""
     return hashlib.sha256(str(target.storage).encode()).hexdigest()[:8]
 
 
 def _last_sign(server: ClickHouse, replicas: Replicas, table: TableName) -> int | None:
-    """Return when a replicated table last changed, in seconds of Keeper's clock; None without the table."""
+    """Return when a replicated table last changed, in seconds of Keeper's clock; None if it does not exist."""
     path = path_beside(server, replicas, table)
     keeper = Keeper(server, replicas.keeper)
     return max((made for node in ("log", "replicas") if (made := keeper.newest(f"{path}/{node}"))), default=None)
 
 
 def _is_alive(server: ClickHouse, table: TableName, lease: float) -> bool:
-    """Return whether a worker has given a sign of life within its lease; one that has just made the table has, too."""
+    """Return whether a heartbeat is within the lease; the creation of the fence counts as one."""
     try:
         seen = server.numbers(
             "SELECT count(), countIf(seen_at + toIntervalMillisecond(toInt64(lease * 1000)) >= now64(3))"
@@ -202,9 +203,9 @@ def _is_alive(server: ClickHouse, table: TableName, lease: float) -> bool:
 
 def is_announced(server: ClickHouse, table: TableName, replicas: Replicas | None) -> bool:
     """
-    Return whether the run that a fence *table* announces may be at work still.
+    Return whether the run behind a fence *table* may still be at work.
 
-    Yes when it cannot be told: a replica that is behind has not heard of its last sign of life.
+    In doubt return True, because a lagging replica may not have the last heartbeat.
     """
     if replicas is not None:
         if server.numbers(f"EXISTS TABLE {quote_table(table)}") != (1,):

@@ -1,10 +1,9 @@
 """
-Rows of others in a window that is to be filled, to which a chunk would add its own.
+Detect rows of other writers in a window before a chunk adds its rows.
 
-A fill is planned over a window without rows. What is there before a chunk is published must have been
-written by the plan itself: in part by the same chunk, or by its neighbours where rows of several chunks
-share a time of the target, such as the start of their day. Rows beyond the plan's window are not looked
-at: the plan did not look there either.
+A fill is planned over a window without rows. Rows that exist before a chunk is published must come from the plan: from
+the same chunk, or from neighbours whose rows share a target time, such as the start of a day. Rows outside the plan's
+window are not counted, because planning did not count them either.
 """
 
 from collections.abc import Sequence
@@ -25,17 +24,20 @@ from .cluster import catch_up
 
 class ForeignRowsError(RequestError):
     """
-    The window of a chunk holds rows of others; nothing of the attempt was published.
+    The window of a chunk contains rows of other writers; nothing of the attempt was published.
 
     Attributes:
-        unpublished: Whether nothing of the earlier attempts was published either, as far as that can be told.
+        unpublished: Whether, as far as known, nothing of the earlier attempts was published either.
     """
 
     unpublished = False
 
 
 def extremes_sql(plan: Plan, table: TableName) -> str:
-    """First and last instant of a staged table's rows, and how many have one; empty where that is known or needless."""
+    """
+    Return SQL for the earliest and latest time of the staged rows and the number of rows with a time; empty if not
+    needed.
+    """
     time = plan.target_time
     if time is None or plan.write_mode is not WriteMode.STAGE or all(_keeps_time(plan, s) for s in plan.statements):
         return ""
@@ -45,7 +47,7 @@ def extremes_sql(plan: Plan, table: TableName) -> str:
 
 
 def _keeps_time(plan: Plan, statement: Statement) -> bool:
-    """Return whether a statement copies a table, with its time column unchanged."""
+    """Return whether a statement copies a table without changing its time column."""
     time = plan.target_time
     if time is None or time.label is not None or not statement.copies_table or statement.parameters:
         return False
@@ -55,12 +57,12 @@ def _keeps_time(plan: Plan, statement: Statement) -> bool:
 
 def reach(plan: Plan, chunk: Chunk, extremes: Sequence[int]) -> Slice | None:
     """
-    Return where staged rows lie in the target's time, ``[first, last)``; None when in the chunk's window.
+    Return the target times ``[first, last)`` of staged rows; None if all lie in the chunk's window.
 
     Args:
-        extremes: What the server answered to :func:`extremes_sql`.
+        extremes: The server's answer to :func:`extremes_sql`.
     """
-    # None of the rows may have a time.
+    # Possibly no row has a time.
     if plan.target_time is None or not extremes or not extremes[2]:
         return None
     after = timedelta(days=1) if plan.target_time.kind.is_date else timedelta(milliseconds=1)
@@ -70,7 +72,7 @@ def reach(plan: Plan, chunk: Chunk, extremes: Sequence[int]) -> Slice | None:
 
 
 def present_sql(attempt: Attempt) -> str:
-    """Return how many rows the target has where a staged chunk's are to go; empty where nothing is refused."""
+    """Return SQL for the number of rows at the target times of a staged chunk; empty if rows are never refused."""
     if _unguarded(attempt.plan):
         return ""
     return _count_sql(attempt, _areas(attempt))
@@ -78,21 +80,21 @@ def present_sql(attempt: Attempt) -> str:
 
 def refuse_before_publish(server: ClickHouse, attempt: Attempt, published: int, present: int | None = None) -> None:
     """
-    Refuse to publish a sealed chunk into a window that holds rows of others.
+    Refuse to publish a sealed chunk into a window with rows of other writers.
 
     Args:
-        published: How many rows of the chunk are in the target already, before any merge.
-        present: What the server has just answered to :func:`present_sql`; None when it was not asked.
+        published: The number of the chunk's rows that are in the target already, before any merge.
+        present: The server's fresh answer to :func:`present_sql`; None if it was not asked.
 
     Raises:
-        ForeignRowsError: Says how many rows, of which plan where that is known, and how to continue.
+        ForeignRowsError: The message has the number of rows, their plan if known, and how to continue.
     """
     if not _unguarded(attempt.plan):
         _refuse(server, attempt, _areas(attempt), published, present)
 
 
 def _areas(attempt: Attempt) -> list[Slice]:
-    """Return where the rows of a staged chunk lie."""
+    """Return the target times of the rows of a staged chunk."""
     areas = [_own_window(attempt.plan, attempt.chunk)]
     if (beyond := attempt.reach()) is not None:
         areas.append(beyond)
@@ -105,9 +107,9 @@ def _count_sql(attempt: Attempt, areas: Sequence[Slice]) -> str:
 
 def refuse_before_insert(server: ClickHouse, attempt: Attempt) -> None:
     """
-    Refuse to insert a chunk into a window that holds rows of others.
+    Refuse to insert a chunk into a window with rows of other writers.
 
-    Not after an insert of the chunk that failed: what it has left behind cannot be told from these.
+    After a failed insert of the chunk, skip the check: rows of that insert look like rows of other writers.
 
     Raises:
         ForeignRowsError: As :func:`refuse_before_publish`.
@@ -137,7 +139,7 @@ def _refuse(
     theirs = sum(other.rows or 0 for other in near)
     foreign = found - published - theirs
     if near and plan.target_time is not None:
-        # Where no other chunk of the plan writes, nothing else may be.
+        # Where no other chunk of the plan writes, only this chunk's rows may exist.
         apart = f"{own} AND NOT coalesce({_condition(plan, [_area(plan, other) for other in near])}, 0)"
         foreign = max(foreign, server.numbers(f"SELECT count() FROM {storage} WHERE {apart}")[0] - published)
     if foreign <= 0:
@@ -146,26 +148,26 @@ def _refuse(
 
 
 def _own_window(plan: Plan, chunk: Chunk) -> Slice:
-    """Return the chunk's window in the target's time; a day belongs to it when a part of it does."""
+    """Return the chunk's window in the target's time; a day counts as a whole if a part of it does."""
     if plan.target_time is not None and plan.target_time.kind.is_date:
         return whole_days(chunk.start, chunk.end)
     return chunk.start, chunk.end
 
 
 def _area(plan: Plan, other: Neighbour) -> Slice:
-    """Return where the rows of another chunk may lie."""
+    """Return the times at which the rows of another chunk may lie."""
     start, end = _own_window(plan, other.chunk)
     return (start, end) if other.reach is None else (min(start, other.reach[0]), max(end, other.reach[1]))
 
 
 def _meets(plan: Plan, other: Neighbour, areas: Sequence[Slice]) -> bool:
-    # Without a time, any chunk's rows may be those that were found.
+    # Without a time, the rows may belong to any chunk.
     start, end = _area(plan, other)
     return plan.target_time is None or any(start < last and first < end for first, last in areas)
 
 
 def _condition(plan: Plan, areas: Sequence[Slice]) -> str:
-    """Return the condition that a row of the target lies in one of *areas* and in the plan's window."""
+    """Return the condition that a row of the target lies in *areas* and in the plan's window."""
     time = plan.target_time
     if time is None:
         return "1"

@@ -1,4 +1,4 @@
-"""Whether a SELECT reads its target under another name: Merge tables, dictionaries, ``remote()``."""
+"""Detect SELECTs that read their target under another name: Merge tables, dictionaries, ``remote()``."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -11,7 +11,7 @@ from ..errors import StatementRefusedError
 from .client import ClickHouse
 
 _LITERAL = re.compile(r"'((?:[^'\\]|\\.){0,400})'")
-# They pass rows of the table on that their engine names.
+# Engines that return rows of the table named in their arguments.
 _PASSED_ON = frozenset({"Distributed", "Buffer", "Alias"})
 _BY_TEXT = re.compile(r"dict[A-Z]\w*")
 _FAR = frozenset({"remote", "remoteSecure", "cluster", "clusterAllReplicas"})
@@ -25,7 +25,7 @@ def holds_rows_of(
     Return whether a table's engine returns rows of one of *targets*.
 
     Args:
-        definition: Its engine clause; of a dictionary, the statement that makes it.
+        definition: The engine clause; for a dictionary, its CREATE statement.
     """
     if engine in _PASSED_ON:
         return any(one in targets for one in named_tables(definition))
@@ -35,7 +35,7 @@ def holds_rows_of(
 
 
 def named_tables(definition: str) -> Iterator[TableName]:
-    """Return the tables that an engine such as Buffer may name by its arguments: each text with the one after it."""
+    """Yield the tables that an engine such as Buffer may name in its arguments: each text with the following one."""
     return (TableName(*pair) for pair in pairwise(_LITERAL.findall(definition)))
 
 
@@ -51,7 +51,7 @@ def names_in_calls(server: ClickHouse, tree: Node) -> Iterator[str]:
 
 
 def functions_with_rows_of(server: ClickHouse, tree: Node, targets: Collection[TableName]) -> Iterator[str]:
-    """Return the table functions of a query tree that read one of *targets* on this very server."""
+    """Yield the table functions of a query tree that read one of *targets* on this server."""
     for node in tree.walk():
         if _is_call(node, "merge"):
             database = str(server.value("SELECT currentDatabase()")) if len(_texts(node)) == 1 else ""
@@ -103,10 +103,7 @@ def _loads(definition: str, database: str, targets: Collection[TableName]) -> bo
 
 
 def _reads_here(server: ClickHouse, node: Node, targets: Collection[TableName]) -> bool:
-    """
-    Return whether ``remote('address', …)`` or ``cluster('name', …)`` names one of *targets* and
-    leads to this server.
-    """
+    """Return whether ``remote('address', …)`` or ``cluster('name', …)`` reads one of *targets* on this server."""
     where, *names = _texts(node)[:3] or [""]
     names += [one.rest.removeprefix("identifier: ") for one in node.walk() if one.kind == "IDENTIFIER"]
     named = {".".join(names[:2]), *names[-1:]}
@@ -117,5 +114,5 @@ def _reads_here(server: ClickHouse, node: Node, targets: Collection[TableName]) 
     try:
         return server.numbers(question) != (0,)
     except StatementRefusedError:
-        # The table function needs its own user and password, like another server.
+        # The table function needs a user and password, as for another server.
         return False

@@ -15,8 +15,7 @@ from ..errors import Advice, InDoubtError, RequestError, Sql
 from .attempt import Attempt, drop_part
 from .client import ClickHouse
 
-# Number of rows to sample from each part. The sample is large, since a merge in the target may have removed some of the
-# rows.
+# The number of sampled rows per part. The sample is large, since a merge may have removed some of these rows.
 _ASKED = 100_000
 
 
@@ -25,7 +24,7 @@ def drop_parts_already_moved(server: ClickHouse, attempt: Attempt, sealed: Table
     Drop the parts of the sealed partition that have arrived in the target.
 
     Raises:
-        InDoubtError: It cannot be told, since the target has rows with the same keys beside those of the chunk.
+        InDoubtError: The answer is unknown, because the target has other rows with the same keys.
     """
     there = {hashed for _, hashed in _parts(server, attempt.target.storage, partition)}
     here = _parts(server, sealed, partition, "active")
@@ -40,17 +39,17 @@ def drop_parts_already_moved(server: ClickHouse, attempt: Attempt, sealed: Table
             raise _cannot_tell(attempt, sealed, partition)
         arrived += missed
     for name in arrived:
-        # The sealed table of a later replay may use the name again.
+        # The sealed table of a later replay may have the same name.
         attempt.owned()
         drop_part(server, sealed, name)
 
 
 def has_arrived(server: ClickHouse, attempt: Attempt, table: TableName, partition: str) -> bool:
     """
-    Return whether the staged rows of a partition are in the target, where no record says so.
+    Return whether the staged rows of a partition are in the target, for a partition without a record.
 
     Raises:
-        RequestError: It cannot be told, since the target has rows with the same keys beside those of the chunk.
+        RequestError: The answer is unknown, because the target has other rows with the same keys.
     """
     there = {hashed for _, hashed in _parts(server, attempt.target.storage, partition)}
     here = _parts(server, table, partition, "active")
@@ -66,10 +65,10 @@ def has_arrived(server: ClickHouse, attempt: Attempt, table: TableName, partitio
 
 def _may_be_cut(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: str) -> bool:
     """
-    Return whether a move may have ended midway: only together with the server, or between Keeper and a replica.
+    Return whether a move may have stopped midway: the server died, or lost Keeper during the move.
 
-    And only if the target's partition has a part that is as young as the sealed ones: what had arrived, or what it was
-    merged into. All is in whole seconds, so one is given in.
+    In that case, the target's partition has a part at least as young as the sealed parts: a moved part, or its merge.
+    Timestamps have one-second resolution, so one second of slack is allowed.
     """
     of_partition = f"partition_id = {literal(partition)} AND active"
     plan = f"SELECT min(modification_time) FROM system.parts WHERE {table_condition(sealed)} AND {of_partition}"
@@ -84,14 +83,14 @@ def _may_be_cut(server: ClickHouse, attempt: Attempt, sealed: TableName, partiti
 
 def _has_some(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: str, parts: Iterable[str]) -> bool:
     """
-    Return whether the target has rows with the keys of these parts, of which some are asked: a part
+    Return whether the target has rows with the keys of these parts. A sample suffices, since a part
     arrives as a whole.
     """
     plan = attempt.plan
     keys, names = row_hash(plan.summed(plan.statements[0])), ", ".join(map(literal, parts))
     where = f"_partition_id = {literal(partition)}"
     window = _window(attempt)
-    # Of use only where all of them lie in it; a bucket may begin before the window that its rows came from.
+    # This helps only if all rows lie in the window; a bucket may begin before the window of its rows.
     if window and not server.numbers(f"SELECT 1 FROM {quote_table(sealed)} WHERE NOT coalesce({window}, 0) LIMIT 1"):
         where += f" AND {window}"
     asked = f"SELECT {keys} FROM {quote_table(sealed)} WHERE _part IN ({names}) LIMIT {_ASKED} BY _part"
@@ -100,9 +99,9 @@ def _has_some(server: ClickHouse, attempt: Attempt, sealed: TableName, partition
 
 
 def _has_all(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: str) -> bool:
-    """Return whether the target holds exactly the sealed partition's rows of the chunk."""
+    """Return whether the target contains exactly the sealed partition's rows of the chunk."""
     plan, of_partition = attempt.plan, f"_partition_id = {literal(partition)}"
-    # Rows that were there before may be equal to the chunk's.
+    # Earlier rows may equal the chunk's rows.
     if plan.existing_rows != 0:
         return False
     window = _window(attempt)
@@ -115,7 +114,7 @@ def _has_all(server: ClickHouse, attempt: Attempt, sealed: TableName, partition:
 
 
 def _window(attempt: Attempt) -> str:
-    """Return the condition that a row of the target belongs to the chunk; empty when its time column cannot tell."""
+    """Return the condition that a row of the target belongs to the chunk; empty if its time column cannot tell."""
     try:
         return window_filter(attempt.plan, attempt.chunk)
     except RequestError:
@@ -142,7 +141,7 @@ def _cannot_tell(attempt: Attempt, sealed: TableName, partition: str) -> InDoubt
 
 
 def _parts(server: ClickHouse, table: TableName, partition: str, condition: str = "1") -> list[tuple[str, str]]:
-    """Name and hash of the parts that a partition has; those merged a moment ago are among them, as inactive."""
+    """Return name and hash of a partition's parts, including recently merged, inactive parts."""
     found = server.rows(
         f"SELECT name, hash_of_all_files FROM system.parts WHERE {table_condition(table)}"
         f" AND partition_id = {literal(partition)} AND {condition}"

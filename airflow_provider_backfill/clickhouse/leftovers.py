@@ -1,4 +1,4 @@
-"""Queries and tables of backfills on a server, of every state folder."""
+"""Find queries and tables of backfills on a server, from any state folder."""
 
 import re
 
@@ -42,7 +42,7 @@ def _queries(server: ClickHouse, processes: str) -> tuple[QueryFacts, ...]:
 
 
 def staging_tables(server: ClickHouse, target: TableFacts) -> tuple[StagingFacts, ...]:
-    """Return the tables of any plan beside a target, on whichever replica they are, or in Keeper alone; no backups."""
+    """Return the tables of any plan for a target, on any replica or only in Keeper, without backups."""
     replicas = target.replicas
     cluster = replicas.cluster if replicas is not None else ""
     found = _tables(server, cluster, f"database IN ({', '.join(map(literal, target.databases))})")
@@ -55,7 +55,7 @@ def staging_tables(server: ClickHouse, target: TableFacts) -> tuple[StagingFacts
 
 
 def tables_anywhere(server: ClickHouse) -> tuple[StagingFacts, ...]:
-    """Return the tables of any plan in any database of this server; no backups."""
+    """Return the tables of any plan in any database of this server, without backups."""
     return tuple(_tables(server, "", "1"))
 
 

@@ -1,10 +1,9 @@
 """
-The proof of a chunk's staged rows, before any of them is published.
+Verify a chunk's staged rows before publication.
 
-``written``: a fresh table without deduplication, without merges and with one writer can lose nothing of what reaches
-it unless the statement fails; that as many rows lie in its parts as the server counted on their way there shows that
-it was all three. Where the server does not count, or counts something else, the source is asked, as for ``content``;
-docs/decisions/0010 has the argument.
+With ``written``, the rows in the table's parts must equal the rows that the server counted while writing. A fresh table
+without deduplication and merges, and with one writer, then lost no row. If the server does not report a count, or the
+counts differ, the source is read again as for ``content``. docs/decisions/0010 has the argument.
 """
 
 from collections.abc import Sequence
@@ -31,14 +30,14 @@ def prove(
     Compare an attempt's staged rows with its source.
 
     Args:
-        written: As many rows as the server counted on their way into *table*; None when it did not say.
-        wanted: What the source gave before; None when it was not asked.
+        written: The number of rows that the server counted while writing *table*; None if it does not report them.
+        wanted: The source's sums from before staging; None if the source was not read.
 
     Returns:
-        What the log is to have of the staged rows, and where they lie when not in the chunk's window.
+        The content sums for the log, and the target times of rows outside the chunk's window.
 
     Raises:
-        VerificationError: They are other rows.
+        VerificationError: The staged rows differ from the source's rows.
     """
     plan, chunk, extremes = attempt.plan, attempt.chunk, extremes_sql(attempt.plan, table)
     if wanted is not None:
@@ -94,17 +93,14 @@ def _count(server: ClickHouse, attempt: Attempt, statement: Statement) -> int:
 
 
 def is_empty(server: ClickHouse, plan: Plan, chunk: Chunk) -> bool:
-    """
-    Return whether the source has no row in the chunk's window, for any statement; a source that is
-    no table may have.
-    """
+    """Return whether no statement has source rows in the chunk's window; False if a source cannot be queried."""
     if not all(statement.table for statement in plan.statements):
         return False
     return not any(server.numbers(any_row_sql(plan, statement, chunk)) for statement in plan.statements)
 
 
 def source_content(server: ClickHouse, attempt: Attempt) -> ContentSums:
-    """Return the content sums of the rows that the plan's statements return for the attempt's chunk now."""
+    """Return the current content sums of the source rows for the attempt's chunk."""
     return content_at_source(server, attempt.plan, attempt.target, attempt.chunk, named=attempt.query_id)
 
 
@@ -119,16 +115,16 @@ def content_at_source(
     named: str = "",
 ) -> ContentSums:
     """
-    Return the content sums of the rows that a plan's statements return for a chunk now.
+    Return the current content sums of the source rows for a chunk.
 
     Args:
-        whole: Of all columns, not only the plan's summed ones.
-        summed: Of these columns.
-        named: What the ids of the queries begin with, so that a cancel finds them.
+        whole: Whether to sum all columns instead of the plan's summed columns.
+        summed: The columns to sum instead.
+        named: The prefix of the query ids, so that a cancel finds the queries.
     """
     rows = checksum = 0
     for index, statement in enumerate(plan.statements):
-        # To convert a value may take the type that the target was allowed to have.
+        # The conversion of a value may need the type that was permitted for the target.
         allowed = server.permissive if statement.converted else {}
         settings = {**allowed, **server.whole_answers, **chunk_filter(plan, statement, chunk)}
         if named:

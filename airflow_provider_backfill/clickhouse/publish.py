@@ -29,15 +29,16 @@ def move_partitions(
     server: ClickHouse, attempt: Attempt, sealed: TableName, content: ContentSums, *, resumed: bool
 ) -> None:
     """
-    Move every partition of the sealed table, which was sealed with *content*, into the target.
+    Move every partition of the sealed table into the target; *content* has the sums from its seal.
 
     Raises:
-        VerificationError: The table was taken away, as by a worker that awoke when the run was completed.
+        VerificationError: The table was dropped meanwhile, for example by a worker that awoke after the run was
+            completed.
     """
     storage = attempt.target.storage
     if resumed:
         _catch_up(server, attempt.target, sealed)
-    # One statement where nothing changes in between, since each costs milliseconds.
+    # A single statement, since each statement costs milliseconds and nothing changes in between.
     question = "" if resumed else present_sql(attempt)
     found = server.rows(
         f"SELECT partition_id, sum(rows), {f'({question})' if question else 'NULL'} FROM system.parts"
@@ -76,14 +77,14 @@ def _exists(server: ClickHouse, table: TableName) -> bool:
 
 
 def _catch_up(server: ClickHouse, target: TableFacts, sealed: TableName) -> None:
-    """Let this replica fetch the parts that it knows of: a missing part is neither replaced nor moved."""
+    """Let this replica fetch all known parts: a missing part would be neither replaced nor moved."""
     if target.engine.startswith(("Replicated", "Shared")):
         for table in (sealed, target.storage):
             catch_up(server, table)
 
 
 def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName) -> None:
-    """Put the sealed partitions in place of the target's, and drop those of the window that are no more."""
+    """Replace the target's partitions by the sealed partitions, and drop the window's partitions without new rows."""
     storage = attempt.target.storage
     _catch_up(server, attempt.target, sealed)
     staged, present = _partitions(server, sealed), _partitions(server, storage, _window(attempt))
@@ -102,7 +103,7 @@ def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName) 
     for partition in affected:
         action = f"REPLACE PARTITION ID {literal(partition)} FROM {quote_table(sealed)}"
         if partition not in staged:
-            # No sealed table is needed, so a worker that lost its claim could drop rows published since.
+            # No sealed table is needed here, so a worker without its claim could drop rows published since.
             attempt.owned()
             action = f"DROP PARTITION ID {literal(partition)}"
         attempt.fenced(attempt.owned)
@@ -121,14 +122,14 @@ def _outside(attempt: Attempt, partitions: Iterable[str]) -> str:
 
 
 def _partitions(server: ClickHouse, table: TableName, condition: str = "1") -> set[str]:
-    """Return the ids of the partitions of *table* that hold rows which meet *condition*."""
+    """Return the ids of the partitions of *table* with rows that meet *condition*."""
     return {
         name for (name,) in server.rows(f"SELECT DISTINCT _partition_id FROM {quote_table(table)} WHERE {condition}")
     }
 
 
 def back_up(server: ClickHouse, attempt: Attempt, table: TableName) -> None:
-    """Keep what the target holds in the partitions that will be replaced; hard links, so it costs no space at first."""
+    """Copy the target's partitions before their replacement. The copies are hard links and initially need no space."""
     storage, backup = attempt.target.storage, backup_table(attempt.plan, attempt.target.storage)
     comment = f"what the backfill {attempt.plan.plan_id} replaced; drop it when it is not needed any more"
     create_everywhere(
@@ -144,7 +145,7 @@ def back_up(server: ClickHouse, attempt: Attempt, table: TableName) -> None:
     )
     held = _partitions(server, storage)
     for partition in sorted(held & (_partitions(server, table) | _partitions(server, storage, _window(attempt)))):
-        # No row of the chunk is published before the seal, so a repetition keeps the same rows.
+        # No row of the chunk is published before the seal, so repeating this copies the same rows.
         attempt.owned()
         server.command(
             f"ALTER TABLE {quote_table(backup)} REPLACE PARTITION ID {literal(partition)} FROM {quote_table(storage)}",
@@ -154,7 +155,7 @@ def back_up(server: ClickHouse, attempt: Attempt, table: TableName) -> None:
 
 
 def keep_outside(server: ClickHouse, attempt: Attempt, table: TableName) -> None:
-    """Copy the rows that share the chunk's partitions, but lie outside it, so that they survive."""
+    """Copy the rows that share the chunk's partitions but lie outside the chunk, so that they survive."""
     storage = attempt.target.storage
     affected = _partitions(server, table) | _partitions(server, storage, _window(attempt))
     if not affected:
@@ -172,12 +173,12 @@ def clear_window(server: ClickHouse, attempt: Attempt) -> None:
     """
     Delete the chunk's window from the target.
 
-    Only parts that were there while the claim still held are touched: a worker that is asleep
-    between that look and the deletion deletes nothing that a later attempt has published since.
+    Only parts that existed while the claim held are changed. So a worker that sleeps between the check and the deletion
+    deletes no rows of a later attempt.
 
     Raises:
-        TransitionError: Another worker has taken the chunk over.
-        ServerError: The parts change faster than they can be deleted from.
+        TransitionError: Another worker has taken over the chunk.
+        ServerError: Other operations change the parts faster than rows can be deleted.
     """
     storage, where = attempt.target.storage, _window(attempt)
     for _ in range(_CLEAR_TRIES):
@@ -189,9 +190,9 @@ def clear_window(server: ClickHouse, attempt: Attempt) -> None:
             attempt.step(Step.CLEARED)
             return
         attempt.owned()
-        # A deletion rewrites every part of the table, one after the other; to drop a part takes a moment.
+        # Dropping a part takes a moment; a deletion rewrites every part of the table, one after the other.
         for name in [name for name, others in parts if not others]:
-            # A name may be used again, by a table made again or after a restart of the server.
+            # A re-created table or a restarted server may use a part's name again.
             attempt.owned()
             drop_part(server, storage, name)
         if mixed := ", ".join(literal(name) for name, others in parts if others):
@@ -201,7 +202,7 @@ def clear_window(server: ClickHouse, attempt: Attempt) -> None:
                     {"mutations_sync": 2},
                 )
             except StatementRefusedError as error:
-                # Another chunk has dropped one of these parts meanwhile; the next query finds the remaining parts.
+                # Another chunk has dropped one of these parts; the next query finds the remaining parts.
                 if error.name not in ("ABORTED", "UNFINISHED"):
                     raise
     raise ServerError(f"The window of chunk {attempt.chunk.id} still holds rows after {_CLEAR_TRIES} deletions.")
@@ -214,10 +215,10 @@ def restore(server: ClickHouse, plan: Plan, target: TableFacts, chunks: Iterable
     May be repeated; the backup stays.
 
     Returns:
-        How many partitions were put back or emptied.
+        The number of partitions that were restored or emptied.
 
     Raises:
-        RequestError: The backup is not there.
+        RequestError: The backup does not exist.
     """
     storage, backup = target.storage, backup_table(plan, target.storage)
     try:
@@ -230,7 +231,7 @@ def restore(server: ClickHouse, plan: Plan, target: TableFacts, chunks: Iterable
     touched = 0
     for chunk in chunks:
         condition = window_filter(plan, chunk)
-        # A partition that is not in the backup was empty before: a chunk backs up before it publishes.
+        # A partition that is not in the backup was empty before, since a chunk makes its backup before it publishes.
         for partition in sorted(_partitions(server, storage, condition) | _partitions(server, backup, condition)):
             action = (
                 f"REPLACE PARTITION ID {literal(partition)} FROM {quote_table(backup)}"

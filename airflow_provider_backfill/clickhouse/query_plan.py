@@ -1,8 +1,8 @@
 """
-Facts from a query plan: whether the time filter reaches every read, and the other reads.
+Read a query plan: the reads that the time filter reaches, and the other reads.
 
-``EXPLAIN`` is asked of the server that will run the statement, so joins, unions, subqueries,
-views and projections are seen as that server sees them.
+``EXPLAIN`` runs on the server that will run the statement. So joins, unions, subqueries, views and projections appear
+as that server plans them.
 """
 
 import json
@@ -26,9 +26,9 @@ _SETTINGS = {
     "optimize_use_projections": 0,
     "optimize_trivial_count_query": 0,
 }
-# One row in, at most one row out, whatever else the query reads.
+# Steps that give at most one row per input row, whatever else the query reads.
 _ROW_WISE_NODES = frozenset({"Expression", "Filter", "Union", "ArrayJoin", "SettingQuotaAndLimits", "DelayedPorts"})
-# How a plan as text names the steps that look at several rows.
+# The names, in a plan as text, of steps that combine several rows.
 _STEPS_OVER_ROWS = frozenset(
     {"Aggregating", "MergingAggregated", "Distinct", "LimitBy", "Limit", "Window", "Join", "JoinLogical", "FilledJoin"}
 )
@@ -50,10 +50,10 @@ def scan_facts(
     given: Mapping[str, str],
 ) -> ScanFacts:
     """
-    Return how the server would read the filtered tables for *select* when they are limited to ``[start, end)``.
+    Return how the server would read the filtered tables for *select*, limited to ``[start, end)``.
 
     Args:
-        given: Settings that the statement is sent with as well.
+        given: Further settings of the statement.
 
     Raises:
         ServerError: The server does not accept the SELECT with the filter.
@@ -69,12 +69,12 @@ def scan_facts(
     pruned, everywhere = True, True
     for one in filters:
         named = [entry for entry in leaves if entry.node.get("Description") == str(one.table)]
-        # A view, a Distributed or a Memory table does not show its name at the leaf: there, any filtered scan counts.
+        # Views, Distributed and Memory tables do not show their name at the leaf, so any filtered scan counts for them.
         found = named or [entry for entry in leaves if entry.filtered]
         remote: list[_RemoteRead] = []
         if not named and any(entry.node["Node Type"] == "ReadFromRemote" for entry in leaves):
             remote = list(_remote_reads(server, select, settings, {one.column}))
-            # A read of another table on another server is told from one of the source by the filter alone.
+            # On another server, only the filter distinguishes a read of the source from a read of another table.
             remote = [read for read in remote if read.filtered] or ([] if found else remote)
         reads += found
         elsewhere += remote
@@ -91,9 +91,9 @@ def scan_facts(
 
 def tables_read(server: ClickHouse, select: str, parameters: Mapping[str, str]) -> list[TableName]:
     """
-    Return the tables that a SELECT reads on the server that is asked, also through views.
+    Return the tables that a SELECT reads on the connected server, also through views.
 
-    Empty when it cannot say.
+    Empty if the server cannot explain the SELECT.
     """
     try:
         answer = server.rows(f"SELECT explain FROM (EXPLAIN json = 1\n{select}\n)", {**_SETTINGS, **parameters})
@@ -115,7 +115,10 @@ class _RemoteRead(NamedTuple):
 def _remote_reads(
     server: ClickHouse, select: str, settings: Mapping[str, Any], columns: Collection[str]
 ) -> Iterator[_RemoteRead]:
-    """Return the plans of the other servers that a SELECT reads from, which the JSON of this one does not show."""
+    """
+    Return the plans of other servers that a SELECT reads from. The JSON plan of this server does
+    not contain them.
+    """
     question = f"SELECT explain FROM (EXPLAIN indexes = 1, actions = 1, distributed = 1\n{select}\n)"
     lines = [str(line) for (line,) in server.rows(question, settings)]
     for place, line in enumerate(lines):
@@ -148,7 +151,7 @@ def unfiltered_scan(server: ClickHouse, select: str, parameters: Mapping[str, st
     nodes = [entry for root in plan for entry in _walk(root["Plan"], False, ())]
     leaves = [entry for entry in nodes if not entry.node.get("Plans")]
     remote = any(entry.node["Node Type"] == "ReadFromRemote" for entry in leaves)
-    # What another server does with the rows is not in this plan.
+    # This plan does not show how other servers process the rows.
     return ScanFacts(len(leaves), len(leaves), False, not remote and _is_row_wise(nodes))
 
 
@@ -159,7 +162,8 @@ def _is_row_wise(nodes: Sequence[_Node]) -> bool:
 
 
 def _uses_index(entry: _Node, column: str) -> bool:
-    # An index is on the column or a function of it; that of an expression is on a part of it, or a function of it.
+    # An index may use the column or a function of it. The index of an expression may use a part or a function of the
+    # expression.
     keys = (key for index in entry.node.get("Indexes", ()) for key in index.get("Keys", ()))
     return any(column in key or (is_expression(column) and (key in column or column[1:-1] in key)) for key in keys)
 
@@ -170,7 +174,7 @@ def _walk(node: Mapping[str, Any], filtered: bool, columns: Collection[str]) -> 
     here = "dditional filter" in str(node.get("Description", "")) or any(
         f"greaterOrEquals({name}, " in text for column in columns for name in (column, quote(column))
     )
-    # A filter above a join or a union filters their result, not one scan.
+    # A filter above a join or a union filters the result, not one scan.
     filtered = here or (filtered and len(children) <= 1)
     yield _Node(node, filtered)
     for child in children:

@@ -1,4 +1,4 @@
-"""Table functions in a SELECT (``s3``, ``remote``, ``file``, …) as sources with columns, as tables have them."""
+"""Describe table functions in a SELECT (``s3``, ``remote``, ``file``, …) as sources with columns, like tables."""
 
 import re
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from .client import ClickHouse
 
 _FUNCTION = re.compile(r"TABLE_FUNCTION id: \d+.*?table_function_name: (\w+)")
 _TREE = {"allow_experimental_analyzer": 1}
-# Their rows come from no table, or from the SELECT itself.
+# The rows of these functions come from no table, or from the SELECT.
 _NO_SOURCE = frozenset(
     {"numbers", "numbers_mt", "zeros", "zeros_mt", "generateRandom", "generateSeries", "generate_series", "values"}
     | {"null", "one", "primes", "view", "viewExplain", "viewIfPermitted", "input", "dictionary", "format", "loop"}
@@ -20,9 +20,9 @@ _NO_SOURCE = frozenset(
 
 def table_functions(server: ClickHouse, select: str) -> list[TableFacts]:
     """
-    Return the table functions that a SELECT reads, each as a table that the server filters by name.
+    Return the table functions in a SELECT as tables that the server can filter by name.
 
-    One that occurs twice is left out: a filter by name would meet both.
+    Omit a function that occurs twice, because a filter by name would apply to both.
 
     Raises:
         ServerError: The server could not be reached, or does not accept the SELECT.
@@ -37,7 +37,7 @@ def table_functions(server: ClickHouse, select: str) -> list[TableFacts]:
         try:
             columns = server.rows(f"DESCRIBE TABLE {call}")
         except StatementRefusedError:
-            # For example a table function with arguments over the rest of the SELECT.
+            # For example, a table function whose arguments depend on the rest of the SELECT.
             continue
         found.append(_facts(name, call, [Column(column[0], column[1]) for column in columns]))
     return found
@@ -58,6 +58,6 @@ def _facts(name: str, call: str, columns: Iterable[Column]) -> TableFacts:
 
 
 def function_behind(functions: Iterable[TableFacts], table: TableName) -> TableFacts | None:
-    """Return the one table function that reads *table* on another server, by the name that its arguments have."""
+    """Return the single table function that reads *table* on another server, according to its arguments."""
     named = [one for one in functions if table.database in one.engine_full and table.table in one.engine_full]
     return named[0] if len(named) == 1 else None

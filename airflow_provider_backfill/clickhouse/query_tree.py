@@ -1,5 +1,5 @@
 """
-Read a SELECT as the server understands it, with the tables behind its names.
+Read the query tree of a SELECT, with the tables behind its names.
 
 The SELECTs of views are read as well, so that each read of each table is found. The planner decides about the reads.
 """
@@ -19,7 +19,7 @@ from .catalog import view_targets
 from .client import ClickHouse
 from .holding import functions_with_rows_of, holds_rows_of, named_tables, names_in_calls
 
-# The question needs the analyzer, whatever the user's profile says.
+# The query needs the analyzer, whatever the user's profile sets.
 _SETTINGS = {"allow_experimental_analyzer": 1}
 _HIDDEN = "'[HIDDEN]'"
 _PLACEHOLDER = re.compile(r"\{\s*\w+\s*:")
@@ -27,14 +27,14 @@ _PLACEHOLDER = re.compile(r"\{\s*\w+\s*:")
 
 def query_tree(server: ClickHouse, select: str, parameters: Mapping[str, str] | None = None) -> Node:
     """
-    Return the server's own tree of a SELECT, before it is rewritten to run faster.
+    Return the server's tree of a SELECT before optimisation.
 
     Args:
-        parameters: Values of its query parameters.
+        parameters: Values of the SELECT's query parameters.
 
     Raises:
         ServerError: The server does not accept the SELECT.
-        RequestError: This version shows its trees in another way.
+        RequestError: This server version prints query trees in an unknown format.
     """
     question = f"SELECT toValidUTF8(explain) FROM (EXPLAIN QUERY TREE passes = 1\n{select}\n)"
     answer = server.rows(question, {**_SETTINGS, **(parameters or {})})
@@ -51,21 +51,21 @@ def constants_by_chunk(
     server: ClickHouse, select: str, tree: Node, values: Sequence[Mapping[str, str]]
 ) -> dict[int, tuple[str, ...]]:
     """
-    Return the constants of a SELECT that its query parameters make another: by their id, what they are for each value.
+    Return the constants of a SELECT that change with its query parameters: all values by the constant's id.
 
     Args:
-        tree: The SELECT with the first of the values.
-        values: Of its parameters, for several chunks; a chunk for which the server refuses the SELECT is left out.
+        tree: The query tree for the first of the values.
+        values: The parameter values of several chunks. Chunks for which the server refuses the SELECT are omitted.
     """
     trees, seen = [tree], [values[0]]
     for each in values[1:]:
-        # What a chunk names may not be there yet.
+        # The file or table that a chunk names may not exist yet.
         with suppress(StatementRefusedError):
             trees.append(query_tree(server, select, each))
             seen.append(each)
     given = given_constants(trees)
     for node in tree.walk():
-        # Arguments beside a named collection are not shown.
+        # The server hides arguments next to a named collection.
         hidden = next((one.id for one in node.walk() if one.name == _HIDDEN), None)
         if node.kind == "TABLE_FUNCTION" and hidden is not None:
             texts = tuple(_arguments(server, select, node.name, each) for each in seen)
@@ -74,10 +74,10 @@ def constants_by_chunk(
 
 
 def _arguments(server: ClickHouse, select: str, function: str, values: Mapping[str, str]) -> str:
-    """Return the values of those arguments of a table function that are made of query parameters."""
+    """Return the values of a table function's arguments that use query parameters."""
     call = find_call(select, function) or ""
     if find_call(select[select.find(call) + len(call) :], function) is not None:
-        # Which of two calls is meant cannot be told.
+        # The call is ambiguous.
         return ""
     texts = [
         re.sub(r"^\w+\s*=\s*", "", one) for one in expressions(first_parentheses(call)) if _PLACEHOLDER.search(one)
@@ -88,7 +88,7 @@ def _arguments(server: ClickHouse, select: str, function: str, values: Mapping[s
 def sources(
     server: ClickHouse, tree: Node, filtered: Collection[TableName], target: TableFacts
 ) -> dict[str, QuerySource]:
-    """Return the tables in a query tree and behind its views, by their name in the tree."""
+    """Return the tables in a query tree, and in the views it reads, by their name in the tree."""
     own = {target.name, target.storage}
     known = _functions(server, tree, own)
     todo = {*_table_names(tree), *names_in_calls(server, tree)}
@@ -113,7 +113,7 @@ def sources(
                     todo |= {*_table_names(inner), *names_in_calls(server, inner)}
                     known |= _functions(server, inner, own)
                 except StatementRefusedError:
-                    # A parametrised view: its SELECT alone is not complete.
+                    # A parametrised view: its SELECT is incomplete without the parameters.
                     opaque = True
             known[shown] = QuerySource(name, engine, inner, opaque, holds)
         todo -= known.keys()
@@ -121,7 +121,7 @@ def sources(
 
 
 def _functions(server: ClickHouse, tree: Node, own: Collection[TableName]) -> dict[str, QuerySource]:
-    """Return the table functions that read the target, by a name that no table has."""
+    """Return the table functions that read the target, under a name that no table has."""
     names = functions_with_rows_of(server, tree, own)
     return {f"{name}()": QuerySource(TableName(TABLE_FUNCTION, name), name, holds_target=True) for name in names}
 

@@ -1,10 +1,9 @@
 """
-Staging and publishing where the target is replicated; docs/decisions/0008 has the argument.
+Stage and publish rows of a replicated target; docs/decisions/0008 has the argument.
 
-What is sealed is what the log says: the parts that a verified attempt has staged, by their hashes. They are published
-by ``ATTACH PARTITION … FROM``, which Keeper remembers by these hashes: whoever repeats it, through whichever replica,
-adds nothing. Each part has an id of its own, so two parts with equal rows have different hashes, and what is staged
-again is never taken for what was published before.
+The log is the seal: it lists the parts of a verified attempt by their hashes. ``ATTACH PARTITION … FROM`` publishes
+them, and Keeper remembers the hashes, so repeating the statement through any replica adds nothing. Each part has a
+unique id, so parts with equal rows have different hashes, and rows that are staged again never count as published.
 """
 
 import re
@@ -23,7 +22,7 @@ from .cluster import Keeper, catch_up, create_everywhere, one_server
 from .foreign_rows import ForeignRowsError, refuse_before_publish
 from .interrupted_move import has_arrived
 
-# What is this close to the limits of Keeper's memory counts as forgotten.
+# Parts this close to the limits of Keeper's memory count as forgotten.
 _MEMORY_SHARE = 0.5
 _WINDOW = re.compile(r"\breplicated_deduplication_window(_seconds)? = (\d+)")
 _QUORUM_SECONDS = 30.0
@@ -37,7 +36,7 @@ def create_staging(
     comment: str,
     settings: Mapping[str, int | str],
 ) -> None:
-    """Create a table like the target on all of its replicas, and wait for as many as an insert of this user needs."""
+    """Create a table like the target on all replicas, and wait for as many replicas as an insert of this user needs."""
 
     def create(cluster: str) -> str:
         return create_like(
@@ -54,7 +53,7 @@ def create_staging(
 
 
 def _wait_for_quorum(server: ClickHouse, table: TableName) -> None:
-    """Wait until the other replicas of *table* are there, if inserts want them; without them, the insert says so."""
+    """Wait for the other replicas of *table* if inserts need them. If they stay away, the insert reports it."""
     until = time.monotonic() + _QUORUM_SECONDS
     question = (
         "SELECT if(value = 'auto', intDiv(total_replicas, 2) + 1, toUInt64OrZero(value)) <= active_replicas"
@@ -66,7 +65,7 @@ def _wait_for_quorum(server: ClickHouse, table: TableName) -> None:
 
 
 def staged_parts(server: ClickHouse, table: TableName) -> Staged:
-    """Return the parts of a staging table on this server, which has filled the table."""
+    """Return the parts of a staging table on this server, which has filled it."""
     rows = server.rows(
         f"SELECT partition_id, hash_of_all_files FROM system.parts WHERE {table_condition(table)} AND active"
         " ORDER BY ALL"
@@ -76,9 +75,9 @@ def staged_parts(server: ClickHouse, table: TableName) -> Staged:
 
 def server_with(server: ClickHouse, table: TableName | None, tries: int = 30) -> ClickHouse:
     """
-    One of the servers behind an address; preferably a server with *table*.
+    Return one of the servers behind an address, preferably a server with *table*.
 
-    A staging table may be on some replicas only: a worker can die between creating it here and there.
+    A staging table may exist on some replicas only, if a worker died during its creation.
     """
     for _ in range(tries):
         chosen = one_server(server)
@@ -94,8 +93,8 @@ def attach_partitions(
     Publish exactly the staged rows, with *content*, until Keeper knows every part.
 
     Raises:
-        ServerError: This server lacks parts that were not published yet; to be tried again, perhaps on another one.
-        RequestError: Keeper may have forgotten what was published, and the rows do not tell.
+        ServerError: This server lacks unpublished parts. The caller may try again, perhaps on another server.
+        RequestError: Keeper may have forgotten published parts, and the rows do not decide the question.
     """
     storage = attempt.target.storage
     table = TableName(attempt.target.beside, staged.table)
@@ -118,7 +117,7 @@ def attach_partitions(
         try:
             look()
         except ForeignRowsError as error:
-            # Keeper knows none of the parts, and an attempt that is late finds no table to attach them from.
+            # Keeper knows none of the parts, and a late attempt finds no table to attach them from.
             error.unpublished = unpublished
             raise
     for partition in partitions:
@@ -132,7 +131,7 @@ def attach_partitions(
 
 
 def _rows(server: ClickHouse, table: TableName, hashes: Iterable[str]) -> int:
-    """Return how many rows the parts with these hashes hold."""
+    """Return the number of rows in the parts with these hashes."""
     names = ", ".join(map(literal, hashes))
     (rows,) = server.numbers(
         f"SELECT sum(rows) FROM system.parts WHERE {table_condition(table)} AND active"
@@ -149,17 +148,17 @@ def _by_partition(staged: Staged) -> dict[str, set[str]]:
 
 
 def _published(server: ClickHouse, replicas: Replicas, partition: str, hashes: Iterable[str]) -> set[str]:
-    """Those of the *hashes* that Keeper has as published."""
+    """Return those of the *hashes* that Keeper remembers as published."""
     names = {f"{partition}_replace_from_{hashed.upper()}": hashed for hashed in hashes}
     return {names[name] for name in Keeper(server, replicas.keeper).children(f"{replicas.path}/blocks", names)}
 
 
 def check_staged(server: ClickHouse, attempt: Attempt, table: TableName, hashes: set[str]) -> None:
     """
-    Hold that this server has the staged parts with these *hashes*; it may have to fetch them first.
+    Check that this server has the staged parts with these *hashes*, after fetching them if needed.
 
     Raises:
-        ServerError: It has not, so they cannot be published from here.
+        ServerError: A part is missing, so the parts cannot be published from this server.
     """
     if hashes <= _hashes(server, table):
         return
@@ -186,10 +185,10 @@ def _hashes(server: ClickHouse, table: TableName) -> set[str]:
 
 def _may_be_forgotten(server: ClickHouse, target: TableFacts, replicas: Replicas, table: TableName) -> bool:
     """
-    Return whether Keeper may have had a part of the staging *table* as published, and does not know it any more.
+    Return whether Keeper may have forgotten a published part of the staging *table*.
 
-    It forgets what is older than ``replicated_deduplication_window_seconds``, and all but the last
-    ``replicated_deduplication_window``: as long as it has fewer than those, none was forgotten for that.
+    Keeper forgets hashes older than ``replicated_deduplication_window_seconds``, and keeps at most
+    ``replicated_deduplication_window`` of them. With fewer hashes in Keeper, only age counts.
     """
     names = "('replicated_deduplication_window', 'replicated_deduplication_window_seconds')"
     rows = server.rows(f"SELECT name, toUInt64(value) FROM system.merge_tree_settings WHERE name IN {names}")

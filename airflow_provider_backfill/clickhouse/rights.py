@@ -1,4 +1,4 @@
-"""What a user may do: the rights that a plan needs, and the settings that its statements are sent with."""
+"""Check what a user may do: the rights that a plan needs, and the settings of its statements."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -40,10 +40,10 @@ def missing_grants(
     """Return the rights that a plan of this write mode needs and the user lacks."""
     needed = [("SELECT", quote_table(source)) for source in sources]
     if mode is WriteMode.INSERT:
-        # An EXPLAIN read like a table counts as a temporary table; the right to create tables includes these.
+        # An EXPLAIN that is read like a table needs the right to create temporary tables; CREATE TABLE includes it.
         needed += [("INSERT", quote_table(target.storage)), ("CREATE TEMPORARY TABLE", "*.*")]
     else:
-        # Staging tables and what announces a run have names of their own.
+        # Staging tables and fences have names that are unknown beforehand, so the rights must cover the database.
         databases = [f"{quote(database)}.*" for database in target.databases]
         rights = ["SELECT", "INSERT", "CREATE TABLE", "DROP TABLE", "ALTER DELETE"]
         if target.engine.startswith("Shared"):
@@ -64,7 +64,7 @@ def _granted(server: ClickHouse, right: str, on: str) -> bool:
 
 
 def constrained_settings(server: ClickHouse, plan: Plan | None) -> tuple[ConstrainedSetting, ...]:
-    """Return the settings that statements are sent with and that this user may not set so."""
+    """Return the settings of our statements that this user may not set to the needed values."""
     sent = _SENT_DIRECTLY if plan is not None and plan.write_mode is WriteMode.INSERT else _SENT
     if plan is not None and plan.use_tokens:
         sent = {**sent, "insert_deduplication_token": None}

@@ -1,4 +1,4 @@
-"""How many rows the source of a plan holds per chunk: counted where that is cheap, else from the index."""
+"""Estimate the source rows per chunk of a plan: count them if that is cheap, otherwise use the index."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -21,13 +21,14 @@ _SAMPLES = 48
 
 def estimate_rows(server: ClickHouse, tables: Sequence[FilteredTable], bounds: Sequence[int]) -> Estimate | None:
     """
-    Rows of the filtered tables in each chunk between *bounds*, in milliseconds, before the SELECT's own filters.
+    Return the rows of the filtered tables in each chunk between *bounds* (in milliseconds), before the SELECT's own
+    filters.
 
-    Up to 50 million rows in the window they are counted, by the time column alone; beyond that,
-    the index says how many rows it would read for up to 48 chunks across the window.
+    Up to 50 million rows in the window are counted, by the time column alone. For more rows, the index estimates up to
+    48 chunks across the window.
 
     Returns:
-        None when neither can be had: a source that is no MergeTree and takes too long to count.
+        None if neither works, for a source that is not MergeTree and takes too long to count.
     """
     found = []
     if not tables:
@@ -81,13 +82,13 @@ def _one(server: ClickHouse, table: FilteredTable, bounds: Sequence[int]) -> Est
 
 
 def _where(table: FilteredTable, start: int, end: int) -> str:
-    """Return the condition that a row lies between two instants; of dates, that its day meets them."""
+    """Return the condition that a row lies between two instants; for dates, that its day overlaps them."""
     kind = table.kind
     return time_filter(table.column, kind, *_whole_days(kind, from_ms(start), from_ms(end)))
 
 
 def _whole_days(kind: TimeKind, start: datetime, end: datetime) -> tuple[datetime, datetime]:
-    """Return the bounds as a Date column can be compared with them: an estimate may take in a whole day."""
+    """Return the bounds as a Date column can compare them; an estimate may include a whole day."""
     if not kind.is_date:
         return start, end
     day = timedelta(days=1)
@@ -96,7 +97,7 @@ def _whole_days(kind: TimeKind, start: datetime, end: datetime) -> tuple[datetim
 
 
 def _spread(bounds: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Return chunks evenly over the window, up to this number, with the first and the last."""
+    """Yield chunks evenly over the window, including the first and the last, up to the maximum of the sample."""
     chunks = len(bounds) - 1
     take = min(chunks, _SAMPLES)
     places = {round(number * (chunks - 1) / max(take - 1, 1)) for number in range(take)}
@@ -104,7 +105,7 @@ def _spread(bounds: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def bytes_per_row(server: ClickHouse, source: TableName) -> float | None:
-    """Return the average size of a source row on disk; None when unknown."""
+    """Return the average size of a source row on disk; None if unknown."""
     found = server.rows(f"SELECT total_bytes, total_rows FROM system.tables WHERE {table_condition(source, 'name')}")
     if not found or not found[0][0] or not found[0][1]:
         return None
@@ -114,7 +115,7 @@ def bytes_per_row(server: ClickHouse, source: TableName) -> float | None:
 def _count(
     server: ClickHouse, table: FilteredTable, source: TableName, where: str, bounds: Sequence[int]
 ) -> tuple[int, int, int, int] | None:
-    """Smallest, median and largest number of rows of the chunks that hold any, and how many do."""
+    """Return the smallest, median and largest row count of the non-empty chunks, and the number of these chunks."""
     first = f"greatest({milliseconds(time_value(table.column), table.kind)}, toInt64({bounds[0]}))"
     place = bound_before(f"least({first}, toInt64({bounds[-1] - 1}))", bounds)
     try:

@@ -1,4 +1,4 @@
-"""The shards of a cluster: what a Distributed table is spread over, where the shards are, and how to reach each."""
+"""Find the shards of a cluster, the tables on them, and a way to reach each."""
 
 import random
 import re
@@ -33,7 +33,7 @@ class Spread(NamedTuple):
 
 
 def spread_of(server: ClickHouse, table: TableFacts) -> Spread | None:
-    """Return what a Distributed table is spread over; None for any other table."""
+    """Return the cluster and local table of a Distributed table; None for any other table."""
     return _spread(server, table.engine_full)
 
 
@@ -42,7 +42,7 @@ def _spread(server: ClickHouse, engine: str) -> Spread | None:
     if match is None:
         return None
     cluster, database, name = (re.sub(r"\\(.)", r"\1", text) for text in match.groups())
-    # The clause has the name as it was typed, such as '{cluster}'.
+    # The clause has the name as the user typed it, such as '{cluster}'.
     if "{" in cluster:
         macros = dict(server.rows("SELECT macro, substitution FROM system.macros"))
         cluster = _MACRO.sub(lambda macro: macros.get(macro[1], macro[0]), cluster)
@@ -50,7 +50,7 @@ def _spread(server: ClickHouse, engine: str) -> Spread | None:
 
 
 def _distributed_over(server: ClickHouse, local: TableName) -> Iterator[tuple[TableName, str, Spread]]:
-    """Yield the Distributed tables of this server over a local table, each with its engine and cluster."""
+    """Yield this server's Distributed tables over a local table, each with its engine and cluster."""
     rows = server.rows(
         "SELECT database, name, engine_full FROM system.tables WHERE engine = 'Distributed' ORDER BY database, name"
     )
@@ -61,14 +61,14 @@ def _distributed_over(server: ClickHouse, local: TableName) -> Iterator[tuple[Ta
 
 
 def sharding_key(engine: str) -> str:
-    """Return the sharding key in the engine clause of a Distributed table; empty where it has none."""
+    """Return the sharding key in the engine clause of a Distributed table; empty if there is none."""
     clause = expressions(engine)[0]
     arguments = expressions(clause[clause.index("(") + 1 : clause.rindex(")")])
     return arguments[3] if len(arguments) > 3 else ""
 
 
 def spread_tables(server: ClickHouse, spread: Spread) -> dict[TableName, str]:
-    """Return the Distributed tables that this server has over a local table of a cluster, with their sharding keys."""
+    """Return this server's Distributed tables over a local table of a cluster, with their sharding keys."""
     found = _distributed_over(server, spread.local)
     return {name: sharding_key(engine) for name, engine, over in found if over == spread}
 
@@ -77,7 +77,7 @@ def spreads_over(server: ClickHouse, table: TableName, sources: Iterable[TableNa
     """
     Return the Distributed tables over a local table that other shards have, too, as far as this server knows them.
 
-    None where one of the *sources* is Distributed: the rows of all shards come to this one.
+    Empty if one of the *sources* is Distributed, since the rows of all shards then come to this shard.
     """
     over, found = list(_distributed_over(server, table)), []
     names = " OR ".join(table_condition(source, "name") for source in sources) or "0"
@@ -91,7 +91,7 @@ def spreads_over(server: ClickHouse, table: TableName, sources: Iterable[TableNa
 
 
 def shard_weights(server: ClickHouse, cluster: str) -> dict[int, int]:
-    """Return how many slots each shard of a cluster has: an INSERT through a Distributed table chooses among them."""
+    """Return the number of slots of each shard; an INSERT through a Distributed table chooses a slot for each row."""
     rows = server.rows(
         "SELECT shard_num, any(shard_weight) FROM system.clusters"
         f" WHERE cluster = {literal(cluster)} GROUP BY shard_num ORDER BY shard_num"
@@ -101,9 +101,9 @@ def shard_weights(server: ClickHouse, cluster: str) -> dict[int, int]:
 
 def shards_with(server: ClickHouse, cluster: str, table: TableName) -> int:
     """
-    Count the shards of *cluster* that have *table*, where this server is one of them; 1 where it is none.
+    Count the shards of *cluster* that have *table*; 1 if this server is not part of the cluster.
 
-    Where the shards cannot be asked, all of the cluster's are counted.
+    If the shards cannot be asked, all shards of the cluster count.
 
     Raises:
         ServerUnreachableError: This server could not be reached.
@@ -124,13 +124,13 @@ def shards_with(server: ClickHouse, cluster: str, table: TableName) -> int:
 
 def shard_urls(server: ClickHouse, cluster: str, given: Mapping[int, Sequence[str]]) -> dict[int, tuple[str, ...]]:
     """
-    Return the HTTP interfaces of a cluster's shards: the hosts that this server knows, with its own HTTP port.
+    Return the HTTP interfaces of a cluster's shards: the hosts known to this server, with this server's HTTP port.
 
     Args:
-        given: Interfaces to use in place of these, by the number of the shard.
+        given: Interfaces to use instead, by shard number.
 
     Raises:
-        RequestError: This server knows no such cluster, or *given* names a shard that it does not have.
+        RequestError: This server does not know the cluster, or *given* names an unknown shard.
     """
     rows = server.rows(
         f"SELECT shard_num, host_name, is_local FROM system.clusters WHERE cluster = {literal(cluster)}"
@@ -145,7 +145,7 @@ def shard_urls(server: ClickHouse, cluster: str, given: Mapping[int, Sequence[st
     here = urlsplit(server.address)
     found: dict[int, dict[str, None]] = {}
     for number, host, is_local in rows:
-        # What a server calls itself is of no use to others.
+        # The name that a server has for itself is useless for other hosts.
         own = is_local and (host == "localhost" or host.startswith("127."))
         place = f"[{host}]" if ":" in host else host
         url = server.address if own else f"{here.scheme}://{place}:{here.port}"
@@ -160,11 +160,11 @@ def shard_urls(server: ClickHouse, cluster: str, given: Mapping[int, Sequence[st
 
 def read_shard_urls(texts: Iterable[str]) -> dict[int, tuple[str, ...]]:
     """
-    Read ``2=http://host:8123``: by the number of a shard, where its replicas are.
+    Read texts such as ``2=http://host:8123``: the replicas' addresses by shard number.
 
     Raises:
-        RequestError: The number is none, or an address has a user, a password or a database.
-        ConfigError: An address is none of a server.
+        RequestError: A number is invalid, or an address has a user, a password or a database.
+        ConfigError: An address is not a server's.
     """
     found: dict[int, tuple[str, ...]] = {}
     for text in texts:
@@ -176,11 +176,11 @@ def read_shard_urls(texts: Iterable[str]) -> dict[int, tuple[str, ...]]:
 
 def _shard_url(number: str, url: str) -> tuple[int, str]:
     """
-    Read the number of a shard and where it is; only the place of *url* is kept.
+    Read the number and the address of a shard; only scheme, host and port of *url* are kept.
 
     Raises:
-        RequestError: *number* is none, or *url* has a user, a password or a database.
-        ConfigError: *url* is no address of a server.
+        RequestError: *number* is invalid, or *url* has a user, a password or a database.
+        ConfigError: *url* is not a server's address.
     """
     if not re.fullmatch(r"[1-9][0-9]{0,5}", number):
         raise RequestError(
@@ -198,7 +198,7 @@ def _shard_url(number: str, url: str) -> tuple[int, str]:
 
 
 def shard_of(server: ClickHouse, cluster: str) -> set[int]:
-    """Return the shards of a cluster that a server takes itself for; none where it does not know itself."""
+    """Return the shards of a cluster that a server counts itself to; empty if it does not know."""
     rows = server.rows(
         f"SELECT DISTINCT shard_num FROM system.clusters WHERE cluster = {literal(cluster)} AND is_local"
     )
@@ -206,7 +206,7 @@ def shard_of(server: ClickHouse, cluster: str) -> set[int]:
 
 
 def table_identity(server: ClickHouse, table: TableFacts) -> str:
-    """Return what a table is, whichever of its replicas is asked: its path in Keeper, or its server and UUID."""
+    """Return the identity of a table, equal for all replicas: the path in Keeper, or server and UUID."""
     if table.replicas is not None:
         return f"{table.replicas.keeper}:{table.replicas.path}"
     own = "SELECT concat(toString(serverUUID()), '/', toString(uuid)) FROM system.tables WHERE "
@@ -215,10 +215,10 @@ def table_identity(server: ClickHouse, table: TableFacts) -> str:
 
 class AnyReplica(ClickHouse):
     """
-    A shard: any of its replicas, as a load balancer in front of them would choose; for threads.
+    Any replica of a shard, as behind a load balancer. Threads may share it.
 
-    A replica that does not answer fails the statement, which may be tried again, and the others are asked from then on.
-    Nothing is opened before it is needed.
+    If a replica does not answer, the statement fails and may be tried again; later statements go to the other replicas.
+    Connections are opened on first use.
     """
 
     def __init__(self, initiator: ClickHouse, name: str, urls: Sequence[str]) -> None:
@@ -233,10 +233,10 @@ class AnyReplica(ClickHouse):
 
     def reached(self) -> ClickHouse:
         """
-        Return the connection to one of the replicas, which has just answered.
+        Return a connection to one of the replicas, which has just answered.
 
         Raises:
-            ServerUnreachableError: None of them does; says why each.
+            ServerUnreachableError: No replica answers; the message has the reason for each.
         """
         reasons = []
         now = time.monotonic()
@@ -276,12 +276,12 @@ class AnyReplica(ClickHouse):
 
 
 def why_unreachable(server: ClickHouse) -> str:
-    """Return why a server cannot be reached now; empty when it can."""
+    """Return why a server cannot be reached now; empty if it can be."""
     try:
         server.reached()
     except ServerUnreachableError as error:
         return error.message
     except ServerError:
-        # The server answers, even if it refuses; the statements that run there report the refusal.
+        # The server answers, even with a refusal; statements that run there report the refusal.
         return ""
     return ""

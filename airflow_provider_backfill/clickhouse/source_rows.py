@@ -1,8 +1,8 @@
 """
-Where the rows of a source lie: how many between two bounds, and how wide they are.
+Find how the rows of a source lie in time: the rows between two bounds, and their width.
 
-Counted by the time column alone where that is cheap; else taken from the first row of each granule
-of the index, which is right within a granule per part.
+Rows are counted by the time column alone if that is cheap. Otherwise the index gives an estimate, exact to one granule
+per part.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ class RowCounts(NamedTuple):
     The number of source rows in each slice.
 
     Attributes:
-        rows: Row counts by the slice's start, in milliseconds; slices without rows are left out.
+        rows: Row counts by the start of the slice in milliseconds, without empty slices.
         exact: Whether ClickHouse counted the rows; False for an estimate from the index.
     """
 
@@ -37,13 +37,13 @@ def rows_between(
     server: ClickHouse, source: TableName, column: str, kind: TimeKind, bounds: Sequence[int]
 ) -> RowCounts | None:
     """
-    Return how many rows a source has between consecutive *bounds*; those without rows are left out.
+    Return the number of source rows between consecutive *bounds*, without empty slices.
 
     Returns:
-        None when they are too many to be counted within a minute, and no index has the time.
+        None if counting would take more than a minute and no index has the time column.
 
     Raises:
-        ServerError: The source could not be asked.
+        ServerError: The query on the source failed.
     """
     where = time_filter(column, kind, from_ms(bounds[0]), from_ms(bounds[-1]))
     place = bound_before(milliseconds(time_value(column), kind), bounds)
@@ -57,7 +57,7 @@ def rows_between(
             )
             return RowCounts({int(start): int(rows) for start, rows in found if rows}, exact=False)
         except StatementRefusedError:
-            # The time column is no part of the index.
+            # The index does not contain the time column.
             pass
     try:
         found = server.rows(
@@ -72,14 +72,14 @@ def rows_between(
 
 
 def rows_by_index(server: ClickHouse, source: TableName, where: str) -> int | None:
-    """Rows that the index would let the server read; None for a source that has none."""
+    """Return the number of rows that the server would read with the index; None for a source without an index."""
     try:
         rows, tables = server.row(
             f"SELECT sum(rows), count() FROM (EXPLAIN ESTIMATE SELECT * FROM {quote_table(source)} WHERE {where})"
         )
     except StatementRefusedError:
         return None
-    # No table in the answer may mean that nothing lies in the window, or that the source is no MergeTree.
+    # An answer without tables means an empty window, or a source that is not MergeTree.
     return int(rows) if tables or _is_merge_tree(server, source) else None
 
 
@@ -91,7 +91,7 @@ def _is_merge_tree(server: ClickHouse, source: TableName) -> bool:
 
 
 def uncompressed_bytes_per_row(server: ClickHouse, source: TableName) -> float | None:
-    """Return the average size of a source row in memory, all columns; None when no part has the size."""
+    """Return the average uncompressed size of a source row over all columns; None if no part has the size."""
     size, rows = server.row(
         f"SELECT sum(data_uncompressed_bytes), sum(rows) FROM system.parts WHERE active AND {table_condition(source)}"
     )

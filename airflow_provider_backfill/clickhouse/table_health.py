@@ -1,4 +1,4 @@
-"""The health of tables: parts, mutations, replicas, queues, disks, TTLs."""
+"""Read the health of tables: parts, mutations, replicas, queues, disks, TTLs."""
 
 import re
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ def target_ttls(server: ClickHouse, target: TableFacts, plan: Plan) -> tuple[Ttl
     """
     Return the TTLs of a plan's target that delete rows or empty columns, compared with its window.
 
-    None where the server cannot say.
+    Empty if the server cannot tell.
     """
     try:
         return deleting_ttls(server, target, plan, target.engine_full)
@@ -64,7 +64,7 @@ def _ttl_elements(engine_full: str) -> list[str]:
 def _expired(
     server: ClickHouse, expression: str, column: str, column_type: str, kind: TimeKind, start: datetime, end: datetime
 ) -> datetime | None:
-    """Up to which instant of ``[start, end)`` rows are past their TTL, within a thousandth of the window."""
+    """Return the instant in ``[start, end)`` before which rows have expired, within a thousandth of the window."""
     first, last = to_ms(start), to_ms(end)
     step = max((last - first) // _TTL_POINTS, 1)
     value = instant_sql("ms", kind)
@@ -77,7 +77,7 @@ def _expired(
 
 
 def part_limits(server: ClickHouse, engine_full: str) -> tuple[int, int, int]:
-    """``parts_to_delay_insert``, ``parts_to_throw_insert`` and ``max_parts_in_total`` of a table."""
+    """Return ``parts_to_delay_insert``, ``parts_to_throw_insert`` and ``max_parts_in_total`` of a table."""
     names = ("parts_to_delay_insert", "parts_to_throw_insert", "max_parts_in_total")
     listed = ", ".join(map(literal, names))
     given = dict(server.rows(f"SELECT name, value FROM system.merge_tree_settings WHERE name IN ({listed})"))
@@ -88,7 +88,7 @@ def part_limits(server: ClickHouse, engine_full: str) -> tuple[int, int, int]:
 
 def fullest_partition(server: ClickHouse, storage: TableName, engine_full: str) -> tuple[PartsFacts, ...]:
     """
-    Return the partition of a table with the most parts, and the limits of its server.
+    Return the partition of a table with most parts, and the limits of the server.
 
     Empty for a table without parts.
     """
@@ -114,12 +114,12 @@ def token_window(server: ClickHouse, engine: str, engine_full: str) -> int | Non
 
 
 def setting_value(server: ClickHouse, table: str, name: str) -> int:
-    """Return the number that a setting has in ``system.<table>``; 0 where this version does not know it."""
+    """Return the value of a numeric setting in ``system.<table>``; 0 if this version does not have it."""
     return int(server.value(f"SELECT value FROM system.{table} WHERE name = {literal(name)}", default=0))
 
 
 def unfinished_mutations(server: ClickHouse, tables: Iterable[TableName]) -> tuple[MutationFacts, ...]:
-    """Return the mutations of the tables that are not done, the oldest first."""
+    """Return the unfinished mutations of the tables, the oldest first."""
     found = server.rows(
         "SELECT database, table, mutation_id, command, parts_to_do, latest_fail_reason FROM system.mutations"
         f" WHERE NOT is_done AND {is_one_of(tables)} ORDER BY create_time"
@@ -135,7 +135,7 @@ def _first_line(error: str) -> str:
 
 
 def replica_facts(server: ClickHouse, tables: Iterable[TableName]) -> tuple[ReplicaFacts, ...]:
-    """All replicas of the tables, as far as their servers can be asked; those of this server at least."""
+    """Return all replicas of the tables whose servers answer; at least those of this server."""
     paths = f"zookeeper_path IN (SELECT zookeeper_path FROM system.replicas WHERE {is_one_of(tables)})"
     question = (
         "SELECT database, table, replica_name, is_readonly, is_session_expired, absolute_delay,"
@@ -172,7 +172,7 @@ def replica_facts(server: ClickHouse, tables: Iterable[TableName]) -> tuple[Repl
 
 
 def distribution_queues(server: ClickHouse, tables: Iterable[TableName]) -> tuple[QueueFacts, ...]:
-    """Return the rows that Distributed tables have taken and not sent on yet."""
+    """Return the rows that Distributed tables have accepted but not yet sent."""
     found = server.rows(
         "SELECT database, table, sum(data_files), max(is_blocked), any(last_exception) FROM system.distribution_queue"
         f" WHERE {is_one_of(tables)} GROUP BY database, table HAVING sum(data_files) > 0 ORDER BY database, table"
@@ -184,7 +184,7 @@ def distribution_queues(server: ClickHouse, tables: Iterable[TableName]) -> tupl
 
 
 def disk_facts(server: ClickHouse, policy: str) -> tuple[DiskFacts, ...]:
-    """Return the disks of a storage policy with what is free on them."""
+    """Return the disks of a storage policy with their free space."""
     if not policy:
         return ()
     found = server.rows(

@@ -1,8 +1,8 @@
 """
-The check, before each chunk, whether the server has room for another.
+Check before each chunk whether the server has capacity for another chunk.
 
-A backfill is never urgent for the server it runs on: it waits while inserts are about to be slowed
-down, memory or disk runs out, or the replica is behind, and continues by itself.
+A backfill must not disturb other work of the server. So the run waits while inserts are close to being delayed, while
+memory or disk is short, or while the replica lags; then it continues automatically.
 """
 
 import threading
@@ -23,13 +23,13 @@ _FREE_BYTES = 2**30
 
 class LoadThrottle:
     """
-    Says why the next chunk should wait; empty when it may start. For all threads of a worker.
+    Tell a worker whether the next chunk has to wait. Threads may share it.
 
-    What this user may not see, or this version does not know, holds nothing up.
+    Values that the user may not read, or that this version does not have, never make a chunk wait.
 
     Args:
-        max_load: Which share of the server's own limits may be used, by parts of a partition and by memory.
-        pause: Seconds for which an answer holds.
+        max_load: The usable share of the server's limits of parts per partition and of memory.
+        pause: Seconds for which an answer is reused.
     """
 
     def __init__(self, server: ClickHouse, target: TableFacts, *, max_load: float = 0.8, pause: float = 1.0) -> None:
@@ -39,7 +39,10 @@ class LoadThrottle:
         self._answer, self._until = "", 0.0
 
     def __call__(self) -> str:
-        """Return why to wait, with the values; asks the server at most once in *pause* seconds."""
+        """
+        Return why to wait, with the values; empty if the chunk may start. Ask the server at most one time in *pause*
+        seconds.
+        """
         with self._lock:
             if time.monotonic() >= self._until:
                 self._answer = self._ask()

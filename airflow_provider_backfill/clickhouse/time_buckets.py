@@ -1,8 +1,8 @@
 """
-Where a function of time takes a new value: the edges of buckets and partitions.
+Find the instants at which a function of time changes its value: the edges of buckets and partitions.
 
-The server evaluates the expression (it knows its functions, zones and calendars); an edge is an
-instant at which the value differs from that of the column's previous representable instant.
+The server evaluates the expression, since it knows its functions, zones and calendars. At an edge, the value differs
+from the value at the column's previous representable instant.
 """
 
 import re
@@ -20,7 +20,7 @@ from .client import LONG_TEXT, ClickHouse
 
 _REACH_DAYS = 400
 _GRID_MS = 60_000 * 15
-# On how many instants of a window a value is looked for a second time.
+# The number of instants in a window that are checked for repeated values.
 _GRID_POINTS = 50_000
 
 
@@ -28,10 +28,10 @@ def bucket_facts(
     server: ClickHouse, key: BucketKey, times: Mapping[TableName, TimeColumn], bounds: Sequence[int]
 ) -> BucketFacts:
     """
-    Return how the values of a key of time lie to chunk *bounds*, in milliseconds: on both sides of one, or in two
-    chunks.
+    Return how the values of a time key lie in relation to chunk *bounds* (in milliseconds): cut by a bound, or shared
+    by chunks.
 
-    The values are those at the bounds, right before them, and on a grid over the window.
+    The values are taken at the bounds, right before them, and on a grid over the window.
     """
     first, last = bounds[0], bounds[-1]
     step = max(_GRID_MS, -(-(last - first) // _GRID_POINTS))
@@ -63,7 +63,7 @@ def bucket_facts(
 def labels_leave_chunk(
     server: ClickHouse, key: BucketKey, times: Mapping[TableName, TimeColumn], bounds: Sequence[int], kind: TimeKind
 ) -> bool:
-    """Return whether a label that follows from the time, stored as *kind*, lies in another chunk than its row."""
+    """Return whether a label that follows from the time, stored as *kind*, may lie in another chunk than its row."""
     moments = f"SELECT toInt64(ms) AS ms, 1 AS bound FROM ({instants(bounds)})"
     label = milliseconds("value", kind)
     for expression in key:
@@ -75,7 +75,7 @@ def labels_leave_chunk(
 
 
 def value_at(server: ClickHouse, key: BucketKey, times: Mapping[TableName, TimeColumn], moment: datetime) -> str:
-    """Return the values of a key at an instant, as literals of text with commas between."""
+    """Return the values of a key at an instant, as string literals separated by commas."""
     moments = f"SELECT toInt64({to_ms(moment)}) AS ms, 1 AS bound"
     found = [
         server.rows(
@@ -87,7 +87,7 @@ def value_at(server: ClickHouse, key: BucketKey, times: Mapping[TableName, TimeC
 
 
 def _typed(time: TimeColumn, moments: str) -> str:
-    """Return a SELECT of the time column at each instant and, at a bound, right before it; *chunk* counts from 1."""
+    """Return a SELECT of the time column at each instant and, for a bound, right before it; *chunk* counts from 1."""
     tick = MS_PER_DAY if time.kind.is_date else 1
     return (
         "SELECT ms, side, bound, sum(bound AND side = 1) OVER (ORDER BY at) AS chunk,"
@@ -99,11 +99,11 @@ def _typed(time: TimeColumn, moments: str) -> str:
 
 class TimeBuckets:
     """
-    The buckets that *expression* makes of a time column.
+    The buckets that *expression* forms over a time column.
 
     Args:
         expression: SQL over the column, such as ``toStartOfHour(ts)`` or a partition key.
-        time: That column.
+        time: The time column.
     """
 
     def __init__(self, server: ClickHouse, expression: str, time: TimeColumn) -> None:
@@ -112,11 +112,14 @@ class TimeBuckets:
 
     @property
     def zones(self) -> list[str]:
-        """The time zones named by the expression and by the column's type."""
+        """The time zones in the expression and in the column's type."""
         return list(dict.fromkeys(re.findall(r"'([A-Z][A-Za-z_]+/[A-Za-z_/+-]+)'", f"{self._expression} {self._type}")))
 
     def between(self, start: int, end: int) -> list[int]:
-        """Every edge after *start* and before *end*, in milliseconds; on a grid of quarter hours (a Date: days)."""
+        """
+        Return all edges between *start* and *end*, both excluded, in milliseconds; found on a grid of 15 minutes (days
+        for a Date).
+        """
         step = MS_PER_DAY if self._kind.is_date else _GRID_MS
         first, last = start // step + 1, -(-end // step)
         if first >= last:
@@ -127,9 +130,9 @@ class TimeBuckets:
 
     def around(self, moment: datetime) -> tuple[datetime | None, datetime | None]:
         """
-        Return the last edge at or before *moment*, the first at or after it.
+        Return the last edge at or before *moment*, and the first edge at or after *moment*.
 
-        On a grid of quarter hours (a Date: days).
+        Edges are searched on a grid of 15 minutes (days for a Date).
         """
         step = MS_PER_DAY if self._kind.is_date else _GRID_MS
         middle = to_ms(moment) // step * step

@@ -1,8 +1,8 @@
 """
-The trial: a few chunks, filled one by one and in one statement, into private tables like the target.
+Try a few chunks: fill them separately and together into private tables like the target, and compare.
 
-What is there after merging is compared by content. It shows what the rules cannot prove, and is a second
-opinion on what they do. The tables are gone afterwards, also when the trial fails.
+The merged contents are compared. The trial covers SELECTs that the rules cannot prove, and checks the rules' proofs.
+The tables are dropped afterwards, even after a failure.
 """
 
 import re
@@ -24,10 +24,10 @@ from ..core.tables import TableName
 from .attempt import STAGING_TABLE, drop_tables
 from .client import LONG_TEXT, ClickHouse
 
-# Of the sum of what is compared; adding up in another order changes the last digits.
+# Relative tolerance of sums, because the order of addition changes the last digits of floats.
 _TOLERANCE = 1e-9
 _TOLERANCES = (("Float64", _TOLERANCE), ("Float32", 1e-5), ("BFloat16", 0.05))
-# Of the greatest value of a column: what is left where values cancel each other out.
+# Share of a column's largest value that may remain where values cancel each other out.
 _NOISE = 1e-13
 _SHOWN = 3
 # Names that no column has.
@@ -42,7 +42,7 @@ _INSERT = {"async_insert": 0, "deduplicate_insert_select": "disable", "max_parti
 
 
 class Difference(NamedTuple):
-    """A row of only one of the two sides, as text by column; *at* is its time in milliseconds, if known."""
+    """A row that only one side has, as text by column; *at* is its time in milliseconds, if known."""
 
     given_by: str
     row: Mapping[str, str]
@@ -54,11 +54,11 @@ class Trial(NamedTuple):
     The result of a trial.
 
     Attributes:
-        slices: The parts of the window that it looked at.
-        rows: How many rows the target got from all of them at once, before merging.
-        seconds: How long it took.
+        slices: The compared parts of the window.
+        rows: The number of rows for all slices together, before merging.
+        seconds: The duration of the trial.
         columns: The columns that were compared.
-        differences: Rows that differ, up to three for each side; none when all agree.
+        differences: The rows that differ, up to three per side; empty if all agree.
     """
 
     slices: tuple[Slice, ...]
@@ -79,15 +79,15 @@ def make_trial(
     not_compared: Collection[str] = (),
 ) -> Trial:
     """
-    Fill two tables like the target, slice by slice and at once, and compare them.
+    Fill two tables like the target, one slice by slice and one by all slices together, and compare them.
 
     Args:
-        fill: Insert what the plan's statements give for some slices into a table, with these settings.
-        seconds: How long each statement may take.
-        not_compared: Columns of which several values are right.
+        fill: Inserts the statements' rows for given slices into a table, with given settings.
+        seconds: The time limit of each statement.
+        not_compared: Columns with several correct values.
 
     Raises:
-        ServerError: ClickHouse refused a statement, such as one that took too long.
+        ServerError: ClickHouse refused a statement, for example because of the time limit.
     """
     began = time.monotonic()
     with private_tables(server, target, plan_id, ("parts", "whole")) as (parts, whole):
@@ -108,9 +108,10 @@ def make_trial(
 
 def rows_by_bound(server: ClickHouse, table: FilteredTable, bounds: Sequence[int], seconds: float) -> dict[int, int]:
     """
-    Return how many rows a table has from each bound to the next, in milliseconds; bounds without rows are left out.
+    Return the number of rows of a table from each bound to the next, by the bound in milliseconds, without empty
+    slices.
 
-    On a timeout, return the partial count: it is used for a choice, not for a proof.
+    On a timeout, return the partial counts, which suffice to choose slices.
     """
     last = f"least({milliseconds(time_value(table.column), table.kind)}, toInt64({bounds[-1] - 1}))"
     place = bound_before(f"greatest({last}, toInt64({bounds[0]}))", bounds)
@@ -126,7 +127,7 @@ def rows_by_bound(server: ClickHouse, table: FilteredTable, bounds: Sequence[int
 def private_tables(
     server: ClickHouse, target: TableFacts, plan_id: str, sides: Sequence[str], *, merges: bool = True
 ) -> Iterator[tuple[TableName, ...]]:
-    """Create empty private tables like the target, one for each side, on this server alone."""
+    """Create empty private tables like the target, one for each side, on this server only."""
     settings = target.allowances if merges else {**STAGING_TABLE, **target.allowances}
     nonce = secrets.token_hex(4)
     database = target.beside
@@ -166,12 +167,12 @@ def compare_merged(
     at: str = "",
 ) -> list[Difference]:
     """
-    Rows that are not the same in both tables once their parts are merged.
+    Return the rows that differ between both tables after merging.
 
     Args:
-        names: What the two tables are called in the differences.
-        where: Compare only rows that meet it; the others take no part in merging.
-        at: SQL for a row's time in milliseconds, to be given with a difference.
+        names: The names of the two tables in the differences.
+        where: The condition for rows to compare; other rows do not take part in merging.
+        at: SQL for a row's time in milliseconds, which a difference includes.
     """
     values = ", ".join(f"{_readable(column)} AS {quote(column.name)}" for column in columns)
     if at:
@@ -182,11 +183,11 @@ def compare_merged(
         f"SELECT {sign} AS {_SIDE}{', ' if values else ''}{values} FROM {quote_table(table)}{merged}{chosen}"
         for sign, table in ((1, whole), (-1, parts))
     )
-    # A state that is a value is compared as the value.
+    # A SimpleAggregateFunction is compared as its value.
     types = {row[0]: _SIMPLE.sub(r"\1", row[1]) for row in server.rows(f"DESCRIBE TABLE ({both})")}
     within = [name for name, kind in types.items() if _FLOAT.search(kind) and not _FLOATS.fullmatch(kind)]
     if within:
-        # Floats in maps and tuples: the last digits depend on the order of adding up.
+        # In floats within maps and tuples, the last digits depend on the order of addition.
         fewer = (f"CAST({quote(name)} AS {_fewer_digits(types[name])}) AS {quote(name)}" for name in within)
         both = f"SELECT * REPLACE ({', '.join(fewer)}) FROM ({both})"
     exact = [column.name for column in columns if not _FLOATS.fullmatch(types[column.name])]
@@ -231,12 +232,15 @@ def compare_merged(
 
 
 def _fewer_digits(kind: str) -> str:
-    """Return a type with floats of half the digits."""
+    """Return a type whose floats have half of the digits."""
     return kind.replace("Float32", "BFloat16").replace("Float64", "Float32")
 
 
 def _number(column: str, kind: str) -> str:
-    """Return SQL for what is added up of a column of floats, or of arrays of them; what is no number counts as zero."""
+    """
+    Return SQL for the number to add up for a column of floats or of arrays of floats; NULL, NaN and infinity count as
+    zero.
+    """
     number = f"arraySum({quote(column)})" if kind.startswith("Array(") else f"assumeNotNull({quote(column)})"
     return f"if(isFinite({number}), {number}, 0)"
 
@@ -251,7 +255,7 @@ def _oddity(name: str, kind: str) -> str:
 def _noise(
     server: ClickHouse, both: str, floats: Sequence[str], types: Mapping[str, str], settings: Mapping[str, Any]
 ) -> dict[str, float]:
-    """For each column of floats, a difference that rounding alone may leave."""
+    """Return for each column of floats the largest difference that rounding alone can cause."""
     if not floats:
         return {}
     greatest = ", ".join(f"toFloat64(max(abs({_number(name, types[name])})))" for name in floats)
@@ -263,14 +267,14 @@ def compare_signs(
     server: ClickHouse, target: TableFacts, whole: TableName, names: tuple[str, str], where: str, at: str
 ) -> list[Difference]:
     """
-    Keys of a CollapsingMergeTree whose signs do not add up to the same, whatever the target has merged, and when.
+    Return the keys of a CollapsingMergeTree whose sums of signs differ, whatever merges the target has made.
 
-    Rows that came twice are seen here while they are counted twice, though merged they would be as one. Of a key with
-    several states or cancellations in *whole*, in which nothing may have been merged, nothing can be said.
+    A duplicated row shows here as long as it counts twice, although a merge would collapse it. A key with several
+    states or cancellations in *whole* is skipped, because *whole* may be unmerged.
 
     Args:
-        names: What the target and *whole* are called in the differences.
-        where: Compare only rows that meet it.
+        names: The names of the target and of *whole* in the differences.
+        where: The condition for rows to compare.
         at: SQL for a row's time in milliseconds.
     """
     sign = re.search(r"CollapsingMergeTree\((?:'[^']*',\s*)*(\w+)\)", target.engine_full)
@@ -294,7 +298,7 @@ def compare_signs(
 
 
 def _readable(column: Column) -> str:
-    """Return a column's value in a form that can be compared: states finalised, orders that mean nothing taken away."""
+    """Return SQL for a column's value in comparable form: states finalised, meaningless orders removed."""
     name, kind = quote(column.name), unwrap_type(simple_type(column.type))
     is_state = column.type.startswith("AggregateFunction(")
     if kind.startswith(_TEXT_ONLY) or any(f"{word}(" in kind for word in _TEXT_ONLY):
