@@ -1,1 +1,1 @@
-"""One command, one file: the only place where core meets disk and server."""
+"""Implement the commands, one per file. Only here does core meet disk and server."""

@@ -1,7 +1,7 @@
 """
-Whether a plan's chunks may be cut where they are: by what its SELECTs do, and by the target's partitions.
+Check that a plan's chunk bounds suit its SELECTs and the target's partitions.
 
-Glue between the server, which is asked for values, and the rules, which only decide.
+The functions ask the server for values and pass these to the rules, which decide.
 """
 
 import re
@@ -29,7 +29,7 @@ from ..core.sql import expressions
 from ..core.tables import TableName, TimeKind
 from ..errors import Advice, Flag, MisalignedError, RequestError
 
-# Chunk sizes that people use, to propose one that fits.
+# Common chunk lengths, of which a fitting one is proposed.
 _CHUNK_HOURS = (0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 24)
 _Times = Mapping[TableName, TimeColumn]
 
@@ -42,16 +42,16 @@ def check_bounds(
     bounds: Sequence[int] | None = None,
 ) -> list[Verdict]:
     """
-    Check that a plan's SELECTs, and partitions to be replaced, allow the chunk bounds.
+    Check that the chunk bounds suit a plan's SELECTs and the partitions to be replaced.
 
     Args:
-        bounds: In milliseconds; those of the plan when None.
+        bounds: Bounds in milliseconds; None for the plan's bounds.
 
     Returns:
-        What the rules say of each statement; none of them refuses it.
+        The verdict on each statement, without refusals.
 
     Raises:
-        RequestError: The chunks would not add up, or a bound would cut a partition in two; the hint says what fits.
+        RequestError: The chunks would not add up, or a bound would cut a partition. The hint proposes bounds that fit.
     """
     bounds = plan.bounds_ms() if bounds is None else bounds
     judged = _Judge(server, target, plan, bounds)
@@ -98,7 +98,7 @@ def _case(
 def _given(
     server: ClickHouse, statement: Statement, scan: ScanFacts, bounds: Sequence[int]
 ) -> dict[int, tuple[str, ...]]:
-    """Return the constants of a SELECT that formats of the chunk's start alone make another in each chunk."""
+    """Return the constants of a SELECT that change from chunk to chunk by ``--param`` formats alone."""
     if not tell_chunks_by_text(statement.parameters, bounds):
         return {}
     chunks = [(from_ms(bounds[number]), from_ms(bounds[number + 1])) for number in sampled_chunks(len(bounds) - 1)]
@@ -107,14 +107,17 @@ def _given(
 
 
 class _PartitionKey(NamedTuple):
-    """Elements of the target's partition key that follow from the time: over its columns, and over the sources'."""
+    """
+    The elements of the target's partition key that follow from the time, over the target's and over the sources'
+    columns.
+    """
 
     of_target: str
     of_source: BucketKey
 
 
 class _Judge:
-    """The rules, with their questions put to the server; the answers for one set of bounds are kept."""
+    """Applies the rules, answers their questions by the server, and keeps the answers for one set of bounds."""
 
     def __init__(self, server: ClickHouse, target: TableFacts, plan: Plan, bounds: Sequence[int]) -> None:
         self._server, self._target, self._plan, self._bounds = server, target, plan, bounds
@@ -137,7 +140,7 @@ class _Judge:
 def statement_edges(
     server: ClickHouse, target: TableFacts, plan: Plan, statement: Statement, scan: ScanFacts, start: int, end: int
 ) -> list[set[int]]:
-    """For each key of time that a statement's chunks must not cut, where they may: its edges, in milliseconds."""
+    """Return, for each time key that chunks must not cut, the edges between *start* and *end*, in milliseconds."""
     return [
         set.intersection(*(set(bucket.between(start, end)) for bucket in _buckets(server, key, scan.times)))
         for key in keys_to_keep_whole(_case(target, plan, statement, scan))
@@ -145,7 +148,7 @@ def statement_edges(
 
 
 def may_cut_by_key(plan: Plan, target: TableFacts, scans: Sequence[ScanFacts]) -> bool:
-    """Return whether the rows of one window may be processed in parts that are not cut by time."""
+    """Return whether one window may be processed in parts by key."""
     return (
         len({table.table for statement in plan.statements for table in plan.filters(statement)}) == 1
         and plan.write_mode is not WriteMode.REPLACE
@@ -159,7 +162,7 @@ def may_cut_by_key(plan: Plan, target: TableFacts, scans: Sequence[ScanFacts]) -
 def partition_edges(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], start: int, end: int
 ) -> list[int]:
-    """Return where the target's partitions begin, in milliseconds of the time that the chunks are cut by."""
+    """Return the starts of the target's partitions, in milliseconds of the time that the chunks are cut by."""
     edges = []
     for statement, scan in zip(plan.statements, scans, strict=True):
         verdict = _Judge(server, target, plan, [start, end]).verdict(statement, scan)
@@ -172,10 +175,10 @@ def to_partitions(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], bounds: Sequence[int]
 ) -> list[int]:
     """
-    Return the bounds with those inside moved to where partitions begin, if the SELECT labels rows by another time.
+    Move the inner bounds to starts of partitions, if the SELECT labels rows by another time.
 
-    A day of a roll-up that counts in local days does not begin when a day of UTC does. Bounds stay as they
-    are where they fit, where partitions are longer than chunks, and where the label is the time itself.
+    For example, local days of a roll-up start at other instants than UTC days. Bounds stay unchanged if they fit, if
+    partitions are longer than chunks, or if the label is the time itself.
     """
     if len(bounds) < 3 or not any(
         _is_relabelled(server, target, plan, *both) for both in zip(plan.statements, scans, strict=True)
@@ -197,10 +200,10 @@ def with_label(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], verdicts: Sequence[Verdict]
 ) -> Plan:
     """
-    Return the plan with what its SELECTs make of the time, where the target's time may lie outside of its chunk.
+    Add to the plan the label of the target's time, if rows may have a target time outside their chunk.
 
     Raises:
-        RequestError: Partitions are to be replaced, and the plan's statements label rows in different ways.
+        RequestError: The plan replaces partitions, and its statements label rows in different ways.
     """
     time = plan.target_time
     if time is None or plan.write_mode is not WriteMode.REPLACE:
@@ -250,12 +253,12 @@ def _check_partitions(
         )
     if plan.keep_outside:
         _check_kept(server, target, plan, scan, verdict, bounds)
-    # Only the ends of the window may cut a partition; the chunks there keep the rows outside.
+    # Only the ends of the window may cut a partition: their chunks keep the rows outside.
     held = bounds[1:-1] if plan.keep_outside else bounds
     facts = bucket_facts(server, key, scan.times, held) if held else BucketFacts()
     ends = {bounds[0], bounds[-1]} & {held[0], held[-1]} if held else set()
     while facts.cut is not None and to_ms(facts.cut) in ends and len(held) > 1:
-        # Nothing is lost at an end of the window where the target has no rows of that partition.
+        # If the target has no rows of that partition, the end of the window loses nothing.
         value = value_at(server, key, scan.times, facts.cut)
         if catalog.count_rows(server, target.storage, f"toString({of_target}) IN ({value})"):
             break
@@ -264,7 +267,7 @@ def _check_partitions(
         facts = bucket_facts(server, key, scan.times, held)
     if facts.cut is not None and len(held) > 1:
         window, chunking = _fitting(server, plan, key, scan.times)
-        # Beyond hours and days, the table itself knows best.
+        # For lengths beyond a day, the table's partitions fit best.
         short = chunking.hours is not None and chunking.hours <= _CHUNK_HOURS[-1]
         proposal = window + (chunking if short else Chunking(unit=Unit.PARTITION)).flags
         fitting = pass_flags(proposal)
@@ -286,7 +289,7 @@ def _check_partitions(
 def _check_kept(
     server: ClickHouse, target: TableFacts, plan: Plan, scan: ScanFacts, verdict: Verdict, bounds: Sequence[int]
 ) -> None:
-    """Refuse to keep rows outside of a window that the target's time column does not show."""
+    """Refuse to keep rows outside a window if the target's time column does not show the window."""
     time = plan.target_time
     label = verdict.labels.get(time.column) if time is not None else None
     if time is None or label is None or labels_leave_chunk(server, label, scan.times, bounds, time.kind):
@@ -299,7 +302,7 @@ def _check_kept(
 
 
 def _partition_key(server: ClickHouse, target: TableFacts, scan: ScanFacts, verdict: Verdict) -> _PartitionKey:
-    """Derive the target's partitions from the time that cuts the chunks."""
+    """Derive the target's partition key from the time that the chunks are cut by."""
     if not verdict.labels:
         raise RequestError(
             f"{target.name} has no time column that follows from the time that the window applies to, so it cannot "
@@ -315,7 +318,7 @@ def _partition_key(server: ClickHouse, target: TableFacts, scan: ScanFacts, verd
         if bucket_facts(server, key, scan.times, [0, MS_PER_DAY]).usable:
             found.setdefault(tuple(expression.table for expression in key), {})[element] = key
     for tables, keys in found.items():
-        # Chunks share a partition only where they share the value of each element.
+        # Chunks share a partition only if they share the value of each element.
         values = (_tuple_of([key[branch].sql for key in keys.values()]) for branch in range(len(tables)))
         return _PartitionKey(_tuple_of(list(keys)), tuple(map(TimeExpression, tables, values)))
     raise RequestError(
@@ -328,9 +331,9 @@ def _partition_key(server: ClickHouse, target: TableFacts, scan: ScanFacts, verd
 def _with_defaults(
     target: TableFacts, statement: Statement, labels: Mapping[str, BucketKey]
 ) -> Mapping[str, BucketKey]:
-    """Return the labels with those of columns that the target computes from one of them."""
+    """Return the labels, including those of columns that the target computes from a labelled column."""
     found = dict(labels)
-    # A default may use an earlier column with a default.
+    # A default may use an earlier column that has a default, too.
     for column in target.columns:
         used = _columns_in(target, column.default) if column.default and column.name not in statement.columns else []
         changes = any(UNSTABLE.fullmatch(name) for name in re.findall(r"\w+", column.default))
@@ -349,7 +352,7 @@ def _label_of(target: TableFacts, expression: str, name: str, labels: BucketKey)
 
 
 def _partition_elements(target: TableFacts) -> list[str]:
-    """Return the partition key, and its elements: chunks that differ in one of these share no partition."""
+    """Return the partition key and its elements. Chunks that differ in one element share no partition."""
     return [one for one in dict.fromkeys([target.partition_key, *expressions(target.partition_key)]) if one]
 
 
@@ -375,28 +378,28 @@ def _columns_in(target: TableFacts, expression: str) -> list[str]:
 
 
 def _applied(expression: str, column: str, value: str) -> str:
-    """Return an expression over a column, applied to a value."""
+    """Return an expression over a column, with the column replaced by a value."""
     if expression in (column, quote(column)):
         return value
     return f"arrayMap({quote(column)} -> ({expression}), [{value}])[1]"
 
 
 def _fitting(server: ClickHouse, plan: Plan, key: BucketKey, times: _Times) -> tuple[tuple[Flag, ...], Chunking]:
-    """Return flags of the nearest window and length that put every chunk bound on an edge of a key."""
+    """Return flags for the nearest window and length that put every chunk bound on an edge of a key."""
     bucket = TimeBuckets(server, key[0].sql, times[key[0].table])
     start, end = bucket.around(plan.start)[0] or plan.start, bucket.around(plan.end)[1] or plan.end
     own = (start, end) == (plan.start, plan.end)
     window = () if own else (Flag("--from", short_instant(start)), Flag("--to", short_instant(end)))
     for chunking in _usual_lengths(plan, bucket.zones):
         bounds = [to_ms(start), *(to_ms(until) for _, until in chunking.slices(start, end))]
-        # A single chunk has no length of its own, so the length of the window is used.
+        # For a single chunk, the length of the window counts.
         if len(bounds) > 2 and bucket_facts(server, key, times, bounds).fits:
             return window, chunking
     return window, Chunking(hours=(end - start) / timedelta(hours=1))
 
 
 def _usual_lengths(plan: Plan, zones: Sequence[str]) -> Iterator[Chunking]:
-    """Lengths that people use, from the plan's own on: hours, then the calendar of UTC and of *zones*."""
+    """Yield common lengths from the plan's length on: hours, then calendar units in UTC and in *zones*."""
     least = plan.chunking.nominal_hours
     for hours in sorted({*_CHUNK_HOURS, *([plan.chunk_hours] if plan.chunk_hours else [])}):
         if least <= hours:

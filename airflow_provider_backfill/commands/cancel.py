@@ -18,13 +18,13 @@ from .status import status_payload
 
 def cancel_plan(session: Session, plan_id: str, *, reason: str = "", wait_seconds: float = 10.0) -> Payload:
     """
-    Stop a plan permanently, until somebody resumes it: no chunk is claimed any more, and its queries are killed.
+    Stop a plan until a user resumes it: no further chunk is claimed, and the plan's queries are killed.
 
-    Workers see it within a second and give their chunks back. Here, too, the server is asked to
-    kill the queries, when there is one to ask, and claims of workers that are gone are freed.
+    Workers notice the cancel within a second and release their chunks. If a server is configured, this command also
+    kills the queries, and releases the claims of dead workers.
 
     Raises:
-        RequestError: No such plan, or it is completed already.
+        RequestError: The plan does not exist or is already completed.
     """
     plan = session.store.load_plan(plan_id)
     log = session.store.open_run(plan)
@@ -45,14 +45,14 @@ def cancel_plan(session: Session, plan_id: str, *, reason: str = "", wait_second
                     time.sleep(0.1)
                     _kill(sites)
         except (ServerError, ConfigError) as error:
-            # The cancel is on disk: living workers obey it, whatever this process can reach.
+            # The cancel is on disk: live workers obey it, even if this process cannot reach the server.
             queries = f"not looked at: {error.message}"
     log.checkpoint()
     return {**status_payload(session, plan, log.refresh(), "cancel", noop=noop), "queries": queries}
 
 
 def _kill(sites: Sequence[Site]) -> str:
-    """Kill the plan's queries in every place; how many, and where nobody could be asked."""
+    """Kill the plan's queries on every site; return a text with their number and the unreachable sites."""
     found, silent = 0, []
     for site in sites:
         try:
@@ -65,7 +65,7 @@ def _kill(sites: Sequence[Site]) -> str:
 
 
 def _free_dead_claims(session: Session, log: RunLog) -> int:
-    """Give back the chunks of dead workers; how many chunks living workers still hold."""
+    """Release the chunks of dead workers; return the number of chunks that live workers still hold."""
     run, moment, held = log.refresh(), utc_now(), 0
     for chunk in list(select_chunks(log.plan, run, ChunkStatus.RUNNING)):
         state = run.state(chunk.id)

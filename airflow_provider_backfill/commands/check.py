@@ -1,4 +1,4 @@
-"""Tell whether every required backfill is finished."""
+"""Check whether every required backfill is finished."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -42,13 +42,13 @@ def check_backfills(
     declared: Sequence[RequiredBackfill] = (),
 ) -> Payload:
     """
-    Return whether every required backfill is finished, for a CI job; needs no ClickHouse.
+    Check whether every required backfill is finished, for a CI job; no ClickHouse is needed.
 
-    A damaged plan is a finding of its own; the others are still judged. One plan is in memory at a time.
+    A damaged plan is reported as a finding, and the other plans are still judged. Only one plan is in memory at a time.
 
     Args:
-        target: Look only at the plans of this table.
-        max_age: An unfinished plan is only a warning until it is older.
+        target: The table whose plans are checked; None for all plans.
+        max_age: The age from which an unfinished plan is an error instead of a warning.
         declared: Backfills that must have a plan.
     """
     mine = [entry for entry in declared if target in (None, entry.target)]
@@ -58,7 +58,7 @@ def check_backfills(
     tally = _Tally()
     for name, found in session.store.runs(session.store.plan_ids(), brief=True):
         if isinstance(found, DamagedStateError):
-            # The plan's own file may be sound.
+            # The plan's own file may be intact.
             plan, case = _sound_plan(session, name), _damage_case(name, found)
         elif isinstance(found, BackfillError):
             raise found
@@ -81,7 +81,7 @@ def check_backfills(
     )
     for plans in tally.fills.values():
         twice = tuple(filled_twice(session.store, plans))
-        # A finding names the plan that came second.
+        # The finding concerns the later of the two plans.
         for name in dict.fromkeys(stretch.second for stretch in twice):
             theirs = tuple(stretch for stretch in twice if stretch.second == name)
             findings += judge(RuleContext(moment=utc_now(), about=name, twice=theirs))
@@ -97,7 +97,7 @@ def _sound_plan(session: Session, plan_id: str) -> Plan | None:
 
 
 def _damage_case(plan_id: str, error: DamagedStateError) -> RuleContext:
-    """Return the case of a damaged plan; a command in the error's remedy becomes the finding's remedy."""
+    """Return the case of a damaged plan. A command in the error's remedy becomes the remedy of the finding."""
     advised = command_of(error.remedy)
     damage = error.message if advised is not None else sentences(error)
     return RuleContext(moment=utc_now(), about=plan_id, damage=damage, remedy=advised)

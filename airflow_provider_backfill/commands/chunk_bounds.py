@@ -1,8 +1,8 @@
 """
-The possible chunk bounds of a plan, and the choice among them.
+Find the possible chunk bounds of a plan, and choose among them.
 
-Bounds of hours and calendars follow from the plan's length. Those of partitions are the edges of
-the target's partition key; those of limits on rows and bytes lie where the rows of the source say.
+Bounds of hours and calendars follow from the plan's chunk length. Bounds of partitions are the edges of the target's
+partition key. Bounds from limits on rows and bytes depend on the source's rows.
 """
 
 import math
@@ -37,7 +37,7 @@ _TRIES = 4
 
 
 class HeavyChunk(NamedTuple):
-    """A slice that reads more of the source than the plan's limits, and how many times as much as they allow."""
+    """A slice that reads more of the source than the plan's limits, and the factor by which it exceeds them."""
 
     start: datetime
     end: datetime
@@ -46,11 +46,11 @@ class HeavyChunk(NamedTuple):
 
 class Cut(NamedTuple):
     """
-    A plan with its bounds, and what was learnt while they were chosen.
+    A plan with its bounds, and the facts from choosing them.
 
     Attributes:
-        heavy: The chunks that could not be made light enough.
-        rows: Rows of the plan's sources by the start of their chunk, in milliseconds; None where none were counted.
+        heavy: The chunks that still exceed the limits.
+        rows: Rows of the plan's sources by the start of their chunk, in milliseconds; None if no rows were counted.
     """
 
     plan: Plan
@@ -60,11 +60,11 @@ class Cut(NamedTuple):
 
 def cut(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts]) -> Cut:
     """
-    Return the plan with its bounds, where they come from data, and the number of its chunks.
+    Return the plan with its number of chunks and, if they come from data, its bounds.
 
     Raises:
-        RequestError: The bounds cannot be had: the rows are too many to be counted, the size of a row is
-            not known, a chunk would be shorter than the plan allows, or no day of a Date column.
+        RequestError: The bounds cannot be computed. The rows are too many to count, the size of a row is unknown, a
+            chunk would be shorter than allowed, or a chunk would cut a day of a Date column.
     """
     if not plan.chunking.from_data:
         bounds = plan.bounds_ms()
@@ -81,7 +81,7 @@ def cut(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[Scan
 
 
 def _by_chunk(bounds: Sequence[int], rows: Mapping[int, int]) -> dict[int, int]:
-    """Add up rows by an instant to rows by the bound before the instant."""
+    """Sum rows by instant to rows by the bound at or before each instant."""
     counts: dict[int, int] = {}
     for at, count in rows.items():
         start = bounds[bisect_right(bounds, at) - 1]
@@ -101,7 +101,7 @@ def _with_bounds(plan: Plan, bounds: list[int]) -> Plan:
 def _cut_by_key(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], cells: Sequence[Cell]
 ) -> Cut:
-    """Return the plan with parts of the chunks that are too heavy for the shortest time."""
+    """Cut by key the chunks that exceed the limits even at the shortest length."""
     bounds, parts, heavy = plan.bounds_ms(), dict[int, tuple[str, ...]](), list[HeavyChunk]()
     weights = [0.0] * (len(bounds) - 1)
     for cell in cells:
@@ -120,12 +120,12 @@ def _cut_by_key(
 
 
 def _light_ranges(server: ClickHouse, plan: Plan, chunk: Chunk, weight: float) -> tuple[tuple[str, ...], float]:
-    """Key ranges that are light enough, and the weight of the heaviest; none where the key cannot be cut."""
+    """Return key ranges within the limits, and the weight of the heaviest; empty if the key cannot be cut."""
     source, where = _source(plan), _condition(plan, chunk)
     best: tuple[str, ...] = ()
     left, pieces = weight, weight
     for _ in range(_TRIES):
-        # The pieces of a sample are not exactly equal.
+        # Pieces of a sample differ in size.
         pieces *= _SPARE
         ranges = _ranges(server, plan, chunk, math.ceil(pieces))
         if not ranges:
@@ -140,7 +140,7 @@ def _light_ranges(server: ClickHouse, plan: Plan, chunk: Chunk, weight: float) -
 
 
 def _ranges(server: ClickHouse, plan: Plan, chunk: Chunk, pieces: int) -> list[str]:
-    """Return conditions that cut a chunk's rows into about this number of pieces; none where the key cannot be cut."""
+    """Return conditions that cut a chunk's rows into about *pieces* pieces; empty if the key cannot be cut."""
     source = _source(plan)
     columns = key_columns(server, source)
     ordered = list(takewhile(lambda column: column.orderable, columns))
@@ -150,27 +150,27 @@ def _ranges(server: ClickHouse, plan: Plan, chunk: Chunk, pieces: int) -> list[s
         ranges = cut_by_key(ordered, sample, pieces, chunk.key_range)
         if len(ranges) > 1:
             return ranges
-    # Values that no literal can be written for, such as floats, have a hash.
+    # Key columns without literals, such as floats, can still be hashed.
     return cut_by_hash(columns, pieces, chunk.key_range) if len(ordered) < len(columns) else []
 
 
 def split_chunk(server: ClickHouse, target: TableFacts, plan: Plan, chunk: Chunk) -> tuple[Chunk, ...]:
     """
-    Cut a chunk that is too heavy: by time, or where that is too short already, by the source's sorting key.
+    Split a chunk that is too large: by time, or for a short chunk by the source's sorting key.
 
     Returns:
-        The parts: by time two, cut at the possible bound nearest to the middle. None when every cut would divide a
-        bucket or a partition, and the key cannot be cut.
+        The parts; by time, two parts with the common bound closest to the middle. Empty if every cut would divide a
+        bucket or a partition and the key cannot be cut.
 
     Raises:
         ServerError: ClickHouse could not be asked.
     """
     scans = plan_inputs.check_scans(server, target, plan, chunk.start, chunk.end)
     scans = plan_inputs.read_queries(server, target, plan, scans)
-    # The parts may run at once, so they may not share a partition.
+    # The parts may run in parallel, so they must not share a partition.
     apart = plan.model_copy(update={"keep_outside": False})
     start, end = to_ms(chunk.start), to_ms(chunk.end)
-    # Most types of a query parameter hold whole seconds.
+    # Most types of a query parameter store whole seconds.
     step = MS_PER_DAY if _has_dates(plan) else 1000 if any(s.parameters for s in plan.statements) else 1
     middle = (start + end) // 2 // step * step
     edges = _edges(server, target, plan, scans, [start, end])
@@ -192,7 +192,7 @@ def _has_dates(plan: Plan) -> bool:
 
 
 def _condition(plan: Plan, chunk: Chunk) -> str:
-    """Return the condition that a row of the plan's one source belongs to a chunk."""
+    """Return the condition that a row of the plan's single source belongs to a chunk."""
     (table,) = plan.filters(plan.statements[0])
     return slices_condition(table, [(chunk.start, chunk.end)], chunk.key_range)
 
@@ -200,7 +200,7 @@ def _condition(plan: Plan, chunk: Chunk) -> str:
 def _split_by_key(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], chunk: Chunk
 ) -> tuple[Chunk, ...]:
-    """Parts of the chunk's window that together have its rows; nothing where the key cannot be cut."""
+    """Return parts of the chunk by key that together have all its rows; empty if the key cannot be cut."""
     if not adding_up.may_cut_by_key(plan, target, scans):
         return ()
     pieces = (chunk._replace(key_range=each) for each in _ranges(server, plan, chunk, 2))
@@ -214,14 +214,14 @@ def _source(plan: Plan) -> TableName:
 def _base(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], chunking: Chunking
 ) -> list[int]:
-    """Return the bounds by length alone."""
+    """Return the bounds that follow from the length alone."""
     if chunking.unit is not Unit.PARTITION:
         start = to_ms(plan.start)
         return [start, *(to_ms(end) for _, end in chunking.without_limits().slices(plan.start, plan.end))]
     first, last = to_ms(plan.start), to_ms(plan.end)
     bounds = [first, *adding_up.partition_edges(server, target, plan, scans, first, last), last]
     least = plan.min_chunk_minutes * _MS_PER_MINUTE
-    # The window may cut the first and the last.
+    # The window may cut the first and the last chunk.
     short = next((start for start, end in pairwise(bounds[1:-1]) if end - start < least), None)
     if short is not None:
         raise RequestError(
@@ -238,9 +238,9 @@ def _cells(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], base: Sequence[int]
 ) -> tuple[list[Cell], Mapping[int, int] | None]:
     """
-    Return the source's weight between the possible bounds of the plan, without those of no weight.
+    Return the source's weight between the possible bounds of the plan, without empty cells.
 
-    With the cells, the rows by the same instants, where they were counted and not taken from an index.
+    The second value has the rows by the same instants; None if they were estimated from an index.
     """
     starts = _allowed(server, target, plan, scans, base)
     weights: dict[int, float] = {}
@@ -276,7 +276,7 @@ def _cells(
 
 
 def _weight_of_row(server: ClickHouse, plan: Plan, source: TableName) -> float:
-    """Return the share of a chunk's limit that one row of the source takes."""
+    """Return one source row's share of a chunk's limit."""
     rows, size = plan.chunking.rows, plan.chunking.size
     share = 1 / rows if rows else 0.0
     if size is None:
@@ -293,7 +293,7 @@ def _weight_of_row(server: ClickHouse, plan: Plan, source: TableName) -> float:
 def _allowed(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], base: Sequence[int]
 ) -> list[int]:
-    """Every instant at which the plan may have a bound, from the start of the window to its last bound but one."""
+    """Return every instant at which the plan may have a bound, from the start of the window, without its end."""
     least = max(round(plan.min_chunk_minutes * _MS_PER_MINUTE), 1)
     if _has_dates(plan):
         least = -(-least // MS_PER_DAY) * MS_PER_DAY
@@ -314,7 +314,7 @@ def _edges(
     """
     Return the instants at which no bucket and no partition is cut, in time order.
 
-    None where there are none to cut.
+    None if nothing restricts the bounds.
     """
     sets: list[set[int]] = []
     for statement, scan in zip(plan.statements, scans, strict=True):
@@ -325,7 +325,7 @@ def _edges(
 
 
 def parts_in_place(server: ClickHouse, target: TableFacts, plan: Plan, chunk: Chunk) -> tuple[ChunkPart, ...]:
-    """Return the parts to take a chunk's place; none when it cannot be cut, or the server cannot say where."""
+    """Return the parts that replace a chunk; empty if it cannot be cut, or the server cannot tell where."""
     try:
         parts = split_chunk(server, target, plan, chunk)
     except BackfillError:

@@ -1,8 +1,7 @@
 """
-The size of a plan's chunks, and a proposal for a better size.
+Estimate the size of a plan's chunks, and propose a better length.
 
-The estimate counts rows of the source, before the SELECT's own filters; what is proposed fits the
-buckets and partitions, as the planner demands.
+The estimate counts source rows before the SELECT's own filters. A proposed length fits the buckets and partitions.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,8 +26,8 @@ from ..core.sql import time_filter
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from . import adding_up
 
-# What a chunk should hold: enough that its fixed cost (tables, verification, publishing) is little, and
-# little enough that an attempt takes seconds to minutes.
+# The ideal chunk is large enough to make its fixed cost (tables, verification, publishing) small, and small enough to
+# take seconds to minutes.
 IDEAL_ROWS = 10_000_000
 IDEAL_BYTES = 2**30
 _CHUNK_HOURS = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 24.0, 48.0, 72.0, 168.0, 336.0, 720.0)
@@ -36,10 +35,10 @@ _CHUNK_HOURS = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 24.0, 48.0, 72.0,
 
 def estimate_plan(server: ClickHouse, plan: Plan, counted: Mapping[int, int] | None = None) -> Estimate | None:
     """
-    Rows of the source in each chunk; None when that cannot be told at a low price.
+    Return the source rows per chunk; None if they cannot be found cheaply.
 
     Args:
-        counted: Rows by the start of their chunk, in milliseconds, where they are known already.
+        counted: Known rows by the start of their chunk, in milliseconds.
 
     Raises:
         ServerError: The server could not be reached.
@@ -55,7 +54,7 @@ def estimate_plan(server: ClickHouse, plan: Plan, counted: Mapping[int, int] | N
 
 
 def _estimate_of(server: ClickHouse, plan: Plan, rows: Sequence[int]) -> Estimate:
-    """Return the estimate of chunks of which each has its rows."""
+    """Return the estimate for chunks with exactly these row counts."""
     filled = [count for count in rows if count]
     return Estimate(
         chunks=len(rows),
@@ -70,7 +69,7 @@ def _estimate_of(server: ClickHouse, plan: Plan, rows: Sequence[int]) -> Estimat
 
 
 def chunk_rows(server: ClickHouse, plan: Plan, counted: Mapping[int, int] | None = None) -> list[tuple[Chunk, int]]:
-    """Every chunk, or the parts in its place, with its rows of the sources; none when they cannot be counted."""
+    """Return every chunk (or its parts) with its source rows; empty if they cannot be counted."""
     counts = _count_rows(server, plan) if counted is None else counted
     if counts is None:
         return []
@@ -88,7 +87,7 @@ def chunk_rows(server: ClickHouse, plan: Plan, counted: Mapping[int, int] | None
 
 
 def _count_rows(server: ClickHouse, plan: Plan) -> Mapping[int, int] | None:
-    """Rows of the sources by the start of their chunk, in milliseconds; None when they cannot be counted."""
+    """Return source rows by the start of their chunk, in milliseconds; None if they cannot be counted."""
     bounds = plan.bounds_ms()
     counts: dict[int, int] = {}
     for statement in plan.statements:
@@ -110,11 +109,10 @@ def propose_hours(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], estimate: Estimate
 ) -> float | None:
     """
-    Return the length of a chunk in hours that suits the rows and fits buckets and partitions.
+    Return a chunk length in hours that suits the rows and fits buckets and partitions.
 
-    The largest usual length whose largest chunk holds at most 10 million rows and 1 GiB; where
-    none of these fits the tables, the smallest longer one that does; None when none fits, or when
-    the plan is cut otherwise than by hours.
+    Prefer the longest common length whose largest chunk has at most 10 million rows and 1 GiB. If none of these fits
+    the tables, take the shortest longer length that fits. None if no length fits, or if the plan is not cut by hours.
     """
     if plan.chunk_hours is None or plan.bounds:
         return None
@@ -132,7 +130,7 @@ def propose_hours(
 
 
 def by_length(plan: Plan, chunking: Chunking) -> Plan:
-    """Return the plan with chunks of another length; bounds that come from data are not computed yet."""
+    """Return the plan with another chunk length; bounds that come from data are not yet computed."""
     return plan.model_copy(
         update={
             "chunk_hours": chunking.hours,
@@ -145,10 +143,10 @@ def by_length(plan: Plan, chunking: Chunking) -> Plan:
 
 def resized(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts]) -> Plan:
     """
-    Return the plan with partitions as chunks, in ``replace``, or with a chunk length that suits its rows.
+    Choose chunks automatically: partitions in ``replace``, otherwise a length that suits the rows.
 
     Raises:
-        RequestError: The rows cannot be estimated, or no usual length fits the tables.
+        RequestError: The rows cannot be estimated, or no common length fits the tables.
     """
     if plan.write_mode is WriteMode.REPLACE:
         return by_length(plan, Chunking(unit=Unit.PARTITION))
@@ -171,7 +169,7 @@ def resized(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[
 def describe(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], estimate: Estimate | None
 ) -> dict[str, Any] | None:
-    """Return the estimate of a plan as JSON; another chunk length is proposed only where this one is far off."""
+    """Return the estimate of a plan as JSON; propose another chunk length only if the current one is far off."""
     if estimate is None:
         return None
     small = estimate.median < SMALL_ROWS and plan.chunk_count >= MANY_CHUNKS
@@ -199,7 +197,7 @@ def _candidates(plan: Plan, chunk_hours: float) -> Iterable[float]:
 
 
 def estimate_payload(estimate: Estimate | None, proposed: float | None) -> dict[str, Any] | None:
-    """Return an estimate as ``plan`` and ``doctor`` print it; rows and bytes per chunk that holds any."""
+    """Return an estimate as ``plan`` and ``doctor`` print it, with rows and bytes per non-empty chunk."""
     if estimate is None:
         return None
     rows = {"min": estimate.smallest, "median": estimate.median, "max": estimate.largest}

@@ -1,4 +1,4 @@
-"""A selection of a plan's chunks: by status, or by a part of the window."""
+"""Select chunks of a plan: by status, or by a part of the window."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from ..core.window import Window
 from ..errors import Advice, Command, RequestError
 from .session import Payload, Session
 
-# More failed chunks than these are counted, not read, in the payload of every status.
+# The maximum of failed chunks that a status payload groups by error, and of windows per group.
 _GROUPED = 1000
 _SHOWN = 20
 
@@ -31,8 +31,8 @@ class ChunkResult:
         status: ``pending``, ``running``, ``done`` or ``failed``.
         attempts: Attempts so far.
         query_id: The id of the last attempt's INSERT; None before the first.
-        rows: Rows that the target got from the chunk; None until it is done.
-        error: The last error in short; None without one.
+        rows: Rows that the target received from the chunk; None until the chunk is done.
+        error: The last error, shortened; None without an error.
     """
 
     id: str
@@ -60,10 +60,9 @@ class ChunkResult:
 
 def list_chunks(session: Session, plan_id: str, status: ChunkStatus | None) -> list[ChunkResult]:
     """
-    Return every chunk of a plan that stands at *status*, or all, in time order; needs no ClickHouse.
+    Return the chunks of a plan with *status*, or all, in time order; no ClickHouse is needed.
 
-    Each has its window, its attempts, the query id of the last one, its rows when it is done,
-    and its last error in short.
+    Each has its window, attempts, last query id, rows (if done) and last error, shortened.
     """
     plan = session.store.load_plan(plan_id)
     run = session.store.open_run(plan).run
@@ -72,10 +71,10 @@ def list_chunks(session: Session, plan_id: str, status: ChunkStatus | None) -> l
 
 def chunk_statements(session: Session, plan_id: str, chunk_id: str) -> list[Payload]:
     """
-    Return the statements of the last or next attempt of the one chunk whose id begins with *chunk_id*.
+    Return the statements of the last or next attempt of the chunk whose id begins with *chunk_id*.
 
     Raises:
-        RequestError: No chunk or several chunks have such an id.
+        RequestError: No chunk, or several chunks, have such an id.
     """
     plan = session.store.load_plan(plan_id)
     run = session.store.open_run(plan).run
@@ -90,7 +89,7 @@ def chunk_statements(session: Session, plan_id: str, chunk_id: str) -> list[Payl
 
 
 def statement_payload(plan: Plan, chunk: Chunk, attempt: int, position: int) -> Payload:
-    """Return the INSERT of an attempt with its time filter, as a person can paste it, but for secrets."""
+    """Return the INSERT of an attempt with its time filter, in a form that a person can paste, without secrets."""
     plan = plan.on_shard(chunk.shard) if chunk.shard else plan
     statement = plan.statements[position]
     into: TableName = plan.target
@@ -121,7 +120,7 @@ def _result(plan: Plan, run: Run, chunk: Chunk) -> ChunkResult:
 
 
 def failures_payload(plan: Plan, run: Run) -> list[Payload]:
-    """Return the failed chunks grouped by their error; of many chunks the first windows are listed."""
+    """Return the failed chunks grouped by error; of large groups, only the first windows."""
     failed = islice(select_chunks(plan, run, ChunkStatus.FAILED), _GROUPED)
     return [
         {
@@ -137,7 +136,7 @@ def failures_payload(plan: Plan, run: Run) -> list[Payload]:
 
 
 def chunks_between(plan: Plan, window: Window | None) -> Callable[[Run], Iterator[Chunk]]:
-    """Return the chunks that a worker may take: all, or those in the window."""
+    """Return a function that yields the chunks a worker may take: all chunks, or those in the window."""
 
     def chosen(run: Run) -> Iterator[Chunk]:
         for chunk in select_chunks(plan, run):

@@ -1,4 +1,4 @@
-"""The claims of one worker: the chunks it may claim, and the liveness of other claimants."""
+"""Claim chunks for one worker, and judge the liveness of other workers."""
 
 import time
 from datetime import datetime
@@ -17,9 +17,9 @@ class Claims:
 
     Args:
         owner: The worker's name.
-        lease_seconds: How long a claim holds after the worker's last sign of life.
-        on_behalf_of: Who gave the command.
-        shard: The shard that it works on; 0 where the target is one table.
+        lease_seconds: Seconds for which a claim holds after the worker's last heartbeat.
+        on_behalf_of: The user or task that gave the command.
+        shard: The shard that the worker fills; 0 if the target is one table.
     """
 
     def __init__(self, plan_id: str, owner: str, lease_seconds: float, on_behalf_of: str, shard: int = 0) -> None:
@@ -29,10 +29,10 @@ class Claims:
 
     def is_dead(self, run: Run, owner: str, moment: datetime) -> bool:
         """
-        Return whether another worker has lost its claims, also when its clock is ahead of this one's.
+        Return whether another worker has lost its claims, even if its clock is ahead.
 
-        Its last sign of life may then lie in the future; so it is dead as well when this worker has waited for the next
-        one as long as the lease, by its own watch.
+        A heartbeat from a clock that is ahead may lie in the future. So a worker is also dead after this worker has
+        waited a full lease for the next heartbeat, by its own clock.
         """
         if owner_is_dead(run, owner, moment):
             return True
@@ -44,10 +44,7 @@ class Claims:
         return watch - since > worker.lease_seconds
 
     def is_full(self, run: Run) -> bool:
-        """
-        Return whether living workers hold as many chunks as the user wants at once, on this shard
-        where there are some.
-        """
+        """Return whether live workers hold as many chunks as the user allows in parallel, counted per shard."""
         if not run.parallel:
             return False
         moment = utc_now()
@@ -55,7 +52,7 @@ class Claims:
         return run.parallel <= sum(worker.claims for name, worker in here if not self.is_dead(run, name, moment))
 
     def claim(self, log: RunLog, chunk: Chunk) -> Event | None:
-        """Claim a chunk on disk, before its query exists; None when it is not to be had."""
+        """Claim a chunk on disk before its query exists; return None if the chunk is not available."""
 
         def decide(run: Run) -> Event | None:
             state = run.state(chunk.id)
@@ -79,7 +76,7 @@ class Claims:
                 shard=chunk.shard,
             )
 
-        # Who holds other chunks matters only where somebody's claim is taken over, or all together are limited;
-        # that either comes true meanwhile is said of this chunk, or of the whole run.
+        # Other chunks matter only for a takeover or a limit over all workers. An event that changes either concerns
+        # this chunk or the whole run.
         alone = log.run.state(chunk.id).status is ChunkStatus.PENDING and not log.run.parallel
         return log.commit(decide, about=chunk.id if alone else "")

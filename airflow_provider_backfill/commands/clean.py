@@ -1,4 +1,4 @@
-"""Drop the tables that backfills have left on a server and that nothing needs."""
+"""Drop unneeded tables that backfills have left on a server."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -18,12 +18,12 @@ from .lease import has_live_worker, utc_now
 from .session import Payload, Session
 from .sites import sites_of
 
-# A table, and the database where its staging tables are made; empty for its own.
+# A table, and the database of its staging tables; empty for the table's own database.
 _Place = tuple[TableName, str]
 
 
 class _Found(NamedTuple):
-    """A table of the product; *beside* is the replicated table with the same replicas, None for one server."""
+    """A table of the product; *beside* is the replicated table with the same replicas, or None."""
 
     facts: StagingFacts
     beside: Replicas | None
@@ -33,20 +33,19 @@ def clean_up(
     session: Session, *, plan_id: str | None = None, target: TableName | None = None, remove: bool = False
 ) -> Payload:
     """
-    Find the tables that backfills have left on the server, on all replicas and in Keeper, and drop them.
+    Find the tables that backfills have left, on all replicas and in Keeper, and drop them.
 
-    Looked at are all databases of the server, and what is beside the targets of this folder's plans, on every shard
-    where these have some. Kept is the table of a plan that somebody may be at work on, in whichever folder or on
-    whichever host: a worker with a lease, a run that is announced on the target, a query that runs. Backups of
-    ``replace`` are not looked at.
+    The search covers all databases of the server, and the targets of this folder's plans on every shard. A table is
+    kept while a worker may be active on its plan, in any folder or on any host. Signs are a worker with a lease, a
+    fence on the target, and a running query. Backups of ``replace`` are ignored.
 
     Args:
-        plan_id: Only the tables of this plan, which need not be in the state folder.
-        target: Look beside this table, and nowhere else.
-        remove: Drop them; otherwise only say which would be.
+        plan_id: Search only tables of this plan, which need not be in the state folder.
+        target: Search only tables of this target.
+        remove: Whether to drop the tables; otherwise only list them.
 
     Raises:
-        RequestError: No such table as *target*, or no server was named.
+        RequestError: The table *target* does not exist, or no server is configured.
         ServerError: ClickHouse could not be asked, or refused to drop a table.
     """
     judged: dict[str, Payload] = {}
@@ -55,7 +54,7 @@ def clean_up(
     with session.connected_to_one() as address:
         for server, names in _places(session, address, plan_id, target, unseen):
             found = _find(server, plan_id, names, unseen, everywhere=target is None)
-            # A shard's table has an empty twin on the others, which goes with it.
+            # A shard's table has an empty twin on the other shards, which is dropped with it.
             left = [each for name, each in found.items() if remove or name not in seen]
             seen |= found.keys()
             for owner in sorted({each.facts.plan_id for each in left}):
@@ -94,9 +93,9 @@ def _places(
     session: Session, address: ClickHouse, plan_id: str | None, target: TableName | None, unseen: list[str]
 ) -> Iterator[tuple[ClickHouse, set[_Place]]]:
     """
-    Yield where to look: the server that was named, and each shard of the plans in this folder.
+    Yield the places to search: the configured server, and each shard of the plans in this folder.
 
-    Each with the tables of which to look for what was staged, and with where that was done.
+    Each place comes with its target tables and the databases of their staging tables.
     """
     plans = list(_known_plans(session))
     here = {(plan.target, plan.staging_database) for plan in plans}
@@ -133,7 +132,7 @@ def _find(
 
 
 def _targets(server: ClickHouse, places: set[_Place], unseen: list[str]) -> Iterator[TableFacts]:
-    """Return the tables whose neighbours are to be checked."""
+    """Return the targets whose staging tables are searched."""
     for name, database in sorted(places):
         try:
             facts = catalog.table_facts(server, name)
@@ -159,7 +158,7 @@ def _known_plans(session: Session) -> Iterator[Plan]:
 def _clean_plan(
     session: Session, server: ClickHouse, plan_id: str, tables: list[_Found], all_tables: list[_Found], *, remove: bool
 ) -> Iterator[Payload]:
-    """Judge some tables of a plan and drop them, while nobody in this folder can claim its chunks."""
+    """Judge and drop tables of a plan, while nobody in this folder can claim its chunks."""
     known = plan_id in session.store.plan_ids()
     hold: AbstractContextManager[None] = session.store.exclusive(plan_id) if known else nullcontext()
     with hold:
@@ -187,7 +186,7 @@ def _clean_plan(
 
 
 def _standing(session: Session, server: ClickHouse, plan_id: str, tables: list[_Found]) -> Standing:
-    """Return the state of the plan, and its workers on every host."""
+    """Return the use of the plan's tables: its run, and its workers on every host."""
     run, readable, own = None, True, ""
     try:
         plan = session.store.load_plan(plan_id)
@@ -197,13 +196,13 @@ def _standing(session: Session, server: ClickHouse, plan_id: str, tables: list[_
     except DamagedStateError:
         readable = False
     queries = [*leftovers.live_queries(server), *leftovers.queries_elsewhere(server)]
-    # Looked for again: a run may have begun since.
+    # Search again, because a run may have begun since.
     new = [
         _Found(facts, find_replicas(server, facts.table))
         for facts in leftovers.tables_anywhere(server)
         if facts.plan_id == plan_id and facts.table not in {each.facts.table for each in tables}
     ]
-    # Of the run of this folder the log tells whether anybody is at work.
+    # For the run in this folder, the log shows whether a worker is active.
     others = [
         each for each in (*tables, *new) if _is_fence(each) and not (own and each.facts.table.table.endswith(own))
     ]

@@ -1,4 +1,4 @@
-"""Tell which parts of a window are proven filled."""
+"""Find the parts of a window that are proven filled."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -19,12 +19,10 @@ def read_coverage(
     session: Session, target: TableName, start: datetime | None = None, end: datetime | None = None
 ) -> Payload:
     """
-    Return which parts of ``[start, end)`` of a target are proven filled, by done chunks of any plan; needs no
-    ClickHouse.
+    Return the parts of ``[start, end)`` of a target that done chunks of any plan have filled; no ClickHouse is needed.
 
-    A done chunk is proof: its rows were verified and published before the event was written. What a plan on another
-    ClickHouse has filled does not count together: each one is listed by itself. A bound that is None is that of the
-    target's plans together.
+    A done chunk is proof, because its rows were verified and published before the event was written. Different
+    ClickHouse servers are listed separately. A bound of None means the earliest or latest bound of the target's plans.
 
     Raises:
         PlanNotFoundError: A bound is None, and the target has no plan.
@@ -52,7 +50,7 @@ def coverage_payload(
     end: datetime,
     damaged: Sequence[Payload] = (),
 ) -> Payload:
-    """Return which parts of ``[start, end)`` the done chunks of these runs have filled, and which two of them have."""
+    """Return the parts of ``[start, end)`` that done chunks of these runs have filled, and those filled twice."""
     by_server: dict[str, list[CoveredInterval]] = {}
     for plan, run in known:
         where = f"the cluster {plan.cluster}" if plan.cluster else plan.environment
@@ -94,7 +92,7 @@ def _known_window(
 
 
 def _done(plan: Plan, run: Run, start: datetime, end: datetime) -> Iterator[CoveredInterval]:
-    """Return the parts of the window that the plan's done chunks fill."""
+    """Return the parts of the window that the plan's done chunks have filled."""
     if run.status is RunStatus.COMPLETED:
         yield CoveredInterval(max(plan.start, start), min(plan.end, end), (plan.plan_id,))
         return

@@ -1,4 +1,4 @@
-"""The workers of one run: one worker for one table, else one for each shard, each at its own pace."""
+"""Run the workers of one run: one worker for a single table, otherwise one for each shard, each at its own pace."""
 
 import math
 import threading
@@ -22,13 +22,13 @@ from .session import Session
 from .sites import Site, on_site
 from .worker import Worker, wait_for
 
-# How long a shard that nobody answers on is waited for, once the others have done their chunks.
+# The maximum wait for a shard without an answer, counted from the end of the other shards' chunks.
 PATIENCE_SECONDS = 120.0
 _PAUSE_SECONDS = 1.0
 
 
 class Ready(NamedTuple):
-    """A place whose chunks may be done; *fence* keeps other runs out of it, where anything can."""
+    """A site whose chunks may be executed; *fence* keeps other runs out, if one is possible."""
 
     site: Site
     target: TableFacts
@@ -40,14 +40,14 @@ class Crew:
     """
     The workers of a run in this process.
 
-    A shard that does not answer makes its own chunks wait; the others go on.
+    Only the chunks of a shard that does not answer wait; other shards continue.
 
     Args:
-        prepare: Looks at one place and keeps other runs out of it.
-        hire: Makes the worker of a place.
+        prepare: Inspects one site and keeps other runs out of it.
+        hire: Creates the worker of a site.
 
     Attributes:
-        ready: The places that could be looked at.
+        ready: The inspected sites.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Crew:
         self._lock = threading.Lock()
         self._workers: dict[int, Worker] = {}
         self._busy: set[int] = set()
-        # Since when nobody answers on a shard, by its number.
+        # By shard number, the time since which no replica has answered.
         self._silent: dict[int, float] = {}
         self._stopping = threading.Event()
         self._reason = ""
@@ -72,11 +72,11 @@ class Crew:
 
     @property
     def reason(self) -> str:
-        """Why the run stopped before its work was done; empty when it did not."""
+        """Why the run stopped before all chunks ended; empty if it did not."""
         return self._reason or next((worker.reason for worker in self._workers.values() if worker.reason), "")
 
     def stop(self, reason: str) -> None:
-        """Give every chunk back and end soon; safe to call from a signal handler's thread."""
+        """Release all chunks and end soon; safe to call from a signal handler's thread."""
         with self._lock:
             self._reason = self._reason or reason
             self._stopping.set()
@@ -85,11 +85,11 @@ class Crew:
 
     def prepare(self) -> None:
         """
-        Inspect every place before anything is written; silent shards are inspected later.
+        Inspect every site before anything is written; shards that do not answer are inspected later.
 
         Raises:
-            RequestError: The run may not begin at one of them.
-            ServerUnreachableError: No place can be reached.
+            RequestError: The run may not begin on one of the sites.
+            ServerUnreachableError: No site can be reached.
         """
         silent = []
         for site in self._sites:
@@ -107,10 +107,10 @@ class Crew:
 
     def run(self, window: Window | None, parallel: int) -> None:
         """
-        Do the chunks of *window* everywhere, *parallel* at once in each place.
+        Execute the chunks of *window* on every site, with *parallel* chunks at a time on each.
 
         Raises:
-            BackfillError: As :meth:`Worker.run`; the first one, once all have ended.
+            BackfillError: As :meth:`Worker.run`; the first error, after all workers have ended.
         """
         if not self._plan.shards:
             self._work(self.ready[0], window, parallel)
@@ -140,7 +140,7 @@ class Crew:
         parallel: int,
         end: threading.Event,
     ) -> None:
-        """Run one shard's part; an error there ends the wait of other shards, not their work."""
+        """Run one shard's worker; an error on this shard stops the waiting of other shards, but not their work."""
         try:
             with on_site(site.plan.shard):
                 ready = ready or self._waited_for(site)
@@ -165,10 +165,10 @@ class Crew:
 
     def gate(self, site: Site, throttle: Callable[[], str]) -> str:
         """
-        Return why the next chunk of a place has to wait: nobody answers on its shard, or *throttle* says so.
+        Return why the next chunk of a site has to wait: its shard does not answer, or *throttle* has a reason.
 
-        Where there are no shards, an attempt by itself finds out who answers. A shard that was silent for
-        :data:`PATIENCE_SECONDS` is given up when no other shard has anything to do any more.
+        Without shards, the attempt itself notices an unreachable server. When the other shards have finished, a shard
+        that was silent for :data:`PATIENCE_SECONDS` is given up.
         """
         if not site.name:
             return throttle()
@@ -178,7 +178,7 @@ class Crew:
         return why or throttle()
 
     def _why_silent(self, site: Site) -> str:
-        # Where rows are dealt out, each shard reads what the others have.
+        # If rows are divided among shards, each shard reads from the other shards.
         places = self._sites if self._plan.dealing is not None else (site,)
         silent = ((place.name, why_unreachable(place.server)) for place in places)
         name, why = next(((name, why) for name, why in silent if why), ("", ""))
@@ -196,7 +196,10 @@ class Crew:
         return alone and time.monotonic() - since > PATIENCE_SECONDS
 
     def _waited_for(self, site: Site) -> Ready | None:
-        """Return a shard that was silent at the start, as soon as it answers; None when waiting ends."""
+        """
+        Wait for a shard that was silent at the start, and inspect it; return None when the wait
+        ends without an answer.
+        """
         log, said = self._session.store.open_run(self._plan), False
         while not self._stopping.wait(_PAUSE_SECONDS):
             if why := self._why_silent(site):
@@ -221,7 +224,7 @@ class Crew:
             worker.drop_staged()
 
     def release(self, log: RunLog) -> None:
-        """Release the windows, unless another worker of the run needs them; those of a dead worker expire."""
+        """Remove the fences, unless another worker of the run needs them; those of a dead worker expire."""
         if has_live_worker(log.refresh(), utc_now()):
             return
         for ready in self.ready:

@@ -1,4 +1,4 @@
-"""Whether each shard of a target fills itself from its own rows, or rows of one source are dealt out to the shards."""
+"""Decide whether each shard fills itself from its own rows, or one source's rows are divided among the shards."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,12 +17,12 @@ from ..core.sql import converted_value, reads_of, row_hash, slot_select
 from ..core.tables import TABLE_FUNCTION, TableName
 from ..errors import Advice, Flag, RequestError
 
-# These engines hold rows of one server only. A view is resolved to its tables.
+# Tables of these engines exist on one server only. A view is replaced by its tables.
 _OWN = frozenset({"MaterializedView", "Memory", "Log", "TinyLog", "StripeLog", "Set", "Join", "EmbeddedRocksDB"})
-# Generated rows say nothing about the place of the other rows.
+# Generated rows do not show where other rows are stored.
 _GENERATED = frozenset({"numbers", "numbers_mt", "zeros", "zeros_mt", "generateSeries", "generate_series", "values"})
 _NEUTRAL = frozenset({"View", "Dictionary", "SystemOne", "SystemNumbers", "SystemZeros"})
-# What is behind these is not seen.
+# The tables behind these engines are unknown.
 _OPAQUE = frozenset({"Merge", "Buffer", "Alias"})
 _BY_HAND = Advice(
     "insert through the Distributed table, at least once: {} {}",
@@ -33,15 +33,15 @@ _BY_HAND = Advice(
 
 def with_dealing(address: ClickHouse, server: ClickHouse, target: TableFacts, plan: Plan) -> Plan:
     """
-    Return a plan of shards with how rows are dealt out to them; as it is where each shard fills itself.
+    Return a plan of shards with the division of rows among them; unchanged if each shard fills itself.
 
     Args:
         address: The server that knows the Distributed tables.
-        server: That of a shard.
-        target: The table on it.
+        server: The server of a shard.
+        target: The target table on that shard.
 
     Raises:
-        RequestError: It cannot be told whose rows a SELECT gives, or by what to deal them out.
+        RequestError: The origin of a SELECT's rows, or the key for dividing them, is unknown.
     """
     if not plan.shards:
         return plan
@@ -72,10 +72,10 @@ def with_dealing(address: ClickHouse, server: ClickHouse, target: TableFacts, pl
 
 def check_stable(plan: Plan, verdicts: Sequence[Verdict]) -> None:
     """
-    Check the columns by which rows are dealt out against the rules.
+    Check that the columns that decide a row's shard have repeatable values.
 
     Raises:
-        RequestError: One of them may have another value when a shard asks again.
+        RequestError: A column may have another value when a shard reads again.
     """
     if plan.dealing is None:
         return
@@ -90,13 +90,13 @@ def check_stable(plan: Plan, verdicts: Sequence[Verdict]) -> None:
 
 def sharding_key_of(keys: Mapping[TableName, str], target: TableName) -> str:
     """
-    Return the sharding key by which the rows of a target are dealt out; empty where there is none.
+    Return the sharding key by which the rows of a target are divided; empty if there is none.
 
     Args:
-        keys: Of the Distributed tables over it, by name; *target* may be one of them.
+        keys: The sharding keys of the Distributed tables over the target, by name; *target* may be one of these tables.
 
     Raises:
-        RequestError: They differ, and none of them is the target by its name.
+        RequestError: The keys differ, and *target* is none of the Distributed tables.
     """
     if target in keys:
         return keys[target]
@@ -115,11 +115,11 @@ def _values(plan: Plan, statement: Statement) -> dict[str, str]:
 
 
 def _is_dealt(server: ClickHouse, target: TableFacts, statement: Statement, tree: Node) -> bool:
-    """Return whether a statement gives the same rows on every shard, rather than each shard's own."""
+    """Return whether a statement gives the same rows on every shard, rather than each shard's own rows."""
     if statement.source is not None and statement.source.database == TABLE_FUNCTION:
         return True
     if statement.source is not None:
-        # Other tables are joined to its rows, wherever they are.
+        # Other tables are joined to the rows of these, wherever they are stored.
         names = [statement.source, *(one.table for one in statement.also_filtered)]
         tree = query_tree.query_tree(server, reads_of(names))
     found = query_tree.sources(server, tree, (), target)
@@ -142,7 +142,7 @@ def _is_dealt(server: ClickHouse, target: TableFacts, statement: Statement, tree
 
 
 def _by_sharding_key(server: ClickHouse, target: TableFacts, plan: Plan, key: str) -> Dealing | None:
-    """Deal out rows as the Distributed table does; None where its key gives another shard each time."""
+    """Divide rows as the Distributed table does; None if its key is not repeatable."""
     select = slot_select(key, target.storage)
     facts = catalog.select_facts(server, select)
     if facts.unstable:
@@ -171,7 +171,7 @@ def _by_sharding_key(server: ClickHouse, target: TableFacts, plan: Plan, key: st
 
 
 def _by_hash(target: TableFacts, plan: Plan, key: str) -> Dealing:
-    """Deal out rows by a hash of ours, where the Distributed table leaves their shard to chance."""
+    """Divide rows by a hash of the product, where the Distributed table chooses shards at random."""
     filled = set.intersection(*(set(statement.columns) for statement in plan.statements))
     columns = hashed_columns(target.columns, filled, has_key=bool(target.sorting_key))
     if not columns:
@@ -184,7 +184,7 @@ def _by_hash(target: TableFacts, plan: Plan, key: str) -> Dealing:
 
 
 def _exact(target: TableFacts, statement: Statement, dealing: Dealing) -> Statement:
-    """Return the statement with what an INSERT makes of the columns by which its rows are dealt out."""
+    """Return the statement with SQL for the stored values of the columns that decide a row's shard."""
     exact = {
         column.name: converted_value(column, null=column.name in statement.defaulted)
         for column in target.columns

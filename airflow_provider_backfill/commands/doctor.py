@@ -36,10 +36,10 @@ def diagnose(session: Session, plan_id: str | None = None, target: TableName | N
     """
     Diagnose a plan, or a target without a plan, and suggest remedies.
 
-    Looks at the server when there is one; says what it could not look at.
+    Check the server if one is configured, and report the checks that were not possible.
 
     Raises:
-        RequestError: No such plan; a target without a server to ask.
+        RequestError: The plan does not exist, or a target comes without a configured server.
     """
     if plan_id is None:
         if target is None:
@@ -59,7 +59,7 @@ def diagnose(session: Session, plan_id: str | None = None, target: TableName | N
                 return _doctor_shards(session, log, replace(plan_case(session, plan, log.run), twice=twice))
             with session.connected_to_one() as server:
                 facts = inspect_server(session, server, plan)
-                # Read again after the look: a claim is on disk before its query exists.
+                # Read the run again after the server check: a claim is on disk before its query exists.
                 case = replace(
                     plan_case(session, plan, log.refresh()),
                     twice=twice,
@@ -72,7 +72,7 @@ def diagnose(session: Session, plan_id: str | None = None, target: TableName | N
 
 
 def _doctor_shards(session: Session, log: RunLog, case: RuleContext) -> Payload:
-    """Return the findings on a plan, and on each of its shards by itself, named by it."""
+    """Return the findings on a plan and on each of its shards, with the shard's name."""
     more: list[Finding] = []
     unseen: list[str] = []
     with session.connected() as address, sites_of(address, log.plan) as sites:
@@ -102,17 +102,17 @@ def _begun(text: str) -> str:
 
 
 def _filled_twice(session: Session, plan: Plan, run: Run) -> tuple[FilledTwice, ...]:
-    """Return the windows that the plan and another fill have both filled."""
+    """Return the windows that both the plan and another fill have filled."""
     stretches = find_filled_twice([(plan, run), *meeting_plans(session.store, plan)])
     return tuple(stretch for stretch in stretches if plan.plan_id in (stretch.first, stretch.second))
 
 
 def without_ended(facts: ServerFacts, look: Callable[[], Iterable[QueryFacts]]) -> ServerFacts:
     """
-    Return the facts without queries that have ended since: their claims may have ended with them.
+    Return the facts without queries that have ended since, whose claims may have ended, too.
 
     Args:
-        look: Asks for the queries that are running now; not called where the facts have none.
+        look: Returns the currently running queries; not called if the facts have no queries.
     """
     if not facts.queries:
         return facts
@@ -121,7 +121,7 @@ def without_ended(facts: ServerFacts, look: Callable[[], Iterable[QueryFacts]]) 
 
 
 def inspect_server(session: Session, server: ClickHouse, plan: Plan) -> ServerFacts:
-    """Everything the rules want to know of the server for one plan."""
+    """Collect the server facts that the rules need for one plan."""
     target = plan.target
     sources = list(dict.fromkeys(one.table for one in plan.statements if one.table is not None))
     facts = diagnostics.server_facts(server, target, plan, sources, session.store.plan_ids())
@@ -184,7 +184,7 @@ def _doctor_payload(
 
 
 def mean_pace(run: Run) -> Payload | None:
-    """Return how long a chunk took in the mean; None until a chunk is done."""
+    """Return the mean duration of a chunk; None until a chunk is done."""
     done = run.count(ChunkStatus.DONE)
     if not done or not run.seconds:
         return None

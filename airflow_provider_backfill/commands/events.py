@@ -13,10 +13,10 @@ _NOT_FOR_PEOPLE = ("LogOpened", "WorkerHeartbeat")
 
 class EventReader:
     """
-    Reads the lines appended to a plan's log since the last call; needs no ClickHouse.
+    Read the lines appended to a plan's log since the last call; no ClickHouse is needed.
 
     Args:
-        chunk_id: Only the events of this chunk; a beginning of its id is enough.
+        chunk_id: Read only the events of the chunk whose id begins with this text.
 
     Raises:
         PlanNotFoundError: There is no such plan.
@@ -28,7 +28,7 @@ class EventReader:
         try:
             session.store.open_run(plan)
         except DamagedStateError as error:
-            # The log is sound when only its checkpoint is damaged.
+            # The log is intact if only the checkpoint is damaged.
             if error.path != session.store.run_path(plan.plan_id):
                 raise
         self._log = session.store.backend.log(plan.plan_id, render_instant(plan.created_at))
@@ -36,7 +36,7 @@ class EventReader:
         self._position, self._last = 0, b""
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """Yield the new events as they are in the file; heartbeats are left out, a torn last line is skipped."""
+        """Yield the new events as they are in the file, without heartbeats and an incomplete last line."""
         while lines := self._log.read(self._position, self._last):
             for line in lines:
                 self._position = self._log.advance(self._position, line)

@@ -1,4 +1,4 @@
-"""Windows that other plans of the state folder, or anybody, have filled."""
+"""Detect windows that other plans of the state folder, or other writers, have filled."""
 
 from collections.abc import Iterable, Sequence
 
@@ -27,7 +27,7 @@ from .session import Session
 
 
 def meeting_plans(store: StateStore, plan: Plan) -> list[tuple[Plan, Run]]:
-    """Return the other plans of the folder on the same target whose windows meet the plan's, whatever their status."""
+    """Return the other plans of the folder on the same target with overlapping windows, of any status."""
     found = []
     for other in store.plan_ids():
         if other == plan.plan_id:
@@ -37,22 +37,22 @@ def meeting_plans(store: StateStore, plan: Plan) -> list[tuple[Plan, Run]]:
             if overlaps(plan, [loaded]):
                 found.append((loaded, store.open_run(loaded).run))
         except BackfillError:
-            # check reports a damaged plan, whose filled windows are unknown.
+            # check reports damaged plans; their filled windows are unknown.
             continue
     return found
 
 
 def rivals(store: StateStore, plan: Plan, window: Window) -> list[str]:
-    """Return the other plans of the folder that have filled a part of *window*, which lies in the plan's."""
+    """Return the other plans of the folder that have filled a part of *window*, a part of the plan's window."""
     return [other.plan_id for other, run in meeting_plans(store, plan) if filled_intervals(other, run, window)]
 
 
 def refuse_filled_window(session: Session, plan: Plan, run: Run) -> None:
     """
-    Stop a fill before it asks anything, when another plan has filled a window that it has still to fill.
+    Stop a fill before its first query if another plan has filled a window that this plan has still to fill.
 
     Raises:
-        RequestError: Names the other plans and their windows, and what is left to be planned.
+        RequestError: The message names the other plans, their windows, and the windows left to plan.
     """
     if not plan.adds_rows or plan.allow_existing_rows:
         return
@@ -77,10 +77,11 @@ def refuse_filled_window(session: Session, plan: Plan, run: Run) -> None:
 
 def refuse_existing_rows(store: StateStore, server: ClickHouse, target: TableFacts, plan: Plan, allowed: bool) -> None:
     """
-    Refuse a plan that would add to rows, as long as the user has not said that this is wanted.
+    Refuse a plan that would add to existing rows, unless the user has allowed it.
 
     Raises:
-        RequestError: Names the plans of the folder that have filled the window, or else what may have.
+        RequestError: The message names the plans of the folder that have filled the window, or other possible origins
+            of the rows.
     """
     if not plan.existing_rows or allowed or plan.write_mode is WriteMode.REPLACE:
         return
@@ -117,7 +118,7 @@ def refuse_existing_rows(store: StateStore, server: ClickHouse, target: TableFac
 
 
 def what_to_do_instead(plan: Plan, running: Plan) -> Advice:
-    """Suggest a command while another plan works on an intersecting window."""
+    """Suggest a command while another plan works on an overlapping window."""
     if not plan.adds_rows or plan.allow_existing_rows:
         return Advice(
             "wait for it, stop it with `{}`, or pass {}", command("cancel", running.plan_id), Flag("--force-overlap")
@@ -127,7 +128,7 @@ def what_to_do_instead(plan: Plan, running: Plan) -> Advice:
 
 
 def _what_is_left(plan: Plan, run: Run, filled: Iterable[CoveredInterval]) -> Advice:
-    """Suggest to plan the gaps, and to waive this plan."""
+    """Advise to plan the gaps and to waive this plan."""
     done = [
         CoveredInterval(chunk.start, chunk.end, ())
         for planned in plan.chunks()
@@ -143,7 +144,7 @@ def _what_is_left(plan: Plan, run: Run, filled: Iterable[CoveredInterval]) -> Ad
 
 
 def _rest(plan: Plan, filled: Iterable[CoveredInterval]) -> Advice:
-    """Return the advice to plan what is not filled, and to waive the plan."""
+    """Return the advice to plan the unfilled windows and to waive the plan."""
     gaps = list(missing_intervals(merge_intervals(filled), plan.window))[:2]
     commands = [
         plan_command(plan, Flag("--from", short_instant(start)), Flag("--to", short_instant(end)))
@@ -155,7 +156,7 @@ def _rest(plan: Plan, filled: Iterable[CoveredInterval]) -> Advice:
 
 
 def filled_twice(store: StateStore, plans: Sequence[Plan]) -> list[FilledTwice]:
-    """Find windows that two of *plans* have both filled; reads only logs of plans with intersecting windows."""
+    """Find windows that two of *plans* have filled; read only the logs of plans with overlapping windows."""
     if sum(plan.adds_rows for plan in plans) < 2:
         return []
     meeting = [plan for plan in plans if overlaps(plan, plans)]

@@ -1,4 +1,4 @@
-"""Find the plan that a person names: by id, by the beginning of an id, as the last one, or by its target."""
+"""Find the plan that a person names: by id, by the beginning of an id, as the last plan, or by its target."""
 
 import re
 
@@ -16,11 +16,11 @@ _SHOWN = 5
 
 def find_plan_id(session: Session, name: str) -> str:
     """
-    Return the id of the one plan whose id is *name* or begins with it.
+    Return the id of the only plan whose id is, or begins with, *name*.
 
     Raises:
-        RequestError: *name* cannot be an id, or several ids begin with it.
-        PlanNotFoundError: No id begins with it.
+        RequestError: *name* is no beginning of an id, or several ids begin with it.
+        PlanNotFoundError: No id begins with *name*.
     """
     name = name.strip()
     if not _BEGINNING.fullmatch(name):
@@ -48,7 +48,7 @@ def find_plan_id(session: Session, name: str) -> str:
 
 def last_plan_id(session: Session) -> str:
     """
-    Return the id of the plan that was created last; plans whose files are damaged are passed over.
+    Return the id of the plan that was created last, ignoring plans with damaged files.
 
     Raises:
         PlanNotFoundError: The state folder has no plan.
@@ -67,11 +67,11 @@ def plan_id_of_target(session: Session, target: TableName) -> str:
     """
     Return the id of the only open plan of *target*; without an open plan, of its only plan.
 
-    Open is a plan that is neither completed nor cancelled.
+    A plan is open unless it is completed or cancelled.
 
     Raises:
         PlanNotFoundError: The target has no plan.
-        RequestError: Several plans could be meant.
+        RequestError: The target has several such plans.
     """
     name = show_table(target)
     runs = list(readable_runs(session, target))

@@ -1,4 +1,4 @@
-"""The holder of a claim, and whether that worker is alive."""
+"""Name the holder of a claim, and judge whether that worker is alive."""
 
 import os
 from contextlib import suppress
@@ -13,7 +13,7 @@ _CLOCK_SECONDS = 30.0
 
 
 def utc_now() -> datetime:
-    """Return the time by this machine's clock, in UTC."""
+    """Return the current UTC time by this machine's clock."""
     return datetime.now(UTC)
 
 
@@ -24,10 +24,11 @@ def new_owner() -> str:
 
 def owner_is_dead(run: Run, owner: str, moment: datetime) -> bool:
     """
-    Return whether a worker has lost its claims: its lease has run out, or its process on this host is gone.
+    Return whether a worker has lost its claims: its lease has expired, or its process on this host has ended.
 
-    A worker of another host is given half a minute more, since that host's clock may be behind this one's. Beyond that
-    a live worker can lose a chunk, which costs its work and no row: what it says of the chunk from then on is refused.
+    A worker of another host has half a minute more, because its clock may be behind. With a larger clock difference, a
+    live worker can lose a chunk. This costs work but no row, because the log refuses later events of that worker on the
+    chunk.
     """
     worker = run.workers.get(owner)
     if worker is None:
@@ -43,14 +44,14 @@ def owner_is_dead(run: Run, owner: str, moment: datetime) -> bool:
 
 
 def has_live_worker(run: Run, moment: datetime) -> bool:
-    """Return whether anybody who holds a claim of the run may still be at work."""
+    """Return whether a worker with a claim of the run may still be alive."""
     return any(not owner_is_dead(run, owner, moment) for owner in run.workers)
 
 
 def _process_start(pid: int) -> str:
-    """Return when a process of this host started, in kernel ticks; empty when it has ended or without /proc."""
+    """Return the start of a process on this host in kernel ticks; empty if it has ended, or without /proc."""
     with suppress(OSError, IndexError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        # A killed process stays listed as a zombie until its parent has asked for it.
+        # A killed process stays as a zombie until its parent has read the exit status.
         return "" if fields[0] in "ZX" else fields[19]
     return ""

@@ -16,11 +16,11 @@ from .session import Payload, Session
 
 def list_plans(session: Session, *, target: TableName | None = None, status: str | None = None) -> Payload:
     """
-    List every plan with its status, newest last; damaged ones are named, not fatal.
+    List all plans with their status, the newest last; damaged plans are listed as such.
 
     Args:
-        target: Only the plans of this table.
-        status: Only the plans that stand so.
+        target: Only list plans of this table.
+        status: Only list plans with this status.
     """
     plans, damaged = [], []
     for name in session.store.plan_ids():
@@ -62,7 +62,7 @@ def list_plans(session: Session, *, target: TableName | None = None, status: str
 
 
 def readable_runs(session: Session, target: TableName) -> Iterator[tuple[Plan, Run]]:
-    """Return the plans of a target with their runs; those whose files are damaged are left out."""
+    """Yield the plans of a target with their runs, without plans whose files are damaged."""
     for name in session.store.plan_ids():
         try:
             plan = session.store.load_plan(name)
@@ -77,7 +77,8 @@ def refuse_damaged(session: Session, target: TableName | None = None) -> None:
     Raise the error of a plan that cannot be read, instead of reporting that there is no plan.
 
     Raises:
-        DamagedStateError: The first of them; a plan file that cannot be read may be of any target.
+        DamagedStateError: The error of the first damaged plan. A plan file that cannot be read may belong to any
+            target.
     """
     for name in session.store.plan_ids():
         plan = session.store.load_plan(name)

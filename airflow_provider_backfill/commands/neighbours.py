@@ -1,4 +1,4 @@
-"""Neighbours of a chunk: the other chunks of the plan whose rows may lie around it."""
+"""Find the neighbours of a chunk: other chunks of the plan whose rows may lie close by."""
 
 from ..clickhouse.attempt import Neighbour
 from ..core.plan import Chunk, Plan, WriteMode
@@ -7,9 +7,9 @@ from ..core.run_state import ChunkStatus, Run
 
 
 def neighbours(plan: Plan, run: Run, chunk: Chunk) -> list[Neighbour]:
-    """Return the plan's other chunks whose rows are in the target, or may be."""
+    """Return the plan's other chunks whose rows are, or may be, in the target."""
     direct = plan.write_mode is WriteMode.INSERT
-    # Nobody has looked where the rows went that were inserted without being staged.
+    # The target times of rows that were inserted without staging are unknown.
     anywhere = (plan.start, plan.end) if direct and any(not s.copies_table for s in plan.statements) else None
     found = []
     for other in select_chunks(plan, run):
@@ -22,7 +22,7 @@ def neighbours(plan: Plan, run: Run, chunk: Chunk) -> list[Neighbour]:
         rows = state.content.rows if state.content is not None else staged
         found.append(Neighbour(other, anywhere or run.reach.get(other.id), rows))
     if direct:
-        # An insert that failed may have left rows behind before its chunk was split.
+        # A failed insert may have left rows behind before its chunk was split.
         planned = plan.planned_parts()
         found += [
             Neighbour(Chunk(name, parts[0].start, parts[-1].end), anywhere, None)

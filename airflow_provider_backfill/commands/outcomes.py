@@ -1,4 +1,4 @@
-"""How an attempt ends: the event for the log, and whether a failed chunk is tried again, split or given up."""
+"""Conclude an attempt: write the event for the log, and decide whether a failed chunk is retried, split or given up."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from .lease import utc_now
 @dataclass(frozen=True, slots=True)
 class Outcomes:
     """
-    The ends of one worker's attempts.
+    Build the final events of one worker's attempts.
 
     Attributes:
         owner: The worker's name in the log.
-        retries: Attempts per chunk, in total.
+        retries: Total number of attempts per chunk.
     """
 
     server: ClickHouse
@@ -34,7 +34,7 @@ class Outcomes:
     def done(
         self, chunk: Chunk, number: int, content: ContentSums, seconds: float, reading: Sequence[int]
     ) -> ChunkDone:
-        """Return the end of an attempt whose rows are in the target; *reading* has the rows and bytes it read."""
+        """Return the event of a successful attempt; *reading* has the rows and bytes that it read."""
         rows, size = reading
         return ChunkDone(
             at=utc_now(),
@@ -50,7 +50,7 @@ class Outcomes:
     def released(
         self, chunk: Chunk, number: int, reason: str, *, unwritten: bool, refused: bool = False
     ) -> ChunkReleased:
-        """Return the end of an attempt that gives its chunk back; *refused* where another run has the window."""
+        """Return the event of an attempt that releases its chunk; *refused* if another run has the window."""
         return ChunkReleased(
             at=utc_now(),
             by=self.owner,
@@ -65,9 +65,10 @@ class Outcomes:
         self, run: Run, chunk: Chunk, number: int, error: BackfillError, *, unwritten: bool
     ) -> ChunkFailed | ChunkSplit:
         """
-        Return the end of an attempt that met *error*; asks the server for bounds where the chunk may be split.
+        Return the event of an attempt that failed with *error*; for a chunk that may be split, ask the server for
+        bounds.
 
-        *unwritten* says that it had not begun to write to the target.
+        *unwritten* means that the attempt wrote nothing to the target.
         """
         code, name = (error.code, error.name) if isinstance(error, StatementRefusedError) else (None, "")
         decision = classify_error(error)

@@ -1,4 +1,4 @@
-"""Pause a run until somebody resumes it."""
+"""Pause a run until a user resumes it."""
 
 from ..core.events import RunPaused
 from ..core.remedy import command
@@ -11,13 +11,13 @@ from .status import status_payload
 
 def pause_plan(session: Session, plan_id: str, *, reason: str = "") -> Payload:
     """
-    Pause a run: its workers give their chunks back within two seconds, and only ``resume`` continues.
+    Pause a run: its workers release their chunks within two seconds, and only ``resume`` continues the run.
 
-    Needs no ClickHouse: each worker kills its own queries. Pausing a paused run changes nothing.
+    No ClickHouse is needed, because each worker kills its own queries. Pausing a paused run changes nothing.
 
     Raises:
         PlanNotFoundError: There is no such plan.
-        RequestError: The plan never ran, is completed, or is cancelled.
+        RequestError: The plan has never run, is completed, or is cancelled.
     """
     plan = session.store.load_plan(plan_id)
     log = session.store.open_run(plan)

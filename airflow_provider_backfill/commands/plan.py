@@ -1,4 +1,4 @@
-"""Create an immutable plan, or find the identical one."""
+"""Create an immutable plan, or find the existing identical plan."""
 
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -56,13 +56,13 @@ from .sites import Ground, ground_of, on_site, shards_payload
 
 def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False) -> Payload:
     """
-    Create an immutable plan, or find the existing one; nothing runs.
+    Create an immutable plan, or find the existing one; do not run it.
 
     Args:
-        dry_run: Check and compute everything, keep nothing, and show the statements of two chunks.
+        dry_run: Whether to compute everything and show the statements of two chunks without storing the plan.
 
     Raises:
-        RequestError: The request cannot be planned as it is; says why and what to change.
+        RequestError: The request cannot be planned. The message has the reason, the hint a change that helps.
         ServerError: ClickHouse could not be asked.
     """
     check_request(request)
@@ -115,7 +115,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             keep_outside=request.keep_outside,
             backup=request.backup,
             staging_database=target.staging_database,
-            # What a plain insert has written can be had from the source only.
+            # Only the source can show which rows a direct insert should have written.
             row_proof=RowProof.CONTENT if mode is WriteMode.INSERT else request.row_proof,
             reason=request.reason,
             owner=request.owner,
@@ -158,7 +158,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         )
         if not dry_run:
             _clean_before(session, ground, plan, existing, force=request.force)
-        # The counts for the bounds come from one server.
+        # The counts for the bounds come from one server only.
         known = counted if len(ground.sites) == 1 else None
         estimates = [chunk_sizing.estimate_plan(there, plan, known) for _, there, _ in ground.sites]
         estimate = max((one for one in estimates if one is not None), key=lambda one: one.rows, default=None)
@@ -168,7 +168,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             rows = estimate.rows
         plan = plan.model_copy(update={"source_rows": rows})
         if not dry_run and not session.store.save_plan(plan):
-            # Somebody else planned the same at this moment.
+            # Another process stored the same plan at this moment.
             return _plan_payload(session, _same_plan(session.store.load_plan(plan.plan_id), plan), target, existed=True)
         ttls = target_ttls(server, target, plan)
         found = [
@@ -191,7 +191,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
 
 
 def _left_out(server: ClickHouse, plan: Plan, target: TableFacts) -> Iterator[Match]:
-    """Report the other shards of a local table."""
+    """Report shards that have the same local table and are not part of the plan."""
     if not plan.shards:
         sources = [one.table for one in plan.statements if one.table is not None]
         with suppress(StatementRefusedError):
@@ -199,7 +199,7 @@ def _left_out(server: ClickHouse, plan: Plan, target: TableFacts) -> Iterator[Ma
 
 
 def _heavy(plan: Plan, heavy: Sequence[chunk_bounds.HeavyChunk]) -> Iterator[Match]:
-    """Report chunks that read more than the plan's limits."""
+    """Report chunks that read more than the plan's limits allow."""
     if heavy:
         most = max(heavy, key=lambda chunk: chunk.weight)
         yield Match(
@@ -212,7 +212,7 @@ def _heavy(plan: Plan, heavy: Sequence[chunk_bounds.HeavyChunk]) -> Iterator[Mat
 
 
 def _computed_times(plan: Plan, scans: Sequence[ScanFacts]) -> Iterator[Match]:
-    """Report whether an index can use a time that is an expression over columns."""
+    """Report whether an index can filter by a time that is an expression over columns."""
     for statement, scan in zip(plan.statements, scans, strict=True):
         for one in plan.filters(statement):
             if is_expression(one.column) and not scan.pruned and plan.total_chunks > 1:
@@ -234,7 +234,7 @@ def _tried(
     *,
     dry_run: bool,
 ) -> AddsUp:
-    """Try the plan's chunks, and return the evidence to keep in the plan."""
+    """Run the trial of the plan's chunks, and return the evidence for the plan."""
     set_aside = _all(verdict.waived for verdict in verdicts)
     proof, trial = Proof.BY_RULE, ""
     if plan.chunk_count == 1 and not plan.parts:
@@ -268,7 +268,7 @@ def _all(lists: Iterable[Iterable[str]]) -> tuple[str, ...]:
 
 
 def _own_settings(plan: Plan) -> Iterator[Match]:
-    """Report the settings in the text of a SELECT, which every chunk has as well."""
+    """Report the settings in the text of a SELECT, which apply to every chunk, too."""
     for statement in plan.statements:
         if names := read_select(statement.select, statement.name).settings:
             yield Match(
@@ -278,7 +278,7 @@ def _own_settings(plan: Plan) -> Iterator[Match]:
 
 
 def _literals(plan: Plan) -> Iterator[Match]:
-    """Report statements with credentials in their text, since the plan's file keeps the text."""
+    """Report credentials in the text of statements, since the plan's file contains the text."""
     for statement in plan.statements:
         if calls := literal_calls(statement.select):
             yield Match(
@@ -289,7 +289,7 @@ def _literals(plan: Plan) -> Iterator[Match]:
 
 
 def _rights(server: ClickHouse, plan: Plan) -> Iterator[Match]:
-    """Report views whose SELECT runs with other rights than on insertion."""
+    """Report views whose SELECT runs with other rights than it does on insertion."""
     selects = {statement.name: statement.select for statement in plan.statements}
     for view, definer in sorted(catalog.foreign_definers(server, planned_views(plan)).items()):
         database, _, table = view.partition(".")
@@ -312,7 +312,7 @@ def _rights(server: ClickHouse, plan: Plan) -> Iterator[Match]:
 def _check_site(
     server: ClickHouse, target: TableFacts, mode: WriteMode, request: PlanRequest, statements: Sequence[Statement]
 ) -> None:
-    """Check that one place meets the needs of a run."""
+    """Check that one site meets the needs of a run."""
     plan_checks.check_grants(server, target, mode)
     plan_checks.check_quorum(server, target)
     for table, cluster in plan_inputs.replicated_tables(server, statements, target):
@@ -323,7 +323,7 @@ def _check_site(
 def _check_alike(
     server: ClickHouse, target: TableFacts, request: PlanRequest, statements: Sequence[Statement], column: str
 ) -> None:
-    """Refuse a shard on which the same words mean other statements."""
+    """Refuse a shard on which the same request would give other statements."""
     own, own_column = source_statements.find_statements(server, target, request)
     if (own, own_column) != (list(statements), column):
         differs = next((one for one in own if one not in statements), own[0])
@@ -335,7 +335,7 @@ def _check_alike(
 
 
 def _with_existing_rows(session: Session, ground: Ground, plan: Plan, allowed: bool) -> Plan:
-    """Return the plan with the rows that its window holds already, on each shard where there are several."""
+    """Count the rows that the window already has, on each shard if there are several."""
     counts = {number: plan_inputs.existing_rows(there, target, plan) for number, there, target in ground.sites}
     total = None if None in counts.values() else sum(count or 0 for count in counts.values())
     shards = tuple(shard.model_copy(update={"existing_rows": counts[shard.number]}) for shard in plan.shards)
@@ -361,7 +361,7 @@ def _same_plan(existing: Plan, plan: Plan) -> Plan:
 
 
 def _clean_before(session: Session, ground: Ground, plan: Plan, existing: Plan | None, *, force: bool) -> None:
-    """Make room for a new plan: no chunk of an earlier plan with its id may run, or be published later."""
+    """Prepare for a new plan: no chunk of an earlier plan with the same id may run or be published later."""
     left = [
         (server, target, attempt.leftover_tables(server, plan.plan_id, target)) for _, server, target in ground.sites
     ]
@@ -391,7 +391,7 @@ def _clean_before(session: Session, ground: Ground, plan: Plan, existing: Plan |
 
 
 def _meeting(plan: Plan, run: Run) -> Payload:
-    """Another plan whose window meets the new one's."""
+    """Return a plan with an overlapping window as JSON."""
     return {
         "planId": plan.plan_id,
         "from": render_instant(plan.start),

@@ -1,4 +1,4 @@
-"""Checks, before there is a plan, for causes that would make every chunk fail or be wrong."""
+"""Check, before a plan is made, for causes that would make every chunk fail or be wrong."""
 
 from collections.abc import Sequence
 
@@ -16,10 +16,10 @@ from .plan_inputs import target_facts
 
 def check_quorum(server: ClickHouse, target: TableFacts) -> None:
     """
-    Check that enough replicas are alive for the quorum of the user's inserts.
+    Check that enough replicas are alive for the user's insert quorum.
 
     Raises:
-        RequestError: They are too few, so every chunk would fail.
+        RequestError: Too few replicas are alive, so every chunk would fail.
     """
     replicas = target.replicas
     if replicas is None:
@@ -41,15 +41,15 @@ def check_quorum(server: ClickHouse, target: TableFacts) -> None:
 
 def check_grants(server: ClickHouse, target: TableFacts, mode: WriteMode) -> None:
     """
-    Check that the user has the rights that a write mode needs; reading shows those on the sources.
+    Check that the user has the rights that a write mode needs. Missing rights on sources show when they are read.
 
     Raises:
-        RequestError: Some are missing; the hint has the statements that grant them.
+        RequestError: Rights are missing; the hint has the GRANT statements.
     """
     try:
         missing = missing_grants(server, target, mode, ())
     except StatementRefusedError:
-        # A version without CHECK GRANT: doctor says so, and the run reports a missing right.
+        # This version has no CHECK GRANT. doctor reports this, and the run reports missing rights.
         return
     if not missing:
         return
@@ -67,12 +67,12 @@ def check_grants(server: ClickHouse, target: TableFacts, mode: WriteMode) -> Non
 
 def check_shards(server: ClickHouse, target: TableFacts, statements: Sequence[Statement], request: PlanRequest) -> None:
     """
-    Refuse to put the rows of all shards into the local table of one of them.
+    Refuse to put the rows of all shards into the local table of one shard.
 
     Raises:
         RequestError: A source is Distributed over a cluster in which several shards have the target.
     """
-    # On a cluster, rows are dealt out to its shards.
+    # On a cluster, rows are divided among its shards.
     if request.one_shard or request.cluster or target.engine == "Distributed":
         return
     for table in (one.table for one in statements if one.table is not None):

@@ -1,4 +1,4 @@
-"""Findings about one plan, from the state folder."""
+"""Judge one plan from the state folder."""
 
 from datetime import timedelta
 
@@ -13,7 +13,7 @@ from .session import Payload, Session
 def plan_case(
     session: Session, plan: Plan, run: Run, *, max_age: timedelta | None = None, gate: bool = False
 ) -> RuleContext:
-    """Return the case of one plan, as far as the state folder knows it; *gate* for the question of ``check``."""
+    """Return the case of one plan as far as the state folder shows it; with *gate*, as ``check`` judges it."""
     moment = utc_now()
     return RuleContext(
         moment=moment,
@@ -28,7 +28,7 @@ def plan_case(
 
 def state_findings(session: Session, plan: Plan, run: Run) -> list[Payload]:
     """Return the findings from the state folder, without those that repeat the status."""
-    # Late: to list plans takes none of the rules.
+    # Imported here, because listing plans needs no rules.
     from ..core.findings.judge import judge
 
     found = judge(plan_case(session, plan, run))
@@ -47,12 +47,12 @@ def finding_payload(finding: Finding) -> Payload:
 
 
 def remedy_payload(remedy: Remedy | None) -> Payload:
-    """Return a remedy as JSON: the text for the command line, and where to paste the text."""
+    """Return a remedy as JSON: the text for the command line, and the place to paste it."""
     return {"hint": "", "remedy": ""} if remedy is None else {"hint": str(remedy), "remedy": remedy.kind}
 
 
 def adds_up_payload(plan: Plan) -> Payload | None:
-    """Return why a plan's chunks add up, as JSON; None for a plan of an older version."""
+    """Return why a plan's chunks add up, as JSON; None for plans of older versions."""
     return None if plan.adds_up is None else plan.adds_up.model_dump(mode="json", by_alias=True)
 
 

@@ -1,7 +1,7 @@
 """
-What a plan needs to know of a server: tables, window, how statements would be read, rows that are there.
+Collect the facts for a plan: tables, window, reads of the statements, existing rows.
 
-Glue between the catalog (which only asks) and the planner (which only decides).
+The functions connect the catalog, which asks the server, with the planner, which decides.
 """
 
 from collections.abc import Sequence
@@ -31,13 +31,13 @@ _STAGING_ENGINES = ("Atomic", "Ordinary", "Memory", "Shared")
 
 def target_facts(server: ClickHouse, name: TableName, staging_database: str = "") -> TableFacts:
     """
-    Facts about a table that must be there.
+    Return facts about an existing table.
 
     Args:
-        staging_database: Where its staging tables are to be made; empty for its own database.
+        staging_database: The database for staging tables; empty for the table's own database.
 
     Raises:
-        RequestError: There is none of that name, or that database cannot hold its staging tables.
+        RequestError: The table does not exist, or the database cannot hold staging tables.
     """
     facts = catalog.table_facts(server, name)
     if facts is None:
@@ -84,9 +84,9 @@ def replicated_tables(
     server: ClickHouse, statements: Sequence[Statement], target: TableFacts
 ) -> tuple[tuple[TableName, str], ...]:
     """
-    Return the tables that the statements read, and the target, as far as they are replicated: a replica may be behind.
+    Return the replicated ones of target and source tables, whose replicas may lag.
 
-    Each with the cluster whose replicas are read; empty for a table that this server reads by itself.
+    Each comes with the cluster whose replicas are read; empty for a table that this server reads locally.
     """
     tables, spread = {target.storage}, []
     for statement in statements:
@@ -96,14 +96,14 @@ def replicated_tables(
             over = spread_of(server, source) if source is not None else None
             if over is not None and is_replicated_on(server, over.cluster, over.local):
                 spread.append((over.local, over.cluster))
-        # Which tables it reads does not depend on the bounds.
+        # The tables do not depend on the bounds.
         bounds = parameter_settings(statement.parameters, from_ms(0), from_ms(MS_PER_DAY))
         tables |= {*query_plan.tables_read(server, statement.select, bounds)}
     return (*((table, "") for table in catalog.replicated(server, tables)), *dict.fromkeys(spread))
 
 
 def type_of(table: TableFacts, column: str) -> str:
-    """Return the type of a column; empty where there is none of that name."""
+    """Return the type of a column; empty if the column does not exist."""
     found = table.column(column)
     return found.type if found is not None else ""
 
@@ -118,10 +118,10 @@ def find_window(
     server: ClickHouse, options: Options, request: PlanRequest, statement: Statement, column: str
 ) -> tuple[datetime, datetime]:
     """
-    Return the requested window ``[start, end)``; where the policy allows, the source gives missing bounds.
+    Return the requested window ``[start, end)``. If the policy allows, take missing bounds from the source.
 
     Raises:
-        RequestError: A bound is missing and the policy wants both, or the source is empty.
+        RequestError: A bound is missing although the policy requires both, or the source is empty.
     """
     if request.start is not None and request.end is not None:
         return request.start, request.end
@@ -143,10 +143,10 @@ def check_scans(server: ClickHouse, target: TableFacts, plan: Plan, start: datet
     """
     Return how the server would read the filtered tables for each statement between two instants.
 
-    A shard may have no rows: how they would be read was seen on another one.
+    A shard may have no rows; another shard then shows the reads.
 
     Raises:
-        RequestError: The time filter does not reach every read of a filtered table, or the target is read.
+        RequestError: The time filter does not reach every read of a filtered table, or a statement reads the target.
     """
     scans = []
     for statement in plan.statements:
@@ -175,7 +175,7 @@ def check_scans(server: ClickHouse, target: TableFacts, plan: Plan, start: datet
 
 
 def read_queries(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts]) -> list[ScanFacts]:
-    """Return the scans with the facts for adding up: each SELECT's tree, tables, and time columns."""
+    """Return the scans with the facts for adding up: the query tree, tables and time columns of each SELECT."""
     found = []
     for statement, scan in zip(plan.statements, scans, strict=True):
         values = parameter_settings(statement.parameters, plan.start, plan.end)
@@ -193,9 +193,9 @@ def read_queries(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequ
 
 def target_time(target: TableFacts, column: str, unit: str) -> TargetTime | None:
     """
-    Return the target's own time column: of the same name as the source's, else the one its keys lead to.
+    Return the target's own time column: the one with the source's name, otherwise the one that its keys use.
 
-    An integer epoch of the source's name has the source's *unit*.
+    An integer epoch with the source's name has the source's *unit*.
     """
     own = target.column(column)
     kind = time_kind(own.type, unit) if own is not None else None
@@ -212,12 +212,12 @@ def summed_columns(target: TableFacts, statements: Sequence[Statement], time: Ta
     """
     Return the columns that identify the target's rows: the key columns and the time.
 
-    Their sums show a lost or doubled row, at a fraction of the cost of all columns. All stored columns (no names mean
-    the same) when the target has no sorting key, or a statement does not fill one of them.
+    Their sums reveal lost and duplicated rows at a fraction of the cost of all columns. If the target has no sorting
+    key, or a statement does not fill one of these columns, return all stored columns (an empty result means the same).
     """
     stored = tuple(c.name for c in target.columns if c.default_kind != "EPHEMERAL")
     common = set.intersection(*(set(statement.columns) for statement in statements))
-    # An INSERT fills an ephemeral column, but no query can read the column. Name the stored columns instead.
+    # An INSERT fills ephemeral columns, but queries cannot read them. So name the stored columns instead.
     whole = () if common.issubset(stored) else tuple(name for name in stored if name in common)
     if not target.sorting_key:
         return whole
@@ -227,10 +227,10 @@ def summed_columns(target: TableFacts, statements: Sequence[Statement], time: Ta
 
 def existing_rows(server: ClickHouse, target: TableFacts, plan: Plan) -> int | None:
     """
-    Rows the target holds in the window.
+    Return the number of rows that the target has in the window.
 
-    By its column of the same name, else by its own time column (a bucket's start lies in the
-    window when the bucket does), else all of them: without a time none can be ruled out.
+    The window applies to the target's column with the source's name, otherwise to its own time column. Without a time
+    column, all rows count.
     """
     if target.replicas is not None:
         catch_up(server, target.storage)

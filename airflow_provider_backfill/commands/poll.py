@@ -1,7 +1,7 @@
 """
-The state of a backfill for a waiting task: completed, impossible, or the progress so far.
+Poll a backfill for a waiting task: it is completed, cannot complete, or is in progress.
 
-For sensors, in a worker and in the triggerer. Needs no ClickHouse; every look reads the state folder again.
+Sensors use this in a worker and in the triggerer. No ClickHouse is needed; each poll reads the state folder again.
 """
 
 from datetime import datetime
@@ -26,10 +26,10 @@ class PollResult(NamedTuple):
     The result of one poll.
 
     Attributes:
-        line: Where it stands, as one sentence without a full stop.
-        published: What is in the target, once all of it is: target, window, rows and plans. None before.
-        lost: Why waiting is of no use; empty while it is.
-        worrying: Whether somebody should look at it.
+        line: The progress, as one sentence without a full stop.
+        published: Target, window, rows and plans of a completed backfill; None before completion.
+        lost: Why waiting is useless; empty otherwise.
+        worrying: Whether a person should check the backfill.
     """
 
     line: str
@@ -46,8 +46,8 @@ def poll_plan(session: Session, plan_id: str, *, fail_if_idle: bool = False) -> 
         fail_if_idle: Also report an unfinished plan without a living worker as lost.
 
     Raises:
-        RequestError: There is no such plan.
-        DamagedStateError: Its files are damaged.
+        RequestError: The plan does not exist.
+        DamagedStateError: The plan's files are damaged.
     """
     plan = session.store.load_plan(plan_id)
     run = session.store.open_run(plan).run
@@ -68,10 +68,10 @@ def poll_plan(session: Session, plan_id: str, *, fail_if_idle: bool = False) -> 
 
 def poll_window(session: Session, target: TableName, window: Window) -> PollResult:
     """
-    Return how much of a window of *target* is proven filled, by whatever plans.
+    Return how much of a window of *target* is proven filled, by any plans.
 
-    Lost is a part of the window for which there are plans, all of them failed or cancelled. A part without a plan is
-    waited for: somebody may plan it.
+    A part of the window is lost if it has plans, and all of these are failed or cancelled. A part without a plan is not
+    lost, since a user may plan it later.
 
     Raises:
         RequestError: The window is empty.
@@ -83,7 +83,7 @@ def poll_window(session: Session, target: TableName, window: Window) -> PollResu
     line = f"{name} is filled to {share:.1%} from {render_instant(start)} to {render_instant(end)}"
     if found["ok"]:
         plans = sorted({plan for part in found["servers"][0]["covered"] for plan in part["planIds"]})
-        # For a chunk partly in the window, the count of that part is unknown.
+        # For a chunk partly in the window, the rows of that part are unknown.
         return PollResult(line, published(name, start, end, None, plans))
     if found["damaged"]:
         damaged = found["damaged"][0]
@@ -98,7 +98,7 @@ def poll_window(session: Session, target: TableName, window: Window) -> PollResu
 
 
 def published(target: str, start: datetime, end: datetime, rows: int | None, plans: list[str]) -> Payload:
-    """Return the content of asset events and results about a filled window."""
+    """Return the content of asset events and of results about a filled window."""
     return {
         "target": target,
         "from": render_instant(start),

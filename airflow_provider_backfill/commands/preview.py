@@ -1,8 +1,8 @@
 """
-A preview of a plan: the statements of its first and its heaviest chunk, and their cost.
+Preview a plan: the statements and the cost of its first and its heaviest chunk.
 
-Writes nothing, on disk or on the server. The time follows from a measurement: the SELECT of one chunk
-of middle weight is run, and its result thrown away.
+A preview writes nothing, on disk or on the server. The expected time is measured: the SELECT of a medium-sized chunk
+runs, and its result is discarded.
 """
 
 import time
@@ -21,15 +21,15 @@ from ..errors import StatementRefusedError
 from .chunk_sizing import chunk_rows
 from .session import Payload
 
-# The most rows of a chunk that is run to measure a rate, where such a chunk exists.
+# The maximum of rows in a chunk that is run to measure the rate.
 _MEASURED_ROWS = 5_000_000
 
 
 def preview(server: ClickHouse, plan: Plan, target: TableFacts) -> Payload:
     """
-    Return the first and the heaviest chunk of a plan, with their SQL, rows of the source, bytes and expected seconds.
+    Return the first and the heaviest chunk of a plan, with SQL, source rows, bytes and expected seconds.
 
-    Rows, bytes and seconds are None where they cannot be had at a low price.
+    Rows, bytes and seconds are None if they cannot be found cheaply.
 
     Raises:
         ServerError: ClickHouse could not be reached.
@@ -44,7 +44,7 @@ def preview(server: ClickHouse, plan: Plan, target: TableFacts) -> Payload:
     if weighed:
         shown.append(("heaviest", max(chunks, key=lambda chunk: rows[chunk])))
     total = sum(rows.values())
-    # A chunk whose rows are compared with the source asks it a second time.
+    # If rows are compared with the source, each chunk reads the source twice.
     passes = 2 if plan.asks_source_again else 1
 
     def seconds(count: int) -> float | None:
@@ -79,7 +79,7 @@ def _sources(plan: Plan) -> list[TableName]:
 def _measured_rate(
     server: ClickHouse, plan: Plan, target: TableFacts, weighed: list[tuple[Chunk, int]]
 ) -> float | None:
-    """Return the rows per second that the SELECT of one chunk reads; None when every chunk is too heavy to try."""
+    """Return the rows per second that the SELECT of one chunk reads; None if every chunk is too large to try."""
     candidates = [(chunk, rows) for chunk, rows in weighed if 0 < rows <= _MEASURED_ROWS]
     if not candidates:
         return None
@@ -94,7 +94,7 @@ def _measured_rate(
 
 
 def _statements(plan: Plan, target: TableFacts, chunk: Chunk) -> list[str]:
-    """Return the statements that fill a chunk, as a client takes them, but for secrets."""
+    """Return the statements that fill a chunk, in a form that a client accepts, without secrets."""
     if chunk.shard:
         plan = plan.on_shard(chunk.shard)
     direct = plan.write_mode is WriteMode.INSERT

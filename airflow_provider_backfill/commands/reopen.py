@@ -11,13 +11,13 @@ from .status import status_payload
 
 def reopen_plan(session: Session, plan_id: str) -> Payload:
     """
-    Take a cancelled, paused or failed run up again without executing anything here.
+    Reopen a cancelled, paused or failed run without executing anything here.
 
-    The cancel is lifted and failed chunks get a fresh budget of attempts; whoever runs the plan
-    next (a task that is cleared or retried, or ``clickhouse-backfill resume``) continues with it.
+    The cancel ends, and failed chunks get a new budget of attempts. The next worker (of a cleared or retried task, or
+    of ``clickhouse-backfill resume``) continues the run.
 
     Raises:
-        RequestError: No such plan, or there is nothing to take up again.
+        RequestError: The plan does not exist, or there is nothing to continue.
     """
     plan = session.store.load_plan(plan_id)
     log = session.store.open_run(plan)

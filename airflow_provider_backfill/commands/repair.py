@@ -1,4 +1,4 @@
-"""Make a plan's damaged files readable again."""
+"""Make a plan readable again after damage to its files."""
 
 from ..core.events import RunCancelled, RunRestored
 from ..core.findings.state_rules import next_step
@@ -11,20 +11,19 @@ from .lease import owner_is_dead, utc_now
 from .session import Payload, Session
 
 _SHOWN = 20
-"""Chunk ids in a message; the payload has them all."""
+"""Maximum number of chunk ids in a message; the payload has all ids."""
 
 
 def repair_plan(session: Session, plan_id: str) -> Payload:
     """
-    Make a plan's run readable again, keep the damaged files, and report all repairs and doubts.
+    Make a plan's run readable again, keep the damaged files, and report repairs and uncertain chunks.
 
-    A run file is written again from the event log. A damaged log is replaced by the run as far
-    as it can be made out; when events are lost the run is cancelled, so that nothing is written
-    before a person has looked at the chunks in doubt.
+    A run file is written again from the event log. A damaged log is replaced by the recovered run. If events are lost,
+    the run is cancelled, so that a person checks the uncertain chunks before anything is written.
 
     Raises:
-        RequestError: No such plan, or a live worker is on it.
-        DamagedStateError: The plan's own file is damaged, or the files are of a newer version.
+        RequestError: The plan does not exist, or a live worker executes it.
+        DamagedStateError: The plan's own file is damaged, or a newer version wrote the files.
     """
     plan = session.store.load_plan(plan_id)
     tag = f"damaged-{utc_now():%Y%m%dT%H%M%SZ}"

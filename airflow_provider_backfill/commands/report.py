@@ -1,4 +1,4 @@
-"""Report who ran a plan, why, when, and what it cost."""
+"""Report who ran a plan, why and when, and its cost."""
 
 from contextlib import suppress
 
@@ -22,16 +22,16 @@ _COST = (
 
 def report_plan(session: Session, plan_id: str, *, verify: bool = False) -> Payload:
     """
-    Gather a plan's report: who, why, when, rows and bytes, the server's cost, and the verification.
+    Collect a plan's report: who, why, when, rows and bytes, the server's cost, and the verification.
 
-    The cost comes from ``system.query_log`` of every server of the cluster; where the log is off,
-    too young, or out of reach, ``cost`` is None and ``notLookedAt`` says why.
+    The cost comes from ``system.query_log`` of every server of the cluster; If the log is off, too new, or unreachable,
+    ``cost`` is None and ``notLookedAt`` has the reason.
 
     Args:
-        verify: Verify the plan now, and put the result into the report.
+        verify: Whether to verify the plan now and include the result.
 
     Raises:
-        PlanNotFoundError: There is no such plan.
+        PlanNotFoundError: The plan does not exist.
     """
     plan = session.store.load_plan(plan_id)
     run = session.store.open_run(plan).run
@@ -81,7 +81,7 @@ def report_plan(session: Session, plan_id: str, *, verify: bool = False) -> Payl
 
 
 def _people(session: Session, plan_id: str) -> list[str]:
-    """Return the users and DAG runs that gave the commands of a run."""
+    """Return the users and DAG runs that gave commands for a run."""
     events = EventReader(session, plan_id).read()
     return [str(event["by"]) for event in events if str(event["type"]).startswith("Run")]
 
@@ -89,7 +89,7 @@ def _people(session: Session, plan_id: str) -> list[str]:
 def _cost(server: ClickHouse, plan_id: str) -> Payload | None:
     if server.embedded:
         raise ServerError("an embedded engine keeps no query log")
-    # What has just ended may still be in memory; without the right to flush, the log is as old as it is.
+    # Recent queries may still be in memory. Without the right to flush, report the log as it is.
     with suppress(ServerError):
         server.command("SYSTEM FLUSH LOGS query_log")
     table = "system.query_log"

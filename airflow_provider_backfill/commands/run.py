@@ -40,12 +40,12 @@ from .worker import MAX_FAILURES_IN_A_ROW, Worker
 
 
 def _ignore(*_: object) -> None:
-    """Report to nobody."""
+    """Ignore the event: the default for callers that do not report."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunFlags:
-    """The overrides of one run; each is a flag of ``run`` and ``resume``."""
+    """The overrides of one run; each corresponds to a flag of ``run`` and ``resume``."""
 
     replay_done: bool = False
     replay_failed: bool = False
@@ -79,15 +79,14 @@ def run_plan(
         plan_id: The plan's id.
         resume: Continue a paused, failed or cancelled run; failed chunks are executed again.
         parallel: Number of chunks in parallel; None takes the option ``defaults.maxParallelChunks``.
-        window: Execute only the chunks inside this window, such as a mapped task's share. The flags that replay
-            chunks apply to the same window.
-        on_start: Called with the crew, plan and run before the first chunk, so that a signal handler can stop
-            the crew.
+        window: Execute only the chunks inside this window, such as a mapped task's share. The flags that replay chunks
+            apply to the same window.
+        on_start: Called with the crew, plan and run before the first chunk, so that a signal handler can stop the crew.
         report: Called with every event that this worker writes.
         step: Called with the name of each step of each attempt. A test may stop the worker there.
-        lease_seconds: How long the worker's claims hold after its last sign of life.
+        lease_seconds: How long the worker's claims hold after its last heartbeat.
         max_load: Wait before a chunk while the server uses more than this share of its limits on parts and memory.
-        max_failures: Pause when so many chunks in a row have failed permanently.
+        max_failures: Pause after this number of consecutive permanently failed chunks.
         schedule: The hours in which chunks may start. The run is paused at the schedule's end.
         newest_first: Begin with the end of the window.
 
@@ -119,7 +118,7 @@ def run_plan(
     defaults = session.options.defaults
 
     def prepare(site: Site) -> Ready:
-        """Inspect one place whose chunks are to be done, and keep other runs out."""
+        """Inspect one site whose chunks are to be executed, and keep other runs out."""
         server, here = one_server(site.server), site.plan
         target = target_of(server, here)
         if why := why_another(server, site, target):
@@ -175,12 +174,12 @@ def run_plan(
 
 def _fence(server: ClickHouse, target: TableFacts, plan: Plan, lease: float, *, blocks: bool) -> Fence | None:
     """
-    Keep other runs out of the plan's window, whichever folder or host they are of; None where nothing can or must.
+    Keep other runs out of the plan's window, from any folder or host; None if this is impossible or unneeded.
 
     Raises:
-        WindowTakenError: Another run is at work on a window that meets this one.
+        WindowTakenError: Another run is at work on an overlapping window.
     """
-    # An embedded engine's data is open to one process at a time.
+    # Only one process can open the data of an embedded engine.
     if server.embedded or not (blocks or (plan.adds_rows and not plan.allow_existing_rows)):
         return None
     fence = Fence(server, target, plan, lease)
@@ -224,7 +223,8 @@ def _check_flags(plan: Plan, run: Run, flags: RunFlags) -> None:
                 Flag("--clear-window"),
             ),
         )
-    # A bucket of the time column is not enough: a chunk shorter than it would delete what other chunks wrote.
+    # A bucket of the time column is not enough: clearing a chunk shorter than the bucket would delete rows of other
+    # chunks.
     if flags.clear_window and not plan.keeps_time:
         raise RequestError(
             f"{plan.target} has no time column {plan.time_column}, so a chunk's window cannot be deleted from it.",
@@ -258,7 +258,7 @@ def _check_compatibility(session: Session, plan: Plan, server: ClickHouse, targe
 
 
 def _begin(session: Session, log: RunLog, flags: RunFlags, resume: bool, window: Window | None) -> None:
-    """Write that the run continues, unless another run would write to the same rows."""
+    """Record that the run continues, unless another run would write to the same rows."""
     plan = log.plan
     statuses = [ChunkStatus.DONE] if flags.replay_done else []
     if flags.replay_failed:
@@ -279,7 +279,7 @@ def _begin(session: Session, log: RunLog, flags: RunFlags, resume: bool, window:
     with session.store.exclusive(lock):
         if session.options.policy.block_overlapping_runs and not flags.force_overlap:
             _refuse_overlap(session, plan)
-        # First, because a resume makes failed chunks pending: their windows would not be cleared.
+        # Replay first: a resume makes failed chunks pending, and pending chunks are not cleared.
         log.commit(replay)
         event = RunResumed if resume else RunStarted
         log.append(event(at=utc_now(), by=session.user))
@@ -301,7 +301,7 @@ def _refuse_overlap(session: Session, plan: Plan) -> None:
 
 
 def _end(session: Session, log: RunLog, crew: Crew) -> None:
-    """Record a pause, write the checkpoint, and drop the staging tables that nothing can need any more."""
+    """Record a pause, write the checkpoint, and drop the staging tables that are no longer needed."""
     run = log.refresh()
     if crew.reason and run.status is RunStatus.RUNNING and not run.count(ChunkStatus.RUNNING):
         log.append(RunPaused(at=utc_now(), by=session.user, reason=crew.reason))
@@ -315,10 +315,10 @@ def _end(session: Session, log: RunLog, crew: Crew) -> None:
 
 
 def _drop_staging(session: Session, log: RunLog, server: ClickHouse, target: TableFacts) -> None:
-    """Drop the staging tables of a run that is completed; under its lock, so that no replay begins meanwhile."""
+    """Drop the staging tables of a completed run, under the run's lock, so that no replay begins meanwhile."""
     left = attempt.leftover_tables(server, log.plan.plan_id, target)
     for batch in attempt.batches(left):
-        # In several holds of the lock, which lasts half a minute in an object store.
+        # Take the lock several times, since on an object store it expires after half a minute.
         with session.store.exclusive(log.plan.plan_id):
             if log.refresh().status is not RunStatus.COMPLETED:
                 return
@@ -326,10 +326,10 @@ def _drop_staging(session: Session, log: RunLog, server: ClickHouse, target: Tab
 
 
 def _sweep(session: Session, plan: Plan) -> None:
-    """Drop the tables of a worker that died between its last record and its cleanup; nothing needs them."""
+    """Drop the tables of a worker that died between its last event and its cleanup."""
     if session.server is None:
         return
-    # A completed plan is completed, whether or not its server answers.
+    # The plan stays completed even if its server does not answer.
     with suppress(ServerError, ConfigError), session.connected() as address, sites_of(address, plan) as sites:
         for site in sites:
             with suppress(ServerError):

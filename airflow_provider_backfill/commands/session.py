@@ -1,4 +1,4 @@
-"""The context of a command: a state store, the options, a ClickHouse to open, and the user."""
+"""Define the context of a command: the state store, the options, a ClickHouse to open, and the user."""
 
 import os
 import pwd
@@ -23,8 +23,8 @@ class Session:
     The context of a command.
 
     Attributes:
-        server: Opens the ClickHouse; None when there is none to talk to.
-        user: Who gives the commands, for the event log.
+        server: Opens the ClickHouse; None if none is configured.
+        user: The user for the event log.
     """
 
     store: StateStore
@@ -34,7 +34,7 @@ class Session:
 
     @contextmanager
     def connected(self) -> "Iterator[ClickHouse]":
-        """Return the ClickHouse of this session, closed at the end."""
+        """Open the ClickHouse of this session; it is closed at the end."""
         if self.server is None:
             raise RequestError(
                 "This needs a ClickHouse, and none was named.",
@@ -50,7 +50,7 @@ class Session:
 
     @contextmanager
     def connected_to_one(self) -> "Iterator[ClickHouse]":
-        """One of the servers behind the address, for answers that are compared with each other."""
+        """Open one of the servers behind the address, for answers that must agree."""
         # Imported here: commands that only read the state folder start without this module.
         from ..clickhouse.cluster import one_server
 
@@ -59,11 +59,11 @@ class Session:
 
 
 def account_name() -> str:
-    """Return the account and host of this process as the user's name; no environment variable changes them."""
+    """Return account and host of this process as the user's name. Environment variables do not affect it."""
     number = os.getuid()
     try:
         name = pwd.getpwuid(number).pw_name
     except KeyError:
-        # Containers run under numbers that no account has.
+        # Containers may run under a number without an account.
         name = f"uid-{number}"
     return f"{name}@{os.uname().nodename}"

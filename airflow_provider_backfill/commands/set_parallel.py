@@ -1,4 +1,4 @@
-"""Change how many chunks of a plan run at once, even during a run."""
+"""Change the number of parallel chunks of a plan, even during a run."""
 
 from ..core.events import ParallelismSet
 from ..core.names import show_table
@@ -10,15 +10,15 @@ from .session import Payload, Session
 
 def set_parallel(session: Session, plan_id: str, parallel: int) -> Payload:
     """
-    Set the number of parallel chunks of a plan over all its workers, which see the change within two seconds.
+    Set the number of parallel chunks of a plan over all its workers, which notice the change within two seconds.
 
-    Holds for every later run of the plan as well. Chunks that run already are not stopped.
+    The number also applies to later runs of the plan. Running chunks are not stopped.
 
     Args:
-        parallel: 0 leaves it to each worker again.
+        parallel: The number; 0 restores the setting of each worker.
 
     Raises:
-        RequestError: No such plan, or it is completed already.
+        RequestError: The plan does not exist or is already completed.
     """
     plan = session.store.load_plan(plan_id)
     log = session.store.open_run(plan)

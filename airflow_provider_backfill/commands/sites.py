@@ -1,4 +1,4 @@
-"""Where a plan's target is: one server, or the shards of a cluster, each by itself."""
+"""Find the sites of a plan's target: one server, or each shard of a cluster."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,10 +29,10 @@ from .session import Payload
 
 class Site(NamedTuple):
     """
-    A place where a plan has chunks to do.
+    A server or shard on which a plan has chunks to execute.
 
     Attributes:
-        plan: The plan as it is seen there: the whole of it, or what concerns one shard.
+        plan: The plan as this site sees it: the whole plan, or one shard's part.
         server: The address given by the user, or the shard's replicas.
     """
 
@@ -41,13 +41,13 @@ class Site(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The site's name in messages: ``shard 2``; empty where the target is one table."""
+        """The site's name in messages: ``shard 2``; empty if the target is one table."""
         return _name(self.plan.shard)
 
 
 @contextmanager
 def sites_of(server: ClickHouse, plan: Plan) -> Iterator[list[Site]]:
-    """Return the places where a plan has chunks to do; what is opened of them is closed at the end."""
+    """Open the sites on which a plan has chunks to execute; connections are closed at the end."""
     if not plan.shards:
         yield [Site(plan, server)]
         return
@@ -66,7 +66,7 @@ def _name(shard: int) -> str:
 
 @contextmanager
 def on_site(shard: int) -> Iterator[None]:
-    """Let errors name the *shard* where they came up; nothing is added for 0, where the target is one table."""
+    """Add the *shard* to errors in this block; add nothing for 0, where the target is one table."""
     name = _name(shard)
     try:
         yield
@@ -78,10 +78,10 @@ def on_site(shard: int) -> Iterator[None]:
 
 def check_cluster(server: ClickHouse, plan: Plan) -> None:
     """
-    Compare the shards of a plan with those that its cluster has now.
+    Compare the shards of a plan with the current shards of its cluster.
 
     Raises:
-        RequestError: The cluster has got or lost a shard; a table that moved is seen on the shard itself.
+        RequestError: The cluster gained or lost a shard. (A moved table shows on the shard itself.)
     """
     if not plan.shards:
         return
@@ -96,7 +96,7 @@ def check_cluster(server: ClickHouse, plan: Plan) -> None:
         weights = {shard.number: shard.weight for shard in plan.shards}
         if not changes and shard_weights(server, plan.cluster) != weights:
             changes.append("its shards have other weights")
-        # A server without a Distributed table over the shards does not show a sharding key.
+        # A server without a Distributed table over the shards shows no sharding key.
         if keys and plan.dealing.sharding_key not in keys.values():
             changes.append(f"the sharding key is {', '.join(sorted(set(keys.values())))}")
     if changes:
@@ -109,7 +109,7 @@ def check_cluster(server: ClickHouse, plan: Plan) -> None:
 
 
 def why_another(server: ClickHouse, site: Site, target: TableFacts) -> str:
-    """Return the identity of a shard's table where it differs from the planned one; else an empty text."""
+    """Return the identity of a shard's table if it differs from the planned one; otherwise an empty text."""
     shard = next((one for one in site.plan.shards if one.number == site.plan.shard), None)
     if shard is None:
         return ""
@@ -122,13 +122,13 @@ def why_another(server: ClickHouse, site: Site, target: TableFacts) -> str:
 
 class Ground(NamedTuple):
     """
-    The servers, tables and shards that a plan is made for.
+    The servers, tables and shards for a new plan.
 
     Attributes:
-        server: Where the statements are looked at: the only server, or that of the shard with most rows.
-        request: What was asked for, of the table there.
-        sites: Each shard's number, server and table; the one with number 0 where the target is one table.
-        fields: What the plan keeps of the cluster.
+        server: The server that explains the statements: the only server, or the server of the shard with most rows.
+        request: The request, for the table on that server.
+        sites: Number, server and table of each shard; a single entry with number 0 if the target is one table.
+        fields: The plan's fields about the cluster.
     """
 
     server: ClickHouse
@@ -140,12 +140,12 @@ class Ground(NamedTuple):
 @contextmanager
 def ground_of(server: ClickHouse, request: PlanRequest) -> Iterator[Ground]:
     """
-    Find the shards of a target, where it has some, and reach each of them.
+    Find the shards of a target, if it has any, and connect to each.
 
     Raises:
-        RequestError: The cluster is not known, a shard lacks the table, two addresses lead to one shard, or the shards'
+        RequestError: The cluster is unknown, a shard lacks the table, two addresses lead to one shard, or the shards'
             tables differ.
-        ServerUnreachableError: A shard cannot be reached; a plan needs them all.
+        ServerUnreachableError: A shard cannot be reached; planning needs all shards.
     """
     target = plan_inputs.target_facts(server, request.target) if not request.cluster else None
     spread = _spread(server, target, request)
@@ -185,10 +185,10 @@ def ground_of(server: ClickHouse, request: PlanRequest) -> Iterator[Ground]:
 
 
 def _spread(server: ClickHouse, target: TableFacts | None, request: PlanRequest) -> Spread | None:
-    """Return the cluster and the local table that are to be filled; None where the target is one table."""
+    """Return the cluster and local table to fill; None if the target is one table."""
     if request.one_shard or target is None:
         return Spread(request.cluster, request.target) if request.cluster else None
-    # A plain INSERT through the Distributed table is another way, and asked for by name.
+    # A direct INSERT goes through the Distributed table, if the user asks for it.
     return None if request.write_mode == WriteMode.INSERT else spread_of(server, target)
 
 
@@ -202,7 +202,7 @@ def _check_shard(server: ClickHouse, cluster: str, number: int) -> None:
 
 
 def _check_apart(spread: Spread, shards: Sequence[Shard], sites: Sequence[tuple[int, ClickHouse, TableFacts]]) -> None:
-    """Refuse two shards that are one table, and tables that are not alike."""
+    """Refuse two shards with the same table, and tables that differ."""
     seen: dict[str, Shard] = {}
     for shard in shards:
         if other := seen.setdefault(shard.table, shard) if shard.table in seen else None:
@@ -236,7 +236,7 @@ def _difference(one: TableFacts, other: TableFacts) -> tuple[str, str] | None:
 
 
 def _fullest(sites: Sequence[tuple[int, ClickHouse, TableFacts]], request: PlanRequest) -> ClickHouse:
-    """Return the server of the shard whose sources have most rows: what is read of an empty table cannot be seen."""
+    """Return the server of the shard with most source rows, because an empty table does not show how it is read."""
 
     def rows(site: tuple[int, ClickHouse, TableFacts]) -> int:
         _, server, target = site
@@ -250,15 +250,15 @@ def _fullest(sites: Sequence[tuple[int, ClickHouse, TableFacts]], request: PlanR
 
 
 def shards_payload(plan: Plan) -> list[Payload]:
-    """Return the shards of a plan as JSON, with where each is reached; none where the target is one table."""
+    """Return the shards of a plan as JSON, with their addresses; empty if the target is one table."""
     return [{"shard": one.number, "urls": list(one.urls), "existingRows": one.existing_rows} for one in plan.shards]
 
 
 def target_of(server: ClickHouse, plan: Plan) -> TableFacts:
     """
-    Facts about a plan's target on the server of its site.
+    Return facts about a plan's target on the server of its site.
 
     Raises:
-        RequestError: There is no such table.
+        RequestError: The table does not exist.
     """
     return plan_inputs.target_facts(server, plan.target, plan.staging_database)

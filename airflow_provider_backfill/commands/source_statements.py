@@ -1,4 +1,4 @@
-"""The statements that fill a target: from its views, a source table, or a SELECT, each as the server reads it."""
+"""Find the statements that fill a target: from its views, a source table, or a SELECT."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ from ..core.tables import TABLE_FUNCTION, TimeKind
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from .plan_inputs import target_facts, type_of
 
-# Rows pass through these and are not kept, or are gone once they are read.
+# Engines that only pass rows on, or lose rows when these are read.
 _KEEPS_NOTHING = frozenset({"Null", "Kafka", "RabbitMQ", "NATS", "S3Queue", "AzureQueue", "FileLog"})
 
 
@@ -101,7 +101,7 @@ def _view_statements(server: ClickHouse, target: TableFacts, request: PlanReques
             server, target, replace(request, filter_tables=wanted), view.select, str(view.name), replayed=True
         )
         statements.append(one)
-    # Named only where it differs from the plan's, which is that of the first statement.
+    # Store the time column only if it differs from the plan's, which is the column of the first statement.
     column = statements[0].time_column
     named = [one if one.time_column != column else one.model_copy(update={"time_column": ""}) for one in statements]
     return named, column
@@ -195,8 +195,8 @@ def _placed_by_user(
 
 def _constant_defaults(server: ClickHouse, target: TableFacts, names: Sequence[str]) -> bool:
     """
-    Return whether a NULL in these columns becomes the same value in every row, so that a second
-    reading can compare it.
+    Return whether a NULL in these columns becomes the same value in every row, so that rows can be read and compared
+    again.
     """
     defaults = [column.default for column in target.columns if column.name in names and column.default]
     return not defaults or catalog.are_constant(server, defaults)
@@ -216,7 +216,7 @@ def _filtered_tables(
     known = {source.name for source in sources.values()}
     functions = query_sources.table_functions(server, select)
     if request.filter_tables:
-        # Views that are replayed together need not read all of them.
+        # Views that are replayed together need not read the same tables.
         wanted = [one for one in request.filter_tables if one.table in known] if replayed else []
         found = []
         for one in wanted or request.filter_tables:
@@ -274,7 +274,7 @@ def _filtered_table(
 ) -> tuple[FilteredTable, str]:
     named = column or request.time_column
     if column is None and len(request.filter_tables) > 1 and named is not None and facts.column(named) is None:
-        # What --time-column names is another table's.
+        # The column of --time-column belongs to another table.
         named = None
     named, timed = _with_expression(server, facts, named)
     name, kind = find_time_column(timed, named, request.time_unit)
@@ -284,10 +284,10 @@ def _filtered_table(
 
 def _with_expression(server: ClickHouse, table: TableFacts, named: str | None) -> tuple[str | None, TableFacts]:
     """
-    Resolve the time column; an expression over the table's columns becomes a column in parentheses.
+    Resolve the time column. An expression over the table's columns becomes a column name in parentheses.
 
     Raises:
-        RequestError: It is no column, and no expression that rows can be filtered by.
+        RequestError: *named* is neither a column nor an expression that can filter rows.
     """
     if named is None or table.column(named) is not None:
         return named, table
@@ -297,7 +297,7 @@ def _with_expression(server: ClickHouse, table: TableFacts, named: str | None) -
         facts = catalog.select_facts(server, time_select(expression, rows))
     except StatementRefusedError as error:
         if named.isidentifier():
-            # A column that is not there.
+            # The column does not exist.
             return named, table
         raise RequestError(
             f"{named} is no column of {table.name}, and no expression that ClickHouse filters it by: {error.message}",
@@ -316,7 +316,7 @@ def _with_expression(server: ClickHouse, table: TableFacts, named: str | None) -
 
 
 def _check_kept(server: ClickHouse, what: str, source: QuerySource) -> None:
-    """Refuse a table that rows only pass through, before anything is read from it."""
+    """Refuse a table that does not keep its rows, before anything is read from it."""
     if source.engine not in _KEEPS_NOTHING:
         return
     like = [str(name) for name in catalog.tables_like(server, source.name)]

@@ -1,4 +1,4 @@
-"""The staging tables of chunks that are over: they go while the run continues, so that no plan leaves thousands."""
+"""Drop the staging tables of ended chunks during the run, so that no plan leaves thousands of tables."""
 
 from contextlib import suppress
 
@@ -13,16 +13,16 @@ from ..core.sql import sealed_table
 from ..errors import ServerError
 from ..state.store import StateStore
 
-# The number of tables dropped by one statement; each statement costs a round trip.
+# The number of tables per DROP statement; each statement costs a round trip.
 _AT_ONCE = 16
 
 
 class StagedTables:
     """
-    The staging tables of one worker that may be dropped: of chunks recorded as done, or refused.
+    The staging tables of one worker that may be dropped: of chunks that are done or refused.
 
-    Until the log has a chunk as done, its emptied table tells the next attempt that its rows were published. Afterwards
-    no attempt looks for it: one that was asleep finds no table to publish from, and its claim is lost.
+    Before the log has a chunk as done, the emptied table shows the next attempt that the rows are published.
+    Afterwards, no attempt needs the table. An attempt that was asleep has lost its claim and finds no table to publish.
     """
 
     def __init__(self, server: ClickHouse, store: StateStore, plan: Plan, target: TableFacts) -> None:
@@ -30,7 +30,7 @@ class StagedTables:
         self._over: list[Chunk] = []
 
     def drop(self, chunk: Chunk) -> None:
-        """Drop the table of a done chunk: immediately on replicas, else later, with the tables of further chunks."""
+        """Drop the table of a done chunk: immediately on replicas, otherwise later with tables of further chunks."""
         if self._target.replicas is None or self._plan.write_mode is WriteMode.INSERT:
             self.drop_later(chunk)
             return
@@ -39,7 +39,7 @@ class StagedTables:
             drop_everywhere(server, self._target.replicas, tables_of_chunk(server, self._plan, chunk, self._target))
 
     def drop_later(self, chunk: Chunk) -> None:
-        """Drop the table of an ended chunk later, with the tables of further chunks; an insert has none."""
+        """Drop the table of an ended chunk later, with tables of further chunks; a direct insert has none."""
         if self._plan.write_mode is WriteMode.INSERT:
             return
         self._over.append(chunk)
@@ -63,5 +63,5 @@ class StagedTables:
 
 
 def _is_over(state: ChunkState) -> bool:
-    """Return whether a chunk's staged rows are no longer needed: it is done, or was refused before publishing."""
+    """Return whether a chunk's staged rows are no longer needed: it is done, or was refused before publication."""
     return state.status is ChunkStatus.DONE or (state.status is not ChunkStatus.RUNNING and not state.verified)

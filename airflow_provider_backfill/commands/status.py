@@ -1,4 +1,4 @@
-"""Read where a plan stands."""
+"""Read the state of a plan."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ from .session import Payload, Session
 
 
 def read_status(session: Session, plan_id: str) -> Payload:
-    """Return the state of a plan, from its event log; needs no ClickHouse."""
+    """Return the state of a plan from its event log; no ClickHouse is needed."""
     plan = session.store.load_plan(plan_id)
     run = session.store.open_run(plan).run
     return {**status_payload(session, plan, run, "status"), "findings": state_findings(session, plan, run)}
 
 
 class FailedChunk(NamedTuple):
-    """A chunk that failed for good, with its last error."""
+    """A permanently failed chunk with its last error."""
 
     window: Window
     error: str
@@ -37,12 +37,12 @@ class FailedChunk(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class WindowStatus:
     """
-    Return the state of a plan's chunks in a window.
+    The state of a plan's chunks in a window.
 
     Attributes:
-        status: That of the whole run.
-        sources: The tables that rows come from, or the views where there is no table.
-        rows: Rows that the target got.
+        status: The status of the whole run.
+        sources: The source tables, or the views of statements without a source table.
+        rows: Rows that the target received.
     """
 
     plan_id: str
@@ -57,22 +57,22 @@ class WindowStatus:
 
     @property
     def total(self) -> int:
-        """How many chunks there are."""
+        """The number of chunks in the window."""
         return sum(self.counts.values())
 
     @property
     def done(self) -> int:
-        """How many of them are done."""
+        """The number of done chunks."""
         return self.counts[ChunkStatus.DONE]
 
     @property
     def is_done(self) -> bool:
-        """Whether all are done."""
+        """Whether all chunks are done."""
         return self.done == self.total
 
 
 def window_status(session: Session, plan_id: str, window: Window) -> WindowStatus:
-    """Return where a mapped task's share of a plan stands; needs no ClickHouse."""
+    """Return the state of a mapped task's share of a plan; no ClickHouse is needed."""
     plan = session.store.load_plan(plan_id)
     run = session.store.open_run(plan).run
     counts, rows, failed = dict.fromkeys(ChunkStatus, 0), 0, []
@@ -96,7 +96,7 @@ def window_status(session: Session, plan_id: str, window: Window) -> WindowStatu
 
 
 def status_payload(session: Session, plan: Plan, run: Run, command: str, *, noop: bool = False) -> Payload:
-    """Return the payload that run, resume, status and cancel share."""
+    """Return the common payload of run, resume, status and cancel."""
     payload: Payload = {
         "ok": command in ("status", "cancel", "pause") or run.status is RunStatus.COMPLETED,
         "command": command,
@@ -129,7 +129,7 @@ def status_payload(session: Session, plan: Plan, run: Run, command: str, *, noop
         payload["lastError"] = run.last_error
     step = next_step(plan, run, dead if not run.cancelled else ())
     if step is None and command in ("run", "resume"):
-        # The chunks are done. Only a user can ask whether the target holds the rows of the SELECT.
+        # The chunks are done. Only ``verify`` shows whether the target has the rows of the SELECT.
         step = Command("verify", plan.plan_id)
     if step is not None:
         payload["next"] = str(step)
@@ -156,7 +156,7 @@ def shard_counts(plan: Plan, run: Run) -> list[Payload]:
 
 
 def is_settled(run: Run) -> bool:
-    """Return whether a run rests until a user acts: it has ended, or its workers are gone."""
+    """Return whether a run rests until a user acts: it has ended, or its workers are dead."""
     return not has_live_worker(run, utc_now()) and (
         bool(run.workers) or run.status not in (RunStatus.PLANNED, RunStatus.RUNNING)
     )

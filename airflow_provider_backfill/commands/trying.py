@@ -1,4 +1,4 @@
-"""The trial at plan time: whether a few real chunks add up to one reading of their part of the window."""
+"""Run the trial of a plan: compare a few real chunks with one reading of the same part of the window."""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ from ..core.sql import insert_select, slices_settings
 from ..core.tables import TableName
 from ..errors import Advice, Flag, MisalignedError, RequestError, StatementRefusedError
 
-# Where the rules already prove the plan, a trial reads fewer rows by this factor.
+# If the rules already prove the plan, the trial reads this factor fewer rows.
 _SECOND_OPINION = 4
-# Chunks that are too long for a trial are tried by so small a share, at the bound between them.
+# Of chunks that are too long for a trial, try only this fraction, next to their common bound.
 _NEARER = 24
-# Errors of types, which no chunk's rows change.
+# Type errors do not depend on the rows of a chunk.
 _NO_ROW_FITS = frozenset({"CANNOT_CONVERT_TYPE", "TYPE_MISMATCH", "ILLEGAL_TYPE_OF_ARGUMENT", "NO_COMMON_TYPE"})
 
 
@@ -37,18 +37,18 @@ def try_chunks(
     seconds: float,
 ) -> tuple[bool, str]:
     """
-    Fill a few chunks one by one and in one statement, and compare.
+    Fill a few chunks one by one and in one statement, and compare the results.
 
     Args:
-        counted: Rows of the sources by the start of their chunk, in milliseconds; None where they are to be counted.
-        rows: About how many rows of the source may be read for it; a quarter where the rules prove it already.
-        seconds: How long a statement of it may take.
+        counted: Rows of the sources by the start of their chunk, in milliseconds; None to count them.
+        rows: The approximate maximum of source rows to read; a quarter of it if the rules already prove the plan.
+        seconds: The time limit of each statement.
 
     Returns:
-        Whether a trial was made (and showed no difference), and what it compared or why there was none.
+        Whether a trial was made and found no difference; and a text with what it compared, or why there was no trial.
 
     Raises:
-        RequestError: The two differ, or what the rules do not prove could not be tried.
+        RequestError: The results differ, or an unproven plan could not be tried.
         ServerError: The server could not be reached.
     """
     parameters = [parameter for statement in plan.statements for parameter in statement.parameters]
@@ -100,14 +100,14 @@ def _trial(server: ClickHouse, target: TableFacts, plan: Plan, slices: Sequence[
 
 
 def _neighbours(plan: Plan, parameters: Sequence[Parameter]) -> list[Slice]:
-    """Return two chunks that touch, if any: a SELECT has room for one pair of bounds, and one text of a format."""
+    """Return two adjacent chunks, if any: a SELECT has one pair of bounds and one text per format."""
     bounds = plan.bounds_ms()
     chunks = [(from_ms(start), from_ms(end)) for start, end in pairwise(bounds)]
     return next(([*pair] for pair in pairwise(chunks) if len(of_one_text(parameters, bounds, pair)) == 1), [])
 
 
 def _nearer(slices: Sequence[Slice], parameters: Sequence[Parameter]) -> list[Slice]:
-    """Return the parts of two neighbours that lie next to their common bound; none where parameters cannot say them."""
+    """Return the parts of two neighbours next to their common bound; empty if parameters cannot express them."""
     if not parameters:
         return []
     (start, middle), (_, end) = slices
@@ -137,7 +137,7 @@ def _slices(
 def fill_slices(
     server: ClickHouse, plan: Plan, table: TableName, slices: Sequence[Slice], settings: Mapping[str, Any]
 ) -> None:
-    """Insert the statements' rows for some slices of the window, in one statement, into *table*."""
+    """Insert the statements' rows for slices of the window into *table*, in one statement."""
     for statement in plan.statements:
         for each in of_one_text(statement.parameters, plan.bounds_ms(), slices):
             limits = slices_settings(plan, statement, each)

@@ -1,4 +1,4 @@
-"""Bring back what a plan with a backup has replaced."""
+"""Restore the rows that a plan with a backup has replaced."""
 
 from ..clickhouse import attempt, catalog, publish
 from ..clickhouse.cluster import one_server
@@ -17,12 +17,12 @@ from .status import status_payload
 
 def undo_plan(session: Session, plan_id: str) -> Payload:
     """
-    Bring back what a ``replace`` plan made with ``--backup`` has overwritten, and cancel the plan.
+    Restore the rows that a ``replace`` plan with ``--backup`` has overwritten, and cancel the plan.
 
-    May be repeated after a crash; the backup table stays until somebody drops it.
+    The command can be repeated after a crash. The backup table stays until a user drops it.
 
     Raises:
-        RequestError: The plan has no backup, or a worker still runs it.
+        RequestError: The plan has no backup, or a worker is still running it.
     """
     plan = session.store.load_plan(plan_id)
     log = session.store.open_run(plan)
@@ -33,10 +33,10 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
         )
     if has_live_worker(log.run, utc_now()):
         raise RequestError(f"Plan {plan_id} is running.", remedy=command("cancel", plan.plan_id))
-    # From its verification on, a chunk may have been published, and its backup was made before that.
+    # From its verification on, a chunk may be published; its backup was made before.
     restored = kept = 0
     with session.connected() as address, sites_of(address, plan) as sites:
-        # Before anything is touched, every place is reached.
+        # Reach every site before changing anything.
         reached = []
         for site in sites:
             with on_site(site.plan.shard):

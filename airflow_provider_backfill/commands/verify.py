@@ -1,9 +1,9 @@
 """
-``verify``: whether the target holds the rows that the plan's SELECTs return now for the whole window.
+Verify that the target holds the rows that the plan's SELECTs return now for the whole window.
 
-Where each row comes from one row of the source and stays as it is, content sums tell: per chunk at the source, and
-of the window in the target. Everywhere else the SELECTs fill a private table like the target, all at once, and both
-are compared once their rows are merged. What cannot be told is said, with the reason.
+If each row comes from one source row and stays unchanged, compare content sums: of each chunk at the source, and of the
+window in the target. Otherwise the SELECTs fill a private table like the target in one pass, and the merged rows of
+both tables are compared. A comparison that proves nothing is reported as inconclusive, with the reason.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from .session import Payload, Session
 from .sites import Site, on_site, sites_of, target_of
 from .trying import fill_slices
 
-# Nothing to do with how the user inserts: the private table holds the very rows of the SELECTs.
+# Independent of the user's insert settings: the private table must contain exactly the rows of the SELECTs.
 _INSERT = {
     "async_insert": 0,
     "deduplicate_insert_select": "disable",
@@ -52,15 +52,15 @@ class Verdict(StrEnum):
 
 def verify_plan(session: Session, plan_id: str) -> Payload:
     """
-    Compare source and target of a plan, as of now.
+    Compare the current rows of a plan's source and target.
 
     Returns:
-        ``verdict`` is ``equal``, ``differs`` or ``inconclusive``, for the done chunks; ``why`` has the reason of the
-        last. ``ok`` only when they are equal and all chunks are done. ``changedChunks`` lists chunks that differ,
-        ``differences`` up to three rows for each side, and ``exitCode`` is 0, 1 or 3.
+        ``verdict`` is ``equal``, ``differs`` or ``inconclusive``, for the done chunks; ``why`` has the reason for
+        ``inconclusive``. ``ok`` is true only if the rows are equal and all chunks are done. ``changedChunks`` lists
+        chunks that differ, ``differences`` has up to three rows per side, and ``exitCode`` is 0, 1 or 3.
 
     Raises:
-        RequestError: No such plan, or none of its chunks is done.
+        RequestError: The plan does not exist, or none of its chunks is done.
         ServerError: ClickHouse could not be asked.
     """
     plan = session.store.load_plan(plan_id)
@@ -92,7 +92,7 @@ def verify_plan(session: Session, plan_id: str) -> Payload:
 
 
 def _compare(site: Site, run: Run) -> Payload:
-    """Compare source and target in one place."""
+    """Compare source and target on one site."""
     plan = site.plan
     with on_site(site.plan.shard):
         server = one_server(site.server)
@@ -105,7 +105,7 @@ def _compare(site: Site, run: Run) -> Payload:
 
 
 def _of_all_shards(plan: Plan, found: Sequence[tuple[Site, Payload]]) -> Payload:
-    """Return what was found in all places, each named by its shard; the worst verdict is that of the whole."""
+    """Combine the results of all sites, each with the name of its shard; the worst verdict counts."""
     if not plan.shards:
         return found[0][1]
     verdicts = [each["verdict"] for _, each in found]
@@ -133,10 +133,7 @@ def _of_all_shards(plan: Plan, found: Sequence[tuple[Site, Payload]]) -> Payload
 
 
 def _shares_miss(plan: Plan, run: Run, sites: Sequence[Site]) -> str:
-    """
-    Return why the shards' shares of the rows are not the whole, for windows that all have done;
-    empty where they are.
-    """
+    """Return why the shards' shares do not add up to all rows, for windows done on every shard; empty if they do."""
     columns = plan.dealing.columns if plan.dealing is not None else ()
     parameters = [parameter for statement in plan.statements for parameter in statement.parameters]
     groups = of_one_text(parameters, plan.bounds_ms(), _finished(plan, run))
@@ -145,7 +142,7 @@ def _shares_miss(plan: Plan, run: Run, sites: Sequence[Site]) -> str:
         return ""
     sums = []
     for each in (plan, *(site.plan for site in sites)):
-        # The whole as the first shard sees it; each share comes from its own shard.
+        # The first shard's view of the whole; each share comes from its own shard.
         site = next((one for one in sites if one.plan is each), sites[0])
         with on_site(site.plan.shard):
             server = one_server(site.server)
@@ -163,7 +160,7 @@ def _shares_miss(plan: Plan, run: Run, sites: Sequence[Site]) -> str:
 
 
 def _is_copy(plan: Plan, target: TableFacts) -> bool:
-    """Return whether each row comes from one row of the source, and the target keeps rows unchanged."""
+    """Return whether each row comes from one source row, and the target keeps rows unchanged."""
     if not plan.sums_tell or plan.target_time is None or (plan.existing_rows and plan.adds_rows):
         return False
     names = plan.statements[0].columns
@@ -174,7 +171,7 @@ def _is_copy(plan: Plan, target: TableFacts) -> bool:
 
 
 def _compare_sums(server: ClickHouse, plan: Plan, run: Run, target: TableFacts, done: Sequence[Chunk]) -> Payload:
-    """Chunk by chunk at the source against the log, then all columns of the window, of source and target."""
+    """Compare each chunk at the source with the log, and then all columns of the window between source and target."""
     changed, present = [], []
     for chunk in done:
         now, written = content_at_source(server, plan, target, chunk), run.state(chunk.id).content
@@ -188,7 +185,7 @@ def _compare_sums(server: ClickHouse, plan: Plan, run: Run, target: TableFacts, 
     differs = bool(changed) or source != held
     shown = _compare_merged(server, plan, run, target) if source != held else {"changedChunks": [], "differences": []}
     if source != held and not changed and run.reach and plan.target_time and plan.target_time.label is None:
-        # Rows whose time in the target is another than the source's lie in part outside of the window.
+        # Rows whose target time differs from the source time may lie outside the window.
         if shown["verdict"] is Verdict.DIFFERS:
             why = "rows have another time in the target than in the source, so those of other windows lie among them"
             return {**shown, "verdict": Verdict.INCONCLUSIVE, "why": why}
@@ -204,7 +201,7 @@ def _compare_sums(server: ClickHouse, plan: Plan, run: Run, target: TableFacts, 
 
 
 def _compare_merged(server: ClickHouse, plan: Plan, run: Run, target: TableFacts) -> Payload:
-    """Compare the target's merged rows with those of a table like it, filled by the SELECTs in one statement."""
+    """Compare the target's merged rows with a table like it, filled by the SELECTs in one statement."""
     slices = _finished(plan, run)
     filled = {name for statement in plan.statements for name in statement.columns}
     columns = [
@@ -217,7 +214,7 @@ def _compare_merged(server: ClickHouse, plan: Plan, run: Run, target: TableFacts
         why = plan.verify_caveat or "no window has all of its chunks done"
         return {"verdict": Verdict.INCONCLUSIVE, "why": why, **empty}
     where, time = _condition(plan, slices), plan.target_time
-    # Under a label, a row's time does not identify its chunk.
+    # With a label, a row's time does not identify its chunk.
     told = time is not None and time.label is None and time.column not in plan.not_compared
     at = milliseconds(quote(time.column), time.kind) if time is not None and told else ""
     doubt, signs_tell = plan.verify_caveat, plan.signs_tell
@@ -245,7 +242,7 @@ def _compare_merged(server: ClickHouse, plan: Plan, run: Run, target: TableFacts
 
 
 def _chunks_of(plan: Plan, run: Run, rows: Sequence[Difference]) -> list[Chunk]:
-    """Return the chunks in whose windows rows lie, by their time in the target."""
+    """Return the chunks whose windows contain rows, by the rows' time in the target."""
     times = {row.at for row in rows if row.at is not None}
     return [
         chunk
@@ -255,18 +252,18 @@ def _chunks_of(plan: Plan, run: Run, rows: Sequence[Difference]) -> list[Chunk]:
 
 
 def _finished(plan: Plan, run: Run) -> list[Slice]:
-    """Return the stretches of time of which every chunk is done, merged."""
+    """Return the merged stretches of time whose chunks are all done."""
     chunks = list(select_chunks(plan, run))
-    # Chunks that are parts of a window by the sorting key have that window in common.
+    # Parts of a window by key have the same window.
     unfinished = {(chunk.start, chunk.end) for chunk in chunks if run.state(chunk.id).status is not ChunkStatus.DONE}
     return _joined([window for chunk in chunks if (window := (chunk.start, chunk.end)) not in unfinished])
 
 
 def _condition(plan: Plan, slices: Sequence[Slice]) -> str:
     """
-    Return the condition that a row of the target lies in one of *slices*; a day does when a part of it does.
+    Return the condition that a row of the target lies in *slices*; a day counts as a whole if a part of it does.
 
-    Where the SELECT labels rows by another time, the condition that its label does.
+    If the SELECT labels rows by another time, the condition applies to the label.
     """
     time = plan.target_time
     if time is None:
@@ -296,10 +293,7 @@ def _total(contents: Sequence[ContentSums]) -> ContentSums:
 
 
 def _is_unchanged(plan: Plan, written: ContentSums | None, now: ContentSums) -> bool:
-    """
-    Return whether the source returns a chunk's rows as the log has them; a checksum of parts has no
-    match in a source.
-    """
+    """Return whether the source's rows equal the logged rows. A checksum of parts cannot be compared with a source."""
     if plan.row_proof is RowProof.WRITTEN:
         return written is not None and written.rows == now.rows
     return written == now

@@ -16,15 +16,15 @@ def waive_plan(
     session: Session, plan_id: str, *, reason: str, until: datetime | None = None, superseded_by: str = ""
 ) -> Payload:
     """
-    Mark a plan as not required: ``check`` shows the plan and does not count it.
+    Mark a plan as not required: ``check`` lists the plan but does not count it.
 
-    Ends at *until*, and when somebody runs or resumes the plan.
+    The waiver ends at *until*, or when a user runs or resumes the plan.
 
     Args:
-        superseded_by: The id of the plan that does this one's work.
+        superseded_by: The id of the plan that replaces this plan.
 
     Raises:
-        RequestError: No such plan, no reason, an end that is past, or a plan that is completed already.
+        RequestError: The plan does not exist or is already completed, the reason is empty, or the end has passed.
     """
     plan = session.store.load_plan(plan_id)
     moment = utc_now()

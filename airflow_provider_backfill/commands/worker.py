@@ -1,9 +1,9 @@
 """
-A worker: claims chunks of one plan, executes them, keeps its claims alive, and stops when told.
+Execute a plan's chunks as a worker: claim chunks, execute them, keep the claims alive, and stop on request.
 
-Each thread executes one chunk at a time; one more thread watches the log for a cancel, sends
-the worker's sign of life, and kills the queries of a run that is to stop. Nothing about the
-run is kept here: a worker that dies is replaced by one that reads the log.
+Each thread executes one chunk at a time. Another thread watches the log for a cancel, sends heartbeats, and kills the
+queries of a stopping run. The worker stores nothing about the run: another worker can replace a dead one by reading the
+log.
 """
 
 import random
@@ -65,25 +65,26 @@ MAX_FAILURES_IN_A_ROW = 10
 
 
 class StopRequested(Exception):  # noqa: N818 - no error, and caught where the attempt ends
-    """Ends an attempt at a step, because the worker was told to stop."""
+    """Ends an attempt at a step, after the worker was told to stop."""
 
 
 class Worker:
     """
-    Executes chunks of one plan on one server.
+    Execute the chunks of one plan on one server.
 
     Args:
-        retries: Attempts per chunk, in total.
-        retry_delay_ms: Wait after the first failed attempt; doubles.
-        report: Called with each event this worker has written, from any of its threads.
+        retries: Total number of attempts per chunk.
+        retry_delay_ms: Wait after the first failed attempt; it doubles with each further attempt.
+        report: Called with each event that this worker writes, from any of its threads.
         step: Called with each step of an attempt; for tests that stop a worker there.
-        fence: Keeps other runs out of the plan's window; None where nothing does.
-        gate: Says why the next chunk has to wait; empty when it may start.
+        fence: Keeps other runs out of the plan's window; None if not available.
+        gate: Returns why the next chunk has to wait; empty if it may start.
         schedule: When chunks may start.
-        newest_first: Begin with the end of the window.
-        max_failures: Stop when so many chunks in a row have failed permanently: the next would fail as well.
-        on_behalf_of: Who gave the command, for the claims in the log.
-        replicated: The tables that the plan reads, and its target, where they are replicated; each with its cluster.
+        newest_first: Whether to begin with the end of the window.
+        max_failures: Stop after this number of consecutive permanently failed chunks, since the next would probably
+            fail, too.
+        on_behalf_of: The user or task that gave the command, for the claims in the log.
+        replicated: The replicated ones of the plan's sources and target, each with its cluster.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Worker:
         self._gate, self._fence, self._max_failures = gate, fence, max_failures
         self._schedule, self._newest_first = schedule, newest_first
         self._failures_in_a_row = 0
-        # Whether the next chunk may have no rows: when the last had none, or nothing is known yet.
+        # Whether the next chunk may be empty: the last one was, or none is known yet.
         self._sparse = True
         self._held_said = -_HOLD_SAID_SECONDS
         self._paced = 0
@@ -129,29 +130,30 @@ class Worker:
 
     @property
     def reason(self) -> str:
-        """Why the worker stopped before its work was done; empty when it did not."""
+        """Why the worker stopped before all chunks ended; empty if it did not."""
         return self._reason
 
     def drop_staged(self) -> None:
-        """Drop the staging tables of the chunks that are done, once no thread works any more."""
+        """Drop the staging tables of done chunks; call this when no thread works any more."""
         self._staged.drop_rest()
 
     def stop(self, reason: str) -> None:
-        """Give every chunk back and end soon; safe to call from a signal handler."""
+        """Release all chunks and end soon; safe to call from a signal handler."""
         if not self._stopping.is_set():
             self._reason = reason
             self._stopping.set()
 
     def run(self, chunks: Callable[[Run], Iterator[Chunk]], parallel: int) -> None:
         """
-        Execute the pending chunks, *parallel* at a time, and wait for those of other workers.
+        Execute the pending chunks, *parallel* at a time, and wait for chunks of other workers.
 
         Args:
-            chunks: Gives the chunks this worker may take, for the run as of now.
-            parallel: Holds until the user turns the run's own number, which then counts for all workers together.
+            chunks: Yields the chunks that this worker may take in the current run.
+            parallel: The number of parallel chunks, until the user sets a number for the run, which applies to all
+                workers together.
 
         Raises:
-            StateError: The state folder failed; what was claimed is taken up by the next worker.
+            StateError: The state folder failed; the next worker takes over the claimed chunks.
             ServerError: The server could not be reached to stop the queries.
         """
         self._parallel = parallel
@@ -217,13 +219,13 @@ class Worker:
                 drained.wait(_WIDTH_SECONDS)
             wait_for(list(ended.values()))
         except BaseException as error:
-            # A timeout or an interrupt of this thread: the others must not continue without it.
+            # A timeout or an interrupt ends this thread, and the other threads must not continue alone.
             self.stop(f"interrupted by {type(error).__name__}")
             wait_for(list(ended.values()))
             raise
 
     def _guard(self, work: Callable[[], None]) -> None:
-        """Run one thread's work; the first error stops the others and is raised by :meth:`run`."""
+        """Run one thread's work. The first error stops the other threads, and :meth:`run` raises it."""
         try:
             work()
         except Exception as error:  # noqa: BLE001 - raised again by run(); a thread that just died would hang it
@@ -254,7 +256,7 @@ class Worker:
             self._ended.wait(0.05 if self._stopping.is_set() else _WATCH_SECONDS)
 
     def _fenced(self) -> None:
-        """Make sure that nobody else may publish to this window."""
+        """Check that no other run may publish to this window."""
         if self._fence is not None:
             self._fence.hold()
 
@@ -300,16 +302,16 @@ class Worker:
             if not isinstance(outcome, ChunkFailed) or outcome.final:
                 return
             delay = retry_delay(self._retry_delay_ms, log.run.state(chunk.id).tries)
-            # Workers that failed together should not come back together.
+            # Random delays keep workers that failed together from retrying together.
             self._stopping.wait(delay * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, keeps no secret
 
     def _wait_for_turn(self, log: RunLog) -> None:
-        """Wait while as many chunks run as the user wants at once."""
+        """Wait while as many chunks run as the user allows."""
         while not self._is_over() and log.run.parallel and self._claims.is_full(log.refresh()):
             self._stopping.wait(_WATCH_SECONDS)
 
     def _wait_for_room(self, log: RunLog) -> None:
-        """Wait while the hours or the gate say so, and keep the reason in the log: after twice as long each time."""
+        """Wait while the hours or the gate require it. Log the reason with doubling intervals."""
         pause = _HOLD_SAID_SECONDS
         while not self._is_over() and (reason := self._schedule.reason_to_wait(utc_now()) or self._gate()):
             if time.monotonic() - self._held_said >= pause:
@@ -317,11 +319,11 @@ class Worker:
                 self._held_said = time.monotonic()
                 self._append(log, RunThrottled(at=utc_now(), by=self.owner, reason=reason))
             self._stopping.wait(_HOLD_SECONDS)
-        # A new wait is said at once.
+        # Report a new wait immediately.
         self._held_said = -_HOLD_SAID_SECONDS
 
     def _is_over(self) -> bool:
-        """Return whether no chunk may start any more: the worker was told to stop, or its time is up."""
+        """Return whether no chunk may start any more: the worker was told to stop, or its schedule has ended."""
         if self._schedule.is_over(utc_now()) and not self._reason:
             self._reason = f"the time to stop had come, {render_instant(self._schedule.stop_at or utc_now())}"
         return self._stopping.is_set() or self._schedule.is_over(utc_now())
@@ -335,7 +337,7 @@ class Worker:
                 self.stop(f"{self._failures_in_a_row} chunks in a row failed for good; the last: {outcome.message}")
 
     def _attempt(self, log: RunLog, chunk: Chunk, claim: ChunkState, began: float) -> Event:
-        """Execute one attempt; the event it ended with."""
+        """Execute one attempt, and return its final event."""
         number, looked = claim.attempt, time.monotonic()
 
         def owned() -> None:
@@ -357,7 +359,7 @@ class Worker:
 
         def step(done: Step) -> None:
             self._step(done)
-            # Once sealed, finishing takes less than starting over.
+            # After sealing, finishing takes less time than starting again.
             if self._stopping.is_set() and done not in (Step.SEALED, Step.MOVED):
                 raise StopRequested
 
@@ -367,7 +369,7 @@ class Worker:
             nonlocal looked
             self._fenced()
             if time.monotonic() - looked >= self._lease / 2:
-                # The worker may have slept: others may have sealed the table anew, or filled the window.
+                # While the worker slept, others may have sealed the table again, or filled the window.
                 owned()
                 look()
                 self._fenced()
@@ -416,19 +418,19 @@ class Worker:
         except (ServerError, VerificationError, RequestError) as error:
             run = log.refresh()
             if self._stopping.is_set() or run.cancelled:
-                # A cancel from elsewhere kills the query before the watcher has seen it in the log.
+                # A cancel from another process may kill the query before the watcher reads the cancel in the log.
                 return released(self._reason or "the run was cancelled")
-            # Where rows are dealt out, a server says that another one is down.
+            # Where rows are divided among shards, a server reports that another shard is down.
             passes = ServerUnreachableError if self._plan.dealing is None else ServerError
             if self._plan.shard and isinstance(error, passes) and (why := self._gate()):
-                # The chunks of a shard that is down wait for it; that is no fault of theirs.
+                # The chunks of an unreachable shard wait, and the attempt does not count.
                 return released(why)
             return self._outcomes.failed(run, chunk, number, error, unwritten=unwritten[0])
         self._sparse = not content.rows
         return self._outcomes.done(chunk, number, content, time.monotonic() - began, reading)
 
     def _choose_server(self, claim: ChunkState) -> ClickHouse:
-        """Return one server for the whole attempt where tables are replicated, so that all answers agree."""
+        """Return one server for the whole attempt if tables are replicated, so that all answers agree."""
         if not self._replicated:
             return self._server
         staged = claim.staged and TableName(self._target.beside, claim.staged.table)
@@ -437,9 +439,9 @@ class Worker:
 
 def wait_for(events: list[threading.Event]) -> None:
     """
-    Wait until all *events* are set, open to signals.
+    Wait until all *events* are set, with signals enabled.
 
-    Not by joining threads: a join that an exception interrupts takes its thread for ended (Python 3.11).
+    Joining threads instead would fail: an interrupted join marks its thread as ended (Python 3.11).
     """
     for event in events:
         while not event.wait(0.2):
