@@ -1,11 +1,11 @@
 """
 Plan, run and watch ClickHouse backfills from Airflow, each row written exactly once.
 
-Holds the version and what Airflow's providers manager asks for. Imports nothing: the
-command line starts through here, and so does every ``airflow`` call.
+This file has the version and the metadata for Airflow's providers manager. It imports nothing, because the command line
+and every ``airflow`` call import it first.
 """
 
-# Type checkers take it for true; to import typing costs a start a millisecond.
+# Type checkers assume True here; importing typing would cost each start a millisecond.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .client import Client as Client
@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    """Load :class:`Client` at its first use, so that importing the package costs nothing."""
+    """Load :class:`Client` on first use, so that importing the package costs nothing."""
     if name == "Client":
         from .client import Client
 
@@ -22,7 +22,7 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-# (option, type, default, example, description), in the order of the reference.
+# (option, type, default, example, description), in the order of the reference
 _OPTIONS = (
     (
         "state_dir",
@@ -108,9 +108,9 @@ def _modules(*names: str) -> dict[str, object]:
 
 def get_provider_info() -> dict[str, object]:
     """
-    Return the provider's metadata as Airflow's ``provider_info.schema.json`` wants it.
+    Return the provider's metadata in the form of Airflow's ``provider_info.schema.json``.
 
-    Called by the entry point group ``apache_airflow_provider`` in every Airflow process.
+    The entry point group ``apache_airflow_provider`` calls this in every Airflow process.
     """
     return {
         "package-name": "airflow-provider-backfill",
@@ -132,7 +132,7 @@ def get_provider_info() -> dict[str, object]:
         "task-decorators": [
             {"name": "clickhouse_backfill", "class-name": f"{__name__}.task_group.clickhouse_backfill"},
         ],
-        # The official provider registers none.
+        # The official ClickHouse provider registers no such scheme.
         "asset-uris": [{"schemes": ["clickhouse"], "handler": None}],
         "extra-links": [f"{__name__}.airflow_support.links.BackfillPlanLink"],
         "config": {

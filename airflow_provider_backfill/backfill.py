@@ -1,4 +1,4 @@
-"""One backfill as the Python API hands it out: its plan, its run, and their results."""
+"""Represent one backfill in the Python API: its plan, its run, and their results."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,13 +32,13 @@ class Pace(TypedDict, total=False):
     When and how a run starts chunks.
 
     Attributes:
-        max_load: Wait while the server uses more than this share of its limits; 0.8 when not given.
-        max_failures: Pause after this many permanent failures in a row; 10 when not given.
+        max_load: Wait while the server uses more than this share of its limits; by default 0.8.
+        max_failures: Pause after this many permanent failures in a row; by default 10.
         newest_first: Start at the end of the window.
         hours: Start chunks only in these hours of the day: ``22-06`` or ``22:30-06:00``.
         stop_at: Start no chunk after this time and pause: ``06:00``, or ``2025-01-31T06:00:00Z``.
-        zone: Time zone of *hours* and *stop_at*; UTC when None.
-        force_overlap, force_compatibility, force_environment: As the flags of ``run``.
+        zone: Time zone of *hours* and *stop_at*; UTC if None.
+        force_overlap, force_compatibility, force_environment: Like the flags of ``run``.
     """
 
     max_load: float
@@ -58,8 +58,8 @@ class VerifyResult:
     The result of ``verify``.
 
     Attributes:
-        ok: Whether the target holds what the source gives, for the whole window.
-        exit_code: 0 equal, 1 differs, 3 inconclusive, as the command ends.
+        ok: Whether the target has the source's rows for the whole window.
+        exit_code: The exit code of the command: 0 equal, 1 differs, 3 inconclusive.
         payload: The answer of ``verify --json``.
     """
 
@@ -79,8 +79,9 @@ class RunResult:
     Attributes:
         status: planned, running, paused, completed, failed, cancelled or undone.
         chunk_counts: Chunks by status, and their ``total``.
-        rows_written: Rows that the target got.
-        rows_read, bytes_read: What the filling statements read, uncompressed; 0 where the server did not say.
+        rows_written: Rows that the target received.
+        rows_read, bytes_read: Rows and uncompressed bytes that the filling statements read; 0 if the server does not
+            report them.
         payload: The answer of ``status --json``.
     """
 
@@ -114,13 +115,13 @@ class RunResult:
 @dataclass(frozen=True, slots=True)
 class LeftoverTable:
     """
-    A table of a run or a trial that is on the server.
+    A table that a run or a trial left on the server.
 
     Attributes:
         kind: ``staging``, ``fence`` or ``trial``.
-        rows: None when not known.
+        rows: Rows in the table; None if unknown.
         fate: ``removed``, ``removable`` or ``kept``.
-        reason: Why.
+        reason: The reason for the fate.
     """
 
     table: str
@@ -133,14 +134,14 @@ class LeftoverTable:
 
 class Backfill:
     """
-    One plan and its run. Made by :meth:`Client.plan` and :meth:`Client.backfill`.
+    One plan and its run. :meth:`Client.plan` and :meth:`Client.backfill` return it.
 
     Attributes:
         id: The plan's id, 16 hex digits.
         target: ``database.table``.
         window: The half-open window, as two aware datetimes in UTC.
         chunk_count: Chunks of the plan.
-        plan_payload: The answer of ``plan --json``; None for a plan that was not made by this call.
+        plan_payload: The answer of ``plan --json``; None unless this object comes from :meth:`Client.plan`.
     """
 
     def __init__(self, session: "Session", plan: Plan, plan_payload: "Payload | None" = None) -> None:
@@ -161,22 +162,22 @@ class Backfill:
         **pace: Unpack[Pace],
     ) -> RunResult:
         """
-        Execute the chunks that are not done, and wait for the end.
+        Execute the chunks that are not done, and wait for their end.
 
         Args:
-            parallel: Chunks at once; the option ``maxParallelChunks`` when None.
-            replay_done, replay_failed, clear_window: As the flags of ``run``.
+            parallel: Number of parallel chunks; the option ``maxParallelChunks`` if None.
+            replay_done, replay_failed, clear_window: Like the flags of ``run``.
             pace: Fields of :class:`Pace`, by name.
 
         Raises:
-            RequestError: The run may not begin as asked; says why and what to change.
+            RequestError: The run may not start. The message has the reason, the hint a change that helps.
             ServerError: ClickHouse could not be reached.
         """
         replay = {"replay_done": replay_done, "replay_failed": replay_failed, "clear_window": clear_window}
         return self._execute(parallel, replay, pace, resume=False)
 
     def resume(self, *, parallel: int | None = None, **pace: Unpack[Pace]) -> RunResult:
-        """Continue a paused, failed or cancelled run, failed chunks included; arguments as for :meth:`run`."""
+        """Continue a paused, failed or cancelled run, including failed chunks; arguments as for :meth:`run`."""
         return self._execute(parallel, {}, pace, resume=True)
 
     def _execute(self, parallel: int | None, replay: dict[str, bool], pace: Pace, *, resume: bool) -> RunResult:
@@ -202,7 +203,7 @@ class Backfill:
         return self.status()
 
     def status(self) -> RunResult:
-        """Read where the backfill stands; needs no ClickHouse."""
+        """Read the state of the backfill; no ClickHouse is needed."""
         from .commands.status import read_status
 
         payload = read_status(self._session, self.id)
@@ -220,14 +221,14 @@ class Backfill:
 
     def chunks(self, status: str | None = None, *, failed: bool = False) -> "list[ChunkResult]":
         """
-        List chunks in time order; needs no ClickHouse.
+        List chunks in time order; no ClickHouse is needed.
 
         Args:
-            status: Only chunks of this status; all when None.
+            status: List only chunks of this status; all if None.
             failed: The same as ``status="failed"``.
 
         Raises:
-            RequestError: No such status.
+            RequestError: The status does not exist.
         """
         from .commands.chunks import list_chunks
 
@@ -258,19 +259,19 @@ class Backfill:
         return VerifyResult(bool(payload["ok"]), code, payload)
 
     def doctor(self) -> "Payload":
-        """Diagnose the backfill and its tables; the answer of ``doctor --json``."""
+        """Diagnose the backfill and its tables; return the payload of ``doctor --json``."""
         from .commands.doctor import diagnose
 
         return diagnose(self._session, self.id)
 
     def report(self) -> "Payload":
-        """Report who ran the backfill, when, and what it cost; the answer of ``report --json``."""
+        """Report who ran the backfill, when, and its cost; return the payload of ``report --json``."""
         from .commands.report import report_plan
 
         return report_plan(self._session, self.id)
 
     def pause(self, reason: str = "") -> RunResult:
-        """Pause the run until :meth:`resume`; its workers give their chunks back."""
+        """Pause the run until :meth:`resume`; its workers release their chunks."""
         from .commands.pause import pause_plan
 
         pause_plan(self._session, self.id, reason=reason)
@@ -284,7 +285,7 @@ class Backfill:
         return self.status()
 
     def undo(self) -> RunResult:
-        """Bring back what a plan with ``backup=True`` has replaced."""
+        """Restore the rows that a plan with ``backup=True`` has replaced."""
         from .commands.undo import undo_plan
 
         undo_plan(self._session, self.id)
@@ -295,7 +296,7 @@ class Backfill:
         return f"<Backfill {self.id} of {self.target}, {start} to {end}, {self.chunk_count} chunks>"
 
     def _repr_html_(self) -> str:
-        """Return the map of the run, for a notebook: a cell for each chunk or several, coloured by status."""
+        """Return the map of the run for a notebook: one cell for one or several chunks, coloured by status."""
         run: Run = self._session.store.open_run(self._plan).run
         rows = ProgressMap(self._plan).rows(run, width=60, most=40)
         lines = [

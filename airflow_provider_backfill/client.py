@@ -46,14 +46,14 @@ class Client:
     A ClickHouse and a state folder.
 
     Args:
-        url: ``http[s]://user@host:8123/database`` or ``chdb:///path``; the environment's ``CLICKHOUSE_URL`` when
-            None. Without either, what needs no server works.
-        state_dir: Folder or URL of plans, runs and events; the option ``stateDir`` when None.
-        password: The password, when *url* has none; the environment's ``CLICKHOUSE_PASSWORD`` when None.
-        options: Options by their names, such as ``{"retry_delay_ms": 100}``; stronger than files and environment.
+        url: ``http[s]://user@host:8123/database`` or ``chdb:///path``; the environment's ``CLICKHOUSE_URL`` if None.
+            Without either, only methods that need no server work.
+        state_dir: Folder or URL of plans, runs and events; the option ``stateDir`` if None.
+        password: The password, if *url* has none; the environment's ``CLICKHOUSE_PASSWORD`` if None.
+        options: Options by name, such as ``{"retry_delay_ms": 100}``; they override files and environment.
 
     Raises:
-        ConfigError: An option is wrong.
+        ConfigError: An option is invalid.
     """
 
     def __init__(
@@ -116,14 +116,14 @@ class Client:
         owner: str = "",
     ) -> Backfill:
         """
-        Create an immutable plan, or find the identical one; nothing runs.
+        Create an immutable plan, or find the identical plan; do not run it.
 
         Args:
             target: ``database.table``.
             window: Start, included, and end, excluded; text such as ``2025-01-31``, or aware datetimes.
             chunk: ``"6h"``, ``"day"``, ``"month"``, ``"partition"``, a number of hours, or ``"auto"``.
             settings: ClickHouse settings for the statements that read the source and fill.
-            params_format: By the name of a parameter of *select*, the format of strftime of the chunk's start.
+            params_format: The strftime formats of the chunk's start, by the name of a parameter of *select*.
             proof: ``written`` or ``content``: the evidence for staged rows before they are published.
             filter_table: Table of *select* to filter by the window, ``database.table`` or ``database.table=column``;
                 several in a list.
@@ -131,14 +131,15 @@ class Client:
             accept_partial_groups: Reason to accept that chunks cut groups of *select*.
             trial: Try a few chunks to see whether the chunks add up.
             one_shard: Fill this server's local table with the rows of all shards of a Distributed source.
-            staging_database: Where staging tables are made, instead of the target's database.
+            staging_database: The database for staging tables, instead of the target's database.
             cluster: The cluster on whose shards the target is a local table.
-            shard_url: Where shards are, such as ``2=http://host:8123``; ``system.clusters`` has the others.
+            shard_url: Addresses of shards, such as ``2=http://host:8123``; other addresses come from
+                ``system.clusters``.
             max_chunk_rows, max_chunk_bytes: Split chunks with more source rows or bytes, join chunks with fewer.
             reason, owner: Reason for the backfill, and person or team responsible; shown by ``report``.
 
         Raises:
-            RequestError: The plan is refused; says why and what to change.
+            RequestError: The plan is refused. The message has the reason, the hint a change that helps.
             ServerError: ClickHouse could not be asked.
         """
         from .commands.plan import create_plan
@@ -191,12 +192,12 @@ class Client:
         Find a backfill.
 
         Args:
-            name: Its id or a unique beginning of it; the last one that was planned when None.
-            target: The one open plan of this table instead.
+            name: The id of its plan or a unique beginning of the id; the plan created last if None.
+            target: Find the only open plan of this table instead.
 
         Raises:
-            PlanNotFoundError: There is none.
-            RequestError: Several could be meant.
+            PlanNotFoundError: There is no such plan.
+            RequestError: Several plans fit.
         """
         from .commands.find_plan import find_plan_id, last_plan_id, plan_id_of_target
 
@@ -207,7 +208,7 @@ class Client:
         return Backfill(self._session, self._session.store.load_plan(plan_id))
 
     def backfills(self, *, target: str | None = None, status: str | None = None) -> list[Backfill]:
-        """List all backfills, oldest first; only those of *target*, and of *status*, when given."""
+        """List all backfills, oldest first, optionally only those of *target* or with *status*."""
         from .commands.list import list_plans
 
         table: TableName | None = None if target is None else parse_table(target, "target")
@@ -221,11 +222,11 @@ class Client:
         Find the tables that runs and trials have left on the server; with *remove*, drop the unneeded ones.
 
         Args:
-            backfill: Only those of the plan with this id, or this unique beginning of one.
-            target: Look beside this table, and nowhere else.
+            backfill: Search only tables of the plan with this id, or with this unique beginning of an id.
+            target: Search only tables of this target.
 
         Raises:
-            RequestError: There is no such plan or table.
+            RequestError: The plan or table does not exist.
             ServerError: ClickHouse could not be asked.
         """
         from .commands.clean import clean_up
@@ -243,7 +244,7 @@ class Client:
         ]
 
     def check(self, *, target: str | None = None) -> "Payload":
-        """Tell whether every required backfill is finished; the answer of ``check --json``."""
+        """Check whether every required backfill is finished; return the payload of ``check --json``."""
         from .commands.check import check_backfills
 
         return check_backfills(self._session, None if target is None else parse_table(target, "target"))

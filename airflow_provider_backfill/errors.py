@@ -1,10 +1,9 @@
 """
-The errors a user can meet: what happened, what to do next, and the exit code.
+Define the errors that a user can see: what happened, what to do next, and the exit code.
 
-Every error the product raises on purpose is a :class:`BackfillError`. The skins
-(command line, operators, web) catch that one class, once, at their edge. What helps is a
-value, a :data:`Remedy`, which each skin renders in its own words.
-Imports nothing of the package, so every layer may raise these.
+Every error that the product raises on purpose is a :class:`BackfillError`. Command line, operators and web page catch
+this class at one place each. A :data:`Remedy` is the advice of an error; each interface renders it in its own words.
+This module imports nothing of the package, so every layer may raise these errors.
 """
 
 import shlex
@@ -18,11 +17,11 @@ PROGRAM = "clickhouse-backfill"
 
 class Flag(NamedTuple):
     """
-    A flag of the command line, with its value; an operator has an argument in its place.
+    A flag of the command line, with its value; operators have an argument instead.
 
     Attributes:
-        name: As typed, with its dashes.
-        value: Empty for a flag that takes none, or where any value is meant.
+        name: The name as typed, with its dashes.
+        value: The value; empty for a switch, or if any value is meant.
     """
 
     name: str
@@ -42,9 +41,9 @@ _carried: ContextVar[Callable[[str], Sequence[Flag]]] = ContextVar("carried", de
 @contextmanager
 def carrying(flags: Callable[[str], Sequence[Flag]]) -> Iterator[None]:
     """
-    Let every command line that is written in this context have *flags* of its verb, so that it works when pasted.
+    Add *flags* of their verb to all command lines built in this context, so that they work when pasted.
 
-    Threads that begin meanwhile have a context of their own: what they write to a log has no such flags.
+    Threads that start meanwhile have another context, so command lines in their logs lack these flags.
     """
     token = _carried.set(flags)
     try:
@@ -62,7 +61,7 @@ class Command(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The remedy's name in JSON."""
+        """The kind of the remedy in JSON."""
         return "command"
 
     def __str__(self) -> str:
@@ -77,7 +76,7 @@ class Sql(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The remedy's name in JSON."""
+        """The kind of the remedy in JSON."""
         return "sql"
 
     def __str__(self) -> str:
@@ -86,10 +85,10 @@ class Sql(NamedTuple):
 
 class Advice:
     """
-    Advice in words; begins without a capital and ends without a full stop.
+    Advice in words, without a capital at the beginning and a full stop at the end.
 
     Args:
-        text: The words; ``{}`` stands for each of *parts*, in order. Without parts every brace is a brace.
+        text: The words; each ``{}`` is replaced by the next of *parts*. Without parts, braces stay unchanged.
         parts: Flags, commands, statements and other values.
     """
 
@@ -104,11 +103,11 @@ class Advice:
 
     @property
     def kind(self) -> str:
-        """The remedy's name in JSON."""
+        """The kind of the remedy in JSON."""
         return "advice"
 
     def render(self, flag: Callable[[Flag], str] = str) -> str:
-        """Return the words, each flag as *flag* writes it."""
+        """Return the words, with each flag as *flag* renders it."""
         if not self.parts:
             return self.text
         return self.text.format(*(self._word(part, flag) for part in self.parts))
@@ -127,7 +126,7 @@ Remedy = Command | Sql | Advice
 
 
 def command_of(remedy: Remedy | None) -> Command | None:
-    """Return a remedy's command, or the first command of an advice; None without one."""
+    """Return a remedy's command, or the first command of an advice; None if there is none."""
     if isinstance(remedy, Command):
         return remedy
     parts = remedy.parts if isinstance(remedy, Advice) else ()
@@ -136,12 +135,12 @@ def command_of(remedy: Remedy | None) -> Command | None:
 
 class BackfillError(Exception):
     """
-    Something went wrong that the user can act on.
+    The base of all errors that a user can act on.
 
     Args:
         message: What happened, with the values, as full sentences.
-        remedy: What helps; None when nothing is known to.
-        hint: Short for ``remedy=Advice(hint)``.
+        remedy: The advice; None if there is none.
+        hint: Shorthand for ``remedy=Advice(hint)``.
     """
 
     exit_code = 1
@@ -153,7 +152,7 @@ class BackfillError(Exception):
 
     @property
     def hint(self) -> str:
-        """The remedy in the words of the command line; empty when there is none."""
+        """The remedy in the words of the command line; empty if there is none."""
         return "" if self.remedy is None else str(self.remedy)
 
     def __str__(self) -> str:
@@ -161,23 +160,23 @@ class BackfillError(Exception):
 
 
 class ConfigError(BackfillError):
-    """An option or a configuration file is wrong; nothing was read or written. Exit code 2."""
+    """An option or a configuration file is invalid; nothing was read or written. Exit code 2."""
 
     exit_code = 2
 
 
 class RequestError(BackfillError):
-    """The request cannot be carried out: bad value, unknown plan, refused plan. Exit code 2."""
+    """The request cannot be carried out, because of a bad value, an unknown plan or a refused plan. Exit code 2."""
 
     exit_code = 2
 
 
 class MisalignedError(RequestError):
     """
-    A chunk bound lies where none may be. Exit code 2.
+    A chunk bound lies where none is allowed. Exit code 2.
 
     Args:
-        proposal: The flags of a plan whose bounds fit; empty when none is known.
+        proposal: The flags of a plan whose bounds fit; empty if none is known.
     """
 
     def __init__(
@@ -188,15 +187,15 @@ class MisalignedError(RequestError):
 
 
 class InDoubtError(RequestError):
-    """The target's rows of a chunk are unknown, so a person has to check. Exit code 2."""
+    """It is unknown which of a chunk's rows the target has, so a person has to check. Exit code 2."""
 
 
 class PlanNotFoundError(RequestError):
-    """The state folder has no plan of that id. Exit code 2."""
+    """The state folder has no plan with that id. Exit code 2."""
 
 
 class TransitionError(BackfillError):
-    """An event that the run's present state does not allow, such as a claim that came second."""
+    """The run's state does not allow an event, such as a second claim."""
 
 
 class StateError(BackfillError):
@@ -208,8 +207,8 @@ class DamagedStateError(StateError):
     A state file is damaged. Exit code 2.
 
     Args:
-        path: The file, as shown to people; the message names it too.
-        line: The line of it; None when the file as a whole is meant.
+        path: The path of the file for messages.
+        line: The line number; None if the whole file is concerned.
     """
 
     exit_code = 2
@@ -222,15 +221,15 @@ class DamagedStateError(StateError):
 
 
 class StateFormatError(DamagedStateError):
-    """A state file is sound, and another version or another tool wrote it. Exit code 2."""
+    """A state file is intact, but another version or another tool wrote it. Exit code 2."""
 
 
 class ServerError(BackfillError):
-    """ClickHouse did not execute a statement. Raised directly where ClickHouse did not settle in time."""
+    """ClickHouse did not execute a statement. Raised directly if ClickHouse did not reach a state in time."""
 
 
 class ServerUnreachableError(ServerError):
-    """Nobody answers, or the connection broke: whether the statement ran is not known."""
+    """The server does not answer, or the connection broke. It is unknown whether the statement ran."""
 
 
 class StatementRefusedError(ServerError):
@@ -238,9 +237,9 @@ class StatementRefusedError(ServerError):
     ClickHouse answered a statement with an error.
 
     Args:
-        code: ClickHouse's number of the error.
-        name: ClickHouse's name of it, such as ``MEMORY_LIMIT_EXCEEDED``.
-        reason: What ClickHouse says, without the frame that the message puts around it.
+        code: ClickHouse's error number.
+        name: ClickHouse's error name, such as ``MEMORY_LIMIT_EXCEEDED``.
+        reason: ClickHouse's own text, without the words that the message adds.
     """
 
     def __init__(
@@ -251,4 +250,4 @@ class StatementRefusedError(ServerError):
 
 
 class VerificationError(BackfillError):
-    """The rows that were staged are not the rows that the source answers with."""
+    """The staged rows differ from the source's rows."""

@@ -1,8 +1,8 @@
 """
-Where the values of the options come from: arguments, environment, files, Airflow's section.
+Read the options' values from arguments, environment, files and Airflow's section.
 
-Read only at the edges; below, an :class:`.Options` is passed in. Reads neither the environment nor
-the working directory by itself.
+Only the interfaces call this; lower layers receive an :class:`.Options`. The caller passes environment and working
+directory.
 """
 
 import re
@@ -22,7 +22,7 @@ _LONGEST = 4 << 20
 
 
 class Resolved(NamedTuple):
-    """Options, and for every option's name where its value came from (``default`` when nobody gave it)."""
+    """Options, and the source of each value by option name (``default`` if no source has it)."""
 
     options: Options
     sources: dict[str, str]
@@ -33,19 +33,19 @@ class _Given(NamedTuple):
     source: str
 
 
-# Name of an option -> its value from one source, or from all sources together.
+# Option name -> its value in one source, or in all sources together.
 _Layer = dict[str, _Given]
 
 
 def parse_options(document: Mapping[str, Any], source: str = "options") -> Options:
     """
-    Validate one document, such as the content of a JSON or TOML file; *source* names it in messages.
+    Validate one document, such as the content of a JSON or TOML file; messages name it *source*.
 
-    Names may be spelled ``chunkHours`` or ``chunk_hours``. What a group leaves out keeps its default.
+    Names may be spelled ``chunkHours`` or ``chunk_hours``. Omitted options keep their defaults.
 
     Raises:
-        ConfigError: An unknown name, an option given in both spellings, or a value that is not
-            allowed; null and quoted numbers are not. Of several bad values the first of the table is named.
+        ConfigError: A name is unknown, an option appears in both spellings, or a value is not allowed (null and quoted
+            numbers never are). The message names the first bad option in the order of the reference.
     """
     return _resolve([_document(document, source)]).options
 
@@ -59,23 +59,23 @@ def resolve_options(
     airflow_section: Mapping[str, str] | None = None,
 ) -> Resolved:
     """
-    Merge the sources option by option and validate every one of them, also where a stronger one wins.
+    Merge the sources option by option, and validate all of them, including overridden values.
 
     Args:
-        overrides: Strongest. Keys are flags (``--chunk-hours``) or arguments (``chunk_hours``), whose value
-            may be text; or ``stateDir`` and the groups as in a document, which flags and arguments beat.
-            None means not given.
-        environ: ``CLICKHOUSE_BACKFILL_CHUNK_HOURS`` and so on, as text; empty means not set. Variables that
-            Kubernetes makes for a service called clickhouse-backfill are left alone.
-        directory: Where files are looked for; the command line's working directory.
-        config_file: The file to read; it must exist, a relative path starts at *directory*. When None,
-            ``clickhouse-backfill.toml`` in *directory*, else ``[tool.clickhouse-backfill]`` of the
-            ``pyproject.toml`` beside it, which is not opened when the former exists.
-        airflow_section: Weakest. Airflow's ``[clickhouse_backfill]`` as text, keyed ``chunk_hours`` and so on;
-            empty means not set.
+        overrides: The strongest source. Keys are flags (``--chunk-hours``) or arguments (``chunk_hours``), whose values
+            may be text; or ``stateDir`` and groups as in a document, which are weaker. None means not given.
+        environ: ``CLICKHOUSE_BACKFILL_CHUNK_HOURS`` and so on, as text; empty means not set. Variables that Kubernetes
+            sets for a service called clickhouse-backfill are ignored.
+        directory: The folder of the files; for the command line, the working directory.
+        config_file: The file to read; it must exist, and a relative path starts at *directory*. If None, read
+            ``clickhouse-backfill.toml`` in *directory*; if that does not exist, ``[tool.clickhouse-backfill]`` of
+            ``pyproject.toml``.
+        airflow_section: The weakest source: Airflow's ``[clickhouse_backfill]`` as text, with keys such as
+            ``chunk_hours``; empty means not set.
 
     Raises:
-        ConfigError: A file that cannot be read (names the line of bad TOML), or what :func:`parse_options` refuses.
+        ConfigError: A file cannot be read (the message has the line of bad TOML), or :func:`parse_options` refuses a
+            value.
     """
     named, document = _split_overrides(overrides or {})
     return _resolve(
@@ -90,12 +90,12 @@ def resolve_options(
 
 
 def _resolve(layers: list[_Layer]) -> Resolved:
-    """Merge *layers*, the strongest first. Raises ConfigError for the first bad value of the strongest bad one."""
+    """Merge *layers*, the strongest first. Raises ConfigError for the first bad value of the strongest bad layer."""
     for layer in layers:
         try:
             _validate(layer)
         except ValidationError as exc:
-            # No place means the rule between two options, which only the merged values must keep.
+            # An error without a place comes from the rule between two options, which applies to the merged values only.
             if place := exc.errors()[0]["loc"]:
                 name = _NAMES[".".join(map(str, place[:2]))]
                 raise _refused(name, layer[name]) from None
@@ -115,7 +115,7 @@ def _validate(layer: _Layer) -> Options:
     document: dict[str, Any] = {}
     for name, given in layer.items():
         group, _, leaf = name.rpartition(".")
-        # null is no value of any option, though None is a default: an object that no field takes stands in.
+        # Reject an explicit null even where None is the default: pass a value that no field accepts.
         value = object() if given.value is None else given.value
         (document.setdefault(group, {}) if group else document)[leaf] = value
     return Options.model_validate(document)
@@ -141,7 +141,7 @@ def _document(document: Mapping[str, Any], source: str) -> _Layer:
 
 def _entries(document: Mapping[str, Any], source: str, group: str = "") -> Iterator[tuple[str, _Given]]:
     for key, value in document.items():
-        # A dot belongs to our names, not to a document's keys.
+        # Names with a dot are the product's own spelling, not a document's.
         name = None if "." in str(key) else _NAMES.get(f"{group}{key}")
         if name is None:
             hint = _closest(str(key), _NAMES.values()) or _known(group)
@@ -156,7 +156,7 @@ def _texts(texts: Mapping[str, str], infos: Mapping[str, OptionInfo], where: str
     for key, text in texts.items():
         if text and key not in infos:
             hint = _closest(key, infos) or f"known are {', '.join(infos)}"
-            # Without its text, which may be a password.
+            # Omit the text, which may be a password.
             raise ConfigError(f"{where} {key} is not an option.", hint=hint)
     given = ((key, infos[key], text) for key, text in texts.items() if text)
     return {info.name: _Given(_from_text(info, text), f"{where} {key}") for key, info, text in given}
@@ -168,7 +168,7 @@ def _environment(environ: Mapping[str, str]) -> _Layer:
 
 
 def _split_overrides(overrides: Mapping[str, Any]) -> tuple[_Layer, dict[str, Any]]:
-    """Split the values of flags and arguments from the rest, which must be a document."""
+    """Separate the values of flags and arguments from the rest, which must be a document."""
     named: list[tuple[str, _Given]] = []
     document: dict[str, Any] = {}
     for key, value in overrides.items():
@@ -185,7 +185,7 @@ def _file(config_file: Path | None, directory: Path) -> _Layer:
     path = directory / (config_file or CONFIG_FILE)
     tables = _read_toml(path)
     if tables is None and config_file is not None:
-        from .core.masking import mask_secrets  # Its patterns cost each start of the program.
+        from .core.masking import mask_secrets  # Its patterns slow down each start of the program.
 
         raise ConfigError(
             f"The configuration file {mask_secrets(str(path))} does not exist.", hint="check the path given as --config"
@@ -203,16 +203,16 @@ def _file(config_file: Path | None, directory: Path) -> _Layer:
 
 
 def _read_toml(path: Path) -> dict[str, Any] | None:
-    """Return the tables of a TOML file in UTF-8, None when there is no such file. Raises ConfigError otherwise."""
+    """Return the tables of a TOML file in UTF-8; None if there is no such file. Raises ConfigError for bad TOML."""
     data = b""
     try:
         with path.open("rb") as file:
             data = file.read(_LONGEST + 1)
         if len(data) > _LONGEST:
             raise ConfigError(f"{path} is longer than {_LONGEST >> 20} MiB.", hint="check the path")
-        import tomllib  # late: most commands find no file, and start-up is counted in milliseconds
+        import tomllib  # imported late, because most commands find no file
 
-        # Editors on Windows put a byte order mark in front.
+        # Editors on Windows put a byte order mark first.
         return tomllib.loads(data.decode("utf-8-sig"))
     except FileNotFoundError:
         return None
@@ -252,15 +252,15 @@ def _refused(name: str, given: _Given) -> ConfigError:
 
 
 def _example(info: OptionInfo, value: Any) -> str:
-    """Return an allowed value for the place of a refused *value*."""
+    """Return an allowed value, to suggest in place of a refused *value*."""
     if isinstance(value, str) and (match := _THOUSANDS.fullmatch(value.strip())):
         return str(int(match[1]) * 1000 ** ("kmg".index(match[2].lower()) + 1))
     return info.type_text
 
 
 def _closest(key: str, spellings: Iterable[str]) -> str:
-    """Return a hint that offers the spelling most like *key*, or nothing."""
-    import difflib  # late: only a mistake needs it
+    """Return a hint with the spelling closest to *key*; empty if there is none."""
+    import difflib  # imported late, because only a mistake needs it
 
     plain = {_plain(spelling): spelling for spelling in spellings}
     found = difflib.get_close_matches(_plain(key), plain, n=1)
@@ -278,12 +278,12 @@ def _known(group: str = "") -> str:
 
 
 _BY_KEY = {info.key: info for info in OPTIONS.values()}
-# Every spelling that a document may use -> the option's name.
+# Every spelling in a document -> the option's name.
 _NAMES = {name: name for name in (*OPTIONS, *GROUPS)} | {
     f"{name.rpartition('.')[0]}.{info.key}".removeprefix("."): name for name, info in OPTIONS.items()
 }
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _THOUSANDS = re.compile(r"([0-9]{1,9})([kmgKMG])")
 _DECIMAL = re.compile(r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)(e[+-]?[0-9]+)?")
-# What Kubernetes sets in every pod beside a service called clickhouse-backfill or clickhouse-backfill-web.
+# Variables that Kubernetes sets in pods next to a service called clickhouse-backfill or clickhouse-backfill-web.
 _LINK = re.compile(r"_(SERVICE_HOST|SERVICE_PORT|PORT)(_|$)")

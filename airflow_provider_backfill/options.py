@@ -1,9 +1,8 @@
 """
-The options: which there are, and what each may hold.
+Define the options and their allowed values.
 
-The models' fields are the one list of options: the environment names, Airflow's
-``[clickhouse_backfill]`` keys, the reference page and every message are derived from them.
-:mod:`.option_sources` reads their values. Imports pydantic, errors and core, never Airflow.
+The models' fields are the only list of options. Environment names, Airflow's ``[clickhouse_backfill]`` keys, the
+reference page and all messages are derived from them. :mod:`.option_sources` reads the values.
 """
 
 import sys
@@ -23,15 +22,15 @@ ENV_PREFIX = "CLICKHOUSE_BACKFILL_"
 
 
 def _whole(value: object) -> object:
-    """3.0 as 3: a document has one type of number."""
+    """Return 3.0 as 3: a document has only one type of number."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _length(value: object) -> object:
     """
-    Return a chunk length: a number of hours as it is, a text as its hours or its unit.
+    Return a chunk length: a number as hours, a text as its hours or its calendar unit.
 
-    A number in quotes is neither.
+    A number in quotes is neither and is refused later.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("no length")
@@ -57,7 +56,7 @@ _Text = Annotated[str, Field(pattern=r"\S")]
 
 
 def _pairs(value: object) -> object:
-    """``a=1, b=x`` as a table; a document has one."""
+    """Return ``a=1, b=x`` as a table; a document may have a table already."""
     if not isinstance(value, str):
         return value
     pairs = [part.partition("=") for part in value.split(",") if part.strip()]
@@ -72,8 +71,8 @@ _Table = Annotated[dict[str, bool | int | float | str], BeforeValidator(_pairs)]
 
 
 class _Group(BaseModel):
-    # strict: "6" is not a number and 1 is not a bool, whoever wrote the document.
-    # Built when a document is first read: one schema for all groups.
+    # strict: "6" is not a number and 1 is not a bool, in any document. defer_build: one schema for all groups, built
+    # when a document is first read.
     model_config = ConfigDict(
         strict=True,
         frozen=True,
@@ -86,7 +85,7 @@ class _Group(BaseModel):
 
 
 class Defaults(_Group):
-    """Values that a plan or a run uses where no argument says otherwise."""
+    """Values for plans and runs without the corresponding argument."""
 
     chunk_hours: _Length = Field(
         6.0, description="Length of a chunk: hours, or text such as 12h, 1d, month, day@Europe/Berlin, partition."
@@ -105,10 +104,10 @@ class Defaults(_Group):
 
     def chunking(self, length: float | str | None = None, zone: str | None = None) -> Chunking:
         """
-        Return the chunking of a window for a user's *length*; None takes the option's.
+        Return the chunking for a user's *length*; None takes the option's length.
 
         Raises:
-            RequestError: No such length, or no such zone.
+            RequestError: The length or the zone does not exist.
         """
         text = length if isinstance(length, str) else render_chunk_hours(length) if length is not None else None
         own = self.chunk_hours if isinstance(self.chunk_hours, str) else render_chunk_hours(self.chunk_hours)
@@ -135,7 +134,7 @@ class Policy(_Group):
 
 
 class Limits(_Group):
-    """How large a window and how small a chunk may be."""
+    """The maximum window and the minimum chunk."""
 
     max_window_hours: _Number = Field(720.0, description="Longest window in hours that is planned without force.")
     min_chunk_minutes: _Number = Field(15.0, description="Shortest chunk in minutes, also when a chunk is split.")
@@ -144,7 +143,7 @@ class Limits(_Group):
 
 
 class Options(_Group):
-    """Every option, validated. Lengths are in the unit that ends the field's name."""
+    """All options, validated. The unit of a length is at the end of the field's name."""
 
     state_dir: _Text | None = Field(
         None, description="Folder or URL of plans, runs and events; the command line's is ./.clickhouse-backfill."
@@ -165,7 +164,7 @@ class Options(_Group):
 
 
 class OptionInfo(NamedTuple):
-    """One option as a reference describes it: ``key`` is its name in Airflow's section, ``default`` may be None."""
+    """One option as the reference shows it: ``key`` is the name in Airflow's section, ``default`` may be None."""
 
     name: str
     key: str
@@ -177,22 +176,22 @@ class OptionInfo(NamedTuple):
 
     @property
     def default_text(self) -> str:
-        """The default as a user types it: ``6``, ``true``; empty when there is no fixed one."""
+        """The default as a user types it: ``6``, ``true``; empty if there is no fixed default."""
         return "" if self.default is None else show_value(self.default)
 
     @property
     def is_text(self) -> bool:
-        """Whether the option holds any text, so that a text is its value as it is."""
+        """Whether the option's value may be any text."""
         return self.type_text == _TEXT[1]
 
 
 def describe_options() -> list[OptionInfo]:
-    """Every option in the order of the table: ``stateDir``, then defaults, policy, limits."""
+    """Return all options in the order of the reference: ``stateDir``, then defaults, policy, limits."""
     return list(OPTIONS.values())
 
 
 def show_value(value: object) -> str:
-    """Return a value as it is typed in a document, shortened for a message."""
+    """Return a value as a document writes it, shortened for a message."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     text = repr(value).removesuffix(".0") if isinstance(value, float) else repr(value)
@@ -212,7 +211,7 @@ def _describe() -> Iterator[OptionInfo]:
 
 
 GROUPS: dict[str, type[_Group]] = {"defaults": Defaults, "policy": Policy, "limits": Limits}
-# The type of a field, and its name in the table of options.
+# The type of a field, and its name in the reference.
 _KINDS: tuple[tuple[Any, type[bool | int | float | str], str], ...] = (
     (_Table | None, str, "table of names and values"),
     (bool, bool, "true or false"),

@@ -1,10 +1,9 @@
 """
-Airflow's way to the page: a web application in the API server and an entry in the navigation.
+Register the page with Airflow: a web application in the API server and entries in the navigation.
 
-Every Airflow process imports this file, and only the API server asks for the application, so
-what it needs is imported when it is asked for.
-Registered by the entry point group ``airflow.plugins``: plugins that stand in a provider's
-metadata are loaded only where ``[core] lazy_discover_providers`` is switched off.
+Every Airflow process imports this file, but only the API server needs the application, which is therefore imported
+late. The entry point group ``airflow.plugins`` registers the plugin, because Airflow loads plugins from a provider's
+metadata only if ``[core] lazy_discover_providers`` is off.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -26,15 +25,15 @@ class ClickHouseBackfillPlugin(AirflowPlugin):
     """The page "ClickHouse Backfills"."""
 
     name = "clickhouse_backfill"
-    # An entry of the navigation, and tabs of the DAG run and of the task; since Airflow 3.1, older ones look past them.
-    # Relative to Airflow's base address, wherever that is.
+    # An entry of the navigation, and tabs of the DAG run and of the task. Airflow before 3.1 ignores them. Addresses
+    # are relative to Airflow's base address.
     external_views = [  # noqa: RUF012 - Airflow reads it from the class
         {
             "name": "ClickHouse Backfills",
             "href": f"{ROUTE}/",
             "url_route": ROUTE,
             "destination": "nav",
-            # The top level cuts the name after "ClickHou".
+            # The top level would cut the name after "ClickHou".
             "category": "browse",
             **_ICONS,
         },
@@ -57,7 +56,7 @@ class ClickHouseBackfillPlugin(AirflowPlugin):
 
     @property
     def fastapi_apps(self) -> list[Any]:  # type: ignore[override]  # a list in the base class, made late here
-        """The application, made when the API server first asks."""
+        """Return the application, created when the API server first asks."""
         if self._app is None:
             from .web.api import create_app
 
@@ -67,9 +66,9 @@ class ClickHouseBackfillPlugin(AirflowPlugin):
 
 def _open_session() -> "Session":
     """
-    Return the state folder and the options as operators see them.
+    Open the state folder with the options that operators use.
 
-    No server, because workers hold the connections.
+    The session has no server, because only workers have connections.
     """
     from .airflow_support.session import load_airflow_options, open_session
 

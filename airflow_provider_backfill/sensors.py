@@ -1,4 +1,4 @@
-"""A sensor that waits for a ClickHouse backfill; it reads the state folder and needs no ClickHouse."""
+"""Wait for a ClickHouse backfill by reading the state folder, without ClickHouse."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -22,16 +22,16 @@ class BackfillStatusSensor(BaseSensorOperator):
     """
     Wait until a plan is completed, or until any plans have filled a window of a target.
 
-    The sensor fails at once, without retries, if the run failed or was cancelled, if there is no such plan, or if its
-    files are damaged; with ``soft_fail`` the sensor is skipped instead. The sensor keeps waiting for a paused run and
-    for a run without a worker, because a person may resume the run. For a window, the sensor also waits for unplanned
-    parts, and fails when all plans of a part have failed or were cancelled.
+    The sensor fails immediately, without retries, if the run failed or was cancelled, if there is no such plan, or if
+    its files are damaged; with ``soft_fail`` the sensor is skipped instead. The sensor keeps waiting for a paused run
+    and for a run without a worker, because a person may resume the run. For a window, the sensor also waits for
+    unplanned parts, and fails when all plans of a part have failed or were cancelled.
 
     The result is ``{"target", "from", "to", "rowsWritten", "planIds"}``, also in the events of the ``outlets`` (assets
     or aliases). A plan without rows sends no event, unless *announce_empty* is true.
 
-    Set ``trigger_rule="none_failed"`` downstream of mapped chunk tasks, so that the sensor also runs after a cancel
-    has skipped the chunks.
+    Set ``trigger_rule="none_failed"`` downstream of mapped chunk tasks, so that the sensor also runs after a cancel has
+    skipped the chunks.
 
     Args:
         plan_id: The plan's id, such as ``plan.output["plan_id"]``; alternatively pass a window:
@@ -40,10 +40,10 @@ class BackfillStatusSensor(BaseSensorOperator):
         window_to: End of the window, excluded.
         fail_if_idle: Also fail while the plan is unfinished and has no worker.
         announce_empty: Send the asset events even if the plan has written no rows.
-        partition_key_format: Send an event for each partition in the window. The key is the partition's start in
-            UTC by strftime, such as ``%Y-%m-%d``. Requires Airflow 3.3 and the schedule ``PartitionedAtRuntime()``.
-        deferrable: Wait in the triggerer, so that any number of sensors use one process; Airflow's
-            ``[operators] default_deferrable`` when None.
+        partition_key_format: Send an event for each partition in the window. The key is the partition's start in UTC by
+            strftime, such as ``%Y-%m-%d``. Requires Airflow 3.3 and the schedule ``PartitionedAtRuntime()``.
+        deferrable: Wait in the triggerer, so that any number of sensors use one process; Airflow's ``[operators]
+            default_deferrable`` when None.
         state_dir: Folder of plans, runs and events; ``[clickhouse_backfill] state_dir`` when None.
         options: Any other options, as in ``clickhouse-backfill.toml``.
         poke_interval: Seconds between two checks, or a timedelta.
@@ -70,7 +70,7 @@ class BackfillStatusSensor(BaseSensorOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(poke_interval=poke_interval, **kwargs)
-        # After rendering, the field holds the plan task's XCom.
+        # After rendering, the field has the plan task's XCom.
         self.plan_id: Any = plan_id
         self.target = target
         self.window_from = window_from
@@ -95,19 +95,19 @@ class BackfillStatusSensor(BaseSensorOperator):
                 )
 
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> Any:
-        """Render the fields, with the way out where a run has no data interval."""
+        """Render the fields, and explain the failure if a run has no data interval."""
         with undefined_named(context):
             return super().render_template_fields(context, jinja_env)
 
     def execute(self, context: Context) -> Any:
-        """Wait, here or in the triggerer, and return what is in the target."""
+        """Wait, in this process or in the triggerer, and return the published window."""
         found: Any
         if isinstance(self.plan_id, str) and self.plan_id:
             push_plan_link(self, context, self.plan_id)
         if not self.deferrable:
             found = super().execute(context)
         else:
-            # What is over already, or cannot be waited for, needs no triggerer.
+            # Completed and impossible backfills need no triggerer.
             first = self._first_look(context)
             if not first:
                 self.defer(
@@ -122,7 +122,7 @@ class BackfillStatusSensor(BaseSensorOperator):
     def _announce(self, context: Context, published: Payload) -> None:
         if published["rowsWritten"] == 0 and not self.announce_empty:
             self.log.info("No row came of the window, so no asset event is sent")
-            # Airflow sends one of each outlet that a task has when it succeeds.
+            # Airflow would send an event for each remaining outlet of a successful task.
             self.outlets = []
             return
         announce(context, self.outlets, published, self.partition_key_format)
@@ -131,15 +131,15 @@ class BackfillStatusSensor(BaseSensorOperator):
         try:
             return self.poke(context)
         except AirflowFailException as error:
-            # As the base class does for the modes that are its own.
+            # The base class does the same for its own modes.
             if self.soft_fail or self.never_fail:
                 raise AirflowSkipException(str(error)) from error
             raise
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Payload:
-        """Go on after the wait in the triggerer."""
+        """Continue after the wait in the triggerer."""
         if event["lost"]:
-            # soft_fail is respected by the base class.
+            # The base class applies soft_fail.
             raise AirflowFailException(event["lost"])
         published: Payload = event["published"]
         self.log.info("Filled: %s", published)

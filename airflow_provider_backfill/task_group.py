@@ -46,7 +46,7 @@ def backfill_params(
     chunk_hours: float | str = 6,
 ) -> dict[str, Param]:
     """
-    Return the params of a DAG with a form for a backfill; fields without a default are required.
+    Return the params of a DAG for a backfill's form; fields without a default are required.
 
     A :class:`BackfillTaskGroup` without a target reads all four values from the params.
 
@@ -172,9 +172,9 @@ class BackfillTaskGroup(TaskGroup):
             self.finished = BackfillStatusSensor(
                 task_id="finished",
                 plan_id=self.plan.output["plan_id"],
-                # Also when chunks were skipped because somebody cancelled the run: it is not finished then.
+                # Run also after skipped chunks: a cancelled run is not finished, and the DAG run must not be green.
                 trigger_rule="none_failed",
-                # The tasks have ended, so nobody will do the remaining chunks.
+                # The chunk tasks have ended, so no task will execute the remaining chunks.
                 fail_if_idle=True,
                 **{**state, "outlets": [outlet], "partition_key_format": partition_key_format, **(sensor or {})},
             )
@@ -228,7 +228,7 @@ class BackfillTaskGroup(TaskGroup):
 
 
 class _PlanDecoratedOperator(DecoratedOperator, BackfillPlanOperator):
-    """A plan whose arguments a function returns when the task runs."""
+    """A plan task whose arguments come from a function."""
 
     template_fields: Sequence[str] = (*DecoratedOperator.template_fields, *BackfillPlanOperator.template_fields)
     custom_operator_name = "@task.clickhouse_backfill"
@@ -264,10 +264,11 @@ _PLAN_ARGUMENTS = frozenset(signature(BackfillPlanOperator.__init__).parameters)
 
 def clickhouse_backfill(python_callable: Callable[..., Any] | None = None, **group: Any) -> Any:
     """
-    Turn a function into the planner of a :class:`BackfillTaskGroup`; also as ``@task.clickhouse_backfill``.
+    Turn a function into the planner of a :class:`BackfillTaskGroup`; also available as ``@task.clickhouse_backfill``.
 
-    The function runs in the plan task, gets its arguments and Airflow's context as every ``@task`` does, and
-    returns arguments of :class:`BackfillPlanOperator`. Calling it in a DAG returns the group, named like the function.
+    The function runs in the plan task. Like a ``@task``, it gets its arguments and Airflow's context. It returns
+    arguments of :class:`BackfillPlanOperator`. Calling the decorated function in a DAG returns the group, named like
+    the function.
 
     Args:
         group: Arguments of :class:`BackfillTaskGroup`, other than target and window.

@@ -1,9 +1,8 @@
 """
-The waits that sit in Airflow's triggerer: for a plan or a window, and for the chunks of a mapped task.
+Wait in Airflow's triggerer: for a plan or a window, and for the chunks of a mapped task.
 
-State is in the plan's event log and nowhere else, so a trigger that is started again, after a restart of the
-triggerer or in another one, continues from there. Everything that blocks runs in threads; the triggerer's loop
-only awaits them.
+Only the plan's event log has state. So a trigger that is started again, also in another triggerer, continues from the
+log. Blocking work runs in threads, and the triggerer's loop only awaits them.
 """
 
 import asyncio
@@ -35,13 +34,14 @@ from .core.window import Window
 _SAME_LINE_SECONDS = 300.0
 _NEW_LINE_SECONDS = 15.0
 _STOP_SECONDS = 20.0
-# A task that comes back before the scheduler has noted that it was deferred is failed by it ("the executor reported
-# that the task instance finished, but its state is queued", Airflow 3.3.2); on a busy machine that took 6 seconds.
+# If a task comes back before the scheduler has recorded its deferral, the scheduler fails it ("the executor reported
+# that the task instance finished, but its state is queued", Airflow 3.3.2). On a busy machine the scheduler took 6
+# seconds.
 _SETTLE_SECONDS = 10.0
 
 
 class Watched(NamedTuple):
-    """The subject of a wait: a plan, or the window of a target; with its state folder."""
+    """The subject of a wait (a plan, or a window of a target) and its state folder."""
 
     plan_id: str = ""
     target: str = ""
@@ -53,10 +53,10 @@ class Watched(NamedTuple):
 
     def look(self, user: str) -> PollResult:
         """
-        Look once.
+        Poll the backfill.
 
         Raises:
-            BackfillError: There is no such plan, its files are damaged, or an option is wrong.
+            BackfillError: The plan does not exist, its files are damaged, or an option is invalid.
         """
         session = open_session(load_airflow_options({"state_dir": self.state_dir}, self.options), user)
         if self.plan_id:
@@ -66,13 +66,13 @@ class Watched(NamedTuple):
 
 
 class Progress:
-    """Logs looks at a pace that can be read: a new line every quarter of a minute at most, an old one every five."""
+    """Log polls at a readable pace: a new line at most every 15 seconds, an unchanged line every five minutes."""
 
     def __init__(self, log: Logger | Any) -> None:
         self._log, self._said, self._said_at = log, "", 0.0
 
     def tell(self, found: PollResult) -> None:
-        """Log the progress, unless a line was written just before."""
+        """Log the progress, unless a line was written recently."""
         silent = time.monotonic() - self._said_at
         over = found.published is not None or found.lost
         if self._said and not over and silent < (_SAME_LINE_SECONDS if found.line == self._said else _NEW_LINE_SECONDS):
@@ -83,7 +83,7 @@ class Progress:
 
 
 class BackfillStatusTrigger(BaseTrigger):
-    """Waits for the backfill of a :class:`Watched`; its only event has *published* and *lost* of the last poll."""
+    """Wait for the backfill of a :class:`Watched`. The only event has *published* and *lost* of the last poll."""
 
     def __init__(self, *, poke_interval: float, **watched: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -91,11 +91,14 @@ class BackfillStatusTrigger(BaseTrigger):
         self.watched = Watched(**watched)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return how to make it again; by name, since a later version may read what this one wrote."""
+        """
+        Return the class and the arguments that recreate the trigger. Arguments go by name, since a later version may
+        read them.
+        """
         return f"{__name__}.{type(self).__name__}", {"poke_interval": self.poke_interval, **self.watched._asdict()}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look until there is no more to wait for."""
+        """Poll until the backfill is completed or cannot complete."""
         progress, began = Progress(self.log), time.monotonic()
         while True:
             try:
@@ -118,18 +121,18 @@ class BackfillStatusTrigger(BaseTrigger):
 
 class BackfillChunkTrigger(BaseTrigger):
     """
-    Executes the chunks of a window in the triggerer, one after the other, in a thread of its own.
+    Execute the chunks of a window in the triggerer, one after the other, in a separate thread.
 
-    What is deferred is the whole of a chunk's work, not the wait for a query that a worker has sent. The work of
-    a chunk is to send a few statements and to wait for ClickHouse, which a thread does for next to nothing while a
-    task costs a process; and a worker that leaves its query behind could not tell it from one whose client is
-    lost, which the server has to abort. So a claim has one owner from its start to its end, here as in a worker.
+    The trigger does all of a chunk's work, not only the wait for a query that a worker has sent. The work consists of
+    sending a few statements and waiting for ClickHouse, which is cheap for a thread, while a task needs a process.
+    Also, the server aborts the query of a lost client, and could not distinguish a worker that has deferred. So a claim
+    has one owner from start to end, as in a worker.
 
-    The task has checked everything and has written what is to be replayed before it defers, once; therefore the
-    trigger may be started again at any time. It continues with what the log says is left: the claims of a triggerer
-    that is gone are taken over as those of any lost worker.
+    Before it defers, the task checks everything and logs the chunks to replay. So the trigger may be started again at
+    any time: it continues with the remaining chunks in the log, and takes over the claims of a dead triggerer like
+    those of any dead worker.
 
-    Its one event is ``{"error": "", "final": False}``; what became of the chunks is in the log.
+    The only event is ``{"error": "", "final": False}``; the log has the results of the chunks.
     """
 
     def __init__(
@@ -153,7 +156,7 @@ class BackfillChunkTrigger(BaseTrigger):
             "state_dir": state_dir,
             "options": options,
             "flags": flags,
-            # None where an earlier version of the package has deferred.
+            # Triggers that an earlier version of the package stored have None here.
             "pace": pace or {},
         }
         self._worker: Any = None
@@ -165,7 +168,7 @@ class BackfillChunkTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Execute the remaining chunks, and stop them when Airflow removes the trigger."""
-        # Of its own: the loop's default pool has a handful of threads, and others need them.
+        # A separate pool, because the loop's default pool is small and others need its threads.
         pool = ThreadPoolExecutor(1, thread_name_prefix="backfill-trigger")
         began = time.monotonic()
         try:
@@ -173,8 +176,8 @@ class BackfillChunkTrigger(BaseTrigger):
             try:
                 event = await asyncio.shield(work)
             except asyncio.CancelledError:
-                # A person changed the task's state, the task timed out, or the triggerer stops. Each case closes the
-                # connection. Kill the query and release the chunk, so that another worker can continue.
+                # A person changed the task's state, the task timed out, or the triggerer stops. In each case, kill the
+                # query and release the chunk, so that another worker can continue.
                 self._stop("the wait in the triggerer was cancelled")
                 await asyncio.wait([work], timeout=_STOP_SECONDS)
                 raise
@@ -189,7 +192,7 @@ class BackfillChunkTrigger(BaseTrigger):
             self._worker.stop(reason)
 
     def _execute(self) -> dict[str, Any]:
-        """Do the work in a thread."""
+        """Execute the chunks; runs in a thread."""
         try:
             with airflow_errors():
                 self._run_chunks()
@@ -231,8 +234,8 @@ class BackfillChunkTrigger(BaseTrigger):
 
 def _is_over(session: Session, plan_id: str, window: Window) -> bool:
     """
-    Return whether nothing of the window is left to execute, as when a trigger is started again
-    after its last chunk.
+    Return whether no chunk of the window is left to execute, for example if a trigger is started again after its last
+    chunk.
     """
     status = window_status(session, plan_id, window)
     left = status.counts[ChunkStatus.PENDING] + status.counts[ChunkStatus.RUNNING]

@@ -1,4 +1,4 @@
-"""Addresses of the backfill page and of tasks in Airflow, for every interface."""
+"""Build addresses of the backfill page and of tasks in Airflow, for every interface."""
 
 import re
 from collections.abc import Mapping
@@ -12,28 +12,29 @@ from urllib.parse import quote, urlsplit
 _TASK = re.compile(r"airflow:([^/]+)/(.+)/([^/\[\]#]+)(?:\[(\d+)\])?#(\d+)")
 
 ROUTE = "clickhouse-backfills"
-"""The prefix of the page's own address, and its name among Airflow's plugin pages."""
+"""The prefix of the page's address, and the page's name among Airflow's plugin pages."""
 
 
 def page_address(base_url: str, plan_id: str = "", *, framed: bool = True) -> str:
     """
-    Return the address of the page, or of one plan on it, inside Airflow's own pages.
+    Return the address of the page, or of one plan on the page, inside Airflow's own pages.
 
     Args:
-        base_url: Airflow's ``[api] base_url``; when it is empty the address is relative to the host.
-        framed: False for the page alone, as Airflow 3.0 has it.
+        base_url: Airflow's ``[api] base_url``; if empty, the address is relative to the host.
+        framed: Whether Airflow's navigation frames the page; Airflow 3.0 has no such frame.
     """
     base = base_url.strip().rstrip("/")
     page = f"/{ROUTE}/" + (f"plans/{plan_id}" if plan_id else "")
-    # The path after the route is the path of the frame that Airflow opens.
+    # The path after the route is the path inside the frame that Airflow opens.
     return f"{base}/plugin/{ROUTE}{urlsplit(base).path}{page}" if framed else f"{base}{page}"
 
 
 def airflow_address(environ: Mapping[str, str]) -> str:
     """
-    Return Airflow's configured address, without loading Airflow; empty when it is unknown.
+    Return Airflow's configured address without importing Airflow; empty if it is unknown.
 
-    From ``AIRFLOW__API__BASE_URL``, else ``[api] base_url`` of the ``airflow.cfg`` that Airflow would read.
+    The address comes from ``AIRFLOW__API__BASE_URL``, otherwise from ``[api] base_url`` of the ``airflow.cfg`` that
+    Airflow would read.
     """
     if given := environ.get("AIRFLOW__API__BASE_URL", "").strip():
         return given
@@ -45,7 +46,7 @@ def airflow_address(environ: Mapping[str, str]) -> str:
 
 
 class TaskName(NamedTuple):
-    """A try of a task instance; *map_index* is -1 where nothing is mapped."""
+    """A try of a task instance; *map_index* is -1 for an unmapped task."""
 
     dag_id: str
     run_id: str
@@ -56,10 +57,10 @@ class TaskName(NamedTuple):
 
 def parse_task(name: str) -> TaskName | None:
     """
-    Return the task instance that the event log calls *name*.
+    Return the task instance with this name in the event log.
 
     Args:
-        name: ``airflow:dag/run/task[map index]#try``; for every other name, such as a user's, the answer is None.
+        name: ``airflow:dag/run/task[map index]#try``; for other names, such as a user's, the result is None.
     """
     found = _TASK.fullmatch(name)
     if found is None:
@@ -69,7 +70,7 @@ def parse_task(name: str) -> TaskName | None:
 
 
 def task_path(name: str) -> str:
-    """Return the path, below Airflow's base address, of what :func:`parse_task` finds in *name*; else empty."""
+    """Return the path of a task, below Airflow's base address, for a name in the event log; empty for other names."""
     found = parse_task(name)
     if found is None:
         return ""

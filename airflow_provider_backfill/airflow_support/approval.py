@@ -1,4 +1,4 @@
-"""A person's yes before a plan runs; needs the human in the loop of Airflow 3.1 and its standard provider."""
+"""Ask a person to approve a plan before its run; requires Airflow 3.1 and its standard provider."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,13 +18,13 @@ class BackfillApproval(ApprovalOperator):
     """
     Ask whether a plan may run.
 
-    A No skips everything that follows, so that the DAG run is green, and waives the plan with the name of who
-    said it: ``check`` no longer asks for it.
+    After a rejection, all later tasks are skipped, so that the DAG run is green. The plan is waived with the name of
+    that person, so ``check`` no longer requires it.
 
     Args:
         plan_id: The plan's id.
         state_dir: Folder of plans, runs and events.
-        backfill_options: Any other options; ``options`` are the answers, in the base class.
+        backfill_options: Any other options of the product. (In the base class, ``options`` are the possible answers.)
     """
 
     template_fields: Sequence[str] = (*ApprovalOperator.template_fields, "plan_id", "state_dir")
@@ -45,12 +45,12 @@ class BackfillApproval(ApprovalOperator):
         self.backfill_options = backfill_options
 
     def execute(self, context: Context) -> Any:
-        """Ask, and wait for the answer without a worker."""
+        """Ask for approval, and defer until the answer."""
         push_plan_link(self, context, self.plan_id)
         return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Take the answer."""
+        """Process the answer."""
         if "error" not in event and self.REJECT in event["chosen_options"]:
             self._waive(event)
         return super().execute_complete(context, event)

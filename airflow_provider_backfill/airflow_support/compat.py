@@ -1,8 +1,8 @@
 """
-Names that Airflow's minor versions have in different places, or lack.
+Provide names that differ between Airflow's minor versions, or that a version lacks.
 
-Names that have moved come from the official compatibility provider. Everything else that this package takes from
-``airflow.sdk`` has been there since 3.0.
+Moved names come from the official compatibility provider. All other names that this package imports from
+``airflow.sdk`` exist since 3.0.
 """
 
 import hashlib
@@ -44,17 +44,17 @@ _VERSION = tuple(int(part) for part in re.findall(r"\d+", _airflow_version)[:2])
 
 
 def airflow_is(major: int, minor: int) -> bool:
-    """Return whether Airflow is of this version or a later one, release candidates of it included."""
+    """Return whether Airflow has at least this version; release candidates count as the version."""
     return (major, minor) <= _VERSION
 
 
 def deferrable_by_default() -> bool:
-    """Airflow's ``[operators] default_deferrable``."""
+    """Return Airflow's option ``[operators] default_deferrable``."""
     return bool(conf.getboolean("operators", "default_deferrable", fallback=False))
 
 
 class TaskState(Protocol):
-    """Values that a task instance keeps over tries and clears; ``get`` returns None for a key never set."""
+    """Values that a task instance keeps across tries and clears; ``get`` returns None for an unknown key."""
 
     def get(self, key: str) -> Any: ...  # noqa: D102
 
@@ -62,17 +62,20 @@ class TaskState(Protocol):
 
 
 def task_state(context: Context, store: StateStore) -> TaskState:
-    """Airflow's task state store, which came with 3.3; before, a file for each task instance in the state folder."""
+    """
+    Return Airflow's task state store (since 3.3); for older versions, a file per task instance in
+    the state folder.
+    """
     found: TaskState | None = context.get("task_state_store")
     return _FolderState(store, context["ti"]) if found is None else found
 
 
 class _FolderState:
     """
-    One small file for each task instance, in the state folder.
+    Task state in one small file per task instance, in the state folder.
 
-    Nobody takes it away with the DAG run. Therefore a first try begins with nothing, whatever an earlier run of
-    the same name has left.
+    The file outlives its DAG run. So a first try starts with empty state, even if an earlier run with the same name
+    left a file.
     """
 
     def __init__(self, store: StateStore, ti: Any) -> None:
@@ -81,17 +84,17 @@ class _FolderState:
         self._values: dict[str, Any] = {} if ti.try_number <= 1 else json.loads(self._backend.read(self._name) or b"{}")
 
     def get(self, key: str) -> Any:
-        """Return the value, or None."""
+        """Return the value of a key; None if it is unknown."""
         return self._values.get(key)
 
     def set(self, key: str, value: Any) -> None:
-        """Keep a value."""
+        """Store a value."""
         self._values[key] = value
         self._backend.replace(self._name, json.dumps(self._values).encode())
 
 
 def alias_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert the extra of an event for an asset alias: Airflow 3.0 takes no lists, so lists become text."""
+    """Convert the extra of an event for an asset alias: Airflow 3.0 accepts no lists, so lists become text."""
     if airflow_is(3, 1):
         return dict(extra)
     return {name: ",".join(value) if isinstance(value, list) else value for name, value in extra.items()}

@@ -1,8 +1,8 @@
 """
-Templated fields of operators and sensors, and windows to map over.
+Read templated fields of operators and sensors, and make the items to map over.
 
-A mapped task gets a plan's id and a window, never a position, so that it stays right whatever the plan task
-does meanwhile.
+A mapped task gets a plan's id and a window, never a position. So the task stays correct even if the plan task runs
+again.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,20 +21,20 @@ from ..core.tables import TableName
 from ..core.window import Window
 from ..errors import RequestError
 
-# A mapped task costs a third of a second of processor time, and seconds of the scheduler's.
+# A mapped task costs a third of a second of processor time, and some seconds of the scheduler's loop.
 _FEW_TASKS = 24
 _TASK_SECONDS = 20
-# What a chunk costs besides its rows, and how fast rows go, on a small machine.
+# The fixed cost of a chunk and the rows per second, on a small machine.
 _CHUNK_SECONDS = 0.15
 _ROWS_PER_SECOND = 1_000_000
 
 
 def task_count(plan: Plan, most: int) -> int:
     """
-    Return how many mapped tasks the chunks of a plan are spread over.
+    Return the number of mapped tasks for the chunks of a plan.
 
-    One for each chunk up to 24; more only as far as each has some twenty seconds of work, by the rows that the source
-    has in the window, and never more than *most*. Where the rows are not known, one for each chunk.
+    Up to 24 chunks have one task each. More tasks are made only if each has about twenty seconds of work, judged by the
+    source rows in the window. If these are unknown, each chunk has a task. There are never more than *most* tasks.
     """
     count = min(plan.chunk_count, most)
     if plan.source_rows is None:
@@ -47,17 +47,17 @@ def mapped_items(plan: Plan, most: int) -> Iterator[dict[str, Any]]:
     """
     Yield the items to map over: consecutive chunks of a plan in :func:`task_count` evenly sized batches.
 
-    The sizes differ by one at most.
+    Batch sizes differ by at most one.
     """
     count = task_count(plan, most)
     size, longer = divmod(plan.chunk_count, count)
     slices = plan.slices()
-    # Each is done on every shard, where there are some.
+    # Each chunk is executed on every shard.
     shards = max(len(plan.shards), 1)
     first = 0
     for index in range(count):
         batch = list(islice(slices, size + (index < longer)))
-        # Parts of one window stay together: the item names windows.
+        # Parts of one window stay together, because an item names windows.
         more = sum(len(plan.parts.get(place, ("",))) - 1 for place in range(first, first + len(batch)))
         first += len(batch)
         yield {
@@ -69,7 +69,7 @@ def mapped_items(plan: Plan, most: int) -> Iterator[dict[str, Any]]:
 
 
 def show_window(start: str, end: str) -> str:
-    """Return a window as short text: days if both ends are midnights, no zero seconds."""
+    """Return a window as short text: days if both ends are midnights, without zero seconds."""
     midnight = "T00:00:00.000Z"
     if start.endswith(midnight) and end.endswith(midnight):
         if parse_instant(end) - parse_instant(start) == timedelta(days=1):
@@ -91,12 +91,12 @@ def parse_mapped_item(chunks: Any) -> tuple[str, Window]:
 
 
 def is_newest_first(chunks: Mapping[str, Any]) -> bool:
-    """Return whether the plan task asked for the newest chunks first, in one item of the mapping input."""
+    """Return whether the plan task asked for the newest chunks first, according to a mapped item."""
     return bool(chunks.get("newestFirst", False))
 
 
 def is_literal(value: Any) -> bool:
-    """Return whether a field has its final value when the DAG is parsed."""
+    """Return whether a field already has its final value when Airflow parses the DAG."""
     if isinstance(value, str):
         return "{{" not in value and "{%" not in value and not value.endswith(".sql")
     if isinstance(value, list | tuple):
@@ -105,24 +105,24 @@ def is_literal(value: Any) -> bool:
 
 
 def blank_to_none(value: Any) -> Any:
-    """Return a field's value, None when it rendered to nothing."""
+    """Return a field's value; None if it is blank after rendering."""
     return None if isinstance(value, str) and value.strip() in ("", "None") else value
 
 
 def to_instant(value: str | datetime) -> datetime:
-    """Return a moment; without an offset it is UTC."""
+    """Return an instant; a time without an offset is UTC."""
     if isinstance(value, datetime):
         return from_ms(to_ms(value if value.tzinfo is not None else value.replace(tzinfo=UTC)))
     return parse_instant(value)
 
 
 def to_chunking(value: float | str) -> Chunking | None:
-    """Return the length of a chunk, as :func:`.chunking.parse_length` reads it; None when rows or partitions decide."""
+    """Return a chunk length as :func:`.chunking.parse_length` reads it; None if rows or partitions decide."""
     return None if str(value).strip() == AUTO else parse_length(str(value))
 
 
 def to_flag(value: Any) -> bool:
-    """Return a switch: a boolean, or its name as a field of a form or a template gives it."""
+    """Return a boolean; a form or a template may give it as text."""
     text = str(value).strip().lower()
     if text not in ("true", "false"):
         raise RequestError(f"{value!r} is neither true nor false.", hint="pass True or False, or a template that does")
@@ -130,17 +130,17 @@ def to_flag(value: Any) -> bool:
 
 
 def to_table(what: str) -> Callable[[str], TableName]:
-    """Return a parser of ``database.table``, with *what* it is called in errors."""
+    """Return a parser of ``database.table``; errors call the table *what*."""
     return lambda text: parse_table(text, what)
 
 
 def to_tables(what: str) -> Callable[[str | Sequence[str]], tuple[TableName, ...]]:
-    """Return a parser of one ``database.table`` or a list of them, with *what* each is called in errors."""
+    """Return a parser of one ``database.table`` or a list; errors call each table *what*."""
     return lambda value: tuple(parse_table(text, what) for text in _listed(value))
 
 
 def to_filters(value: str | Sequence[str]) -> tuple[TableFilter, ...]:
-    """One ``database.table[=column]`` or a list of them."""
+    """Return the filters of one ``database.table[=column]`` or of a list."""
     return tuple(map(parse_filter, _listed(value)))
 
 
@@ -158,7 +158,7 @@ def to_mode(text: str) -> WriteMode:
 
 
 def to_proof(text: str) -> RowProof:
-    """Return the proof of staged rows by its name."""
+    """Return the proof mode of staged rows by its name."""
     try:
         return RowProof(text.strip())
     except ValueError:
@@ -167,5 +167,5 @@ def to_proof(text: str) -> RowProof:
 
 
 def conflicting_sources() -> RequestError:
-    """Return the error for a source together with a select."""
+    """Return the error for arguments with both a source and a select."""
     return RequestError("source and select exclude each other: rows come from one place.", hint="keep one of them")

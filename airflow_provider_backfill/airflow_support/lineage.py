@@ -1,7 +1,7 @@
 """
-Lineage of a filled window: an event of the target's asset, and OpenLineage's inputs and outputs.
+Report the lineage of a filled window: asset events of the target, and inputs and outputs for OpenLineage.
 
-The provider of OpenLineage is optional: what needs it is imported where it calls us.
+The OpenLineage provider is optional, so its modules are imported inside the functions that it calls.
 """
 
 import re
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 BACKFILLS = AssetAlias("clickhouse_backfill")
-"""Stands for the target of a backfill whose name is only known when it runs."""
+"""The alias for targets whose names are known only at run time."""
 
 
 def target_asset(target: str) -> Asset:
     """
     Return the asset of the table ``database.table``, for schedules that continue from a backfilled window.
 
-    The events of it carry the window in ``extra``: ``target``, ``from``, ``to``, ``rowsWritten``, ``planIds``.
+    Events of the asset carry the window in ``extra``: ``target``, ``from``, ``to``, ``rowsWritten``, ``planIds``.
     """
     database, _, table = target.partition(".")
     return Asset(name=target, uri=f"clickhouse://{database}/{table}")
@@ -40,11 +40,11 @@ def target_asset(target: str) -> Asset:
 
 def announce(context: Context, outlets: Iterable[Any], published: Payload, partition_key_format: str = "") -> None:
     """
-    Put the window into the asset events that Airflow emits for a task's *outlets* when it succeeds.
+    Add the window to the asset events that Airflow sends for the *outlets* of a successful task.
 
     Args:
-        partition_key_format: How the keys of the partitions in the window are written, by strftime; an event for
-            each of them. Empty for one event without a key.
+        partition_key_format: The strftime format of partition keys; each partition in the window gets an event. Empty
+            for a single event without a key.
     """
     for outlet in outlets:
         if isinstance(outlet, AssetAlias):
@@ -58,10 +58,10 @@ def announce(context: Context, outlets: Iterable[Any], published: Payload, parti
 
 def partition_keys(start: datetime, end: datetime, key_format: str) -> list[str]:
     """
-    Return the keys of all partitions that ``[start, end)`` touches, in the order of time.
+    Return the keys of all partitions that overlap ``[start, end)``, in time order.
 
     Args:
-        key_format: Of a partition's start in UTC, by strftime; hours are the finest.
+        key_format: The strftime format of a partition's start in UTC; at most as fine as hours.
     """
     first = start.replace(minute=0, second=0, microsecond=0)
     moments = (first + timedelta(hours=hours) for hours in range(ceil((end - first) / timedelta(hours=1))))
@@ -70,11 +70,11 @@ def partition_keys(start: datetime, end: datetime, key_format: str) -> list[str]
 
 def check_partitions(key_format: str, outlets: Iterable[Any]) -> None:
     """
-    Refuse a format of partition keys that cannot work.
+    Refuse a format of partition keys that cannot be used.
 
     Raises:
-        RequestError: Airflow has no such partitions, the format is finer than hours or gives one key for all
-            time, or an outlet is an alias, whose events have no partitions.
+        RequestError: This Airflow has no partitioned assets; the format is finer than hours, or constant; or an outlet
+            is an alias, whose events have no partitions.
     """
     if not airflow_is(3, 3):
         raise RequestError(
@@ -93,7 +93,7 @@ def check_partitions(key_format: str, outlets: Iterable[Any]) -> None:
 
 
 def openlineage(result: WindowStatus) -> "OperatorLineage[Any, Any]":
-    """Return sources, target and rows of an executed window; called by the OpenLineage provider."""
+    """Return sources, target and rows of an executed window. The OpenLineage provider calls this."""
     from airflow.providers.common.compat.openlineage.facet import (
         InputDataset,
         OutputDataset,
@@ -101,7 +101,7 @@ def openlineage(result: WindowStatus) -> "OperatorLineage[Any, Any]":
     )
     from airflow.providers.openlineage.extractors import OperatorLineage
 
-    # Named as OpenLineage's naming rules have it; an embedded engine has no host.
+    # Named by OpenLineage's naming rules; an embedded engine has no host.
     namespace = f"clickhouse://{urlsplit(result.environment).netloc}"
     rows = OutputStatisticsOutputDatasetFacet(rowCount=result.rows)
     return OperatorLineage(

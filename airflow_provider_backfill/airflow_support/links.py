@@ -1,8 +1,8 @@
 """
-The button on a task that leads to its plan's page.
+Add a button to a task that leads to the page of its plan.
 
-Airflow asks for the address when the task ends, on the worker. :func:`push_plan_link` gives it
-earlier, so that the button works while the task runs.
+Airflow asks for the address on the worker, when the task ends. :func:`push_plan_link` sets it earlier, so that the
+button works while the task runs.
 """
 
 from typing import Any
@@ -12,17 +12,17 @@ from airflow.sdk import BaseOperator, BaseOperatorLink, Context
 from ..ui_urls import page_address
 from .compat import airflow_is, conf
 
-# Where an operator keeps the id of the plan it works on, for the end of the task.
+# The attribute in which an operator keeps its plan's id until the task ends.
 _ATTRIBUTE = "linked_plan_id"
 
 
 def plan_link(plan_id: str) -> str:
-    """Return the address of a plan's page, complete where ``[api] base_url`` is set."""
+    """Return the address of a plan's page; absolute if ``[api] base_url`` is set."""
     return page_address(conf.get("api", "base_url", fallback="") or "", plan_id, framed=airflow_is(3, 1))
 
 
 class BackfillPlanLink(BaseOperatorLink):
-    """To the page of the plan that the task works on."""
+    """The link to the page of a task's plan."""
 
     name = "ClickHouse Backfill"
 
@@ -31,14 +31,14 @@ class BackfillPlanLink(BaseOperatorLink):
         plan_id = getattr(operator, _ATTRIBUTE, "")
         if plan_id:
             return plan_link(plan_id)
-        # A task that continues in another process than it began in, as a deferred one does.
+        # A deferred task continues in another process than the one that stored the address.
         pull = getattr(ti_key, "xcom_pull", None)
         found = pull(key=self.xcom_key, map_indexes=getattr(ti_key, "map_index", -1)) if pull else None
         return found if isinstance(found, str) else ""
 
 
 def push_plan_link(operator: BaseOperator, context: Context, plan_id: str) -> None:
-    """Make the button lead to *plan_id* from now on, and name the address in the log."""
+    """Make the button lead to *plan_id* from now on, and log the address."""
     setattr(operator, _ATTRIBUTE, plan_id)
     address = plan_link(plan_id)
     operator.log.info("The plan's page: %s", address)

@@ -1,4 +1,4 @@
-"""When the tasks of a backfill may start chunks, and their limits for load and failures."""
+"""Define when the tasks of a backfill may start chunks, and their limits for load and failures."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -15,10 +15,10 @@ FIELDS = ("max_load", "max_failures", "hours", "stop_at", "zone")
 
 class Pace(NamedTuple):
     """
-    The pace of a task, as a trigger carries it.
+    The pace of a task, in a form that a trigger can store.
 
     Attributes:
-        stop_at: An instant, so that a restart of the triggerer changes nothing.
+        stop_at: An instant, so that a restart of the triggerer does not shift it.
     """
 
     max_load: float = 0.8
@@ -42,14 +42,15 @@ class Pace(NamedTuple):
 
 def read_pace(fields: Mapping[str, Any], began: datetime) -> Pace:
     """
-    Read the rendered fields of an operator.
+    Read the pace from the rendered fields of an operator.
 
     Args:
-        fields: Those of ``FIELDS``, by name.
-        began: The start of the DAG run. A time of day in *stop_at* is the next one after it, for all tasks and tries.
+        fields: The values of ``FIELDS``, by name.
+        began: The start of the DAG run. A time of day in *stop_at* means the next such time after this start, for all
+            tasks and tries.
 
     Raises:
-        RequestError: A field is wrong.
+        RequestError: A field is invalid.
     """
     load, failures = _number(fields["max_load"], float, 0.8), _number(fields["max_failures"], int, 10)
     check_limits(load, failures)
@@ -60,15 +61,15 @@ def read_pace(fields: Mapping[str, Any], began: datetime) -> Pace:
 
 def check_literals(fields: Mapping[str, Any]) -> None:
     """
-    Check the fields before any is rendered; a field with a template is left for the run.
+    Check the fields before rendering; fields with a template are checked at run time.
 
     Raises:
-        RequestError: A field is wrong.
+        RequestError: A field is invalid.
     """
     literal = {name: value if is_literal(value) else None for name, value in fields.items()}
     if any(not is_literal(fields[name]) for name in ("hours", "stop_at")):
         literal["zone"] = None
-    # A time before the parsing of the DAG may have been in the future when the run began.
+    # Compare with 1970: a stop time before the parsing of the DAG may have been in the future when the run began.
     read_pace(literal, parse_instant("1970-01-01"))
 
 

@@ -1,8 +1,8 @@
 """
-From Airflow to a session: options, state folder and connection, and errors in an operator's words.
+Open a session in Airflow: options, state folder, connection, and errors in an operator's words.
 
-What operators and sensors share. A connection is opened by the official provider's hook and no
-other way, and only when a command asks for it: a sensor never opens one.
+Operators and sensors share these functions. Only the official provider's hook opens connections, and only when a
+command needs one; a sensor never does.
 """
 
 import json
@@ -30,11 +30,11 @@ from .compat import AirflowException, AirflowFailException, AirflowNotFoundExcep
 
 SECTION = "clickhouse_backfill"
 
-# An Airflow connection where a URL has a user; a password is none.
+# The user part of a URL names an Airflow connection; a password is not allowed.
 _CONNECTION_IN_URL = re.compile(r"((?:s3a?|gs|az)://)([\w.-]+)@([^/@:]+(?:/.*)?)")
-# Types of connections -> what their login and password are to the object store.
+# By connection type: the object store's names for login and password.
 _STORE_LOGIN = {"aws": ("access_key_id", "secret_access_key"), "wasb": ("account_name", "account_key")}
-# Extras of connections -> names that the object store has for them.
+# By extra of a connection: the object store's name.
 _STORE_EXTRA = {
     "endpoint_url": "endpoint",
     "region_name": "region",
@@ -43,14 +43,14 @@ _STORE_EXTRA = {
     "key_path": "service_account_path",
 }
 
-# Flags of the command line that operators have under another name.
+# Command line flags that have another name as operator arguments.
 _RENAMED = {"--from": "window_from", "--to": "window_to", "--select-file": "select"}
-# These are of the command line only.
+# Flags without an operator argument.
 _NOT_ARGUMENTS = frozenset({"--clickhouse-url", "--plan-id", "--config", "--json", "--verbose", "--password-file"})
 
 
 def airflow_home() -> Path:
-    """Airflow's home folder, as Airflow itself finds it."""
+    """Return the home folder that Airflow itself uses."""
     return Path(os.environ.get("AIRFLOW_HOME") or "~/airflow").expanduser()
 
 
@@ -74,9 +74,9 @@ def load_airflow_options(arguments: Mapping[str, Any], document: Mapping[str, An
 
 
 def airflow_section() -> dict[str, str]:
-    """Airflow's ``[clickhouse_backfill]`` section, as text."""
+    """Return Airflow's ``[clickhouse_backfill]`` section as text."""
     keys = {info.key for info in describe_options()} | set(conf.getsection(SECTION) or {})
-    # One by one: getsection() converts types, and omits false values.
+    # Read each key: getsection() converts types and omits false values.
     return {key: conf.get(SECTION, key, fallback="") for key in sorted(keys)}
 
 
@@ -84,15 +84,16 @@ def open_session(options: Options, user: str, clickhouse_conn_id: str | None = N
     """
     Return a session on the state folder of *options*; relative folders start at Airflow's home.
 
-    A URL may name an Airflow connection that has the credentials, as Airflow's own object paths do:
+    A URL may name an Airflow connection with the credentials, as Airflow's own object paths may:
     ``s3://connection_id@bucket/prefix``.
 
     Args:
-        user: Who gives the commands, for the event log.
-        clickhouse_conn_id: The connection of the ClickHouse, opened when a command needs it; None for none.
+        user: The user for the event log.
+        clickhouse_conn_id: The ClickHouse connection, opened when a command needs it; None for commands without
+            ClickHouse.
 
     Raises:
-        ConfigError: The state folder is a URL of an unknown kind, or one that needs an extra.
+        ConfigError: The state folder is a URL of an unknown kind, or needs an extra that is not installed.
         StateError: The object store refuses the configuration.
     """
     folder = options.state_dir or "clickhouse-backfill"
@@ -123,12 +124,12 @@ def _opener(conn_id: str) -> Callable[[], ClickHouse]:
     def open_server() -> ClickHouse:
         from airflow.providers.clickhousedb.hooks.clickhouse import ClickHouseHook
 
-        # A session would refuse a second statement while the first runs, such as a KILL QUERY.
+        # A session would refuse a second statement during the first, such as a KILL QUERY.
         hook = ClickHouseHook(clickhouse_conn_id=conn_id, client_kwargs={"autogenerate_session_id": False})
 
         def open_at(place: Address) -> Any:
             class HookAt(ClickHouseHook):
-                """The same connection, with the address of another server of its cluster."""
+                """The same connection with the address of another server of its cluster."""
 
                 @classmethod
                 def get_connection(cls, conn_id: str) -> Any:
@@ -155,7 +156,7 @@ def _no_connection(conn_id: str) -> ConfigError:
 
 
 def task_name(context: Context) -> str:
-    """Return a task instance's name for the event log: dag, run, task, map index and try."""
+    """Return a task instance's name for the event log: DAG, run, task, map index and try."""
     ti = context["ti"]
     index = f"[{ti.map_index}]" if ti.map_index is not None and ti.map_index >= 0 else ""
     return f"airflow:{ti.dag_id}/{ti.run_id}/{ti.task_id}{index}#{ti.try_number}"
@@ -164,11 +165,11 @@ def task_name(context: Context) -> str:
 @contextmanager
 def airflow_errors() -> Iterator[None]:
     """
-    Translate our errors for Airflow, with the flags of their remedies as operator arguments.
+    Translate errors for Airflow, with operator arguments in place of flags in remedies.
 
-    What a retry cannot mend (a refused request, a wrong option, damaged state, a statement that
-    ClickHouse will always refuse) becomes AirflowFailException, which spends no retries; the rest
-    becomes AirflowException, which Airflow's ``retries`` apply to.
+    Errors that a retry cannot fix become AirflowFailException, which uses no retries: refused requests, wrong options,
+    damaged state, statements that ClickHouse always refuses. All others become AirflowException, to which Airflow's
+    ``retries`` apply.
     """
     try:
         yield
@@ -186,7 +187,7 @@ def _is_final(error: BackfillError) -> bool:
 
 @contextmanager
 def operator_words() -> Iterator[None]:
-    """Let our errors pass with their remedies in an operator's words; for what is checked while a DAG is parsed."""
+    """Translate the remedies of errors to operator arguments; for checks while Airflow parses a DAG."""
     try:
         yield
     except BackfillError as error:
@@ -197,7 +198,7 @@ def operator_words() -> Iterator[None]:
 
 @contextmanager
 def undefined_named(context: Context) -> Iterator[None]:
-    """Name the way out where a template asks a run without a logical date for its data interval."""
+    """Explain the failure of a template that needs the data interval in a run without a logical date."""
     try:
         yield
     except UndefinedError as error:
@@ -211,9 +212,9 @@ def undefined_named(context: Context) -> Iterator[None]:
 
 def in_operator_words(remedy: Remedy | None) -> str:
     """
-    Return a remedy with ``--write-mode replace`` as ``write_mode='replace'``.
+    Return a remedy in an operator's words: ``--write-mode replace`` becomes ``write_mode='replace'``.
 
-    A command to paste into a shell stays one.
+    A shell command stays unchanged.
     """
     if isinstance(remedy, Advice):
         return remedy.render(_argument)

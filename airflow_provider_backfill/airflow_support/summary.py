@@ -1,4 +1,4 @@
-"""A plan in a few lines of Markdown, for the XCom ``summary`` and for the approval."""
+"""Summarise a plan in a few lines of Markdown, for the XCom ``summary`` and for the approval."""
 
 from ..commands.session import Payload
 from ..core.plan_words import adds_up
@@ -10,9 +10,9 @@ def plan_summary(payload: Payload, tasks: int, page: str) -> str:
     Return a plan as Markdown: target, source, method, and the warnings before a run.
 
     Args:
-        payload: What ``create_plan`` returned.
-        tasks: Mapped tasks that its chunks are spread over.
-        page: Address of the plan's page.
+        payload: The result of ``create_plan``.
+        tasks: The number of mapped tasks.
+        page: The address of the plan's page.
     """
     window = show_window(payload["from"], payload["to"])
     chunks = payload["chunkCount"]

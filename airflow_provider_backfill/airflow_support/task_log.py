@@ -1,12 +1,11 @@
 """
-A task's reports on running chunks: lines in its log, and Airflow's metrics.
+Report running chunks from a task: lines in its log, and Airflow's metrics.
 
-The same in a worker and in the triggerer: there, Airflow finds a task's log by context variables,
-which threads do not inherit, so the context of whoever made the reporter is carried along.
+Reports work in a worker and in the triggerer. In the triggerer, Airflow finds a task's log by context variables, which
+threads do not inherit. So the reporter keeps the context of its creator.
 
-Metrics, each with the tags ``target`` and ``dag_id``: counters ``clickhouse_backfill.chunks_done``,
-``.chunks_failed``, ``.chunk_retries`` and ``.rows``, and the timing ``.chunk_seconds`` (in milliseconds, as all of
-Airflow's).
+Metrics, each with the tags ``target`` and ``dag_id``: counters ``clickhouse_backfill.chunks_done``, ``.chunks_failed``,
+``.chunk_retries`` and ``.rows``, and the timing ``.chunk_seconds`` (in milliseconds, like all timings of Airflow).
 """
 
 from collections.abc import Callable
@@ -30,23 +29,23 @@ _ChunkEvent = ChunkStarted | ChunkDone | ChunkFailed | ChunkSplit | ChunkRelease
 
 
 class ChunkReporter:
-    """Logs and counts a worker's events; called from any of its threads."""
+    """Log and count a worker's events; any of the worker's threads may call it."""
 
     def __init__(self, log: Logger | Any, dag_id: str) -> None:
         self._log, self._dag_id = log, dag_id
         self._plan_id, self._tags = "", {"dag_id": dag_id}
         self._context = copy_context()
-        # Of the chunks at work: their windows, and since when.
+        # The chunks at work, with window and start time.
         self._began: dict[str, tuple[str, datetime]] = {}
 
     def begin(self, plan: Plan) -> None:
-        """Print the plan of the events, before the first event."""
+        """Set the plan of the events, before the first event."""
         self._plan_id = plan.plan_id
         self._tags = {"target": show_table(plan.target), "dag_id": self._dag_id}
 
     def __call__(self, event: Event) -> None:
-        """Tell of an event."""
-        # A context can be entered by one thread at a time.
+        """Report an event."""
+        # Only one thread at a time can enter a context.
         self._context.copy().run(self._tell, event)
 
     def _tell(self, event: Event) -> None:
@@ -80,7 +79,7 @@ class ChunkReporter:
 
     def _say(self, level: Callable[..., None], event: _ChunkEvent, what: str, more: str = "") -> None:
         """
-        Log the event, window and result first, and forget the chunk's start unless the event is the start.
+        Log the window and result of an event, and forget the chunk's start unless the chunk has just started.
 
         The query id contains the ids of plan and chunk.
         """

@@ -1,1 +1,1 @@
-"""The command line ``clickhouse-backfill``."""
+"""Implement the command line ``clickhouse-backfill``."""

@@ -1,8 +1,8 @@
 """
-The command ``airflow clickhouse-backfill``: the console script, inside Airflow's own command line.
+Add the command ``airflow clickhouse-backfill``: the console script inside Airflow's command line.
 
-Airflow imports this at every call of ``airflow``, so there is nothing here but the name. Words, output and exit
-codes are the console script's; ``[clickhouse_backfill]`` of Airflow's configuration is one more source of options.
+Airflow imports this file at every call of ``airflow``, so the file imports little. Arguments, output and exit codes are
+those of the console script. Airflow's ``[clickhouse_backfill]`` section is a further source of options.
 """
 
 import argparse
@@ -13,10 +13,10 @@ from airflow.cli.cli_config import ActionCommand, Arg
 
 
 class _Words(Arg):
-    """Everything that follows, flags included: the console script reads them, as it does by itself."""
+    """All following words, including flags; the console script parses them."""
 
     def add_to_parser(self, parser: argparse.ArgumentParser) -> None:
-        # Without such characters no word is a flag of Airflow's; not even -h.
+        # Without prefix characters, Airflow takes no word for a flag, not even -h.
         parser.prefix_chars = ""
         super().add_to_parser(parser)
 
@@ -36,7 +36,7 @@ def commands() -> list[ActionCommand]:
 
 
 def run(args: Any) -> None:
-    """Run the words; the exit code is the script's, since Airflow drops what a command returns."""
+    """Run the console script with the words. Exit with its code, since Airflow ignores a command's result."""
     from ..airflow_support.session import airflow_section
     from .main import main
 

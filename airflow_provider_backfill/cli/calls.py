@@ -1,4 +1,4 @@
-"""One function per command: from flags to the command's arguments."""
+"""Call each command: one function per command, from flags to arguments."""
 
 import re
 import sys
@@ -53,7 +53,7 @@ def _run_flags(call: Call) -> "RunFlags":
 
 
 def _run(call: Call) -> Payload:
-    """Execute a plan; where the policy allows, make it first."""
+    """Execute a plan; if the policy allows, create the plan first."""
     from ..commands.plan import create_plan
     from ..commands.run import run_plan
     from ..commands.session import Session
@@ -64,7 +64,7 @@ def _run(call: Call) -> Payload:
     resume = call.command == "resume"
     arguments = [] if resume else call.given(PLAN_FLAGS)
     if arguments == ["--target"]:
-        # The table alone names a plan of it; to plan first takes a window as well.
+        # --target alone names an existing plan; planning first also needs a window.
         arguments = []
     if arguments and (call.text("--plan-id") is not None or call.on("--last")):
         raise RequestError(
@@ -109,7 +109,7 @@ def _run(call: Call) -> Payload:
     if address is not None and (problem := notify(address, payload)):
         print_line(sys.stderr, f"{PROGRAM}: Nobody was notified: {problem}.")
     if stopper.signal and payload["status"] == RunStatus.PAUSED:
-        # As a shell reports a program that a signal ended.
+        # The exit code that shells use for a program ended by a signal.
         payload["exitCode"] = 128 + stopper.signal
     return payload
 
@@ -118,7 +118,7 @@ def _pace(call: Call) -> dict[str, Any]:
     """Return the user's limits on load and failures, if any."""
     given: dict[str, Any] = {}
     if (load := call.text("--max-load")) is not None:
-        # A value such as 0.8 is no percentage: it would stop the run forever.
+        # Refuse a value such as 0.8: as a percentage, it would stop the run forever.
         if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?", load) or not 1 <= float(load) <= 100:
             raise RequestError(f"--max-load is {load!r}.", hint="write a percentage from 1 to 100, such as 80")
         given["max_load"] = float(load) / 100
@@ -142,10 +142,10 @@ def _schedule(call: Call) -> "Schedule":
 
 def named_plan(call: Call, session: "Session") -> str:
     """
-    Return the id of the plan that this call names: an id or its beginning, ``--last``, or ``--target``.
+    Return the id of the plan that this call names: by id or its beginning, by ``--last``, or by ``--target``.
 
     Raises:
-        RequestError: No plan is named, two ways are used at once, or the name fits several plans.
+        RequestError: The call names no plan, names it in two ways, or the name fits several plans.
     """
     from ..commands.find_plan import find_plan_id, last_plan_id, plan_id_of_target
     from ..core.names import parse_table

@@ -1,4 +1,4 @@
-"""``check``'s findings for machines that show them: GitHub's annotations and a JUnit file."""
+"""Write the findings of ``check`` for CI systems: GitHub's annotations and a JUnit file."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ _NAME = "clickhouse-backfill check"
 
 
 def github_lines(payload: dict[str, Any]) -> Iterator[str]:
-    """One workflow command per finding, as GitHub Actions reads them from a step's output."""
+    """Yield one GitHub Actions workflow command per finding, for the output of a step."""
     for finding in payload["plugins"]["backfill"]["findings"]:
         text = _text(finding).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
         yield f"::{_LEVELS[finding['severity']]} title={finding['code']}::{text}"
@@ -26,7 +26,7 @@ def _text(finding: dict[str, Any]) -> str:
 
 def write_junit(payload: dict[str, Any], path: Path) -> None:
     """
-    Write a JUnit file: a test case per finding, failed when it is an error, and one for the plans without.
+    Write a JUnit file: a test case per finding, failed for errors, and one test case for plans without findings.
 
     Raises:
         StateError: The file cannot be written.

@@ -1,4 +1,4 @@
-"""Completion scripts for shells, made from the table of commands and flags."""
+"""Generate completion scripts for shells from the table of commands and flags."""
 
 from ..errors import PROGRAM
 from .flags import COMMANDS, COMMON, PLAN_ID
@@ -10,7 +10,7 @@ def completion_script(shell: str) -> str:
     """
     Return the script that completes commands, flags and plan ids in *shell*.
 
-    Plan ids come from ``list --quiet`` of the state folder of the moment.
+    The script gets plan ids from ``list --quiet`` on the current state folder.
 
     Args:
         shell: One of :data:`SHELLS`.
@@ -54,7 +54,7 @@ complete -o default -F _clickhouse_backfill {PROGRAM}"""
 
 
 def _zsh() -> str:
-    # zsh runs completions written for bash.
+    # zsh can run completions for bash.
     return f"# Load with: source <({PROGRAM} completion zsh)\nautoload -U +X bashcompinit && bashcompinit\n" + _bash()
 
 

@@ -1,4 +1,4 @@
-"""A terminal: colours, broken pipes, and lines."""
+"""Write to a terminal: colours, broken pipes, and lines."""
 
 import os
 import re
@@ -13,19 +13,19 @@ _PAINTED = re.compile(r"(\x1b\[[0-9]{1,2}m)")
 
 
 def is_terminal(out: IO[str]) -> bool:
-    """Return whether *out* can be drawn on, rather than only written to line by line."""
+    """Return whether *out* is a terminal that can be redrawn, rather than written line by line."""
     return out.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def write(out: IO[str], line: str) -> None:
-    """Write a line of progress immediately; do nothing when the reader has left."""
+    """Write a line of progress immediately; do nothing if the reader has gone."""
     with muted_when_broken(out):
         out.write(f"{plain_line(line)}\n")
         out.flush()
 
 
 def columns_of(out: IO[str]) -> int | None:
-    """Return how wide the terminal is; None for a pipe or a file, which takes lines of any length."""
+    """Return the width of the terminal; None for pipes and files, which take lines of any length."""
     if not is_terminal(out):
         return None
     with suppress(OSError, ValueError):
@@ -34,7 +34,7 @@ def columns_of(out: IO[str]) -> int | None:
 
 
 def mute(out: IO[str]) -> None:
-    """Discard further output to *out*, also Python's own at exit."""
+    """Discard further output to *out*, including Python's own output at exit."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, out.fileno())
@@ -43,7 +43,7 @@ def mute(out: IO[str]) -> None:
 
 @contextmanager
 def muted_when_broken(out: IO[str]) -> Iterator[None]:
-    """Keep a run alive when the terminal or pipe that shows the run is gone."""
+    """Keep a run alive if the terminal or pipe that shows it is gone."""
     try:
         yield
     except OSError:
@@ -51,16 +51,16 @@ def muted_when_broken(out: IO[str]) -> Iterator[None]:
 
 
 def paint(text: str, kind: str, out: IO[str]) -> str:
-    """*text* in the colour of *kind* (a status or severity), where *out* shows colours and the user wants them."""
+    """Return *text* in the colour of *kind* (a status or severity), if *out* shows colours and the user wants them."""
     code = _COLOURS.get(kind)
     return f"\x1b[{code}m{text}\x1b[0m" if code and is_terminal(out) and not os.environ.get("NO_COLOR") else text
 
 
 def print_line(out: IO[str], text: str) -> None:
     """
-    Write a text, of one line or more, and an end of line.
+    Write a text of one or more lines, followed by a line break.
 
-    The colours of :func:`paint` pass; nothing else in it commands a terminal, nor a line of it a CI.
+    Only the colours of :func:`paint` stay; other terminal control and CI commands become harmless.
     """
     parts = _PAINTED.split(text)
     # split() puts matches at odd indexes; the text after a match does not begin a line.

@@ -1,4 +1,4 @@
-"""What a command works with: options, session, password and user."""
+"""Prepare what a command needs: options, session, password and user."""
 
 import errno
 import os
@@ -36,7 +36,7 @@ def read_options(call: Call) -> "Options":
 
 
 def open_session(call: Call, options: "Options") -> "Session":
-    """Open what a command works with: the state folder, the options, and how to reach ClickHouse."""
+    """Open the session of a command: the state folder, the options, and the connection to ClickHouse."""
     from ..commands.session import Session, account_name
     from ..state.store import open_store
 
@@ -45,7 +45,7 @@ def open_session(call: Call, options: "Options") -> "Session":
     def open_server() -> "ClickHouse":
         from ..clickhouse.client import connect
 
-        # Threads of the worker, its watcher, and one to spare.
+        # Connections for the worker's threads, the watcher, and a spare.
         return connect(url or "", read_password(call), connections=options.defaults.max_parallel_chunks + 4)
 
     store = open_store(options.state_dir or f".{PROGRAM}")
@@ -53,13 +53,13 @@ def open_session(call: Call, options: "Options") -> "Session":
 
 
 def server_url(call: Call) -> str | None:
-    """Return the address of ClickHouse, from the flag or ``CLICKHOUSE_URL``; None without one."""
+    """Return the address of ClickHouse from the flag or ``CLICKHOUSE_URL``; None if neither is given."""
     given = call.text("--clickhouse-url")
     return os.environ.get("CLICKHOUSE_URL") or None if given is None else given
 
 
 def with_page(payload: Payload) -> Payload:
-    """Return the payload of a plan with the address of its page, where Airflow's own address is known."""
+    """Return the payload of a plan with its page's address, if Airflow's address is known."""
     from ..ui_urls import airflow_address, page_address
 
     base = airflow_address(os.environ)
@@ -71,7 +71,7 @@ def read_file(path: Path) -> bytes:
     Return the bytes of a file that a user named: a password, a SELECT, a list of required backfills.
 
     Raises:
-        OSError: It cannot be read, or is longer than such a file can be.
+        OSError: The file cannot be read, or is too long for such a file.
     """
     with path.open("rb") as file:
         data = file.read(_LONGEST + 1)
@@ -82,9 +82,9 @@ def read_file(path: Path) -> bytes:
 
 def read_password(call: Call) -> str | None:
     """
-    Return the password from --password-file, else CLICKHOUSE_PASSWORD, else the file CLICKHOUSE_PASSWORD_FILE.
+    Return the password from --password-file, CLICKHOUSE_PASSWORD, or the file CLICKHOUSE_PASSWORD_FILE, in this order.
 
-    Return None when none of them is given.
+    None if none of these is given.
 
     Raises:
         ConfigError: The file cannot be read.

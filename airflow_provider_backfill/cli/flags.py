@@ -1,4 +1,4 @@
-"""The commands and their flags, as data."""
+"""Define the commands and their flags as data."""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +6,7 @@ Payload = dict[str, Any]
 
 
 class Flag(NamedTuple):
-    """One flag; *value* describes its value and is empty for a switch; *many* allows repetition."""
+    """One flag; *value* describes the value and is empty for a switch; *many* allows repetition."""
 
     name: str
     value: str
@@ -207,7 +207,7 @@ EXAMPLES = {
     "help": ("help plan",),
     "version": ("version",),
 }
-"""What to type, by command; the documentation runs them in this order."""
+"""Example arguments by command; the documentation runs them in this order."""
 ALL_FLAGS = {flag.name: flag for command in COMMANDS.values() for flag in (*COMMON, *command.flags)}
 POSITIONAL = (PLAN_ID, SHELL, PARALLEL)
-"""Flags whose value may stand alone, as the one word that belongs to no flag."""
+"""Flags whose value may be given as the only positional word."""

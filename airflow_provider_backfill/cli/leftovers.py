@@ -1,4 +1,4 @@
-"""The answer of ``clean`` as text."""
+"""Show the result of ``clean`` as text."""
 
 from typing import IO, Any
 
@@ -7,7 +7,7 @@ from .console import paint
 
 
 def show_clean(payload: dict[str, Any], out: IO[str]) -> str:
-    """Return a line for each table with its fate and the reason, then the next command."""
+    """Return a line for each table with its fate and the reason, and the next command."""
     lines = [_summary(payload)]
     for table in payload["tables"]:
         colour = {"removed": "completed", "removable": "warn", "kept": "planned"}[table["fate"]]

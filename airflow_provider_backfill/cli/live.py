@@ -1,8 +1,8 @@
 """
-A run drawn on a terminal while it lasts: the map of its window, pace, the slowest and the failing chunks.
+Draw a run on a terminal while it lasts: the map of its window, the pace, the slowest and the failing chunks.
 
-A thread of its own looks at the log and draws four times a second; workers only hand over their
-failures, which become lines above the picture. It fits whatever size the terminal has at the moment.
+A separate thread reads the log and draws four times a second. Workers only pass on failures, which become lines above
+the picture. The picture adapts to the size of the terminal.
 """
 
 import threading
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 
 _FRAME_SECONDS = 0.25
-# The pause after a frame, as a multiple of the frame's time.
+# The pause after a frame, as a multiple of the frame's duration.
 _REST = 10
 _MAP_LINES = 7
 _LABEL = 12
 _WIDEST = 120
 _SHOWN = 3
-# The sign of a cell, which needs no colour, and the sign for a terminal with ASCII only.
+# By kind: the sign of a cell, readable without colour; the sign in ASCII; and the colour.
 _CELLS = {
     CellKind.DONE: ("█", "#", "green"),
     CellKind.PARTLY: ("▄", "=", "green"),
@@ -73,7 +73,7 @@ class RunView:
         return Group(*parts)
 
     def _head(self, run: Run, width: int) -> "list[Text]":
-        """Return target, status and rows; the time left gets a second line where the first has no room."""
+        """Return target, status and rows; on a narrow terminal, the time left has a second line."""
         from rich.text import Text
 
         line = Text.assemble(
@@ -155,7 +155,7 @@ def _listed(label: str, style: str, rows: list[tuple[Chunk, str]]) -> "list[Text
 
 
 def _window(chunk: Chunk) -> str:
-    """Return a chunk's window; a day ends at 24:00, not at 00:00 of another."""
+    """Return a chunk's window; the end of a day is 24:00, not 00:00 of the next day."""
     text = chunk_window(chunk.start, chunk.end)
     last = chunk.end - timedelta(milliseconds=1)
     ends_its_day = not (chunk.end.hour or chunk.end.minute or chunk.end.second) and last.date() == chunk.start.date()
@@ -164,10 +164,10 @@ def _window(chunk: Chunk) -> str:
 
 class Live:
     """
-    Shows a run on a terminal; used as a context manager.
+    Show a run on a terminal; used as a context manager.
 
     Args:
-        look: Gives the run as of now; called from this display's thread only.
+        look: Returns the current run; only the display's thread calls it.
     """
 
     def __init__(self, out: IO[str], plan: Plan, look: Callable[[], Run], *, every: bool = False) -> None:
@@ -213,14 +213,14 @@ class Live:
         while not self._closing.wait(pause):
             began = time.monotonic()
             self._draw()
-            # A look at a log far away takes its time; drawing must not be what keeps the store busy.
+            # Reading a distant log is slow; drawing must not keep the store busy.
             pause = max(_FRAME_SECONDS, _REST * (time.monotonic() - began))
 
     def _draw(self) -> None:
         try:
             self._run = self._look()
         except BackfillError:
-            # The worker, or the watcher, meets the same error and reports it.
+            # The worker or the watcher meets the same error and reports it.
             return
         size = self._console.size
         with muted_when_broken(self._out):

@@ -1,8 +1,8 @@
 """
-The console script ``clickhouse-backfill``: words in, one command out.
+Run the console script ``clickhouse-backfill``.
 
-Errors are handled once, in :func:`main`; nothing here prompts. What a command needs is imported
-when it is called, so ``--version`` loads only the standard library and no command loads Airflow.
+Only :func:`main` handles errors; no command prompts. Modules are imported when a command needs them, so ``--version``
+loads only the standard library and no command loads Airflow.
 """
 
 import io
@@ -20,21 +20,21 @@ from .parser import Call, parse
 
 def main(arguments: Sequence[str] | None = None, *, airflow_section: Mapping[str, str] | None = None) -> int:
     """
-    Run one command; *arguments* are those of the process when None.
+    Run one command with *arguments*; None means the arguments of the process.
 
     Args:
-        airflow_section: ``[clickhouse_backfill]`` of Airflow's configuration, where this is a command of Airflow's.
+        airflow_section: Airflow's ``[clickhouse_backfill]`` section, if Airflow's command line calls this.
 
     Returns:
-        0 for success, 1 for a runtime error or a no, 2 for a configuration or usage error, 3 from ``verify``
-        for inconclusive, 128 and a signal's number when that signal paused a run or ended the command.
+        0 for success; 1 for a runtime error or a negative answer; 2 for a configuration or usage error; 3 for an
+        inconclusive ``verify``; 128 plus a signal's number if the signal paused a run or ended the command.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
-        # This process is ours alone; looking for plugins among all installed packages takes a part of each start.
+        # pydantic would search all installed packages for plugins, which slows down each start.
         os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A terminal or pipe that cannot take a character gets its escape, not an error.
+        # Write characters that the terminal or pipe cannot take as escapes, instead of failing.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _main(words, airflow_section)
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None, *, airflow_section: Mapping[str
 
 
 def _is_no_text(word: str) -> bool:
-    """Return whether Python has made *word* of bytes that are no character."""
+    """Return whether *word* contains bytes that Python could not decode."""
     return not word.isprintable() and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in word)
 
 
@@ -81,7 +81,7 @@ def _call(words: list[str], airflow_section: Mapping[str, str] | None, carried: 
         return _report(words, call, command, error)
     except KeyboardInterrupt:
         _report(words, call, command, BackfillError("Interrupted."))
-        # As a shell reports a program that SIGINT ended.
+        # The exit code that shells use for SIGINT.
         return 130
     except Exception as error:  # noqa: BLE001 - the last place to catch it; --verbose shows where it came from
         from ..core.masking import mask_message, mask_secrets

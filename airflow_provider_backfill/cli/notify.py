@@ -1,4 +1,4 @@
-"""Tell a web address how a run has ended."""
+"""Send the result of a run to a web address."""
 
 import json
 import time
@@ -13,10 +13,10 @@ _SECONDS = 10.0
 
 def check_address(url: str) -> str:
     """
-    Return *url* where a message can be sent to it.
+    Return *url* if a message can be sent to it.
 
     Raises:
-        RequestError: It is no http or https address, or it has a user, whom a POST would not name.
+        RequestError: *url* is not an http or https address, or contains a user, which a POST would not send.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -34,12 +34,12 @@ def notify(url: str, payload: dict[str, Any], *, pause: float = 1.0) -> str:
     Send *payload* as JSON by POST, three times at most.
 
     Args:
-        pause: Seconds before the second try; doubled before the third.
+        pause: Seconds before the second try; the third waits twice as long.
 
     Returns:
-        Why nobody took the message, without the address, which may hold a token; empty when somebody did.
+        Why sending failed, without the address, which may contain a token; empty on success.
     """
-    # Costs more than the start of the program, and few runs tell anybody.
+    # Importing this costs more than the start of the program, and few runs send messages.
     import urllib.error
     import urllib.request
 

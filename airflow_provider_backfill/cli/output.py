@@ -1,4 +1,4 @@
-"""Payloads and errors as text or JSON, without secrets."""
+"""Print payloads and errors as text or JSON, without secrets."""
 
 import json
 import os
@@ -14,23 +14,23 @@ from .environment import read_password, server_url
 from .flags import Payload
 from .parser import Call
 
-# After these, advice given by one command works only with the same flag.
+# If a command was given one of these flags, the commands that it advises need the same flag.
 _CARRIED = ("--state-dir", "--config")
 _CARRIED_TO_SERVER = ("--clickhouse-url", "--password-file")
 _ASKS_SERVER = ("plan", "run", "resume", "cancel", "doctor", "verify", "undo", "report", "clean")
 
 
 def show_payload(payload: Payload, call: Call) -> None:
-    """Print a command's result on stdout, as text, JSON, or annotations of a workflow."""
+    """Print a command's result on stdout, as text, JSON, or GitHub annotations."""
     if call.on("--json"):
         print_json(payload)
         return
-    # Escaped before lines are built: a line break in a name would look like one of the program's.
+    # Escape before lines are built: a line break in a name would look like one of the program's.
     payload = plain_values(payload)
     if call.command == "check" and call.text("--format") == "github":
         from .ci_reports import github_lines
 
-        # Commands on purpose.
+        # These lines are CI commands on purpose.
         sys.stdout.writelines(f"{line}\n" for line in github_lines(payload))
         return
     if call.command in ("plan", "list") and call.on("--quiet"):
@@ -66,7 +66,7 @@ def print_json(payload: Any) -> None:
 
 
 def report_error(words: list[str], call: Call | None, command: str, error: BackfillError) -> int:
-    """Print an error and its remedy on stderr; with --json also as an object on stdout."""
+    """Print an error and its remedy on stderr; with --json, also print it as an object on stdout."""
     from ..core.masking import MESSAGE_LIMIT
 
     message, hint = (without_passwords(text, call)[:MESSAGE_LIMIT] for text in (error.message, error.hint))
@@ -90,14 +90,14 @@ def without_passwords(text: str, call: Call | None) -> str:
     with suppress(ConfigError):
         secrets.add(read_password(call) or "" if call else "")
     for secret in sorted(secrets, key=len, reverse=True):
-        # A word of three letters is no secret, and cutting it out would garble the text.
+        # Do not mask three letters or fewer: such a word is no secret, and masking it would garble the text.
         for form in {secret, quote(secret, safe="")} if len(secret) > 3 else ():
             text = text.replace(form, MASK)
     return text
 
 
 def _shown(name: str, text: str) -> str:
-    """Return the value of a flag of this call, as it may be printed."""
+    """Return the printable value of a flag of this call."""
     if name != "--clickhouse-url":
         return text
     from ..clickhouse.address import parse_address
@@ -110,6 +110,6 @@ def _shown(name: str, text: str) -> str:
 
 
 def carried_flags(call: Call, verb: str) -> list[Flag]:
-    """Return the flags of this call that a command which it advises must have as well."""
+    """Return the flags of this call that advised commands need, too."""
     names = (*_CARRIED, *_CARRIED_TO_SERVER) if verb in _ASKS_SERVER else _CARRIED
     return [Flag(name, _shown(name, text)) for name in names if (text := call.text(name)) is not None]

@@ -1,4 +1,4 @@
-"""From words to one call."""
+"""Parse the command line to a call."""
 
 import argparse
 import sys
@@ -12,26 +12,26 @@ from .flags import ALL_FLAGS, COMMANDS, COMMON, EXAMPLES, PLAN_ID, POSITIONAL, F
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises what argparse would print."""
+    """Raise what argparse would print."""
 
     def error(self, message: str) -> NoReturn:
         raise RequestError(f"{message[:1].upper()}{message[1:]}.", hint=f"{self.prog} --help shows what it takes")
 
 
 class Call(NamedTuple):
-    """One command as it was typed; a flag that was not given is None, or False for a switch."""
+    """One command as typed; an omitted flag is None, or False for a switch."""
 
     command: str
     values: Mapping[str, Any]
     airflow_section: Mapping[str, str] | None = None
 
     def text(self, name: str) -> str | None:
-        """Return the value of a flag, None when it was not given."""
+        """Return the value of a flag; None if it is omitted."""
         value: str | None = self.values[ALL_FLAGS[name].key]
         return value
 
     def texts(self, name: str) -> list[str]:
-        """Return the values of a flag that may be given again, in the order in which they were."""
+        """Return the values of a repeatable flag, in the order given."""
         return list(self.values[ALL_FLAGS[name].key] or ())
 
     def on(self, name: str) -> bool:
@@ -52,10 +52,10 @@ class Call(NamedTuple):
 
 def parse(words: Sequence[str]) -> Call:
     """
-    Read the command line: the command is the first word that is neither a flag nor a flag's value.
+    Parse the command line. The command is the first word that is neither a flag nor a flag's value.
 
     Raises:
-        RequestError: No command, an unknown word, or a flag without its value.
+        RequestError: The command is missing, a word is unknown, or a flag has no value.
     """
     index = 0
     while index < len(words) and words[index].startswith("-"):
@@ -92,7 +92,7 @@ def parse(words: Sequence[str]) -> Call:
     except argparse.ArgumentError as error:
         raise _misused(error, command) from None
     values = vars(found)
-    # argparse takes the value of `--target=--` for the end of the flags, and leaves an empty list.
+    # argparse takes the value of `--target=--` for the end of the flags, and returns an empty list.
     given = ((flag, values[flag.key]) for flag in flags_of(command).values())
     if lost := next((f for f, v in given if isinstance(v, list) and (not f.many or [] in v)), None):
         raise RequestError(f"{lost.name} needs a value.", hint=f"write {lost.name} {lost.value}: {lost.help}")
@@ -106,9 +106,9 @@ def parse(words: Sequence[str]) -> Call:
 
 def _positional(command: str, extra: Sequence[str], values: Mapping[str, Any]) -> dict[str, str]:
     """
-    Return the positional words by the flag that each stands for, the last flags first.
+    Return the positional words by the flag that each replaces, the last flags first.
 
-    Empty for other words.
+    Empty if the words replace no flag.
     """
     slots = [flag for flag in COMMANDS[command].flags if flag in POSITIONAL]
     if not slots or any(word.startswith("-") for word in extra):
@@ -125,9 +125,9 @@ def _positional(command: str, extra: Sequence[str], values: Mapping[str, Any]) -
 
 
 def _refuse_no_plan(word: str, command: str) -> None:
-    """Refuse a word that cannot name a plan, when its intended meaning is clear."""
+    """Refuse a word that cannot name a plan, if its intended meaning is clear."""
     known = flags_of(command)
-    # Editors make one dash of two.
+    # Editors replace two hyphens by a dash.
     bare = "--" + word.strip("-\u2013\u2014")
     if bare in known and not known[bare].value:
         raise RequestError(f"{word!r} is not a plan id.", hint=f"did you mean {bare}?")
@@ -136,7 +136,7 @@ def _refuse_no_plan(word: str, command: str) -> None:
 
 
 def flag_name(word: str) -> str:
-    """Return the name of a flag that may carry its value behind ``=``."""
+    """Return the name of a flag, without a value after ``=``."""
     return word.partition("=")[0]
 
 
@@ -193,7 +193,7 @@ def overview() -> str:
 
 
 def flags_of(command: str) -> dict[str, Flag]:
-    """Return every flag that a command takes, by name."""
+    """Return all flags of a command, by name."""
     about = COMMANDS[command]
     return {flag.name: flag for flag in (*COMMON, *about.more, *about.flags)}
 

@@ -1,4 +1,4 @@
-"""Read the flags of plan as a request."""
+"""Read the flags of ``plan`` as a request."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,7 +79,7 @@ def read_request(call: Call, options: "Options") -> "PlanRequest":
 
 
 def _chunking(call: Call, options: "Options", auto: bool) -> "Chunking":
-    """Read the chunking from the flags, or else from the options."""
+    """Read the chunking from the flags, otherwise from the options."""
     lengths = [name for name in ("--chunk-hours", "--chunk-by") if call.text(name) is not None]
     zone = call.text("--chunk-zone")
     if len(lengths) > 1 or (auto and zone is not None):
@@ -96,7 +96,7 @@ def _chunking(call: Call, options: "Options", auto: bool) -> "Chunking":
 
 
 def read_choice(call: Call, name: str, allowed: list[str]) -> str | None:
-    """Read a flag that takes one of several words."""
+    """Read a flag that allows several words."""
     value = call.text(name)
     if value is not None and value not in allowed:
         raise RequestError(f"{name} is {value!r}.", hint=f"write {name} with one of {', '.join(allowed)}")
@@ -104,7 +104,7 @@ def read_choice(call: Call, name: str, allowed: list[str]) -> str | None:
 
 
 def name_pairs(call: Call, name: str) -> Iterator[tuple[str, str]]:
-    """Return the values of a flag that are written ``NAME=VALUE``."""
+    """Yield the ``NAME=VALUE`` pairs of a flag."""
     for text in call.texts(name):
         left, sign, right = text.partition("=")
         if not sign or not left.strip():
@@ -129,7 +129,7 @@ def _select(call: Call) -> str | None:
 
 
 def read_reason(call: Call, name: str) -> str:
-    """Read a reason, which may not be blank; empty when none is given."""
+    """Read a reason, which must not be blank; empty if none is given."""
     reason = call.text(name)
     if reason is not None and not reason.strip():
         raise RequestError(f"{name} gives no reason.", hint=f"write {name} 'why parts of groups are fine'")

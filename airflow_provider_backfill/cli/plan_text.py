@@ -1,4 +1,4 @@
-"""A plan as text for people."""
+"""Show a plan as text for people."""
 
 from typing import IO
 
@@ -10,7 +10,7 @@ from .text import remedy_lines, show_estimate, show_number, show_pairs, show_sec
 
 
 def adds_up_lines(shown: Payload | None) -> list[tuple[str, str]]:
-    """Return why the chunks add up, in a few lines."""
+    """Return why the chunks add up, as label and text."""
     if shown is None:
         return []
     return [
@@ -67,7 +67,7 @@ def _shard(shard: Payload) -> str:
 
 
 def _preview(preview: Payload) -> list[str]:
-    """Cost of all chunks, and the statements of two of them."""
+    """Return the cost of all chunks, and the statements of two chunks."""
     lines = [f"  {_cost(preview) or 'rows and time are not known'} in all, one chunk at a time"]
     for chunk in preview["chunks"]:
         window = show_window(chunk["from"], chunk["to"])

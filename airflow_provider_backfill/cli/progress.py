@@ -1,4 +1,4 @@
-"""Progress of a run as lines of text."""
+"""Show the progress of a run as lines of text."""
 
 import json
 import threading
@@ -18,24 +18,24 @@ from ..errors import BackfillError
 from .console import write
 from .text import show_count, show_seconds
 
-# Up to this number of chunks, each chunk gets a line; with more, one line in this number of seconds.
+# Up to this number of chunks, each chunk has a line; beyond, a line every two seconds.
 _ALL_LINES = 50
 _LINE_SECONDS = 2.0
 _MIDNIGHT = "T00:00:00.000Z"
 
 
 class Progress(Protocol):
-    """Shows a run while it lasts; used as a context manager."""
+    """Show a run while it lasts; used as a context manager."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
 
     def report(self, event: Event) -> None:
-        """Show what one of our own workers has just written; called from any of its threads."""
+        """Show an event of this process's worker; any of its threads may call this."""
 
 
 class RateMeter:
-    """The pace of a run and the time left, measured between readings of its state."""
+    """Measure the pace of a run and the time left between readings of the run."""
 
     def __init__(self, run: Run) -> None:
         self._meter = ProgressMeter(time.monotonic())
@@ -54,15 +54,15 @@ class RateMeter:
         return now
 
     def pace(self, run: Run) -> Pace | None:
-        """Return the recent work per second; None until a chunk has ended since the first look."""
+        """Return the recent work per second; None until a chunk has ended since the first reading."""
         return self._meter.pace(self._look(run))
 
     def seconds_left(self, run: Run) -> float | None:
-        """Seconds until every chunk has ended; None until one has ended since the first look."""
+        """Return the seconds until all chunks have ended; None until a chunk has ended since the first reading."""
         return self._meter.seconds_left(self._look(run), run.total - ended(run))
 
     def text(self, run: Run) -> str:
-        """Return the end and the pace, as far as they are known; the end first, where a narrow terminal shows it."""
+        """Return the time left and the pace, as far as known; the time left comes first, for narrow terminals."""
         pace, left = self.pace(run), self.seconds_left(run)
         if pace is None or left is None:
             return ""
@@ -81,7 +81,7 @@ class RateMeter:
 
 
 def pace_payload(pace: Pace | None) -> dict[str, float | None]:
-    """Return a pace as JSON; every value is None while it is not known."""
+    """Return a pace as JSON; all values are None if it is unknown."""
     names = ("chunksPerMinute", "rowsPerSecond", "rowsReadPerSecond", "bytesReadPerSecond")
     if pace is None:
         return dict.fromkeys(names)
@@ -90,16 +90,16 @@ def pace_payload(pace: Pace | None) -> dict[str, float | None]:
 
 
 def ended(run: Run) -> int:
-    """Chunks that nothing is to be done for."""
+    """Return the number of chunks that need no further work."""
     return run.count(ChunkStatus.DONE) + run.count(ChunkStatus.FAILED)
 
 
 class EventText:
     """
-    Events as sentences; remembers a running chunk's window, which only its first event tells.
+    Describe events as sentences. Remember the windows of running chunks, since only the first event has the window.
 
     Args:
-        whole: Tell errors with what the server appends about its own query plan.
+        whole: Whether to include the server's remarks about its query plan in errors.
     """
 
     def __init__(self, *, whole: bool = False) -> None:
@@ -107,7 +107,7 @@ class EventText:
         self._short: Callable[[str], str] = str if whole else short_error
 
     def tell(self, event: Event) -> str:
-        """Describe an event of a chunk; empty for an event without news."""
+        """Describe an event of a chunk; empty for events that say nothing new."""
         match event:
             case ChunkStarted():
                 where = f"  shard {event.shard}" if event.shard else ""
@@ -132,23 +132,23 @@ class EventText:
 
 
 def chunk_window(start_at: datetime, end_at: datetime) -> str:
-    """Return a chunk's window in short, for a column of windows."""
+    """Return a chunk's window in short form, for a column."""
     start, end = (render_instant(moment) for moment in (start_at, end_at))
     if {start[10:], end[10:]} == {_MIDNIGHT}:
         return f"{start[:10]} to {end[:10]}"
-    # Short enough for a column: the day again only where it changes, and no zero seconds.
+    # Repeat the day only if it changes, and omit zero seconds.
     first, last = (text.removesuffix("Z").removesuffix(".000").removesuffix(":00") for text in (start, end))
     return f"{first} to {last[11:] if start[:10] == end[:10] else last}".replace("T", " ")
 
 
 class LineProgress:
     """
-    Progress as plain lines: one for each finished chunk of a small plan, else one every two seconds.
+    Show progress as plain lines: one per finished chunk of a small plan, otherwise one every two seconds.
 
-    Failures always get a line. With *every* all events do, whatever the size.
+    Failures always have a line. With *every*, all events have a line, for plans of any size.
 
     Args:
-        look: Gives the run as of now; called only when a line is due.
+        look: Returns the current run; called only for a line.
     """
 
     def __init__(self, out: IO[str], look: Callable[[], Run], *, every: bool = False) -> None:
@@ -186,12 +186,12 @@ class LineProgress:
 
 class JsonLines:
     """
-    Progress as JSON, one object a line, for what collects the logs of containers.
+    Show progress as JSON, one object per line, for log collectors.
 
-    Each line is an event as the event log has it, with ``planId``, ``level`` and what is done of how many chunks.
+    Each line is an event from the event log, with ``planId``, ``level`` and the numbers of done and of all chunks.
 
     Args:
-        look: Gives the run as of now.
+        look: Returns the current run.
     """
 
     def __init__(self, out: IO[str], plan_id: str, look: Callable[[], Run]) -> None:
@@ -218,7 +218,7 @@ class JsonLines:
 
 
 class ChangeLog:
-    """Progress as plain lines, one whenever status or counts have changed; for a watcher."""
+    """Show progress as plain lines, one per change of status or counts; for a watcher."""
 
     def __init__(self, out: IO[str], run: Run) -> None:
         self._out = out
@@ -226,7 +226,7 @@ class ChangeLog:
         self._last = ""
 
     def draw(self, run: Run) -> None:
-        """Write a line if something has changed since the last one."""
+        """Write a line if status or counts have changed since the last line."""
         line = counts_text(run)
         if line != self._last:
             self._last = line

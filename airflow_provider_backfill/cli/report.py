@@ -1,4 +1,4 @@
-"""The report of a plan as text for a terminal, and as Markdown for a ticket."""
+"""Show the report of a plan as text for a terminal, and as Markdown for a ticket."""
 
 from collections.abc import Iterator
 from typing import IO

@@ -1,4 +1,4 @@
-"""The backfills that a file under version control demands, for ``check --required``."""
+"""Read the backfills that a version-controlled file demands, for ``check --required``."""
 
 import json
 import tomllib
@@ -22,12 +22,12 @@ _EXPECTED = {
 
 def read_required(path: Path) -> list[RequiredBackfill]:
     """
-    Return the backfills that a TOML, YAML or JSON file declares, by its suffix (TOML when it has another).
+    Return the backfills that a TOML, YAML or JSON file declares; the suffix decides, and other suffixes mean TOML.
 
-    It holds a list ``backfill`` of entries with target, from, to, and reason, owner.
+    The file has a list ``backfill`` of entries with target, from, to, and optionally reason and owner.
 
     Raises:
-        ConfigError: The file cannot be read, or does not say that; names the entry.
+        ConfigError: The file cannot be read or has another structure; the message names the entry.
     """
     kind = {".yaml": "YAML", ".yml": "YAML", ".json": "JSON"}.get(path.suffix.lower(), "TOML")
     try:
@@ -59,7 +59,7 @@ def _parse(text: str, kind: str) -> Any:
         raise ConfigError("A YAML file needs PyYAML.", hint="pip install pyyaml, or write the file as TOML") from None
 
     class Loader(yaml.SafeLoader):
-        """Without aliases: of some hundred bytes they can make more objects than a machine has memory for."""
+        """A YAML loader without aliases: some hundred bytes with aliases could expand to more than the memory."""
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
@@ -84,7 +84,7 @@ def _declared(entry: Any, where: str, kind: str) -> RequiredBackfill:
     if unknown or missing:
         what = f"has no {', '.join(missing)}" if missing else f"has {', '.join(unknown)[:200]}"
         raise ConfigError(f"{where} {what}.", hint=f"an entry has {', '.join(_KEYS)}")
-    # A date or time of TOML or YAML needs no quotes.
+    # TOML and YAML parse unquoted dates and times.
     try:
         texts = {key: value if isinstance(value, str) else str(value).replace(" ", "T") for key, value in entry.items()}
         target = parse_table(texts["target"], "target")

@@ -1,4 +1,4 @@
-"""Signals that pause a run."""
+"""Pause a run on a signal."""
 
 import os
 import signal
@@ -13,13 +13,13 @@ from .console import print_line
 
 class Stopper:
     """
-    Turns SIGINT, SIGTERM and SIGHUP into a pause while a run lasts.
+    Turn SIGINT, SIGTERM and SIGHUP into a pause during a run.
 
-    Before the worker exists, a signal ends the command; after that the first one stops the
-    worker, which gives its chunks back. A second SIGINT ends the process at once.
+    Before the worker exists, a signal ends the command. Later, the first signal stops the worker, which releases its
+    chunks. A second SIGINT ends the process immediately.
 
     Attributes:
-        signal: The number of the signal that paused the run; 0 when none did.
+        signal: The number of the signal that paused the run; 0 if none did.
     """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -32,7 +32,7 @@ class Stopper:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        # Handlers belong to the main thread; a signal that was ignored from outside (nohup) stays so.
+        # Only the main thread may set handlers. A signal that is ignored from outside (nohup) stays ignored.
         if threading.current_thread() is threading.main_thread():
             for number in self._SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
@@ -44,7 +44,7 @@ class Stopper:
             signal.signal(number, handler)
 
     def opening(self, connect: Callable[[], Any] | None) -> Callable[[], Any] | None:
-        """*connect*, after which a signal waits for the worker: from there on the log is written."""
+        """Return *connect*, after whose call a signal waits for the worker, because the log is written from then on."""
         if connect is None:
             return None
 
@@ -56,7 +56,7 @@ class Stopper:
         return connected
 
     def attach(self, stop: Callable[[str], None]) -> None:
-        """Pass signals on to a worker's *stop*, also one that came before."""
+        """Pass signals to a worker's *stop*, including a signal that came before."""
         self._stop = stop
         if self._reason:
             stop(self._reason)
@@ -67,17 +67,17 @@ class Stopper:
             raise KeyboardInterrupt
         if self._reason:
             if number == signal.SIGINT:
-                # A drawn bar has hidden the cursor.
+                # A progress bar may have hidden the cursor.
                 os.write(2, b"\x1b[?25h\n" if os.isatty(2) else b"")
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             return
         self._reason, self.signal = f"stopped by {name}", number
-        # In a thread, because this one may hold, where it was interrupted, a lock that stop() and writing need.
+        # Use another thread: this thread may hold a lock that stop() and writing need.
         threading.Thread(target=self._pause, daemon=True).start()
 
     def _pause(self) -> None:
-        # Read at this moment: a progress bar replaces the stream by one that prints above the bar.
+        # Read stderr now: a progress bar replaces it by a stream that prints above the bar.
         print_line(
             sys.stderr, f"{self._reason[0].upper()}{self._reason[1:]}; giving the chunks back. Ctrl-C leaves at once."
         )

@@ -1,9 +1,9 @@
-"""Suggestions for a mistyped word, by its letters and by the names that other tools use."""
+"""Suggest the intended word for a mistyped one, by its letters and by names in other tools."""
 
 import difflib
 from collections.abc import Iterable, Mapping
 
-# What people type for a command, from other tools.
+# Words for each command in other tools.
 _COMMANDS = {
     "run": ("start", "execute", "exec", "go", "launch"),
     "resume": ("retry", "continue", "restart", "rerun", "unpause"),
@@ -23,7 +23,7 @@ _COMMANDS = {
     "report": ("cost", "summary"),
     "coverage": ("gaps", "windows"),
 }
-# The same for flags.
+# Words for each flag in other tools.
 _FLAGS = {
     "--target": ("--table", "--to-table", "--into", "-t"),
     "--from": ("--start", "--since", "--begin", "--window-from", "--after"),
@@ -46,16 +46,16 @@ _SPELLED_OTHERWISE = str.maketrans({"_": "-", "\u2013": "--", "\u2014": "--"})
 
 
 def nearest_command(word: str, commands: Iterable[str]) -> str:
-    """Return the command that *word* was likely meant to be; empty when none is near."""
+    """Return the command that *word* was likely meant to be; empty if none is close."""
     return _nearest(word.lower().translate(_SPELLED_OTHERWISE), list(commands), _COMMANDS)
 
 
 def nearest_flag(word: str, flags: Iterable[str]) -> str:
-    """Return the flag, one of *flags*, that *word* was likely meant to be; empty when none is near."""
+    """Return the one of *flags* that *word* was likely meant to be; empty if none is close."""
     known = list(flags)
     if word in _ALIASES and _ALIASES[word] in known:
         return _ALIASES[word]
-    # chunkHours, chunk_hours, -target and Target are likely meant as flags.
+    # chunkHours, chunk_hours, -target and Target are probably flags.
     spelled = "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in word)
     bare = spelled.translate(_SPELLED_OTHERWISE).strip("-").replace("--", "-")
     return f"--{bare}" if f"--{bare}" in known else _nearest(f"--{bare}", known, _FLAGS)

@@ -1,9 +1,8 @@
 """
-The output of a command for people: payloads as text, and a run's progress.
+Show payloads and the progress of a run as text for people.
 
-Text for a terminal is made here and nowhere else; nothing here decides anything. Progress is
-drawn from the event log (:class:`Run`), so it shows other workers' chunks as well; drawing never
-makes a worker wait. rich is loaded only when there is a terminal to draw on.
+This module only formats and decides nothing. Progress comes from the event log (:class:`Run`), so it includes the
+chunks of other workers, and drawing never makes a worker wait. rich is imported only if a terminal can be redrawn.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,7 @@ _WINDOWS_SHOWN = 4
 
 
 def show_moment(text: str) -> str:
-    """``2025-01-01T06:00:00.000Z`` as ``2025-01-01 06:00``; only the date at midnight."""
+    """Return ``2025-01-01T06:00:00.000Z`` as ``2025-01-01 06:00``; only the date for midnight."""
     day, _, clock = text.removesuffix("Z").partition("T")
     clock = clock.removesuffix(".000").removesuffix(":00")
     return day if clock in ("", "00:00") else f"{day} {clock}"
@@ -32,7 +31,7 @@ def show_window(start: str, end: str) -> str:
 
 
 def show_seconds(seconds: float) -> str:
-    """Return a length of time in the two units that matter."""
+    """Return a duration in its two largest units."""
     if seconds < 9.95:
         return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -49,7 +48,7 @@ def show_number(number: int, noun: str) -> str:
 
 
 def show_pairs(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    """Label and value per line; pairs without a value are left out."""
+    """Return one line per label and value, without pairs that have no value."""
     kept = [(label, value) for label, value in pairs if value]
     width = max((len(label) for label, _ in kept), default=0)
     return [f"  {label:<{width}}  {value}" for label, value in kept]
@@ -61,7 +60,7 @@ def remedy_text(finding: Payload) -> str:
 
 
 def remedy_lines(finding: Payload) -> list[str]:
-    """Return the remedy of a finding as an arrow below the finding; nothing without a remedy."""
+    """Return the remedy of a finding as lines with an arrow; empty if there is none."""
     return [f"    -> {remedy_text(finding)}"] if finding["hint"] else []
 
 
@@ -113,7 +112,7 @@ def _read(payload: Payload) -> str:
 
 
 def _failures(groups: Sequence[Payload]) -> str:
-    """Equal errors in one line each, behind the windows they hit."""
+    """Return equal errors in one line each, after the windows of their chunks."""
     return f"\n{' ' * 14}".join(f"{_windows(group)}: {group['error']}" for group in groups[:_ERRORS_SHOWN])
 
 
@@ -135,7 +134,7 @@ def _chunks(chunks: Sequence[Payload], out: IO[str]) -> list[str]:
 
 
 def show_events(payload: Payload, _: IO[str]) -> str:
-    """Print the history of a plan, one line for each event, oldest first."""
+    """Show the history of a plan, one line per event, oldest first."""
     return "\n".join(map(show_event, payload["events"])) or f"Nothing has happened to plan {payload['planId']} yet."
 
 
@@ -162,7 +161,7 @@ def _dial(number: int | None) -> str:
 
 
 def show_doctor(payload: Payload, out: IO[str]) -> str:
-    """Print the findings about a plan or a table, worst first, each with its remedy."""
+    """Show the findings about a plan or a table, worst first, each with its remedy."""
     what = f"{payload['target']}, no plan given"
     if payload["planId"] is not None:
         what = f"Plan {payload['planId']} of {payload['target']} is {payload['status']}"
@@ -175,7 +174,7 @@ def show_doctor(payload: Payload, out: IO[str]) -> str:
 
 
 def show_estimate(estimate: Payload | None) -> str:
-    """Return the rows of the source for each chunk, in words; empty where they are not known."""
+    """Return the source rows per chunk, in words; empty if they are unknown."""
     if estimate is None:
         return ""
     rows, size = estimate["rowsPerChunk"], estimate["bytesPerChunk"]
@@ -197,7 +196,7 @@ def _pace(pace: Payload | None) -> str:
 
 
 def show_count(number: float) -> str:
-    """Return a number of rows in three digits and a unit: ``950``, ``12.3 thousand``, ``1.15 million``."""
+    """Return a number of rows with three digits and a unit: ``950``, ``12.3 thousand``, ``1.15 million``."""
     for unit, size in (("billion", 1e9), ("million", 1e6), ("thousand", 1e3)):
         if number >= size:
             return f"{number / size:.3g} {unit}"
@@ -205,7 +204,7 @@ def show_count(number: float) -> str:
 
 
 def show_coverage(payload: Payload, out: IO[str]) -> str:
-    """Return which parts of a window are proven filled, and the gaps."""
+    """Show the proven parts of a window, and the gaps."""
     verdict = paint("filled", "completed", out) if payload["ok"] else paint("not filled", "failed", out)
     lines = [f"{payload['target']}, {show_window(payload['from'], payload['to'])}: {verdict}."]
     for server in payload["servers"]:
@@ -226,7 +225,7 @@ def show_coverage(payload: Payload, out: IO[str]) -> str:
 
 
 def show_verify(payload: Payload, out: IO[str]) -> str:
-    """Print the rows of source and target, and rows of only one side."""
+    """Show the rows of source and target, and the rows that only one side has."""
     done, total = payload["chunksVerified"], payload["chunksTotal"]
     verdict = payload["verdict"]
     if verdict == "inconclusive":
@@ -282,7 +281,7 @@ def _sums(content: Payload) -> str:
 
 
 def show_parallel(payload: Payload, out: IO[str]) -> str:
-    """Return the new number of parallel chunks, and the number running now."""
+    """Show the new number of parallel chunks, and the number running now."""
     number = payload["maxParallelChunks"]
     now = "parallel chunks as set for each worker" if number is None else f"{show_number(number, 'chunk')} in parallel"
     over = f" {payload['running']:,} run; those over it are not stopped." if payload["running"] > (number or 0) else ""
@@ -291,7 +290,7 @@ def show_parallel(payload: Payload, out: IO[str]) -> str:
 
 
 def show_waiver(payload: Payload, out: IO[str]) -> str:
-    """Print the waiver, and how to end the waiver."""
+    """Show the waiver, and how to end it."""
     until = f" until {show_moment(payload['until'])} UTC" if payload["until"] else ""
     instead = f"; plan {payload['supersededBy']} does its work" if payload["supersededBy"] else ""
     waived = paint("waived", "paused", out)
@@ -299,7 +298,7 @@ def show_waiver(payload: Payload, out: IO[str]) -> str:
 
 
 def show_repair(payload: Payload, out: IO[str]) -> str:
-    """Print the repairs, the chunks in doubt, and the next command."""
+    """Show the repairs, the uncertain chunks, and the next command."""
     lines = [f"Plan {payload['planId']} of {payload['target']} is {paint(payload['status'], payload['status'], out)}."]
     lines += [f"  {action}" for action in payload["actions"] or ["The files are intact; there was nothing to do."]]
     lines += [f"  {payload['advice']}"] if payload["advice"] else []
@@ -320,7 +319,7 @@ def _kept(backup: Payload | None) -> str:
 
 
 def show_check(payload: Payload, out: IO[str]) -> str:
-    """Return whether the required backfills are finished, and which are not."""
+    """Show whether the required backfills are finished, and the unfinished ones."""
     result = payload["plugins"]["backfill"]
     plans = show_number(result["evaluated"], "plan")
     verdict = "every required backfill is finished" if payload["ok"] else "not every required backfill is finished"
@@ -345,7 +344,7 @@ _SPARED = (7, 6, 3, 4)
 
 
 def _columns_that_fit(widths: Sequence[int], room: int | None) -> list[int]:
-    """Return the columns of a list that have room side by side; all of them where lines may be of any length."""
+    """Return the columns of a list that fit side by side; all columns if lines may have any length."""
     shown = list(range(len(widths)))
     for column in _SPARED:
         if room is None or sum(widths[one] for one in shown) + 2 * (len(shown) - 1) <= room:
@@ -355,7 +354,7 @@ def _columns_that_fit(widths: Sequence[int], room: int | None) -> list[int]:
 
 
 def show_list(payload: Payload, out: IO[str]) -> str:
-    """Return a table of the plans, newest last."""
+    """Show a table of the plans, newest last."""
     header = ("PLAN", "STATUS", "DONE", "ROWS", "WINDOW (UTC)", "TARGET", "STARTED", "BY")
     rows = [
         (

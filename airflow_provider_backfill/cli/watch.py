@@ -1,4 +1,4 @@
-"""Live views of a run: ``run`` and ``status --watch``."""
+"""Show live views of a run: ``run`` and ``status --watch``."""
 
 import sys
 import time
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RunDisplay:
-    """The progress of one run, from the moment it begins."""
+    """Show the progress of one run from its beginning."""
 
     def __init__(self, call: Call, session: "Session") -> None:
         self._call, self._session = call, session
@@ -61,9 +61,9 @@ class RunDisplay:
 
 def watch_run(call: Call, session: "Session", plan_id: str) -> None:
     """
-    Show progress on stderr until the run has ended or the user leaves with Ctrl-C.
+    Show progress on stderr until the run has ended or the user presses Ctrl-C.
 
-    With --json each change is a line on stdout: the payload of status, its slowest and failing chunks, and the pace.
+    With --json, each change is a line on stdout: the status payload, the slowest and failing chunks, and the pace.
     """
     from ..commands.status import is_settled
     from . import console, progress
@@ -107,7 +107,7 @@ def follow_events(call: Call, session: "Session", plan_id: str, reader: "EventRe
 
 
 class JsonChanges:
-    """Writes a JSON line for a machine whenever the run has changed."""
+    """Write a JSON line for each change of the run."""
 
     def __init__(self, call: Call, session: "Session", plan: "Plan", run: "Run") -> None:
         from ..core.progress_map import ProgressMap
@@ -118,7 +118,7 @@ class JsonChanges:
         self._last: Payload = {}
 
     def draw(self, run: "Run") -> None:
-        """Write a line if something has changed since the last one."""
+        """Write a line if the run has changed since the last line."""
         from ..commands.status import status_payload
         from ..core.progress_map import highlights
         from .progress import pace_payload

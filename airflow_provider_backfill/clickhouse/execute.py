@@ -3,17 +3,16 @@ Execute one attempt of one chunk, from an empty staging table to rows in the tar
 
 A retry is safe after any crash, for these reasons:
 
-* An attempt fills a table of its own name, so it never meets what another attempt left.
-* :meth:`Attempt.verified` is refused once a later attempt has claimed the chunk, and that one drops
-  the tables of earlier attempts before it looks for a sealed one. So at most one table per chunk is ever renamed to the
-  sealed name, and only that one is published.
-* An attempt that has lost its claim may wake up at any line. What it then kills or drops by name is
-  of earlier attempts only, and what it deletes from the target was there when it still held the claim.
-* ``stage`` publishes by moving partitions one way; moving a partition that is gone moves nothing.
-  The emptied sealed table stays as a tombstone until the log has the chunk as done.
-* ``replace`` publishes by putting the sealed partitions in place of the target's, which gives the
-  same however often it is done.
-* ``insert`` has no such table and promises less: at least once.
+* Each attempt fills a separate table, so no attempt meets rows of another.
+* After a later attempt has claimed the chunk, :meth:`Attempt.verified` of this attempt is refused. The later attempt
+  drops the tables of earlier attempts before it searches for a sealed one. So at most one table per chunk ever gets
+  the sealed name, and only that table is published.
+* An attempt that has lost its claim may wake up at any line. By name it then kills or drops only what belongs to
+  earlier attempts, and it deletes only rows of the target that existed while it held the claim.
+* ``stage`` publishes by moving partitions in one direction; moving a missing partition moves nothing. The emptied
+  sealed table stays until the log has the chunk as done.
+* ``replace`` publishes by replacing the target's partitions with the sealed ones, which is idempotent.
+* ``insert`` has no such table and only guarantees at least once.
 
 The caller decides about retries and writes the events.
 """

@@ -57,28 +57,28 @@ class BackfillChunkOperator(BaseOperator):
     - skipped: the run was cancelled;
     - failed, with Airflow's ``retries``: ClickHouse or the state folder could not be reached.
 
-    When the task is killed or times out, its query is killed, its chunks are released, and a retry continues.
+    If the task is killed or times out, its query is killed and its chunks are released. A retry continues with these.
 
-    A clear and a new DAG run give failed chunks a new budget of attempts, and execute done chunks again only with
-    *replay_done*. An automatic retry does neither.
+    A clear or a new DAG run gives failed chunks a new budget of attempts; with *replay_done* it also executes done
+    chunks again. An automatic retry does neither.
 
     Args:
         chunks: One item of the plan operator's result.
         replay_done: Execute done chunks again, one time per clear or DAG run.
-        clear_window: With *replay_done*, delete a chunk's window from the target first; needed unless the
-            plan's write mode is ``replace``.
+        clear_window: With *replay_done*, delete a chunk's window from the target first; needed unless the plan's write
+            mode is ``replace``.
         force_overlap: Run in parallel to another run over the same rows.
         force_compatibility: Run although the view, the target's columns or an option changed since planning.
         force_environment: Run on another ClickHouse than the one of the plan.
         max_load: Wait while parts or memory exceed this share of the server's limits.
         max_failures: Stop after this many permanent failures in a row in one task.
-        hours: Start chunks only in these hours of the day: ``22-06`` or ``22:30-06:00``. Otherwise a task waits; with
-            *deferrable* without a worker slot.
-        stop_at: Start no chunk after this time: ``06:00``, the next one after the start of the DAG run, or
-            ``2025-01-31T06:00:00Z``. Unfinished tasks then fail, without Airflow's ``retries``; a clear continues.
+        hours: Start chunks only in these hours of the day: ``22-06`` or ``22:30-06:00``. Outside these hours, a task
+            waits; with *deferrable*, it waits without a worker slot.
+        stop_at: Start no chunk after this time: ``2025-01-31T06:00:00Z``, or ``06:00`` for the next such time after the
+            start of the DAG run. Unfinished tasks then fail, without Airflow's ``retries``; a clear continues them.
         zone: Time zone of *hours* and *stop_at*; UTC when None.
-        deferrable: Execute the chunks in the triggerer, so that a task holds no worker slot; Airflow's
-            ``[operators] default_deferrable`` when None. ``execution_timeout`` then counts from the deferral.
+        deferrable: Execute the chunks in the triggerer, so that a task holds no worker slot; Airflow's ``[operators]
+            default_deferrable`` when None. ``execution_timeout`` then counts from the deferral.
         clickhouse_conn_id: Connection of the official ClickHouse provider.
         state_dir: Folder of plans, runs and events; ``[clickhouse_backfill] state_dir`` when None.
         options: Any other options, as in ``clickhouse-backfill.toml``.
@@ -157,12 +157,12 @@ class BackfillChunkOperator(BaseOperator):
     @classmethod
     def partial(cls, *, task_id: str, max_parallel_chunks: int | None = None, **kwargs: Any) -> Any:
         """
-        Prepare the mapping, as for any operator.
+        Prepare the mapping, as for other operators.
 
         Args:
             max_parallel_chunks: Maximum number of parallel mapped tasks in a DAG run; the option
-                ``defaults.maxParallelChunks`` when None. With 1, Airflow's scheduler starts one task per
-                loop, which costs seconds per task. ``max_active_tis_per_dagrun`` takes precedence.
+                ``defaults.maxParallelChunks`` when None. With 1, Airflow's scheduler starts one task per loop, which
+                costs seconds per task. ``max_active_tis_per_dagrun`` takes precedence.
         """
         with operator_words():
             options = kwargs.get("options")
@@ -171,12 +171,12 @@ class BackfillChunkOperator(BaseOperator):
             elif max_parallel_chunks is not None:
                 parse_options({"defaults": {"maxParallelChunks": max_parallel_chunks}}, "max_parallel_chunks")
         kwargs.setdefault("max_active_tis_per_dagrun", max_parallel_chunks)
-        # Before 3.3, Airflow takes the label from the mapped operator, not from the expanded one.
+        # Before 3.3, Airflow reads the label from the mapped operator, not from the expanded task.
         kwargs.setdefault("map_index_template", _LABEL)
         return super().partial(task_id=task_id, **kwargs)
 
     def _flag(self, name: str) -> bool:
-        """Return whether a switch is on; a missing switch is off."""
+        """Return whether a switch is on; an omitted switch is off."""
         value = blank_to_none(getattr(self, name))
         return value is not None and to_flag(value)
 
@@ -188,7 +188,7 @@ class BackfillChunkOperator(BaseOperator):
 
     @property
     def window_label(self) -> str:
-        """The window, and once there is any the progress, as Airflow shows it for a map index."""
+        """The window and, after the first chunk, the progress: Airflow's label of a map index."""
         return f"{show_window(self.chunks['from'], self.chunks['to'])}{self._progress}"
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -216,7 +216,7 @@ class BackfillChunkOperator(BaseOperator):
             )
 
             def begin(worker: Any, plan: Plan, _: Run) -> None:
-                # From here on the log has the chunks to replay, and a further try continues with them.
+                # The log now has the chunks to replay, so later tries only continue with them.
                 fresh.acted()
                 reporter.begin(plan)
                 if self.deferrable:
@@ -238,7 +238,7 @@ class BackfillChunkOperator(BaseOperator):
                     **pace.arguments(),
                 )
             except BackfillError:
-                # A cancel between our look and the start reads as an error there.
+                # A cancel between this task's check and the start of its run appears as an error there.
                 self._refuse_cancelled(self._look(session, plan_id, window))
                 raise
             return self._outcome(self._look(session, plan_id, window), pace)
@@ -257,7 +257,7 @@ class BackfillChunkOperator(BaseOperator):
         self.defer(trigger=trigger, method_name="execute_complete", timeout=self.execution_timeout)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Go on after the chunks were executed in the triggerer."""
+        """Continue after the chunks were executed in the triggerer."""
         with airflow_errors():
             plan_id, window = parse_mapped_item(self.chunks)
             push_plan_link(self, context, plan_id)
@@ -269,19 +269,19 @@ class BackfillChunkOperator(BaseOperator):
             return self._outcome(status, self._pace(context))
 
     def get_openlineage_facets_on_complete(self, _: Any) -> Any:
-        """Return sources, target and rows for the OpenLineage provider; None before the end."""
+        """Return sources, target and rows for the OpenLineage provider; None before the task has ended."""
         return None if self._lineage is None else lineage.openlineage(self._lineage)
 
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> Any:
-        """Return the lineage of the work done before the failure; None without any."""
+        """Return the lineage of the work done before a failure; None if nothing was done."""
         return self.get_openlineage_facets_on_complete(task_instance)
 
     def on_kill(self) -> None:
-        """Kill the query on the server and give the chunks back; Airflow calls it from a signal handler."""
+        """Kill the query on the server and release the chunks. Airflow calls this from a signal handler."""
         self._killed = True
         stop = self._stop
         if stop is not None:
-            # In a thread, because this one may hold, where it was interrupted, a lock that stop() needs.
+            # Stop in another thread: this thread may hold a lock that stop() needs.
             threading.Thread(target=stop, args=(_KILLED,), name="backfill-kill", daemon=True).start()
 
     def _look(self, session: Session, plan_id: str, window: Window) -> WindowStatus:
@@ -298,10 +298,10 @@ class BackfillChunkOperator(BaseOperator):
 
     def _refuse_other_plan(self, context: Context, plan_id: str, state: TaskState) -> None:
         """
-        Refuse another plan than the task has worked on, unless the plan task was cleared, too.
+        Refuse a plan other than the one that the task has worked on, unless the plan task was cleared, too.
 
-        Else the plan task was cleared alone and made another plan, and what this map index gets now is a
-        chunk of it by position.
+        If only the plan task was cleared and made another plan, this map index would get an unrelated chunk of that
+        plan.
         """
         before = state.get(_PLAN_KEY)
         if before not in (None, plan_id) and (context["dag_run"].clear_number or 0) > self.chunks.get("clear", 0):
@@ -362,17 +362,17 @@ def _shown(window: Window) -> str:
 
 class _Clear:
     """
-    Whether a task instance runs for the first time since it was created or cleared.
+    The first run of a task instance after its creation or a clear.
 
-    Kept in the task's state, since a worker may be lost before it has acted on it.
+    The task state keeps the number of the clear, because a worker may be lost before it acts on the clear.
     """
 
     def __init__(self, context: Context, state: TaskState) -> None:
         ti, self._state = context["ti"], state
-        # Airflow adds the tries made so far to max_tries with each clear.
+        # Airflow adds the number of tries so far to max_tries at each clear.
         self._number = str(ti.max_tries - (ti.task.retries or 0))
         self.is_new = self._state.get(_CLEAR_KEY) != self._number
 
     def acted(self) -> None:
-        """Remember that this clear was acted on."""
+        """Record that this clear was acted on."""
         self._state.set(_CLEAR_KEY, self._number)

@@ -49,7 +49,7 @@ from ..option_sources import parse_options
 from ..options import Defaults
 
 MAX_MAPPED_TASKS = 100
-# What a field of a form may switch.
+# Switches that a form may set.
 _PLAN_FLAGS = (
     "accept_at_least_once",
     "keep_outside",
@@ -65,12 +65,12 @@ _PLAN_FLAGS = (
 
 class BackfillPlanOperator(BaseOperator):
     """
-    Create an immutable plan, or reuse an identical plan, and return the list of chunks for ``.expand()``.
+    Create an immutable plan, or reuse an identical plan, and return the items for ``.expand()``.
 
-    The result is a list of ``{"planId", "from", "to", "chunkCount"}``: one item per chunk for up to 24 chunks or
-    chunks with seconds of work, otherwise consecutive chunks in even batches, and at most *max_mapped_tasks*
-    items. The XCom ``plan_id`` has the plan id, and ``summary`` a summary for people, as Markdown. The operator
-    writes nothing to ClickHouse.
+    The result is a list of ``{"planId", "from", "to", "chunkCount"}``: one item per chunk if there are at most 24
+    chunks, or if each chunk has about twenty seconds of work. Otherwise an item is a batch of consecutive chunks. There
+    are at most *max_mapped_tasks* items. The XCom ``plan_id`` has the plan id, and the XCom ``summary`` a summary as
+    Markdown. The operator writes nothing to ClickHouse.
 
     Bad literal values fail the import of the DAG. Bad rendered values fail the task, without a retry and before
     anything is written. A template that renders to nothing or ``None`` is treated as an omitted argument.
@@ -80,35 +80,36 @@ class BackfillPlanOperator(BaseOperator):
         window_from: Start of the window, included: ISO text or a datetime; without an offset UTC.
         window_to: End of the window, excluded.
         chunk_hours: Length of a chunk: hours, or text such as ``12h``, ``1d``, ``month``, ``day@Europe/Berlin``,
-            ``partition``, or ``auto``; the option ``defaults.chunkHours`` when None.
+            ``partition``, or ``auto``; the option ``defaults.chunkHours`` if None.
         chunk_by: Instead of *chunk_hours*: ``month``, ``week``, ``day`` or ``hour`` of the calendar, or ``partition``.
-        chunk_zone: With *chunk_by*, the time zone of the calendar; UTC when None.
+        chunk_zone: With *chunk_by*, the time zone of the calendar; UTC if None.
         max_chunk_rows: Split chunks with more source rows, join chunks with fewer.
-        max_chunk_bytes: The same by uncompressed bytes of the source.
-        time_column: Column of the window; detected when None.
-        time_unit: ``s``, ``ms``, ``us`` or ``ns`` when the time column is an integer epoch.
-        source: Copy this table; with neither *source* nor *select* the target's views are replayed.
-        select: Insert the rows of this SELECT; text, or the path of a ``.sql`` template.
+        max_chunk_bytes: The same limit in uncompressed bytes of the source.
+        time_column: Column of the window; detected if None.
+        time_unit: Unit of an integer time column: ``s``, ``ms``, ``us`` or ``ns``.
+        source: Table to copy. Without *source* and *select*, the target's views are replayed.
+        select: SELECT whose rows are inserted; text, or the path of a ``.sql`` template.
         params_format: For each parameter of *select* (``{day:String}``), the strftime format of the chunk's start:
             ``{"day": "%Y-%m-%d"}``.
         settings: ClickHouse settings for the statements that read the source and fill: ``{"max_threads": 4}``.
-        filter_table: Table of the SELECT to filter by the window, ``database.table`` or
-            ``database.table=column``; several in a list.
+        filter_table: Table of the SELECT to filter by the window, ``database.table`` or ``database.table=column``;
+            several in a list.
         whole_table: Table of the SELECT to read whole in every chunk; several in a list.
-        write_mode: ``stage``, ``replace`` or ``insert``; chosen by the target when None.
+        write_mode: ``stage``, ``replace`` or ``insert``; chosen by the target's engine if None.
         accept_at_least_once: Accept a mode that may write rows twice.
         keep_outside: In ``replace``, keep rows outside the window in partly covered partitions.
         backup: In ``replace``, keep the old rows in a backup table.
         proof: ``written`` compares the staged rows with the server's own count of written rows; ``content`` reads the
             source a second time and compares content.
-        accept_partial_groups: Reason to accept that chunks cut groups of the SELECT; refused when empty.
+        accept_partial_groups: Reason to accept that chunks cut groups of the SELECT; without a reason, such a plan is
+            refused.
         trial: Try a few chunks to see whether the chunks add up.
         allow_existing_rows: Add to existing rows of the target in the window.
         force_large_window: Allow a window longer than ``limits.maxWindowHours``.
         one_shard: Fill this server's local table with the rows of all shards of a Distributed source.
-        staging_database: Where staging tables are made, instead of the target's database.
+        staging_database: Database for staging tables, instead of the target's database.
         cluster: The cluster on whose shards the target is a local table.
-        shard_url: Where shards are, such as ``2=http://host:8123``; ``system.clusters`` is asked for the others.
+        shard_url: Addresses of shards, such as ``2=http://host:8123``; other addresses come from ``system.clusters``.
         reason: Reason for the backfill; shown by ``report``. The plan's owner is the task's ``owner``.
         newest_first: Map the newest chunks first, and execute the newest chunk of a task first.
         force: Replace an existing plan with this id; its files are kept under another name.
@@ -238,12 +239,12 @@ class BackfillPlanOperator(BaseOperator):
             self._check_literals()
 
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> Any:
-        """Render the fields, with the way out where a run has no data interval."""
+        """Render the fields, and explain the failure if a run has no data interval."""
         with undefined_named(context):
             return super().render_template_fields(context, jinja_env)
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
-        """Plan, and return the mapping input."""
+        """Create the plan, and return the mapping input."""
         with airflow_errors():
             arguments = {
                 "max_chunk_rows": blank_to_none(self.max_chunk_rows),
@@ -254,7 +255,7 @@ class BackfillPlanOperator(BaseOperator):
             options = load_airflow_options(arguments, self.options)
             request = self._request(options.defaults)
             session = open_session(options, task_name(context), self.clickhouse_conn_id)
-            # Airflow checks the length of the mapping input after the task has run. Read the limit before the plan is
+            # Airflow checks the length of the mapping input only after the task. So read the limit before the plan is
             # written, and make no more items.
             most = min(self.max_mapped_tasks, conf.getint("core", "max_map_length", fallback=1024))
             payload = create_plan(session, request)
@@ -267,16 +268,16 @@ class BackfillPlanOperator(BaseOperator):
         self._tell(payload, len(batches))
         push_plan_link(self, context, payload["planId"])
         clear = context["dag_run"].clear_number or 0
-        # So that a chunk task knows whether it was cleared together with this one.
+        # The marker tells a chunk task whether it was cleared together with this task.
         return [{**batch, "clear": clear} for batch in batches]
 
     @property
     def output(self) -> Any:
-        """The mapping input as an argument of other tasks, and with ``["plan_id"]`` the plan's id."""
+        """The mapping input as an argument of other tasks; ``["plan_id"]`` returns the plan's id."""
         return super().output
 
     def _length(self) -> str | None:
-        """Return the length of a chunk that a field gives; None when the option decides."""
+        """Return the chunk length from the fields; None if the option decides."""
         lengths = [blank_to_none(value) for value in (self.chunk_hours, self.chunk_by)]
         if None not in lengths:
             raise RequestError(
@@ -329,22 +330,22 @@ class BackfillPlanOperator(BaseOperator):
             cluster=blank_to_none(self.cluster) or "",
             shard_urls=read_shard_urls(self.shard_url),
             reason=blank_to_none(self.reason) or "",
-            # Airflow's default owner is nobody.
+            # Airflow's default owner is not a person.
             owner="" if self.owner == conf.get("operators", "default_owner", fallback="") else self.owner,
             force=self._flag("force"),
         )
 
     def _value(self, name: str, parse: Callable[[Any], Any]) -> Any:
-        """Return the parsed value of a field, None when it is not given."""
+        """Return the parsed value of a field; None if it is omitted."""
         value = blank_to_none(getattr(self, name))
         return None if value is None else parse(value)
 
     def _flag(self, name: str) -> bool:
-        """Return whether a switch is on; a missing switch is off."""
+        """Return whether a switch is on; an omitted switch is off."""
         return bool(self._value(name, to_flag))
 
     def _check_literals(self) -> None:
-        """Refuse what is wrong whatever the templates render to."""
+        """Refuse literal values that are wrong however the templates render."""
         if isinstance(self.max_mapped_tasks, bool) or not isinstance(self.max_mapped_tasks, int):
             raise RequestError(f"max_mapped_tasks is {self.max_mapped_tasks!r}.", hint="pass a whole number above 0")
         if self.max_mapped_tasks < 1:

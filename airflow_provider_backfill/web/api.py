@@ -1,8 +1,8 @@
 """
-The page's own small web application: one page, its files, and the JSON it asks for.
+Serve the page: one HTML page, its static files, and its JSON.
 
-A skin: it checks who asks, calls one function, and sends what comes back. Mounted in Airflow's
-API server by :mod:`..plugin`, at ``/clickhouse-backfills``.
+Each route checks the user's rights, calls one function, and sends the result. :mod:`..plugin` mounts the application in
+Airflow's API server at ``/clickhouse-backfills``.
 """
 
 import hashlib
@@ -42,12 +42,12 @@ _HEADERS = {
     "X-Frame-Options": "SAMEORIGIN",
 }
 _REASON = Field("", max_length=500)
-# Milliseconds since 1970 of the years 1 to 9999, and more lines or plans than there are.
+# The first and last millisecond of the years 1 to 9999, and a number above all lines and plans.
 _FIRST, _LAST, _MOST = -62_135_596_800_000, 253_402_300_799_999, 10**12
 
 
 class CancelBody(BaseModel):
-    """The content of a cancel."""
+    """The request body of a cancel."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -55,7 +55,7 @@ class CancelBody(BaseModel):
 
 
 class WaiveBody(BaseModel):
-    """The content of a waiver."""
+    """The request body of a waiver."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -64,7 +64,7 @@ class WaiveBody(BaseModel):
 
 
 class ResumeBody(BaseModel):
-    """A resume says nothing."""
+    """The empty request body of a resume."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -74,10 +74,10 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
     Create the application.
 
     Args:
-        open_session: Gives the state folder and the options; called at the first request, and
-            again at each one until it succeeds.
+        open_session: Opens the state folder with the options; called at the first request, and at each further request
+            until it succeeds.
     """
-    # No generated documentation: its page loads scripts from elsewhere, and it is open to everybody.
+    # No generated documentation, because its page is public and loads foreign scripts.
     app = FastAPI(title="ClickHouse Backfills", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     held: list[Overview] = []
 
@@ -87,7 +87,7 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
         return held[0]
 
     def seen(user: BaseUser, plan_id: str) -> bool:
-        """Refuse a plan that is not for this user to see, as if it were not there; whether they may act on it."""
+        """Return whether the user may act on a plan. A plan that the user may not see appears as missing."""
         rights = Rights(user)
         try:
             dag_ids = overview().dag_ids(plan_id)
@@ -109,7 +109,7 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
         try:
             response = await call_next(request)
         except Exception:
-            # The last place to catch it: this answer has its headers as well.
+            # Errors are caught here too, so that this answer also has the security headers.
             logging.getLogger(__name__).exception("No answer to %s", request.url.path)
             response = _answer({"error": "This went wrong; the API server's log says where.", "hint": ""}, 500)
         response.headers.update(_HEADERS)
@@ -130,7 +130,7 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
     def refused(request: Request, error: HTTPException) -> Response:
         base = request.scope.get("root_path", "")
         if error.status_code == 401 and "text/html" in request.headers.get("accept", ""):
-            # A person who opened the address, not the page that asks for news.
+            # The request came from a person who opened the address, not from the page.
             api = base.rpartition("/")[0]
             return Response(
                 status_code=303,
@@ -249,15 +249,15 @@ def _unseen(plan_id: str) -> PlanNotFoundError:
 
 
 def _signed(payload: dict[str, Any], user: BaseUser, may_act: bool) -> dict[str, Any]:
-    """Add the viewer and the viewer's rights to a payload, unless the payload only says "unchanged"."""
+    """Add the viewer and the viewer's rights to a payload, except for "unchanged" payloads."""
     return {**payload, "user": user.get_name(), "mayAct": may_act} if payload["changed"] else payload
 
 
 def _answer(payload: dict[str, Any], status: int = 200) -> Response:
-    # Plain JSON values as they are: FastAPI's own encoder would walk them all again.
+    # Serialise plain JSON directly: FastAPI's own encoder would traverse all values again.
     text = json.dumps(payload, separators=(",", ":"))
     if "\\u" in text:
-        # The name is not ASCII: it may contain a mark that turns the reading direction.
+        # A name outside ASCII may contain a mark that changes the reading direction.
         text = json.dumps(plain_values(payload, lines=True), separators=(",", ":"))
     return Response(text, status, media_type="application/json")
 
@@ -277,5 +277,5 @@ def _status(error: BackfillError) -> int:
         case ConfigError():
             return 500
         case _:
-            # The state folder fails, and may come back.
+            # The state folder fails, perhaps only for a while.
             return 503

@@ -1,9 +1,9 @@
 """
-Permissions to view and to act, as Airflow's own auth manager grants them.
+Check permissions to view and to act, as granted by Airflow's auth manager.
 
-Looking takes the right to see DAG runs, acting the right to change DAGs and their runs: of the DAGs
-that a plan was made in or ran for, or of every DAG where it is of the command line. A custom view's
-right is not asked for, because the simple auth manager grants it to every viewer, for every method.
+Viewing a plan needs the right to read DAG runs; acting needs the right to change DAGs and their runs. The rights must
+cover the DAGs that planned or ran the plan, or all DAGs for a plan of the command line. The right to a custom view is
+not used, because the simple auth manager grants it to every viewer.
 """
 
 from collections.abc import Collection
@@ -18,7 +18,7 @@ from airflow.configuration import conf
 from fastapi import Depends, HTTPException, Request
 
 ACTION_HEADER = "x-clickhouse-backfill"
-"""A header that a form or a foreign page cannot send without asking first; its value does not matter."""
+"""A header that forms and foreign pages cannot send without a preflight request; its value is irrelevant."""
 
 
 # No DAG has this name: a user who may read it may read all. Without a name, auth managers answer for *some* DAG.
@@ -29,8 +29,8 @@ class Rights:
     """
     A user's permissions during one request.
 
-    A plan belongs to the DAGs that it was planned in or ran for; one of the command line belongs to none, and is
-    for those who have the right to every DAG.
+    A plan belongs to the DAGs that planned or ran it. A plan of the command line belongs to no DAG, and needs the right
+    to all DAGs.
     """
 
     def __init__(self, user: BaseUser) -> None:
@@ -38,11 +38,14 @@ class Rights:
         self._known: dict[tuple[str, str], bool] = {}
 
     def may_see(self, dag_ids: Collection[str]) -> bool:
-        """Return whether the user may see a plan of these DAGs: the runs of one of them are for this user to read."""
+        """Return whether the user may see a plan of these DAGs: the right to read the runs of one of them suffices."""
         return any(self._may("GET", dag_id) for dag_id in (*dag_ids, _EVERY_DAG))
 
     def may_act(self, dag_ids: Collection[str]) -> bool:
-        """Return whether the user may cancel, resume and waive a plan of these DAGs: all of them may be changed."""
+        """
+        Return whether the user may cancel, resume and waive a plan of these DAGs: the right to change all of them is
+        needed.
+        """
         return self._may("PUT", _EVERY_DAG) or (bool(dag_ids) and all(self._may("PUT", dag_id) for dag_id in dag_ids))
 
     def _may(self, method: Literal["GET", "PUT"], dag_id: str) -> bool:
@@ -65,12 +68,12 @@ def may_clear(user: BaseUser, dag_id: str) -> bool:
 
 def viewer(user: GetUserDep) -> BaseUser:
     """
-    Return a user with the right to view.
+    Return the user if the user may view some DAG.
 
     Raises:
-        HTTPException: 401 without a login, 403 without the right.
+        HTTPException: 401 without a login; 403 without the right.
     """
-    # The right to some DAG; which plans that opens, Rights says.
+    # The right to some DAG; Rights decides which plans this opens.
     if not get_auth_manager().is_authorized_dag(method="GET", user=user):
         raise HTTPException(403, "You may not see DAGs in this Airflow, nor its ClickHouse backfills.")
     return user
@@ -78,17 +81,18 @@ def viewer(user: GetUserDep) -> BaseUser:
 
 def actor(request: Request, user: GetUserDep) -> BaseUser:
     """
-    Return the user behind an action; the plan decides whether the action is allowed.
+    Return the user behind an action. :class:`Rights` decides later whether the user may act on the plan.
 
     Raises:
-        HTTPException: 401 without a login, 403 without the right to look or from another site, 415 without JSON.
+        HTTPException: 401 without a login; 403 without the right to view, or for a request from another site; 415
+            without JSON.
     """
     _refuse_foreign(request)
     return viewer(user)
 
 
 def _refuse_foreign(request: Request) -> None:
-    """Let nobody borrow a user's cookie: the request must come from a page of this Airflow."""
+    """Refuse requests that use a user's cookie from another site: the request must come from a page of this Airflow."""
     if ACTION_HEADER not in request.headers:
         raise HTTPException(403, f"The header {ACTION_HEADER} is missing.")
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
@@ -97,7 +101,7 @@ def _refuse_foreign(request: Request) -> None:
         raise HTTPException(403, "This comes from another site.")
     origin = request.headers.get("origin")
     if origin is None:
-        # A program with a token of its own has no origin, and no cookie that could be borrowed.
+        # A program with a bearer token sends no origin, and no cookie that another site could use.
         if not request.headers.get("authorization", "").lower().startswith("bearer "):
             raise HTTPException(403, "The origin is missing.")
         return

@@ -1,1 +1,1 @@
-"""The page's list of plans and its view of one plan, without knowledge of Airflow or HTTP."""
+"""Build the page's list of plans and the view of one plan, independent of Airflow and HTTP."""

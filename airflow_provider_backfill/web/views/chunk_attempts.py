@@ -1,4 +1,4 @@
-"""One chunk in full: its attempts, from the log."""
+"""Read the attempts of one chunk from the log."""
 
 import json
 from contextlib import suppress
@@ -10,7 +10,7 @@ from ...state.store import StateStore
 
 
 def read_attempts(store: StateStore, plan: Plan, chunk_id: str) -> list[Payload]:
-    """Return the log of one chunk, attempt by attempt."""
+    """Return the events of one chunk, attempt by attempt."""
     log, position, last = store.backend.log(plan.plan_id, render_instant(plan.created_at)), 0, b""
     wanted = f'"chunkId":"{chunk_id}"'.encode()
     attempts: dict[int, Payload] = {}
@@ -18,7 +18,7 @@ def read_attempts(store: StateStore, plan: Plan, chunk_id: str) -> list[Payload]
         for line in lines:
             position = log.advance(position, line)
             if wanted in line:
-                # A line damaged after the log was folded is reported at the next refresh.
+                # The next refresh reports a line that was damaged after it was read.
                 with suppress(ValueError, LookupError, TypeError, RecursionError):
                     _note_attempt(attempts, json.loads(line))
         last = lines[-1]

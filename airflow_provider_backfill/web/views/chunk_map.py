@@ -1,8 +1,8 @@
 """
-A run's chunks in the order of time, as arrays that a map of them is drawn from.
+Keep a run's chunks in time order as arrays, from which the page draws its map.
 
-Walking a plan's chunks costs a hash each, so it is done once in a process, in slices; after that
-only what events are about is looked at again.
+Deriving a plan's chunks costs a hash per chunk. So each process does this one time, in slices. Later, only the chunks
+of new events are updated.
 """
 
 import itertools
@@ -20,13 +20,13 @@ from ...core.run_state import ChunkStatus, Run
 
 _HOUR = 3_600_000
 _DAY = 24 * _HOUR
-# Lengths of an aggregated cell that people can name; beyond the last, its doublings.
+# Readable lengths of an aggregated cell; the last one is doubled beyond that.
 _NICE = [
     *(minutes * 60_000 for minutes in (1, 5, 15, 30)),
     *(hours * _HOUR for hours in (1, 2, 3, 4, 6, 8, 12)),
     *(days * _DAY for days in (1, 2, 7, 14, 28)),
 ]
-# Weeks begin on Mondays; 1970-01-05 was one.
+# Weeks begin on Monday; 1970-01-05 was a Monday.
 _MONDAY = 4 * _DAY
 _STATUSES = (ChunkStatus.PENDING, ChunkStatus.RUNNING, ChunkStatus.DONE, ChunkStatus.FAILED)
 _CODE = {status: code for code, status in enumerate(_STATUSES)}
@@ -35,15 +35,15 @@ _DONE = _CODE[ChunkStatus.DONE]
 
 class ChunkIndex:
     """
-    A run's planned chunks in the order of time, as arrays: what a map of them is drawn from.
+    A run's planned chunks in time order, as arrays.
 
-    A chunk that was split stands for its parts: failed when one is, else running, else pending
-    until all are done. So does a slice that several shards have a chunk of.
+    A split chunk has the status of its parts: failed if one failed, otherwise running if one runs, otherwise pending
+    until all are done. The same applies to a slice with chunks on several shards.
     """
 
     def __init__(self, plan: Plan) -> None:
         self._names: list[str] = []
-        # The chunks of further shards, by the place of the first shard's.
+        # The chunks of further shards, by the position of the first shard's chunk.
         self._further: dict[int, list[str]] = {}
         self.bounds = array("q", [to_ms(plan.start)])
         self._left: Iterator[Chunk] | None = plan.chunks()
@@ -54,7 +54,7 @@ class ChunkIndex:
         return len(self._names)
 
     def build(self, run: Run, seconds: float) -> bool:
-        """Walk the plan's chunks once, for a limited time; return whether the walk and *run* are complete."""
+        """Derive the plan's chunks for at most *seconds*; return whether all chunks and *run* are included."""
         if self._left is None:
             return True
         deadline = time.monotonic() + seconds
@@ -73,7 +73,7 @@ class ChunkIndex:
         return True
 
     def fill(self, run: Run) -> None:
-        """Take everything from *run* again."""
+        """Read all values from *run* again."""
         size = len(self._names)
         self._status = bytearray(size)
         self._split = bytearray(size)
@@ -100,14 +100,14 @@ class ChunkIndex:
         return part[0] if part else None
 
     def window(self, name: str) -> tuple[int, int] | None:
-        """Return the slice of a chunk or of a part of one, in milliseconds since 1970."""
+        """Return the window of a chunk or part, in milliseconds since 1970."""
         if (place := self._place.get(name)) is not None:
             return self.bounds[place], self.bounds[place + 1]
         part = self._parts.get(name)
         return part[1:] if part else None
 
     def follow(self, run: Run, events: Iterable[Payload]) -> None:
-        """Take over from *run*, which is at least as new as *events*, what they are about."""
+        """Update the chunks of *events* from *run*, which must include these events."""
         changed = set()
         for event in events:
             if event["type"] in ("RunReplayed", "RunResumed", "RunRestored"):
@@ -142,20 +142,20 @@ class ChunkIndex:
         self._seconds[place] = sum(state.seconds or 0.0 for state in states)
 
     def chunk(self, name: str) -> Chunk | None:
-        """Return the chunk or part called *name*."""
+        """Return the chunk or part with the id *name*."""
         window = self.window(name)
         return Chunk(name, from_ms(window[0]), from_ms(window[1])) if window else None
 
     def above(self, run: Run, name: str) -> str:
-        """Return the chunk that has *name* as a part; empty for a whole chunk."""
+        """Return the id of the chunk that has *name* as a part; empty for a whole chunk."""
         return next((whole for whole, parts in run.splits.items() if any(part.id == name for part in parts)), "")
 
     def map(self, run: Run, start: int | None, end: int | None, cells: int) -> Payload:
         """
-        At most *cells* cells that cover the chunks which meet ``[start, end)``.
+        Return at most *cells* cells that cover the chunks in ``[start, end)``.
 
-        A cell is ``[from, to, chunks, done, running, failed, rows, seconds, split]``; one of a
-        single chunk has its id and its parts (``[id, from, to, status, rows, seconds]``) as well.
+        A cell is ``[from, to, chunks, done, running, failed, rows, seconds, split]``. A cell of a single chunk also has
+        the chunk's id and parts (``[id, from, to, status, rows, seconds]``).
         """
         first = max(0, bisect_right(self.bounds, start) - 1) if start is not None else 0
         last = min(len(self), bisect_left(self.bounds, end)) if end is not None else len(self)
@@ -174,7 +174,7 @@ class ChunkIndex:
                 round(sum(self._seconds[low:high]), 3),
                 self._split[low:high].count(1),
             ]
-            # The order of people: done before running.
+            # People expect done before running.
             cell[3], cell[4] = cell[4], cell[3]
             if length == 0:
                 cell.append(self._names[low])
@@ -190,11 +190,11 @@ class ChunkIndex:
         }
 
     def _edges(self, first: int, last: int, cells: int) -> tuple[Sequence[int], int]:
-        """Return the first places of cells, and their length in milliseconds: 0 when each cell is one chunk."""
+        """Return the first positions of the cells, and their length in milliseconds; 0 if each cell is one chunk."""
         if last - first <= cells:
             return range(first, last + 1), 0
         start, end = self.bounds[first], self.bounds[last]
-        # Rounded up. The first and the last cell may be cut, so one cell is left over for them.
+        # Round up. The window may cut the first and the last cell, so reserve one cell.
         wanted = -((start - end) // max(1, cells - 1))
         length = next((nice for nice in _NICE if nice >= wanted), _NICE[-1])
         while length < wanted:

@@ -1,4 +1,4 @@
-"""One plan as it is followed between requests: its folded run, the tail of its log, and the index of its chunks."""
+"""Follow one plan between requests: its run, the tail of its log, and the index of its chunks."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ _TAIL_SECONDS = 0.08
 
 
 class FollowedPlan:
-    """A plan and its run, as of the last :meth:`refresh`; hold *lock* while reading."""
+    """A plan and its run as of the last :meth:`refresh`; hold *lock* while reading."""
 
     def __init__(self, session: Session, plan: Plan, stamp: object) -> None:
         self.lock = threading.Lock()
@@ -41,20 +41,20 @@ class FollowedPlan:
 
     @property
     def run(self) -> Run:
-        """The run as of the last look."""
+        """The run as of the last refresh."""
         return self.log.run
 
     @property
     def weight(self) -> int:
-        """The memory use, in chunks."""
+        """The memory use, counted in chunks."""
         return len(self.run.done) + len(self.run.chunks) + (len(self.index) if self.index else 0)
 
     def refresh(self, *, tail: bool = False, index: bool = False) -> None:
-        """Read the new events; with *tail* and *index* also the values for the plan's own page."""
+        """Read the new events; with *tail* and *index*, also update the values for the plan's own page."""
         moving = self.run.status is RunStatus.RUNNING
         if (tail or moving) and self.tail is None:
             self.tail = LogTail(self.session.store, self.plan)
-        # The tail first: the run must never be behind the events that are taken from it.
+        # Read the tail first: the run must include all events that the tail has.
         if self.tail is not None:
             self._advance(_TAIL_SECONDS if tail else _TAIL_SECONDS / 8)
         self.log.refresh()
@@ -74,14 +74,14 @@ class FollowedPlan:
         try:
             self.tail.advance(seconds)
         except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
-            # A line without an event. The reader of the whole log reports the line; the tail restarts after a repair.
+            # A line is no event. RunLog reports the line; the tail restarts after a repair.
             self.tail, path = LogTail(self.session.store, self.plan), self.session.store.event_path(self.plan.plan_id)
             self.log.refresh()
             raise damage.damaged(path, None, "a line of it is no event", Advice("look at the log")) from None
 
     @property
     def caught_up(self) -> bool:
-        """Whether the tail is as good as at the log's end, which moves on while it is read."""
+        """Whether the tail is close to the log's end, which moves during reading."""
         return self.tail is not None and self.tail.lines >= self.log.lines - 50
 
     @property
@@ -91,7 +91,7 @@ class FollowedPlan:
         return tuple(dict.fromkeys(task.dag_id for task in tasks if task is not None))
 
     def dead(self, moment: datetime) -> list[str]:
-        """Return the lost workers."""
+        """Return the names of the dead workers."""
         return [owner for owner in self.run.workers if owner_is_dead(self.run, owner, moment)]
 
     def _seconds_left(self, moment: datetime, chunks: int) -> int | None:
@@ -101,7 +101,7 @@ class FollowedPlan:
     def version(self, moment: datetime) -> tuple[object, ...]:
         """Return a value that changes whenever the shown data changes."""
         read = self.tail.lines if self.tail is not None else 0
-        # A rate fades also while nothing happens.
+        # A rate decreases over time even without events.
         beat = to_ms(moment) // 5_000 if self.run.status is RunStatus.RUNNING else 0
         waived = bool(self.run.waiver and self.run.waiver.holds(moment))
         return (

@@ -1,7 +1,7 @@
 """
-A log's lines, read once and in slices, for what a folded run does not keep: when things happened.
+Read a log's lines one time, in slices, for facts that a run does not keep: when things happened.
 
-A log of 100,000 chunks has some 60 MB. Whoever asks says how long it may take, and asks again.
+A log of 100,000 chunks has about 60 MB. The caller limits the time of each read, and calls again.
 """
 
 import json
@@ -19,7 +19,7 @@ from ...state.store import StateStore
 
 _FEED = 200
 _BUCKETS = 160
-# No text in an event can look like these: its quotes are escaped.
+# No text in an event matches these patterns, because quotes in texts are escaped.
 _CHUNK = re.compile(rb'"chunkId":"([^"]+)"')
 _ON_BEHALF_OF = re.compile(rb'"onBehalfOf":("(?:[^"\\]|\\.)*")')
 _ENDED = re.compile(
@@ -28,7 +28,7 @@ _ENDED = re.compile(
 
 
 class RateHistogram:
-    """Rows written over time, in buckets that widen as the time does: never more than 160 of them."""
+    """Rows written over time, in at most 160 buckets, which widen as the time grows."""
 
     def __init__(self) -> None:
         self.width = 1_000
@@ -37,7 +37,7 @@ class RateHistogram:
         self.rows: list[float] = []
 
     def add(self, end: int, seconds: float, rows: int) -> None:
-        """Spread *rows* over the *seconds* before *end* (milliseconds since 1970)."""
+        """Distribute *rows* over the *seconds* before *end* (milliseconds since 1970)."""
         begin = end - max(1, round(seconds * 1000))
         self.begin, self.end = min(self.begin, begin), max(self.end, end)
         if not self.rows:
@@ -71,11 +71,14 @@ class RateHistogram:
         self.width = wider
 
     def payload(self) -> Payload:
-        """``perSecond[i]`` is the mean of ``[start + i * width, start + (i + 1) * width)``, in milliseconds."""
+        """
+        Return the rates: ``perSecond[i]`` is the mean in ``[start + i * width, start + (i + 1) * width)``, in
+        milliseconds.
+        """
         found = []
         for place, rows in enumerate(self.rows):
             begin = self.start + place * self.width
-            # The first and the last bucket are cut.
+            # The first and the last bucket are only partly filled.
             length = min(begin + self.width, self.end) - max(begin, self.begin)
             found.append(round(rows * 1000 / max(length, 1), 1))
         return {"start": self.start, "width": self.width, "perSecond": found}
@@ -83,14 +86,14 @@ class RateHistogram:
 
 class LogTail:
     """
-    The log's lines, read once, for what a folded run does not keep: when things happened.
+    The lines of a log, read one time, for facts that a run does not keep.
 
     Attributes:
-        lines: Lines read so far; the number of the last one.
-        feed: The last lines that are news to a person, each with its number.
-        news: The events after line *fresh_from*, since they were last taken.
-        began_by: Who had the last attempt of a chunk made, by chunk id; done chunks are left out.
-        last_by: Who had the last attempt of all made; empty before the first one.
+        lines: Number of lines read so far.
+        feed: The last lines that matter to a person, each with its number.
+        news: The events after line *fresh_from* that no caller has taken yet.
+        began_by: The user or task behind the last attempt of each chunk that is not done, by chunk id.
+        last_by: The user or task behind the last attempt of all; empty before the first attempt.
     """
 
     def __init__(self, store: StateStore, plan: Plan) -> None:
@@ -110,13 +113,13 @@ class LogTail:
         self.began: int | None = None
 
     def advance(self, seconds: float) -> None:
-        """Continue to read for at most this time; *at_end* says whether the end was reached."""
+        """Continue reading for at most *seconds*; *at_end* shows whether the end was reached."""
         deadline = time.monotonic() + seconds
         while True:
             lines = self._log.read(self._position, self._last)
             if lines is None:
                 self._forget()
-                # Start over: the values taken from the lost lines are read again.
+                # Start again: the values from the lost lines must be read again.
                 self.fresh_from = 0
                 self.news.append({"type": "RunReplayed"})
                 continue
@@ -132,7 +135,7 @@ class LogTail:
         self._position = self._log.advance(self._position, line)
         self.lines += 1
         fresh = self.lines > self.fresh_from
-        # No text in an event can look like this: its quotes are escaped.
+        # No text in an event matches this, because quotes in texts are escaped.
         if b'"type":"ChunkDone"' in line:
             self._ended(line)
         elif b'"type":"ChunkStarted"' in line:
@@ -156,7 +159,7 @@ class LogTail:
     def _ended(self, line: bytes) -> None:
         if chunk := _CHUNK.search(line):
             self.began_by.pop(chunk[1].decode(), None)
-        # Some 100,000 of these lines may be read at once, and this takes an eighth of the time of a parser.
+        # About 100,000 of these lines may be read at a time; the pattern takes an eighth of a parser's time.
         if match := _ENDED.match(line):
             when, rows, seconds = match[1].decode(), int(match[2]), float(match[3])
             read_rows, read_bytes = int(match[4] or 0), int(match[5] or 0)
@@ -169,5 +172,5 @@ class LogTail:
         self.progress.add(at / 1000, 1, rows, read_rows, read_bytes)
 
     def pace(self, moment: int) -> Pace | None:
-        """Return the recent work per second, as of *moment* (milliseconds since 1970); None until a chunk is done."""
+        """Return the work per second before *moment* (milliseconds since 1970); None until a chunk is done."""
         return self.progress.pace(moment / 1000)

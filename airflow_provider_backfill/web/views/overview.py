@@ -1,9 +1,8 @@
 """
-The page's view of plans and runs, cheap enough for a request every two seconds.
+Build the page's view of plans and runs, cheap enough for a request every two seconds.
 
-Folded runs are kept between requests and only what was appended since is read. What a first look
-costs is cut into slices of a fraction of a second, and an answer says when more is to come.
-Changes nothing.
+Runs stay in memory between requests, so each request reads only new events. The first reading is divided into slices of
+a fraction of a second, and an answer says whether it is complete. The state folder is never changed.
 """
 
 import hashlib
@@ -31,10 +30,10 @@ from .followed_plan import FollowedPlan
 from .plan_payload import airflow_runs, definition_payload, new_events, rare_chunks, without_status
 
 _LIST_SECONDS = 0.12
-# So many failed chunks are shown, and can be selected on the map.
+# The maximum of failed chunks that the page shows and that can be selected on the map.
 _FAILED = 300
 _KEPT_CHUNKS = 1_000_000
-# Those that need somebody first, and among equals the newest.
+# Plans that need attention come first; among equals, the newest.
 _ORDER = {
     status: rank
     for rank, status in enumerate(
@@ -62,7 +61,7 @@ SORTS: dict[str, Callable[[Payload], Any]] = {
     "dag": lambda plan: plan["dagIds"],
     "author": lambda plan: plan["author"],
 }
-"""What the list may be sorted by."""
+"""The columns by which the list can be sorted."""
 
 
 def _row(summary: Payload) -> Payload:
@@ -71,10 +70,10 @@ def _row(summary: Payload) -> Payload:
 
 class Overview:
     """
-    All plans of a state folder, as the page asks for them; made once in a process, safe for its threads.
+    All plans of a state folder for the page; one object per process, safe for threads.
 
     Args:
-        session: Its store and options; no server is needed.
+        session: The session with store and options; no server is needed.
     """
 
     def __init__(self, session: Session) -> None:
@@ -85,7 +84,7 @@ class Overview:
         self._damaged: dict[str, DamagedStateError] = {}
 
     def _follow(self, plan_id: str) -> FollowedPlan:
-        """Return the plan as last read, or read it for the first time."""
+        """Return the followed plan; read it if this is the first request."""
         stamp = self._store.backend.stamp(f"plans/{plan_id}.json")
         with self._lock:
             known = self._followed.get(plan_id)
@@ -121,18 +120,18 @@ class Overview:
         may_see: Callable[[Collection[str]], bool] = lambda _: True,
     ) -> Payload:
         """
-        Return a part of the list of plans, those that need somebody first, and the verdict of ``check`` on all.
+        Return a part of the list of plans, plans that need attention first, and the verdict of ``check`` on all.
 
         Args:
-            search: Only plans whose target or id contains it.
-            status: Only plans that stand there.
-            since: The ``version`` of an earlier answer to the same question; when nothing has changed
-                the answer is ``{"changed": false}``.
-            sort: One of :data:`SORTS`, with *falling* the greatest first; empty for those that need somebody first.
-            may_see: Whether the plans of these DAGs are shown; asked with none for those that belong to none.
+            search: List only plans whose target or id contains this text.
+            status: List only plans with this status.
+            since: The ``version`` of an earlier answer to the same question; if nothing has changed, the answer is
+                ``{"changed": false}``.
+            sort: One of :data:`SORTS`, in descending order with *falling*; empty for plans that need attention first.
+            may_see: Returns whether to show plans of these DAGs; called without DAGs for plans that belong to no DAG.
 
         Returns:
-            Among others ``complete``: false while some plans were not looked at yet, for lack of time.
+            The payload of the list; its ``complete`` is false while some plans have not been read yet.
 
         Raises:
             StateError: The state folder cannot be read.
@@ -151,7 +150,7 @@ class Overview:
                 continue
             found.append(followed.summary(moment))
             digest.update(f"{name}{followed.version(moment)}".encode())
-        # Whose a damaged plan is cannot be told.
+        # The DAGs of a damaged plan are unknown.
         all_seen = may_see(())
         damaged = {name: error for name, error in self._damaged.items() if all_seen and name in set(names)}
         digest.update(f"{sorted(damaged)}{waiting}{search}{status}{offset}{limit}{sort}{falling}".encode())
@@ -186,7 +185,7 @@ class Overview:
         }
 
     def _look(self, names: list[str]) -> int:
-        """Refresh plans for a short time, longest unseen first; return how many were never read."""
+        """Refresh plans for a short time, the longest unrefreshed first; return the number of plans never read."""
         deadline = time.monotonic() + _LIST_SECONDS
         with self._lock:
             for gone in set(self._followed) - set(names):
@@ -194,7 +193,7 @@ class Overview:
             seen = {name: followed.seen for name, followed in self._followed.items()}
         left = sorted(names, key=lambda name: seen.get(name, 0.0))
         for done, name in enumerate(left):
-            # At least one, however slow the folder is.
+            # Refresh at least one plan, even in a slow folder.
             if done and time.monotonic() > deadline:
                 return sum(name not in seen and name not in self._damaged for name in left[done:])
             try:
@@ -207,7 +206,7 @@ class Overview:
                 with self._lock:
                     self._followed.pop(name, None)
             except RequestError:
-                # Retired between the listing and the look.
+                # The plan was retired between the listing and the reading.
                 continue
         return 0
 
@@ -239,14 +238,14 @@ class Overview:
         self, target: TableName, *, since: str = "", may_see: Callable[[Collection[str]], bool] = lambda _: True
     ) -> Payload:
         """
-        All plans of a table on one calendar: filled, filled twice, gaps, and the plans, as in ``coverage``.
+        Return all plans of a table on one calendar: filled, filled twice, gaps, and the plans, as in ``coverage``.
 
         Args:
             since: The ``version`` of an earlier answer to the same question.
-            may_see: Whether the plans of these DAGs are shown.
+            may_see: Returns whether to show plans of these DAGs.
 
         Raises:
-            PlanNotFoundError: No plan of the table is for this user to see.
+            PlanNotFoundError: The user may see no plan of the table.
             StateError: The state folder cannot be read.
         """
         moment, waiting = utc_now(), self._look(self._store.plan_ids())
@@ -280,11 +279,11 @@ class Overview:
 
     def dag_ids(self, wanted: str) -> tuple[str, ...]:
         """
-        Return the DAGs that a plan was made in or ran for; none where it is of the command line.
+        Return the DAGs that planned or ran a plan; empty for a plan of the command line.
 
         Raises:
-            PlanNotFoundError: No such plan.
-            DamagedStateError: Its files are damaged.
+            PlanNotFoundError: The plan does not exist.
+            DamagedStateError: The plan's files are damaged.
         """
         followed = self._follow(check_plan_id(wanted))
         with followed.lock:
@@ -302,17 +301,17 @@ class Overview:
         after: int = 0,
     ) -> Payload:
         """
-        Everything about one plan: state, map of its chunks, recent events.
+        Return everything about one plan: state, map of its chunks, recent events.
 
         Args:
             since: The ``version`` of an earlier answer to the same question.
-            start: Show the map from here, in milliseconds since 1970; with *end*, a zoom.
-            cells: At most so many cells in the map.
-            after: Only events after this line of the log.
+            start: The start of the map, in milliseconds since 1970; with *end*, a zoom.
+            cells: The maximum number of cells in the map.
+            after: Return only events after this line of the log.
 
         Raises:
-            RequestError: No such plan.
-            DamagedStateError: Its files are damaged.
+            RequestError: The plan does not exist.
+            DamagedStateError: The plan's files are damaged.
         """
         followed = self._follow(check_plan_id(wanted))
         moment = utc_now()
@@ -347,17 +346,17 @@ class Overview:
                 "running": rare_chunks(run, index, tail, ChunkStatus.RUNNING, 20),
                 "failed": rare_chunks(run, index, tail, ChunkStatus.FAILED, _FAILED),
                 "airflow": airflow_runs(run, tail),
-                # Only once the windows of their chunks are known.
+                # Show events only when the windows of their chunks are known.
                 "events": new_events(tail, index, after) if known else [],
                 "lastEvent": tail.lines if known else after,
             }
 
     def chunk(self, wanted: str, chunk_id: str) -> Payload:
         """
-        One chunk: every attempt with its query id, error and SQL.
+        Return one chunk: all attempts with query id, error and SQL.
 
         Raises:
-            RequestError: No such plan or chunk.
+            RequestError: The plan or chunk does not exist.
         """
         followed = self._follow(check_plan_id(wanted))
         with followed.lock:

@@ -1,4 +1,4 @@
-"""The parts of a plan's own page: definition, chunks at work or failed, Airflow's runs, events."""
+"""Build the parts of a plan's own page: definition, running or failed chunks, Airflow's runs, events."""
 
 import json
 
@@ -48,7 +48,7 @@ def definition_payload(plan: Plan, store: StateStore) -> Payload:
 
 
 def rare_chunks(run: Run, index: ChunkIndex, tail: LogTail, status: ChunkStatus, limit: int) -> list[Payload]:
-    """Return the first chunks at a status that is rare: running or failed; each with its task in Airflow, if any."""
+    """Return the first chunks with a rare status (running or failed), each with its task in Airflow, if any."""
     found: list[Payload] = []
     for name, state in run.chunks.items():
         if state.status is not status or (window := index.window(name)) is None:
@@ -75,11 +75,11 @@ def rare_chunks(run: Run, index: ChunkIndex, tail: LogTail, status: ChunkStatus,
 
 def airflow_runs(run: Run, tail: LogTail) -> Payload:
     """
-    Return the DAG runs that failed chunks were executed by, with the task instances to clear, and the last one of all.
+    Return the DAG runs that executed failed chunks, with the task instances to clear, and the last DAG run of all.
 
     Returns:
-        ``runs``, the last one first; ``failedElsewhere`` counts the failed chunks that no task of Airflow's
-        has executed.
+        ``runs`` has the last DAG run first; ``failedElsewhere`` counts the failed chunks that no Airflow task has
+        executed.
     """
     failed = [tail.began_by.get(name, "") for name, state in run.chunks.items() if state.status is ChunkStatus.FAILED]
     last = parse_task(tail.last_by)
@@ -107,7 +107,7 @@ def airflow_runs(run: Run, tail: LogTail) -> Payload:
 
 
 def new_events(tail: LogTail, index: ChunkIndex, after: int) -> list[Payload]:
-    """Return the events after a line, oldest first, each with its number and, of a chunk, its window."""
+    """Return the events after a line, oldest first, each with its number and, for a chunk, its window."""
     found = []
     for number, line in tail.feed:
         if number <= after:
