@@ -79,12 +79,13 @@ def run_attempt(server: ClickHouse, attempt: Attempt) -> ContentSums:
         return _run_by_log(server, attempt)
     sealed = sealed_table(plan, attempt.target.storage, chunk.id)
     content = _resumable(server, attempt, sealed) if attempt.number > 1 else None
-    resumed = content is not None
+    found = None
     if content is None:
         wanted = _wanted(server, attempt)
         if wanted == proof.NOTHING and plan.write_mode is WriteMode.STAGE:
             return wanted
-        content, _ = _stage(server, attempt, _own_table(attempt), wanted)
+        found, _ = _stage(server, attempt, _own_table(attempt), wanted)
+        content = found.content
         if content == proof.NOTHING and plan.write_mode is WriteMode.STAGE:
             # Nothing to publish.
             return content
@@ -93,7 +94,7 @@ def run_attempt(server: ClickHouse, attempt: Attempt) -> ContentSums:
     if plan.write_mode is WriteMode.REPLACE:
         publish.replace_partitions(server, attempt, sealed)
     else:
-        publish.move_partitions(server, attempt, sealed, content, resumed=resumed)
+        publish.move_partitions(server, attempt, sealed, content, found)
     return content
 
 
@@ -104,7 +105,7 @@ def _run_by_log(server: ClickHouse, attempt: Attempt) -> ContentSums:
     Only the staged parts in the log are published.
     """
     plan, storage, staged, replicas = attempt.plan, attempt.target.storage, attempt.staged, attempt.target.replicas
-    resumed = staged is not None and not attempt.clear
+    found = None
     if staged is None or attempt.clear:
         if attempt.number > 1:
             attempt.owned()
@@ -120,7 +121,8 @@ def _run_by_log(server: ClickHouse, attempt: Attempt) -> ContentSums:
         own = _own_table(attempt)
         if replicas is not None:
             own = replicated_staging_table(plan, storage, attempt.chunk.id, attempt.number, secrets.token_hex(4))
-        content, staged = _stage(server, attempt, own, wanted)
+        found, staged = _stage(server, attempt, own, wanted)
+        content = found.content
         attempt.step(Step.SEALED)
     else:
         content = attempt.earlier[max(attempt.earlier)]
@@ -130,9 +132,9 @@ def _run_by_log(server: ClickHouse, attempt: Attempt) -> ContentSums:
             replicated.check_staged(server, attempt, table, {hashed for _, hashed in staged.parts})
         publish.replace_partitions(server, attempt, table)
     elif replicas is not None:
-        replicated.attach_partitions(server, attempt, replicas, staged, content, resumed=resumed)
+        replicated.attach_partitions(server, attempt, replicas, staged, content, found)
     else:
-        publish.move_partitions(server, attempt, table, content, resumed=resumed)
+        publish.move_partitions(server, attempt, table, content, found)
     return content
 
 
@@ -232,7 +234,7 @@ def _own_table(attempt: Attempt) -> TableName:
 
 def _stage(
     server: ClickHouse, attempt: Attempt, table: TableName, wanted: ContentSums | None
-) -> tuple[ContentSums, Staged]:
+) -> tuple[proof.Proof, Staged]:
     """Fill *table* and verify the rows; on replicas, the log then lists the table's parts."""
     plan, replicas = attempt.plan, attempt.target.replicas
     comment = f"backfill of {show_table(attempt.target.name)}, attempt {attempt.number}"
@@ -243,15 +245,19 @@ def _stage(
     threads = {"max_insert_threads": attempt.insert_threads} if attempt.insert_threads > 1 else {}
     written = _fill(server, attempt, table, {**STAGING_SETTINGS, **threads, **({"insert_quorum": 0} if alone else {})})
     attempt.step(Step.STAGED)
-    content, reach = proof.prove(server, attempt, table, written, wanted)
+    found = proof.prove(server, attempt, table, written, wanted)
     attempt.step(Step.VERIFIED)
     if plan.backup:
         publish.back_up(server, attempt, table)
     if plan.keep_outside:
         publish.keep_outside(server, attempt, table)
-    staged = replicated.staged_parts(server, table) if replicas is not None else Staged(table.table, ())
-    attempt.verified(content, staged if replicas is not None or not attempt.target.renames else None, reach)
-    return content, staged
+    staged = Staged(table.table, ())
+    if replicas is not None:
+        # Rows from outside the chunk have come in after the proof.
+        staged = replicated.staged_parts(server, table) if plan.keep_outside else Staged(table.table, found.parts)
+    by_log = replicas is not None or not attempt.target.renames
+    attempt.verified(found.content, staged if by_log else None, found.reach)
+    return found, staged
 
 
 def _create(server: ClickHouse, target: TableFacts, table: TableName, comment: str) -> None:

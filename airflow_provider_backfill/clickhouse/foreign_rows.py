@@ -72,10 +72,14 @@ def reach(plan: Plan, chunk: Chunk, extremes: Sequence[int]) -> Slice | None:
 
 
 def present_sql(attempt: Attempt) -> str:
-    """Return SQL for the number of rows at the target times of a staged chunk; empty if rows are never refused."""
+    """
+    Return SQL for the number of rows in a chunk's window of the target; empty if rows are never refused.
+
+    A replica has to catch up before it is asked.
+    """
     if _unguarded(attempt.plan):
         return ""
-    return _count_sql(attempt, _areas(attempt))
+    return _count_sql(attempt, [_own_window(attempt.plan, attempt.chunk)])
 
 
 def refuse_before_publish(server: ClickHouse, attempt: Attempt, published: int, present: int | None = None) -> None:
@@ -84,7 +88,8 @@ def refuse_before_publish(server: ClickHouse, attempt: Attempt, published: int, 
 
     Args:
         published: The number of the chunk's rows that are in the target already, before any merge.
-        present: The server's fresh answer to :func:`present_sql`; None if it was not asked.
+        present: The server's fresh answer to :func:`present_sql`, if no row of the chunk lies outside its window;
+            None if it was not asked.
 
     Raises:
         ForeignRowsError: The message has the number of rows, their plan if known, and how to continue.
@@ -130,7 +135,10 @@ def _refuse(
     if attempt.target.replicas is not None:
         catch_up(server, attempt.target.storage)
     own = _condition(plan, areas)
-    found = server.numbers(_count_sql(attempt, areas))[0] if present is None else present
+    if present is not None and present <= published:
+        return
+    # Asked again where there are rows: those of neighbours have come meanwhile, which the log has, too.
+    found = server.numbers(_count_sql(attempt, areas))[0]
     if found <= published:
         return
     near = [other for other in attempt.neighbours() if _meets(plan, other, areas)]

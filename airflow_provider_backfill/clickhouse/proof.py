@@ -7,25 +7,44 @@ counts differ, the source is read again as for ``content``. docs/decisions/0010 
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ..core.facts import TableFacts
 from ..core.plan import Chunk, Plan, RowProof, Statement
 from ..core.remedy import command
 from ..core.run_state import ContentSums
-from ..core.sql import any_row_sql, chunk_filter, parts_checksum_sql, source_checksum_sql, table_checksum_sql
+from ..core.sql import any_row_sql, chunk_filter, parts_sql, source_checksum_sql, table_checksum_sql
 from ..core.tables import TableName
 from ..core.window import Slice
 from ..errors import Advice, VerificationError
 from .attempt import Attempt
 from .client import ClickHouse
-from .foreign_rows import extremes_sql, reach
+from .cluster import catch_up
+from .foreign_rows import extremes_sql, present_sql, reach
 
 NOTHING = ContentSums(0, 0)
 
 
+class Proof(NamedTuple):
+    """
+    What an attempt has staged, with all that the same look at the server has shown.
+
+    Attributes:
+        content: What the log is to have of the staged rows.
+        reach: Where they lie; None when in the chunk's window.
+        parts: Partition id and ``hash_of_all_files`` of each staged part.
+        present: How many rows the target had where they are to go; None when that was not asked.
+    """
+
+    content: ContentSums
+    reach: Slice | None = None
+    parts: tuple[tuple[str, str], ...] = ()
+    present: int | None = None
+
+
 def prove(
     server: ClickHouse, attempt: Attempt, table: TableName, written: int | None, wanted: ContentSums | None
-) -> tuple[ContentSums, Slice | None]:
+) -> Proof:
     """
     Compare an attempt's staged rows with its source.
 
@@ -33,30 +52,38 @@ def prove(
         written: The number of rows that the server counted while writing *table*; None if it does not report them.
         wanted: The source's sums from before staging; None if the source was not read.
 
-    Returns:
-        The content sums for the log, and the target times of rows outside the chunk's window.
-
     Raises:
         VerificationError: The staged rows differ from the source's rows.
     """
-    plan, chunk, extremes = attempt.plan, attempt.chunk, extremes_sql(attempt.plan, table)
+    plan, chunk = attempt.plan, attempt.chunk
+    extremes, question = extremes_sql(plan, table), present_sql(attempt)
+    if question and attempt.target.replicas is not None:
+        catch_up(server, attempt.target.storage)
+    # Each statement costs milliseconds, so one asks all that is to be known before the rows are published.
+    look = server.rows(parts_sql(table, question, extremes), {"query_id": f"{attempt.query_id}.staged"})
+    present, found = (look[0][4] if look and question else None), (look[0][-3:] if look and extremes else ())
+    content = ContentSums(sum(part[1] for part in look), sum(_number(part[2]) for part in look) % 2**64)
     if wanted is not None:
         content = _same(attempt, _content(server, attempt, table), wanted)
-        return content, reach(plan, chunk, server.numbers(extremes) if extremes else ())
-    rows, hashed, *found = server.numbers(
-        parts_checksum_sql(table, extremes), {"query_id": f"{attempt.query_id}.staged"}
-    )
-    parts = ContentSums(rows, hashed)
-    if rows == 0 and is_empty(server, plan, chunk):
-        return NOTHING, None
-    # A stale replica answers with no rows and success.
-    if parts.rows != written or parts.rows == 0:
-        if plan.sums_tell:
-            _same(attempt, _content(server, attempt, table), source_content(server, attempt))
-        elif parts.rows != (given := sum(_count(server, attempt, each) for each in plan.statements)):
-            raise _other_rows(attempt, parts.rows, given)
-    content = parts if plan.row_proof is RowProof.WRITTEN else _content(server, attempt, table)
-    return content, reach(plan, chunk, found)
+    elif content.rows == 0 and is_empty(server, plan, chunk):
+        return Proof(NOTHING)
+    else:
+        # A stale replica answers with no rows and success.
+        if content.rows != written or content.rows == 0:
+            if plan.sums_tell:
+                _same(attempt, _content(server, attempt, table), source_content(server, attempt))
+            elif content.rows != (given := sum(_count(server, attempt, each) for each in plan.statements)):
+                raise _other_rows(attempt, content.rows, given)
+        if plan.row_proof is not RowProof.WRITTEN:
+            content = _content(server, attempt, table)
+    beyond = reach(plan, chunk, found)
+    parts = tuple((str(partition), str(files)) for partition, _, _, files, *_ in look)
+    return Proof(content, beyond, parts, present if beyond is None else None)
+
+
+def _number(hashed: str) -> int:
+    """Return the first half of one of the server's hashes as a number."""
+    return int.from_bytes(bytes.fromhex(hashed[:16]), "little")
 
 
 def _content(server: ClickHouse, attempt: Attempt, table: TableName) -> ContentSums:

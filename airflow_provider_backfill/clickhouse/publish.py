@@ -18,53 +18,64 @@ from ..errors import Advice, Flag, RequestError, ServerError, StatementRefusedEr
 from .attempt import STAGING_SETTINGS, Attempt, Step, drop_part
 from .client import ClickHouse
 from .cluster import catch_up, create_everywhere
-from .foreign_rows import present_sql, refuse_before_publish
+from .foreign_rows import refuse_before_publish
 from .interrupted_move import drop_parts_already_moved
+from .proof import Proof
 
 # A merge or a mutation renames parts between the query and the deletion. The next try finds the new parts.
 _CLEAR_TRIES = 20
 
 
 def move_partitions(
-    server: ClickHouse, attempt: Attempt, sealed: TableName, content: ContentSums, *, resumed: bool
+    server: ClickHouse, attempt: Attempt, sealed: TableName, content: ContentSums, proof: Proof | None
 ) -> None:
     """
     Move every partition of the sealed table into the target; *content* has the sums from its seal.
+
+    Args:
+        proof: What this attempt has staged; None when an earlier one had sealed it.
 
     Raises:
         VerificationError: The table was dropped meanwhile, for example by a worker that awoke after the run was
             completed.
     """
-    storage = attempt.target.storage
-    if resumed:
+    if proof is not None:
+        partitions = sorted({partition for partition, _ in proof.parts})
+        refuse_before_publish(server, attempt, 0, proof.present)
+    else:
         _catch_up(server, attempt.target, sealed)
-    # A single statement, since each statement costs milliseconds and nothing changes in between.
-    question = "" if resumed else present_sql(attempt)
-    found = server.rows(
-        f"SELECT partition_id, sum(rows), {f'({question})' if question else 'NULL'} FROM system.parts"
-        f" WHERE active AND {table_condition(sealed)} GROUP BY partition_id ORDER BY partition_id"
-    )
-    partitions = [(str(partition), int(rows)) for partition, rows, _ in found]
-    present = found[0][2] if found else None
-    # A dropped table has no partitions.
-    there = sum(rows for _, rows in partitions)
-    if there != content.rows and not (resumed and _exists(server, sealed)):
-        raise VerificationError(
-            f"{sealed} holds {there} rows of {content.rows} that were sealed: it was taken away unpublished."
-        )
-    if resumed:
-        for partition, _ in partitions:
+        parts = f"FROM system.parts WHERE active AND {table_condition(sealed)}"
+        partitions = sorted(str(name) for (name,) in server.rows(f"SELECT DISTINCT partition_id {parts}"))
+        # A dropped table has no partitions.
+        if (there := _rows(server, sealed)) != content.rows and not _exists(server, sealed):
+            raise _taken_away(sealed, there, content)
+        for partition in partitions:
             drop_parts_already_moved(server, attempt, sealed, partition)
-        there = _rows(server, sealed)
-    if there:
-        refuse_before_publish(server, attempt, content.rows - there, present)
-    for partition, _ in partitions:
+        if there := _rows(server, sealed):
+            refuse_before_publish(server, attempt, content.rows - there)
+    for partition in partitions:
         attempt.fenced(lambda: refuse_before_publish(server, attempt, content.rows - _rows(server, sealed)))
+        _move(server, attempt, sealed, partition, content)
+        attempt.step(Step.MOVED)
+
+
+def _move(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: str, content: ContentSums) -> None:
+    target = quote_table(attempt.target.storage)
+    try:
         server.command(
-            f"ALTER TABLE {quote_table(sealed)} MOVE PARTITION ID {literal(partition)} TO TABLE {quote_table(storage)}",
+            f"ALTER TABLE {quote_table(sealed)} MOVE PARTITION ID {literal(partition)} TO TABLE {target}",
             {"query_id": f"{attempt.query_id}.move.{partition}"},
         )
-        attempt.step(Step.MOVED)
+    except StatementRefusedError as error:
+        if error.name == "UNKNOWN_TABLE" and not _exists(server, sealed):
+            raise _taken_away(sealed, 0, content) from error
+        raise
+
+
+def _taken_away(sealed: TableName, there: int, content: ContentSums) -> VerificationError:
+    return VerificationError(
+        f"{sealed} holds {there} rows of {content.rows} that were sealed: it was taken away unpublished."
+    )
 
 
 def _rows(server: ClickHouse, table: TableName) -> int:

@@ -21,6 +21,7 @@ from .client import ClickHouse
 from .cluster import Keeper, catch_up, create_everywhere, one_server
 from .foreign_rows import ForeignRowsError, refuse_before_publish
 from .interrupted_move import has_arrived
+from .proof import Proof
 
 # Parts this close to the limits of Keeper's memory count as forgotten.
 _MEMORY_SHARE = 0.5
@@ -87,10 +88,18 @@ def server_with(server: ClickHouse, table: TableName | None, tries: int = 30) ->
 
 
 def attach_partitions(
-    server: ClickHouse, attempt: Attempt, replicas: Replicas, staged: Staged, content: ContentSums, *, resumed: bool
+    server: ClickHouse,
+    attempt: Attempt,
+    replicas: Replicas,
+    staged: Staged,
+    content: ContentSums,
+    proof: Proof | None,
 ) -> None:
     """
     Publish exactly the staged rows, with *content*, until Keeper knows every part.
+
+    Args:
+        proof: What this attempt has staged; None when an earlier one had.
 
     Raises:
         ServerError: This server lacks unpublished parts. The caller may try again, perhaps on another server.
@@ -99,12 +108,14 @@ def attach_partitions(
     storage = attempt.target.storage
     table = TableName(attempt.target.beside, staged.table)
     partitions, left = _by_partition(staged), dict[str, set[str]]()
-    unpublished = resumed
+    resumed = unpublished = proof is None
     for partition, hashes in partitions.items():
         missing = hashes - (_published(server, replicas, partition, hashes) if resumed else set())
         unpublished = unpublished and missing == hashes
         if missing:
-            check_staged(server, attempt, table, missing)
+            # What this attempt has staged itself, it has just seen on this very server.
+            if resumed:
+                check_staged(server, attempt, table, missing)
             forgotten = resumed and _may_be_forgotten(server, attempt.target, replicas, table)
             unpublished = unpublished and not forgotten
             if not (forgotten and has_arrived(server, attempt, table, partition)):
@@ -115,7 +126,10 @@ def attach_partitions(
 
     if left:
         try:
-            look()
+            if proof is None:
+                look()
+            else:
+                refuse_before_publish(server, attempt, 0, proof.present)
         except ForeignRowsError as error:
             # Keeper knows none of the parts, and a late attempt finds no table to attach them from.
             error.unpublished = unpublished

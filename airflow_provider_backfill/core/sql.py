@@ -400,16 +400,20 @@ def table_checksum_sql(table: TableName, summed: Sequence[str], condition: str =
     return f"SELECT {_content(summed)} FROM (SELECT {_list(summed)} FROM {quote_table(table)}{where})"
 
 
-def parts_checksum_sql(table: TableName, three: str = "") -> str:
+def parts_sql(table: TableName, one: str = "", three: str = "") -> str:
     """
-    Return SQL for the row count of a table's parts and the sum of the server's hashes of their uncompressed data.
+    Return SQL for the parts of a table: partition id, rows, hash of the uncompressed data, and hash of all files.
 
     Args:
-        three: SQL of a subquery with three numbers, whose answer is added to the result row.
+        one: SQL of a subquery with one number, which is added to each result row.
+        three: SQL of a subquery with three numbers, which are added to each result row.
     """
-    hashed = "reinterpretAsUInt64(unhex(substring(uncompressed_hash_of_compressed_files, 1, 16)))"
-    first, also = (f"WITH ({three}) AS found ", ", found.1, found.2, found.3") if three else ("", "")
-    return f"{first}SELECT sum(rows), sum({hashed}){also} FROM system.parts WHERE active AND {table_condition(table)}"
+    first = f"WITH ({three}) AS found " if three else ""
+    also = (f", ({one})" if one else "") + (", found.1, found.2, found.3" if three else "")
+    return (
+        f"{first}SELECT partition_id, rows, uncompressed_hash_of_compressed_files, hash_of_all_files{also}"
+        f" FROM system.parts WHERE active AND {table_condition(table)}"
+    )
 
 
 def _list(names: Iterable[str]) -> str:

@@ -67,13 +67,13 @@ def no_seal() -> None:
             kill_queries(server, attempt.plan.plan_id, attempt.chunk.id)
             execute._drop_attempts(server, attempt)
         own = execute._own_table(attempt)
-        content, _ = execute._stage(server, attempt, own, None)
+        found, _ = execute._stage(server, attempt, own, None)
         attempt.step(Step.SEALED)
         if attempt.plan.write_mode == "replace":
             publish.replace_partitions(server, attempt, own)
         else:
-            publish.move_partitions(server, attempt, own, content, resumed=False)
-        return content
+            publish.move_partitions(server, attempt, own, found.content, found)
+        return found.content
 
     patch(worker, run_attempt=run_attempt)
 
