@@ -96,15 +96,13 @@ class ClickHouse:
     @property
     def whole_answers(self) -> dict[str, Any]:
         """Settings that turn a limit of the user's profile or connection into an error instead of a partial answer."""
-        found = {}
-        for name, whole in _WHOLE_ANSWERS.items():
-            setting = self._client.server_settings.get(name)
-            given = self._client.get_client_setting(name) or (setting and setting.value)
-            if setting and str(given) != str(whole):
-                # Send only needed settings: each makes the request's URL longer, which costs the client most of its
-                # time.
-                found[name] = whole
-        return found
+        # Send only needed settings: each makes the request's URL longer, which costs the client most of its time.
+        return {name: whole for name, whole in _WHOLE_ANSWERS.items() if self.setting(name) not in (None, str(whole))}
+
+    def setting(self, name: str) -> str | None:
+        """Return the value of a setting in this user's statements; None if the server does not know the setting."""
+        setting = self._client.server_settings.get(name)
+        return setting and str(self._client.get_client_setting(name) or setting.value)
 
     def reached(self) -> "ClickHouse":
         """Return this connection; behind a load balancer, return a connection to one server that answers."""

@@ -6,15 +6,18 @@ from ..clickhouse.attempt import drop_tables
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import drop_everywhere, one_server
 from ..clickhouse.execute import tables_of_chunk
-from ..core.facts import TableFacts
+from ..core.facts import Replicas, TableFacts
 from ..core.plan import Chunk, Plan, WriteMode
 from ..core.run_state import ChunkState, ChunkStatus
 from ..core.sql import sealed_table
+from ..core.tables import TableName
 from ..errors import ServerError
 from ..state.store import StateStore
 
 # The number of tables per DROP statement; each statement costs a round trip.
 _AT_ONCE = 16
+# The same on replicas, where a table has nodes in Keeper and threads on each replica, and keeps its parts.
+_AT_ONCE_ON_REPLICAS = 4
 
 
 class StagedTables:
@@ -28,15 +31,34 @@ class StagedTables:
     def __init__(self, server: ClickHouse, store: StateStore, plan: Plan, target: TableFacts) -> None:
         self._server, self._store, self._plan, self._target = server, store, plan, target
         self._over: list[Chunk] = []
+        self._published: list[TableName] = []
 
-    def drop(self, chunk: Chunk) -> None:
-        """Drop the table of a done chunk: immediately on replicas, otherwise later with tables of further chunks."""
-        if self._target.replicas is None or self._plan.write_mode is WriteMode.INSERT:
+    def drop(self, chunk: Chunk, only: str | None) -> None:
+        """
+        Drop the tables of a done chunk, with those of further chunks.
+
+        Args:
+            only: On replicas, the chunk's one table: no other attempt can have made one. None where that is not known.
+        """
+        replicas = self._target.replicas
+        if replicas is None or self._plan.write_mode is WriteMode.INSERT:
             self.drop_later(chunk)
+        elif only is None:
+            with suppress(ServerError):
+                server = one_server(self._server)
+                drop_everywhere(server, replicas, tables_of_chunk(server, self._plan, chunk, self._target))
+        else:
+            self._published.append(TableName(self._target.beside, only))
+            if len(self._published) >= _AT_ONCE_ON_REPLICAS:
+                self._drop_published(replicas)
+
+    def _drop_published(self, replicas: Replicas) -> None:
+        """Drop tables by names that no other attempt has; nobody looks for them once their chunks are done."""
+        tables, self._published = self._published, []
+        if not tables:
             return
         with suppress(ServerError):
-            server = one_server(self._server)
-            drop_everywhere(server, self._target.replicas, tables_of_chunk(server, self._plan, chunk, self._target))
+            drop_everywhere(one_server(self._server), replicas, tables)
 
     def drop_later(self, chunk: Chunk) -> None:
         """Drop the table of an ended chunk later, with tables of further chunks; a direct insert has none."""
@@ -48,6 +70,8 @@ class StagedTables:
 
     def drop_rest(self) -> None:
         """Drop the remaining tables, under the run's lock, so that no chunk is replayed meanwhile."""
+        if self._target.replicas is not None:
+            self._drop_published(self._target.replicas)
         over, self._over = self._over, []
         if not over:
             return

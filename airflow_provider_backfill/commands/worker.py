@@ -285,13 +285,15 @@ class Worker:
                 outcome = self._attempt(log, chunk, claim, began)
             finally:
                 self._active.discard(chunk.id)
+            # Once the chunk is done, the log forgets what it has staged.
+            staged = log.run.state(chunk.id).staged
             try:
                 self._append(log, outcome)
             except TransitionError:
                 return
             self._step(Step.RECORDED)
             if isinstance(outcome, ChunkDone):
-                self._staged.drop(chunk)
+                self._staged.drop(chunk, staged.table if staged is not None and claim.attempt == 1 else None)
             elif isinstance(outcome, ChunkFailed | ChunkReleased) and outcome.refused:
                 self._staged.drop_later(chunk)
             if isinstance(outcome, ChunkSplit):
