@@ -22,7 +22,7 @@ from tests.system.airflow.stack import RunningAirflow, wait_for
 
 ROOT = Path(__file__).parents[1]
 # So many mapped tasks share the chunks of a day and more when they are small.
-_TASKS = 24
+_TASKS = 12
 _BY_RUN = ("by_run", "by_run_again")
 # Seconds of CPU to parse a DAG file, Airflow's own modules loaded before.
 PARSE = """

@@ -21,11 +21,12 @@ from ..core.tables import TableName
 from ..core.window import Window
 from ..errors import RequestError
 
-# A mapped task costs a third of a second of processor time, and some seconds of the scheduler's loop.
+# A mapped task costs a third of a second of processor time, and more than a second between two of them in one slot.
 _FEW_TASKS = 24
+_LEAST_TASKS = 12
 _TASK_SECONDS = 20
 # The fixed cost of a chunk and the rows per second, on a small machine.
-_CHUNK_SECONDS = 0.15
+_CHUNK_SECONDS = 0.06
 _ROWS_PER_SECOND = 1_000_000
 
 
@@ -33,14 +34,15 @@ def task_count(plan: Plan, most: int) -> int:
     """
     Return the number of mapped tasks for the chunks of a plan.
 
-    Up to 24 chunks have one task each. More tasks are made only if each has about twenty seconds of work, judged by the
-    source rows in the window. If these are unknown, each chunk has a task. There are never more than *most* tasks.
+    Up to 24 chunks have one task each. More chunks share tasks, so that each task has about twenty seconds of work,
+    judged by the source rows in the window; there are at least twelve tasks. If the rows are unknown, each chunk has a
+    task. There are never more than *most* tasks.
     """
     count = min(plan.chunk_count, most)
-    if plan.source_rows is None:
+    if plan.source_rows is None or plan.chunk_count <= _FEW_TASKS:
         return count
     seconds = plan.chunk_count * _CHUNK_SECONDS + plan.source_rows / _ROWS_PER_SECOND
-    return min(count, max(_FEW_TASKS, ceil(seconds / _TASK_SECONDS)))
+    return min(count, max(_LEAST_TASKS, ceil(seconds / _TASK_SECONDS)))
 
 
 def mapped_items(plan: Plan, most: int) -> Iterator[dict[str, Any]]:

@@ -280,9 +280,9 @@ def test_the_mapping_never_exceeds_what_airflow_allows(
         # Few: one task each, however small they are.
         (24, 0, 100, 24),
         # Many and small: a chunk costs a fraction of a second, and a task seconds.
-        (100, 1_000, 100, 24),
-        (2_880, 10_000_000, 100, 24),
-        (10_000, 0, 100, 75),
+        (100, 1_000, 100, 12),
+        (2_880, 10_000_000, 100, 12),
+        (10_000, 0, 100, 30),
         # Large ones have work enough.
         (100, 4_000_000_000, 100, 100),
         (100, 4_000_000_000, 10, 10),
