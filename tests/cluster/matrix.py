@@ -13,6 +13,7 @@ import argparse
 import itertools
 import json
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,8 @@ ROWS = 1_000
 _STATEMENTS = 70
 # So many runs may pass before everything works again, and so many after that.
 _WILD, _CALM = 2, 6
+# Longer than any run here takes.
+_PATIENCE = 120
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Play:
     ground: Field
     scenario: Scenario
     workers: list[subprocess.Popen[str]] = field(default_factory=list)
+    timers: list[threading.Timer] = field(default_factory=list)
     struck: int = 0
 
     def __post_init__(self) -> None:
@@ -78,6 +82,8 @@ class Play:
         ground.create("target", engine=scenario.engine)
         folders = ["one", "two"] if scenario.fault == "two folders" else ["one"]
         clis = [ground.cli(state=name) for name in folders]
+        for cli in clis:
+            cli.environment["PYTHONFAULTHANDLER"] = "1"
         flags = ("--write-mode", "replace") if scenario.mode == "replace" else ()
         plans = [self._plan(cli, flags) for cli in clis]
         self._fronts = list(zip(clis, plans, strict=True))
@@ -94,7 +100,7 @@ class Play:
                 for cli, plan in self._fronts
                 for _ in range(twice)
             ]
-            answers = [finish(worker) for worker in self.workers]
+            answers = [self._finish(worker) for worker in self.workers]
             if self._is_completed():
                 # What a worker left that died between its last record and its cleaning up goes with the next command.
                 self._heal(for_good=False)
@@ -104,11 +110,39 @@ class Play:
             return f"not completed: {answers[-1].err[-600:]}"
         return self._judge()
 
+    @staticmethod
+    def _finish(worker: subprocess.Popen[str]) -> Answer:
+        """
+        Wait for a worker.
+
+        Raises:
+            AssertionError: It has not ended in two minutes; says where each of its threads is.
+        """
+        try:
+            worker.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            worker.send_signal(signal.SIGABRT)
+            raise AssertionError(f"hung: {finish(worker).err[-6000:]}") from None
+        return finish(worker)
+
     def _plan(self, cli: Cli, flags: tuple[str, ...]) -> str:
         window = ("--from", "2025-01-01", "--to", "2025-03-01", "--chunk-hours", str(24 * 31), "--force-large-window")
         tables = ("--target", f"{self.ground.database}.target", "--source", f"{self.ground.database}.source")
         answer: Answer = finish(cli.start("plan", *tables, *window, *flags, "--json"))
         return str(json.loads(answer.out)["planId"])
+
+    def end(self) -> None:
+        """Leave no worker, and nothing that is about to strike or to heal."""
+        for worker in self.workers:
+            worker.kill()
+        for timer in self.timers:
+            timer.join()
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Do something in a while."""
+        timer = threading.Timer(seconds, action)
+        self.timers.append(timer)
+        timer.start()
 
     def _is_completed(self) -> bool:
         """Whether one of the folders has filled the window; of two, the other one was refused."""
@@ -175,13 +209,13 @@ def _kill_workers(play: Play) -> None:
 
 def _kill_and_restart(play: Play) -> None:
     play.victim.kill()
-    threading.Timer(play.chance.uniform(0.1, 3), play.victim.start).start()
+    play.later(play.chance.uniform(0.1, 3), play.victim.start)
 
 
 def _lose_keeper(play: Play) -> None:
     keeper = play.ground.cluster.zookeeper
     keeper.kill()
-    threading.Timer(play.chance.uniform(1, 12), keeper.start).start()
+    play.later(play.chance.uniform(1, 12), keeper.start)
 
 
 def _stop_fetches(play: Play) -> None:
@@ -220,9 +254,13 @@ def play(cluster: Cluster, scenario: Scenario, folder: Path, number: int) -> str
     cluster.start()
     with Balancer(cluster.nodes, seed=scenario.seed) as balancer:
         ground = Field(cluster, balancer, f"play_{number}", folder / f"play-{number}" / "state", None)
+        found = Play(ground, scenario)
         try:
-            return Play(ground, scenario).run()
+            return found.run()
+        except AssertionError as error:
+            return str(error)
         finally:
+            found.end()
             ground.clear()
 
 
