@@ -18,7 +18,7 @@ from ..errors import Advice, Flag, RequestError, ServerError, StatementRefusedEr
 from .attempt import STAGING_SETTINGS, Attempt, Step, drop_part
 from .client import ClickHouse
 from .cluster import catch_up, create_everywhere
-from .foreign_rows import refuse_before_publish
+from .foreign_rows import ForeignRowsError, refuse_before_publish
 from .interrupted_move import drop_parts_already_moved
 from .proof import Proof
 
@@ -52,7 +52,12 @@ def move_partitions(
         for partition in partitions:
             drop_parts_already_moved(server, attempt, sealed, partition)
         if there := _rows(server, sealed):
-            refuse_before_publish(server, attempt, content.rows - there)
+            try:
+                refuse_before_publish(server, attempt, content.rows - there)
+            except ForeignRowsError as error:
+                # A sealed table that has all of its rows has published none.
+                error.unpublished = there == content.rows
+                raise
     for partition in partitions:
         attempt.fenced(lambda: refuse_before_publish(server, attempt, content.rows - _rows(server, sealed)))
         _move(server, attempt, sealed, partition, content)

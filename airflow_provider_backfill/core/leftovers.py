@@ -12,7 +12,7 @@ FRESH_SECONDS = 3600
 
 _NAME = re.compile(
     r"backfill_(?:trial_)?([0-9a-f]{16})_(?:"
-    r"(?P<chunk>[0-9a-f]{16})_(?:\d+(?:_[0-9a-f]{8})?|(?P<sealed>sealed))"
+    r"(?P<chunk>[0-9a-f]{16})_(?:\d+(?:_[0-9a-f]{8})?|(?P<sealed>sealed)(?:_[0-9a-f]+)?)"
     r"|(?P<fence>fence)_[0-9a-f]{8}_-?\d+_-?\d+_[0-9a-f]+"
     r"|(?P<trial>[0-9a-f]{8})_[a-z]+)"
 )

@@ -223,8 +223,14 @@ def replicated_staging_table(plan: Plan, storage: TableName, chunk_id: str, atte
 
 
 def sealed_table(plan: Plan, storage: TableName, chunk_id: str) -> TableName:
-    """Return the table that holds the one publishable result of a chunk."""
-    return TableName(plan.staging_database or storage.database, f"backfill_{plan.plan_id}_{chunk_id}_sealed")
+    """
+    Return the table that holds the one publishable result of a chunk.
+
+    The name differs between state folders that have the same plan, so a worker that wakes up late publishes nothing
+    of another folder.
+    """
+    name = f"backfill_{plan.plan_id}_{chunk_id}_sealed" + (f"_{plan.nonce}" if plan.nonce else "")
+    return TableName(plan.staging_database or storage.database, name)
 
 
 def assignments(settings: Mapping[str, int | str]) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
 from airflow_provider_backfill.clickhouse.attempt import Step
+from airflow_provider_backfill.clickhouse.client import ClickHouse, Counts
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.plan import WriteMode
 from airflow_provider_backfill.core.window import Window
@@ -94,6 +98,35 @@ def test_a_sealed_table_that_is_gone_is_no_success(days: Lab, resumed: bool) -> 
     assert days.content("dst") == days.content("src", tail="WHERE ts < '2025-01-02'")
 
 
+def test_a_worker_that_wakes_before_its_move_moves_nothing_of_another_folder(
+    days: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A worker falls asleep after its last look and before MOVE PARTITION, and its chunk is finished by another one.
+
+    A second folder with the same plan had sealed its rows meanwhile. They lay under the same name, and were moved.
+    """
+    once_only = {"retryDelayMs": 1, "maxRetriesPerChunk": 1}
+    other = Lab(days.engine, days.folder.parent / "other", {**days.options, "defaults": once_only})
+    plan, theirs = (each.plan("dst", "2025-01-01", "2025-01-02", 24, source="src") for each in (days, other))
+    assert plan["planId"] == theirs["planId"]
+    command, asleep = ClickHouse.command, iter([True])
+
+    def sleep(self: ClickHouse, sql: str, settings: Mapping[str, Any] | None = None) -> Counts:
+        if "MOVE PARTITION" in sql and next(asleep, False):
+            command(self, sql, settings)
+            for name in days.leftovers():
+                days.sql(f"DROP TABLE {name} SYNC")
+            lost = once("sealed", ServerUnreachableError("The server went away."))
+            assert other.run(theirs, step=lost)["status"] == "failed"
+            assert len(other.leftovers()) == 1
+        return command(self, sql, settings)
+
+    monkeypatch.setattr(ClickHouse, "command", sleep)
+    days.run(plan)
+    assert days.content("dst") == days.content("src", tail="WHERE ts < '2025-01-02'")
+
+
 def test_the_comment_of_a_sealed_table_decides_nothing(days: Lab) -> None:
     """Anybody may edit it; which attempt has sealed the table is known from the log."""
     plan = days.plan("dst", "2025-01-01", "2025-01-03", 48, source="src")
@@ -101,7 +134,7 @@ def test_the_comment_of_a_sealed_table_decides_nothing(days: Lab) -> None:
 
     def step(at: str) -> None:
         if at == Step.MOVED and next(left, False):
-            (sealed,) = (name for name in days.leftovers() if name.endswith("_sealed"))
+            (sealed,) = (name for name in days.leftovers() if "_sealed" in name)
             days.sql(f"ALTER TABLE {sealed} MODIFY COMMENT 'mine, attempt 7'")
             raise ServerUnreachableError("The server went away.")
 

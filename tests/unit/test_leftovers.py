@@ -33,6 +33,7 @@ def _failed(state: ChunkState, *, waived: bool = False) -> Run:
         (STAGED, LeftoverKind.STAGING),
         (f"{STAGED}_01234567", LeftoverKind.STAGING),
         (SEALED, LeftoverKind.STAGING),
+        (f"{SEALED}_01234567", LeftoverKind.STAGING),
         (FENCE, LeftoverKind.FENCE),
         (f"backfill_{PLAN}_fence_01234567_-86400000_0_1a2b3c4d", LeftoverKind.FENCE),
         (TRIAL, LeftoverKind.TRIAL),

@@ -41,7 +41,7 @@ from airflow_provider_backfill.core.findings.window_rules import (
     SMALL_ROWS,
 )
 from airflow_provider_backfill.core.plan import Plan, Shard, Statement, WriteMode
-from airflow_provider_backfill.core.run_state import ChunkState, ChunkStatus, Run, Waiver, WorkerLease
+from airflow_provider_backfill.core.run_state import ChunkState, ChunkStatus, ContentSums, Run, Waiver, WorkerLease
 from airflow_provider_backfill.core.tables import TableName, TimeKind
 from airflow_provider_backfill.errors import Command, Flag, Sql
 from tests.state import START, make_plan
@@ -405,6 +405,39 @@ def test_tables_of_a_waived_plan_whose_worker_died() -> None:
         (replace(waived, waiver=None), ("w",), False),
     ):
         assert (code in [finding.code for finding in look(run=run, dead=dead, staging=staged())]) is found
+
+
+def test_tables_that_are_kept_for_a_plan_that_nobody_continues() -> None:
+    """Rows of its chunk may be in the target in part; only a person knows whether to finish or to drop them."""
+    chunk = "c" * 16
+    state = ChunkState(ChunkStatus.FAILED, 1, verified={1: ContentSums(5, 7)})
+    waived = Run(
+        PLAN.plan_id,
+        4,
+        started=True,
+        counts={ChunkStatus.FAILED: 1},
+        chunks={chunk: state},
+        waiver=Waiver("me", "another plan fills it"),
+    )
+    name = f"backfill_{PLAN.plan_id}_{chunk}_sealed_1a2b3c4d"
+    sealed = (StagingFacts(TableName("shop", name), PLAN.plan_id, 5, 9999),)
+    finding = orphaned(run=waived, staging=sealed)
+    assert (finding.severity, str(finding.remedy)) == (WARN, f"clickhouse-backfill resume --plan-id {PLAN.plan_id}")
+    assert f"run: DROP TABLE `shop`.`{name}` SYNC." in finding.message
+    (elsewhere,) = sealed
+    assert "ON CLUSTER `all` SYNC" in orphaned(run=waived, staging=(elsewhere._replace(cluster="all"),)).message
+    cancelled = replace(waived, counts={}, cancelled=True, waiver=None)
+    assert orphaned(run=cancelled, staging=sealed).severity is INFO
+    for other in (
+        replace(waived, waiver=None),
+        replace(waived, waiver=Waiver("me", "next week", NOW + timedelta(days=1))),
+    ):
+        assert "backfill_staging_orphaned" not in [finding.code for finding in look(run=other, staging=sealed)]
+
+
+def orphaned(run: Run, **facts: Any) -> Finding:
+    (finding,) = (one for one in look(run=run, **facts) if one.code == "backfill_staging_orphaned")
+    return finding
 
 
 def test_tables_of_no_plan_here() -> None:

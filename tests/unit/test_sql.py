@@ -108,6 +108,8 @@ def test_the_names_of_an_attempt() -> None:
     assert query_id("p", "c", 2) == "backfill-p-c-2"
     assert staging_table(PLAN, STORAGE, "c", 2) == TableName("shop", f"backfill_{plan}_c_2")
     assert sealed_table(PLAN, STORAGE, "c") == TableName("shop", f"backfill_{plan}_c_sealed")
+    own = PLAN.model_copy(update={"nonce": "1a2b3c4d"})
+    assert sealed_table(own, STORAGE, "c") == TableName("shop", f"backfill_{plan}_c_sealed_1a2b3c4d")
     assert backup_table(PLAN, STORAGE) == TableName("shop", f"backfill_backup_{plan}")
     assert table_condition(STORAGE, "name") == "database = 'shop' AND name = 'orders'"
 

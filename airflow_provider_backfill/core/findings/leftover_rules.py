@@ -8,7 +8,7 @@ from ..leftovers import Standing, judge_leftover
 from ..names import quote, show_table
 from ..remedy import command, sql
 from ..run_state import ChunkStatus, Run, RunStatus
-from ..sql import literal
+from ..sql import literal, quote_table
 from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity
 
 LEFTOVER_RULES = RuleRegistry(RuleScope.SERVER)
@@ -48,15 +48,31 @@ def _of_this_plan(case: RuleContext, plan_id: str, run: Run, tables: list[Stagin
     if run.workers.keys() - case.dead or (run.count(ChunkStatus.RUNNING) and not case.waived):
         return
     left = [table for table in tables if judge_leftover(table, Standing(run)).removable]
+    cancelled = run.status is RunStatus.CANCELLED
+    status = f"{run.status} and waived" if case.waived else run.status
+    kept = [table for table in tables if table not in left]
+    # A plan that is waived for a time drops its tables when it is resumed.
+    if kept and (cancelled or (case.waived and run.waiver is not None and run.waiver.until is None)):
+        drops = "; ".join(_drop(table) for table in kept)
+        yield Match(
+            f"{_counted(kept)} of this plan, whose run is {status}, {'is' if len(kept) == 1 else 'are'} kept: rows of "
+            "its chunk may be in the target in part. To finish these rows, resume the plan. Where the target is right "
+            f"as it is, run: {drops}.",
+            command("resume", plan_id),
+            Severity.INFO if cancelled else None,
+        )
     if left:
-        cancelled = run.status is RunStatus.CANCELLED
-        status = f"{run.status} and waived" if case.waived else run.status
         yield Match(
             f"{_counted(left)} of this plan, whose run is {status}, {'is' if len(left) == 1 else 'are'} left on "
             "the server.",
             command("clean", plan_id, _YES),
             Severity.INFO if cancelled else None,
         )
+
+
+def _drop(table: StagingFacts) -> str:
+    there = f" ON CLUSTER {quote(table.cluster)}" if table.cluster else ""
+    return f"DROP TABLE {quote_table(table.table)}{there} SYNC"
 
 
 def _counted(tables: list[StagingFacts]) -> str:

@@ -485,7 +485,7 @@ class Play:
         client, target = self.arena.client, f"{self.database}.target"
         query = (
             "SELECT table, partition_id, path FROM system.parts WHERE active"
-            f" AND database = '{self.database}' AND endsWith(table, '_sealed') ORDER BY table, name LIMIT 1"
+            f" AND database = '{self.database}' AND position(table, '_sealed') > 0 ORDER BY table, name LIMIT 1"
         )
         for table, partition, path in client.query(query).result_rows:
             if how == "partition":
