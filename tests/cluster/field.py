@@ -38,7 +38,9 @@ class Field:
     A database on all nodes of a cluster.
 
     Attributes:
+        balancer: In front of the first shard.
         kind: How :meth:`create` replicates tables.
+        others: In front of each further shard, in their order.
     """
 
     cluster: Cluster
@@ -47,7 +49,21 @@ class Field:
     state: Path
     capsys: pytest.CaptureFixture[str] | None
     kind: Kind = Kind.EXPLICIT
+    others: tuple[Balancer, ...] = ()
     _ready: bool = False
+
+    @property
+    def balancers(self) -> tuple[Balancer, ...]:
+        """One in front of each shard."""
+        return (self.balancer, *self.others)
+
+    @property
+    def shard_flags(self) -> tuple[str, ...]:
+        """What ``plan`` must be told of the shards; nothing where there is one."""
+        if not self.others:
+            return ()
+        urls = (f"{shard}={one.url.replace('default@', '')}" for shard, one in enumerate(self.balancers, 1))
+        return ("--cluster", self.cluster.name, *(word for url in urls for word in ("--shard-url", url)))
 
     def prepare(self) -> None:
         """Create the database where it is not there yet."""
@@ -89,15 +105,17 @@ class Field:
 
     def fill_source(self, table: str = "source", rows: int = 20_000) -> None:
         """
-        Create the source with *rows* rows over the two months, and have them on every replica.
+        Create the source with *rows* rows over the two months, on each shard, and have them on every replica.
 
         No amount is zero: a SummingMergeTree drops rows whose sums are.
         """
         self.create(table)
-        self.query(
-            f"INSERT INTO {self.database}.{table} SELECT toDateTime('{FIRST}', 'UTC')"
-            f" + intDiv(number * 59 * 86400, {rows}), number, toInt64(number % 1000) + 1 FROM numbers({rows})"
-        )
+        for shard in range(1, len(self.balancers) + 1):
+            # No shard has a row of another one.
+            self.cluster.node(1, shard).query(
+                f"INSERT INTO {self.database}.{table} SELECT toDateTime('{FIRST}', 'UTC') + intDiv(number * 59 * 86400,"
+                f" {rows}), number + {(shard - 1) * rows}, toInt64(number % 1000) + 1 FROM numbers({rows})"
+            )
         self.catch_up(table)
 
     def everywhere(self, sql: str) -> None:

@@ -2,9 +2,10 @@
 The matrix: ways to replicate, engines, write modes and faults, played on a real cluster behind a random balancer.
 
 ``python -m tests.cluster.matrix --seeds 20 --out plays.ndjson`` plays all of it, and goes on where it was stopped;
-``--fault`` and ``--kind`` choose. It prints a table as docs/explanation/replicas-and-upgrades.md has it, and ends with
-1 when a cell is wrong. A play is right when every
-replica has each row of the source once, ``check`` and ``verify`` say so, and nothing of ours is left anywhere.
+``--fault`` and ``--kind`` choose, and with ``--shards 2`` one plan fills two shards of two replicas each. It prints a
+table as docs/explanation/replicas-and-upgrades.md has it, and ends with 1 when a cell is wrong. A play is right when
+every replica has each row of its shard's source once, ``check`` and ``verify`` say so, and nothing of ours is left
+anywhere.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,9 +57,11 @@ class Scenario:
     mode: str
     fault: str
     seed: int
+    shards: int = 1
 
     def __str__(self) -> str:
-        return f"{self.fault}, {self.mode}, {self.engine}, {self.kind}, seed {self.seed}"
+        where = "" if self.shards == 1 else f", {self.shards} shards"
+        return f"{self.fault}, {self.mode}, {self.engine}, {self.kind}{where}, seed {self.seed}"
 
 
 @dataclass
@@ -79,7 +82,8 @@ class Play:
     @property
     def victim(self) -> Node:
         """The replica that is struck."""
-        return self.ground.cluster.nodes[self.scenario.seed % 2]
+        nodes = self.ground.cluster.nodes
+        return nodes[self.scenario.seed % len(nodes)]
 
     def run(self) -> str:
         """Play, and return what is wrong; empty when nothing is."""
@@ -95,7 +99,8 @@ class Play:
         plans = [self._plan(cli, flags) for cli in clis]
         self._fronts = list(zip(clis, plans, strict=True))
         hook = "after" if self.chance.random() < 0.5 else "before"
-        setattr(ground.balancer, hook, self._hook)
+        for balancer in ground.balancers:
+            setattr(balancer, hook, self._hook)
         for turn in range(_WILD + _CALM):
             if turn == _WILD:
                 self._heal(for_good=scenario.fault == "replica killed for good")
@@ -135,7 +140,7 @@ class Play:
     def _plan(self, cli: Cli, flags: tuple[str, ...]) -> str:
         window = ("--from", "2025-01-01", "--to", "2025-03-01", "--chunk-hours", str(24 * 31), "--force-large-window")
         tables = ("--target", f"{self.ground.database}.target", "--source", f"{self.ground.database}.source")
-        answer = _call(cli, "plan", *tables, *window, *flags, "--json")
+        answer = _call(cli, "plan", *tables, *window, *flags, *self.ground.shard_flags, "--json")
         return str(json.loads(answer.out)["planId"])
 
     def end(self) -> None:
@@ -192,10 +197,10 @@ class Play:
         try:
             self._heal(for_good=False)
             ground.catch_up("target", "source")
-            expected = ground.content(ground.cluster.nodes[0], "source")
+            expected = [ground.content(ground.cluster.node(1, node.shard), "source") for node in ground.cluster.nodes]
             table = "target" if self.scenario.engine == "MergeTree" else "target FINAL"
             found = [ground.content(node, table) for node in ground.cluster.nodes]
-            right = found == [expected] * len(found)
+            right = found == expected
             wrong = self._wrong_lights(right=right)
             if not right or wrong:
                 return f"rows: {found} for {expected}; {wrong}"
@@ -259,19 +264,24 @@ FAULTS: dict[str, Callable[[Play], None]] = {
 }
 
 
-def scenarios(seeds: range, faults: list[str], kinds: list[Kind]) -> Iterator[Scenario]:
+def scenarios(seeds: range, faults: list[str], kinds: list[Kind], shards: int = 1) -> Iterator[Scenario]:
     """Every fault and mode for each seed; kinds and engines take turns."""
     for seed in seeds:
         for number, (fault, mode) in enumerate(itertools.product(faults, MODES)):
             turn = seed * 5 + number
-            yield Scenario(kinds[turn % len(kinds)], ENGINES[turn % len(ENGINES)], mode, fault, seed)
+            yield Scenario(kinds[turn % len(kinds)], ENGINES[turn % len(ENGINES)], mode, fault, seed, shards)
 
 
 def play(cluster: Cluster, scenario: Scenario, folder: Path, number: int) -> str:
     """Play one scenario in a database of its own, and return what is wrong."""
     cluster.start()
-    with Balancer(cluster.nodes, seed=scenario.seed) as balancer:
-        ground = Field(cluster, balancer, f"play_{number}", folder / f"play-{number}" / "state", None)
+    with ExitStack() as stack:
+        balancers = [
+            stack.enter_context(Balancer([node for node in cluster.nodes if node.shard == shard], seed=scenario.seed))
+            for shard in range(1, scenario.shards + 1)
+        ]
+        state = folder / f"play-{number}" / "state"
+        ground = Field(cluster, balancers[0], f"play_{number}", state, None, others=tuple(balancers[1:]))
         found = Play(ground, scenario)
         try:
             return found.run()
@@ -287,6 +297,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.matrix", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--shards", type=int, default=1, help="of two replicas each (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=600, help="stop after so many (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="a file of results; plays that it holds are not played again")
     parser.add_argument("--fault", action="append", choices=list(FAULTS))
@@ -298,12 +309,12 @@ def main() -> int:
     until = time.monotonic() + options.minutes * 60
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     faults = options.fault or list(FAULTS)
-    todo = list(scenarios(seeds, faults, options.kind or list(Kind)))
+    todo = list(scenarios(seeds, faults, options.kind or list(Kind), options.shards))
     found: dict[str, str] = {}
     if options.out is not None and options.out.exists():
         # A line that a kill has torn is a play that was not played.
         found = dict(json.loads(line) for line in options.out.read_text().splitlines() if line.endswith("]"))
-    with tempfile.TemporaryDirectory() as text, Cluster(Path(text) / "cluster") as cluster:
+    with tempfile.TemporaryDirectory() as text, Cluster(Path(text) / "cluster", options.shards) as cluster:
         for number, scenario in enumerate(todo):
             if time.monotonic() > until:
                 break
