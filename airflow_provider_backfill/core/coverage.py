@@ -64,6 +64,7 @@ class FilledTwice(NamedTuple):
 
     Attributes:
         accepted: Whether the second fill was planned to add to existing rows, and adds other rows than the first.
+        shard: The one shard on which both have filled the stretch; 0 where they fill one table or all shards.
     """
 
     target: TableName
@@ -72,6 +73,7 @@ class FilledTwice(NamedTuple):
     first: str
     second: str
     accepted: bool
+    shard: int = 0
 
 
 def filled_intervals(plan: Plan, run: Run, window: Window) -> list[CoveredInterval]:
@@ -95,6 +97,7 @@ def filled_by_another(plan: Plan, run: Run, other: Plan, others_run: Run) -> lis
         return []
     if _was_gone(plan, others_run):
         return []
+    plan, other = _facing(plan, other), _facing(other, plan)
     ahead = merge_intervals(
         CoveredInterval(chunk.start, chunk.end, ())
         for chunk in _chunks_within(plan, run, other.start, other.end)
@@ -115,12 +118,14 @@ def find_filled_twice(plans: Sequence[tuple[Plan, Run]]) -> list[FilledTwice]:
         if _cleared_after(first_run, second_run) or _cleared_after(second_run, first_run):
             continue
         common = Window(max(first.start, second.start), min(first.end, second.end))
-        both = _intersection(filled_intervals(first, first_run, common), filled_intervals(second, second_run, common))
+        here, there = _facing(first, second), _facing(second, first)
+        both = _intersection(filled_intervals(here, first_run, common), filled_intervals(there, second_run, common))
         for stretch in both:
             rebuilt = merge_intervals(_rebuilt(plans, second, (first_run, second_run), stretch))
             for since, until in missing_intervals(rebuilt, Window(stretch.start, stretch.end)):
                 accepted = second.allow_existing_rows and not _gives_the_same_again(first, second)
-                found.append(FilledTwice(second.target, since, until, first.plan_id, second.plan_id, accepted))
+                names, shard = (first.plan_id, second.plan_id), here.shard or there.shard
+                found.append(FilledTwice(there.target, since, until, *names, accepted, shard))
     return found
 
 
@@ -148,9 +153,30 @@ def _same_window(plan: Plan, other: Plan) -> bool:
 
 def _same_place(plan: Plan, other: Plan) -> bool:
     """Return whether two plans fill the same table. On a cluster, plans may name different servers."""
-    if plan.cluster or other.cluster:
+    if plan.cluster and other.cluster:
         return plan.cluster == other.cluster and plan.has_target_of(other)
+    if plan.cluster or other.cluster:
+        return bool(_shard_of(plan, other) or _shard_of(other, plan))
     return (plan.target, plan.environment) == (other.target, other.environment)
+
+
+def _facing(plan: Plan, other: Plan) -> Plan:
+    """Return the part of a plan that fills the table of *other*: all of the plan, or its part on one shard."""
+    number = _shard_of(plan, other)
+    return plan.on_shard(number) if number else plan
+
+
+def _shard_of(plan: Plan, other: Plan) -> int:
+    """Return the shard of a plan that *other* fills as an ordinary table on one server; 0 for none."""
+    if not plan.cluster or other.cluster or not plan.is_called(other.target):
+        return 0
+    server = _server_of(other.environment)
+    return next((shard.number for shard in plan.shards if server in map(_server_of, shard.urls)), 0)
+
+
+def _server_of(url: str) -> str:
+    """Return host and port of an address, which has no password."""
+    return url.partition("://")[2].partition("/")[0].rpartition("@")[2]
 
 
 def proven_slices(plan: Plan, run: Run, start: datetime, end: datetime) -> Iterator[Slice]:

@@ -314,6 +314,22 @@ def test_a_shard_that_a_plan_of_the_local_table_leaves_out_is_found_by_its_name(
     assert (refused.code, "Shard 1:" in refused.err) == (2, True), refused.err
 
 
+def test_a_shard_that_a_plan_of_its_own_table_fills_again_is_found_by_its_name(ground: Ground) -> None:
+    plan = ground.planned()
+    ground.ran(plan)
+    shard = ground.at(ground.shard(2)[1])
+    words = ("--target", f"{ground.database}.daily_local", *WINDOW)
+    refused = shard("plan", *words, "--chunk-hours", "48")
+    assert (refused.code, f"Plan {plan} has filled the window already" in refused.err) == (2, True), refused.err
+    assert shard("plan", *words, "--chunk-hours", "48", "--allow-existing-rows").code == 0
+    second = shard.json("status", "--last")["planId"]
+    assert shard("run", "--plan-id", second).code == 0
+    check = ground.cli.json("check")
+    found = [each["message"] for each in check["plugins"]["backfill"]["findings"] if "filled_twice" in each["code"]]
+    assert f"{ground.database}.daily_local was filled twice on shard 2 from" in found[0], check
+    assert [shard["verdict"] for shard in ground.verified(plan)["shards"]] == ["equal", "differs"]
+
+
 def test_two_addresses_of_one_shard_are_refused(ground: Ground) -> None:
     first = ground.shard(1)[0].url.replace("default@", "")
     words = ("--target", f"{ground.database}.daily", *WINDOW, "--shard-url", f"1={first}", "--shard-url", f"2={first}")

@@ -9,7 +9,8 @@ from airflow_provider_backfill.core.coverage import filled_by_another, find_fill
 from airflow_provider_backfill.core.events import RunReplayed, RunStarted
 from airflow_provider_backfill.core.findings.judge import judge
 from airflow_provider_backfill.core.findings.registry import RuleContext, Severity
-from airflow_provider_backfill.core.plan import Plan, Statement, WriteMode
+from airflow_provider_backfill.core.names import parse_table
+from airflow_provider_backfill.core.plan import Plan, Shard, Statement, WriteMode
 from airflow_provider_backfill.core.replay import apply_event, new_run
 from airflow_provider_backfill.core.run_state import ChunkStatus, Run
 from airflow_provider_backfill.core.tables import TimeKind
@@ -40,6 +41,27 @@ def test_two_fills_of_one_window_are_an_error() -> None:
     assert {found.first, found.second} == {FIRST.plan_id, SECOND.plan_id}
     (finding,) = judge(RuleContext(moment=START, about=found.second, twice=(found,)))
     assert (finding.code, finding.severity) == ("backfill_window_filled_twice", Severity.ERROR)
+
+
+def test_a_plan_of_one_shards_own_table_fills_what_the_plan_of_all_shards_has_filled() -> None:
+    """The second plan was made on the server of one shard; chunks of the other shard do not count."""
+    urls = {1: ("http://one:8123",), 2: ("http://two:8123", "http://three:8123")}
+    shards = tuple(Shard(number=number, table=str(number), urls=each) for number, each in urls.items())
+    local = parse_table("shop.orders_local", "target")
+    known = (FIRST.target, local)
+    whole = made(FIRST, cluster="all", shards=shards, shard_table=local, known_as=known)
+    part = made(SECOND, target=local, environment="http://three:8123/shop")
+    done_on = {number: [i for i, chunk in enumerate(chunks_of(whole)) if chunk.shard == number] for number in urls}
+    (found,) = find_filled_twice([filled(whole, *done_on[2]), filled(part, 0)])
+    assert (found.target, found.shard, found.start, found.end) == (local, 2, START, START + DAY / 2)
+    (finding,) = judge(RuleContext(moment=START, about=found.second, twice=(found,)))
+    assert "shop.orders_local was filled twice on shard 2 from" in finding.message
+    assert find_filled_twice([filled(whole, *done_on[1]), filled(part, 0)]) == []
+    elsewhere = made(part, environment="http://four:8123/shop")
+    assert find_filled_twice([filled(whole, *done_on[2]), filled(elsewhere, 0)]) == []
+    (ahead,) = filled_by_another(part, new_run(part), *filled(whole, *done_on[2]))
+    assert (ahead.start, ahead.end) == (START, START + DAY)
+    assert filled_by_another(part, new_run(part), *filled(whole, *done_on[1])) == []
 
 
 def test_what_is_no_second_filling() -> None:

@@ -144,10 +144,11 @@ def _failed(case: RuleContext) -> Iterator[Match]:
 )
 def _filled_twice(case: RuleContext) -> Iterator[Match]:
     for found in case.twice:
+        stretch = f"from {render_instant(found.start)} to {render_instant(found.end)}"
+        where = f"on shard {found.shard} {stretch}" if found.shard else stretch
         allowed = ", which was planned to add to what is there" if found.accepted else ""
         yield Match(
-            f"{found.target} was filled twice from {render_instant(found.start)} to {render_instant(found.end)}: "
-            f"by plan {found.first} and by plan {found.second}{allowed}.",
+            f"{found.target} was filled twice {where}: by plan {found.first} and by plan {found.second}{allowed}.",
             None if found.accepted else command("run", found.second, "--replay-done", "--clear-window"),
             Severity.WARN if found.accepted else None,
         )
