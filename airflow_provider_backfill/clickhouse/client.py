@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -211,7 +212,7 @@ class ClickHouse:
             None if written is None else int(written),
         )
 
-    @property
+    @cached_property
     def permissive(self) -> dict[str, int]:
         """The settings that this user needs, and may set, to create a copy of any existing table."""
         return {
