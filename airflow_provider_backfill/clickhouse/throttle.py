@@ -17,6 +17,8 @@ from .client import ClickHouse
 from .table_health import part_limits
 
 _LAG_SECONDS = 300
+# A busy server answers slowly, and each look costs it more.
+_PAUSE_FOR_EACH_SECOND = 20
 _FREE_SHARE = 0.02
 _FREE_BYTES = 2**30
 
@@ -44,9 +46,10 @@ class LoadThrottle:
         seconds.
         """
         with self._lock:
-            if time.monotonic() >= self._until:
+            if (asked := time.monotonic()) >= self._until:
                 self._answer = self._ask()
-                self._until = time.monotonic() + self._pause
+                now = time.monotonic()
+                self._until = now + max(self._pause, (now - asked) * _PAUSE_FOR_EACH_SECOND)
             return self._answer
 
     def _ask(self) -> str:
