@@ -8,7 +8,7 @@ from ..clickhouse.cluster import drop_everywhere, one_server
 from ..clickhouse.execute import tables_of_chunk
 from ..core.facts import Replicas, TableFacts
 from ..core.plan import Chunk, Plan, WriteMode
-from ..core.run_state import ChunkState, ChunkStatus
+from ..core.run_state import ChunkState, ChunkStatus, Staged
 from ..core.sql import sealed_table
 from ..core.tables import TableName
 from ..errors import ServerError
@@ -33,22 +33,23 @@ class StagedTables:
         self._over: list[Chunk] = []
         self._published: list[TableName] = []
 
-    def drop(self, chunk: Chunk, only: str | None) -> None:
+    def drop(self, chunk: Chunk, staged: Staged | None, *, alone: bool) -> None:
         """
         Drop the tables of a done chunk, with those of further chunks.
 
         Args:
-            only: On replicas, the chunk's one table: no other attempt can have made one. None where that is not known.
+            staged: What its last attempt has staged on replicas; None if it had nothing to stage.
+            alone: Whether there was no other attempt, which may have left a table of its own.
         """
         replicas = self._target.replicas
         if replicas is None or self._plan.write_mode is WriteMode.INSERT:
             self.drop_later(chunk)
-        elif only is None:
+        elif not alone:
             with suppress(ServerError):
                 server = one_server(self._server)
                 drop_everywhere(server, replicas, tables_of_chunk(server, self._plan, chunk, self._target))
-        else:
-            self._published.append(TableName(self._target.beside, only))
+        elif staged is not None:
+            self._published.append(TableName(self._target.beside, staged.table))
             if len(self._published) >= _AT_ONCE_ON_REPLICAS:
                 self._drop_published(replicas)
 

@@ -293,7 +293,7 @@ class Worker:
                 return
             self._step(Step.RECORDED)
             if isinstance(outcome, ChunkDone):
-                self._staged.drop(chunk, staged.table if staged is not None and claim.attempt == 1 else None)
+                self._staged.drop(chunk, staged, alone=claim.attempt == 1)
             elif isinstance(outcome, ChunkFailed | ChunkReleased) and outcome.refused:
                 self._staged.drop_later(chunk)
             if isinstance(outcome, ChunkSplit):
