@@ -1,4 +1,4 @@
-"""``python -m benchmarks [--short] [--json FILE] [--markdown FILE] [NAME …]``: all benchmarks, or those named."""
+"""``python -m benchmarks [--short] [--rounds N] [--json FILE] [--markdown FILE] [NAME …]``: all, or those named."""
 
 import argparse
 import importlib
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import benchmarks
+from benchmarks import frame
 from benchmarks.frame import Row, as_json, markdown
 
 
@@ -22,11 +23,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(known)}")
     parser.add_argument("--short", action="store_true", help="less work, for CI")
+    parser.add_argument(
+        "--rounds", type=int, metavar="N", default=frame.most_rounds, help="at most so many of each pair"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     given = parser.parse_args()
     if unknown := set(given.names) - set(known):
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    frame.most_rounds = given.rounds
     # Installed programs have their modules compiled; a container's setting must not have each process do it again.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     rows: dict[str, list[Row]] = {}

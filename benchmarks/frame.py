@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 _T = TypeVar("_T")
+# What the command line allows.
+most_rounds = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +60,13 @@ def in_turn(rounds: int, *works: Callable[[], _T]) -> list[list[_T]]:
     """
     Do the works one after the other, round by round, so that what the machine does meanwhile meets all of them.
 
+    There are *rounds*, or as many as the command line allows.
+
     Returns:
         For each work, what it returned in each round.
     """
     results: list[list[_T]] = [[] for _ in works]
-    for _ in range(rounds):
+    for _ in range(min(rounds, most_rounds)):
         for work, result in zip(works, results, strict=True):
             result.append(work())
     return results
