@@ -34,7 +34,7 @@ _OPTIONS = (
     ("chunk_hours", "string", "6", "1d", "Length of a chunk: hours, or text such as 12h, 1d, month, partition."),
     ("max_chunk_rows", "integer", "", "5000000", "Most rows of the source that a chunk reads."),
     ("max_chunk_bytes", "integer", "", "1073741824", "Most uncompressed bytes of the source that a chunk reads."),
-    ("max_parallel_chunks", "integer", "1", "4", "Chunks that run at once; greater than 0."),
+    ("max_parallel_chunks", "integer", "1", "4", "Number of parallel chunks; greater than 0."),
     ("max_retries_per_chunk", "integer", "3", None, "Attempts per chunk, the first one included; greater than 0."),
     (
         "retry_delay_ms",

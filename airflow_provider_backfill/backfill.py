@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from .core.hours import read_schedule
 from .core.instants import render_instant
 from .core.names import show_table
+from .core.plain_text import show_number
 from .core.plan import Plan
 from .core.progress_map import CellKind, ProgressMap
 from .core.run_state import ChunkStatus, Run, RunStatus
@@ -293,7 +294,7 @@ class Backfill:
 
     def __repr__(self) -> str:
         start, end = (render_instant(moment) for moment in self.window)
-        return f"<Backfill {self.id} of {self.target}, {start} to {end}, {self.chunk_count} chunks>"
+        return f"<Backfill {self.id} of {self.target}, {start} to {end}, {show_number(self.chunk_count, 'chunk')}>"
 
     def _repr_html_(self) -> str:
         """Return the map of the run for a notebook: one cell for one or several chunks, coloured by status."""
@@ -310,5 +311,5 @@ class Backfill:
             for row in rows
         ]
         done, total = run.count(ChunkStatus.DONE), run.total
-        title = f"{escape(self.target)} · {run.status} · {done:,} of {total:,} chunks · {run.rows:,} rows"
+        title = f"{escape(self.target)} · {run.status} · {done:,} of {total:,} chunks · {show_number(run.rows, 'row')}"
         return f"<div><b>{title}</b>{''.join(lines)}</div>"

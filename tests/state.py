@@ -109,7 +109,7 @@ def counts(run: Run) -> dict[str, int]:
 
 
 def save_broken_run(store: StateStore, failures: int = 1, message: str = "out of memory") -> Plan:
-    """A started run in *store*: one chunk done, *failures* of them failed for good, one pending."""
+    """A started run in *store*: one chunk done, *failures* of them failed permanently, one pending."""
     plan = make_plan(failures + 2)
     store.save_plan(plan)
     log = store.open_run(plan)

@@ -1,6 +1,7 @@
 """Summarise a plan in a few lines of Markdown, for the XCom ``summary`` and for the approval."""
 
 from ..commands.session import Payload
+from ..core.plain_text import show_number
 from ..core.plan_words import adds_up
 from .fields import show_window
 
@@ -65,5 +66,5 @@ def _existing(payload: Payload) -> str:
         return "not known"
     if not rows:
         return "no rows of this window"
-    fate = "are replaced" if payload["writeMode"] == "replace" else "stay, and are added to"
-    return f"{rows:,} rows of this window, which {fate}"
+    fate = "will be replaced" if payload["writeMode"] == "replace" else "will stay, with the new rows added"
+    return f"{show_number(rows, 'row')} of this window, which {fate}"

@@ -18,7 +18,7 @@ from ..core.events import ChunkDone, ChunkFailed, ChunkReleased, ChunkSplit, Chu
 from ..core.failures import short_error
 from ..core.instants import render_instant
 from ..core.names import show_table
-from ..core.plain_text import plain_line
+from ..core.plain_text import plain_line, show_number
 from ..core.plan import Plan
 from ..core.sql import query_id
 from .compat import Stats
@@ -55,12 +55,12 @@ class ChunkReporter:
                 self._began[event.chunk_id] = window, event.at
                 self._say(self._log.info, event, "begins")
             case ChunkDone():
-                self._say(self._log.info, event, f"{event.content.rows:,} rows in {event.seconds:g} s")
+                self._say(self._log.info, event, f"{show_number(event.content.rows, 'row')} in {event.seconds:g} s")
                 self._count("chunks_done")
                 self._count("rows", event.content.rows)
                 Stats.timing(f"{_PREFIX}.chunk_seconds", timedelta(seconds=event.seconds), tags=self._tags)
             case ChunkFailed():
-                then = "failed for good" if event.final else "will be tried again"
+                then = "failed permanently" if event.final else "will be retried"
                 level = self._log.error if event.final else self._log.warning
                 _, began = self._began.get(event.chunk_id, ("", event.at))
                 self._say(

@@ -2,6 +2,7 @@
 
 from typing import IO, Any
 
+from ..core.plain_text import show_number
 from ..errors import Command, Flag
 from .console import paint
 
@@ -11,7 +12,7 @@ def show_clean(payload: dict[str, Any], out: IO[str]) -> str:
     lines = [_summary(payload)]
     for table in payload["tables"]:
         colour = {"removed": "completed", "removable": "warn", "kept": "planned"}[table["fate"]]
-        rows = "rows not counted" if table["rows"] is None else f"{table['rows']:,} rows"
+        rows = "rows not counted" if table["rows"] is None else show_number(table["rows"], "row")
         lines.append(f"  {paint(table['fate'], colour, out)}  {table['table']} ({table['kind']}, {rows})")
         lines.append(f"    {table['reason']}")
     lines += [f"Skipped: {what}" for what in payload["notLookedAt"]]
@@ -31,4 +32,4 @@ def _summary(payload: dict[str, Any]) -> str:
 
 
 def _tables(count: int) -> str:
-    return "1 table" if count == 1 else f"{count:,} tables"
+    return show_number(count, "table")

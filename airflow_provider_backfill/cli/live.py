@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Self
 
 from ..core.events import ChunkFailed, ChunkSplit, Event
 from ..core.names import show_table
-from ..core.plain_text import plain_line
+from ..core.plain_text import plain_line, show_number
 from ..core.plan import Chunk, Plan
 from ..core.progress_map import CellKind, ProgressMap
 from ..core.run_state import ChunkStatus, Run, RunStatus
@@ -80,7 +80,7 @@ class RunView:
             (plain_line(show_table(self._plan.target)), "bold"),
             "  ",
             (run.status, _STATUS.get(run.status, "")),
-            f"  {run.rows:,} rows",
+            f"  {show_number(run.rows, 'row')}",
             no_wrap=True,
             overflow="crop",
         )
@@ -131,13 +131,13 @@ class RunView:
     def _slowest(self, run: Run) -> "list[Text]":
         rows = []
         for chunk, (_, count, _, seconds) in self._atlas.slowest(run, _SHOWN):
-            rows.append((chunk, f"{show_seconds(seconds)}, {count:,} rows"))
+            rows.append((chunk, f"{show_seconds(seconds)}, {show_number(count, 'row')}"))
         return _listed("slowest", "", rows)
 
     def _failing(self, run: Run) -> "list[Text]":
         rows = []
         for chunk, state in self._atlas.failing(run, _SHOWN):
-            then = "" if state.status is ChunkStatus.FAILED else ", tried again"
+            then = "" if state.status is ChunkStatus.FAILED else ", retried"
             rows.append((chunk, f"attempt {state.attempt}{then}: {' '.join(state.error.split())}"))
         return _listed("failing", "red", rows)
 

@@ -2,11 +2,11 @@
 
 from typing import IO
 
-from ..core.plain_text import show_bytes
+from ..core.plain_text import show_bytes, show_number
 from ..core.plan_words import adds_up
 from .console import paint
 from .flags import Payload
-from .text import remedy_lines, show_estimate, show_number, show_pairs, show_seconds, show_window
+from .text import remedy_lines, show_estimate, show_pairs, show_seconds, show_window
 
 
 def adds_up_lines(shown: Payload | None) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from typing import IO, Protocol, Self
 from ..core.events import ChunkDone, ChunkFailed, ChunkReleased, ChunkSplit, ChunkStarted, Event, RunThrottled
 from ..core.failures import short_error
 from ..core.instants import render_instant
-from ..core.plain_text import show_bytes
+from ..core.plain_text import show_bytes, show_number
 from ..core.progress import Pace, ProgressMeter
 from ..core.run_state import ChunkStatus, Run
 from ..errors import BackfillError
@@ -114,9 +114,10 @@ class EventText:
                 self._windows[event.chunk_id] = chunk_window(event.start, event.end) + where
                 return f"{self._windows[event.chunk_id]}  attempt {event.attempt} begins"
             case ChunkDone():
-                return f"{self._end(event.chunk_id)}  {event.content.rows:,} rows in {show_seconds(event.seconds)}"
+                rows = show_number(event.content.rows, "row")
+                return f"{self._end(event.chunk_id)}  {rows} in {show_seconds(event.seconds)}"
             case ChunkFailed():
-                then = "failed for good" if event.final else "failed, will be tried again"
+                then = "failed permanently" if event.final else "failed, will be retried"
                 return f"{self._end(event.chunk_id)}  attempt {event.attempt} {then}: {self._short(event.message)}"
             case ChunkSplit():
                 return f"{self._end(event.chunk_id)}  split into {len(event.parts)} parts: {self._short(event.message)}"
@@ -241,5 +242,5 @@ def counts_text(run: Run) -> str:
     return (
         f"{run.status}: {run.count(ChunkStatus.DONE):,} of {run.total:,} chunks done"
         + (f", {failed:,} failed" if failed else "")
-        + f", {run.rows:,} rows"
+        + f", {show_number(run.rows, 'row')}"
     )

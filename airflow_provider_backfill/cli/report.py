@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import IO
 
-from ..core.plain_text import show_bytes
+from ..core.plain_text import show_bytes, show_number
 from .flags import Payload
 from .text import show_moment, show_seconds, show_window
 
@@ -41,16 +41,17 @@ def _pairs(payload: Payload) -> Iterator[tuple[str, str]]:
     for label, key in (("planned", "plannedAt"), ("started", "startedAt"), ("ended", "endedAt")):
         if payload[key]:
             yield label, f"{show_moment(payload[key][:19] + '.000Z')} UTC"
-    yield "chunks", f"{payload['chunksTotal']:,} in {payload['attempts']:,} attempts, write mode {payload['writeMode']}"
-    yield "written", f"{payload['rowsWritten']:,} rows"
+    attempts = show_number(payload["attempts"], "attempt")
+    yield "chunks", f"{payload['chunksTotal']:,} in {attempts}, write mode {payload['writeMode']}"
+    yield "written", show_number(payload["rowsWritten"], "row")
     if payload["rowsRead"]:
-        yield "read", f"{payload['rowsRead']:,} rows, {show_bytes(payload['bytesRead'])}"
+        yield "read", f"{show_number(payload['rowsRead'], 'row')}, {show_bytes(payload['bytesRead'])}"
     if (cost := payload["cost"]) is not None:
         yield "queries", f"{cost['queries']:,}, of which {cost['failedQueries']:,} failed"
         yield "processor", f"{show_seconds(cost['cpuSeconds'])} of the server"
         yield "memory", f"{show_bytes(cost['peakMemoryBytes'])} for the heaviest query"
-        yield "scanned", f"{cost['readRows']:,} rows, {show_bytes(cost['readBytes'])}, proofs included"
+        yield "scanned", f"{show_number(cost['readRows'], 'row')}, {show_bytes(cost['readBytes'])}, proofs included"
     for group in payload["failures"]:
-        yield "failed", f"{group['count']:,} chunks: {group['error']}"
+        yield "failed", f"{show_number(group['count'], 'chunk')}: {group['error']}"
     if (verification := payload["verification"]) is not None:
         yield "verified", "yes" if verification["ok"] else "no"

@@ -79,7 +79,7 @@ class Stopper:
     def _pause(self) -> None:
         # Read stderr now: a progress bar replaces it by a stream that prints above the bar.
         print_line(
-            sys.stderr, f"{self._reason[0].upper()}{self._reason[1:]}; giving the chunks back. Ctrl-C leaves at once."
+            sys.stderr, f"{self._reason[0].upper()}{self._reason[1:]}; releasing the chunks. Ctrl-C ends immediately."
         )
         if self._stop is not None:
             self._stop(self._reason)

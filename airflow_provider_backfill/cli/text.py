@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import IO
 
 from ..core.failures import short_error
-from ..core.plain_text import show_bytes
+from ..core.plain_text import show_bytes, show_number
 from ..core.run_state import RunStatus
 from .console import columns_of, paint
 from .flags import Payload
@@ -40,11 +40,6 @@ def show_seconds(seconds: float) -> str:
     units = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
     first = next(index for index, (count, _) in enumerate(units) if count)
     return " ".join(f"{count} {unit}" for count, unit in units[first : first + 2] if count)
-
-
-def show_number(number: int, noun: str) -> str:
-    """Return a number with its noun."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def show_pairs(pairs: Iterable[tuple[str, str]]) -> list[str]:
@@ -178,7 +173,7 @@ def show_estimate(estimate: Payload | None) -> str:
     if estimate is None:
         return ""
     rows, size = estimate["rowsPerChunk"], estimate["bytesPerChunk"]
-    text = f"{rows['max']:,} rows of the source per chunk"
+    text = f"{show_number(rows['max'], 'row')} of the source per chunk"
     if rows["min"] != rows["max"]:
         text = f"{rows['min']:,} to {text}, median {rows['median']:,}"
     if size is not None:
@@ -277,7 +272,7 @@ def _known(rows: int | None) -> str:
 
 
 def _sums(content: Payload) -> str:
-    return f"{content['rows']:,} rows, checksum {content['checksum']}"
+    return f"{show_number(content['rows'], 'row')}, checksum {content['checksum']}"
 
 
 def show_parallel(payload: Payload, out: IO[str]) -> str:
@@ -359,7 +354,7 @@ def show_list(payload: Payload, out: IO[str]) -> str:
     rows = [
         (
             plan["planId"],
-            str(plan["status"]),
+            "waived" if plan["waived"] else str(plan["status"]),
             f"{plan['done']:,}/{plan['total']:,}",
             f"{plan['rowsWritten']:,}",
             show_window(plan["from"], plan["to"]).removesuffix(" UTC"),

@@ -46,7 +46,7 @@ from .attempt import STAGING_SETTINGS, STAGING_TABLE, Attempt, Step, drop_tables
 from .client import ClickHouse
 from .cluster import catch_up
 
-_DELETE_YOURSELF = Advice("delete the rows yourself and plan anew with {}", Flag("--force"))
+_DELETE_YOURSELF = Advice("delete the rows yourself and plan again with {}", Flag("--force"))
 _DIRECT_SETTINGS = {
     "insert_deduplicate": 1,
     "async_insert": 0,
@@ -218,7 +218,7 @@ def _seal(server: ClickHouse, attempt: Attempt, sealed: TableName) -> None:
             raise RequestError(
                 f"{sealed} is left from a run that this state folder knows nothing of.",
                 remedy=Advice(
-                    "plan anew with {}, which drops it, or run {}",
+                    "plan again with {}, which drops it, or run {}",
                     Flag("--force"),
                     Sql(f"DROP TABLE {quote_table(sealed)}"),
                 ),

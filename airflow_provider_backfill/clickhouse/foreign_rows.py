@@ -11,6 +11,7 @@ from datetime import timedelta
 
 from ..core.instants import from_ms, render_instant, short_instant
 from ..core.names import quote
+from ..core.plain_text import show_number
 from ..core.plan import Chunk, Plan, Statement, WriteMode
 from ..core.remedy import command, plan_command
 from ..core.sql import milliseconds, quote_table, time_filter
@@ -206,11 +207,11 @@ def _error(server: ClickHouse, attempt: Attempt, own: str, foreign: int, what: s
             )
         )
     ways.append(
-        Advice("if these are other rows, plan anew with {} and {}", Flag("--allow-existing-rows"), Flag("--force"))
+        Advice("if these are other rows, plan again with {} and {}", Flag("--allow-existing-rows"), Flag("--force"))
     )
     return ForeignRowsError(
-        f"{plan.target} holds {foreign} rows in the window of chunk {chunk.id} ({render_instant(chunk.start)} to "
-        f"{render_instant(chunk.end)}) that plan {plan.plan_id} has not written{by}; the chunk would add to them, and "
-        f"{what} was published.",
+        f"{plan.target} holds {show_number(foreign, 'row')} in the window of chunk {chunk.id} "
+        f"({render_instant(chunk.start)} to {render_instant(chunk.end)}) that plan {plan.plan_id} "
+        f"has not written{by}; the chunk would add to them, and {what} was published.",
         remedy=Advice("; ".join("{}" for _ in ways), *ways),
     )

@@ -131,7 +131,7 @@ def _cannot_tell(attempt: Attempt, sealed: TableName, partition: str) -> InDoubt
     )
     if plan.keeps_time and not attempt.chunk.key_range:
         again = command("run", plan.plan_id, "--replay-failed", "--clear-window")
-        repair = Advice("if nothing else writes there, run `{}`, which fills the window anew; else {}", again, repair)
+        repair = Advice("if nothing else writes there, run `{}`, which fills the window again; else {}", again, repair)
     return InDoubtError(
         f"ClickHouse or a worker went down while chunk {attempt.chunk.id} was being published, and what had arrived of "
         f"partition {partition} cannot be told any more: {plan.target} holds some of its rows, or some with the same "

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..core.facts import TableFacts
+from ..core.plain_text import show_number
 from ..core.plan import Chunk, Plan, RowProof, Statement
 from ..core.remedy import command
 from ..core.run_state import ContentSums
@@ -96,8 +97,8 @@ def _same(attempt: Attempt, staged: ContentSums, wanted: ContentSums) -> Content
     if staged != wanted:
         raise _other_rows(
             attempt,
-            f"{staged.rows} rows (checksum {staged.checksum})",
-            f"{wanted.rows} rows (checksum {wanted.checksum})",
+            f"{show_number(staged.rows, 'row')} (checksum {staged.checksum})",
+            f"{show_number(wanted.rows, 'row')} (checksum {wanted.checksum})",
         )
     return staged
 

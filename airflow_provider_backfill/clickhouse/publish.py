@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from ..core.facts import TableFacts
 from ..core.instants import render_instant
 from ..core.names import quote
+from ..core.plain_text import show_number
 from ..core.plan import Chunk, Plan, WriteMode
 from ..core.run_state import ContentSums
 from ..core.sql import backup_table, create_like, literal, quote_table, table_condition, window_filter
@@ -79,7 +80,8 @@ def _move(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: st
 
 def _taken_away(sealed: TableName, there: int, content: ContentSums) -> VerificationError:
     return VerificationError(
-        f"{sealed} holds {there} rows of {content.rows} that were sealed: it was taken away unpublished."
+        f"{sealed} has {there:,} of {show_number(content.rows, 'row')} that were sealed: the table was dropped before "
+        "its publication."
     )
 
 
@@ -109,11 +111,11 @@ def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName) 
         outside = server.value(f"SELECT count() FROM {quote_table(storage)} WHERE {_outside(attempt, affected)}")
         if outside:
             raise RequestError(
-                f"The partitions {', '.join(affected)} of {attempt.plan.target} hold {outside} rows outside "
-                f"the chunk {render_instant(attempt.chunk.start)} to {render_instant(attempt.chunk.end)}, "
+                f"The partitions {', '.join(affected)} of {attempt.plan.target} hold {show_number(outside, 'row')} "
+                f"outside the chunk {render_instant(attempt.chunk.start)} to {render_instant(attempt.chunk.end)}, "
                 "which replacing them would delete.",
                 remedy=Advice(
-                    "plan anew with {}, or with {}", Flag("--keep-outside"), Flag("--write-mode", WriteMode.STAGE)
+                    "plan again with {}, or with {}", Flag("--keep-outside"), Flag("--write-mode", WriteMode.STAGE)
                 ),
             )
     for partition in affected:

@@ -184,8 +184,8 @@ def check_staged(server: ClickHouse, attempt: Attempt, table: TableName, hashes:
             f"The server that was reached lacks {lacks} of the {len(hashes)} parts in {table} that are verified and "
             "may not be published yet.",
             remedy=Advice(
-                "when the replica that has them is back, run `{}`; if it is gone for good, run `{}`, which fills the "
-                "windows of failed chunks anew",
+                "when the replica that has them is back, run `{}`; if it is gone permanently, run `{}`, which fills "
+                "the windows of failed chunks again",
                 command("resume", attempt.plan.plan_id),
                 command("run", attempt.plan.plan_id, "--replay-failed", "--clear-window"),
             ),

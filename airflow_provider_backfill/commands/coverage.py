@@ -85,7 +85,7 @@ def _known_window(
     if not plans:
         refuse_damaged(session, target)
         raise PlanNotFoundError(
-            f"There is no plan of {target} in {session.store.backend.where('')}, so no window to look at.",
+            f"There is no plan of {target} in {session.store.backend.where('')}, so there is no window to check.",
             remedy=Advice("pass {} and {}", Flag("--from", "2025-01-01"), Flag("--to", "2025-02-01")),
         )
     return start or min(plan.start for plan in plans), end or max(plan.end for plan in plans)

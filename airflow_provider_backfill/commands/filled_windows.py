@@ -15,6 +15,7 @@ from ..core.coverage import (
 )
 from ..core.facts import TableFacts
 from ..core.instants import render_instant, short_instant
+from ..core.plain_text import show_number
 from ..core.plan import Plan, WriteMode
 from ..core.remedy import command, plan_command
 from ..core.replay import expand
@@ -88,9 +89,9 @@ def refuse_existing_rows(store: StateStore, server: ClickHouse, target: TableFac
     fills = rivals(store, plan, plan.window)
     if fills:
         raise RequestError(
-            f"Plan{'s' * (len(fills) > 1)} {', '.join(fills)} {'have' if len(fills) > 1 else 'has'} filled the window "
-            f"already: {plan.target} already holds {plan.existing_rows} rows in the window, and this backfill would "
-            "add to them.",
+            f"Plan{'s' * (len(fills) > 1)} {', '.join(fills)} {'have' if len(fills) > 1 else 'has'} filled the window: "
+            f"{plan.target} already holds {show_number(plan.existing_rows, 'row')} in it, and this backfill would add "
+            "to them.",
             remedy=Advice(
                 "to see whether they are right: `{}`; to rebuild them pass {}; if this plan gives others, pass {}",
                 command("verify", fills[0]),
@@ -111,7 +112,7 @@ def refuse_existing_rows(store: StateStore, server: ClickHouse, target: TableFac
         Flag("--allow-existing-rows"),
     )
     raise RequestError(
-        f"{plan.target} already holds {plan.existing_rows} rows in the window{since}, "
+        f"{plan.target} already holds {show_number(plan.existing_rows, 'row')} in the window{since}, "
         "and this backfill would add to them.",
         remedy=rebuild if cut is None else Advice("to end before them pass {}; {}", cut, rebuild),
     )
@@ -136,7 +137,7 @@ def _what_is_left(plan: Plan, run: Run, filled: Iterable[CoveredInterval]) -> Ad
         if run.state(chunk.id).status is ChunkStatus.DONE
     ]
     return Advice(
-        "{}; if these are other rows, plan anew with {} and {}",
+        "{}; if these are other rows, plan again with {} and {}",
         _rest(plan, [*filled, *done]),
         Flag("--allow-existing-rows"),
         Flag("--force"),

@@ -10,6 +10,7 @@ from ..core.plan import Plan
 from ..core.run_state import ChunkStatus, Run
 from ..core.tables import TableName
 from ..errors import BackfillError, DamagedStateError
+from .lease import utc_now
 from .plan_findings import plan_case
 from .session import Payload, Session
 
@@ -22,7 +23,7 @@ def list_plans(session: Session, *, target: TableName | None = None, status: str
         target: Only list plans of this table.
         status: Only list plans with this status.
     """
-    plans, damaged = [], []
+    plans, damaged, moment = [], [], utc_now()
     for name in session.store.plan_ids():
         try:
             plan = session.store.load_plan(name)
@@ -41,6 +42,7 @@ def list_plans(session: Session, *, target: TableName | None = None, status: str
                 "chunkHours": None if plan.chunk_hours is None else whole(plan.chunk_hours),
                 "chunkLength": plan.chunking.text,
                 "status": run.status,
+                "waived": run.waiver is not None and run.waiver.holds(moment),
                 "signal": signal_of(plan_case(session, plan, run)),
                 "done": run.count(ChunkStatus.DONE),
                 "total": run.total,

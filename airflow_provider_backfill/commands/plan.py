@@ -353,7 +353,7 @@ def _same_plan(existing: Plan, plan: Plan) -> Plan:
         raise RequestError(
             f"Plan {plan.plan_id} exists with another definition. " + "; ".join(changed) + ".",
             remedy=Advice(
-                "change the window or the chunk size, or pass {} to plan anew and keep the old files beside",
+                "change the window or the chunk size, or pass {} to plan again and keep the old files beside",
                 Flag("--force"),
             ),
         )
@@ -371,7 +371,7 @@ def _clean_before(session: Session, ground: Ground, plan: Plan, existing: Plan |
             f"{len(tables)} staging tables of plan {plan.plan_id} are on the server, such as {tables[0]}, "
             "from a run that this state folder knows nothing of.",
             remedy=Advice(
-                "choose the state folder of that run with {}, or pass {} to drop them and plan anew",
+                "choose the state folder of that run with {}, or pass {} to drop them and plan again",
                 Flag("--state-dir"),
                 Flag("--force"),
             ),

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ..core.instants import render_instant
 from ..core.names import show_table
+from ..core.plain_text import show_number
 from ..core.run_state import ChunkStatus, RunStatus
 from ..core.tables import TableName
 from ..core.window import Window
@@ -119,4 +120,5 @@ def _plans_of(session: Session, target: TableName) -> list[tuple[str, str, str, 
 def _counts(status: Payload) -> str:
     counts = status["chunkCounts"]
     others = [f"{counts[name]} {name}" for name in (ChunkStatus.RUNNING, ChunkStatus.FAILED) if counts[name]]
-    return ", ".join([f"{counts['done']} of {counts['total']} chunks done", *others, f"{status['rowsWritten']} rows"])
+    done = f"{counts['done']:,} of {show_number(counts['total'], 'chunk')} done"
+    return ", ".join([done, *others, show_number(status["rowsWritten"], "row")])

@@ -44,7 +44,7 @@ def repair_plan(session: Session, plan_id: str) -> Payload:
         except DamagedStateError as second:
             return _restore(session, plan, second, tag, done)
         log.write_checkpoint()
-        done.append(f"{path} was written anew from the {log.lines} lines of the event log.")
+        done.append(f"{path} was written again from the {log.lines} lines of the event log.")
     return _payload(session, plan, log.run.status, done, ())
 
 
@@ -75,7 +75,7 @@ def _restore(session: Session, plan: Plan, error: DamagedStateError, tag: str, d
     )
     done.append(f"A new log begins with the run as {found.read} lines tell it{bad}{lost}.")
     if len(events) > 1:
-        done.append("The run is cancelled, so that nothing is written before somebody has looked.")
+        done.append("The run is cancelled, so that nothing is written before a person has checked it.")
     return _payload(session, plan, log.run.status, done, found.uncertain)
 
 
@@ -85,7 +85,7 @@ def _payload(session: Session, plan: Plan, status: RunStatus, done: list[str], u
         names = ", ".join(uncertain[:_SHOWN]) + (", …" if len(uncertain) > _SHOWN else "")
         advice = (
             f"{len(uncertain)} chunks are not known to be done, and may be: {names}. See whether {plan.target} has "
-            f"their rows (`{command('verify', plan.plan_id)}`) before you go on."
+            f"their rows (`{command('verify', plan.plan_id)}`) before you continue."
         )
     run = session.store.open_run(plan).run
     return {

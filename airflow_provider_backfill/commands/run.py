@@ -106,9 +106,7 @@ def run_plan(
     if log.run.cancelled and not resume:
         raise RequestError(f"Plan {plan_id} was cancelled.", remedy=command("resume", plan.plan_id))
     if log.run.pause_holds and not resume:
-        raise RequestError(
-            f"Plan {plan_id} is paused until somebody resumes it.", remedy=command("resume", plan.plan_id)
-        )
+        raise RequestError(f"Plan {plan_id} is paused until a user resumes it.", remedy=command("resume", plan.plan_id))
     _check_flags(plan, log.run, flags)
     blocks = session.options.policy.block_overlapping_runs and not flags.force_overlap
     if blocks:
@@ -124,7 +122,7 @@ def run_plan(
         if why := why_another(server, site, target):
             raise RequestError(
                 f"The cluster {plan.cluster} is another than when plan {plan.plan_id} was made: {why}.",
-                remedy=Advice("plan anew with {}", Flag("--force")),
+                remedy=Advice("plan again with {}", Flag("--force")),
             )
         _check_compatibility(session, here, server, target, flags)
         plan_inputs.check_scans(server, target, here, here.start, here.end)
@@ -208,7 +206,7 @@ def _check_flags(plan: Plan, run: Run, flags: RunFlags) -> None:
         raise RequestError(
             f"Chunks of plan {plan.plan_id} are cut by the sorting key of the source: deleting the window of one of "
             "them would delete the rows of the others.",
-            remedy=Advice("delete the rows yourself and plan anew with {}", Flag("--force")),
+            remedy=Advice("delete the rows yourself and plan again with {}", Flag("--force")),
         )
     if flags.replay_done and plan.backup:
         raise RequestError(
@@ -228,7 +226,7 @@ def _check_flags(plan: Plan, run: Run, flags: RunFlags) -> None:
     if flags.clear_window and not plan.keeps_time:
         raise RequestError(
             f"{plan.target} has no time column {plan.time_column}, so a chunk's window cannot be deleted from it.",
-            remedy=Advice("delete the rows yourself and plan anew with {}", Flag("--force")),
+            remedy=Advice("delete the rows yourself and plan again with {}", Flag("--force")),
         )
 
 
@@ -250,7 +248,7 @@ def _check_compatibility(session: Session, plan: Plan, server: ClickHouse, targe
         raise RequestError(
             f"Since plan {plan.plan_id} was made, something has changed that its rows depend on: {'; '.join(found)}.",
             remedy=Advice(
-                "plan anew with {}, change it back, or pass {} to run the plan as it was made",
+                "plan again with {}, change it back, or pass {} to run the plan as it was made",
                 Flag("--force"),
                 Flag("--force-compatibility"),
             ),

@@ -103,7 +103,7 @@ def check_cluster(server: ClickHouse, plan: Plan) -> None:
         raise RequestError(
             f"The cluster {plan.cluster} is another than when plan {plan.plan_id} was made: {' and '.join(changes)}.",
             remedy=Advice(
-                "plan anew with {}; what is filled already is then to be allowed or left out", Flag("--force")
+                "plan again with {}; what is filled already is then to be allowed or left out", Flag("--force")
             ),
         )
 

@@ -12,6 +12,7 @@ from ..core.adding_up.lineage import CLOCK
 from ..core.facts import TableFacts
 from ..core.instants import from_ms, short_instant, to_ms
 from ..core.parameters import check_parameters, of_one_text, tell_chunks_by_text
+from ..core.plain_text import show_number
 from ..core.plan import Parameter, Plan
 from ..core.sampling import Slice, pick_slices
 from ..core.sql import insert_select, slices_settings
@@ -82,8 +83,9 @@ def try_chunks(
     if trial.differences:
         raise _differs(plan, trial)
     return True, (
-        f"{trial.rows:,} rows of {len(trial.slices)} slices, {short_instant(trial.slices[0][0])} to "
-        f"{short_instant(trial.slices[-1][1])}, agree in {', '.join(trial.columns) or 'their number'}"
+        f"{show_number(trial.rows, 'row')} of {show_number(len(trial.slices), 'slice')}, "
+        f"{short_instant(trial.slices[0][0])} to {short_instant(trial.slices[-1][1])}, "
+        f"agree in {', '.join(trial.columns) or 'their number'}"
     )
 
 

@@ -18,6 +18,7 @@ from ..core.facts import TableFacts
 from ..core.instants import render_instant, to_ms
 from ..core.names import quote, show_table
 from ..core.parameters import of_one_text
+from ..core.plain_text import show_number
 from ..core.plan import Chunk, Plan, RowProof
 from ..core.remedy import command
 from ..core.replay import select_chunks
@@ -154,8 +155,9 @@ def _shares_miss(plan: Plan, run: Run, sites: Sequence[Site]) -> str:
     if whole == shares:
         return ""
     return (
-        f"the shares of the {len(sites)} shards have {shares.rows} rows (checksum {shares.checksum}), and the whole "
-        f"{whole.rows} (checksum {whole.checksum}): the SELECT gives other rows each time, or on each shard"
+        f"the shares of the {len(sites)} shards have {show_number(shares.rows, 'row')} (checksum {shares.checksum}), "
+        f"and the whole {whole.rows:,} (checksum {whole.checksum}): the SELECT gives other rows each time, or on "
+        "each shard"
     )
 
 

@@ -336,7 +336,7 @@ class Worker:
         elif isinstance(outcome, ChunkFailed) and outcome.final:
             self._failures_in_a_row += 1
             if self._failures_in_a_row >= self._max_failures:
-                self.stop(f"{self._failures_in_a_row} chunks in a row failed for good; the last: {outcome.message}")
+                self.stop(f"{self._failures_in_a_row} chunks in a row failed permanently; the last: {outcome.message}")
 
     def _attempt(self, log: RunLog, chunk: Chunk, claim: ChunkState, began: float) -> Event:
         """Execute one attempt, and return its final event."""

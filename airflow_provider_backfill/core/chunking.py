@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import Advice, Flag, RequestError
 from .instants import MS_PER_DAY, MS_PER_HOUR, from_ms, to_ms
+from .plain_text import show_number
 from .window import Slice, iter_window, parse_chunk_hours, render_chunk_hours, require_order
 
 if TYPE_CHECKING:
@@ -109,9 +110,9 @@ class Chunking:
             words = f"by {self.months} months" if self.months > 1 else f"by {self.unit}"
             words += "" if self.zone == UTC_ZONE else f" in {self.zone}"
         if self.rows is not None:
-            words += f", at most {self.rows:,} rows"
+            words += f", at most {show_number(self.rows, 'row')}"
         if self.size is not None:
-            words += f", at most {self.size:,} bytes"
+            words += f", at most {show_number(self.size, 'byte')}"
         return words
 
     @property

@@ -74,6 +74,11 @@ def _inert(text: str) -> str:
     return _OLD_COMMAND.sub("# #", _COMMAND.sub(r"\1\\x3a", text))
 
 
+def show_number(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 row``, ``1,200 rows``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def show_bytes(count: float) -> str:
     """Return a number of bytes in the unit that keeps the text short."""
     for unit in ("B", "KiB", "MiB", "GiB"):

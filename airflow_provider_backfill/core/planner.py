@@ -245,8 +245,8 @@ def write_mode(target: TableFacts, request: PlanRequest) -> tuple[WriteMode, Mod
             f"{target.name} was made with the old syntax, {target.engine_full}, of which no staging table can be made "
             "that keeps its rows as they were inserted.",
             remedy=Advice(
-                f"make it anew with PARTITION BY {target.partition_key} ORDER BY ({target.sorting_key}) and copy its "
-                "rows by INSERT … SELECT, or pass {} {}",
+                f"create it again with PARTITION BY {target.partition_key} ORDER BY ({target.sorting_key}) and copy "
+                "its rows by INSERT … SELECT, or pass {} {}",
                 *_AT_LEAST_ONCE,
             ),
         )

@@ -130,7 +130,7 @@ def judge_event(run: Run, event: Event) -> None:
         case RunStarted() if run.cancelled:
             reason = "it is cancelled"
         case RunStarted() if run.pause_holds:
-            reason = "it is paused until somebody resumes it"
+            reason = "it is paused until a user resumes it"
         case RunPaused() if not run.started:
             reason = "it was never started"
         case RunPaused() if event.until_resumed and run.status in (RunStatus.CANCELLED, RunStatus.COMPLETED):
@@ -158,7 +158,7 @@ def _why_not_start(run: Run, event: ChunkStarted) -> str:
     if run.cancelled:
         return "it is cancelled"
     if run.pause_holds:
-        return "it is paused until somebody resumes it"
+        return "it is paused until a user resumes it"
     if chunk in run.splits:
         return f"chunk {chunk} was split into parts"
     if event.attempt != state.attempt + 1:

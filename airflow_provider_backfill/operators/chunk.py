@@ -32,6 +32,7 @@ from ..commands.run import RunFlags, run_plan
 from ..commands.session import Session
 from ..commands.status import WindowStatus, window_status
 from ..core.instants import render_instant
+from ..core.plain_text import show_number
 from ..core.plan import Plan
 from ..core.run_state import Run
 from ..core.window import Window
@@ -315,15 +316,14 @@ class BackfillChunkOperator(BaseOperator):
     def _refuse_cancelled(status: WindowStatus) -> None:
         if status.status.is_cancelled:
             raise AirflowSkipException(
-                f"Plan {status.plan_id} was cancelled; `{Command('resume', status.plan_id)}` takes it up again."
+                f"Plan {status.plan_id} was cancelled; `{Command('resume', status.plan_id)}` continues it."
             )
 
     def _outcome(self, status: WindowStatus, pace: Pace) -> dict[str, Any]:
         if status.is_done:
             window = _shown(status.window)
-            self.log.info(
-                "%s: %s rows, %s chunks done (plan %s)", window, f"{status.rows:,}", status.done, status.plan_id
-            )
+            rows, chunks = show_number(status.rows, "row"), show_number(status.done, "chunk")
+            self.log.info("%s: %s, %s done (plan %s)", window, rows, chunks, status.plan_id)
             return self._result(status)
         self._refuse_cancelled(status)
         if failed := status.failed:
@@ -340,7 +340,7 @@ class BackfillChunkOperator(BaseOperator):
             )
         why = _KILLED if self._killed else "it stopped"
         raise AirflowException(
-            f"Plan {status.plan_id}: {why} with {status.done} of {status.total} chunks done; the next try goes on."
+            f"Plan {status.plan_id}: {why} with {status.done} of {status.total} chunks done; the next try continues."
         )
 
     def _result(self, status: WindowStatus) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from ..commands.session import Payload
 from ..core.chunking import AUTO, parse_length
 from ..core.instants import render_instant
 from ..core.parameters import read_formats
-from ..core.plain_text import plain_values
+from ..core.plain_text import plain_values, show_number
 from ..core.plan import RowProof
 from ..core.query_settings import check_setting_values, check_settings, settings_as_text
 from ..core.request import PlanRequest
@@ -392,6 +392,6 @@ class BackfillPlanOperator(BaseOperator):
         for statement in payload["statements"]:
             self.log.info("Rows come from %s through %s", statement["source"], statement["name"])
         if payload["existingRows"]:
-            self.log.warning("The target already holds %s rows in the window", payload["existingRows"])
+            self.log.warning("The target already has %s in the window", show_number(payload["existingRows"], "row"))
         if payload["missedViews"]:
             self.log.warning("These views do not see the rows: %s", ", ".join(payload["missedViews"]))

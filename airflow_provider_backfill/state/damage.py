@@ -14,7 +14,7 @@ _UPGRADE = "install a newer airflow-provider-backfill"
 def plan_remedy(plan_id: str) -> Remedy:
     """Return how to restore a damaged plan file."""
     return Advice(
-        "restore the file from a backup, or keep it aside and plan anew with {} (plan {})", Flag("--force"), plan_id
+        "restore the file from a backup, or keep it aside and plan again with {} (plan {})", Flag("--force"), plan_id
     )
 
 
@@ -51,7 +51,7 @@ def refuse_foreign(path: str, data: bytes) -> None:
         raise StateFormatError(
             f"{path} was written by chkit's backfill plugin, whose runs this tool does not continue.",
             path=path,
-            remedy=Advice("choose another folder with {}, and plan the window anew there", Flag("--state-dir")),
+            remedy=Advice("choose another folder with {}, and plan the window there", Flag("--state-dir")),
         )
 
 
@@ -67,7 +67,8 @@ def other_format(path: str, number: int) -> StateFormatError:
         f"{path} was written before the first release: it has format {number}, and this version reads format {FORMAT}.",
         path=path,
         remedy=Advice(
-            "finish the run with the version that began it, or plan anew in another folder with {}", Flag("--state-dir")
+            "finish the run with the version that began it, or plan again in another folder with {}",
+            Flag("--state-dir"),
         ),
     )
 

@@ -179,8 +179,8 @@ class ObjectBackend:
             if self.read(path) != body:
                 raise StateError(
                     f"The lock {self.where(path)} was held for more than {_LEASE_SECONDS:.0f} s "
-                    "and taken over by somebody else.",
-                    hint="try again; if it repeats, look at the network to the object store",
+                    "and taken over by another process.",
+                    hint="try again; if it repeats, check the network to the object store",
                 ) from None
 
     def log(self, plan_id: str, generation: str) -> "ObjectLog":

@@ -218,7 +218,7 @@ class RunLog:
         current = self._store.find_plan(self.plan.plan_id)
         if current is None or current.created_at != self.plan.created_at:
             raise StateError(
-                f"Plan {self.plan.plan_id} was {'removed' if current is None else 'planned anew'} "
+                f"Plan {self.plan.plan_id} was {'removed' if current is None else 'planned again'} "
                 "while it was being worked on.",
                 remedy=Advice("run the new plan")
                 if current
@@ -332,7 +332,7 @@ class RunLog:
             if self._closed:
                 self._check_plan()
                 raise StateError(
-                    f"Plan {self.plan.plan_id} was being planned anew, and that was interrupted.",
+                    f"Plan {self.plan.plan_id} was being planned again, and that was interrupted.",
                     remedy=Advice("plan again with {}", Flag("--force")),
                 )
             began = time.monotonic()

@@ -173,10 +173,10 @@ def test_a_line_about_a_chunk_says_window_and_reason_first_and_the_query_last(
     )
     assert flow.start() == "failed"
     plan_id = flow.result("plan", "plan_id")
-    lines = [line for line in "".join(capfd.readouterr()).splitlines() if "failed for good" in line]
+    lines = [line for line in "".join(capfd.readouterr()).splitlines() if "failed permanently" in line]
     assert lines
     attempt = rf"attempt 1, query backfill-{plan_id}-[0-9a-f]{{16}}-1"
-    said = rf"2025-01-0[12]: .*throwIf.* \(failed for good, [0-9.]+ s, {attempt}\)"
+    said = rf"2025-01-0[12]: .*throwIf.* \(failed permanently, [0-9.]+ s, {attempt}\)"
     for line in lines:
         assert re.search(said, line), line
 

@@ -321,6 +321,9 @@ def test_a_chunk_leads_to_the_log_of_the_task_that_ran_it(stage: Stage, open_pag
     assert link.get_attribute("href") == path
     link.click()
     page.wait_for_url(f"{site.url}/dags/load/**")
+    page.goto(f"{site.url}{ROOT}/")
+    page.get_by_role("row").filter(has_text=plan_id).get_by_role("link", name="load", exact=True).click()
+    page.wait_for_url(f"{site.url}/dags/load")
 
 
 def test_a_view_is_named_as_text(stage: Stage, open_page: Open) -> None:
@@ -378,7 +381,7 @@ def test_failed_cells_of_the_map_are_selected_by_keyboard(open_page: Open, faile
             field.press(" ")
             break
         field.press("ArrowDown")
-    page.get_by_text("No task of Airflow's that you may clear has run these chunks.").wait_for()
+    page.get_by_text("No task that you may clear in Airflow has executed these chunks.").wait_for()
     page.get_by_role("button", name="Select none").click()
     assert page.locator(".choice").inner_text() == ""
 

@@ -233,7 +233,7 @@ def test_what_doctor_advises_works_when_pasted(shop: Shop) -> None:
     run = shop.cli("run", "--plan-id", plan_id)
     assert run.code == 1
     assert "39 of 40 done, 1 failed" in run.out
-    assert "attempt 1 failed for good: a bad order" in run.err
+    assert "attempt 1 failed permanently: a bad order" in run.err
 
     doctor = shop.cli("doctor", "--plan-id", plan_id, "--json")
     assert doctor.code == 1

@@ -124,7 +124,7 @@ def test_failures_in_a_row_pause_the_run(ward: Ward) -> None:
         "skipped": 0,
     }
     (paused,) = [event for event in ward.cli.events(plan["planId"]) if event["type"] == "RunPaused"]
-    assert paused["reason"].startswith("3 chunks in a row failed for good; the last: ")
+    assert paused["reason"].startswith("3 chunks in a row failed permanently; the last: ")
     assert "broken" in paused["reason"]
     assert ward.cli.json("status", "--plan-id", plan["planId"])["next"].startswith("clickhouse-backfill resume")
 

@@ -250,7 +250,7 @@ def test_rows_of_a_target_are_not_counted_where_it_lags(simple: Field) -> None:
     second.start_fetches(target)
     answer = simple.cli(second)("plan", *words, "--chunk-hours", "1416", "--force-large-window")
     assert answer.code == 2
-    assert f"already holds {ROWS} rows" in answer.err
+    assert f"already holds {ROWS:,} rows" in answer.err
 
 
 def test_rows_beside_the_window_and_what_was_there_before_survive_on_a_target_that_lags(simple: Field) -> None:

@@ -145,7 +145,7 @@ def test_a_lock_of_the_dead_is_taken_over_and_the_dead_is_told(
     """A holder that was frozen too long must not go on as if it still held the lock."""
     monkeypatch.setattr(object_store, "_LEASE_SECONDS", 0.5)
     entered: list[float] = []
-    with pytest.raises(StateError, match="taken over by somebody else"):
+    with pytest.raises(StateError, match="taken over by another process"):
         _hold_until_taken_over(store, entered)
     assert entered[0] >= 0.5
 

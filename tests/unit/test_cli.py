@@ -483,7 +483,7 @@ def test_a_large_plan_gets_few_lines_and_every_failure(bare: Cli) -> None:
             continue
         lines.report(_done(event))
     shown = out.getvalue().splitlines()
-    assert sum("failed, will be tried again: no memory" in line for line in shown) == 3
+    assert sum("failed, will be retried: no memory" in line for line in shown) == 3
     assert len(shown) == 4
     assert len(looks) == 5
 

@@ -104,7 +104,7 @@ def test_the_slowest_and_the_failing_chunks_are_named() -> None:
     text = "\n".join(drawn(plan, run, width=120))
     assert "slowest" in text
     assert "failing" in text
-    assert "tried again" in text
+    assert "retried" in text
 
 
 def test_parts_of_a_split_chunk_are_found() -> None:

@@ -25,7 +25,7 @@ def test_a_paused_plan_takes_no_claim_and_no_start(cli: Cli, store: StateStore, 
     assert cli.json("pause", plan.plan_id, "--reason", "the month is closed")["status"] == "paused"
     log = store.open_run(plan)
     for event in (started(plan, chunks_of(plan)[0]), RunStarted(at=START, by="other")):
-        with pytest.raises(TransitionError, match="paused until somebody resumes it"):
+        with pytest.raises(TransitionError, match="paused until a user resumes it"):
             log.append(event)
     answer = cli("run", plan.plan_id)
     assert answer.code == 2

@@ -138,7 +138,7 @@ def test_a_source_without_an_index_on_time() -> None:
 def test_a_source_that_is_read_twice() -> None:
     finding = one(scans=scan(2, 2))
     assert (finding.code, flags(finding)["--chunk-hours"]) == ("backfill_source_read_twice", "24")
-    assert one(run=begun(), scans=scan(2, 2)).remedy is None, "a run that has begun is not planned anew"
+    assert one(run=begun(), scans=scan(2, 2)).remedy is None, "a run that has begun is not planned again"
     assert look(changed(chunk_count=1), scans=scan(2, 2)) == []
     assert one(changed(chunk_count=2), scans=scan(2, 2)).code == "backfill_source_read_twice"
 
@@ -184,7 +184,7 @@ def test_rows_that_came_since_the_plan() -> None:
     assert one(seam=seam(rows=3, first=START)).remedy is None, "nothing would be left of the window"
     assert look(changed(existing_rows=3), seam=seam(rows=3, first=first)) == []
     more = one(changed(existing_rows=2), seam=seam(rows=3, first=first))
-    assert ("has got 1 rows" in more.message, more.remedy) == (True, None)
+    assert ("has got 1 row of " in more.message, more.remedy) == (True, None)
     assert look(REPLACE, seam=seam(rows=3, first=first)) == []
     assert look(run=begun(), seam=seam(rows=3, first=first)) == []
 

@@ -373,9 +373,9 @@ def test_a_worker_of_the_old_plan_can_write_nothing(store: StateStore, anew_has_
     if anew_has_run:
         # A name of the same length: the lines of both logs end at the same places.
         _run_through(log, *chunks_of(PLAN), by="host:1:2:b")
-    with pytest.raises(StateError, match="planned anew"):
+    with pytest.raises(StateError, match="planned again"):
         old.append(verified(SECOND))
-    with pytest.raises(StateError, match="planned anew"):
+    with pytest.raises(StateError, match="planned again"):
         old.append(done(SECOND))
     assert store.open_run(anew).run == log.refresh()
     assert log.run.attempts == (4 if anew_has_run else 0)
@@ -387,7 +387,7 @@ def test_a_worker_that_had_not_begun_can_write_nothing_either(store: StateStore)
     old = store.open_run(PLAN)
     store.retire_plan(PLAN.plan_id, "20250102")
     store.save_plan(PLAN.model_copy(update={"created_at": START + timedelta(days=1)}))
-    with pytest.raises(StateError, match="planned anew"):
+    with pytest.raises(StateError, match="planned again"):
         old.append(started(PLAN, FIRST))
 
 

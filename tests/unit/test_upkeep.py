@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_backfill.cli.text import show_list
 from airflow_provider_backfill.commands.lease import utc_now
+from airflow_provider_backfill.commands.list import list_plans
 from airflow_provider_backfill.commands.repair import repair_plan
 from airflow_provider_backfill.commands.session import Session
 from airflow_provider_backfill.commands.waive import waive_plan
@@ -73,6 +76,18 @@ def test_a_waiver_is_recorded_with_who_why_and_until(session: Session) -> None:
     assert not waiver.holds(until)
 
 
+def test_the_list_says_which_plans_are_waived(session: Session) -> None:
+    """Only as long as the waiver holds; the status of the plan stays in the JSON."""
+    assert show_list(list_plans(session), StringIO()).split().count("planned") == 1
+    waive_plan(session, PLAN.plan_id, reason="a trial")
+    payload = list_plans(session)
+    assert (payload["plans"][0]["status"], payload["plans"][0]["waived"]) == ("planned", True)
+    shown = show_list(payload, StringIO())
+    assert ("waived" in shown, "planned" in shown) == (True, False)
+    session.store.open_run(PLAN).append(RunResumed(at=utc_now(), by="someone"))
+    assert not list_plans(session)["plans"][0]["waived"]
+
+
 def test_a_plan_can_give_way_to_another_on_the_same_target(session: Session) -> None:
     """And to none that does other work."""
     better, other = make_plan(12), make_plan(6, target="shop.returns")
@@ -124,7 +139,7 @@ def test_a_run_file_is_written_anew_from_the_log(session: Session, content: byte
     payload = repair_plan(session, PLAN.plan_id)
     assert payload["ok"]
     assert payload["uncertainChunkIds"] == []
-    assert "written anew from the 11 lines" in payload["actions"][1]
+    assert "written again from the 11 lines" in payload["actions"][1]
     assert session.store.open_run(PLAN).run == expected
     assert events.read_bytes() == log
     (kept,) = run.parent.glob(f"{PLAN.plan_id}.json.damaged-*")

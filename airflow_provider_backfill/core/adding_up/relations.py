@@ -141,7 +141,8 @@ class Walk(Steps):
         if recursive:
             raise RefusedError(
                 Kind.STEP,
-                f"{self._case.name} has a recursive WITH over a filtered table, which would go on only within a chunk.",
+                f"{self._case.name} has a recursive WITH over a filtered table, which would continue only "
+                "within a chunk.",
                 ONE_CHUNK,
             )
         if len(moving) < len(branches) and (mode.startswith("UNION") or branches[0].shape is Shape.WHOLE):

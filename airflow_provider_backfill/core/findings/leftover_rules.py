@@ -6,6 +6,7 @@ from ...errors import Command, Flag
 from ..facts import ServerFacts, StagingFacts
 from ..leftovers import Standing, judge_leftover
 from ..names import quote, show_table
+from ..plain_text import show_number
 from ..remedy import command, sql
 from ..run_state import ChunkStatus, Run, RunStatus
 from ..sql import literal, quote_table
@@ -78,7 +79,7 @@ def _drop(table: StagingFacts) -> str:
 def _counted(tables: list[StagingFacts]) -> str:
     """Return the number of tables, with the name of one."""
     first = tables[0]
-    rows = "on no server, and in Keeper still" if first.lost[0] else f"{first.rows} rows"
+    rows = "on no server, and in Keeper still" if first.lost[0] else show_number(first.rows or 0, "row")
     if first.rows is None and not first.lost[0]:
         rows = "rows that nobody has counted"
     if len(tables) == 1:

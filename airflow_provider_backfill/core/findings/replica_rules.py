@@ -112,7 +112,7 @@ def _dead(case: RuleContext) -> Iterator[Match]:
         yield Match(
             f"The replica {name} of {table}, one of {total}, is dead.",
             Advice(
-                "bring its server back; if it is gone for good, run {}",
+                "bring its server back; if it is gone permanently, run {}",
                 sql(f"SYSTEM DROP REPLICA {literal(name)} FROM TABLE {quote_table(table)}"),
             ),
         )

@@ -53,7 +53,7 @@ def _damaged(case: RuleContext) -> Iterator[Match]:
 def _absent(case: RuleContext) -> Iterator[Match]:
     if case.absent:
         yield Match(
-            f"There is no plan in {case.absent}, so nothing was looked at.",
+            f"There is no plan in {case.absent}, so nothing was checked.",
             Advice("name the folder of the plans with {}", Flag("--state-dir")),
             Severity.ERROR if case.gate else None,
         )
@@ -129,7 +129,7 @@ def _failed(case: RuleContext) -> Iterator[Match]:
     failed = case.run.count(ChunkStatus.FAILED)
     if failed:
         yield Match(
-            f"{failed} of {case.run.total} chunks of {case.plan.target} failed for good; "
+            f"{failed} of {case.run.total} chunks of {case.plan.target} failed permanently; "
             f"the last error: {short_error(case.run.last_error)}",
             command("resume", case.plan.plan_id),
         )

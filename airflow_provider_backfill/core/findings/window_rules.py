@@ -6,7 +6,7 @@ from itertools import takewhile
 
 from ...errors import Flag
 from ..instants import render_instant, short_instant
-from ..plain_text import show_bytes
+from ..plain_text import show_bytes, show_number
 from ..plan import Plan, WriteMode
 from ..remedy import chunk_hours_flag, plan_command
 from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity, show_names
@@ -77,11 +77,12 @@ def _overlap(case: RuleContext) -> Iterator[Match]:
         return
     by = f" ({show_names(seam.fed_by)} feed it)" if seam.fed_by else ""
     since = f", from {render_instant(seam.first)} on" if seam.first is not None else ""
-    before = f" beside the {known} that were accepted" if known else ""
+    before = f", in addition to the accepted {known:,}" if known else ""
     cut = seam.first if seam.first is not None and seam.first > plan.start and not known else None
+    rows = show_number(seam.rows - known, "row")
     yield Match(
-        f"{plan.target} has got {seam.rows - known} rows of the window since it was planned{by}{since}{before}; "
-        "the backfill would add to them.",
+        f"{plan.target} has got {rows} of the window since the planning{by}{since}{before}; the backfill "
+        "would add to them.",
         plan_command(plan, Flag("--to", short_instant(cut))) if cut is not None else None,
     )
 

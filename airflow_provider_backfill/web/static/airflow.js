@@ -1,13 +1,14 @@
-// Airflow's own API and pages, with the session and the rights of whoever looks.
+// Use Airflow's API and pages with the user's session and rights.
 
 import { ask, query } from "./api.js";
 
 const runPath = (dag, run) => `../api/v2/dags/${encodeURIComponent(dag)}/dagRuns/${encodeURIComponent(run)}`;
 
-// The address of a page of Airflow's, from the base of ours.
+// Return the address of a DAG or of a DAG run in Airflow.
+export const dagAddress = (dag) => new URL(`../dags/${encodeURIComponent(dag)}`, document.baseURI).href;
 export const runAddress = (dag, run) => new URL(`../dags/${encodeURIComponent(dag)}/runs/${encodeURIComponent(run)}`, document.baseURI).href;
 
-// What Airflow puts into the address of a tab. Airflow 3.1 escapes nothing, so a plus is a plus.
+// Read the parameters that Airflow puts into a tab's address. Airflow 3.1 does not escape them, so a plus stays a plus.
 export function place(search) {
   const found = {};
   for (const part of search.replace(/^\?/, "").split("&")) {
@@ -18,7 +19,7 @@ export function place(search) {
   return { dag: found.dag ?? "", run: found.run ?? "", task: found.task ?? "", mapIndex, plan: found.plan ?? "" };
 }
 
-// The ids of the plans that a DAG run, or one of its tasks, works on; none before the plan task has made one.
+// Return the plan ids of a DAG run or of one of its tasks; empty before the plan task has created a plan.
 export async function plansOf({ dag, run, task, mapIndex }) {
   const tasks = `${runPath(dag, run)}/taskInstances`;
   const planId = async (task_id, key, map_index) => {
@@ -38,7 +39,7 @@ export async function plansOf({ dag, run, task, mapIndex }) {
   return [...new Set(ids.filter(Boolean))];
 }
 
-// Clear tasks of a DAG run with what follows them; or only tell which ones that would be.
+// Clear tasks of a DAG run with their downstream tasks; as a dry run, only list these tasks.
 export async function clearTasks(dag, run, tasks, dryRun) {
   const found = await ask(`../api/v2/dags/${encodeURIComponent(dag)}/clearTaskInstances`, {
     dry_run: dryRun,
@@ -50,10 +51,10 @@ export async function clearTasks(dag, run, tasks, dryRun) {
   return found.task_instances;
 }
 
-// The DAG runs with failed chunks whose tasks this user may clear.
+// Return the DAG runs with failed chunks whose tasks this user may clear.
 export const clearable = (airflow) => airflow.runs.filter((run) => run.mayClear && run.failedTasks.length);
 
-// The runs with the tasks of these failed chunks, of those that this user may clear.
+// Return the clearable DAG runs, limited to the tasks of these failed chunks.
 export function tasksOf(chunks, airflow) {
   const found = clearable(airflow).map((run) => ({
     ...run,

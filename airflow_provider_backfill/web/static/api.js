@@ -1,4 +1,4 @@
-// Asking the server, and asking it again while something happens.
+// Send requests to the server, and repeat them while the page is open.
 
 export class Refusal extends Error {
   constructor(status, error, hint) {
@@ -26,18 +26,18 @@ export async function ask(path, body) {
   try {
     found = await response.json();
   } catch {
-    // A proxy's page, or nothing: the status says enough.
+    // The answer is a proxy's page or empty; the status code is enough.
   }
   if (response.ok) return found;
   if (response.status === 401) throw new Refusal(401, "Your login has ended.", "reload the page to log in again");
-  // What Airflow itself says has its words in "detail": a text, or an object with a message.
+  // Airflow's own errors are in "detail": a text, or an object with a message.
   const detail = typeof found.detail === "string" ? found.detail : found.detail?.message;
   throw new Refusal(response.status, found.error ?? detail ?? `Airflow answers with status ${response.status}.`, found.hint ?? "");
 }
 
 export const query = (values) => new URLSearchParams(Object.entries(values).filter(([, value]) => value !== undefined && value !== "" && value !== null)).toString();
 
-// Calls look() now and again; it returns after how many milliseconds it wants to be called next, Infinity for never.
+// Call look() repeatedly. It returns the milliseconds until its next call; Infinity ends the calls.
 export function poll(look) {
   let timer = null;
   let busy = false;

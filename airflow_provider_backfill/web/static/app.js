@@ -1,4 +1,4 @@
-// Which of the views the address asks for.
+// Choose the view by the address.
 
 import { listView } from "./list.js";
 import { planView } from "./plan.js";

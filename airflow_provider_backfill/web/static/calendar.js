@@ -1,11 +1,11 @@
-// A window of time as the rows of a calendar: days, months or years, whichever gives a screenful.
+// Show a window as the rows of a calendar: days, months or years, so that the rows fit a screen.
 
 import { MONTHS, day } from "./format.js";
 
 export const DAY = 86_400_000;
 const MOST = 40;
 
-// Each row: its name, where it begins and ends (end), and which part of it lies in the window (from, to).
+// A row has a name, its start and end, and the part of it inside the window (from, to).
 export function rows(from, to) {
   const kinds = [
     [(at) => Math.floor(at / DAY) * DAY, (at) => at + DAY, day, 3 * DAY],
@@ -15,7 +15,7 @@ export function rows(from, to) {
   const [first, next, name] = kinds.find(([, , , most]) => to - from <= most);
   const found = [];
   for (let at = first(from); at < to; at = next(at)) found.push({ name: name(at), from: Math.max(at, from), to: Math.min(next(at), to), end: next(at), begin: at });
-  // A piece is placed by where its row begins.
+  // Positions are relative to the start of the row.
   return found.map((row) => ({ ...row, from: row.begin }));
 }
 

@@ -1,4 +1,4 @@
-// Rows a second over the time of the run, as one line with the area below it.
+// Draw rows per second over the time of the run, as a line with a filled area.
 
 import { h, svg } from "./dom.js";
 import { clockSeconds, compact, dayThere, duration, zoneName } from "./format.js";

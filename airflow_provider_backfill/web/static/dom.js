@@ -1,4 +1,4 @@
-// Building the page. Texts go in as text nodes and nothing else, so no name or error can become markup.
+// Build the page. All texts become text nodes, so no name or error can become markup.
 
 export function h(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
@@ -19,7 +19,7 @@ function fill(element, attributes, children) {
   return element;
 }
 
-// Put children into an element only where they differ, so that focus, selection and scrolling survive an update.
+// Replace only the children that differ, so that focus, selection and scroll position survive an update.
 export function patch(element, ...children) {
   const wanted = children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
   const nodes = wanted.map((child) => (child instanceof Node ? child : document.createTextNode(String(child))));
@@ -45,14 +45,14 @@ function morph(there, node) {
   }
   for (const { name } of [...there.attributes]) if (!node.hasAttribute(name)) there.removeAttribute(name);
   for (const { name, value } of node.attributes) {
-    // The security policy refuses the attribute and allows the property.
+    // The content security policy forbids the attribute and allows the property.
     if (name === "style") there.style.cssText = node.style.cssText;
     else if (there.getAttribute(name) !== value) there.setAttribute(name, value);
   }
   patch(there, ...node.childNodes);
 }
 
-// What reacts to people is replaced as a whole: its listeners cannot be compared.
+// Replace elements with listeners as a whole, because listeners cannot be compared.
 const hasHandlers = (node) => node.tagName === "BUTTON" || node.tagName === "DIALOG";
 
 const PATHS = {
@@ -86,7 +86,7 @@ export function icon(name) {
   );
 }
 
-// A status by colour, shape and word.
+// Show a status by colour, shape and word.
 export function pill(status, text = status) {
   return h("span", { class: `pill ${status.replace(" ", "-")}` }, icon(status), text);
 }
@@ -107,7 +107,7 @@ async function copy(text, element) {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    // Without https there is no clipboard to write to: mark the text, and try the old way.
+    // Without https there is no clipboard API: select the text, and try execCommand.
     const range = document.createRange();
     range.selectNodeContents(element);
     const selection = getSelection();
@@ -117,7 +117,7 @@ async function copy(text, element) {
   }
 }
 
-// Links to Airflow's own pages. Its frame forbids us to open them, so the page around us does it.
+// Link to one of Airflow's pages. Airflow's frame may not open these, so the outer page does.
 export function airflowLink(path, ...children) {
   const link = h("a", { href: path }, ...children);
   link.addEventListener("click", (event) => {
@@ -133,7 +133,7 @@ export function airflowLink(path, ...children) {
   return link;
 }
 
-// SQL that is shown when somebody asks for it.
+// Show SQL that is folded until the user opens it.
 export function details(title, text) {
   return h("details", { class: "sql" }, h("summary", {}, title), copyable(text, "the SQL"));
 }

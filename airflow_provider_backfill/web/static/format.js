@@ -1,5 +1,5 @@
-// Numbers and times as people read them. Windows are in UTC, as everywhere in a backfill; when something happened is
-// told in the time zone that is chosen in Airflow.
+// Format numbers and times. Windows are in UTC, as everywhere in a backfill; times of events are in the time zone that
+// the user has chosen in Airflow.
 
 const whole = new Intl.NumberFormat("en");
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
@@ -20,7 +20,7 @@ export function bytes(value) {
 export function percent(part, total) {
   if (!total) return "0 %";
   const share = (100 * part) / total;
-  // Neither "100 %" while something is left nor "0 %" once something is done.
+  // Show "100 %" only when all is done, and "0 %" only when nothing is done.
   if (part < total && share > 99) return `${Math.floor(share * 10) / 10} %`;
   return share > 0 && share < 1 ? "< 1 %" : `${Math.round(share)} %`;
 }
@@ -65,13 +65,13 @@ export function clock(ms) {
   return date.getUTCSeconds() || date.getUTCMilliseconds() ? `${text}:${two(date.getUTCSeconds())}` : text;
 }
 
-// The zone that is chosen in Airflow's own pages; before anybody has chosen, the browser's.
+// Return the time zone that the user has chosen in Airflow, otherwise the browser's.
 export function zone() {
   try {
     const chosen = JSON.parse(localStorage.getItem("timezone"));
     if (chosen) return new Intl.DateTimeFormat("en", { timeZone: chosen }).resolvedOptions().timeZone;
   } catch {
-    // Nothing is stored, or no name of a zone.
+    // Nothing is stored, or it is not the name of a zone.
   }
   return new Intl.DateTimeFormat().resolvedOptions().timeZone;
 }
@@ -86,7 +86,7 @@ function parts(ms) {
   return Object.fromEntries(formats.get(timeZone).formatToParts(ms).map(({ type, value }) => [type, value]));
 }
 
-// When something happened.
+// Format the time of an event.
 export function clockSeconds(ms) {
   const { hour, minute, second } = parts(ms);
   return `${hour}:${minute}:${second}`;
@@ -97,11 +97,11 @@ export function dayThere(ms) {
   return `${day} ${MONTHS[month - 1]} ${year}`;
 }
 
-// The short name of the zone at that moment, such as UTC or GMT+1.
+// Return the short name of the zone at that moment, such as UTC or GMT+1.
 export const zoneName = (ms) => parts(ms).timeZoneName;
 const midnight = (ms) => ms % 86_400_000 === 0;
 
-// "1 Mar 2025, 06:00 – 12:00", with the days alone where both ends are midnights.
+// "1 Mar 2025, 06:00 – 12:00", with only the days if both ends are midnights.
 export function span(from, to) {
   if (midnight(from) && midnight(to)) {
     if (to - from === 86_400_000) return day(from);
@@ -112,7 +112,7 @@ export function span(from, to) {
   return `${day(from)}, ${clock(from)} – ${same ? (midnight(to) ? "24:00" : clock(to)) : `${day(to)}, ${clock(to)}`}`;
 }
 
-// The name of a worker without what only machines need: host and process.
+// Return host and process of a worker's name, without the parts for machines.
 export function owner(name) {
   const [host, process, ...rest] = name.split(":");
   return rest.length ? `${host} · process ${process}` : name;

@@ -1,10 +1,11 @@
-// All plans: the verdict of `check`, and a row for each, those that need somebody first.
+// List all plans: the verdict of `check`, and a row per plan; plans that need attention come first.
 
+import { dagAddress } from "./airflow.js";
 import { Refusal, ask, poll, query } from "./api.js";
-import { h, icon, patch, pill } from "./dom.js";
+import { airflowLink, h, icon, patch, pill } from "./dom.js";
 import { ago, bytes, compact, duration, number, percent, plural, span } from "./format.js";
 
-// What the list may be sorted by, with what the server calls it; the side of the column, and what it is called in words.
+// The columns: the server's name to sort by (empty if not sortable), the heading, and the alignment.
 const HEADS = [["target", "Target", ""], ["status", "Status", ""], ["progress", "Progress", ""], ["rows", "Written", "right"], ["read", "Read", "right"], ["", "Time left", "right"], ["started", "Started", ""], ["dag", "DAG", ""], ["author", "By", ""], ["changed", "Changed", "right"]];
 const STATUSES = ["running", "failed", "paused", "planned", "cancelled", "completed", "undone"];
 
@@ -71,7 +72,7 @@ export function listView(page) {
     patch(body, answer.plans.length ? table(answer.plans, wanted, sortBy) : nothing(), damaged(answer.damaged), more());
   }
 
-  // First rising, then falling, then those that need somebody first again.
+  // Cycle: ascending, descending, then the default order.
   function sortBy(name) {
     const [sort, falling] = wanted.sort !== name ? [name, ""] : wanted.falling ? ["", ""] : [name, "true"];
     Object.assign(wanted, { sort, falling });
@@ -173,7 +174,7 @@ function table(plans, wanted, sortBy) {
 function row(plan) {
   const counts = plan.chunkCounts;
   const error = plan.status === "completed" ? "" : (plan.failures?.[0]?.error ?? plan.lastError ?? "");
-  const dags = plan.dagIds.join(", ") || "–";
+  const dags = plan.dagIds.map((dag, index) => [index ? ", " : "", airflowLink(dagAddress(dag), dag)]);
   return h(
     "tr",
     { "data-key": plan.planId },
@@ -195,16 +196,16 @@ function row(plan) {
     h("td", { class: "right", "data-label": "Read" }, plan.rowsRead ? compact(plan.rowsRead) : "–", plan.bytesRead ? h("span", { class: "second" }, bytes(plan.bytesRead)) : null),
     h("td", { class: "right", "data-label": "Time left" }, plan.secondsLeft !== null && plan.status === "running" ? duration(plan.secondsLeft) : "–", plan.throttledBy ? h("span", { class: "second", title: plan.throttledBy }, "held back") : null),
     h("td", { "data-label": "Started" }, plan.startedAt ? ago(plan.startedAt) : "never"),
-    h("td", { class: "who", "data-label": "DAG", title: dags }, dags),
+    h("td", { class: "who", "data-label": "DAG", title: plan.dagIds.join(", ") }, plan.dagIds.length ? dags : "–"),
     h("td", { class: "who", "data-label": "By", title: plan.author }, author(plan)),
     h("td", { class: "right", "data-label": "Changed" }, ago(plan.updatedAt ?? plan.createdAt), h("span", { class: "second" }, `planned ${ago(plan.createdAt)}`)),
   );
 }
 
-// A person by name; a task of Airflow's by its DAG, which has a column of its own.
+// Return a person's name; for a task, only Airflow, because the DAG has a separate column.
 export const author = (plan) => (plan.author.startsWith("airflow:") ? "Airflow" : plan.author || "–");
 
-// Where a plan stands, in the words of somebody who waits for it.
+// Show the state of a plan for people.
 export function standing(plan) {
   if (plan.waiver) return pill("skipped", "waived");
   if (plan.cancelling) return pill("cancelled", "cancelling");

@@ -1,8 +1,8 @@
-// The window as a map of chunks: columns are hours, days or weeks, and time runs down each of them.
+// Draw the window as a map of chunks: columns are hours, days or weeks, and time runs down each column.
 //
 // A cell is [from, to, chunks, done, running, failed, rows, seconds, split, id?, parts?],
 // in milliseconds since 1970; see ChunkIndex.map in views/chunk_map.py. Drawn on a canvas; for keyboards and
-// screen readers the whole is one slider through time, whose value is the cell in words.
+// screen readers, the map is a slider through time, whose value describes the current cell.
 
 import { h, icon } from "./dom.js";
 import { legend, paint } from "./map_paint.js";
@@ -37,10 +37,10 @@ export function words(cell) {
   return lines;
 }
 
-// How far a row is from where its column begins.
+// Return the offset of a row from the start of its column.
 const offset = (ms) => (ms % HOUR ? `:${String((ms % HOUR) / 60_000).padStart(2, "0")}` : `+${ms / HOUR} h`);
 
-// How cells are laid out: periods as columns where cell lengths allow, else columns of equally many cells.
+// Lay out the cells: columns are periods if the cell lengths allow, otherwise equal numbers of cells.
 export function layout(map, width) {
   const { cells } = map;
   const length = map.cellLength || (cells.length > 1 ? cells[1][0] - cells[0][0] : cells[0][1] - cells[0][0]);
@@ -48,7 +48,7 @@ export function layout(map, width) {
   const regular = cells.every((cell, index) => index === 0 || (cell[0] - (cells[1]?.[0] ?? first)) % length === 0);
   const found = [];
   for (const period of PERIODS) {
-    // A single row of parts of days would hide what a day is.
+    // A single row of parts of days would hide the days.
     if (!regular || period % length || (period === length && period < DAY)) continue;
     const shift = period === WEEK ? MONDAY : 0;
     const base = Math.floor((first - shift) / period) * period + shift;
@@ -71,15 +71,15 @@ function sized(plan, width) {
   let w = Math.min((width - left - 8) / columns, 90);
   const h = Math.min(HEIGHT / plan.rows, 34, w * 1.7);
   w = Math.min(w, h * 3);
-  // Beyond 20 pixels a cell is no easier to read; width that is left empty is lost; people think in hours, days, weeks.
+  // Prefer cells of up to 20 pixels, little unused width, and columns of hours, days or weeks.
   const natural = plan.period === 6 * HOUR || plan.period === 12 * HOUR ? 0.6 : 1;
   const worth = Math.min(w, 20) * Math.min(h, 20) * ((w * columns) / width) * natural;
   return { ...plan, columns, left, worth, w: w > 6 ? Math.floor(w * 2) / 2 : w, h: h > 6 ? Math.floor(h) : h };
 }
 
 export class ChunkMap {
-  // open(chunk id) shows a chunk; zoom(from, to) asks for a part of the window, zoom() for all of it.
-  // chosen() is told when other cells are selected; they stay so while the map is drawn anew.
+  // open(chunk id) shows a chunk; zoom(from, to) asks for a part of the window, zoom() for the whole window.
+  // chosen() is called when the selection changes; the selection survives a redraw.
   constructor({ open, zoom, chosen }) {
     this.open = open;
     this.zoom = zoom;
@@ -114,7 +114,7 @@ export class ChunkMap {
     window.addEventListener("themechange", () => this.draw());
   }
 
-  // How many cells can be told apart in the room there is.
+  // Return the number of cells that can be distinguished in the available space.
   get capacity() {
     const width = this.field.clientWidth || 1100;
     return Math.max(200, Math.min(4000, Math.floor(width / 8) * 12));
@@ -181,7 +181,7 @@ export class ChunkMap {
     paint(pen, this.colour, x, y, w - gap, height - gap, shares, cell[2]);
   }
 
-  // Lines where a month begins (days or weeks as columns) or a day (hours as columns).
+  // Draw lines at the start of months (columns of days or weeks) or of days (columns of hours).
   drawBorders(pen) {
     const { period, rows, w, h: height, left, base, length, places } = this.plan;
     if (!period) return;
@@ -254,7 +254,7 @@ export class ChunkMap {
     const at = base + column * period;
     const date = new Date(at);
     if (period === WEEK) {
-      // The month that begins in this week.
+      // A month begins in this week.
       const end = new Date(at + WEEK - 1);
       if (column && end.getUTCDate() > 7) return "";
       const shown = column ? end : new Date(this.map.from);
@@ -293,7 +293,7 @@ export class ChunkMap {
     this.field.setAttribute("aria-valuetext", words(cell).join(". "));
   }
 
-  // -------------------------------------------------------------- hands
+  // -------------------------------------------------------------- input
 
   listen() {
     const field = this.field;
@@ -360,7 +360,7 @@ export class ChunkMap {
     this.point(this.cursor);
   }
 
-  // Selects a cell with failed chunks, or all from the anchor on; those that are selected no more.
+  // Toggle the selection of a cell with failed chunks, or of all such cells from the anchor on.
   toggle() {
     const [low, high] = this.anchor === null ? [this.cursor, this.cursor] : [Math.min(this.anchor, this.cursor), Math.max(this.anchor, this.cursor)];
     for (const cell of this.map.cells.slice(low, high + 1)) {
@@ -378,7 +378,7 @@ export class ChunkMap {
     this.draw();
   }
 
-  // Whether a chunk lies in a cell that is selected.
+  // Return whether a chunk lies in a selected cell.
   has(from, to) {
     return [...this.selected].some(([start, end]) => from < end && to > start);
   }

@@ -1,8 +1,8 @@
-// How a cell, a border and the legend of the map look.
+// Paint the cells, borders and legend of the map.
 
 import { h, svg } from "./dom.js";
 
-// One cell: filled from below by what is done, with a shape for everything that is not plain.
+// Paint a cell: filled from below by the share of done chunks, with a shape for other states.
 export function paint(pen, colour, x, y, w, height, shares, total) {
   const radius = Math.min(3, w / 4, height / 4);
   const box = (top, tall, fill) => {
@@ -33,7 +33,7 @@ export function paint(pen, colour, x, y, w, height, shares, total) {
     pen.restore();
   }
   if (failed) {
-    // Among many chunks a cap is enough: the rest of the cell still says how far they are.
+    // For many chunks, a mark at the top is enough; the rest of the cell still shows the progress.
     const tall = Math.min(height, Math.max(height * 0.5, (height * failed) / total, Math.min(w, height)));
     box(0, tall, colour("map-failed"));
     const size = Math.min(w, tall) * 0.26;

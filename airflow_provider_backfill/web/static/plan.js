@@ -1,4 +1,4 @@
-// One plan: where it stands, its window as a map, what happens, what is wrong and what helps.
+// Show one plan: state, map of the window, events, findings and remedies.
 
 import { Refusal, ask, poll, query } from "./api.js";
 import { RateChart } from "./chart.js";
@@ -15,7 +15,7 @@ import { crumbs, head } from "./plan_head.js";
 
 const FEED = 120;
 
-// With inRun, as the tab of the DAG run that works on the plan.
+// With inRun, show the plan as a tab of its DAG run.
 export function planView(page, planId, { inRun = false } = {}) {
   const api = `api/plans/${encodeURIComponent(planId)}`;
   let zoomed = {};
@@ -80,7 +80,7 @@ export function planView(page, planId, { inRun = false } = {}) {
     patch(parts.definition, definition(answer));
   }
 
-  // The failed chunks of the selected cells, with a button that clears their tasks.
+  // Show the failed chunks of the selected cells, with a button that clears their tasks.
   function showChoice() {
     if (!map.selected.size) return patch(map.choice);
     const picked = answer.failed.filter((chunk) => map.has(chunk.from, chunk.to));
@@ -92,7 +92,7 @@ export function planView(page, planId, { inRun = false } = {}) {
     retry.addEventListener("click", () => act("retry", retry, runs));
     return patch(
       map.choice,
-      chunks.length ? retry : h("p", { class: "second" }, picked.length ? "No task of Airflow's that you may clear has run these chunks." : "No failed chunk of these is among those that are listed."),
+      chunks.length ? retry : h("p", { class: "second" }, picked.length ? "No task that you may clear in Airflow has executed these chunks." : "The selected failed chunks are not in the list of failed chunks."),
       none,
     );
   }
@@ -107,7 +107,7 @@ export function planView(page, planId, { inRun = false } = {}) {
     parts.feed.querySelector("button").focus();
   }
 
-  // Of retry, only the tasks of these runs, when given.
+  // For retry: runs limits the tasks to clear, if given.
   function act(verb, opener, runs) {
     const done = () => {
       map.selected.clear();
@@ -137,7 +137,7 @@ export function planView(page, planId, { inRun = false } = {}) {
       const found = await ask(`${api}/chunks/${encodeURIComponent(wanted)}`);
       if (opened === wanted) showChunk(found);
     } catch {
-      // The next look shows it.
+      // The next update shows the chunk.
     }
   }
 

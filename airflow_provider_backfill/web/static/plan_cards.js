@@ -1,4 +1,4 @@
-// The cards of a plan's page: numbers, findings, chunks at work or failed, and how it was planned.
+// Show the cards of a plan's page: numbers, findings, running and failed chunks, and the definition.
 
 import { copyable, details, h, icon } from "./dom.js";
 import { ago, bytes, compact, duration, number, owner, percent, plural, span } from "./format.js";

@@ -1,9 +1,9 @@
-// One chunk in full: its attempts, its parts, and its SQL.
+// Show one chunk: its attempts, its parts, and its SQL.
 
 import { airflowLink, copyable, details, h, icon, pill } from "./dom.js";
 import { clockSeconds, dayThere, duration, owner, plural, span, zoneName } from "./format.js";
 
-// The card of a chunk; open shows another one, close none.
+// Return the card of a chunk; open(id) shows another chunk, close() hides the card.
 export function chunkCard(chunk, open, close) {
   const button = h("button", { type: "button", class: "quiet", "aria-label": "Close the chunk" }, icon("close"));
   button.addEventListener("click", close);

@@ -1,4 +1,4 @@
-// The dialog that asks before a plan is cancelled, resumed, retried or waived.
+// Ask before a plan is cancelled, resumed, retried or waived.
 
 import { clearTasks, clearable } from "./airflow.js";
 import { ask } from "./api.js";
@@ -6,8 +6,8 @@ import { h, patch } from "./dom.js";
 import { plural } from "./format.js";
 import { problem } from "./list.js";
 
-// Asks before it acts; done is called when that has succeeded.
-// Of retry, runs are those with the tasks to clear; all failed ones where they are not given.
+// Ask, then act; done() is called after success.
+// For retry, runs has the tasks to clear; without runs, all failed tasks are cleared.
 export function confirmAction(verb, opener, { current, api, done, runs }) {
   const { plan } = current();
   const claims = plan.chunkCounts.running;
@@ -95,7 +95,7 @@ export function confirmAction(verb, opener, { current, api, done, runs }) {
   if (texts.tasks) preview(texts, listed, said, yes);
 }
 
-// Which tasks it would be, as Airflow itself says; with that it also says whether this user may clear them.
+// Ask Airflow which tasks it would clear; the answer also shows whether this user may clear them.
 async function preview(texts, listed, said, yes) {
   yes.disabled = true;
   try {
@@ -110,5 +110,5 @@ async function preview(texts, listed, said, yes) {
   }
 }
 
-// A task instance as Airflow's "clear" takes it.
+// Return a task instance in the form of Airflow's "clear" request.
 const nameOf = (task) => (task.map_index >= 0 ? [task.task_id, task.map_index] : task.task_id);

@@ -1,4 +1,4 @@
-// What happened to a plan, newest first.
+// List the events of a plan, newest first.
 
 import { h, icon } from "./dom.js";
 import { clockSeconds, compact, dayThere, duration, owner, span, zone, zoneName } from "./format.js";
@@ -17,7 +17,7 @@ export function feed(events, complete, onlyTrouble, toggleTrouble) {
   );
 }
 
-// What happened, in one sentence with its time.
+// Describe an event in one sentence with its time.
 function sentence(event) {
   const at = Date.parse(event.at);
   const what = event.from !== undefined ? `${span(event.from, event.to)}: ` : "";

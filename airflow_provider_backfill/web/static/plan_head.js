@@ -1,4 +1,4 @@
-// The head of a plan's page: what it is, what is guaranteed, and what may be done with it.
+// Show the head of a plan's page: target, guarantee and possible actions.
 
 import { clearable, runAddress } from "./airflow.js";
 import { query } from "./api.js";
@@ -6,7 +6,7 @@ import { airflowLink, copyable, h, icon } from "./dom.js";
 import { plural, span } from "./format.js";
 import { standing } from "./list.js";
 
-// Why the chunks give together what the SELECT gives for the whole window, as the plan keeps it.
+// Show the plan's evidence that the chunks add up to the SELECT's result for the whole window.
 function addsUp(shown) {
   if (!shown) return [];
   const words = {
@@ -25,7 +25,7 @@ export function crumbs(inRun) {
   return h("nav", { "aria-label": "Breadcrumb" }, h("a", { href: "./", class: "crumb" }, icon("back"), "All backfills"));
 }
 
-// Act is called with what to do and the button that was pressed.
+// act() is called with the action and the pressed button.
 export function head(answer, inRun, act) {
   const { plan, definition: made } = answer;
   return [
@@ -54,10 +54,10 @@ function actions(answer, inRun, act) {
   if (answer.mayAct) {
     if (plan.status !== "completed" && !plan.waiver) acts.push(action(act, "waive", "Waive …", "check ignores the plan", "quiet"));
     if (["running", "paused", "failed", "planned"].includes(plan.status)) acts.push(action(act, "cancel", "Cancel …", "kills its queries", "danger"));
-    // A cleared task would be skipped: the cancel or pause is lifted first, for all of its chunks.
+    // End the cancel or pause first, for all chunks: otherwise the cleared tasks would be skipped.
     if (stopped && last?.mayClear) acts.push(action(act, "resume", "Resume …", "clears its tasks in Airflow", "primary"));
   }
-  // Airflow's own rights, of each DAG; whoever may clear there need not have any here.
+  // Clearing depends on Airflow's rights to each DAG, not on the rights to this page.
   const failed = clearable(airflow).reduce((sum, run) => sum + run.failedTasks.reduce((chunks, task) => chunks + task.chunks, 0), 0);
   if (!stopped && failed) acts.push(action(act, "retry", `Retry ${plural(failed, "failed chunk")} …`, "clears their tasks in Airflow", "primary"));
   if (!answer.mayAct && !acts.length) acts.push(h("p", { class: "read-only" }, "You have read-only access."));
@@ -65,7 +65,7 @@ function actions(answer, inRun, act) {
   return h("div", { class: "actions" }, found);
 }
 
-// What no task of Airflow's has executed, none can go on with.
+// Chunks that no Airflow task has executed cannot be continued by one.
 function byCommand(answer) {
   const { plan, airflow } = answer;
   const stopped = ["cancelled", "paused", "undone"].includes(plan.status) && !airflow.runs.length;
@@ -73,7 +73,7 @@ function byCommand(answer) {
   return h(
     "div",
     { class: "by-command" },
-    h("p", { class: "second" }, stopped ? "No task of Airflow's has worked on it. Where it was run, this takes it up again:" : `${plural(airflow.failedElsewhere, "failed chunk")} ${airflow.failedElsewhere === 1 ? "was" : "were"} run by the command line. There, this tries again:`),
+    h("p", { class: "second" }, stopped ? "No Airflow task has executed this plan. To continue, run this on the machine that ran the plan:" : `${plural(airflow.failedElsewhere, "failed chunk")} ${airflow.failedElsewhere === 1 ? "was" : "were"} executed from the command line. To retry, run this on that machine:`),
     copyable(`clickhouse-backfill resume --plan-id ${plan.planId}`, "the command"),
   );
 }

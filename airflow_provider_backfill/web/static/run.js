@@ -1,4 +1,4 @@
-// The tab of a DAG run or of a task: the plan that it works on.
+// Show the plan of a DAG run or of a task, as a tab in Airflow.
 
 import { place, plansOf } from "./airflow.js";
 import { Refusal, poll, query } from "./api.js";
@@ -14,7 +14,7 @@ export function runView(page) {
       const plans = await plansOf(where);
       const shown = plans.includes(where.plan) ? where.plan : plans[0];
       if (!shown) {
-        patch(page, h("main", {}, h("p", { class: "loading" }, `This ${what} works on no ClickHouse backfill, or has not come so far as to plan it.`)));
+        patch(page, h("main", {}, h("p", { class: "loading" }, `This ${what} has no ClickHouse backfill, or has not yet planned it.`)));
         return 3000;
       }
       const inner = h("div", {});

@@ -1,4 +1,4 @@
-// One table: all of its plans on one calendar, which windows they have filled, and by whom.
+// Show one table: all of its plans on a calendar, and the windows that each has filled.
 
 import { Refusal, ask, poll, query } from "./api.js";
 import { copyable, h, icon, patch } from "./dom.js";
@@ -57,7 +57,7 @@ function verdictOf({ coverage }) {
   );
 }
 
-// The stretches of one server in time order: filled once, twice, or a gap.
+// Return the stretches of one server in time order: filled, filled twice, or a gap.
 function stretches({ coverage }, server) {
   const filled = server.covered.map((one) => ({ state: "filled", at: ms(one), planIds: one.planIds }));
   const gap = server.gaps.map((one) => ({ state: "gap", at: ms(one), planIds: [] }));

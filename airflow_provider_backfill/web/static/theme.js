@@ -1,5 +1,5 @@
-// Light or dark as Airflow shows itself around this page; alone in a tab, as the system does.
-// A script of its own and not a module: it runs before anything is painted.
+// Follow Airflow's light or dark theme; outside Airflow's frame, follow the system.
+// A separate script, not a module, because it must run before the first paint.
 (() => {
   const root = document.documentElement;
   const system = matchMedia("(prefers-color-scheme: dark)");
@@ -7,7 +7,7 @@
   try {
     outer = window.parent !== window ? window.parent.document.documentElement : null;
   } catch {
-    // Another origin around us: none of our business.
+    // The outer page has another origin and cannot be read.
   }
   const apply = () => {
     const named = outer && (outer.classList.contains("dark") ? "dark" : outer.classList.contains("light") ? "light" : "");

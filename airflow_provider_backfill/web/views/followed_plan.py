@@ -77,7 +77,7 @@ class FollowedPlan:
             # A line is no event. RunLog reports the line; the tail restarts after a repair.
             self.tail, path = LogTail(self.session.store, self.plan), self.session.store.event_path(self.plan.plan_id)
             self.log.refresh()
-            raise damage.damaged(path, None, "a line of it is no event", Advice("look at the log")) from None
+            raise damage.damaged(path, None, "a line of it is no event", Advice("check the log")) from None
 
     @property
     def caught_up(self) -> bool:

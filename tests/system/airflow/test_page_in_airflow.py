@@ -247,7 +247,7 @@ def test_selected_cells_are_retried_by_who_may(stage: Stage, open_page: Open) ->
     assert stage.plan("chosen")["chunkCounts"]["failed"] == 2
     page = open_page(of_run("chosen", run), user="vera")
     select_failed(page, 2)
-    inner(page).get_by_text("No task of Airflow's that you may clear has run these chunks.").wait_for()
+    inner(page).get_by_text("No task that you may clear in Airflow has executed these chunks.").wait_for()
     assert inner(page).get_by_role("button", name="Retry").count() == 0
     keep(page, "selected-viewer")
 
