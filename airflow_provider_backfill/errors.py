@@ -1,5 +1,5 @@
 """
-Define the errors that a user can see: what happened, what to do next, and the exit code.
+Define the errors that a user can see, each with its values, its remedy and its exit code.
 
 Every error that the product raises on purpose is a :class:`BackfillError`. Command line, operators and web page catch
 this class at one place each. A :data:`Remedy` is the advice of an error; each interface renders it in its own words.

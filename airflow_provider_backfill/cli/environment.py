@@ -1,4 +1,4 @@
-"""Prepare what a command needs: options, session, password and user."""
+"""Prepare the options, session, password and user of a command."""
 
 import errno
 import os

@@ -42,8 +42,7 @@ def main(arguments: Sequence[str] | None = None, *, airflow_section: Mapping[str
     except BrokenPipeError:
         from .console import mute
 
-        # ead`); what is still buffered must not fail again at exit.|# The reader has closed the pipe (`… | head`);
-        # buffered output must not fail again at exit. | head`); what is still buffered must not fail again at exit.
+        # The reader has closed the pipe (`… | head`); buffered output must not fail again at exit.
         mute(sys.stdout)
         mute(sys.stderr)
         return 1

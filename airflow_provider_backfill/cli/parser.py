@@ -12,7 +12,7 @@ from .flags import ALL_FLAGS, COMMANDS, COMMON, EXAMPLES, PLAN_ID, POSITIONAL, F
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raise what argparse would print."""
+    """Raise argparse's errors instead of printing them."""
 
     def error(self, message: str) -> NoReturn:
         raise RequestError(f"{message[:1].upper()}{message[1:]}.", hint=f"{self.prog} --help shows what it takes")

@@ -41,7 +41,7 @@ _SETTINGS = {
     "send_progress_in_http_headers": 1,
     "http_headers_progress_interval_ms": 10_000,
 }
-# Column statistics are read from every part for each query, and change nothing in statements as plain as ours.
+# Column statistics are read from every part for each query, and do not help statements as simple as these.
 LONG_TEXT = {"max_query_size": 2**27}
 """Settings for a statement that lists a plan's bounds: 100,000 chunks make a megabyte of text."""
 _WHERE_KNOWN = {"use_statistics": 0}

@@ -252,7 +252,7 @@ def _sample(server: ClickHouse, source: TableName, column: str) -> tuple[int, in
 
 def _partitions(server: ClickHouse, target: TableFacts, plan: Plan | None) -> int | None:
     """
-    Count the partitions that the plan's middle chunk writes to, for the statement with the most.
+    Count the partitions that the plan's middle chunk writes to, for the statement with most partitions.
 
     None without a plan or a partition key. A count that reaches its limit of 5 s gives a lower bound.
 

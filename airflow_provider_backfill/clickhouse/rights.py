@@ -1,4 +1,4 @@
-"""Check what a user may do: the rights that a plan needs, and the settings of its statements."""
+"""Check the rights that a plan needs and the settings of its statements."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -64,7 +64,7 @@ def _granted(server: ClickHouse, right: str, on: str) -> bool:
 
 
 def constrained_settings(server: ClickHouse, plan: Plan | None) -> tuple[ConstrainedSetting, ...]:
-    """Return the settings of our statements that this user may not set to the needed values."""
+    """Return the settings in the product's statements that this user may not set to the needed values."""
     sent = _SENT_DIRECTLY if plan is not None and plan.write_mode is WriteMode.INSERT else _SENT
     if plan is not None and plan.use_tokens:
         sent = {**sent, "insert_deduplication_token": None}

@@ -15,7 +15,7 @@ from ..core.tables import TableName, TimeKind
 from ..errors import StatementRefusedError
 from .client import LONG_TEXT, ClickHouse
 
-# A count reads only the time column, which takes a second or two for this number of rows.
+# A count reads only the time column. For this number of rows, it takes a second or two.
 _COUNT_UP_TO_ROWS = 500_000_000
 _COUNT_SECONDS = 60
 

@@ -136,7 +136,7 @@ class Chunking:
         Cut ``[start, end)`` by the length alone: slices are adjacent and cover the window exactly.
 
         Raises:
-            RequestError: The window is empty or reversed, or the length below what a timestamp can resolve.
+            RequestError: The window is empty or reversed, or the length is shorter than a millisecond.
             ValueError: The bounds come from data (:attr:`from_data`) and follow from no rule.
         """
         if self.hours is not None:
@@ -215,7 +215,7 @@ def load_zone(name: str) -> "Timezone":
     Return a time zone by its IANA name. For an ambiguous or missing start of a day, the zone takes the first instant.
 
     Raises:
-        RequestError: There is no zone of that name.
+        RequestError: The zone does not exist.
     """
     import pendulum
     from pendulum.tz.exceptions import InvalidTimezone

@@ -24,8 +24,8 @@ def unwrap_type(text: str) -> str:
 
 def time_kind(column_type: str, unit: str = "") -> TimeKind | None:
     """
-    Return how a column of this type stores instants; None for other types. *unit* (s, ms, us, ns)
-    is for integers.
+    Return how a column of this type stores instants; None for types without time. *unit* (s, ms, us, ns) applies to
+    integers.
     """
     name = unwrap_type(column_type)
     if name in ("Date", "Date32"):
@@ -44,7 +44,7 @@ def widens(given: str, wanted: str, common: str) -> bool:
     Where *wanted* takes no NULL, a NULL becomes the default, as in an INSERT.
 
     Args:
-        common: The smallest type that holds both; empty where there is none.
+        common: The smallest common type; empty if there is none.
     """
     source, target = _plain(given), _plain(wanted)
     if target in (source, _plain(common)) or (source, target) in _EXACT:

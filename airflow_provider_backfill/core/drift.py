@@ -14,7 +14,10 @@ from .plan import Plan, Statement
 
 
 def compatibility_token(statements: Sequence[Statement], target: TableFacts, *, use_tokens: bool) -> str:
-    """Return a SHA-256 over what affects the data: the statements, the target's columns and keys, the use of tokens."""
+    """
+    Return a SHA-256 of everything that affects the data: the statements, the target's columns and keys, and the use of
+    tokens.
+    """
     parts = [
         [
             [s.name, s.select, s.source_text, s.columns, [[p.name, p.format] for p in s.parameters], s.settings]

@@ -81,7 +81,7 @@ class RunWaived(_Event):
 
 
 class RunThrottled(_Event):
-    """A worker waits until the server has capacity, and then continues by itself."""
+    """A worker waits until the server has capacity, and then continues automatically."""
 
     type: Literal["RunThrottled"] = "RunThrottled"
     reason: str

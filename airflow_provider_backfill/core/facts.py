@@ -76,7 +76,7 @@ class Replicas(NamedTuple):
         return self.by_database or bool(self.cluster) or self.total == 1
 
     def arguments(self, table: str) -> str:
-        """Return path and replica name for one of our tables; empty where the database assigns them."""
+        """Return path and replica name for one of the product's tables; empty where the database assigns them."""
         return "" if self.by_database else f"'{self.beside}_{table}', {self.name}"
 
     def engine(self, engine: str, table: str) -> str:
@@ -209,8 +209,8 @@ class ScanFacts:
     Attributes:
         reads: How often the query plan reads the source.
         filtered: How many of these reads carry the filter.
-        pruned: Whether the filter is used by an index (partition, min-max or primary key) on each read.
-        row_wise: Whether each result row comes from one source row by itself.
+        pruned: Whether an index (partition, min-max or primary key) uses the filter on each read.
+        row_wise: Whether each result row depends on one source row only.
         tables: The tables whose parts are read, as ``database.table``; the SELECT may name views or Distributed tables
             instead.
         tree: The query tree of the SELECT.

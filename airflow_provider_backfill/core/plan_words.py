@@ -34,7 +34,7 @@ def adds_up(proof: str, accepted: str) -> str:
 
 
 def guarantee(mode: WriteMode) -> str:
-    """Return the guarantee that a write mode gives for each row."""
+    """Return the sentence with a write mode's guarantee for each row."""
     return _GUARANTEE[mode]
 
 

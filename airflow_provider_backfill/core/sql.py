@@ -362,7 +362,10 @@ def pasteable(text: str, given: Mapping[str, str]) -> tuple[str, str]:
 
 
 def any_row_sql(plan: Plan, statement: Statement, chunk: Chunk) -> str:
-    """Return SQL that gives one row if a statement's filtered tables have rows in the chunk's window, else none."""
+    """
+    Return SQL that returns one row if a statement's filtered tables have rows in the chunk's
+    window, otherwise none.
+    """
     rows = [
         f"FROM {quote_table(one.table)} WHERE {slices_condition(one, [(chunk.start, chunk.end)], chunk.key_range)}"
         for one in plan.filters(statement)

@@ -1,11 +1,10 @@
 """
-Operators: plan a ClickHouse backfill, and execute its chunks in mapped tasks.
+Plan a ClickHouse backfill, and execute its chunks in mapped tasks.
 
-A mapped task gets a plan's id and a window, never a position. A cleared task therefore finds the same
-chunks, whatever the plan task has done since. The event log keeps the number of attempts of each
-chunk. One task uses up the budget (``maxRetriesPerChunk``). Airflow's ``retries`` are for lost workers
-and an unreachable ClickHouse, and give a failed chunk no new budget. A clear by a person gives a new
-budget.
+A mapped task gets a plan's id and a window, never a position. A cleared task therefore finds the same chunks, even if
+the plan task ran again. The event log counts the attempts of each chunk, and one task uses the whole budget
+(``maxRetriesPerChunk``). Airflow's ``retries`` are for lost workers and an unreachable ClickHouse, and give a failed
+chunk no new budget. A clear by a person does.
 """
 
 from .chunk import BackfillChunkOperator

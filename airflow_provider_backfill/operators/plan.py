@@ -1,4 +1,4 @@
-"""Plan a ClickHouse backfill: an immutable plan, and what to map the chunk operator over."""
+"""Plan a ClickHouse backfill: create an immutable plan and the items that the chunk operator is mapped over."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime

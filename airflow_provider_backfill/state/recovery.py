@@ -1,5 +1,5 @@
 """
-Recover the run from a damaged log: the remaining facts, and what is lost.
+Recover the run from a damaged log, and name the lost facts.
 
 The rules are cautious. A chunk counts as done only if a whole line says so. All chunks that a lost line may concern are
 named, so that a person checks them before they are written again.
@@ -25,7 +25,7 @@ class RecoveredRun:
     Attributes:
         read: Number of readable lines.
         damaged: Numbers of the unreadable lines.
-        lost: Number of missing lines that the last checkpoint had seen.
+        lost: Number of missing lines that the last checkpoint contained.
         uncertain: Ids of chunks that may be done without a line that says so.
     """
 
