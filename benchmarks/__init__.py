@@ -1,1 +1,4 @@
-"""Each module measures something beside a baseline in the same run; ``python -m benchmarks`` runs them."""
+"""
+Measure the product. Each module measures a figure and its baseline in the same run; ``python -m
+benchmarks`` runs all.
+"""

@@ -1,4 +1,7 @@
-"""``python -m benchmarks [--short] [--rounds N] [--json FILE] [--markdown FILE] [NAME …]``: all, or those named."""
+"""
+Run ``python -m benchmarks [--short] [--rounds N] [--json FILE] [--markdown FILE] [NAME …]``: all benchmarks, or the
+named ones.
+"""
 
 import argparse
 import importlib
@@ -13,7 +16,10 @@ from benchmarks.frame import Row, as_json, markdown
 
 
 def main() -> None:
-    """Run, print, write; a bar that is missed is shown and is no failure of this command."""
+    """
+    Run the benchmarks, print and write the figures. A figure over its bar is shown, but does not
+    fail the command.
+    """
     modules = [
         importlib.import_module(f"benchmarks.{m.name}")
         for m in pkgutil.iter_modules(benchmarks.__path__)
@@ -32,7 +38,8 @@ def main() -> None:
     if unknown := set(given.names) - set(known):
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     frame.most_rounds = given.rounds
-    # Installed programs have their modules compiled; a container's setting must not have each process do it again.
+    # Installed programs have compiled modules. Without this, a container's setting would make each process compile them
+    # again.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     rows: dict[str, list[Row]] = {}
     for name in given.names or known:

@@ -1,4 +1,4 @@
-"""A real cluster on this machine, and what a plan takes there beside one bare statement; for the other modules."""
+"""Start a real cluster on this machine, and compare a plan with one bare statement; used by other benchmarks."""
 
 import json
 import os
@@ -22,14 +22,17 @@ _CPU = "ProfileEvents['UserTimeMicroseconds'] + ProfileEvents['SystemTimeMicrose
 
 
 class Cost(NamedTuple):
-    """Seconds of wall, and of the processor as the query logs of all nodes have it."""
+    """Seconds of wall time, and of processor time by the query logs of all nodes."""
 
     wall: float
     cpu: float
 
 
 def can_measure() -> bool:
-    """Whether this machine can run a cluster; says why not, so that the other benchmarks continue."""
+    """
+    Return whether this machine can run a cluster; otherwise print the reason, so that the other
+    benchmarks continue.
+    """
     if reason := why_not_here():
         print(f"not measured: {reason}", file=sys.stderr)
     return not reason
@@ -37,7 +40,7 @@ def can_measure() -> bool:
 
 @contextmanager
 def cluster_bench(shards: int, rows: int) -> Iterator["Bench"]:
-    """Start so many *shards* with two replicas each, and fill a source with *rows*."""
+    """Start *shards* shards with two replicas each, and fill a source with *rows* rows."""
     with (
         tempfile.TemporaryDirectory(prefix="backfill-bench-", dir=os.environ.get("BACKFILL_BENCH_DIR")) as folder,
         Cluster(Path(folder) / "cluster", shards) as cluster,
@@ -47,13 +50,13 @@ def cluster_bench(shards: int, rows: int) -> Iterator["Bench"]:
 
 class Bench:
     """
-    Replicated tables on all nodes of a cluster, and Distributed ones over them.
+    Replicated tables on all nodes of a cluster, and Distributed tables over them.
 
     Args:
-        rows: As many has the source, spread evenly over the 31 days of the window.
+        rows: Rows of the source, spread evenly over the 31 days of the window.
 
     Attributes:
-        addresses: The flags that say where each shard is: all nodes have one name here.
+        addresses: The flags with the address of each shard, since all nodes have one host name here.
     """
 
     def __init__(self, cluster: Cluster, state: Path, rows: int) -> None:
@@ -90,7 +93,7 @@ class Bench:
         self._cluster.query(f"CREATE TABLE {DATABASE}.{table} {on} AS {DATABASE}.{table}_local ENGINE = {spread}")
 
     def _rest(self, table: str) -> None:
-        """Let every replica have all rows, and no merge of them run."""
+        """Wait until every replica has all rows and no merge is running."""
         for node in self._cluster.nodes:
             node.query(f"SYSTEM SYNC REPLICA {DATABASE}.{table}_local", 600)
             while node.number(f"SELECT count() FROM system.merges WHERE database = '{DATABASE}'"):
@@ -103,7 +106,7 @@ class Bench:
         return self._cost(lambda: self._cluster.nodes[0].query(statement, 600, **given), "bare")
 
     def ours(self, target: str, *flags: str) -> Cost:
-        """Plan the table ``ours`` by the name *target*, and run the plan, 2 chunks at once on each shard."""
+        """Plan the table ``ours`` under the name *target*, and run the plan with 2 parallel chunks per shard."""
         self._create("ours")
         window = ("--from", WINDOW[0], "--to", WINDOW[1], "--force-large-window", "--force", "--no-trial")
         command = [*self._program, "plan", "--target", f"{DATABASE}.{target}", *window, *flags, *self._common]
@@ -134,10 +137,10 @@ class Bench:
         self, name: str, against: str, bars: tuple[float | None, float | None], rounds: int, *works: Callable[[], Cost]
     ) -> list[Row]:
         """
-        Measure a bare statement and a run in turn, and hold that both have written the same rows to each node.
+        Measure a bare statement and a run alternately, and check that both wrote the same rows to each node.
 
         Args:
-            bars: For wall and for processor time.
+            bars: The bars for wall time and for processor time.
             works: The statement, and the run.
         """
         bare, ours = in_turn(rounds, *works)

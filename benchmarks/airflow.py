@@ -1,8 +1,9 @@
 """
-What Airflow adds: chunks through one DAG run beside ``run``, memory of a task beside an empty one, DAG parse time.
+Measure the cost of Airflow: chunks through one DAG run against ``run``, memory of a task against an empty task, DAG
+parse time.
 
-A whole Airflow (scheduler, API server, triggerer, DAG processor, PostgreSQL) and a ClickHouse are started for it.
-The chunks are small, so what is measured is what each costs beside its rows.
+The benchmark starts a complete Airflow (scheduler, API server, triggerer, DAG processor, PostgreSQL) and a ClickHouse.
+The chunks are small, so their fixed cost is measured.
 """
 
 import os
@@ -21,10 +22,10 @@ from tests.server import ClickHouseServer
 from tests.system.airflow.stack import RunningAirflow, wait_for
 
 ROOT = Path(__file__).parents[1]
-# So many mapped tasks share the chunks of a day and more when they are small.
+# The number of mapped tasks that share the small chunks of a day or more.
 _TASKS = 12
 _BY_RUN = ("by_run", "by_run_again")
-# Seconds of CPU to parse a DAG file, Airflow's own modules loaded before.
+# CPU seconds to parse a DAG file, with Airflow's own modules loaded before.
 PARSE = """
 import sys, time
 from airflow.sdk import DAG, Param
@@ -80,7 +81,7 @@ with DAG("empty", schedule=None) as empty:
 
 
 def measure(short: bool) -> list[Row]:
-    """All figures of Airflow."""
+    """Return all figures of Airflow."""
     rows = _parsing(1 if short else 5)
     with tempfile.TemporaryDirectory(prefix="backfill-bench-", dir=os.environ.get("BACKFILL_BENCH_DIR")) as folder:
         rows += _running(Path(folder), days=2 if short else 120)
@@ -134,7 +135,7 @@ def _running(folder: Path, days: int) -> list[Row]:
             walls = {name: _wall(airflow, name) for name in ("empty", "in_workers", "deferred")}
         finally:
             airflow.stop()
-        # Before and after, so that what the machine does meanwhile meets both.
+        # Measure before and after, so that other work of the machine affects both.
         by_run = Used(*map(statistics.mean, zip(first, _by_run(folder, server.url, end, _BY_RUN[1]), strict=True)))
         for name in ("in_workers", "deferred", *_BY_RUN):
             assert client.command(f"SELECT count(), sum(x) FROM bench.{name}") == client.command(
@@ -169,7 +170,7 @@ def _running(folder: Path, days: int) -> list[Row]:
 
 
 def _by_run(folder: Path, url: str, end: str, table: str) -> Used:
-    """Plan and run the same chunks from the command line, two at once; the use of both."""
+    """Plan and run the same chunks from the command line, two in parallel; return the resources used."""
     program = [sys.executable, "-m", "airflow_provider_backfill.cli"]
     common = ["--clickhouse-url", url, "--state-dir", str(folder / "state-of-run"), "--json"]
     window = ["--from", "2025-01-01", "--to", end, "--chunk-hours", "1", "--force-large-window"]
@@ -179,7 +180,7 @@ def _by_run(folder: Path, url: str, end: str, table: str) -> Used:
 
 
 def _wall(airflow: RunningAirflow, dag: str) -> float:
-    """Seconds from the trigger of a run to its success."""
+    """Return the seconds from the trigger of a run to its success."""
     headers = {"Authorization": f"Bearer {airflow.token('ada')}"}
     wait_for(lambda: airflow.call("GET", f"/api/v2/dags/{dag}", None, headers)[0] == 200, f"{dag} is parsed", 300)
 

@@ -1,7 +1,7 @@
 """
-What ``check`` and ``list`` cost as plans get many: processor time and memory over 10,000 plans, beside 1,000.
+Measure ``check`` and ``list`` on many plans: processor time and memory for 10,000 plans against 1,000.
 
-Half of the plans are completed, the others paused midway, with the run file as a worker leaves it.
+Half of the plans are completed. The others are paused midway, with the run file that a worker leaves.
 """
 
 import os
@@ -23,7 +23,7 @@ OWNER = "worker-host:12345:67890123:abcdef12"
 
 
 def measure(short: bool) -> list[Row]:
-    """All figures of check and list."""
+    """Return all figures of ``check`` and ``list``."""
     few, many = (FEW // 10, MANY // 10) if short else (FEW, MANY)
     with tempfile.TemporaryDirectory(prefix="backfill-bench-", dir=os.environ.get("BACKFILL_BENCH_DIR")) as folder:
         root = Path(folder)
@@ -69,7 +69,7 @@ def _run(store: StateStore, plan: Plan, finished: int) -> None:
     log = store.open_run(plan)
     first, *others = list(plan.chunks())[:finished]
     log.append(started(plan, first, by=OWNER))
-    # The rest in one write: this is no benchmark of a run.
+    # Write the rest in one write, since this is no benchmark of a run.
     events: list[Event] = [verified(first, by=OWNER), done(first, by=OWNER)]
     for chunk in others:
         events += [started(plan, chunk, by=OWNER), verified(chunk, by=OWNER), done(chunk, by=OWNER)]

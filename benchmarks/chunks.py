@@ -1,9 +1,9 @@
 """
-What a chunk costs by itself, and how soon a cancel is obeyed.
+Measure the fixed cost of a chunk, and the delay of a cancel.
 
-Chunks without rows, so that only the product's own work is left: 2,000 windows that the source's
-index rules out, and as many whose aggregate has to be staged to be known empty; beside as many
-bare inserts of no row over one kept connection.
+The chunks have no rows, so that only the product's own work remains. The index of the source excludes 2,000 windows;
+another 2,000 must be staged to be known as empty. The baseline is the same number of bare inserts without rows over one
+connection.
 """
 
 import contextlib
@@ -37,12 +37,12 @@ from tests.server import ClickHouseServer
 CHUNKS = 2_000
 _COLUMNS = "(id UInt64, ts DateTime('UTC'))"
 _OPTIONS = {"limits": {"maxWindowHours": 100_000}}
-# 2 s a part, for 80 s; a block may not sleep longer than 3.
+# 2 s per part, 80 s in total; a block may not sleep longer than 3 s.
 _SLEEPS = "SELECT id, ts + sleepEachRow(0.002) AS ts FROM b.slow"
 
 
 def measure(short: bool) -> list[Row]:
-    """All figures of single chunks."""
+    """Return all figures of single chunks."""
     chunks, rounds, cancels = (200, 1, 3) if short else (CHUNKS, 3, 20)
     with tempfile.TemporaryDirectory(prefix="backfill-bench-", dir=os.environ.get("BACKFILL_BENCH_DIR")) as folder:
         root = Path(folder)
@@ -119,7 +119,7 @@ def _plan(session: Session, target: str, hours: int, **what: Any) -> str:
 
 
 def _kill(server: ClickHouse) -> float:
-    """Seconds of a KILL QUERY SYNC of the same insert."""
+    """Return the seconds of a KILL QUERY SYNC of the same insert."""
     name = f"bench-{time.monotonic_ns()}"
     other = threading.Thread(target=_ignored, args=(server, f"INSERT INTO b.bare {_SLEEPS}", name))
     other.start()
@@ -130,13 +130,13 @@ def _kill(server: ClickHouse) -> float:
 
 
 def _ignored(server: ClickHouse, sql: str, name: str) -> None:
-    # It is killed on purpose.
+    # The statement is killed on purpose.
     with contextlib.suppress(ServerError):
         server.command(sql, {"query_id": name})
 
 
 def _cancel(session: Session, server: ClickHouse, url: str, state: Path) -> float:
-    """Seconds from typing ``cancel`` until no query of the plan is on the server."""
+    """Return the seconds from ``cancel`` until no query of the plan is on the server."""
     plan = _plan(session, "slow_target", 1, select=_SLEEPS)
     flags = ["--plan-id", plan, "--clickhouse-url", url, "--state-dir", str(state), "--json"]
     program = [sys.executable, "-m", "airflow_provider_backfill.cli"]

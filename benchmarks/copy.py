@@ -1,11 +1,10 @@
 """
-What chunks and proof cost, beside the statement that a good engineer would type.
+Measure the cost of chunks and proofs, against the statement that a good engineer would type.
 
-That is one ``INSERT … SELECT`` with as many insert threads as the machine has cores. Both write the same window of a
-table with daily partitions on the same server, in turn. The run is timed as a user types it, from the start of the
-program to its end, verification and cleaning up included. After each run the target must hold the very rows of the
-source. Processor time is the server's own figure, by its query log, of all statements of a run, and the operating
-system's figure of the program.
+The baseline is one ``INSERT … SELECT`` with one insert thread per core. Both write the same window of a table with
+daily partitions on the same server, alternately. The time of a run covers the whole program, including verification and
+cleanup. After each run, the target must have exactly the source's rows. Processor time comes from the server's query
+log (all statements of a run) and from the operating system (the program).
 """
 
 import json
@@ -48,7 +47,7 @@ _HOURLY = (
     " FROM b.source{} GROUP BY hour, user"
 )
 _CPU = "ProfileEvents['UserTimeMicroseconds'] + ProfileEvents['SystemTimeMicroseconds']"
-# By what a statement is for; the looks are those at parts, and at rows of others.
+# By the purpose of a statement. Checks are queries on parts and on rows of others.
 _KIND = (
     "multiIf(query_kind = 'Insert' AND position(query, '_fence_') = 0, 'fill', query_id LIKE '%.source.%',"
     " 'source asked again', query_id LIKE '%.staged', 'look at what is staged', query LIKE '%MOVE PARTITION%'"
@@ -58,7 +57,10 @@ _KIND = (
 
 
 class Cost(NamedTuple):
-    """What a backfill or a statement took: seconds of wall, of the server's processor, and of the program's."""
+    """
+    The cost of a backfill or a statement: seconds of wall time, and of processor time of the server
+    and of the program.
+    """
 
     wall: float
     server: float
@@ -66,7 +68,7 @@ class Cost(NamedTuple):
 
 
 def measure(short: bool) -> list[Row]:
-    """All figures of copying: staged, replaced, an aggregate by the query of its view, and what planning takes."""
+    """Return all figures of copying: staged, replaced, an aggregate through its view's query, and the planning."""
     rounds = 1 if short else 3
     smaller, larger = (2_000_000, 5_000_000) if short else (SMALLER, LARGER)
     with tempfile.TemporaryDirectory(prefix="backfill-bench-", dir=os.environ.get("BACKFILL_BENCH_DIR")) as folder:
@@ -94,7 +96,7 @@ class _Bench:
         self._during = ""
 
     def load(self, rows: int) -> None:
-        """Make the source and the targets anew."""
+        """Create the source and the targets again."""
         self._server.command("DROP DATABASE IF EXISTS b SYNC")
         self._server.command("CREATE DATABASE b")
         self._server.command(_SOURCE)
@@ -105,7 +107,7 @@ class _Bench:
             f" FROM numbers({rows})",
             {"max_insert_threads": 2, "max_partitions_per_insert_block": 0},
         )
-        # At rest, as a table with history is: its own merges must not be in the figures.
+        # Merge first: the figures must not include the source's own merges.
         self._server.command("OPTIMIZE TABLE b.source FINAL")
         self._server.command(_ROLLUP)
         self._server.command(f"CREATE MATERIALIZED VIEW b.rollup_view TO b.rollup AS {_HOURLY.format('')}")
@@ -124,7 +126,7 @@ class _Bench:
         ]
 
     def profile(self) -> list[Row]:
-        """Split what the last run took of the server's processor by what its statements are for."""
+        """Split the server's processor time of the last run by the purpose of its statements."""
         found = self._server.rows(
             f"SELECT {_KIND} AS kind, count(), sum({_CPU}) / 1000 FROM system.query_log WHERE type = 'QueryFinish'"
             f" AND {self._during} GROUP BY kind ORDER BY 3 DESC"
@@ -136,7 +138,7 @@ class _Bench:
         ]
 
     def rollups(self, rows: int, rounds: int) -> list[Row]:
-        """Measure an aggregate in many chunks and in those that plan proposes, beside one statement and its cut."""
+        """Measure an aggregate in many chunks and in the proposed chunks, against one statement and its cut."""
         name = f"a view's aggregate of {rows:,} rows"
         bare, many = self._pair("rollup", "rollup", rounds, "--chunk-hours", "6")
         again, larger = self._pair("rollup", "rollup", rounds, "--chunk-hours", "auto")
@@ -152,7 +154,7 @@ class _Bench:
         ]
 
     def planning(self, rows: int, rounds: int) -> list[Row]:
-        """Measure what the trial adds to `plan`."""
+        """Measure the time that the trial adds to ``plan``."""
 
         def plan(*flags: str) -> float:
             self._empty("rollup", "rollup")
@@ -164,7 +166,7 @@ class _Bench:
         return [Row(f"`plan` with a trial beyond one without, {rows:,} rows", beyond, "s", bar=3, note=note)]
 
     def _pair(self, target: str, like: str, rounds: int, *flags: str) -> tuple[list[Cost], list[Cost]]:
-        """Measure one bare statement and a run into an empty target, in turn."""
+        """Measure one bare statement and a run into an empty target, alternately."""
         bare = _HOURLY.format(f" WHERE {_BETWEEN}") if like == "rollup" else f"SELECT * FROM b.source WHERE {_BETWEEN}"
 
         def ours() -> Cost:
@@ -223,12 +225,12 @@ class _Bench:
         else:
             self._server.command(f"DROP TABLE IF EXISTS b.{table} SYNC")
             self._server.command(f"CREATE TABLE b.{table} AS b.{like}")
-        # The merges of what was written before must be over.
+        # Wait for the merges of earlier writes.
         while self._server.rows("SELECT count() FROM system.merges")[0][0]:
             time.sleep(0.1)
 
     def _compare(self, target: str) -> None:
-        """Both ways must have written the same."""
+        """Check that both ways wrote the same rows."""
         values = "hour, user, countMerge(hits), sumMerge(ids)" if target == "rollup" else "*"
         group = " GROUP BY hour, user" if target == "rollup" else ""
         ours, bare = (

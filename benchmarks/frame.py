@@ -1,8 +1,8 @@
 """
-What a benchmark gives: rows of a figure, its baseline in the same run, and the bar it is held against.
+Define the result of a benchmark: figures, their baselines in the same run, and their bars.
 
-A module of this package with a function ``measure(short: bool) -> list[Row]`` is a benchmark;
-*short* is for CI: the same figures from less work.
+A module of this package with a function ``measure(short: bool) -> list[Row]`` is a benchmark; *short* gives the same
+figures from less work, for CI.
 """
 
 import json
@@ -28,12 +28,12 @@ class Row:
     One figure.
 
     Attributes:
-        value: In *unit*; less is better.
-        baseline: What it is compared with, measured in turn with it; None when it stands alone.
-        against: What the baseline is.
-        bar: The ratio to the baseline that must not be exceeded, or the value when there is no
-            baseline; None for a figure that is only shown.
-        note: What a reader should know, such as why it is not at its bar.
+        value: The value in *unit*; less is better.
+        baseline: The baseline, measured alternately with the value; None if there is none.
+        against: The name of the baseline.
+        bar: The maximum ratio to the baseline, or the maximum value without a baseline; None for a figure without a
+            bar.
+        note: A remark for readers, such as why the figure is over its bar.
     """
 
     name: str
@@ -51,19 +51,19 @@ class Row:
 
     @property
     def held(self) -> bool | None:
-        """Whether the bar holds; None without one."""
+        """Whether the bar holds; None without a bar."""
         measure = self.value if self.baseline is None else self.ratio
         return None if self.bar is None or measure is None else measure <= self.bar
 
 
 def in_turn(rounds: int, *works: Callable[[], _T]) -> list[list[_T]]:
     """
-    Do the works one after the other, round by round, so that what the machine does meanwhile meets all of them.
+    Do the works one after the other, round by round, so that other work of the machine affects all of them.
 
     There are *rounds*, or as many as the command line allows.
 
     Returns:
-        For each work, what it returned in each round.
+        For each work, its results by round.
     """
     results: list[list[_T]] = [[] for _ in works]
     for _ in range(min(rounds, most_rounds)):
@@ -73,20 +73,20 @@ def in_turn(rounds: int, *works: Callable[[], _T]) -> list[list[_T]]:
 
 
 def ratio_of(values: Sequence[float], baselines: Sequence[float]) -> tuple[float, float]:
-    """Return the median value, and the baseline that gives the median of the rounds' ratios."""
+    """Return the median value, and the baseline that gives the median of the ratios."""
     value = statistics.median(values)
     ratio = statistics.median(v / b for v, b in zip(values, baselines, strict=True))
     return value, value / ratio
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds that *work* takes."""
+    """Return the seconds that *work* takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
-# The kernel counts the memory of whoever starts a program as the program's own, so one starts it that has next to none.
+# The kernel attributes the memory of the starting process to the program, so a small process starts it.
 _STARTER = """
 import os, sys, time
 began, nothing = time.perf_counter(), os.open(os.devnull, os.O_WRONLY)
@@ -99,7 +99,7 @@ print(os.waitstatus_to_exitcode(status), wall, used.ru_utime + used.ru_stime, us
 
 
 class Used(NamedTuple):
-    """What a process used: seconds of wall, seconds of CPU, memory at its highest in MB."""
+    """Resources of a process: seconds of wall time, seconds of CPU, peak memory in MB."""
 
     wall: float
     cpu: float
@@ -107,7 +107,7 @@ class Used(NamedTuple):
 
 
 def use_of(*command: str) -> Used:
-    """Measure a program that ends with 0 or 1, by the operating system's figures; discard its output."""
+    """Measure a program that ends with 0 or 1 by the operating system's figures; discard its output."""
     starter = [sys.executable, "-I", "-S", "-c", _STARTER]
     answer = subprocess.run([*starter, *command], check=True, stdout=subprocess.PIPE, text=True).stdout.split()
     assert answer[0] in ("0", "1"), command
@@ -115,7 +115,7 @@ def use_of(*command: str) -> Used:
 
 
 def machine() -> str:
-    """Return the machine in a line."""
+    """Return a description of the machine in one line."""
     with Path("/proc/cpuinfo").open() as file:
         model = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
     load = os.getloadavg()[0]

@@ -1,7 +1,7 @@
 """
-What a user waits for at the prompt: the start of the program, and `plan`, `status` and `check` of 100,000 chunks.
+Measure the wait at the prompt: the start of the program, and `plan`, `status` and `check` of 100,000 chunks.
 
-CPU and memory are the operating system's figures of the whole process.
+CPU and memory are the operating system's figures for the whole process.
 """
 
 import os
@@ -20,7 +20,7 @@ _END = {_SMALL: "2025-01-06", _LARGE: "2036-05-29T16:00"}
 
 
 def measure(short: bool) -> list[Row]:
-    """All figures of the program itself."""
+    """Return all figures of the program."""
     rounds = 3 if short else 11
     with tempfile.TemporaryDirectory(prefix="backfill-bench-", dir=os.environ.get("BACKFILL_BENCH_DIR")) as folder:
         return [*_start(rounds, Path(folder)), *_sizes(3 if short else 5, Path(folder))]
@@ -30,7 +30,7 @@ def _start(rounds: int, root: Path) -> list[Row]:
     empty = ("--state-dir", str(root / "empty"))
     lazy, model, version, listing, check = in_turn(
         rounds,
-        # Loads next to nothing by itself: its names are imported when they are first used.
+        # ``import pydantic`` alone loads almost nothing, since pydantic imports its names on first use.
         lambda: use_of(sys.executable, "-c", "import pydantic").cpu,
         lambda: use_of(sys.executable, "-c", "from pydantic import BaseModel").cpu,
         lambda: use_of(*_PROGRAM, "--version").cpu,

@@ -1,7 +1,8 @@
 """
-What a plan costs on two replicas, beside one bare ``INSERT … SELECT`` on the same cluster.
+Measure a plan on two replicas, against one bare ``INSERT … SELECT`` on the same cluster.
 
-The time is until both replicas have all rows. Both write the same rows, by two insert threads or two chunks at once.
+The time ends when both replicas have all rows. Both write the same rows, with two insert threads or two parallel
+chunks.
 """
 
 from benchmarks._clusters import BETWEEN, can_measure, cluster_bench
@@ -11,7 +12,7 @@ ROWS = 20_000_000
 
 
 def measure(short: bool) -> list[Row]:
-    """Copy into a Replicated target in daily and in six-hour chunks."""
+    """Copy into a Replicated target, in chunks of a day and of six hours."""
     if not can_measure():
         return []
     rows, rounds = (ROWS // 10, 1) if short else (ROWS, 3)

@@ -1,8 +1,8 @@
 """
-What a plan of two shards with two replicas each costs, beside one bare distributed ``INSERT … SELECT``.
+Measure a plan on two shards with two replicas each, against one bare distributed ``INSERT … SELECT``.
 
-Where each shard fills itself, the bare statement does so, too (``parallel_distributed_insert_select = 2``). Where rows
-are dealt out by the sharding key, the bare statement sends each row to its shard.
+If each shard fills itself, so does the bare statement (``parallel_distributed_insert_select = 2``). If the sharding key
+divides the rows, the bare statement sends each row to its shard.
 """
 
 from benchmarks._clusters import BETWEEN, can_measure, cluster_bench
@@ -12,7 +12,7 @@ ROWS = 20_000_000
 
 
 def measure(short: bool) -> list[Row]:
-    """Copy a table on all shards: each shard its own rows, and by the sharding key."""
+    """Copy a table on all shards: each shard its own rows, and rows divided by the sharding key."""
     if not can_measure():
         return []
     rows, rounds = (ROWS // 10, 1) if short else (ROWS, 3)

@@ -1,7 +1,7 @@
 """
-What the state costs: a checkpoint beside two appends to a file, and how little of it depends on the plan's size.
+Measure the state: a checkpoint against two appends to a file, for plans of several sizes.
 
-A checkpoint is a claim and a done, both durable.
+A checkpoint is a claim and a done event, both durable.
 """
 
 import fcntl
@@ -38,7 +38,7 @@ LINE = b"x" * 299 + b"\n"
 
 
 def measure(short: bool) -> list[Row]:
-    """All figures of the state."""
+    """Return all figures of the state."""
     with tempfile.TemporaryDirectory(prefix="backfill-bench-", dir=os.environ.get("BACKFILL_BENCH_DIR")) as folder:
         root = Path(folder)
         return [
@@ -50,14 +50,14 @@ def measure(short: bool) -> list[Row]:
 
 
 def _prepared(root: Path, size: int, left: int) -> StateStore:
-    """Return a store with a plan of *size* chunks of which *left* are not done."""
+    """Return a store with a plan of *size* chunks, of which *left* are not done."""
     plan = _plan(size)
     store = StateStore(FileBackend(root / f"chunks-{size}"))
     store.save_plan(plan)
     log = store.open_run(plan)
     chunks = plan.chunks()
     _finish(log, next(chunks))
-    # The rest in one write, and each chunk's events by the text of one: what is measured comes later.
+    # Write the rest in one write, with the text of one chunk's events as template; the measurement comes later.
     with Path(store.event_path(plan.plan_id)).open("ab") as file:
         text = ""
         for chunk in islice(chunks, max(size - left - 1, 0)):
@@ -90,7 +90,7 @@ def _finish_all(log: RunLog, chunks: list[Chunk]) -> None:
 
 
 def _appends(path: Path, count: int) -> float:
-    """Seconds that one append with fsync takes."""
+    """Return the seconds of one append with fsync."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         began = time.perf_counter()
@@ -154,7 +154,7 @@ def _checkpoints(root: Path, short: bool) -> list[Row]:
 
 
 def _sizes(root: Path, short: bool) -> list[Row]:
-    """Measure the cost of reading plans and runs of each size, which is to be linear."""
+    """Measure the reading of plans and runs of each size, which must be linear."""
     rows, before = [], 0.0
     for size in (120, 100_000) if short else (120, 100_000, 1_000_000):
         plan, store = _plan(size), _prepared(root / "read", size, 10)
@@ -189,7 +189,7 @@ def _commit_share(place: str, size: int, which: int, of: int, barrier: Barrier, 
     plan = _plan(size)
     log = open_store(place).open_run(plan)
     first, *mine = islice(plan.chunks(), which, None, of)
-    # What is built once in a process is not a commit's.
+    # A commit does not include objects that are built one time per process.
     _finish(log, first)
     barrier.wait()
     _finish_all(log, mine)
@@ -197,7 +197,7 @@ def _commit_share(place: str, size: int, which: int, of: int, barrier: Barrier, 
 
 
 def _append_share(place: str, count: int, which: int, of: int, barrier: Barrier, ended: "SimpleQueue[float]") -> None:
-    """Return the least that a log can do: an append with fsync, one process at a time."""
+    """Append with fsync, one process at a time: the minimum work of a log."""
     Path(place).mkdir(exist_ok=True)
     lock = os.open(f"{place}/lock", os.O_RDWR | os.O_CREAT)
     file = os.open(f"{place}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -212,7 +212,10 @@ def _append_share(place: str, count: int, which: int, of: int, barrier: Barrier,
 
 
 def _rate(share: Callable[..., None], place: Path, size: int, workers: int) -> float:
-    """Seconds a commit of *workers* processes that do *share* of *size* chunks each, from the first to the last."""
+    """
+    Return the seconds per commit of *workers* processes that each do *share* of *size* chunks, from the first to the
+    last commit.
+    """
     context = multiprocessing.get_context("spawn")
     barrier, ended = context.Barrier(workers + 1), context.SimpleQueue()
     processes = [
@@ -287,7 +290,7 @@ def _object_store(short: bool) -> list[Row]:
         value, baseline = ratio_of(commits, puts)
         rows = [Row("a commit to S3", value * 1000, "ms", baseline * 1000, "one conditional put", 2.0)]
 
-        # A run of that size, in memory: only its checkpoint is read back.
+        # Build a run of that size in memory; only its checkpoint is read back.
         for chunk in islice(chunks, size - rounds * each):
             event = started(plan, chunk, by=OWNER, at=START + timedelta(days=1))
             apply_event(log.run, event)

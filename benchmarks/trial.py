@@ -1,8 +1,8 @@
 """
-The cost of the trial that `plan` makes of a few chunks, as processor time of the server.
+Measure the trial of a few chunks in ``plan``, as processor time of the server.
 
-Each plan is made with and without a trial; the difference is held against one bare INSERT … SELECT of all rows. All
-figures are the server's own, of its query log: other work on the machine adds little to processor time.
+Each plan is made with and without a trial, and the difference is compared with one bare INSERT … SELECT of all rows.
+All figures come from the server's query log, because other work on the machine adds little to processor time.
 """
 
 import os
@@ -26,7 +26,7 @@ ROWS = 50_000_000
 _SUMS = "SELECT toStartOfHour(ts) AS hour, user % 100000 AS user, count() AS n FROM b.source{} GROUP BY hour, user"
 _BOUNDS = " WHERE ts >= {chunk_from:DateTime('UTC')} AND ts < {chunk_to:DateTime('UTC')}"
 _COLUMNS = "hour DateTime('UTC'), user UInt64, n UInt64"
-# What is planned, by why a trial is made of it: the target's columns, and the SELECT.
+# The plans, by the reason for their trial: the target's columns, and the SELECT.
 _PLANS = {
     "the rules prove the plan": (_COLUMNS, _SUMS.format("")),
     "the rules do not prove the plan": (f"{_COLUMNS}, twice UInt64 DEFAULT n * 2", _SUMS.format("")),
@@ -35,7 +35,7 @@ _PLANS = {
 
 
 def measure(short: bool) -> list[Row]:
-    """All figures of trials, over 31 days in chunks of six hours."""
+    """Return all figures of trials, over 31 days in chunks of six hours."""
     rows = ROWS // 25 if short else ROWS
     with tempfile.TemporaryDirectory(prefix="backfill-bench-", dir=os.environ.get("BACKFILL_BENCH_DIR")) as folder:
         root = Path(folder)
@@ -84,7 +84,7 @@ def _now(server: ClickHouse) -> str:
 
 
 def _used_since(server: ClickHouse, mark: str) -> tuple[float, int]:
-    """Seconds of processor that statements have used since *mark*, and the rows that they read."""
+    """Return the seconds of processor time that statements have used since *mark*, and the rows that they read."""
     server.command("SYSTEM FLUSH LOGS query_log")
     used, read = server.row(
         "SELECT sum(ProfileEvents['UserTimeMicroseconds'] + ProfileEvents['SystemTimeMicroseconds']) / 1e6,"

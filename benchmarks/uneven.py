@@ -1,9 +1,9 @@
 """
-A source in which one hour, and in it one value, has half of all rows.
+Measure a source in which one hour, and one value in that hour, has half of all rows.
 
-Beside one bare INSERT … SELECT with an insert thread a core: the total time, planning included, and what the heaviest
-statement reads and takes of memory, with chunks of six hours and with `--max-chunk-rows`, two at once. Reads and memory
-are the server's own figures, of its query log.
+The baseline is one bare INSERT … SELECT with one insert thread per core. The figures are the total time with planning,
+and the rows read and the memory of the heaviest statement, for chunks of six hours and with `--max-chunk-rows`, two in
+parallel. Reads and memory come from the server's query log.
 """
 
 import os
@@ -36,12 +36,12 @@ _TARGET = """
 
 
 def measure(short: bool) -> list[Row]:
-    """All figures of an uneven source."""
+    """Return all figures of an uneven source."""
     return figures(ROWS // 25 if short else ROWS)
 
 
 def figures(rows: int) -> list[Row]:
-    """Return the figures of a source of so many *rows*; the limit and the granules of the index are in proportion."""
+    """Return the figures of a source of *rows* rows; the limit and the granules of the index are in proportion."""
     limit = LIMIT * rows // ROWS
     with tempfile.TemporaryDirectory(prefix="backfill-bench-", dir=os.environ.get("BACKFILL_BENCH_DIR")) as folder:
         root = Path(folder)
@@ -84,14 +84,14 @@ def figures(rows: int) -> list[Row]:
 
 
 def _settle(server: ClickHouse) -> None:
-    """Wait until the parts of what was measured before are merged: the baseline ran beside no merge."""
+    """Wait until earlier parts are merged, since the baseline also ran without merges."""
     give_up = time.monotonic() + 60
     while server.numbers("SELECT count() FROM system.merges")[0] and time.monotonic() < give_up:
         time.sleep(0.1)
 
 
 def _planning(seconds: float) -> str:
-    """Say what of the time was planning."""
+    """Describe the planning's part of the time."""
     return f"{seconds:.1f} s of it planning, counts and trial included"
 
 
@@ -112,7 +112,7 @@ def _load(server: ClickHouse, rows: int) -> None:
 
 
 def _run(session: Session, target: str, chunking: Chunking) -> tuple[str, float, float]:
-    """Return the beginning of the query ids of a backfill, and the seconds of its planning and of its run."""
+    """Return the prefix of the query ids of a backfill, and the seconds of its planning and of its run."""
     request = PlanRequest(
         target=TableName("b", target),
         start=parse_instant("2025-01-01"),
@@ -130,7 +130,7 @@ def _run(session: Session, target: str, chunking: Chunking) -> tuple[str, float,
 
 
 def _heaviest(server: ClickHouse, prefix: str) -> tuple[int, float]:
-    """Most rows read, and most megabytes of memory taken, by an INSERT whose id begins so."""
+    """Return the maximum of rows read, and of megabytes of memory, by an INSERT with this prefix of its id."""
     read, memory = server.numbers(
         "SELECT max(read_rows), max(memory_usage) FROM system.query_log"
         f" WHERE type = 'QueryFinish' AND query_kind = 'Insert' AND startsWith(query_id, '{prefix}')"

@@ -1,7 +1,7 @@
 """
-What the page asks of Airflow's API server: the CPU of each request, JSON included, HTTP and login left out.
+Measure the page's requests to Airflow's API server: CPU per request with JSON, without HTTP and login.
 
-10,000 plans of 124 chunks, and one plan of 100,000 chunks of which four fifths are done.
+There are 10,000 plans of 124 chunks, and one plan of 100,000 chunks of which four fifths are done.
 """
 
 import json
@@ -28,7 +28,7 @@ Ask = Callable[[], dict[str, Any]]
 
 
 def measure(short: bool) -> list[Row]:
-    """All figures of the page."""
+    """Return all figures of the page."""
     plans, huge = (200, 20_000) if short else (PLANS, HUGE)
     rounds = 5 if short else 15
     with tempfile.TemporaryDirectory(prefix="backfill-bench-", dir=os.environ.get("BACKFILL_BENCH_DIR")) as folder:
@@ -98,7 +98,7 @@ def _first(name: str, requests: list[tuple[float, float]]) -> Row:
 
 
 def _until_complete(ask: Ask) -> list[tuple[float, float]]:
-    """CPU and wall seconds of each request until an answer says that nothing more is to come."""
+    """Return CPU and wall seconds of each request, until an answer is complete."""
     found = []
     while True:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -110,7 +110,7 @@ def _until_complete(ask: Ask) -> list[tuple[float, float]]:
 
 
 def _alternate(rounds: int, *asks: Ask, before: Callable[[], None] = lambda: None) -> list[tuple[float, float]]:
-    """For each question its CPU seconds and, as a baseline, those of the first one."""
+    """Return the CPU seconds of each request, and as a baseline those of the first request."""
 
     def work(ask: Ask) -> Callable[[], float]:
         def once() -> float:
@@ -135,7 +135,7 @@ def _prepare(store: StateStore, chunks: int, finished: int, **wanted: Any) -> st
     log = store.open_run(plan)
     first, *others = islice(plan.chunks(), finished)
     log.append(started(plan, first, by=OWNER))
-    # The rest in one write: this is no benchmark of a run.
+    # Write the rest in one write, since this is no benchmark of a run.
     with Path(store.event_path(plan.plan_id)).open("ab") as file:
         for end in (verified(first, by=OWNER), done(first, by=OWNER)):
             file.write(end.model_dump_json(by_alias=True, exclude_none=True).encode() + b"\n")

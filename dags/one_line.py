@@ -1,8 +1,8 @@
 """
-A whole backfill in one line, with a form: target, from, to and chunk hours are asked for when you trigger it.
+Run a whole backfill in one line, with a form for target, window and chunk length.
 
-The defaults are the tables of `dags/main_job.py`. Whoever wants to go on from a filled window schedules
-a DAG by the asset that the group emits: `schedule=target_asset("demo.flights_per_day")`.
+The defaults are the tables of `dags/main_job.py`. To continue from a filled window, schedule a DAG by the asset of the
+group: `schedule=target_asset("demo.flights_per_day")`.
 """
 
 from airflow.sdk import DAG

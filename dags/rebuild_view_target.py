@@ -1,9 +1,9 @@
 """
-Fill the target of a materialized view that was created after its source had its data.
+Fill the target of a materialized view that was created after the data.
 
-The view only sees what is inserted after it was made. This replays it over the past, by its own
-stored SELECT, week by week. Trigger it with other values to backfill a table of yours; the
-defaults are the tables of `dags/main_job.py`, which also runs this file.
+A view sees only rows inserted after its creation. This DAG replays the view's stored SELECT over the past, week by
+week. Trigger the DAG with other values to backfill another table. The defaults are the tables of `dags/main_job.py`,
+which also runs this file.
 """
 
 from airflow.sdk import DAG, Param
@@ -30,7 +30,7 @@ with DAG(
         window_from="{{ params.window_from }}",
         window_to="{{ params.window_to }}",
         chunk_hours="{{ params.chunk_hours }}",
-        # A year is more than limits.maxWindowHours, on purpose.
+        # A year is longer than limits.maxWindowHours.
         force_large_window=True,
     )
     chunks = BackfillChunkOperator.partial(task_id="chunks", max_parallel_chunks=2).expand(chunks=plan.output)
@@ -38,7 +38,7 @@ with DAG(
         task_id="finished",
         plan_id=plan.output["plan_id"],
         mode="reschedule",
-        # Also when chunks were skipped because somebody cancelled the run: it is not finished then.
+        # Run also after skipped chunks: a cancelled run is not finished, and the DAG run must not be green.
         trigger_rule="none_failed",
     )
     chunks >> finished

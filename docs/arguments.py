@@ -1,4 +1,4 @@
-"""The same request in three places: a flag of ``plan`` or ``run``, an operator's argument, a method's argument."""
+"""Map each flag of ``plan`` or ``run`` to an operator's argument and to a method's argument."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,11 +9,11 @@ _CHUNK = "BackfillChunkOperator"
 
 class Same(NamedTuple):
     """
-    Where a flag is in a DAG, and where in Python.
+    A flag's counterparts in a DAG and in Python.
 
     Attributes:
-        dag: ``Class(argument=)``; words where no argument is needed.
-        python: ``method(argument=)`` of Client or Backfill; words where no argument is needed.
+        dag: ``Class(argument=)``; words if no argument is needed.
+        python: ``method(argument=)`` of Client or Backfill; words if no argument is needed.
     """
 
     dag: str

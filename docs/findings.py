@@ -1,11 +1,11 @@
-"""The page docs/reference/findings.md, from the rules; `python -m docs.generate` writes it."""
+"""Build the page docs/reference/findings.md from the rules; `python -m docs.generate` writes it."""
 
 from collections.abc import Iterable
 
 from airflow_provider_backfill.core.findings.judge import RULES
 from airflow_provider_backfill.core.findings.registry import Rule, RuleScope
 
-# The tables need the whole width.
+# The tables need the full width.
 _HEAD = """\
 ---
 hide:

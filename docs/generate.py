@@ -31,12 +31,12 @@ from .reference_texts import DAGS, KEYS
 REFERENCE = Path(__file__).parent / "reference"
 _PACKAGE = Path(airflow_provider_backfill.__file__).parent
 _MARK = "<!-- Written by `python -m docs.generate` from the code; do not edit. -->\n"
-# What a DAG may import, in the order of the page.
+# The classes that a DAG imports, in the order of the page.
 _SKINS = ("operators", "sensors", "task_group")
 
 
 def pages() -> dict[str, str]:
-    """Every generated page as it must be, by file name."""
+    """Return every generated page by file name."""
     return {
         "commands.md": _commands(),
         "options.md": _options(),
@@ -80,7 +80,7 @@ def _commands() -> str:
     return "\n".join(lines) + "\n"
 
 
-# By the order of the page its plan is completed then.
+# On the page, the plan is already completed before these commands.
 _ENDED = ("set-parallel", "pause", "cancel")
 
 
@@ -95,7 +95,7 @@ def _flags(flags: tuple[Any, ...]) -> Iterator[str]:
 
 def _options() -> str:
     lines = [
-        # Its tables need the whole width.
+        # The tables need the full width.
         "---\nhide:\n  - toc\n---\n\n# Options\n",
         _MARK,
         "Precedence, highest first: a flag or an operator's argument, the environment, `clickhouse-backfill.toml` or",
@@ -338,7 +338,7 @@ def _cell(text: str) -> str:
 
 
 def main() -> int:
-    """Write the pages, or say which of them are not as they must be."""
+    """Write the pages, or report the pages that are not current."""
     parser = argparse.ArgumentParser(description="Write the generated pages of docs/reference.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a page is not up to date")
     check = parser.parse_args().check

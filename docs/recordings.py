@@ -28,7 +28,7 @@ from tests.server import ClickHouseServer
 
 IMAGES = Path(__file__).parent / "images"
 COLUMNS = 80
-# No font is fetched: every machine has one with fixed widths.
+# Fetch no font, since every machine has a monospaced one.
 _WITHOUT_FONTS = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 _TABLES = """
 CREATE DATABASE shop;
@@ -39,7 +39,7 @@ INSERT INTO shop.orders SELECT toDateTime('2025-01-01', 'UTC') + number * 60, nu
 """
 _SELECT = "SELECT ts, id, toUInt64(amount + throwIf(amount < 0, 'a negative amount')) AS cents FROM shop.orders"
 _WINDOW = "--from 2025-01-01 --to 2025-01-11 --chunk-by day"
-# What is typed, by recording; a line that begins with # is SQL that runs in ClickHouse meanwhile.
+# The typed lines by recording; a line that begins with # is SQL that runs in ClickHouse meanwhile.
 SESSIONS = {
     "failed-chunk": (
         f'plan --target shop.orders_eur {_WINDOW} --select "{_SELECT}" --quiet',
@@ -51,7 +51,7 @@ SESSIONS = {
     ),
     "clean": (
         "list",
-        # As a worker leaves it that was killed between its last record and its cleaning up.
+        # A table that a worker leaves if it is killed between its last event and its cleanup.
         "# CREATE TABLE shop.backfill_5aac71362141371d_0123456789abcdef_1 AS shop.orders_eur",
         "clean",
         "clean --yes",
@@ -60,7 +60,7 @@ SESSIONS = {
 
 
 def main() -> None:
-    """Play every session and write it."""
+    """Play every session and write its recording."""
     with (
         tempfile.TemporaryDirectory(prefix="backfill-recordings-") as folder,
         ClickHouseServer(Path(folder) / "clickhouse") as server,
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def play(lines: tuple[str, ...], folder: Path, environment: dict[str, str], sql: Callable[[str], object]) -> Text:
-    """Type *lines* one after the other, and return what the terminal shows then."""
+    """Type *lines* one after the other, and return the content of the terminal."""
     screen = Text()
     for line in lines:
         if line.startswith("# "):
@@ -93,7 +93,7 @@ def play(lines: tuple[str, ...], folder: Path, environment: dict[str, str], sql:
 
 
 def _output(words: list[str], folder: Path, environment: dict[str, str]) -> Iterator[str]:
-    """Yield what a command writes: to a pipe on stderr, and to a terminal of 80 columns on stdout."""
+    """Yield the output of a command: stderr goes to a pipe, stdout to a terminal of 80 columns."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (50, COLUMNS))
     program = [sys.executable, "-m", "airflow_provider_backfill.cli", *words]
@@ -107,7 +107,7 @@ def _output(words: list[str], folder: Path, environment: dict[str, str]) -> Iter
             try:
                 data = terminal.read(65536)
             except OSError:
-                # The other end is closed, and all was read.
+                # The other end is closed, and everything was read.
                 return
             if not data:
                 return
@@ -115,7 +115,7 @@ def _output(words: list[str], folder: Path, environment: dict[str, str]) -> Iter
 
 
 def drawing(screen: Text, name: str) -> str:
-    """Draw the screen as an SVG that holds its text, so that it can be searched and read aloud."""
+    """Draw the screen as an SVG with real text, for search and for screen readers."""
     console = Console(record=True, width=COLUMNS, file=StringIO(), force_terminal=True, legacy_windows=False)
     console.print(screen, soft_wrap=False)
     return console.export_svg(title="clickhouse-backfill", code_format=_WITHOUT_FONTS, unique_id=name)

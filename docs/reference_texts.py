@@ -1,6 +1,9 @@
-"""What docs/generate.py cannot read from the code: a DAG for each operator, and the meaning of plain keys."""
+"""
+Provide texts that docs/generate.py cannot read from the code: a DAG for each operator, and the
+meaning of plain keys.
+"""
 
-# Each is a DAG that the tests of the documentation run, in this order.
+# The tests of the documentation run each of these DAGs, in this order.
 DAGS = {
     "BackfillPlanOperator": """
 from airflow.sdk import DAG
@@ -80,7 +83,7 @@ with DAG("fill_last_days", schedule=None) as dag:
 """,
 }
 
-# Keys of plans and events whose model says no more than their name.
+# Keys of plans and events whose models have no description.
 KEYS = {
     "at": "time of the event",
     "attempt": "number of the attempt, from 1",

@@ -40,7 +40,7 @@ IMAGES = Path(__file__).parent / "images"
 _COLOURS = TerminalTheme(
     (16, 21, 30),
     (222, 228, 238),
-    # Black, red, green, yellow, blue, magenta, cyan, white; then the bright ones.
+    # Black, red, green, yellow, blue, magenta, cyan, white; then the bright colours.
     [
         *((40, 48, 62), (240, 98, 92), (46, 168, 140), (230, 168, 60)),
         *((96, 156, 236), (190, 130, 230), (70, 190, 200), (222, 228, 238)),
@@ -50,7 +50,7 @@ _COLOURS = TerminalTheme(
         *((124, 176, 246), (208, 154, 244), (96, 214, 224), (255, 255, 255)),
     ],
 )
-# No font is fetched: every machine has one with fixed widths.
+# Fetch no font, since every machine has a monospaced one.
 _WITHOUT_FONTS = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 OPTIONS = {"defaults": {"retryDelayMs": 200}, "limits": {"maxWindowHours": 100_000}}
 
@@ -99,7 +99,7 @@ RATES = (
 
 
 class Studio:
-    """One ClickHouse and one state folder, and the plans that the pictures show, by name."""
+    """One ClickHouse and one state folder, with the plans of the pictures, by name."""
 
     def __init__(self, folder: Path, clickhouse: ClickHouseServer) -> None:
         self.state = folder / "state"
@@ -113,7 +113,7 @@ class Studio:
                 self._client.command(statement)
 
     def session(self, user: str = "ada@workstation", memory: int = 0) -> Session:
-        """Return a session such as the command line makes; with a limit of *memory* bytes a query, when given."""
+        """Return a session like the command line's, optionally with a limit of *memory* bytes per query."""
 
         def server() -> ClickHouse:
             if not memory:
@@ -158,7 +158,7 @@ class Studio:
         return thread
 
     def stop(self) -> None:
-        """Stop what runs, and wait for it."""
+        """Stop the running plans, and wait for their end."""
         for stop in self._stops:
             stop("the pictures are taken")
         for thread in self._running:
@@ -166,7 +166,7 @@ class Studio:
 
 
 def set_up(studio: Studio) -> None:
-    """Make the plans that are short: done, failed, split, cancelled, planned."""
+    """Create the short plans: done, failed, split, cancelled, planned."""
     studio.plan("done", "web.views_per_hour", "2026-03-01", "2026-03-31", 6)
     studio.run("done")
     studio.plan(
@@ -225,7 +225,7 @@ def main() -> int:
     return 0
 
 
-# Picture: theme, which plan (none for the list), height of the window.
+# Picture: theme, plan (empty for the list), height of the window.
 SHOTS: dict[str, tuple[Literal["light", "dark"], str, int]] = {
     "list": ("light", "", 720),
     "plan": ("light", "live", 800),
@@ -236,7 +236,7 @@ SHOTS: dict[str, tuple[Literal["light", "dark"], str, int]] = {
 
 
 def take_pictures(site: AirflowSite, studio: Studio) -> None:
-    """Open each page as an administrator, and save what is seen."""
+    """Open each page as an administrator, and save a picture."""
     from playwright.sync_api import Page, sync_playwright
 
     IMAGES.mkdir(exist_ok=True)
