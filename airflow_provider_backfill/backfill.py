@@ -98,7 +98,7 @@ class RunResult:
 
     @property
     def completed(self) -> bool:
-        """Whether every chunk is done."""
+        """Whether the backfill is completed, so that every chunk is done."""
         return self.status == RunStatus.COMPLETED
 
     def verify(self) -> VerifyResult:
@@ -106,7 +106,7 @@ class RunResult:
         return self.backfill.verify()
 
     def chunks(self, status: str | None = None, *, failed: bool = False) -> "list[ChunkResult]":
-        """List chunks; see :meth:`Backfill.chunks`."""
+        """List the chunks of the backfill, in time order; see :meth:`Backfill.chunks`."""
         return self.backfill.chunks(status, failed=failed)
 
     def _repr_html_(self) -> str:
@@ -279,7 +279,7 @@ class Backfill:
         return self.status()
 
     def cancel(self, reason: str = "") -> RunResult:
-        """Cancel the run and kill its queries, until :meth:`resume`."""
+        """Cancel the run and kill its queries; only :meth:`resume` continues it."""
         from .commands.cancel import cancel_plan
 
         cancel_plan(self._session, self.id, reason=reason)

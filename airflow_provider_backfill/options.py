@@ -119,7 +119,7 @@ class Defaults(_Group):
 
 
 class Policy(_Group):
-    """Refusals that a user may relax."""
+    """Safety rules of the product that a user may relax."""
 
     require_dry_run_before_run: bool = Field(True, description="Run stored plans only; false: run may plan first.")
     require_explicit_window: bool = Field(

@@ -22,7 +22,7 @@ _ICONS = {"icon": f"{ROUTE}/static/icon.svg", "icon_dark_mode": f"{ROUTE}/static
 
 
 class ClickHouseBackfillPlugin(AirflowPlugin):
-    """The page "ClickHouse Backfills"."""
+    """Add the page "ClickHouse Backfills", its navigation entry and its tabs to Airflow."""
 
     name = "clickhouse_backfill"
     # An entry of the navigation, and tabs of the DAG run and of the task. Airflow before 3.1 ignores them. Addresses

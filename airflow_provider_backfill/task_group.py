@@ -95,25 +95,24 @@ class BackfillTaskGroup(TaskGroup):
     Plan a backfill, execute its chunks in mapped tasks, and fail unless every row is in the target.
 
     The tasks are ``plan``, ``chunks`` and ``finished``, and optionally ``approve`` and ``promote``. A failed chunk
-    stops no other chunk. The DAG run ends red if a chunk failed, if the backfill was cancelled, or if a task was
-    marked a success without done chunks. ``finished`` returns the published window and sends one asset event: for
-    the target's own asset (:func:`.lineage.target_asset`), or through the alias ``clickhouse_backfill`` if the target
-    is a template.
+    stops no other chunk. The DAG run ends red if a chunk failed, if the backfill was cancelled, or if a task was marked
+    a success without done chunks. ``finished`` returns the published window and sends one asset event: for the target's
+    own asset (:func:`.lineage.target_asset`), or through the alias ``clickhouse_backfill`` if the target is a template.
 
     Args:
         group_id: Name of the group, and prefix of its tasks.
-        target: Table to fill, ``database.table``. When None, the DAG's params give target, window and chunk length;
-            see :func:`backfill_params`.
+        target: Table to fill, ``database.table``. When None, the DAG's params give target, window and chunk length; see
+            :func:`backfill_params`.
         window_from: Start of the window, included: ISO text or a datetime; without an offset UTC.
         window_to: End of the window, excluded.
         chunk_hours: Length of a chunk, as :class:`BackfillPlanOperator` takes it.
         max_parallel_chunks: Maximum number of parallel mapped tasks; option ``defaults.maxParallelChunks`` when None.
         deferrable: Execute the chunks in the triggerer; Airflow's ``[operators] default_deferrable`` when None.
         approve: Let a person approve the plan's summary under "Required actions" before the chunks run: True, or
-            arguments of Airflow's ``ApprovalOperator``, such as ``assigned_users`` or ``response_timeout``. A No
+            arguments of Airflow's ``ApprovalOperator``, such as ``assigned_users`` or ``response_timeout``. A rejection
             skips the rest, leaves the DAG run green, and waives the plan. Requires Airflow 3.1.
-        partition_key_format: Send an asset event for each partition in the window, see
-            :class:`BackfillStatusSensor`; not for a templated target.
+        partition_key_format: Send an asset event for each partition in the window, see :class:`BackfillStatusSensor`;
+            not for a templated target.
         promote: Last step, after all rows are in the target: SQL for the same connection (statements separated by
             ``;``), or a function of the result of ``finished``. A clear repeats the step, so repeating must be safe:
             ``REPLACE PARTITION`` is safe, ``EXCHANGE TABLES`` would change back.

@@ -1,1 +1,1 @@
-"""Shared parts of operators, sensors and triggers: sessions, fields, links, lineage, log lines."""
+"""Share code among operators, sensors and triggers: sessions, fields, links, lineage, log lines."""

@@ -50,7 +50,7 @@ class BackfillApproval(ApprovalOperator):
         return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Process the answer."""
+        """Continue after the answer: waive a rejected plan, and let the base class skip the later tasks."""
         if "error" not in event and self.REJECT in event["chosen_options"]:
             self._waive(event)
         return super().execute_complete(context, event)

@@ -49,7 +49,7 @@ def airflow_is(major: int, minor: int) -> bool:
 
 
 def deferrable_by_default() -> bool:
-    """Return Airflow's option ``[operators] default_deferrable``."""
+    """Return Airflow's option ``[operators] default_deferrable``, which an operator without an argument follows."""
     return bool(conf.getboolean("operators", "default_deferrable", fallback=False))
 
 
@@ -88,7 +88,7 @@ class _FolderState:
         return self._values.get(key)
 
     def set(self, key: str, value: Any) -> None:
-        """Store a value."""
+        """Store a JSON value for a key, in the place of an earlier one."""
         self._values[key] = value
         self._backend.replace(self._name, json.dumps(self._values).encode())
 

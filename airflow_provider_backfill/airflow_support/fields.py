@@ -21,7 +21,8 @@ from ..core.tables import TableName
 from ..core.window import Window
 from ..errors import RequestError
 
-# A mapped task costs a third of a second of processor time, and more than a second between two of them in one slot.
+# A mapped task costs a third of a second of processor time, and more than a second passes between two tasks in one
+# slot.
 _FEW_TASKS = 24
 _LEAST_TASKS = 12
 _TASK_SECONDS = 20
@@ -151,7 +152,7 @@ def _listed(value: str | Sequence[str]) -> Sequence[str]:
 
 
 def to_mode(text: str) -> WriteMode:
-    """Return a write mode by its name."""
+    """Return the write mode of this name; a RequestError lists the names for an unknown one."""
     try:
         return WriteMode(text.strip())
     except ValueError:

@@ -27,7 +27,7 @@ class BackfillPlanLink(BaseOperatorLink):
     name = "ClickHouse Backfill"
 
     def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
-        """Return the address; empty while the task does not know its plan."""
+        """Return the address of the plan's page; empty while the task has no plan."""
         plan_id = getattr(operator, _ATTRIBUTE, "")
         if plan_id:
             return plan_link(plan_id)

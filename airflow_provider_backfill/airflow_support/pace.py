@@ -28,7 +28,7 @@ class Pace(NamedTuple):
     zone: str | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments of ``run_plan``."""
+        """Return the pace as keyword arguments of ``run_plan``."""
         return {"max_load": self.max_load, "max_failures": self.max_failures, "schedule": self._schedule()}
 
     def is_over(self) -> bool:

@@ -56,9 +56,10 @@ def airflow_home() -> Path:
 
 def load_airflow_options(arguments: Mapping[str, Any], document: Mapping[str, Any] | None = None) -> Options:
     """
-    Load an operator's options: *arguments* (None is omitted), then *document*, then the weaker sources.
+    Load an operator's options from *arguments* (None means omitted), *document* and the weaker sources, in this order
+    of strength.
 
-    These are the environment, ``clickhouse-backfill.toml`` in Airflow's home, and Airflow's
+    The weaker sources are the environment, ``clickhouse-backfill.toml`` in Airflow's home, and Airflow's
     ``[clickhouse_backfill]`` section.
 
     Raises:

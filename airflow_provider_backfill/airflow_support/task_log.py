@@ -44,7 +44,7 @@ class ChunkReporter:
         self._tags = {"target": show_table(plan.target), "dag_id": self._dag_id}
 
     def __call__(self, event: Event) -> None:
-        """Report an event."""
+        """Log an event of the worker, and count its metrics; safe to call from any thread."""
         # Only one thread at a time can enter a context.
         self._context.copy().run(self._tell, event)
 

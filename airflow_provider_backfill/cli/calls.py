@@ -132,7 +132,7 @@ def _pace(call: Call) -> dict[str, Any]:
 
 
 def _schedule(call: Call) -> "Schedule":
-    """Read when chunks may start."""
+    """Read --hours, --stop-at and --zone: when chunks of the run may start."""
     from datetime import UTC, datetime
 
     from ..core.hours import read_schedule

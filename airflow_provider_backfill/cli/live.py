@@ -199,7 +199,7 @@ class Live:
             self._live.stop()
 
     def report(self, event: Event) -> None:
-        """Write a failure above the picture."""
+        """Write a line above the picture for a failure or a split; with *every*, for each event."""
         with self._lock:
             text = self._narrator.tell(event)
         if text and (self._every or isinstance(event, ChunkFailed | ChunkSplit)):

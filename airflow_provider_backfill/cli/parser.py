@@ -39,11 +39,11 @@ class Call(NamedTuple):
         return bool(self.values[ALL_FLAGS[name].key])
 
     def given(self, flags: Sequence[Flag]) -> list[str]:
-        """Return the names of the given flags among *flags*."""
+        """Return the names of those of *flags* that the user has given."""
         return [flag.name for flag in flags if self.values[flag.key] not in (None, False)]
 
     def need(self, name: str, hint: str) -> str:
-        """Return the value of a flag that must be given."""
+        """Return the value of a required flag; without a value, raise a RequestError with *hint*."""
         value = self.text(name)
         if value is None:
             raise RequestError(f"{name} is missing.", hint=hint)
@@ -141,7 +141,10 @@ def flag_name(word: str) -> str:
 
 
 def build_parser(command: str) -> _Parser:
-    """Build the parser of one command."""
+    """
+    Build the argparse parser of one command, with its own flags, the flags for planning first, and
+    the common flags.
+    """
     about = COMMANDS[command]
     parser = _Parser(
         prog=f"{PROGRAM} {command}",

@@ -22,7 +22,7 @@ def adds_up_lines(shown: Payload | None) -> list[tuple[str, str]]:
 
 
 def show_plan(payload: Payload, out: IO[str]) -> str:
-    """Describe a plan on one screen."""
+    """Show a plan with its target, chunks, source, guarantee and warnings, and the next command."""
     existing = payload["existingRows"]
     made = "would be created. Nothing was written." if "preview" in payload else "created. Nothing has run yet."
     lines = [

@@ -206,7 +206,7 @@ class JsonLines:
         pass
 
     def report(self, event: Event) -> None:
-        """Write the event's line."""
+        """Write the event as one JSON line; safe to call from any thread."""
         level = "info"
         if isinstance(event, ChunkFailed):
             level = "error" if event.final else "warning"

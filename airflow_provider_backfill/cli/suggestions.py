@@ -41,7 +41,7 @@ _FLAGS = {
     "--config": ("-c", "--config-file", "--options"),
     "--json": ("-o", "--output"),
 }
-# Of two flags of one command, such as --status and --state-dir, the letters decide.
+# Underscores, and the dashes that editors put in place of two hyphens.
 _SPELLED_OTHERWISE = str.maketrans({"_": "-", "\u2013": "--", "\u2014": "--"})
 
 

@@ -147,7 +147,7 @@ def show_event(event: Payload) -> str:
 
 
 def show_completion(payload: Payload, _: IO[str]) -> str:
-    """Return a completion script unchanged."""
+    """Return the completion script for the shell, unchanged, so that a shell can source the output."""
     return str(payload["script"])
 
 

@@ -70,12 +70,12 @@ class Address:
 
     @property
     def client_options(self) -> dict[str, Any]:
-        """The parameters for the client."""
+        """The address's query parameters that the ClickHouse client takes, with their types."""
         return {name: value for name, value in self.parameters.items() if name in _CLIENT or name == "client_cert"}
 
     @property
     def tls_options(self) -> dict[str, Any]:
-        """The parameters for the client's connection pool."""
+        """The address's query parameters for TLS, which the client's connection pool takes."""
         return {name: value for name, value in self.parameters.items() if name in _TLS}
 
 

@@ -251,5 +251,5 @@ def first_instant(
 
 
 def server_time(server: ClickHouse) -> datetime:
-    """Return the server's current time."""
+    """Return the current time by the server's clock, in whole milliseconds."""
     return from_ms(float(server.value("SELECT toUnixTimestamp64Milli(now64(3))")))

@@ -258,7 +258,7 @@ def drop_everywhere(server: ClickHouse, replicas: Replicas, tables: Sequence[Tab
 
 
 class Keeper(NamedTuple):
-    """Keeper as one server sees it."""
+    """Queries about nodes in Keeper, through one server."""
 
     server: ClickHouse
     name: str

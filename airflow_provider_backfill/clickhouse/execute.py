@@ -87,7 +87,7 @@ def run_attempt(server: ClickHouse, attempt: Attempt) -> ContentSums:
         found, _ = _stage(server, attempt, _own_table(attempt), wanted)
         content = found.content
         if content == proof.NOTHING and plan.write_mode is WriteMode.STAGE:
-            # Nothing to publish.
+            # A chunk without rows is done without publication.
             return content
         _seal(server, attempt, sealed)
         attempt.step(Step.SEALED)
@@ -253,7 +253,7 @@ def _stage(
         publish.keep_outside(server, attempt, table)
     staged = Staged(table.table, ())
     if replicas is not None:
-        # Rows from outside the chunk have come in after the proof.
+        # Rows outside the chunk were added after the proof, so list the parts again.
         staged = replicated.staged_parts(server, table) if plan.keep_outside else Staged(table.table, found.parts)
     by_log = replicas is not None or not attempt.target.renames
     attempt.verified(found.content, staged if by_log else None, found.reach)

@@ -76,7 +76,7 @@ def present_sql(attempt: Attempt) -> str:
     """
     Return SQL for the number of rows in a chunk's window of the target; empty if rows are never refused.
 
-    A replica has to catch up before it is asked.
+    A replica must catch up before this query.
     """
     if _unguarded(attempt.plan):
         return ""
@@ -138,7 +138,7 @@ def _refuse(
     own = _condition(plan, areas)
     if present is not None and present <= published:
         return
-    # Asked again where there are rows: those of neighbours have come meanwhile, which the log has, too.
+    # Ask again, since neighbours may have published rows since; the log has their number.
     found = server.numbers(_count_sql(attempt, areas))[0]
     if found <= published:
         return

@@ -67,7 +67,7 @@ def _is_call(node: Node, name: str) -> bool:
 
 
 def _texts(node: Node) -> list[str]:
-    """Return the texts among the arguments of a call."""
+    """Return the string constants among the arguments of a call."""
     found = (
         _LITERAL.fullmatch(one.name)
         for argument in node.list("ARGUMENTS")

@@ -28,13 +28,13 @@ NOTHING = ContentSums(0, 0)
 
 class Proof(NamedTuple):
     """
-    What an attempt has staged, with all that the same look at the server has shown.
+    An attempt's staged rows, with the other facts from the same query.
 
     Attributes:
-        content: What the log is to have of the staged rows.
-        reach: Where they lie; None when in the chunk's window.
+        content: The content sums for the log.
+        reach: The target times of the rows; None if all lie in the chunk's window.
         parts: Partition id and ``hash_of_all_files`` of each staged part.
-        present: How many rows the target had where they are to go; None when that was not asked.
+        present: The number of rows that the target had in this window; None if it was not asked.
     """
 
     content: ContentSums
@@ -60,7 +60,7 @@ def prove(
     extremes, question = extremes_sql(plan, table), present_sql(attempt)
     if question and attempt.target.replicas is not None:
         catch_up(server, attempt.target.storage)
-    # Each statement costs milliseconds, so one asks all that is to be known before the rows are published.
+    # Each statement costs milliseconds, so a single one answers all questions before publication.
     look = server.rows(parts_sql(table, question, extremes), {"query_id": f"{attempt.query_id}.staged"})
     present, found = (look[0][4] if look and question else None), (look[0][-3:] if look and extremes else ())
     content = ContentSums(sum(part[1] for part in look), sum(_number(part[2]) for part in look) % 2**64)
@@ -83,7 +83,7 @@ def prove(
 
 
 def _number(hashed: str) -> int:
-    """Return the first half of one of the server's hashes as a number."""
+    """Return the first half of a server's hash as a number."""
     return int.from_bytes(bytes.fromhex(hashed[:16]), "little")
 
 

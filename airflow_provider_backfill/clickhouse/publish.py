@@ -34,7 +34,7 @@ def move_partitions(
     Move every partition of the sealed table into the target; *content* has the sums from its seal.
 
     Args:
-        proof: What this attempt has staged; None when an earlier one had sealed it.
+        proof: This attempt's staged rows; None if an earlier attempt sealed the table.
 
     Raises:
         VerificationError: The table was dropped meanwhile, for example by a worker that awoke after the run was
@@ -47,7 +47,7 @@ def move_partitions(
         _catch_up(server, attempt.target, sealed)
         parts = f"FROM system.parts WHERE active AND {table_condition(sealed)}"
         partitions = sorted(str(name) for (name,) in server.rows(f"SELECT DISTINCT partition_id {parts}"))
-        # A dropped table has no partitions.
+        # A dropped table also shows no partitions, so check that it exists.
         if (there := _rows(server, sealed)) != content.rows and not _exists(server, sealed):
             raise _taken_away(sealed, there, content)
         for partition in partitions:
@@ -56,7 +56,7 @@ def move_partitions(
             try:
                 refuse_before_publish(server, attempt, content.rows - there)
             except ForeignRowsError as error:
-                # A sealed table that has all of its rows has published none.
+                # If the sealed table still has all of its rows, none was published.
                 error.unpublished = there == content.rows
                 raise
     for partition in partitions:

@@ -20,7 +20,7 @@ from ..errors import StatementRefusedError
 from .client import ClickHouse
 
 _SETTINGS = {
-    # Without these settings the query plan hides reads: planning itself builds sets and answers counts.
+    # Without these settings, planning itself builds sets and answers counts, and the plan hides these reads.
     "use_index_for_in_with_subqueries": 0,
     "optimize_use_implicit_projections": 0,
     "optimize_use_projections": 0,

@@ -99,7 +99,7 @@ def attach_partitions(
     Publish exactly the staged rows, with *content*, until Keeper knows every part.
 
     Args:
-        proof: What this attempt has staged; None when an earlier one had.
+        proof: This attempt's staged rows; None if an earlier attempt staged them.
 
     Raises:
         ServerError: This server lacks unpublished parts. The caller may try again, perhaps on another server.
@@ -113,7 +113,7 @@ def attach_partitions(
         missing = hashes - (_published(server, replicas, partition, hashes) if resumed else set())
         unpublished = unpublished and missing == hashes
         if missing:
-            # What this attempt has staged itself, it has just seen on this very server.
+            # This attempt has just seen its own staged parts on this server.
             if resumed:
                 check_staged(server, attempt, table, missing)
             forgotten = resumed and _may_be_forgotten(server, attempt.target, replicas, table)

@@ -17,7 +17,7 @@ from .client import ClickHouse
 from .table_health import part_limits
 
 _LAG_SECONDS = 300
-# A busy server answers slowly, and each look costs it more.
+# A busy server answers slowly, and each check adds to its load.
 _PAUSE_FOR_EACH_SECOND = 20
 _FREE_SHARE = 0.02
 _FREE_BYTES = 2**30

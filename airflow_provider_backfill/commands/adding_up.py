@@ -124,7 +124,7 @@ class _Judge:
         self.answers: dict[BucketKey, BucketFacts] = {}
 
     def verdict(self, statement: Statement, scan: ScanFacts) -> Verdict:
-        """Judge a statement by the rules."""
+        """Judge a statement, asking the server for each key that the rules need."""
         plan = self._plan
         given = _given(self._server, statement, scan, self._bounds)
         case = _case(self._target, plan, statement, scan, one_chunk=len(self._bounds) == 2, given=given)

@@ -22,7 +22,7 @@ from .session import Payload, Session
 
 @dataclass(slots=True)
 class _Tally:
-    """The counts of ``check`` over the plans."""
+    """The counts that ``check`` collects over all plans."""
 
     evaluated: int = 0
     pending: int = 0

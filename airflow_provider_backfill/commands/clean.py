@@ -120,7 +120,7 @@ def _places(
 def _find(
     server: ClickHouse, plan_id: str | None, targets: set[_Place], unseen: list[str], *, everywhere: bool
 ) -> dict[TableName, _Found]:
-    """Return every table of the product that is to be checked."""
+    """Return the tables of the product at one place, by name."""
     found: dict[TableName, _Found] = {}
     for facts in _targets(server, targets, unseen):
         for table in leftovers.staging_tables(server, facts):

@@ -1,4 +1,4 @@
-"""List all plans."""
+"""List the plans of a state folder."""
 
 from collections.abc import Iterator
 

@@ -36,7 +36,7 @@ def state_findings(session: Session, plan: Plan, run: Run) -> list[Payload]:
 
 
 def finding_payload(finding: Finding) -> Payload:
-    """Return a finding as JSON."""
+    """Return a finding as JSON, with its remedy in the words of the command line."""
     return {
         "code": finding.code,
         "severity": finding.severity,

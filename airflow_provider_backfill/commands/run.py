@@ -1,4 +1,4 @@
-"""Execute a plan, chunk by chunk."""
+"""Execute a plan: check that the run may start, run the workers, and clean up."""
 
 import hashlib
 from collections.abc import Callable

@@ -16,7 +16,7 @@ from ..state.store import StateStore
 
 # The number of tables per DROP statement; each statement costs a round trip.
 _AT_ONCE = 16
-# The same on replicas, where a table has nodes in Keeper and threads on each replica, and keeps its parts.
+# The number on replicas, where each table has nodes in Keeper, threads on each replica, and parts on disk.
 _AT_ONCE_ON_REPLICAS = 4
 
 
@@ -38,8 +38,8 @@ class StagedTables:
         Drop the tables of a done chunk, with those of further chunks.
 
         Args:
-            staged: What its last attempt has staged on replicas; None if it had nothing to stage.
-            alone: Whether there was no other attempt, which may have left a table of its own.
+            staged: The parts that the last attempt staged on replicas; None if the chunk had no rows.
+            alone: Whether the chunk had a single attempt, so that no other table can be left.
         """
         replicas = self._target.replicas
         if replicas is None or self._plan.write_mode is WriteMode.INSERT:
@@ -54,7 +54,7 @@ class StagedTables:
                 self._drop_published(replicas)
 
     def _drop_published(self, replicas: Replicas) -> None:
-        """Drop tables by names that no other attempt has; nobody looks for them once their chunks are done."""
+        """Drop tables whose names no other attempt has; no attempt needs them after their chunks are done."""
         tables, self._published = self._published, []
         if not tables:
             return

@@ -62,12 +62,12 @@ class WindowStatus:
 
     @property
     def done(self) -> int:
-        """The number of done chunks."""
+        """The number of done chunks in the window."""
         return self.counts[ChunkStatus.DONE]
 
     @property
     def is_done(self) -> bool:
-        """Whether all chunks are done."""
+        """Whether all chunks in the window are done."""
         return self.done == self.total
 
 

@@ -44,7 +44,7 @@ _SHOWN = 3
 
 
 class Verdict(StrEnum):
-    """The verdict of a comparison."""
+    """The result of a comparison; a reason accompanies ``INCONCLUSIVE``."""
 
     EQUAL = "equal"
     DIFFERS = "differs"

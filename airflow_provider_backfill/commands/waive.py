@@ -1,4 +1,4 @@
-"""Mark a plan as not required."""
+"""Waive a plan, so that ``check`` no longer requires it."""
 
 from datetime import datetime
 

@@ -285,7 +285,7 @@ class Worker:
                 outcome = self._attempt(log, chunk, claim, began)
             finally:
                 self._active.discard(chunk.id)
-            # Once the chunk is done, the log forgets what it has staged.
+            # Read this first, since the log forgets the staged parts when the chunk is done.
             staged = log.run.state(chunk.id).staged
             try:
                 self._append(log, outcome)

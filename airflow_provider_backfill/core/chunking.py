@@ -96,7 +96,7 @@ class Chunking:
 
     @property
     def nominal_hours(self) -> float:
-        """The approximate length of a chunk; 0 where only the target knows."""
+        """The approximate length of a chunk in hours; 0 if the length depends on the target's partitions."""
         if self.hours is not None:
             return self.hours
         return _NOMINAL_HOURS[self.unit or Unit.DAY] * self.months

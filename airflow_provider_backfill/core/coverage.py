@@ -1,4 +1,4 @@
-"""Intervals filled by done chunks: merge them, find gaps, and find windows filled twice."""
+"""Merge the intervals filled by done chunks, and find gaps and windows filled twice."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -64,7 +64,7 @@ class FilledTwice(NamedTuple):
 
     Attributes:
         accepted: Whether the second fill was planned to add to existing rows, and adds other rows than the first.
-        shard: The one shard on which both have filled the stretch; 0 where they fill one table or all shards.
+        shard: The only shard on which both have filled the stretch; 0 for a single table or all shards.
     """
 
     target: TableName
@@ -77,7 +77,7 @@ class FilledTwice(NamedTuple):
 
 
 def filled_intervals(plan: Plan, run: Run, window: Window) -> list[CoveredInterval]:
-    """Return the parts of the window filled by done chunks with rows, merged."""
+    """Return the parts of the window that done chunks with rows have filled, merged."""
     start, end = window
     return merge_intervals(
         CoveredInterval(max(chunk.start, start), min(chunk.end, end), (plan.plan_id,))
@@ -130,7 +130,7 @@ def find_filled_twice(plans: Sequence[tuple[Plan, Run]]) -> list[FilledTwice]:
 
 
 def _chunks_within(plan: Plan, run: Run, start: datetime, end: datetime) -> Iterator[Chunk]:
-    """Return the plan's chunks, or their parts, that meet ``[start, end)``, in time order."""
+    """Yield the plan's chunks, or their parts, that overlap ``[start, end)``, in time order."""
     for planned in plan.chunks():
         if planned.start >= end:
             return
@@ -161,7 +161,7 @@ def _same_place(plan: Plan, other: Plan) -> bool:
 
 
 def _facing(plan: Plan, other: Plan) -> Plan:
-    """Return the part of a plan that fills the table of *other*: all of the plan, or its part on one shard."""
+    """Return the part of a plan that fills the same table as *other*: the whole plan, or one shard of it."""
     number = _shard_of(plan, other)
     return plan.on_shard(number) if number else plan
 
@@ -210,7 +210,7 @@ def _cleared_after(run: Run, other: Run) -> bool:
 def _rebuilt(
     plans: Iterable[tuple[Plan, Run]], fill: Plan, runs: Iterable[Run], stretch: CoveredInterval
 ) -> Iterator[CoveredInterval]:
-    """Return the windows that later plans have rebuilt."""
+    """Yield the parts of *stretch* that plans created after the fills have rebuilt."""
     ended = max((run.updated_at for run in runs if run.updated_at is not None), default=fill.created_at)
     for plan, run in plans:
         if not plan.adds_rows and _same_window(plan, fill) and plan.created_at >= ended:
@@ -218,7 +218,7 @@ def _rebuilt(
 
 
 def _intersection(left: Iterable[CoveredInterval], right: Iterable[CoveredInterval]) -> list[CoveredInterval]:
-    """Intersect two merged lists in time order."""
+    """Return the intersections of two merged lists, with the plans of both, in time order."""
     rights = list(right)
     return [
         CoveredInterval(max(a.start, b.start), min(a.end, b.end), tuple(dict.fromkeys((*a.plans, *b.plans))))

@@ -1,7 +1,7 @@
 """
-The events of a run: one line of the log each.
+Define the events of a run, one line of the log each.
 
-The log is the truth; :mod:`.replay` folds the events into a run. Pure.
+The log is the truth; :mod:`.replay` applies the events to a run. Pure.
 """
 
 from functools import cache

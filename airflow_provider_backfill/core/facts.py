@@ -135,7 +135,7 @@ class TableFacts:
 
     @property
     def renames(self) -> bool:
-        """Whether staging tables can be renamed."""
+        """Whether the database of staging tables can rename them, so that a rename is the seal."""
         return self.database_engine != "Memory"
 
     @property
@@ -147,7 +147,7 @@ class TableFacts:
         return self.engine.endswith("MergeTree") and not _SORTED.search(self.engine_full)
 
     def column(self, name: str) -> Column | None:
-        """Return the column called *name*, or None."""
+        """Return the column called *name*; None if there is none."""
         return next((column for column in self.columns if column.name == name), None)
 
 

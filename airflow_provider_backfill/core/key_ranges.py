@@ -36,7 +36,7 @@ class KeyColumn(NamedTuple):
         )
 
     def literal(self, text: str) -> str:
-        """Return a value as a typed constant."""
+        """Return a sampled value as a typed SQL constant that the key can be compared with."""
         inner = unwrap_type(self.type)
         if inner.startswith("DateTime64("):
             inner = f"DateTime64({inner[len('DateTime64(')]}, 'UTC')"

@@ -38,7 +38,7 @@ Instant = Annotated[datetime, BeforeValidator(_instant), PlainSerializer(render_
 
 
 def _table(value: object) -> TableName:
-    """Return a table's name as a file stores it."""
+    """Return the table's name for a stored text; raise ValueError for another text."""
     if isinstance(value, TableName):
         return value
     try:

@@ -45,7 +45,7 @@ def show_table(name: TableName) -> str:
 
 
 def quote(name: str) -> str:
-    """Return an identifier in backticks."""
+    """Return an identifier in backticks, with backslashes and backticks escaped."""
     return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
 
 

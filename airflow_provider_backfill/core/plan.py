@@ -359,7 +359,7 @@ class Plan(Model):
         return not {self.target, *self.known_as}.isdisjoint({other.target, *other.known_as})
 
     def slices(self) -> Iterator[Slice]:
-        """Yield the windows of the plan's chunks in time order."""
+        """Yield the plan's slices of time in order; chunks on several shards share a slice."""
         if not self.bounds:
             return self.chunking.slices(self.start, self.end)
         first = to_ms(self.start)

@@ -99,7 +99,7 @@ def _urgency(state: ChunkState, chunk: Chunk) -> tuple[bool, datetime]:
 
 
 def highlights(atlas: ProgressMap, run: Run, count: int = 3) -> dict[str, list[dict[str, object]]]:
-    """Return the slowest and the failing chunks as JSON."""
+    """Return the *count* slowest and the *count* first failing chunks as JSON."""
     return {
         "slowest": [
             {**_place(chunk), "seconds": seconds, "rows": rows, "attempt": attempt}

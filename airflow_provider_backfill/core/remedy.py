@@ -63,7 +63,7 @@ def plan_command(plan: Plan, *flags: Flag) -> Command:
 
 
 def pass_flags(flags: Sequence[Flag]) -> Advice:
-    """Return the advice to pass *flags*."""
+    """Return the advice to pass *flags*, in the words of flags or of arguments."""
     return Advice(f"pass {' '.join('{}' for _ in flags)}", *flags)
 
 

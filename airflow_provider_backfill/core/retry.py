@@ -55,7 +55,7 @@ _PARTITIONS_PER_INSERT = "partitions for single INSERT"
 
 
 class RetryDecision(StrEnum):
-    """The decision on a failed attempt."""
+    """What follows a failed attempt: another attempt, a split, or the failure of the chunk."""
 
     RETRY = "retry"
     FINAL = "final"

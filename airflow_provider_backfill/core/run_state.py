@@ -17,7 +17,7 @@ from .plan import Chunk
 
 
 class RunStatus(StrEnum):
-    """The state of a whole plan."""
+    """The state of a run, derived from the states of its chunks and the commands of users."""
 
     PLANNED = "planned"
     RUNNING = "running"
@@ -34,7 +34,7 @@ class RunStatus(StrEnum):
 
 
 class ChunkStatus(StrEnum):
-    """The state of one chunk."""
+    """The state of one chunk; a failed chunk has no attempts left."""
 
     PENDING = "pending"
     RUNNING = "running"

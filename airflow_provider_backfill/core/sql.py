@@ -50,7 +50,7 @@ def parse_filter(text: str) -> TableFilter:
 
 
 def quote_table(name: TableName) -> str:
-    """Return a table's name in backticks."""
+    """Return a table's name as SQL: database and table, both in backticks."""
     return f"{quote(name.database)}.{quote(name.table)}"
 
 
@@ -335,7 +335,7 @@ def slot_select(key: str, table: TableName) -> str:
 
 
 def reads_of(tables: Iterable[TableName]) -> str:
-    """Return a SELECT that reads some tables."""
+    """Return a SELECT that reads each of the tables, for EXPLAIN."""
     return " UNION ALL ".join(f"SELECT 1 FROM {quote_table(table)}" for table in tables)
 
 

@@ -22,7 +22,7 @@ class TimeKind(StrEnum):
 
     @property
     def is_date(self) -> bool:
-        """Whether the column holds whole days."""
+        """Whether the column stores days without a time, so that chunk bounds must be midnights."""
         return self in (TimeKind.DATE, TimeKind.DATE32)
 
     @property

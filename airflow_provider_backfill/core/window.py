@@ -89,7 +89,7 @@ def require_order(start: datetime, end: datetime) -> None:
 
 
 def _other_order(start: datetime, end: datetime) -> Advice:
-    """Guess the intended window from an invalid window."""
+    """Advise the window that the user probably meant by a reversed or empty one."""
     if start > end:
         flags = (Flag("--from", short_instant(end)), Flag("--to", short_instant(start)))
         return Advice("the bounds may be swapped: pass {} {}", *flags)
@@ -103,24 +103,25 @@ def split_window(start: datetime, end: datetime, chunk_hours: float) -> list[Sli
     """
     Cut ``[start, end)`` into consecutive half-open slices of *chunk_hours*.
 
-    Slices touch without overlapping and cover the window exactly; only the last may be
-    shorter. Aligned to *start*, not to midnight. Bounds are whole milliseconds.
+    Slices touch without overlapping and cover the window exactly; only the last may be shorter. Slices begin at
+    *start*, not at midnight. Bounds are whole milliseconds.
 
     Raises:
-        RequestError: The window is empty or reversed, or *chunk_hours* is not above zero.
+        RequestError: The window is empty or reversed, or *chunk_hours* is not positive.
     """
     return list(iter_window(start, end, chunk_hours))
 
 
 def iter_window(start: datetime, end: datetime, chunk_hours: float) -> Iterator[Slice]:
-    """Yield the slices of :func:`split_window` one by one, in constant memory."""
+    """Yield the slices of :func:`split_window` in constant memory."""
     require_order(start, end)
     first, last = to_ms(start), to_ms(end)
     if not (math.isfinite(chunk_hours) and chunk_hours > 0):
         raise RequestError(
             f"The chunk size {chunk_hours!r} is not above zero.", remedy=Advice("pass {}", Flag("--chunk-hours", "6"))
         )
-    # The cursor is a double of milliseconds, as in the peer: it keeps the fraction that each bound cuts off.
+    # The cursor is a double of milliseconds, as in the JavaScript tools: it keeps the fraction that each bound cuts
+    # off.
     step = chunk_hours * MS_PER_HOUR
     cursor, stop = float(first), float(last)
     before = from_ms(cursor)
@@ -137,7 +138,7 @@ def iter_window(start: datetime, end: datetime, chunk_hours: float) -> Iterator[
 
 
 def whole_days(start: datetime, end: datetime) -> Slice:
-    """Return the days in UTC that ``[start, end)`` meets, from midnight to midnight."""
+    """Return the smallest window of whole UTC days that contains ``[start, end)``."""
     first = start.replace(hour=0, minute=0, second=0, microsecond=0)
     last = (end + timedelta(days=1, microseconds=-1)).replace(hour=0, minute=0, second=0, microsecond=0)
     return first, last

@@ -74,6 +74,6 @@ def other_format(path: str, number: int) -> StateFormatError:
 
 
 def damaged(path: str, line: int | None, reason: str, remedy: Remedy) -> DamagedStateError:
-    """Return the error for a corrupt state file."""
+    """Return the error for a damaged state file, with file, line and repair."""
     place = path if line is None else f"{path}, line {line}"
     return DamagedStateError(f"{place} is damaged: {reason}.", path=path, line=line, remedy=remedy)

@@ -275,7 +275,7 @@ class ObjectLog:
         )
 
     def advance(self, position: int, line: bytes) -> int:
-        """Return the position after *line*."""
+        """Return the position after *line*: the number of the next line."""
         del line
         return position + 1
 

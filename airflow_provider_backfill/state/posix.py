@@ -20,7 +20,7 @@ from ..errors import Advice, DamagedStateError, Flag, StateError
 
 _BLOCK = 4 << 20
 """The number of bytes per read of a log, so that memory does not grow with the log."""
-# Errors that concern one file and not its neighbours.
+# Errors that concern one file only.
 _UNREADABLE = (errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP)
 _CREATE = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -109,7 +109,7 @@ class FileBackend:
             lock.release()
 
     def log(self, plan_id: str, generation: str) -> "FileLog":
-        """Return the log of a plan; the first line of a log file has its *generation*."""
+        """Return the log of a plan; *generation* distinguishes it from the logs of earlier plans with the same id."""
         del generation
         return FileLog(self.root, plan_id)
 
@@ -242,7 +242,7 @@ class FileLog:
         return data[len(last) : end].splitlines(keepends=True)
 
     def advance(self, position: int, line: bytes) -> int:
-        """Return the position after *line*."""
+        """Return the position after *line*, in bytes."""
         return position + len(line)
 
     def append(self, position: int, line: bytes) -> None:

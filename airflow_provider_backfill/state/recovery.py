@@ -90,7 +90,7 @@ def _event(line: bytes) -> Event | None:
 
 
 def _believe(run: Run, event: ChunkStarted | ChunkVerified | ChunkDone) -> None:
-    """Fold an event whose predecessors were lost. They must have existed, or this event would not."""
+    """Apply an event whose predecessors were lost. These must have existed, otherwise the event would not."""
     chunk_id, state = event.chunk_id, run.state(event.chunk_id)
     if chunk_id in run.splits or event.attempt < state.attempt + isinstance(event, ChunkStarted):
         return

@@ -394,7 +394,7 @@ class RunLog:
         stamp = self._backend.stamp(run_file(self.plan.plan_id))
         if self._stamp in (_UNKNOWN, stamp):
             return True
-        # Another worker has just written it.
+        # Another worker has just written the run file.
         self._stamp, self._checkpoint_seen, self._grown = stamp, time.monotonic(), 0
         return False
 

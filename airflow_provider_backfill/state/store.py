@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .recovery import RecoveredRun
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
-"""The package's extra that each kind of URL needs."""
+"""The extra of the package for each kind of URL."""
 
 
 def open_store(state_dir: str, *, config: Mapping[str, str] | None = None) -> "StateStore":

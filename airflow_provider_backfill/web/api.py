@@ -47,7 +47,7 @@ _FIRST, _LAST, _MOST = -62_135_596_800_000, 253_402_300_799_999, 10**12
 
 
 class CancelBody(BaseModel):
-    """The request body of a cancel."""
+    """The request body of a cancel; the reason goes to the event log."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -55,7 +55,7 @@ class CancelBody(BaseModel):
 
 
 class WaiveBody(BaseModel):
-    """The request body of a waiver."""
+    """The request body of a waiver; *until* is empty for a waiver without an end."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -164,7 +164,7 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
             return Response(status_code=304, headers=known)
         return Response(data, media_type=kind, headers=known)
 
-    # ------------------------------------------------------------ what it asks for
+    # ------------------------------------------------------------ its JSON
 
     @app.get("/api/plans")
     def plans(
@@ -226,7 +226,7 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
             one["task"] = f"{airflow}{path}" if path else ""
         return _answer(found)
 
-    # ------------------------------------------------------------ what it does
+    # ------------------------------------------------------------ its actions
 
     @app.post("/api/plans/{plan_id}/cancel")
     def cancel(user: Actor, plan_id: str, body: CancelBody) -> Response:

@@ -20,8 +20,8 @@ Estimator = Callable[[float, int, int], float | None]
 # Seconds that each chunk takes, in the shapes that windows have; the last two cannot be known before they happen.
 SHAPES: dict[str, Weights] = {
     "all alike": lambda _, count: [20.0] * count,
-    "weekends are light": lambda rng, count: [(6 if n % 7 > 4 else 20) * rng.uniform(0.7, 1.3) for n in range(count)],
-    "nights are light, evenings heavy": lambda _, count: [(4.0, 20.0, 40.0, 20.0)[n % 4] for n in range(count)],
+    "weekends are quiet": lambda rng, count: [(6 if n % 7 > 4 else 20) * rng.uniform(0.7, 1.3) for n in range(count)],
+    "nights are quiet, evenings busy": lambda _, count: [(4.0, 20.0, 40.0, 20.0)[n % 4] for n in range(count)],
     "every second month is heavier by half": lambda rng, count: [
         (30 if n // 30 % 2 else 20) * rng.uniform(0.8, 1.2) for n in range(count)
     ],

@@ -54,7 +54,7 @@ class Question:
 
 
 class Kind(StrEnum):
-    """The subject of a refusal."""
+    """The subject of a refusal: groups that chunks cut, another step, or a read of a table."""
 
     GROUPS = "groups"
     """A GROUP BY whose groups chunks cut, into a target that does not merge them. The user may accept this."""

@@ -83,7 +83,7 @@ def _given(case: Case, rows: Rows) -> dict[str, Value]:
 
 
 def _with_chance(case: Case, walk: Walk, given: Mapping[str, Value], verdict: Verdict) -> Verdict:
-    """Return the verdict with the columns that may differ when the SELECT runs again."""
+    """Return the verdict, completed by the columns that may differ when the SELECT runs again."""
     unordered = (name for name, value in given.items() if any_of(value, is_unordered))
     return replace(
         verdict,

@@ -101,7 +101,7 @@ def literal_of(node: Node) -> str | None:
 
 
 def of_branch(value: Value, union: str, branch: int) -> Value:
-    """Return a value from one branch of a UNION."""
+    """Return a value as the branch number *branch* of a UNION gives it."""
     if value.what == "either" and value.source == union:
         return value.args[branch]
     if not value.args:
@@ -110,7 +110,7 @@ def of_branch(value: Value, union: str, branch: int) -> Value:
 
 
 def show(value: Value) -> str:
-    """Return a value for a message."""
+    """Return a value as short SQL for a message; unknown parts are shown as ``…``."""
     if value.what == "call":
         return f"{value.name}({', '.join(map(show, value.args))})"
     if value.what == "either":
@@ -119,7 +119,7 @@ def show(value: Value) -> str:
 
 
 def show_call(value: Value) -> str:
-    """Return a call for a message, its aggregates with their arguments."""
+    """Return a call as SQL for a message, including the arguments of its aggregates."""
     inner = ", ".join(
         show_call(arg) if arg.what in ("call", "aggregate") else (arg.literal or arg.name or "…") for arg in value.args
     )

@@ -84,7 +84,7 @@ class Merge(NamedTuple):
 
 
 def merge_of(value: Value) -> Merge:
-    """Decide the merging of a value's parts from several chunks."""
+    """Decide how the parts of a value from several chunks are merged, or why they cannot be."""
     if not is_partial(value):
         return Merge("key")
     if value.what == "aggregate":
@@ -104,7 +104,10 @@ def merge_of(value: Value) -> Merge:
 
 
 def _passes(value: Value, parts: Sequence[Value], by: str) -> bool:
-    """Return whether a function of parts that are merged by *by* can itself be merged by *by*."""
+    """
+    Return whether applying the function to merged parts equals merging its results; *by* is the
+    merge in both cases.
+    """
     name, single, all_parts = value.name, len(parts) == 1, len(parts) == len(value.args)
     if by == "state":
         return single and name in ("finalizeAggregation", "CAST", "_CAST")

@@ -74,7 +74,7 @@ class Cut(NamedTuple):
 
 
 def show_key(key: BucketKey) -> str:
-    """Return a key for a message."""
+    """Return a key as SQL for a message; the branches of a UNION are listed."""
     return " or ".join(dict.fromkeys(expression.sql for expression in key))
 
 
@@ -99,7 +99,7 @@ ONE_CHUNK = Advice("plan the window as one chunk ({} as long as the window)", Fl
 
 
 def or_one_chunk(text: str, *parts: object) -> Advice:
-    """Return the alternative, or the advice to plan the window as one chunk."""
+    """Return an advice: *text*, or else plan the window as one chunk."""
     return Advice(f"{text}, or {{}}", *parts, ONE_CHUNK)
 
 

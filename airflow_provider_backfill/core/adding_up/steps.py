@@ -19,7 +19,7 @@ _IN_BLOCK = re.compile(
 
 
 class Steps(Expressions):
-    """Judge the steps of one query."""
+    """Judge, in the order of execution, the steps of one query that combine rows."""
 
     def _filter(self, rows: Rows, value: Value, title: str) -> None:
         self._note_chance([value])
@@ -207,7 +207,7 @@ def _calls(node: Node, how: str) -> list[Node]:
 
 
 def _text(node: Node) -> str:
-    """Return an expression for a message."""
+    """Return an expression of a query tree as SQL for a message."""
     if node.kind == "FUNCTION":
         return f"{node.name}({', '.join(map(_text, node.list('ARGUMENTS')))})"
     if node.kind == "CONSTANT":

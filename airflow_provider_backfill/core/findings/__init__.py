@@ -1,1 +1,1 @@
-"""Rules about plans, runs and servers: one set for ``doctor``, ``check``, ``status`` and the page."""
+"""Judge plans, runs and servers by one set of rules, for ``doctor``, ``check``, ``status`` and the page."""

@@ -52,7 +52,7 @@ def _of_this_plan(case: RuleContext, plan_id: str, run: Run, tables: list[Stagin
     cancelled = run.status is RunStatus.CANCELLED
     status = f"{run.status} and waived" if case.waived else run.status
     kept = [table for table in tables if table not in left]
-    # A plan that is waived for a time drops its tables when it is resumed.
+    # A plan with a temporary waiver drops its tables after a resume.
     if kept and (cancelled or (case.waived and run.waiver is not None and run.waiver.until is None)):
         drops = "; ".join(_drop(table) for table in kept)
         yield Match(

@@ -134,7 +134,7 @@ class Match(NamedTuple):
 
 
 class RuleScope(StrEnum):
-    """The inputs that a rule needs."""
+    """The input that a rule needs: the state folder alone, or facts of the server, too."""
 
     STATE = "state folder"
     SERVER = "ClickHouse"
@@ -162,7 +162,7 @@ class Rule:
     find: Callable[[RuleContext], Iterable[Match]]
 
     def judge(self, case: RuleContext) -> Iterator[Finding]:
-        """Apply the rule to a case."""
+        """Yield the rule's findings in a case, with code, severity and plan id."""
         plan_id = case.plan.plan_id if case.plan is not None else case.about
         for found in self.find(case):
             yield Finding(self.code, found.severity or self.severity, plan_id, found.message, found.remedy)
@@ -178,7 +178,7 @@ class RuleRegistry(list[Rule]):
     def rule(
         self, code: str, severity: Severity, says: str, *, remedy: str, reproduced: bool = True
     ) -> Callable[[Callable[[RuleContext], Iterable[Match]]], Callable[[RuleContext], Iterable[Match]]]:
-        """Register the decorated function."""
+        """Register the decorated function as a rule; the function yields a :class:`Match` per finding."""
 
         def register(find: Callable[[RuleContext], Iterable[Match]]) -> Callable[[RuleContext], Iterable[Match]]:
             self.append(Rule(code, severity, self._needs, says, remedy, reproduced, find))

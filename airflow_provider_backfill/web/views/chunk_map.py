@@ -73,7 +73,7 @@ class ChunkIndex:
         return True
 
     def fill(self, run: Run) -> None:
-        """Read all values from *run* again."""
+        """Fill all arrays from *run*, for the first time or after a change that affects many chunks."""
         size = len(self._names)
         self._status = bytearray(size)
         self._split = bytearray(size)

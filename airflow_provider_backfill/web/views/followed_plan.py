@@ -46,7 +46,7 @@ class FollowedPlan:
 
     @property
     def weight(self) -> int:
-        """The memory use, counted in chunks."""
+        """The approximate memory use, in chunks; the overview evicts plans by this number."""
         return len(self.run.done) + len(self.run.chunks) + (len(self.index) if self.index else 0)
 
     def refresh(self, *, tail: bool = False, index: bool = False) -> None:
@@ -115,7 +115,7 @@ class FollowedPlan:
         )
 
     def summary(self, moment: datetime) -> Payload:
-        """Return the plan in one row of a list."""
+        """Return the plan as one row of the list of plans."""
         as_of = self.version(moment)
         if self._summary is None or as_of != self._as_of:
             self._summary, self._as_of = self._summarise(moment), as_of
