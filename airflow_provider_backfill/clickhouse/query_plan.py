@@ -34,6 +34,10 @@ _STEPS_OVER_ROWS = frozenset(
 )
 
 
+# Reads of other databases, which are sent the conditions of the SELECT itself and no additional filter.
+_OTHER_DATABASES = {"ReadFromMySQL": "MySQL", "ReadFromPostgreSQL": "PostgreSQL"}
+
+
 class _Node(NamedTuple):
     """A node of a query plan, and whether the filter is at the node or directly above."""
 
@@ -86,6 +90,7 @@ def scan_facts(
         pruned=pruned,
         row_wise=_is_row_wise(nodes) and all(read.row_wise for read in elsewhere),
         tables=frozenset(str(entry.node.get("Description", "")) for entry in leaves),
+        unsent=" and ".join(sorted({_OTHER_DATABASES.get(entry.node["Node Type"], "") for entry in reads} - {""})),
     )
 
 

@@ -17,6 +17,7 @@ from ..core.drift import compatibility_token, planned_views
 from ..core.facts import ScanFacts, TableFacts
 from ..core.findings.registry import Match
 from ..core.findings.replica_rules import shards_left_out
+from ..core.findings.source_rules import unsent_filter
 from ..core.findings.target_rules import constrained, past_ttl
 from ..core.findings.window_rules import open_window
 from ..core.ids import plan_id
@@ -212,10 +213,14 @@ def _heavy(plan: Plan, heavy: Sequence[chunk_bounds.HeavyChunk]) -> Iterator[Mat
 
 
 def _computed_times(plan: Plan, scans: Sequence[ScanFacts]) -> Iterator[Match]:
-    """Report whether an index can filter by a time that is an expression over columns."""
+    """Report whether an index can filter by a time expression, and whether another database gets the filter."""
     for statement, scan in zip(plan.statements, scans, strict=True):
         for one in plan.filters(statement):
-            if is_expression(one.column) and not scan.pruned and plan.total_chunks > 1:
+            if plan.total_chunks < 2:
+                return
+            if scan.unsent:
+                yield unsent_filter(scan.unsent, one.table, plan.total_chunks)
+            elif is_expression(one.column) and not scan.pruned:
                 yield Match(
                     f"No index of {show_table(one.table)} is used by {one.column}, so each of the {plan.total_chunks} "
                     "chunks reads all of it.",

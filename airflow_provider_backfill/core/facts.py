@@ -216,6 +216,7 @@ class ScanFacts:
         tree: The query tree of the SELECT.
         sources: The sources in that tree, by the name in the tree.
         times: The time column of each filtered table.
+        unsent: The other database that ClickHouse does not send the filter to, such as MySQL; empty without one.
     """
 
     reads: int
@@ -226,6 +227,7 @@ class ScanFacts:
     tree: Node = field(default_factory=lambda: Node("QUERY", 0))
     sources: Mapping[str, QuerySource] = field(default_factory=dict)
     times: Mapping[TableName, TimeColumn] = field(default_factory=dict)
+    unsent: str = ""
 
 
 class PartsFacts(NamedTuple):

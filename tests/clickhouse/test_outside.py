@@ -8,18 +8,24 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 from clickhouse_connect import get_client
 from clickhouse_connect.driver.client import Client
+from pyiceberg.catalog.sql import SqlCatalog
 
+from airflow_provider_backfill.commands.doctor import diagnose
 from airflow_provider_backfill.commands.verify import verify_plan
 from airflow_provider_backfill.core.sql import literal
+from airflow_provider_backfill.errors import RequestError
 from tests.clickhouse.lab import Lab
 from tests.command_line import Cli, wait_until
+from tests.mariadb import MariaDb
 from tests.s3 import S3Server
 from tests.server import SECURED_PASSWORD, ClickHouseServer
 from tests.system.airflow.stack import Postgres
@@ -41,6 +47,22 @@ def postgres() -> Iterator[Postgres]:
     server = Postgres().start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def mysql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDb]:
+    """A MariaDB with four days of events, which two users may read: ``reader`` with a password, ``guest`` without."""
+    with MariaDb(tmp_path_factory.mktemp("mariadb")) as server:
+        server.query(
+            "CREATE DATABASE shop",
+            "CREATE TABLE shop.events (ts DATETIME(6) NOT NULL, id BIGINT NOT NULL, KEY (ts))",
+            "INSERT INTO shop.events WITH RECURSIVE s AS (SELECT 0 AS n UNION ALL SELECT n + 1 FROM s WHERE n < 575)"
+            " SELECT '2025-01-01' + INTERVAL n * 10 MINUTE, n FROM s",
+            f"CREATE USER reader IDENTIFIED BY '{MARKER}'",
+            "CREATE USER guest",
+            "GRANT SELECT ON shop.* TO reader, guest",
+        )
+        yield server
 
 
 @pytest.fixture
@@ -76,12 +98,7 @@ def test_s3_with_a_folder_a_day(
     assert lab.rows(f"{content} dst") == lab.rows(f"{content} {everything}")
     assert lab.value("SELECT count() FROM dst") == 31 * 144
     assert cli.json("verify", "--plan-id", plan["planId"])["ok"]
-    lab.sql("SYSTEM FLUSH LOGS query_log")
-    read = lab.rows(
-        "SELECT count() >= 31, max(read_rows), max(ProfileEvents['EngineFileLikeReadFiles']) FROM system.query_log"
-        f" WHERE type = 'QueryFinish' AND match(query_id, '^backfill-{plan['planId']}-[0-9a-f]+-[0-9]+$')"
-    )
-    assert read == [(1, 144, 2)]
+    assert _read_by_chunks(lab, plan) == [(1, 144, 2)]
     assert _leaks(lab.engine.client, MARKER) == []
     assert MARKER not in _texts(lab.folder)
 
@@ -101,7 +118,7 @@ def test_postgresql_by_bounds(http_lab: Lab, postgres: Postgres, collection: str
     )
     select = (
         f"SELECT ts, id FROM postgresql({collection}, table = 'events')"
-        " WHERE ts >= {chunk_from:DateTime64(6, 'UTC')} AND ts < {chunk_to:DateTime64(6, 'UTC')}"
+        " WHERE ts >= {chunk_from:DateTime64(6)} AND ts < {chunk_to:DateTime64(6)}"
     )
     plan = lab.plan("dst", "2025-01-02", "2025-01-04", 6, select=select)
     assert lab.run(plan)["status"] == "completed"
@@ -109,6 +126,96 @@ def test_postgresql_by_bounds(http_lab: Lab, postgres: Postgres, collection: str
         (288, 144, 431, 288, 1)
     ]
     assert verify_plan(lab.session, plan["planId"])["ok"]
+    assert _leaks(lab.engine.client, MARKER) == []
+    assert MARKER not in _texts(lab.folder)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("bounds", ["of the user", "ours"])
+@pytest.mark.parametrize("form", ["collection", "address", "table"])
+def test_mysql(http_lab: Lab, mysql: MariaDb, collection: str, form: str, bounds: str) -> None:
+    """Bounds of the user reach MySQL, which reads a chunk's rows alone; the filter that we add is ClickHouse's own."""
+    lab, address = http_lab, f"127.0.0.1:{mysql.port}"
+    lab.sql(
+        f"CREATE NAMED COLLECTION {collection} AS host = '127.0.0.1', port = {mysql.port}, user = 'reader',"
+        f" password = '{MARKER}', database = 'shop'",
+        f"CREATE TABLE dst {COLUMNS} ENGINE = MergeTree ORDER BY ts",
+        f"CREATE TABLE far (ts DateTime64(6), id Int64) ENGINE = MySQL('{address}', 'shop', 'events', 'guest', '')",
+    )
+    where = {
+        "collection": f"mysql({collection}, table = 'events')",
+        "address": f"mysql('{address}', 'shop', 'events', 'guest', '')",
+        "table": f"{lab.engine.database}.far",
+    }[form]
+    select = f"SELECT ts, id FROM {where}"
+    if bounds == "of the user":
+        select += " WHERE ts >= {chunk_from:DateTime64(6)} AND ts < {chunk_to:DateTime64(6)}"
+    plan = lab.plan("dst", "2025-01-02", "2025-01-04", 6, select=select)
+    warned = [one["message"] for one in plan["warnings"] if "each of the 8 chunks reads all of" in one["message"]]
+    assert len(warned) == (bounds == "ours")
+    advice = {one["code"]: one for one in diagnose(lab.session, plan["planId"])["findings"]}.get("backfill_not_pruned")
+    assert advice is None or (bounds == "ours" and "ADD INDEX" not in advice["hint"])
+    before = len(mysql.statements.read_text())
+    assert lab.run(plan)["status"] == "completed"
+    assert lab.rows("SELECT count(), min(id), max(id), uniqExact(id), min(ts) = '2025-01-02' FROM dst") == [
+        (288, 144, 431, 288, 1)
+    ]
+    asked = [
+        line
+        for line in mysql.statements.read_text()[before:].splitlines()
+        if "SELECT `ts`, `id` FROM `shop`.`events`" in line
+    ]
+    assert len(asked) >= 8
+    assert [line for line in asked if ("`ts` >= '2025-01-0" in line) != (bounds == "of the user")] == []
+    assert verify_plan(lab.session, plan["planId"])["ok"]
+    assert _leaks(lab.engine.client, MARKER) == []
+    assert MARKER not in _texts(lab.folder)
+
+
+@pytest.mark.long
+def test_mysql_with_bounds_of_another_zone(http_lab: Lab, mysql: MariaDb) -> None:
+    """ClickHouse sends a bound as text in the bound's zone, so MySQL leaves out what lies between the zones."""
+    lab = http_lab
+    lab.sql(f"CREATE TABLE dst {COLUMNS} ENGINE = MergeTree ORDER BY ts")
+    zone = "DateTime64(6, 'Europe/Berlin')"
+    select = (
+        f"SELECT ts, id FROM mysql('127.0.0.1:{mysql.port}', 'shop', 'events', 'guest', '')"
+        f" WHERE ts >= {{chunk_from:{zone}}} AND ts < {{chunk_to:{zone}}}"
+    )
+    with pytest.raises(RequestError, match="do not add up"):
+        lab.plan("dst", "2025-01-02", "2025-01-04", 6, select=select)
+
+
+@pytest.mark.long
+def test_iceberg_in_s3(http_lab: Lab, s3: S3Server, collection: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a table that pyiceberg wrote, a file a day, each chunk reads its own day's file: 31 days, with a kill."""
+    lab, bucket = http_lab, s3.new_bucket()
+    server = {"endpoint": s3.url, "access-key-id": "test", "secret-access-key": "test", "region": "us-east-1"}
+    catalog = SqlCatalog(
+        "lake",
+        uri="sqlite:///:memory:",
+        warehouse=f"s3://{bucket}",
+        **{f"s3.{name}": value for name, value in server.items()},
+    )
+    catalog.create_namespace("shop")
+    columns = pyarrow.schema([("ts", pyarrow.timestamp("us")), ("id", pyarrow.int64())])
+    table = catalog.create_table("shop.events", columns)
+    first = datetime(2024, 12, 30)
+    for day in range(34):
+        numbers = range(day * 144, (day + 1) * 144)
+        times = [first + timedelta(minutes=10 * number) for number in numbers]
+        table.append(pyarrow.table([times, numbers], schema=columns))
+    lab.sql(
+        f"CREATE NAMED COLLECTION {collection} AS url = '{s3.url}/{bucket}/', access_key_id = 'test',"
+        f" secret_access_key = '{MARKER}'",
+        "CREATE TABLE dst (ts DateTime64(6, 'UTC'), id Int64) ENGINE = MergeTree ORDER BY ts",
+    )
+    cli = Cli(lab.folder, lab.engine.url, capsys)
+    path = table.location().removeprefix(f"s3://{bucket}/")
+    plan = _killed_in_the_middle(cli, lab, f"SELECT ts, id FROM iceberg({collection}, filename = '{path}')")
+    assert lab.rows("SELECT count(), min(id), max(id), uniqExact(id) FROM dst") == [(4464, 288, 4751, 4464)]
+    assert cli.json("verify", "--plan-id", plan["planId"])["ok"]
+    assert _read_by_chunks(lab, plan) == [(1, 144, 1)]
     assert _leaks(lab.engine.client, MARKER) == []
     assert MARKER not in _texts(lab.folder)
 
@@ -195,6 +302,15 @@ def _killed_in_the_middle(cli: Cli, lab: Lab, select: str, *flags: str) -> Any:
     assert sum(e["type"] == "ChunkDone" for e in cli.events(plan["planId"])) < 31
     assert cli.json("run", "--plan-id", plan["planId"])["status"] == "completed"
     return plan
+
+
+def _read_by_chunks(lab: Lab, plan: Any) -> list[tuple[Any, ...]]:
+    """Whether each of 31 chunks was filled, and the most rows and files that the filling of a chunk has read."""
+    lab.sql("SYSTEM FLUSH LOGS query_log")
+    return lab.rows(
+        "SELECT count() >= 31, max(read_rows), max(ProfileEvents['EngineFileLikeReadFiles']) FROM system.query_log"
+        f" WHERE type = 'QueryFinish' AND match(query_id, '^backfill-{plan['planId']}-[0-9a-f]+-[0-9]+$')"
+    )
 
 
 def test_rows_of_another_server_behind_a_password(http_lab: Lab, collection: str, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ from airflow_provider_backfill.core.findings.window_rules import (
 from airflow_provider_backfill.core.plan import Plan, Shard, Statement, WriteMode
 from airflow_provider_backfill.core.run_state import ChunkState, ChunkStatus, ContentSums, Run, Waiver, WorkerLease
 from airflow_provider_backfill.core.tables import TableName, TimeKind
-from airflow_provider_backfill.errors import Command, Flag, Sql
+from airflow_provider_backfill.errors import Advice, Command, Flag, Sql
 from tests.state import START, make_plan
 
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
@@ -116,8 +116,9 @@ def test_sources_that_are_gone_or_refused() -> None:
     assert "not accepted by the server any more: no such column" in one(scans=(refused,)).message
 
 
-def scan(reads: int = 1, filtered: int = 1, *, pruned: bool = True) -> tuple[StatementScan, ...]:
-    return (StatementScan("shop.view", RAW, ScanFacts(reads, filtered, pruned, True), ""),)
+def scan(reads: int = 1, filtered: int = 1, *, pruned: bool = True, unsent: str = "") -> tuple[StatementScan, ...]:
+    named = frozenset({"" if unsent else "shop.raw"})
+    return (StatementScan("shop.view", RAW, ScanFacts(reads, filtered, pruned, True, named, unsent=unsent), ""),)
 
 
 @pytest.mark.parametrize(("reads", "filtered"), [(1, 0), (2, 1)])
@@ -133,6 +134,12 @@ def test_a_source_without_an_index_on_time() -> None:
     assert "ALTER TABLE `shop`.`raw` ADD INDEX `backfill_ts` `ts` TYPE minmax" in finding.remedy.statement
     assert look(changed(chunk_count=1), scans=scan(pruned=False)) == []
     assert "backfill_not_pruned" not in [f.code for f in look(scans=scan(1, 0, pruned=False))]
+
+
+def test_a_source_in_another_database() -> None:
+    finding = one(scans=scan(pruned=False, unsent="MySQL"))
+    assert (finding.code, finding.severity) == ("backfill_not_pruned", WARN)
+    assert isinstance(finding.remedy, Advice), "an index of ours would not help"
 
 
 def test_a_source_that_is_read_twice() -> None:

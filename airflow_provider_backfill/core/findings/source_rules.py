@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from datetime import timedelta
 
-from ...errors import Flag
+from ...errors import Advice, Flag
 from ..names import is_expression, quote, time_value
 from ..remedy import chunk_hours_flag, plan_command, sql
 from ..sql import quote_table
+from ..tables import TABLE_FUNCTION, TableName
 from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity
 
 SOURCE_RULES = RuleRegistry(RuleScope.SERVER)
@@ -58,6 +59,11 @@ def _not_pruned(case: RuleContext) -> Iterator[Match]:
     for scan in facts.scans:
         if scan.facts is None or scan.facts.pruned or not scan.facts.filtered:
             continue
+        if scan.facts.unsent:
+            yield unsent_filter(scan.facts.unsent, scan.source, plan.chunk_count)
+        # Behind a view or a Distributed table are tables of other names, and files have no index that could be added.
+        if str(scan.source) not in scan.facts.tables:
+            continue
         column = time_value(plan.time_column)
         index = quote("backfill_time" if is_expression(plan.time_column) else f"backfill_{plan.time_column}")
         yield Match(
@@ -68,6 +74,18 @@ def _not_pruned(case: RuleContext) -> Iterator[Match]:
                 f"GRANULARITY 1, MATERIALIZE INDEX {index} SETTINGS mutations_sync = 2"
             ),
         )
+
+
+def unsent_filter(database: str, table: TableName, chunks: int) -> Match:
+    """Report that each chunk reads all rows of a table in another database."""
+    name = f"{table.table}()" if table.database == TABLE_FUNCTION else str(table)
+    return Match(
+        f"ClickHouse does not send the time filter to {database}, so each of the {chunks} chunks reads all of {name}.",
+        Advice(
+            "write the bounds into the SELECT, which are sent: WHERE ts >= {chunk_from:DateTime64(6)} AND ts <"
+            " {chunk_to:DateTime64(6)}; or use larger chunks"
+        ),
+    )
 
 
 @_rule(
