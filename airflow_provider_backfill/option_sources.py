@@ -198,7 +198,7 @@ def _file(config_file: Path | None, directory: Path) -> _Layer:
     tool = tables.get("tool")
     section = tool.get(PYPROJECT_SECTION) if isinstance(tool, dict) else None
     if section is None and config_file is not None:
-        raise ConfigError(f"{path} has no [tool.{PYPROJECT_SECTION}].", hint="add it, or leave --config out")
+        raise ConfigError(f"{path} has no [tool.{PYPROJECT_SECTION}].", hint="add it, or omit --config")
     return _document({} if section is None else section, f"{path} [tool.{PYPROJECT_SECTION}]")
 
 
@@ -247,7 +247,7 @@ def _refused(name: str, given: _Given) -> ConfigError:
     default = info.default_text and f", which is {info.default_text}"
     return ConfigError(
         f"{message}{info.type_text}.",
-        hint=f"write {_example(info, given.value)}, or leave it out to get the default{default}",
+        hint=f"write {_example(info, given.value)}, or omit it for the default{default}",
     )
 
 

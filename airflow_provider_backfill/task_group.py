@@ -198,7 +198,7 @@ class BackfillTaskGroup(TaskGroup):
     def _approval(self, asked: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
         if not airflow_is(3, 1):
             raise RequestError(
-                "approve asks a person, which Airflow can do since 3.1.", hint="leave it away, or use a later Airflow"
+                "approve asks a person, which Airflow can do since 3.1.", hint="omit it, or use a later Airflow"
             )
         from .airflow_support.approval import BackfillApproval
 

@@ -79,7 +79,7 @@ def check_partitions(key_format: str, outlets: Iterable[Any]) -> None:
     if not airflow_is(3, 3):
         raise RequestError(
             "partition_key_format needs partitions that are known at run time, which Airflow has since 3.3.",
-            hint="leave it away, or use a later Airflow",
+            hint="omit it, or use a later Airflow",
         )
     if any(isinstance(outlet, AssetAlias) for outlet in outlets):
         raise RequestError(

@@ -235,7 +235,8 @@ def time_span(server: ClickHouse, table: TableName, column: str, kind: TimeKind)
     count, low, high = server.row(f"SELECT count(), {low_ms}, {high_ms} FROM {quote_table(table)}")
     if not count:
         raise RequestError(
-            f"{table} is empty, so it gives no window.", remedy=Advice("pass {} and {}", Flag("--from"), Flag("--to"))
+            f"{table} is empty, so the window is unknown.",
+            remedy=Advice("pass {} and {}", Flag("--from"), Flag("--to")),
         )
     return from_ms(float(low)), from_ms(float(high))
 

@@ -94,7 +94,7 @@ class Fence:
             if pause is None and rivals:
                 raise _taken(self._target, self._plan, rivals)
             time.sleep((pause or 0) * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load, keeps no secret
-        raise ServerError(f"{self._table} is taken away as often as it is made.")
+        raise ServerError(f"{self._table} is dropped by another process after each creation.")
 
     def hold(self) -> None:
         """
@@ -224,7 +224,7 @@ def _taken(target: TableFacts, plan: Plan, rivals: Sequence[Announcement]) -> Wi
     return WindowTakenError(
         f"Plan {other.plan_id} is at work on {window} of {target.name}, which meets the window of plan {plan.plan_id}.",
         remedy=Advice(
-            "let it complete, then look what is left to fill with `{}`; a run that died holds the window for a minute "
+            "let it complete, then find what is left to fill with `{}`; a run that died holds the window for a minute "
             "at most",
             command("doctor", plan.plan_id),
         ),

@@ -201,7 +201,7 @@ def _error(server: ClickHouse, attempt: Attempt, own: str, foreign: int, what: s
         before = plan_command(plan, Flag("--from", short_instant(chunk.start)), Flag("--to", short_instant(first)))
         ways.append(
             Advice(
-                "if a view writes there from {} on, waive it and fill what is before: `{}`",
+                "if a view writes there from {} on, waive this plan and fill the time before: `{}`",
                 short_instant(first),
                 before,
             )

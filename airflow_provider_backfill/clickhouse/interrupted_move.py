@@ -124,7 +124,7 @@ def _window(attempt: Attempt) -> str:
 def _cannot_tell(attempt: Attempt, sealed: TableName, partition: str) -> InDoubtError:
     plan = attempt.plan
     repair = Advice(
-        "insert from {} what the target lacks, empty it with {}, and run `{}`",
+        "insert the missing rows from {}, empty it with {}, and run `{}`",
         sealed,
         Sql(f"TRUNCATE TABLE {quote_table(sealed)}"),
         command("resume", plan.plan_id),
@@ -134,8 +134,7 @@ def _cannot_tell(attempt: Attempt, sealed: TableName, partition: str) -> InDoubt
         repair = Advice("if nothing else writes there, run `{}`, which fills the window again; else {}", again, repair)
     return InDoubtError(
         f"ClickHouse or a worker went down while chunk {attempt.chunk.id} was being published, and what had arrived of "
-        f"partition {partition} cannot be told any more: {plan.target} holds some of its rows, or some with the same "
-        "keys.",
+        f"partition {partition} is unknown: {plan.target} holds some of its rows, or some with the same keys.",
         remedy=repair,
     )
 

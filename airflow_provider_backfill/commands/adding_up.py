@@ -220,10 +220,10 @@ def with_label(
                 labels.add(None)
     if len(labels) > 1:
         raise RequestError(
-            f"The statements of the plan give {time.column} of {target.name} in different ways, so it cannot be told "
+            f"The statements of the plan give {time.column} of {target.name} in different ways, so it is unknown "
             "which of its rows a chunk replaces.",
             remedy=Advice(
-                "plan them one by one with {}, or leave {} away",
+                "plan them one by one with {}, or omit {}",
                 Flag("--select"),
                 Flag("--write-mode", WriteMode.REPLACE),
             ),
@@ -247,9 +247,9 @@ def _check_partitions(
     of_target, key = _partition_key(server, target, scan, verdict)
     if plan.target_time is None:
         raise RequestError(
-            f"{target.name} has no time column, so it cannot be told whether its partitions hold rows outside of a "
+            f"{target.name} has no time column, so its partitions may hold rows outside of a "
             "chunk, which replacing them would delete.",
-            remedy=Advice("leave {} away", Flag("--write-mode", WriteMode.REPLACE)),
+            remedy=Advice("omit {}", Flag("--write-mode", WriteMode.REPLACE)),
         )
     if plan.keep_outside:
         _check_kept(server, target, plan, scan, verdict, bounds)
@@ -282,7 +282,7 @@ def _check_partitions(
         raise RequestError(
             f"Several chunks give rows of the partition {facts.again} of {target.name} ({target.partition_key}), "
             "so each would overwrite what the others have written.",
-            remedy=Advice("leave {} away, or plan the window as one chunk", Flag("--write-mode", WriteMode.REPLACE)),
+            remedy=Advice("omit {}, or plan the window as one chunk", Flag("--write-mode", WriteMode.REPLACE)),
         )
 
 
@@ -297,7 +297,7 @@ def _check_kept(
         raise RequestError(
             f"--keep-outside tells the rows of {target.name} outside the window by {column}, so rows of the window "
             "would be kept beside the new ones.",
-            remedy=Advice("give a window of whole partitions and leave {} away", Flag("--keep-outside")),
+            remedy=Advice("give a window of whole partitions and omit {}", Flag("--keep-outside")),
         )
 
 
@@ -307,7 +307,7 @@ def _partition_key(server: ClickHouse, target: TableFacts, scan: ScanFacts, verd
         raise RequestError(
             f"{target.name} has no time column that follows from the time that the window applies to, so it cannot "
             "be told which partitions a window covers.",
-            remedy=Advice("leave {} away", Flag("--write-mode", WriteMode.REPLACE)),
+            remedy=Advice("omit {}", Flag("--write-mode", WriteMode.REPLACE)),
         )
     found: dict[tuple[TableName, ...], dict[str, BucketKey]] = {}
     for element in _partition_elements(target):
@@ -324,7 +324,7 @@ def _partition_key(server: ClickHouse, target: TableFacts, scan: ScanFacts, verd
     raise RequestError(
         f"The partition key of {target.name} ({target.partition_key or 'none'}) does not follow from the time "
         "that the window applies to, so a window covers no whole partitions.",
-        remedy=Advice("leave {} away", Flag("--write-mode", WriteMode.REPLACE)),
+        remedy=Advice("omit {}", Flag("--write-mode", WriteMode.REPLACE)),
     )
 
 

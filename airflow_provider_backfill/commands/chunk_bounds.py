@@ -249,9 +249,9 @@ def _cells(
     for statement in plan.statements:
         if statement.table is None:
             raise RequestError(
-                f"{statement.name} reads no table whose rows could be counted, so it cannot be told where a chunk "
+                f"{statement.name} reads no table whose rows could be counted, so it is unknown where a chunk "
                 "would have too many.",
-                remedy=Advice("leave {} and {} away", Flag("--max-chunk-rows"), Flag("--max-chunk-bytes")),
+                remedy=Advice("omit {} and {}", Flag("--max-chunk-rows"), Flag("--max-chunk-bytes")),
             )
     for table in (table for statement in plan.statements for table in plan.filters(statement)):
         source = table.table
@@ -260,9 +260,9 @@ def _cells(
         if counts is None:
             raise RequestError(
                 f"The rows of {source} cannot be counted within a minute, and its index has no {table.column}, "
-                "so it cannot be told where a chunk would have too many.",
+                "so it is unknown where a chunk would have too many.",
                 remedy=Advice(
-                    "leave {} and {} away, and pass {}",
+                    "omit {} and {}, and pass {}",
                     Flag("--max-chunk-rows"),
                     Flag("--max-chunk-bytes"),
                     Flag("--chunk-hours"),

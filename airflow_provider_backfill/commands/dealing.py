@@ -60,7 +60,7 @@ def with_dealing(address: ClickHouse, server: ClickHouse, target: TableFacts, pl
             raise RequestError(
                 f"{statement.name} has {what}, and each shard runs it to keep its share of the rows: what is chosen "
                 "otherwise each time could come to two shards, or to none.",
-                remedy=Advice("leave it away, or {}", _BY_HAND),
+                remedy=Advice("omit it, or {}", _BY_HAND),
             )
     key = sharding_key_of(spread_tables(address, Spread(plan.cluster, plan.shard_table or plan.target)), plan.target)
     dealing = _by_sharding_key(server, target, plan, key) if key else None
@@ -130,7 +130,7 @@ def _is_dealt(server: ClickHouse, target: TableFacts, statement: Statement, tree
     elsewhere = sorted((engines - own) | {f"{name}()" for name in functions})
     if elsewhere and (own or not _OPAQUE.isdisjoint(elsewhere)):
         raise RequestError(
-            f"{statement.name} reads {' and '.join([*sorted(own), *elsewhere])}, so it cannot be told whether it gives "
+            f"{statement.name} reads {' and '.join([*sorted(own), *elsewhere])}, so it is unknown whether it gives "
             "each shard's own rows or the same rows on every shard.",
             remedy=Advice(
                 "read one table by its own name, or place the window by the table that the rows come from: {} without "
@@ -158,7 +158,7 @@ def _by_sharding_key(server: ClickHouse, target: TableFacts, plan: Plan, key: st
         if missing := [name for name in used if name not in statement.columns]:
             raise RequestError(
                 f"The sharding key {key} of {plan.target} is made of {', '.join(missing)}, which {statement.name} "
-                "does not give, so the shard of a row cannot be told.",
+                "does not give, so the shard of a row is unknown.",
                 remedy=Advice("give it in a {}", Flag("--select")),
             )
         if not statement.row_wise and (floats := [name for name in used if is_float(_type(target.columns, name))]):

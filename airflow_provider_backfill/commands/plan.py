@@ -278,7 +278,7 @@ def _own_settings(plan: Plan) -> Iterator[Match]:
         if names := read_select(statement.select, statement.name).settings:
             yield Match(
                 f"{statement.name} has SETTINGS of its own ({', '.join(names)}), with which every chunk runs as well.",
-                Advice("leave them out where they are not meant for a backfill"),
+                Advice("remove settings that are not meant for a backfill"),
             )
 
 
@@ -358,7 +358,7 @@ def _same_plan(existing: Plan, plan: Plan) -> Plan:
         raise RequestError(
             f"Plan {plan.plan_id} exists with another definition. " + "; ".join(changed) + ".",
             remedy=Advice(
-                "change the window or the chunk size, or pass {} to plan again and keep the old files beside",
+                "change the window or the chunk size, or pass {} to plan again; the old files get another name",
                 Flag("--force"),
             ),
         )

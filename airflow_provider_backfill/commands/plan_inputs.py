@@ -54,7 +54,7 @@ def _staged_in(server: ClickHouse, target: TableFacts, database: str) -> TableFa
         raise RequestError(
             f"There is no database {database} on {server.address} for the staging tables of {target.name}.",
             remedy=Advice(
-                "run {}, or leave {} away",
+                "run {}, or omit {}",
                 Sql(f"CREATE DATABASE {quote(database)}"),
                 Flag("--staging-database", database),
             ),
@@ -70,12 +70,12 @@ def _staged_in(server: ClickHouse, target: TableFacts, database: str) -> TableFa
             f"Staging tables of {target.name} ({target.database_engine} database) cannot be made in {database} "
             f"({engine} database): {why}.",
             remedy=Advice(
-                "name a database of one of the engines {}, or leave {} away",
+                "name a database of one of the engines {}, or omit {}",
                 ", ".join(_STAGING_ENGINES),
                 Flag("--staging-database", database),
             )
             if not apart
-            else Advice("leave {} away", Flag("--staging-database", database)),
+            else Advice("omit {}", Flag("--staging-database", database)),
         )
     return replace(target, staging_database=database, database_engine=engine)
 

@@ -211,7 +211,7 @@ def _check_flags(plan: Plan, run: Run, flags: RunFlags) -> None:
     if flags.replay_done and plan.backup:
         raise RequestError(
             f"Replaying done chunks of {plan.target} would put their own rows into its backup.",
-            remedy=Advice("first bring back what was there: {}", command("undo", plan.plan_id)),
+            remedy=Advice("first restore the old rows: {}", command("undo", plan.plan_id)),
         )
     if flags.replay_done and plan.write_mode is not WriteMode.REPLACE and not flags.clear_window:
         raise RequestError(
@@ -248,7 +248,7 @@ def _check_compatibility(session: Session, plan: Plan, server: ClickHouse, targe
         raise RequestError(
             f"Since plan {plan.plan_id} was made, something has changed that its rows depend on: {'; '.join(found)}.",
             remedy=Advice(
-                "plan again with {}, change it back, or pass {} to run the plan as it was made",
+                "plan again with {}, change it back, or pass {} to run the unchanged plan",
                 Flag("--force"),
                 Flag("--force-compatibility"),
             ),

@@ -102,9 +102,7 @@ def check_cluster(server: ClickHouse, plan: Plan) -> None:
     if changes:
         raise RequestError(
             f"The cluster {plan.cluster} is another than when plan {plan.plan_id} was made: {' and '.join(changes)}.",
-            remedy=Advice(
-                "plan again with {}; what is filled already is then to be allowed or left out", Flag("--force")
-            ),
+            remedy=Advice("plan again with {}; then allow the filled windows, or leave them out", Flag("--force")),
         )
 
 
@@ -153,7 +151,7 @@ def ground_of(server: ClickHouse, request: PlanRequest) -> Iterator[Ground]:
         if request.shard_urls:
             raise RequestError(
                 f"{request.target} is one table on one server, so it has no shards to be reached.",
-                remedy=Advice("leave {} away, or name the cluster by {}", Flag("--shard-url"), Flag("--cluster")),
+                remedy=Advice("omit {}, or name the cluster by {}", Flag("--shard-url"), Flag("--cluster")),
             )
         found = plan_inputs.target_facts(server, request.target, request.staging_database)
         yield Ground(server, request, [(0, server, found)], {})

@@ -44,9 +44,7 @@ def _statements(server: ClickHouse, target: TableFacts, request: PlanRequest) ->
         if source.name in (target.name, target.storage):
             raise RequestError(
                 f"{source.name} is the target itself; inserting a table into itself doubles its rows.",
-                remedy=Advice(
-                    "pass another {}, or leave it away to replay the views that feed the target", Flag("--source")
-                ),
+                remedy=Advice("pass another {}, or omit it to replay the views that feed the target", Flag("--source")),
             )
         _check_kept(server, "--source", QuerySource(source.name, source.engine))
         named, timed = _with_expression(server, source, request.time_column)
@@ -170,7 +168,7 @@ def _placed_by_user(
     if request.filter_tables:
         raise RequestError(
             f"{what} places the window itself by {{{parameters[0].name}}}, so no filter is added to a table.",
-            remedy=Advice("leave {} away, or the parameters out of the SELECT", Flag("--filter-table")),
+            remedy=Advice("omit {}, or the parameters out of the SELECT", Flag("--filter-table")),
         )
     values = {**request.settings, **parameter_settings(parameters, request.start, request.end)}
     facts = _select_facts(server, select, what, values)
@@ -254,7 +252,7 @@ def _filtered_tables(
     if not fitting:
         raise RequestError(
             f"{what} reads only tables that {Flag('--whole-table')} names, so the window applies to none.",
-            remedy=Advice("leave {} away for the table that the window applies to", Flag("--whole-table")),
+            remedy=Advice("omit {} for the table that the window applies to", Flag("--whole-table")),
         )
     names = ", ".join(f"{table.table} ({table.column})" for table, _ in fitting)
     each = [Flag("--filter-table", f"{show_table(table.table)}={table.column}") for table, _ in fitting]

@@ -165,8 +165,7 @@ def _no_trial(doubts: Sequence[str], why: str) -> tuple[bool, str]:
         raise RequestError(
             f"It is not proven that the chunks add up ({'; '.join(doubts)}), and a trial could not be made: {why}",
             remedy=Advice(
-                "pass {} to plan without proof, which every later look at the plan says, "
-                "or plan the window as one chunk",
+                "pass {} to plan without proof, which all later output repeats, or plan the window as one chunk",
                 Flag("--no-trial"),
             ),
         )
@@ -180,8 +179,8 @@ def _differs(plan: Plan, trial: Trial) -> RequestError:
     )
     return RequestError(
         f"The chunks do not add up: tried on {len(trial.slices)} slices of {plan.target} between "
-        f"{short_instant(trial.slices[0][0])} and {short_instant(trial.slices[-1][1])}, they give other rows one by "
-        f"one than all at once. Rows that differ:\n{rows}",
+        f"{short_instant(trial.slices[0][0])} and {short_instant(trial.slices[-1][1])}, separate chunks give other "
+        f"rows than one statement for all. Rows that differ:\n{rows}",
         remedy=Advice(
             "plan the window as one chunk, or write the SELECT so that its parts can be put together; where it is "
             "bound to differ, as with rows in no order, {} plans without this proof",

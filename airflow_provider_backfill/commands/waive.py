@@ -35,7 +35,7 @@ def waive_plan(
     if until is not None and until <= moment:
         raise RequestError(
             f"The waiver would end at {render_instant(until)}, which is past.",
-            remedy=Advice("pass a later {}, or leave it away", Flag("--until")),
+            remedy=Advice("pass a later {}, or omit it", Flag("--until")),
         )
     if superseded_by:
         other = session.store.load_plan(superseded_by)

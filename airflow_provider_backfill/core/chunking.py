@@ -266,7 +266,7 @@ def parse_length(text: str, zone: str | None = None) -> Chunking:
         raise RequestError(
             f"The chunk length {text.strip()} does not go with the time zone {name}: {what}.",
             remedy=Advice(
-                "leave {} away, or pass {} {}",
+                "omit {}, or pass {} {}",
                 Flag("--chunk-zone"),
                 Flag("--chunk-by", "day"),
                 Flag("--chunk-zone", name),

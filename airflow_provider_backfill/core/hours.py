@@ -155,7 +155,7 @@ def parse_stop(text: str, now: datetime, zone: str | None = None) -> datetime:
     if moment <= now:
         raise RequestError(
             f"The run is to stop at {text.strip()}, and it is {now:%Y-%m-%dT%H:%M:%SZ}.",
-            remedy=Advice("pass a time that is yet to come, or leave {} away", Flag("--stop-at")),
+            remedy=Advice("pass a time in the future, or omit {}", Flag("--stop-at")),
         )
     return moment
 

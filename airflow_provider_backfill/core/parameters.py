@@ -63,9 +63,7 @@ def read_parameters(
     if unused:
         raise RequestError(
             f"{what} has no parameter {{{unused[0]}:String}}.",
-            remedy=Advice(
-                "use it in the SELECT, or leave {} away", Flag("--param", f"{unused[0]}={formats[unused[0]]}")
-            ),
+            remedy=Advice("use it in the SELECT, or omit {}", Flag("--param", f"{unused[0]}={formats[unused[0]]}")),
         )
     parameters = tuple(_parameter(one, formats, unit, what) for one in found)
     bounds = {_BOUNDS[one.name] for one in parameters if not one.format}

@@ -232,7 +232,7 @@ def write_mode(target: TableFacts, request: PlanRequest) -> tuple[WriteMode, Mod
         )
     if wanted is WriteMode.INSERT or not partitions:
         if not request.accept_at_least_once:
-            exactly = Advice("leave {} away for exactly once", Flag("--write-mode"))
+            exactly = Advice("omit {} for exactly once", Flag("--write-mode"))
             better = exactly if partitions else "backfill the table behind it"
             raise RequestError(
                 f"Rows can reach {target.name} ({target.engine}) by plain INSERT only at least once: "

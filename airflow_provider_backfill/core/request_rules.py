@@ -24,13 +24,13 @@ def check_request(request: PlanRequest) -> None:
         if given and request.write_mode is not WriteMode.REPLACE:
             raise RequestError(
                 f"{what} only where partitions are replaced.",
-                remedy=Advice("leave {} away, or pass {}", Flag(name), Flag("--write-mode", WriteMode.REPLACE)),
+                remedy=Advice("omit {}, or pass {}", Flag(name), Flag("--write-mode", WriteMode.REPLACE)),
             )
     if request.staging_database and request.write_mode is WriteMode.INSERT:
         raise RequestError(
             "A plain insert stages nothing, so it needs no database for staging tables.",
             remedy=Advice(
-                "leave {} away, or {}",
+                "omit {}, or {}",
                 Flag("--staging-database", request.staging_database),
                 Flag("--write-mode", WriteMode.INSERT),
             ),
@@ -40,9 +40,7 @@ def check_request(request: PlanRequest) -> None:
     if request.source == request.target:
         raise RequestError(
             f"{show_table(request.target)} is the target itself; inserting a table into itself doubles its rows.",
-            remedy=Advice(
-                "pass another {}, or leave it away to replay the views that feed the target", Flag("--source")
-            ),
+            remedy=Advice("pass another {}, or omit it to replay the views that feed the target", Flag("--source")),
         )
     if request.select is not None:
         read = read_select(request.select, "--select")
@@ -51,5 +49,5 @@ def check_request(request: PlanRequest) -> None:
     elif request.formats:
         raise RequestError(
             f"{', '.join(name for name, _ in request.formats)} is no parameter: no SELECT was given.",
-            remedy=Advice("pass {}, which uses it, or leave {} away", Flag("--select", "SELECT …"), Flag("--param")),
+            remedy=Advice("pass {}, which uses it, or omit {}", Flag("--select", "SELECT …"), Flag("--param")),
         )

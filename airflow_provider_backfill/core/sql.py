@@ -150,7 +150,7 @@ def window_filter(plan: Plan, chunk: Chunk) -> str:
     """
     time = plan.target_time
     if time is None:
-        raise RequestError(f"{plan.target} has no time column, so its window cannot be told.")
+        raise RequestError(f"{plan.target} has no time column, so its window is unknown.")
     if time.label is not None:
         name, tick = quote(time.column), MS_PER_DAY if time.label.kind.is_date else 1
         first, last = (_labelled(time.label, ms) for ms in (to_ms(chunk.start), to_ms(chunk.end) - tick))

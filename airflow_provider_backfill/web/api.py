@@ -111,7 +111,9 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
         except Exception:
             # Errors are caught here too, so that this answer also has the security headers.
             logging.getLogger(__name__).exception("No answer to %s", request.url.path)
-            response = _answer({"error": "This went wrong; the API server's log says where.", "hint": ""}, 500)
+            response = _answer(
+                {"error": "An error occurred; the log of the API server has the details.", "hint": ""}, 500
+            )
         response.headers.update(_HEADERS)
         response.headers.setdefault("Cache-Control", "no-store")
         return response

@@ -98,7 +98,7 @@ def _refuse_foreign(request: Request) -> None:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "Send JSON, with the content type application/json.")
     if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
-        raise HTTPException(403, "This comes from another site.")
+        raise HTTPException(403, "The request comes from another site.")
     origin = request.headers.get("origin")
     if origin is None:
         # A program with a bearer token sends no origin, and no cookie that another site could use.
@@ -107,7 +107,7 @@ def _refuse_foreign(request: Request) -> None:
         return
     ours = {request.headers.get("host", ""), urlsplit(conf.get("api", "base_url", fallback="") or "").netloc}
     if urlsplit(origin).netloc not in ours - {""}:
-        raise HTTPException(403, "This comes from another origin.")
+        raise HTTPException(403, "The request comes from another origin.")
 
 
 Viewer = Annotated[BaseUser, Depends(viewer)]

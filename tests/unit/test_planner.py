@@ -233,7 +233,7 @@ def test_how_rows_reach_the_target_and_why(engine: str, changes: dict[str, Any],
             "MergeTree",
             {"write_mode": WriteMode.INSERT},
             "only at least once",
-            "leave --write-mode away for exactly once",
+            "omit --write-mode for exactly once",
         ),
     ],
 )
@@ -246,8 +246,8 @@ def test_what_a_target_cannot_take(engine: str, changes: dict[str, Any], message
 @pytest.mark.parametrize(
     ("changes", "message", "advice"),
     [
-        ({"keep_outside": True}, "Rows outside the window are kept only where", "leave --keep-outside away"),
-        ({"write_mode": WriteMode.STAGE, "backup": True}, "A backup is made only", "leave --backup away"),
+        ({"keep_outside": True}, "Rows outside the window are kept only where", "omit --keep-outside"),
+        ({"write_mode": WriteMode.STAGE, "backup": True}, "A backup is made only", "omit --backup"),
         ({"settings": {"insert_deduplicate": "1"}}, "sets insert_deduplicate", "leave insert_deduplicate out"),
         ({"source": REQUEST.target}, "is the target itself", "pass another --source"),
         ({"select": "SELECT 1; SELECT 2"}, "holds several statements", "pass one SELECT"),

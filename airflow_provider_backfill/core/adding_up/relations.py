@@ -127,7 +127,7 @@ class Walk(Steps):
             raise RefusedError(
                 Kind.STEP,
                 f"{self._case.name} has a LIMIT, which each chunk would apply to its own rows.",
-                or_one_chunk("leave the LIMIT away, or use LIMIT BY with a bucket of time"),
+                or_one_chunk("omit the LIMIT, or use LIMIT BY with a bucket of time"),
             )
         return rows
 

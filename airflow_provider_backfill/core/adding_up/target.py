@@ -135,7 +135,7 @@ def _check_columns(case: Case, walk: Walk, rows: Rows, columns: Mapping[str, Val
             raise refuse(
                 f"the parts of {column.name} go through {bits} bits, where a number that does not fit wraps around, "
                 f"and {column.type} merges other numbers of them",
-                f"leave away the conversion of {show_call(value)}, or give {column.name} that type as well",
+                f"omit the conversion of {show_call(value)}, or give {column.name} that type as well",
             )
         if bits is not None:
             walk.doubts.append(f"whether {show_call(value)} fits into {bits} bits on its way into {column.name}")
