@@ -20,7 +20,7 @@ def lab(engine: Engine, tmp_path: Path) -> Lab:
 
 @pytest.fixture
 def http_lab(request: pytest.FixtureRequest, tmp_path: Path) -> Lab:
-    """A laboratory on the HTTP server, for what the embedded engine has not."""
+    """A laboratory on the HTTP server, for features that the embedded engine lacks."""
     url, database, client = (request.getfixturevalue(name) for name in ("clickhouse_url", "database", "client"))
     return Lab(Engine("http", client, database, f"{url}/{database}"), tmp_path / "state")
 

@@ -1,8 +1,8 @@
 """
-Shapes of tables and views that public projects have, cut down to what matters here and in our own words.
+Shapes of tables and views from public projects, reduced to the relevant parts and in the project's own words.
 
-``AT`` is the time of a row, every five minutes of three days. A source is its columns, its engine and what fills it;
-a target without columns is like its source. A case is filled by its view, by its SELECT, or as a copy.
+``AT`` is the time of a row, every five minutes of three days. A source is its columns, its engine and what fills it; a
+target without columns is like its source. A case is filled by its view, by its SELECT, or as a copy.
 """
 
 # ruff: noqa: E501, ISC004 - a definition a line
@@ -679,7 +679,7 @@ SHORT = {0, 2, 9, 13, 20, 41}
 
 
 def page() -> str:
-    """The page of the reference that says what came of each."""
+    """Return the page of the reference with the result of each shape."""
     rows = [
         f"| {case.project} | {case.name} | {_filled_by(case)} | {f'refused: {case.why}' if case.refused else 'right'} |"
         for case in CASES

@@ -1,4 +1,4 @@
-"""A small laboratory: a session on a real engine and a state folder, with short forms of what tests do often."""
+"""A small laboratory: a session on a real engine and a state folder, with shortcuts for common steps."""
 
 from __future__ import annotations
 

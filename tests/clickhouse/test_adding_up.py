@@ -1,8 +1,8 @@
 """
-Whether chunks add up is decided before anything is written, and the decision is right.
+The decision whether chunks add up comes before anything is written, and is correct.
 
-What is accepted is run and compared with the SELECT over the whole window; what is refused is cut and put
-together by hand, without the planner, and must really differ.
+Accepted plans are run and compared with the SELECT over the whole window. Refused plans are cut and merged by hand,
+without the planner, and must differ.
 """
 
 # ruff: noqa: E501 - a SELECT a line
@@ -388,7 +388,7 @@ def cut_by_hand(lab: Lab, shape: Shape, select: str, table: str) -> None:
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_what_is_accepted_is_right(shop: Lab, name: str) -> None:
-    """A plan that is accepted gives what the SELECT gives for the whole window, and says by what it is shown."""
+    """An accepted plan gives the result of the SELECT over the whole window, and names its evidence."""
     shape = RIGHT[name]
     select = qualified(shop, shape.select)
     shop.sql(f"CREATE TABLE dst {shape.target}", "CREATE TABLE truth AS dst")
@@ -404,7 +404,7 @@ def test_what_is_accepted_is_right(shop: Lab, name: str) -> None:
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_refused_is_wrong(shop: Lab, name: str) -> None:
-    """A plan that is refused would have given something else; one chunk for the window gives the truth."""
+    """A refused plan would have given another result; one chunk for the window gives the correct result."""
     shape = WRONG[name]
     select = qualified(shop, shape.select)
     shop.sql(f"CREATE TABLE dst {shape.target}", "CREATE TABLE truth AS dst", "CREATE TABLE cut AS dst")
@@ -432,7 +432,7 @@ def test_the_remedy_of_a_cut_bucket_is_right(shop: Lab) -> None:
 
 
 def test_the_target_is_read_through_a_view(shop: Lab) -> None:
-    """What a chunk gives must not depend on what the chunks before have written."""
+    """The result of a chunk must not depend on rows that earlier chunks have written."""
     shop.sql(
         "CREATE TABLE dst (ts DateTime('UTC'), user UInt32) ENGINE = MergeTree ORDER BY ts",
         "CREATE VIEW seen AS SELECT max(ts) AS last FROM dst",
@@ -454,7 +454,7 @@ def test_the_target_is_read_through_a_view(shop: Lab) -> None:
     ids=["a Merge table", "merge()", "remote() of this server", "a dictionary"],
 )
 def test_the_target_is_read_by_another_name(shop: Lab, last: str) -> None:
-    """Where the rows come from is what counts, not what they are called."""
+    """The origin of the rows counts, not the name of the table."""
     database = shop.engine.database
     shop.sql(
         "CREATE TABLE dst (ts DateTime('UTC'), user UInt32) ENGINE = MergeTree ORDER BY ts",
@@ -470,7 +470,7 @@ def test_the_target_is_read_by_another_name(shop: Lab, last: str) -> None:
 
 @pytest.mark.parametrize("state", ["topK(3)", "anyHeavy", "histogram(3)", "deltaSumTimestamp"])
 def test_a_state_that_keeps_a_selection_is_not_cut(shop: Lab, state: str) -> None:
-    """What is kept of two selections is not what is kept of all values; whole groups are fine."""
+    """The selection from two selections is not the selection from all values; whole groups are correct."""
     name, _, parameters = state.partition("(")
     given = "v, ts" if name == "deltaSumTimestamp" else "v"
     kinds = "Int64, DateTime('UTC')" if name == "deltaSumTimestamp" else "Int64"
@@ -486,7 +486,7 @@ def test_a_state_that_keeps_a_selection_is_not_cut(shop: Lab, state: str) -> Non
 
 
 def test_the_window_on_the_wrong_side_of_a_join(shop: Lab) -> None:
-    """Users have a time of their own; to limit them and read all events in each chunk is not what is meant."""
+    """Users have a separate time. Limiting users and reading all events in each chunk is not the user's intention."""
     shop.sql(
         "CREATE TABLE users (user UInt32, since DateTime('UTC')) ENGINE = MergeTree ORDER BY user",
         "INSERT INTO users SELECT number, toDateTime('2025-01-02', 'UTC') + number * 3600 FROM numbers(9)",
@@ -529,13 +529,13 @@ def test_sources_that_keep_nothing(shop: Lab) -> None:
     ids=["local days", "days of hours called by their end"],
 )
 def test_replace_by_the_time_that_the_select_gives(shop: Lab, value: str, partition: str, expected: int) -> None:
-    """Chunks are cut where the target's partitions begin, so that none overwrites what another has written."""
+    """Chunks are cut where the target's partitions begin, so that no chunk overwrites rows of another."""
     select = qualified(shop, f"SELECT {value} AS day, count() AS n FROM ev GROUP BY day")
     shop.sql(f"CREATE TABLE dst (day Date, n UInt64) ENGINE = SummingMergeTree PARTITION BY {partition} ORDER BY day")
     shop.fill("dst", START, END, 24, select=select, write_mode=WriteMode.REPLACE)
     assert shop.rows("SELECT day, sum(n) FROM dst GROUP BY day ORDER BY day") == shop.rows(f"{select} ORDER BY day")
     assert shop.value("SELECT uniqExact(day) FROM dst") == expected
-    # By now the first and the last partition have rows, and nobody can tell that none of them is from outside.
+    # By now, the first and the last partition have rows, which may come from outside the window.
     with pytest.raises(RequestError, match="lies inside a partition"):
         shop.plan("dst", START, END, 24, select=select, write_mode=WriteMode.REPLACE, force=True)
 
@@ -573,7 +573,7 @@ def test_plan_says_that_the_window_is_past_the_ttl(shop: Lab) -> None:
     ids=["column TTL", "constraint", "settings"],
 )
 def test_plan_says_what_may_surprise(shop: Lab, columns: str, tail: str, words: str) -> None:
-    """Nothing is wrong yet, and somebody who reads the plan should not find out from the data."""
+    """Nothing is wrong yet, but a reader of the plan should learn of it before the data shows it."""
     shop.sql(f"CREATE TABLE dst ({columns}) ENGINE = MergeTree ORDER BY ts")
     select = f"SELECT ts, v FROM {shop.table('ev')}{tail}"
     plan = shop.plan("dst", START, SHORT, 24, select=select, filter_table=shop.table("ev"))
@@ -640,7 +640,7 @@ def test_a_state_that_fits_into_no_row_is_said_by_plan(shop: Lab) -> None:
 
 
 def test_a_trial_leaves_nothing_behind_and_is_kept(shop: Lab) -> None:
-    """The plan says what was compared; the private tables are gone."""
+    """The plan keeps the comparison; the private tables are dropped."""
     shop.sql(f"CREATE TABLE dst {summing()}")
     select = qualified(shop, f"SELECT {DAY}, count() AS n FROM ev GROUP BY day")
     plan = shop.plan("dst", START, END, 6, select=select)
@@ -668,7 +668,7 @@ def test_a_trial_shows_what_the_rules_cannot_see(shop: Lab) -> None:
 
 
 def test_a_plan_without_a_trial_says_so_for_ever(ward: Ward) -> None:
-    """Who leaves the proof out is told by each later look."""
+    """Without the proof, all later output says so."""
     database = ward.engine.database
     ward.sql("CREATE VIEW by_least AS SELECT * FROM events WHERE v > {least:Float64}")
     wanted = {"select": f"SELECT * FROM {database}.by_least(least = 1)", "filter_table": ward.table("events")}
@@ -680,7 +680,7 @@ def test_a_plan_without_a_trial_says_so_for_ever(ward: Ward) -> None:
 
 
 def test_parts_of_groups_that_are_fine_are_kept_and_counted(ward: Ward) -> None:
-    """As traces whose spans lie in two chunks: who reads them takes the least and the greatest anyway."""
+    """Groups as traces, whose spans lie in two chunks: readers take the minimum and the maximum anyway."""
     database = ward.engine.database
     ward.sql(
         "CREATE TABLE spans (user UInt32, first DateTime('UTC'), last DateTime('UTC')) ENGINE = MergeTree ORDER BY user"

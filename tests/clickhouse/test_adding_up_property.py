@@ -1,4 +1,4 @@
-"""Queries made at random: whatever is planned and completed equals the SELECT over the whole window."""
+"""Random queries: every planned and completed backfill equals the SELECT over the whole window."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def days(lab: Lab) -> Lab:
 
 
 def test_a_chunk_that_is_published_in_part_is_not_split(days: Lab) -> None:
-    """Halves would be filled anew, and what had been moved would be there twice."""
+    """The halves would be filled again, and rows that were already moved would be duplicated."""
     plan = days.plan("dst", "2025-01-01", "2025-01-03", 48, source="src")
     payload = days.run(plan, step=once(Step.MOVED, MEMORY))
     assert (payload["status"], payload["attempts"], payload["chunkCounts"]["total"]) == ("completed", 2, 1)
@@ -34,7 +34,7 @@ def test_a_chunk_that_is_published_in_part_is_not_split(days: Lab) -> None:
 
 
 def test_a_chunk_whose_window_is_to_be_cleared_is_not_split(days: Lab) -> None:
-    """Its halves would not know of the clear, and add to what is there."""
+    """The halves would not know of the clear, and would add to existing rows."""
     plan = days.plan("dst", "2025-01-01", "2025-01-03", 48, source="src")
     days.run(plan)
     payload = days.run(plan, replay_done=True, clear_window=True, step=once("cleared", MEMORY))
@@ -80,7 +80,7 @@ def test_a_window_is_cleared_only_of_the_chunks_own_rows(days: Lab, rounded: str
 
 @pytest.mark.parametrize("resumed", [False, True])
 def test_a_sealed_table_that_is_gone_is_no_success(days: Lab, resumed: bool) -> None:
-    """A table that is gone has nothing to move; the rows are filled anew."""
+    """A missing table has nothing to move; the rows are staged again."""
     plan = days.plan("dst", "2025-01-01", "2025-01-02", 24, source="src")
     lost = ServerUnreachableError("The server went away.")
     gone = iter([True])

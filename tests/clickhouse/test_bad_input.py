@@ -38,7 +38,10 @@ def cli(clickhouse_url: str, database: str, client: Client, tmp_path: Path, caps
 
 
 def _plan(database: str, changed: dict[str, str]) -> list[str]:
-    """The words of a good plan with some flags changed; ``db`` stands for the database, an empty value drops a flag."""
+    """
+    The words of a valid plan with some flags changed; ``db`` is replaced by the database, an empty
+    value drops a flag.
+    """
     flags = {"--target": "db.target", "--source": "db.source", **WINDOW, **changed}
     words = ["plan"]
     for name, value in flags.items():
@@ -187,7 +190,7 @@ def test_a_bad_address(cli: Cli, database: str, url: str) -> None:
 
 
 def test_an_address_with_a_setting_that_nobody_knows(cli: Cli, database: str) -> None:
-    """The client takes arguments of its own in the URL, and a query's settings are none of them."""
+    """The client takes arguments in the URL, and the settings of a query are not among them."""
     cli.url += "?max_execution_time=3"
     answer = cli(*_plan(database, {}))
     assert answer.code == 2
@@ -243,13 +246,13 @@ def _claim_twice(path: Path) -> None:
     ],
 )
 def test_a_damaged_file(cli: Cli, database: str, name: str, damage: Callable[[Path], None], line: str) -> None:
-    """It is named with its line and a remedy, and every other plan goes on working."""
+    """The file is named with its line and a remedy, and every other plan still works."""
     damaged = cli.json(*_plan(database, {}))["planId"]
     assert cli("run", "--plan-id", damaged).code == 0
     other = cli.json(*_plan(database, {"--from": "2025-01-02", "--to": "2025-01-04"}))["planId"]
     path = cli.state / name.format(damaged)
     if name.startswith("events"):
-        # Otherwise the checkpoint answers, and nobody reads the log before it.
+        # Otherwise the checkpoint answers, and the earlier lines of the log are not read.
         (cli.state / "runs" / f"{damaged}.json").unlink()
     damage(path)
 
@@ -287,7 +290,7 @@ def test_a_checkpoint_is_written_again_from_the_log(cli: Cli, database: str) -> 
 
 
 def test_a_torn_last_line_is_no_damage(cli: Cli, database: str) -> None:
-    """A writer died in the middle of it: nobody was told about the step."""
+    """A writer died during the write: the event was never acknowledged."""
     plan_id = cli.json(*_plan(database, {}))["planId"]
     cli("run", "--plan-id", plan_id)
     with (cli.state / "events" / f"{plan_id}.ndjson").open("ab") as log:

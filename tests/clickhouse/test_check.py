@@ -48,7 +48,7 @@ def test_backfill_chunk_failed_retry_exhausted(ward: Ward) -> None:
 
 
 def test_backfill_state_damaged(ward: Ward) -> None:
-    """A damaged plan is one finding; the healthy one beside it is judged all the same."""
+    """A damaged plan is one finding; a healthy plan is still judged."""
     broken, other = ward.planned(), ward.planned(start="2025-02-01", end="2025-02-02")
     for plan in (broken, other):
         ward.run(plan)
@@ -66,7 +66,7 @@ def test_backfill_state_damaged(ward: Ward) -> None:
 
 
 def test_a_damaged_plan_file_has_no_command_that_mends_it(ward: Ward) -> None:
-    """What is gone can come from a backup or a new plan only; the message says so."""
+    """A lost file can only come from a backup or a new plan, and the message says so."""
     plan = ward.planned()
     (ward.folder / "plans" / f"{plan['planId']}.json").write_bytes(b"")
     finding = check(ward)[1]["backfill_state_damaged"]
@@ -145,7 +145,7 @@ def test_backfill_waived(ward: Ward) -> None:
 
 
 def test_backfill_policy_relaxed(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unfinished backfills only warn then, and check says why it is so forgiving."""
+    """Unfinished backfills are only warnings then, and check names the policy."""
     ward.planned()
     monkeypatch.setenv("CLICKHOUSE_BACKFILL_FAIL_CHECK_ON_REQUIRED_PENDING_BACKFILL", "false")
     code, findings = check(ward)
@@ -159,7 +159,7 @@ def test_backfill_policy_relaxed(ward: Ward, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_coverage_is_proven_by_done_chunks(ward: Ward) -> None:
-    """Of two plans, one of them failed in part: what they fill together, and the gaps between."""
+    """Two plans, one of which failed in part: their filled windows, and the gaps."""
     words = ("--target", f"{ward.engine.database}.filled", "--from", "2025-01-01", "--to", "2025-01-05")
     assert ward.cli("coverage", *words).code == 1
     select = f"SELECT ts, k, v + throwIf(toHour(ts) < 12, 'mornings') AS v FROM {ward.engine.database}.events"

@@ -43,7 +43,7 @@ def year_of(lab: Lab, zone: str, key: str) -> None:
     ],
 )
 def test_twelve_months_are_rebuilt_as_twelve_chunks(lab: Lab, zone: str, key: str, length: str) -> None:
-    """The most common partitioning: each month is one chunk, whatever its hours and its zone."""
+    """The most common partitioning: each month is one chunk, with any number of hours and in any zone."""
     year_of(lab, zone, key)
     plan = lab.plan(
         "dst", hours=length, source="src", write_mode=WriteMode.REPLACE, force_large_window=True, **YEAR[zone]
@@ -187,14 +187,14 @@ def test_heavy_hours_are_cut_and_light_ones_joined(ward: Ward) -> None:
 
 
 def test_bytes_limit_as_rows_do(ward: Ward) -> None:
-    """A row of the source takes 16 bytes uncompressed, and its share of the marks."""
+    """A row of the source has 16 bytes uncompressed, and its share of the marks."""
     plan = ward.planned(hours="1d", chunking=Chunking(hours=24, size=17 * 720))
     assert plan["chunkLength"] == "24|bytes=12240"
     assert loads(ward, plan) == [720] * 4
 
 
 def test_limits_keep_buckets_and_days_whole(ward: Ward) -> None:
-    """Bounds lie only where the plan may have them, however heavy what is between them."""
+    """Bounds lie only where the plan allows them, even between heavy rows."""
     select = "SELECT toStartOfInterval(ts, INTERVAL 4 HOUR) AS ts, k, uniqExact(v) AS v FROM {}.events GROUP BY ts, k"
     plan = ward.planned(select=select.format(ward.engine.database), hours="1d", chunking=Chunking(hours=24, rows=500))
     assert sum(loads(ward, plan)) == 2880

@@ -1,4 +1,4 @@
-"""``clean``: what runs leave goes, and nothing that a living run needs, of whichever folder it is."""
+"""``clean`` drops the leftovers of runs, and keeps tables that a live run of any folder needs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.state import START
 
 
 def age(ward: Ward, table: str) -> None:
-    """Make a table look as if nobody had touched it for two hours."""
+    """Make a table look as if it had not changed for two hours."""
     metadata = "SELECT metadata_path FROM system.tables WHERE database = currentDatabase() AND name = "
     path = Path(ward.value("SELECT path FROM system.disks WHERE name = 'default'"), ward.value(f"{metadata}'{table}'"))
     old = path.stat().st_mtime - 7200
@@ -29,7 +29,7 @@ def age(ward: Ward, table: str) -> None:
 
 
 def fates(ward: Ward, *words: str) -> dict[str, str]:
-    """What ``clean`` says of the tables beside the target, by name."""
+    """The fate that ``clean`` gives to each of the target's tables, by name."""
     payload = ward.cli.json("clean", "--target", f"{ward.engine.database}.filled", *words)
     assert payload["removed"] + payload["removable"] + payload["kept"] == len(payload["tables"])
     return {entry["table"].partition(".")[2]: entry["fate"] for entry in payload["tables"]}
@@ -89,7 +89,7 @@ def test_a_killed_run_leaves_what_clean_drops_once_it_is_cancelled(ward: Ward) -
 
 
 def test_what_another_folder_runs_is_kept(ward: Ward, tmp_path: Path) -> None:
-    """The folder does not have the plan; only the database tells that somebody is at work."""
+    """The folder does not have the plan; only the database shows that a worker is active."""
     plan = ward.planned()
     other = Ward(ward.engine, tmp_path / "other", ward.cli.capsys)
     seen: dict[str, str] = {}

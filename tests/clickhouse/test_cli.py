@@ -1,4 +1,4 @@
-"""The command line on a real ClickHouse, as a person or a CI job uses it; what kills it included."""
+"""The command line on a real ClickHouse, as a person or a CI job uses it, including kills."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RUN_KEYS = {
 @dataclass
 class Shop:
     """
-    Ten days of orders in one table and an empty table of the same form, with a command line beside them.
+    Ten days of orders in one table, an empty table of the same form, and a command line.
 
     Attributes:
         rows: Rows in ``orders``; its ``id`` counts from 0.
@@ -66,14 +66,14 @@ class Shop:
         return self.content("copy") == self.content("orders") and self.client.command(left) == 0
 
     def slow_select(self) -> str:
-        """A SELECT of every order that takes the longer, the more rows ``load`` has; without any it gives none."""
+        """A SELECT of all orders that takes longer, the more rows ``load`` has; without rows it returns nothing."""
         return (
             f"SELECT o.ts AS ts, o.id AS id, max(o.amount) AS amount FROM {self.database}.orders AS o"
             f" CROSS JOIN {self.database}.load AS l GROUP BY ts, id"
         )
 
     def load(self, rows: int) -> None:
-        """How slow the slow SELECT is from now on; plan before it is slow, or the trial takes all its time."""
+        """Set the slowness of the slow SELECT. Plan before, since a slow trial would take all of its time."""
         self.client.command(f"TRUNCATE TABLE {self.database}.load")
         self.client.command(f"INSERT INTO {self.database}.load SELECT number FROM numbers({rows})")
 
@@ -100,7 +100,7 @@ def shop(
 
 @pytest.fixture
 def own_shop(own_server: ClickHouseServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shop:
-    """A shop on a server of its own, whose logs hold nothing else."""
+    """A shop on a separate server, whose logs contain nothing else."""
     client = clickhouse_connect.get_client(dsn=own_server.url, autogenerate_session_id=False)
     client.command("CREATE DATABASE shop")
     return _shop(Cli(tmp_path / "state", f"{own_server.url}/shop", capsys), client, "shop")
@@ -162,7 +162,7 @@ def test_from_plan_to_a_check_that_passes(engine: Engine, tmp_path: Path, capsys
 
 
 def test_texts_for_people(shop: Shop) -> None:
-    """Each command answers on stdout and ends with what to type next; progress is on stderr."""
+    """Each command answers on stdout and ends with the next command; progress is on stderr."""
     cli, source = shop.cli, f"{shop.database}.orders"
     view = f"{shop.database}.seen"
     shop.client.command(
@@ -187,7 +187,7 @@ def test_texts_for_people(shop: Shop) -> None:
 
 
 def test_stdout_is_the_object_and_nothing_else(shop: Shop) -> None:
-    """Also as a program of its own, where libraries and warnings could write."""
+    """Also as a separate program, in which libraries and warnings could write to stdout."""
     plan_id = shop.plan(hours=24)
     for words in (
         ("run", "--plan-id", plan_id),
@@ -222,7 +222,7 @@ def test_with_the_policy_relaxed_the_window_comes_from_the_source(shop: Shop, mo
 
 
 def test_what_doctor_advises_works_when_pasted(shop: Shop) -> None:
-    """A chunk that fails for good: run says so, check fails, and the advised command finishes the job."""
+    """A permanently failed chunk: run reports it, check fails, and the advised command finishes the job."""
     shop.load(1)
     select = (
         f"SELECT ts, id, amount FROM {shop.database}.orders"
@@ -348,7 +348,7 @@ def test_an_interrupt_before_it_begins_leaves_nothing(own_shop: Shop, own_server
 
 
 def _catches(pid: int, number: signal.Signals) -> bool:
-    """Whether a process has a handler for the signal, as the kernel tells."""
+    """Return whether the process has a handler for the signal, according to the kernel."""
     caught = Path(f"/proc/{pid}/status").read_text().partition("SigCgt:\t")[2].split()[0]
     return bool(int(caught, 16) >> (number - 1) & 1)
 
@@ -450,7 +450,7 @@ def test_a_watcher_leaves_with_an_interrupt(shop: Shop) -> None:
 
 
 def test_a_watcher_with_json_gets_a_line_for_each_change(shop: Shop) -> None:
-    """For machines: each line is a whole answer, the last one the same as a plain status gives."""
+    """For machines: each line is a complete answer, and the last equals a plain status."""
     plan_id = shop.plan()
     watcher = shop.cli.start("status", "--watch", "--json", "--plan-id", plan_id)
     assert watcher.stdout is not None
@@ -482,7 +482,7 @@ def _on_terminal(cli: Cli, *words: str) -> tuple[int, str]:
         try:
             data = os.read(ours, 65536)
         except OSError:
-            # Linux ends a terminal nobody writes to any more with an error.
+            # Linux reports an error when the last writer of a terminal has closed it.
             break
         if not data:
             break
@@ -527,7 +527,7 @@ def test_a_run_outlives_the_pipe_that_shows_it(shop: Shop) -> None:
 
 
 def test_a_run_outlives_its_terminal(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a hang-up signal, as under nohup: what draws the bar fails, what fills the target goes on."""
+    """Without a hang-up signal, as under nohup: drawing the bar fails, and filling the target continues."""
     monkeypatch.setenv("TERM", "xterm-256color")
     plan_id = shop.plan()
     ours, theirs = pty.openpty()

@@ -36,7 +36,7 @@ CHANGES = {
 
 @pytest.mark.parametrize(("statements", "message"), CHANGES.values(), ids=CHANGES)
 def test_a_change_stops_the_run(planned: tuple[Lab, str], statements: list[str], message: str) -> None:
-    """Nothing is written, the message says what has changed, and both remedies work."""
+    """Nothing is written, the message names the change, and both remedies work."""
     lab, plan_id = planned
     lab.sql(*statements)
     database = lab.engine.database
@@ -50,7 +50,7 @@ def test_a_change_stops_the_run(planned: tuple[Lab, str], statements: list[str],
 
 
 def test_a_changed_option_stops_the_run(planned: tuple[Lab, str]) -> None:
-    """Tokens are part of what each statement sends."""
+    """Tokens are part of every statement that is sent."""
     lab, plan_id = planned
     lab.options = {**FAST, "defaults": {"retryDelayMs": 1, "requireIdempotencyToken": False}}
     with pytest.raises(RequestError, match="requireIdempotencyToken is false"):

@@ -10,7 +10,7 @@ _ROWS = "toDateTime('2025-01-01', 'UTC') + number * 600 AS ts"
 
 
 def test_a_null_becomes_the_default_as_in_an_insert(lab: Lab) -> None:
-    """The content of the source is compared by what an INSERT makes of a NULL: its column's default, also in a key."""
+    """The comparison uses the value that an INSERT stores for a NULL: the column's default, also in a key."""
     lab.sql(
         "CREATE TABLE src (ts DateTime('UTC'), user Nullable(UInt32), v Nullable(UInt32), w LowCardinality(Nullable(String)))"
         " ENGINE = MergeTree ORDER BY ts",
@@ -30,7 +30,10 @@ def test_a_null_becomes_the_default_as_in_an_insert(lab: Lab) -> None:
 
 
 def test_a_default_that_reads_other_columns(lab: Lab) -> None:
-    """It can be inserted, and is not recomputed here: the rows are right, and verify says what it did not compare."""
+    """
+    The default can be inserted but is not recomputed here: the rows are correct, and verify names the uncompared
+    column.
+    """
     lab.sql(
         "CREATE TABLE src (ts DateTime('UTC'), v Nullable(UInt32)) ENGINE = MergeTree ORDER BY ts",
         f"INSERT INTO src SELECT {_ROWS}, if(number % 3 = 0, NULL, number) FROM numbers(288)",
@@ -61,7 +64,7 @@ def test_wider_types_need_no_cast(lab: Lab) -> None:
 
 
 def test_aggregate_states_by_plain_inserts(http_lab: Lab) -> None:
-    """States cannot be sorted, so that an INSERT of them has no order of its own."""
+    """States cannot be sorted, so an INSERT of states has no order."""
     lab = http_lab
     lab.sql(
         "CREATE TABLE src (ts DateTime('UTC'), user UInt32) ENGINE = MergeTree ORDER BY ts",

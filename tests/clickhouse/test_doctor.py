@@ -137,7 +137,7 @@ def test_backfill_select_unstable(ward: Ward) -> None:
 
 
 def test_backfill_bounds_misfit(ward: Ward) -> None:
-    """The target was made anew with larger partitions than the plan's chunks cover."""
+    """The target was created again, with larger partitions than the plan's chunks cover."""
     ward.sql("DROP TABLE filled SYNC")
     ward.target(tail="PARTITION BY toDate(ts) ORDER BY ts")
     plan = ward.planned(hours=24, write_mode=WriteMode.REPLACE)
@@ -164,7 +164,7 @@ def test_backfill_epoch_unit(ward: Ward) -> None:
     assert "as ms it is near" in ward.cured(plan, "backfill_epoch_unit")
 
 
-# ---------------------------------------------------------------- what hides, deletes, misses or doubles rows
+# ---------------------------------------------------------------- hidden, deleted, missing or doubled rows
 
 
 def test_backfill_ttl_deletes(ward: Ward) -> None:
@@ -253,7 +253,7 @@ def test_backfill_mutation_unfinished(ward: Ward) -> None:
 
 def test_backfill_parts_limit(ward: Ward) -> None:
     plan = ward.planned()
-    # No merge by itself, so that the parts stay.
+    # Without merges, so that the parts stay.
     ward.sql("ALTER TABLE filled MODIFY SETTING parts_to_delay_insert = 5, max_bytes_to_merge_at_max_space_in_pool = 1")
     for number in range(4):
         ward.sql(f"INSERT INTO filled SELECT toDateTime('2024-01-01', 'UTC') + {number}, 0, 0")
@@ -317,7 +317,7 @@ def test_backfill_staging_orphaned_of_a_plan_that_is_not_here(ward: Ward) -> Non
 
 
 def test_backfill_query_unowned(ward: Ward) -> None:
-    """Such as the query of a worker whose host was lost: it goes on writing."""
+    """For example the query of a worker whose host was lost: the query still writes."""
     plan = ward.planned()
     chunk = "0123456789abcdef"
     query_id = f"backfill-{plan['planId']}-{chunk}-7"
@@ -339,7 +339,7 @@ def test_backfill_query_unowned(ward: Ward) -> None:
 
 
 def test_backfill_claim_stuck(ward: Ward) -> None:
-    """A worker that was killed: its claims wait for somebody, and doctor says who that is."""
+    """A killed worker: its claims wait for another worker, and doctor names the dead one."""
     select = f"SELECT ts, k, v + sleepEachRow(0.002) AS v FROM {ward.engine.database}.events"
     plan = ward.planned(select=select)
     process = ward.cli.start("run", "--plan-id", plan["planId"])
@@ -367,7 +367,7 @@ def test_backfill_chunks_small(ward: Ward) -> None:
 
 
 def test_a_probe_that_is_broken_off_is_not_looked_at(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An aggregate that ends before its first block answers with no row; the rest of the look stands."""
+    """An aggregation that ends before its first block returns no row; the other checks still count."""
     monkeypatch.setattr(diagnostics, "_PROBE_SECONDS", 0.001)
     # A row may take a second, so that no block is done in time; the look asks for none of the rows but here.
     plan = ward.planned(hours=48, select=f"SELECT * FROM {ward.table('events')} WHERE sleepEachRow(0.0005) = 0")

@@ -1,8 +1,8 @@
 """
-Findings about users, settings and disks, on a server of the test's own.
+Findings about users, settings and disks, on a separate server.
 
-This server keeps its users in a file that is read when it starts, so what an administrator would
-do with GRANT is done in that file, and the server is started again.
+This server reads its users from a file at the start. So the test edits that file instead of using GRANT, and restarts
+the server.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def test_backfill_grant_missing(clinic: Clinic) -> None:
 
 
 def test_plan_names_the_rights_that_are_missing(clinic: Clinic) -> None:
-    """At planning, in daylight, rather than in the first chunk; what the message grants is enough."""
+    """Missing rights are reported at planning, not in the first chunk, and the GRANTs in the message suffice."""
     clinic.user(grants=("SELECT ON clinic.*", "INSERT ON clinic.*"))
     ward = clinic.ward()
     ward.events()

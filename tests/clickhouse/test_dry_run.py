@@ -1,4 +1,4 @@
-"""``plan --dry-run``: what a plan will do, shown and not done."""
+"""``plan --dry-run``: show the effects of a plan without storing it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large chunks are and what size suits them, on real tables."""
+"""The size of chunks, and a better length, on real tables."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_every_kind_of_time_column_is_counted(ward: Ward, kind: str, value: str,
 
 
 def test_what_is_slow_to_count_is_taken_from_the_index(ward: Ward) -> None:
-    """Whole granules, so more than the rows: the answer says that it is no count."""
+    """Whole granules give more than the rows, so the answer marks the number as an estimate."""
     ward.sql("CREATE VIEW slow AS SELECT ts, k, v FROM events WHERE v + sleepEachRow(0.02) >= 0")
     estimate = ward.planned(source="slow")["estimate"]
     assert estimate["exact"] is False

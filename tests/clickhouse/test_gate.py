@@ -1,4 +1,4 @@
-"""A run that waits for the server, says so, and goes on; and one that stops when everything fails."""
+"""A run waits for the server, reports it and continues; another run stops when every chunk fails."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ PARTS = "ALTER TABLE filled MODIFY SETTING max_bytes_to_merge_at_max_space_in_po
 
 
 def crowd(ward: Ward, parts: int = 4) -> None:
-    """Give the target so many parts in one partition, with a limit that they reach."""
+    """Give the target many parts in one partition, with a limit that they reach."""
     ward.sql(f"{PARTS}5")
     for number in range(parts):
         ward.sql(f"INSERT INTO filled SELECT toDateTime('2024-01-01', 'UTC') + {number}, 0, 0")
 
 
 def test_a_run_waits_for_parts_says_so_and_goes_on(ward: Ward) -> None:
-    """The limit is lowered, the run waits; it is raised, the run goes on by itself."""
+    """After the limit is lowered, the run waits; after it is raised, the run continues automatically."""
     plan = ward.planned()
     crowd(ward)
     process = ward.cli.start("run", "--plan-id", plan["planId"])
@@ -110,7 +110,7 @@ FAILING = "SELECT ts, k, v + throwIf({}, 'broken') AS v FROM {}.events"
 
 
 def test_failures_in_a_row_pause_the_run(ward: Ward) -> None:
-    """Thousands of chunks that fail for the same reason help nobody, and bury the first error."""
+    """Thousands of chunks that fail for the same reason help nobody and hide the first error."""
     plan = ward.planned(hours=2, select=FAILING.format("ts >= '2025-01-01 04:00:00'", ward.engine.database))
     answer = ward.cli("run", "--plan-id", plan["planId"], "--max-failures", "3", "--json")
     assert answer.code == 1
@@ -130,7 +130,7 @@ def test_failures_in_a_row_pause_the_run(ward: Ward) -> None:
 
 
 def test_single_failures_do_not_pause_it(ward: Ward) -> None:
-    """A chunk that succeeds says that the cause is not common to all."""
+    """A successful chunk shows that the cause does not affect all chunks."""
     plan = ward.planned(hours=2, select=FAILING.format("intDiv(toHour(ts), 2) % 2 = 1", ward.engine.database))
     answer = ward.cli("run", "--plan-id", plan["planId"], "--max-failures", "2", "--json")
     assert answer.payload["status"] == "failed"

@@ -80,10 +80,9 @@ class Accident:
 
     def happens(self, target: str, arrived: str = "", *, restart: bool = True, **wanted: Any) -> dict[str, Any]:
         """
-        Seal the chunk, let its rows arrive that meet *arrived*, and kill the server.
+        Seal the chunk, let its rows that meet *arrived* reach the target, and kill the server.
 
-        They arrive by an INSERT, which leaves what a merge leaves of parts that were moved: the rows, and no
-        hash.
+        The rows arrive by an INSERT, which leaves the same as a merge of moved parts: the rows, without a hash.
         """
         plan = self.lab.plan(
             target,
@@ -172,7 +171,7 @@ def test_rows_that_were_there_before_are_not_taken_for_the_chunks(accident: Acci
     while not restart and accident.lab.value("SELECT uptime()") < 3:
         time.sleep(0.1)
     plan = accident.happens("keyed", restart=False, allow_existing_rows=True)
-    # A part of the target that is as young as the sealed ones may be what they were merged into.
+    # A part of the target at least as young as the sealed parts may be a merge of them.
     accident.lab.sql("INSERT INTO keyed VALUES ('2024-12-31 00:00:00', 99, 0)")
     if restart:
         accident.dies()

@@ -59,7 +59,7 @@ def test_no_chunk_is_heavier_than_the_limit(lab: Lab, key: str) -> None:
 
 
 def test_the_index_is_used(http_lab: Lab) -> None:
-    """What an INSERT reads is what it writes, and a few granules: ranges of the key are not a scan with a filter."""
+    """An INSERT reads only its own rows and a few granules: a key range is not a scan with a filter."""
     lab = http_lab
     sources(lab)
     plan = lab.plan("dst", chunking=LIMIT, **DAY)
@@ -150,7 +150,7 @@ def test_rows_of_one_key_are_left_together_and_it_is_said(lab: Lab) -> None:
 
 
 def test_a_window_is_covered_when_all_its_parts_are(lab: Lab) -> None:
-    """One done part of a window says nothing about the others."""
+    """One done part of a window proves nothing about the others."""
     sources(lab)
     plan = lab.plan("dst", chunking=LIMIT, **DAY)
 
@@ -185,7 +185,7 @@ def test_the_window_of_a_part_is_not_deleted(lab: Lab) -> None:
 
 
 def memory_of(lab: Lab, most: int) -> ClickHouse:
-    """A connection of a user whose statements get so many bytes."""
+    """A connection of a user whose statements may use *most* bytes of memory."""
     at = urlsplit(lab.engine.url)
     settings = {"max_memory_usage": most, "max_threads": 1, "max_bytes_ratio_before_external_group_by": 0}
     return from_client(
@@ -201,7 +201,7 @@ def memory_of(lab: Lab, most: int) -> ClickHouse:
 
 
 def test_the_shortest_chunk_that_needs_too_much_memory_is_completed(http_lab: Lab) -> None:
-    """Where time cannot be cut any more, the key is, as often as it takes."""
+    """Where time cannot be cut further, the key is cut, repeatedly if needed."""
     lab = http_lab
     lab.sql(
         "CREATE TABLE src (ts DateTime('UTC'), user UInt64, v String) ENGINE = MergeTree ORDER BY (user, ts)",

@@ -1,4 +1,4 @@
-"""The write modes on real tables: what ends up in the target, and what is refused before anything runs."""
+"""The write modes on real tables: the content of the target, and refusals before anything runs."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_stage_adds_to_what_is_there_only_when_told(source: Lab) -> None:
 
 
 def test_replace_rebuilds_a_window_and_leaves_the_rest(source: Lab) -> None:
-    """A spoilt day comes out as the source has it now; days outside the window keep their rows, whatever they are."""
+    """A spoilt day gets the current rows of the source; days outside the window keep all their rows."""
     source.sql(TARGET, "INSERT INTO dst SELECT id, ts, -1, 'spoilt' FROM src")
     plan = source.plan("dst", "2025-01-02", "2025-01-04", 24, source="src", write_mode=WriteMode.REPLACE)
     assert plan["existingRows"] == 2880
@@ -135,7 +135,7 @@ def test_replace_keeps_what_is_outside_when_told(source: Lab) -> None:
 
 
 def test_replace_may_be_replayed(source: Lab) -> None:
-    """Replaying a done chunk gives the source as of now, once, even after its first result was published."""
+    """Replaying a done chunk gives the current source rows exactly once, even after an earlier publication."""
     source.sql(TARGET)
     plan = source.plan("dst", "2025-01-01", "2025-01-06", 24, source="src", write_mode=WriteMode.REPLACE)
     source.run(plan)
@@ -178,7 +178,7 @@ def test_stage_is_replayed_only_with_its_window_cleared(source: Lab) -> None:
 
 
 def test_a_window_is_not_cleared_by_a_bucket(source: Lab) -> None:
-    """A day's row is of several chunks; deleting by it would take what the other chunks wrote."""
+    """A day's row comes from several chunks; deleting it would delete rows of other chunks."""
     source.sql("CREATE TABLE days (day Date, n UInt64) ENGINE = SummingMergeTree ORDER BY day")
     select = f"SELECT toDate(ts) AS day, 1 AS n FROM {source.table('src')}"
     plan = source.plan("days", "2025-01-01", "2025-01-06", 6, select=select)
@@ -220,7 +220,7 @@ def test_failed_chunks_are_filled_anew_after_their_windows_are_cleared(source: L
 
 
 def test_a_staging_table_has_settings_of_its_own(source: Lab) -> None:
-    """Also where the target has them otherwise: a part without an id could not be told from one with the same rows."""
+    """Also if the target's settings differ: without ids, parts with equal rows could not be distinguished."""
     source.sql(TARGET + " SETTINGS assign_part_uuids = 0, index_granularity = 100")
     plan = source.plan("dst", "2025-01-01", "2025-01-02", 24, source="src")
     seen: list[tuple[bool, int]] = []

@@ -76,7 +76,7 @@ def collection(http_lab: Lab) -> Iterator[str]:
 def test_s3_with_a_folder_a_day(
     http_lab: Lab, s3: S3Server, collection: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each chunk reads its own day's files alone, and a run that was killed goes on where it was."""
+    """Each chunk reads only the files of its day, and a killed run continues."""
     lab, where = http_lab, f"s3({collection}, filename = '{{}}', format = 'Parquet')"
     lab.sql(
         f"CREATE NAMED COLLECTION {collection} AS url = '{s3.url}/{s3.new_bucket()}/', access_key_id = 'test',"
@@ -221,7 +221,7 @@ def test_iceberg_in_s3(http_lab: Lab, s3: S3Server, collection: str, capsys: pyt
 
 
 def test_iceberg(http_lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
-    """A table of files with snapshots takes the time filter as a table does: 31 days, with a kill in the middle."""
+    """A table of files with snapshots takes the time filter like a table: 31 days, with a kill in the middle."""
     lab, path = http_lab, f"ice/{http_lab.engine.database}/events"
     writes = {"allow_experimental_insert_into_iceberg": 1}
     lab.engine.client.command(f"CREATE TABLE ice (ts DateTime64(6), id Int64) ENGINE = IcebergLocal('{path}')")

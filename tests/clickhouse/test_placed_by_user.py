@@ -25,7 +25,7 @@ SELECT * FROM (
 
 LAG = "dateDiff('second', lagInFrame(ts, 1, ts) OVER (PARTITION BY user ORDER BY ts), ts) AS wait"
 FROM_ON, UP_TO = "ts >= {chunk_from:DateTime}", "ts < {chunk_to:DateTime}"
-# No rule says where such bounds lie; a trial over two chunks finds each.
+# No rule shows where such bounds lie; a trial over two chunks finds each mistake.
 WRONG_BOUNDS = {
     "bounds that include their end": f"SELECT ts, user, 0 AS wait FROM ev WHERE {FROM_ON} AND ts <= {{chunk_to:DateTime}}",
     "bounds that leave their start out": f"SELECT ts, user, 0 AS wait FROM ev WHERE ts > {{chunk_from:DateTime}} AND {UP_TO}",
@@ -177,7 +177,7 @@ BY_DAY = {
         "SELECT ts, name FROM days LEFT JOIN names USING (user)",
     ),
 }
-# Each day would give its own part of a group, or what others give as well; or nothing says that it would not.
+# Each day would give a part of a group, or rows of another day, or nothing excludes this.
 NOT_BY_DAY = {
     "groups of several days": (
         "(user UInt32, n UInt64) ENGINE = MergeTree ORDER BY user",
@@ -265,7 +265,7 @@ def _by_day(lab: Lab, select: str, **wanted: Any) -> Payload:
 
 @pytest.mark.parametrize("name", BY_DAY)
 def test_a_day_at_a_time_is_right(days: Lab, name: str) -> None:
-    """No SELECT gives the whole of such a plan, so the rules alone have to show that the days add up."""
+    """No SELECT gives the whole window of such a plan, so the rules alone must prove that the days add up."""
     target, select, truth = BY_DAY[name]
     days.sql(f"CREATE TABLE dst {target}", "CREATE TABLE truth AS dst")
     plan = _by_day(days, select)
@@ -278,7 +278,7 @@ def test_a_day_at_a_time_is_right(days: Lab, name: str) -> None:
 
 @pytest.mark.parametrize("name", NOT_BY_DAY)
 def test_a_day_at_a_time_is_not_shown(days: Lab, name: str) -> None:
-    """There is no trial to show it either; the message names what the user may say."""
+    """A trial is impossible, too; the message names the flag with which the user can accept the plan."""
     target, select, way = NOT_BY_DAY[name]
     days.sql(f"CREATE TABLE dst {target}")
     with pytest.raises(RequestError) as refused:
@@ -338,7 +338,7 @@ def test_rows_of_another_server(http_lab: Lab) -> None:
 
 
 def test_settings_of_the_user_reach_what_reads_and_fills(http_lab: Lab) -> None:
-    """They change what a SELECT gives (join_use_nulls), so the check of a chunk has them as its filling does."""
+    """Settings such as join_use_nulls change the result of a SELECT, so the check of a chunk uses the same settings."""
     lab = http_lab
     lab.sql(
         "CREATE TABLE src (ts DateTime('UTC'), id UInt64) ENGINE = MergeTree ORDER BY ts",

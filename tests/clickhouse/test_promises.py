@@ -1,4 +1,4 @@
-"""What a user sees while a backfill runs, and what becomes of a chunk that is too big for the server."""
+"""The user's view of a running backfill, and the fate of a chunk that is too large for the server."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_a_chunk_is_cut_where_the_plan_may_have_a_bound(http_lab: Lab, cut: Cut)
 def test_chunks_share_the_threads_of_the_server(
     http_lab: Lab, parallel: int, settings: dict[str, str], share: int | None
 ) -> None:
-    """One at a time writes with all of them, up to four, as a person would have it; what the user sets holds."""
+    """A single chunk writes with all threads, up to four, as a person would; the user's setting takes precedence."""
     lab = http_lab
     lab.sql(
         "CREATE TABLE src (ts DateTime('UTC'), id UInt64) ENGINE = MergeTree ORDER BY ts",

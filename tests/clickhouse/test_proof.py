@@ -1,4 +1,4 @@
-"""What a chunk has staged is held against what its source gave: losses and doublings that each proof must see."""
+"""Compare staged rows with the source's rows: each proof must detect its kinds of loss and duplication."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ STRIKES = (_lose_a_part, _lose_all, _write_twice)
             for case in ((RowProof.WRITTEN, PER_HOUR), (RowProof.CONTENT, ""))
             for strike in STRIKES
         ),
-        # What no count can see; nothing that fills a table of its own does this.
+        # No count detects this; nothing that fills a separate table does this.
         (RowProof.CONTENT, "", _others_in_their_place),
     ],
 )
 def test_what_is_staged_otherwise_than_written_is_staged_anew(
     days: Lab, proof: RowProof, select: str, strike: Callable[[Lab, str], None]
 ) -> None:
-    """Before it is proved, what one attempt has staged loses rows, or gets some twice."""
+    """Between staging and proof, rows of the attempt are lost or duplicated."""
     given = {"select": select.format(days.table("src"))} if select else {"source": "src"}
     plan = days.plan("dst", *DAYS, row_proof=proof, write_mode=WriteMode.REPLACE, **given)
     left = iter([True])
@@ -78,7 +78,7 @@ def test_what_is_staged_otherwise_than_written_is_staged_anew(
 
 
 class _Limited(Lab):
-    """Whose user may read so many rows; a profile says that what is more is left out without a word."""
+    """A server whose user may read a limited number of rows, with a profile that drops further rows silently."""
 
     def server(self) -> ClickHouse:
         server = super().server()

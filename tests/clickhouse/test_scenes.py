@@ -1,4 +1,4 @@
-"""The scenes of a data engineer's day, each in at most three commands, by what is left in the target."""
+"""The scenes of a data engineer's day, each in at most three commands, judged by the content of the target."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def a_view_added_late(day: Day) -> None:
 
 
 def a_spoilt_month(day: Day) -> None:
-    """Rebuild what is there, with a backup."""
+    """Rebuild existing rows, with a backup."""
     day.lab.sql("INSERT INTO copy SELECT id, ts, 9 FROM orders")
     words = ("--source", "shop.orders", "--write-mode", "replace", "--chunk-by", "day", "--backup")
     day.types("plan", "--target", "shop.copy", *words, *WINDOW)
@@ -69,7 +69,7 @@ def a_spoilt_month(day: Day) -> None:
 
 
 def a_new_column(day: Day) -> None:
-    """Fill a table of the new shape beside the old one."""
+    """Fill a new table of the new shape."""
     day.lab.sql("CREATE TABLE wide (id UInt64, ts DateTime('UTC'), double UInt64) ENGINE = MergeTree ORDER BY ts")
     select = "SELECT id, ts, amount * 2 AS double FROM shop.orders".replace("shop.", f"{day.database}.")
     day.types("plan", "--target", "shop.wide", "--select", select, *WINDOW)
@@ -78,7 +78,7 @@ def a_new_column(day: Day) -> None:
 
 
 def stop_and_go_on(day: Day) -> None:
-    """Pause what runs, and resume in the morning."""
+    """Pause a running plan, and resume it in the morning."""
     cli, words = day._cli, ("--source", f"{day.database}.orders", "--chunk-hours", "1", *WINDOW)
     plan_id = cli.json("plan", "--target", f"{day.database}.copy", *words)["planId"]
     process = cli.start("run", "--plan-id", plan_id)
@@ -90,7 +90,7 @@ def stop_and_go_on(day: Day) -> None:
 
 
 def one_chunk_fails(day: Day) -> None:
-    """See which, mend the source, resume."""
+    """Find the failed chunk, fix the source, resume."""
     day.lab.sql("CREATE TABLE rates (day Date, rate UInt8) ENGINE = MergeTree ORDER BY day")
     day.lab.sql("INSERT INTO rates SELECT toDate('2025-01-01') + number, number != 2 FROM numbers(4)")
     day.lab.sql("CREATE TABLE priced (id UInt64, ts DateTime('UTC'), price UInt64) ENGINE = MergeTree ORDER BY ts")

@@ -39,7 +39,7 @@ def test_the_newest_chunk_comes_first(lab: Lab) -> None:
 
 
 def test_a_run_stops_at_its_time_and_goes_on_when_told(lab: Lab) -> None:
-    """The chunk that runs is left to end; the run is paused, and says why."""
+    """The running chunk may end; the run is paused and reports the reason."""
     sources(lab)
     plan = lab.plan("dst", **WINDOW)
     # Long enough for the run to begin on a busy machine.
@@ -47,7 +47,7 @@ def test_a_run_stops_at_its_time_and_goes_on_when_told(lab: Lab) -> None:
 
     def first_chunk(event: Any) -> None:
         if event.type == "ChunkStarted":
-            # The time comes while the chunk is at work.
+            # The stop time passes during the chunk.
             time.sleep(max(0.0, (soon - datetime.now(UTC)).total_seconds()) + 0.1)
 
     paused = lab.run(plan, schedule=Schedule(stop_at=soon), report=first_chunk)

@@ -1,4 +1,4 @@
-"""Where a backfill meets live ingest: what the target has got already, and what is yet to come."""
+"""The seam between a backfill and live ingest: rows that the target already has, and rows still to come."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.clickhouse.ward import Ward
 
 
 def feed(ward: Ward, since: str) -> None:
-    """A view that feeds the target, and what has come in after it was made, from *since* on for an hour."""
+    """A view that feeds the target, and rows inserted after the view's creation, from *since* on for an hour."""
     ward.sql("CREATE MATERIALIZED VIEW feed TO filled AS SELECT * FROM events")
     arrive(ward, since)
 
@@ -41,7 +41,7 @@ def test_what_a_view_has_written_is_left_out_by_the_cut(ward: Ward) -> None:
 
 
 def test_backfill_seam_overlap(ward: Ward) -> None:
-    """The rows came in between plan and run; the remedy plans what is before them."""
+    """The rows arrived between plan and run; the remedy plans the window before them."""
     plan = ward.planned(end="2025-01-06")
     assert "backfill_target_changed" not in ward.doctor(plan)
     feed(ward, "2025-01-05 00:00:00")

@@ -48,7 +48,7 @@ def _state(cli: Cli) -> str:
 
 
 def _shown_of(cli: Cli, plan_id: str, tmp_path: Path) -> str:
-    """What every command and report, and the page, says of a plan."""
+    """The output of every command and report, and of the page, for a plan."""
     commands = (
         *(("status", "--plan-id", plan_id), ("doctor", "--plan-id", plan_id), ("report", "--plan-id", plan_id)),
         *(("events", "--plan-id", plan_id), ("list",), ("check", "--junit", str(tmp_path / "j.xml"))),
@@ -66,7 +66,7 @@ class _Nothing(BaseHTTPRequestHandler):
     """Knows nothing."""
 
     def do_GET(self) -> None:
-        """Answer at once; unlike a closed port, a 404 is not asked again."""
+        """Answer immediately; unlike a closed port, a 404 is not retried."""
         self.send_error(404)
 
     do_HEAD = do_GET  # noqa: N815
@@ -77,7 +77,7 @@ class _Nothing(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def refusing() -> Iterator[int]:
-    """The port of a server that has nothing of what it is asked for."""
+    """The port of a server that answers 404 to every request."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Nothing)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server.server_address[1]
@@ -105,7 +105,7 @@ def test_what_a_server_quotes_in_its_errors_is_masked(
 def test_credentials_in_a_select_stay_in_the_plan_alone(
     cli: Cli, client: Client, database: str, tmp_path: Path
 ) -> None:
-    """They are run as they are, so the plan's file holds them; the plan says so, and names what is better."""
+    """The SELECT runs unchanged, so the plan's file has the credentials; the plan warns, and names a better way."""
     select = f"SELECT ts, id FROM orders WHERE id != length(encrypt('aes-128-ecb', 'x', '{MARKER:.<16}'))"
     target = f"{database}.copy"
     planned = cli.json("plan", "--target", target, "--select", select, *WINDOW)
@@ -171,7 +171,7 @@ def test_a_secret_in_an_address_is_not_shown(cli: Cli, database: str, words: lis
 def test_a_secret_in_another_flag_is_not_kept(
     cli: Cli, client: Client, database: str, words: list[str], more: list[str]
 ) -> None:
-    """What is refused is refused unseen, and a server that was asked has not been told."""
+    """A refused value is never shown, and a contacted server does not learn it."""
     given = [word.format(MARKER) for word in words]
     answer = cli("plan", "--target", f"{database}.copy", "--source", f"{database}.orders", *WINDOW, *given, *more)
     assert answer.code == 2
@@ -189,7 +189,7 @@ def test_a_secret_in_another_flag_is_not_kept(
 
 @pytest.mark.parametrize("more", [[], ["--verbose"], ["--json"]])
 def test_a_token_of_who_is_told_is_not_shown(cli: Cli, database: str, refusing: int, more: list[str]) -> None:
-    """The address may hold a token; the answer 404 is told, and the address is not."""
+    """The address may contain a token; the output has the answer 404, but not the address."""
     plan_id = cli.json("plan", "--target", f"{database}.copy", "--source", f"{database}.orders", *WINDOW)["planId"]
     address = f"http://127.0.0.1:{refusing}/{MARKER}?token={MARKER}"
     ran = cli("run", "--plan-id", plan_id, "--notify", address, *more)
@@ -243,7 +243,7 @@ def _replay_as_the_definer(cli: Cli, client: Client, database: str, hint: str) -
 
 
 def test_a_view_of_another_definer_is_named(cli: Cli, client: Client, database: str) -> None:
-    """With the connection's rights a replay reads what the view's own definer may not."""
+    """With the connection's rights, a replay reads rows that the view's own definer may not read."""
     client.command(
         f"CREATE MATERIALIZED VIEW {database}.view TO {database}.copy DEFINER = reader SQL SECURITY DEFINER"
         f" AS SELECT ts, id FROM {database}.orders"

@@ -1,8 +1,8 @@
 """
-A corpus of SELECTs: what the chunks give together equals what the SELECT gives for the whole window.
+A corpus of SELECTs: the chunks together give the result of the SELECT over the whole window.
 
-The truth comes from a second database whose source holds only the window's rows, so it
-needs neither our filter nor our chunks.
+The truth comes from a second database whose source holds only the window's rows, so it needs neither our filter nor our
+chunks.
 """
 
 # ruff: noqa: E501 - a SELECT a line
@@ -55,7 +55,7 @@ CORPUS = {
     "not in": "SELECT id, ts FROM src WHERE user NOT IN (SELECT user FROM dim)",
     "exists": "SELECT id FROM src WHERE EXISTS (SELECT 1 FROM dim)",
     "cross join": "SELECT id, weight FROM src CROSS JOIN (SELECT max(weight) AS weight FROM dim) AS d",
-    # Rows looked at together, kept apart by a bucket that the chunks do not cut.
+    # Steps over several rows, separated by a bucket that the chunks do not cut.
     "group by hour": f"SELECT {HOUR} AS h, s, count() AS n, sum(v) AS total FROM src GROUP BY h, s",
     "finalised uniq": f"SELECT {HOUR} AS h, uniqExact(user) AS users, max(v) AS top FROM src GROUP BY h",
     "quantile": f"SELECT {HOUR} AS h, quantileExact(0.9)(v) AS q FROM src GROUP BY h",
@@ -141,7 +141,7 @@ def test_chunks_give_together_what_the_select_gives(shop: Lab, subtests: pytest.
             column = "t-s" if "odd" in text else "ts"
             behind = shop.table("src") if name == "parametrised view" else None
             if behind is not None and shop.engine.kind == "embedded":
-                # 26.9 shows such a view in its query tree in a form of its own: refused, not guessed.
+                # 26.9 shows such a view in its query tree in an unknown form, so it is refused.
                 with pytest.raises(RequestError, match="in a way that is not known"):
                     shop.plan(ours, *WINDOW, 24, select=qualified(text, database), filter_table=behind)
                 continue
@@ -163,7 +163,7 @@ def test_chunks_give_together_what_the_select_gives(shop: Lab, subtests: pytest.
 def test_a_bucket_cut_by_a_chunk_is_refused_and_the_remedy_fits(
     shop: Lab, select: str, message: str, hours: float
 ) -> None:
-    """A finalised result of half a bucket is wrong, and nobody sees it in a count."""
+    """A final result of half a bucket is wrong, and a count does not show it."""
     select = qualified(select, shop.engine.database)
     shop.sql(f"CREATE TABLE dst ENGINE = MergeTree ORDER BY tuple() EMPTY AS {select}")
     with pytest.raises(RequestError, match=message) as refused:

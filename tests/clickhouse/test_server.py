@@ -28,7 +28,7 @@ def _client(server: ClickHouseServer, user: str = "default", password: str = "")
 
 
 def _gone(pid: int) -> bool:
-    """Whether the process has ended; an init that reaps nobody leaves a zombie, which has."""
+    """Return whether the process has ended; a zombie counts, since some init processes reap nothing."""
     stat = Path(f"/proc/{pid}/stat")
     return not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] == "Z"
 

@@ -1,4 +1,4 @@
-"""How many chunks of a plan run at once, turned while they run."""
+"""The number of parallel chunks of a plan, changed during the run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def running(ward: Ward, plan: dict[str, Any]) -> int:
 
 
 def most_at_once(events: list[dict[str, Any]]) -> int:
-    """The largest number of claims held at once between the first event and the last."""
+    """The largest number of simultaneous claims between the first event and the last."""
     held, most = 0, 0
     for event in events:
         held += (event["type"] == "ChunkStarted") - (event["type"] in ENDS)

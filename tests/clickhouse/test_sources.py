@@ -51,7 +51,7 @@ KINDS = {
     ("window", "least"), [(("2025-01-02", "2025-01-05"), 6), (("2025-01-01", "2025-01-11"), 24)], ids=["part", "all"]
 )
 def test_every_kind_of_time_column(lab: Lab, kind: str, window: tuple[str, str], least: int) -> None:
-    """Bounds are exact UTC instants whatever the column's zone or unit: a wrong one shifts rows between chunks."""
+    """Bounds are exact UTC instants for any zone or unit of the column: a wrong bound shifts rows between chunks."""
     column_type, value, unit, hours = KINDS[kind]
     lab.sql(
         f"CREATE TABLE src (id UInt64, at {column_type}) ENGINE = MergeTree ORDER BY id",
@@ -81,7 +81,7 @@ EXPRESSIONS = {
 
 @pytest.mark.parametrize("name", EXPRESSIONS)
 def test_a_time_that_is_an_expression(http_lab: Lab, name: str) -> None:
-    """Rows whose time is in no column of its own are filled by what is made of it, each once."""
+    """Rows whose time is an expression over columns are filled exactly once."""
     lab = http_lab
     kept, value, expression, pruned = EXPRESSIONS[name]
     key = f"PARTITION BY toYYYYMM({expression}) ORDER BY {expression}" if pruned else "ORDER BY id"
@@ -237,7 +237,7 @@ def test_a_refreshable_view_is_refused(http_lab: Lab) -> None:
 
 
 def test_a_view_with_now_is_filled_and_says_how_it_is_verified(lab: Lab) -> None:
-    """now() gives another value each time it is asked, so asking the source again proves nothing."""
+    """now() has another value in each evaluation, so reading the source again proves nothing."""
     lab.sql(
         "CREATE TABLE web (id UInt64, ts DateTime('UTC')) ENGINE = MergeTree ORDER BY ts",
         "INSERT INTO web SELECT number, toDateTime('2025-01-01', 'UTC') + number * 60 FROM numbers(5000)",

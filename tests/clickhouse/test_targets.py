@@ -25,14 +25,14 @@ WINDOW = ("2025-01-01", "2025-01-04")
 
 class Target(NamedTuple):
     """
-    A table that somebody has.
+    A table as users have it.
 
     Attributes:
-        columns: Its columns beside ``ts`` and ``id``.
+        columns: The columns in addition to ``ts`` and ``id``.
         engine: Its engine clause.
-        values: What fills these columns, from a source with ``ts`` and ``id``.
-        settings: Those of the session that made it.
-        compared: What is compared with the truth; states do not read as they are.
+        values: Expressions for these columns, over a source with ``ts`` and ``id``.
+        settings: Settings of the session that creates the table.
+        compared: The expressions to compare; states have to be finalised.
     """
 
     columns: str
@@ -149,7 +149,7 @@ TARGETS = {
 }
 
 
-# What a server of today refuses to make, whatever a session says, and an older one has made.
+# Tables that today's server refuses to create in any session, but an older one created.
 OLDER = {
     "a dimension outside the key": Target(
         f"host String, n {SUMS}", "AggregatingMergeTree ORDER BY (ts, id)", "'h' AS host, 1 AS n"
@@ -178,7 +178,7 @@ def create(one: Target, table: str) -> str:
 
 
 def fill(lab: Lab, one: Target) -> None:
-    """Plan, run and verify, and hold the target against the same SELECT inserted at once."""
+    """Plan, run and verify, and compare the target with the same SELECT inserted in one statement."""
     lab.sql("SYSTEM STOP TTL MERGES dst", "SYSTEM STOP TTL MERGES truth")
     select = f"SELECT ts, id{', ' if one.values else ''}{one.values} FROM {lab.table('src')}"
     columns = ", ".join(f"`{name}`" for (name, *_) in lab.rows(f"DESCRIBE TABLE ({select})"))
@@ -203,7 +203,7 @@ def test_a_target_as_it_is(source: Lab, name: str) -> None:
 
 @pytest.mark.parametrize("name", OLDER)
 def test_a_target_that_an_older_version_has_made(http_lab: Lab, name: str) -> None:
-    """A server attaches what it would not create, as after an upgrade; so its copies are allowed by their settings."""
+    """After an upgrade, a server attaches tables that it would not create; settings permit the copies."""
     one, lab = OLDER[name], http_lab
     lab.sql(
         "CREATE TABLE src (ts DateTime('UTC'), id UInt64) ENGINE = MergeTree ORDER BY ts",
@@ -233,7 +233,10 @@ def test_a_target_of_the_old_syntax_is_refused_with_a_way(source: Lab) -> None:
 @pytest.mark.parametrize("mode", [WriteMode.STAGE, WriteMode.REPLACE])
 @pytest.mark.parametrize("step", ["verified", "moved", "replaced"])
 def test_a_target_whose_database_renames_no_table(http_lab: Lab, mode: WriteMode, step: str) -> None:
-    """A database of the engine Memory: the log alone says which table of a chunk is published, also after a failure."""
+    """
+    In a database of the engine Memory, only the log shows which table of a chunk is published, also
+    after a failure.
+    """
     lab, database = http_lab, f"{http_lab.engine.database}_memory"
     lab.sql(
         f"CREATE DATABASE {database} ENGINE = Memory",
@@ -261,7 +264,7 @@ def test_a_target_whose_database_renames_no_table(http_lab: Lab, mode: WriteMode
 
 @pytest.mark.parametrize("mode", [WriteMode.STAGE, WriteMode.REPLACE])
 def test_staging_tables_in_a_database_of_their_own(http_lab: Lab, mode: WriteMode) -> None:
-    """Nothing of a chunk stands beside the target, and nothing is left in either database."""
+    """No table of a chunk is in the target's database, and no table is left in either database."""
     lab, database = http_lab, f"{http_lab.engine.database}_staging"
     lab.sql(
         f"CREATE DATABASE {database}",

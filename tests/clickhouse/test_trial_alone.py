@@ -1,8 +1,8 @@
 """
-What the trial catches by itself: the same wrong kinds with the rules switched off.
+The mistakes that a trial alone detects: the same wrong kinds with the rules switched off.
 
-The rules refuse all of them (``test_adding_up``). A trial sees rows of a few chunks only, so what needs a rare
-row, or rows that these chunks have not, is the rules' to refuse.
+The rules refuse all of them (``test_adding_up``). A trial reads rows of a few chunks only. So the rules must refuse
+mistakes that need a rare row, or rows that these chunks lack.
 """
 
 # ruff: noqa: E501 - lines of a page
@@ -89,7 +89,7 @@ def caught(lab: Lab, shape: Shape) -> bool:
 
 
 def page() -> str:
-    """The page of the documentation that says how it is shown that chunks add up."""
+    """Return the page of the documentation about the evidence that chunks add up."""
     rows = [f"| {name} | refused | {'-' if name in BY_RULE_ALONE else 'differs'} |" for name in WRONG]
     rows += [f"| {name} | not decided | differs |" for name in WRONG_BOUNDS]
     rows += [f"| {name}, by `--param` alone | refused | not possible |" for name in NOT_BY_DAY]
@@ -101,7 +101,7 @@ def page() -> str:
 
 
 def test_most_of_what_the_rules_refuse_shows_in_a_trial(shop: Lab) -> None:
-    """Two proofs are better than one only where each finds the mistake by itself; the page says of each which."""
+    """Two proofs are better than one only if each finds mistakes alone; the page has the result for each kind."""
     assert {name for name, shape in WRONG.items() if not caught(shop, shape)} == BY_RULE_ALONE
     assert shop.leftovers() == []
 

@@ -1,4 +1,4 @@
-"""``verify``: whether the target holds what the SELECT gives, on each engine, and seen red for each green light."""
+"""``verify`` compares the target with the SELECT, on each engine; each check for equality has a check that fails."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def filled(lab: Lab) -> tuple[Lab, str]:
 
 
 def test_nothing_changed(filled: tuple[Lab, str]) -> None:
-    """What was written is what source and target hold."""
+    """Source and target have the written rows."""
     lab, plan_id = filled
     payload = verify_plan(lab.session, plan_id)
     assert (payload["verdict"], payload["exitCode"], payload["chunksVerified"]) == ("equal", 0, 5)
@@ -52,7 +52,7 @@ def test_a_late_row_is_placed(filled: tuple[Lab, str]) -> None:
 
 
 def test_rows_exchanged_in_the_target_are_found(filled: tuple[Lab, str]) -> None:
-    """One row lost and one doubled leave the count as it was; the checksum tells."""
+    """With one row lost and one doubled, the count stays the same; the checksum differs."""
     lab, plan_id = filled
     lab.sql("ALTER TABLE dst DELETE WHERE id = 5 SETTINGS mutations_sync = 2")
     lab.sql("INSERT INTO dst SELECT * FROM src WHERE id = 6")
@@ -83,7 +83,7 @@ EVENTS = (
         "INSERT INTO events SELECT number, toDateTime('2025-01-01', 'UTC') + number * 20, number % 5, number % 17,"
         " number / 7, 1, 1 FROM numbers(8640)"
     ),
-    # The last state of some keys, and what cancels the one before.
+    # The last state of some keys, and the rows that cancel the states before.
     "INSERT INTO events SELECT id, ts, k, v, f, 1, -1 FROM events WHERE id % 10 = 0",
     "INSERT INTO events SELECT id, ts, k, v + 100, f, 2, 1 FROM events WHERE id % 10 = 0 AND sign = 1",
     "OPTIMIZE TABLE events FINAL",
@@ -138,7 +138,7 @@ def test_each_engine_after_a_run_after_a_merge_and_with_a_row_spoilt(lab: Lab, c
     names = lab.value(
         "SELECT groupArray(name) FROM system.columns WHERE database = currentDatabase() AND table = 'merged'"
     )
-    # A value that is another one: the row comes again with what the engine cannot merge away unseen.
+    # A changed value: the row is inserted again with a value that the engine cannot merge away unnoticed.
     spoilt = "INSERT INTO merged SELECT {} FROM (SELECT * FROM merged FINAL WHERE {} LIMIT 1)".format(
         ", ".join({"v": "v + 1000", "ver": "ver + 1"}.get(name, name) for name in names), key
     )
@@ -186,7 +186,7 @@ def test_rows_that_came_twice_are_found_before_they_are_merged(lab: Lab) -> None
 
 
 def test_a_source_with_several_states_of_a_key_is_no_difference(lab: Lab) -> None:
-    """Its signs say nothing: how many of its states are left depends on what has been merged."""
+    """The signs prove nothing: the number of remaining states depends on merges."""
     twice = f"{STATES_OF} UNION ALL {STATES_OF}".format(lab.table("events"), lab.table("events"))
     lab.sql(*EVENTS, f"{COLLAPSING} ORDER BY (ts, id)")
     plan = lab.plan("merged", "2025-01-01", "2025-01-03", 6, select=f"SELECT * FROM ({twice}) WHERE id % 10 != 0")
@@ -197,7 +197,7 @@ def test_a_source_with_several_states_of_a_key_is_no_difference(lab: Lab) -> Non
 
 
 def test_a_state_that_was_cancelled_later_is_no_difference(lab: Lab) -> None:
-    """The key has no time: what has come since the window cancels rows of it, which nobody has lost."""
+    """The key has no time: rows that arrived after the window cancel rows of the window, and nothing is lost."""
     lab.sql(*EVENTS, f"{COLLAPSING} ORDER BY id")
     select = STATES_OF.format(lab.table("events")) + " WHERE id % 10 != 0"
     plan = lab.plan("merged", "2025-01-01", "2025-01-03", 6, select=select)
@@ -223,7 +223,7 @@ def test_what_cannot_be_told_is_said_beforehand(lab: Lab) -> None:
 
 
 def test_rows_chosen_by_chance_are_no_difference(lab: Lab) -> None:
-    """The SELECT gives other rows each time, which is nobody's fault."""
+    """The SELECT gives other rows each time, which is not an error."""
     lab.sql(*EVENTS, "CREATE TABLE some (id UInt64, ts DateTime('UTC')) ENGINE = MergeTree ORDER BY ts")
     select = f"SELECT id, ts FROM {lab.table('events')} WHERE rand() % 2 = 0"
     plan = lab.plan("some", "2025-01-01", "2025-01-02", 6, select=select)

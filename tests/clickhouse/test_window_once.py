@@ -87,7 +87,7 @@ def test_a_window_that_another_folder_has_filled_is_not_filled_again(lab: Lab, h
 @pytest.mark.parametrize("mode", [WriteMode.STAGE, WriteMode.INSERT])
 @pytest.mark.parametrize("seed", range(int(os.environ.get("BACKFILL_TEST_SEEDS", "3"))))
 def test_two_folders_at_the_same_time(http_lab: Lab, seed: int, mode: WriteMode) -> None:
-    """Whoever comes first fills; the other is told so, and what is left is filled by it after that."""
+    """The first run fills the window; the second is refused, and then fills the remaining windows."""
     lab = http_lab
     copied(lab)
     labs = [lab, other_folder(lab)]
@@ -224,7 +224,7 @@ def test_a_window_is_cleared_and_filled_anew(lab: Lab) -> None:
 
 
 def test_an_insert_that_failed_midway_is_tried_again(lab: Lab) -> None:
-    """At least once: what its own attempt left behind does not keep the next one out."""
+    """At least once: rows that the failed attempt left behind do not block the next attempt."""
     copied(lab)
     wanted = {"source": "src", "write_mode": WriteMode.INSERT, "accept_at_least_once": True}
     plan = lab.plan("dst", "2025-01-01", "2025-01-03", 12, **wanted)
@@ -237,7 +237,7 @@ def test_an_insert_that_failed_midway_is_tried_again(lab: Lab) -> None:
 
 
 def test_a_dead_run_holds_its_window_for_its_lease(http_lab: Lab) -> None:
-    """It cannot take its announcement back; whoever meets it does, once it has been silent for long enough."""
+    """A dead run cannot drop its fence; another run drops it when it was silent for long enough."""
     lab = http_lab
     copied(lab)
     plans = [
@@ -262,7 +262,7 @@ def test_a_dead_run_holds_its_window_for_its_lease(http_lab: Lab) -> None:
     "after", [pytest.param(0.6, marks=pytest.mark.long), 1.2, pytest.param(2.0, marks=pytest.mark.long)]
 )
 def test_a_run_that_is_killed_keeps_its_window_and_completes(http_lab: Lab, after: float) -> None:
-    """Kill -9 at some moment: another folder's plan is told, the run is taken up again, and nothing is there twice."""
+    """Kill -9 at a random moment: another folder's plan is refused, the run is resumed, and no row is doubled."""
     lab, slow = http_lab, "SELECT id, ts, v + sleepEachRow(0.0004) AS v FROM {}"
     copied(lab, "PARTITION BY toDate(ts)")
     plan = lab.plan("dst", "2025-01-01", "2025-01-05", 6, select=slow.format(lab.table("src")))

@@ -35,7 +35,7 @@ class Ward(Lab):
         return findings
 
     def paste(self, finding: Finding) -> int:
-        """Do what a finding's hint says, word for word; the exit code of a command line of ours."""
+        """Execute the command of a finding's hint literally; return its exit code for a command of the product."""
         if finding["remedy"] == "sql":
             self.sql(finding["hint"])
             return 0

@@ -1,4 +1,7 @@
-"""The rules by which chunks add up, on trees and values as a server gives them; tests on a server show them right."""
+"""
+The rules for adding up, on trees and values as a server returns them; tests on a server show that
+the rules are right.
+"""
 
 from __future__ import annotations
 
@@ -144,7 +147,7 @@ def test_a_verdict_on_what_a_server_shows(record: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record["test"])
 def test_a_plan_of_one_chunk_needs_no_rule(record: dict[str, Any]) -> None:
-    """Its result is that of the whole window, unless it reads what it writes."""
+    """Its result is the result of the whole window, unless the plan reads its own target."""
     case, answers = read_case(record)
     alone = replace(case, one_chunk=True)
     verdict = judge(alone, answers)
@@ -256,7 +259,7 @@ def test_the_columns_of_an_engine() -> None:
     assert state_function("AggregateFunction(1, sumMapIf, UInt8)") == "sumMap"
 
 
-# ---------------------------------------------------------------- what a trial looks at
+# ---------------------------------------------------------------- slices of a trial
 
 DAYS = [
     (
@@ -287,7 +290,7 @@ def test_no_slices_where_one_chunk_has_all_rows() -> None:
 
 
 def test_constants_that_follow_the_chunk() -> None:
-    """A day of the month is the same again a month later, so by itself it does not tell chunks apart."""
+    """A day of the month repeats a month later, so alone it does not distinguish chunks."""
 
     def tree(*texts: str) -> list[str]:
         constants = [

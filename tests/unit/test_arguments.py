@@ -1,4 +1,4 @@
-"""A flag of ``plan`` or ``run`` has its argument in DAGs and in Python; docs/arguments.py says which."""
+"""Each flag of ``plan`` or ``run`` has an argument in DAGs and in Python; docs/arguments.py maps them."""
 
 from __future__ import annotations
 

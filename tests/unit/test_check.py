@@ -1,4 +1,4 @@
-"""check for CI without a ClickHouse: what it counts, and what it writes for others to show."""
+"""``check`` for CI without a ClickHouse: its counts, and its output for other tools."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def test_declared_backfills_count_as_required(cli: Cli, store: StateStore, tmp_p
 
 
 def test_a_plan_that_vanishes_meanwhile_is_no_finding(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody plans anew with --force between the listing and the look."""
+    """A user plans again with --force between the listing and the reading."""
     session = Session(store, Options(), None, "test")
     names = [*store.plan_ids(), "0" * 16]
     monkeypatch.setattr(StateStore, "plan_ids", lambda _: names)

@@ -1,4 +1,4 @@
-"""The rules by themselves: what they rest on, what they say of facts no server here can have, and the reference."""
+"""The rules alone: their inputs, their findings on facts that no server here can have, and the reference."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_every_rule_has_a_code_of_its_own() -> None:
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule.reproduced], ids=lambda rule: rule.code)
 def test_what_is_said_to_be_shown_on_a_server_is(rule: Rule) -> None:
-    """The reference says of each rule without a mark that a test brings a real server into the state."""
+    """The reference says of each unmarked rule that a test brings a real server into the state."""
     tiers = (TESTS / "clickhouse", TESTS / "cluster")
     texts = [path.read_text(encoding="utf-8") for tier in tiers for path in tier.glob("test_*.py")]
     assert any(rule.code in text for text in texts)
@@ -163,7 +163,7 @@ def test_claims_of_the_dead_are_counted_and_freed_by_the_right_command() -> None
 
 
 def test_claims_of_the_dead_do_not_fail_the_check_of_a_waived_plan() -> None:
-    """Nobody has to execute its chunks; a resume would end the waiver, so cancel is what frees the claims."""
+    """No worker has to execute its chunks; a resume would end the waiver, so cancel releases the claims."""
     workers = {"a:1:2:x": WorkerLease(NOW, 60)}
     abandoned = run(started=True, workers=workers, counts={ChunkStatus.RUNNING: 1})
     case = RuleContext(moment=NOW, plan=PLAN, run=abandoned, dead=frozenset(workers))

@@ -1,5 +1,5 @@
 """
-Chunks by lengths and calendars: what the texts mean, where the bounds lie, and what a plan stores of them.
+Chunks by lengths and calendars: the meaning of the texts, the bounds, and the stored values of a plan.
 
 The vectors of ``data/chunk_bounds.json`` are for other tools that compute the same ids.
 """

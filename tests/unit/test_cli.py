@@ -1,4 +1,4 @@
-"""The command line without a ClickHouse: words, messages, exit codes, secrets, and what it loads."""
+"""The command line without a ClickHouse: words, messages, exit codes, secrets, and imports."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_errors_as_json_are_one_object_on_stdout(bare: Cli, words: list[str]) ->
 
 @pytest.mark.parametrize("url", ["", "http://user@127.0.0.1:9/db"])
 def test_readers_need_no_server(bare: Cli, plan: Plan, url: str) -> None:
-    """They read the state folder only, whether no address is known or nobody answers there."""
+    """Readers use only the state folder, with an unknown address or without an answer there."""
     bare.url = url
     assert bare.json("status", "--plan-id", plan.plan_id)["status"] == "planned"
     assert [entry["planId"] for entry in bare.json("list")["plans"]] == [plan.plan_id]
@@ -315,7 +315,7 @@ def test_an_interrupt_is_no_traceback(bare: Cli, monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_interrupt_inside_code_from_text_ends_with_130_too(tmp_path: Path) -> None:
-    """Where ``python -m`` would end by SIGINT, whatever the program returns."""
+    """Otherwise ``python -m`` would end by SIGINT, with any exit code of the program."""
     (tmp_path / "sitecustomize.py").write_text(
         "import airflow_provider_backfill.cli.main as cli\n"
         "def main():\n"
@@ -373,7 +373,7 @@ def test_a_missing_password_file_is_exit_2(bare: Cli, plan: Plan) -> None:
 
 @pytest.mark.parametrize("command", ["status", "list", "check", "doctor"])
 def test_readers_load_nothing_heavy(bare: Cli, plan: Plan, command: str) -> None:
-    """A status that takes seconds to start is not asked for; Airflow and the client take that long."""
+    """A status command must start quickly; importing Airflow or the client would take seconds."""
     words = [command, "--state-dir", str(bare.state), *(["--plan-id", plan.plan_id] if "s" in command[:1] else [])]
     if command == "doctor":
         words += ["--plan-id", plan.plan_id]
@@ -391,7 +391,7 @@ def test_it_is_a_module_and_a_script() -> None:
     assert done.stdout == f"clickhouse-backfill {__version__}\n"
 
 
-# ---------------------------------------------------------------- what is shown
+# ---------------------------------------------------------------- output
 
 
 @pytest.mark.parametrize(
@@ -489,7 +489,7 @@ def test_a_large_plan_gets_few_lines_and_every_failure(bare: Cli) -> None:
 
 
 def test_rate_and_time_left_count_from_the_first_look(bare: Cli, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an earlier run has done says nothing about how fast this one is."""
+    """The speed of an earlier run says nothing about this run."""
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     run = new_run(plan)

@@ -1,4 +1,4 @@
-"""docker-compose.yaml is read, not run, here: its form, its pins, its secrets, what its services share."""
+"""docker-compose.yaml is read here and not run: its form, pins, secrets, and shared settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 AIRFLOW = {name: service for name, service in SERVICES.items() if name.startswith("airflow-")}
 EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
-# What ends by itself.
+# Services that end.
 ONCE = ["airflow-init", "minio-bucket"]
 
 
@@ -175,7 +175,7 @@ def test_secrets_come_from_the_environment_only() -> None:
     """Those of the small form are required; the example of .env names exactly those, without a value."""
     required = set(re.findall(r"(?<!\$)\$\{([A-Z0-9_]+):\?", TEXT))
     assert set(re.findall(r"^([A-Z0-9_]+)=$", EXAMPLE, re.MULTILINE)) == required
-    # Compose asks for what is required whatever the profiles are, so these are asked for by their services.
+    # Compose checks required variables for all profiles, so the services check these themselves.
     asked = {"REDIS_PASSWORD": "redis", "S3_SECRET_KEY": "minio"}
     assert set(re.findall(r"^#([A-Z0-9_]+)=$", EXAMPLE, re.MULTILINE)) == asked.keys()
     for service in SERVICES.values():

@@ -1,4 +1,4 @@
-"""A damaged, empty or misplaced state folder is said plainly by every command that reads it, with what to type."""
+"""Every command that reads a damaged, empty or misplaced state folder reports it plainly, with a remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What has changed since a plan was made, told from facts."""
+"""Changes since the planning, detected from facts."""
 
 from __future__ import annotations
 

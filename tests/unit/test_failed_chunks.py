@@ -1,4 +1,4 @@
-"""What failed is told by name: windows, attempts and short errors, equal ones grouped."""
+"""Failed chunks in words: windows, attempts and short errors, with equal errors grouped."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_coverage_without_a_window_is_about_all_plans_of_the_table(cli: Cli, pla
 
 
 def test_the_sql_of_a_chunk_is_shown_with_its_window(cli: Cli, store: StateStore) -> None:
-    """Pasted into a client, the statement repeats what the attempt has read."""
+    """Pasted into a client, the statement repeats the reads of the attempt."""
     raw = TableName("shop", "raw")
     statement = Statement(
         name="select", select="SELECT a, b FROM shop.raw", source=raw, time_kind=TimeKind.DATETIME, columns=("a", "b")

@@ -56,7 +56,7 @@ def _forget_run_file(store: StateStore) -> None:
 
 
 def test_a_log_cut_at_any_byte_holds_the_events_before(store: StateStore, events: Path) -> None:
-    """Whenever a writer dies, readers see what was acknowledged, and the next writer goes on from there."""
+    """Whenever a writer dies, readers see the acknowledged events, and the next writer continues after them."""
     _forget_run_file(store)
     data = events.read_bytes()
     lines = data.splitlines(keepends=True)
@@ -129,7 +129,7 @@ def test_an_empty_log_is_a_run_that_never_began(store: StateStore, events: Path)
 def test_damage_is_named_by_file_and_line(
     store: StateStore, events: Path, damage: Callable[[list[bytes]], list[bytes]], line: int | None
 ) -> None:
-    """A log that says something impossible must not be replayed into a run that never was."""
+    """A log with impossible events must not be replayed."""
     _forget_run_file(store)
     events.write_bytes(b"".join(damage(events.read_bytes().splitlines(keepends=True))))
     if line is None:
@@ -215,7 +215,7 @@ class FailingDisk:
 
 
 def _all_chunks(store: StateStore) -> RunLog:
-    """Bring the run to its end from wherever it stands, as a worker does."""
+    """Complete the run from its current state, as a worker does."""
     log = store.open_run(PLAN)
     for chunk in CHUNKS:
         state = log.run.state(chunk.id)
@@ -235,7 +235,7 @@ def _all_chunks(store: StateStore) -> RunLog:
 def test_a_disk_that_fails_at_any_write_loses_and_repeats_nothing(
     store: StateStore, monkeypatch: pytest.MonkeyPatch, half: bool
 ) -> None:
-    """An event that was not acknowledged leaves no half; once there is space, the run goes on from there."""
+    """An unacknowledged event leaves no partial line; once there is space, the run continues."""
     disk = FailingDisk(monkeypatch)
     disk.half = half
     events = Path(store.event_path(PLAN.plan_id))
@@ -335,7 +335,7 @@ def test_a_file_is_there_whole_or_not_at_all(store: StateStore, monkeypatch: pyt
 
 
 def test_a_lock_whose_file_was_deleted_is_no_lock(store: StateStore) -> None:
-    """Somebody who tidies up must not let two writers in at once."""
+    """Deleting the lock file must not let two writers in."""
     first, second = store.open_run(PLAN), store.open_run(PLAN)
     first.append(started(PLAN, FIRST))
     second.append(started(PLAN, SECOND))
@@ -359,7 +359,7 @@ def test_a_lock_whose_file_was_deleted_is_no_lock(store: StateStore) -> None:
 
 
 def test_a_log_that_was_deleted_is_not_begun_anew(store: StateStore, events: Path) -> None:
-    """A worker still knows what was there, and the run file too."""
+    """A worker and the run file still know the deleted events."""
     log = store.open_run(PLAN)
     log.checkpoint()
     events.unlink()
@@ -386,7 +386,7 @@ def _claim_all(root: Path, name: str, log: RunLog | None, result: Path) -> None:
 
 @pytest.mark.parametrize("inherited", [True, False])
 def test_forked_processes_claim_each_chunk_once(store: StateStore, tmp_path: Path, inherited: bool) -> None:
-    """Airflow forks its tasks: a lock file that a child inherited open would let parent and child in at once."""
+    """Airflow forks its tasks: with an inherited open lock file, parent and child would both hold the lock."""
     log = store.open_run(PLAN)
     # The parent has used the lock and the log, so it holds both open.
     log.append(started(PLAN, FIRST, 1, "parent"))

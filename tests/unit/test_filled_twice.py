@@ -1,4 +1,4 @@
-"""Which windows two plans have both filled: what is an error, what was wanted, and what has been mended since."""
+"""Windows that two plans have filled: errors, wanted duplicates, and windows rebuilt since."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_what_is_no_second_filling() -> None:
 
 
 def test_a_plan_that_was_allowed_to_add_other_rows_warns() -> None:
-    """The rows of the same SELECT are there twice, whatever was allowed, but where the target replaces them."""
+    """The rows of the same SELECT are duplicated even if allowed, unless the target replaces them."""
     allowed = made(SECOND, allow_existing_rows=True, created_at=START + DAY)
     select = Statement(name="other", select="SELECT 1", source=None, time_kind=TimeKind.DATETIME, columns=("x",))
     for second, severity in (

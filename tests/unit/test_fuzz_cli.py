@@ -1,4 +1,4 @@
-"""Calls that nobody would type: each ends with an exit code of the contract, and with a word."""
+"""Random calls: each ends with an exit code of the contract, and with a message."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airflow_provider_backfill.state.posix import FileBackend
 from airflow_provider_backfill.state.store import StateStore
 from tests.state import START, chunks_of, make_plan, started
 
-# They wait for a run that goes on, as they must.
+# These wait for a running run, as they must.
 _WAITING = {"--watch", "--follow"}
 _VALUES = [
     *("", " ", "-", "--", "=", "\n", "\x00", "\x1b[2J", "\u202e", "\udcff\udc80", "é" * 300, "x" * 70_000, "%s%n{}{0}"),
@@ -105,7 +105,7 @@ def _words(chance: random.Random, ids: list[str]) -> list[str]:
             words += [flag.name, value] if flag.value and chance.random() < 0.95 else [flag.name]
     if chance.random() < 0.1:
         words.insert(chance.randrange(len(words) + 1), chance.choice(_VALUES))
-    # The last one counts: nothing is written outside, and nobody far away is asked.
+    # The last one counts: nothing is written outside the folder, and no remote server is contacted.
     words += ["--state-dir", "state"] if chance.random() < 0.9 else []
     return [*words, "--clickhouse-url", "http://127.0.0.1:9/db"] if chance.random() < 0.3 else words
 
@@ -148,7 +148,7 @@ def test_a_number_that_is_none_is_a_usage_error(
 
 
 def test_an_argument_that_is_not_utf8_is_a_usage_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As Python gives it, such a byte is half of a pair, which cannot be written to any file."""
+    """Python represents such a byte as a lone surrogate, which cannot be written to a file."""
     assert main(["waive", "--plan-id", make_plan(1).plan_id, "--reason", "caf\udce9", "--state-dir", "state"]) == 2
     assert "An argument is not UTF-8 text." in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Identity: the conformance vectors, and what must hold for every date, number and window."""
+"""Ids: the conformance vectors, and properties for every date, number and window."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_ids_bounds_and_tokens_equal_the_peers(vector: dict[str, Any]) -> None:
     ],
 )
 def test_dates_mean_utc(text: str, rendered: str) -> None:
-    """A date-time without an offset means UTC, whatever the machine's zone; finer digits are cut off."""
+    """A date-time without an offset means UTC, in any zone of the machine; finer digits are truncated."""
     assert render_instant(parse_instant(text)) == rendered
 
 

@@ -1,4 +1,4 @@
-"""The one-way import rule of the package, held by parsing its files, and what a start-up must not load."""
+"""The one-way import rule of the package, checked by parsing its files, and the modules that a start must not load."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ _CLICKHOUSE = {"clickhouse"}
 # Loaded by every start, so no more than it needs.
 _ERRORS_MAY = {"collections", "contextlib", "contextvars", "shlex", "typing"}
 
-# core is pure: of what others wrote, pydantic only; of the standard library, nothing that reaches outside.
-# pendulum computes calendars and time zones from data that comes with it, so its answers depend on nothing outside.
+# core is pure: of other packages it uses pydantic only, and of the standard library nothing with side effects. pendulum
+# computes calendars and time zones from its own data, so its results depend on nothing outside.
 _CORE_MAY = {"pydantic", "pydantic_core", "pendulum"}
 _CORE_MAY_NOT = {
     *("asyncio", "ctypes", "http", "multiprocessing", "os", "pathlib", "random", "secrets", "select"),
@@ -212,7 +212,7 @@ def test_importing_the_package_loads_nothing_else() -> None:
 
 
 def test_the_command_line_starts_without_anything_heavy() -> None:
-    """``--version`` must answer before a person notices; Airflow alone takes seconds to import."""
+    """``--version`` must answer before a person notices a delay; importing Airflow alone takes seconds."""
     assert _loaded("-m", f"{PACKAGE}.cli", "--version") & (HEAVY | NOT_FOR_THE_VERSION) == set()
 
 

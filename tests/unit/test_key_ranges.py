@@ -1,4 +1,4 @@
-"""Chunks below the shortest time: ranges of the sorting key meet every row once, whatever the sample has missed."""
+"""Chunks below the shortest time: ranges of the sorting key contain every row exactly once, for any sample."""
 
 import sqlite3
 
@@ -70,7 +70,7 @@ def test_a_piece_can_be_cut_again() -> None:
     ],
 )
 def test_literals_are_typed(type_: str, text: str, literal: str) -> None:
-    """A time is written in UTC, so that an hour that comes twice in the column's zone is told apart."""
+    """A time is written in UTC, so that a repeated hour in the column's zone is unambiguous."""
     assert KeyColumn("k", type_).literal(text) == literal
 
 

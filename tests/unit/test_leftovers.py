@@ -72,7 +72,7 @@ def test_a_name_tells_what_a_table_is_for(name: str, kind: LeftoverKind | None) 
         # Nothing is published from a table that was not sealed: its worker died before that.
         (STAGED, Standing(Run(PLAN, 1, started=True, cancelled=True, chunks=IN_DOUBT)), OLD, True),
         (STAGED, Standing(Run(PLAN, 1, started=True, cancelled=True, chunks=ON_REPLICAS_IN_DOUBT)), OLD, False),
-        # Whoever waived a refused plan does not want it any more; what may be in the target in part is kept.
+        # A waived and refused plan is not wanted any more; tables with rows that may be in the target are kept.
         (STAGED, Standing(_failed(ChunkState(ChunkStatus.FAILED, 1), waived=True)), NEW, True),
         (SEALED, Standing(_failed(ChunkState(ChunkStatus.FAILED, 1, verified=ROWS))), NEW, False),
         (SEALED, Standing(_failed(ChunkState(ChunkStatus.FAILED, 1, verified=ROWS), waived=True)), OLD, False),

@@ -19,7 +19,7 @@ from tests.state import chunks_of, done, failed, make_plan, split, started
 
 
 def run_of(plan: Plan, ended: dict[int, str]) -> Run:
-    """A run whose chunks have come as far as *ended* says, by their number."""
+    """Return a run whose chunks, by number, have the state in *ended*."""
     run, chunks = new_run(plan), chunks_of(plan)
     for number, how in ended.items():
         chunk = chunks[number]
@@ -65,7 +65,7 @@ def test_it_fits_the_terminal(width: int, count: int) -> None:
 
 @pytest.mark.parametrize("width", [40, 79, 80, 104, 120])
 def test_the_time_left_is_never_cut(width: int) -> None:
-    """Of all that the head says, the end of the run is what a reader waits for."""
+    """The time left is the most important part of the head."""
     plan = make_plan(40, target="a_database_with_a_long_name.a_table_with_a_long_name")
     view, out = RunView(plan, run_of(plan, {0: "running"})), io.StringIO()
     time.sleep(0.01)

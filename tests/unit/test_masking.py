@@ -1,4 +1,4 @@
-"""Secrets in text of others: what is masked, what is left, and that neither takes long."""
+"""Secrets in text from outside: masked parts, unmasked parts, and the time that masking takes."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_what_is_no_secret_is_left(text: str) -> None:
 
 @pytest.mark.parametrize("spaces", range(0, 60, 7))
 def test_a_long_message_is_cut_where_no_half_of_a_secret_is_left(spaces: int) -> None:
-    """Were the ``@`` cut off, nothing would tell that what stands before it is a password."""
+    """Without the ``@``, the text before it would not look like a password."""
     text = " " * spaces + "x" * (MESSAGE_LIMIT - 60) + f" http://u:{MARKER}@h/ " + "y" * MESSAGE_LIMIT
     masked = mask_message(text)
     assert len(masked) <= MESSAGE_LIMIT + 2
@@ -100,7 +100,7 @@ def test_the_error_of_a_server_holds_no_secret_and_no_other_error_that_does() ->
 
 
 def test_calls_with_credentials_are_named_once() -> None:
-    """The plan warns of them: what stands there is in the plan's file."""
+    """The plan warns of these calls, because the plan's file contains them."""
     select = "SELECT * FROM s3('u', 'AKIA', 'secret') JOIN s3('v', 'AKIA', 'secret') JOIN url('http://u:p@h', 'CSV')"
     assert literal_calls(select) == ["s3", "url"]
     assert literal_calls("SELECT * FROM postgresql('h:5432', 'db', 't', 'user', 'x')") == ["postgresql"]
@@ -177,7 +177,7 @@ def test_a_state_folder_with_credentials_is_refused_unseen(folder: str) -> None:
 
 
 def _patterns() -> Iterator[tuple[str, re.Pattern[str], str]]:
-    """Every pattern in the package's source, with its flags where they are written beside it, and how it is used."""
+    """Yield every pattern in the package's source, with its flags and its use."""
     everything = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
     # Those of the masking are made of parts, and have a test of their own below.
     for path in sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / "core" / "masking.py"}):
@@ -205,7 +205,7 @@ def _patterns() -> Iterator[tuple[str, re.Pattern[str], str]]:
 
 
 def _text(node: ast.expr) -> str | None:
-    """A pattern as it is written; what is put into it counts as a word."""
+    """Return a pattern as written; each inserted value counts as a word."""
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else None
     if isinstance(node, ast.JoinedStr):
@@ -235,7 +235,7 @@ _PATTERNS = {place: (pattern, method) for place, pattern, method in _patterns()}
 
 
 def _is_within(seconds: float, work: Callable[[], object]) -> bool:
-    """Whether one of five tries takes less processor time, which another process on its core makes longer."""
+    """Return whether one of five tries takes less processor time; other processes on the core make a try slower."""
     for _ in range(5):
         began = time.process_time()
         work()

@@ -1,4 +1,4 @@
-"""A hundred commands mistyped in the ways people mistype: exit code 2, and a hint that leads to what works."""
+"""A hundred mistyped commands: exit code 2, and a hint that leads to the right command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLAN = make_plan()
 ID = PLAN.plan_id
 JANUARY = "--target shop.orders --from 2025-01-01 --to 2025-02-01"
 
-# What was typed, and what the hint must say.
+# The typed words, and the text that the hint must contain.
 MISTYPED: list[tuple[str, str]] = [
     # Commands: letters swapped, left out, doubled; singular and plural; other tools' words.
     ("paln", "plan"),

@@ -1,4 +1,4 @@
-"""``--notify`` tells an address how a run ended, tries again, and never shows the address."""
+"""``--notify`` sends the end of a run to an address, retries, and never shows the address."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ def test_both_spellings_say_the_same() -> None:
     camel = {"stateDir": "/s", "defaults": {"chunkHours": 2, "timeColumn": "ts"}, "limits": {"maxWindowHours": 9}}
     snake = {"state_dir": "/s", "defaults": {"chunk_hours": 2, "time_column": "ts"}, "limits": {"max_window_hours": 9}}
     assert parse_options(camel) == parse_options(snake)
-    # An error speaks the table's language, whatever the document's.
+    # An error uses the names of the reference, for any spelling in the document.
     assert refusal({"defaults": {"chunk_hours": 0}}).startswith("defaults.chunkHours is 0 ")
 
 
@@ -290,7 +290,7 @@ def test_model_made_in_code_keeps_the_rules() -> None:
 
 
 def test_rule_holds_between_sources_only_after_they_are_merged(tmp_path: Path) -> None:
-    """A file that raises the minimum is fine as long as a stronger source gives long chunks."""
+    """A file may raise the minimum if a stronger source sets long chunks."""
     (tmp_path / "clickhouse-backfill.toml").write_text("limits.minChunkMinutes = 600\n")
     assert resolve(tmp_path, overrides={"--chunk-hours": 10}).options.defaults.chunk_hours == 10
     with pytest.raises(ConfigError) as caught:

@@ -155,7 +155,7 @@ def complete(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def test_the_list_shows_each_plan_those_that_need_somebody_first(session: Session, store: StateStore) -> None:
-    """Running before failed before planned before completed: what is fine is at the end."""
+    """Running before failed before planned before completed: plans without problems come last."""
     finished, planned, broken = (make_plan(store, f"db.t{number}", chunks=2) for number in range(3))
     running = make_plan(store, "db.live")
     for plan in (finished, broken, running):
@@ -384,7 +384,7 @@ def test_a_slice_that_several_shards_fill_is_one_cell(session: Session, store: S
 
 
 def test_a_large_log_is_read_in_slices(session: Session, store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The map comes when the plan's chunks are walked; until then an answer says that there is more to come."""
+    """The map appears when all chunks of the plan are derived; until then, an answer says that it is incomplete."""
     plan = make_plan(store, chunks=3000, hours=0.25)
     book = Book(store, plan)
     book.done(book.chunks()[0])
@@ -467,7 +467,10 @@ def test_a_payload_is_plain_json(session: Session, store: StateStore) -> None:
 
 
 def test_failed_chunks_lead_to_the_tasks_to_clear(session: Session, store: StateStore) -> None:
-    """By the last attempt of each; what the command line ran is counted apart, and the last DAG run comes first."""
+    """
+    By the last attempt of each chunk; chunks of the command line count separately, and the last DAG
+    run comes first.
+    """
     book = Book(store, make_plan(store, chunks=6))
     first, second, third, fourth, fifth, sixth = book.chunks()
 
@@ -479,7 +482,7 @@ def test_failed_chunks_lead_to_the_tasks_to_clear(session: Session, store: State
     fail(second, "airflow:load/run 1/backfill.chunks[0]#1")
     fail(third, 'airflow:load/run "2"/backfill.chunks[2]#1')
     fail(fourth, "airflow:load/run 1/backfill.chunks[3]#1", final=False)
-    # Tried again by somebody else since.
+    # Retried by another user since.
     fail(fourth, "ada@workstation")
     book.on_behalf_of = "airflow:load/run 3/other#2"
     book.done(fifth)
@@ -517,7 +520,7 @@ def test_a_cancelled_run_is_taken_up_again_by_name(session: Session, store: Stat
 
 
 def test_a_table_shows_all_of_its_plans_on_one_calendar(session: Session, store: StateStore) -> None:
-    """What is filled, filled twice and a gap, and by whom, as ``coverage`` says of the same folder."""
+    """Filled windows, windows filled twice and gaps, with their plans, as ``coverage`` shows for the same folder."""
     table = TableName("db", "t")
     first, second = make_plan(store, "db.t", chunks=2, hours=12), make_plan(store, "db.t", chunks=4)
     make_plan(store, "db.other")

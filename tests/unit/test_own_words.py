@@ -14,7 +14,7 @@ from airflow_provider_backfill import errors
 
 PACKAGE = Path(airflow_provider_backfill.__file__).parent
 FAULTS = Path(__file__).parents[1] / "system" / "faults"
-# Attributes and keys that hold words of ours. What ClickHouse says is an error's `reason`.
+# Attributes and keys with the product's own text. ClickHouse's text is an error's `reason`.
 _WORDS = {"message", "hint", "last_error", "lastError"}
 _READING = {
     *("startswith", "endswith", "removeprefix", "removesuffix", "split", "rsplit", "partition", "rpartition"),
@@ -24,7 +24,7 @@ _JAVASCRIPT = re.compile(r"\.(?:message|hint|error)\.(?:startsWith|endsWith|incl
 
 
 def _foreign(tree: ast.AST) -> set[int]:
-    """The nodes below an ``except`` that catches only what others raise."""
+    """Return the nodes below an ``except`` that catches only errors of other packages."""
     return {
         id(inner)
         for node in ast.walk(tree)

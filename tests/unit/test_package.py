@@ -1,4 +1,4 @@
-"""What the installed distribution says about itself: one version, entry points that lead somewhere."""
+"""The metadata of the installed distribution: one version, and entry points that can be loaded."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def _bounds(*texts: str) -> list[int]:
     ],
 )
 def test_a_bound_is_the_exact_instant_in_its_type(kind: str, unit: str, start: str, end: str) -> None:
-    """Numbers are instants whatever the zone of a type, a session or a server."""
+    """Numbers are instants, independent of the zones of types, sessions and servers."""
     first, last = parse_instant("2025-03-01"), parse_instant("2025-03-02")
     sent = parameter_settings(_read(kind, kind, unit=unit), first, last)
     assert sent == {"param_chunk_from": start, "param_chunk_to": end}
@@ -71,7 +71,7 @@ def test_what_cannot_place_a_window(types: tuple[str, ...], formats: dict[str, s
 
 
 def test_a_name_must_have_a_value_and_a_format_a_place() -> None:
-    """A parameter that nobody fills in fails in ClickHouse; a format that nothing uses is a typing error."""
+    """A parameter without a value fails in ClickHouse; an unused format is a typing error."""
     with pytest.raises(RequestError, match="nothing gives a value") as refused:
         read_parameters([Placeholder("day", "String")], {}, "", "--select")
     assert "--param" in refused.value.hint
@@ -111,7 +111,7 @@ def test_a_path_covers_its_chunk_and_no_more(
 
 
 def test_several_formats_name_a_chunk_together() -> None:
-    """Of year=…/month=…/day=…, no part by itself tells the chunks apart."""
+    """Of year=…/month=…/day=…, no part alone distinguishes the chunks."""
     formats = {"year": "%Y", "month": "%m", "day": "%d"}
     check_parameters(_read(formats=formats), _bounds("2025-01-31", "2025-02-01", "2025-02-02"), "--select")
     with pytest.raises(MisalignedError, match=r"several values of \{year\} \{month\} \{day\}") as refused:
@@ -127,7 +127,7 @@ def test_a_format_that_comes_again() -> None:
 
 
 def test_a_statement_has_one_text_of_a_format() -> None:
-    """To fill several chunks at once, one statement is needed for each text; with bounds, neighbours share theirs."""
+    """To fill several chunks together, each text needs a statement; with bounds, neighbours share a statement."""
     days = _bounds("2025-01-01", "2025-01-01T12:00Z", "2025-01-02", "2025-01-03")
     whole = [(parse_instant("2025-01-01"), parse_instant("2025-01-03"))]
     first, noon, second, last = map(from_ms, days)
@@ -140,7 +140,7 @@ def test_a_statement_has_one_text_of_a_format() -> None:
 
 
 def test_a_path_may_be_coarser_where_the_rows_are_limited() -> None:
-    """Files of a day, chunks of hours: each reads its day's files and takes its hours."""
+    """Files of a day, chunks of hours: each chunk reads the files of its day and keeps its hours."""
     parameters = _read("DateTime", "DateTime", formats={"day": "%Y-%m-%d"})
     check_parameters(parameters, _bounds("2025-01-01", "2025-01-01T06:00Z", "2025-01-02"), "--select")
     with pytest.raises(MisalignedError, match="several values"):
@@ -148,7 +148,7 @@ def test_a_path_may_be_coarser_where_the_rows_are_limited() -> None:
 
 
 def test_the_call_of_a_table_function_is_found() -> None:
-    """Its text is what DESCRIBE is asked of; parentheses in texts and comments do not end it."""
+    """DESCRIBE needs the text of the call; parentheses in strings and comments do not end it."""
     text = "SELECT url FROM url('http://x/)', CSV, 'a String') -- )\n WHERE 1"
     assert find_call(text, "url") == "url('http://x/)', CSV, 'a String')"
     assert find_call("SELECT 1", "s3") is None

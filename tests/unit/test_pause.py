@@ -1,4 +1,4 @@
-"""A paused run holds until somebody resumes it: no worker, told or untold, goes on by itself."""
+"""A paused run stays paused until a user resumes it: no worker continues, with or without knowing of the pause."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def test_reports_of_a_ci_are_what_they_are(hostile: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_no_command_passes_a_hostile_name_on(hostile: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The target stands in every command's output, an error's in the log, a reason's in the waiver."""
+    """The target is in every command's output, an error in the log, a reason in the waiver."""
     hostile = hostile.encode(errors="replace").decode()
     plan = make_plan(target=f"db.`{hostile}`")
     StateStore(FileBackend(tmp_path / "state")).save_plan(plan)

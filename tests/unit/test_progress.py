@@ -17,7 +17,7 @@ Weights = Callable[[random.Random, int], list[float]]
 # The seconds left, from the time, the chunks that are done, and those that are left.
 Estimator = Callable[[float, int, int], float | None]
 
-# Seconds that each chunk takes, in the shapes that windows have; the last two cannot be known before they happen.
+# Seconds per chunk, in common shapes of windows; the last two shapes cannot be known before they happen.
 SHAPES: dict[str, Weights] = {
     "all alike": lambda _, count: [20.0] * count,
     "weekends are quiet": lambda rng, count: [(6 if n % 7 > 4 else 20) * rng.uniform(0.7, 1.3) for n in range(count)],
@@ -71,7 +71,7 @@ def _worst(shape: str, count: int, workers: int = WORKERS, looks: int = 400, ora
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_time_left_is_right_for_most_of_a_run(shape: str) -> None:
-    """Within 25 % of the truth for 80 % of a run after its first tenth, and as the page of the docs says."""
+    """Within 25 % of the truth for 80 % of a run after its first tenth, as the documentation says."""
     shares = [_worst(shape, count) for count in (124, 720)]
     row = f"| {shape} | {shares[0]:.0%} | {shares[1]:.0%} |".replace("%", " %")
     assert row in PAGE.read_text(encoding="utf-8"), row
@@ -79,7 +79,7 @@ def test_the_time_left_is_right_for_most_of_a_run(shape: str) -> None:
 
 
 def test_two_shapes_are_out_of_reach_even_for_who_knows_the_pace() -> None:
-    """Who knows what a chunk takes on average, or at this moment, is right for less than 80 % of these runs."""
+    """An estimator that knows the average duration, or the current pace, is right for less than 80 % of these runs."""
     heavy_tail, slow_later = UNKNOWABLE
 
     def knows_the_mean(now: float, done: int, left: int) -> float:
@@ -105,7 +105,7 @@ def test_the_time_left_does_not_depend_on_two_workers(workers: int) -> None:
 
 
 def test_a_time_left_is_told_from_the_first_completion_on() -> None:
-    """Also where a look at the log finds many chunks at once, or the next one is overdue."""
+    """Also if one reading of the log has many completions, or if the next completion is overdue."""
     meter = ProgressMeter(0.0)
     meter.add(10.0, 40)
     assert meter.seconds_left(10.0, 40) == pytest.approx(10, rel=0.05)
@@ -138,7 +138,7 @@ def test_a_pause_is_no_part_of_the_pace() -> None:
 
 
 def test_a_task_that_begins_while_others_work_changes_nothing() -> None:
-    """In Airflow each mapped task begins by itself."""
+    """In Airflow, each mapped task starts a worker."""
     meter = ProgressMeter(0.0)
     for second in range(1, 101):
         meter.begin(float(second))

@@ -54,7 +54,7 @@ def test_a_pronoun_is_counted() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_plain_verbs(page: Path) -> None:
     if page.name == "CONTRIBUTING.md":
-        # The style guide names what to avoid.
+        # The style guide names the words to avoid.
         return
     found = [
         f"{match[0]!r}: {better}"
@@ -65,7 +65,7 @@ def test_plain_verbs(page: Path) -> None:
 
 
 def test_the_places_of_changes_exist() -> None:
-    """A newcomer opens the file that CONTRIBUTING names; each name is below the one that stands before it."""
+    """A newcomer opens the file that CONTRIBUTING names; each name is below the folder named before it."""
     table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Where does my change go", 1)[1]
     rows = [line for line in table.split("\n## ", 1)[0].splitlines() if line.startswith("| a")]
     package = ROOT / "airflow_provider_backfill"

@@ -1,4 +1,4 @@
-"""The provider's metadata must be what Airflow reads, and say of the options what the options say."""
+"""The provider's metadata must have the form that Airflow reads, and describe the options as the options do."""
 
 import json
 from importlib.util import find_spec
@@ -21,7 +21,7 @@ def section() -> dict[str, dict[str, Any]]:
 
 
 def test_section_has_every_option_with_its_type_and_default() -> None:
-    # In Airflow the state folder has a default of its own: the working directory of a worker is no place for it.
+    # In Airflow, the state folder has another default, since a worker's working directory is no place for it.
     shown = {key: (option["type"], option["default"].lower()) for key, option in section().items()}
     state_dir = shown.pop("state_dir")
     described = {info.key: (AIRFLOW_TYPES[info.kind], info.default_text) for info in describe_options()}

@@ -1,5 +1,5 @@
 """
-What a DAG may import, and by which names it gives arguments: none of it goes away by accident.
+The names that a DAG may import, and their arguments: none disappears by accident.
 
 A name that is taken off this list needs a fragment in changelog.d that says so. That each of them is described is held
 by docs/generate.py, which makes docs/reference/operators.md of the same code.
@@ -43,7 +43,7 @@ def test_what_is_promised_is_there(name: str) -> None:
     module, wanted = name.split(".")
     path = PACKAGE / f"{module}.py"
     if not path.exists():
-        # A folder hands out what its files have.
+        # The ``__init__`` of a folder exports the names of its files.
         tree = ast.parse((PACKAGE / module / "__init__.py").read_text(encoding="utf-8"))
         (place,) = (
             found.module

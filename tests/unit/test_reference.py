@@ -1,4 +1,4 @@
-"""docs/reference says what the code says: commands, options, operators, events, files, findings."""
+"""docs/reference matches the code: commands, options, operators, events, files, findings."""
 
 from __future__ import annotations
 

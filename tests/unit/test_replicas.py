@@ -1,4 +1,4 @@
-"""What stands beside a replicated table, and what its log allows."""
+"""The tables of a replicated target, and the rules of its log."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_all_replicas_are_reached_by_a_cluster_by_the_database_or_when_there_is_
 
 
 def test_what_one_attempt_has_staged_on_replicas_no_later_one_replaces() -> None:
-    """It may be published in part already, by a server that nobody can ask."""
+    """It may already be partly published, through a server that no longer answers."""
     plan = make_plan(1)
     (chunk,) = chunks_of(plan)
     first, second = Staged("backfill_1", (("202501", "aa"),)), Staged("backfill_2", (("202501", "bb"),))

@@ -44,7 +44,7 @@ def test_what_does_not_pass_is_final(name: str) -> None:
 
 
 def test_too_many_partitions_of_one_insert_do_not_pass() -> None:
-    """ClickHouse has one name for it and for too many parts in a table, which merges mend."""
+    """ClickHouse uses the same name for too many parts in a table, which merges reduce."""
     reason = "Too many partitions for single INSERT block (more than 100)."
     assert classify_error(refused("TOO_MANY_PARTS", reason)) is RetryDecision.FINAL
 

@@ -1,4 +1,4 @@
-"""The run as a replay: every event against every status, and what holds after any history."""
+"""The run as a replay: every event against every status, and invariants after any history."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WHO = "host:1:2:a"
 OTHER = "host:9:9:b"
 CLAIM = started(PLAN, FIRST)
 
-# How a chunk comes to stand where it stands.
+# The events that bring a chunk into each status.
 HISTORY: dict[str, list[Event]] = {
     "untouched": [],
     "running": [CLAIM],
@@ -72,7 +72,7 @@ ALLOWED: dict[str, tuple[Callable[[int], Event], set[str]]] = {
 @pytest.mark.parametrize("history", HISTORY)
 @pytest.mark.parametrize("kind", ALLOWED)
 def test_every_event_is_judged_at_every_place(history: str, kind: str) -> None:
-    """Writers and readers use this judge; what it lets through is what the log may say."""
+    """Writers and readers use the same judge; only the events that it allows may be in a log."""
     run = new_run(PLAN)
     for event in HISTORY[history]:
         apply_event(run, event)
@@ -104,7 +104,7 @@ def test_every_event_is_judged_at_every_place(history: str, kind: str) -> None:
     ],
 )
 def test_the_run_as_a_whole_is_judged(history: str, event: Event, allowed: bool) -> None:
-    """A cancelled run goes on only when somebody resumes it; a running chunk is its worker's."""
+    """A cancelled run continues only after a resume; a running chunk belongs to its worker."""
     run = new_run(PLAN)
     for earlier in HISTORY[history]:
         apply_event(run, earlier)
@@ -155,7 +155,7 @@ def test_a_split_into_parts_that_are_no_parts_is_refused() -> None:
 
 
 def test_an_attempt_is_verified_with_one_result() -> None:
-    """Only what was verified may be published; a second result for one attempt would make that word worthless."""
+    """Only verified rows may be published, so a second result for one attempt is refused."""
     run = new_run(PLAN)
     for event in (CLAIM, verified(FIRST, rows=10), verified(FIRST, rows=10)):
         apply_event(run, event)
@@ -207,7 +207,7 @@ def test_what_a_lost_worker_staged_is_forgotten_where_keeper_knows_nothing_of_it
 
 
 def test_taking_over_costs_no_try_and_giving_back_neither() -> None:
-    """The budget counts what the chunk did wrong, not what became of its workers."""
+    """The budget counts failures of the chunk, not the fate of its workers."""
     run = new_run(PLAN)
     history: list[Event] = [
         CLAIM,
@@ -222,7 +222,7 @@ def test_taking_over_costs_no_try_and_giving_back_neither() -> None:
 
 
 def test_replaying_done_chunks_takes_their_rows_back_and_keeps_the_attempt() -> None:
-    """A query id must never be used twice, so the attempt goes on counting; the budget starts anew."""
+    """A query id must never be reused, so the attempt number continues; the budget starts again."""
     run = new_run(PLAN)
     for event in (CLAIM, done(FIRST, rows=7), started(PLAN, SECOND), done(SECOND, rows=5)):
         apply_event(run, event)
@@ -257,7 +257,7 @@ def test_the_last_change_is_the_latest_by_any_clock() -> None:
 
 
 def _any_event(draw: st.DrawFn, plan: Plan, run: Run) -> Event:
-    """Any event at all, most of them near to what the run allows."""
+    """Return any event; most are close to allowed ones."""
     chunks = [chunk for planned in chunks_of(plan) for chunk in (planned, *expand(run, planned))]
     chunk: Chunk = draw(st.sampled_from(chunks))
     attempt = run.state(chunk.id).attempt + draw(st.sampled_from([0, 0, 0, 1, -1]))
@@ -304,7 +304,7 @@ def histories(draw: st.DrawFn) -> tuple[Plan, list[Event]]:
 @settings(max_examples=150, deadline=None)
 @given(histories())
 def test_counts_claims_and_sums_hold_after_any_history(history: tuple[Plan, list[Event]]) -> None:
-    """They are kept by adding and taking away; one wrong step would stay for ever."""
+    """Additions and subtractions maintain them, so a single wrong step would last."""
     plan, events = history
     run = new_run(plan)
     for event in events:

@@ -1,4 +1,7 @@
-"""A SELECT as people keep it in files: what stands around it goes, what would run something else is refused."""
+"""
+A SELECT as people keep it in files: surrounding text is removed, and text that would run something
+else is refused.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ def test_only_the_ends_are_cut(text: str, select: str) -> None:
     ],
 )
 def test_what_is_no_single_select_is_refused(text: str, message: str) -> None:
-    """Silently dropping a part of what somebody wrote would run something else."""
+    """Dropping a part of the text silently would run another statement."""
     with pytest.raises(RequestError, match=message):
         read_select(text)
 

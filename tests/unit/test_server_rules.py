@@ -1,4 +1,4 @@
-"""The server rules at their edges, from facts alone: when each speaks, how loud, and what it advises."""
+"""The server rules at their edges, from facts alone: when each finds something, its severity, and its remedy."""
 
 from __future__ import annotations
 
@@ -395,7 +395,7 @@ def test_tables_of_this_plan() -> None:
 
 
 def test_tables_of_a_waived_plan_whose_worker_died() -> None:
-    """Somebody takes over from a dead worker with its tables, unless the plan is waived."""
+    """A worker takes over a dead worker's tables, unless the plan is waived."""
     waived = Run(
         PLAN.plan_id,
         4,
@@ -454,7 +454,7 @@ def test_tables_of_no_plan_here() -> None:
     assert look(staging=staged(OTHER, age=3600)) == []
     assert one(staging=staged(OTHER, age=3601)).severity is WARN
     assert look(staging=staged(OTHER), known_plans=frozenset({OTHER})) == []
-    # A query of that plan runs, so somebody is at work on it.
+    # A query of that plan is running, so a worker is active.
     query = QueryFacts("q", OTHER, "c", 1, "me", 1.0)
     assert look(staging=staged(OTHER), queries=(query,)) == []
 

@@ -1,4 +1,4 @@
-"""One word for where a plan stands: healthy, waiting or broken, the same for every reader."""
+"""The state of a plan in one word: healthy, waiting or broken, the same for every reader."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_cancelled_plan_is_not_nothing() -> None:
 
 
 def test_an_undone_plan_is_over_until_it_is_resumed() -> None:
-    """Check does not count it; what it had done is to be done again when somebody resumes it."""
+    """``check`` does not count it; after a resume, its chunks have to be executed again."""
     known = case(*WHOLE, RunUndone(at=START, by="me"), gate=True)
     assert known.run is not None
     assert (known.run.status, known.run.done, judge(known)) == (RunStatus.UNDONE, {}, [])

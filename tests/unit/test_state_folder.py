@@ -1,4 +1,4 @@
-"""The state folder against others on the same machine, and against what people do to its files by hand."""
+"""The state folder against other users of the machine, and against manual changes to its files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def store(folder: Path) -> StateStore:
 
 @pytest.fixture(autouse=True)
 def wide_umask() -> Iterator[None]:
-    """As wide as it gets: what is narrow then is so on purpose."""
+    """With the widest umask, narrow permissions are intended."""
     before = os.umask(0)
     yield
     os.umask(before)
@@ -55,7 +55,7 @@ def _modes(folder: Path) -> set[tuple[str, str]]:
 
 
 def test_files_are_their_owners_alone(folder: Path, store: StateStore) -> None:
-    """A plan has SELECTs in it, a log has what the server said."""
+    """A plan contains SELECTs, and a log contains messages of the server."""
     _work(store)
     assert _modes(folder) == {("folder", "0o700"), ("file", "0o600")}
 
@@ -64,7 +64,7 @@ def test_files_are_their_owners_alone(folder: Path, store: StateStore) -> None:
 def test_a_folder_that_lets_its_group_write_shares_its_files(
     folder: Path, store: StateStore, mode: int, files: str, folders: str
 ) -> None:
-    """Workers of several accounts work on one folder; whatever their umask is."""
+    """Workers of several accounts use one folder, with any umask."""
     folder.mkdir()
     folder.chmod(mode)
     os.umask(0o077)
@@ -127,7 +127,7 @@ def test_a_dangling_link_does_not_make_a_plan(folder: Path, store: StateStore, t
     ],
 )
 def test_a_plan_that_was_edited_is_refused(store: StateStore, folder: Path, old: str, new: str) -> None:
-    """A plan is what was shown and agreed to; its text decides which SQL is run."""
+    """A plan was shown and approved; its text decides which SQL runs."""
     store.save_plan(PLAN)
     path = folder / "plans" / f"{PLAN.plan_id}.json"
     text = path.read_text()

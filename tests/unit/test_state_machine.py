@@ -54,7 +54,7 @@ class CrashError(Exception):
 
 @dataclass
 class Expected:
-    """What the contract says about one chunk."""
+    """The contract's expectations about one chunk."""
 
     status: str = "pending"
     attempt: int = 0
@@ -63,7 +63,7 @@ class Expected:
 
 @dataclass
 class Model:
-    """What the contract says about the run."""
+    """The contract's expectations about the run."""
 
     chunks: list[Expected] = field(default_factory=lambda: [Expected() for _ in CHUNKS])
     cancelled: bool = False
@@ -129,7 +129,7 @@ class Machine(RuleBasedStateMachine):
         try:
             event = log.commit(decide)
         except CrashError:
-            # A new process takes its place and knows only what is stored.
+            # A new process replaces the worker and knows only the stored state.
             if who is None:
                 self.user = self.open()
             else:
@@ -143,7 +143,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(who=worker_numbers, number=chunk_numbers, crash=crashes)
     def claim(self, who: int, number: int, crash: str) -> None:
-        """A worker claims a chunk if the store says that it is free."""
+        """A worker claims a chunk if the store shows it as free."""
         chunk, expected, name = CHUNKS[number], self.model.chunks[number], WORKERS[who]
         attempts = []
 
@@ -165,7 +165,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(who=worker_numbers, number=chunk_numbers, crash=crashes)
     def take_over(self, who: int, number: int, crash: str) -> None:
-        """A worker takes over a claim of the other one, which is believed dead."""
+        """A worker takes over a claim of the other worker, which it believes dead."""
         chunk, expected, name = CHUNKS[number], self.model.chunks[number], WORKERS[who]
 
         def decide(run: Run) -> Event | None:
@@ -216,7 +216,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(who=worker_numbers)
     def freeze_and_continue(self, who: int) -> None:
-        """A worker goes on with what it last knew: whatever it writes is judged by what is stored."""
+        """A worker continues with old knowledge: its writes are judged by the stored state."""
         self.logs[who].refresh()
 
     @rule(who=worker_numbers)
@@ -275,12 +275,12 @@ class Machine(RuleBasedStateMachine):
 
     @rule(who=worker_numbers)
     def write_run_file(self, who: int) -> None:
-        """Whoever writes it, and however old what it knows is."""
+        """Any worker may write the run file, however old its knowledge."""
         self.logs[who].checkpoint()
 
     @rule(who=worker_numbers)
     def write_old_run_file(self, who: int) -> None:
-        """A worker that was frozen in the middle of writing it goes on."""
+        """A worker that was frozen while writing the run file continues."""
         self.logs[who].write_checkpoint()
 
     @rule()
@@ -288,11 +288,11 @@ class Machine(RuleBasedStateMachine):
         """It is a checkpoint; the log is the truth."""
         self.store.backend.retire(f"runs/{PLAN.plan_id}.json", "lost")
 
-    # ------------------------------------------------ what must hold
+    # ------------------------------------------------ invariants
 
     @invariant()
     def the_store_says_what_the_model_says(self) -> None:
-        """For somebody who has just come."""
+        """A new reader sees the same as the model."""
         run = self.store.open_run(PLAN).run
         assert run.cancelled == self.model.cancelled
         for chunk, expected in zip(CHUNKS, self.model.chunks, strict=True):
@@ -350,7 +350,7 @@ def test_no_order_of_steps_and_crashes_breaks_the_run(machine: type[Machine]) ->
 
 
 def test_the_machine_finds_a_lost_event() -> None:
-    """A test that cannot fail shows nothing: a log that takes a cancel and writes something else is found out."""
+    """A test that cannot fail shows nothing: a log that writes another event in place of a cancel is detected."""
 
     class Forgetful(FileLog):
         def append(self, position: int, line: bytes) -> None:

@@ -43,7 +43,7 @@ def test_any_name_reads_back_the_same(database: str, table: str) -> None:
     ],
 )
 def test_what_is_no_table_name(text: str) -> None:
-    """Text that could smuggle a statement in is no name; the message shows it and says what is one."""
+    """Text that could inject a statement is not a name; the message shows the text and the form of a name."""
     with pytest.raises(RequestError, match="is not a table name") as refused:
         parse_table(text, "source")
     assert repr(text) in refused.value.message
@@ -79,7 +79,7 @@ def test_bounds_are_exact_instants(kind: TimeKind, moment: str, text: str) -> No
 
 
 def test_a_date_column_takes_days_only() -> None:
-    """Half a day cannot be told apart in a Date."""
+    """A Date cannot store half a day."""
     with pytest.raises(RequestError, match="is not a day's start") as refused:
         time_literal(TimeKind.DATE, parse_instant("2025-03-01T06:00Z"))
     assert "--chunk-by day" in refused.value.hint
@@ -107,7 +107,7 @@ def test_what_is_a_time(text: str, unit: str, kind: TimeKind | None) -> None:
 
 
 def test_wrappers_come_off() -> None:
-    """Types are compared by what they hold."""
+    """Types are compared without wrappers."""
     assert unwrap_type("LowCardinality(Nullable(FixedString(3)))") == "FixedString(3)"
     assert unwrap_type("Array(Nullable(String))") == "Array(Nullable(String))"
 
@@ -121,7 +121,7 @@ def test_a_filter_survives_quotes_in_names() -> None:
 
 
 def test_a_copy_takes_the_engine_as_it_is() -> None:
-    """Where the server makes up a path in Keeper by itself, an engine clause of ours would take its place."""
+    """If the server creates the path in Keeper, an engine clause of the product would override it."""
     table, storage = TableName("d", "backfill_p_c_1"), TableName("d", "t")
     for plain in ("MergeTree ORDER BY k", "ReplicatedMergeTree ORDER BY k", "SharedMergeTree ORDER BY k"):
         assert create_like(table, storage, plain, "why") == "CREATE TABLE `d`.`backfill_p_c_1` AS `d`.`t` COMMENT 'why'"
@@ -135,7 +135,7 @@ def test_a_copy_takes_the_engine_as_it_is() -> None:
     ],
 )
 def test_a_copy_with_settings_of_its_own(engine: str, with_settings: str) -> None:
-    """Of two with one name the server takes the later one."""
+    """Of two settings with one name, the server uses the later one."""
     text = create_like(TableName("d", "c"), TableName("d", "t"), engine, "why", settings={"a": 1, "b": 2})
     assert text == f"CREATE TABLE `d`.`c` AS `d`.`t` ENGINE = {with_settings} COMMENT 'why'"
 

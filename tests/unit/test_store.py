@@ -1,5 +1,5 @@
 """
-The state store: what is acknowledged stays, what is not was never there, and damage is named.
+The state store: acknowledged events stay, unacknowledged ones never existed, and damage is named.
 
 Runs on a folder and on an object store in memory; tests/system runs the same on an S3 server.
 """
@@ -45,7 +45,7 @@ def files(tmp_path: Path) -> StateStore:
 
 
 def _lines(store: StateStore, plan: Plan = PLAN) -> list[dict[str, Any]]:
-    """The log's lines as a person finds them once the run is at rest."""
+    """Return the log's lines as a person finds them after the run."""
     data = store.backend.read(f"events/{plan.plan_id}.ndjson")
     return [json.loads(line) for line in (data or b"").splitlines()]
 
@@ -71,7 +71,7 @@ def _run_through(log: RunLog, *chunks: Chunk, by: str = "host:1:2:a") -> None:
 
 
 def test_a_plan_is_written_once(store: StateStore) -> None:
-    """Of two who plan the same at once, one writes and the other sees that file."""
+    """If two users plan the same at the same time, one writes, and the other reads that file."""
     assert store.save_plan(PLAN)
     assert not store.save_plan(PLAN.model_copy(update={"engine": "another"}))
     assert store.load_plan(PLAN.plan_id) == PLAN
@@ -94,7 +94,7 @@ def test_what_is_no_plan_id_is_refused(store: StateStore, text: str) -> None:
 
 
 def test_files_that_are_no_plans_are_not_listed(store: StateStore) -> None:
-    """Temporary files, retired plans and what else lies there."""
+    """Temporary files, retired plans and other files in the folder."""
     store.save_plan(PLAN)
     for name in ("notes.json", f"{PLAN.plan_id}.json.20250101", f".{PLAN.plan_id}.json.x.tmp"):
         store.backend.create(f"plans/{name}", b"{}")
@@ -182,7 +182,7 @@ def test_what_others_did_to_the_very_chunk_is_known_before_the_decision(store: S
 
 @pytest.mark.parametrize(("line", "written"), [('{"type":"ChunkDone"}', 0), ('{"at":"","type":"ChunkDone"}', 1)])
 def test_a_damaged_line_about_another_chunk_is_met_again_and_again(files: StateStore, line: str, written: int) -> None:
-    """Also when it looks like one of ours, and only folding it tells: then no second event comes behind it."""
+    """Also for a line that looks valid until it is applied: no second event is written after it."""
     files.save_plan(PLAN)
     mine, path = files.open_run(PLAN), Path(files.event_path(PLAN.plan_id))
     mine.append(started(PLAN, FIRST))
@@ -219,7 +219,7 @@ def test_of_many_threads_one_claims_each_chunk(store: StateStore) -> None:
 
 
 def test_the_log_is_there_to_read_in_the_end(store: StateStore) -> None:
-    """`events/<planId>.ndjson` holds every event of a run that has ended, whatever the backend."""
+    """`events/<planId>.ndjson` has every event of an ended run, on every backend."""
     store.save_plan(PLAN)
     log = store.open_run(PLAN)
     _run_through(log, *chunks_of(PLAN))
@@ -318,7 +318,7 @@ def test_many_workers_write_the_run_file_as_often_as_one(files: StateStore, monk
     ],
 )
 def test_a_damaged_run_file_is_named_with_the_remedy(store: StateStore, content: bytes, reason: str) -> None:
-    """It can be written again from the log; that is what the message says."""
+    """The message says that the log can restore it."""
     store.save_plan(PLAN)
     store.backend.create(f"runs/{PLAN.plan_id}.json", content)
     with pytest.raises(DamagedStateError) as caught:
@@ -341,11 +341,11 @@ def test_the_run_file_of_another_plan_is_refused(store: StateStore) -> None:
         store.open_run(PLAN)
 
 
-# ---------------------------------------------------------------- planned anew
+# ---------------------------------------------------------------- planned again
 
 
 def test_a_plan_made_anew_starts_from_nothing(store: StateStore) -> None:
-    """The old files are kept beside; nothing of the old run counts for the new plan."""
+    """The old files are kept under another name; no event of the old run counts for the new plan."""
     store.save_plan(PLAN)
     log = store.open_run(PLAN)
     _run_through(log, FIRST)
@@ -361,7 +361,7 @@ def test_a_plan_made_anew_starts_from_nothing(store: StateStore) -> None:
 
 @pytest.mark.parametrize("anew_has_run", [True, False])
 def test_a_worker_of_the_old_plan_can_write_nothing(store: StateStore, anew_has_run: bool) -> None:
-    """It may have been frozen while the plan was made anew; its offsets fit the old log only."""
+    """The worker may have been frozen during the planning; its offsets fit the old log only."""
     store.save_plan(PLAN)
     old = store.open_run(PLAN)
     _run_through(old, FIRST)
@@ -382,7 +382,7 @@ def test_a_worker_of_the_old_plan_can_write_nothing(store: StateStore, anew_has_
 
 
 def test_a_worker_that_had_not_begun_can_write_nothing_either(store: StateStore) -> None:
-    """An empty log gives no hint that the plan is another one."""
+    """An empty log does not show that the plan is another one."""
     store.save_plan(PLAN)
     old = store.open_run(PLAN)
     store.retire_plan(PLAN.plan_id, "20250102")
@@ -393,7 +393,7 @@ def test_a_worker_that_had_not_begun_can_write_nothing_either(store: StateStore)
 
 @pytest.mark.parametrize("left", ["run", "events", "both"])
 def test_planning_anew_survives_a_crash_between_its_steps(files: StateStore, left: str) -> None:
-    """The plan's file goes first; what else was left belongs to an older plan, by its date."""
+    """The plan's file is renamed first; by its date, the rest belongs to an older plan."""
     files.save_plan(PLAN)
     log = files.open_run(PLAN)
     _run_through(log, FIRST)
@@ -430,7 +430,7 @@ def test_a_log_of_a_newer_version_is_refused_by_name(files: StateStore) -> None:
 
 @pytest.mark.parametrize("name", ["plans", "runs"])
 def test_a_file_of_a_newer_version_is_refused_by_name(store: StateStore, name: str) -> None:
-    """Also when it holds what this version has never heard of."""
+    """Also if the file has content that is unknown to this version."""
     if name == "runs":
         store.save_plan(PLAN)
     store.backend.create(f"{name}/{PLAN.plan_id}.json", b'{"format": 3, "planId": "x", "news": []}')
@@ -472,7 +472,7 @@ def test_a_damaged_plan_is_named_and_others_work(store: StateStore, content: byt
 
 
 def test_a_plan_under_anothers_name_is_refused(store: StateStore) -> None:
-    """Its id is what its chunks and query ids are made of."""
+    """Chunk ids and query ids are made from the plan's id."""
     other = make_plan(5)
     store.backend.create(f"plans/{PLAN.plan_id}.json", other.model_dump_json(by_alias=True).encode())
     with pytest.raises(DamagedStateError, match=f"it holds plan {other.plan_id}"):

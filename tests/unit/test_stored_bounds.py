@@ -1,4 +1,4 @@
-"""Plans whose bounds and parts come from data: what a file keeps, and what a run makes of it."""
+"""Plans whose bounds and parts come from data: the stored values, and the run."""
 
 import random
 from datetime import timedelta
@@ -36,7 +36,7 @@ def test_chunks_lie_between_the_stored_bounds() -> None:
 
 
 def test_a_plan_of_100_000_unequal_chunks_stays_small() -> None:
-    """A few bytes a chunk, whatever their lengths."""
+    """A few bytes per chunk, for any lengths."""
     random.seed(1)
     plan = unequal_plan([random.randint(15, 360) for _ in range(100_000)])  # noqa: S311 - no secret
     data = plan.model_dump_json(by_alias=True)

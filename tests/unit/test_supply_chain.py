@@ -1,4 +1,4 @@
-"""What is fetched from elsewhere is what it was: by commit, by digest, by hash."""
+"""Downloads are pinned by commit, digest or hash."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
 def test_actions_are_pinned_by_commit() -> None:
-    """A tag can be moved; the comment says which version the commit is."""
+    """A tag can be moved; the comment names the version of the commit."""
     lines = [line.strip() for path in WORKFLOWS for line in path.read_text().splitlines() if "uses:" in line]
     assert lines
     for line in lines:
@@ -24,7 +24,7 @@ def test_actions_are_pinned_by_commit() -> None:
 
 
 def test_images_are_pinned_by_digest() -> None:
-    """A tag can be moved; it says which version the digest is."""
+    """A tag can be moved; it names the version of the digest."""
     text = (ROOT / "docker-compose.yaml").read_text()
     images = re.findall(r"^\s*(?:image:|FROM) (\S+)$", text, re.MULTILINE)
     assert len(images) >= 8
@@ -50,7 +50,7 @@ def test_the_linter_of_the_page_is_pinned_by_hash() -> None:
 
 
 def test_npm_is_asked_in_one_place_only() -> None:
-    """There, what it gives is held against a hash."""
+    """A hash verifies the download there."""
     asking = [path.name for path in (ROOT / "tests").rglob("*.py") if '"pack", "--' in path.read_text()]
     assert sorted(asking) == ["server.py", "test_supply_chain.py"]
 

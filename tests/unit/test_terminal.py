@@ -1,4 +1,4 @@
-"""What is printed to a terminal of 80 columns, to a pipe, and where nobody wants colours."""
+"""Output to a terminal of 80 columns, to a pipe, and without colours."""
 
 from __future__ import annotations
 

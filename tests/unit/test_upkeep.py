@@ -1,4 +1,4 @@
-"""Waivers, and repair: what can be made out is kept, and what may have been written twice is left to a person."""
+"""Waivers, and repair: readable facts are kept, and a person decides about rows that may be doubled."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_a_run_file_is_written_anew_from_the_log(session: Session, content: byte
 
 
 def test_a_damaged_line_that_the_run_file_had_seen_costs_nothing(session: Session) -> None:
-    """The checkpoint knows what the line said."""
+    """The checkpoint knows the content of the line."""
     _write(session.store)
     log = session.store.open_run(PLAN)
     log.write_checkpoint()
@@ -176,7 +176,7 @@ def test_a_damaged_line_that_the_run_file_had_seen_costs_nothing(session: Sessio
 def test_a_damaged_line_leaves_in_doubt_what_it_may_have_been_about(
     session: Session, line: int, uncertain: set[Chunk]
 ) -> None:
-    """What is done stays done; a chunk whose end may be lost is named; nothing runs before somebody has looked."""
+    """Done chunks stay done; a chunk whose end may be lost is named; nothing runs before a person has checked."""
     _write(session.store)
     run, events = _paths(session.store)
     run.unlink()
@@ -213,7 +213,7 @@ def test_a_log_that_was_cut_leaves_all_in_doubt_that_is_not_done(session: Sessio
 
 
 def test_a_repaired_run_goes_on_when_somebody_resumes_it(session: Session) -> None:
-    """A claim is taken up where it stood, with what it had verified."""
+    """A claim continues from its state, including the verified rows."""
     _write(session.store)
     run, events = _paths(session.store)
     run.unlink()

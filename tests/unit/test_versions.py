@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> StateStore:
 
 
 def test_a_plan_of_format_1_is_refused_by_name(store: StateStore) -> None:
-    """An old plan must not be read with new meanings, nor be taken for damage that repair could mend."""
+    """An old plan must neither be read with new meanings nor be taken for repairable damage."""
     with pytest.raises(StateFormatError, match="before the first release: it has format 1") as caught:
         store.load_plan(RUN)
     assert "--state-dir" in caught.value.hint
