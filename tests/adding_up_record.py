@@ -1,5 +1,5 @@
 """
-What the rules for adding up were asked on a real server, and what they said: recorded for the unit tier.
+Record the questions to the rules for adding up on a real server, and the verdicts, for the unit tier.
 
     pytest -n 0 -p tests.adding_up_record tests/clickhouse/test_adding_up.py
 
@@ -152,7 +152,7 @@ class _Recorder:
             ],
             "expected": expected(case, answers),
         }
-        # Each test has a database of its own; what stays the same is kept once.
+        # Each test has a separate database; equal queries are kept one time.
         text = json.dumps(record).replace(case.target.name.database, "shop")
         self._records.setdefault(text, {"test": self.test})
 
@@ -178,5 +178,5 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    """Write what was heard."""
+    """Write the record."""
     _recorder.write()

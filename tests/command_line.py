@@ -1,7 +1,7 @@
 """
-The command line as tests use it: in this process, where that is enough, or as a real program.
+The command line for tests: in this process if possible, otherwise as a real program.
 
-``Cli`` keeps the state folder and the address; ``Answer`` is what a call left: exit code, texts, JSON.
+``Cli`` keeps the state folder and the address; ``Answer`` is the result of a call: exit code, texts, JSON.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ class Cli:
         return self(*words, "--json").payload
 
     def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
-        """Start it as a program of its own, its output in pipes unless *options* say otherwise."""
+        """Start the command line as a separate program, with output in pipes unless *options* say otherwise."""
         environment = {**os.environ, **self.environment, "PYTHONPATH": str(REPOSITORY)}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         command = [*PROGRAM, *words, *self._common()]
         return subprocess.Popen(command, env=environment, preexec_fn=_hear_signals, **{**pipes, **options})
 
     def program(self, *words: str) -> Answer:
-        """Call it as a program of its own and wait."""
+        """Run the command line as a separate program, and wait."""
         return finish(self.start(*words))
 
     def files(self) -> list[str]:
@@ -89,13 +89,13 @@ class Cli:
 
 
 def _hear_signals() -> None:
-    """Let a program hear what its parent may ignore, such as SIGHUP under nohup: a signal ignored stays so."""
+    """Restore signals that the parent ignores, such as SIGHUP under nohup, since an ignored signal stays ignored."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 120) -> Answer:
-    """Wait for a started program and give what it left."""
+    """Wait for a started program, and return its result."""
     try:
         out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:

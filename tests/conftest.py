@@ -50,8 +50,8 @@ class Engine:
         kind: ``http`` for a server, ``embedded`` for chdb inside this process.
         client: A clickhouse-connect client whose current database is *database*.
         database: Name of the empty database, dropped after the test.
-        url: What ``--clickhouse-url`` takes to reach the same engine: ``http://user@host:port/database``
-            or ``chdb:///path``. The latter can be opened in this process only.
+        url: The ``--clickhouse-url`` of the same engine: ``http://user@host:port/database`` or ``chdb:///path``. The
+            latter can be opened in this process only.
     """
 
     kind: Literal["http", "embedded"]

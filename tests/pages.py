@@ -81,11 +81,11 @@ def blocks(page: Path) -> list[Block]:
 
 class Reader:
     """
-    Somebody who does what a page says, in *folder*.
+    Executes the blocks of a page, in *folder*.
 
     Args:
-        client: The server that blocks of SQL are sent to.
-        run_dag: Runs the DAG of a file, and gives the state it ended in.
+        client: The server for blocks of SQL.
+        run_dag: Runs the DAG of a file, and returns its final state.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Reader:
         self._dags = 0
 
     def do(self, block: Block) -> None:
-        """Do one block, or hold that it is what the last one printed."""
+        """Execute one block, or compare it with the output of the last block."""
         if block.title:
             path = self.folder / block.title
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ from types import TracebackType
 PACKAGE_VERSION = "26.7.3-stable.1"
 # The builds for Linux that the package "chdb" on npm names.
 PACKAGES = {"x86_64": "@chdb/lib-linux-x64-gnu", "aarch64": "@chdb/lib-linux-arm64-gnu"}
-# What npm must give, as its registry's dist.integrity says; None where that could not be had when this was written.
+# The hashes of npm packages, from the registry's dist.integrity; None where that was not available.
 INTEGRITY: dict[str, str | None] = {
     f"@chdb/lib-linux-x64-gnu@{PACKAGE_VERSION}": (
         "sha512-XP97mMqnc5tZpKQywR8N7cLTsHNiTmHr30pC5mzo3jWmukjKn2IBa60c2B/gWUNcuFjOMjWoorQICCqBVj5wpw=="
@@ -363,7 +363,7 @@ class ClickHouseServer:
         self._end(signal.SIGTERM, timeout)
 
     def kill(self) -> None:
-        """End the server at once with SIGKILL, as a power cut of the process; safe when it is not running."""
+        """Kill the server with SIGKILL; safe if it is not running."""
         self._end(signal.SIGKILL, 20)
 
     def _end(self, how: signal.Signals, timeout: float) -> None:
@@ -452,7 +452,7 @@ def serve(directory: Path, http_port: int, tcp_port: int, library: Path, peers: 
         b"clickhouse-local",
         f"--config-file={config}".encode(),
         f"--path={directory / 'data'}".encode(),
-        # clickhouse-local takes its level from here only; its default, trace, costs as much CPU as the queries.
+        # clickhouse-local reads its log level only from here; its default, trace, costs as much CPU as the queries.
         b"--log-level=warning",
         f"--query={_STAY}".encode(),
     ]

@@ -102,7 +102,7 @@ def split(plan: Plan, chunk: Chunk, attempt: int = 1, by: str = "host:1:2:a") ->
 
 
 def counts(run: Run) -> dict[str, int]:
-    """The run's counts, and what they are counted from scratch."""
+    """Return the run's counts, computed again from its chunks."""
     states = [state.status.value for state in run.chunks.values()] + ["done"] * len(run.done)
     found = {status: states.count(status) for status in ("running", "done", "failed", "skipped")}
     return {"total": run.total, "pending": run.total - sum(found.values()), **found}

@@ -19,9 +19,9 @@ from tests.conftest import Engine
 CONNECTION = "clickhouse_test"
 DAGS = Path(__file__).parents[2] / "dags"
 
-# Empty: every run parses it anew, and the tests bring their DAGs along.
+# An empty folder: every run parses the DAGs again, and the tests provide them.
 os.environ["AIRFLOW__CORE__DAGS_FOLDER"] = str(Path(os.environ["AIRFLOW_HOME"]) / "dags")
-# The runs' own lines are what a failed test shows; Airflow's are not.
+# A failed test shows the lines of its runs, without Airflow's own lines.
 os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "WARNING"
 
 
@@ -35,7 +35,7 @@ def airflow_db() -> None:
 
 
 def connection(url: str, **extra: Any) -> str:
-    """An Airflow connection to the ClickHouse at *url*, as the environment takes it; embedded ones included."""
+    """Return an Airflow connection to the ClickHouse at *url*, embedded or not, as an environment variable has it."""
     parts = urlsplit(url)
     if parts.scheme == "chdb":
         return json.dumps(

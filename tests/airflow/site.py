@@ -23,7 +23,7 @@ from tests.server import free_port
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-# Who is who: an administrator, and somebody who may only look.
+# The users: an administrator, and a viewer.
 USERS = {"ada": "admin", "vera": "viewer"}
 
 CHROMIUM = "/usr/bin/chromium"

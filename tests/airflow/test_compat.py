@@ -1,4 +1,4 @@
-"""What stands in for things that older versions of Airflow lack; here on the newest, which has them."""
+"""Replacements for features that older versions of Airflow lack; tested on the newest version, which has them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_task_remembers_over_its_tries(tmp_path: Path) -> None:
 
 
 def test_a_task_remembers_nothing_of_another_one_nor_of_an_earlier_run_of_its_name(tmp_path: Path) -> None:
-    """A DAG run that is deleted leaves its file; what is made anew under its name must not act on it."""
+    """A deleted DAG run leaves its file; a new run with the same name must not use it."""
     state_of(tmp_path, try_number=1).set("clear", "0")
     for other in ({"map_index": 4}, {"run_id": "s"}, {"task_id": "u"}, {"dag_id": "e"}):
         assert state_of(tmp_path, **other).get("clear") is None

@@ -1,4 +1,4 @@
-"""Work and waits that sit in the triggerer; what its restarts and kills do is shown on a running Airflow."""
+"""Work and waits in the triggerer; tests on a running Airflow cover its restarts and kills."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_many_deferred_chunks_do_not_block_the_loop_and_a_cancel_kills_their_que
 
     longest, running, took = asyncio.run(scene())
     assert running == 24
-    # The work blocks for a minute each: whoever did it in the loop would stop it for as long.
+    # The work blocks for a minute each time, so in the event loop it would stop the loop for a minute.
     assert longest < 5
     assert took < 20
     assert queries(lab) == 0

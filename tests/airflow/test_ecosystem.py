@@ -1,4 +1,4 @@
-"""What a backfill tells the rest of Airflow, and what it takes from it: lineage, metrics, credentials of the state."""
+"""The exchange between a backfill and the rest of Airflow: lineage, metrics, credentials of the state."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_chunk_task_tells_source_target_and_rows(lab: Lab, backfill: Make) -> 
 
 
 def test_a_failed_task_tells_of_the_rows_that_are_there(lab: Lab, backfill: Make) -> None:
-    """One of its two chunks is in the target, and somebody may have read it already."""
+    """One of its two chunks is in the target, where a reader may have found it."""
     from airflow_provider_backfill.operators import BackfillChunkOperator
 
     told: list[Any] = []
@@ -125,7 +125,7 @@ def test_a_secret_reaches_no_xcom_lineage_or_log(
 
 
 def test_no_row_sends_no_asset_event(lab: Lab, backfill: Make) -> None:
-    """A consumer would run for nothing; whoever wants that says so."""
+    """A consumer would run for nothing, so sending the event has to be requested."""
     from airflow_provider_backfill.airflow_support.lineage import target_asset
 
     asset = target_asset(str(lab.table("target")))

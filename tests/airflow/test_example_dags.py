@@ -1,4 +1,4 @@
-"""The DAGs of dags/ as they are: cheap to parse, and they do what they say."""
+"""The DAGs of dags/, unchanged: they are cheap to parse and do what they promise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.server import ClickHouseServer
 
 # main_job.py is a script that runs one of them; .airflowignore keeps Airflow from reading it.
 FILES = sorted(path for path in DAGS.glob("*.py") if path.name != "main_job.py")
-# Parses DAG files with Airflow loaded; tells how long that took and what it reached for outside of Python's own files.
+# Parse DAG files with Airflow loaded; report the duration and every access outside of Python's own files.
 PARSE = """
 import sys, time
 from airflow.sdk import DAG, Param

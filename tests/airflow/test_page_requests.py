@@ -1,4 +1,4 @@
-"""Requests to the page in this process, with an auth manager that tells rights apart: who sees what, and a fuzz."""
+"""Requests to the page in this process, with an auth manager that separates rights: visibility, and a fuzz."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _seen(client: TestClient, *plans: Plan) -> list[int]:
 
 
 def test_who_may_read_one_dag_sees_its_plans_only(page: Page) -> None:
-    """A plan has its SELECT and what the server said; "may list some DAG" was taken for "may see all"."""
+    """A plan contains its SELECT and messages of the server; the right to list some DAG must not show all plans."""
     client = page(Person({"etl"}))
     assert _shown(client) == {OF_ETL.plan_id, RUN_BY_ETL.plan_id}
     assert _seen(client, OF_ETL, RUN_BY_ETL, OF_OTHERS, OF_NOBODY) == [200, 200, 404, 404]

@@ -1,4 +1,4 @@
-"""DAG runs from plan to sensor: what is in the target afterwards, and what was executed to get there."""
+"""DAG runs from plan to sensor: the content of the target, and the executed chunks."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_chunks_are_batched_evenly_and_checkpointed_one_by_one(lab: Lab, backfil
     assert [batch["from"] for batch in batches[1:]] == [batch["to"] for batch in batches[:-1]]
     assert attempts(lab, flow) == 12
     assert equal(lab)
-    # A task that has done its share says nothing about the others'.
+    # A task that has done its share does not pause the run of other tasks.
     assert "RunPaused" not in next((lab.folder / "events").iterdir()).read_text()
 
 
@@ -208,7 +208,7 @@ def test_replay_done_runs_cleared_chunks_again_once(lab: Lab, backfill: Make) ->
 
 
 def test_an_automatic_retry_replays_nothing(lab: Lab, backfill: Make, connect: Any) -> None:
-    """A try that ended after its replay must not repeat what it has done: here the answer got lost."""
+    """A try that ended after its replay must not repeat it; here the answer was lost."""
     from airflow_provider_backfill.operators import BackfillChunkOperator
 
     class Flaky(BackfillChunkOperator):

@@ -1,4 +1,4 @@
-"""The sensor: what it makes of each state a run can be in."""
+"""The sensor's result for each state of a run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def plan(lab: Lab, condition: str = "1") -> str:
 
 
 def wait(lab: Lab, plan_id: Any, **arguments: Any) -> None:
-    """What a task of the sensor does, with what its template has rendered to."""
+    """Run a sensor task with rendered arguments."""
     sensor = BackfillStatusSensor(
         task_id="wait", plan_id="-", state_dir=str(lab.folder), poke_interval=0.05, **arguments
     )

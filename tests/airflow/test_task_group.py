@@ -1,4 +1,4 @@
-"""The task group: one line, one form, one asset event, and what its trigger rules make of failures."""
+"""The task group: one line, one form, one asset event, and its trigger rules after failures."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_a_function_that_asks_for_nonsense_is_told_what_is_allowed(
 def test_tasks_marked_a_success_by_hand_do_not_make_it_complete(
     lab: Lab, common: dict[str, Any], dag_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The look at the end is at the log, not at the colour of squares; and it does not wait for nobody."""
+    """The final check reads the log, not the colours of tasks, and does not wait for workers that do not exist."""
     from airflow_provider_backfill.operators import BackfillChunkOperator
 
     monkeypatch.setattr(BackfillChunkOperator, "execute", lambda *_, **__: None)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 AXE = "axe-core@4.11.0"
 ROOT = "/clickhouse-backfills"
-# What somebody might hope that a page takes for markup.
+# A name that a page might take for markup.
 EVIL = "<img src=x onerror=alert(1)>"
 
 
@@ -91,7 +91,7 @@ class Stage:
         return thread
 
     def status(self, plan_id: str) -> str:
-        """Where a plan stands."""
+        """Return the status of a plan."""
         return str(read_status(self.session, plan_id)["status"])
 
     def log(self, plan_id: str) -> str:
@@ -99,7 +99,7 @@ class Stage:
         return (self.state / "events" / f"{plan_id}.ndjson").read_text()
 
 
-# Each row of a chunk takes its time, so that a run lasts long enough to be watched.
+# Each row of a chunk takes some time, so that a run can be watched.
 SLOW = "SELECT ts, id + sleepEachRow(0.0004) AS id FROM stage.source"
 FAILING = "SELECT ts, id + throwIf(toDate(ts) = '2026-01-04', 'no rate for the day') AS id FROM stage.source"
 
@@ -167,7 +167,7 @@ def failed(stage: Stage) -> str:
     return plan_id
 
 
-# ---------------------------------------------------------------- who may do what
+# ---------------------------------------------------------------- permissions
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_a_viewer_looks_and_does_not_act(site: AirflowSite, stage: Stage, failed
 
 
 def test_an_action_must_come_from_a_page_of_this_airflow(site: AirflowSite, stage: Stage, failed: str) -> None:
-    """A cookie is sent by the browser whoever asks; the header, the origin and the type of content are not."""
+    """A browser sends a cookie for any site; not so the header, the origin and the content type."""
     cookie = {"Cookie": f"_token={site.token('ada')}"}
     ours, mark = {"Origin": site.url}, {"X-ClickHouse-Backfill": "1"}
     before = stage.log(failed)
@@ -268,13 +268,13 @@ def test_a_person_without_a_login_is_sent_to_it(site: AirflowSite, browser: Brow
     context.close()
 
 
-# ---------------------------------------------------------------- what is seen
+# ---------------------------------------------------------------- the page
 
 
 def test_the_navigation_leads_to_the_list_and_a_row_to_its_plan(
     site: AirflowSite, open_page: Open, failed: str
 ) -> None:
-    """In Airflow's own frame, whose address follows, so that it can be sent to somebody."""
+    """In Airflow's own frame, whose address follows, so that people can share it."""
     page = open_page("/")
     page.get_by_text("Browse", exact=True).click()
     page.get_by_text("ClickHouse Backfills").click()
@@ -371,7 +371,7 @@ def test_the_list_is_sorted_by_its_columns(stage: Stage, open_page: Open, failed
 
 
 def test_failed_cells_of_the_map_are_selected_by_keyboard(open_page: Open, failed: str) -> None:
-    """These ran on a command line, so there is no task that could be cleared, and the page says so."""
+    """The command line ran these chunks, so there is no task to clear, and the page says so."""
     page = open_page(f"{ROOT}/plans/{failed}")
     field = page.get_by_role("slider", name="Chunks in time")
     field.focus()
@@ -412,7 +412,7 @@ def test_the_map_is_walked_by_keyboard(open_page: Open, failed: str) -> None:
 
 
 def test_a_run_is_watched_and_cancelled_by_somebody_who_may(stage: Stage, open_page: Open, site: AirflowSite) -> None:
-    """Progress comes without a reload; the cancel reaches the worker and stands in the log with its author."""
+    """Progress appears without a reload; the cancel reaches the worker, and the log has its author."""
     plan_id = stage.plan("clicks", SLOW)
     thread = stage.start(plan_id)
     page = open_page(f"{ROOT}/plans/{plan_id}")

@@ -159,11 +159,9 @@ def test_message_shows_the_value_as_it_was_typed(value: object, shown: str) -> N
 
 
 def test_message_tells_the_default() -> None:
-    assert refusal({"defaults": {"chunkHours": 0}}).endswith(", or leave it out to get the default, which is 6)")
-    assert refusal({"policy": {"blockOverlappingRuns": 0}}).endswith(
-        ", or leave it out to get the default, which is true)"
-    )
-    assert refusal({"stateDir": ""}).endswith(", or leave it out to get the default)")
+    assert refusal({"defaults": {"chunkHours": 0}}).endswith(", or omit it for the default, which is 6)")
+    assert refusal({"policy": {"blockOverlappingRuns": 0}}).endswith(", or omit it for the default, which is true)")
+    assert refusal({"stateDir": ""}).endswith(", or omit it for the default)")
 
 
 def test_whole_number_becomes_an_integer() -> None:
