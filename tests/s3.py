@@ -69,9 +69,9 @@ class S3Server:
             self._process.kill()
             self._process.wait()
 
-    def new_bucket(self) -> str:
+    def new_bucket(self, name: str = "") -> str:
         """Create an empty bucket; its name."""
-        name = f"state-{uuid4().hex[:12]}"
+        name = name or f"state-{uuid4().hex[:12]}"
         request = urllib.request.Request(  # noqa: S310 - our own server
             f"{self.url}/{name}", method="PUT", headers={"Authorization": _SIGNED}
         )

@@ -160,18 +160,6 @@ def test_rows_of_others_that_came_while_a_chunk_was_half_published_are_seen(lab:
     assert "holds 60 rows" in payload["lastError"]
 
 
-def test_a_chunk_that_was_sealed_and_is_refused_leaves_no_table(lab: Lab) -> None:
-    """The worker dies after the seal and another plan fills the window; nothing of the sealed table was published."""
-    copied(lab)
-    plan = lab.plan("dst", "2025-01-01", "2025-01-02", 24, source="src")
-    lab.options = {**lab.options, "defaults": {"retryDelayMs": 1, "maxRetriesPerChunk": 1}}
-    assert lab.run(plan, step=once("sealed", ServerUnreachableError("cut")))["status"] == "failed"
-    lab.sql("INSERT INTO dst SELECT * FROM src WHERE ts < '2025-01-02'")
-    assert "has not written" in lab.run(plan, resume=True)["lastError"]
-    waive_plan(lab.session, plan["planId"], reason="filled by hand")
-    assert (lab.leftovers(), doubled(lab)) == ([], 0)
-
-
 @pytest.mark.parametrize(("select", "time"), [(HOURLY, "hour DateTime('UTC')"), (DAILY, "day Date")])
 @pytest.mark.parametrize("parallel", [1, 4])
 def test_chunks_that_share_a_bucket_are_no_strangers(lab: Lab, select: str, time: str, parallel: int) -> None:

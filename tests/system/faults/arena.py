@@ -33,9 +33,9 @@ from clickhouse_connect.driver.client import Client
 from airflow_provider_backfill.core.plan import Plan
 from airflow_provider_backfill.core.run_state import RunStatus
 from airflow_provider_backfill.errors import DamagedStateError
-from airflow_provider_backfill.state.posix import FileBackend
 from airflow_provider_backfill.state.run_log import RunLog
-from airflow_provider_backfill.state.store import StateStore
+from airflow_provider_backfill.state.store import StateStore, open_store
+from tests.s3 import S3Server
 from tests.server import ClickHouseServer
 from tests.system.faults.judge import Judge
 from tests.system.faults.proxy import Mode, Proxy
@@ -55,12 +55,12 @@ class Front:
     One plan in one state folder; rivals have two of them.
 
     Attributes:
-        state: The state folder.
+        state: The state folder, or its URL.
         begun: How many runners were started for it, and since the last strike with nobody else at work.
         refused: Why it was given up: a person has to look, or another plan has filled its window.
     """
 
-    state: Path
+    state: str
     store: StateStore
     plan: Plan
     log: RunLog
@@ -102,6 +102,7 @@ class Arena:
         self.patience = 60.0
         self.server = ClickHouseServer(directory / "clickhouse")
         self._names = itertools.count(1)
+        self._bucket: S3Server | None = None
 
     def __enter__(self) -> Arena:
         self.server.start()
@@ -130,6 +131,8 @@ class Arena:
             self._zygote.kill()
             self._zygote.wait()
         self.proxy.close()
+        if self._bucket is not None:
+            self._bucket.__exit__()
         self.server.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -150,6 +153,14 @@ class Arena:
         if self._client is not None:
             self._client.close()
         self._client = None
+
+    @property
+    def bucket(self) -> S3Server:
+        """An object store, once a seed wants one; it has one bucket, of the name ``states``."""
+        if self._bucket is None:
+            self._bucket = S3Server().__enter__()
+            self._bucket.new_bucket("states")
+        return self._bucket
 
     def fork(self, spec: dict[str, Any]) -> None:
         """Have the zygote fork a child for *spec*."""
@@ -233,7 +244,7 @@ class Play:
                 words.append(layout.flags(self.database, chunks=layout.chunks // 2))
         fronts: list[Front] = []
         for number, flags in enumerate(words):
-            state = self.folder / ("other" if number and self.scenario.rivals != "plans" else "state")
+            state = self._state("other" if number and self.scenario.rivals != "plans" else "state")
             code, payload = self.call(["plan", *flags, "--proof", self.scenario.proof], state)
             if code == 2:
                 self.result.refused = str(payload["error"])
@@ -241,7 +252,7 @@ class Play:
             if code:
                 self.result.problems.append(f"wrong: plan ended with {code}: {payload}")
                 return
-            store = StateStore(FileBackend(state))
+            store = open_store(state, config=self.arena.bucket.config if self.scenario.bucket else None)
             plan = store.load_plan(payload["planId"])
             fronts.append(Front(state, store, plan, store.open_run(plan)))
         if self.scenario.replay:
@@ -391,7 +402,7 @@ class Play:
         self._steps[step] += 1
         if step == "ChunkStarted":
             front = self._runners[message["name"]].front
-            claim = (f"{front and front.state.name} {message['chunk']}", message["attempt"])
+            claim = (f"{front and front.state} {message['chunk']}", message["attempt"])
             other = self._claims.setdefault(claim, message["name"])
             if other != message["name"]:
                 self.result.problems.append(
@@ -506,6 +517,10 @@ class Play:
 
     # -------------------------------------------------------- children
 
+    def _state(self, name: str) -> str:
+        """Where state is kept, by its name."""
+        return f"s3://states/{self.folder.name}/{name}" if self.scenario.bucket else str(self.folder / name)
+
     def _start_runner(self, front: Front) -> None:
         log = front.log
         words = ["resume" if log.refresh().started or log.run.cancelled else "run", "--plan-id", front.plan.plan_id]
@@ -523,7 +538,7 @@ class Play:
             elif one.fault == "clock":
                 self._struck["worker's clock wrong"] += 1
 
-    def _fork(self, name: str, words: list[str], state: Path, inside: tuple[Inside, ...] = ()) -> _Runner:
+    def _fork(self, name: str, words: list[str], state: str, inside: tuple[Inside, ...] = ()) -> _Runner:
         # No name comes twice in an arena, so what an earlier seed still says is not mistaken.
         name = f"{self.folder.name}-{len(self._runners) + 1}-{name}"
         runner = self._runners[name] = _Runner(name, inside=inside)
@@ -531,7 +546,7 @@ class Play:
         url = (
             f"http://default@127.0.0.1:{self.arena.proxy.port}/{self.database}?send_receive_timeout=4&connect_timeout=2"
         )
-        common = ["--clickhouse-url", url, "--state-dir", str(state)]
+        common = ["--clickhouse-url", url, "--state-dir", state]
         common += ["--config", str(self.folder / "options.toml"), "--json"]
         signals = {"kill": "SIGKILL", "stop": "SIGSTOP"}
         disk = next((one for one in inside if one.fault == "disk"), None)
@@ -547,6 +562,9 @@ class Play:
                     if one.fault in signals
                 ],
                 "lease": self.scenario.lease,
+                "environment": {f"AWS_{name.upper()}": value for name, value in self.arena.bucket.config.items()}
+                if self.scenario.bucket
+                else {},
                 "clock": clock and {"ahead": clock.ahead, "count": clock.count},
                 "disk": disk and {"first": disk.first, "count": disk.count, "how": disk.how},
                 "blocks": self.scenario.blocks,
@@ -555,9 +573,9 @@ class Play:
         )
         return runner
 
-    def call(self, words: list[str], state: Path | None = None, kill_after: float = 60) -> tuple[int, dict[str, Any]]:
+    def call(self, words: list[str], state: str = "", kill_after: float = 60) -> tuple[int, dict[str, Any]]:
         """Run one command to its end, or until it is killed; its exit code and what it printed."""
-        runner = self._fork(words[0], words, state or self.folder / "state")
+        runner = self._fork(words[0], words, state or self._state("state"))
         deadline = None
         while not runner.ended:
             # On a busy machine it may take long until it is there at all.

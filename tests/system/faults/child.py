@@ -44,8 +44,9 @@ def work(spec: dict[str, Any], tell: Tell) -> int:
 
     Keys of *spec*: ``words``; ``strikes`` (signals to itself at named steps); ``lease`` in
     seconds; ``clock`` (how far ahead, and for how many looks at it); ``disk`` (a full state disk);
-    ``blocks`` (rows per block); ``off`` (a safety that is switched off).
+    ``blocks`` (rows per block); ``off`` (a safety that is switched off); ``environment`` (more variables).
     """
+    os.environ.update(spec["environment"])
     random.seed()
     client._SETTINGS.update(
         max_block_size=spec["blocks"],

@@ -60,6 +60,19 @@ def test_a_worker_that_wakes_late_publishes_nothing_of_another_state_folder(aren
     assert result.struck["worker SIGSTOP, then SIGCONT at a named step"] == 1
 
 
+def test_what_a_killed_worker_had_sealed_goes_when_its_chunk_is_refused(arena: Arena) -> None:
+    """
+    A worker dies after the seal, a second folder fills the window, and the first plan is refused and waived.
+
+    Its sealed table had published nothing, and was kept for ever; the doctor did not name it.
+    """
+    killed = (Inside("kill", step="sealed"),)
+    result = arena.play(Scenario("sealed and refused", LAYOUT, rivals="strangers", lease=0.7, inside=(killed,)))
+    assert result.problems == []
+    assert result.refused
+    assert result.struck == {"worker SIGKILL at a named step": 1}
+
+
 def test_a_worker_that_wakes_late_looks_again_at_the_rows_of_others(arena: Arena) -> None:
     """
     A worker falls asleep between its look at the window and its first move, and a second folder fills the window.
