@@ -12,7 +12,7 @@ import random
 import re
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from tests.cluster.nodes import QUERY_HOST, Node
@@ -68,7 +68,7 @@ class Balancer:
 
     def _serve(self, client: socket.socket) -> None:
         """Relay one request; the node closes the connection after it, so that the next one is dealt anew."""
-        with client, contextlib.suppress(OSError):
+        with client, contextlib.suppress(OSError), _ended(client):
             head, body = _receive(client)
             sql = body.decode(errors="replace")
             self.before(sql)
@@ -83,7 +83,6 @@ class Balancer:
                 answer = b"".join(iter(lambda: node.recv(65536), b""))
             self.after(sql)
             client.sendall(answer)
-            client.shutdown(socket.SHUT_RDWR)
 
     def _connect(self) -> socket.socket | None:
         """A connection to a node, chosen by chance among those that take one."""
@@ -95,6 +94,19 @@ class Balancer:
                 self.requests[index] += 1
                 return connection
         return None
+
+
+@contextlib.contextmanager
+def _ended(client: socket.socket) -> Iterator[None]:
+    """
+    Tell a client in the end that no more comes, also when its node has died.
+
+    A close alone does not: another thread waits for the client to go away, and keeps the connection open.
+    """
+    try:
+        yield
+    finally:
+        client.shutdown(socket.SHUT_RDWR)
 
 
 def _receive(client: socket.socket) -> tuple[bytes, bytes]:
