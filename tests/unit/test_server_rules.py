@@ -429,12 +429,13 @@ def test_tables_that_are_kept_for_a_plan_that_nobody_continues() -> None:
     name = f"backfill_{PLAN.plan_id}_{chunk}_sealed_1a2b3c4d"
     sealed = (StagingFacts(TableName("shop", name), PLAN.plan_id, 5, 9999),)
     finding = orphaned(run=waived, staging=sealed)
-    assert (finding.severity, str(finding.remedy)) == (WARN, f"clickhouse-backfill resume --plan-id {PLAN.plan_id}")
-    assert f"run: DROP TABLE `shop`.`{name}` SYNC." in finding.message
+    assert (finding.severity, finding.remedy) == (WARN, Sql(f"DROP TABLE `shop`.`{name}` SYNC"))
     (elsewhere,) = sealed
-    assert "ON CLUSTER `all` SYNC" in orphaned(run=waived, staging=(elsewhere._replace(cluster="all"),)).message
-    cancelled = replace(waived, counts={}, cancelled=True, waiver=None)
-    assert orphaned(run=cancelled, staging=sealed).severity is INFO
+    dropped = orphaned(run=waived, staging=(elsewhere._replace(cluster="all"),)).remedy
+    assert dropped == Sql(f"DROP TABLE `shop`.`{name}` ON CLUSTER `all` SYNC")
+    finding = orphaned(run=replace(waived, counts={}, cancelled=True, waiver=None), staging=sealed)
+    assert (finding.severity, str(finding.remedy)) == (INFO, f"clickhouse-backfill resume --plan-id {PLAN.plan_id}")
+    assert f"run DROP TABLE `shop`.`{name}` SYNC." in finding.message
     for other in (
         replace(waived, waiver=None),
         replace(waived, waiver=Waiver("me", "next week", NOW + timedelta(days=1))),

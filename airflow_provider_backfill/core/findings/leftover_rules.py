@@ -21,7 +21,8 @@ _YES = Flag("--yes")
     "backfill_staging_orphaned",
     Severity.WARN,
     "Tables of a backfill are left on the server, of a finished run or of a plan that is not in this state folder.",
-    remedy="`resume` an unfinished run; otherwise `clean` drops the tables",
+    remedy="`resume` an unfinished run; otherwise `clean` drops the tables, except those of a chunk that may be in the "
+    "target in part",
 )
 def _staging(case: RuleContext) -> Iterator[Match]:
     facts, plan, run = case.server or ServerFacts(), case.plan, case.run
@@ -54,12 +55,15 @@ def _of_this_plan(case: RuleContext, plan_id: str, run: Run, tables: list[Stagin
     kept = [table for table in tables if table not in left]
     # A plan with a temporary waiver drops its tables after a resume.
     if kept and (cancelled or (case.waived and run.waiver is not None and run.waiver.until is None)):
-        drops = "; ".join(_drop(table) for table in kept)
+        drop = _drop(kept)
+        ways = "Where the target is right as it is, drop the table; to finish these rows instead, resume the plan."
+        if cancelled:
+            # A waived plan may not be resumed: another one may have filled its window.
+            ways = f"To finish these rows, resume the plan; where the target is right as it is, run {drop}."
         yield Match(
             f"{_counted(kept)} of this plan, whose run is {status}, {'is' if len(kept) == 1 else 'are'} kept: rows of "
-            "its chunk may be in the target in part. To finish these rows, resume the plan. Where the target is right "
-            f"as it is, run: {drops}.",
-            command("resume", plan_id),
+            f"its chunk may be in the target in part. {ways}",
+            command("resume", plan_id) if cancelled else sql(drop),
             Severity.INFO if cancelled else None,
         )
     if left:
@@ -71,9 +75,9 @@ def _of_this_plan(case: RuleContext, plan_id: str, run: Run, tables: list[Stagin
         )
 
 
-def _drop(table: StagingFacts) -> str:
-    there = f" ON CLUSTER {quote(table.cluster)}" if table.cluster else ""
-    return f"DROP TABLE {quote_table(table.table)}{there} SYNC"
+def _drop(tables: list[StagingFacts]) -> str:
+    there = f" ON CLUSTER {quote(tables[0].cluster)}" if tables[0].cluster else ""
+    return f"DROP TABLE {', '.join(quote_table(table.table) for table in tables)}{there} SYNC"
 
 
 def _counted(tables: list[StagingFacts]) -> str:
