@@ -1,10 +1,11 @@
 """
 Record the questions to the rules for adding up on a real server, and the verdicts, for the unit tier.
 
-    pytest -n 0 -p tests.adding_up_record tests/clickhouse/test_adding_up.py
+    pytest -n 0 -p tests.adding_up_record -m 'long or not long' -k 'test_adding_up or day_at_a_time or look_back or
+        table_function' tests/clickhouse/test_adding_up.py tests/clickhouse/test_placed_by_user.py
 
 writes tests/unit/data/adding_up.json. The query trees are there as the server shows them, so that the rules are tried
-on them in microseconds; tests/clickhouse/test_adding_up.py shows on the server that the verdicts are right.
+on them in microseconds; the tests on the server show that the verdicts are right.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ def read_case(record: Mapping[str, Any]) -> tuple[Case, dict[BucketKey, BucketFa
         frozenset(TableName(*table) for table in record["whole"]),
         record["accept_groups"],
         record["one_chunk"],
+        {int(number): tuple(values) for number, values in record["given"].items()},
     )
     return case, answers
 
@@ -141,6 +143,7 @@ class _Recorder:
             "target_time": case.target_time,
             "accept_groups": case.accept_groups,
             "one_chunk": case.one_chunk,
+            "given": case.given,
             "answers": [
                 {
                     "key": [[expression.table, expression.sql] for expression in key],

@@ -12,81 +12,21 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_backfill.core.adding_up.case import BucketFacts, Case, Question, Verdict
+from airflow_provider_backfill.core.adding_up.case import BucketFacts, Question, Verdict
 from airflow_provider_backfill.core.adding_up.judge import judge, keys_to_keep_whole
-from airflow_provider_backfill.core.adding_up.lineage import Value
-from airflow_provider_backfill.core.adding_up.merging import (
-    key_columns,
-    merge_of,
-    merged_by,
-    signs_tell,
-    state_function,
-    summed_columns,
-    verify_caveat,
+from airflow_provider_backfill.core.adding_up.placed import (
+    Told,
+    constants_of,
+    given_constants,
+    may_share_rows,
+    sampled_chunks,
+    tells_chunks,
 )
-from airflow_provider_backfill.core.adding_up.placed import given_constants, sampled_chunks, tells_chunks
-from airflow_provider_backfill.core.facts import Column, QuerySource, TableFacts
-from airflow_provider_backfill.core.plan import TargetTime
-from airflow_provider_backfill.core.query_tree import parse_tree
+from airflow_provider_backfill.core.facts import TableFacts
+from airflow_provider_backfill.core.query_tree import Node, parse_tree
 from airflow_provider_backfill.core.sampling import pick_slices
-from airflow_provider_backfill.core.tables import TableName, TimeKind
+from tests.adding_up_cases import CUT, EV, TREE, answer, case, target
 from tests.adding_up_record import FILE, expected, read_case
-from tests.state import make_plan
-
-EV, DST = TableName("d", "ev"), TableName("d", "dst")
-TREE = """\
-QUERY id: 0
-  PROJECTION COLUMNS
-    day Date
-    n UInt64
-  PROJECTION
-    LIST id: 1, nodes: 2
-      FUNCTION id: 2, function_name: toDate, function_type: ordinary, result_type: Date
-        ARGUMENTS
-          LIST id: 3, nodes: 1
-            COLUMN id: 4, column_name: ts, result_type: DateTime('UTC'), source_id: 5
-      FUNCTION id: 6, function_name: FUNCTION_NAME, function_type: aggregate, result_type: UInt64
-        ARGUMENTS
-          LIST id: 7, nodes: 1
-            COLUMN id: 8, column_name: user, result_type: UInt32, source_id: 5
-  JOIN TREE
-    TABLE id: 5, alias: __table1, table_name: d.ev
-  GROUP BY
-    LIST id: 9, nodes: 1
-      FUNCTION id: 2, function_name: toDate, function_type: ordinary, result_type: Date
-        ARGUMENTS
-          LIST id: 3, nodes: 1
-            COLUMN id: 4, column_name: ts, result_type: DateTime('UTC'), source_id: 5
-"""
-
-
-def target(engine: str, kind: str = "UInt64", arguments: str = "") -> TableFacts:
-    return TableFacts(
-        name=DST,
-        storage=DST,
-        engine=engine,
-        columns=(Column("day", "Date", in_key=True), Column("n", kind)),
-        partition_key="",
-        sorting_key="day",
-        engine_full=f"{engine}{arguments} ORDER BY day",
-        rows=0,
-    )
-
-
-def case(function: str, into: TableFacts, *, one_chunk: bool = False) -> Case:
-    tree = parse_tree(TREE.replace("FUNCTION_NAME", function).splitlines())
-    sources = {"d.ev": QuerySource(EV, "MergeTree")}
-    return Case("select", tree, sources, {EV: "ts"}, into, ("day", "n"), one_chunk=one_chunk)
-
-
-def answer(asked: Case, facts: BucketFacts) -> Verdict:
-    known: dict[tuple[object, ...], BucketFacts] = {}
-    while isinstance(verdict := judge(asked, known), Question):  # type: ignore[arg-type]
-        known[verdict.key] = facts
-    return verdict
-
-
-CUT = BucketFacts(cut=datetime(2025, 1, 1, 6, tzinfo=UTC))
 
 
 def test_the_server_is_asked_of_the_key_that_keeps_chunks_apart() -> None:
@@ -156,109 +96,6 @@ def test_a_plan_of_one_chunk_needs_no_rule(record: dict[str, Any]) -> None:
     assert (verdict.refusal is not None) is holds_target
 
 
-def part(name: str, kind: str = "UInt64", *args: Value) -> Value:
-    return Value("aggregate", name, kind, args)
-
-
-def call(name: str, kind: str, *args: Value) -> Value:
-    return Value("call", name, kind, args)
-
-
-TWO = Value("constant", "2", "UInt8", literal="2")
-
-
-@pytest.mark.parametrize(
-    ("value", "by"),
-    [
-        (part("countIf"), "sum"),
-        (part("sumOrNull", "Nullable(UInt64)"), "sum"),
-        (part("sumArray"), "sum"),
-        (part("groupUniqArray", "Array(UInt8)"), "groupUniqArrayArray"),
-        (part("uniqState", "AggregateFunction(uniq, UInt8)"), "state"),
-        (part("maxSimpleState", "SimpleAggregateFunction(max, UInt8)"), "max"),
-        (part("sumMerge", "UInt64", Value("column", "s", "AggregateFunction(sum, UInt8)")), "sum"),
-        (call("plus", "UInt64", part("sum"), part("count")), "sum"),
-        (call("multiply", "UInt64", part("sum"), TWO), "sum"),
-        (call("divide", "Float64", part("sum"), TWO), "sum"),
-        (call("multiply", "Decimal(38, 2)", part("sum", "Decimal(38, 2)"), TWO), "sum"),
-        (call("multiply", "UInt64", part("max"), TWO), "max"),
-        (call("toInt64", "Int64", part("groupBitOr", "UInt32")), "groupBitOr"),
-        (call("greatest", "UInt64", part("max"), part("max")), "max"),
-        (call("toDate", "Date", part("max", "DateTime")), "max"),
-        (part("sum", "UInt64", part("count")), "sum"),
-        (part("max", "UInt64", part("max")), "max"),
-    ],
-)
-def test_values_that_merge(value: Value, by: str) -> None:
-    assert merge_of(value).by == by
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        part("sumDistinct"),
-        part("sumForEach", "Array(UInt64)"),
-        part("avg", "Float64"),
-        part("uniq"),
-        part("argMax"),
-        part("minIf"),
-        part("anyIf"),
-        part("deltaSumState", "AggregateFunction(deltaSum, UInt8)"),
-        part("uniqMerge", "UInt64", Value("column", "s", "AggregateFunction(uniq, UInt8)")),
-        call("divide", "Float64", part("sum"), part("count")),
-        call("plus", "UInt64", part("sum"), TWO),
-        call("intDiv", "UInt64", part("sum"), TWO),
-        call("toInt64", "Int64", part("sum", "Float64")),
-        call("toDecimal64", "Decimal(18, 2)", part("sum", "Float64")),
-        call("toDecimal64", "Decimal(18, 2)", part("sum", "Decimal(38, 4)")),
-        call("divide", "Decimal(38, 4)", part("sum", "Decimal(38, 4)"), TWO),
-        call("plus", "Nullable(UInt64)", part("sum", "Nullable(UInt64)"), part("count")),
-        call("minus", "UInt64", TWO, part("max")),
-        call("ifNull", "Nullable(UInt64)", part("min", "Nullable(UInt64)"), TWO),
-        part("avg", "Float64", part("count")),
-        part("count", "UInt64", part("sum")),
-        part("quantileState", "AggregateFunction(quantile, UInt64)", part("count")),
-    ],
-)
-def test_values_that_do_not(value: Value) -> None:
-    merge = merge_of(value)
-    assert not merge.by
-    assert merge.why
-
-
-DAY = TargetTime(column="day", kind=TimeKind.DATE)
-
-
-@pytest.mark.parametrize(
-    ("changes", "tell"),
-    [
-        ({"engine": "CollapsingMergeTree"}, True),
-        ({"engine": "ReplicatedCollapsingMergeTree"}, True),
-        ({"engine": "VersionedCollapsingMergeTree"}, False),
-        # Rows of another window, or of others, may have cancelled the window's own.
-        ({"engine": "CollapsingMergeTree", "sorting_key": "id"}, False),
-        ({"engine": "CollapsingMergeTree", "existing_rows": 1}, False),
-        ({"engine": "CollapsingMergeTree", "chance": ["rand"]}, False),
-    ],
-)
-def test_when_the_signs_of_a_key_tell(changes: dict[str, Any], tell: bool) -> None:
-    chance, existing = changes.pop("chance", ()), changes.pop("existing_rows", 0)
-    into = replace(target("CollapsingMergeTree", arguments="(sign)"), **changes)
-    plan = make_plan(target_time=DAY, existing_rows=existing)
-    assert signs_tell(plan, into, chance) is tell
-    # Which of several states stays is left to chance, so that nothing but the signs can tell.
-    assert bool(verify_caveat(plan, into, chance)) is not into.engine.startswith("Versioned")
-
-
-def test_the_columns_of_an_engine() -> None:
-    assert key_columns("(day, toHour(ts), `a b`)") == ["day", "toHour(ts)", "a b"]
-    listed = target("ReplicatedSummingMergeTree", arguments="('/a, b', '{replica}', (n, m))")
-    assert summed_columns(listed, "SummingMergeTree") == frozenset({"n", "m"})
-    assert merged_by(Column("d", "Date"), "SummingMergeTree", None) == ""
-    assert merged_by(Column("n", "Nullable(Decimal(9, 2))"), "SummingMergeTree", None) == "sum"
-    assert state_function("AggregateFunction(1, sumMapIf, UInt8)") == "sumMap"
-
-
 # ---------------------------------------------------------------- slices of a trial
 
 DAYS = [
@@ -313,3 +150,30 @@ def test_some_chunks_show_what_follows_the_chunk() -> None:
     """An hour of the day, a day of the month and a weekday come again within the sample."""
     assert sampled_chunks(2) == [0, 1]
     assert {0, 24, 31, 168, 8759} <= set(sampled_chunks(8760))
+
+
+def test_trees_that_differ_otherwise_have_no_constants_to_compare() -> None:
+    trees = [parse_tree(TREE.replace("FUNCTION_NAME", name).splitlines()) for name in ("sum", "max")]
+    assert given_constants(trees) == {}
+
+
+def test_constants_of_a_path_are_its_own() -> None:
+    """Those of a query in an argument are the query's."""
+    inner = Node("QUERY", 4, sections={"WHERE": (Node("CONSTANT", 5),)})
+    path = Node("FUNCTION", 1, sections={"ARGUMENTS": (Node("CONSTANT", 2), Node("CONSTANT", 3), inner)})
+    assert sorted(constants_of([path])) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "may"),
+    [
+        ([Told("", ("a", "b"))], [Told("", ("a", "b"))], False),
+        ([Told("file", ("a", "b"))], [Told("file", ("c", "d"))], False),
+        ([Told("file", ("a", "b"))], [Told("file", ("b", "c"))], True),
+        ([Told("file", ("a", "b"))], [Told("", ("c", "d"))], True),
+        ([Told("", ("a", "b"))], [Told("", ("b", "c"))], True),
+    ],
+    ids=["the same rows", "other files", "the next chunk's file", "a file and a table", "a look-back"],
+)
+def test_two_reads_that_may_take_one_row_for_two_chunks(one: list[Told], other: list[Told], may: bool) -> None:
+    assert may_share_rows(one, other) is may

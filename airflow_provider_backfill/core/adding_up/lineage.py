@@ -31,6 +31,10 @@ class Value(NamedTuple):
     table: TableName | None = None
     literal: str | None = None
 
+    def __hash__(self) -> int:
+        """Hash the outermost step alone: an expression that names another twice at each level doubles with each."""
+        return hash((self.what, self.name, self.type, self.source, len(self.args)))
+
 
 def any_of(value: Value, test: Callable[[Value], bool]) -> bool:
     """Return whether *test* holds for a value or for one of its arguments, at any depth."""
@@ -102,11 +106,19 @@ def literal_of(node: Node) -> str | None:
 
 def of_branch(value: Value, union: str, branch: int) -> Value:
     """Return a value as the branch number *branch* of a UNION gives it."""
-    if value.what == "either" and value.source == union:
-        return value.args[branch]
-    if not value.args:
-        return value
-    return value._replace(args=tuple(of_branch(arg, union, branch) for arg in value.args))
+    # A value that stands in several places, as a subquery's column does, is made from its branch only one time.
+    made: dict[int, Value] = {}
+
+    def chosen(one: Value) -> Value:
+        if one.what == "either" and one.source == union:
+            return one.args[branch]
+        if not one.args:
+            return one
+        if id(one) not in made:
+            made[id(one)] = one._replace(args=tuple(map(chosen, one.args)))
+        return made[id(one)]
+
+    return chosen(value)
 
 
 def show(value: Value) -> str:

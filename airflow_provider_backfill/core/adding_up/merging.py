@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..column_types import unwrap_type
 from ..facts import Column, TableFacts
 from ..plan import Plan
-from ..sql import expressions
+from ..sql import expressions, first_parentheses
 from .lineage import Value, is_partial, show_call
 
 _ALIASES = {
@@ -292,16 +292,9 @@ def key_columns(key: str) -> list[str]:
 
 def _arguments(engine_full: str) -> list[str]:
     """Return the column arguments of an engine, without the paths of a Replicated engine."""
-    match = re.match(r"\w+\(", engine_full)
-    if match is None:
+    if not re.match(r"\w+\(", engine_full):
         return []
-    depth, inside = 1, ""
-    for letter in engine_full[match.end() :]:
-        depth += (letter == "(") - (letter == ")")
-        if depth == 0:
-            break
-        inside += letter
-    flat = re.sub(r"'(?:[^'\\]|\\.){0,400}'", "", inside)
+    flat = re.sub(r"'(?:[^'\\]|\\.){0,400}'", "", first_parentheses(engine_full))
     return [part.strip(" `()") for part in flat.split(",") if part.strip(" `()")]
 
 
@@ -335,9 +328,17 @@ def state_function(state: str) -> str:
 
 def follows(value: Value, known: set[Value]) -> bool:
     """Return whether rows that agree in the *known* values also agree in this value."""
-    if value in known or value.what == "constant":
-        return True
-    return value.what == "call" and bool(value.args) and all(follows(arg, known) for arg in value.args)
+    seen: set[int] = set()
+    todo = [value]
+    while todo:
+        one = todo.pop()
+        if id(one) in seen or one in known or one.what == "constant":
+            continue
+        if one.what != "call" or not one.args:
+            return False
+        seen.add(id(one))
+        todo.extend(one.args)
+    return True
 
 
 def keeps_latest(target: TableFacts, filled: Sequence[Column], columns: Mapping[str, Value]) -> bool:
