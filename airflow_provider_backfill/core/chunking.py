@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..errors import Advice, Flag, RequestError
 from .instants import MS_PER_DAY, MS_PER_HOUR, from_ms, to_ms
 from .plain_text import show_number
-from .window import Slice, iter_window, parse_chunk_hours, render_chunk_hours, require_order
+from .window import Slice, iter_ends_ms, iter_window, parse_chunk_hours, render_chunk_hours, require_order
 
 if TYPE_CHECKING:
     from pendulum import Timezone
@@ -154,6 +154,12 @@ class Chunking:
             yield before, after
             before = after
         yield before, end
+
+    def ends_ms(self, start: datetime, end: datetime) -> Iterator[int]:
+        """Yield the ends of :meth:`slices` in milliseconds since 1970; raise what that raises."""
+        if self.hours is not None:
+            return iter_ends_ms(start, end, self.hours)
+        return (to_ms(until) for _, until in self.slices(start, end))
 
     def _edges(self, first: int) -> Iterator[int]:
         """Yield the edges of the unit after *first*, in milliseconds, without limit."""

@@ -116,8 +116,10 @@ def has_bounds(parameters: Sequence[Parameter]) -> bool:
 def tell_chunks_by_text(parameters: Sequence[Parameter], bounds: Sequence[int]) -> bool:
     """Return whether the formats give each chunk a different text, so that no two chunks run the same SELECT."""
     formats = [one for one in parameters if one.format]
+    if not formats:
+        return False
     texts = [_texts(formats, from_ms(start)) for start in bounds[:-1]]
-    return bool(formats) and len(set(texts)) == len(texts)
+    return len(set(texts)) == len(texts)
 
 
 def of_one_text(

@@ -387,7 +387,7 @@ class Plan(Model):
         first = to_ms(self.start)
         if self.bounds:
             return [first, *decode_bounds(self.bounds, first)]
-        return [first, *(to_ms(end) for _, end in self.slices())]
+        return [first, *self.chunking.ends_ms(self.start, self.end)]
 
     @property
     def window(self) -> Window:

@@ -114,6 +114,15 @@ def split_window(start: datetime, end: datetime, chunk_hours: float) -> list[Sli
 
 def iter_window(start: datetime, end: datetime, chunk_hours: float) -> Iterator[Slice]:
     """Yield the slices of :func:`split_window` in constant memory."""
+    before = from_ms(to_ms(start))
+    for ms in iter_ends_ms(start, end, chunk_hours):
+        after = from_ms(ms)
+        yield before, after
+        before = after
+
+
+def iter_ends_ms(start: datetime, end: datetime, chunk_hours: float) -> Iterator[int]:
+    """Yield the ends of the slices of :func:`split_window` in milliseconds, a third of the work of datetimes."""
     require_order(start, end)
     first, last = to_ms(start), to_ms(end)
     if not (math.isfinite(chunk_hours) and chunk_hours > 0):
@@ -124,7 +133,6 @@ def iter_window(start: datetime, end: datetime, chunk_hours: float) -> Iterator[
     # off.
     step = chunk_hours * MS_PER_HOUR
     cursor, stop = float(first), float(last)
-    before = from_ms(cursor)
     while cursor < stop:
         following = min(cursor + step, stop)
         if following <= cursor:
@@ -132,9 +140,8 @@ def iter_window(start: datetime, end: datetime, chunk_hours: float) -> Iterator[
                 f"The chunk size {render_chunk_hours(chunk_hours)} h is below what a timestamp can resolve.",
                 remedy=Advice("pass a larger {}", Flag("--chunk-hours")),
             )
-        after = from_ms(following)
-        yield before, after
-        cursor, before = following, after
+        yield math.trunc(following)
+        cursor = following
 
 
 def whole_days(start: datetime, end: datetime) -> Slice:

@@ -46,6 +46,8 @@ def test_bounds_and_ids_of_the_vectors(vector: dict[str, str | list[str]]) -> No
     field = f"{vector['target']}|{vector['from']}|{vector['to']}|{vector['text']}|{vector['timeColumn']}"
     assert hashlib.sha256(field.encode()).hexdigest()[:16] == vector["planId"]
     window = (parse_instant(str(vector["from"])), parse_instant(str(vector["to"])))
+    ends = [to_ms(parse_instant(text)) for text in vector["bounds"][1:]]
+    assert list(parse_chunking(str(vector["text"])).ends_ms(*window)) == ends
     assert plan_id(str(vector["target"]), *window, str(vector["text"]), str(vector["timeColumn"])) == vector["planId"]
     chunks = iter_chunks(str(vector["planId"]), parse_chunking(str(vector["text"])).slices(*window))
     assert [chunk for chunk, *_ in chunks][:3] == vector["chunkIds"]

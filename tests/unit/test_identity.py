@@ -15,8 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_backfill.core.ids import chunk_id, idempotency_token, iter_chunks, plan_id
-from airflow_provider_backfill.core.instants import parse_instant, render_instant
-from airflow_provider_backfill.core.window import iter_window, parse_chunk_hours, render_chunk_hours, split_window
+from airflow_provider_backfill.core.instants import parse_instant, render_instant, to_ms
+from airflow_provider_backfill.core.window import (
+    iter_ends_ms,
+    iter_window,
+    parse_chunk_hours,
+    render_chunk_hours,
+    split_window,
+)
 from airflow_provider_backfill.errors import RequestError
 
 VECTORS = json.loads((Path(__file__).parents[1] / "conformance" / "plan_ids.json").read_text(encoding="utf-8"))
@@ -201,6 +207,7 @@ def test_the_fast_chunk_ids_are_the_defined_ones(start: datetime, hours: int, si
     start = start.replace(microsecond=0)
     end = start + timedelta(hours=hours)
     slices = list(iter_window(start, end, size))
+    assert list(iter_ends_ms(start, end, size)) == [to_ms(until) for _, until in slices]
     assert list(iter_chunks("0123456789abcdef", iter_window(start, end, size))) == [
         (chunk_id("0123456789abcdef", a, b), a, b, "", 0) for a, b in slices
     ]
