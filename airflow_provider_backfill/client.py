@@ -192,7 +192,7 @@ class Client:
         Find a backfill.
 
         Args:
-            name: The id of its plan or a unique beginning of the id; the plan created last if None.
+            name: The plan's id, or a unique beginning of the id; None means the plan created last.
             target: Find the only open plan of this table instead.
 
         Raises:

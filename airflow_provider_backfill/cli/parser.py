@@ -1,4 +1,4 @@
-"""Parse the command line to a call."""
+"""Parse the command line into a :class:`Call`."""
 
 import argparse
 import sys

@@ -100,8 +100,8 @@ class Attempt(NamedTuple):
         insert_threads: The number of threads that write a statement's rows; ClickHouse's default is one.
         sparse: Whether the window is probably empty, so that the source is checked first.
         read: Called after each filling statement with the rows and bytes that it read.
-        replicated: The replicated ones of target and sources, each with the cluster whose replicas are read; empty for
-            a table that the server reads locally.
+        replicated: The replicated tables among target and sources, each with the cluster whose replicas are read; empty
+            for a table that the server reads locally.
     """
 
     plan: Plan

@@ -129,7 +129,7 @@ def feeding_views(server: ClickHouse, target: TableName) -> list[ViewFacts]:
 
 
 def foreign_definers(server: ClickHouse, views: Iterable[str]) -> dict[str, str]:
-    """Return those of the materialized *views* that run with the rights of another user, with that user."""
+    """Return, for each of the materialized *views* that runs with another user's rights, that user."""
     names = ", ".join(map(literal, views))
     if not names:
         return {}

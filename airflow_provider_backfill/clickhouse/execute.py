@@ -139,7 +139,7 @@ def _run_by_log(server: ClickHouse, attempt: Attempt) -> ContentSums:
 
 
 def _insert(server: ClickHouse, attempt: Attempt) -> ContentSums:
-    """Insert directly into the target; the row count comes from the source."""
+    """Insert directly into the target, and return the source's count and checksum."""
     if attempt.clear:
         _clear(server, attempt)
     foreign_rows.refuse_before_insert(server, attempt)

@@ -28,7 +28,7 @@ def estimate_rows(server: ClickHouse, tables: Sequence[FilteredTable], bounds: S
     48 chunks across the window.
 
     Returns:
-        None if neither works, for a source that is not MergeTree and takes too long to count.
+        The estimate; None for a source that is not MergeTree and takes too long to count.
     """
     found = []
     if not tables:

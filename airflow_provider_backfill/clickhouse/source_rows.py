@@ -40,7 +40,7 @@ def rows_between(
     Return the number of source rows between consecutive *bounds*, without empty slices.
 
     Returns:
-        None if counting would take more than a minute and no index has the time column.
+        The counts; None if counting would take more than a minute and no index has the time column.
 
     Raises:
         ServerError: The query on the source failed.

@@ -108,8 +108,8 @@ def _given(
 
 class _PartitionKey(NamedTuple):
     """
-    The elements of the target's partition key that follow from the time, over the target's and over the sources'
-    columns.
+    The time-dependent elements of the target's partition key, as SQL over the target's and over the
+    sources' columns.
     """
 
     of_target: str

@@ -84,7 +84,7 @@ class Worker:
         max_failures: Stop after this number of consecutive permanently failed chunks, since the next would probably
             fail, too.
         on_behalf_of: The user or task that gave the command, for the claims in the log.
-        replicated: The replicated ones of the plan's sources and target, each with its cluster.
+        replicated: The replicated tables among the plan's sources and target, each with its cluster.
     """
 
     def __init__(

@@ -55,8 +55,7 @@ class Chunking:
 
     Attributes:
         hours: Length of a chunk, counted from the start of the window; None for a chunking by *unit*.
-        unit: The unit of the calendar of *zone* at whose ends chunks end. The window may cut the first and the last
-            chunk.
+        unit: The calendar unit of the chunks, in the time zone *zone*. The window may cut the first and the last chunk.
         months: Months per chunk, counted from January, when *unit* is a month.
         zone: A name of the IANA time zone database.
         rows: Maximum of source rows per chunk. Larger chunks are cut, smaller neighbours joined. None means no limit.

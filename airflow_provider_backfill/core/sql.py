@@ -25,7 +25,7 @@ _SEPARATOR = re.compile(r"'(?:[^'\\]|\\.)*(?:'|\Z)|`(?:[^`\\]|\\.)*(?:`|\Z)|[()\
 
 
 def _content(names: Iterable[str]) -> str:
-    """Return SQL for the content sums over columns."""
+    """Return SQL for the count and the checksum of rows over the columns *names*."""
     return f"count(), sum({row_hash(names)})"
 
 

@@ -166,7 +166,7 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
             return Response(status_code=304, headers=known)
         return Response(data, media_type=kind, headers=known)
 
-    # ------------------------------------------------------------ its JSON
+    # ------------------------------------------------------------ JSON
 
     @app.get("/api/plans")
     def plans(

@@ -91,7 +91,7 @@ _SIMPLE_NUMBER = re.compile(r"U?Int\d+|Float64|Bool")
 
 
 def literal_of(node: Node) -> str | None:
-    """Return a constant as SQL; None for types without a literal form here."""
+    """Return a constant as SQL; None for a type whose constants this function cannot write."""
     text, kind = node.name, unwrap_type(node.type)
     if text == "NULL":
         return "NULL"
