@@ -166,7 +166,7 @@ def _kill_elsewhere(server: ClickHouse, mine: str) -> int:
         found = max(found, len(alive))
         if time.monotonic() > until:
             raise ServerError(
-                f"{len(alive)} queries of earlier attempts are still running on other servers: "
+                f"Queries of earlier attempts are still running on other servers ({len(alive)}): "
                 + ", ".join(f"{query} on {host}" for query, host in alive[:3]),
                 remedy=Advice("there, run: {}", Sql(f"KILL QUERY WHERE {mine} SYNC")),
             )

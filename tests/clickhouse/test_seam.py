@@ -47,7 +47,7 @@ def test_backfill_seam_overlap(ward: Ward) -> None:
     feed(ward, "2025-01-05 00:00:00")
     finding = ward.doctor(plan)["backfill_target_changed"]
     assert finding["severity"] == "error"
-    assert f"60 rows of the window since it was planned ({ward.engine.database}.feed feed it)" in finding["message"]
+    assert f"60 rows of the window since the planning ({ward.engine.database}.feed feed it)" in finding["message"]
     assert ward.paste(finding) == 0
     (before,) = [entry for entry in ward.cli.json("list")["plans"] if entry["planId"] != plan["planId"]]
     assert before["to"] == "2025-01-05T00:00:00.000Z"
@@ -62,8 +62,8 @@ def test_rows_that_were_accepted_are_no_overlap(ward: Ward) -> None:
     assert "backfill_target_changed" not in ward.doctor(plan)
     arrive(ward, "2025-01-02 12:00:00")
     finding = ward.doctor(plan)["backfill_target_changed"]
-    assert "60 rows of the window since it was planned" in finding["message"]
-    assert "beside the 60 that were accepted" in finding["message"]
+    assert "60 rows of the window since the planning" in finding["message"]
+    assert "in addition to the accepted 60" in finding["message"]
     assert finding["hint"] == ""
 
 
