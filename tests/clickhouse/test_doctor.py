@@ -347,7 +347,7 @@ def test_backfill_claim_stuck(ward: Ward) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate()
     finding = ward.doctor(plan)["backfill_claim_stuck"]
-    assert "1 chunks" in finding["message"]
+    assert "1 chunk of" in finding["message"]
     assert ward.paste(finding) == 0
     assert ward.doctor(plan) == {} or "backfill_claim_stuck" not in ward.doctor(plan)
     assert ward.cli.json("status", "--plan-id", plan["planId"])["status"] == "completed"

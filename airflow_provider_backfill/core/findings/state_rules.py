@@ -7,6 +7,7 @@ from ...errors import Advice, Command, Flag
 from ..failures import short_error
 from ..instants import render_instant, short_instant
 from ..names import show_table
+from ..plain_text import show_number
 from ..plan import Plan, Proof
 from ..remedy import command
 from ..run_state import ChunkStatus, Run, RunStatus
@@ -169,8 +170,8 @@ def _stuck(case: RuleContext) -> Iterator[Match]:
         chunks = sum(worker.claims for worker in held.values())
         seen = max(worker.seen_at for worker in held.values())
         yield Match(
-            f"{chunks} chunks of {case.plan.target} are claimed by workers that are gone "
-            f"({', '.join(sorted(held))}), last heard of at {render_instant(seen)}.",
+            f"Dead workers ({', '.join(sorted(held))}) hold {show_number(chunks, 'chunk')} of {case.plan.target}; "
+            f"the last heartbeat was at {render_instant(seen)}.",
             # A resume would end the waiver.
             command("cancel" if case.run.cancelled or case.waived else "resume", case.plan.plan_id),
             None if case.abandoned and not case.waived else Severity.WARN,
