@@ -59,6 +59,7 @@ class Trial(NamedTuple):
         seconds: The duration of the trial.
         columns: The columns that were compared.
         differences: The rows that differ, up to three per side; empty if all agree.
+        last: The latest time of a row, in milliseconds; None without rows or without a time.
     """
 
     slices: tuple[Slice, ...]
@@ -66,6 +67,7 @@ class Trial(NamedTuple):
     seconds: float
     columns: tuple[str, ...]
     differences: tuple[Difference, ...]
+    last: int | None = None
 
 
 def make_trial(
@@ -77,6 +79,7 @@ def make_trial(
     *,
     seconds: float,
     not_compared: Collection[str] = (),
+    at: str = "",
 ) -> Trial:
     """
     Fill two tables like the target, one slice by slice and one by all slices together, and compare them.
@@ -85,6 +88,7 @@ def make_trial(
         fill: Inserts the statements' rows for given slices into a table, with given settings.
         seconds: The time limit of each statement.
         not_compared: Columns with several correct values.
+        at: SQL for the time of a row in milliseconds; empty without a time.
 
     Raises:
         ServerError: ClickHouse refused a statement, for example because of the time limit.
@@ -95,7 +99,7 @@ def make_trial(
         for one in slices:
             fill(parts, [one], settings)
         fill(whole, slices, settings)
-        rows = int(server.rows(f"SELECT count() FROM {quote_table(whole)}")[0][0])
+        rows, last = server.rows(f"SELECT count(), {f'max({at})' if at else 'NULL'} FROM {quote_table(whole)}")[0]
         columns = [
             column
             for column in target.columns
@@ -103,7 +107,8 @@ def make_trial(
         ]
         differences = compare_merged(server, target, columns, parts, whole, ("the chunks", "the whole"))
     names = tuple(column.name for column in columns)
-    return Trial(tuple(slices), rows, time.monotonic() - began, names, tuple(differences))
+    latest = int(last) if rows and last is not None else None
+    return Trial(tuple(slices), int(rows), time.monotonic() - began, names, tuple(differences), latest)
 
 
 def rows_by_bound(server: ClickHouse, table: FilteredTable, bounds: Sequence[int], seconds: float) -> dict[int, int]:

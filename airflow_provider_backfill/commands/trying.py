@@ -11,11 +11,12 @@ from ..core.adding_up.case import Verdict
 from ..core.adding_up.lineage import CLOCK
 from ..core.facts import TableFacts
 from ..core.instants import from_ms, short_instant, to_ms
-from ..core.parameters import check_parameters, of_one_text, tell_chunks_by_text
+from ..core.names import time_value
+from ..core.parameters import check_parameters, has_bounds, of_one_text, slices_at, tell_chunks_by_text
 from ..core.plain_text import show_number
 from ..core.plan import Parameter, Plan
 from ..core.sampling import Slice, pick_slices
-from ..core.sql import insert_select, slices_settings
+from ..core.sql import insert_select, milliseconds, slices_settings
 from ..core.tables import TableName
 from ..errors import Advice, Flag, MisalignedError, RequestError, StatementRefusedError
 
@@ -80,6 +81,8 @@ def try_chunks(
             trial = _trial(server, target, plan, nearer, seconds)
     except StatementRefusedError as error:
         return _no_trial(doubts, error.message)
+    if trial.last is not None and has_bounds(parameters) and not trial.differences:
+        trial = _at_a_row(server, target, plan, parameters, trial.last, seconds) or trial
     if trial.differences:
         raise _differs(plan, trial)
     return True, (
@@ -98,7 +101,36 @@ def _trial(server: ClickHouse, target: TableFacts, plan: Plan, slices: Sequence[
         lambda table, part, settings: _fill(server, plan, table, part, settings),
         seconds=seconds,
         not_compared=plan.not_compared,
+        at=_target_time(plan),
     )
+
+
+def _target_time(plan: Plan) -> str:
+    time = plan.target_time
+    return milliseconds(time_value(time.column), time.kind) if time is not None else ""
+
+
+def _at_a_row(
+    server: ClickHouse, target: TableFacts, plan: Plan, parameters: Sequence[Parameter], at: int, seconds: float
+) -> Trial | None:
+    """
+    Try bounds at the time of a row, *at*: a bound that both slices include, or neither, gives other rows there.
+
+    Return None without a difference.
+    """
+    slices = slices_at(parameters, at)
+    if slices and not all(statement.row_wise for statement in plan.statements):
+        # Only chunk bounds may cut groups. But an empty slice has no rows, wherever its bounds are.
+        (start, end), _ = slices
+        slices = [(start, end), (end, end)]
+    if not slices or len(of_one_text(parameters, plan.bounds_ms(), slices)) != 1:
+        return None
+    try:
+        found = _trial(server, target, plan, slices, seconds)
+    except StatementRefusedError:
+        # The trial at the chunk bound has succeeded, so a time limit here refuses nothing.
+        return None
+    return found if found.differences else None
 
 
 def _neighbours(plan: Plan, parameters: Sequence[Parameter]) -> list[Slice]:

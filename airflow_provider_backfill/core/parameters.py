@@ -195,6 +195,14 @@ def check_parameters(parameters: Sequence[Parameter], bounds: Sequence[int], wha
             )
 
 
+def slices_at(parameters: Sequence[Parameter], at: int) -> list[Slice]:
+    """Return the two shortest slices that parameters can say and that meet at *at*, in milliseconds; none by days."""
+    grain = max(_grain(parameter) for parameter in parameters if not parameter.format)
+    at -= at % grain
+    middle = from_ms(at)
+    return [] if grain == MS_PER_DAY else [(from_ms(at - grain), middle), (middle, from_ms(at + grain))]
+
+
 def _grain(parameter: Parameter) -> int:
     """Return the milliseconds between two values of a bound; at least 1."""
     if parameter.kind in (TimeKind.DATE, TimeKind.DATE32):

@@ -16,7 +16,7 @@ _FIELDS = {
     "FUNCTION": r"(?:alias: .*, )?function_name: (?P<name>.*?), function_type: (?P<kind>\w+)"
     r"(?:, nulls_action : \w+)?(?:, result_type: (?P<type>.*))?",
     "TABLE": r"(?:alias: .*?, )?table_name: (?P<name>.*?)"
-    r"(?:, temporary_table_name: .*?)?(?:, final: 1)?(?:, sample_size: .*)?",
+    r"(?:, temporary_table_name: .*?)?(?:, final: [01])?(?:, sample_size: (?P<sample>.*))?",
     "TABLE_FUNCTION": r"(?:alias: .*?, )?table_function_name: (?P<name>\w+)(?:, .*)?",
     "UNION": r".*?union_mode: (?P<kind>\w+).*",
     "JOIN": r".*?strictness: (?P<strictness>\w+), kind: (?P<kind>\w+).*",

@@ -251,6 +251,14 @@ WRONG = {
         "(ts DateTime('UTC')) ENGINE = MergeTree ORDER BY ts", "SELECT ts FROM ev ORDER BY ts LIMIT 1 BY toHour(ts)"
     ),
     "distinct": Shape("(user UInt32) ENGINE = MergeTree ORDER BY user", "SELECT DISTINCT user FROM ev"),
+    "rows that both have": Shape(
+        "(user UInt32) ENGINE = ReplacingMergeTree ORDER BY user",
+        "SELECT user FROM ev WHERE toHour(ts) < 12 INTERSECT DISTINCT SELECT user FROM ev WHERE toHour(ts) >= 12",
+    ),
+    "rows that the other has not": Shape(
+        "(user UInt32) ENGINE = ReplacingMergeTree ORDER BY user",
+        "SELECT user FROM ev EXCEPT DISTINCT SELECT user FROM ev WHERE v = 6",
+    ),
     "the row before in the block": Shape(
         "(ts DateTime('UTC'), n Int64) ENGINE = MergeTree ORDER BY ts",
         "SELECT ts, runningDifference(v) AS n FROM (SELECT ts, v FROM ev ORDER BY ts)"
@@ -496,6 +504,21 @@ def test_what_is_refused_is_wrong(shop: Lab, name: str) -> None:
     if len(shape.filters) == 1 and "branch" not in name:
         shop.fill("dst", START, END, 24 * 9, select=select, filter_tables=filters(shop, shape))
         assert merged(shop, "dst") == merged(shop, "truth")
+
+
+def test_a_share_of_the_rows_and_not_a_number_of_them(shop: Lab) -> None:
+    """SAMPLE 1 / 2 takes the same half of the keys in each chunk."""
+    shop.sql(
+        "CREATE TABLE drawn (ts DateTime('UTC'), user UInt32) ENGINE = MergeTree ORDER BY intHash32(user) SAMPLE BY intHash32(user)",
+        "INSERT INTO drawn SELECT ts, user FROM ev",
+        "CREATE TABLE dst (ts DateTime('UTC'), user UInt32) ENGINE = MergeTree ORDER BY ts",
+    )
+    drawn = f"SELECT ts, user FROM {shop.engine.database}.drawn SAMPLE"
+    with pytest.raises(RequestError, match="SAMPLE 100"):
+        shop.plan("dst", START, END, 24, select=f"{drawn} 100")
+    shop.fill("dst", START, END, 24, select=f"{drawn} 1 / 2", force=True)
+    whole = shop.content(f"({drawn} 1 / 2)", tail=f"WHERE ts < toDateTime('{END}', 'UTC')")
+    assert shop.content("dst") == whole != (0, 0)
 
 
 def test_the_remedy_of_a_cut_bucket_is_right(shop: Lab) -> None:

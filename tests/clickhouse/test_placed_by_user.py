@@ -36,6 +36,14 @@ WRONG_BOUNDS = {
 }
 
 
+# No row of ``rare`` lies at a chunk bound, so that chunks alone would not show it.
+RARE_BOUNDS = {
+    "bounds that include both ends, where no row lies at a chunk bound": "SELECT ts, user, 0 AS wait FROM rare WHERE ts BETWEEN {chunk_from:DateTime} AND {chunk_to:DateTime}",
+    "bounds that leave both ends out, where no row lies at a chunk bound": "SELECT ts, user, 0 AS wait FROM rare WHERE ts > {chunk_from:DateTime} AND ts < {chunk_to:DateTime}",
+    "groups whose end is included, where no row lies at a chunk bound": "SELECT ts, user, count() AS wait FROM rare WHERE ts >= {chunk_from:DateTime} AND ts <= {chunk_to:DateTime} GROUP BY ts, user",
+}
+
+
 @pytest.fixture
 def events(lab: Lab) -> Lab:
     """Events of a day before the window and three days of it."""
@@ -60,6 +68,15 @@ def test_a_look_back_gives_what_the_whole_gives(events: Lab) -> None:
 @pytest.mark.parametrize("name", WRONG_BOUNDS)
 def test_bounds_that_do_not_add_up(events: Lab, name: str) -> None:
     select = WRONG_BOUNDS[name].replace("FROM ev", f"FROM {events.table('ev')}")
+    with pytest.raises(RequestError, match="do not add up"):
+        events.plan("waits", *WINDOW, 24, select=select)
+    assert events.leftovers() == []
+
+
+@pytest.mark.parametrize("name", RARE_BOUNDS)
+def test_bounds_at_which_no_row_lies_yet(events: Lab, name: str) -> None:
+    events.sql("CREATE TABLE rare AS ev", "INSERT INTO rare SELECT ts + 77, user FROM ev")
+    select = RARE_BOUNDS[name].replace("FROM rare", f"FROM {events.table('rare')}")
     with pytest.raises(RequestError, match="do not add up"):
         events.plan("waits", *WINDOW, 24, select=select)
     assert events.leftovers() == []

@@ -21,7 +21,7 @@ from airflow_provider_backfill.core.sql import filter_setting, quote_table
 from airflow_provider_backfill.core.tables import TableName
 from tests.clickhouse.lab import Lab
 from tests.clickhouse.test_adding_up import END, START, WRONG, Shape, qualified, shop, tables
-from tests.clickhouse.test_placed_by_user import NOT_BY_DAY, WRONG_BOUNDS
+from tests.clickhouse.test_placed_by_user import NOT_BY_DAY, RARE_BOUNDS, WRONG_BOUNDS
 from tests.command_line import REPOSITORY
 
 __all__ = ["shop"]
@@ -45,7 +45,8 @@ the SELECT over the whole window. `plan` shows this before anything runs, and th
 2. **By trial.** A few real chunks fill private tables, first one by one and then all together. The contents are compared
    after merging. The trial reads about `limits.trialRows` rows, a quarter of them where the rules prove the plan already,
    and two neighbouring chunks where the SELECT has `{chunk_from:T}` and `{chunk_to:T}`, or the parts of these chunks next to
-   their common bound if `limits.trialSeconds` is over. A difference is refused with three rows that differ.
+   their common bound if `limits.trialSeconds` is over. Such a SELECT is also tried with a bound at the time of a row, since
+   `BETWEEN` is wrong only there. A difference is refused with three rows that differ.
 3. **By word.** `--accept-partial-groups REASON` accepts groups that chunks cut. `--no-trial` accepts a plan that the rules do
    not prove. `plan`, `doctor`, `check` and the page say so permanently.
 
@@ -91,7 +92,7 @@ def caught(lab: Lab, shape: Shape) -> bool:
 def page() -> str:
     """Return the page of the documentation about the evidence that chunks add up."""
     rows = [f"| {name} | refused | {'-' if name in BY_RULE_ALONE else 'differs'} |" for name in WRONG]
-    rows += [f"| {name} | not decided | differs |" for name in WRONG_BOUNDS]
+    rows += [f"| {name} | not decided | differs |" for name in (*WRONG_BOUNDS, *RARE_BOUNDS)]
     rows += [f"| {name}, by `--param` alone | refused | not possible |" for name in NOT_BY_DAY]
     return (
         f"{_TEXT}\n| a SELECT or a target with | the rules | the trial alone |\n|---|---|---|\n"

@@ -8,7 +8,7 @@ from ...errors import Advice, Flag
 from ..query_tree import Node
 from ..tables import TABLE_FUNCTION, TableName
 from .case import Kind, Read
-from .lineage import Value, is_partial
+from .lineage import Value, is_partial, show
 from .placed import FROM_NOWHERE, Told, conditions, constants_of, may_share_rows, tells_chunks
 from .rows import ONE_CHUNK, RefusedError, Rows, Shape, TableColumns, or_one_chunk, show_key
 from .steps import Steps, list_items
@@ -71,6 +71,14 @@ class Walk(Steps):
             return Rows(Shape.WHOLE, {})
         at = f"{place}{node.id}"
         if source.name in case.filters:
+            sample = node.fields.get("sample", "1")
+            # A share is shown as "1 / 10". A number of rows is a share that the server takes of the rows of each chunk.
+            if "/" not in sample and sample != "1":
+                raise RefusedError(
+                    Kind.STEP,
+                    f"{case.name} has SAMPLE {sample}, a number of rows that each chunk would have.",
+                    or_one_chunk("write the sample as a share, such as SAMPLE 1 / 10"),
+                )
             column = case.filters[source.name]
             self.reads.append(Read(source.name, f"limited to the chunk by {column}"))
             return Rows(Shape.PARTS, TableColumns(source.name, at))
@@ -168,7 +176,18 @@ class Walk(Steps):
         rows = Rows(Shape.PARTS, columns, told=told) if grouped is None else replace(grouped, columns=columns)
         if mode == "UNION_ALL":
             return rows
-        return self._distinct(rows, mode.replace("_", " "))
+        what = mode.replace("_", " ")
+        # ALL counts equal rows: each chunk would subtract the rows of a branch that is read whole.
+        if not mode.startswith("UNION") and (len(moving) > 1 or mode.endswith("_ALL")):
+            values = list(columns.values())
+            if (cut := self._cut(rows, what, values, [show(value) for value in values])) is not None:
+                raise RefusedError(
+                    Kind.STEP,
+                    cut.message(self._case.name, "a chunk does not see the rows of the others"),
+                    or_one_chunk("select a bucket of time in each branch as well"),
+                    cut,
+                )
+        return self._distinct(rows, what)
 
     def _array_join(self, node: Node, place: str) -> Rows:
         below = node.one("TABLE EXPRESSION")
