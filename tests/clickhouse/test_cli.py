@@ -272,7 +272,7 @@ def _done(shop: Shop, plan_id: str) -> int:
     return sum(event["type"] == "ChunkDone" for event in shop.cli.events(plan_id))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGHUP])
 def test_a_signal_pauses_and_resume_goes_on(shop: Shop, number: signal.Signals) -> None:
     """What a terminal, a service manager and a lost connection send."""
     plan_id = shop.plan(hours=4)

@@ -48,7 +48,12 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("window", "least"), [(("2025-01-02", "2025-01-05"), 6), (("2025-01-01", "2025-01-11"), 24)], ids=["part", "all"]
+    ("window", "least"),
+    [
+        (("2025-01-02", "2025-01-05"), 6),
+        pytest.param(("2025-01-01", "2025-01-11"), 24, marks=pytest.mark.long),
+    ],
+    ids=["part", "all"],
 )
 def test_every_kind_of_time_column(lab: Lab, kind: str, window: tuple[str, str], least: int) -> None:
     """Bounds are exact UTC instants for any zone or unit of the column: a wrong bound shifts rows between chunks."""

@@ -94,9 +94,9 @@ def resume(cli: Cli, plan: str, *flags: str) -> None:
     ("words", "after"),
     [
         ("CREATE TABLE", False),
-        (FILL, False),
-        (ATTACH, False),
         (ATTACH, True),
+        pytest.param(FILL, False, marks=pytest.mark.long),
+        pytest.param(ATTACH, False, marks=pytest.mark.long),
         pytest.param("CREATE TABLE", True, marks=pytest.mark.long),
         pytest.param("ON CLUSTER", False, marks=pytest.mark.long),
         pytest.param("ON CLUSTER", True, marks=pytest.mark.long),
@@ -143,6 +143,7 @@ def test_what_was_staged_on_a_replica_that_is_down_is_published_through_the_othe
     filled.assert_filled()
 
 
+@pytest.mark.long
 def test_what_only_a_dead_replica_has_staged_waits_for_it(simple: Field) -> None:
     first, second = simple.cluster.nodes
     cli = simple.cli()
@@ -253,6 +254,7 @@ def test_rows_of_a_target_are_not_counted_where_it_lags(simple: Field) -> None:
     assert f"already holds {ROWS:,} rows" in answer.err
 
 
+@pytest.mark.long
 def test_rows_beside_the_window_and_what_was_there_before_survive_on_a_target_that_lags(simple: Field) -> None:
     first, second = simple.cluster.nodes
     target = f"{simple.database}.target"
@@ -326,6 +328,7 @@ def test_two_state_folders_at_once_do_not_fill_one_window(simple: Field) -> None
     assert simple.contents("target") == simple.contents("source")
 
 
+@pytest.mark.long
 def test_a_fresh_state_folder_finds_what_a_killed_worker_left_on_any_replica(simple: Field) -> None:
     cli = simple.cli(state="one")
     killed_at(simple, cli, simple.plan(cli), FILL)

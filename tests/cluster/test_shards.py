@@ -406,6 +406,7 @@ def test_a_shard_that_is_down_for_a_minute_loses_and_doubles_nothing(
         ground.drop()
 
 
+@pytest.mark.long
 def test_two_state_folders_at_once_do_not_fill_a_shard_twice(ground: Ground) -> None:
     clis = [ground.at(ground.cluster.nodes[0], state=name) for name in ("one", "two")]
     plans = [ground.planned(cli=cli) for cli in clis]

@@ -78,7 +78,7 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
 
 
 # Those whose attack waits longest, until a run that never ends is given up, are in the long run.
-_LONG = {"seal", "reconcile", "moved"}
+_LONG = {"seal", "reconcile", "moved", "fence"}
 
 
 @pytest.mark.parametrize("off", [pytest.param(off, marks=[pytest.mark.long] * (off in _LONG)) for off in ATTACKS])
