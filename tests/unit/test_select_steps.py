@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from airflow_provider_backfill.core.adding_up.case import BucketFacts, Case, Kind
 from airflow_provider_backfill.core.adding_up.lineage import Value, any_of, literal_of, show
 from airflow_provider_backfill.core.adding_up.relations import Walk
+from airflow_provider_backfill.core.adding_up.rows import RefusedError, Rows, Shape
+from airflow_provider_backfill.core.adding_up.target import check_label
 from airflow_provider_backfill.core.facts import QuerySource
 from airflow_provider_backfill.core.query_tree import Node, parse_tree
 from airflow_provider_backfill.core.tables import TableName
-from tests.adding_up_cases import CUT, EV, TREE, TWO, answer, call, target
+from tests.adding_up_cases import CUT, DST, EV, TREE, TWO, answer, call, target
 
 # ---------------------------------------------------------------- values
 
@@ -173,7 +177,14 @@ LIMITED = """\
 ORDER = LIMITED[LIMITED.index("            ORDER BY") : LIMITED.index("            LIMIT")]
 
 
-@pytest.mark.parametrize(("limited", "chance"), [(LIMITED, ()), (LIMITED.replace(ORDER, ""), ("LIMIT",))])
+BY_USER = ORDER.replace("ORDER BY", "LIMIT BY")
+
+
+@pytest.mark.parametrize(
+    ("limited", "chance"),
+    [(LIMITED, ()), (LIMITED.replace(ORDER, ""), ("LIMIT",)), (LIMITED.replace(ORDER, ORDER + BY_USER), ())],
+    ids=["ordered", "in any order", "by user"],
+)
 def test_a_limit_without_an_order_is_chance(limited: str, chance: tuple[str, ...]) -> None:
     """Which rows of a table that is read whole it gives, another run may answer in another way."""
     asked = steps_case(COUNTS.replace("  GROUP BY\n", limited + "  GROUP BY\n", 1))
@@ -299,3 +310,75 @@ QUERY id: 0
     verdict = answer(replace(asked, sources={**asked.sources, "d.seen": view}), CUT)
     assert verdict == answer(steps_case(COUNTS), CUT)
     assert [read.table for read in verdict.reads] == [EV]
+
+
+CALENDAR = TableName("d", "calendar")
+OF_CALENDAR = Value("column", "day", "Date", source="9", table=CALENDAR)
+
+
+@pytest.mark.parametrize(
+    ("value", "changes", "pairs", "refused"),
+    [
+        (OF_CALENDAR, {}, [], True),
+        (OF_CALENDAR, {"whole": frozenset({CALENDAR})}, [], False),
+        (OF_CALENDAR, {"sources": {"d.calendar": QuerySource(CALENDAR, "View", opaque=True)}}, [], False),
+        (OF_CALENDAR, {}, [(OF_CALENDAR, call("toDate", "Date", TS))], False),
+        (OF_CALENDAR, {}, [(OF_CALENDAR, Value("column", "user", "UInt32", source="5", table=EV))], True),
+        (call("greatest", "Date", OF_CALENDAR, TS), {}, [], False),
+        (call("greatest", "Date", OF_CALENDAR, Value("column", "d", table=DST)), {}, [], True),
+        (call("greatest", "Date", OF_CALENDAR, Value("column", "d", table=DST)), {"whole": frozenset({DST})}, [], True),
+        (OF_CALENDAR, {"target_time": "n"}, [], False),
+        (OF_CALENDAR, {"columns": ("n",)}, [], False),
+        (TWO, {}, [], False),
+    ],
+    ids=[
+        "another table",
+        "a table meant whole",
+        "a table that may hide the source",
+        "joined by the time",
+        "joined by a user",
+        "made of both",
+        "two other tables",
+        "two other tables, one meant whole",
+        "no time",
+        "not given",
+        "a constant",
+    ],
+)
+def test_the_targets_time_comes_from_the_limited_table(
+    value: Value, changes: dict[str, Any], pairs: list[tuple[Value, Value]], refused: bool
+) -> None:
+    """A window on users whose rows are labelled by the time of events would give each event in one chunk or in none."""
+    asked = replace(steps_case(COUNTS), **{"target_time": "day", **changes})
+    walk = Walk(asked, {})
+    walk.pairs.extend(pairs)
+    with pytest.raises(RefusedError) if refused else nullcontext() as error:
+        check_label(asked, walk, Rows(Shape.PARTS, {"day": value}))
+    if error is not None:
+        assert error.value.refusal.kind is Kind.READ
+        assert f"--filter-table {CALENDAR}" in error.value.refusal.remedy.render()
+
+
+USING = """\
+JOIN id: 5, strictness: ALL, kind: KIND
+  LEFT TABLE EXPRESSION
+    TABLE id: 6, alias: __table1, table_name: d.users
+  RIGHT TABLE EXPRESSION
+    TABLE id: 3, alias: __table2, table_name: d.names
+  JOIN EXPRESSION
+    LIST id: 7, nodes: 1
+      COLUMN id: 8, column_name: user, result_type: UInt32, source_id: 5
+        EXPRESSION
+          LIST id: 9, nodes: 2
+            COLUMN id: 10, column_name: user, result_type: UInt32, source_id: 6
+            COLUMN id: 11, column_name: user, result_type: UInt32, source_id: 3
+"""
+
+
+@pytest.mark.parametrize(("kind", "of"), [("INNER", "users"), ("LEFT", "users"), ("RIGHT", "names"), ("FULL", "")])
+def test_a_column_of_using_is_that_of_the_side_which_is_never_filled_up(kind: str, of: str) -> None:
+    tables = {f"d.{name}": QuerySource(TableName("d", name), "MergeTree") for name in ("users", "names")}
+    walk = Walk(replace(steps_case(COUNTS), sources=tables), {})
+    user = walk.relation(parse_tree(USING.replace("KIND", kind).splitlines()), "").columns["user"]
+    assert user.table == (TableName("d", of) if of else None)
+    assert user.what == ("column" if of else "opaque")
