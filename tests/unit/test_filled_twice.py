@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow_provider_backfill.core.coverage import filled_by_another, find_filled_twice
+from airflow_provider_backfill.core.coverage import filled_by_another, find_filled_twice, overlaps
 from airflow_provider_backfill.core.events import RunReplayed, RunStarted
 from airflow_provider_backfill.core.findings.judge import judge
 from airflow_provider_backfill.core.findings.registry import RuleContext, Severity
@@ -121,3 +121,15 @@ def test_only_what_is_still_to_be_filled_counts() -> None:
     apply_event(run, RunStarted(at=START, by="me"))
     allowed = made(SECOND, allow_existing_rows=True)
     assert filled_by_another(allowed, new_run(allowed), *filled(FIRST, 0)) == []
+
+
+def test_plans_of_one_table_whose_windows_meet() -> None:
+    """A shared bound is no overlap, and neither is another table's window nor the plan's own."""
+    plan = make_plan(4)
+    inside = make_plan(1)
+    before = made(make_plan(4), start=START - timedelta(days=1), end=START, plan_id="before")
+    after = made(make_plan(4), start=plan.end, end=plan.end + timedelta(days=1), plan_id="after")
+    across = made(make_plan(4), start=plan.end - timedelta(hours=1), end=after.end, plan_id="across")
+    elsewhere = make_plan(1, target="shop.other")
+    renamed = made(elsewhere, known_as=(plan.target,))
+    assert overlaps(plan, [plan, inside, before, after, across, elsewhere, renamed]) == [inside, across, renamed]

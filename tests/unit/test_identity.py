@@ -22,6 +22,7 @@ from airflow_provider_backfill.core.window import (
     parse_chunk_hours,
     render_chunk_hours,
     split_window,
+    whole_days,
 )
 from airflow_provider_backfill.errors import RequestError
 
@@ -241,3 +242,17 @@ def test_a_part_by_its_key_has_an_id_of_its_own() -> None:
     assert chunk_id(plan, *window, condition) == hashlib.sha256(f"chunk:{text}".encode()).hexdigest()[:16]
     assert idempotency_token(plan, *window, condition) == hashlib.sha256(f"token:{text}".encode()).hexdigest()
     assert chunk_id(plan, *window, "") == chunk_id(plan, *window)
+
+
+@pytest.mark.parametrize(
+    ("window", "days"),
+    [
+        (("2025-01-01T00:00:00", "2025-01-02T00:00:00"), ("2025-01-01", "2025-01-02")),
+        (("2025-01-01T05:06:07.008", "2025-01-01T06:00:00"), ("2025-01-01", "2025-01-02")),
+        (("2024-12-31T23:59:59.999", "2025-01-01T00:00:00.001"), ("2024-12-31", "2025-01-02")),
+    ],
+    ids=["a day", "an hour of a day", "a moment at midnight"],
+)
+def test_the_days_of_a_window(window: tuple[str, str], days: tuple[str, str]) -> None:
+    """A Date column has no hours, so a filter on one takes the whole days; a part of a day is not left out."""
+    assert whole_days(*map(parse_instant, window)) == tuple(map(parse_instant, days))

@@ -160,3 +160,11 @@ def test_nothing_done_is_nothing_known() -> None:
     meter.add(1.0, 0, rows=5)
     assert meter.pace(10.0) is None
     assert meter.seconds_left(10.0, 3) is None
+
+
+def test_a_chunk_that_reports_no_rows_has_none() -> None:
+    meter = ProgressMeter(0.0)
+    meter.add(10.0)
+    pace = meter.pace(10.0)
+    assert pace is not None
+    assert pace[1:] == (0.0, 0.0, 0.0)

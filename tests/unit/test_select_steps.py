@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_backfill.core.adding_up.case import BucketFacts, Case, Kind
+from airflow_provider_backfill.core.adding_up.case import BucketFacts, Case, Kind, Read
 from airflow_provider_backfill.core.adding_up.lineage import Value, any_of, literal_of, show
 from airflow_provider_backfill.core.adding_up.relations import Walk
 from airflow_provider_backfill.core.adding_up.rows import RefusedError, Rows, Shape
@@ -276,6 +276,27 @@ def test_a_condition_by_what_param_gives(function: str, texts: tuple[str, ...], 
     verdict = answer(steps_case(by_condition(function), given={23: texts}), BucketFacts())
     assert (verdict.refusal is not None) is refused
     assert any("take each row for one chunk alone" in doubt for doubt in verdict.doubts) is doubtful
+
+
+def test_a_read_is_told_by_what_limits_it() -> None:
+    days: dict[int, tuple[str, ...]] = {23: ("'01'", "'02'")}
+    asked = steps_case(by_condition("equals"), given=days)
+    assert answer(asked, CUT).reads == (Read(EV, "as the SELECT limits it"),)
+    assert answer(replace(asked, whole=frozenset({EV})), CUT).reads == (Read(EV, "whole, as --whole-table says"),)
+    assert answer(steps_case(COUNTS), CUT).reads == (Read(EV, "limited to the chunk by ts"),)
+
+
+@pytest.mark.parametrize("mode", ["EXCEPT_ALL", "INTERSECT_DISTINCT"])
+def test_rows_may_be_taken_from_limited_ones_but_not_from_all(mode: str) -> None:
+    """The right side may be read whole; of a left side that is, each chunk would give the rows again."""
+    users = {"d.users": QuerySource(TableName("d", "users"), "MergeTree")}
+    text = RECURSIVE.replace("is_recursive_cte: 1, union_mode: UNION_ALL", f"union_mode: {mode}")
+    for first, second, refused in (("ev", "users", False), ("users", "ev", True)):
+        tree = text.replace("d.ev", f"d.{first}").replace("name: walk", f"name: d.{second}")
+        asked = steps_case(tree)
+        asked = replace(asked, sources={**asked.sources, **users}, columns=("n",), target=target("ReplacingMergeTree"))
+        refusal = answer(replace(asked, accept_groups=True), BucketFacts()).refusal
+        assert (refusal is not None and refusal.kind is Kind.READ) is refused
 
 
 @pytest.mark.parametrize(("texts", "refused"), [(("'a'", "'b'"), False), (("'a'", "'b'", "'a'"), True)])
