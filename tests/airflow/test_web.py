@@ -323,7 +323,7 @@ def test_a_chunk_leads_to_the_log_of_the_task_that_ran_it(stage: Stage, open_pag
     page.wait_for_url(f"{site.url}/dags/load/**")
     page.goto(f"{site.url}{ROOT}/")
     page.get_by_role("row").filter(has_text=plan_id).get_by_role("link", name="load", exact=True).click()
-    page.wait_for_url(f"{site.url}/dags/load")
+    page.wait_for_url(f"{site.url}/dags/load**")
 
 
 def test_a_view_is_named_as_text(stage: Stage, open_page: Open) -> None:
