@@ -211,7 +211,7 @@ def _describe() -> Iterator[OptionInfo]:
 
 
 GROUPS: dict[str, type[_Group]] = {"defaults": Defaults, "policy": Policy, "limits": Limits}
-# The type of a field, and its name in the reference.
+# The annotation of a field, the type of a plain value, and the words for this type in the reference.
 _KINDS: tuple[tuple[Any, type[bool | int | float | str], str], ...] = (
     (_Table | None, str, "table of names and values"),
     (bool, bool, "true or false"),

@@ -125,14 +125,15 @@ class BackfillChunkTrigger(BaseTrigger):
 
     The trigger does all of a chunk's work, not only the wait for a query that a worker has sent. The work consists of
     sending a few statements and waiting for ClickHouse, which is cheap for a thread, while a task needs a process.
-    Also, the server aborts the query of a lost client, and could not distinguish a worker that has deferred. So a claim
-    has one owner from start to end, as in a worker.
+    Also, the server aborts the query of a lost client. For the server, a deferred worker is a lost client too. So one
+    process owns a claim from start to end, as in a worker.
 
     Before it defers, the task checks everything and logs the chunks to replay. So the trigger may be started again at
     any time: it continues with the remaining chunks in the log, and takes over the claims of a dead triggerer like
     those of any dead worker.
 
-    The only event is ``{"error": "", "final": False}``; the log has the results of the chunks.
+    The only event has *error* (empty after success) and *final* (whether a retry is useless). The log has the results
+    of the chunks.
     """
 
     def __init__(

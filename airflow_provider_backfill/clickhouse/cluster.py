@@ -151,8 +151,10 @@ def _find_cluster(server: ClickHouse, path: str, names: set[str], active: set[st
 
 def _ask_cluster(server: ClickHouse, cluster: str, size: int, path: str) -> tuple[set[str], int]:
     """
-    Ask the *size* servers of a cluster for replicas of the table at *path*; return these and the number of silent
-    servers.
+    Ask the *size* servers of a cluster which replicas of the table at *path* they have.
+
+    Returns:
+        The names of the replicas that were found, and the number of servers that did not answer.
     """
     skip = {"skip_unavailable_shards": 1}
     everywhere = f"clusterAllReplicas({literal(cluster)}, system.replicas)"

@@ -270,7 +270,7 @@ def _partitions(server: ClickHouse, target: TableFacts, plan: Plan | None) -> in
             "timeout_overflow_mode": "break",
         }
         sql = f"SELECT uniqExact({target.partition_key}) FROM (\n{statement.query}\n)"
-        # By version, an interrupted aggregation returns its value so far, or no row.
+        # Depending on the version, an interrupted aggregation returns its partial value or no row.
         count = server.value(sql, settings, default=None)
         if count is None:
             raise ServerError(f"counting them for a chunk of {statement.name} takes over {_PROBE_SECONDS:g} s")

@@ -261,7 +261,7 @@ def _stage(
 
 
 def _create(server: ClickHouse, target: TableFacts, table: TableName, comment: str) -> None:
-    """Create a table like the target that keeps rows as they were inserted until publication."""
+    """Create a staging table with the target's structure; no merge changes its rows before publication."""
     storage, engine = target.storage, target.engine_full
     if target.replicas is not None:
         allowed = {**STAGING_TABLE, **target.allowances}

@@ -32,7 +32,7 @@ from .client import ClickHouse
 from .cluster import AT_ONCE, Keeper, catch_up, one_server, path_beside, tables_beside
 
 _NAME = re.compile(r"backfill_([0-9a-f]{16})_fence_([0-9a-f]{8})_(-?\d+)_(-?\d+)_([0-9a-f]+)")
-# Two runs that collided retry at different times.
+# Seconds between the attempts. A random factor varies each pause, so that two runs do not collide again.
 _PAUSES = (0.2, 0.5, 1.0)
 # Longer than any lease, so a fence that is silent for this time is abandoned.
 _SILENT_SECONDS = 120.0

@@ -157,7 +157,7 @@ def _refuse(
 
 
 def _own_window(plan: Plan, chunk: Chunk) -> Slice:
-    """Return the chunk's window in the target's time; a day counts as a whole if a part of it does."""
+    """Return the chunk's window in the target's time, extended to whole days if the target stores dates."""
     if plan.target_time is not None and plan.target_time.kind.is_date:
         return whole_days(chunk.start, chunk.end)
     return chunk.start, chunk.end

@@ -42,7 +42,12 @@ def _queries(server: ClickHouse, processes: str) -> tuple[QueryFacts, ...]:
 
 
 def staging_tables(server: ClickHouse, target: TableFacts) -> tuple[StagingFacts, ...]:
-    """Return the tables of any plan for a target, on any replica or only in Keeper, without backups."""
+    """
+    Return the product's tables in the databases that may hold staging tables of *target*, except backups.
+
+    The result has tables of all plans, also of plans for other targets. It includes tables on any replica, and tables
+    that remain only in Keeper.
+    """
     replicas = target.replicas
     cluster = replicas.cluster if replicas is not None else ""
     found = _tables(server, cluster, f"database IN ({', '.join(map(literal, target.databases))})")

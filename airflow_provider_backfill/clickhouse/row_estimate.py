@@ -21,14 +21,13 @@ _SAMPLES = 48
 
 def estimate_rows(server: ClickHouse, tables: Sequence[FilteredTable], bounds: Sequence[int]) -> Estimate | None:
     """
-    Return the rows of the filtered tables in each chunk between *bounds* (in milliseconds), before the SELECT's own
-    filters.
+    Estimate the row counts of the chunks between *bounds* (in milliseconds), before the SELECT's own filters.
 
-    Up to 50 million rows in the window are counted, by the time column alone. For more rows, the index estimates up to
-    48 chunks across the window.
+    Up to 50 million rows in the window are counted. If there are more rows, or if the count takes over 5 seconds, the
+    index estimates up to 48 chunks across the window.
 
     Returns:
-        The estimate; None for a source that is not MergeTree and takes too long to count.
+        The estimate; None without tables, or if a table is not MergeTree and cannot be counted in time.
     """
     found = []
     if not tables:

@@ -88,7 +88,7 @@ def part_limits(server: ClickHouse, engine_full: str) -> tuple[int, int, int]:
 
 def fullest_partition(server: ClickHouse, storage: TableName, engine_full: str) -> tuple[PartsFacts, ...]:
     """
-    Return the partition of a table with most parts, and the limits of the server.
+    Return the partition with the most parts, and the table's limits on parts.
 
     Empty for a table without parts.
     """

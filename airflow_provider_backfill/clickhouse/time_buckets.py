@@ -63,7 +63,14 @@ def bucket_facts(
 def labels_leave_chunk(
     server: ClickHouse, key: BucketKey, times: Mapping[TableName, TimeColumn], bounds: Sequence[int], kind: TimeKind
 ) -> bool:
-    """Return whether a label that follows from the time, stored as *kind*, may lie in another chunk than its row."""
+    """
+    Return whether a row's label may lie in a different chunk from the row.
+
+    Args:
+        key: The expressions that compute the label from the time.
+        bounds: The chunk bounds in milliseconds; labels are compared at these instants.
+        kind: How the label is stored.
+    """
     moments = f"SELECT toInt64(ms) AS ms, 1 AS bound FROM ({instants(bounds)})"
     label = milliseconds("value", kind)
     for expression in key:

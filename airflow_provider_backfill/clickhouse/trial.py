@@ -251,7 +251,7 @@ def _number(column: str, kind: str) -> str:
 
 
 def _oddity(name: str, kind: str) -> str:
-    """Return SQL that distinguishes the values that count as zero: NULL, NaN and infinity."""
+    """Return SQL for a number that differs for NULL, NaN and the infinities; 0 for other values and for arrays."""
     if kind.startswith("Array("):
         return "toInt64(0)"
     return f"toInt64(multiIf(isNull({name}), 1, isNaN({name}), 1000, isInfinite({name}), 1000000 * sign({name}), 0))"

@@ -162,7 +162,7 @@ def may_cut_by_key(plan: Plan, target: TableFacts, scans: Sequence[ScanFacts]) -
 def partition_edges(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], start: int, end: int
 ) -> list[int]:
-    """Return the starts of the target's partitions, in milliseconds of the time that the chunks are cut by."""
+    """Return the partition starts that all statements share, between *start* and *end* (excluded), in milliseconds."""
     edges = []
     for statement, scan in zip(plan.statements, scans, strict=True):
         verdict = _Judge(server, target, plan, [start, end]).verdict(statement, scan)
@@ -399,7 +399,7 @@ def _fitting(server: ClickHouse, plan: Plan, key: BucketKey, times: _Times) -> t
 
 
 def _usual_lengths(plan: Plan, zones: Sequence[str]) -> Iterator[Chunking]:
-    """Yield common lengths from the plan's length on: hours, then calendar units in UTC and in *zones*."""
+    """Yield common chunk lengths, none shorter than the plan's: hours, then calendar units in UTC and *zones*."""
     least = plan.chunking.nominal_hours
     for hours in sorted({*_CHUNK_HOURS, *([plan.chunk_hours] if plan.chunk_hours else [])}):
         if least <= hours:

@@ -22,7 +22,7 @@ from .session import Session
 from .sites import Site, on_site
 from .worker import Worker, wait_for
 
-# The maximum wait for a shard without an answer, counted from the end of the other shards' chunks.
+# The silence after which a run gives a shard up. While another shard answers, the run waits longer.
 PATIENCE_SECONDS = 120.0
 _PAUSE_SECONDS = 1.0
 

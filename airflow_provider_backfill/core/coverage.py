@@ -203,7 +203,7 @@ def _was_gone(plan: Plan, others_run: Run) -> bool:
 
 
 def _cleared_after(run: Run, other: Run) -> bool:
-    """Return whether a run emptied its windows and filled them again after the other run had ended."""
+    """Return whether a run's last clearing replay is later than every event of the other run."""
     return run.cleared_at is not None and other.updated_at is not None and other.updated_at < run.cleared_at
 
 

@@ -285,8 +285,10 @@ def differences(old: Plan, new: Plan) -> list[str]:
 
 def insert_threads(plan: Plan, server_threads: int, at_once: int) -> int:
     """
-    Share the server's threads among parallel chunks. Few rows get few threads, because each writes
-    parts of its own.
+    Return the number of threads for the INSERT of one chunk, at least 1.
+
+    Parallel chunks share the server's threads. A small chunk gets few threads, because each thread writes its own
+    parts.
     """
     if plan.source_rows is None:
         return 1

@@ -1,7 +1,8 @@
 """
 Define the name of a table, and how its time column stores an instant.
 
-Separate from the other facts, because stored plans need only these, and importing the rest would slow the start. Pure.
+This module is pure, and separate from the other facts. Stored plans need only these types, and an import of all facts
+would slow the start.
 """
 
 from enum import StrEnum

@@ -104,10 +104,10 @@ class StateStore:
 
     def find_plan(self, plan_id: str) -> Plan | None:
         """
-        Return the plan; None if there is none.
+        Return the stored plan with this id; None if there is none.
 
         Raises:
-            DamagedStateError: The file contains another plan or was written by another program.
+            DamagedStateError: The file is unreadable, was changed, contains another plan or is another program's.
         """
         data = self.backend.read(plan_file(plan_id))
         if data is None:
@@ -128,12 +128,12 @@ class StateStore:
 
     def load_plan(self, plan_id: str) -> Plan:
         """
-        Load the plan.
+        Return the stored plan with this id.
 
         Raises:
             PlanNotFoundError: The state folder has no such plan.
-            RequestError: The text is no plan id.
-            DamagedStateError: The file contains another plan.
+            RequestError: *plan_id* is not a plan id.
+            DamagedStateError: The file is unreadable, was changed, contains another plan or is another program's.
         """
         plan = self.find_plan(check_plan_id(plan_id))
         if plan is None:

@@ -58,7 +58,7 @@ def _of_this_plan(case: RuleContext, plan_id: str, run: Run, tables: list[Stagin
         drop = _drop(kept)
         ways = "Where the target is right as it is, drop the table; to finish these rows instead, resume the plan."
         if cancelled:
-            # A waived plan may not be resumed: another one may have filled its window.
+            # Suggest the resume first only here. After a waiver, another plan may have filled the window.
             ways = f"To finish these rows, resume the plan; where the target is right as it is, run {drop}."
         yield Match(
             f"{_counted(kept)} of this plan, whose run is {status}, {'is' if len(kept) == 1 else 'are'} kept: rows of "
