@@ -1,11 +1,11 @@
 """
 Plan, run and watch ClickHouse backfills from Airflow, each row written exactly once.
 
-This file has the version and the metadata for Airflow's providers manager. It imports nothing, because the command line
-and every ``airflow`` call import it first.
+This file has the version, the metadata for Airflow's providers manager, and :class:`.Client`, which is loaded late. At
+import, this file loads no other module, because the command line and every ``airflow`` call import it first.
 """
 
-# Type checkers assume True here; importing typing would cost each start a millisecond.
+# Type checkers treat a name TYPE_CHECKING as True. An import of the one in typing would cost each start a millisecond.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .client import Client as Client
@@ -14,7 +14,12 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    """Load :class:`Client` on first use, so that importing the package costs nothing."""
+    """
+    Return :class:`.Client`, which is imported at the first use, so that an import of the package costs nothing.
+
+    Raises:
+        AttributeError: The name is not ``Client``.
+    """
     if name == "Client":
         from .client import Client
 
@@ -22,7 +27,7 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-# (option, type, default, example, description), in the order of the reference
+# The options of Airflow's section: name, type, default as text (empty without a default), example or None, description.
 _OPTIONS = (
     (
         "state_dir",
@@ -110,7 +115,7 @@ def get_provider_info() -> dict[str, object]:
     """
     Return the provider's metadata in the form of Airflow's ``provider_info.schema.json``.
 
-    The entry point group ``apache_airflow_provider`` calls this in every Airflow process.
+    Airflow calls this function in every process, through the entry point group ``apache_airflow_provider``.
     """
     return {
         "package-name": "airflow-provider-backfill",
@@ -132,7 +137,7 @@ def get_provider_info() -> dict[str, object]:
         "task-decorators": [
             {"name": "clickhouse_backfill", "class-name": f"{__name__}.task_group.clickhouse_backfill"},
         ],
-        # The official ClickHouse provider registers no such scheme.
+        # Register the scheme here, because the official ClickHouse provider does not.
         "asset-uris": [{"schemes": ["clickhouse"], "handler": None}],
         "extra-links": [f"{__name__}.airflow_support.links.BackfillPlanLink"],
         "config": {

@@ -33,11 +33,11 @@ class Pace(TypedDict, total=False):
     When and how a run starts chunks.
 
     Attributes:
-        max_load: Wait while the server uses more than this share of its limits; by default 0.8.
+        max_load: Wait while the server uses more than this share of its limits on parts and memory; by default 0.8.
         max_failures: Pause after this many permanent failures in a row; by default 10.
         newest_first: Start at the end of the window.
-        hours: Start chunks only in these hours of the day: ``22-06`` or ``22:30-06:00``.
-        stop_at: Start no chunk after this time and pause: ``06:00``, or ``2025-01-31T06:00:00Z``.
+        hours: Start chunks only in these hours of the day: ``22-06`` or ``22:30-06:00``; at any time if None.
+        stop_at: Start no chunk after this time and pause: ``06:00``, or ``2025-01-31T06:00:00Z``; no limit if None.
         zone: Time zone of *hours* and *stop_at*; UTC if None.
         force_overlap, force_compatibility, force_environment: Like the flags of ``run``.
     """
@@ -59,9 +59,9 @@ class VerifyResult:
     The result of ``verify``.
 
     Attributes:
-        ok: Whether the target has the source's rows for the whole window.
-        exit_code: The exit code of the command: 0 equal, 1 differs, 3 inconclusive.
-        payload: The answer of ``verify --json``.
+        ok: Whether all chunks are done, and the target has the source's rows for the whole window.
+        exit_code: The exit code of the command: 0 if *ok*; 3 if inconclusive; 1 if rows differ or chunks are not done.
+        payload: The payload of ``verify --json``, and ``exitCode``.
     """
 
     ok: bool
@@ -75,15 +75,17 @@ class VerifyResult:
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """
-    The state of a backfill.
+    The state of a backfill at the time of the call that returned this object.
 
     Attributes:
         status: planned, running, paused, completed, failed, cancelled or undone.
-        chunk_counts: Chunks by status, and their ``total``.
+        chunk_counts: The number of chunks by status, their ``total``, and ``skipped``, which is always 0.
+        attempts: Attempts of all chunks so far.
         rows_written: Rows that the target received.
         rows_read, bytes_read: Rows and uncompressed bytes that the filling statements read; 0 if the server does not
             report them.
-        payload: The answer of ``status --json``.
+        last_error: The last error of a chunk; None without an error.
+        payload: The payload of ``status --json``, without the address of the plan's page.
     """
 
     backfill: "Backfill"
@@ -98,7 +100,7 @@ class RunResult:
 
     @property
     def completed(self) -> bool:
-        """Whether the backfill is completed, so that every chunk is done."""
+        """Whether every chunk is done, and the backfill is neither cancelled nor undone."""
         return self.status == RunStatus.COMPLETED
 
     def verify(self) -> VerifyResult:
@@ -141,8 +143,8 @@ class Backfill:
         id: The plan's id, 16 hex digits.
         target: ``database.table``.
         window: The half-open window, as two aware datetimes in UTC.
-        chunk_count: Chunks of the plan.
-        plan_payload: The answer of ``plan --json``; None unless this object comes from :meth:`Client.plan`.
+        chunk_count: The planned number of chunks, on all shards.
+        plan_payload: The payload of ``plan --json``; None unless this object comes from :meth:`Client.plan`.
     """
 
     def __init__(self, session: "Session", plan: Plan, plan_payload: "Payload | None" = None) -> None:
@@ -163,12 +165,15 @@ class Backfill:
         **pace: Unpack[Pace],
     ) -> RunResult:
         """
-        Execute the chunks that are not done, and wait for their end.
+        Execute the pending chunks, and wait until all chunks have ended or the run is paused or cancelled.
 
         Args:
             parallel: Number of parallel chunks; the option ``maxParallelChunks`` if None.
             replay_done, replay_failed, clear_window: Like the flags of ``run``.
             pace: Fields of :class:`Pace`, by name.
+
+        Returns:
+            The state after the run. Failed chunks and a pause raise no error.
 
         Raises:
             RequestError: The run may not start. The message has the reason, the hint a change that helps.
@@ -178,7 +183,11 @@ class Backfill:
         return self._execute(parallel, replay, pace, resume=False)
 
     def resume(self, *, parallel: int | None = None, **pace: Unpack[Pace]) -> RunResult:
-        """Continue a paused, failed or cancelled run, including failed chunks; arguments as for :meth:`run`."""
+        """
+        Continue a paused, failed or cancelled run, and execute its failed chunks again.
+
+        Arguments, result and errors are those of :meth:`run`. A plan that has never run raises a RequestError.
+        """
         return self._execute(parallel, {}, pace, resume=True)
 
     def _execute(self, parallel: int | None, replay: dict[str, bool], pace: Pace, *, resume: bool) -> RunResult:
@@ -204,7 +213,7 @@ class Backfill:
         return self.status()
 
     def status(self) -> RunResult:
-        """Read the state of the backfill; no ClickHouse is needed."""
+        """Return the current state of the backfill, read from its event log; no ClickHouse is needed."""
         from .commands.status import read_status
 
         payload = read_status(self._session, self.id)
@@ -222,11 +231,11 @@ class Backfill:
 
     def chunks(self, status: str | None = None, *, failed: bool = False) -> "list[ChunkResult]":
         """
-        List chunks in time order; no ClickHouse is needed.
+        Return chunks in time order; no ClickHouse is needed.
 
         Args:
-            status: List only chunks of this status; all if None.
-            failed: The same as ``status="failed"``.
+            status: Return only chunks of this status; all if None.
+            failed: Whether to return only failed chunks; if true, *status* is ignored.
 
         Raises:
             RequestError: The status does not exist.
@@ -241,16 +250,17 @@ class Backfill:
         return list_chunks(self._session, self.id, wanted)
 
     def events(self) -> list[dict[str, Any]]:
-        """Return the events so far, one dict for each line of the log, oldest first."""
+        """Return the events so far, one dict each, oldest first; without heartbeats and the log's first entry."""
         from .commands.events import EventReader
 
         return list(EventReader(self._session, self.id).read())
 
     def verify(self) -> VerifyResult:
         """
-        Compare the target's rows of the window with the rows that the source returns now.
+        Compare the target's rows of the done chunks with the rows that the source returns now.
 
         Raises:
+            RequestError: No chunk is done.
             ServerError: ClickHouse could not be asked.
         """
         from .commands.verify import verify_plan
@@ -272,21 +282,39 @@ class Backfill:
         return report_plan(self._session, self.id)
 
     def pause(self, reason: str = "") -> RunResult:
-        """Pause the run until :meth:`resume`; its workers release their chunks."""
+        """
+        Pause the run until :meth:`resume`, and return the state. The run's workers release their chunks.
+
+        Raises:
+            RequestError: The plan has never run, is completed, or is cancelled.
+        """
         from .commands.pause import pause_plan
 
         pause_plan(self._session, self.id, reason=reason)
         return self.status()
 
     def cancel(self, reason: str = "") -> RunResult:
-        """Cancel the run and kill its queries; only :meth:`resume` continues it."""
+        """
+        Cancel the run until :meth:`resume`, and return the state.
+
+        If the client has the address of a ClickHouse, also kill the run's queries. Workers kill their own queries.
+
+        Raises:
+            RequestError: The plan is completed.
+        """
         from .commands.cancel import cancel_plan
 
         cancel_plan(self._session, self.id, reason=reason)
         return self.status()
 
     def undo(self) -> RunResult:
-        """Restore the rows that a plan with ``backup=True`` has replaced."""
+        """
+        Restore the rows that a plan with ``backup=True`` has replaced, and return the state, which is ``undone``.
+
+        Raises:
+            RequestError: The plan has no backup, or a worker is still running it.
+            ServerError: ClickHouse could not be asked.
+        """
         from .commands.undo import undo_plan
 
         undo_plan(self._session, self.id)
@@ -297,7 +325,7 @@ class Backfill:
         return f"<Backfill {self.id} of {self.target}, {start} to {end}, {show_number(self.chunk_count, 'chunk')}>"
 
     def _repr_html_(self) -> str:
-        """Return the map of the run for a notebook: one cell for one or several chunks, coloured by status."""
+        """Return HTML for a notebook: a title, and a map whose cells are one or several chunks, coloured by status."""
         run: Run = self._session.store.open_run(self._plan).run
         rows = ProgressMap(self._plan).rows(run, width=60, most=40)
         lines = [

@@ -7,7 +7,7 @@ The Python API: plan, run and verify backfills from a script or a notebook, with
     run = client.plan(target="shop.orders_daily", window=("2025-01-01", "2025-02-01")).run(parallel=2)
     run.verify()
 
-Every method calls the function behind the command of the same name, on the same state folder.
+The methods call the same functions as the command line, and use the same state folder.
 """
 
 import os
@@ -48,12 +48,14 @@ class Client:
     Args:
         url: ``http[s]://user@host:8123/database`` or ``chdb:///path``; the environment's ``CLICKHOUSE_URL`` if None.
             Without either, only methods that need no server work.
-        state_dir: Folder or URL of plans, runs and events; the option ``stateDir`` if None.
+        state_dir: Folder or URL of plans, runs and events. If None, the option ``stateDir``; without that option,
+            ``.clickhouse-backfill``.
         password: The password, if *url* has none; the environment's ``CLICKHOUSE_PASSWORD`` if None.
         options: Options by name, such as ``{"retry_delay_ms": 100}``; they override files and environment.
 
     Raises:
-        ConfigError: An option is invalid.
+        ConfigError: An option or the URL of the state folder is invalid.
+        StateError: The object store refuses the configuration.
     """
 
     def __init__(
@@ -118,10 +120,13 @@ class Client:
         """
         Create an immutable plan, or find the identical plan; do not run it.
 
+        Arguments that are not described here are the flags of ``plan`` with the same name.
+
         Args:
             target: ``database.table``.
             window: Start, included, and end, excluded; text such as ``2025-01-31``, or aware datetimes.
-            chunk: ``"6h"``, ``"day"``, ``"month"``, ``"partition"``, a number of hours, or ``"auto"``.
+            chunk: ``"6h"``, ``"day"``, ``"month"``, ``"partition"``, a number of hours, or ``"auto"``; the option
+                ``chunkHours`` if None.
             settings: ClickHouse settings for the statements that read the source and fill.
             params_format: The strftime formats of the chunk's start, by the name of a parameter of *select*.
             proof: ``written`` or ``content``: the evidence for staged rows before they are published.
@@ -129,8 +134,8 @@ class Client:
                 several in a list.
             whole_table: Table of *select* to read whole in every chunk; several in a list.
             accept_partial_groups: Reason to accept that chunks cut groups of *select*.
-            trial: Try a few chunks to see whether the chunks add up.
-            one_shard: Fill this server's local table with the rows of all shards of a Distributed source.
+            trial: Whether to try a few chunks, to see whether the chunks add up.
+            one_shard: Whether to fill this server's local table with the rows of all shards of a Distributed source.
             staging_database: The database for staging tables, instead of the target's database.
             cluster: The cluster on whose shards the target is a local table.
             shard_url: Addresses of shards, such as ``2=http://host:8123``; other addresses come from
@@ -140,6 +145,7 @@ class Client:
 
         Raises:
             RequestError: The plan is refused. The message has the reason, the hint a change that helps.
+            ConfigError: The address of ClickHouse or a maximum is invalid.
             ServerError: ClickHouse could not be asked.
         """
         from .commands.plan import create_plan
@@ -189,15 +195,15 @@ class Client:
 
     def backfill(self, name: str | None = None, *, target: str | None = None) -> Backfill:
         """
-        Find a backfill.
+        Return a backfill of the state folder.
 
         Args:
             name: The plan's id, or a unique beginning of the id; None means the plan created last.
-            target: Find the only open plan of this table instead.
+            target: Return the only open plan of this table, or its only plan if none is open; *name* is then ignored.
 
         Raises:
             PlanNotFoundError: There is no such plan.
-            RequestError: Several plans fit.
+            RequestError: *name* is not an id, or several plans fit.
         """
         from .commands.find_plan import find_plan_id, last_plan_id, plan_id_of_target
 
@@ -208,7 +214,13 @@ class Client:
         return Backfill(self._session, self._session.store.load_plan(plan_id))
 
     def backfills(self, *, target: str | None = None, status: str | None = None) -> list[Backfill]:
-        """List all backfills, oldest first, optionally only those of *target* or with *status*."""
+        """
+        Return the backfills of the state folder, oldest first, without plans whose files are damaged.
+
+        Args:
+            target: Return only backfills of this table.
+            status: Return only backfills with this status, such as ``completed``.
+        """
         from .commands.list import list_plans
 
         table: TableName | None = None if target is None else parse_table(target, "target")
@@ -219,15 +231,16 @@ class Client:
         self, backfill: str | None = None, *, target: str | None = None, remove: bool = False
     ) -> list[LeftoverTable]:
         """
-        Find the tables that runs and trials have left on the server; with *remove*, drop the unneeded ones.
+        Return the tables that runs and trials have left on the server; with *remove*, drop those that are not needed.
 
         Args:
             backfill: Search only tables of the plan with this id, or with this unique beginning of an id.
             target: Search only tables of this target.
+            remove: Whether to drop the unneeded tables; otherwise they are only returned.
 
         Raises:
-            RequestError: The plan or table does not exist.
-            ServerError: ClickHouse could not be asked.
+            RequestError: The plan or the table does not exist, or the client has no address of ClickHouse.
+            ServerError: ClickHouse could not be asked, or refused to drop a table.
         """
         from .commands.clean import clean_up
         from .commands.find_plan import find_plan_id
@@ -244,7 +257,7 @@ class Client:
         ]
 
     def check(self, *, target: str | None = None) -> "Payload":
-        """Check whether every required backfill is finished; return the payload of ``check --json``."""
+        """Check whether every required backfill (of *target*) is finished; return the payload of ``check --json``."""
         from .commands.check import check_backfills
 
         return check_backfills(self._session, None if target is None else parse_table(target, "target"))

@@ -1,8 +1,8 @@
 """
 Define the errors that a user can see, each with its values, its remedy and its exit code.
 
-Every error that the product raises on purpose is a :class:`BackfillError`. Command line, operators and web page catch
-this class at one place each. A :data:`Remedy` is the advice of an error; each interface renders it in its own words.
+Every error that a user can act on is a :class:`BackfillError`. The command line, the operators and the web page each
+catch this class at one place. A :data:`Remedy` is the advice of an error; each interface renders it in its own words.
 This module imports nothing of the package, so every layer may raise these errors.
 """
 
@@ -41,9 +41,12 @@ _carried: ContextVar[Callable[[str], Sequence[Flag]]] = ContextVar("carried", de
 @contextmanager
 def carrying(flags: Callable[[str], Sequence[Flag]]) -> Iterator[None]:
     """
-    Add *flags* of their verb to all command lines built in this context, so that they work when pasted.
+    Add flags to every :class:`Command` that becomes text in this context, so that the command line works when pasted.
 
-    Threads that start meanwhile have another context, so command lines in their logs lack these flags.
+    Threads that start meanwhile have their own context, so command lines in their logs lack these flags.
+
+    Args:
+        flags: Returns the flags to add to a command with the given verb.
     """
     token = _carried.set(flags)
     try:
@@ -85,7 +88,7 @@ class Sql(NamedTuple):
 
 class Advice:
     """
-    Advice in words, without a capital at the beginning and a full stop at the end.
+    Advice in words, with neither a capital at the beginning nor a full stop at the end.
 
     Args:
         text: The words; each ``{}`` is replaced by the next of *parts*. Without parts, braces stay unchanged.
@@ -126,7 +129,7 @@ Remedy = Command | Sql | Advice
 
 
 def command_of(remedy: Remedy | None) -> Command | None:
-    """Return a remedy's command, or the first command of an advice; None if there is none."""
+    """Return the remedy if it is a command, or the first command among the parts of an advice; None otherwise."""
     if isinstance(remedy, Command):
         return remedy
     parts = remedy.parts if isinstance(remedy, Advice) else ()
@@ -135,12 +138,12 @@ def command_of(remedy: Remedy | None) -> Command | None:
 
 class BackfillError(Exception):
     """
-    The base of all errors that a user can act on.
+    The base of all errors that a user can act on. Exit code 1, unless a subclass has another.
 
     Args:
         message: What happened, with the values, as full sentences.
-        remedy: The advice; None if there is none.
-        hint: Shorthand for ``remedy=Advice(hint)``.
+        remedy: What helps; None if nothing is known to help.
+        hint: Shorthand for ``remedy=Advice(hint)``; ignored if there is a *remedy*.
     """
 
     exit_code = 1
@@ -160,7 +163,7 @@ class BackfillError(Exception):
 
 
 class ConfigError(BackfillError):
-    """An option or a configuration file is invalid; nothing was read or written. Exit code 2."""
+    """An option, an address, or a file that the user named is invalid. Exit code 2."""
 
     exit_code = 2
 
@@ -191,7 +194,7 @@ class InDoubtError(RequestError):
 
 
 class PlanNotFoundError(RequestError):
-    """The state folder has no plan with that id. Exit code 2."""
+    """The state folder has no plan with the given id or target, or no plan at all. Exit code 2."""
 
 
 class TransitionError(BackfillError):
@@ -199,7 +202,7 @@ class TransitionError(BackfillError):
 
 
 class StateError(BackfillError):
-    """The state folder cannot be read or written."""
+    """The state folder cannot be read or written, or a report cannot be written."""
 
 
 class DamagedStateError(StateError):
@@ -225,7 +228,7 @@ class StateFormatError(DamagedStateError):
 
 
 class ServerError(BackfillError):
-    """ClickHouse did not execute a statement. Raised directly if ClickHouse did not reach a state in time."""
+    """ClickHouse did not execute a statement, gave no usable answer, or did not reach a required state in time."""
 
 
 class ServerUnreachableError(ServerError):
@@ -250,4 +253,4 @@ class StatementRefusedError(ServerError):
 
 
 class VerificationError(BackfillError):
-    """The staged rows differ from the source's rows."""
+    """The staged rows differ from the source's rows, or their staging table was dropped before publication."""

@@ -1,8 +1,8 @@
 """
 Read the options' values from arguments, environment, files and Airflow's section.
 
-Only the interfaces call this; lower layers receive an :class:`.Options`. The caller passes environment and working
-directory.
+Only the interfaces use this module; lower layers receive an :class:`.Options`. The caller passes the environment and
+the working directory.
 """
 
 import re
@@ -33,19 +33,20 @@ class _Given(NamedTuple):
     source: str
 
 
-# Option name -> its value in one source, or in all sources together.
+# By option name: the values of one source, or of all sources together.
 _Layer = dict[str, _Given]
 
 
 def parse_options(document: Mapping[str, Any], source: str = "options") -> Options:
     """
-    Validate one document, such as the content of a JSON or TOML file; messages name it *source*.
+    Return the options of one document, such as the content of a JSON or TOML file; messages call the document *source*.
 
     Names may be spelled ``chunkHours`` or ``chunk_hours``. Omitted options keep their defaults.
 
     Raises:
-        ConfigError: A name is unknown, an option appears in both spellings, or a value is not allowed (null and quoted
-            numbers never are). The message names the first bad option in the order of the reference.
+        ConfigError: A name is unknown, an option appears in both spellings, or a value is not allowed. Null is never
+            allowed, and text is not accepted as a number. The message names the first bad value in the order of the
+            reference.
     """
     return _resolve([_document(document, source)]).options
 
@@ -59,23 +60,24 @@ def resolve_options(
     airflow_section: Mapping[str, str] | None = None,
 ) -> Resolved:
     """
-    Merge the sources option by option, and validate all of them, including overridden values.
+    Merge the sources option by option, and return the options. Overridden values are validated, too.
 
     Args:
-        overrides: The strongest source. Keys are flags (``--chunk-hours``) or arguments (``chunk_hours``), whose values
-            may be text; or ``stateDir`` and groups as in a document, which are weaker. None means not given.
+        overrides: The strongest source. A key is a flag (``--chunk-hours``) or an argument (``chunk_hours``), and its
+            value may be text. Other keys are ``stateDir`` and the groups, as in a document; their values are weaker.
+            None means not given.
         environ: ``CLICKHOUSE_BACKFILL_CHUNK_HOURS`` and so on, as text; empty means not set. Variables that Kubernetes
             sets for a service called clickhouse-backfill are ignored.
         directory: The folder of the files; for the command line, the working directory.
         config_file: The file to read; it must exist, and a relative path starts at *directory*. If None, read
-            ``clickhouse-backfill.toml`` in *directory*; if that does not exist, ``[tool.clickhouse-backfill]`` of
-            ``pyproject.toml``.
+            ``clickhouse-backfill.toml`` in *directory*; without this file, ``[tool.clickhouse-backfill]`` of
+            ``pyproject.toml`` there.
         airflow_section: The weakest source: Airflow's ``[clickhouse_backfill]`` as text, with keys such as
             ``chunk_hours``; empty means not set.
 
     Raises:
-        ConfigError: A file cannot be read (the message has the line of bad TOML), or :func:`parse_options` refuses a
-            value.
+        ConfigError: A file cannot be read (the message has the line of bad TOML), or a name or value is refused, as by
+            :func:`parse_options`.
     """
     named, document = _split_overrides(overrides or {})
     return _resolve(
@@ -168,7 +170,7 @@ def _environment(environ: Mapping[str, str]) -> _Layer:
 
 
 def _split_overrides(overrides: Mapping[str, Any]) -> tuple[_Layer, dict[str, Any]]:
-    """Separate the values of flags and arguments from the rest, which must be a document."""
+    """Return the values of flags and arguments, and the other keys as a document; None values are left out."""
     named: list[tuple[str, _Given]] = []
     document: dict[str, Any] = {}
     for key, value in overrides.items():
@@ -203,7 +205,7 @@ def _file(config_file: Path | None, directory: Path) -> _Layer:
 
 
 def _read_toml(path: Path) -> dict[str, Any] | None:
-    """Return the tables of a TOML file in UTF-8; None if there is no such file. Raises ConfigError for bad TOML."""
+    """Return the tables of a TOML file in UTF-8; None without a file. Raises ConfigError for any unreadable file."""
     data = b""
     try:
         with path.open("rb") as file:
@@ -212,7 +214,7 @@ def _read_toml(path: Path) -> dict[str, Any] | None:
             raise ConfigError(f"{path} is longer than {_LONGEST >> 20} MiB.", hint="check the path")
         import tomllib  # imported late, because most commands find no file
 
-        # Editors on Windows put a byte order mark first.
+        # Some editors put a byte order mark at the beginning.
         return tomllib.loads(data.decode("utf-8-sig"))
     except FileNotFoundError:
         return None
@@ -230,7 +232,7 @@ def _read_toml(path: Path) -> dict[str, Any] | None:
 
 
 def _from_text(info: OptionInfo, value: Any) -> Any:
-    """Parse *value* if it is text from a flag, a variable or a template; return other values unchanged."""
+    """Return text as the bool or number that the option takes; other values, and text that is neither, unchanged."""
     if not isinstance(value, str) or info.is_text:
         return value
     word = value.strip().lower()
@@ -252,7 +254,7 @@ def _refused(name: str, given: _Given) -> ConfigError:
 
 
 def _example(info: OptionInfo, value: Any) -> str:
-    """Return an allowed value, to suggest in place of a refused *value*."""
+    """Return what to write instead of a refused *value*: 5000 for ``5k``, otherwise a description of the values."""
     if isinstance(value, str) and (match := _THOUSANDS.fullmatch(value.strip())):
         return str(int(match[1]) * 1000 ** ("kmg".index(match[2].lower()) + 1))
     return info.type_text
@@ -278,12 +280,12 @@ def _known(group: str = "") -> str:
 
 
 _BY_KEY = {info.key: info for info in OPTIONS.values()}
-# Every spelling in a document -> the option's name.
+# By spelling in a document: the name of the option or group.
 _NAMES = {name: name for name in (*OPTIONS, *GROUPS)} | {
     f"{name.rpartition('.')[0]}.{info.key}".removeprefix("."): name for name, info in OPTIONS.items()
 }
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _THOUSANDS = re.compile(r"([0-9]{1,9})([kmgKMG])")
 _DECIMAL = re.compile(r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)(e[+-]?[0-9]+)?")
-# Variables that Kubernetes sets in pods next to a service called clickhouse-backfill or clickhouse-backfill-web.
+# Matches variables that Kubernetes sets in pods for a service called clickhouse-backfill or clickhouse-backfill-web.
 _LINK = re.compile(r"_(SERVICE_HOST|SERVICE_PORT|PORT)(_|$)")

@@ -1,8 +1,9 @@
 """
 Define the options and their allowed values.
 
-The models' fields are the only list of options. Environment names, Airflow's ``[clickhouse_backfill]`` keys, the
-reference page and all messages are derived from them. :mod:`.option_sources` reads the values.
+The models' fields define the options. Environment names, Airflow's ``[clickhouse_backfill]`` keys, the reference page
+and all messages are derived from the fields. The package's ``__init__`` repeats the keys and defaults for Airflow.
+:mod:`.option_sources` reads the values.
 """
 
 import sys
@@ -22,15 +23,16 @@ ENV_PREFIX = "CLICKHOUSE_BACKFILL_"
 
 
 def _whole(value: object) -> object:
-    """Return 3.0 as 3: a document has only one type of number."""
+    """Return a float without a fraction as an int, such as 3.0 as 3; other values unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _length(value: object) -> object:
     """
-    Return a chunk length: a number as hours, a text as its hours or its calendar unit.
+    Return a chunk length: a number or a length such as ``12h`` as hours, a calendar unit as text.
 
-    A number in quotes is neither and is refused later.
+    Raises:
+        ValueError: The value is not above zero and finite, is a number in quotes, or is no length.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("no length")
@@ -56,7 +58,7 @@ _Text = Annotated[str, Field(pattern=r"\S")]
 
 
 def _pairs(value: object) -> object:
-    """Return ``a=1, b=x`` as a table; a document may have a table already."""
+    """Return text such as ``a=1, b=x`` as a table; other values and other text unchanged."""
     if not isinstance(value, str):
         return value
     pairs = [part.partition("=") for part in value.split(",") if part.strip()]
@@ -104,10 +106,14 @@ class Defaults(_Group):
 
     def chunking(self, length: float | str | None = None, zone: str | None = None) -> Chunking:
         """
-        Return the chunking for a user's *length*; None takes the option's length.
+        Return the chunking for a length and a time zone, with the options' limits on rows and bytes.
+
+        Args:
+            length: Hours, or text such as ``1d`` or ``month``; the option's length if None.
+            zone: The time zone of calendar units; if None, the zone in the length, otherwise UTC.
 
         Raises:
-            RequestError: The length or the zone does not exist.
+            RequestError: The length or the zone does not exist, or they do not go together.
         """
         text = length if isinstance(length, str) else render_chunk_hours(length) if length is not None else None
         own = self.chunk_hours if isinstance(self.chunk_hours, str) else render_chunk_hours(self.chunk_hours)
@@ -134,7 +140,7 @@ class Policy(_Group):
 
 
 class Limits(_Group):
-    """The maximum window and the minimum chunk."""
+    """The maximum window, the minimum chunk, and the size and duration of trials."""
 
     max_window_hours: _Number = Field(720.0, description="Longest window in hours that is planned without force.")
     min_chunk_minutes: _Number = Field(15.0, description="Shortest chunk in minutes, also when a chunk is split.")
@@ -143,7 +149,7 @@ class Limits(_Group):
 
 
 class Options(_Group):
-    """All options, validated. The unit of a length is at the end of the field's name."""
+    """All options, validated. The name of a field with a unit ends with the unit, such as ``_ms`` or ``_hours``."""
 
     state_dir: _Text | None = Field(
         None, description="Folder or URL of plans, runs and events; the command line's is ./.clickhouse-backfill."
@@ -164,7 +170,17 @@ class Options(_Group):
 
 
 class OptionInfo(NamedTuple):
-    """One option as the reference shows it: ``key`` is the name in Airflow's section, ``default`` may be None."""
+    """
+    One option as the reference shows it.
+
+    Attributes:
+        name: The name in a document, with its group: ``defaults.chunkHours``.
+        key: The name in Airflow's section and as an argument: ``chunk_hours``.
+        env: The name of the environment variable.
+        kind: The type of a plain value.
+        type_text: The allowed values, in words.
+        default: The default; None without a fixed default.
+    """
 
     name: str
     key: str
@@ -181,7 +197,7 @@ class OptionInfo(NamedTuple):
 
     @property
     def is_text(self) -> bool:
-        """Whether the option's value may be any text."""
+        """Whether the option's value may be any text that is not blank."""
         return self.type_text == _TEXT[1]
 
 
@@ -191,7 +207,7 @@ def describe_options() -> list[OptionInfo]:
 
 
 def show_value(value: object) -> str:
-    """Return a value as a document writes it, shortened for a message."""
+    """Return a value for a message, much as a document writes the value, in at most 80 characters."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     text = repr(value).removesuffix(".0") if isinstance(value, float) else repr(value)

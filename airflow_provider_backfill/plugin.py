@@ -33,7 +33,7 @@ class ClickHouseBackfillPlugin(AirflowPlugin):
             "href": f"{ROUTE}/",
             "url_route": ROUTE,
             "destination": "nav",
-            # The top level would cut the name after "ClickHou".
+            # At the top level, the navigation would cut the name after "ClickHou".
             "category": "browse",
             **_ICONS,
         },
@@ -56,7 +56,7 @@ class ClickHouseBackfillPlugin(AirflowPlugin):
 
     @property
     def fastapi_apps(self) -> list[Any]:  # type: ignore[override]  # a list in the base class, made late here
-        """Return the application, created when the API server first asks."""
+        """Return the application with its address, in a list; the application is created at the first call."""
         if self._app is None:
             from .web.api import create_app
 

@@ -22,23 +22,24 @@ class BackfillStatusSensor(BaseSensorOperator):
     """
     Wait until a plan is completed, or until any plans have filled a window of a target.
 
-    The sensor fails immediately, without retries, if the run failed or was cancelled, if there is no such plan, or if
-    its files are damaged; with ``soft_fail`` the sensor is skipped instead. The sensor keeps waiting for a paused run
-    and for a run without a worker, because a person may resume the run. For a window, the sensor also waits for
-    unplanned parts, and fails when all plans of a part have failed or were cancelled.
+    The sensor fails immediately, without retries, if the run failed, was cancelled or was undone, if there is no such
+    plan, or if the plan's files are damaged; with ``soft_fail`` the sensor is skipped instead. The sensor keeps waiting
+    for a paused run and for a run without a worker, because a person may resume the run. For a window, the sensor also
+    waits for unplanned parts, and fails when all plans of a part have failed, were cancelled or were undone.
 
-    The result is ``{"target", "from", "to", "rowsWritten", "planIds"}``, also in the events of the ``outlets`` (assets
-    or aliases). A plan without rows sends no event, unless *announce_empty* is true.
+    The result is ``{"target", "from", "to", "rowsWritten", "planIds"}``; for a window, ``rowsWritten`` is None. The
+    events of the ``outlets`` (assets or aliases) have the same content. A plan without rows sends no event, unless
+    *announce_empty* is true.
 
     Set ``trigger_rule="none_failed"`` downstream of mapped chunk tasks, so that the sensor also runs after a cancel has
     skipped the chunks.
 
     Args:
-        plan_id: The plan's id, such as ``plan.output["plan_id"]``; alternatively pass a window:
+        plan_id: The plan's id, such as ``plan.output["plan_id"]``. Alternatively, pass *target* and a window.
         target: Table, ``database.table``.
         window_from: Start of the window, included: ISO text or a datetime; without an offset UTC.
         window_to: End of the window, excluded.
-        fail_if_idle: Also fail while the plan is unfinished and has no worker.
+        fail_if_idle: Also fail while the plan is unfinished and has no living worker; ignored for a window.
         announce_empty: Send the asset events even if the plan has written no rows.
         partition_key_format: Send an event for each partition in the window. The key is the partition's start in UTC by
             strftime, such as ``%Y-%m-%d``. Requires Airflow 3.3 and the schedule ``PartitionedAtRuntime()``.
@@ -100,7 +101,15 @@ class BackfillStatusSensor(BaseSensorOperator):
             return super().render_template_fields(context, jinja_env)
 
     def execute(self, context: Context) -> Any:
-        """Wait, in this process or in the triggerer, and return the published window."""
+        """
+        Wait in this process and return the published window, or defer to the triggerer.
+
+        After a deferral, :meth:`execute_complete` returns the window.
+
+        Raises:
+            AirflowFailException: The backfill cannot complete.
+            AirflowSkipException: The same, with ``soft_fail`` or ``never_fail``.
+        """
         found: Any
         if isinstance(self.plan_id, str) and self.plan_id:
             push_plan_link(self, context, self.plan_id)
@@ -131,13 +140,18 @@ class BackfillStatusSensor(BaseSensorOperator):
         try:
             return self.poke(context)
         except AirflowFailException as error:
-            # The base class does the same for its own modes.
+            # For its own modes, poke and reschedule, the base class does the same.
             if self.soft_fail or self.never_fail:
                 raise AirflowSkipException(str(error)) from error
             raise
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Payload:
-        """Continue after the wait in the triggerer."""
+        """
+        Return the published window after the wait in the triggerer.
+
+        Raises:
+            AirflowFailException: The backfill cannot complete; the message has the reason.
+        """
         if event["lost"]:
             # The base class applies soft_fail.
             raise AirflowFailException(event["lost"])
@@ -147,7 +161,12 @@ class BackfillStatusSensor(BaseSensorOperator):
         return published
 
     def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - the base class's signature
-        """Return whether the backfill is completed, with the target's rows."""
+        """
+        Return whether the backfill is completed, with the published window as the XCom value (None before).
+
+        Raises:
+            AirflowFailException: The backfill cannot complete; the message has the reason.
+        """
         with airflow_errors():
             found = self._watched().look(f"airflow:{self.task_id}")
         if self._progress is None:

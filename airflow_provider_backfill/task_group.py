@@ -96,8 +96,9 @@ class BackfillTaskGroup(TaskGroup):
 
     The tasks are ``plan``, ``chunks`` and ``finished``, and optionally ``approve`` and ``promote``. A failed chunk
     stops no other chunk. The DAG run ends red if a chunk failed, if the backfill was cancelled, or if a task was marked
-    a success without done chunks. ``finished`` returns the published window and sends one asset event: for the target's
-    own asset (:func:`.lineage.target_asset`), or through the alias ``clickhouse_backfill`` if the target is a template.
+    a success without done chunks. ``finished`` returns the published window. If rows were written, ``finished`` also
+    sends an asset event: for the target's own asset (:func:`.lineage.target_asset`), or through the alias
+    ``clickhouse_backfill`` if the target is a template.
 
     Args:
         group_id: Name of the group, and prefix of its tasks.
@@ -237,7 +238,12 @@ class _PlanDecoratedOperator(DecoratedOperator, BackfillPlanOperator):
         super().__init__(**{"target": SET_DURING_EXECUTION, **kwargs})
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
-        """Call the function, and plan the requests that it returns."""
+        """
+        Call the function, plan the backfill that the function returns, and return the mapping input.
+
+        Raises:
+            AirflowFailException: The function returned no dict with a target, or an unknown argument.
+        """
         context_merge(context, self.op_kwargs)
         known = determine_kwargs(self.python_callable, self.op_args, context)
         asked = self.python_callable(*self.op_args, **known)
@@ -266,8 +272,8 @@ def clickhouse_backfill(python_callable: Callable[..., Any] | None = None, **gro
     Turn a function into the planner of a :class:`BackfillTaskGroup`; also available as ``@task.clickhouse_backfill``.
 
     The function runs in the plan task. Like a ``@task``, it gets its arguments and Airflow's context. It returns
-    arguments of :class:`BackfillPlanOperator`. Calling the decorated function in a DAG returns the group, named like
-    the function.
+    arguments of :class:`BackfillPlanOperator`. Calling the decorated function in a DAG returns the group, which has the
+    function's name unless ``group_id`` is given.
 
     Args:
         group: Arguments of :class:`BackfillTaskGroup`, other than target and window.

@@ -1,8 +1,8 @@
 """
-Wait in Airflow's triggerer: for a plan or a window, and for the chunks of a mapped task.
+Work in Airflow's triggerer: wait for a plan or a window, and execute the chunks of a mapped task.
 
-Only the plan's event log has state. So a trigger that is started again, also in another triggerer, continues from the
-log. Blocking work runs in threads, and the triggerer's loop only awaits them.
+Only the plan's event log has state. So a trigger that is started again, in the same or another triggerer, continues
+from the log. Blocking work runs in threads, and the triggerer's loop only awaits them.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ from .core.window import Window
 _SAME_LINE_SECONDS = 300.0
 _NEW_LINE_SECONDS = 15.0
 _STOP_SECONDS = 20.0
-# If a task comes back before the scheduler has recorded its deferral, the scheduler fails it ("the executor reported
-# that the task instance finished, but its state is queued", Airflow 3.3.2). On a busy machine the scheduler took 6
-# seconds.
+# The minimum time in seconds between the start of a trigger and its event. If a task comes back before the scheduler
+# has recorded the task's deferral, the scheduler fails the task ("the executor reported that the task instance
+# finished, but its state is queued", Airflow 3.3.2). On a busy machine, the recording took 6 seconds.
 _SETTLE_SECONDS = 10.0
 
 
@@ -53,7 +53,7 @@ class Watched(NamedTuple):
 
     def look(self, user: str) -> PollResult:
         """
-        Poll the backfill.
+        Poll the backfill once, and return the result.
 
         Raises:
             BackfillError: The plan does not exist, its files are damaged, or an option is invalid.
@@ -72,7 +72,7 @@ class Progress:
         self._log, self._said, self._said_at = log, "", 0.0
 
     def tell(self, found: PollResult) -> None:
-        """Log the progress, unless a line was written recently."""
+        """Log the line of a poll, unless a line was written recently. The last poll is always logged."""
         silent = time.monotonic() - self._said_at
         over = found.published is not None or found.lost
         if self._said and not over and silent < (_SAME_LINE_SECONDS if found.line == self._said else _NEW_LINE_SECONDS):
@@ -92,13 +92,14 @@ class BackfillStatusTrigger(BaseTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """
-        Return the class and the arguments that recreate the trigger. Arguments go by name, since a later version may
-        read them.
+        Return the class and the arguments that recreate the trigger.
+
+        The arguments are a dict by name, since a later version of the package may read them.
         """
         return f"{__name__}.{type(self).__name__}", {"poke_interval": self.poke_interval, **self.watched._asdict()}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Poll until the backfill is completed or cannot complete."""
+        """Poll until the backfill is completed or cannot complete, and then yield the only event."""
         progress, began = Progress(self.log), time.monotonic()
         while True:
             try:
@@ -124,13 +125,13 @@ class BackfillChunkTrigger(BaseTrigger):
     Execute the chunks of a window in the triggerer, one after the other, in a separate thread.
 
     The trigger does all of a chunk's work, not only the wait for a query that a worker has sent. The work consists of
-    sending a few statements and waiting for ClickHouse, which is cheap for a thread, while a task needs a process.
-    Also, the server aborts the query of a lost client. For the server, a deferred worker is a lost client too. So one
-    process owns a claim from start to end, as in a worker.
+    sending a few statements and waiting for ClickHouse. A thread can do this cheaply, while a task needs a process.
+    Also, the server aborts the query of a lost client, and a deferred worker is a lost client. So one process owns a
+    claim from start to end, as in a worker.
 
-    Before it defers, the task checks everything and logs the chunks to replay. So the trigger may be started again at
-    any time: it continues with the remaining chunks in the log, and takes over the claims of a dead triggerer like
-    those of any dead worker.
+    Before the task defers, it checks everything and logs the chunks to replay. So the trigger may be started again at
+    any time: the trigger continues with the remaining chunks in the log, and takes over the claims of a dead triggerer
+    like the claims of any dead worker.
 
     The only event has *error* (empty after success) and *final* (whether a retry is useless). The log has the results
     of the chunks.
@@ -168,8 +169,8 @@ class BackfillChunkTrigger(BaseTrigger):
         return f"{__name__}.{type(self).__name__}", self.arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Execute the remaining chunks, and stop them when Airflow removes the trigger."""
-        # A separate pool, because the loop's default pool is small and others need its threads.
+        """Execute the remaining chunks, then yield the only event. Stop the chunks if Airflow cancels the trigger."""
+        # A separate pool, because the loop's default pool is small and other triggers need its threads.
         pool = ThreadPoolExecutor(1, thread_name_prefix="backfill-trigger")
         began = time.monotonic()
         try:
@@ -193,7 +194,7 @@ class BackfillChunkTrigger(BaseTrigger):
             self._worker.stop(reason)
 
     def _execute(self) -> dict[str, Any]:
-        """Execute the chunks; runs in a thread."""
+        """Execute the chunks in the calling thread, and return *error* and *final* of the event."""
         try:
             with airflow_errors():
                 self._run_chunks()
@@ -235,8 +236,9 @@ class BackfillChunkTrigger(BaseTrigger):
 
 def _is_over(session: Session, plan_id: str, window: Window) -> bool:
     """
-    Return whether no chunk of the window is left to execute, for example if a trigger is started again after its last
-    chunk.
+    Return whether nothing is left to execute: the run is cancelled, or no chunk of the window is pending or running.
+
+    This is the case if a trigger is started again after its last chunk.
     """
     status = window_status(session, plan_id, window)
     left = status.counts[ChunkStatus.PENDING] + status.counts[ChunkStatus.RUNNING]

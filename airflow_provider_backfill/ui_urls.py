@@ -17,11 +17,12 @@ ROUTE = "clickhouse-backfills"
 
 def page_address(base_url: str, plan_id: str = "", *, framed: bool = True) -> str:
     """
-    Return the address of the page, or of one plan on the page, inside Airflow's own pages.
+    Return the address of the page, or of one plan on the page.
 
     Args:
         base_url: Airflow's ``[api] base_url``; if empty, the address is relative to the host.
-        framed: Whether Airflow's navigation frames the page; Airflow 3.0 has no such frame.
+        plan_id: The plan; if empty, the address is that of the list of plans.
+        framed: Whether the page is shown inside Airflow's navigation, which Airflow 3.0 cannot do.
     """
     base = base_url.strip().rstrip("/")
     page = f"/{ROUTE}/" + (f"plans/{plan_id}" if plan_id else "")
@@ -57,10 +58,10 @@ class TaskName(NamedTuple):
 
 def parse_task(name: str) -> TaskName | None:
     """
-    Return the task instance with this name in the event log.
+    Return the parts of a task instance's name, as the event log has the name; None for other names.
 
     Args:
-        name: ``airflow:dag/run/task[map index]#try``; for other names, such as a user's, the result is None.
+        name: ``airflow:dag/run/task[map index]#try``, or another name, such as a user's.
     """
     found = _TASK.fullmatch(name)
     if found is None:
@@ -70,7 +71,7 @@ def parse_task(name: str) -> TaskName | None:
 
 
 def task_path(name: str) -> str:
-    """Return the path of a task, below Airflow's base address, for a name in the event log; empty for other names."""
+    """Return the path and query of a task's page below Airflow's base address; empty if *name* is not a task's name."""
     found = parse_task(name)
     if found is None:
         return ""

@@ -18,12 +18,13 @@ class BackfillApproval(ApprovalOperator):
     """
     Ask whether a plan may run.
 
-    After a rejection, all later tasks are skipped, so that the DAG run is green. The plan is waived with the name of
-    that person, so ``check`` no longer requires it.
+    After a rejection, all later tasks are skipped, so that the DAG run is green. The plan is waived, so ``check`` no
+    longer requires the plan. The waiver's reason names the person who rejected the plan, or says that nobody approved
+    the plan in time. A completed plan is not waived.
 
     Args:
         plan_id: The plan's id.
-        state_dir: Folder of plans, runs and events.
+        state_dir: Folder of plans, runs and events; ``[clickhouse_backfill] state_dir`` when None.
         backfill_options: Any other options of the product. (In the base class, ``options`` are the possible answers.)
     """
 
@@ -50,7 +51,7 @@ class BackfillApproval(ApprovalOperator):
         return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Continue after the answer: waive a rejected plan, and let the base class skip the later tasks."""
+        """Continue after the answer: waive a rejected plan, and let the base class skip later tasks."""
         if "error" not in event and self.REJECT in event["chosen_options"]:
             self._waive(event)
         return super().execute_complete(context, event)

@@ -44,12 +44,12 @@ _VERSION = tuple(int(part) for part in re.findall(r"\d+", _airflow_version)[:2])
 
 
 def airflow_is(major: int, minor: int) -> bool:
-    """Return whether Airflow has at least this version; release candidates count as the version."""
+    """Return whether Airflow has at least this version; a release candidate counts as its release."""
     return (major, minor) <= _VERSION
 
 
 def deferrable_by_default() -> bool:
-    """Return Airflow's option ``[operators] default_deferrable``, which an operator without an argument follows."""
+    """Return Airflow's option ``[operators] default_deferrable``, the default of the argument *deferrable*."""
     return bool(conf.getboolean("operators", "default_deferrable", fallback=False))
 
 
@@ -62,10 +62,7 @@ class TaskState(Protocol):
 
 
 def task_state(context: Context, store: StateStore) -> TaskState:
-    """
-    Return Airflow's task state store (since 3.3); for older versions, a file per task instance in
-    the state folder.
-    """
+    """Return the state of the task instance: Airflow's task state store (since 3.3), or a file in the state folder."""
     found: TaskState | None = context.get("task_state_store")
     return _FolderState(store, context["ti"]) if found is None else found
 
@@ -88,13 +85,13 @@ class _FolderState:
         return self._values.get(key)
 
     def set(self, key: str, value: Any) -> None:
-        """Store a JSON value for a key, in the place of an earlier one."""
+        """Store a JSON value for a key, and replace an earlier value."""
         self._values[key] = value
         self._backend.replace(self._name, json.dumps(self._values).encode())
 
 
 def alias_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert the extra of an event for an asset alias: Airflow 3.0 accepts no lists, so lists become text."""
+    """Return the extra of an asset alias's event; for Airflow 3.0, which accepts no lists, join lists with commas."""
     if airflow_is(3, 1):
         return dict(extra)
     return {name: ",".join(value) if isinstance(value, list) else value for name, value in extra.items()}

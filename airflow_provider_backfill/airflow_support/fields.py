@@ -21,12 +21,13 @@ from ..core.tables import TableName
 from ..core.window import Window
 from ..errors import RequestError
 
-# A mapped task costs a third of a second of processor time, and more than a second passes between two tasks in one
-# slot.
+# Up to _FEW_TASKS chunks have one task each. More chunks share at least _LEAST_TASKS tasks, each with about
+# _TASK_SECONDS of work. The reason: a mapped task costs a third of a second of processor time, and more than a second
+# passes between two tasks in one slot.
 _FEW_TASKS = 24
 _LEAST_TASKS = 12
 _TASK_SECONDS = 20
-# The fixed cost of a chunk and the rows per second, on a small machine.
+# On a small machine, the fixed cost of a chunk in seconds, and the source rows that a task processes per second.
 _CHUNK_SECONDS = 0.06
 _ROWS_PER_SECOND = 1_000_000
 
@@ -48,9 +49,9 @@ def task_count(plan: Plan, most: int) -> int:
 
 def mapped_items(plan: Plan, most: int) -> Iterator[dict[str, Any]]:
     """
-    Yield the items to map over: consecutive chunks of a plan in :func:`task_count` evenly sized batches.
+    Yield one item per mapped task, in time order: plan id, window and chunk count of a batch of consecutive chunks.
 
-    Batch sizes differ by at most one.
+    There are :func:`task_count` batches. Their numbers of windows differ by at most one.
     """
     count = task_count(plan, most)
     size, longer = divmod(plan.chunk_count, count)
@@ -60,7 +61,7 @@ def mapped_items(plan: Plan, most: int) -> Iterator[dict[str, Any]]:
     first = 0
     for index in range(count):
         batch = list(islice(slices, size + (index < longer)))
-        # Parts of one window stay together, because an item names windows.
+        # The parts of a window stay together, because an item has a window and not the ids of chunks.
         more = sum(len(plan.parts.get(place, ("",))) - 1 for place in range(first, first + len(batch)))
         first += len(batch)
         yield {
@@ -72,7 +73,7 @@ def mapped_items(plan: Plan, most: int) -> Iterator[dict[str, Any]]:
 
 
 def show_window(start: str, end: str) -> str:
-    """Return a window as short text: days if both ends are midnights, without zero seconds."""
+    """Return a window as short text: dates if both ends are midnight UTC (one date for one day), else times in UTC."""
     midnight = "T00:00:00.000Z"
     if start.endswith(midnight) and end.endswith(midnight):
         if parse_instant(end) - parse_instant(start) == timedelta(days=1):
@@ -83,7 +84,12 @@ def show_window(start: str, end: str) -> str:
 
 
 def parse_mapped_item(chunks: Any) -> tuple[str, Window]:
-    """Return the plan and the window of a mapped task, from one item of the mapping input."""
+    """
+    Return the plan id and the window of one item of the mapping input.
+
+    Raises:
+        RequestError: *chunks* is not such an item, or has an invalid instant.
+    """
     try:
         return str(chunks["planId"]), Window(parse_instant(chunks["from"]), parse_instant(chunks["to"]))
     except (KeyError, TypeError, AttributeError):
@@ -108,24 +114,34 @@ def is_literal(value: Any) -> bool:
 
 
 def blank_to_none(value: Any) -> Any:
-    """Return a field's value; None if it is blank after rendering."""
+    """Return a field's value; None for blank text and for the text ``None``, to which a template may render."""
     return None if isinstance(value, str) and value.strip() in ("", "None") else value
 
 
 def to_instant(value: str | datetime) -> datetime:
-    """Return an instant; a time without an offset is UTC."""
+    """
+    Return a datetime or ISO text as a UTC datetime in whole milliseconds; a time without an offset is UTC.
+
+    Raises:
+        RequestError: The text is not a date.
+    """
     if isinstance(value, datetime):
         return from_ms(to_ms(value if value.tzinfo is not None else value.replace(tzinfo=UTC)))
     return parse_instant(value)
 
 
 def to_chunking(value: float | str) -> Chunking | None:
-    """Return a chunk length as :func:`.chunking.parse_length` reads it; None if rows or partitions decide."""
+    """Return a chunk length as :func:`.chunking.parse_length` reads it; None for ``auto``."""
     return None if str(value).strip() == AUTO else parse_length(str(value))
 
 
 def to_flag(value: Any) -> bool:
-    """Return a boolean; a form or a template may give it as text."""
+    """
+    Return a boolean from a boolean or its text, which a form or a template may give.
+
+    Raises:
+        RequestError: The value is neither true nor false.
+    """
     text = str(value).strip().lower()
     if text not in ("true", "false"):
         raise RequestError(f"{value!r} is neither true nor false.", hint="pass True or False, or a template that does")
@@ -152,7 +168,7 @@ def _listed(value: str | Sequence[str]) -> Sequence[str]:
 
 
 def to_mode(text: str) -> WriteMode:
-    """Return the write mode of this name; a RequestError lists the names for an unknown one."""
+    """Return the write mode with this name; raise a RequestError with the names for another text."""
     try:
         return WriteMode(text.strip())
     except ValueError:
@@ -161,7 +177,7 @@ def to_mode(text: str) -> WriteMode:
 
 
 def to_proof(text: str) -> RowProof:
-    """Return the proof mode of staged rows by its name."""
+    """Return the proof mode of staged rows with this name; raise a RequestError with the names for another text."""
     try:
         return RowProof(text.strip())
     except ValueError:

@@ -1,7 +1,7 @@
 """
 Report the lineage of a filled window: asset events of the target, and inputs and outputs for OpenLineage.
 
-The OpenLineage provider is optional, so its modules are imported inside the functions that it calls.
+The OpenLineage provider is optional, so its modules are imported inside the function that needs them.
 """
 
 import re
@@ -43,8 +43,9 @@ def announce(context: Context, outlets: Iterable[Any], published: Payload, parti
     Add the window to the asset events that Airflow sends for the *outlets* of a successful task.
 
     Args:
+        published: The window as the sensor returns it; this becomes the ``extra`` of the events.
         partition_key_format: The strftime format of partition keys; each partition in the window gets an event. Empty
-            for a single event without a key.
+            for a single event without a key. An alias always gets a single event.
     """
     for outlet in outlets:
         if isinstance(outlet, AssetAlias):
@@ -61,7 +62,7 @@ def partition_keys(start: datetime, end: datetime, key_format: str) -> list[str]
     Return the keys of all partitions that overlap ``[start, end)``, in time order.
 
     Args:
-        key_format: The strftime format of a partition's start in UTC; at most as fine as hours.
+        key_format: The strftime format of a partition's start in UTC; not finer than hours.
     """
     first = start.replace(minute=0, second=0, microsecond=0)
     moments = (first + timedelta(hours=hours) for hours in range(ceil((end - first) / timedelta(hours=1))))
@@ -93,7 +94,7 @@ def check_partitions(key_format: str, outlets: Iterable[Any]) -> None:
 
 
 def openlineage(result: WindowStatus) -> "OperatorLineage[Any, Any]":
-    """Return sources, target and rows of an executed window. The OpenLineage provider calls this."""
+    """Return the sources, the target and its row count of an executed window; requires the OpenLineage provider."""
     from airflow.providers.common.compat.openlineage.facet import (
         InputDataset,
         OutputDataset,
@@ -101,7 +102,7 @@ def openlineage(result: WindowStatus) -> "OperatorLineage[Any, Any]":
     )
     from airflow.providers.openlineage.extractors import OperatorLineage
 
-    # Named by OpenLineage's naming rules; an embedded engine has no host.
+    # The namespace follows OpenLineage's naming rules; for an embedded engine, the host is empty.
     namespace = f"clickhouse://{urlsplit(result.environment).netloc}"
     rows = OutputStatisticsOutputDatasetFacet(rowCount=result.rows)
     return OperatorLineage(

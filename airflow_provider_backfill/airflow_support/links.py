@@ -1,5 +1,5 @@
 """
-Add a button to a task that leads to the page of its plan.
+Give tasks a button that opens the page of their plan.
 
 Airflow asks for the address on the worker, when the task ends. :func:`push_plan_link` sets it earlier, so that the
 button works while the task runs.
@@ -17,7 +17,7 @@ _ATTRIBUTE = "linked_plan_id"
 
 
 def plan_link(plan_id: str) -> str:
-    """Return the address of a plan's page; absolute if ``[api] base_url`` is set."""
+    """Return the address of a plan's page: absolute if ``[api] base_url`` is set, otherwise a path without a host."""
     return page_address(conf.get("api", "base_url", fallback="") or "", plan_id, framed=airflow_is(3, 1))
 
 
@@ -31,14 +31,14 @@ class BackfillPlanLink(BaseOperatorLink):
         plan_id = getattr(operator, _ATTRIBUTE, "")
         if plan_id:
             return plan_link(plan_id)
-        # A deferred task continues in another process than the one that stored the address.
+        # A deferred task continues in a new process, so read the address that the earlier process pushed to the XCom.
         pull = getattr(ti_key, "xcom_pull", None)
         found = pull(key=self.xcom_key, map_indexes=getattr(ti_key, "map_index", -1)) if pull else None
         return found if isinstance(found, str) else ""
 
 
 def push_plan_link(operator: BaseOperator, context: Context, plan_id: str) -> None:
-    """Make the button lead to *plan_id* from now on, and log the address."""
+    """Make the task's button open the page of *plan_id*, also while the task runs, and log the address."""
     setattr(operator, _ATTRIBUTE, plan_id)
     address = plan_link(plan_id)
     operator.log.info("The plan's page: %s", address)

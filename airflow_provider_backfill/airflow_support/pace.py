@@ -18,7 +18,9 @@ class Pace(NamedTuple):
     The pace of a task, in a form that a trigger can store.
 
     Attributes:
-        stop_at: An instant, so that a restart of the triggerer does not shift it.
+        max_load: The share of the server's limits above which the task waits.
+        max_failures: The number of permanent failures in a row after which the task stops.
+        stop_at: The stop time as the text of an instant, so that a restart of the triggerer does not shift the time.
     """
 
     max_load: float = 0.8
@@ -32,7 +34,7 @@ class Pace(NamedTuple):
         return {"max_load": self.max_load, "max_failures": self.max_failures, "schedule": self._schedule()}
 
     def is_over(self) -> bool:
-        """Return whether no chunk may start any more."""
+        """Return whether the stop time has passed, so that no chunk may start any more; false without a stop time."""
         return self._schedule().is_over(utc_now())
 
     def _schedule(self) -> Schedule:
@@ -42,7 +44,7 @@ class Pace(NamedTuple):
 
 def read_pace(fields: Mapping[str, Any], began: datetime) -> Pace:
     """
-    Read the pace from the rendered fields of an operator.
+    Return the pace from the rendered fields of an operator; blank fields have the defaults of :class:`Pace`.
 
     Args:
         fields: The values of ``FIELDS``, by name.
@@ -74,7 +76,12 @@ def check_literals(fields: Mapping[str, Any]) -> None:
 
 
 def _number(value: Any, kind: type[float] | type[int], default: float) -> Any:
-    """Return a number that a template may have rendered; leave other values for the caller to refuse."""
+    """
+    Return text as a number, *default* for a blank value, and other values unchanged for the caller to check.
+
+    Raises:
+        RequestError: The text is not a number.
+    """
     given = blank_to_none(value)
     if not isinstance(given, str):
         return default if given is None else given

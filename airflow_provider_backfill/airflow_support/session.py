@@ -1,8 +1,8 @@
 """
 Open a session in Airflow: options, state folder, connection, and errors in an operator's words.
 
-Operators and sensors share these functions. Only the official provider's hook opens connections, and only when a
-command needs one; a sensor never does.
+Operators, sensors and triggers share these functions. Only the official provider's hook opens connections, and only
+when a command needs one. A sensor never needs a connection to ClickHouse.
 """
 
 import json
@@ -32,9 +32,9 @@ SECTION = "clickhouse_backfill"
 
 # The user part of a URL names an Airflow connection; a password is not allowed.
 _CONNECTION_IN_URL = re.compile(r"((?:s3a?|gs|az)://)([\w.-]+)@([^/@:]+(?:/.*)?)")
-# By connection type: the object store's names for login and password.
+# For each type of an Airflow connection, the object store's options for the login and the password.
 _STORE_LOGIN = {"aws": ("access_key_id", "secret_access_key"), "wasb": ("account_name", "account_key")}
-# By extra of a connection: the object store's name.
+# For each key in the extra of an Airflow connection, the object store's option.
 _STORE_EXTRA = {
     "endpoint_url": "endpoint",
     "region_name": "region",
@@ -43,14 +43,14 @@ _STORE_EXTRA = {
     "key_path": "service_account_path",
 }
 
-# Command line flags that have another name as operator arguments.
+# For each flag whose operator argument has a different name, this name.
 _RENAMED = {"--from": "window_from", "--to": "window_to", "--select-file": "select"}
-# Flags without an operator argument.
+# The flags of the command line without an operator argument.
 _NOT_ARGUMENTS = frozenset({"--clickhouse-url", "--plan-id", "--config", "--json", "--verbose", "--password-file"})
 
 
 def airflow_home() -> Path:
-    """Return the home folder that Airflow itself uses."""
+    """Return Airflow's home folder: ``AIRFLOW_HOME``, or ``~/airflow`` if it is not set."""
     return Path(os.environ.get("AIRFLOW_HOME") or "~/airflow").expanduser()
 
 
@@ -75,7 +75,7 @@ def load_airflow_options(arguments: Mapping[str, Any], document: Mapping[str, An
 
 
 def airflow_section() -> dict[str, str]:
-    """Return Airflow's ``[clickhouse_backfill]`` section as text."""
+    """Return the options of Airflow's ``[clickhouse_backfill]`` section by key, as text; empty for an unset option."""
     keys = {info.key for info in describe_options()} | set(conf.getsection(SECTION) or {})
     # Read each key: getsection() converts types and omits false values.
     return {key: conf.get(SECTION, key, fallback="") for key in sorted(keys)}
@@ -94,7 +94,7 @@ def open_session(options: Options, user: str, clickhouse_conn_id: str | None = N
             ClickHouse.
 
     Raises:
-        ConfigError: The state folder is a URL of an unknown kind, or needs an extra that is not installed.
+        ConfigError: :func:`.open_store` refuses the state folder, or the connection in its URL does not exist.
         StateError: The object store refuses the configuration.
     """
     folder = options.state_dir or "clickhouse-backfill"
@@ -107,7 +107,12 @@ def open_session(options: Options, user: str, clickhouse_conn_id: str | None = N
 
 
 def _store_config(conn_id: str) -> dict[str, str]:
-    """Return an Airflow connection's credentials, address and region for an object store."""
+    """
+    Return an Airflow connection's credentials, address and region, by the names of an object store's options.
+
+    Raises:
+        ConfigError: There is no such connection.
+    """
     try:
         connection = BaseHook.get_connection(conn_id)
     except AirflowNotFoundException:
@@ -125,12 +130,12 @@ def _opener(conn_id: str) -> Callable[[], ClickHouse]:
     def open_server() -> ClickHouse:
         from airflow.providers.clickhousedb.hooks.clickhouse import ClickHouseHook
 
-        # A session would refuse a second statement during the first, such as a KILL QUERY.
+        # In a ClickHouse session, the server would refuse a second statement during the first, such as a KILL QUERY.
         hook = ClickHouseHook(clickhouse_conn_id=conn_id, client_kwargs={"autogenerate_session_id": False})
 
         def open_at(place: Address) -> Any:
             class HookAt(ClickHouseHook):
-                """The same connection with the address of another server of its cluster."""
+                """A hook for the same connection, with the address of a different server of the cluster."""
 
                 @classmethod
                 def get_connection(cls, conn_id: str) -> Any:
@@ -166,11 +171,11 @@ def task_name(context: Context) -> str:
 @contextmanager
 def airflow_errors() -> Iterator[None]:
     """
-    Translate errors for Airflow, with operator arguments in place of flags in remedies.
+    Raise the product's errors as Airflow's, with operator arguments in place of flags in remedies.
 
     Errors that a retry cannot fix become AirflowFailException, which uses no retries: refused requests, wrong options,
-    damaged state, statements that ClickHouse always refuses. All others become AirflowException, to which Airflow's
-    ``retries`` apply.
+    damaged state, statements that ClickHouse always refuses. All other errors of the product become AirflowException,
+    to which Airflow's ``retries`` apply.
     """
     try:
         yield
@@ -188,7 +193,7 @@ def _is_final(error: BackfillError) -> bool:
 
 @contextmanager
 def operator_words() -> Iterator[None]:
-    """Translate the remedies of errors to operator arguments; for checks while Airflow parses a DAG."""
+    """Raise errors with operator arguments in their remedies; for checks while Airflow parses a DAG."""
     try:
         yield
     except BackfillError as error:
@@ -199,7 +204,7 @@ def operator_words() -> Iterator[None]:
 
 @contextmanager
 def undefined_named(context: Context) -> Iterator[None]:
-    """Explain the failure of a template that needs the data interval in a run without a logical date."""
+    """Explain an undefined name in a template by an AirflowFailException, if the run has no logical date."""
     try:
         yield
     except UndefinedError as error:
@@ -215,7 +220,7 @@ def in_operator_words(remedy: Remedy | None) -> str:
     """
     Return a remedy in an operator's words: ``--write-mode replace`` becomes ``write_mode='replace'``.
 
-    A shell command stays unchanged.
+    A shell command stays unchanged. The text is empty without a remedy.
     """
     if isinstance(remedy, Advice):
         return remedy.render(_argument)

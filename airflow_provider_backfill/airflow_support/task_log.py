@@ -4,8 +4,9 @@ Report running chunks from a task: lines in its log, and Airflow's metrics.
 Reports work in a worker and in the triggerer. In the triggerer, Airflow finds a task's log by context variables, which
 threads do not inherit. So the reporter keeps the context of its creator.
 
-Metrics, each with the tags ``target`` and ``dag_id``: counters ``clickhouse_backfill.chunks_done``, ``.chunks_failed``,
-``.chunk_retries`` and ``.rows``, and the timing ``.chunk_seconds`` (in milliseconds, like all timings of Airflow).
+The metrics have the tags ``target`` and ``dag_id``. They are the counters ``clickhouse_backfill.chunks_done``,
+``.chunks_failed``, ``.chunk_retries`` and ``.rows``, and the timing ``.chunk_seconds``, which Airflow sends in
+milliseconds like all its timings.
 """
 
 from collections.abc import Callable
@@ -35,7 +36,7 @@ class ChunkReporter:
         self._log, self._dag_id = log, dag_id
         self._plan_id, self._tags = "", {"dag_id": dag_id}
         self._context = copy_context()
-        # The chunks at work, with window and start time.
+        # For each running chunk, by its id: the window as text, and the start time.
         self._began: dict[str, tuple[str, datetime]] = {}
 
     def begin(self, plan: Plan) -> None:
@@ -45,7 +46,7 @@ class ChunkReporter:
 
     def __call__(self, event: Event) -> None:
         """Log an event of the worker, and count its metrics; safe to call from any thread."""
-        # Only one thread at a time can enter a context.
+        # Only one thread at a time can enter a context, so each call enters a copy.
         self._context.copy().run(self._tell, event)
 
     def _tell(self, event: Event) -> None:

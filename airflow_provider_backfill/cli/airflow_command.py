@@ -13,7 +13,7 @@ from airflow.cli.cli_config import ActionCommand, Arg
 
 
 class _Words(Arg):
-    """All following words, including flags; the console script parses them."""
+    """The argument for all following words, including flags; the console script parses the words."""
 
     def add_to_parser(self, parser: argparse.ArgumentParser) -> None:
         # Without prefix characters, Airflow takes no word for a flag, not even -h.
@@ -36,7 +36,7 @@ def commands() -> list[ActionCommand]:
 
 
 def run(args: Any) -> None:
-    """Run the console script with the words. Exit with its code, since Airflow ignores a command's result."""
+    """Run the console script with ``args.words`` and exit with its code, since Airflow ignores a command's result."""
     from ..airflow_support.session import airflow_section
     from .main import main
 

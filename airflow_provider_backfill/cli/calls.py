@@ -1,4 +1,4 @@
-"""Call each command: one function per command, from flags to arguments."""
+"""Translate the flags of each command to arguments, call the command, and return its payload."""
 
 import re
 import sys
@@ -53,7 +53,7 @@ def _run_flags(call: Call) -> "RunFlags":
 
 
 def _run(call: Call) -> Payload:
-    """Execute a plan; if the policy allows, create the plan first."""
+    """Execute or resume a stored plan. With the flags of ``plan``, and if the policy allows, first create the plan."""
     from ..commands.plan import create_plan
     from ..commands.run import run_plan
     from ..commands.session import Session
@@ -115,7 +115,12 @@ def _run(call: Call) -> Payload:
 
 
 def _pace(call: Call) -> dict[str, Any]:
-    """Return the user's limits on load and failures, if any."""
+    """
+    Return the arguments of the run for load, failures, schedule and order; omitted limits are left out.
+
+    Raises:
+        RequestError: A value is not allowed.
+    """
     given: dict[str, Any] = {}
     if (load := call.text("--max-load")) is not None:
         # Refuse a value such as 0.8: as a percentage, it would stop the run forever.
@@ -132,7 +137,7 @@ def _pace(call: Call) -> dict[str, Any]:
 
 
 def _schedule(call: Call) -> "Schedule":
-    """Read --hours, --stop-at and --zone: when chunks of the run may start."""
+    """Return when chunks of the run may start, as --hours, --stop-at and --zone say; at any time without the flags."""
     from datetime import UTC, datetime
 
     from ..core.hours import read_schedule
@@ -145,7 +150,8 @@ def named_plan(call: Call, session: "Session") -> str:
     Return the id of the plan that this call names: by id or its beginning, by ``--last``, or by ``--target``.
 
     Raises:
-        RequestError: The call names no plan, names it in two ways, or the name fits several plans.
+        PlanNotFoundError: No plan fits the name.
+        RequestError: The call names no plan or names a plan in two ways, or the name fits several plans.
     """
     from ..commands.find_plan import find_plan_id, last_plan_id, plan_id_of_target
     from ..core.names import parse_table

@@ -26,7 +26,9 @@ def _text(finding: dict[str, Any]) -> str:
 
 def write_junit(payload: dict[str, Any], path: Path) -> None:
     """
-    Write a JUnit file: a test case per finding, failed for errors, and one test case for plans without findings.
+    Write a JUnit file: a test case for each finding, and a test case with the number of plans without findings.
+
+    The test case of an error has a failure; those of warnings and notices pass.
 
     Raises:
         StateError: The file cannot be written.

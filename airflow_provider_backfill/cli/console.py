@@ -1,4 +1,4 @@
-"""Write to a terminal: colours, broken pipes, and lines."""
+"""Write harmless lines to a terminal, pipe or file, in colours where possible, even if the reader has gone."""
 
 import os
 import re
@@ -18,14 +18,14 @@ def is_terminal(out: IO[str]) -> bool:
 
 
 def write(out: IO[str], line: str) -> None:
-    """Write a line of progress immediately; do nothing if the reader has gone."""
+    """Write one harmless line of progress immediately. If the reader has gone, discard this and all further output."""
     with muted_when_broken(out):
         out.write(f"{plain_line(line)}\n")
         out.flush()
 
 
 def columns_of(out: IO[str]) -> int | None:
-    """Return the width of the terminal; None for pipes and files, which take lines of any length."""
+    """Return the width of a terminal in columns; None for pipes, files and terminals that cannot be redrawn."""
     if not is_terminal(out):
         return None
     with suppress(OSError, ValueError):
@@ -43,7 +43,7 @@ def mute(out: IO[str]) -> None:
 
 @contextmanager
 def muted_when_broken(out: IO[str]) -> Iterator[None]:
-    """Keep a run alive if the terminal or pipe that shows it is gone."""
+    """Suppress an OSError and then :func:`mute` *out*, so that a run survives the end of its terminal or pipe."""
     try:
         yield
     except OSError:
@@ -63,5 +63,5 @@ def print_line(out: IO[str], text: str) -> None:
     Only the colours of :func:`paint` stay; other terminal control and CI commands become harmless.
     """
     parts = _PAINTED.split(text)
-    # split() puts matches at odd indexes; the text after a match does not begin a line.
+    # split() puts the colours, which stay unchanged, at odd indexes.
     out.write("".join(part if index % 2 else plain_text(part) for index, part in enumerate(parts)) + "\n")

@@ -22,7 +22,12 @@ _LONGEST = 4 << 20
 
 
 def read_options(call: Call) -> "Options":
-    """Load the options from the flags, the environment and the files of this call."""
+    """
+    Return the options from the flags, the environment and the files of this call, and Airflow's section if given.
+
+    Raises:
+        ConfigError: A source cannot be read, or has an unknown name or a bad value.
+    """
     from ..option_sources import resolve_options
 
     config = call.text("--config")
@@ -36,7 +41,15 @@ def read_options(call: Call) -> "Options":
 
 
 def open_session(call: Call, options: "Options") -> "Session":
-    """Open the session of a command: the state folder, the options, and the connection to ClickHouse."""
+    """
+    Return the session of a command: the state folder, the options, the user, and a ClickHouse to open later.
+
+    Without an address of ClickHouse, the session has no server.
+
+    Raises:
+        ConfigError: The state folder is invalid.
+        StateError: The object store refuses the configuration.
+    """
     from ..commands.session import Session, account_name
     from ..state.store import open_store
 
@@ -45,7 +58,7 @@ def open_session(call: Call, options: "Options") -> "Session":
     def open_server() -> "ClickHouse":
         from ..clickhouse.client import connect
 
-        # Connections for the worker's threads, the watcher, and a spare.
+        # One connection for each parallel chunk, and four for the watcher and in reserve.
         return connect(url or "", read_password(call), connections=options.defaults.max_parallel_chunks + 4)
 
     store = open_store(options.state_dir or f".{PROGRAM}")
@@ -59,7 +72,7 @@ def server_url(call: Call) -> str | None:
 
 
 def with_page(payload: Payload) -> Payload:
-    """Return the payload of a plan with its page's address, if Airflow's address is known."""
+    """Return a plan's payload with the address of its page; unchanged without a plan or a known address of Airflow."""
     from ..ui_urls import airflow_address, page_address
 
     base = airflow_address(os.environ)
@@ -71,7 +84,7 @@ def read_file(path: Path) -> bytes:
     Return the bytes of a file that a user named: a password, a SELECT, a list of required backfills.
 
     Raises:
-        OSError: The file cannot be read, or is too long for such a file.
+        OSError: The file cannot be read, or is longer than 4 MiB.
     """
     with path.open("rb") as file:
         data = file.read(_LONGEST + 1)
@@ -84,10 +97,10 @@ def read_password(call: Call) -> str | None:
     """
     Return the password from --password-file, CLICKHOUSE_PASSWORD, or the file CLICKHOUSE_PASSWORD_FILE, in this order.
 
-    None if none of these is given.
+    The result is None if none of the three is given. Line breaks at the end of a file are removed.
 
     Raises:
-        ConfigError: The file cannot be read.
+        ConfigError: The file cannot be read, is not UTF-8, or is longer than 4 MiB.
     """
     path, where = call.text("--password-file"), "--password-file"
     if path is None and (given := os.environ.get("CLICKHOUSE_PASSWORD")):

@@ -6,7 +6,14 @@ Payload = dict[str, Any]
 
 
 class Flag(NamedTuple):
-    """One flag; *value* describes the value and is empty for a switch; *many* allows repetition."""
+    """
+    One flag of the command line.
+
+    Attributes:
+        name: The name as typed, with its dashes.
+        value: A placeholder for the value; empty for a switch.
+        many: Whether the flag may be repeated.
+    """
 
     name: str
     value: str
@@ -15,7 +22,7 @@ class Flag(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Return the flag's name as an attribute of the parsed arguments."""
+        """The flag's name among the parsed arguments: ``state_dir`` for ``--state-dir``."""
         return self.name.lstrip("-").replace("-", "_")
 
 
@@ -210,4 +217,4 @@ EXAMPLES = {
 """Example arguments by command; the documentation runs them in this order."""
 ALL_FLAGS = {flag.name: flag for command in COMMANDS.values() for flag in (*COMMON, *command.flags)}
 POSITIONAL = (PLAN_ID, SHELL, PARALLEL)
-"""Flags whose value may be given as the only positional word."""
+"""Flags whose names may be omitted, so that a value is a positional word."""

@@ -8,7 +8,7 @@ from .console import paint
 
 
 def show_clean(payload: dict[str, Any], out: IO[str]) -> str:
-    """Return a line for each table with its fate and the reason, and the next command."""
+    """Return a summary, each table with its fate and the reason, skipped places, and the next command if any."""
     lines = [_summary(payload)]
     for table in payload["tables"]:
         colour = {"removed": "completed", "removable": "warn", "kept": "planned"}[table["fate"]]

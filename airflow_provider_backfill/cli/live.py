@@ -1,8 +1,8 @@
 """
 Draw a run on a terminal while it lasts: the map of its window, the pace, the slowest and the failing chunks.
 
-A separate thread reads the log and draws four times a second. Workers only pass on failures, which become lines above
-the picture. The picture adapts to the size of the terminal.
+A separate thread reads the log and draws at most four times a second. Failures and splits, or all events with
+``--verbose``, become lines above the picture. The picture adapts to the size of the terminal.
 """
 
 import threading
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 _FRAME_SECONDS = 0.25
-# The pause after a frame, as a multiple of the frame's duration.
+# The minimum pause after a frame, as a multiple of the time that reading and drawing took.
 _REST = 10
 _MAP_LINES = 7
 _LABEL = 12
@@ -73,7 +73,11 @@ class RunView:
         return Group(*parts)
 
     def _head(self, run: Run, width: int) -> "list[Text]":
-        """Return target, status and rows; on a narrow terminal, the time left has a second line."""
+        """
+        Return target, status, rows and news: why a worker waits, or the time left and the pace of a running run.
+
+        News that does not fit into the first line has a second line.
+        """
         from rich.text import Text
 
         line = Text.assemble(
@@ -167,7 +171,8 @@ class Live:
     Show a run on a terminal; used as a context manager.
 
     Args:
-        look: Returns the current run; only the display's thread calls it.
+        look: Returns the current run; never called by two threads at the same time.
+        every: Whether all events become lines above the picture, instead of failures and splits only.
     """
 
     def __init__(self, out: IO[str], plan: Plan, look: Callable[[], Run], *, every: bool = False) -> None:
@@ -199,7 +204,7 @@ class Live:
             self._live.stop()
 
     def report(self, event: Event) -> None:
-        """Write a line above the picture for a failure or a split; with *every*, for each event."""
+        """Write a line above the picture for a failure or a split; with *every*, for each event that has a text."""
         with self._lock:
             text = self._narrator.tell(event)
         if text and (self._every or isinstance(event, ChunkFailed | ChunkSplit)):

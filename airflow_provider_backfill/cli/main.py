@@ -1,8 +1,8 @@
 """
 Run the console script ``clickhouse-backfill``.
 
-Only :func:`main` handles errors; no command prompts. Modules are imported when a command needs them, so ``--version``
-loads only the standard library and no command loads Airflow.
+Commands raise errors, and only this module reports the errors. No command asks for input. Modules are imported when a
+command needs them, so ``--version`` loads no other package, and no command loads Airflow.
 """
 
 import io
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None, *, airflow_section: Mapping[str
         # pydantic would search all installed packages for plugins, which slows down each start.
         os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Write characters that the terminal or pipe cannot take as escapes, instead of failing.
+        # Escape characters that the encoding of the terminal or pipe lacks, instead of failing.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _main(words, airflow_section)
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None, *, airflow_section: Mapping[str
 
 
 def _is_no_text(word: str) -> bool:
-    """Return whether *word* contains bytes that Python could not decode."""
+    """Return whether *word* contains a null character, or bytes that Python could not decode."""
     return not word.isprintable() and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in word)
 
 

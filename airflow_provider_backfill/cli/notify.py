@@ -31,7 +31,9 @@ def check_address(url: str) -> str:
 
 def notify(url: str, payload: dict[str, Any], *, pause: float = 1.0) -> str:
     """
-    Send *payload* as JSON by POST, three times at most.
+    Send *payload* as JSON by POST, in at most three tries.
+
+    Give up at once after an HTTP error below 500 other than 429.
 
     Args:
         pause: Seconds before the second try; the third waits twice as long.

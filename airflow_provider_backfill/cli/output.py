@@ -14,14 +14,15 @@ from .environment import read_password, server_url
 from .flags import Payload
 from .parser import Call
 
-# If a command was given one of these flags, the commands that it advises need the same flag.
+# If the user gave one of these flags, the commands that the output advises need the same flag. The flags in
+# _CARRIED_TO_SERVER are needed only by the commands in _ASKS_SERVER.
 _CARRIED = ("--state-dir", "--config")
 _CARRIED_TO_SERVER = ("--clickhouse-url", "--password-file")
 _ASKS_SERVER = ("plan", "run", "resume", "cancel", "doctor", "verify", "undo", "report", "clean")
 
 
 def show_payload(payload: Payload, call: Call) -> None:
-    """Print a command's result on stdout, as text, JSON, or GitHub annotations."""
+    """Print a command's result on stdout, as text, JSON, GitHub annotations or plan ids; nothing after --follow."""
     if call.on("--json"):
         print_json(payload)
         return
@@ -66,7 +67,7 @@ def print_json(payload: Any) -> None:
 
 
 def report_error(words: list[str], call: Call | None, command: str, error: BackfillError) -> int:
-    """Print an error and its remedy on stderr; with --json, also print it as an object on stdout."""
+    """Print an error and its remedy on stderr, with --json also as an object on stdout; return the exit code."""
     from ..core.masking import MESSAGE_LIMIT
 
     message, hint = (without_passwords(text, call)[:MESSAGE_LIMIT] for text in (error.message, error.hint))
@@ -79,7 +80,7 @@ def report_error(words: list[str], call: Call | None, command: str, error: Backf
 
 
 def without_passwords(text: str, call: Call | None) -> str:
-    """Return *text* without the passwords of this call."""
+    """Return *text* with the passwords of this call masked, except passwords of three letters or fewer."""
     from ..clickhouse.address import parse_address
     from ..core.masking import MASK
 
@@ -97,7 +98,7 @@ def without_passwords(text: str, call: Call | None) -> str:
 
 
 def _shown(name: str, text: str) -> str:
-    """Return the printable value of a flag of this call."""
+    """Return the value of a flag; an address of ClickHouse without its password, or masked if it cannot be parsed."""
     if name != "--clickhouse-url":
         return text
     from ..clickhouse.address import parse_address
@@ -110,6 +111,6 @@ def _shown(name: str, text: str) -> str:
 
 
 def carried_flags(call: Call, verb: str) -> list[Flag]:
-    """Return the flags of this call that advised commands need, too."""
+    """Return the flags of this call that an advised command *verb* also needs, without passwords."""
     names = (*_CARRIED, *_CARRIED_TO_SERVER) if verb in _ASKS_SERVER else _CARRIED
     return [Flag(name, _shown(name, text)) for name in names if (text := call.text(name)) is not None]

@@ -12,7 +12,7 @@ from .flags import ALL_FLAGS, COMMANDS, COMMON, EXAMPLES, PLAN_ID, POSITIONAL, F
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raise argparse's errors instead of printing them."""
+    """A parser that raises argparse's errors as RequestError, instead of printing them."""
 
     def error(self, message: str) -> NoReturn:
         raise RequestError(f"{message[:1].upper()}{message[1:]}.", hint=f"{self.prog} --help shows what it takes")
@@ -56,6 +56,7 @@ def parse(words: Sequence[str]) -> Call:
 
     Raises:
         RequestError: The command is missing, a word is unknown, or a flag has no value.
+        SystemExit: Help or the version was asked for, and printed on stdout.
     """
     index = 0
     while index < len(words) and words[index].startswith("-"):
@@ -106,9 +107,13 @@ def parse(words: Sequence[str]) -> Call:
 
 def _positional(command: str, extra: Sequence[str], values: Mapping[str, Any]) -> dict[str, str]:
     """
-    Return the positional words by the flag that each replaces, the last flags first.
+    Return the values of omitted flag names: each positional word, by the key of its flag.
 
-    Empty if the words replace no flag.
+    If there are fewer words than flags to fill, the words belong to the last of these flags. The result is empty if the
+    command has no such flag, or if a word looks like a flag.
+
+    Raises:
+        RequestError: There are too many words, or a word clearly means something else than a plan.
     """
     slots = [flag for flag in COMMANDS[command].flags if flag in POSITIONAL]
     if not slots or any(word.startswith("-") for word in extra):
@@ -142,8 +147,9 @@ def flag_name(word: str) -> str:
 
 def build_parser(command: str) -> _Parser:
     """
-    Build the argparse parser of one command, with its own flags, the flags for planning first, and
-    the common flags.
+    Return the parser of one command.
+
+    The parser has the command's own flags, the flags with which ``run`` creates a plan, and the common flags.
     """
     about = COMMANDS[command]
     parser = _Parser(
@@ -196,7 +202,7 @@ def overview() -> str:
 
 
 def flags_of(command: str) -> dict[str, Flag]:
-    """Return all flags of a command, by name."""
+    """Return the flags of a command by name, including the common flags."""
     about = COMMANDS[command]
     return {flag.name: flag for flag in (*COMMON, *about.more, *about.flags)}
 
@@ -232,7 +238,7 @@ def _unknown(word: str, command: str) -> RequestError:
 
 
 def _meant(word: str, known: Mapping[str, Flag]) -> str:
-    """Guess the meaning of a word without a flag."""
+    """Return a hint with the flag that a stray word was likely meant for; empty without a guess."""
     name, sign, value = word.partition("=")
     if sign and f"--{name}" in known:
         return f"did you mean --{name} {value}?"

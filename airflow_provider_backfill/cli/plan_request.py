@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 
 def read_request(call: Call, options: "Options") -> "PlanRequest":
-    """Read the flags of ``plan`` as a request."""
+    """
+    Return the request that the flags of ``plan`` and the options describe.
+
+    Raises:
+        RequestError: A flag is missing, has a bad value, or excludes another given flag.
+    """
     from ..clickhouse.shards import read_shard_urls
     from ..core.chunking import AUTO
     from ..core.instants import parse_instant
@@ -79,7 +84,7 @@ def read_request(call: Call, options: "Options") -> "PlanRequest":
 
 
 def _chunking(call: Call, options: "Options", auto: bool) -> "Chunking":
-    """Read the chunking from the flags, otherwise from the options."""
+    """Return the chunking from the flags, otherwise from the options; with *auto*, without limits on rows and bytes."""
     lengths = [name for name in ("--chunk-hours", "--chunk-by") if call.text(name) is not None]
     zone = call.text("--chunk-zone")
     if len(lengths) > 1 or (auto and zone is not None):
@@ -96,7 +101,7 @@ def _chunking(call: Call, options: "Options", auto: bool) -> "Chunking":
 
 
 def read_choice(call: Call, name: str, allowed: list[str]) -> str | None:
-    """Read a flag that allows several words."""
+    """Return the value of a flag, None if omitted; raise a RequestError for a value that is not in *allowed*."""
     value = call.text(name)
     if value is not None and value not in allowed:
         raise RequestError(f"{name} is {value!r}.", hint=f"write {name} with one of {', '.join(allowed)}")
@@ -104,7 +109,7 @@ def read_choice(call: Call, name: str, allowed: list[str]) -> str | None:
 
 
 def name_pairs(call: Call, name: str) -> Iterator[tuple[str, str]]:
-    """Yield the ``NAME=VALUE`` pairs of a flag."""
+    """Yield names and values of a repeatable flag ``NAME=VALUE``; raise a RequestError for a value without a name."""
     for text in call.texts(name):
         left, sign, right = text.partition("=")
         if not sign or not left.strip():
@@ -129,7 +134,7 @@ def _select(call: Call) -> str | None:
 
 
 def read_reason(call: Call, name: str) -> str:
-    """Read a reason, which must not be blank; empty if none is given."""
+    """Return a stripped reason; empty if the flag is omitted. Raise a RequestError for a blank reason."""
     reason = call.text(name)
     if reason is not None and not reason.strip():
         raise RequestError(f"{name} gives no reason.", hint=f"write {name} 'why parts of groups are fine'")

@@ -10,7 +10,7 @@ from .text import remedy_lines, show_estimate, show_pairs, show_seconds, show_wi
 
 
 def adds_up_lines(shown: Payload | None) -> list[tuple[str, str]]:
-    """Return why the chunks add up, as label and text."""
+    """Return pairs of label and text that tell why the chunks add up; empty without *shown*."""
     if shown is None:
         return []
     return [
@@ -22,7 +22,7 @@ def adds_up_lines(shown: Payload | None) -> list[tuple[str, str]]:
 
 
 def show_plan(payload: Payload, out: IO[str]) -> str:
-    """Show a plan with its target, chunks, source, guarantee and warnings, and the next command."""
+    """Return a plan as text: target, chunks, source, guarantee, warnings, preview if any, and the next command."""
     existing = payload["existingRows"]
     made = "would be created. Nothing was written." if "preview" in payload else "created. Nothing has run yet."
     lines = [
@@ -67,7 +67,7 @@ def _shard(shard: Payload) -> str:
 
 
 def _preview(preview: Payload) -> list[str]:
-    """Return the cost of all chunks, and the statements of two chunks."""
+    """Return lines with the cost of all chunks, and with the cost and the statements of the previewed chunks."""
     lines = [f"  {_cost(preview) or 'rows and time are not known'} in all, one chunk at a time"]
     for chunk in preview["chunks"]:
         window = show_window(chunk["from"], chunk["to"])

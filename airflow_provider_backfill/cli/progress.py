@@ -18,7 +18,8 @@ from ..errors import BackfillError
 from .console import write
 from .text import show_count, show_seconds
 
-# Up to this number of chunks, each chunk has a line; beyond, a line every two seconds.
+# Up to _ALL_LINES chunks, every finished chunk has a line. In larger plans, _LINE_SECONDS seconds pass after a line
+# before the line of the next finished chunk.
 _ALL_LINES = 50
 _LINE_SECONDS = 2.0
 _MIDNIGHT = "T00:00:00.000Z"
@@ -35,7 +36,7 @@ class Progress(Protocol):
 
 
 class RateMeter:
-    """Measure the pace of a run and the time left between readings of the run."""
+    """The pace of a run and its time left, measured by comparing successive readings of the run."""
 
     def __init__(self, run: Run) -> None:
         self._meter = ProgressMeter(time.monotonic())
@@ -62,7 +63,7 @@ class RateMeter:
         return self._meter.seconds_left(self._look(run), run.total - ended(run))
 
     def text(self, run: Run) -> str:
-        """Return the time left and the pace, as far as known; the time left comes first, for narrow terminals."""
+        """Return the time left and then the pace, in words; empty until a chunk has ended since the first reading."""
         pace, left = self.pace(run), self.seconds_left(run)
         if pace is None or left is None:
             return ""
@@ -81,7 +82,7 @@ class RateMeter:
 
 
 def pace_payload(pace: Pace | None) -> dict[str, float | None]:
-    """Return a pace as JSON; all values are None if it is unknown."""
+    """Return a pace as JSON, rounded to one decimal; all values are None if the pace is unknown."""
     names = ("chunksPerMinute", "rowsPerSecond", "rowsReadPerSecond", "bytesReadPerSecond")
     if pace is None:
         return dict.fromkeys(names)
@@ -90,13 +91,15 @@ def pace_payload(pace: Pace | None) -> dict[str, float | None]:
 
 
 def ended(run: Run) -> int:
-    """Return the number of chunks that need no further work."""
+    """Return the number of chunks that are done or have failed permanently."""
     return run.count(ChunkStatus.DONE) + run.count(ChunkStatus.FAILED)
 
 
 class EventText:
     """
-    Describe events as sentences. Remember the windows of running chunks, since only the first event has the window.
+    A narrator that describes events in lines of text.
+
+    The narrator remembers the windows of running chunks, because only a chunk's first event has the window.
 
     Args:
         whole: Whether to include the server's remarks about its query plan in errors.
@@ -107,7 +110,7 @@ class EventText:
         self._short: Callable[[str], str] = str if whole else short_error
 
     def tell(self, event: Event) -> str:
-        """Describe an event of a chunk; empty for events that say nothing new."""
+        """Return a line about an event of a chunk, or about a throttled run; empty for all other events."""
         match event:
             case ChunkStarted():
                 where = f"  shard {event.shard}" if event.shard else ""
@@ -133,7 +136,7 @@ class EventText:
 
 
 def chunk_window(start_at: datetime, end_at: datetime) -> str:
-    """Return a chunk's window in short form, for a column."""
+    """Return a chunk's window in UTC, in short form: ``2025-01-01 to 2025-01-02``, ``2025-01-01 06:00 to 12:00``."""
     start, end = (render_instant(moment) for moment in (start_at, end_at))
     if {start[10:], end[10:]} == {_MIDNIGHT}:
         return f"{start[:10]} to {end[:10]}"
@@ -144,12 +147,14 @@ def chunk_window(start_at: datetime, end_at: datetime) -> str:
 
 class LineProgress:
     """
-    Show progress as plain lines: one per finished chunk of a small plan, otherwise one every two seconds.
+    Show progress as plain lines.
 
-    Failures always have a line. With *every*, all events have a line, for plans of any size.
+    Each failure, split and wait has a line. Each finished chunk of a small plan has a line; in a larger plan, at most
+    one finished chunk in two seconds.
 
     Args:
-        look: Returns the current run; called only for a line.
+        look: Returns the current run; called at the beginning and for each line.
+        every: Whether all events that have a text have a line, for plans of any size.
     """
 
     def __init__(self, out: IO[str], look: Callable[[], Run], *, every: bool = False) -> None:
@@ -189,7 +194,8 @@ class JsonLines:
     """
     Show progress as JSON, one object per line, for log collectors.
 
-    Each line is an event from the event log, with ``planId``, ``level`` and the numbers of done and of all chunks.
+    Each line is an event from the event log, with ``planId`` and ``level`` (``info``, ``warning`` or ``error``). Unless
+    the log cannot be read, ``chunksDone`` and ``chunksTotal`` have the numbers of done and of all chunks.
 
     Args:
         look: Returns the current run.

@@ -9,7 +9,7 @@ from .text import show_moment, show_seconds, show_window
 
 
 def show_report(payload: Payload, _: IO[str]) -> str:
-    """Return user, reason, times and cost, one line each."""
+    """Return the report as text: a heading, then the known facts such as user, times and cost, one line each."""
     pairs = list(_pairs(payload))
     width = max(len(label) for label, _ in pairs)
     head = f"Plan {payload['planId']} of {payload['target']} is {payload['status']}."

@@ -27,7 +27,8 @@ def read_required(path: Path) -> list[RequiredBackfill]:
     The file has a list ``backfill`` of entries with target, from, to, and optionally reason and owner.
 
     Raises:
-        ConfigError: The file cannot be read or has another structure; the message names the entry.
+        ConfigError: The file cannot be read, or has another structure; the message names a bad entry. Or the file is
+            YAML and PyYAML is not installed.
     """
     kind = {".yaml": "YAML", ".yml": "YAML", ".json": "JSON"}.get(path.suffix.lower(), "TOML")
     try:
@@ -84,7 +85,7 @@ def _declared(entry: Any, where: str, kind: str) -> RequiredBackfill:
     if unknown or missing:
         what = f"has no {', '.join(missing)}" if missing else f"has {', '.join(unknown)[:200]}"
         raise ConfigError(f"{where} {what}.", hint=f"an entry has {', '.join(_KEYS)}")
-    # TOML and YAML parse unquoted dates and times.
+    # TOML and YAML parse unquoted dates and times; turn such values back into text.
     try:
         texts = {key: value if isinstance(value, str) else str(value).replace(" ", "T") for key, value in entry.items()}
         target = parse_table(texts["target"], "target")

@@ -15,8 +15,8 @@ class Stopper:
     """
     Turn SIGINT, SIGTERM and SIGHUP into a pause during a run.
 
-    Before the worker exists, a signal ends the command. Later, the first signal stops the worker, which releases its
-    chunks. A second SIGINT ends the process immediately.
+    Before ClickHouse is connected, a signal ends the command. Later, the first signal stops the worker, which releases
+    its chunks. A further SIGINT ends the process immediately; other further signals are ignored.
 
     Attributes:
         signal: The number of the signal that paused the run; 0 if none did.
@@ -44,7 +44,11 @@ class Stopper:
             signal.signal(number, handler)
 
     def opening(self, connect: Callable[[], Any] | None) -> Callable[[], Any] | None:
-        """Return *connect*, after whose call a signal waits for the worker, because the log is written from then on."""
+        """
+        Return a function that calls *connect* and then lets signals pause the run; None without *connect*.
+
+        After the connection, the run writes to its log, so a signal must no longer end the command at once.
+        """
         if connect is None:
             return None
 
@@ -67,7 +71,7 @@ class Stopper:
             raise KeyboardInterrupt
         if self._reason:
             if number == signal.SIGINT:
-                # A progress bar may have hidden the cursor.
+                # Show the cursor, which a progress bar may have hidden.
                 os.write(2, b"\x1b[?25h\n" if os.isatty(2) else b"")
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping
 
-# Words for each command in other tools.
+# By command: words with a similar meaning in other tools.
 _COMMANDS = {
     "run": ("start", "execute", "exec", "go", "launch"),
     "resume": ("retry", "continue", "restart", "rerun", "unpause"),
@@ -23,7 +23,7 @@ _COMMANDS = {
     "report": ("cost", "summary"),
     "coverage": ("gaps", "windows"),
 }
-# Words for each flag in other tools.
+# By flag: flags with a similar meaning in other tools.
 _FLAGS = {
     "--target": ("--table", "--to-table", "--into", "-t"),
     "--from": ("--start", "--since", "--begin", "--window-from", "--after"),
@@ -41,7 +41,7 @@ _FLAGS = {
     "--config": ("-c", "--config-file", "--options"),
     "--json": ("-o", "--output"),
 }
-# Underscores, and the dashes that editors put in place of two hyphens.
+# Replaces underscores by hyphens, and the dashes that editors put in place of two hyphens by two hyphens.
 _SPELLED_OTHERWISE = str.maketrans({"_": "-", "\u2013": "--", "\u2014": "--"})
 
 

@@ -1,8 +1,7 @@
 """
-Show payloads and the progress of a run as text for people.
+Show payloads as text for people.
 
-This module only formats and decides nothing. Progress comes from the event log (:class:`Run`), so it includes the
-chunks of other workers, and drawing never makes a worker wait. rich is imported only if a terminal can be redrawn.
+This module only formats and decides nothing. The progress of a run is shown by :mod:`.progress` and :mod:`.live`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,7 @@ _WINDOWS_SHOWN = 4
 
 
 def show_moment(text: str) -> str:
-    """Return ``2025-01-01T06:00:00.000Z`` as ``2025-01-01 06:00``; only the date for midnight."""
+    """Return an instant such as ``2025-01-01T06:00:00.000Z`` as ``2025-01-01 06:00``; only the date for midnight."""
     day, _, clock = text.removesuffix("Z").partition("T")
     clock = clock.removesuffix(".000").removesuffix(":00")
     return day if clock in ("", "00:00") else f"{day} {clock}"
@@ -31,7 +30,7 @@ def show_window(start: str, end: str) -> str:
 
 
 def show_seconds(seconds: float) -> str:
-    """Return a duration in its two largest units."""
+    """Return a duration in its two largest units, such as ``2 h 5 min``; below ten seconds with one or two decimals."""
     if seconds < 9.95:
         return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -55,12 +54,12 @@ def remedy_text(finding: Payload) -> str:
 
 
 def remedy_lines(finding: Payload) -> list[str]:
-    """Return the remedy of a finding as lines with an arrow; empty if there is none."""
+    """Return the remedy of a finding as a line with an arrow, in a list; empty without a remedy."""
     return [f"    -> {remedy_text(finding)}"] if finding["hint"] else []
 
 
 def show_status(payload: Payload, out: IO[str]) -> str:
-    """Return the state of a run, and the next command."""
+    """Return the state of a run as text, with chunks, statements and findings in the payload, and the next command."""
     status, counts = payload["status"], payload["chunkCounts"]
     others = [f"{counts[name]:,} {name}" for name in ("running", "failed", "pending") if counts[name]]
     error = "" if status == RunStatus.COMPLETED else payload.get("lastError", "")
@@ -107,7 +106,7 @@ def _read(payload: Payload) -> str:
 
 
 def _failures(groups: Sequence[Payload]) -> str:
-    """Return equal errors in one line each, after the windows of their chunks."""
+    """Return a line for each of the first five different errors, after the starts of the chunks that have the error."""
     return f"\n{' ' * 14}".join(f"{_windows(group)}: {group['error']}" for group in groups[:_ERRORS_SHOWN])
 
 
@@ -129,12 +128,12 @@ def _chunks(chunks: Sequence[Payload], out: IO[str]) -> list[str]:
 
 
 def show_events(payload: Payload, _: IO[str]) -> str:
-    """Show the history of a plan, one line per event, oldest first."""
+    """Return the history of a plan, one line for each event, oldest first; a sentence if there are no events."""
     return "\n".join(map(show_event, payload["events"])) or f"Nothing has happened to plan {payload['planId']} yet."
 
 
 def show_event(event: Payload) -> str:
-    """Return one event of the log as a line: time, type, chunk and message."""
+    """Return one event of the log as a line: time, type and user, and the chunk, attempt, rows and text if any."""
     chunk = event.get("chunkId", "")
     window = show_window(event["from"], event["to"]).removesuffix(" UTC") if "from" in event else chunk
     attempt = f"attempt {event['attempt']}" if "attempt" in event else ""
@@ -156,7 +155,7 @@ def _dial(number: int | None) -> str:
 
 
 def show_doctor(payload: Payload, out: IO[str]) -> str:
-    """Show the findings about a plan or a table, worst first, each with its remedy."""
+    """Return the findings about a plan or a table, each with its remedy, then sizes of chunks and skipped checks."""
     what = f"{payload['target']}, no plan given"
     if payload["planId"] is not None:
         what = f"Plan {payload['planId']} of {payload['target']} is {payload['status']}"
@@ -199,7 +198,7 @@ def show_count(number: float) -> str:
 
 
 def show_coverage(payload: Payload, out: IO[str]) -> str:
-    """Show the proven parts of a window, and the gaps."""
+    """Return the proven parts and the gaps of a window for each server, parts filled twice, and damaged plans."""
     verdict = paint("filled", "completed", out) if payload["ok"] else paint("not filled", "failed", out)
     lines = [f"{payload['target']}, {show_window(payload['from'], payload['to'])}: {verdict}."]
     for server in payload["servers"]:
@@ -220,7 +219,7 @@ def show_coverage(payload: Payload, out: IO[str]) -> str:
 
 
 def show_verify(payload: Payload, out: IO[str]) -> str:
-    """Show the rows of source and target, and the rows that only one side has."""
+    """Return the verdict, the row counts of source and target, the chunks that differ, and rows that one side lacks."""
     done, total = payload["chunksVerified"], payload["chunksTotal"]
     verdict = payload["verdict"]
     if verdict == "inconclusive":
@@ -276,7 +275,7 @@ def _sums(content: Payload) -> str:
 
 
 def show_parallel(payload: Payload, out: IO[str]) -> str:
-    """Show the new number of parallel chunks, and the number running now."""
+    """Return a text with the new number of parallel chunks; also the number of running chunks, if larger."""
     number = payload["maxParallelChunks"]
     now = "parallel chunks as set for each worker" if number is None else f"{show_number(number, 'chunk')} in parallel"
     over = f" {payload['running']:,} run; those over it are not stopped." if payload["running"] > (number or 0) else ""
@@ -285,7 +284,7 @@ def show_parallel(payload: Payload, out: IO[str]) -> str:
 
 
 def show_waiver(payload: Payload, out: IO[str]) -> str:
-    """Show the waiver, and how to end it."""
+    """Return the waiver as a sentence: end and reason, and the plan that replaces the waived plan."""
     until = f" until {show_moment(payload['until'])} UTC" if payload["until"] else ""
     instead = f"; plan {payload['supersededBy']} does its work" if payload["supersededBy"] else ""
     waived = paint("waived", "paused", out)
@@ -293,7 +292,7 @@ def show_waiver(payload: Payload, out: IO[str]) -> str:
 
 
 def show_repair(payload: Payload, out: IO[str]) -> str:
-    """Show the repairs, the uncertain chunks, and the next command."""
+    """Return the repairs, the advice about uncertain chunks, and the next command, as text."""
     lines = [f"Plan {payload['planId']} of {payload['target']} is {paint(payload['status'], payload['status'], out)}."]
     lines += [f"  {action}" for action in payload["actions"] or ["The files are intact; there was nothing to do."]]
     lines += [f"  {payload['advice']}"] if payload["advice"] else []
@@ -314,7 +313,7 @@ def _kept(backup: Payload | None) -> str:
 
 
 def show_check(payload: Payload, out: IO[str]) -> str:
-    """Show whether the required backfills are finished, and the unfinished ones."""
+    """Return whether all required backfills are finished, the number of checked plans, and the findings, as text."""
     result = payload["plugins"]["backfill"]
     plans = show_number(result["evaluated"], "plan")
     verdict = "every required backfill is finished" if payload["ok"] else "not every required backfill is finished"
@@ -334,12 +333,12 @@ def _findings(findings: Sequence[Payload], out: IO[str]) -> list[str]:
     return lines
 
 
-# User, start, rows and window: the columns that a narrow terminal omits first.
+# Indexes of the columns that a narrow terminal omits, in this order: user, start, rows, window.
 _SPARED = (7, 6, 3, 4)
 
 
 def _columns_that_fit(widths: Sequence[int], room: int | None) -> list[int]:
-    """Return the columns of a list that fit side by side; all columns if lines may have any length."""
+    """Return the indexes of the columns to show: omit spared columns until a line fits; all if *room* is None."""
     shown = list(range(len(widths)))
     for column in _SPARED:
         if room is None or sum(widths[one] for one in shown) + 2 * (len(shown) - 1) <= room:
@@ -349,7 +348,7 @@ def _columns_that_fit(widths: Sequence[int], room: int | None) -> list[int]:
 
 
 def show_list(payload: Payload, out: IO[str]) -> str:
-    """Show a table of the plans, newest last."""
+    """Return a table of the plans in the payload's order, then the damaged plans; a sentence if there is no plan."""
     header = ("PLAN", "STATUS", "DONE", "ROWS", "WINDOW (UTC)", "TARGET", "STARTED", "BY")
     rows = [
         (

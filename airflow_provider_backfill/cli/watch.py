@@ -1,4 +1,4 @@
-"""Show live views of a run: ``run`` and ``status --watch``."""
+"""Show live views of a run: for ``run``, ``status --watch`` and ``events --follow``."""
 
 import sys
 import time
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RunDisplay:
-    """Show the progress of one run from its beginning."""
+    """Show the progress of one run on stderr after :meth:`begin`; show nothing with --json."""
 
     def __init__(self, call: Call, session: "Session") -> None:
         self._call, self._session = call, session
@@ -31,7 +31,7 @@ class RunDisplay:
         return self
 
     def begin(self, plan: "Plan") -> None:
-        """Start to show the run of *plan*."""
+        """Start to show the run of *plan*: as JSON lines, as a picture on a terminal, or as plain lines."""
         from . import console
         from .progress import JsonLines, LineProgress
 
@@ -61,7 +61,7 @@ class RunDisplay:
 
 def watch_run(call: Call, session: "Session", plan_id: str) -> None:
     """
-    Show progress on stderr until the run has ended or the user presses Ctrl-C.
+    Show progress on stderr until the run has ended, its workers are dead, or the user presses Ctrl-C.
 
     With --json, each change is a line on stdout: the status payload, the slowest and failing chunks, and the pace.
     """
@@ -86,7 +86,12 @@ def watch_run(call: Call, session: "Session", plan_id: str) -> None:
 
 
 def follow_events(call: Call, session: "Session", plan_id: str, reader: "EventReader") -> Payload:
-    """Print events as they arrive, until the run has ended or the user presses Ctrl-C."""
+    """
+    Print events as they arrive, until the run has ended, its workers are dead, or the user presses Ctrl-C.
+
+    Returns:
+        A payload without events, with ``followed``, since the events are already printed.
+    """
     from ..commands.status import is_settled
     from .text import show_event
 

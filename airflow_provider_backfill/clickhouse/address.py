@@ -1,7 +1,8 @@
 """
 Parse the address of a ClickHouse, and show it without secrets.
 
-Only the parsed parts of an address are printed, and nothing of an address that cannot be parsed.
+An address is shown as its parsed parts without the password. An error about an address that cannot be parsed contains
+at most the name of a parameter.
 """
 
 import re
@@ -22,7 +23,8 @@ _ESCAPE = Advice(
 )
 _SECONDS = re.compile(r"[1-9][0-9]{0,6}")
 _SWITCH = {"true": True, "1": True, "false": False, "0": False}
-# Allowed parameters of an address. The client takes _CLIENT; its connection pool takes _TLS. Both take client_cert.
+# The query parameters that an address may have, and the kind of each value. The client takes _CLIENT; its connection
+# pool takes _TLS. Both take client_cert.
 _CLIENT = {"connect_timeout": "seconds", "send_receive_timeout": "seconds", "client_name": "text", "proxy_path": "text"}
 _TLS = {"verify": "true or false", "ca_cert": "file", "client_cert": "file", "client_cert_key": "file"}
 _PARAMETERS = {**_CLIENT, **_TLS}
@@ -31,10 +33,14 @@ _PARAMETERS = {**_CLIENT, **_TLS}
 @dataclass(frozen=True, slots=True)
 class Address:
     """
-    The address of a ClickHouse, and the user.
+    The address of a ClickHouse server with the user, or of an embedded engine.
 
     Attributes:
+        host: The host of the server; empty for an embedded engine.
+        port: The port of the server; 0 for an embedded engine.
         path: The path of the embedded engine; empty for a server.
+        password: The decoded password; None if the address has none.
+        parameters: The query parameters, as values of their types.
         database: The database for names without a database; empty for the user's default.
     """
 
@@ -49,7 +55,7 @@ class Address:
 
     @property
     def location(self) -> str:
-        """Scheme, host and port, without the user."""
+        """Scheme, host and port without the user; for an embedded engine, scheme and path."""
         if self.path:
             return f"{self.scheme}://{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -70,22 +76,24 @@ class Address:
 
     @property
     def client_options(self) -> dict[str, Any]:
-        """The address's query parameters that the ClickHouse client takes, with their types."""
+        """The query parameters of the address for the ClickHouse client; times are whole seconds."""
         return {name: value for name, value in self.parameters.items() if name in _CLIENT or name == "client_cert"}
 
     @property
     def tls_options(self) -> dict[str, Any]:
-        """The address's query parameters for TLS, which the client's connection pool takes."""
+        """The query parameters of the address for TLS, as arguments of the client's connection pool."""
         return {name: value for name, value in self.parameters.items() if name in _TLS}
 
 
 def parse_address(text: str) -> Address:
     """
-    Read ``http[s]://user@host:port/database`` or ``chdb:///path``.
+    Parse ``http[s]://user@host:port/database`` or ``chdb:///path``.
+
+    Without a port, the address gets 8443 for https and 8123 for http.
 
     Raises:
-        ConfigError: The address is invalid, has a credential in its query, or has an unknown parameter. The message
-            contains at most the name of a parameter.
+        ConfigError: The address is invalid, or its query has a credential, an unknown parameter or an invalid value.
+            The message contains at most the name of a parameter.
     """
     scheme, separator, _ = text.partition("://")
     scheme = scheme.lower()

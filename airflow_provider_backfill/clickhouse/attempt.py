@@ -1,4 +1,8 @@
-"""Define the context that all steps of an attempt share: facts, tables and callbacks."""
+"""
+Define the context of an attempt, and functions that end the queries and drop the tables of a plan.
+
+All steps of an attempt share the context: facts, tables and callbacks.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +23,8 @@ from .client import ClickHouse
 from .cluster import drop_for_good, names_elsewhere
 
 STAGING_SETTINGS = {
-    # The staging table must contain exactly the rows of the SELECT: no deduplication, no collapsing, no queue.
+    # The staging table must contain exactly the rows of the SELECT. So no INSERT deduplicates or collapses rows, or
+    # puts rows in a queue. For the number of partitions, 0 means no limit.
     "insert_deduplicate": 0,
     "optimize_on_insert": 0,
     "async_insert": 0,
@@ -27,7 +32,7 @@ STAGING_SETTINGS = {
     # A distributed read must not skip unreachable shards.
     "skip_unavailable_shards": 0,
 }
-# Settings of a table that keeps rows as they were inserted.
+# MergeTree settings of a staging table. They keep its rows as they were inserted.
 STAGING_TABLE: Mapping[str, int | str] = {
     # Part UUIDs distinguish parts that contain identical rows.
     "assign_part_uuids": 1,
@@ -37,18 +42,18 @@ STAGING_TABLE: Mapping[str, int | str] = {
     "max_bytes_to_merge_at_min_space_in_pool": 1,
     "parts_to_delay_insert": 100_000,
     "parts_to_throw_insert": 100_000,
-    # No TTL may reset column values, either.
+    # No merge may apply the TTL of a column, which stays in the copy of the target's definition.
     "max_number_of_merges_with_ttl_in_pool": 0,
 }
 # The number of tables per DROP statement. A drop takes milliseconds and a statement a round trip, but a plan may leave
 # thousands of tables.
 _DROPPED_AT_ONCE = 50
-# The maximum wait for the end of a query on another server. The attempt then fails and is tried again later.
+# The maximum wait, in seconds, for the end of a plan's queries on other servers. After it, ServerError is raised.
 _ELSEWHERE_SECONDS = 60.0
 
 
 class Step(StrEnum):
-    """A finished step of an attempt. The last two may occur for each partition."""
+    """A finished step of an attempt; ``MOVED`` and ``REPLACED`` occur once for each partition."""
 
     CLAIM = "claim"
     STAGING = "staging"
@@ -83,25 +88,29 @@ class Attempt(NamedTuple):
     The context of one attempt.
 
     Attributes:
-        fenced: Called before each publication; raises if another run may publish to the same window. It calls its
-            argument if the worker may have been asleep meanwhile, because another run may have published and ended.
+        fenced: Called before each publication, with a check as argument. Raises if another run may publish to an
+            overlapping window. If the worker may have been asleep since the last call, another run may have published
+            and ended. Then *fenced* also calls *owned* and the check.
         owned: Called before each kill, drop or delete; raises if the claim is lost.
-        verified: Called after staging and before publication, with the staged rows' sums, the parts (on replicas), and
-            the target times outside the chunk's window. Raises if the claim is lost.
+        verified: Called after staging and before publication. Its arguments are the content sums of the staged rows;
+            the staged table with its parts (None if a rename is the seal); and the target times of the rows (None if
+            all lie in the chunk's window). Raises if the claim is lost.
         step: Called after each step; may raise to end the attempt.
         neighbours: Returns the plan's other chunks that have, or may have, written to the target.
         rivals: Returns the ids of other known plans that have filled the chunk's window.
         reach: Returns the target times of the staged rows, as passed to *verified*; None if they lie in the chunk's
             window.
-        earlier: The sums of rows that earlier attempts staged, by attempt.
-        staged: The last staged table and its parts, if the target is replicated.
+        earlier: The content sums of the rows that earlier attempts staged, by the number of the attempt.
+        staged: The last verified staging table where the log is the seal: on replicas with its parts, and without parts
+            where the database cannot rename tables. Otherwise None.
         touched: Whether an earlier attempt may have written to the target.
         clear: Whether to delete the chunk's window from the target first.
-        insert_threads: The number of threads that write a statement's rows; ClickHouse's default is one.
+        insert_threads: The number of threads that write a statement's rows to a staging table; with 1, the setting is
+            not sent.
         sparse: Whether the window is probably empty, so that the source is checked first.
-        read: Called after each filling statement with the rows and bytes that it read.
-        replicated: The replicated tables among target and sources, each with the cluster whose replicas are read; empty
-            for a table that the server reads locally.
+        read: Called after each INSERT with the numbers of rows and bytes that were read.
+        replicated: The replicated tables among target and sources. Each comes with the cluster whose replicas are read;
+            the cluster is empty if the server reads the table locally.
     """
 
     plan: Plan
@@ -126,19 +135,22 @@ class Attempt(NamedTuple):
 
     @property
     def query_id(self) -> str:
-        """The query id of the insert. It is a prefix of the ids of other statements, so that a cancel finds all."""
+        """The query id of the first INSERT. The attempt's other ids begin with this id, so that a cancel finds all."""
         return query_id(self.plan.plan_id, self.chunk.id, self.number)
 
 
 def kill_queries(server: ClickHouse, plan_id: str, chunk_id: str = "") -> int:
     """
-    Kill all queries of a plan (or of one chunk) on all servers of the cluster, and wait for their end.
+    Kill the queries of a plan (with *chunk_id*, of one chunk) on all servers of the cluster, and wait for their end.
+
+    Other servers that cannot be reached or asked are left out.
 
     Returns:
-        The number of queries found.
+        The largest number of queries that were found at once; 0 for an embedded engine.
 
     Raises:
-        ServerError: ClickHouse could not be reached, or a query is still running on another server.
+        ServerError: This server refused a statement or could not be reached, or a query still runs on another server
+            after 60 s.
     """
     if server.embedded:
         return 0
@@ -156,7 +168,17 @@ def kill_queries(server: ClickHouse, plan_id: str, chunk_id: str = "") -> int:
 
 
 def _kill_elsewhere(server: ClickHouse, mine: str) -> int:
-    """Kill an attempt's queries on the other servers of the cluster; call this when the local queries have ended."""
+    """
+    Kill the queries that meet *mine* on the other servers of the cluster, and wait for their end.
+
+    Call this when the local queries have ended.
+
+    Returns:
+        The largest number of queries that were found at once.
+
+    Raises:
+        ServerError: A query is still running after :data:`_ELSEWHERE_SECONDS`.
+    """
     found, until = 0, time.monotonic() + _ELSEWHERE_SECONDS
     while alive := _elsewhere(server, mine):
         if not found:
@@ -175,7 +197,7 @@ def _kill_elsewhere(server: ClickHouse, mine: str) -> int:
 
 
 def _elsewhere(server: ClickHouse, mine: str) -> list[tuple[str, str]]:
-    """Return id and host of the queries that meet *mine*, on all reachable and readable servers of the cluster."""
+    """Return id and host of the queries that meet *mine* on reachable servers of the cluster; empty if these refuse."""
     try:
         if not server.cluster:
             return []
@@ -184,13 +206,14 @@ def _elsewhere(server: ClickHouse, mine: str) -> list[tuple[str, str]]:
             {"skip_unavailable_shards": 1},
         )
     except StatementRefusedError:
-        # Without the right REMOTE, or the right of the cluster's own user, only this server answers; doctor reports it.
+        # This user may lack the right REMOTE, or the user in the cluster's definition may lack rights. Then only this
+        # server can be asked; doctor reports the missing rights.
         return []
     return [(query, host) for query, host in found]
 
 
 def leftover_tables(server: ClickHouse, plan_id: str, target: TableFacts) -> list[TableName]:
-    """Return the names of a plan's tables on any replica, except the backup."""
+    """Return a plan's staging tables and fences for *target*, sorted; on replicas, also those only in Keeper."""
     prefix, databases = f"backfill_{plan_id}_", ", ".join(map(literal, target.databases))
     rows = server.rows(
         f"SELECT database, name FROM system.tables WHERE database IN ({databases})"
@@ -211,13 +234,13 @@ def place_of(name: str, target: TableFacts) -> TableName:
 
 
 def batches(tables: Sequence[TableName]) -> Iterator[Sequence[TableName]]:
-    """Yield *tables* in groups for one DROP statement each."""
+    """Yield *tables* in groups of at most 50, for one DROP statement each."""
     for start in range(0, len(tables), _DROPPED_AT_ONCE):
         yield tables[start : start + _DROPPED_AT_ONCE]
 
 
 def drop_tables(server: ClickHouse, tables: Sequence[TableName], replicas: Replicas | None = None) -> None:
-    """Drop tables, if they exist, on all *replicas*, including their entries in Keeper."""
+    """Drop tables, if they exist, on this server; with *replicas*, on all replicas, with their entries in Keeper."""
     for batch in batches(tables):
         if replicas is not None:
             drop_for_good(server, replicas, batch)
@@ -233,11 +256,11 @@ def drop_part(server: ClickHouse, table: TableName, name: str) -> None:
             f"ALTER TABLE {quote_table(table)} DROP PART {literal(name)}", {"max_partition_size_to_drop": "0"}
         )
     except StatementRefusedError as error:
-        # An attempt that lost its claim but is still alive has just moved the part.
+        # The part was just moved by an attempt that has lost its claim, or was merged, or was dropped by another chunk.
         if error.name != "NO_SUCH_DATA_PART":
             raise
 
 
 def drop_leftovers(server: ClickHouse, plan_id: str, target: TableFacts) -> None:
-    """Drop all tables of a plan except the backup. Call this only when no attempt needs them any more."""
+    """Drop a plan's staging tables and fences, not its backup. Call this only when no attempt needs them any more."""
     drop_tables(server, leftover_tables(server, plan_id, target), target.replicas)

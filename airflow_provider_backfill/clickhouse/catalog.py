@@ -23,7 +23,7 @@ _AST_FUNCTION = re.compile(r"^\s*Function (\w+)")
 _VIEW_TARGET = re.compile(
     r"^CREATE MATERIALIZED VIEW .*? TO ((?:`(?:[^`\\]|\\.)+`|[\w$]+)\.(?:`(?:[^`\\]|\\.)+`|[\w$]+))[ (]", re.DOTALL
 )
-# Each setting permits a definition that the server would refuse today.
+# MergeTree settings, with the value that permits a table definition which a server may refuse by default.
 _ALLOWANCES: Mapping[str, int | str] = {
     "allow_nullable_key": 1,
     "allow_suspicious_indices": 1,
@@ -36,12 +36,16 @@ _ALLOWANCES: Mapping[str, int | str] = {
     "compatibility_allow_sampling_expression_not_in_primary_key": 1,
     "deduplicate_merge_projection_mode": "'rebuild'",
 }
-# Functions that return an arbitrary one of several values, or values in arbitrary order.
+# Functions whose result depends on the order of the rows: they return one of several values, or an array of values.
 _CHANCE = re.compile(r"any|anylast|any_value|first_value|last_value|grouparray\w*|groupuniqarray\w*", re.IGNORECASE)
 
 
 def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
-    """Return facts about a table; None if it does not exist or the user may not see it."""
+    """
+    Return facts about a table; None if it does not exist or the user may not see it.
+
+    For a materialized view with its own storage, engine, keys and rows are those of the storage.
+    """
     found = server.rows(
         "SELECT engine, engine_full, toString(uuid), partition_key, sorting_key, create_table_query, total_rows,"
         " arrayZip(dependencies_database, dependencies_table),"
@@ -86,7 +90,7 @@ def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
 
 
 def _allowances(server: ClickHouse) -> dict[str, int | str]:
-    """Return settings that permit older table definitions; empty if the user may not read the server's settings."""
+    """Return those of :data:`_ALLOWANCES` that this server does not have; empty if the user may not read settings."""
     try:
         strict = server.rows(
             "SELECT name FROM system.merge_tree_settings"
@@ -100,7 +104,7 @@ def _allowances(server: ClickHouse) -> dict[str, int | str]:
 
 
 def replicated(server: ClickHouse, tables: Iterable[TableName]) -> tuple[TableName, ...]:
-    """Return the replicated ones of *tables*, on which a server may lag behind others."""
+    """Return those of *tables* that have a Replicated or Shared engine, sorted. A server may lag behind on these."""
     names = ", ".join(f"({literal(table.database)}, {literal(table.table)})" for table in tables)
     rows = server.rows(
         f"SELECT database, name FROM system.tables WHERE (database, name) IN ({names})"
@@ -110,7 +114,7 @@ def replicated(server: ClickHouse, tables: Iterable[TableName]) -> tuple[TableNa
 
 
 def feeding_views(server: ClickHouse, target: TableName) -> list[ViewFacts]:
-    """Return the materialized views that write to *target*, or *target* itself if it is a view with its own storage."""
+    """Return the materialized views that write to *target*, including *target* if it is a view with its own storage."""
     found = server.rows(
         "SELECT database, name, as_select, create_table_query FROM system.tables WHERE engine = 'MaterializedView'"
         " ORDER BY database, name"
@@ -129,7 +133,7 @@ def feeding_views(server: ClickHouse, target: TableName) -> list[ViewFacts]:
 
 
 def foreign_definers(server: ClickHouse, views: Iterable[str]) -> dict[str, str]:
-    """Return, for each of the materialized *views* that runs with another user's rights, that user."""
+    """Return the definers of *views* with SQL SECURITY DEFINER, by ``database.view``, except the connected user."""
     names = ", ".join(map(literal, views))
     if not names:
         return {}
@@ -143,7 +147,7 @@ def foreign_definers(server: ClickHouse, views: Iterable[str]) -> dict[str, str]
 
 
 def view_targets(server: ClickHouse, views: Iterable[TableName]) -> dict[TableName, TableName]:
-    """Return the table that each of the materialized *views* writes to, without views that have their own storage."""
+    """Return the targets of materialized *views*, by view. Views with their own storage are left out."""
     names = ", ".join(f"({literal(view.database)}, {literal(view.table)})" for view in views)
     if not names:
         return {}
@@ -161,13 +165,13 @@ def _view_target(create_query: str) -> TableName | None:
 
 def select_facts(server: ClickHouse, select: str, settings: Mapping[str, str] | None = None) -> SelectFacts:
     """
-    Return the columns of a SELECT, and the reasons why a repeated SELECT may differ.
+    Return the columns of a SELECT, and the names of its functions whose results may change between executions.
 
     Args:
-        settings: Values of the SELECT's query parameters.
+        settings: Settings for the SELECT, and the values of its query parameters.
 
     Raises:
-        ServerError: The server does not accept the SELECT.
+        ServerError: The server refused the SELECT or could not be reached.
     """
     columns = server.rows(f"DESCRIBE TABLE (\n{select}\n)", settings)
     tree = [line for (line,) in server.rows(f"SELECT explain FROM (EXPLAIN AST\n{select}\n)", settings)]
@@ -187,7 +191,7 @@ def database_engine(server: ClickHouse, name: str) -> str | None:
 
 
 def are_constant(server: ClickHouse, expressions: Sequence[str]) -> bool:
-    """Return whether expressions need no column and have the same value in each evaluation."""
+    """Return whether *expressions* need no column and never change their values; False if the server refuses them."""
     select = "SELECT " + ", ".join(f"({expression})" for expression in expressions)
     try:
         return not select_facts(server, select).unstable
@@ -196,7 +200,7 @@ def are_constant(server: ClickHouse, expressions: Sequence[str]) -> bool:
 
 
 def tables_like(server: ClickHouse, name: TableName) -> list[TableName]:
-    """Return the tables with stored rows that have all columns of table *name*, by name and type."""
+    """Return up to 3 MergeTree tables with all columns (name and type) of table *name*, those of its database first."""
     found = server.rows(
         "SELECT database, table FROM system.columns WHERE (name, type) IN"
         f" (SELECT name, type FROM system.columns WHERE {table_condition(name)})"
@@ -209,7 +213,7 @@ def tables_like(server: ClickHouse, name: TableName) -> list[TableName]:
 
 
 def supertypes(server: ClickHouse, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """Return for each pair of types the smallest common type; empty if there is none."""
+    """Return the smallest common type of each pair of types, by pair; empty text if there is only a Variant."""
     found: dict[tuple[str, str], str] = {}
     for pair in pairs:
         values = ", ".join(f"defaultValueOfTypeName({literal(name)})" for name in pair)
@@ -219,7 +223,7 @@ def supertypes(server: ClickHouse, pairs: Iterable[tuple[str, str]]) -> dict[tup
 
 
 def count_rows(server: ClickHouse, table: TableName, condition: str = "") -> int:
-    """Return the number of rows of *table* that meet *condition*."""
+    """Return the number of rows of *table* that meet *condition*; without a condition, of all rows."""
     where = f" WHERE {condition}" if condition else ""
     return int(server.value(f"SELECT count() FROM {quote_table(table)}{where}"))
 
@@ -244,7 +248,7 @@ def time_span(server: ClickHouse, table: TableName, column: str, kind: TimeKind)
 def first_instant(
     server: ClickHouse, table: TableName, column: str, kind: TimeKind, condition: str
 ) -> tuple[int, datetime | None]:
-    """Return the number of rows that meet *condition*, and the earliest instant in *column* among them."""
+    """Return the number of rows that meet *condition*, and their earliest instant in *column*; None without rows."""
     count, low = server.row(
         f"SELECT count(), {milliseconds(f'min({quote(column)})', kind)} FROM {quote_table(table)} WHERE {condition}"
     )

@@ -1,5 +1,5 @@
 """
-Connect to a ClickHouse over HTTP, or embedded in this process.
+Connect to a ClickHouse server over HTTP, or open an embedded engine in this process.
 
 The threads of a worker share one :class:`ClickHouse`. A refused statement raises :class:`StatementRefusedError` with
 ClickHouse's name of the error; a failed connection raises :class:`ServerUnreachableError`. Passwords are kept inside
@@ -29,6 +29,7 @@ logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 _T = TypeVar("_T")
 _NEEDED = object()
 
+# The parts of a server's error text that repeat other parts of the message: prefixes, version, URL and error name.
 # Each repetition is bounded, because the text comes from outside and may contain thousands of spaces.
 _NOISE = re.compile(
     r"^Received ClickHouse exception, code: \d{1,9}, server response: |^Code: \d{1,9}\. DB::Exception: "
@@ -41,16 +42,19 @@ _SETTINGS = {
     "send_progress_in_http_headers": 1,
     "http_headers_progress_interval_ms": 10_000,
 }
-# Column statistics are read from every part for each query, and do not help statements as simple as these.
 LONG_TEXT = {"max_query_size": 2**27}
-"""Settings for a statement that lists a plan's bounds: 100,000 chunks make a megabyte of text."""
+"""Settings that permit 128 MiB of text, for a statement that lists a plan's bounds: 1 MB for 100,000 chunks."""
+# Settings for servers that know them. A server would read column statistics from every part for each query, and the
+# product's statements are too simple to profit.
 _WHERE_KNOWN = {"use_statistics": 0}
-# Settings that a session needs to create a table which another session, or an older version, could create by default.
+# The names of settings that permit table definitions. The target may have a definition that this server refuses by
+# default, although another session or an older version could create it.
 _ALLOWS = re.compile(
     r"allow_suspicious_\w+|allow_experimental_\w+_(?:types?|index)|allow_experimental_(?:codecs|statistics?|unique_key)"
     r"|allow_deprecated_syntax_for_merge_tree|allow_create_index_without_type|allow_statistics|enable_\w+_(?:types?|index)"
 )
-# A limit in the user's profile must end a statement with an error, not with a partial answer.
+# The values of settings that prevent partial answers: a limit in the user's profile ends a statement with an error, and
+# a LIMIT or OFFSET in the profile does not apply.
 _WHOLE_ANSWERS = {
     **{
         f"{limit}_overflow_mode": "throw"
@@ -67,8 +71,8 @@ class Counts(NamedTuple):
     The server's counters of a statement.
 
     Attributes:
-        read_rows: Rows read; like the bytes, 0 if the server does not report them.
-        read_bytes: Uncompressed bytes read.
+        read_rows: Rows read; 0 if the server does not report them.
+        read_bytes: Uncompressed bytes read; 0 if the server does not report them.
         written_rows: Rows written; None if the server does not report them.
     """
 
@@ -96,8 +100,8 @@ class ClickHouse:
 
     @property
     def whole_answers(self) -> dict[str, Any]:
-        """Settings that turn a limit of the user's profile or connection into an error instead of a partial answer."""
-        # Send only needed settings: each makes the request's URL longer, which costs the client most of its time.
+        """The settings that this user's statements need against partial answers; empty if none is needed."""
+        # Send only needed settings, because the client spends most of its time on the URL, which has all settings.
         return {name: whole for name, whole in _WHOLE_ANSWERS.items() if self.setting(name) not in (None, str(whole))}
 
     def setting(self, name: str) -> str | None:
@@ -106,7 +110,7 @@ class ClickHouse:
         return setting and str(self._client.get_client_setting(name) or setting.value)
 
     def reached(self) -> "ClickHouse":
-        """Return this connection; behind a load balancer, return a connection to one server that answers."""
+        """Return this connection; for several replicas, return a connection to a replica that has just answered."""
         return self
 
     def at(self, url: str) -> "ClickHouse":
@@ -114,7 +118,7 @@ class ClickHouse:
         Connect to another server, ``http[s]://host:port``, as the same user in the same database.
 
         Raises:
-            ConfigError: *url* is not such an address.
+            ConfigError: *url* is not such an address, or this connection is to an embedded engine.
             ServerError: The server does not answer, or refuses the user.
         """
         from clickhouse_connect.driver.exceptions import ClickHouseError
@@ -131,9 +135,10 @@ class ClickHouse:
     @property
     def insert_threads(self) -> int:
         """
-        Return the number of insert threads for one statement, unless the user's profile sets one.
+        The number of threads that the server has for the INSERT of one statement: its ``max_threads``.
 
-        ClickHouse Cloud, a profile or a connection may set the number. Then return 1, and send no such setting.
+        The number is 1 if ClickHouse Cloud, the user's profile or the connection sets the number of insert threads, or
+        if the server does not know the settings. Callers send no setting for 1.
         """
         given = self._client.get_client_setting("max_insert_threads")
         ours, cores = (self._client.server_settings.get(f"max_{of}threads") for of in ("insert_", ""))
@@ -227,7 +232,7 @@ class ClickHouse:
         The widest cluster of several servers that contains this server; empty if there is none.
 
         Raises:
-            ServerError: The server could not be reached.
+            ServerError: The server refused the query or could not be reached.
         """
         if self._cluster is None:
             found = self.rows(
@@ -250,7 +255,7 @@ class ClickHouse:
         return given
 
     def _arguments(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Return settings and query parameters (``param_name``) for the client."""
+        """Return arguments for the client: *settings* without query parameters (``param_name``), and these by name."""
         given = self._with(settings)
         found = [name for name in given if name.startswith(_PARAMETER)]
         parameters = {name.removeprefix(_PARAMETER): given.pop(name) for name in found}
@@ -269,7 +274,7 @@ class ClickHouse:
         raise failure
 
     def close(self) -> None:
-        """Close the connections; an embedded engine releases its path for other processes."""
+        """Close the connections and ignore errors; an embedded engine releases its path for other processes."""
         with suppress(Exception):
             self._client.close()
 
@@ -281,7 +286,7 @@ def connect(url: str, password: str | None = None, *, connections: int = 8) -> C
     Args:
         url: An address for :func:`.parse_address`; it may contain the password.
         password: The password for a URL without one.
-        connections: The maximum of parallel statements.
+        connections: The number of connections that stay open. More statements in parallel open further connections.
 
     Raises:
         ConfigError: The URL is invalid, or the embedded engine is not installed.
@@ -323,11 +328,12 @@ def from_client(
     open_client: "Callable[[], Client]", name: str, elsewhere: "Callable[[Address], Client] | None" = None
 ) -> ClickHouse:
     """
-    Return a :class:`ClickHouse` around a client that the caller opens, such as Airflow's ClickHouse hook.
+    Return a :class:`ClickHouse` around a client from the caller.
 
     Args:
+        open_client: Opens the client, for example with Airflow's ClickHouse hook.
         name: The name of the ClickHouse in errors while its address is unknown.
-        elsewhere: Opens a client of the same user at another address, such as a shard's.
+        elsewhere: Opens a client of the same user at another address, such as a shard's. With None, :meth:`.at` fails.
 
     Raises:
         ConfigError: The embedded engine is not installed.
@@ -363,7 +369,7 @@ def _no_engine(error: ImportError) -> ConfigError:
 
 
 def _network_reason(error: BaseException) -> str:
-    """Return the system's reason for a failed connection, without the repetitions of the client and its libraries."""
+    """Return why a connection failed: the system's reason, or the error's text followed by its first cause."""
     text, inner = str(error), error
     while (cause := inner.__cause__ or inner.__context__) is not None:
         inner = cause

@@ -21,15 +21,17 @@ from .client import ClickHouse
 
 _T = TypeVar("_T")
 
-# Shorter than a worker's lease: a worker that was frozen and lost its claims has then lost its server, too.
+# The seconds after which an unused HTTP session ends: less than a worker's lease. So a frozen worker that has lost its
+# claims has lost its server, too.
 SESSION_SECONDS = 40
-# The maximum search for a server behind a load balancer; a restarted server has lost its sessions.
+# The maximum time, in seconds, to reach the same server again behind a load balancer. A restarted server is never
+# found, because it has lost its sessions.
 _FIND_SECONDS = 20.0
-# The maximum wait for a replica to catch up. The attempt then fails and is tried again.
+# The maximum wait, in seconds, for a replica to catch up. After it, ServerError is raised.
 SYNC_SECONDS = 60
-# The maximum wait for live replicas to create or drop a table.
+# The maximum wait, in seconds, for live replicas to drop a table, or to report the end of their catch-up.
 _DDL_SECONDS = 30
-# The maximum wait until live replicas that dropped a table have left Keeper.
+# The maximum wait, in seconds, until live replicas that dropped a table have left Keeper.
 _GONE_SECONDS = 3.0
 _ONLY_LIVING = {
     "distributed_ddl_task_timeout": _DDL_SECONDS,
@@ -37,9 +39,10 @@ _ONLY_LIVING = {
     # A host may refuse after the answer has begun, so wait for the end to see the error.
     "wait_end_of_query": 1,
 }
-# Put the statement in the queue of every replica without waiting for the others.
+# Settings that put a statement in the queue of every replica, without a wait for its execution.
 AT_ONCE = {"distributed_ddl_task_timeout": 0}
-# Expands to a different name on each server, even without macros.
+# The replica name of a new table, as SQL. It expands to a different name on each server, even without macros in the
+# server's configuration.
 _SERVER_MACRO = "'{server_uuid}'"
 _MACRO = re.compile(r"\{(\w+)\}")
 
@@ -48,15 +51,16 @@ class OneServer(ClickHouse):
     """
     One of the servers behind an address: every statement reaches this server, or fails.
 
-    An HTTP session identifies the server. Other servers do not know the session and refuse the statement unread; it is
-    sent again until it reaches the right server. A session ends with its server, or after :data:`SESSION_SECONDS`
-    without use, so a worker that sleeps longer cannot continue. Use it for one statement at a time.
+    An HTTP session identifies the server. Other servers do not know the session and refuse the statement unread; the
+    statement is sent again until it reaches the right server. A session ends with its server, or after
+    :data:`SESSION_SECONDS` without use, so a worker that sleeps longer cannot continue. A session runs one statement at
+    a time.
 
     Attributes:
-        met_others: Whether another server has answered, so that the address belongs to several.
+        met_others: Whether a different server has answered, so that the address belongs to several servers.
 
     Raises:
-        ServerError: From any statement, if the server cannot be found any more.
+        ServerError: From any statement, if the server is not found again within 20 s.
     """
 
     def __init__(self, server: ClickHouse) -> None:
@@ -91,7 +95,7 @@ class OneServer(ClickHouse):
 
 
 def one_server(server: ClickHouse) -> ClickHouse:
-    """Return one of the servers behind an address; for an embedded engine, the engine."""
+    """Return one of the servers behind an address; return an embedded engine unchanged."""
     return server if server.embedded else OneServer(server)
 
 
@@ -113,7 +117,12 @@ def find_replicas(server: ClickHouse, table: TableName) -> Replicas | None:
 
 
 def _arguments(server: ClickHouse, table: TableName, path: str) -> tuple[str, str]:
-    """Return the path and replica name for a new table of *table*'s replicas; *path* is the path of *table*."""
+    """
+    Return the prefix of the Keeper paths, and the quoted replica name, for new tables on the replicas of *table*.
+
+    The prefix contains the macros of the engine clause if their values on this server lead to *path*, the Keeper path
+    of *table*. Otherwise, the prefix is *path*.
+    """
     engine, uuid = server.rows(
         f"SELECT engine_full, toString(uuid) FROM system.tables WHERE {table_condition(table, 'name')}"
     )[0]
@@ -130,16 +139,18 @@ def _arguments(server: ClickHouse, table: TableName, path: str) -> tuple[str, st
 
 def _find_cluster(server: ClickHouse, path: str, names: set[str], active: set[str]) -> str:
     """
-    Find the smallest cluster with the replicas *names* of the table at *path*, or with the *active* ones.
+    Return the smallest cluster with all replicas *names* of the table at *path*.
 
-    A silent server may hold any of them, because Keeper needs some seconds to notice a dead server.
+    If there is none, return the smallest cluster with all *active* replicas; empty if there is none, either. A server
+    that does not answer may have a missing replica, because Keeper needs some seconds to notice a dead server.
     """
     clusters = server.rows(
         "SELECT cluster, count() FROM system.clusters GROUP BY cluster HAVING max(is_local) ORDER BY count(), cluster"
     )
     fallback = ""
     for cluster, size in clusters:
-        # Without the right REMOTE, or the right of the cluster's own user, the servers cannot be checked.
+        # This user may lack the right REMOTE, or the user in the cluster's definition may lack rights. Then the servers
+        # cannot be checked.
         with suppress(StatementRefusedError):
             met, silent = _ask_cluster(server, str(cluster), int(size), path)
             if len(names - met) <= silent:
@@ -165,11 +176,13 @@ def _ask_cluster(server: ClickHouse, cluster: str, size: int, path: str) -> tupl
 
 def catch_up(server: ClickHouse, table: TableName, cluster: str = "") -> None:
     """
-    Let the server's replica of *table* fetch all parts of the other replicas; on a *cluster*, let all live replicas do
-    so.
+    Wait until this server's replica of *table* has fetched all parts of the other replicas.
+
+    With *cluster*, wait for all live replicas on the cluster.
 
     Raises:
-        ServerError: A replica cannot catch up in time. The caller may try again, perhaps on another server.
+        ServerError: A replica does not catch up within :data:`SYNC_SECONDS`, or the statement failed. The caller may
+            try again, perhaps on another server.
     """
     where = f" ON CLUSTER {quote(cluster)}" if cluster else ""
     settings: dict[str, Any] = {"receive_timeout": SYNC_SECONDS}
@@ -199,7 +212,7 @@ def catch_up(server: ClickHouse, table: TableName, cluster: str = "") -> None:
 
 
 def is_replicated_on(server: ClickHouse, cluster: str, table: TableName) -> bool:
-    """Return whether servers of a cluster replicate *table*; False if they may not be asked."""
+    """Return whether a reachable server of *cluster* replicates *table*; False if a server refuses the question."""
     everywhere = f"clusterAllReplicas({literal(cluster)}, system.replicas)"
     question = f"SELECT count() > 0 FROM {everywhere} WHERE {table_condition(table)}"
     with suppress(StatementRefusedError):
@@ -208,7 +221,7 @@ def is_replicated_on(server: ClickHouse, cluster: str, table: TableName) -> bool
 
 
 def _queue(server: ClickHouse, table: TableName) -> str:
-    """Describe a replica's queue for a message."""
+    """Return words for a message: the length, age and errors of the queue of this server's replica of *table*."""
     rows = server.rows(
         "SELECT (SELECT replica_name FROM system.replicas WHERE "
         + table_condition(table)
@@ -222,14 +235,14 @@ def _queue(server: ClickHouse, table: TableName) -> str:
 
 
 def tables_beside(server: ClickHouse, replicas: Replicas) -> list[str]:
-    """Return the names of the tables in Keeper under the same parent path as a replicated table, on any replica."""
+    """Return the names of the product's tables whose Keeper paths lie beside that of a replicated table."""
     above, _, base = replicas.path.rpartition("/")
     names = Keeper(server, replicas.keeper).children(above or "/", like=f"{base}_backfill_")
     return [name.removeprefix(f"{base}_") for name in names]
 
 
 def path_beside(server: ClickHouse, replicas: Replicas, table: TableName) -> str:
-    """Return the path in Keeper for *table* under the same parent path."""
+    """Return the Keeper path of *table*, a table beside a replicated one; empty if it cannot be found."""
     if not replicas.by_database:
         return f"{replicas.path}_{table.table}"
     rows = server.rows(f"SELECT zookeeper_path FROM system.replicas WHERE {table_condition(table)}")
@@ -238,10 +251,11 @@ def path_beside(server: ClickHouse, replicas: Replicas, table: TableName) -> str
 
 def create_everywhere(server: ClickHouse, replicas: Replicas | None, create: Callable[[str], str]) -> None:
     """
-    Create a table on this server, and on the other replicas as soon as they can.
+    Create a table on this server, and queue its creation on the other replicas.
 
     Args:
-        create: Returns the statement for a cluster, or for this server if the name is empty.
+        replicas: The replication of the target; with None, the table is created only on this server.
+        create: Returns the statement for the cluster with this name; for this server if the name is empty.
     """
     allowed = server.permissive
     server.command(create(""), allowed | (AT_ONCE if replicas is not None else {}))
@@ -260,13 +274,13 @@ def drop_everywhere(server: ClickHouse, replicas: Replicas, tables: Sequence[Tab
 
 
 class Keeper(NamedTuple):
-    """Queries about nodes in Keeper, through one server."""
+    """Queries about nodes in the Keeper called *name*, through one server."""
 
     server: ClickHouse
     name: str
 
     def children(self, path: str, names: Iterable[str] | None = None, like: str = "") -> list[str]:
-        """Return the nodes below *path*: all, those of *names*, or those that begin with *like*."""
+        """Return the names of nodes directly below *path*: all, those in *names*, or those beginning with *like*."""
         where = [f"path = {literal(path)}"]
         if self.name != "default":
             where.append(f"zookeeperName = {literal(self.name)}")
@@ -278,7 +292,7 @@ class Keeper(NamedTuple):
         return [str(name) for (name,) in rows]
 
     def newest(self, path: str) -> int:
-        """Return when the newest node below *path* was created, in seconds of Keeper's clock; 0 if there is none."""
+        """Return when the newest node directly below *path* was created, in epoch seconds of Keeper; 0 without one."""
         where = f"path = {literal(path)}"
         if self.name != "default":
             where += f" AND zookeeperName = {literal(self.name)}"
@@ -287,7 +301,7 @@ class Keeper(NamedTuple):
         )
 
     def count(self, path: str) -> int:
-        """Return the number of nodes below *path*."""
+        """Return the number of nodes directly below *path*; 0 if *path* does not exist."""
         above, _, name = path.rpartition("/")
         where = f"path = {literal(above or '/')} AND name = {literal(name)}"
         if self.name != "default":
@@ -296,7 +310,7 @@ class Keeper(NamedTuple):
 
 
 def names_elsewhere(server: ClickHouse, replicas: Replicas, databases: Sequence[str], prefix: str) -> set[str]:
-    """Return the names of tables that begin with *prefix*, on other replicas or only in Keeper."""
+    """Return the table names that begin with *prefix*, on any replica of the cluster or only in Keeper."""
     names = set() if replicas.by_database else set(tables_beside(server, replicas))
     if replicas.cluster:
         everywhere = f"clusterAllReplicas({literal(replicas.cluster)}, system.tables)"
@@ -314,7 +328,7 @@ def insert_quorum(server: ClickHouse, total: int) -> int:
 
 
 def lost_tables(server: ClickHouse, replicas: Replicas) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Return the staging tables whose replicas are all dead: path and replicas by name."""
+    """Return the product's tables without live replicas, by name: the Keeper path and the names of the replicas."""
     keeper, prefix = Keeper(server, replicas.keeper), "" if replicas.keeper == "default" else f"{replicas.keeper}:"
     tables = {}
     for name in tables_beside(server, replicas):
@@ -327,7 +341,11 @@ def lost_tables(server: ClickHouse, replicas: Replicas) -> dict[str, tuple[str, 
 
 
 def drop_for_good(server: ClickHouse, replicas: Replicas, tables: Sequence[TableName]) -> None:
-    """Drop tables everywhere, and remove dead replicas from Keeper, since they may never return to do so."""
+    """
+    Drop tables, if they exist, on all replicas, and remove the entries of dead replicas from Keeper.
+
+    Dead replicas may never return to remove their own entries.
+    """
     names = ", ".join(f"({literal(table.database)}, {literal(table.table)})" for table in tables)
     where = f"(database, table) IN ({names})"
     paths = {str(path) for (path,) in server.rows(f"SELECT zookeeper_path FROM system.replicas WHERE {where}")}
@@ -349,6 +367,6 @@ def _drop_dead_replicas(server: ClickHouse, keeper: Keeper, path: str) -> None:
     prefix = "" if keeper.name == "default" else f"{keeper.name}:"
     for replica in keeper.children(f"{path}/replicas"):
         if not keeper.children(f"{path}/replicas/{replica}", ["is_active"]):
-            # The replica may be about to drop the table.
+            # Ignore a refusal, because the replica may be alive again and drop the table itself.
             with suppress(StatementRefusedError):
                 server.command(f"SYSTEM DROP REPLICA {literal(replica)} FROM ZKPATH {literal(prefix + path)}")

@@ -1,8 +1,8 @@
 """
 Collect facts about a server and its tables, for the rules to judge.
 
-Each check is independent. A check that the user's rights or the server's version do not allow is named in
-:attr:`ServerFacts.unseen`, and the other checks continue. The checks change nothing on the server.
+Each check is independent. A check can fail for want of rights, on an old version, or after a timeout. Such a check is
+named in :attr:`ServerFacts.unseen`, and the other checks continue. The checks change nothing on the server.
 """
 
 import json
@@ -49,14 +49,16 @@ def server_facts(
     known_plans: Iterable[str] = (),
 ) -> ServerFacts:
     """
-    Collect all facts that the rules use, for one plan, or for a target without a plan.
+    Collect one server's facts for the rules, about one plan, or about a target without a plan.
+
+    If the target does not exist, the result has only the facts about the server and its queries.
 
     Args:
         sources: The source tables; with a plan, the sources of its statements.
         known_plans: The ids of all plans in the state folder.
 
     Raises:
-        ServerError: The server could not be reached.
+        ServerError: The server could not be reached, or refused the questions about the target and the user.
     """
     look = _Look(server, plan)
     facts = catalog.table_facts(server, target)
@@ -116,14 +118,19 @@ def server_facts(
 
 
 class _Look:
-    """Runs checks, and collects the failed ones."""
+    """The checks on one server; *unseen* has a text for each failed check, with the reason."""
 
     def __init__(self, server: ClickHouse, plan: Plan | None) -> None:
         self._server, self._plan = server, plan
         self.unseen: list[str] = []
 
     def part(self, what: str, otherwise: _T, ask: Callable[..., _T], *arguments: object) -> _T:
-        """Return the answer of *ask*; return *otherwise* if rights or version do not allow it, or on a timeout."""
+        """
+        Return the answer of *ask*; if the check fails, note *what* in *unseen* and return *otherwise*.
+
+        Raises:
+            ServerUnreachableError: The server could not be reached.
+        """
         try:
             return ask(*arguments)
         except ServerUnreachableError:
@@ -157,7 +164,7 @@ class _Look:
                 yield StatementScan(statement.name, source, replace(facts, pruned=facts.pruned or skips), "")
 
     def traits(self, readable: Sequence[TableName]) -> Iterator[Nondeterminism]:
-        """Yield the statements that may return different rows when they run again."""
+        """Yield, for each statement that may return different rows when it runs again, the reasons."""
         for _, statement, _ in self._statements(readable):
             functions = self.many(f"functions of {statement.name}", _unstable, self._server, statement.select)
             unordered = self.part(f"the plan of {statement.name}", "", _unordered, self._server, statement.select)
@@ -165,7 +172,7 @@ class _Look:
                 yield Nondeterminism(statement.name, functions, unordered)
 
     def epochs(self, readable: Sequence[TableName]) -> Iterator[EpochFacts]:
-        """Yield integer time columns whose values do not look like instants in the declared unit."""
+        """Yield integer time columns whose values look like recent instants, but not in the declared unit."""
         for plan, statement, source in self._statements(readable):
             unit = statement.time_kind.unit
             if not unit:
@@ -190,7 +197,7 @@ def _exists(server: ClickHouse, name: TableName) -> bool:
 
 
 def _engine(server: ClickHouse, storage: TableName) -> tuple[str, str]:
-    """Return the engine's full definition and the storage policy."""
+    """Return a table's complete engine clause and its storage policy; two empty texts if the table does not exist."""
     found = server.rows(
         f"SELECT engine_full, storage_policy FROM system.tables WHERE {table_condition(storage, 'name')}"
     )
@@ -202,7 +209,7 @@ def _unstable(server: ClickHouse, select: str) -> tuple[str, ...]:
 
 
 def _skips(server: ClickHouse, source: TableName, column: str) -> bool:
-    """Return whether a min-max index covers only the time column."""
+    """Return whether *source* has a min-max skip index on exactly the time column (or time expression) *column*."""
     return bool(
         server.value(
             f"SELECT count() FROM system.data_skipping_indices WHERE {is_one_of([source])} AND type = 'minmax'"
@@ -252,12 +259,12 @@ def _sample(server: ClickHouse, source: TableName, column: str) -> tuple[int, in
 
 def _partitions(server: ClickHouse, target: TableFacts, plan: Plan | None) -> int | None:
     """
-    Count the partitions that the plan's middle chunk writes to, for the statement with most partitions.
+    Return the number of partitions that the plan's middle chunk writes to, for the statement with most partitions.
 
-    None without a plan or a partition key. A count that reaches its limit of 5 s gives a lower bound.
+    Return None without a plan or a partition key. A count that is interrupted after 5 s gives a lower bound.
 
     Raises:
-        ServerError: The count reached its limit before any value.
+        ServerError: A statement was refused, or a count was interrupted without a value.
     """
     if plan is None or not target.partition_key:
         return None
@@ -279,7 +286,7 @@ def _partitions(server: ClickHouse, target: TableFacts, plan: Plan | None) -> in
 
 
 def _refreshable(server: ClickHouse, target: TableName, storage: TableName) -> tuple[TableName, ...]:
-    """Return the views that replace the target's rows on a schedule, without stopped and appending views."""
+    """Return the refreshable views that replace the target's rows on a schedule, without disabled and APPEND views."""
     enabled = {
         TableName(database, view)
         for database, view in server.rows("SELECT database, view FROM system.view_refreshes WHERE status != 'Disabled'")

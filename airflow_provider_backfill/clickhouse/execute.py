@@ -3,16 +3,17 @@ Execute one attempt of one chunk, from an empty staging table to rows in the tar
 
 A retry is safe after any crash, for these reasons:
 
-* Each attempt fills a separate table, so no attempt meets rows of another.
+* Each attempt fills a separate table, so no attempt meets rows of another attempt.
 * After a later attempt has claimed the chunk, :meth:`Attempt.verified` of this attempt is refused. The later attempt
-  drops the tables of earlier attempts before it searches for a sealed one. So at most one table per chunk ever gets
-  the sealed name, and only that table is published.
+  drops the tables of earlier attempts before it searches for a sealed table. So at most one table per chunk ever gets
+  the sealed name, and only that table is published. On replicas, and where tables cannot be renamed, the log is the
+  seal: only the table in the log is published.
 * An attempt that has lost its claim may wake up at any line. By name it then kills or drops only what belongs to
   earlier attempts, and it deletes only rows of the target that existed while it held the claim.
 * ``stage`` publishes by moving partitions in one direction; moving a missing partition moves nothing. The emptied
   sealed table stays until the log has the chunk as done.
 * ``replace`` publishes by replacing the target's partitions with the sealed ones, which is idempotent.
-* ``insert`` has no such table and only guarantees at least once.
+* ``insert`` has no staging table, and guarantees only that each row is written at least once.
 
 The caller decides about retries and writes the events.
 """
@@ -64,8 +65,10 @@ def run_attempt(server: ClickHouse, attempt: Attempt) -> ContentSums:
 
     Raises:
         ServerError: ClickHouse refused a statement or could not be reached.
-        VerificationError: The staged rows differ from the source's rows.
+        VerificationError: The staged rows differ from the source's rows, or the staging table was taken away.
         TransitionError: Another worker has taken over the chunk.
+        RequestError: The chunk may not be published or its window not be deleted, for example because of rows of other
+            writers.
     """
     plan, chunk = attempt.plan, attempt.chunk
     if attempt.number > 1:
@@ -102,7 +105,7 @@ def _run_by_log(server: ClickHouse, attempt: Attempt) -> ContentSums:
     """
     Run an attempt where the log is the seal: the target is replicated, or its database cannot rename a table.
 
-    Only the staged parts in the log are published.
+    Only the staged table in the log is published; on replicas, only those of its parts that are in the log.
     """
     plan, storage, staged, replicas = attempt.plan, attempt.target.storage, attempt.staged, attempt.target.replicas
     found = None
@@ -139,7 +142,7 @@ def _run_by_log(server: ClickHouse, attempt: Attempt) -> ContentSums:
 
 
 def _insert(server: ClickHouse, attempt: Attempt) -> ContentSums:
-    """Insert directly into the target, and return the source's count and checksum."""
+    """Insert directly into the target, and return the content sums of the source, read after the INSERT."""
     if attempt.clear:
         _clear(server, attempt)
     foreign_rows.refuse_before_insert(server, attempt)
@@ -152,26 +155,31 @@ def _insert(server: ClickHouse, attempt: Attempt) -> ContentSums:
 
 
 def _wanted(server: ClickHouse, attempt: Attempt) -> ContentSums | None:
-    """Return the source's sums from before staging; None if the source is not read twice."""
+    """Return the source's content sums from before staging; None if the source is not read before staging."""
     plan = attempt.plan
-    # An aggregation without input rows may return a row, so an empty source is no proof here.
+    # Ask this only for row-wise SELECTs, because an aggregation over an empty source may return a row.
     if attempt.sparse and plan.sums_tell and proof.is_empty(server, plan, attempt.chunk):
         return proof.NOTHING
     return proof.source_content(server, attempt) if plan.asks_source_again else None
 
 
 def _resumable(server: ClickHouse, attempt: Attempt, sealed: TableName) -> ContentSums | None:
-    """Return the sealed rows of an earlier attempt that may be unpublished; None to start again."""
+    """
+    Return the content sums of an earlier attempt's sealed table; None if the rows must be staged again.
+
+    Also drop the unsealed tables of earlier attempts and an unusable sealed table, and clear the chunk's window if
+    the attempt is to do so.
+    """
     _drop_attempts(server, attempt)
     found = bool(server.numbers(f"SELECT 1 FROM system.tables WHERE {table_condition(sealed, 'name')}"))
     if found:
-        # A worker that still has the claim now sees the work of earlier attempts only.
+        # If this attempt still has the claim, the table that was found belongs to an earlier attempt.
         attempt.owned()
-    # Only the last verified attempt can be sealed: each attempt drops the tables of earlier ones.
+    # Only the last verified attempt can be sealed: each attempt drops the tables of earlier attempts.
     last = max(attempt.earlier, default=0)
     content = attempt.earlier[last] if found and last and not attempt.clear else None
     if found and content is None:
-        # The table was sealed before the chunk was done and replayed, or its window is to be cleared and filled again.
+        # The table was sealed before the chunk was done and replayed, or the chunk's window is to be filled again.
         drop_tables(server, [sealed])
     if attempt.clear:
         _clear(server, attempt)
@@ -183,7 +191,8 @@ def _clear(server: ClickHouse, attempt: Attempt) -> None:
     Delete the chunk's window from the target, if all rows in it belong to the chunk.
 
     Raises:
-        RequestError: A statement changes the time of the chunk's rows, for example to the start of their day.
+        RequestError: The chunk is one of several parts of its window; or the target has no time column that can select
+            the window; or a statement changes the time of rows, for example to the start of their day.
     """
     plan, chunk = attempt.plan, attempt.chunk
     if chunk.key_range:
@@ -235,13 +244,23 @@ def _own_table(attempt: Attempt) -> TableName:
 def _stage(
     server: ClickHouse, attempt: Attempt, table: TableName, wanted: ContentSums | None
 ) -> tuple[proof.Proof, Staged]:
-    """Fill *table* and verify the rows; on replicas, the log then lists the table's parts."""
+    """
+    Create and fill the staging *table*, verify the rows, and report them to *attempt.verified*.
+
+    If the plan says so, also back up the target's partitions, and copy their rows from outside the chunk into *table*.
+
+    Args:
+        wanted: The source's content sums from before staging; None if the source was not read.
+
+    Returns:
+        The proof; and the table with its parts on replicas, without parts elsewhere.
+    """
     plan, replicas = attempt.plan, attempt.target.replicas
     comment = f"backfill of {show_table(attempt.target.name)}, attempt {attempt.number}"
     _create(server, attempt.target, table, comment)
     attempt.step(Step.STAGING)
-    alone = replicas is not None and not replicas.reaches_all
     # A table with one replica cannot meet a quorum; ``plan`` explains the consequence.
+    alone = replicas is not None and not replicas.reaches_all
     threads = {"max_insert_threads": attempt.insert_threads} if attempt.insert_threads > 1 else {}
     written = _fill(server, attempt, table, {**STAGING_SETTINGS, **threads, **({"insert_quorum": 0} if alone else {})})
     attempt.step(Step.STAGED)
@@ -267,7 +286,7 @@ def _create(server: ClickHouse, target: TableFacts, table: TableName, comment: s
         allowed = {**STAGING_TABLE, **target.allowances}
         replicated.create_staging(server, target, target.replicas, table, comment, allowed)
     elif engine.startswith("Shared"):
-        # The service chooses the engine's arguments, so the engine clause of the storage cannot be used.
+        # ClickHouse Cloud chooses the engine's arguments, so the CREATE cannot have an engine clause with settings.
         server.command(create_like(table, storage, engine, comment), server.permissive)
         server.command(f"ALTER TABLE {quote_table(table)} MODIFY SETTING {assignments(STAGING_TABLE)}")
     else:
@@ -283,6 +302,9 @@ def _fill(
 ) -> int | None:
     """
     Insert the rows of all statements of the plan for the chunk into *table*.
+
+    Args:
+        order: The ORDER BY clause of the SELECT; empty without one.
 
     Returns:
         The number of rows that the server counted while writing; None if it does not report them.
@@ -306,7 +328,7 @@ def _fill(
 
 
 def tables_of_chunk(server: ClickHouse, plan: Plan, chunk: Chunk, target: TableFacts) -> list[TableName]:
-    """Return the staging tables of a chunk's attempts, on any replica."""
+    """Return the staging and sealed tables of a chunk's attempts; on replicas, also those only in Keeper."""
     ours = f"backfill_{plan.plan_id}_{chunk.id}_"
     return [table for table in leftover_tables(server, plan.plan_id, target) if table.table.startswith(ours)]
 

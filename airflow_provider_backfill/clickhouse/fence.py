@@ -2,9 +2,10 @@
 Keep runs with overlapping windows of one target from publishing at the same time, wherever they run.
 
 A run creates a table in the target's database, the fence, whose name contains the target, the window and the plan. Then
-the run searches for other fences. If two runs create their fences at the same time, at least one sees the other and
-backs off. The fence stores the last heartbeat of the run's workers, by the server's clock. Another run removes a fence
-without a heartbeat within its lease. A worker that was asleep for half of the lease checks again before it publishes.
+the run searches for other fences. If two runs create their fences at the same time, at least one sees the other fence
+and backs off. The fence stores the last heartbeat of the run's workers, by the server's clock. Another run removes a
+fence whose last heartbeat is older than the lease. A worker that was asleep for half of the lease checks again before
+it publishes.
 
 The fence of a replicated target is replicated. All replicas share Keeper, which has the fences' names and the time of
 each heartbeat by one clock. A run that has just written to Keeper, and reads through the same server, sees all earlier
@@ -34,7 +35,7 @@ from .cluster import AT_ONCE, Keeper, catch_up, one_server, path_beside, tables_
 _NAME = re.compile(r"backfill_([0-9a-f]{16})_fence_([0-9a-f]{8})_(-?\d+)_(-?\d+)_([0-9a-f]+)")
 # Seconds between the attempts. A random factor varies each pause, so that two runs do not collide again.
 _PAUSES = (0.2, 0.5, 1.0)
-# Longer than any lease, so a fence that is silent for this time is abandoned.
+# The seconds after which a fence counts as abandoned if its heartbeats cannot be read: longer than any lease.
 _SILENT_SECONDS = 120.0
 
 
@@ -43,7 +44,13 @@ class WindowTakenError(RequestError):
 
 
 class Announcement(NamedTuple):
-    """A run that publishes to ``[start, end)`` of a target; *run* distinguishes runs of one plan in several folders."""
+    """
+    A run that publishes to ``[start, end)`` of a target, as its fence announces it.
+
+    Attributes:
+        run: The nonce that distinguishes runs of one plan in several state folders.
+        table: The fence.
+    """
 
     plan_id: str
     run: str
@@ -67,11 +74,14 @@ class Fence:
 
     def acquire(self) -> None:
         """
-        Create the run's fence or renew its heartbeat. Any worker of the run may call this repeatedly.
+        Create the run's fence or renew its heartbeat, and check that no other run is at work on the window.
+
+        Remove silent fences of other runs. Any worker of the run may call this repeatedly.
 
         Raises:
             WindowTakenError: Another run is at work on an overlapping window; the message names its plan.
-            ServerError: ClickHouse could not be asked.
+            ServerError: ClickHouse refused a statement or could not be reached, or another process dropped each new
+                fence.
         """
         server = one_server(self._server)
         for pause in (*_PAUSES, None):
@@ -102,6 +112,7 @@ class Fence:
 
         Raises:
             WindowTakenError: As :meth:`acquire`.
+            ServerError: As :meth:`acquire`.
         """
         if time.monotonic() >= self._sure_until:
             self.acquire()
@@ -117,7 +128,7 @@ class Fence:
         replicas, engine = self._target.replicas, "MergeTree"
         if replicas is not None:
             engine = f"ReplicatedMergeTree({replicas.arguments(self._table.table)})"
-        # Other runs read Keeper, so the fence need not reach more replicas.
+        # Other runs read the heartbeat from Keeper, so the INSERT needs no quorum of replicas.
         alone = {} if replicas is None else {"insert_quorum": 0}
         server.command(
             f"CREATE TABLE IF NOT EXISTS {name} (seen_at DateTime64(3) DEFAULT now64(3), lease Float64)"
@@ -140,7 +151,8 @@ class Fence:
             return False
         if replicas is not None:
             own, its = (_last_sign(server, replicas, table) for table in (self._table, other.table))
-            # The fence was removed meanwhile, or its heartbeat is within the lease.
+            # A rival whose fence was removed meanwhile is not alive. If the own fence was removed, the age of the other
+            # heartbeat is unknown, so the rival counts as alive.
             alive = its is not None and (own is None or own - its <= self._lease)
         else:
             alive = _is_alive(server, other.table, self._lease)
@@ -166,7 +178,7 @@ def announced(server: ClickHouse, target: TableFacts) -> list[Announcement]:
 
 
 def _announcement(target: TableFacts, plan: Plan) -> TableName:
-    """Return the name of the fence. It is a name of the plan, so that cleaning up the plan's tables includes it."""
+    """Return the plan's fence on *target*; its name has the prefix of the plan's tables, so a cleanup includes it."""
     window = f"{to_ms(plan.start)}_{to_ms(plan.end)}"
     name = f"backfill_{plan.plan_id}_fence_{_target_key(target)}_{window}_{plan.nonce or 0}"
     return TableName(target.storage.database, name)
@@ -178,14 +190,18 @@ def _target_key(target: TableFacts) -> str:
 
 
 def _last_sign(server: ClickHouse, replicas: Replicas, table: TableName) -> int | None:
-    """Return when a replicated table last changed, in seconds of Keeper's clock; None if it does not exist."""
+    """Return when a replicated table last changed, in epoch seconds of Keeper; None if it does not exist."""
     path = path_beside(server, replicas, table)
     keeper = Keeper(server, replicas.keeper)
     return max((made for node in ("log", "replicas") if (made := keeper.newest(f"{path}/{node}"))), default=None)
 
 
 def _is_alive(server: ClickHouse, table: TableName, lease: float) -> bool:
-    """Return whether a heartbeat is within the lease; the creation of the fence counts as one."""
+    """
+    Return whether the last heartbeat in a fence is within the lease that the fence stores; False without the table.
+
+    For a fence without heartbeats, return whether the table was created within the last *lease* seconds.
+    """
     try:
         seen = server.numbers(
             "SELECT count(), countIf(seen_at + toIntervalMillisecond(toInt64(lease * 1000)) >= now64(3))"
@@ -205,7 +221,7 @@ def is_announced(server: ClickHouse, table: TableName, replicas: Replicas | None
     """
     Return whether the run behind a fence *table* may still be at work.
 
-    In doubt return True, because a lagging replica may not have the last heartbeat.
+    Return True if this server's replica cannot catch up, because the replica may not have the last heartbeat.
     """
     if replicas is not None:
         if server.numbers(f"EXISTS TABLE {quote_table(table)}") != (1,):

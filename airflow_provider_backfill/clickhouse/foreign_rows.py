@@ -25,10 +25,10 @@ from .cluster import catch_up
 
 class ForeignRowsError(RequestError):
     """
-    The window of a chunk contains rows of other writers; nothing of the attempt was published.
+    The window of a chunk contains rows of other writers; the attempt publishes nothing more.
 
     Attributes:
-        unpublished: Whether, as far as known, nothing of the earlier attempts was published either.
+        unpublished: Whether it is known that nothing of an earlier attempt's staged rows was published.
     """
 
     unpublished = False
@@ -36,8 +36,10 @@ class ForeignRowsError(RequestError):
 
 def extremes_sql(plan: Plan, table: TableName) -> str:
     """
-    Return SQL for the earliest and latest time of the staged rows and the number of rows with a time; empty if not
-    needed.
+    Return SQL for three numbers: earliest and latest time of the staged rows in milliseconds, and rows with a time.
+
+    The SQL is empty if the target has no time column, outside write mode ``stage``, or if every statement leaves the
+    time unchanged.
     """
     time = plan.target_time
     if time is None or plan.write_mode is not WriteMode.STAGE or all(_keeps_time(plan, s) for s in plan.statements):
@@ -48,7 +50,7 @@ def extremes_sql(plan: Plan, table: TableName) -> str:
 
 
 def _keeps_time(plan: Plan, statement: Statement) -> bool:
-    """Return whether a statement copies a table without changing its time column."""
+    """Return whether a statement copies a table and passes the time column to the target's time column unchanged."""
     time = plan.target_time
     if time is None or time.label is not None or not statement.copies_table or statement.parameters:
         return False
@@ -58,7 +60,7 @@ def _keeps_time(plan: Plan, statement: Statement) -> bool:
 
 def reach(plan: Plan, chunk: Chunk, extremes: Sequence[int]) -> Slice | None:
     """
-    Return the target times ``[first, last)`` of staged rows; None if all lie in the chunk's window.
+    Return the target times ``[first, last)`` of staged rows; None if all lie in the chunk's window or none has a time.
 
     Args:
         extremes: The server's answer to :func:`extremes_sql`.
@@ -74,9 +76,9 @@ def reach(plan: Plan, chunk: Chunk, extremes: Sequence[int]) -> Slice | None:
 
 def present_sql(attempt: Attempt) -> str:
     """
-    Return SQL for the number of rows in a chunk's window of the target; empty if rows are never refused.
+    Return SQL for the number of rows in a chunk's window of the target; empty if such rows are not checked.
 
-    A replica must catch up before this query.
+    A replica must catch up before the SQL is sent.
     """
     if _unguarded(attempt.plan):
         return ""
@@ -87,10 +89,12 @@ def refuse_before_publish(server: ClickHouse, attempt: Attempt, published: int, 
     """
     Refuse to publish a sealed chunk into a window with rows of other writers.
 
+    Refuse nothing while a neighbour in the window has written an unknown number of rows.
+
     Args:
         published: The number of the chunk's rows that are in the target already, before any merge.
-        present: The server's fresh answer to :func:`present_sql`, if no row of the chunk lies outside its window;
-            None if it was not asked.
+        present: The server's fresh answer to :func:`present_sql`; None if the server was not asked, or if rows of the
+            chunk lie outside its window.
 
     Raises:
         ForeignRowsError: The message has the number of rows, their plan if known, and how to continue.
@@ -100,7 +104,7 @@ def refuse_before_publish(server: ClickHouse, attempt: Attempt, published: int, 
 
 
 def _areas(attempt: Attempt) -> list[Slice]:
-    """Return the target times of the rows of a staged chunk."""
+    """Return the slices of target time in which the rows of a staged chunk may lie."""
     areas = [_own_window(attempt.plan, attempt.chunk)]
     if (beyond := attempt.reach()) is not None:
         areas.append(beyond)
@@ -115,7 +119,7 @@ def refuse_before_insert(server: ClickHouse, attempt: Attempt) -> None:
     """
     Refuse to insert a chunk into a window with rows of other writers.
 
-    After a failed insert of the chunk, skip the check: rows of that insert look like rows of other writers.
+    If an earlier attempt may have written rows, skip the check: such rows look like rows of other writers.
 
     Raises:
         ForeignRowsError: As :func:`refuse_before_publish`.
@@ -138,7 +142,7 @@ def _refuse(
     own = _condition(plan, areas)
     if present is not None and present <= published:
         return
-    # Ask again, since neighbours may have published rows since; the log has their number.
+    # Count now, because neighbours may have published rows since *present* was read. The log then has their number.
     found = server.numbers(_count_sql(attempt, areas))[0]
     if found <= published:
         return
@@ -176,7 +180,7 @@ def _meets(plan: Plan, other: Neighbour, areas: Sequence[Slice]) -> bool:
 
 
 def _condition(plan: Plan, areas: Sequence[Slice]) -> str:
-    """Return the condition that a row of the target lies in *areas* and in the plan's window."""
+    """Return the condition that a row of the target lies in one of *areas* and in the plan's window."""
     time = plan.target_time
     if time is None:
         return "1"

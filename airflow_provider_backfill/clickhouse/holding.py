@@ -1,4 +1,4 @@
-"""Detect SELECTs that read their target under another name: Merge tables, dictionaries, ``remote()``."""
+"""Detect that a SELECT reads its target under another name, such as a Merge table, a dictionary or ``remote()``."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -35,12 +35,12 @@ def holds_rows_of(
 
 
 def named_tables(definition: str) -> Iterator[TableName]:
-    """Yield the tables that an engine such as Buffer may name in its arguments: each text with the following one."""
+    """Yield the tables that an engine clause may name: each two adjacent string literals, as database and table."""
     return (TableName(*pair) for pair in pairwise(_LITERAL.findall(definition)))
 
 
 def names_in_calls(server: ClickHouse, tree: Node) -> Iterator[str]:
-    """Return the dictionaries that functions such as ``dictGet`` name by text, with their databases."""
+    """Yield the dictionaries that ``dictionary`` and functions such as ``dictGet`` name, as ``database.name``."""
     names = []
     for node in tree.walk():
         if (node.kind == "FUNCTION" and _BY_TEXT.fullmatch(node.name)) or _is_call(node, "dictionary"):
@@ -51,7 +51,7 @@ def names_in_calls(server: ClickHouse, tree: Node) -> Iterator[str]:
 
 
 def functions_with_rows_of(server: ClickHouse, tree: Node, targets: Collection[TableName]) -> Iterator[str]:
-    """Yield the table functions of a query tree that read one of *targets* on this server."""
+    """Yield the names of the table functions in a query tree that read one of *targets* on this server."""
     for node in tree.walk():
         if _is_call(node, "merge"):
             database = str(server.value("SELECT currentDatabase()")) if len(_texts(node)) == 1 else ""
@@ -78,7 +78,11 @@ def _texts(node: Node) -> list[str]:
 
 
 def _merges(server: ClickHouse, definition: str, database: str, targets: Collection[TableName]) -> bool:
-    """Return whether ``Merge('database', 'regular expression')`` includes one of *targets*."""
+    """
+    Return whether ``Merge('database', 'regular expression')`` includes one of *targets*.
+
+    *database* applies if the arguments name no database.
+    """
     *databases, tables = _LITERAL.findall(definition) or [""]
     of = f"'{databases[0]}'" if databases else literal(database)
     in_database = "match({name}, {of})" if "REGEXP" in definition else "{name} = {of}"
@@ -90,7 +94,7 @@ def _merges(server: ClickHouse, definition: str, database: str, targets: Collect
 
 
 def _loads(definition: str, database: str, targets: Collection[TableName]) -> bool:
-    """Return whether a dictionary is loaded from one of *targets*."""
+    """Return whether a dictionary loads one of *targets* on this server; a query counts if its text names a target."""
     source = re.search(r"SOURCE\(CLICKHOUSE\((.*?)\)\)\s", definition + " ", re.DOTALL)
     if source is None:
         return False
@@ -114,5 +118,5 @@ def _reads_here(server: ClickHouse, node: Node, targets: Collection[TableName]) 
     try:
         return server.numbers(question) != (0,)
     except StatementRefusedError:
-        # The table function needs a user and password, as for another server.
+        # The call needs a user and a password, so it counts as a call to a different server.
         return False

@@ -2,8 +2,8 @@
 Find and drop the sealed parts that a move had already copied to the target when the server died.
 
 The target's list of parts shows the hash of a copied part. The hash is gone after the target has merged the part
-and removed the old part (``old_parts_lifetime``, up to some minutes). Later, compare the rows. Where the rows cannot
-decide, raise InDoubtError for a person.
+and removed the old part (``old_parts_lifetime``, up to some minutes). After that, the rows are compared. If the rows do
+not decide, InDoubtError asks a person to check.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from ..errors import Advice, InDoubtError, RequestError, Sql
 from .attempt import Attempt, drop_part
 from .client import ClickHouse
 
-# The number of sampled rows per part. The sample is large, since a merge may have removed some of these rows.
+# The maximum number of sampled rows per part. The sample is large, since a merge may have removed some of these rows.
 _ASKED = 100_000
 
 
@@ -24,7 +24,8 @@ def drop_parts_already_moved(server: ClickHouse, attempt: Attempt, sealed: Table
     Drop the parts of the sealed partition that have arrived in the target.
 
     Raises:
-        InDoubtError: The answer is unknown, because the target has other rows with the same keys.
+        InDoubtError: It is unknown what has arrived: the target has some of the rows, or other rows with the same keys.
+        TransitionError: Another worker has taken over the chunk.
     """
     there = {hashed for _, hashed in _parts(server, attempt.target.storage, partition)}
     here = _parts(server, sealed, partition, "active")
@@ -46,10 +47,12 @@ def drop_parts_already_moved(server: ClickHouse, attempt: Attempt, sealed: Table
 
 def has_arrived(server: ClickHouse, attempt: Attempt, table: TableName, partition: str) -> bool:
     """
-    Return whether the staged rows of a partition are in the target, for a partition without a record.
+    Return whether the staged rows of a partition are in the target.
+
+    Ask this if Keeper may have forgotten the parts.
 
     Raises:
-        RequestError: The answer is unknown, because the target has other rows with the same keys.
+        InDoubtError: The answer is unknown: the target has some of the rows, or other rows with the same keys.
     """
     there = {hashed for _, hashed in _parts(server, attempt.target.storage, partition)}
     here = _parts(server, table, partition, "active")
@@ -67,8 +70,9 @@ def _may_be_cut(server: ClickHouse, attempt: Attempt, sealed: TableName, partiti
     """
     Return whether a move may have stopped midway: the server died, or lost Keeper during the move.
 
-    In that case, the target's partition has a part at least as young as the sealed parts: a moved part, or its merge.
-    Timestamps have one-second resolution, so one second of slack is allowed.
+    In that case, the target's partition has a part that is not older than the oldest sealed part: a moved part, or its
+    merge. Except on a Shared engine, the server has also started since the oldest sealed part was written. Timestamps
+    have one-second resolution, so one second of slack is allowed.
     """
     of_partition = f"partition_id = {literal(partition)} AND active"
     plan = f"SELECT min(modification_time) FROM system.parts WHERE {table_condition(sealed)} AND {of_partition}"
@@ -83,14 +87,15 @@ def _may_be_cut(server: ClickHouse, attempt: Attempt, sealed: TableName, partiti
 
 def _has_some(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: str, parts: Iterable[str]) -> bool:
     """
-    Return whether the target has rows with the keys of these parts. A sample suffices, since a part
-    arrives as a whole.
+    Return whether the target's partition has rows that equal rows of these parts in the plan's summed columns.
+
+    A sample of each part suffices, since a part arrives as a whole.
     """
     plan = attempt.plan
     keys, names = row_hash(plan.summed(plan.statements[0])), ", ".join(map(literal, parts))
     where = f"_partition_id = {literal(partition)}"
     window = _window(attempt)
-    # This helps only if all rows lie in the window; a bucket may begin before the window of its rows.
+    # Search only the chunk's window if all sealed rows lie there. The bucket of a row may begin before the window.
     if window and not server.numbers(f"SELECT 1 FROM {quote_table(sealed)} WHERE NOT coalesce({window}, 0) LIMIT 1"):
         where += f" AND {window}"
     asked = f"SELECT {keys} FROM {quote_table(sealed)} WHERE _part IN ({names}) LIMIT {_ASKED} BY _part"
@@ -99,9 +104,9 @@ def _has_some(server: ClickHouse, attempt: Attempt, sealed: TableName, partition
 
 
 def _has_all(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: str) -> bool:
-    """Return whether the target contains exactly the sealed partition's rows of the chunk."""
+    """Return whether the target's rows of the partition and the chunk are exactly the sealed rows; False in doubt."""
     plan, of_partition = attempt.plan, f"_partition_id = {literal(partition)}"
-    # Earlier rows may equal the chunk's rows.
+    # Rows from before the plan may equal the chunk's rows.
     if plan.existing_rows != 0:
         return False
     window = _window(attempt)
@@ -114,7 +119,7 @@ def _has_all(server: ClickHouse, attempt: Attempt, sealed: TableName, partition:
 
 
 def _window(attempt: Attempt) -> str:
-    """Return the condition that a row of the target belongs to the chunk; empty if its time column cannot tell."""
+    """Return the condition that a row of the target belongs to the chunk; empty if the time column cannot tell."""
     try:
         return window_filter(attempt.plan, attempt.chunk)
     except RequestError:
@@ -140,7 +145,7 @@ def _cannot_tell(attempt: Attempt, sealed: TableName, partition: str) -> InDoubt
 
 
 def _parts(server: ClickHouse, table: TableName, partition: str, condition: str = "1") -> list[tuple[str, str]]:
-    """Return name and hash of a partition's parts, including recently merged, inactive parts."""
+    """Return name and hash of a partition's parts that meet *condition*; by default, also of inactive parts."""
     found = server.rows(
         f"SELECT name, hash_of_all_files FROM system.parts WHERE {table_condition(table)}"
         f" AND partition_id = {literal(partition)} AND {condition}"

@@ -11,7 +11,7 @@ _SAMPLE_SECONDS = 60
 
 
 def key_columns(server: ClickHouse, source: TableName) -> tuple[KeyColumn, ...]:
-    """Return the elements of the source's sorting key; empty if it is not MergeTree or not sorted."""
+    """Return the elements of the source's sorting key with their types; empty without a sorting key."""
     found = server.rows(f"SELECT sorting_key FROM system.tables WHERE {table_condition(source, 'name')}")
     elements = expressions(str(found[0][0])) if found else []
     if not elements:
@@ -23,7 +23,7 @@ def key_columns(server: ClickHouse, source: TableName) -> tuple[KeyColumn, ...]:
 def sample_keys(
     server: ClickHouse, source: TableName, columns: Sequence[KeyColumn], where: str, rows: int
 ) -> list[tuple[str, ...]]:
-    """Return the keys of *rows* rows that meet *where*, as text, in key order. Each call returns the same keys."""
+    """Return the keys of a sample of at most *rows* rows that meet *where*, as texts, in key order."""
     names = [f"k{number}" for number in range(1, len(columns) + 1)]
     values = ", ".join(f"({column.expression}) AS {name}" for column, name in zip(columns, names, strict=True))
     texts = ", ".join(KeyColumn(f"key.{number}", column.type).as_text for number, column in enumerate(columns, 1))
@@ -36,7 +36,7 @@ def sample_keys(
 
 
 def rows_by_condition(server: ClickHouse, source: TableName, where: str, conditions: Sequence[str]) -> tuple[int, ...]:
-    """Return for each condition how many of the rows that meet *where* also meet it."""
+    """Return, for each of *conditions*, the number of rows that meet both *where* and the condition."""
     counts = ", ".join(f"countIf({condition})" for condition in conditions)
     return server.numbers(
         f"SELECT {counts} FROM {quote_table(source)} WHERE {where}",

@@ -14,12 +14,12 @@ _QUERY = re.compile(r"backfill-([0-9a-f]{16})-([0-9a-f]{16})-(\d+)")
 
 
 def live_queries(server: ClickHouse) -> tuple[QueryFacts, ...]:
-    """Return the product's running queries on this server; an embedded engine has no others."""
+    """Return the product's running queries on this server; empty for an embedded engine."""
     return () if server.embedded else _queries(server, "system.processes")
 
 
 def queries_elsewhere(server: ClickHouse) -> tuple[QueryFacts, ...]:
-    """Return the product's running queries on other reachable servers of the cluster."""
+    """Return the product's running queries on other reachable servers of the cluster; empty without a cluster."""
     if server.embedded or not server.cluster:
         return ()
     here = {query.query_id for query in live_queries(server)}
@@ -60,7 +60,7 @@ def staging_tables(server: ClickHouse, target: TableFacts) -> tuple[StagingFacts
 
 
 def tables_anywhere(server: ClickHouse) -> tuple[StagingFacts, ...]:
-    """Return the tables of any plan in any database of this server, without backups."""
+    """Return the product's tables in all databases of this server, except backups."""
     return tuple(_tables(server, "", "1"))
 
 
@@ -80,7 +80,7 @@ def _tables(server: ClickHouse, cluster: str, where: str) -> list[StagingFacts]:
 
 
 def texts_of_queries(server: ClickHouse) -> list[str]:
-    """Return the texts of running queries that name a staging table, on every reachable server."""
+    """Return the texts of running queries that contain ``backfill_``, on all reachable servers; empty if embedded."""
     if server.embedded:
         return []
     processes = server.cluster_processes if server.cluster else "system.processes"

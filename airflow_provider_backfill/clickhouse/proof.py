@@ -1,9 +1,11 @@
 """
 Verify a chunk's staged rows before publication.
 
-With ``written``, the rows in the table's parts must equal the rows that the server counted while writing. A fresh table
-without deduplication and merges, and with one writer, then lost no row. If the server does not report a count, or the
-counts differ, the source is read again as for ``content``. docs/decisions/0010 has the argument.
+With ``written``, the staging table's parts must have as many rows as the server counted while writing. The table is
+new, has one writer, and neither deduplicates nor merges, so equal counts prove that no row was lost. If the server does
+not report a count, if the counts differ, or if the parts have no rows, the source is read again as for ``content``.
+Where content sums cannot be compared, the rows that the SELECTs give are only counted again. docs/decisions/0010 has
+the argument.
 """
 
 from collections.abc import Sequence
@@ -28,13 +30,14 @@ NOTHING = ContentSums(0, 0)
 
 class Proof(NamedTuple):
     """
-    An attempt's staged rows, with the other facts from the same query.
+    The facts about an attempt's verified staged rows that the log and the publication need.
 
     Attributes:
         content: The content sums for the log.
-        reach: The target times of the rows; None if all lie in the chunk's window.
+        reach: The target times of the rows; None if all lie in the chunk's window, or if the plan does not need them.
         parts: Partition id and ``hash_of_all_files`` of each staged part.
-        present: The number of rows that the target had in this window; None if it was not asked.
+        present: The number of rows that the target had in the chunk's window; None if the target was not asked, or if
+            *reach* is not None.
     """
 
     content: ContentSums
@@ -53,14 +56,18 @@ def prove(
         written: The number of rows that the server counted while writing *table*; None if it does not report them.
         wanted: The source's sums from before staging; None if the source was not read.
 
+    Returns:
+        The facts about the staged rows. The content is :data:`NOTHING` if the staging table and the source are empty.
+
     Raises:
         VerificationError: The staged rows differ from the source's rows.
+        ServerError: ClickHouse refused a query or could not be reached, or a replica did not catch up.
     """
     plan, chunk = attempt.plan, attempt.chunk
     extremes, question = extremes_sql(plan, table), present_sql(attempt)
     if question and attempt.target.replicas is not None:
         catch_up(server, attempt.target.storage)
-    # Each statement costs milliseconds, so a single one answers all questions before publication.
+    # Each statement costs milliseconds, so one query has the parts, the target's row count and the rows' extreme times.
     look = server.rows(parts_sql(table, question, extremes), {"query_id": f"{attempt.query_id}.staged"})
     present, found = (look[0][4] if look and question else None), (look[0][-3:] if look and extremes else ())
     content = ContentSums(sum(part[1] for part in look), sum(_number(part[2]) for part in look) % 2**64)
@@ -69,7 +76,7 @@ def prove(
     elif content.rows == 0 and is_empty(server, plan, chunk):
         return Proof(NOTHING)
     else:
-        # A stale replica answers with no rows and success.
+        # Even if both counts are 0, read the source again: a stale replica succeeds and returns no rows.
         if content.rows != written or content.rows == 0:
             if plan.sums_tell:
                 _same(attempt, _content(server, attempt, table), source_content(server, attempt))
@@ -83,7 +90,7 @@ def prove(
 
 
 def _number(hashed: str) -> int:
-    """Return the first half of a server's hash as a number."""
+    """Return the first 64 bits of a hash, given in hexadecimal, as a number."""
     return int.from_bytes(bytes.fromhex(hashed[:16]), "little")
 
 
@@ -121,14 +128,14 @@ def _count(server: ClickHouse, attempt: Attempt, statement: Statement) -> int:
 
 
 def is_empty(server: ClickHouse, plan: Plan, chunk: Chunk) -> bool:
-    """Return whether no statement has source rows in the chunk's window; False if a source cannot be queried."""
+    """Return whether no filtered table has rows in the chunk's window; False if a statement's source is not a table."""
     if not all(statement.table for statement in plan.statements):
         return False
     return not any(server.numbers(any_row_sql(plan, statement, chunk)) for statement in plan.statements)
 
 
 def source_content(server: ClickHouse, attempt: Attempt) -> ContentSums:
-    """Return the current content sums of the source rows for the attempt's chunk."""
+    """Return the content sums of the rows that the plan's statements now give for the attempt's chunk."""
     return content_at_source(server, attempt.plan, attempt.target, attempt.chunk, named=attempt.query_id)
 
 
@@ -143,16 +150,16 @@ def content_at_source(
     named: str = "",
 ) -> ContentSums:
     """
-    Return the current content sums of the source rows for a chunk.
+    Return the content sums of the rows that the plan's statements now give for a chunk.
 
     Args:
-        whole: Whether to sum all columns instead of the plan's summed columns.
-        summed: The columns to sum instead.
-        named: The prefix of the query ids, so that a cancel finds the queries.
+        whole: Whether to sum all columns of each statement instead of the plan's summed columns.
+        summed: The columns to sum, regardless of *whole* and the plan; empty to let these decide.
+        named: The prefix of the query ids, so that a cancel finds the queries; empty to leave the ids to ClickHouse.
     """
     rows = checksum = 0
     for index, statement in enumerate(plan.statements):
-        # The conversion of a value may need the type that was permitted for the target.
+        # A conversion to the target's type may need the settings that permit this type.
         allowed = server.permissive if statement.converted else {}
         settings = {**allowed, **server.whole_answers, **chunk_filter(plan, statement, chunk)}
         if named:

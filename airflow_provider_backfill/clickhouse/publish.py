@@ -1,8 +1,8 @@
 """
-Publish a sealed staging table into the target, by whole partitions.
+Publish a sealed staging table into the target by whole partitions; back up, clear and restore the target's rows.
 
-``stage`` moves the partitions. A repeated move finds an empty table and does nothing.
-``replace`` replaces the target's partitions, and is idempotent.
+The write mode ``stage`` moves the partitions; a repeated move finds an empty sealed table and does nothing. The write
+mode ``replace`` replaces the target's partitions, and is idempotent.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,8 @@ from .foreign_rows import ForeignRowsError, refuse_before_publish
 from .interrupted_move import drop_parts_already_moved
 from .proof import Proof
 
-# A merge or a mutation renames parts between the query and the deletion. The next try finds the new parts.
+# The maximum number of tries to delete a window. A merge or a mutation may rename parts between the query and the
+# deletion; the next try finds the new parts.
 _CLEAR_TRIES = 20
 
 
@@ -31,12 +32,15 @@ def move_partitions(
     server: ClickHouse, attempt: Attempt, sealed: TableName, content: ContentSums, proof: Proof | None
 ) -> None:
     """
-    Move every partition of the sealed table into the target; *content* has the sums from its seal.
+    Move every partition of the sealed table into the target.
 
     Args:
-        proof: This attempt's staged rows; None if an earlier attempt sealed the table.
+        content: The sums of all rows that were sealed.
+        proof: The facts about this attempt's staged rows; None if an earlier attempt sealed the table.
 
     Raises:
+        ForeignRowsError: The target has rows of other writers in the chunk's window.
+        InDoubtError: It is unknown which parts an earlier, interrupted move has copied to the target.
         VerificationError: The table was dropped meanwhile, for example by a worker that awoke after the run was
             completed.
     """
@@ -95,14 +99,24 @@ def _exists(server: ClickHouse, table: TableName) -> bool:
 
 
 def _catch_up(server: ClickHouse, target: TableFacts, sealed: TableName) -> None:
-    """Let this replica fetch all known parts: a missing part would be neither replaced nor moved."""
+    """
+    Let this server fetch all known parts of *sealed* and of the target; do nothing if the target is not replicated.
+
+    A missing part would be neither moved nor replaced.
+    """
     if target.engine.startswith(("Replicated", "Shared")):
         for table in (sealed, target.storage):
             catch_up(server, table)
 
 
 def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName) -> None:
-    """Replace the target's partitions by the sealed partitions, and drop the window's partitions without new rows."""
+    """
+    Replace the target's partitions by the sealed partitions, and drop the window's partitions without new rows.
+
+    Raises:
+        RequestError: An affected partition has rows outside the chunk, and the plan does not keep such rows.
+        TransitionError: Another worker has taken over the chunk.
+    """
     storage = attempt.target.storage
     _catch_up(server, attempt.target, sealed)
     staged, present = _partitions(server, sealed), _partitions(server, storage, _window(attempt))
@@ -121,7 +135,7 @@ def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName) 
     for partition in affected:
         action = f"REPLACE PARTITION ID {literal(partition)} FROM {quote_table(sealed)}"
         if partition not in staged:
-            # No sealed table is needed here, so a worker without its claim could drop rows published since.
+            # A DROP needs no sealed table, so a worker that lost its claim could drop rows that were published since.
             attempt.owned()
             action = f"DROP PARTITION ID {literal(partition)}"
         attempt.fenced(attempt.owned)
@@ -147,7 +161,14 @@ def _partitions(server: ClickHouse, table: TableName, condition: str = "1") -> s
 
 
 def back_up(server: ClickHouse, attempt: Attempt, table: TableName) -> None:
-    """Copy the target's partitions before their replacement. The copies are hard links and initially need no space."""
+    """
+    Copy the target's partitions that a chunk will replace or drop into the plan's backup table.
+
+    Create the backup table if it does not exist. The copies are hard links and initially need no space.
+
+    Args:
+        table: The chunk's staging table.
+    """
     storage, backup = attempt.target.storage, backup_table(attempt.plan, attempt.target.storage)
     comment = f"what the backfill {attempt.plan.plan_id} replaced; drop it when it is not needed any more"
     create_everywhere(
@@ -163,7 +184,7 @@ def back_up(server: ClickHouse, attempt: Attempt, table: TableName) -> None:
     )
     held = _partitions(server, storage)
     for partition in sorted(held & (_partitions(server, table) | _partitions(server, storage, _window(attempt)))):
-        # No row of the chunk is published before the seal, so repeating this copies the same rows.
+        # No row of the chunk is published before the seal, so a repeated backup copies the same rows.
         attempt.owned()
         server.command(
             f"ALTER TABLE {quote_table(backup)} REPLACE PARTITION ID {literal(partition)} FROM {quote_table(storage)}",
@@ -173,7 +194,11 @@ def back_up(server: ClickHouse, attempt: Attempt, table: TableName) -> None:
 
 
 def keep_outside(server: ClickHouse, attempt: Attempt, table: TableName) -> None:
-    """Copy the rows that share the chunk's partitions but lie outside the chunk, so that they survive."""
+    """
+    Copy the target's rows outside the chunk into the staging *table*, so that these rows survive.
+
+    The rows come from those partitions only that the chunk will replace.
+    """
     storage = attempt.target.storage
     affected = _partitions(server, table) | _partitions(server, storage, _window(attempt))
     if not affected:
@@ -195,8 +220,10 @@ def clear_window(server: ClickHouse, attempt: Attempt) -> None:
     deletes no rows of a later attempt.
 
     Raises:
+        RequestError: The target has no time column, or the chunk cuts a day of a date column.
         TransitionError: Another worker has taken over the chunk.
-        ServerError: Other operations change the parts faster than rows can be deleted.
+        ServerError: Other operations change the parts faster than rows can be deleted, or ClickHouse refused a
+            statement or could not be reached.
     """
     storage, where = attempt.target.storage, _window(attempt)
     for _ in range(_CLEAR_TRIES):
@@ -208,9 +235,10 @@ def clear_window(server: ClickHouse, attempt: Attempt) -> None:
             attempt.step(Step.CLEARED)
             return
         attempt.owned()
-        # Dropping a part takes a moment; a deletion rewrites every part of the table, one after the other.
+        # Drop parts without other rows, which takes a moment. A deletion rewrites every part of the table, one after
+        # the other.
         for name in [name for name, others in parts if not others]:
-            # A re-created table or a restarted server may use a part's name again.
+            # A re-created table or a restarted server may use a part's name again, so check the claim before each DROP.
             attempt.owned()
             drop_part(server, storage, name)
         if mixed := ", ".join(literal(name) for name, others in parts if others):
@@ -220,7 +248,7 @@ def clear_window(server: ClickHouse, attempt: Attempt) -> None:
                     {"mutations_sync": 2},
                 )
             except StatementRefusedError as error:
-                # Another chunk has dropped one of these parts; the next query finds the remaining parts.
+                # These errors occur if another chunk has dropped one of the parts. The next query finds the rest.
                 if error.name not in ("ABORTED", "UNFINISHED"):
                     raise
     raise ServerError(f"The window of chunk {attempt.chunk.id} still holds rows after {_CLEAR_TRIES} deletions.")
@@ -228,15 +256,17 @@ def clear_window(server: ClickHouse, attempt: Attempt) -> None:
 
 def restore(server: ClickHouse, plan: Plan, target: TableFacts, chunks: Iterable[Chunk]) -> int:
     """
-    Restore the rows that the target held in the windows of *chunks* before the replacement.
+    Restore the target's partitions from the backup, where the target or the backup has rows in the windows of *chunks*.
 
-    May be repeated; the backup stays.
+    A partition that is not in the backup is dropped. The function can be repeated, because the backup stays.
 
     Returns:
-        The number of partitions that were restored or emptied.
+        The number of times that a partition was restored or dropped; chunks may share a partition.
 
     Raises:
-        RequestError: The backup does not exist.
+        RequestError: The backup cannot be read, for example because it does not exist; or the target has no time
+            column, or a chunk cuts a day of a date column.
+        ServerError: ClickHouse refused a statement or could not be reached.
     """
     storage, backup = target.storage, backup_table(plan, target.storage)
     try:

@@ -1,5 +1,5 @@
 """
-Read a query plan: the reads that the time filter reaches, and the other reads.
+Find the reads in the server's plan of a SELECT, and which of these reads the time filter reaches.
 
 ``EXPLAIN`` runs on the server that will run the statement. So joins, unions, subqueries, views and projections appear
 as that server plans them.
@@ -26,20 +26,21 @@ _SETTINGS = {
     "optimize_use_projections": 0,
     "optimize_trivial_count_query": 0,
 }
-# Steps that give at most one row per input row, whatever else the query reads.
+# Steps of a JSON plan whose output rows each depend on one input row.
 _ROW_WISE_NODES = frozenset({"Expression", "Filter", "Union", "ArrayJoin", "SettingQuotaAndLimits", "DelayedPorts"})
-# The names, in a plan as text, of steps that combine several rows.
+# Steps that combine several rows, by their names in a plan as text.
 _STEPS_OVER_ROWS = frozenset(
     {"Aggregating", "MergingAggregated", "Distinct", "LimitBy", "Limit", "Window", "Join", "JoinLogical", "FilledJoin"}
 )
 
 
-# Reads of other databases, which are sent the conditions of the SELECT itself and no additional filter.
+# The names of other databases, by the step that reads from the database. ClickHouse sends such a database the
+# conditions in the SELECT, but not the additional filter.
 _OTHER_DATABASES = {"ReadFromMySQL": "MySQL", "ReadFromPostgreSQL": "PostgreSQL"}
 
 
 class _Node(NamedTuple):
-    """A node of a query plan, and whether the filter is at the node or directly above."""
+    """A node of a query plan, and whether the filter is at the node, or above it without a join or union between."""
 
     node: Mapping[str, Any]
     filtered: bool
@@ -59,8 +60,12 @@ def scan_facts(
     Args:
         given: Further settings of the statement.
 
+    Returns:
+        The facts without query tree, sources and time columns. No read counts as filtered if the filter misses one of
+        the tables.
+
     Raises:
-        ServerError: The server does not accept the SELECT with the filter.
+        ServerError: The server does not accept the SELECT with the filter, or could not be reached.
     """
     settings = {**given, **_SETTINGS, **filter_setting(filters, [(start, end)])}
     answer = server.rows(f"SELECT explain FROM (EXPLAIN indexes = 1, json = 1, actions = 1\n{select}\n)", settings)
@@ -98,7 +103,7 @@ def tables_read(server: ClickHouse, select: str, parameters: Mapping[str, str]) 
     """
     Return the tables that a SELECT reads on the connected server, also through views.
 
-    Empty if the server cannot explain the SELECT.
+    A table that is read several times appears several times. Empty if the server refuses to explain the SELECT.
     """
     try:
         answer = server.rows(f"SELECT explain FROM (EXPLAIN json = 1\n{select}\n)", {**_SETTINGS, **parameters})
@@ -111,7 +116,13 @@ def tables_read(server: ClickHouse, select: str, parameters: Mapping[str, str]) 
 
 
 class _RemoteRead(NamedTuple):
-    """Another server's part in a SELECT, from its own query plan."""
+    """
+    A read that another server runs for a SELECT, according to that server's query plan.
+
+    Attributes:
+        filtered: Whether the other server's plan has the time filter.
+        row_wise: Whether none of its steps combines several rows; False if the plan is unknown.
+    """
 
     filtered: bool
     row_wise: bool
@@ -121,8 +132,12 @@ def _remote_reads(
     server: ClickHouse, select: str, settings: Mapping[str, Any], columns: Collection[str]
 ) -> Iterator[_RemoteRead]:
     """
-    Return the plans of other servers that a SELECT reads from. The JSON plan of this server does
-    not contain them.
+    Yield the reads that other servers run for a SELECT.
+
+    The JSON plan of this server does not contain the other servers' plans, so read the plan as text.
+
+    Args:
+        columns: The time columns. A read counts as filtered if its plan has a lower limit for one of them.
     """
     question = f"SELECT explain FROM (EXPLAIN indexes = 1, actions = 1, distributed = 1\n{select}\n)"
     lines = [str(line) for (line,) in server.rows(question, settings)]
@@ -146,10 +161,12 @@ def _remote_reads(
 
 def unfiltered_scan(server: ClickHouse, select: str, parameters: Mapping[str, str]) -> ScanFacts:
     """
-    Return the server's reads of a SELECT that limits itself by query parameters.
+    Return how the server would read the sources of a SELECT that limits itself by query parameters.
+
+    Every read counts as filtered, and none as pruned by an index.
 
     Raises:
-        ServerError: The server does not accept the SELECT.
+        ServerError: The server does not accept the SELECT, or could not be reached.
     """
     answer = server.rows(f"SELECT explain FROM (EXPLAIN json = 1\n{select}\n)", {**_SETTINGS, **parameters})
     plan = json.loads("\n".join(line for (line,) in answer))
@@ -167,8 +184,8 @@ def _is_row_wise(nodes: Sequence[_Node]) -> bool:
 
 
 def _uses_index(entry: _Node, column: str) -> bool:
-    # An index may use the column or a function of it. The index of an expression may use a part or a function of the
-    # expression.
+    # A key of the index may be the column or a function of it. If the time is an expression, a key may also be a part
+    # of the expression.
     keys = (key for index in entry.node.get("Indexes", ()) for key in index.get("Keys", ()))
     return any(column in key or (is_expression(column) and (key in column or column[1:-1] in key)) for key in keys)
 

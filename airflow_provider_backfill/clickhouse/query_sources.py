@@ -11,7 +11,8 @@ from .client import ClickHouse
 
 _FUNCTION = re.compile(r"TABLE_FUNCTION id: \d+.*?table_function_name: (\w+)")
 _TREE = {"allow_experimental_analyzer": 1}
-# The rows of these functions come from no table, or from the SELECT.
+# Table functions that do not count as sources: their rows are generated, given in the SELECT, or those of an object
+# that the call names.
 _NO_SOURCE = frozenset(
     {"numbers", "numbers_mt", "zeros", "zeros_mt", "generateRandom", "generateSeries", "generate_series", "values"}
     | {"null", "one", "primes", "view", "viewExplain", "viewIfPermitted", "input", "dictionary", "format", "loop"}
@@ -22,7 +23,8 @@ def table_functions(server: ClickHouse, select: str) -> list[TableFacts]:
     """
     Return the table functions in a SELECT as tables that the server can filter by name.
 
-    Omit a function that occurs twice, because a filter by name would apply to both.
+    Omit a function that occurs several times, because a filter by name would apply to each call. Also omit functions
+    that do not count as sources, such as ``numbers``, and functions that the server cannot describe.
 
     Raises:
         ServerError: The server could not be reached, or does not accept the SELECT.
@@ -37,7 +39,7 @@ def table_functions(server: ClickHouse, select: str) -> list[TableFacts]:
         try:
             columns = server.rows(f"DESCRIBE TABLE {call}")
         except StatementRefusedError:
-            # For example, a table function whose arguments depend on the rest of the SELECT.
+            # For example, the arguments depend on the rest of the SELECT.
             continue
         found.append(_facts(name, call, [Column(column[0], column[1]) for column in columns]))
     return found
@@ -58,6 +60,6 @@ def _facts(name: str, call: str, columns: Iterable[Column]) -> TableFacts:
 
 
 def function_behind(functions: Iterable[TableFacts], table: TableName) -> TableFacts | None:
-    """Return the single table function that reads *table* on another server, according to its arguments."""
+    """Return the table function whose call names *table* and its database; None unless exactly one call does."""
     named = [one for one in functions if table.database in one.engine_full and table.table in one.engine_full]
     return named[0] if len(named) == 1 else None

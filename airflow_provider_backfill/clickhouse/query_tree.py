@@ -1,7 +1,8 @@
 """
 Read the query tree of a SELECT, with the tables behind its names.
 
-The SELECTs of views are read as well, so that each read of each table is found. The planner decides about the reads.
+The SELECTs of views are read as well, so that each read of each table is found. The rules in ``core.adding_up`` judge
+these reads.
 """
 
 import re
@@ -19,7 +20,7 @@ from .catalog import view_targets
 from .client import ClickHouse
 from .holding import functions_with_rows_of, holds_rows_of, named_tables, names_in_calls
 
-# The query needs the analyzer, whatever the user's profile sets.
+# EXPLAIN QUERY TREE needs the analyzer, whatever the user's profile sets.
 _SETTINGS = {"allow_experimental_analyzer": 1}
 _HIDDEN = "'[HIDDEN]'"
 _PLACEHOLDER = re.compile(r"\{\s*\w+\s*:")
@@ -53,8 +54,11 @@ def constants_by_chunk(
     """
     Return the constants of a SELECT that change with its query parameters: all values by the constant's id.
 
+    If the server hides arguments of a table function, the values are the texts of the arguments with query parameters,
+    by the id of the hidden constant. Other constants are omitted if the chunks' trees differ in more than constants.
+
     Args:
-        tree: The query tree for the first of the values.
+        tree: The query tree for the first element of *values*.
         values: The parameter values of several chunks. Chunks for which the server refuses the SELECT are omitted.
     """
     trees, seen = [tree], [values[0]]
@@ -74,10 +78,14 @@ def constants_by_chunk(
 
 
 def _arguments(server: ClickHouse, select: str, function: str, values: Mapping[str, str]) -> str:
-    """Return the values of a table function's arguments that use query parameters."""
+    """
+    Return, as one text, the values of those arguments of a table function that use query parameters.
+
+    Empty if no argument does, or if the SELECT calls the function several times.
+    """
     call = find_call(select, function) or ""
     if find_call(select[select.find(call) + len(call) :], function) is not None:
-        # The call is ambiguous.
+        # The SELECT calls the function several times, so it is unclear which call is meant.
         return ""
     texts = [
         re.sub(r"^\w+\s*=\s*", "", one) for one in expressions(first_parentheses(call)) if _PLACEHOLDER.search(one)
@@ -88,7 +96,20 @@ def _arguments(server: ClickHouse, select: str, function: str, values: Mapping[s
 def sources(
     server: ClickHouse, tree: Node, filtered: Collection[TableName], target: TableFacts
 ) -> dict[str, QuerySource]:
-    """Return the tables in a query tree, and in the views it reads, by their name in the tree."""
+    """
+    Return what a query tree and the SELECTs of its views read, by the name in the tree.
+
+    The result has tables (also those behind a Buffer), views and dictionaries. Table functions that return the target's
+    rows are included as ``name()``.
+
+    Args:
+        filtered: The tables with a time filter. If a view is among them, its SELECT is not read.
+        target: The plan's target; the result says which sources return its rows.
+
+    Raises:
+        ServerError: The server refused a query on its system tables or could not be reached.
+        RequestError: This server version prints query trees in an unknown format.
+    """
     own = {target.name, target.storage}
     known = _functions(server, tree, own)
     todo = {*_table_names(tree), *names_in_calls(server, tree)}
@@ -113,7 +134,7 @@ def sources(
                     todo |= {*_table_names(inner), *names_in_calls(server, inner)}
                     known |= _functions(server, inner, own)
                 except StatementRefusedError:
-                    # A parametrised view: its SELECT is incomplete without the parameters.
+                    # For example, the SELECT of a parametrised view is incomplete without the parameters.
                     opaque = True
             known[shown] = QuerySource(name, engine, inner, opaque, holds)
         todo -= known.keys()
@@ -121,7 +142,7 @@ def sources(
 
 
 def _functions(server: ClickHouse, tree: Node, own: Collection[TableName]) -> dict[str, QuerySource]:
-    """Return the table functions that read the target, under a name that no table has."""
+    """Return the table functions that read the target, each as ``name()``, which is not the name of any table."""
     names = functions_with_rows_of(server, tree, own)
     return {f"{name}()": QuerySource(TableName(TABLE_FUNCTION, name), name, holds_target=True) for name in names}
 

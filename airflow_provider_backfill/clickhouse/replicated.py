@@ -2,7 +2,7 @@
 Stage and publish rows of a replicated target; docs/decisions/0008 has the argument.
 
 The log is the seal: it lists the parts of a verified attempt by their hashes. ``ATTACH PARTITION … FROM`` publishes
-them, and Keeper remembers the hashes, so repeating the statement through any replica adds nothing. Each part has a
+these parts, and Keeper remembers their hashes. So a repeated statement adds nothing, on any replica. Each part has a
 unique id, so parts with equal rows have different hashes, and rows that are staged again never count as published.
 """
 
@@ -23,7 +23,8 @@ from .foreign_rows import ForeignRowsError, refuse_before_publish
 from .interrupted_move import has_arrived
 from .proof import Proof
 
-# Parts this close to the limits of Keeper's memory count as forgotten.
+# The share of Keeper's limits for remembered hashes (their age and their number) from which a hash counts as possibly
+# forgotten.
 _MEMORY_SHARE = 0.5
 _WINDOW = re.compile(r"\breplicated_deduplication_window(_seconds)? = (\d+)")
 _QUORUM_SECONDS = 30.0
@@ -37,7 +38,11 @@ def create_staging(
     comment: str,
     settings: Mapping[str, int | str],
 ) -> None:
-    """Create a table like the target on all replicas, and wait for as many replicas as an insert of this user needs."""
+    """
+    Create a table with the target's structure on all replicas.
+
+    If this user's inserts need a quorum, and the table can be on all replicas, wait up to 30 seconds for the quorum.
+    """
 
     def create(cluster: str) -> str:
         return create_like(
@@ -54,7 +59,7 @@ def create_staging(
 
 
 def _wait_for_quorum(server: ClickHouse, table: TableName) -> None:
-    """Wait for the other replicas of *table* if inserts need them. If they stay away, the insert reports it."""
+    """Wait up to 30 s for the active replicas of *table* that an insert needs. If too few appear, the insert fails."""
     until = time.monotonic() + _QUORUM_SECONDS
     question = (
         "SELECT if(value = 'auto', intDiv(total_replicas, 2) + 1, toUInt64OrZero(value)) <= active_replicas"
@@ -66,7 +71,7 @@ def _wait_for_quorum(server: ClickHouse, table: TableName) -> None:
 
 
 def staged_parts(server: ClickHouse, table: TableName) -> Staged:
-    """Return the parts of a staging table on this server, which has filled it."""
+    """Return the active parts of a staging table on this server, which must be the server that filled the table."""
     rows = server.rows(
         f"SELECT partition_id, hash_of_all_files FROM system.parts WHERE {table_condition(table)} AND active"
         " ORDER BY ALL"
@@ -78,7 +83,8 @@ def server_with(server: ClickHouse, table: TableName | None, tries: int = 30) ->
     """
     Return one of the servers behind an address, preferably a server with *table*.
 
-    A staging table may exist on some replicas only, if a worker died during its creation.
+    A staging table may exist on some replicas only, if a worker died during its creation. If *tries* servers do not
+    have the table, or *table* is None, return any server.
     """
     for _ in range(tries):
         chosen = one_server(server)
@@ -96,14 +102,16 @@ def attach_partitions(
     proof: Proof | None,
 ) -> None:
     """
-    Publish exactly the staged rows, with *content*, until Keeper knows every part.
+    Publish the partitions of the staged parts, except those that are already in the target.
 
     Args:
-        proof: This attempt's staged rows; None if an earlier attempt staged them.
+        content: The sums of all staged rows.
+        proof: The facts about this attempt's staged rows; None if an earlier attempt staged the rows.
 
     Raises:
         ServerError: This server lacks unpublished parts. The caller may try again, perhaps on another server.
-        RequestError: Keeper may have forgotten published parts, and the rows do not decide the question.
+        ForeignRowsError: The target has rows of other writers in the chunk's window.
+        InDoubtError: Keeper may have forgotten published parts, and the rows do not decide the question.
     """
     storage = attempt.target.storage
     table = TableName(attempt.target.beside, staged.table)
@@ -113,7 +121,7 @@ def attach_partitions(
         missing = hashes - (_published(server, replicas, partition, hashes) if resumed else set())
         unpublished = unpublished and missing == hashes
         if missing:
-            # This attempt has just seen its own staged parts on this server.
+            # Check only the parts of an earlier attempt: this attempt has just seen its own parts on this server.
             if resumed:
                 check_staged(server, attempt, table, missing)
             forgotten = resumed and _may_be_forgotten(server, attempt.target, replicas, table)
@@ -131,7 +139,7 @@ def attach_partitions(
             else:
                 refuse_before_publish(server, attempt, 0, proof.present)
         except ForeignRowsError as error:
-            # Keeper knows none of the parts, and a late attempt finds no table to attach them from.
+            # If true, Keeper knows none of the parts, and a late attempt finds no table to attach the parts from.
             error.unpublished = unpublished
             raise
     for partition in partitions:
@@ -145,7 +153,7 @@ def attach_partitions(
 
 
 def _rows(server: ClickHouse, table: TableName, hashes: Iterable[str]) -> int:
-    """Return the number of rows in the parts with these hashes."""
+    """Return the number of rows in the active parts of *table* with these hashes."""
     names = ", ".join(map(literal, hashes))
     (rows,) = server.numbers(
         f"SELECT sum(rows) FROM system.parts WHERE {table_condition(table)} AND active"
@@ -202,7 +210,8 @@ def _may_be_forgotten(server: ClickHouse, target: TableFacts, replicas: Replicas
     Return whether Keeper may have forgotten a published part of the staging *table*.
 
     Keeper forgets hashes older than ``replicated_deduplication_window_seconds``, and keeps at most
-    ``replicated_deduplication_window`` of them. With fewer hashes in Keeper, only age counts.
+    ``replicated_deduplication_window`` hashes. Return True if the table's oldest part is at least half as old, or if
+    Keeper has at least half as many hashes.
     """
     names = "('replicated_deduplication_window', 'replicated_deduplication_window_seconds')"
     rows = server.rows(f"SELECT name, toUInt64(value) FROM system.merge_tree_settings WHERE name IN {names}")

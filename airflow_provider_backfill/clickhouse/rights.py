@@ -11,7 +11,7 @@ from ..core.tables import TableName
 from .attempt import STAGING_SETTINGS
 from .client import ClickHouse
 
-# The settings of statements beyond those of the staging insert; None means any value.
+# The settings that the statements of a plan with staging tables send, with their values; None means any value.
 _SENT: dict[str, str | None] = {
     **{name: str(value) for name, value in STAGING_SETTINGS.items()},
     "additional_table_filters": None,
@@ -22,6 +22,7 @@ _SENT: dict[str, str | None] = {
     "send_progress_in_http_headers": "1",
     "http_headers_progress_interval_ms": "10000",
 }
+# The same for a plan that inserts directly into its target.
 _SENT_DIRECTLY: dict[str, str | None] = {
     "additional_table_filters": None,
     "log_comment": None,
@@ -37,10 +38,10 @@ _SENT_DIRECTLY: dict[str, str | None] = {
 def missing_grants(
     server: ClickHouse, target: TableFacts, mode: WriteMode | None, sources: Iterable[TableName]
 ) -> tuple[MissingGrant, ...]:
-    """Return the rights that a plan of this write mode needs and the user lacks."""
+    """Return the rights that a plan of this write mode needs and the user lacks; None counts as a staging mode."""
     needed = [("SELECT", quote_table(source)) for source in sources]
     if mode is WriteMode.INSERT:
-        # An EXPLAIN that is read like a table needs the right to create temporary tables; CREATE TABLE includes it.
+        # An EXPLAIN in a FROM clause needs the right CREATE TEMPORARY TABLE, which CREATE TABLE includes.
         needed += [("INSERT", quote_table(target.storage)), ("CREATE TEMPORARY TABLE", "*.*")]
     else:
         # Staging tables and fences have names that are unknown beforehand, so the rights must cover the database.
@@ -64,7 +65,12 @@ def _granted(server: ClickHouse, right: str, on: str) -> bool:
 
 
 def constrained_settings(server: ClickHouse, plan: Plan | None) -> tuple[ConstrainedSetting, ...]:
-    """Return the settings in the product's statements that this user may not set to the needed values."""
+    """
+    Return the settings in the product's statements that this user may not set to the needed values.
+
+    The result has ``readonly`` if the user has a value other than 0. Without a *plan*, the statements of a plan with
+    staging tables count.
+    """
     sent = _SENT_DIRECTLY if plan is not None and plan.write_mode is WriteMode.INSERT else _SENT
     if plan is not None and plan.use_tokens:
         sent = {**sent, "insert_deduplication_token": None}

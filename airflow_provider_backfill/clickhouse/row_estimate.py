@@ -81,13 +81,13 @@ def _one(server: ClickHouse, table: FilteredTable, bounds: Sequence[int]) -> Est
 
 
 def _where(table: FilteredTable, start: int, end: int) -> str:
-    """Return the condition that a row lies between two instants; for dates, that its day overlaps them."""
+    """Return the condition that a row lies in ``[start, end)``; for dates, that the row's day overlaps this time."""
     kind = table.kind
     return time_filter(table.column, kind, *_whole_days(kind, from_ms(start), from_ms(end)))
 
 
 def _whole_days(kind: TimeKind, start: datetime, end: datetime) -> tuple[datetime, datetime]:
-    """Return the bounds as a Date column can compare them; an estimate may include a whole day."""
+    """Return the bounds, extended to whole days for a date column."""
     if not kind.is_date:
         return start, end
     day = timedelta(days=1)
@@ -96,7 +96,7 @@ def _whole_days(kind: TimeKind, start: datetime, end: datetime) -> tuple[datetim
 
 
 def _spread(bounds: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield chunks evenly over the window, including the first and the last, up to the maximum of the sample."""
+    """Yield start and end of up to 48 chunks, evenly over the window, including the first and the last chunk."""
     chunks = len(bounds) - 1
     take = min(chunks, _SAMPLES)
     places = {round(number * (chunks - 1) / max(take - 1, 1)) for number in range(take)}
@@ -104,7 +104,7 @@ def _spread(bounds: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def bytes_per_row(server: ClickHouse, source: TableName) -> float | None:
-    """Return the average size of a source row on disk; None if unknown."""
+    """Return the average number of bytes of a source row on disk; None if unknown."""
     found = server.rows(f"SELECT total_bytes, total_rows FROM system.tables WHERE {table_condition(source, 'name')}")
     if not found or not found[0][0] or not found[0][1]:
         return None
@@ -114,7 +114,11 @@ def bytes_per_row(server: ClickHouse, source: TableName) -> float | None:
 def _count(
     server: ClickHouse, table: FilteredTable, source: TableName, where: str, bounds: Sequence[int]
 ) -> tuple[int, int, int, int] | None:
-    """Return the smallest, median and largest row count of the non-empty chunks, and the number of these chunks."""
+    """
+    Return the smallest, median and largest row count of the non-empty chunks, and the number of these chunks.
+
+    None if the server refuses the count, for example because it takes over 5 seconds.
+    """
     first = f"greatest({milliseconds(time_value(table.column), table.kind)}, toInt64({bounds[0]}))"
     place = bound_before(f"least({first}, toInt64({bounds[-1] - 1}))", bounds)
     try:

@@ -1,4 +1,4 @@
-"""Find the shards of a cluster, the tables on them, and a way to reach each."""
+"""Find the shards of a cluster and the tables on these shards, and connect to each shard."""
 
 import random
 import re
@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 _TEXT = r"'((?:[^'\\]|\\.)*)'"
 _MACRO = re.compile(r"\{(\w+)\}")
 _DISTRIBUTED = re.compile(rf"^Distributed\({_TEXT}, {_TEXT}, {_TEXT}")
-# For this time, a replica that did not answer is tried last.
+# The seconds for which a replica that did not answer is tried last.
 _AVOID_SECONDS = 10.0
 
 
@@ -42,7 +42,7 @@ def _spread(server: ClickHouse, engine: str) -> Spread | None:
     if match is None:
         return None
     cluster, database, name = (re.sub(r"\\(.)", r"\1", text) for text in match.groups())
-    # The clause has the name as the user typed it, such as '{cluster}'.
+    # The engine clause has the cluster's name as the user typed it, such as '{cluster}'.
     if "{" in cluster:
         macros = dict(server.rows("SELECT macro, substitution FROM system.macros"))
         cluster = _MACRO.sub(lambda macro: macros.get(macro[1], macro[0]), cluster)
@@ -50,7 +50,7 @@ def _spread(server: ClickHouse, engine: str) -> Spread | None:
 
 
 def _distributed_over(server: ClickHouse, local: TableName) -> Iterator[tuple[TableName, str, Spread]]:
-    """Yield this server's Distributed tables over a local table, each with its engine and cluster."""
+    """Yield this server's Distributed tables over a local table, each with its engine clause and its spread."""
     rows = server.rows(
         "SELECT database, name, engine_full FROM system.tables WHERE engine = 'Distributed' ORDER BY database, name"
     )
@@ -75,9 +75,10 @@ def spread_tables(server: ClickHouse, spread: Spread) -> dict[TableName, str]:
 
 def spreads_over(server: ClickHouse, table: TableName, sources: Iterable[TableName]) -> tuple[SpreadFacts, ...]:
     """
-    Return the Distributed tables over a local table that other shards have, too, as far as this server knows them.
+    Return this server's Distributed tables over the local *table*, if their clusters have other shards, too.
 
-    Empty if one of the *sources* is Distributed, since the rows of all shards then come to this shard.
+    Omit clusters without this server. Empty if one of the *sources* is Distributed, since the rows of all shards then
+    come to this shard.
     """
     over, found = list(_distributed_over(server, table)), []
     names = " OR ".join(table_condition(source, "name") for source in sources) or "0"
@@ -91,7 +92,7 @@ def spreads_over(server: ClickHouse, table: TableName, sources: Iterable[TableNa
 
 
 def shard_weights(server: ClickHouse, cluster: str) -> dict[int, int]:
-    """Return the number of slots of each shard; an INSERT through a Distributed table chooses a slot for each row."""
+    """Return the weight of each shard, by shard number: its share of the rows of an INSERT into a Distributed table."""
     rows = server.rows(
         "SELECT shard_num, any(shard_weight) FROM system.clusters"
         f" WHERE cluster = {literal(cluster)} GROUP BY shard_num ORDER BY shard_num"
@@ -101,9 +102,10 @@ def shard_weights(server: ClickHouse, cluster: str) -> dict[int, int]:
 
 def shards_with(server: ClickHouse, cluster: str, table: TableName) -> int:
     """
-    Count the shards of *cluster* that have *table*; 1 if this server is not part of the cluster.
+    Return the number of shards of *cluster* that have *table*.
 
-    If the shards cannot be asked, all shards of the cluster count.
+    The number is 1 if this server is not part of the cluster, or the cluster has one shard. If the server refuses the
+    query on the shards, all shards of the cluster count.
 
     Raises:
         ServerUnreachableError: This server could not be reached.
@@ -124,10 +126,12 @@ def shards_with(server: ClickHouse, cluster: str, table: TableName) -> int:
 
 def shard_urls(server: ClickHouse, cluster: str, given: Mapping[int, Sequence[str]]) -> dict[int, tuple[str, ...]]:
     """
-    Return the HTTP interfaces of a cluster's shards: the hosts known to this server, with this server's HTTP port.
+    Return the HTTP addresses of the replicas of each shard, by shard number.
+
+    The addresses have the hosts that this server knows for the cluster, and this server's own scheme and HTTP port.
 
     Args:
-        given: Interfaces to use instead, by shard number.
+        given: Addresses to use instead, by shard number.
 
     Raises:
         RequestError: This server does not know the cluster, or *given* names an unknown shard.
@@ -145,7 +149,7 @@ def shard_urls(server: ClickHouse, cluster: str, given: Mapping[int, Sequence[st
     here = urlsplit(server.address)
     found: dict[int, dict[str, None]] = {}
     for number, host, is_local in rows:
-        # The name that a server has for itself is useless for other hosts.
+        # Other hosts cannot reach a server as localhost, so use the address by which this server was reached.
         own = is_local and (host == "localhost" or host.startswith("127."))
         place = f"[{host}]" if ":" in host else host
         url = server.address if own else f"{here.scheme}://{place}:{here.port}"
@@ -160,7 +164,9 @@ def shard_urls(server: ClickHouse, cluster: str, given: Mapping[int, Sequence[st
 
 def read_shard_urls(texts: Iterable[str]) -> dict[int, tuple[str, ...]]:
     """
-    Read texts such as ``2=http://host:8123``: the replicas' addresses by shard number.
+    Return the addresses in texts such as ``2=http://host:8123``, by shard number.
+
+    Several texts with one number give the addresses of the shard's replicas.
 
     Raises:
         RequestError: A number is invalid, or an address has a user, a password or a database.
@@ -176,7 +182,7 @@ def read_shard_urls(texts: Iterable[str]) -> dict[int, tuple[str, ...]]:
 
 def _shard_url(number: str, url: str) -> tuple[int, str]:
     """
-    Read the number and the address of a shard; only scheme, host and port of *url* are kept.
+    Return the number of a shard and its address, which consists of scheme, host and port.
 
     Raises:
         RequestError: *number* is invalid, or *url* has a user, a password or a database.
@@ -198,7 +204,7 @@ def _shard_url(number: str, url: str) -> tuple[int, str]:
 
 
 def shard_of(server: ClickHouse, cluster: str) -> set[int]:
-    """Return the shards of a cluster that a server counts itself to; empty if it does not know."""
+    """Return the numbers of the shards of a cluster that this server belongs to, as far as this server knows."""
     rows = server.rows(
         f"SELECT DISTINCT shard_num FROM system.clusters WHERE cluster = {literal(cluster)} AND is_local"
     )
@@ -206,7 +212,11 @@ def shard_of(server: ClickHouse, cluster: str) -> set[int]:
 
 
 def table_identity(server: ClickHouse, table: TableFacts) -> str:
-    """Return the identity of a table, equal for all replicas: the path in Keeper, or server and UUID."""
+    """
+    Return the identity of a table, which all replicas of the table share.
+
+    The identity is the name of Keeper and the path there; without replicas, the UUIDs of the server and the table.
+    """
     if table.replicas is not None:
         return f"{table.replicas.keeper}:{table.replicas.path}"
     own = "SELECT concat(toString(serverUUID()), '/', toString(uuid)) FROM system.tables WHERE "
@@ -215,10 +225,10 @@ def table_identity(server: ClickHouse, table: TableFacts) -> str:
 
 class AnyReplica(ClickHouse):
     """
-    Any replica of a shard, as behind a load balancer. Threads may share it.
+    A connection to any replica of a shard, as through a load balancer. Threads may share the connection.
 
-    If a replica does not answer, the statement fails and may be tried again; later statements go to the other replicas.
-    Connections are opened on first use.
+    If a replica does not answer, the statement fails and may be tried again. For 10 seconds, statements then go to the
+    other replicas first. The connection to a replica is opened on first use.
     """
 
     def __init__(self, initiator: ClickHouse, name: str, urls: Sequence[str]) -> None:
@@ -226,17 +236,18 @@ class AnyReplica(ClickHouse):
         self._open: dict[str, ClickHouse] = {}
         self._silent: dict[str, float] = {}
         self._lock = threading.Lock()
-        # These values are the same for all servers of a cluster.
+        # The initiator's settings apply to all servers of a cluster.
         self._settings, self._cluster = initiator._settings, None
         self._present: ClickHouse | None = None
         self.address, self.embedded = f"{name} ({', '.join(urls)})", False
 
     def reached(self) -> ClickHouse:
         """
-        Return a connection to one of the replicas, which has just answered.
+        Return a connection to a replica that has just answered.
 
         Raises:
-            ServerUnreachableError: No replica answers; the message has the reason for each.
+            ServerUnreachableError: No replica answers; the message has the reason for each replica.
+            StatementRefusedError: A replica answers, but refuses the user or the statement.
         """
         reasons = []
         now = time.monotonic()
@@ -276,12 +287,12 @@ class AnyReplica(ClickHouse):
 
 
 def why_unreachable(server: ClickHouse) -> str:
-    """Return why a server cannot be reached now; empty if it can be."""
+    """Return why no replica of *server* answers now; empty if a replica answers, or *server* is a plain connection."""
     try:
         server.reached()
     except ServerUnreachableError as error:
         return error.message
     except ServerError:
-        # The server answers, even with a refusal; statements that run there report the refusal.
+        # A refusal is an answer, too; later statements on this server report the refusal.
         return ""
     return ""

@@ -1,8 +1,8 @@
 """
-Find how the rows of a source lie in time: the rows between two bounds, and their width.
+Find how many rows a source has between time bounds, and the average size of a row.
 
-Rows are counted by the time column alone if that is cheap. Otherwise the index gives an estimate, exact to one granule
-per part.
+Rows are counted by the time column alone if that is cheap. Otherwise, the index gives an estimate, exact to one granule
+per part. If the index does not contain the time column, the rows are counted for up to a minute.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,8 @@ from ..core.tables import TableName, TimeKind
 from ..errors import StatementRefusedError
 from .client import LONG_TEXT, ClickHouse
 
-# A count reads only the time column. For this number of rows, it takes a second or two.
+# The maximum number of rows in a window that are counted even if an index can estimate them. A count reads only the
+# time column; for this number of rows, it takes a second or two.
 _COUNT_UP_TO_ROWS = 500_000_000
 _COUNT_SECONDS = 60
 
@@ -37,13 +38,13 @@ def rows_between(
     server: ClickHouse, source: TableName, column: str, kind: TimeKind, bounds: Sequence[int]
 ) -> RowCounts | None:
     """
-    Return the number of source rows between consecutive *bounds*, without empty slices.
+    Return the number of source rows between consecutive *bounds* (in milliseconds), without empty slices.
 
     Returns:
-        The counts; None if counting would take more than a minute and no index has the time column.
+        The counts; None if the rows must be counted, and the count takes more than a minute.
 
     Raises:
-        ServerError: The query on the source failed.
+        ServerError: ClickHouse refused the query on the source, or could not be reached.
     """
     where = time_filter(column, kind, from_ms(bounds[0]), from_ms(bounds[-1]))
     place = bound_before(milliseconds(time_value(column), kind), bounds)
@@ -57,7 +58,7 @@ def rows_between(
             )
             return RowCounts({int(start): int(rows) for start, rows in found if rows}, exact=False)
         except StatementRefusedError:
-            # The index does not contain the time column.
+            # For example, the index does not contain the time column. Count the rows instead.
             pass
     try:
         found = server.rows(
@@ -72,7 +73,7 @@ def rows_between(
 
 
 def rows_by_index(server: ClickHouse, source: TableName, where: str) -> int | None:
-    """Return the number of rows that the server would read with the index; None for a source without an index."""
+    """Return the number of rows that the server would read with the index; None if the server cannot estimate it."""
     try:
         rows, tables = server.row(
             f"SELECT sum(rows), count() FROM (EXPLAIN ESTIMATE SELECT * FROM {quote_table(source)} WHERE {where})"
@@ -91,7 +92,7 @@ def _is_merge_tree(server: ClickHouse, source: TableName) -> bool:
 
 
 def uncompressed_bytes_per_row(server: ClickHouse, source: TableName) -> float | None:
-    """Return the average uncompressed size of a source row over all columns; None if no part has the size."""
+    """Return the average uncompressed bytes of a source row over all columns; None if the parts do not tell."""
     size, rows = server.row(
         f"SELECT sum(data_uncompressed_bytes), sum(rows) FROM system.parts WHERE active AND {table_condition(source)}"
     )

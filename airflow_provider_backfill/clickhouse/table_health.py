@@ -1,4 +1,4 @@
-"""Read the health of tables: parts, mutations, replicas, queues, disks, TTLs."""
+"""Read the health of tables: their parts, mutations, replicas, queues, disks and TTLs."""
 
 import re
 from collections.abc import Iterable
@@ -21,16 +21,16 @@ _TTL_POINTS = 1000
 
 
 def is_one_of(tables: Iterable[TableName]) -> str:
-    """Return a condition on ``database`` and ``table`` of a system table."""
+    """Return the condition that a row of a system table is about one of *tables*, by ``database`` and ``table``."""
     names = ", ".join(f"({literal(name.database)}, {literal(name.table)})" for name in tables)
     return f"(database, table) IN ({names})"
 
 
 def target_ttls(server: ClickHouse, target: TableFacts, plan: Plan) -> tuple[TtlFacts, ...]:
     """
-    Return the TTLs of a plan's target that delete rows or empty columns, compared with its window.
+    Return the TTLs of a plan's target that delete rows or reset columns, compared with the plan's window.
 
-    Empty if the server cannot tell.
+    Empty if the server refuses to evaluate a TTL.
     """
     try:
         return deleting_ttls(server, target, plan, target.engine_full)
@@ -39,7 +39,14 @@ def target_ttls(server: ClickHouse, target: TableFacts, plan: Plan) -> tuple[Ttl
 
 
 def deleting_ttls(server: ClickHouse, target: TableFacts, plan: Plan | None, engine_full: str) -> tuple[TtlFacts, ...]:
-    """Return the TTLs that delete rows or empty columns, compared with the window of the plan."""
+    """
+    Return the target's TTLs that delete rows or reset columns, compared with the window of the plan.
+
+    Empty without a plan, or if the target has no known time column.
+
+    Args:
+        engine_full: The target's engine clause, which contains the TTLs of the table.
+    """
     time = plan.target_time if plan is not None else None
     column = target.column(time.column) if time is not None else None
     if plan is None or time is None or column is None:
@@ -64,7 +71,7 @@ def _ttl_elements(engine_full: str) -> list[str]:
 def _expired(
     server: ClickHouse, expression: str, column: str, column_type: str, kind: TimeKind, start: datetime, end: datetime
 ) -> datetime | None:
-    """Return the instant in ``[start, end)`` before which rows have expired, within a thousandth of the window."""
+    """Return the instant in ``(start, end]`` before which rows have expired, to 1/1000 of the window; None if none."""
     first, last = to_ms(start), to_ms(end)
     step = max((last - first) // _TTL_POINTS, 1)
     value = instant_sql("ms", kind)
@@ -135,7 +142,7 @@ def _first_line(error: str) -> str:
 
 
 def replica_facts(server: ClickHouse, tables: Iterable[TableName]) -> tuple[ReplicaFacts, ...]:
-    """Return all replicas of the tables whose servers answer; at least those of this server."""
+    """Return the replicas of the tables on those servers of the cluster that answer, or else on this server only."""
     paths = f"zookeeper_path IN (SELECT zookeeper_path FROM system.replicas WHERE {is_one_of(tables)})"
     question = (
         "SELECT database, table, replica_name, is_readonly, is_session_expired, absolute_delay,"
@@ -172,7 +179,7 @@ def replica_facts(server: ClickHouse, tables: Iterable[TableName]) -> tuple[Repl
 
 
 def distribution_queues(server: ClickHouse, tables: Iterable[TableName]) -> tuple[QueueFacts, ...]:
-    """Return the rows that Distributed tables have accepted but not yet sent."""
+    """Return the queues of the Distributed tables among *tables* that have files to send."""
     found = server.rows(
         "SELECT database, table, sum(data_files), max(is_blocked), any(last_exception) FROM system.distribution_queue"
         f" WHERE {is_one_of(tables)} GROUP BY database, table HAVING sum(data_files) > 0 ORDER BY database, table"
@@ -184,7 +191,7 @@ def distribution_queues(server: ClickHouse, tables: Iterable[TableName]) -> tupl
 
 
 def disk_facts(server: ClickHouse, policy: str) -> tuple[DiskFacts, ...]:
-    """Return the disks of a storage policy with their free space."""
+    """Return the disks of a storage policy with their free bytes; empty for an empty name."""
     if not policy:
         return ()
     found = server.rows(

@@ -2,7 +2,7 @@
 Check before each chunk whether the server has capacity for another chunk.
 
 A backfill must not disturb other work of the server. So the run waits while inserts are close to being delayed, while
-memory or disk is short, or while the replica lags; then it continues automatically.
+memory or disk is short, or while the replica lags or is read-only. Then the run continues automatically.
 """
 
 import threading
@@ -17,7 +17,8 @@ from .client import ClickHouse
 from .table_health import part_limits
 
 _LAG_SECONDS = 300
-# A busy server answers slowly, and each check adds to its load.
+# The seconds for which an answer is reused, per second that the check took. A busy server answers slowly, and each
+# check adds to the load.
 _PAUSE_FOR_EACH_SECOND = 20
 _FREE_SHARE = 0.02
 _FREE_BYTES = 2**30
@@ -25,13 +26,14 @@ _FREE_BYTES = 2**30
 
 class LoadThrottle:
     """
-    Tell a worker whether the next chunk has to wait. Threads may share it.
+    A callable that returns why the next chunk has to wait. Threads may share it.
 
     Values that the user may not read, or that this version does not have, never make a chunk wait.
 
     Args:
-        max_load: The usable share of the server's limits of parts per partition and of memory.
-        pause: Seconds for which an answer is reused.
+        max_load: The usable share of the server's limits of parts per partition and of memory. While every merge thread
+            is busy, half of this share of the parts is usable.
+        pause: The minimum number of seconds for which an answer is reused. A slow server's answer is reused longer.
     """
 
     def __init__(self, server: ClickHouse, target: TableFacts, *, max_load: float = 0.8, pause: float = 1.0) -> None:
@@ -42,8 +44,9 @@ class LoadThrottle:
 
     def __call__(self) -> str:
         """
-        Return why to wait, with the values; empty if the chunk may start. Ask the server at most one time in *pause*
-        seconds.
+        Return why the next chunk has to wait, with the measured values; empty if the chunk may start.
+
+        Ask the server only if the last answer is at least *pause* seconds old.
         """
         with self._lock:
             if (asked := time.monotonic()) >= self._until:
@@ -57,7 +60,7 @@ class LoadThrottle:
             try:
                 reason = probe()
             except ServerUnreachableError:
-                # The attempt meets the same error and handles it.
+                # Do not wait: the attempt meets the same error and handles it.
                 return ""
             except ServerError:
                 with suppress(ValueError):

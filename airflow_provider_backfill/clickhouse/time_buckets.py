@@ -1,8 +1,8 @@
 """
 Find the instants at which a function of time changes its value: the edges of buckets and partitions.
 
-The server evaluates the expression, since it knows its functions, zones and calendars. At an edge, the value differs
-from the value at the column's previous representable instant.
+The server evaluates the expression, because only the server knows the functions, zones and calendars. At an edge, the
+value differs from the value one millisecond before, or one day before for a date column.
 """
 
 import re
@@ -20,7 +20,7 @@ from .client import LONG_TEXT, ClickHouse
 
 _REACH_DAYS = 400
 _GRID_MS = 60_000 * 15
-# The number of instants in a window that are checked for repeated values.
+# The approximate maximum number of grid instants in a window at which values are compared.
 _GRID_POINTS = 50_000
 
 
@@ -28,10 +28,11 @@ def bucket_facts(
     server: ClickHouse, key: BucketKey, times: Mapping[TableName, TimeColumn], bounds: Sequence[int]
 ) -> BucketFacts:
     """
-    Return how the values of a time key lie in relation to chunk *bounds* (in milliseconds): cut by a bound, or shared
-    by chunks.
+    Return how the values of a time key lie in relation to the chunk *bounds* (in milliseconds).
 
-    The values are taken at the bounds, right before them, and on a grid over the window.
+    The facts name the first bound with the same value on both sides, and a value that several chunks share. The values
+    are taken at the bounds, right before the bounds, and on a grid over the window. If the server refuses to evaluate
+    the key, the facts are not usable.
     """
     first, last = bounds[0], bounds[-1]
     step = max(_GRID_MS, -(-(last - first) // _GRID_POINTS))
@@ -68,7 +69,7 @@ def labels_leave_chunk(
 
     Args:
         key: The expressions that compute the label from the time.
-        bounds: The chunk bounds in milliseconds; labels are compared at these instants.
+        bounds: The chunk bounds in milliseconds; labels are compared at the bounds and right before the bounds.
         kind: How the label is stored.
     """
     moments = f"SELECT toInt64(ms) AS ms, 1 AS bound FROM ({instants(bounds)})"
@@ -94,7 +95,7 @@ def value_at(server: ClickHouse, key: BucketKey, times: Mapping[TableName, TimeC
 
 
 def _typed(time: TimeColumn, moments: str) -> str:
-    """Return a SELECT of the time column at each instant and, for a bound, right before it; *chunk* counts from 1."""
+    """Return a SELECT of the time column at each of *moments* and right before each bound; *chunk* counts from 1."""
     tick = MS_PER_DAY if time.kind.is_date else 1
     return (
         "SELECT ms, side, bound, sum(bound AND side = 1) OVER (ORDER BY at) AS chunk,"
@@ -119,13 +120,14 @@ class TimeBuckets:
 
     @property
     def zones(self) -> list[str]:
-        """The time zones in the expression and in the column's type."""
+        """The time zones with a name such as ``Europe/Berlin`` in the expression and in the column's type."""
         return list(dict.fromkeys(re.findall(r"'([A-Z][A-Za-z_]+/[A-Za-z_/+-]+)'", f"{self._expression} {self._type}")))
 
     def between(self, start: int, end: int) -> list[int]:
         """
-        Return all edges between *start* and *end*, both excluded, in milliseconds; found on a grid of 15 minutes (days
-        for a Date).
+        Return the edges between *start* and *end*, both excluded, in milliseconds.
+
+        Only edges on a grid of 15 minutes (of days for a date column) are found.
         """
         step = MS_PER_DAY if self._kind.is_date else _GRID_MS
         first, last = start // step + 1, -(-end // step)
@@ -139,7 +141,8 @@ class TimeBuckets:
         """
         Return the last edge at or before *moment*, and the first edge at or after *moment*.
 
-        Edges are searched on a grid of 15 minutes (days for a Date).
+        Edges are searched on a grid of 15 minutes (of days for a date column), within 400 days of *moment*. None stands
+        for an edge that was not found.
         """
         step = MS_PER_DAY if self._kind.is_date else _GRID_MS
         middle = to_ms(moment) // step * step
@@ -152,7 +155,11 @@ class TimeBuckets:
         return from_ms(low) if low else None, from_ms(high) if high else None
 
     def _edges(self, instants: str) -> str:
-        """Return a SELECT of ``ms, at, before``: the values at each instant and at the instant before."""
+        """
+        Return a SELECT of ``ms, at, before``: the instant, the value at the instant, and the value right before.
+
+        For a date column, the value right before is that of the previous day; otherwise of the previous millisecond.
+        """
         tick = MS_PER_DAY if self._kind.is_date else 1
         shifted = f"(ms - {tick} * (1 - side))"
         value = instant_sql(shifted, self._kind)

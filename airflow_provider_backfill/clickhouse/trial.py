@@ -1,8 +1,8 @@
 """
-Try a few chunks: fill them separately and together into private tables like the target, and compare.
+Fill a few chunks separately and together into private tables like the target, and compare the merged contents.
 
-The merged contents are compared. The trial covers SELECTs that the rules cannot prove, and checks the rules' proofs.
-The tables are dropped afterwards, even after a failure.
+Such a trial covers SELECTs that the rules of ``core.adding_up`` cannot prove, and checks the proofs of the rules. The
+tables are dropped afterwards, even after a failure.
 """
 
 import re
@@ -24,13 +24,13 @@ from ..core.tables import TableName
 from .attempt import STAGING_TABLE, drop_tables
 from .client import LONG_TEXT, ClickHouse
 
-# Relative tolerance of sums, because the order of addition changes the last digits of floats.
+# The relative tolerances of sums by float type, because the order of addition changes the last digits.
 _TOLERANCE = 1e-9
 _TOLERANCES = (("Float64", _TOLERANCE), ("Float32", 1e-5), ("BFloat16", 0.05))
-# Share of a column's largest value that may remain where values cancel each other out.
+# The share of a column's largest absolute value that may remain as a difference where values cancel each other out.
 _NOISE = 1e-13
 _SHOWN = 3
-# Names that no column has.
+# The names of added columns, which must differ from the names of the target's columns.
 _AT, _SIDE, _DIFFERENCE = "_backfill_at", "_backfill_side", "_backfill_difference"
 _FLOAT = re.compile(r"Float32|Float64|BFloat16")
 _SIMPLE = re.compile(r"^SimpleAggregateFunction\(\w+, (.*)\)$", re.DOTALL)
@@ -42,7 +42,14 @@ _INSERT = {"async_insert": 0, "deduplicate_insert_select": "disable", "max_parti
 
 
 class Difference(NamedTuple):
-    """A row that only one side has, as text by column; *at* is its time in milliseconds, if known."""
+    """
+    A row of one side that the other side lacks.
+
+    Attributes:
+        given_by: The name of the side that has the row.
+        row: The values as text, by column.
+        at: The row's time in milliseconds; None if unknown.
+    """
 
     given_by: str
     row: Mapping[str, str]
@@ -57,8 +64,8 @@ class Trial(NamedTuple):
         slices: The compared parts of the window.
         rows: The number of rows for all slices together, before merging.
         seconds: The duration of the trial.
-        columns: The columns that were compared.
-        differences: The rows that differ, up to three per side; empty if all agree.
+        columns: The names of the columns that were compared.
+        differences: The first rows that differ, up to six per side; empty if all agree.
         last: The latest time of a row, in milliseconds; None without rows or without a time.
     """
 
@@ -113,10 +120,9 @@ def make_trial(
 
 def rows_by_bound(server: ClickHouse, table: FilteredTable, bounds: Sequence[int], seconds: float) -> dict[int, int]:
     """
-    Return the number of rows of a table from each bound to the next, by the bound in milliseconds, without empty
-    slices.
+    Return the number of rows of a table between consecutive *bounds*, by the earlier bound in milliseconds.
 
-    On a timeout, return the partial counts, which suffice to choose slices.
+    Slices without rows are omitted. After *seconds*, return the partial counts, which suffice to choose slices.
     """
     last = f"least({milliseconds(time_value(table.column), table.kind)}, toInt64({bounds[-1] - 1}))"
     place = bound_before(f"greatest({last}, toInt64({bounds[0]}))", bounds)
@@ -132,7 +138,13 @@ def rows_by_bound(server: ClickHouse, table: FilteredTable, bounds: Sequence[int
 def private_tables(
     server: ClickHouse, target: TableFacts, plan_id: str, sides: Sequence[str], *, merges: bool = True
 ) -> Iterator[tuple[TableName, ...]]:
-    """Create empty private tables like the target, one for each side, on this server only."""
+    """
+    Create empty private tables like the target on this server only, and drop them at the end of the context.
+
+    Args:
+        sides: The ending of each table's name.
+        merges: Whether the server may merge the parts of the tables.
+    """
     settings = target.allowances if merges else {**STAGING_TABLE, **target.allowances}
     nonce = secrets.token_hex(4)
     database = target.beside
@@ -155,7 +167,7 @@ def private_tables(
 
 
 def _on_one_server(match: re.Match[str]) -> str:
-    """Return the engine without its paths in Keeper."""
+    """Return the engine without its replication: prefix, path in Keeper and replica name."""
     rest = re.sub(r"^\s*'(?:[^'\\]|\\.)*'\s*,\s*'(?:[^'\\]|\\.)*'\s*,?", "", match[3] or "").strip()
     return f"{match[1]}({rest})" if rest else match[1]
 
@@ -172,12 +184,14 @@ def compare_merged(
     at: str = "",
 ) -> list[Difference]:
     """
-    Return the rows that differ between both tables after merging.
+    Return the first rows that differ between *parts* and *whole* after merging, up to six per table.
+
+    Floats that differ only by rounding count as equal.
 
     Args:
-        names: The names of the two tables in the differences.
-        where: The condition for rows to compare; other rows do not take part in merging.
-        at: SQL for a row's time in milliseconds, which a difference includes.
+        names: The names of *parts* and *whole* in the differences.
+        where: The condition for rows to compare, empty for all rows. Other rows do not take part in merging.
+        at: SQL for a row's time in milliseconds, which a difference then includes; empty to omit the time.
     """
     values = ", ".join(f"{_readable(column)} AS {quote(column.name)}" for column in columns)
     if at:
@@ -192,7 +206,7 @@ def compare_merged(
     types = {row[0]: _SIMPLE.sub(r"\1", row[1]) for row in server.rows(f"DESCRIBE TABLE ({both})")}
     within = [name for name, kind in types.items() if _FLOAT.search(kind) and not _FLOATS.fullmatch(kind)]
     if within:
-        # In floats within maps and tuples, the last digits depend on the order of addition.
+        # Compare fewer digits of floats within maps and tuples, because the order of addition changes the last digits.
         fewer = (f"CAST({quote(name)} AS {_fewer_digits(types[name])}) AS {quote(name)}" for name in within)
         both = f"SELECT * REPLACE ({', '.join(fewer)}) FROM ({both})"
     exact = [column.name for column in columns if not _FLOATS.fullmatch(types[column.name])]
@@ -237,14 +251,15 @@ def compare_merged(
 
 
 def _fewer_digits(kind: str) -> str:
-    """Return a type whose floats have half of the digits."""
+    """Return a type with ``Float32`` for ``Float64``, and ``BFloat16`` for ``Float32``."""
     return kind.replace("Float32", "BFloat16").replace("Float64", "Float32")
 
 
 def _number(column: str, kind: str) -> str:
     """
-    Return SQL for the number to add up for a column of floats or of arrays of floats; NULL, NaN and infinity count as
-    zero.
+    Return SQL for the number by which a column of floats is summed; for arrays of floats, the sum of each array.
+
+    NULL, NaN and infinity count as zero.
     """
     number = f"arraySum({quote(column)})" if kind.startswith("Array(") else f"assumeNotNull({quote(column)})"
     return f"if(isFinite({number}), {number}, 0)"
@@ -260,7 +275,7 @@ def _oddity(name: str, kind: str) -> str:
 def _noise(
     server: ClickHouse, both: str, floats: Sequence[str], types: Mapping[str, str], settings: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Return for each column of floats the largest difference that rounding alone can cause."""
+    """Return the largest difference that rounding alone can cause, by the name of each column of floats."""
     if not floats:
         return {}
     greatest = ", ".join(f"toFloat64(max(abs({_number(name, types[name])})))" for name in floats)
@@ -272,10 +287,11 @@ def compare_signs(
     server: ClickHouse, target: TableFacts, whole: TableName, names: tuple[str, str], where: str, at: str
 ) -> list[Difference]:
     """
-    Return the keys of a CollapsingMergeTree whose sums of signs differ, whatever merges the target has made.
+    Return the sums of signs that differ between a CollapsingMergeTree target and *whole*, for up to three keys.
 
-    A duplicated row shows here as long as it counts twice, although a merge would collapse it. A key with several
-    states or cancellations in *whole* is skipped, because *whole* may be unmerged.
+    A key gives two differences, one for each table; the result is empty for other engines. Rows are read unmerged, so a
+    duplicated row of the target shows here until a merge collapses the duplicates. A key with several states or
+    cancellations in *whole* is skipped, because *whole* may be unmerged.
 
     Args:
         names: The names of the target and of *whole* in the differences.
@@ -303,7 +319,11 @@ def compare_signs(
 
 
 def _readable(column: Column) -> str:
-    """Return SQL for a column's value in comparable form: states finalised, meaningless orders removed."""
+    """
+    Return SQL for a column's value in a form that can be compared between tables.
+
+    Aggregate states are finalised, arrays and maps are sorted, and types such as JSON become text.
+    """
     name, kind = quote(column.name), unwrap_type(simple_type(column.type))
     is_state = column.type.startswith("AggregateFunction(")
     if kind.startswith(_TEXT_ONLY) or any(f"{word}(" in kind for word in _TEXT_ONLY):

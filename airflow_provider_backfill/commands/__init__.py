@@ -1,1 +1,1 @@
-"""Implement the commands, one per file. Only here does core meet disk and server."""
+"""Implement the commands and their shared steps. They connect the core, the state folder and ClickHouse."""

@@ -1,7 +1,7 @@
 """
-Check that a plan's chunk bounds suit its SELECTs and the target's partitions.
+Check that a plan's chunk bounds suit its SELECTs and the target's partitions, and find bounds that do.
 
-The functions ask the server for values and pass these to the rules, which decide.
+The functions ask the server for the values that the rules of ``core.adding_up`` need to judge a SELECT.
 """
 
 import re
@@ -29,7 +29,7 @@ from ..core.sql import expressions
 from ..core.tables import TableName, TimeKind
 from ..errors import Advice, Flag, MisalignedError, RequestError
 
-# Common chunk lengths, of which a fitting one is proposed.
+# Common chunk lengths in hours. A proposal for bounds that do not fit tries these first, then calendar units.
 _CHUNK_HOURS = (0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 24)
 _Times = Mapping[TableName, TimeColumn]
 
@@ -48,10 +48,12 @@ def check_bounds(
         bounds: Bounds in milliseconds; None for the plan's bounds.
 
     Returns:
-        The verdict on each statement, without refusals.
+        One verdict per statement, in the plan's order. No verdict has a refusal.
 
     Raises:
-        RequestError: The chunks would not add up, or a bound would cut a partition. The hint proposes bounds that fit.
+        MisalignedError: A bound lies where it would cut a group, a partition or a value of a parameter. The error
+            proposes bounds that fit, if any are known.
+        RequestError: The chunks would not add up, or the target's partitions cannot be replaced chunk by chunk.
     """
     bounds = plan.bounds_ms() if bounds is None else bounds
     judged = _Judge(server, target, plan, bounds)
@@ -98,7 +100,11 @@ def _case(
 def _given(
     server: ClickHouse, statement: Statement, scan: ScanFacts, bounds: Sequence[int]
 ) -> dict[int, tuple[str, ...]]:
-    """Return the constants of a SELECT that change from chunk to chunk by ``--param`` formats alone."""
+    """
+    Return the constants of a SELECT that ``--param`` changes from chunk to chunk: sampled values by the constant's id.
+
+    Empty unless the formats of the parameters give each chunk a different text.
+    """
     if not tell_chunks_by_text(statement.parameters, bounds):
         return {}
     chunks = [(from_ms(bounds[number]), from_ms(bounds[number + 1])) for number in sampled_chunks(len(bounds) - 1)]
@@ -108,8 +114,11 @@ def _given(
 
 class _PartitionKey(NamedTuple):
     """
-    The time-dependent elements of the target's partition key, as SQL over the target's and over the
-    sources' columns.
+    The elements of the target's partition key that depend only on the time of the sources.
+
+    Attributes:
+        of_target: SQL over the target's columns.
+        of_source: SQL over the time column of the source; one expression for each branch of a UNION.
     """
 
     of_target: str
@@ -117,14 +126,18 @@ class _PartitionKey(NamedTuple):
 
 
 class _Judge:
-    """Applies the rules, answers their questions by the server, and keeps the answers for one set of bounds."""
+    """A judge of statements for one set of bounds. The server answers the rules' questions; the answers are kept."""
 
     def __init__(self, server: ClickHouse, target: TableFacts, plan: Plan, bounds: Sequence[int]) -> None:
         self._server, self._target, self._plan, self._bounds = server, target, plan, bounds
         self.answers: dict[BucketKey, BucketFacts] = {}
 
     def verdict(self, statement: Statement, scan: ScanFacts) -> Verdict:
-        """Judge a statement, asking the server for each key that the rules need."""
+        """
+        Return the verdict of the rules on a statement, after asking the server about each time key that they need.
+
+        The labels include columns that the target computes from a labelled column.
+        """
         plan = self._plan
         given = _given(self._server, statement, scan, self._bounds)
         case = _case(self._target, plan, statement, scan, one_chunk=len(self._bounds) == 2, given=given)
@@ -140,7 +153,11 @@ class _Judge:
 def statement_edges(
     server: ClickHouse, target: TableFacts, plan: Plan, statement: Statement, scan: ScanFacts, start: int, end: int
 ) -> list[set[int]]:
-    """Return, for each time key that chunks must not cut, the edges between *start* and *end*, in milliseconds."""
+    """
+    Return a set of edges, in milliseconds, for each time key that chunk bounds must not cut.
+
+    The edges lie between *start* and *end*, both excluded. For a UNION, they are the edges that all branches share.
+    """
     return [
         set.intersection(*(set(bucket.between(start, end)) for bucket in _buckets(server, key, scan.times)))
         for key in keys_to_keep_whole(_case(target, plan, statement, scan))
@@ -148,7 +165,12 @@ def statement_edges(
 
 
 def may_cut_by_key(plan: Plan, target: TableFacts, scans: Sequence[ScanFacts]) -> bool:
-    """Return whether one window may be processed in parts by key."""
+    """
+    Return whether the rows of one chunk window may be divided by the source's sorting key.
+
+    The plan must not replace partitions, and must filter a single table, which each statement reads once. The
+    statements must add up whichever way the source is cut.
+    """
     return (
         len({table.table for statement in plan.statements for table in plan.filters(statement)}) == 1
         and plan.write_mode is not WriteMode.REPLACE
@@ -175,10 +197,11 @@ def to_partitions(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], bounds: Sequence[int]
 ) -> list[int]:
     """
-    Move the inner bounds to starts of partitions, if the SELECT labels rows by another time.
+    Return the bounds, with each inner bound moved to the nearest partition start if a SELECT relabels the time.
 
-    For example, local days of a roll-up start at other instants than UTC days. Bounds stay unchanged if they fit, if
-    partitions are longer than chunks, or if the label is the time itself.
+    For example, the local days of a roll-up and UTC days start at different instants. The bounds are returned unchanged
+    if no SELECT relabels the time, if no partition starts inside the window, or if two bounds would move to the same
+    partition start.
     """
     if len(bounds) < 3 or not any(
         _is_relabelled(server, target, plan, *both) for both in zip(plan.statements, scans, strict=True)
@@ -200,7 +223,9 @@ def with_label(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], verdicts: Sequence[Verdict]
 ) -> Plan:
     """
-    Add to the plan the label of the target's time, if rows may have a target time outside their chunk.
+    Return the plan, with the derivation of the target's time if rows may have a target time outside their chunk.
+
+    The plan is returned unchanged if it does not replace partitions, or if its target has no time column.
 
     Raises:
         RequestError: The plan replaces partitions, and its statements label rows in different ways.
@@ -243,7 +268,14 @@ def _buckets(server: ClickHouse, key: BucketKey, times: _Times) -> Iterator[Time
 def _check_partitions(
     server: ClickHouse, target: TableFacts, plan: Plan, scan: ScanFacts, verdict: Verdict, bounds: Sequence[int]
 ) -> None:
-    """Refuse chunks whose rows share a partition of the target."""
+    """
+    Refuse chunks that cannot be published by replacing whole partitions of the target.
+
+    Raises:
+        MisalignedError: A bound lies inside a partition.
+        RequestError: The target has no time column, its partition key does not follow from the time, its time does not
+            show the rows to keep outside the window, or several chunks give rows of one partition.
+    """
     of_target, key = _partition_key(server, target, scan, verdict)
     if plan.target_time is None:
         raise RequestError(
@@ -253,12 +285,12 @@ def _check_partitions(
         )
     if plan.keep_outside:
         _check_kept(server, target, plan, scan, verdict, bounds)
-    # Only the ends of the window may cut a partition: their chunks keep the rows outside.
+    # With keep_outside, the ends of the window may cut a partition, because their chunks keep the rows outside.
     held = bounds[1:-1] if plan.keep_outside else bounds
     facts = bucket_facts(server, key, scan.times, held) if held else BucketFacts()
     ends = {bounds[0], bounds[-1]} & {held[0], held[-1]} if held else set()
     while facts.cut is not None and to_ms(facts.cut) in ends and len(held) > 1:
-        # If the target has no rows of that partition, the end of the window loses nothing.
+        # If the target has no rows in the partition that this end of the window cuts, replacing it loses nothing.
         value = value_at(server, key, scan.times, facts.cut)
         if catalog.count_rows(server, target.storage, f"toString({of_target}) IN ({value})"):
             break
@@ -267,7 +299,7 @@ def _check_partitions(
         facts = bucket_facts(server, key, scan.times, held)
     if facts.cut is not None and len(held) > 1:
         window, chunking = _fitting(server, plan, key, scan.times)
-        # For lengths beyond a day, the table's partitions fit best.
+        # Propose chunks by partition where only chunks longer than a day would fit.
         short = chunking.hours is not None and chunking.hours <= _CHUNK_HOURS[-1]
         proposal = window + (chunking if short else Chunking(unit=Unit.PARTITION)).flags
         fitting = pass_flags(proposal)
@@ -289,7 +321,7 @@ def _check_partitions(
 def _check_kept(
     server: ClickHouse, target: TableFacts, plan: Plan, scan: ScanFacts, verdict: Verdict, bounds: Sequence[int]
 ) -> None:
-    """Refuse to keep rows outside a window if the target's time column does not show the window."""
+    """Raise RequestError if the target's time does not show which rows lie outside the window."""
     time = plan.target_time
     label = verdict.labels.get(time.column) if time is not None else None
     if time is None or label is None or labels_leave_chunk(server, label, scan.times, bounds, time.kind):
@@ -302,7 +334,7 @@ def _check_kept(
 
 
 def _partition_key(server: ClickHouse, target: TableFacts, scan: ScanFacts, verdict: Verdict) -> _PartitionKey:
-    """Derive the target's partition key from the time that the chunks are cut by."""
+    """Return the elements of the target's partition key that follow from the time that the chunks are cut by."""
     if not verdict.labels:
         raise RequestError(
             f"{target.name} has no time column that follows from the time that the window applies to, so it cannot "
@@ -318,7 +350,7 @@ def _partition_key(server: ClickHouse, target: TableFacts, scan: ScanFacts, verd
         if bucket_facts(server, key, scan.times, [0, MS_PER_DAY]).usable:
             found.setdefault(tuple(expression.table for expression in key), {})[element] = key
     for tables, keys in found.items():
-        # Chunks share a partition only if they share the value of each element.
+        # Two chunks share a partition only if they share the values of all elements.
         values = (_tuple_of([key[branch].sql for key in keys.values()]) for branch in range(len(tables)))
         return _PartitionKey(_tuple_of(list(keys)), tuple(map(TimeExpression, tables, values)))
     raise RequestError(
@@ -331,7 +363,7 @@ def _partition_key(server: ClickHouse, target: TableFacts, scan: ScanFacts, verd
 def _with_defaults(
     target: TableFacts, statement: Statement, labels: Mapping[str, BucketKey]
 ) -> Mapping[str, BucketKey]:
-    """Return the labels, including those of columns that the target computes from a labelled column."""
+    """Return *labels*, and labels of unfilled columns whose default is computed from one labelled column."""
     found = dict(labels)
     # A default may use an earlier column that has a default, too.
     for column in target.columns:
@@ -343,7 +375,7 @@ def _with_defaults(
 
 
 def _label_of(target: TableFacts, expression: str, name: str, labels: BucketKey) -> BucketKey:
-    """Return an expression over the target's column, applied to the SELECT's value of that column."""
+    """Return *expression* over the target's column *name* as SQL over the source's time; *labels* give the column."""
     column = target.column(name)
     kind = column.type if column is not None else ""
     return tuple(
@@ -352,7 +384,7 @@ def _label_of(target: TableFacts, expression: str, name: str, labels: BucketKey)
 
 
 def _partition_elements(target: TableFacts) -> list[str]:
-    """Return the partition key and its elements. Chunks that differ in one element share no partition."""
+    """Return the partition key and each of its elements, without duplicates; empty for a table without a key."""
     return [one for one in dict.fromkeys([target.partition_key, *expressions(target.partition_key)]) if one]
 
 
@@ -378,21 +410,27 @@ def _columns_in(target: TableFacts, expression: str) -> list[str]:
 
 
 def _applied(expression: str, column: str, value: str) -> str:
-    """Return an expression over a column, with the column replaced by a value."""
+    """Return SQL for *expression* with the SQL *value* in place of *column*."""
     if expression in (column, quote(column)):
         return value
     return f"arrayMap({quote(column)} -> ({expression}), [{value}])[1]"
 
 
 def _fitting(server: ClickHouse, plan: Plan, key: BucketKey, times: _Times) -> tuple[tuple[Flag, ...], Chunking]:
-    """Return flags for the nearest window and length that put every chunk bound on an edge of a key."""
+    """
+    Propose a window and a chunking that put every chunk bound on an edge of a time key.
+
+    Returns:
+        The flags of the window, extended to the nearest edges; empty if the plan's window fits. The second value is
+        the first common chunking that fits, or a single chunk for the window if none fits.
+    """
     bucket = TimeBuckets(server, key[0].sql, times[key[0].table])
     start, end = bucket.around(plan.start)[0] or plan.start, bucket.around(plan.end)[1] or plan.end
     own = (start, end) == (plan.start, plan.end)
     window = () if own else (Flag("--from", short_instant(start)), Flag("--to", short_instant(end)))
     for chunking in _usual_lengths(plan, bucket.zones):
         bounds = [to_ms(start), *(to_ms(until) for _, until in chunking.slices(start, end))]
-        # For a single chunk, the length of the window counts.
+        # Skip lengths that give a single chunk; for a single chunk, the window's own length is returned below.
         if len(bounds) > 2 and bucket_facts(server, key, times, bounds).fits:
             return window, chunking
     return window, Chunking(hours=(end - start) / timedelta(hours=1))

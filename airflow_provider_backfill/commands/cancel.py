@@ -18,10 +18,17 @@ from .status import status_payload
 
 def cancel_plan(session: Session, plan_id: str, *, reason: str = "", wait_seconds: float = 10.0) -> Payload:
     """
-    Stop a plan until a user resumes it: no further chunk is claimed, and the plan's queries are killed.
+    Cancel a plan, so that no chunk is claimed until a user resumes the plan.
 
-    Workers notice the cancel within a second and release their chunks. If a server is configured, this command also
-    kills the queries, and releases the claims of dead workers.
+    Live workers notice the cancel within a second, kill their queries, and release their chunks. If a server is
+    configured, this command kills the plan's queries, too, and releases the claims of dead workers.
+
+    Args:
+        reason: The user's reason, for the log.
+        wait_seconds: The longest wait for live workers to release their chunks, in seconds.
+
+    Returns:
+        The plan's status; ``queries`` says in words how many queries were killed, or why the server was not asked.
 
     Raises:
         RequestError: The plan does not exist or is already completed.
@@ -52,7 +59,12 @@ def cancel_plan(session: Session, plan_id: str, *, reason: str = "", wait_second
 
 
 def _kill(sites: Sequence[Site]) -> str:
-    """Kill the plan's queries on every site; return a text with their number and the unreachable sites."""
+    """
+    Kill the plan's queries on every site; return a text with their number and the unreachable shards.
+
+    Raises:
+        ServerError: The only server could not be reached, or a query still runs.
+    """
     found, silent = 0, []
     for site in sites:
         try:

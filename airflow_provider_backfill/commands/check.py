@@ -22,7 +22,19 @@ from .session import Payload, Session
 
 @dataclass(slots=True)
 class _Tally:
-    """The counts that ``check`` collects over all plans."""
+    """
+    The facts that ``check`` collects over all plans.
+
+    Attributes:
+        evaluated: Number of plans whose run could be read.
+        pending: Number of plans that still have to be finished: not completed, waived or undone.
+        active: Number of plans whose run is running.
+        failed: Number of plans whose run has failed.
+        waived: Number of unfinished plans with a waiver that holds.
+        planned: The windows of the plans of each declared target, except cancelled plans.
+        signals: Number of plans by signal.
+        fills: The plans with done chunks, by the table that they fill.
+    """
 
     evaluated: int = 0
     pending: int = 0
@@ -44,12 +56,19 @@ def check_backfills(
     """
     Check whether every required backfill is finished, for a CI job; no ClickHouse is needed.
 
-    A damaged plan is reported as a finding, and the other plans are still judged. Only one plan is in memory at a time.
+    A damaged plan is reported as a finding, and the other plans are still judged.
 
     Args:
-        target: The table whose plans are checked; None for all plans.
-        max_age: The age from which an unfinished plan is an error instead of a warning.
+        target: The table whose plans and declared backfills are checked; None for all tables.
+        max_age: The age from which an unfinished plan is an error instead of a warning; None for any age. If the policy
+            does not require backfills, unfinished plans are always warnings.
         declared: Backfills that must have a plan.
+
+    Returns:
+        The findings and counts; ``ok`` is False if a finding is an error.
+
+    Raises:
+        StateError: A plan could not be read for a reason other than damage.
     """
     mine = [entry for entry in declared if target in (None, entry.target)]
     targets = {entry.target for entry in mine}
@@ -58,7 +77,7 @@ def check_backfills(
     tally = _Tally()
     for name, found in session.store.runs(session.store.plan_ids(), brief=True):
         if isinstance(found, DamagedStateError):
-            # The plan's own file may be intact.
+            # If only the run is damaged, the plan can still be read.
             plan, case = _sound_plan(session, name), _damage_case(name, found)
         elif isinstance(found, BackfillError):
             raise found
@@ -81,7 +100,7 @@ def check_backfills(
     )
     for plans in tally.fills.values():
         twice = tuple(filled_twice(session.store, plans))
-        # The finding concerns the later of the two plans.
+        # Report each stretch under the later of its two plans, in one finding per plan.
         for name in dict.fromkeys(stretch.second for stretch in twice):
             theirs = tuple(stretch for stretch in twice if stretch.second == name)
             findings += judge(RuleContext(moment=utc_now(), about=name, twice=theirs))
@@ -97,7 +116,12 @@ def _sound_plan(session: Session, plan_id: str) -> Plan | None:
 
 
 def _damage_case(plan_id: str, error: DamagedStateError) -> RuleContext:
-    """Return the case of a damaged plan. A command in the error's remedy becomes the remedy of the finding."""
+    """
+    Return the rules' input for a damaged plan.
+
+    The first command in the error's remedy becomes the remedy of the finding. Without a command, the error's hint
+    becomes part of the message.
+    """
     advised = command_of(error.remedy)
     damage = error.message if advised is not None else sentences(error)
     return RuleContext(moment=utc_now(), about=plan_id, damage=damage, remedy=advised)

@@ -2,7 +2,8 @@
 Find the possible chunk bounds of a plan, and choose among them.
 
 Bounds of hours and calendars follow from the plan's chunk length. Bounds of partitions are the edges of the target's
-partition key. Bounds from limits on rows and bytes depend on the source's rows.
+partition key. Bounds from limits on rows and bytes depend on the source's rows. A chunk that is still too large is cut
+by the source's sorting key.
 """
 
 import math
@@ -29,15 +30,21 @@ from ..errors import Advice, BackfillError, Flag, RequestError
 from . import adding_up, plan_inputs
 
 _MS_PER_MINUTE = 60_000
-# Size of the sample of keys: the minimum, and the number per piece. 1000 keys per piece keep the pieces equal within a
-# few percent.
+# The number of keys in a sample: the minimum, and the number per piece. With 1000 keys per piece, the pieces differ in
+# size by a few percent.
 _SAMPLE, _SAMPLE_PER_PIECE = 10_000, 1_000
 _SPARE = 1.1
 _TRIES = 4
 
 
 class HeavyChunk(NamedTuple):
-    """A slice that reads more of the source than the plan's limits, and the factor by which it exceeds them."""
+    """
+    A slice of time with more source rows or bytes than the plan's limits allow.
+
+    Attributes:
+        weight: The rows or bytes as a multiple of the limit. If the slice is cut by key, this is the weight of its
+            heaviest part.
+    """
 
     start: datetime
     end: datetime
@@ -46,11 +53,11 @@ class HeavyChunk(NamedTuple):
 
 class Cut(NamedTuple):
     """
-    A plan with its bounds, and the facts from choosing them.
+    A plan with its bounds, and the facts found while they were chosen.
 
     Attributes:
         heavy: The chunks that still exceed the limits.
-        rows: Rows of the plan's sources by the start of their chunk, in milliseconds; None if no rows were counted.
+        rows: Number of source rows by the start of their chunk, in milliseconds; None without an exact count.
     """
 
     plan: Plan
@@ -60,11 +67,16 @@ class Cut(NamedTuple):
 
 def cut(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts]) -> Cut:
     """
-    Return the plan with its number of chunks and, if they come from data, its bounds.
+    Choose the chunk bounds of a plan.
+
+    Returns:
+        The plan with its number of chunks. It also has its bounds, unless these follow from the chunk length, and the
+        key ranges of chunks that time cannot cut further.
 
     Raises:
-        RequestError: The bounds cannot be computed. The rows are too many to count, the size of a row is unknown, a
-            chunk would be shorter than allowed, or a chunk would cut a day of a Date column.
+        RequestError: The bounds cannot be computed: the rows cannot be counted, the size of a row is unknown, a
+            partition is shorter than the minimum chunk length, a chunk would cut a day of a Date column, or there would
+            be too many chunks.
     """
     if not plan.chunking.from_data:
         bounds = plan.bounds_ms()
@@ -81,7 +93,7 @@ def cut(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[Scan
 
 
 def _by_chunk(bounds: Sequence[int], rows: Mapping[int, int]) -> dict[int, int]:
-    """Sum rows by instant to rows by the bound at or before each instant."""
+    """Return the number of rows by the start of their chunk; *rows* has numbers of rows by instant."""
     counts: dict[int, int] = {}
     for at, count in rows.items():
         start = bounds[bisect_right(bounds, at) - 1]
@@ -101,7 +113,7 @@ def _with_bounds(plan: Plan, bounds: list[int]) -> Plan:
 def _cut_by_key(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], cells: Sequence[Cell]
 ) -> Cut:
-    """Cut by key the chunks that exceed the limits even at the shortest length."""
+    """Return the plan with key ranges for the chunks that exceed the limits, and the chunks that remain too heavy."""
     bounds, parts, heavy = plan.bounds_ms(), dict[int, tuple[str, ...]](), list[HeavyChunk]()
     weights = [0.0] * (len(bounds) - 1)
     for cell in cells:
@@ -120,12 +132,16 @@ def _cut_by_key(
 
 
 def _light_ranges(server: ClickHouse, plan: Plan, chunk: Chunk, weight: float) -> tuple[tuple[str, ...], float]:
-    """Return key ranges within the limits, and the weight of the heaviest; empty if the key cannot be cut."""
+    """
+    Return the key ranges of a chunk that come closest to the limits, and the weight of the heaviest range.
+
+    If no cut makes the chunk lighter, there are no ranges, and the weight is the chunk's *weight*.
+    """
     source, where = _source(plan), _condition(plan, chunk)
     best: tuple[str, ...] = ()
     left, pieces = weight, weight
     for _ in range(_TRIES):
-        # Pieces of a sample differ in size.
+        # Ask for more pieces than the weight needs, because pieces cut by a sample differ in size.
         pieces *= _SPARE
         ranges = _ranges(server, plan, chunk, math.ceil(pieces))
         if not ranges:
@@ -156,18 +172,19 @@ def _ranges(server: ClickHouse, plan: Plan, chunk: Chunk, pieces: int) -> list[s
 
 def split_chunk(server: ClickHouse, target: TableFacts, plan: Plan, chunk: Chunk) -> tuple[Chunk, ...]:
     """
-    Split a chunk that is too large: by time, or for a short chunk by the source's sorting key.
+    Split a chunk that is too large: by time, or by the source's sorting key if no bound in time is possible.
 
     Returns:
-        The parts; by time, two parts with the common bound closest to the middle. Empty if every cut would divide a
-        bucket or a partition and the key cannot be cut.
+        Two parts that meet at the possible bound closest to the middle, or about two parts by key. Empty if no cut is
+        possible.
 
     Raises:
+        RequestError: The statements no longer suit the sources or the target.
         ServerError: ClickHouse could not be asked.
     """
     scans = plan_inputs.check_scans(server, target, plan, chunk.start, chunk.end)
     scans = plan_inputs.read_queries(server, target, plan, scans)
-    # The parts may run in parallel, so they must not share a partition.
+    # The parts may run in parallel, so they must not share a partition, even at the ends of the window.
     apart = plan.model_copy(update={"keep_outside": False})
     start, end = to_ms(chunk.start), to_ms(chunk.end)
     # Most types of a query parameter store whole seconds.
@@ -200,7 +217,7 @@ def _condition(plan: Plan, chunk: Chunk) -> str:
 def _split_by_key(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], chunk: Chunk
 ) -> tuple[Chunk, ...]:
-    """Return parts of the chunk by key that together have all its rows; empty if the key cannot be cut."""
+    """Return about two parts of the chunk by key, which together have all its rows; empty if it cannot be cut."""
     if not adding_up.may_cut_by_key(plan, target, scans):
         return ()
     pieces = (chunk._replace(key_range=each) for each in _ranges(server, plan, chunk, 2))
@@ -214,14 +231,19 @@ def _source(plan: Plan) -> TableName:
 def _base(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], chunking: Chunking
 ) -> list[int]:
-    """Return the bounds that follow from the length alone."""
+    """
+    Return the bounds without limits on rows and bytes, in milliseconds: by length, or at the target's partitions.
+
+    Raises:
+        RequestError: A partition is shorter than the minimum chunk length.
+    """
     if chunking.unit is not Unit.PARTITION:
         start = to_ms(plan.start)
         return [start, *(to_ms(end) for _, end in chunking.without_limits().slices(plan.start, plan.end))]
     first, last = to_ms(plan.start), to_ms(plan.end)
     bounds = [first, *adding_up.partition_edges(server, target, plan, scans, first, last), last]
     least = plan.min_chunk_minutes * _MS_PER_MINUTE
-    # The window may cut the first and the last chunk.
+    # The first and the last chunk may be shorter, because the window may cut their partitions.
     short = next((start for start, end in pairwise(bounds[1:-1]) if end - start < least), None)
     if short is not None:
         raise RequestError(
@@ -238,9 +260,15 @@ def _cells(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], base: Sequence[int]
 ) -> tuple[list[Cell], Mapping[int, int] | None]:
     """
-    Return the source's weight between the possible bounds of the plan, without empty cells.
+    Return the weight of the sources between the possible bounds of the plan.
 
-    The second value has the rows by the same instants; None if they were estimated from an index.
+    Returns:
+        The cells with rows, in time order, and the number of rows by the start of the cell. The numbers are None if
+        they were estimated from an index.
+
+    Raises:
+        RequestError: A statement reads no table that can be counted, the rows cannot be counted within a minute, or the
+            size of a row is unknown.
     """
     starts = _allowed(server, target, plan, scans, base)
     weights: dict[int, float] = {}
@@ -276,7 +304,12 @@ def _cells(
 
 
 def _weight_of_row(server: ClickHouse, plan: Plan, source: TableName) -> float:
-    """Return one source row's share of a chunk's limit."""
+    """
+    Return the share of a chunk's limit that one source row takes; with two limits, the larger share.
+
+    Raises:
+        RequestError: There is a limit on bytes, and the size of a row is unknown.
+    """
     rows, size = plan.chunking.rows, plan.chunking.size
     share = 1 / rows if rows else 0.0
     if size is None:
@@ -293,7 +326,12 @@ def _weight_of_row(server: ClickHouse, plan: Plan, source: TableName) -> float:
 def _allowed(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], base: Sequence[int]
 ) -> list[int]:
-    """Return every instant at which the plan may have a bound, from the start of the window, without its end."""
+    """
+    Return the possible starts of chunks, in milliseconds and in time order.
+
+    These are the bounds of *base* except the last, and instants between them that cut no bucket and no partition. Each
+    added instant lies at least the minimum chunk length (whole days for a Date) from its neighbours.
+    """
     least = max(round(plan.min_chunk_minutes * _MS_PER_MINUTE), 1)
     if _has_dates(plan):
         least = -(-least // MS_PER_DAY) * MS_PER_DAY
@@ -312,9 +350,9 @@ def _edges(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], base: Sequence[int]
 ) -> list[int] | None:
     """
-    Return the instants at which no bucket and no partition is cut, in time order.
+    Return the instants inside *base*, in milliseconds, at which a bound cuts no bucket; in time order.
 
-    None if nothing restricts the bounds.
+    In ``replace``, such a bound cuts no partition either. None if nothing restricts the bounds.
     """
     sets: list[set[int]] = []
     for statement, scan in zip(plan.statements, scans, strict=True):
@@ -325,7 +363,7 @@ def _edges(
 
 
 def parts_in_place(server: ClickHouse, target: TableFacts, plan: Plan, chunk: Chunk) -> tuple[ChunkPart, ...]:
-    """Return the parts that replace a chunk; empty if it cannot be cut, or the server cannot tell where."""
+    """Return the parts that replace a chunk; empty if it cannot be cut, or if finding a bound fails."""
     try:
         parts = split_chunk(server, target, plan, chunk)
     except BackfillError:

@@ -26,8 +26,8 @@ from ..core.sql import time_filter
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from . import adding_up
 
-# The ideal chunk is large enough to make its fixed cost (tables, verification, publishing) small, and small enough to
-# take seconds to minutes.
+# The maximum of source rows, and of their bytes on disk, in an ideal chunk. Such a chunk is large enough to make its
+# fixed cost (tables, verification, publishing) small, and small enough to take seconds to minutes.
 IDEAL_ROWS = 10_000_000
 IDEAL_BYTES = 2**30
 _CHUNK_HOURS = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 24.0, 48.0, 72.0, 168.0, 336.0, 720.0)
@@ -35,10 +35,14 @@ _CHUNK_HOURS = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 24.0, 48.0, 72.0,
 
 def estimate_plan(server: ClickHouse, plan: Plan, counted: Mapping[int, int] | None = None) -> Estimate | None:
     """
-    Return the source rows per chunk; None if they cannot be found cheaply.
+    Estimate the source rows per chunk.
 
     Args:
-        counted: Known rows by the start of their chunk, in milliseconds.
+        counted: The number of rows by the start of their chunk, in milliseconds; None if not yet counted.
+
+    Returns:
+        The estimate; None if a statement reads no table, the rows cannot be counted or estimated in time, or the server
+        refuses the query.
 
     Raises:
         ServerError: The server could not be reached.
@@ -69,7 +73,7 @@ def _estimate_of(server: ClickHouse, plan: Plan, rows: Sequence[int]) -> Estimat
 
 
 def chunk_rows(server: ClickHouse, plan: Plan, counted: Mapping[int, int] | None = None) -> list[tuple[Chunk, int]]:
-    """Return every chunk (or its parts) with its source rows; empty if they cannot be counted."""
+    """Return each chunk, or the parts that replace it, with its number of source rows; empty if these are unknown."""
     counts = _count_rows(server, plan) if counted is None else counted
     if counts is None:
         return []
@@ -87,7 +91,7 @@ def chunk_rows(server: ClickHouse, plan: Plan, counted: Mapping[int, int] | None
 
 
 def _count_rows(server: ClickHouse, plan: Plan) -> Mapping[int, int] | None:
-    """Return source rows by the start of their chunk, in milliseconds; None if they cannot be counted."""
+    """Return the source rows, counted or estimated, by the start of their chunk in milliseconds; None if unknown."""
     bounds = plan.bounds_ms()
     counts: dict[int, int] = {}
     for statement in plan.statements:
@@ -112,7 +116,10 @@ def propose_hours(
     Return a chunk length in hours that suits the rows and fits buckets and partitions.
 
     Prefer the longest common length whose largest chunk has at most 10 million rows and 1 GiB. If none of these fits
-    the tables, take the shortest longer length that fits. None if no length fits, or if the plan is not cut by hours.
+    the tables, take the shortest longer length that fits.
+
+    Returns:
+        The length; None if no common length fits, or if the plan's bounds do not follow from a number of hours.
     """
     if plan.chunk_hours is None or plan.bounds:
         return None
@@ -130,7 +137,7 @@ def propose_hours(
 
 
 def by_length(plan: Plan, chunking: Chunking) -> Plan:
-    """Return the plan with another chunk length; bounds that come from data are not yet computed."""
+    """Return the plan with a new chunk length and id; its bounds and chunk count are not yet computed."""
     return plan.model_copy(
         update={
             "chunk_hours": chunking.hours,
@@ -143,7 +150,7 @@ def by_length(plan: Plan, chunking: Chunking) -> Plan:
 
 def resized(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts]) -> Plan:
     """
-    Choose chunks automatically: partitions in ``replace``, otherwise a length that suits the rows.
+    Return the plan with an automatic chunk length: partitions in ``replace``, otherwise hours that suit the rows.
 
     Raises:
         RequestError: The rows cannot be estimated, or no common length fits the tables.
@@ -169,7 +176,7 @@ def resized(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[
 def describe(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], estimate: Estimate | None
 ) -> dict[str, Any] | None:
-    """Return the estimate of a plan as JSON; propose another chunk length only if the current one is far off."""
+    """Return the estimate as JSON, with a better length if chunks are far too small or large; None without estimate."""
     if estimate is None:
         return None
     small = estimate.median < SMALL_ROWS and plan.chunk_count >= MANY_CHUNKS
@@ -197,7 +204,7 @@ def _candidates(plan: Plan, chunk_hours: float) -> Iterable[float]:
 
 
 def estimate_payload(estimate: Estimate | None, proposed: float | None) -> dict[str, Any] | None:
-    """Return an estimate as ``plan`` and ``doctor`` print it, with rows and bytes per non-empty chunk."""
+    """Return an estimate as ``plan`` and ``doctor`` print it, for the non-empty chunks; None without an estimate."""
     if estimate is None:
         return None
     rows = {"min": estimate.smallest, "median": estimate.median, "max": estimate.largest}

@@ -1,4 +1,4 @@
-"""Select chunks of a plan: by status, or by a part of the window."""
+"""Select chunks of a plan by status or window, and describe chunks, statements and failures as JSON."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ from ..core.window import Window
 from ..errors import Advice, Command, RequestError
 from .session import Payload, Session
 
-# The maximum of failed chunks that a status payload groups by error, and of windows per group.
+# The maximum number of failed chunks that a status payload groups by error, and the maximum number of windows that it
+# shows per group.
 _GROUPED = 1000
 _SHOWN = 20
 
@@ -29,7 +30,7 @@ class ChunkResult:
 
     Attributes:
         status: ``pending``, ``running``, ``done`` or ``failed``.
-        attempts: Attempts so far.
+        attempts: Number of attempts so far.
         query_id: The id of the last attempt's INSERT; None before the first.
         rows: Rows that the target received from the chunk; None until the chunk is done.
         error: The last error, shortened; None without an error.
@@ -60,9 +61,9 @@ class ChunkResult:
 
 def list_chunks(session: Session, plan_id: str, status: ChunkStatus | None) -> list[ChunkResult]:
     """
-    Return the chunks of a plan with *status*, or all, in time order; no ClickHouse is needed.
+    Return the chunks of a plan with *status* (None for all chunks), in time order; no ClickHouse is needed.
 
-    Each has its window, attempts, last query id, rows (if done) and last error, shortened.
+    A split chunk is represented by its parts.
     """
     plan = session.store.load_plan(plan_id)
     run = session.store.open_run(plan).run
@@ -71,10 +72,13 @@ def list_chunks(session: Session, plan_id: str, status: ChunkStatus | None) -> l
 
 def chunk_statements(session: Session, plan_id: str, chunk_id: str) -> list[Payload]:
     """
-    Return the statements of the last or next attempt of the chunk whose id begins with *chunk_id*.
+    Return the INSERT statements of a chunk's last attempt; of its first attempt, if none has begun.
+
+    Args:
+        chunk_id: The beginning of the chunk's id.
 
     Raises:
-        RequestError: No chunk, or several chunks, have such an id.
+        RequestError: No chunk, or several chunks, have an id that begins with *chunk_id*.
     """
     plan = session.store.load_plan(plan_id)
     run = session.store.open_run(plan).run
@@ -89,7 +93,11 @@ def chunk_statements(session: Session, plan_id: str, chunk_id: str) -> list[Payl
 
 
 def statement_payload(plan: Plan, chunk: Chunk, attempt: int, position: int) -> Payload:
-    """Return the INSERT of an attempt with its time filter, in a form that a person can paste, without secrets."""
+    """
+    Return the INSERT of one attempt for the plan's statement at *position*, and its time filter, ready to paste.
+
+    Secrets in the INSERT are masked.
+    """
     plan = plan.on_shard(chunk.shard) if chunk.shard else plan
     statement = plan.statements[position]
     into: TableName = plan.target
@@ -120,7 +128,7 @@ def _result(plan: Plan, run: Run, chunk: Chunk) -> ChunkResult:
 
 
 def failures_payload(plan: Plan, run: Run) -> list[Payload]:
-    """Return the failed chunks grouped by error; of large groups, only the first windows."""
+    """Return up to 1000 failed chunks grouped by error, the largest group first, with up to 20 windows per group."""
     failed = islice(select_chunks(plan, run, ChunkStatus.FAILED), _GROUPED)
     return [
         {
@@ -136,7 +144,7 @@ def failures_payload(plan: Plan, run: Run) -> list[Payload]:
 
 
 def chunks_between(plan: Plan, window: Window | None) -> Callable[[Run], Iterator[Chunk]]:
-    """Return a function that yields the chunks a worker may take: all chunks, or those in the window."""
+    """Return a function that yields the chunks a worker may take: all, or those that lie completely in *window*."""
 
     def chosen(run: Run) -> Iterator[Chunk]:
         for chunk in select_chunks(plan, run):

@@ -13,7 +13,7 @@ from .lease import owner_is_dead, utc_now
 
 class Claims:
     """
-    Claims chunks of one plan for one worker.
+    The claims of one worker on the chunks of one plan.
 
     Args:
         owner: The worker's name.
@@ -29,10 +29,10 @@ class Claims:
 
     def is_dead(self, run: Run, owner: str, moment: datetime) -> bool:
         """
-        Return whether another worker has lost its claims, even if its clock is ahead.
+        Return whether the worker *owner* has lost its claims at *moment*.
 
-        A heartbeat from a clock that is ahead may lie in the future. So a worker is also dead after this worker has
-        waited a full lease for the next heartbeat, by its own clock.
+        If the clock of *owner* is ahead, its heartbeats lie in the future. So *owner* also counts as dead after this
+        process has watched it for a full lease without a new heartbeat.
         """
         if owner_is_dead(run, owner, moment):
             return True
@@ -44,7 +44,7 @@ class Claims:
         return watch - since > worker.lease_seconds
 
     def is_full(self, run: Run) -> bool:
-        """Return whether live workers hold as many chunks as the user allows in parallel, counted per shard."""
+        """Return whether live workers hold as many chunks of this shard as the user allows; False without a limit."""
         if not run.parallel:
             return False
         moment = utc_now()
@@ -52,7 +52,7 @@ class Claims:
         return run.parallel <= sum(worker.claims for name, worker in here if not self.is_dead(run, name, moment))
 
     def claim(self, log: RunLog, chunk: Chunk) -> Event | None:
-        """Claim a chunk on disk before its query exists; return None if the chunk is not available."""
+        """Claim a chunk in the log, before its query exists; return the event, or None if the claim is not allowed."""
 
         def decide(run: Run) -> Event | None:
             state = run.state(chunk.id)
@@ -76,7 +76,7 @@ class Claims:
                 shard=chunk.shard,
             )
 
-        # Other chunks matter only for a takeover or a limit over all workers. An event that changes either concerns
-        # this chunk or the whole run.
+        # Other chunks matter only to a takeover, or to a limit on parallel chunks. The events that cause a takeover or
+        # set a limit are about this chunk or the whole run, so the commit reads them in any case.
         alone = log.run.state(chunk.id).status is ChunkStatus.PENDING and not log.run.parallel
         return log.commit(decide, about=chunk.id if alone else "")

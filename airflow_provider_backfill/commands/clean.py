@@ -1,4 +1,4 @@
-"""Drop unneeded tables that backfills have left on a server."""
+"""Find the tables that backfills have left on servers, and drop those that are no longer needed."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -18,12 +18,12 @@ from .lease import has_live_worker, utc_now
 from .session import Payload, Session
 from .sites import sites_of
 
-# A table, and the database of its staging tables; empty for the table's own database.
+# A target table, and the name of the database of its staging tables; empty for the target's own database.
 _Place = tuple[TableName, str]
 
 
 class _Found(NamedTuple):
-    """A table of the product; *beside* is the replicated table with the same replicas, or None."""
+    """A table of the product; *beside* is the replication through which it is dropped, or None for a plain table."""
 
     facts: StagingFacts
     beside: Replicas | None
@@ -33,20 +33,24 @@ def clean_up(
     session: Session, *, plan_id: str | None = None, target: TableName | None = None, remove: bool = False
 ) -> Payload:
     """
-    Find the tables that backfills have left, on all replicas and in Keeper, and drop them.
+    Find the tables that backfills have left, on all replicas and in Keeper, and drop those that are not needed.
 
     The search covers all databases of the server, and the targets of this folder's plans on every shard. A table is
     kept while a worker may be active on its plan, in any folder or on any host. Signs are a worker with a lease, a
-    fence on the target, and a running query. Backups of ``replace`` are ignored.
+    fence on the target, and a running query. A table is also kept while a resume of its plan may need it. Backups of
+    ``replace`` are ignored.
 
     Args:
         plan_id: Search only tables of this plan, which need not be in the state folder.
-        target: Search only tables of this target.
+        target: Search only the databases that may hold staging tables of this target.
         remove: Whether to drop the tables; otherwise only list them.
 
+    Returns:
+        Each table with its fate and the reason. ``notLookedAt`` lists the targets and shards that were not searched.
+
     Raises:
-        RequestError: The table *target* does not exist, or no server is configured.
-        ServerError: ClickHouse could not be asked, or refused to drop a table.
+        RequestError: No server is configured.
+        ServerError: ClickHouse could not be reached, or refused to drop a table.
     """
     judged: dict[str, Payload] = {}
     unseen: list[str] = []
@@ -54,7 +58,7 @@ def clean_up(
     with session.connected_to_one() as address:
         for server, names in _places(session, address, plan_id, target, unseen):
             found = _find(server, plan_id, names, unseen, everywhere=target is None)
-            # A shard's table has an empty twin on the other shards, which is dropped with it.
+            # The other shards have an empty table of the same name. List the name once, but drop every such table.
             left = [each for name, each in found.items() if remove or name not in seen]
             seen |= found.keys()
             for owner in sorted({each.facts.plan_id for each in left}):
@@ -79,7 +83,7 @@ def clean_up(
 
 
 def _batches(tables: list[_Found]) -> Iterator[list[_Found]]:
-    """Yield groups of tables with the same replicas, small enough for one hold of the plan's lock."""
+    """Yield groups of tables with the same replicas, each small enough for one DROP under the plan's lock."""
     groups: dict[Replicas | None, list[_Found]] = {}
     for table in tables:
         groups.setdefault(table.beside, []).append(table)
@@ -95,7 +99,8 @@ def _places(
     """
     Yield the places to search: the configured server, and each shard of the plans in this folder.
 
-    Each place comes with its target tables and the databases of their staging tables.
+    Each place comes with its target tables and the databases of their staging tables. A shard that cannot be reached is
+    added to *unseen* instead.
     """
     plans = list(_known_plans(session))
     here = {(plan.target, plan.staging_database) for plan in plans}
@@ -120,7 +125,12 @@ def _places(
 def _find(
     server: ClickHouse, plan_id: str | None, targets: set[_Place], unseen: list[str], *, everywhere: bool
 ) -> dict[TableName, _Found]:
-    """Return the tables of the product at one place, by name."""
+    """
+    Return the product's tables on a server by name, or only those of the plan *plan_id*.
+
+    The search covers the staging databases of *targets*, or with *everywhere* all databases. A target that is missing
+    or cannot be inspected is added to *unseen*.
+    """
     found: dict[TableName, _Found] = {}
     for facts in _targets(server, targets, unseen):
         for table in leftovers.staging_tables(server, facts):
@@ -132,7 +142,7 @@ def _find(
 
 
 def _targets(server: ClickHouse, places: set[_Place], unseen: list[str]) -> Iterator[TableFacts]:
-    """Return the targets whose staging tables are searched."""
+    """Yield the facts about each existing target; add a target that is missing or cannot be inspected to *unseen*."""
     for name, database in sorted(places):
         try:
             facts = catalog.table_facts(server, name)
@@ -158,7 +168,12 @@ def _known_plans(session: Session) -> Iterator[Plan]:
 def _clean_plan(
     session: Session, server: ClickHouse, plan_id: str, tables: list[_Found], all_tables: list[_Found], *, remove: bool
 ) -> Iterator[Payload]:
-    """Judge and drop tables of a plan, while nobody in this folder can claim its chunks."""
+    """
+    Judge tables of a plan, drop the unneeded ones if *remove* is set, and yield an entry for each table.
+
+    Hold the plan's lock meanwhile, so that no worker of this folder can claim a chunk. *all_tables* are all tables of
+    the plan on the server.
+    """
     known = plan_id in session.store.plan_ids()
     hold: AbstractContextManager[None] = session.store.exclusive(plan_id) if known else nullcontext()
     with hold:
@@ -186,7 +201,7 @@ def _clean_plan(
 
 
 def _standing(session: Session, server: ClickHouse, plan_id: str, tables: list[_Found]) -> Standing:
-    """Return the use of the plan's tables: its run, and its workers on every host."""
+    """Return the plan's run in this folder, and the sign of a worker that may be active on the plan on any host."""
     run, readable, own = None, True, ""
     try:
         plan = session.store.load_plan(plan_id)
@@ -196,13 +211,13 @@ def _standing(session: Session, server: ClickHouse, plan_id: str, tables: list[_
     except DamagedStateError:
         readable = False
     queries = [*leftovers.live_queries(server), *leftovers.queries_elsewhere(server)]
-    # Search again, because a run may have begun since.
+    # Search again, because a run may have begun since the first search.
     new = [
         _Found(facts, find_replicas(server, facts.table))
         for facts in leftovers.tables_anywhere(server)
         if facts.plan_id == plan_id and facts.table not in {each.facts.table for each in tables}
     ]
-    # For the run in this folder, the log shows whether a worker is active.
+    # Skip the fences of the run in this folder, because its log shows whether a worker is active.
     others = [
         each for each in (*tables, *new) if _is_fence(each) and not (own and each.facts.table.table.endswith(own))
     ]

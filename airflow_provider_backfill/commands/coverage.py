@@ -22,10 +22,18 @@ def read_coverage(
     Return the parts of ``[start, end)`` of a target that done chunks of any plan have filled; no ClickHouse is needed.
 
     A done chunk is proof, because its rows were verified and published before the event was written. Different
-    ClickHouse servers are listed separately. A bound of None means the earliest or latest bound of the target's plans.
+    ClickHouse servers and clusters are listed separately.
+
+    Args:
+        start: Start of the window; None for the earliest start of the target's plans.
+        end: End of the window, excluded; None for the latest end of the target's plans.
+
+    Returns:
+        The filled parts and the gaps of each server, the parts that were filled twice, and the damaged plans.
 
     Raises:
         PlanNotFoundError: A bound is None, and the target has no plan.
+        DamagedStateError: A bound is None, and the only plan that may be the target's cannot be read.
         RequestError: The window is empty.
     """
     start, end = _known_window(session, target, start, end)
@@ -50,7 +58,12 @@ def coverage_payload(
     end: datetime,
     damaged: Sequence[Payload] = (),
 ) -> Payload:
-    """Return the parts of ``[start, end)`` that done chunks of these runs have filled, and those filled twice."""
+    """
+    Return the parts of ``[start, end)`` that the runs in *known* have filled, the gaps, and the parts filled twice.
+
+    Each server lists its own gaps. The gaps of the target are known for a single server only; with several servers,
+    the list is empty.
+    """
     by_server: dict[str, list[CoveredInterval]] = {}
     for plan, run in known:
         where = f"the cluster {plan.cluster}" if plan.cluster else plan.environment
@@ -92,7 +105,7 @@ def _known_window(
 
 
 def _done(plan: Plan, run: Run, start: datetime, end: datetime) -> Iterator[CoveredInterval]:
-    """Return the parts of the window that the plan's done chunks have filled."""
+    """Yield the parts of ``[start, end)`` that the run has filled on every shard."""
     if run.status is RunStatus.COMPLETED:
         yield CoveredInterval(max(plan.start, start), min(plan.end, end), (plan.plan_id,))
         return

@@ -28,7 +28,13 @@ _PAUSE_SECONDS = 1.0
 
 
 class Ready(NamedTuple):
-    """A site whose chunks may be executed; *fence* keeps other runs out, if one is possible."""
+    """
+    A site whose chunks may be executed.
+
+    Attributes:
+        replicated: The replicated tables among sources and target, each with its cluster.
+        fence: Keeps other runs out of the plan's window; None if not possible or not needed.
+    """
 
     site: Site
     target: TableFacts
@@ -40,7 +46,8 @@ class Crew:
     """
     The workers of a run in this process.
 
-    Only the chunks of a shard that does not answer wait; other shards continue.
+    If a shard does not answer, its chunks wait, and other shards continue. Where rows are divided among the shards,
+    all chunks wait.
 
     Args:
         prepare: Inspects one site and keeps other runs out of it.
@@ -63,7 +70,7 @@ class Crew:
         self._lock = threading.Lock()
         self._workers: dict[int, Worker] = {}
         self._busy: set[int] = set()
-        # By shard number, the time since which no replica has answered.
+        # By shard number, the monotonic time in seconds since which a shard that its chunks read does not answer.
         self._silent: dict[int, float] = {}
         self._stopping = threading.Event()
         self._reason = ""
@@ -76,7 +83,7 @@ class Crew:
         return self._reason or next((worker.reason for worker in self._workers.values() if worker.reason), "")
 
     def stop(self, reason: str) -> None:
-        """Release all chunks and end soon; safe to call from a signal handler's thread."""
+        """Tell all workers to release their chunks and end soon; a signal handler must call this in a new thread."""
         with self._lock:
             self._reason = self._reason or reason
             self._stopping.set()
@@ -110,7 +117,7 @@ class Crew:
         Execute the chunks of *window* on every site, with *parallel* chunks at a time on each.
 
         Raises:
-            BackfillError: As :meth:`Worker.run`; the first error, after all workers have ended.
+            BackfillError: The first error of a worker or of a late inspection, raised after all workers have ended.
         """
         if not self._plan.shards:
             self._work(self.ready[0], window, parallel)
@@ -140,7 +147,11 @@ class Crew:
         parallel: int,
         end: threading.Event,
     ) -> None:
-        """Run one shard's worker; an error on this shard stops the waiting of other shards, but not their work."""
+        """
+        Run one shard's worker; first wait for a shard that was silent at the start.
+
+        An error is kept for :meth:`run`, and the other shards continue.
+        """
         try:
             with on_site(site.plan.shard):
                 ready = ready or self._waited_for(site)
@@ -167,8 +178,8 @@ class Crew:
         """
         Return why the next chunk of a site has to wait: its shard does not answer, or *throttle* has a reason.
 
-        Without shards, the attempt itself notices an unreachable server. When the other shards have finished, a shard
-        that was silent for :data:`PATIENCE_SECONDS` is given up.
+        The text is empty if the chunk may start. Without shards, the attempt itself notices an unreachable server. When
+        every unfinished shard is silent, a shard that was silent for over :data:`PATIENCE_SECONDS` is given up.
         """
         if not site.name:
             return throttle()
@@ -196,10 +207,7 @@ class Crew:
         return alone and time.monotonic() - since > PATIENCE_SECONDS
 
     def _waited_for(self, site: Site) -> Ready | None:
-        """
-        Wait for a shard that was silent at the start, and inspect it; return None when the wait
-        ends without an answer.
-        """
+        """Wait for an answer of a shard that was silent at the start, and inspect it; None if the wait ends first."""
         log, said = self._session.store.open_run(self._plan), False
         while not self._stopping.wait(_PAUSE_SECONDS):
             if why := self._why_silent(site):
@@ -219,12 +227,12 @@ class Crew:
         return None
 
     def drop_staged(self) -> None:
-        """Drop the unneeded staging tables of done chunks on replicas."""
+        """Drop the staging tables of done chunks that the workers have not yet dropped."""
         for worker in self._workers.values():
             worker.drop_staged()
 
     def release(self, log: RunLog) -> None:
-        """Remove the fences, unless another worker of the run needs them; those of a dead worker expire."""
+        """Remove the fences, unless a worker of the run may be alive; a fence that cannot be removed expires."""
         if has_live_worker(log.refresh(), utc_now()):
             return
         for ready in self.ready:

@@ -17,12 +17,13 @@ from ..core.sql import converted_value, reads_of, row_hash, slot_select
 from ..core.tables import TABLE_FUNCTION, TableName
 from ..errors import Advice, Flag, RequestError
 
-# Tables of these engines exist on one server only. A view is replaced by its tables.
+# Engines, besides MergeTree engines, whose tables have only the rows of their own shard.
 _OWN = frozenset({"MaterializedView", "Memory", "Log", "TinyLog", "StripeLog", "Set", "Join", "EmbeddedRocksDB"})
-# Generated rows do not show where other rows are stored.
+# Table functions that generate rows. They do not show on which server a SELECT's other rows are stored.
 _GENERATED = frozenset({"numbers", "numbers_mt", "zeros", "zeros_mt", "generateSeries", "generate_series", "values"})
+# Engines that do not show where rows are stored. The tables that a view reads are judged instead of the view.
 _NEUTRAL = frozenset({"View", "Dictionary", "SystemOne", "SystemNumbers", "SystemZeros"})
-# The tables behind these engines are unknown.
+# Engines that read other tables, which are unknown here.
 _OPAQUE = frozenset({"Merge", "Buffer", "Alias"})
 _BY_HAND = Advice(
     "insert through the Distributed table, at least once: {} {}",
@@ -33,7 +34,9 @@ _BY_HAND = Advice(
 
 def with_dealing(address: ClickHouse, server: ClickHouse, target: TableFacts, plan: Plan) -> Plan:
     """
-    Return a plan of shards with the division of rows among them; unchanged if each shard fills itself.
+    Return the plan, with a division of rows among the shards if every shard reads the same rows.
+
+    The plan is returned unchanged if its target is one table, or if each shard reads its own rows.
 
     Args:
         address: The server that knows the Distributed tables.
@@ -41,7 +44,8 @@ def with_dealing(address: ClickHouse, server: ClickHouse, target: TableFacts, pl
         target: The target table on that shard.
 
     Raises:
-        RequestError: The origin of a SELECT's rows, or the key for dividing them, is unknown.
+        RequestError: The rows cannot be divided. The origin of a SELECT's rows is unknown, the SELECTs have different
+            origins, a SELECT chooses rows by chance, or no key gives each row exactly one shard.
     """
     if not plan.shards:
         return plan
@@ -75,7 +79,7 @@ def check_stable(plan: Plan, verdicts: Sequence[Verdict]) -> None:
     Check that the columns that decide a row's shard have repeatable values.
 
     Raises:
-        RequestError: A column may have another value when a shard reads again.
+        RequestError: A column may have a different value each time the SELECT is executed.
     """
     if plan.dealing is None:
         return
@@ -115,11 +119,16 @@ def _values(plan: Plan, statement: Statement) -> dict[str, str]:
 
 
 def _is_dealt(server: ClickHouse, target: TableFacts, statement: Statement, tree: Node) -> bool:
-    """Return whether a statement gives the same rows on every shard, rather than each shard's own rows."""
+    """
+    Return whether a statement gives the same rows on every shard, rather than each shard's own rows.
+
+    Raises:
+        RequestError: The tables that the statement reads do not show this.
+    """
     if statement.source is not None and statement.source.database == TABLE_FUNCTION:
         return True
     if statement.source is not None:
-        # Other tables are joined to the rows of these, wherever they are stored.
+        # Judge only the filtered tables. Other tables are joined to their rows, wherever those tables are stored.
         names = [statement.source, *(one.table for one in statement.also_filtered)]
         tree = query_tree.query_tree(server, reads_of(names))
     found = query_tree.sources(server, tree, (), target)
@@ -142,7 +151,13 @@ def _is_dealt(server: ClickHouse, target: TableFacts, statement: Statement, tree
 
 
 def _by_sharding_key(server: ClickHouse, target: TableFacts, plan: Plan, key: str) -> Dealing | None:
-    """Divide rows as the Distributed table does; None if its key is not repeatable."""
+    """
+    Return the division that the Distributed table makes; None if its key may change between executions.
+
+    Raises:
+        RequestError: The key is not an integer of up to 64 bits, uses a column that a statement does not fill, or
+            depends on a sum of floats.
+    """
     select = slot_select(key, target.storage)
     facts = catalog.select_facts(server, select)
     if facts.unstable:
@@ -171,7 +186,12 @@ def _by_sharding_key(server: ClickHouse, target: TableFacts, plan: Plan, key: st
 
 
 def _by_hash(target: TableFacts, plan: Plan, key: str) -> Dealing:
-    """Divide rows by a hash of the product, where the Distributed table chooses shards at random."""
+    """
+    Return a division by the product's own hash, for a target without a sharding key or with a random one.
+
+    Raises:
+        RequestError: The statements fill no column that the hash can use.
+    """
     filled = set.intersection(*(set(statement.columns) for statement in plan.statements))
     columns = hashed_columns(target.columns, filled, has_key=bool(target.sorting_key))
     if not columns:
@@ -184,7 +204,7 @@ def _by_hash(target: TableFacts, plan: Plan, key: str) -> Dealing:
 
 
 def _exact(target: TableFacts, statement: Statement, dealing: Dealing) -> Statement:
-    """Return the statement with SQL for the stored values of the columns that decide a row's shard."""
+    """Return the statement with SQL for the values that an INSERT stores, for converted columns that *dealing* uses."""
     exact = {
         column.name: converted_value(column, null=column.name in statement.defaulted)
         for column in target.columns

@@ -39,7 +39,9 @@ def diagnose(session: Session, plan_id: str | None = None, target: TableName | N
     Check the server if one is configured, and report the checks that were not possible.
 
     Raises:
-        RequestError: The plan does not exist, or a target comes without a configured server.
+        RequestError: Neither plan nor target is given, the plan does not exist, or a target comes without a configured
+            server.
+        ServerError: The server could not be asked about a target without a plan.
     """
     if plan_id is None:
         if target is None:
@@ -72,7 +74,11 @@ def diagnose(session: Session, plan_id: str | None = None, target: TableName | N
 
 
 def _doctor_shards(session: Session, log: RunLog, case: RuleContext) -> Payload:
-    """Return the findings on a plan and on each of its shards, with the shard's name."""
+    """
+    Return the diagnosis of a plan and of each of its shards.
+
+    The messages about a shard begin with the shard's name. Shards that cannot be inspected are listed as not looked at.
+    """
     more: list[Finding] = []
     unseen: list[str] = []
     with session.connected() as address, sites_of(address, log.plan) as sites:
@@ -102,14 +108,14 @@ def _begun(text: str) -> str:
 
 
 def _filled_twice(session: Session, plan: Plan, run: Run) -> tuple[FilledTwice, ...]:
-    """Return the windows that both the plan and another fill have filled."""
+    """Return the stretches that both this plan and a second plan of the state folder have filled."""
     stretches = find_filled_twice([(plan, run), *meeting_plans(session.store, plan)])
     return tuple(stretch for stretch in stretches if plan.plan_id in (stretch.first, stretch.second))
 
 
 def without_ended(facts: ServerFacts, look: Callable[[], Iterable[QueryFacts]]) -> ServerFacts:
     """
-    Return the facts without queries that have ended since, whose claims may have ended, too.
+    Return the facts without the queries that have ended meanwhile; their claims may have ended, too.
 
     Args:
         look: Returns the currently running queries; not called if the facts have no queries.
@@ -121,7 +127,11 @@ def without_ended(facts: ServerFacts, look: Callable[[], Iterable[QueryFacts]]) 
 
 
 def inspect_server(session: Session, server: ClickHouse, plan: Plan) -> ServerFacts:
-    """Collect the server facts that the rules need for one plan."""
+    """
+    Return the server facts that the rules need for one plan.
+
+    If a table is missing, or a statement's reads are unknown, the facts have no misfit, cutover or estimate.
+    """
     target = plan.target
     sources = list(dict.fromkeys(one.table for one in plan.statements if one.table is not None))
     facts = diagnostics.server_facts(server, target, plan, sources, session.store.plan_ids())
@@ -184,7 +194,7 @@ def _doctor_payload(
 
 
 def mean_pace(run: Run) -> Payload | None:
-    """Return the mean duration of a chunk; None until a chunk is done."""
+    """Return the mean seconds per done chunk, and the rows per second, as JSON; None until a chunk is done."""
     done = run.count(ChunkStatus.DONE)
     if not done or not run.seconds:
         return None

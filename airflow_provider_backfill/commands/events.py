@@ -13,14 +13,14 @@ _NOT_FOR_PEOPLE = ("LogOpened", "WorkerHeartbeat")
 
 class EventReader:
     """
-    Read the lines appended to a plan's log since the last call; no ClickHouse is needed.
+    A reader of a plan's event log, which continues after the last line that it has read; no ClickHouse is needed.
 
     Args:
-        chunk_id: Read only the events of the chunk whose id begins with this text.
+        chunk_id: Read only the events of chunks whose ids begin with this text; empty for all events.
 
     Raises:
         PlanNotFoundError: There is no such plan.
-        DamagedStateError: The log is damaged.
+        DamagedStateError: The plan or the log is damaged.
     """
 
     def __init__(self, session: Session, plan_id: str, *, chunk_id: str = "") -> None:
@@ -36,7 +36,7 @@ class EventReader:
         self._position, self._last = 0, b""
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """Yield the new events as they are in the file, without heartbeats and an incomplete last line."""
+        """Yield the events appended since the last call, without the header, heartbeats and an incomplete last line."""
         while lines := self._log.read(self._position, self._last):
             for line in lines:
                 self._position = self._log.advance(self._position, line)

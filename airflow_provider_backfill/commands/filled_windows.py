@@ -28,7 +28,11 @@ from .session import Session
 
 
 def meeting_plans(store: StateStore, plan: Plan) -> list[tuple[Plan, Run]]:
-    """Return the other plans of the folder on the same target with overlapping windows, of any status."""
+    """
+    Return the other plans of the folder on the same target with overlapping windows, each with its run.
+
+    Plans of any status are included; plans that cannot be read are omitted.
+    """
     found = []
     for other in store.plan_ids():
         if other == plan.plan_id:
@@ -44,16 +48,19 @@ def meeting_plans(store: StateStore, plan: Plan) -> list[tuple[Plan, Run]]:
 
 
 def rivals(store: StateStore, plan: Plan, window: Window) -> list[str]:
-    """Return the other plans of the folder that have filled a part of *window*, a part of the plan's window."""
+    """Return the ids of the folder's other plans that have filled a part of *window*, a part of the plan's window."""
     return [other.plan_id for other, run in meeting_plans(store, plan) if filled_intervals(other, run, window)]
 
 
 def refuse_filled_window(session: Session, plan: Plan, run: Run) -> None:
     """
-    Stop a fill before its first query if another plan has filled a window that this plan has still to fill.
+    Refuse to run a plan if other plans have filled windows that this plan still has to fill.
+
+    A plan that replaces rows, or that may add to existing rows, is not refused.
 
     Raises:
-        RequestError: The message names the other plans, their windows, and the windows left to plan.
+        RequestError: Such windows exist. The message names the other plans and the first three windows; the remedy
+            plans the windows that are left.
     """
     if not plan.adds_rows or plan.allow_existing_rows:
         return
@@ -78,11 +85,11 @@ def refuse_filled_window(session: Session, plan: Plan, run: Run) -> None:
 
 def refuse_existing_rows(store: StateStore, server: ClickHouse, target: TableFacts, plan: Plan, allowed: bool) -> None:
     """
-    Refuse a plan that would add to existing rows, unless the user has allowed it.
+    Refuse a new plan that would add to existing rows, unless *allowed* is set. Unknown existing rows are not refused.
 
     Raises:
-        RequestError: The message names the plans of the folder that have filled the window, or other possible origins
-            of the rows.
+        RequestError: The window has rows. The message names the plans of the folder that have filled the window, or
+            else the first row's time and the views that may have written the rows.
     """
     if not plan.existing_rows or allowed or plan.write_mode is WriteMode.REPLACE:
         return
@@ -119,7 +126,7 @@ def refuse_existing_rows(store: StateStore, server: ClickHouse, target: TableFac
 
 
 def what_to_do_instead(plan: Plan, running: Plan) -> Advice:
-    """Suggest a command while another plan works on an overlapping window."""
+    """Return the advice for a plan whose window overlaps with the window of the *running* plan."""
     if not plan.adds_rows or plan.allow_existing_rows:
         return Advice(
             "wait for it, stop it with `{}`, or pass {}", command("cancel", running.plan_id), Flag("--force-overlap")
@@ -129,7 +136,7 @@ def what_to_do_instead(plan: Plan, running: Plan) -> Advice:
 
 
 def _what_is_left(plan: Plan, run: Run, filled: Iterable[CoveredInterval]) -> Advice:
-    """Advise to plan the gaps and to waive this plan."""
+    """Return the advice to plan what neither this plan nor *filled* covers, and to waive this plan."""
     done = [
         CoveredInterval(chunk.start, chunk.end, ())
         for planned in plan.chunks()
@@ -145,7 +152,7 @@ def _what_is_left(plan: Plan, run: Run, filled: Iterable[CoveredInterval]) -> Ad
 
 
 def _rest(plan: Plan, filled: Iterable[CoveredInterval]) -> Advice:
-    """Return the advice to plan the unfilled windows and to waive the plan."""
+    """Return the advice to plan the first two gaps of the plan's window outside *filled*, and to waive the plan."""
     gaps = list(missing_intervals(merge_intervals(filled), plan.window))[:2]
     commands = [
         plan_command(plan, Flag("--from", short_instant(start)), Flag("--to", short_instant(end)))
@@ -157,7 +164,7 @@ def _rest(plan: Plan, filled: Iterable[CoveredInterval]) -> Advice:
 
 
 def filled_twice(store: StateStore, plans: Sequence[Plan]) -> list[FilledTwice]:
-    """Find windows that two of *plans* have filled; read only the logs of plans with overlapping windows."""
+    """Return the stretches that two of *plans* have filled; read only the logs of plans with overlapping windows."""
     if sum(plan.adds_rows for plan in plans) < 2:
         return []
     meeting = [plan for plan in plans if overlaps(plan, plans)]

@@ -16,10 +16,10 @@ _SHOWN = 5
 
 def find_plan_id(session: Session, name: str) -> str:
     """
-    Return the id of the only plan whose id is, or begins with, *name*.
+    Return the only plan id that begins with *name*. A complete id is returned as it is, whether or not its plan exists.
 
     Raises:
-        RequestError: *name* is no beginning of an id, or several ids begin with it.
+        RequestError: *name* cannot be the beginning of an id, or several ids begin with *name*.
         PlanNotFoundError: No id begins with *name*.
     """
     name = name.strip()
@@ -52,6 +52,7 @@ def last_plan_id(session: Session) -> str:
 
     Raises:
         PlanNotFoundError: The state folder has no plan.
+        DamagedStateError: The state folder has only damaged plans.
     """
     plans = list(_readable_plans(session))
     if not plans:
@@ -67,11 +68,12 @@ def plan_id_of_target(session: Session, target: TableName) -> str:
     """
     Return the id of the only open plan of *target*; without an open plan, of its only plan.
 
-    A plan is open unless it is completed or cancelled.
+    A plan is open unless it is completed, cancelled or undone.
 
     Raises:
         PlanNotFoundError: The target has no plan.
-        RequestError: The target has several such plans.
+        DamagedStateError: The target has no readable plan, and a damaged plan may be the target's.
+        RequestError: The target has several open plans, or several plans of which none is open.
     """
     name = show_table(target)
     runs = list(readable_runs(session, target))

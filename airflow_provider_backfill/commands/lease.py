@@ -18,15 +18,17 @@ def utc_now() -> datetime:
 
 
 def new_owner() -> str:
-    """Return a name for a worker: host, process, start of the process, and a nonce."""
+    """Return a new worker name: host, process id, start of the process and a nonce, separated by colons."""
     return f"{os.uname().nodename}:{os.getpid()}:{_process_start(os.getpid())}:{uuid4().hex[:8]}"
 
 
 def owner_is_dead(run: Run, owner: str, moment: datetime) -> bool:
     """
-    Return whether a worker has lost its claims: its lease has expired, or its process on this host has ended.
+    Return whether a worker has no valid claim on a chunk of the run.
 
-    A worker of another host has half a minute more, because its clock may be behind. With a larger clock difference, a
+    Such a worker never had a claim, its lease has expired, or its process on this host has ended.
+
+    A worker on a different host has 30 seconds more, because its clock may be behind. With a larger clock difference, a
     live worker can lose a chunk. This costs work but no row, because the log refuses later events of that worker on the
     chunk.
     """

@@ -17,11 +17,13 @@ from .session import Payload, Session
 
 def list_plans(session: Session, *, target: TableName | None = None, status: str | None = None) -> Payload:
     """
-    List all plans with their status, the newest last; damaged plans are listed as such.
+    Return all plans with their status, the newest last.
+
+    Damaged plans are listed separately, and are not filtered; ``ok`` is False if there is one.
 
     Args:
-        target: Only list plans of this table.
-        status: Only list plans with this status.
+        target: List only plans of this table; None for all tables.
+        status: List only plans with this status; None for any status.
     """
     plans, damaged, moment = [], [], utc_now()
     for name in session.store.plan_ids():
@@ -64,7 +66,7 @@ def list_plans(session: Session, *, target: TableName | None = None, status: str
 
 
 def readable_runs(session: Session, target: TableName) -> Iterator[tuple[Plan, Run]]:
-    """Yield the plans of a target with their runs, without plans whose files are damaged."""
+    """Yield the plans of a target with their runs, without plans that cannot be read."""
     for name in session.store.plan_ids():
         try:
             plan = session.store.load_plan(name)
@@ -76,11 +78,15 @@ def readable_runs(session: Session, target: TableName) -> Iterator[tuple[Plan, R
 
 def refuse_damaged(session: Session, target: TableName | None = None) -> None:
     """
-    Raise the error of a plan that cannot be read, instead of reporting that there is no plan.
+    Raise the first error of a damaged plan; do nothing if there is none.
+
+    Callers that found no plan use this, because a damaged plan is not a missing plan.
+
+    Args:
+        target: Ignore the runs of other targets; None for all runs. A damaged plan file may belong to any target.
 
     Raises:
-        DamagedStateError: The error of the first damaged plan. A plan file that cannot be read may belong to any
-            target.
+        DamagedStateError: A plan file or a run of *target* is damaged.
     """
     for name in session.store.plan_ids():
         plan = session.store.load_plan(name)

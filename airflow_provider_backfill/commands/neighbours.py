@@ -1,4 +1,4 @@
-"""Find the neighbours of a chunk: other chunks of the plan whose rows may lie close by."""
+"""Find the neighbours of a chunk: the plan's other chunks that have, or may have, written rows to the target."""
 
 from ..clickhouse.attempt import Neighbour
 from ..core.plan import Chunk, Plan, WriteMode
@@ -7,9 +7,13 @@ from ..core.run_state import ChunkStatus, Run
 
 
 def neighbours(plan: Plan, run: Run, chunk: Chunk) -> list[Neighbour]:
-    """Return the plan's other chunks whose rows are, or may be, in the target."""
+    """
+    Return the plan's other chunks whose rows are, or may be, in the target.
+
+    For direct inserts, also return the chunks that were split during the run.
+    """
     direct = plan.write_mode is WriteMode.INSERT
-    # The target times of rows that were inserted without staging are unknown.
+    # A direct insert records no target times. Unless each statement copies a table, its rows may lie anywhere.
     anywhere = (plan.start, plan.end) if direct and any(not s.copies_table for s in plan.statements) else None
     found = []
     for other in select_chunks(plan, run):

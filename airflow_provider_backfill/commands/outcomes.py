@@ -1,4 +1,4 @@
-"""Conclude an attempt: write the event for the log, and decide whether a failed chunk is retried, split or given up."""
+"""Conclude an attempt: build its event for the log, and decide whether to retry, split or give up a failed chunk."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from .lease import utc_now
 @dataclass(frozen=True, slots=True)
 class Outcomes:
     """
-    Build the final events of one worker's attempts.
+    A builder of the final events of one worker's attempts.
 
     Attributes:
         owner: The worker's name in the log.
-        retries: Total number of attempts per chunk.
+        retries: The maximum number of attempts per chunk, including the first.
     """
 
     server: ClickHouse
@@ -34,7 +34,7 @@ class Outcomes:
     def done(
         self, chunk: Chunk, number: int, content: ContentSums, seconds: float, reading: Sequence[int]
     ) -> ChunkDone:
-        """Return the event of a successful attempt; *reading* has the rows and bytes that it read."""
+        """Return the event of a successful attempt; *reading* has the rows and bytes that the attempt read."""
         rows, size = reading
         return ChunkDone(
             at=utc_now(),
@@ -50,7 +50,13 @@ class Outcomes:
     def released(
         self, chunk: Chunk, number: int, reason: str, *, unwritten: bool, refused: bool = False
     ) -> ChunkReleased:
-        """Return the event of an attempt that releases its chunk; *refused* if another run has the window."""
+        """
+        Return the event of an attempt that releases its chunk.
+
+        Args:
+            unwritten: Whether the attempt wrote nothing to the target.
+            refused: Whether a different run is at work on the chunk's window.
+        """
         return ChunkReleased(
             at=utc_now(),
             by=self.owner,
@@ -65,10 +71,12 @@ class Outcomes:
         self, run: Run, chunk: Chunk, number: int, error: BackfillError, *, unwritten: bool
     ) -> ChunkFailed | ChunkSplit:
         """
-        Return the event of an attempt that failed with *error*; for a chunk that may be split, ask the server for
-        bounds.
+        Return the event of an attempt that failed with *error*: a split of a chunk that is too large, or a failure.
 
-        *unwritten* means that the attempt wrote nothing to the target.
+        The failure is final if a retry is useless or no attempt is left. For a split, the server is asked for bounds.
+
+        Args:
+            unwritten: Whether the attempt wrote nothing to the target.
         """
         code, name = (error.code, error.name) if isinstance(error, StatementRefusedError) else (None, "")
         decision = classify_error(error)

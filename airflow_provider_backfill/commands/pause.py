@@ -13,11 +13,15 @@ def pause_plan(session: Session, plan_id: str, *, reason: str = "") -> Payload:
     """
     Pause a run: its workers release their chunks within two seconds, and only ``resume`` continues the run.
 
-    No ClickHouse is needed, because each worker kills its own queries. Pausing a paused run changes nothing.
+    No ClickHouse is needed, because each worker kills its own queries. A worker first completes a chunk whose rows are
+    already sealed. If a user has already paused the run, nothing changes.
+
+    Returns:
+        The run's status; ``noop`` is present and true if a user had already paused the run.
 
     Raises:
         PlanNotFoundError: There is no such plan.
-        RequestError: The plan has never run, is completed, or is cancelled.
+        RequestError: The plan has never run, or is completed, cancelled or undone.
     """
     plan = session.store.load_plan(plan_id)
     log = session.store.open_run(plan)

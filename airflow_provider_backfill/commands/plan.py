@@ -57,10 +57,14 @@ from .sites import Ground, ground_of, on_site, shards_payload
 
 def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False) -> Payload:
     """
-    Create an immutable plan, or find the existing one; do not run it.
+    Create an immutable plan, or find the existing plan with the same id and definition; do not run it.
 
     Args:
-        dry_run: Whether to compute everything and show the statements of two chunks without storing the plan.
+        dry_run: Whether to store nothing and to make no trial. The result then has a preview of the plan's chunks.
+
+    Returns:
+        The plan as JSON. ``existed`` tells whether the state folder already had the plan; only a new plan has
+        ``estimate`` and ``warnings``.
 
     Raises:
         RequestError: The request cannot be planned. The message has the reason, the hint a change that helps.
@@ -128,7 +132,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             created_at=utc_now(),
         ).model_copy(update=ground.fields)
         scans = plan_inputs.check_scans(server, target, plan, start, end)
-        # A SELECT with now() returns different rows when it runs again, so a second reading proves nothing.
+        # The scan of a SELECT with now() is row-wise, but a second reading returns other rows. So both facts must hold.
         checked = tuple(
             statement.model_copy(update={"row_wise": scan.row_wise and statement.row_wise, "reads": scan.reads})
             for statement, scan in zip(statements, scans, strict=True)
@@ -159,7 +163,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         )
         if not dry_run:
             _clean_before(session, ground, plan, existing, force=request.force)
-        # The counts for the bounds come from one server only.
+        # The counts from the search for bounds are those of one server, so they are useless for several sites.
         known = counted if len(ground.sites) == 1 else None
         estimates = [chunk_sizing.estimate_plan(there, plan, known) for _, there, _ in ground.sites]
         estimate = max((one for one in estimates if one is not None), key=lambda one: one.rows, default=None)
@@ -169,7 +173,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             rows = estimate.rows
         plan = plan.model_copy(update={"source_rows": rows})
         if not dry_run and not session.store.save_plan(plan):
-            # Another process stored the same plan at this moment.
+            # Meanwhile, another process has stored a plan with this id.
             return _plan_payload(session, _same_plan(session.store.load_plan(plan.plan_id), plan), target, existed=True)
         ttls = target_ttls(server, target, plan)
         found = [
@@ -192,7 +196,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
 
 
 def _left_out(server: ClickHouse, plan: Plan, target: TableFacts) -> Iterator[Match]:
-    """Report shards that have the same local table and are not part of the plan."""
+    """Report the shards that a plan of a local table does not fill; nothing for a plan with shards."""
     if not plan.shards:
         sources = [one.table for one in plan.statements if one.table is not None]
         with suppress(StatementRefusedError):
@@ -200,7 +204,7 @@ def _left_out(server: ClickHouse, plan: Plan, target: TableFacts) -> Iterator[Ma
 
 
 def _heavy(plan: Plan, heavy: Sequence[chunk_bounds.HeavyChunk]) -> Iterator[Match]:
-    """Report chunks that read more than the plan's limits allow."""
+    """Report, in one warning, the chunks that read more than the limit because they cannot be cut further."""
     if heavy:
         most = max(heavy, key=lambda chunk: chunk.weight)
         yield Match(
@@ -213,7 +217,7 @@ def _heavy(plan: Plan, heavy: Sequence[chunk_bounds.HeavyChunk]) -> Iterator[Mat
 
 
 def _computed_times(plan: Plan, scans: Sequence[ScanFacts]) -> Iterator[Match]:
-    """Report whether an index can filter by a time expression, and whether another database gets the filter."""
+    """Report time filters that another database does not get, and time expressions that no index uses."""
     for statement, scan in zip(plan.statements, scans, strict=True):
         for one in plan.filters(statement):
             if plan.total_chunks < 2:
@@ -239,7 +243,7 @@ def _tried(
     *,
     dry_run: bool,
 ) -> AddsUp:
-    """Run the trial of the plan's chunks, and return the evidence for the plan."""
+    """Return the evidence that the plan's chunks add up, with the result of a trial if one is needed and wanted."""
     set_aside = _all(verdict.waived for verdict in verdicts)
     proof, trial = Proof.BY_RULE, ""
     if plan.chunk_count == 1 and not plan.parts:
@@ -273,7 +277,7 @@ def _all(lists: Iterable[Iterable[str]]) -> tuple[str, ...]:
 
 
 def _own_settings(plan: Plan) -> Iterator[Match]:
-    """Report the settings in the text of a SELECT, which apply to every chunk, too."""
+    """Report SELECTs whose text has SETTINGS clauses, because these settings apply to every chunk."""
     for statement in plan.statements:
         if names := read_select(statement.select, statement.name).settings:
             yield Match(
@@ -283,7 +287,7 @@ def _own_settings(plan: Plan) -> Iterator[Match]:
 
 
 def _literals(plan: Plan) -> Iterator[Match]:
-    """Report credentials in the text of statements, since the plan's file contains the text."""
+    """Report calls that may have credentials as literals, because the plan's file contains the statements' text."""
     for statement in plan.statements:
         if calls := literal_calls(statement.select):
             yield Match(
@@ -294,7 +298,7 @@ def _literals(plan: Plan) -> Iterator[Match]:
 
 
 def _rights(server: ClickHouse, plan: Plan) -> Iterator[Match]:
-    """Report views whose SELECT runs with other rights than it does on insertion."""
+    """Report views that run with another user's rights, because a replay has the rights of the connection's user."""
     selects = {statement.name: statement.select for statement in plan.statements}
     for view, definer in sorted(catalog.foreign_definers(server, planned_views(plan)).items()):
         database, _, table = view.partition(".")
@@ -317,7 +321,7 @@ def _rights(server: ClickHouse, plan: Plan) -> Iterator[Match]:
 def _check_site(
     server: ClickHouse, target: TableFacts, mode: WriteMode, request: PlanRequest, statements: Sequence[Statement]
 ) -> None:
-    """Check that one site meets the needs of a run."""
+    """Check the rights, the insert quorum and the sources on one site, and let its replicas catch up."""
     plan_checks.check_grants(server, target, mode)
     plan_checks.check_quorum(server, target)
     for table, cluster in plan_inputs.replicated_tables(server, statements, target):
@@ -328,7 +332,7 @@ def _check_site(
 def _check_alike(
     server: ClickHouse, target: TableFacts, request: PlanRequest, statements: Sequence[Statement], column: str
 ) -> None:
-    """Refuse a shard on which the same request would give other statements."""
+    """Refuse a shard on which the same request gives other statements or another time column."""
     own, own_column = source_statements.find_statements(server, target, request)
     if (own, own_column) != (list(statements), column):
         differs = next((one for one in own if one not in statements), own[0])
@@ -340,7 +344,7 @@ def _check_alike(
 
 
 def _with_existing_rows(session: Session, ground: Ground, plan: Plan, allowed: bool) -> Plan:
-    """Count the rows that the window already has, on each shard if there are several."""
+    """Return the plan with the number of rows that its window already has; refuse to add to them unless *allowed*."""
     counts = {number: plan_inputs.existing_rows(there, target, plan) for number, there, target in ground.sites}
     total = None if None in counts.values() else sum(count or 0 for count in counts.values())
     shards = tuple(shard.model_copy(update={"existing_rows": counts[shard.number]}) for shard in plan.shards)
@@ -366,7 +370,12 @@ def _same_plan(existing: Plan, plan: Plan) -> Plan:
 
 
 def _clean_before(session: Session, ground: Ground, plan: Plan, existing: Plan | None, *, force: bool) -> None:
-    """Prepare for a new plan: no chunk of an earlier plan with the same id may run or be published later."""
+    """
+    Remove the queries, tables and files of an earlier plan with the same id, so that none of its chunks is published.
+
+    Raises:
+        RequestError: There are staging tables and *force* is False, or a worker of the existing plan is alive.
+    """
     left = [
         (server, target, attempt.leftover_tables(server, plan.plan_id, target)) for _, server, target in ground.sites
     ]
@@ -396,7 +405,7 @@ def _clean_before(session: Session, ground: Ground, plan: Plan, existing: Plan |
 
 
 def _meeting(plan: Plan, run: Run) -> Payload:
-    """Return a plan with an overlapping window as JSON."""
+    """Return a plan with an overlapping window as JSON, with the progress of its run."""
     return {
         "planId": plan.plan_id,
         "from": render_instant(plan.start),

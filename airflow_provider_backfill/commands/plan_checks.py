@@ -1,4 +1,4 @@
-"""Check, before a plan is made, for causes that would make every chunk fail or be wrong."""
+"""Check rights, replicas and shards before a plan is made, because a fault there would spoil every chunk."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,8 @@ def check_quorum(server: ClickHouse, target: TableFacts) -> None:
     Check that enough replicas are alive for the user's insert quorum.
 
     Raises:
-        RequestError: Too few replicas are alive, so every chunk would fail.
+        RequestError: Too few replicas are alive, or no cluster that the user may query has all replicas. Every chunk
+            would fail.
     """
     replicas = target.replicas
     if replicas is None:
@@ -41,7 +42,10 @@ def check_quorum(server: ClickHouse, target: TableFacts) -> None:
 
 def check_grants(server: ClickHouse, target: TableFacts, mode: WriteMode) -> None:
     """
-    Check that the user has the rights that a write mode needs. Missing rights on sources show when they are read.
+    Check that the user has the rights on the target and on system tables that a write mode needs.
+
+    Rights on sources are not checked here: a missing right shows when the source is read. If the server has no
+    ``CHECK GRANT``, nothing is checked.
 
     Raises:
         RequestError: Rights are missing; the hint has the GRANT statements.
@@ -70,9 +74,10 @@ def check_shards(server: ClickHouse, target: TableFacts, statements: Sequence[St
     Refuse to put the rows of all shards into the local table of one shard.
 
     Raises:
-        RequestError: A source is Distributed over a cluster in which several shards have the target.
+        RequestError: A source is Distributed over a cluster in which several shards have the target, and the user has
+            not asked for one shard.
     """
-    # On a cluster, rows are divided among its shards.
+    # With one_shard, the user wants all rows here. With a cluster or a Distributed target, each row goes to its shard.
     if request.one_shard or request.cluster or target.engine == "Distributed":
         return
     for table in (one.table for one in statements if one.table is not None):

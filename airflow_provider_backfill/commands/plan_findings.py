@@ -1,4 +1,4 @@
-"""Judge one plan from the state folder."""
+"""Judge one plan from the state folder, and write findings, remedies and errors for the output."""
 
 from datetime import timedelta
 
@@ -13,7 +13,13 @@ from .session import Payload, Session
 def plan_case(
     session: Session, plan: Plan, run: Run, *, max_age: timedelta | None = None, gate: bool = False
 ) -> RuleContext:
-    """Return the case of one plan as far as the state folder shows it; with *gate*, as ``check`` judges it."""
+    """
+    Return the rules' input for one plan from the state folder, without facts about the server.
+
+    Args:
+        max_age: The age from which an unfinished plan is an error; None means any age.
+        gate: Whether ``check`` asks; only then is an unfinished plan an error.
+    """
     moment = utc_now()
     return RuleContext(
         moment=moment,
@@ -27,7 +33,7 @@ def plan_case(
 
 
 def state_findings(session: Session, plan: Plan, run: Run) -> list[Payload]:
-    """Return the findings from the state folder, without those that repeat the status."""
+    """Return a plan's findings from the state folder as JSON, without the finding that the plan is unfinished."""
     # Imported here, because listing plans needs no rules.
     from ..core.findings.judge import judge
 
@@ -47,7 +53,7 @@ def finding_payload(finding: Finding) -> Payload:
 
 
 def remedy_payload(remedy: Remedy | None) -> Payload:
-    """Return a remedy as JSON: the text for the command line, and the place to paste it."""
+    """Return a remedy as JSON: its text, and its kind (``command``, ``sql`` or ``advice``); empty texts for None."""
     return {"hint": "", "remedy": ""} if remedy is None else {"hint": str(remedy), "remedy": remedy.kind}
 
 

@@ -37,7 +37,7 @@ def target_facts(server: ClickHouse, name: TableName, staging_database: str = ""
         staging_database: The database for staging tables; empty for the table's own database.
 
     Raises:
-        RequestError: The table does not exist, or the database cannot hold staging tables.
+        RequestError: The table or *staging_database* does not exist, or that database cannot hold the staging tables.
     """
     facts = catalog.table_facts(server, name)
     if facts is None:
@@ -84,9 +84,11 @@ def replicated_tables(
     server: ClickHouse, statements: Sequence[Statement], target: TableFacts
 ) -> tuple[tuple[TableName, str], ...]:
     """
-    Return the replicated ones of target and source tables, whose replicas may lag.
+    Return the replicated tables among the target and all tables that the statements read, since replicas may lag.
 
-    Each comes with the cluster whose replicas are read; empty for a table that this server reads locally.
+    Returns:
+        Pairs of a table and the cluster whose replicas are read. The cluster is empty for a table that this server
+        reads locally.
     """
     tables, spread = {target.storage}, []
     for statement in statements:
@@ -96,7 +98,7 @@ def replicated_tables(
             over = spread_of(server, source) if source is not None else None
             if over is not None and is_replicated_on(server, over.cluster, over.local):
                 spread.append((over.local, over.cluster))
-        # The tables do not depend on the bounds.
+        # The tables that a SELECT reads do not depend on the chunk's bounds, so any bounds will do.
         bounds = parameter_settings(statement.parameters, from_ms(0), from_ms(MS_PER_DAY))
         tables |= {*query_plan.tables_read(server, statement.select, bounds)}
     return (*((table, "") for table in catalog.replicated(server, tables)), *dict.fromkeys(spread))
@@ -120,8 +122,12 @@ def find_window(
     """
     Return the requested window ``[start, end)``. If the policy allows, take missing bounds from the source.
 
+    A missing start becomes the earliest time in the source. A missing end becomes the latest time plus one millisecond,
+    or plus one day if *column* stores dates.
+
     Raises:
-        RequestError: A bound is missing although the policy requires both, or the source is empty.
+        RequestError: A bound is missing, and the policy requires both, the statement has no source, or the source is
+            empty.
     """
     if request.start is not None and request.end is not None:
         return request.start, request.end
@@ -143,10 +149,13 @@ def check_scans(server: ClickHouse, target: TableFacts, plan: Plan, start: datet
     """
     Return how the server would read the filtered tables for each statement between two instants.
 
-    A shard may have no rows; another shard then shows the reads.
+    The reads of a statement with query parameters are not checked, since it has no filtered tables. If *plan* is one
+    shard's view of the plan, the source may be empty, because another shard then shows the reads.
 
     Raises:
-        RequestError: The time filter does not reach every read of a filtered table, or a statement reads the target.
+        RequestError: A statement reads the target, does not read its source, or reads a filtered table without the time
+            filter. Also if the filtered tables are empty and *plan* is not one shard's view.
+        ServerError: The server does not accept a statement.
     """
     scans = []
     for statement in plan.statements:
@@ -175,7 +184,7 @@ def check_scans(server: ClickHouse, target: TableFacts, plan: Plan, start: datet
 
 
 def read_queries(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts]) -> list[ScanFacts]:
-    """Return the scans with the facts for adding up: the query tree, tables and time columns of each SELECT."""
+    """Return the scans with the facts for adding up: each SELECT's query tree, its sources and its time columns."""
     found = []
     for statement, scan in zip(plan.statements, scans, strict=True):
         values = parameter_settings(statement.parameters, plan.start, plan.end)
@@ -193,9 +202,10 @@ def read_queries(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequ
 
 def target_time(target: TableFacts, column: str, unit: str) -> TargetTime | None:
     """
-    Return the target's own time column: the one with the source's name, otherwise the one that its keys use.
+    Return the target's own time column; None if there is none, or if the choice is ambiguous.
 
-    An integer epoch with the source's name has the source's *unit*.
+    Prefer the column with the name *column*, the source's time column; an integer there counts time in *unit*.
+    Otherwise, take the only time column, or the first in the sorting key or else in the partition key.
     """
     own = target.column(column)
     kind = time_kind(own.type, unit) if own is not None else None
@@ -210,14 +220,15 @@ def target_time(target: TableFacts, column: str, unit: str) -> TargetTime | None
 
 def summed_columns(target: TableFacts, statements: Sequence[Statement], time: TargetTime | None) -> tuple[str, ...]:
     """
-    Return the columns that identify the target's rows: the key columns and the time.
+    Return the columns of the content sums: the target's key columns and its time column.
 
-    Their sums reveal lost and duplicated rows at a fraction of the cost of all columns. If the target has no sorting
-    key, or a statement does not fill one of these columns, return all stored columns (an empty result means the same).
+    The sums of these columns reveal lost and duplicated rows at a fraction of the cost of all columns. If the target
+    has no sorting key, or a statement does not fill one of these columns, all columns that the statements fill are
+    summed: the result is empty, or lists the other filled columns if an EPHEMERAL column is among them.
     """
     stored = tuple(c.name for c in target.columns if c.default_kind != "EPHEMERAL")
     common = set.intersection(*(set(statement.columns) for statement in statements))
-    # An INSERT fills ephemeral columns, but queries cannot read them. So name the stored columns instead.
+    # An INSERT fills ephemeral columns, but queries cannot read them. So list the stored columns by name.
     whole = () if common.issubset(stored) else tuple(name for name in stored if name in common)
     if not target.sorting_key:
         return whole
@@ -227,10 +238,10 @@ def summed_columns(target: TableFacts, statements: Sequence[Statement], time: Ta
 
 def existing_rows(server: ClickHouse, target: TableFacts, plan: Plan) -> int | None:
     """
-    Return the number of rows that the target has in the window.
+    Return the number of rows that the target has in the plan's window; a replicated target catches up first.
 
-    The window applies to the target's column with the source's name, otherwise to its own time column. Without a time
-    column, all rows count.
+    The window applies to ``plan.target_time``, and is extended to whole days if that column stores dates. Without a
+    time column, all rows of the target count.
     """
     if target.replicas is not None:
         catch_up(server, target.storage)
@@ -243,7 +254,11 @@ def existing_rows(server: ClickHouse, target: TableFacts, plan: Plan) -> int | N
 
 
 def cutover(server: ClickHouse, target: TableFacts, plan: Plan) -> CutoverFacts:
-    """Return the part of the window that also receives live rows."""
+    """
+    Return facts about live rows in the window: the target's rows there, and the views that add rows on each insert.
+
+    Refreshable views are omitted. Without a time column, all rows of the target count, and no earliest time is known.
+    """
     rows, first, time = 0, None, plan.target_time
     if time is None:
         rows = existing_rows(server, target, plan) or 0

@@ -1,7 +1,7 @@
 """
-Poll a backfill for a waiting task: it is completed, cannot complete, or is in progress.
+Poll a backfill for a waiting task: the backfill is completed, cannot complete, or is in progress.
 
-Sensors use this in a worker and in the triggerer. No ClickHouse is needed; each poll reads the state folder again.
+Sensors poll in a worker or in the triggerer. No ClickHouse is needed; each poll reads the state folder again.
 """
 
 from datetime import datetime
@@ -28,9 +28,9 @@ class PollResult(NamedTuple):
 
     Attributes:
         line: The progress, as one sentence without a full stop.
-        published: Target, window, rows and plans of a completed backfill; None before completion.
-        lost: Why waiting is useless; empty otherwise.
-        worrying: Whether a person should check the backfill.
+        published: The :func:`published` payload of a completed backfill; None before completion.
+        lost: Why the backfill cannot complete without a user, so that waiting is useless; empty otherwise.
+        worrying: Whether a plan in progress is paused or has dead workers, so that a person should check the plan.
     """
 
     line: str
@@ -41,7 +41,7 @@ class PollResult(NamedTuple):
 
 def poll_plan(session: Session, plan_id: str, *, fail_if_idle: bool = False) -> PollResult:
     """
-    Return the state of a plan.
+    Return the state of a plan. A failed, cancelled or undone plan is lost.
 
     Args:
         fail_if_idle: Also report an unfinished plan without a living worker as lost.
@@ -69,14 +69,14 @@ def poll_plan(session: Session, plan_id: str, *, fail_if_idle: bool = False) -> 
 
 def poll_window(session: Session, target: TableName, window: Window) -> PollResult:
     """
-    Return how much of a window of *target* is proven filled, by any plans.
+    Return how much of a window of *target* is proven filled, whichever plans have filled the window.
 
-    A part of the window is lost if it has plans, and all of these are failed or cancelled. A part without a plan is not
-    lost, since a user may plan it later.
+    The window is lost if files of a plan are damaged, or if a gap has plans and all of these are failed, cancelled or
+    undone. A gap without a plan is not lost, since a user may plan it later.
 
     Raises:
         RequestError: The window is empty.
-        DamagedStateError: A plan's files are damaged.
+        StateError: The state folder cannot be read.
     """
     name, (start, end) = show_table(target), window
     found = read_coverage(session, target, start, end)
@@ -84,7 +84,7 @@ def poll_window(session: Session, target: TableName, window: Window) -> PollResu
     line = f"{name} is filled to {share:.1%} from {render_instant(start)} to {render_instant(end)}"
     if found["ok"]:
         plans = sorted({plan for part in found["servers"][0]["covered"] for plan in part["planIds"]})
-        # For a chunk partly in the window, the rows of that part are unknown.
+        # A chunk may lie partly in the window, so the number of rows in the window is unknown.
         return PollResult(line, published(name, start, end, None, plans))
     if found["damaged"]:
         damaged = found["damaged"][0]
@@ -99,7 +99,7 @@ def poll_window(session: Session, target: TableName, window: Window) -> PollResu
 
 
 def published(target: str, start: datetime, end: datetime, rows: int | None, plans: list[str]) -> Payload:
-    """Return the content of asset events and of results about a filled window."""
+    """Return the content of asset events and of results about a filled window; *rows* is None if unknown."""
     return {
         "target": target,
         "from": render_instant(start),
@@ -110,7 +110,7 @@ def published(target: str, start: datetime, end: datetime, rows: int | None, pla
 
 
 def _plans_of(session: Session, target: TableName) -> list[tuple[str, str, str, RunStatus]]:
-    """Return the plans of a target with windows and statuses; the coverage reports unreadable plans."""
+    """Return id, start, end and status of each readable plan of a target, with start and end as text."""
     return [
         (plan.plan_id, render_instant(plan.start), render_instant(plan.end), run.status)
         for plan, run in readable_runs(session, target)

@@ -1,8 +1,8 @@
 """
 Preview a plan: the statements and the cost of its first and its heaviest chunk.
 
-A preview writes nothing, on disk or on the server. The expected time is measured: the SELECT of a medium-sized chunk
-runs, and its result is discarded.
+A preview writes nothing, on disk or on the server. The expected time follows from a measurement: the SELECT of a
+medium-sized chunk runs, and its result is discarded.
 """
 
 import time
@@ -21,15 +21,16 @@ from ..errors import StatementRefusedError
 from .chunk_sizing import chunk_rows
 from .session import Payload
 
-# The maximum of rows in a chunk that is run to measure the rate.
+# The maximum number of source rows in the chunk whose SELECT runs to measure the rate.
 _MEASURED_ROWS = 5_000_000
 
 
 def preview(server: ClickHouse, plan: Plan, target: TableFacts) -> Payload:
     """
-    Return the first and the heaviest chunk of a plan, with SQL, source rows, bytes and expected seconds.
+    Return the first and the heaviest chunk of a plan, each with SQL, source rows, uncompressed bytes and seconds.
 
-    Rows, bytes and seconds are None if they cannot be found cheaply.
+    The result also has the totals of the plan. Rows, bytes and expected seconds are None if they cannot be found
+    cheaply. If the rows cannot be counted, the heaviest chunk is omitted.
 
     Raises:
         ServerError: ClickHouse could not be reached.
@@ -79,7 +80,11 @@ def _sources(plan: Plan) -> list[TableName]:
 def _measured_rate(
     server: ClickHouse, plan: Plan, target: TableFacts, weighed: list[tuple[Chunk, int]]
 ) -> float | None:
-    """Return the rows per second that the SELECT of one chunk reads; None if every chunk is too large to try."""
+    """
+    Return the source rows per second that the SELECT of a medium-sized chunk reads.
+
+    None if every chunk is empty or too large to try, or if the server refuses the SELECT.
+    """
     candidates = [(chunk, rows) for chunk, rows in weighed if 0 < rows <= _MEASURED_ROWS]
     if not candidates:
         return None
@@ -94,7 +99,7 @@ def _measured_rate(
 
 
 def _statements(plan: Plan, target: TableFacts, chunk: Chunk) -> list[str]:
-    """Return the statements that fill a chunk, in a form that a client accepts, without secrets."""
+    """Return the statements of a chunk's first attempt as text to paste into a client, with secrets masked."""
     if chunk.shard:
         plan = plan.on_shard(chunk.shard)
     direct = plan.write_mode is WriteMode.INSERT

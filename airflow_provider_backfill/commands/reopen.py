@@ -1,4 +1,4 @@
-"""Reopen a failed or cancelled plan for the next task or command."""
+"""Reopen a cancelled, paused or failed plan for the next task or command."""
 
 from ..core.events import RunResumed
 from ..core.remedy import command
@@ -13,11 +13,11 @@ def reopen_plan(session: Session, plan_id: str) -> Payload:
     """
     Reopen a cancelled, paused or failed run without executing anything here.
 
-    The cancel ends, and failed chunks get a new budget of attempts. The next worker (of a cleared or retried task, or
-    of ``clickhouse-backfill resume``) continues the run.
+    The cancel or pause ends, and failed chunks get a new budget of attempts. The next worker (of a cleared or retried
+    task, or of ``clickhouse-backfill resume``) continues the run.
 
     Raises:
-        RequestError: The plan does not exist, or there is nothing to continue.
+        RequestError: The plan does not exist, was never run, or is completed.
     """
     plan = session.store.load_plan(plan_id)
     log = session.store.open_run(plan)

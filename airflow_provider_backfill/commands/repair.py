@@ -1,4 +1,4 @@
-"""Make a plan readable again after damage to its files."""
+"""Make a plan's run readable again after damage to its run file or its event log."""
 
 from ..core.events import RunCancelled, RunRestored
 from ..core.findings.state_rules import next_step
@@ -18,12 +18,17 @@ def repair_plan(session: Session, plan_id: str) -> Payload:
     """
     Make a plan's run readable again, keep the damaged files, and report repairs and uncertain chunks.
 
-    A run file is written again from the event log. A damaged log is replaced by the recovered run. If events are lost,
-    the run is cancelled, so that a person checks the uncertain chunks before anything is written.
+    A damaged run file is written again from the event log. A damaged log is replaced by a log that begins with the
+    recovered run. If events are lost or chunks are uncertain, an unfinished run is cancelled, so that a person can
+    check before anything is written.
+
+    Returns:
+        The report; ``noop`` is true if nothing was damaged, and ``ok`` is false if chunks are uncertain.
 
     Raises:
-        RequestError: The plan does not exist, or a live worker executes it.
-        DamagedStateError: The plan's own file is damaged, or a newer version wrote the files.
+        RequestError: The plan does not exist, or its log is damaged while a worker is alive.
+        DamagedStateError: The plan's own file is damaged, another version or tool wrote a file, or a damaged log is in
+            an object store.
     """
     plan = session.store.load_plan(plan_id)
     tag = f"damaged-{utc_now():%Y%m%dT%H%M%SZ}"

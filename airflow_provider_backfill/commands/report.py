@@ -24,14 +24,16 @@ def report_plan(session: Session, plan_id: str, *, verify: bool = False) -> Payl
     """
     Collect a plan's report: who, why, when, rows and bytes, the server's cost, and the verification.
 
-    The cost comes from ``system.query_log`` of every server of the cluster; If the log is off, too new, or unreachable,
-    ``cost`` is None and ``notLookedAt`` has the reason.
+    The cost comes from ``system.query_log`` of every server of the cluster. If that log cannot be read or has no query
+    of the plan, or if no ClickHouse is configured, ``cost`` is None and ``notLookedAt`` has the reason.
 
     Args:
-        verify: Whether to verify the plan now and include the result.
+        verify: Whether to verify the plan now and include the result; ignored if no ClickHouse is configured.
 
     Raises:
         PlanNotFoundError: The plan does not exist.
+        RequestError: *verify* is set, and no chunk of the plan is done.
+        ServerError: *verify* is set, and ClickHouse could not be asked.
     """
     plan = session.store.load_plan(plan_id)
     run = session.store.open_run(plan).run
@@ -81,7 +83,7 @@ def report_plan(session: Session, plan_id: str, *, verify: bool = False) -> Payl
 
 
 def _people(session: Session, plan_id: str) -> list[str]:
-    """Return the users and DAG runs that gave commands for a run."""
+    """Return the author of each ``Run…`` event: a user, a task, or a worker that waited. Authors may repeat."""
     events = EventReader(session, plan_id).read()
     return [str(event["by"]) for event in events if str(event["type"]).startswith("Run")]
 

@@ -40,7 +40,7 @@ from .worker import MAX_FAILURES_IN_A_ROW, Worker
 
 
 def _ignore(*_: object) -> None:
-    """Ignore the event: the default for callers that do not report."""
+    """Do nothing: the default for a callback that the caller does not need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,22 +73,25 @@ def run_plan(
     newest_first: bool = False,
 ) -> Payload:
     """
-    Execute a plan's chunks until all have ended, or until the worker is told to stop.
+    Execute a plan's chunks until all have ended, or until the crew of workers is told to stop.
 
     Args:
         plan_id: The plan's id.
         resume: Continue a paused, failed or cancelled run; failed chunks are executed again.
-        parallel: Number of chunks in parallel; None takes the option ``defaults.maxParallelChunks``.
+        parallel: Number of chunks in parallel, on each shard; None takes the option ``defaults.maxParallelChunks``.
         window: Execute only the chunks inside this window, such as a mapped task's share. The flags that replay chunks
             apply to the same window.
         on_start: Called with the crew, plan and run before the first chunk, so that a signal handler can stop the crew.
-        report: Called with every event that this worker writes.
-        step: Called with the name of each step of each attempt. A test may stop the worker there.
-        lease_seconds: How long the worker's claims hold after its last heartbeat.
+        report: Called with every event that the workers write, except heartbeats.
+        step: Called with each step of each attempt. A test may stop the worker there.
+        lease_seconds: Seconds for which a worker's claims hold after its last heartbeat.
         max_load: Wait before a chunk while the server uses more than this share of its limits on parts and memory.
-        max_failures: Pause after this number of consecutive permanently failed chunks.
-        schedule: The hours in which chunks may start. The run is paused at the schedule's end.
+        max_failures: Stop a worker after this number of consecutive permanently failed chunks. The run is then paused.
+        schedule: When chunks may start. If chunks are left at the schedule's stop time, the run is paused.
         newest_first: Begin with the end of the window.
+
+    Returns:
+        The run's status; ``noop`` is true if the plan was already completed.
 
     Raises:
         RequestError: The arguments do not fit the plan or its run. The message says why and what to type.
@@ -116,7 +119,7 @@ def run_plan(
     defaults = session.options.defaults
 
     def prepare(site: Site) -> Ready:
-        """Inspect one site whose chunks are to be executed, and keep other runs out."""
+        """Check that the plan still fits one site, and keep other runs out of the plan's window there."""
         server, here = one_server(site.server), site.plan
         target = target_of(server, here)
         if why := why_another(server, site, target):
@@ -172,19 +175,27 @@ def run_plan(
 
 def _fence(server: ClickHouse, target: TableFacts, plan: Plan, lease: float, *, blocks: bool) -> Fence | None:
     """
-    Keep other runs out of the plan's window, from any folder or host; None if this is impossible or unneeded.
+    Keep runs of any state folder or host out of the plan's window, and return the acquired fence.
+
+    Args:
+        lease: Seconds for which the fence holds after the last heartbeat.
+        blocks: Whether overlapping runs are forbidden.
+
+    Returns:
+        The fence; None if none is needed, or if the user may not create a table and the plan inserts directly.
 
     Raises:
         WindowTakenError: Another run is at work on an overlapping window.
     """
-    # Only one process can open the data of an embedded engine.
+    # No other process can open the data of an embedded engine. Elsewhere, no fence is needed if overlapping runs are
+    # allowed, and the plan replaces rows or accepts rows of other writers.
     if server.embedded or not (blocks or (plan.adds_rows and not plan.allow_existing_rows)):
         return None
     fence = Fence(server, target, plan, lease)
     try:
         fence.acquire()
     except StatementRefusedError:
-        # A user with only INSERT cannot create a table; a direct insert guarantees less.
+        # A user with only the right INSERT cannot create the fence. A direct insert guarantees less, and runs without.
         if plan.write_mode is WriteMode.INSERT:
             return None
         raise
@@ -256,7 +267,12 @@ def _check_compatibility(session: Session, plan: Plan, server: ClickHouse, targe
 
 
 def _begin(session: Session, log: RunLog, flags: RunFlags, resume: bool, window: Window | None) -> None:
-    """Record that the run continues, unless another run would write to the same rows."""
+    """
+    Record that chunks are replayed, if *flags* say so, and that the run starts or resumes.
+
+    Raises:
+        RequestError: The policy blocks overlapping runs, and another plan with an overlapping window is running.
+    """
     plan = log.plan
     statuses = [ChunkStatus.DONE] if flags.replay_done else []
     if flags.replay_failed:
@@ -299,7 +315,11 @@ def _refuse_overlap(session: Session, plan: Plan) -> None:
 
 
 def _end(session: Session, log: RunLog, crew: Crew) -> None:
-    """Record a pause, write the checkpoint, and drop the staging tables that are no longer needed."""
+    """
+    Record a pause if the crew stopped early, write the checkpoint, and drop the staging tables no longer needed.
+
+    No pause is recorded while any chunk of the run is running. A completed run needs none of its staging tables.
+    """
     run = log.refresh()
     if crew.reason and run.status is RunStatus.RUNNING and not run.count(ChunkStatus.RUNNING):
         log.append(RunPaused(at=utc_now(), by=session.user, reason=crew.reason))
@@ -313,7 +333,11 @@ def _end(session: Session, log: RunLog, crew: Crew) -> None:
 
 
 def _drop_staging(session: Session, log: RunLog, server: ClickHouse, target: TableFacts) -> None:
-    """Drop the staging tables of a completed run, under the run's lock, so that no replay begins meanwhile."""
+    """
+    Drop the staging tables of a completed run, under the run's lock, so that no replay begins meanwhile.
+
+    Stop as soon as the run is no longer completed.
+    """
     left = attempt.leftover_tables(server, log.plan.plan_id, target)
     for batch in attempt.batches(left):
         # Take the lock several times, since on an object store it expires after half a minute.
@@ -324,7 +348,7 @@ def _drop_staging(session: Session, log: RunLog, server: ClickHouse, target: Tab
 
 
 def _sweep(session: Session, plan: Plan) -> None:
-    """Drop the tables of a worker that died between its last event and its cleanup."""
+    """Drop the staging tables that a completed plan still has because its worker died before the cleanup."""
     if session.server is None:
         return
     # The plan stays completed even if its server does not answer.

@@ -34,7 +34,12 @@ class Session:
 
     @contextmanager
     def connected(self) -> "Iterator[ClickHouse]":
-        """Open the ClickHouse of this session; it is closed at the end."""
+        """
+        Open the ClickHouse of this session, and close the connection at the end.
+
+        Raises:
+            RequestError: No ClickHouse is configured.
+        """
         if self.server is None:
             raise RequestError(
                 "This needs a ClickHouse, and none was named.",
@@ -50,7 +55,7 @@ class Session:
 
     @contextmanager
     def connected_to_one(self) -> "Iterator[ClickHouse]":
-        """Open one of the servers behind the address, for answers that must agree."""
+        """Open one of the servers behind the address, for answers that must agree; raise as :meth:`connected`."""
         # Imported here: commands that only read the state folder start without this module.
         from ..clickhouse.cluster import one_server
 
@@ -59,11 +64,11 @@ class Session:
 
 
 def account_name() -> str:
-    """Return account and host of this process as the user's name. Environment variables do not affect it."""
+    """Return ``account@host`` of this process as the user's name, whatever the environment variables say."""
     number = os.getuid()
     try:
         name = pwd.getpwuid(number).pw_name
     except KeyError:
-        # Containers may run under a number without an account.
+        # A container may run under a user id that has no account.
         name = f"uid-{number}"
     return f"{name}@{os.uname().nodename}"

@@ -10,12 +10,13 @@ from .session import Payload, Session
 
 def set_parallel(session: Session, plan_id: str, parallel: int) -> Payload:
     """
-    Set the number of parallel chunks of a plan over all its workers, which notice the change within two seconds.
+    Set the maximum number of parallel chunks of a plan. Its workers notice the change within two seconds.
 
-    The number also applies to later runs of the plan. Running chunks are not stopped.
+    The number applies to all workers together; on a cluster, to the workers of each shard. It also applies to later
+    runs of the plan. Running chunks are not stopped.
 
     Args:
-        parallel: The number; 0 restores the setting of each worker.
+        parallel: The maximum; 0 restores the setting of each worker.
 
     Raises:
         RequestError: The plan does not exist or is already completed.

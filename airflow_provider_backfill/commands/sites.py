@@ -47,7 +47,11 @@ class Site(NamedTuple):
 
 @contextmanager
 def sites_of(server: ClickHouse, plan: Plan) -> Iterator[list[Site]]:
-    """Open the sites on which a plan has chunks to execute; connections are closed at the end."""
+    """
+    Yield the sites on which a plan has chunks to execute: *server* alone, or each shard.
+
+    Connections to shards are opened on first use and closed at the end. *server* stays open.
+    """
     if not plan.shards:
         yield [Site(plan, server)]
         return
@@ -66,7 +70,7 @@ def _name(shard: int) -> str:
 
 @contextmanager
 def on_site(shard: int) -> Iterator[None]:
-    """Add the *shard* to errors in this block; add nothing for 0, where the target is one table."""
+    """Put the *shard* before the message of an error in this block; change nothing for 0, which means one table."""
     name = _name(shard)
     try:
         yield
@@ -81,7 +85,8 @@ def check_cluster(server: ClickHouse, plan: Plan) -> None:
     Compare the shards of a plan with the current shards of its cluster.
 
     Raises:
-        RequestError: The cluster gained or lost a shard. (A moved table shows on the shard itself.)
+        RequestError: The cluster gained or lost a shard; or rows are divided among the shards, and a shard's weight or
+            the sharding key has changed. :func:`why_another` finds a shard whose table has changed.
     """
     if not plan.shards:
         return
@@ -107,7 +112,7 @@ def check_cluster(server: ClickHouse, plan: Plan) -> None:
 
 
 def why_another(server: ClickHouse, site: Site, target: TableFacts) -> str:
-    """Return the identity of a shard's table if it differs from the planned one; otherwise an empty text."""
+    """Return why a shard's server or table is not the planned one; empty if nothing has changed, or without shards."""
     shard = next((one for one in site.plan.shards if one.number == site.plan.shard), None)
     if shard is None:
         return ""
@@ -123,10 +128,11 @@ class Ground(NamedTuple):
     The servers, tables and shards for a new plan.
 
     Attributes:
-        server: The server that explains the statements: the only server, or the server of the shard with most rows.
-        request: The request, for the table on that server.
+        server: The server that explains the statements: the only server, or the server of the shard with the most
+            source rows.
+        request: The user's request; on a cluster, its target is the local table of the shards.
         sites: Number, server and table of each shard; a single entry with number 0 if the target is one table.
-        fields: The plan's fields about the cluster.
+        fields: The values of the plan's fields about the cluster; empty if the target is one table.
     """
 
     server: ClickHouse
@@ -138,11 +144,12 @@ class Ground(NamedTuple):
 @contextmanager
 def ground_of(server: ClickHouse, request: PlanRequest) -> Iterator[Ground]:
     """
-    Find the shards of a target, if it has any, and connect to each.
+    Find the shards of a target, if it has any, and connect to each. Close the connections to shards at the end.
 
     Raises:
-        RequestError: The cluster is unknown, a shard lacks the table, two addresses lead to one shard, or the shards'
-            tables differ.
+        RequestError: The target or the cluster is unknown, a shard lacks the table, an address leads to a shard with
+            another number, two addresses lead to one table, the shards' tables differ, or the request has addresses of
+            shards for a target without shards.
         ServerUnreachableError: A shard cannot be reached; planning needs all shards.
     """
     target = plan_inputs.target_facts(server, request.target) if not request.cluster else None
@@ -183,10 +190,10 @@ def ground_of(server: ClickHouse, request: PlanRequest) -> Iterator[Ground]:
 
 
 def _spread(server: ClickHouse, target: TableFacts | None, request: PlanRequest) -> Spread | None:
-    """Return the cluster and local table to fill; None if the target is one table."""
+    """Return the cluster and the local table to fill; None if the plan fills one table on one server."""
     if request.one_shard or target is None:
         return Spread(request.cluster, request.target) if request.cluster else None
-    # A direct INSERT goes through the Distributed table, if the user asks for it.
+    # If the user asks for write mode insert, the rows go through the Distributed table, which distributes them.
     return None if request.write_mode == WriteMode.INSERT else spread_of(server, target)
 
 
@@ -200,7 +207,7 @@ def _check_shard(server: ClickHouse, cluster: str, number: int) -> None:
 
 
 def _check_apart(spread: Spread, shards: Sequence[Shard], sites: Sequence[tuple[int, ClickHouse, TableFacts]]) -> None:
-    """Refuse two shards with the same table, and tables that differ."""
+    """Refuse two shards that lead to one table, and shards whose tables differ in engine, keys or columns."""
     seen: dict[str, Shard] = {}
     for shard in shards:
         if other := seen.setdefault(shard.table, shard) if shard.table in seen else None:
@@ -234,7 +241,11 @@ def _difference(one: TableFacts, other: TableFacts) -> tuple[str, str] | None:
 
 
 def _fullest(sites: Sequence[tuple[int, ClickHouse, TableFacts]], request: PlanRequest) -> ClickHouse:
-    """Return the server of the shard with most source rows, because an empty table does not show how it is read."""
+    """
+    Return the server of the shard with the most source rows, since the query plan for an empty table shows no reads.
+
+    The first shard is taken if the request has a SELECT, whose sources are not yet known.
+    """
 
     def rows(site: tuple[int, ClickHouse, TableFacts]) -> int:
         _, server, target = site
@@ -257,6 +268,6 @@ def target_of(server: ClickHouse, plan: Plan) -> TableFacts:
     Return facts about a plan's target on the server of its site.
 
     Raises:
-        RequestError: The table does not exist.
+        RequestError: The table does not exist, or the plan's staging database cannot hold its staging tables.
     """
     return plan_inputs.target_facts(server, plan.target, plan.staging_database)

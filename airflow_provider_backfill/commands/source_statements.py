@@ -19,12 +19,21 @@ from ..core.tables import TABLE_FUNCTION, TimeKind
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from .plan_inputs import target_facts, type_of
 
-# Engines that only pass rows on, or lose rows when these are read.
+# Engines of tables whose rows cannot be read again: they store no rows, or lose the rows that are read.
 _KEEPS_NOTHING = frozenset({"Null", "Kafka", "RabbitMQ", "NATS", "S3Queue", "AzureQueue", "FileLog"})
 
 
 def find_statements(server: ClickHouse, target: TableFacts, request: PlanRequest) -> tuple[list[Statement], str]:
-    """Return the statements that fill the target, not yet compared with the query plan, and the time column."""
+    """
+    Find the statements that fill the target.
+
+    Returns:
+        The statements, whose reads are not yet checked by the query plan; and the time column of the first statement.
+
+    Raises:
+        RequestError: ClickHouse refuses a setting or a SELECT, or no statement with a time column follows from the
+            request.
+    """
     if request.settings:
         try:
             server.rows("SELECT 1", request.settings)
@@ -159,7 +168,13 @@ def _placed_by_user(
     parameters: tuple[Parameter, ...],
     what: str,
 ) -> Statement:
-    """Return the statement of a SELECT with the chunk's bounds as query parameters, without a filter."""
+    """
+    Return the statement of a SELECT that limits its rows by query parameters, so that no table gets a filter.
+
+    Raises:
+        RequestError: The window has no start or no end, the request names a table to filter, a source does not keep its
+            rows, or ClickHouse does not accept the SELECT.
+    """
     if request.start is None or request.end is None:
         raise RequestError(
             f"{what} places the window itself, so no missing bound of it can be read from a source.",
@@ -193,8 +208,9 @@ def _placed_by_user(
 
 def _constant_defaults(server: ClickHouse, target: TableFacts, names: Sequence[str]) -> bool:
     """
-    Return whether a NULL in these columns becomes the same value in every row, so that rows can be read and compared
-    again.
+    Return whether the default of each column in *names* is a constant; True if none has a default.
+
+    A NULL then becomes the same value at each reading, so a second reading can be compared with the written rows.
     """
     defaults = [column.default for column in target.columns if column.name in names and column.default]
     return not defaults or catalog.are_constant(server, defaults)
@@ -210,7 +226,18 @@ def _filtered_tables(
     *,
     replayed: bool,
 ) -> list[tuple[FilteredTable, str]]:
-    """Return the tables and table functions that the window applies to, with the type of a function's time column."""
+    """
+    Return the tables and table functions that the window applies to.
+
+    Args:
+        replayed: Whether the SELECT is that of a view, which is replayed together with the target's other views.
+
+    Returns:
+        Each table or function, with the type of its time column if it is a table function; empty for a table.
+
+    Raises:
+        RequestError: The SELECT reads no table, no table fits the window, or several fit and the request chooses none.
+    """
     known = {source.name for source in sources.values()}
     functions = query_sources.table_functions(server, select)
     if request.filter_tables:
@@ -272,7 +299,7 @@ def _filtered_table(
 ) -> tuple[FilteredTable, str]:
     named = column or request.time_column
     if column is None and len(request.filter_tables) > 1 and named is not None and facts.column(named) is None:
-        # The column of --time-column belongs to another table.
+        # --time-column names a column of another filtered table, so this table's own time column is searched.
         named = None
     named, timed = _with_expression(server, facts, named)
     name, kind = find_time_column(timed, named, request.time_unit)
@@ -282,10 +309,14 @@ def _filtered_table(
 
 def _with_expression(server: ClickHouse, table: TableFacts, named: str | None) -> tuple[str | None, TableFacts]:
     """
-    Resolve the time column. An expression over the table's columns becomes a column name in parentheses.
+    Resolve the requested time column, which may be an expression over the table's columns.
+
+    Returns:
+        The column's name, and the table. For an expression, the name is the expression in parentheses, and the table
+        has it as a further column. None, a column and an unknown plain name are returned unchanged.
 
     Raises:
-        RequestError: *named* is neither a column nor an expression that can filter rows.
+        RequestError: *named* is an expression that ClickHouse does not filter by, or that has another value each time.
     """
     if named is None or table.column(named) is not None:
         return named, table
@@ -295,7 +326,7 @@ def _with_expression(server: ClickHouse, table: TableFacts, named: str | None) -
         facts = catalog.select_facts(server, time_select(expression, rows))
     except StatementRefusedError as error:
         if named.isidentifier():
-            # The column does not exist.
+            # A plain name is a column that does not exist; the search for the time column reports the error.
             return named, table
         raise RequestError(
             f"{named} is no column of {table.name}, and no expression that ClickHouse filters it by: {error.message}",

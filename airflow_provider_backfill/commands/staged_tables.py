@@ -14,17 +14,18 @@ from ..core.tables import TableName
 from ..errors import ServerError
 from ..state.store import StateStore
 
-# The number of tables per DROP statement; each statement costs a round trip.
+# The number of ended chunks whose tables are dropped together, since each statement costs a round trip.
 _AT_ONCE = 16
-# The number on replicas, where each table has nodes in Keeper, threads on each replica, and parts on disk.
+# The number of published tables that are dropped together on replicas. It is smaller, because there each table has
+# nodes in Keeper, threads on each replica, and parts on disk.
 _AT_ONCE_ON_REPLICAS = 4
 
 
 class StagedTables:
     """
-    The staging tables of one worker that may be dropped: of chunks that are done or refused.
+    The staging tables of a worker's done and refused chunks, which are collected and dropped in groups.
 
-    Before the log has a chunk as done, the emptied table shows the next attempt that the rows are published.
+    Until the log has a chunk as done, the chunk's emptied table shows the next attempt that the rows are published.
     Afterwards, no attempt needs the table. An attempt that was asleep has lost its claim and finds no table to publish.
     """
 
@@ -35,10 +36,11 @@ class StagedTables:
 
     def drop(self, chunk: Chunk, staged: Staged | None, *, alone: bool) -> None:
         """
-        Drop the tables of a done chunk, with those of further chunks.
+        Drop the tables of a done chunk, now or together with tables of further chunks. Ignore errors of the server.
 
         Args:
-            staged: The parts that the last attempt staged on replicas; None if the chunk had no rows.
+            staged: The last attempt's staging table, where the log names it (on replicas); None if the chunk had no
+                rows.
             alone: Whether the chunk had a single attempt, so that no other table can be left.
         """
         replicas = self._target.replicas
@@ -54,7 +56,11 @@ class StagedTables:
                 self._drop_published(replicas)
 
     def _drop_published(self, replicas: Replicas) -> None:
-        """Drop tables whose names no other attempt has; no attempt needs them after their chunks are done."""
+        """
+        Drop the collected tables of published chunks on all replicas. Ignore errors of the server.
+
+        No other attempt has a table of such a name, and no attempt needs the tables of done chunks.
+        """
         tables, self._published = self._published, []
         if not tables:
             return
@@ -62,7 +68,7 @@ class StagedTables:
             drop_everywhere(one_server(self._server), replicas, tables)
 
     def drop_later(self, chunk: Chunk) -> None:
-        """Drop the table of an ended chunk later, with tables of further chunks; a direct insert has none."""
+        """Collect an ended chunk, whose tables are dropped with those of further chunks; ignore a direct insert."""
         if self._plan.write_mode is WriteMode.INSERT:
             return
         self._over.append(chunk)
@@ -70,7 +76,12 @@ class StagedTables:
             self.drop_rest()
 
     def drop_rest(self) -> None:
-        """Drop the remaining tables, under the run's lock, so that no chunk is replayed meanwhile."""
+        """
+        Drop the remaining tables. Ignore errors of the server.
+
+        Tables of collected chunks are dropped under the run's lock, so that no chunk is replayed meanwhile. Chunks that
+        need their tables again are skipped.
+        """
         if self._target.replicas is not None:
             self._drop_published(self._target.replicas)
         over, self._over = self._over, []
@@ -88,5 +99,5 @@ class StagedTables:
 
 
 def _is_over(state: ChunkState) -> bool:
-    """Return whether a chunk's staged rows are no longer needed: it is done, or was refused before publication."""
+    """Return whether no staged rows of a chunk are needed: it is done, or is not running and has no verified rows."""
     return state.status is ChunkStatus.DONE or (state.status is not ChunkStatus.RUNNING and not state.verified)

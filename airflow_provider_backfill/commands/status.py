@@ -21,7 +21,7 @@ from .session import Payload, Session
 
 
 def read_status(session: Session, plan_id: str) -> Payload:
-    """Return the state of a plan from its event log; no ClickHouse is needed."""
+    """Return the state and the findings of a plan from the state folder; no ClickHouse is needed."""
     plan = session.store.load_plan(plan_id)
     run = session.store.open_run(plan).run
     return {**status_payload(session, plan, run, "status"), "findings": state_findings(session, plan, run)}
@@ -41,8 +41,11 @@ class WindowStatus:
 
     Attributes:
         status: The status of the whole run.
-        sources: The source tables, or the views of statements without a source table.
-        rows: Rows that the target received.
+        sources: The source of each statement, or the name of a statement without a source; without duplicates.
+        environment: Address and database of the server at planning.
+        counts: The number of the window's chunks by status.
+        rows: Rows that the target received from the window's done chunks.
+        failed: The permanently failed chunks of the window.
     """
 
     plan_id: str
@@ -72,7 +75,7 @@ class WindowStatus:
 
 
 def window_status(session: Session, plan_id: str, window: Window) -> WindowStatus:
-    """Return the state of a mapped task's share of a plan; no ClickHouse is needed."""
+    """Return the state of the plan's chunks inside *window*, such as a mapped task's; no ClickHouse is needed."""
     plan = session.store.load_plan(plan_id)
     run = session.store.open_run(plan).run
     counts, rows, failed = dict.fromkeys(ChunkStatus, 0), 0, []
@@ -96,7 +99,14 @@ def window_status(session: Session, plan_id: str, window: Window) -> WindowStatu
 
 
 def status_payload(session: Session, plan: Plan, run: Run, command: str, *, noop: bool = False) -> Payload:
-    """Return the common payload of run, resume, status and cancel."""
+    """
+    Return the payload that run, resume, status, cancel, pause and undo share.
+
+    ``ok`` is true for status, cancel and pause; for other commands, only if the run is completed.
+
+    Args:
+        noop: Whether the command found nothing to do.
+    """
     payload: Payload = {
         "ok": command in ("status", "cancel", "pause") or run.status is RunStatus.COMPLETED,
         "command": command,
@@ -139,7 +149,7 @@ def status_payload(session: Session, plan: Plan, run: Run, command: str, *, noop
 
 
 def shard_counts(plan: Plan, run: Run) -> list[Payload]:
-    """Return the chunk counts of each shard of a plan."""
+    """Return for each shard of a plan its number, its number of chunks, and the number of chunks in each status."""
     found = []
     for shard in plan.shards:
         counts = dict.fromkeys(ChunkStatus, 0)
@@ -156,7 +166,11 @@ def shard_counts(plan: Plan, run: Run) -> list[Payload]:
 
 
 def is_settled(run: Run) -> bool:
-    """Return whether a run rests until a user acts: it has ended, or its workers are dead."""
+    """
+    Return whether a run rests until a user acts.
+
+    True if no worker is alive, and the run is paused, has ended, or has dead workers with claims.
+    """
     return not has_live_worker(run, utc_now()) and (
         bool(run.workers) or run.status not in (RunStatus.PLANNED, RunStatus.RUNNING)
     )

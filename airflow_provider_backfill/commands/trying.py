@@ -20,11 +20,12 @@ from ..core.sql import insert_select, milliseconds, slices_settings
 from ..core.tables import TableName
 from ..errors import Advice, Flag, MisalignedError, RequestError, StatementRefusedError
 
-# If the rules already prove the plan, the trial reads this factor fewer rows.
+# The divisor of the trial's maximum of rows if the rules already prove the plan.
 _SECOND_OPINION = 4
-# Of chunks that are too long for a trial, try only this fraction, next to their common bound.
+# The divisor of the length of two neighbours whose trial took too long. Only the parts next to their common bound are
+# then tried.
 _NEARER = 24
-# Type errors do not depend on the rows of a chunk.
+# ClickHouse's names of type errors. These do not depend on a chunk's rows, so every chunk would fail.
 _NO_ROW_FITS = frozenset({"CANNOT_CONVERT_TYPE", "TYPE_MISMATCH", "ILLEGAL_TYPE_OF_ARGUMENT", "NO_COMMON_TYPE"})
 
 
@@ -42,7 +43,7 @@ def try_chunks(
     Fill a few chunks one by one and in one statement, and compare the results.
 
     Args:
-        counted: Rows of the sources by the start of their chunk, in milliseconds; None to count them.
+        counted: The sources' row counts by the start of the chunk in milliseconds; None to count the rows here.
         rows: The approximate maximum of source rows to read; a quarter of it if the rules already prove the plan.
         seconds: The time limit of each statement.
 
@@ -50,7 +51,8 @@ def try_chunks(
         Whether a trial was made and found no difference; and a text with what it compared, or why there was no trial.
 
     Raises:
-        RequestError: The results differ, or an unproven plan could not be tried.
+        RequestError: The results differ, an unproven plan could not be tried, or the types of the SELECT do not fit the
+            target.
         ServerError: The server could not be reached.
     """
     parameters = [parameter for statement in plan.statements for parameter in statement.parameters]
@@ -114,13 +116,16 @@ def _at_a_row(
     server: ClickHouse, target: TableFacts, plan: Plan, parameters: Sequence[Parameter], at: int, seconds: float
 ) -> Trial | None:
     """
-    Try bounds at the time of a row, *at*: a bound that both slices include, or neither, gives other rows there.
+    Try two slices that meet at the time of a row, *at*, in milliseconds.
 
-    Return None without a difference.
+    If the SELECT includes the common bound in both slices or in neither, the row shows this.
+
+    Returns:
+        The trial with its differences; None if it found none, or if it could not be made.
     """
     slices = slices_at(parameters, at)
     if slices and not all(statement.row_wise for statement in plan.statements):
-        # Only chunk bounds may cut groups. But an empty slice has no rows, wherever its bounds are.
+        # A bound inside a chunk may cut a group. So try the first slice and an empty slice, which must add no rows.
         (start, end), _ = slices
         slices = [(start, end), (end, end)]
     if not slices or len(of_one_text(parameters, plan.bounds_ms(), slices)) != 1:
@@ -128,20 +133,24 @@ def _at_a_row(
     try:
         found = _trial(server, target, plan, slices, seconds)
     except StatementRefusedError:
-        # The trial at the chunk bound has succeeded, so a time limit here refuses nothing.
+        # The trial at a chunk bound has succeeded, so the plan is accepted even if this trial exceeds its time limit.
         return None
     return found if found.differences else None
 
 
 def _neighbours(plan: Plan, parameters: Sequence[Parameter]) -> list[Slice]:
-    """Return two adjacent chunks, if any: a SELECT has one pair of bounds and one text per format."""
+    """Return the first two adjacent chunks that have the same text for every format; empty if there are none."""
     bounds = plan.bounds_ms()
     chunks = [(from_ms(start), from_ms(end)) for start, end in pairwise(bounds)]
     return next(([*pair] for pair in pairwise(chunks) if len(of_one_text(parameters, bounds, pair)) == 1), [])
 
 
 def _nearer(slices: Sequence[Slice], parameters: Sequence[Parameter]) -> list[Slice]:
-    """Return the parts of two neighbours next to their common bound; empty if parameters cannot express them."""
+    """
+    Return the parts of two neighbours next to their common bound, 1/24 of each.
+
+    Empty without parameters, or if the parameters cannot express the bounds of these parts.
+    """
     if not parameters:
         return []
     (start, middle), (_, end) = slices
@@ -171,7 +180,12 @@ def _slices(
 def fill_slices(
     server: ClickHouse, plan: Plan, table: TableName, slices: Sequence[Slice], settings: Mapping[str, Any]
 ) -> None:
-    """Insert the statements' rows for slices of the window into *table*, in one statement."""
+    """
+    Insert the rows of all statements for slices of the window into *table*.
+
+    Each statement reads all slices in one INSERT. If its parameters have formats, slices with different texts need
+    separate INSERTs.
+    """
     for statement in plan.statements:
         for each in of_one_text(statement.parameters, plan.bounds_ms(), slices):
             limits = slices_settings(plan, statement, each)

@@ -22,7 +22,8 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
     The command can be repeated after a crash. The backup table stays until a user drops it.
 
     Raises:
-        RequestError: The plan has no backup, or a worker is still running it.
+        RequestError: The plan does not exist, keeps no backup, has lost its backup table, or has a live worker.
+        ServerError: ClickHouse could not be asked, or one of the shards did not answer.
     """
     plan = session.store.load_plan(plan_id)
     log = session.store.open_run(plan)
@@ -33,7 +34,6 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
         )
     if has_live_worker(log.run, utc_now()):
         raise RequestError(f"Plan {plan_id} is running.", remedy=command("cancel", plan.plan_id))
-    # From its verification on, a chunk may be published; its backup was made before.
     restored = kept = 0
     with session.connected() as address, sites_of(address, plan) as sites:
         # Reach every site before changing anything.
@@ -43,6 +43,7 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
                 server = one_server(site.server)
                 reached.append((site, server, target_of(server, site.plan)))
         for site, server, target in reached:
+            # A chunk that is verified in the log may already be published, and its backup is complete.
             published = [
                 chunk
                 for chunk in select_chunks(site.plan, log.run)

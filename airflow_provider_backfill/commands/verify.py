@@ -1,9 +1,9 @@
 """
-Verify that the target holds the rows that the plan's SELECTs return now for the whole window.
+Verify that the target has the rows of the plan's SELECTs, as they are now, in the windows of the done chunks.
 
-If each row comes from one source row and stays unchanged, compare content sums: of each chunk at the source, and of the
-window in the target. Otherwise the SELECTs fill a private table like the target in one pass, and the merged rows of
-both tables are compared. A comparison that proves nothing is reported as inconclusive, with the reason.
+If each row comes from one source row and the target keeps the row unchanged, content sums are compared. Otherwise the
+SELECTs fill a private table like the target in one pass, and the merged rows of both tables are compared. A comparison
+that proves nothing is reported as inconclusive, with the reason.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,8 @@ from .session import Payload, Session
 from .sites import Site, on_site, sites_of, target_of
 from .trying import fill_slices
 
-# Independent of the user's insert settings: the private table must contain exactly the rows of the SELECTs.
+# Settings for filling the private table. They override the user's insert settings, because the table must contain
+# exactly the rows of the SELECTs.
 _INSERT = {
     "async_insert": 0,
     "deduplicate_insert_select": "disable",
@@ -56,9 +57,10 @@ def verify_plan(session: Session, plan_id: str) -> Payload:
     Compare the current rows of a plan's source and target.
 
     Returns:
-        ``verdict`` is ``equal``, ``differs`` or ``inconclusive``, for the done chunks; ``why`` has the reason for
-        ``inconclusive``. ``ok`` is true only if the rows are equal and all chunks are done. ``changedChunks`` lists
-        chunks that differ, ``differences`` has up to three rows per side, and ``exitCode`` is 0, 1 or 3.
+        A payload. ``verdict`` is ``equal``, ``differs`` or ``inconclusive``, for the done chunks. ``why`` has the
+        reason for ``inconclusive``, or tells that the shards' shares do not add up. ``ok`` is true only if the rows are
+        equal and all chunks are done. ``changedChunks`` lists chunks that differ, and ``differences`` has up to three
+        rows per side, for each shard. ``exitCode`` is 0 if ``ok``, 3 for ``inconclusive``, and otherwise 1.
 
     Raises:
         RequestError: The plan does not exist, or none of its chunks is done.
@@ -93,7 +95,7 @@ def verify_plan(session: Session, plan_id: str) -> Payload:
 
 
 def _compare(site: Site, run: Run) -> Payload:
-    """Compare source and target on one site."""
+    """Compare source and target on one site, for the done chunks, after its replicas have caught up."""
     plan = site.plan
     with on_site(site.plan.shard):
         server = one_server(site.server)
@@ -106,7 +108,11 @@ def _compare(site: Site, run: Run) -> Payload:
 
 
 def _of_all_shards(plan: Plan, found: Sequence[tuple[Site, Payload]]) -> Payload:
-    """Combine the results of all sites, each with the name of its shard; the worst verdict counts."""
+    """
+    Combine the results of all sites; without shards, return the result of the only site.
+
+    The worst verdict counts, ``differs`` before ``inconclusive``. Each reason, chunk and row has its shard added.
+    """
     if not plan.shards:
         return found[0][1]
     verdicts = [each["verdict"] for _, each in found]
@@ -134,7 +140,11 @@ def _of_all_shards(plan: Plan, found: Sequence[tuple[Site, Payload]]) -> Payload
 
 
 def _shares_miss(plan: Plan, run: Run, sites: Sequence[Site]) -> str:
-    """Return why the shards' shares do not add up to all rows, for windows done on every shard; empty if they do."""
+    """
+    Return why the shards' shares do not add up to all rows of the SELECTs; empty if they do.
+
+    Only windows that are done on every shard are compared. Empty also without such a window.
+    """
     columns = plan.dealing.columns if plan.dealing is not None else ()
     parameters = [parameter for statement in plan.statements for parameter in statement.parameters]
     groups = of_one_text(parameters, plan.bounds_ms(), _finished(plan, run))
@@ -143,7 +153,7 @@ def _shares_miss(plan: Plan, run: Run, sites: Sequence[Site]) -> str:
         return ""
     sums = []
     for each in (plan, *(site.plan for site in sites)):
-        # The first shard's view of the whole; each share comes from its own shard.
+        # The whole is read on the first shard, and each share on its own shard.
         site = next((one for one in sites if one.plan is each), sites[0])
         with on_site(site.plan.shard):
             server = one_server(site.server)
@@ -162,7 +172,12 @@ def _shares_miss(plan: Plan, run: Run, sites: Sequence[Site]) -> str:
 
 
 def _is_copy(plan: Plan, target: TableFacts) -> bool:
-    """Return whether each row comes from one source row, and the target keeps rows unchanged."""
+    """
+    Return whether content sums of source and target can be compared.
+
+    Each row must come from one source row, the target must keep rows unchanged and have a time column, and the window
+    must have had no other rows. All statements must fill the same columns, none of them EPHEMERAL.
+    """
     if not plan.sums_tell or plan.target_time is None or (plan.existing_rows and plan.adds_rows):
         return False
     names = plan.statements[0].columns
@@ -173,7 +188,11 @@ def _is_copy(plan: Plan, target: TableFacts) -> bool:
 
 
 def _compare_sums(server: ClickHouse, plan: Plan, run: Run, target: TableFacts, done: Sequence[Chunk]) -> Payload:
-    """Compare each chunk at the source with the log, and then all columns of the window between source and target."""
+    """
+    Compare the sums of each done chunk at the source with the log, and the sums of all filled columns with the target.
+
+    If source and target differ, find the rows that differ by :func:`_compare_merged`.
+    """
     changed, present = [], []
     for chunk in done:
         now, written = content_at_source(server, plan, target, chunk), run.state(chunk.id).content
@@ -203,7 +222,12 @@ def _compare_sums(server: ClickHouse, plan: Plan, run: Run, target: TableFacts, 
 
 
 def _compare_merged(server: ClickHouse, plan: Plan, run: Run, target: TableFacts) -> Payload:
-    """Compare the target's merged rows with a table like it, filled by the SELECTs in one statement."""
+    """
+    Compare the target's merged rows with those of a private table, into which the SELECTs have written.
+
+    The result is inconclusive without a finished window, for a target that is not MergeTree, if ClickHouse refuses a
+    statement, or if a difference may not be an error.
+    """
     slices = _finished(plan, run)
     filled = {name for statement in plan.statements for name in statement.columns}
     columns = [
@@ -216,7 +240,7 @@ def _compare_merged(server: ClickHouse, plan: Plan, run: Run, target: TableFacts
         why = plan.verify_caveat or "no window has all of its chunks done"
         return {"verdict": Verdict.INCONCLUSIVE, "why": why, **empty}
     where, time = _condition(plan, slices), plan.target_time
-    # With a label, a row's time does not identify its chunk.
+    # If the SELECT labels rows by another time, a row's time in the target does not identify its chunk.
     told = time is not None and time.label is None and time.column not in plan.not_compared
     at = milliseconds(quote(time.column), time.kind) if time is not None and told else ""
     doubt, signs_tell = plan.verify_caveat, plan.signs_tell
@@ -244,7 +268,7 @@ def _compare_merged(server: ClickHouse, plan: Plan, run: Run, target: TableFacts
 
 
 def _chunks_of(plan: Plan, run: Run, rows: Sequence[Difference]) -> list[Chunk]:
-    """Return the chunks whose windows contain rows, by the rows' time in the target."""
+    """Return the done chunks whose windows contain the time of one of *rows*; empty if no row has a time."""
     times = {row.at for row in rows if row.at is not None}
     return [
         chunk
@@ -254,18 +278,19 @@ def _chunks_of(plan: Plan, run: Run, rows: Sequence[Difference]) -> list[Chunk]:
 
 
 def _finished(plan: Plan, run: Run) -> list[Slice]:
-    """Return the merged stretches of time whose chunks are all done."""
+    """Return the windows whose chunks are all done, in time order, with adjacent windows joined."""
     chunks = list(select_chunks(plan, run))
-    # Parts of a window by key have the same window.
+    # Several chunks may have the same window: its parts by key, and the chunks of several shards.
     unfinished = {(chunk.start, chunk.end) for chunk in chunks if run.state(chunk.id).status is not ChunkStatus.DONE}
     return _joined([window for chunk in chunks if (window := (chunk.start, chunk.end)) not in unfinished])
 
 
 def _condition(plan: Plan, slices: Sequence[Slice]) -> str:
     """
-    Return the condition that a row of the target lies in *slices*; a day counts as a whole if a part of it does.
+    Return the SQL condition that a row of the target lies in *slices*; it holds for every row without a time column.
 
-    If the SELECT labels rows by another time, the condition applies to the label.
+    If the target stores dates, the slices are extended to whole days. If the SELECT labels rows by another time, the
+    condition applies to the label.
     """
     time = plan.target_time
     if time is None:
@@ -295,7 +320,11 @@ def _total(contents: Sequence[ContentSums]) -> ContentSums:
 
 
 def _is_unchanged(plan: Plan, written: ContentSums | None, now: ContentSums) -> bool:
-    """Return whether the source's rows equal the logged rows. A checksum of parts cannot be compared with a source."""
+    """
+    Return whether the source's sums equal the logged sums.
+
+    With :attr:`.RowProof.WRITTEN`, the log has a checksum of the parts instead, so only the row counts are compared.
+    """
     if plan.row_proof is RowProof.WRITTEN:
         return written is not None and written.rows == now.rows
     return written == now

@@ -21,10 +21,12 @@ def waive_plan(
     The waiver ends at *until*, or when a user runs or resumes the plan.
 
     Args:
-        superseded_by: The id of the plan that replaces this plan.
+        until: The instant at which the waiver ends; None for no end.
+        superseded_by: The id of the plan that replaces this plan; empty if there is none.
 
     Raises:
-        RequestError: The plan does not exist or is already completed, the reason is empty, or the end has passed.
+        RequestError: The plan does not exist or is already completed, the reason is empty, the end has passed, or
+            *superseded_by* names an unknown plan, this plan itself, or a plan with a different target.
     """
     plan = session.store.load_plan(plan_id)
     moment = utc_now()

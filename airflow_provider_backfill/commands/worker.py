@@ -1,9 +1,8 @@
 """
 Execute a plan's chunks as a worker: claim chunks, execute them, keep the claims alive, and stop on request.
 
-Each thread executes one chunk at a time. Another thread watches the log for a cancel, sends heartbeats, and kills the
-queries of a stopping run. The worker stores nothing about the run: another worker can replace a dead one by reading the
-log.
+Each thread executes one chunk at a time. A further thread watches the log for a cancel or a pause, sends heartbeats,
+and kills the queries of a stopping worker. All state of the run is in the log, so any worker can replace a dead worker.
 """
 
 import random
@@ -75,7 +74,7 @@ class Worker:
     Args:
         retries: Total number of attempts per chunk.
         retry_delay_ms: Wait after the first failed attempt; it doubles with each further attempt.
-        report: Called with each event that this worker writes, from any of its threads.
+        report: Called with each event that this worker writes, except heartbeats, from any of its threads.
         step: Called with each step of an attempt; for tests that stop a worker there.
         fence: Keeps other runs out of the plan's window; None if not available.
         gate: Returns why the next chunk has to wait; empty if it may start.
@@ -84,7 +83,7 @@ class Worker:
         max_failures: Stop after this number of consecutive permanently failed chunks, since the next would probably
             fail, too.
         on_behalf_of: The user or task that gave the command, for the claims in the log.
-        replicated: The replicated tables among the plan's sources and target, each with its cluster.
+        replicated: The replicated tables of the plan, each with the cluster of the replicas that are read, or empty.
     """
 
     def __init__(
@@ -118,7 +117,7 @@ class Worker:
         self._gate, self._fence, self._max_failures = gate, fence, max_failures
         self._schedule, self._newest_first = schedule, newest_first
         self._failures_in_a_row = 0
-        # Whether the next chunk may be empty: the last one was, or none is known yet.
+        # Whether the next chunk is probably empty: the last successful attempt had no rows, or there was none yet.
         self._sparse = True
         self._held_said = -_HOLD_SAID_SECONDS
         self._paced = 0
@@ -134,11 +133,11 @@ class Worker:
         return self._reason
 
     def drop_staged(self) -> None:
-        """Drop the staging tables of done chunks; call this when no thread works any more."""
+        """Drop the remaining staging tables of done and refused chunks; call this when no thread works any more."""
         self._staged.drop_rest()
 
     def stop(self, reason: str) -> None:
-        """Release all chunks and end soon; safe to call from a signal handler."""
+        """Tell all threads to release their chunks and end; return at once. Safe to call from a signal handler."""
         if not self._stopping.is_set():
             self._reason = reason
             self._stopping.set()
@@ -147,10 +146,11 @@ class Worker:
         """
         Execute the pending chunks, *parallel* at a time, and wait for chunks of other workers.
 
+        Chunks of dead workers are taken over. An embedded engine executes one chunk at a time.
+
         Args:
             chunks: Yields the chunks that this worker may take in the current run.
-            parallel: The number of parallel chunks, until the user sets a number for the run, which applies to all
-                workers together.
+            parallel: The number of parallel chunks, until the user sets a number for all workers of the run.
 
         Raises:
             StateError: The state folder failed; the next worker takes over the claimed chunks.
@@ -256,7 +256,7 @@ class Worker:
             self._ended.wait(0.05 if self._stopping.is_set() else _WATCH_SECONDS)
 
     def _fenced(self) -> None:
-        """Check that no other run may publish to this window."""
+        """Check that no other run may publish to the plan's window; raise as :meth:`.Fence.hold` if one may."""
         if self._fence is not None:
             self._fence.hold()
 
@@ -265,7 +265,7 @@ class Worker:
         self._report(event)
 
     def _execute(self, log: RunLog, chunk: Chunk) -> None:
-        """Attempt a chunk until it is done, failed, split, released, or claimed by another worker."""
+        """Attempt a chunk, or its parts after a split, until it is done, failed, released or claimed elsewhere."""
         while not self._is_over():
             self._wait_for_turn(log)
             self._wait_for_room(log)
@@ -285,7 +285,7 @@ class Worker:
                 outcome = self._attempt(log, chunk, claim, began)
             finally:
                 self._active.discard(chunk.id)
-            # Read this first, since the log forgets the staged parts when the chunk is done.
+            # Read the staged table before the outcome is logged, since the run forgets the table of a done chunk.
             staged = log.run.state(chunk.id).staged
             try:
                 self._append(log, outcome)
@@ -308,12 +308,12 @@ class Worker:
             self._stopping.wait(delay * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, keeps no secret
 
     def _wait_for_turn(self, log: RunLog) -> None:
-        """Wait while as many chunks run as the user allows."""
+        """Wait while the run has as many running chunks as the user allows; return at once without such a limit."""
         while not self._is_over() and log.run.parallel and self._claims.is_full(log.refresh()):
             self._stopping.wait(_WATCH_SECONDS)
 
     def _wait_for_room(self, log: RunLog) -> None:
-        """Wait while the hours or the gate require it. Log the reason with doubling intervals."""
+        """Wait while the schedule or the gate gives a reason. Log it at intervals that double from 30 s up to 1 h."""
         pause = _HOLD_SAID_SECONDS
         while not self._is_over() and (reason := self._schedule.reason_to_wait(utc_now()) or self._gate()):
             if time.monotonic() - self._held_said >= pause:
@@ -339,7 +339,7 @@ class Worker:
                 self.stop(f"{self._failures_in_a_row} chunks in a row failed permanently; the last: {outcome.message}")
 
     def _attempt(self, log: RunLog, chunk: Chunk, claim: ChunkState, began: float) -> Event:
-        """Execute one attempt, and return its final event."""
+        """Execute one attempt, and return the event that ends it: the chunk is done, failed, split or released."""
         number, looked = claim.attempt, time.monotonic()
 
         def owned() -> None:
@@ -422,7 +422,7 @@ class Worker:
             if self._stopping.is_set() or run.cancelled:
                 # A cancel from another process may kill the query before the watcher reads the cancel in the log.
                 return released(self._reason or "the run was cancelled")
-            # Where rows are divided among shards, a server reports that another shard is down.
+            # If rows are divided among shards, a server refuses a statement because another shard is down.
             passes = ServerUnreachableError if self._plan.dealing is None else ServerError
             if self._plan.shard and isinstance(error, passes) and (why := self._gate()):
                 # The chunks of an unreachable shard wait, and the attempt does not count.
@@ -432,7 +432,7 @@ class Worker:
         return self._outcomes.done(chunk, number, content, time.monotonic() - began, reading)
 
     def _choose_server(self, claim: ChunkState) -> ClickHouse:
-        """Return one server for the whole attempt if tables are replicated, so that all answers agree."""
+        """Return the address, or for replicated tables one server behind the address, so that all answers agree."""
         if not self._replicated:
             return self._server
         staged = claim.staged and TableName(self._target.beside, claim.staged.table)

@@ -1,10 +1,11 @@
 """
 Cut a window into chunks: by hours, by the calendar of a time zone, or at bounds computed from data.
 
-A :class:`Chunking` is a rule. Its text is the fourth field of the plan id: ``6``, ``month``, ``day@Europe/Berlin``,
-``partition``, ``6|rows=5000000``. Bounds of hours and calendars follow from the rule. A plan stores the bounds of
-partitions and of row and byte limits, in the form of :func:`encode_bounds`. Pure. Pendulum is slow to import, so only
-the functions that need a zone or a month import it.
+A :class:`Chunking` is a rule. Its text is the fourth field of the text whose hash is the plan id: ``6``, ``month``,
+``day@Europe/Berlin``, ``partition``, ``6|rows=5000000``. Bounds of hours and calendars follow from the rule. A plan
+stores the bounds of partitions and of row and byte limits, in the form of :func:`encode_bounds`.
+
+This module is pure. Pendulum is slow to import, so only the functions that need a zone or a calendar import it.
 """
 
 import math
@@ -25,18 +26,18 @@ if TYPE_CHECKING:
     from pendulum import Timezone
 
 AUTO = "auto"
-"""The length for which the target's partitions (in ``replace``) or the source's rows decide."""
+"""The word for an automatic chunk length: the target's partitions (in ``replace``) or the source's rows decide."""
 UTC_ZONE = "UTC"
 _SAME_AS_UTC = frozenset({"utc", "z", "etc/utc", "gmt", "etc/gmt", "zulu", "etc/zulu", "universal", "etc/universal"})
 _LENGTH = re.compile(r"(?P<count>\d+(?:\.\d+)?)\s*(?P<unit>min|h|d|w|mo)", re.ASCII | re.IGNORECASE)
 _HOURS_OF = {"min": 1 / 60, "h": 1.0, "d": 24.0, "w": 168.0}
-# 1970-01-05 was a Monday.
+# The first Monday after 1970-01-01, and the length of a week, both in milliseconds.
 _MONDAY = 4 * MS_PER_DAY
 _WEEK = 7 * MS_PER_DAY
 
 
 class Unit(StrEnum):
-    """A unit of the calendar. Weeks begin on Monday; partitions are those of the target."""
+    """A unit by which chunks are cut: a unit of the calendar (weeks begin on Monday), or the target's partitions."""
 
     HOUR = "hour"
     DAY = "day"
@@ -54,12 +55,12 @@ class Chunking:
     A rule by which a window is cut.
 
     Attributes:
-        hours: Length of a chunk, counted from the start of the window; None for a chunking by *unit*.
-        unit: The calendar unit of the chunks, in the time zone *zone*. The window may cut the first and the last chunk.
+        hours: Length of a chunk in hours, counted from the start of the window; None for a chunking by *unit*.
+        unit: The unit of the chunks; None for a chunking by *hours*. The window may cut the first and the last chunk.
         months: Months per chunk, counted from January, when *unit* is a month.
-        zone: A name of the IANA time zone database.
-        rows: Maximum of source rows per chunk. Larger chunks are cut, smaller neighbours joined. None means no limit.
-        size: Maximum of uncompressed bytes per chunk, in the same way.
+        zone: The time zone of the calendar, by its name in the IANA database.
+        rows: Maximum of source rows per chunk; None means no limit. Larger chunks are cut, smaller neighbours joined.
+        size: Maximum of uncompressed bytes per chunk; None means no limit. Chunks are cut and joined as for *rows*.
     """
 
     hours: float | None = None
@@ -71,13 +72,13 @@ class Chunking:
 
     @property
     def text(self) -> str:
-        """The fourth field of a plan id; :func:`parse_chunking` reads it back."""
+        """The rule as the plan stores it and as the plan id contains it; :func:`parse_chunking` reads it back."""
         limits = (("rows", self.rows), ("bytes", self.size))
         return self.length + "".join(f"|{name}={most}" for name, most in limits if most is not None)
 
     @property
     def length(self) -> str:
-        """The text without the limits on rows and bytes."""
+        """The rule as :attr:`text`, without the limits on rows and bytes."""
         if self.hours is not None:
             return render_chunk_hours(self.hours)
         unit = f"{self.months}mo" if self.months > 1 else str(self.unit)
@@ -85,7 +86,7 @@ class Chunking:
 
     @property
     def from_data(self) -> bool:
-        """Whether the bounds depend on tables; a plan has to store such bounds."""
+        """Whether the bounds depend on the data in tables; a plan has to store such bounds."""
         return self.unit is Unit.PARTITION or self.limited
 
     @property
@@ -116,7 +117,7 @@ class Chunking:
 
     @property
     def flags(self) -> tuple[Flag, ...]:
-        """The flags that ask for this chunking."""
+        """The command-line flags that ask for this chunking."""
         if self.hours is not None:
             flags = [Flag("--chunk-hours", render_chunk_hours(self.hours))]
         else:
@@ -127,16 +128,19 @@ class Chunking:
         return tuple(flags)
 
     def without_limits(self) -> "Chunking":
-        """Return the same length without limits on rows and bytes."""
+        """Return a chunking of the same length without limits on rows and bytes."""
         return replace(self, rows=None, size=None)
 
     def slices(self, start: datetime, end: datetime) -> Iterator[Slice]:
         """
-        Cut ``[start, end)`` by the length alone: slices are adjacent and cover the window exactly.
+        Yield the slices of ``[start, end)``, cut by the length alone, without the limits on rows and bytes.
+
+        The slices are adjacent and cover the window exactly. Errors are raised by the first step of the iteration.
 
         Raises:
-            RequestError: The window is empty or reversed, or the length is shorter than a millisecond.
-            ValueError: The bounds come from data (:attr:`from_data`) and follow from no rule.
+            RequestError: The window is empty or reversed, the number of hours is not positive or far too small, or the
+                time zone does not exist.
+            ValueError: The chunks are partitions, whose bounds follow from the target.
         """
         if self.hours is not None:
             yield from iter_window(start, end, self.hours)
@@ -155,13 +159,13 @@ class Chunking:
         yield before, end
 
     def ends_ms(self, start: datetime, end: datetime) -> Iterator[int]:
-        """Yield the ends of :meth:`slices` in milliseconds since 1970; raise what that raises."""
+        """Yield the ends of :meth:`slices` in milliseconds since 1970; raise the same errors."""
         if self.hours is not None:
             return iter_ends_ms(start, end, self.hours)
         return (to_ms(until) for _, until in self.slices(start, end))
 
     def _edges(self, first: int) -> Iterator[int]:
-        """Yield the edges of the unit after *first*, in milliseconds, without limit."""
+        """Yield the instants after *first*, in milliseconds, at which a calendar unit begins, without an end."""
         if self.zone == UTC_ZONE and self.unit is not Unit.MONTH:
             origin = _MONDAY if self.unit is Unit.WEEK else 0
             step = {Unit.HOUR: MS_PER_HOUR, Unit.DAY: MS_PER_DAY}.get(self.unit or Unit.DAY, _WEEK)
@@ -179,11 +183,15 @@ class Chunking:
 
 
 def _hours(first: int, zone: "Timezone") -> Iterator[int]:
-    """Yield the full hours of a zone's local time after *first*. A clock change may shift them by half an hour."""
+    """
+    Yield the instants after *first*, in milliseconds, at which an hour of the zone's local time begins.
+
+    A clock change may shift these instants by half an hour. The iteration does not end by itself.
+    """
     edge = _floor_hour(first, first, zone)
     while True:
         following = edge + MS_PER_HOUR
-        # By the clock before the change; where the clocks change, the hour begins at the change.
+        # Use the UTC offset just before *following*: an hour that follows a clock change begins at the change.
         edge = _floor_hour(following, following - 1, zone)
         if edge > first:
             yield edge
@@ -196,7 +204,7 @@ def _floor_hour(ms: int, clock_at: int, zone: "Timezone") -> int:
 
 
 def _days(unit: Unit | None, months: int, day: date) -> Iterator[date]:
-    """Yield the days on which a unit begins; the first is the start of the unit that contains *day*."""
+    """Yield the days on which a unit (by default a day) begins; first the start of the unit that contains *day*."""
     from pendulum import Date
 
     moment = Date(day.year, day.month, day.day)
@@ -206,7 +214,7 @@ def _days(unit: Unit | None, months: int, day: date) -> Iterator[date]:
         moment = Date(ordinal // 12, ordinal % 12 + 1, 1)
     elif unit is Unit.WEEK:
         moment = moment.start_of("week")
-    # The calendar ends with the year 9999, and so does every window.
+    # The caller stops at the end of the window, which lies before the end of the calendar (year 9999).
     while True:
         yield moment
         if unit is Unit.MONTH:
@@ -217,7 +225,9 @@ def _days(unit: Unit | None, months: int, day: date) -> Iterator[date]:
 
 def load_zone(name: str) -> "Timezone":
     """
-    Return a time zone by its IANA name. For an ambiguous or missing start of a day, the zone takes the first instant.
+    Return a time zone by its IANA name.
+
+    If midnight is ambiguous or missing on a day, the zone takes midnight as the first instant of that day.
 
     Raises:
         RequestError: The zone does not exist.
@@ -237,13 +247,13 @@ def parse_length(text: str, zone: str | None = None) -> Chunking:
     """
     Read the length of a chunk as a user types it.
 
-    A number of hours (``6``, ``0.25``), a length (``30min``, ``12h``, ``1d``, ``1w``, ``1mo``), or a unit of the
-    calendar (``hour``, ``day``, ``week``, ``month``, ``partition``). ``1d`` and ``1w`` are 24 and 168 hours from the
-    start of the window; with a *zone*, which may stand in the text as well (``day@Europe/Berlin``), they are days and
-    weeks of its calendar.
+    The text is a number of hours (``6``, ``0.25``), a length (``30min``, ``12h``, ``1d``, ``1w``, ``1mo``), or a unit
+    (``hour``, ``day``, ``week``, ``month``, ``partition``). The time zone is *zone*, or stands in the text
+    (``day@Europe/Berlin``). Without a zone, ``1h``, ``1d`` and ``1w`` are 1, 24 and 168 hours, counted from the start
+    of the window. In a zone other than UTC, they are hours, days and weeks of the calendar.
 
     Raises:
-        RequestError: The length or the zone does not exist, or the length is the same in every zone.
+        RequestError: The length or the zone does not exist, two zones are given, or the zone cannot change the length.
     """
     word, at, own = text.strip().partition("@")
     if at and zone:
@@ -310,10 +320,10 @@ def _number(word: str, text: str) -> float:
 
 def parse_chunking(text: str) -> Chunking:
     """
-    Parse the text of a chunking, as :attr:`Chunking.text` writes it into a plan.
+    Parse the text of a chunking, as :attr:`Chunking.text` writes it into a plan. The time zone is not checked.
 
     Raises:
-        RequestError: The text describes no chunking.
+        RequestError: The length or a limit is not valid.
     """
     length, *limits = text.split("|")
     word, _, zone = length.partition("@")
@@ -328,7 +338,7 @@ def parse_chunking(text: str) -> Chunking:
 
 def encode_bounds(bounds: Sequence[int]) -> str:
     """
-    Write bounds in milliseconds as the text that a plan stores: ``3600000: 6*4 1 5*2``.
+    Return bounds in milliseconds as the text that a plan stores: ``3600000: 6*4 1 5*2``.
 
     The text begins with the unit in milliseconds. The distances between the bounds follow, in units; ``n*times``
     repeats a distance. The first bound is the start of the window and is not written.
@@ -344,7 +354,7 @@ def decode_bounds(text: str, first: int) -> Iterator[int]:
     Yield the bounds after *first* that :func:`encode_bounds` has written.
 
     Raises:
-        ValueError: The text encodes no bounds.
+        ValueError: The text does not have this form, or a distance is not positive.
     """
     head, _, steps = text.partition(":")
     unit, bound = int(head), first
@@ -378,18 +388,18 @@ class Cell(NamedTuple):
 
 def pack(base: Sequence[int], cells: Sequence[Cell]) -> list[int]:
     """
-    Return bounds between which lies at most a weight of 1, as far as the cells allow.
+    Return the bounds of chunks with a weight of at most 1 each, as far as the cells allow.
 
-    A light slice keeps the bounds of *base*, and is joined with its neighbours while their sum is at most 1. A heavy
-    slice is cut into pieces of about the same weight.
+    Neighbouring slices of *base* are joined while their total weight is at most 1. A slice with a weight above 1 is cut
+    into pieces of about the same weight, which are not joined with neighbours.
 
     Args:
         base: The bounds by length alone, in milliseconds, including both ends of the window.
         cells: Cells in time order; a cell starts at each bound of *base* except the last.
 
     Returns:
-        Bounds from the first to the last of *base*. The weight between two bounds exceeds 1 only where a single cell
-        does.
+        Bounds from the first to the last of *base*. The weight between neighbouring bounds exceeds 1 only if they
+        enclose a single cell.
     """
     bounds, open_weight = [base[0]], 0.0
     place = 0
@@ -406,8 +416,8 @@ def pack(base: Sequence[int], cells: Sequence[Cell]) -> list[int]:
             open_weight += weight
             continue
         bounds += _cut(inside, weight)
-        # Close the last piece here. A piece of a cut slice is never joined with a neighbour, even where both are light
-        # enough.
+        # Close the last piece here. A piece of a cut slice is never joined with a neighbour, even if their total
+        # weight is at most 1.
         bounds.append(end)
         open_weight = 0.0
     if bounds[-1] != base[-1]:
@@ -416,7 +426,7 @@ def pack(base: Sequence[int], cells: Sequence[Cell]) -> list[int]:
 
 
 def _cut(cells: Sequence[Cell], weight: float) -> list[int]:
-    """Return the starts of the cells at which the cells are cut into pieces of about the same weight."""
+    """Return the inner bounds that cut *cells*, with this total weight, into pieces of about the same weight."""
     share = weight / math.ceil(weight)
     cuts, piece = [], 0.0
     for cell in cells:

@@ -1,4 +1,4 @@
-"""Column types as texts, and the conversions between them that lose nothing. Pure."""
+"""Read column types from their texts, and decide which conversions lose nothing. This module is pure."""
 
 import re
 
@@ -11,12 +11,12 @@ _SIMPLE_STATE = re.compile(r"\bSimpleAggregateFunction\(\w+, ((?:[^()]|\((?:[^()
 _ZONE = re.compile(r"\b(DateTime64\(\d+|DateTime)(?:, |\()'[^']*'\)")
 _ENUM = re.compile(r"Enum(?:8|16)\((.*)\)", re.DOTALL)
 _ENUM_VALUE = re.compile(r"('(?:[^'\\]|\\.){0,400}') = (-?\d{1,9})")
-# Conversions to text or to IPv6 from which the value can be read back.
+# Pairs of types: conversions from the first to the second from which the value can be read back.
 _EXACT = frozenset({("UUID", "String"), ("IPv4", "String"), ("IPv6", "String"), ("IPv4", "IPv6"), ("Bool", "UInt8")})
 
 
 def unwrap_type(text: str) -> str:
-    """Return a column's type without ``Nullable`` and ``LowCardinality`` around it."""
+    """Return a column's type without the outer ``Nullable`` and ``LowCardinality``."""
     while match := _WRAPPER.fullmatch(text):
         text = match.group(1)
     return text
@@ -24,8 +24,9 @@ def unwrap_type(text: str) -> str:
 
 def time_kind(column_type: str, unit: str = "") -> TimeKind | None:
     """
-    Return how a column of this type stores instants; None for types without time. *unit* (s, ms, us, ns) applies to
-    integers.
+    Return how a column of this type stores instants; None for a type that stores none.
+
+    An integer stores instants only if a *unit* (s, ms, us, ns) is given and the integer has 32 or 64 bits.
     """
     name = unwrap_type(column_type)
     if name in ("Date", "Date32"):
@@ -39,12 +40,12 @@ def time_kind(column_type: str, unit: str = "") -> TimeKind | None:
 
 def widens(given: str, wanted: str, common: str) -> bool:
     """
-    Return whether every value of type *given* is the same value in type *wanted*.
+    Return whether a conversion from type *given* to type *wanted* keeps every value.
 
-    Where *wanted* takes no NULL, a NULL becomes the default, as in an INSERT.
+    NULL does not count: if *wanted* cannot store NULL, an INSERT stores the default instead.
 
     Args:
-        common: The smallest common type; empty if there is none.
+        common: The smallest common type of both types; empty if there is none.
     """
     source, target = _plain(given), _plain(wanted)
     if target in (source, _plain(common)) or (source, target) in _EXACT:
@@ -60,12 +61,12 @@ def widens(given: str, wanted: str, common: str) -> bool:
 
 
 def is_comparable(column_type: str) -> bool:
-    """Return whether values of this type can be sorted; aggregate states and variant types cannot."""
+    """Return whether values can be sorted: the type contains no aggregate state, Variant, Dynamic, JSON or Object."""
     return not re.search(r"\b(?:AggregateFunction\(|Variant\(|Dynamic|JSON|Object\()", column_type)
 
 
 def _plain(text: str) -> str:
-    """Return a type without the parts that change only how a value is stored or shown."""
+    """Return a type without outer Nullable, LowCardinality, SimpleAggregateFunction, time zones and line breaks."""
     text = " ".join(text.split())
     for pattern in (_LOW_CARDINALITY, _SIMPLE_STATE):
         while (inner := pattern.sub(r"\1", text)) != text:

@@ -13,7 +13,7 @@ from .window import Slice, Window
 
 
 class CoveredInterval(NamedTuple):
-    """A half-open stretch of a target's time, and the plans that cover it."""
+    """A half-open stretch of a target's time, and the ids of the plans that cover it."""
 
     start: datetime
     end: datetime
@@ -63,8 +63,11 @@ class FilledTwice(NamedTuple):
     A stretch of a target's time that two fills have filled.
 
     Attributes:
-        accepted: Whether the second fill was planned to add to existing rows, and adds other rows than the first.
-        shard: The only shard on which both have filled the stretch; 0 for a single table or all shards.
+        first: The id of the plan that was created first.
+        second: The id of the plan that was created later.
+        accepted: Whether the second plan may add to existing rows, and the second fill does not duplicate the rows of
+            the first. A Replacing engine removes duplicates.
+        shard: The only shard on which both plans have filled the stretch; 0 for a single table or all shards.
     """
 
     target: TableName
@@ -88,10 +91,11 @@ def filled_intervals(plan: Plan, run: Run, window: Window) -> list[CoveredInterv
 
 def filled_by_another(plan: Plan, run: Run, other: Plan, others_run: Run) -> list[CoveredInterval]:
     """
-    Return the parts of unfinished chunks that another plan has filled; none if adding rows is allowed.
+    Return the parts of a plan's unfinished chunks that another plan has filled, merged and in time order.
 
-    When planning found no row in the window, the rows of earlier fills are gone. This does not hold for rows that lie
-    outside the windows they were read from.
+    A chunk whose window is cleared before its next attempt does not count. The result is empty if *plan* replaces rows
+    or allows existing rows. It is also empty if the other run ended before planning, and planning found no row in the
+    window: then the other run's rows are gone. This does not hold for a run with rows outside their chunk's window.
     """
     if not plan.adds_rows or plan.allow_existing_rows or not _same_window(plan, other):
         return []
@@ -107,7 +111,12 @@ def filled_by_another(plan: Plan, run: Run, other: Plan, others_run: Run) -> lis
 
 
 def find_filled_twice(plans: Sequence[tuple[Plan, Run]]) -> list[FilledTwice]:
-    """Return the stretches that two fills of one target have filled, without a rebuild since."""
+    """
+    Return the stretches that two fills of one target have filled.
+
+    A stretch does not count if a plan has rebuilt it since, or if one of the runs cleared its windows after the other.
+    It does not count either if the first fill's rows were gone when the second fill was planned.
+    """
     found = []
     fills = sorted((entry for entry in plans if entry[0].adds_rows), key=lambda entry: entry[0].created_at)
     for (first, first_run), (second, second_run) in combinations(fills, 2):
@@ -139,7 +148,7 @@ def _chunks_within(plan: Plan, run: Run, start: datetime, end: datetime) -> Iter
 
 
 def _gives_the_same_again(first: Plan, second: Plan) -> bool:
-    """Return whether both plans insert the rows of one SELECT and the target keeps both copies."""
+    """Return whether both plans have the same SELECTs, and the target's engine keeps duplicate rows."""
     selects = [sorted(statement.select for statement in plan.statements) for plan in (first, second)]
     return selects[0] == selects[1] and "Replacing" not in second.engine
 
@@ -167,7 +176,7 @@ def _facing(plan: Plan, other: Plan) -> Plan:
 
 
 def _shard_of(plan: Plan, other: Plan) -> int:
-    """Return the shard of a plan that *other* fills as an ordinary table on one server; 0 for none."""
+    """Return the number of the plan's shard that *other* fills as an ordinary table on one server; 0 for none."""
     if not plan.cluster or other.cluster or not plan.is_called(other.target):
         return 0
     server = _server_of(other.environment)
@@ -175,12 +184,16 @@ def _shard_of(plan: Plan, other: Plan) -> int:
 
 
 def _server_of(url: str) -> str:
-    """Return host and port of an address, which has no password."""
+    """Return the host and port of a URL, without user information."""
     return url.partition("://")[2].partition("/")[0].rpartition("@")[2]
 
 
 def proven_slices(plan: Plan, run: Run, start: datetime, end: datetime) -> Iterator[Slice]:
-    """Yield the chunk windows that overlap ``[start, end)`` and whose rows are all in the target, on every shard."""
+    """
+    Yield the slices whose rows are all in the target, on every shard, for the chunks that overlap ``[start, end)``.
+
+    A slice is the window of a chunk or a part of it; it may extend beyond ``[start, end)``.
+    """
     for window, chunks in groupby(plan.chunks(), key=lambda chunk: (chunk.start, chunk.end)):
         if window[1] <= start or window[0] >= end:
             continue
@@ -197,7 +210,7 @@ def _common(left: Slice, right: Slice) -> Slice | None:
 
 
 def _was_gone(plan: Plan, others_run: Run) -> bool:
-    """Return whether another run's rows had left the target before the plan counted its rows."""
+    """Return whether another run's rows had left the target before *plan* counted the existing rows."""
     before = others_run.updated_at is not None and others_run.updated_at < plan.created_at
     return before and plan.existing_rows == 0 and not others_run.reach
 
@@ -210,7 +223,7 @@ def _cleared_after(run: Run, other: Run) -> bool:
 def _rebuilt(
     plans: Iterable[tuple[Plan, Run]], fill: Plan, runs: Iterable[Run], stretch: CoveredInterval
 ) -> Iterator[CoveredInterval]:
-    """Yield the parts of *stretch* that plans created after the fills have rebuilt."""
+    """Yield the parts of *stretch* that rebuilds have filled. Only plans created after the end of all *runs* count."""
     ended = max((run.updated_at for run in runs if run.updated_at is not None), default=fill.created_at)
     for plan, run in plans:
         if not plan.adds_rows and _same_window(plan, fill) and plan.created_at >= ended:
@@ -218,7 +231,7 @@ def _rebuilt(
 
 
 def _intersection(left: Iterable[CoveredInterval], right: Iterable[CoveredInterval]) -> list[CoveredInterval]:
-    """Return the intersections of two merged lists, with the plans of both, in time order."""
+    """Return the intersections of two merged lists in time order, each with the plans of both intervals."""
     rights = list(right)
     return [
         CoveredInterval(max(a.start, b.start), min(a.end, b.end), tuple(dict.fromkeys((*a.plans, *b.plans))))

@@ -2,7 +2,7 @@
 Divide rows among the shards of a cluster where each shard reads the same source.
 
 Every shard runs the whole SELECT and keeps the rows of its own slots. The values of a row decide its slot, and each
-slot belongs to one shard, so each row is kept exactly once. Pure.
+slot belongs to one shard, so each row is kept exactly once. This module is pure.
 """
 
 import re
@@ -14,7 +14,7 @@ from .facts import Column
 from .query_tree import Node
 
 _INTEGER = re.compile(r"U?Int(8|16|32|64)")
-# The sum of floats depends on their order; its last digits, and so the hash, may change.
+# The names of float types. A sum of floats depends on their order, so its last digits and its hash may change.
 _FLOAT = re.compile(r"Float\d+|BFloat16")
 _CLOCK = re.compile(r"now.*|today|yesterday|cur.*|utc_?timestamp", re.IGNORECASE)
 _CONDITIONS = ("WHERE", "PREWHERE", "HAVING", "QUALIFY")
@@ -23,9 +23,12 @@ _CHOICES = ("LIMIT", "OFFSET", "LIMIT BY")
 
 def as_number(key: str, kind: str) -> str | None:
     """
-    Return a sharding key of type *kind* as the integer that a Distributed table takes it for; None for other types.
+    Return SQL for a sharding key of type *kind* as the number from which a Distributed table chooses the shard.
 
     A Distributed table reads a negative key as an unsigned number of the same width.
+
+    Returns:
+        The SQL; None if the type is Nullable or not an integer of at most 64 bits.
     """
     match = _INTEGER.fullmatch(unwrap_type(kind)) if "Nullable" not in kind else None
     return f"toUInt{match[1]}({key})" if match else None
@@ -38,17 +41,17 @@ def is_float(kind: str) -> bool:
 
 def hashed_columns(columns: Sequence[Column], filled: Collection[str], *, has_key: bool) -> tuple[str, ...]:
     """
-    Return the columns whose hash decides a row's shard: the columns of the target's keys, so that rows that merge share
-    a shard.
+    Return the columns whose hash decides a row's shard; empty if no column is suitable.
 
-    For a target without a key, return all columns whose values can be compared exactly; possibly none.
+    They are the columns of the target's keys, so that rows that merge share a shard. Without a key, they are all
+    columns. Only *filled* columns whose values can be compared exactly are suitable.
     """
     usable = [c for c in columns if c.name in filled and is_comparable(c.type) and not is_float(c.type)]
     return tuple(c.name for c in usable if c.in_key or not has_key)
 
 
 def chance(tree: Node) -> str:
-    """Return the part of a SELECT that may choose other rows in each run; empty if there is none."""
+    """Return the name of the first part of a SELECT that may choose different rows in each run; empty if none may."""
     for node in tree.walk():
         if node.kind == "FUNCTION" and node.fields.get("kind") == "window":
             return f"the window function {node.name}"

@@ -15,8 +15,9 @@ from .plan import Plan, Statement
 
 def compatibility_token(statements: Sequence[Statement], target: TableFacts, *, use_tokens: bool) -> str:
     """
-    Return a SHA-256 of everything that affects the data: the statements, the target's columns and keys, and the use of
-    tokens.
+    Return a SHA-256, in hex digits, of what affects the data.
+
+    It covers the statements, the target's engine, keys and columns, and the use of tokens.
     """
     parts = [
         [
@@ -32,7 +33,7 @@ def compatibility_token(statements: Sequence[Statement], target: TableFacts, *, 
 
 def detect_drift(plan: Plan, target: TableFacts, views: Mapping[str, str], *, use_tokens: bool) -> list[str]:
     """
-    List the changes since *plan* was planned, each as the beginning of a sentence; empty without a change.
+    List the changes since *plan* was planned, each as a clause in lower case, sorted; empty without a change.
 
     Args:
         views: The SELECTs of the views that write to the target now, by name.
@@ -57,5 +58,5 @@ def detect_drift(plan: Plan, target: TableFacts, views: Mapping[str, str], *, us
 
 
 def planned_views(plan: Plan) -> dict[str, str]:
-    """Return the SELECTs that a plan took from the views that feed its target, by view; empty for other sources."""
+    """Return the SELECTs that a plan took from materialized views, by the view's name; empty for other sources."""
     return {s.name: s.select for s in plan.statements if s.name != "--select" and not s.copies_table}

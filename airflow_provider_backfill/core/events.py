@@ -1,7 +1,7 @@
 """
-Define the events of a run, one line of the log each.
+Define the events of a run. Each event is one line of the log.
 
-The log is the truth; :mod:`.replay` applies the events to a run. Pure.
+The log is authoritative: :mod:`.replay` derives the state of a run from its events. This module is pure.
 """
 
 from functools import cache
@@ -51,7 +51,7 @@ class RunUndone(_Event):
 
 
 class RunResumed(_Event):
-    """The user resumed a paused, failed or cancelled run: failed chunks are pending again."""
+    """The user resumed a paused, failed, cancelled or undone run: failed chunks are pending again."""
 
     type: Literal["RunResumed"] = "RunResumed"
 
@@ -63,7 +63,7 @@ class RunReplayed(_Event):
     statuses: tuple[ChunkStatus, ...]
     clear_window: bool = False
     chunk_ids: tuple[str, ...] | None = None
-    """Limits the replay to these chunks of the *statuses*; None means all."""
+    """The only chunks to replay, if they have one of the *statuses*; None means all chunks with these statuses."""
 
 
 class RunWaived(_Event):
@@ -95,7 +95,7 @@ class ParallelismSet(_Event):
 
 
 class WorkerHeartbeat(_Event):
-    """A worker is alive and extends its claims by *lease_seconds*."""
+    """A worker is alive: its claims are valid for *lease_seconds* after this event."""
 
     type: Literal["WorkerHeartbeat"] = "WorkerHeartbeat"
     lease_seconds: float
@@ -112,8 +112,8 @@ class ChunkStarted(ChunkEvent):
     """
     A worker claimed a chunk; the event is on disk before the query exists.
 
-    *takes_over* is set when the claim replaces the claim of a proven dead worker and query;
-    *on_behalf_of* is the user or Airflow task that started the worker; *shard* is 0 where the target is one table.
+    *takes_over* is set when the claim replaces the claim of a worker that is proven dead, as is its query.
+    *on_behalf_of* is the user or Airflow task that started the worker. *shard* is 0 where the target is one table.
     """
 
     type: Literal["ChunkStarted"] = "ChunkStarted"
@@ -128,11 +128,11 @@ class ChunkStarted(ChunkEvent):
 
 class ChunkVerified(ChunkEvent):
     """
-    The attempt's rows are staged and verified; only this result or an equal one is published from now on.
+    The attempt's rows are staged and verified; from now on, only rows with the same content are published.
 
     *staged* lists the parts if the target is replicated or its database cannot rename tables; then the event is the
-    seal. *reach* is ``[first, last)`` of the rows' time in the target, if some rows lie outside the chunk's window;
-    dates, for example, lie at the start of their day.
+    seal. *reach* is the range ``[first, last)`` of the rows' times in the target, if some times lie outside the chunk's
+    window; otherwise None. For example, the time of a date is the start of its day.
     """
 
     type: Literal["ChunkVerified"] = "ChunkVerified"
@@ -176,9 +176,9 @@ class ChunkFailed(ChunkEvent):
 
 class ChunkReleased(ChunkEvent):
     """
-    The worker released the chunk after a pause, cancel or kill; the attempt does not count.
+    The worker released the chunk, for example after a pause, a cancellation or a kill; the attempt does not count.
 
-    *unwritten*: the attempt wrote nothing to the target. *refused*: another run is at work on the window.
+    *unwritten*: the attempt wrote nothing to the target. *refused*: the reason is another run at work on the window.
     """
 
     type: Literal["ChunkReleased"] = "ChunkReleased"
@@ -192,7 +192,7 @@ class ChunkPart(Model):
     One part of a split chunk.
 
     Attributes:
-        key_range: The condition on the source's sorting key, for parts that share a window.
+        key_range: The condition on the source's sorting key, for parts that share a window; otherwise empty.
         shard: The shard of the chunk; 0 where the target is one table.
     """
 
@@ -249,5 +249,5 @@ Event = Annotated[
 
 @cache
 def event_adapter() -> TypeAdapter[Event]:
-    """Build the reader and writer of event log lines. The result is cached, because building it is slow."""
+    """Return the adapter that reads and writes the lines of the log. It is cached, because building it is slow."""
     return TypeAdapter(Event)

@@ -1,7 +1,7 @@
 """
-Facts about servers and tables, as values.
+Define facts about servers and tables, as values.
 
-The ``clickhouse`` package collects them; the planner and the rules judge them. Pure.
+The ``clickhouse`` package collects the facts; the planner and the rules judge them. This module is pure.
 """
 
 import re
@@ -40,7 +40,7 @@ class Column(NamedTuple):
 _SORTED = re.compile(r"\b(?:ORDER BY|PRIMARY KEY)\b")
 _TEXT = r"'(?:[^'\\]|\\.)*'"
 REPLICATED_ENGINE = re.compile(rf"^(Replicated\w*MergeTree\()({_TEXT}), ({_TEXT})(, )?")
-"""The beginning of a replicated table's engine clause: path in Keeper and name of the replica."""
+"""A pattern for the beginning of a replicated table's engine clause: engine, path in Keeper, name of the replica."""
 
 
 class Replicas(NamedTuple):
@@ -53,11 +53,12 @@ class Replicas(NamedTuple):
         replica: The name of the replica on the connected server.
         active: The names of the live replicas.
         total: The number of replicas.
-        cluster: The cluster that reaches all replicas; empty if there is no such cluster, or only one replica.
+        cluster: The cluster that reaches all replicas. Empty if there is no such cluster, if there is only one replica,
+            or if *by_database* is set.
         by_database: Whether the table's database creates every table on all replicas.
-        beside: The prefix of the Keeper paths of our tables for this target. Macros such as ``{shard}`` stay
-            unexpanded, so that servers of other shards do not join these tables.
-        name: The pattern for the replica names of our tables.
+        beside: The prefix of the Keeper paths of the product's tables for this target; empty if *by_database* is set.
+            Macros such as ``{shard}`` stay unexpanded, so that servers of other shards do not join these tables.
+        name: The pattern for the replica names of the product's tables; empty if *by_database* is set.
     """
 
     keeper: str
@@ -76,11 +77,11 @@ class Replicas(NamedTuple):
         return self.by_database or bool(self.cluster) or self.total == 1
 
     def arguments(self, table: str) -> str:
-        """Return path and replica name for one of the product's tables; empty where the database assigns them."""
+        """Return the engine's arguments, path and replica, for a product table; empty if the database assigns them."""
         return "" if self.by_database else f"'{self.beside}_{table}', {self.name}"
 
     def engine(self, engine: str, table: str) -> str:
-        """Return the engine clause *engine* with the Keeper path of *table*."""
+        """Return the engine clause *engine* with the Keeper path and replica name of the product's table *table*."""
 
         def replace(match: re.Match[str]) -> str:
             arguments = self.arguments(table)
@@ -99,10 +100,10 @@ class TableFacts:
             itself.
         engine_full: The complete engine clause of the storage, including keys and settings.
         rows: Rows in the table; None if unknown.
-        views: The materialized views that fire when rows are inserted into it.
-        replicas: The replication of the storage; None for a plain table.
-        allowances: MergeTree settings that let the server create a copy of the storage, even where it would refuse such
-            a definition today.
+        views: The materialized views that fire when rows are inserted into the table.
+        replicas: The replication of the storage; None if the storage is not replicated.
+        allowances: MergeTree settings for a copy of the storage. With them, the server accepts an old definition that
+            it would refuse today.
         staging_database: The database for staging tables; empty for the storage's own database.
         database_engine: The engine of the database for staging tables.
         definition: The storage's CREATE statement, as the server shows it.
@@ -125,12 +126,12 @@ class TableFacts:
 
     @property
     def beside(self) -> str:
-        """The database of staging tables. (The announcement of a run is in the storage's own database.)"""
+        """The database of staging tables. (Fence tables, which announce a run, are in the storage's own database.)"""
         return self.staging_database or self.storage.database
 
     @property
     def databases(self) -> tuple[str, ...]:
-        """The databases that may hold tables of a backfill of this table."""
+        """The databases that may hold staging or fence tables for this table."""
         return tuple(dict.fromkeys((self.storage.database, self.beside)))
 
     @property
@@ -140,10 +141,7 @@ class TableFacts:
 
     @property
     def old_syntax(self) -> bool:
-        """
-        Whether the table uses the old syntax ``MergeTree(date, key, 8192)``; copies of such a table
-        take no settings.
-        """
+        """Whether the table uses the old syntax ``MergeTree(date, key, 8192)``; its copies cannot have settings."""
         return self.engine.endswith("MergeTree") and not _SORTED.search(self.engine_full)
 
     def column(self, name: str) -> Column | None:
@@ -167,8 +165,8 @@ class SelectFacts:
     The server's description of a SELECT.
 
     Attributes:
-        columns: Its result columns.
-        unstable: Functions of the SELECT whose result changes between executions, such as ``now``.
+        columns: The result columns of the SELECT.
+        unstable: Functions of the SELECT whose result may change between executions, such as ``now`` and ``any``.
     """
 
     columns: tuple[Column, ...]
@@ -181,9 +179,9 @@ class QuerySource:
     A table, view or table function that a query tree names.
 
     Attributes:
-        tree: The SELECT of a view; None for other sources.
-        opaque: Whether its content is unknown, although it may read the filtered table.
-        holds_target: Whether its rows are the target's.
+        tree: The query tree of a view's SELECT; None for other sources and for views with a time filter.
+        opaque: Whether the SELECT of a view is unknown; such a view may read the filtered table.
+        holds_target: Whether the rows of the source are rows of the target.
     """
 
     name: TableName
@@ -208,15 +206,16 @@ class ScanFacts:
 
     Attributes:
         reads: How often the query plan reads the source.
-        filtered: How many of these reads carry the filter.
+        filtered: How many of these reads carry the filter; 0 if one of the filtered tables is never read with it.
         pruned: Whether an index (partition, min-max or primary key) uses the filter on each read.
         row_wise: Whether each result row depends on one source row only.
         tables: The tables whose parts are read, as ``database.table``; the SELECT may name views or Distributed tables
             instead.
         tree: The query tree of the SELECT.
-        sources: The sources in that tree, by the name in the tree.
+        sources: The sources in the query tree, by their name in the tree.
         times: The time column of each filtered table.
-        unsent: The other database that ClickHouse does not send the filter to, such as MySQL; empty without one.
+        unsent: The kinds of other databases, such as MySQL, to which ClickHouse does not send the filter, joined by
+            ``and``; empty without one.
     """
 
     reads: int
@@ -235,13 +234,13 @@ class PartsFacts(NamedTuple):
     The parts of a table, and the numbers of parts at which the server slows down or refuses inserts.
 
     Attributes:
-        partition: Id of the partition with most parts.
+        partition: Id of the partition with the most parts.
         parts: Active parts in this partition.
-        delay: Number of parts in a partition from which inserts are slowed down.
-        throw: Number of parts in a partition from which inserts are refused.
+        delay: ``parts_to_delay_insert``: the number of parts in a partition at which the server slows down inserts.
+        throw: ``parts_to_throw_insert``: the number of parts in a partition at which the server refuses inserts.
         total: Active parts in the whole table.
-        total_limit: Number of parts in the table from which inserts are refused.
-        largest: Bytes of the largest partition.
+        total_limit: ``max_parts_in_total``: the number of parts in the table at which the server refuses inserts.
+        largest: Bytes on disk of the largest partition.
     """
 
     table: TableName
@@ -255,7 +254,7 @@ class PartsFacts(NamedTuple):
 
 
 class MutationFacts(NamedTuple):
-    """An unfinished mutation; *error* is the error of its last failed try, or empty."""
+    """An unfinished mutation; *error* is the first line of its last failure, or empty."""
 
     table: TableName
     id: str
@@ -270,8 +269,8 @@ class ReplicaFacts(NamedTuple):
 
     Attributes:
         delay: ClickHouse's ``absolute_delay``, in seconds.
-        queue: Queue entries that add or remove parts; merges do not count.
-        waits: Seconds that the oldest queue entry has waited.
+        queue: Entries of the replication queue, without merges and mutations.
+        waits: Seconds that the oldest queue entry has waited; 0 for an empty queue.
         behind: Entries of Keeper's log that the replica has not yet copied to its queue.
         dead: The replicas without a session with Keeper, as this replica sees them.
     """
@@ -320,9 +319,9 @@ class StagingFacts(NamedTuple):
 
     Attributes:
         rows: Rows in the table; None if unknown.
-        age: Seconds since its last change; None if the table exists only in Keeper.
-        cluster: The cluster for its DROP; empty for the connected server.
-        lost: The abandoned path in Keeper and its registered replicas, if no table uses the path any more.
+        age: Seconds since the last change of the table's metadata; None if the table exists only in Keeper.
+        cluster: The cluster on which the table is to be dropped; empty for the connected server.
+        lost: The path in Keeper that no table uses any more, and the replicas registered there; otherwise empty.
     """
 
     table: TableName
@@ -334,7 +333,7 @@ class StagingFacts(NamedTuple):
 
 
 class QueryFacts(NamedTuple):
-    """A running query of the product; *cluster* is set if it runs on another server, *seconds* is its age."""
+    """A running query of the product, with its age in *seconds*; *cluster* is empty on the connected server."""
 
     query_id: str
     plan_id: str
@@ -346,7 +345,7 @@ class QueryFacts(NamedTuple):
 
 
 class ConstrainedSetting(NamedTuple):
-    """A setting that the product sends and that this user may not set to this value."""
+    """A setting that needs the value *wanted*, but has *value*; *reason* says why this user may not change it."""
 
     name: str
     wanted: str
@@ -355,14 +354,20 @@ class ConstrainedSetting(NamedTuple):
 
 
 class MissingGrant(NamedTuple):
-    """A right that the user lacks: ``SELECT`` on ``db.table``, ``db.*``."""
+    """A right that the user lacks, such as ``SELECT``, and where, such as ``db.table`` or ``db.*``."""
 
     right: str
     on: str
 
 
 class TtlFacts(NamedTuple):
-    """A TTL of the target that deletes rows or resets a *column*; window rows before *until* have expired."""
+    """
+    A TTL of the target that deletes rows or resets a column.
+
+    Attributes:
+        until: The instant in the plan's window before which rows have expired; None if none have.
+        column: The column that the TTL resets; empty if the TTL deletes rows.
+    """
 
     expression: str
     until: datetime | None
@@ -370,14 +375,21 @@ class TtlFacts(NamedTuple):
 
 
 class PolicyFacts(NamedTuple):
-    """A row policy that hides rows of *table* from this user, with the condition as the server shows it."""
+    """A row policy that hides rows of *table* from this user, and its *condition* as the server shows it."""
 
     table: TableName
     condition: str
 
 
 class EpochFacts(NamedTuple):
-    """An integer time column: a sample value, its declared unit, and the unit in which the value is a recent date."""
+    """
+    An integer time column whose declared unit seems wrong.
+
+    Attributes:
+        value: A sample value of the column.
+        declared: The unit that the plan uses.
+        fitting: The unit in which the value is a recent date.
+    """
 
     table: TableName
     column: str
@@ -397,11 +409,11 @@ class Nondeterminism(NamedTuple):
 
 class CutoverFacts(NamedTuple):
     """
-    The part of a plan's window that also receives live rows.
+    Facts that show whether a plan's window also receives live rows.
 
     Attributes:
         now: The server's time.
-        rows: Rows of the target in the window.
+        rows: Rows of the target in the window; all rows of the target without a time column.
         first: The earliest time of these rows; None without rows or time column.
         fed_by: The views that write to the target on each insert into their source.
     """
@@ -413,7 +425,7 @@ class CutoverFacts(NamedTuple):
 
 
 class Misalignment(NamedTuple):
-    """Why the plan's chunk bounds do not fit the current tables, and which flags to pass instead."""
+    """Why the plan's chunk bounds do not fit the current tables, and a command that plans fitting ones (or None)."""
 
     message: str
     proposal: Command | None
@@ -431,13 +443,14 @@ class StatementScan(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """
-    Rows that the source holds per chunk of a plan.
+    The numbers of source rows in the chunks of a plan, counted or estimated.
 
     Attributes:
         chunks: Number of chunks of the plan.
-        looked_at: Number of chunks that were counted; fewer than *chunks* for a sample.
-        filled: Number of counted chunks with rows; *smallest*, *median* and *largest* refer to these.
-        exact: Whether rows were counted rather than estimated from the index.
+        looked_at: Number of chunks whose rows were counted or estimated; fewer than *chunks* for a sample.
+        filled: Number of these chunks that have rows; *smallest*, *median* and *largest* are row counts of filled
+            chunks.
+        exact: Whether all rows were counted, and none estimated from the index.
         bytes_per_row: Bytes on disk per source row; None if unknown.
     """
 
@@ -467,20 +480,22 @@ class ServerFacts:
         user: The connected user.
         target: The target's name; None if no table was inspected.
         storage: The table that holds the target's rows; None if the target does not exist.
-        engine: That table's engine.
+        engine: The engine of *storage*.
         views_fired: Views that an INSERT into the target fires.
-        view_targets: The tables that these views write to, for views without an inner table.
-        views_refreshed: Refreshable views that write to the target on their schedule.
+        view_targets: The table that each of *views_fired* writes to; views with an inner table are left out.
+        views_refreshed: Views that replace the target's rows on their schedule, without appending and stopped views.
         known_plans: Ids of all plans in this state folder.
-        partitions_per_chunk: Partitions per chunk; None if unknown.
+        partitions_per_chunk: Partitions of the target that the plan's middle chunk writes to; None if unknown or if the
+            target has no partitions.
         partitions_limit: ``max_partitions_per_insert_block`` of this user.
         drop_limit: ``max_partition_size_to_drop`` of the server in bytes; 0 means no limit, None unknown.
         drop_limit_tied: Whether this user is forbidden to lift that limit for a query.
-        token_window: ``non_replicated_deduplication_window`` of the target; None if deduplication does not apply.
+        token_window: ``non_replicated_deduplication_window`` of the target; None if unknown or if the target is not a
+            plain MergeTree table.
         proposed_hours: A chunk length that suits the estimate and fits the tables; None if none was found.
-        unseen: The checks that could not be made, with the reason, one sentence each.
+        unseen: The checks that could not be made, each as its subject, a colon and the reason.
         balanced: Whether different servers answer at the address.
-        target_replicas: The target's replication; None for a plain table.
+        target_replicas: The target's replication; None if the target is not replicated.
         quorum: The user's ``insert_quorum`` for the target; 0 for none.
     """
 

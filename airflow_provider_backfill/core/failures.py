@@ -1,4 +1,4 @@
-"""Short errors of failed chunks, grouped with the windows of the chunks. Pure."""
+"""Shorten the errors of failed chunks, and group chunks with the same error. This module is pure."""
 
 import re
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ _PREFIX = "ClickHouse refused the statement: "
 
 
 class FailureGroup(NamedTuple):
-    """One error and the chunks that failed with it, in time order."""
+    """One short error and the chunks that failed with it."""
 
     error: str
     chunks: tuple[Chunk, ...]
@@ -34,7 +34,11 @@ def short_error(message: str) -> str:
 
 
 def group_failures(failed: Iterable[tuple[Chunk, str]]) -> list[FailureGroup]:
-    """Group failed chunks by their short error; the most frequent error comes first."""
+    """
+    Group failed chunks by their short error; the most frequent error comes first.
+
+    The chunks of a group keep the order of *failed*.
+    """
     groups: dict[str, list[Chunk]] = {}
     for chunk, error in failed:
         groups.setdefault(short_error(error), []).append(chunk)

@@ -1,7 +1,7 @@
 """
 Decide when a run may start chunks: hours of the day in a time zone, and a stop time.
 
-Pure: the caller passes the time.
+This module is pure: the caller passes the time.
 """
 
 import re
@@ -18,12 +18,12 @@ _DAY = 24 * 60
 
 class AllowedHours(NamedTuple):
     """
-    Half-open hours of every day, from *first* to *last*; they pass midnight if *last* is smaller.
+    A half-open period of every day, from *first* to *last*. The period contains midnight if *last* is smaller.
 
     Attributes:
         first: Minutes after midnight.
-        last: Minutes after midnight; never *first*.
-        zone: The IANA name of the time zone of these hours.
+        last: Minutes after midnight; never equal to *first*.
+        zone: The IANA name of the time zone of *first* and *last*.
     """
 
     first: int
@@ -31,7 +31,7 @@ class AllowedHours(NamedTuple):
     zone: str = "UTC"
 
     def allows(self, moment: datetime) -> bool:
-        """Return whether a chunk may start at *moment*, in the zone's local time, including summer time."""
+        """Return whether the period contains the local time of *moment* in the zone, with regard to summer time."""
         local = moment.astimezone(UTC if self.zone == "UTC" else load_zone(self.zone))
         minute = local.hour * 60 + local.minute
         if self.first < self.last:
@@ -50,20 +50,20 @@ class Schedule(NamedTuple):
 
     Attributes:
         hours: The allowed hours; None for any time.
-        stop_at: No chunk starts from this instant on; None for no such limit.
+        stop_at: The instant at which the run stops: no chunk starts then or later. None for no such limit.
     """
 
     hours: AllowedHours | None = None
     stop_at: datetime | None = None
 
     def reason_to_wait(self, now: datetime) -> str:
-        """Return why no chunk may start now; empty if one may."""
+        """Return why the allowed hours forbid a start now; empty if they allow it. The stop time does not count."""
         if self.hours is None or self.hours.allows(now):
             return ""
         return f"chunks start from {self.hours.text} only"
 
     def is_over(self, now: datetime) -> bool:
-        """Return whether no chunk may start any more."""
+        """Return whether the stop time has come, so that no chunk may start any more."""
         return self.stop_at is not None and now >= self.stop_at
 
 
@@ -72,10 +72,10 @@ ANY_TIME = Schedule()
 
 def read_schedule(hours: str | None, stop_at: str | None, zone: str | None, now: datetime) -> Schedule:
     """
-    Read when a run may start chunks from a user's texts; None means not given.
+    Read the schedule of a run from a user's texts; a text that was not given is None.
 
     Raises:
-        RequestError: A text is invalid, or a zone comes without a time of day.
+        RequestError: A text is invalid, the stop time has passed, or a zone is given without hours and stop time.
     """
     if zone is not None and hours is None and stop_at is None:
         raise RequestError(
@@ -90,10 +90,10 @@ def read_schedule(hours: str | None, stop_at: str | None, zone: str | None, now:
 
 def check_limits(max_load: object, max_failures: object) -> None:
     """
-    Check the limits of load and failures.
+    Check that the limits of load and failures have valid types and values.
 
     Raises:
-        RequestError: The load is not a share of 1, or the number of failures is not an integer above 0.
+        RequestError: *max_load* is not a number above 0 and up to 1, or *max_failures* is not an integer above 0.
     """
     if isinstance(max_load, bool) or not isinstance(max_load, int | float) or not 0 < max_load <= 1:
         raise RequestError(f"The maximum load is {max_load!r}.", hint="pass a share above 0 and up to 1, such as 0.8")
@@ -109,7 +109,7 @@ def _clock(minutes: int) -> str:
 
 def parse_hours(text: str, zone: str | None = None) -> AllowedHours:
     """
-    Read ``22-06`` or ``22:30-06:00``.
+    Read hours of the day, such as ``22-06`` or ``22:30-06:00``, in a time zone; UTC if *zone* is None.
 
     Raises:
         RequestError: The hours are invalid or empty, or the zone does not exist.
@@ -136,13 +136,15 @@ def _minutes(text: str) -> int | None:
 
 def parse_stop(text: str, now: datetime, zone: str | None = None) -> datetime:
     """
-    Read when a run stops: an instant (``2025-01-31T06:00:00Z``), or the next such time of day (``06:00``).
+    Return the instant at which a run stops.
+
+    The text is an instant (``2025-01-31T06:00:00Z``), or a time of day (``06:00``) for its next occurrence after *now*.
 
     Args:
-        zone: The zone of a time of day; UTC if None.
+        zone: The zone of a time of day; UTC if None. An instant does not use the zone.
 
     Raises:
-        RequestError: The time is invalid or has passed.
+        RequestError: The text or the zone is invalid, or the instant has passed.
     """
     minutes = _minutes(text.strip()) if ":" in text and "-" not in text else None
     if minutes is None:
@@ -162,5 +164,5 @@ def parse_stop(text: str, now: datetime, zone: str | None = None) -> datetime:
 
 def _at(local: datetime, minutes: int, days: int) -> datetime:
     day = (local + timedelta(days=days)).replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
-    # Set the local time of that day; minutes since midnight differ on days with a clock change.
+    # Add to the local time: on a day with a clock change, elapsed minutes since midnight would give another time.
     return (day + timedelta(minutes=minutes)).astimezone(UTC)

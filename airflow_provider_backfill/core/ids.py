@@ -1,7 +1,7 @@
 """
-Compute the ids of plans and chunks, in the same way as other tools.
+Compute the ids of plans and chunks, and the deduplication tokens of chunks.
 
-The rules are fixed, because other tools compute the same ids. Pure: standard library only.
+The rules are fixed, because other tools compute the same values. This module is pure.
 """
 
 import hashlib
@@ -49,8 +49,8 @@ def iter_chunks(
     """
     Yield ``(chunk id, start, end, "", shard)`` for each of the adjacent *slices* on each shard, in constant memory.
 
-    The ids equal those of :func:`chunk_id` at a third of the cost: each bound is rendered one time, and the common
-    prefix is hashed one time.
+    The ids equal those of :func:`chunk_id` at a third of the cost: each bound is rendered once, and the common prefix
+    is hashed once.
     """
     common = hashlib.sha256(f"chunk:{plan_id}".encode())
     before = ""

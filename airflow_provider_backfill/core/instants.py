@@ -1,7 +1,7 @@
 """
 Read and write instants, and convert them to milliseconds.
 
-Pure: standard library only.
+This module is pure.
 """
 
 import math
@@ -31,7 +31,7 @@ _OTHER_DATES = (
 
 
 def _spelled_otherwise(text: str) -> str:
-    """Return the calendar date of *text* in ISO format; empty if it is no date or ambiguous."""
+    """Return the date that *text* spells in another unambiguous way, in ISO format; empty for any other text."""
     for pattern in _OTHER_DATES:
         if match := pattern.fullmatch(text):
             try:
@@ -45,11 +45,12 @@ def parse_instant(text: str) -> datetime:
     """
     Read an ISO 8601 date or date-time as an aware UTC datetime, truncated to whole milliseconds.
 
-    ``2025``, ``2025-03`` and ``2025-03-01`` mean 00:00 UTC of their first day. A date-time without an offset means UTC,
-    in any zone of the machine. ``24:00`` is the next midnight.
+    ``2025``, ``2025-03`` and ``2025-03-01`` mean 00:00 UTC of their first day. A date-time without an offset is in UTC,
+    whatever the machine's time zone. ``24:00`` is the next midnight.
 
     Raises:
-        RequestError: The text is not an ISO date (``1``, ``yesterday``), or the day does not exist (``2025-02-30``).
+        RequestError: The text is not an ISO date (``1``, ``yesterday``), or the day, time or offset does not exist
+            (``2025-02-30``).
     """
     match = _INSTANT.fullmatch(text.strip())
     if match is None:
@@ -105,7 +106,7 @@ def render_instant(moment: datetime) -> str:
 
 
 def to_ms(moment: datetime) -> int:
-    """Return whole milliseconds since 1970-01-01 UTC, rounded down."""
+    """Return the whole milliseconds from 1970-01-01 UTC to an aware datetime, rounded down."""
     return (moment - _EPOCH) // _MS
 
 
@@ -115,5 +116,5 @@ def from_ms(value: float) -> datetime:
 
 
 def short_instant(moment: datetime) -> str:
-    """Return an instant as a person types it: the date alone for midnight."""
+    """Return an instant in UTC as a person types it: only the date at midnight, milliseconds only where needed."""
     return render_instant(moment).removesuffix("T00:00:00.000Z").replace(".000Z", "Z")

@@ -1,9 +1,9 @@
 """
 Cut the rows of one window by their sorting key, where time cannot cut them further.
 
-A range is a condition on the key's columns, added to the time filter, and the index prunes by both. The ranges of a
-window are disjoint, and every row lies in one range. Pure: the caller passes a sample of keys, sorted by the server, as
-text.
+A range is a condition on the key's columns, which is added to the time filter. The index prunes by both conditions. The
+ranges of a window are disjoint, and every row lies in one range. This module is pure: the caller passes a sample of the
+keys as text, sorted by the server.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ class KeyColumn(NamedTuple):
 
     @property
     def orderable(self) -> bool:
-        """Whether a literal can be compared as the column sorts. A column with NULL or NaN has no such literals."""
+        """Whether comparison with a literal follows the column's sort order; not so for types with NULL or NaN."""
         return self.type.startswith(_ORDERABLE)
 
     @property
@@ -56,18 +56,20 @@ def cut_by_key(
     columns: Sequence[KeyColumn], sample: Sequence[Sequence[str]], pieces: int, within: str = ""
 ) -> list[str]:
     """
-    Return conditions that cut the sampled rows into at least *pieces* of about the same size.
+    Return conditions that cut rows into about *pieces* pieces of about the same size, as far as the key allows.
 
-    Where one value of the first column has too many rows for a piece, the second column cuts them, and so on.
+    If one value of the first column has too many sampled rows for a piece, the second column cuts them, and so on. Rows
+    with the same values in all columns stay together.
 
     Args:
         columns: The leading elements of the sorting key that are orderable.
         sample: Keys as text, sorted as the key sorts.
         pieces: The number of pieces.
-        within: A condition that all rows meet; it is part of each new condition.
+        within: A condition that all rows meet; it is part of each new condition. Empty for none.
 
     Returns:
-        The conditions; only *within* if the sample has a single key.
+        The conditions. Every row that meets *within* meets exactly one of them; a condition may match no sampled row.
+        For an empty sample, or a single value of a single column, the only condition is *within*.
     """
     return list(_ranges(columns, sample, len(sample) / pieces, within))
 
@@ -100,10 +102,13 @@ def _all(*conditions: str) -> str:
 
 def cut_by_hash(columns: Sequence[KeyColumn], pieces: int, within: str = "") -> list[str]:
     """
-    Return conditions that cut rows into *pieces* by a hash of their key. Each piece reads all rows and keeps its share.
+    Return conditions that cut rows into *pieces* by a hash of their key.
+
+    The query of each piece reads all rows and keeps those of its piece.
 
     Args:
-        within: A condition that all rows meet. It may contain an earlier cut by hash; the new hash is a different one.
+        within: A condition that all rows meet; it is part of each new condition. If it contains an earlier cut by hash,
+            the new hash differs from the earlier hash.
     """
     key = ", ".join(column.expression for column in columns)
     # The hash of a bare NULL is NULL; the hash of a tuple is not.

@@ -1,4 +1,4 @@
-"""Decide which leftovers of backfills on a server are no longer needed. Pure."""
+"""Decide which leftovers of backfills on a server are no longer needed. This module is pure."""
 
 import re
 from enum import StrEnum
@@ -7,7 +7,8 @@ from typing import NamedTuple
 from .facts import StagingFacts
 from .run_state import ChunkStatus, Run, RunStatus
 
-# A table without a run in this folder counts as abandoned this long after its last change.
+# A trial's table, or a table whose plan has no run in this folder, is kept for this number of seconds after its last
+# change.
 FRESH_SECONDS = 3600
 
 _NAME = re.compile(
@@ -43,12 +44,12 @@ class Leftover(NamedTuple):
 
 class Standing(NamedTuple):
     """
-    A plan whose tables exist, and the use of these tables.
+    What is known about a plan whose tables exist.
 
     Attributes:
-        run: The plan's run; None if the state folder does not have the plan.
+        run: The plan's run; None if the state folder does not have the plan or its files cannot be read.
         readable: Whether the plan's files could be read.
-        at_work: The active worker of the plan, in words; empty if none is known.
+        at_work: The sign of a worker that is active on the plan, as a clause; empty if there is none.
     """
 
     run: Run | None
@@ -64,7 +65,7 @@ class Verdict(NamedTuple):
 
 
 def read_name(name: str) -> Leftover | None:
-    """Parse the name of a table of the product; None for backups and for tables of others."""
+    """Return what the name of a table says; None for a backup and for a table that is not the product's."""
     match = _NAME.fullmatch(name)
     if match is None or (match["trial"] is not None) != name.startswith("backfill_trial_"):
         return None
@@ -77,7 +78,9 @@ def judge_leftover(table: StagingFacts, standing: Standing) -> Verdict:
     """
     Decide whether a table may be dropped.
 
-    Keep a table while a worker may be active on its plan, or while a resume of the plan needs the table.
+    A table is kept while a worker may be active on its plan, while its plan's files cannot be read, and while a resume
+    of the plan may need the table. Within :data:`FRESH_SECONDS`, it is also kept if it belongs to a trial, or to a plan
+    that never ran from this folder.
     """
     leftover, run = read_name(table.table.table), standing.run
     if leftover is None:

@@ -2,7 +2,7 @@
 Mask secrets in text from outside: errors of a server, SELECTs, definitions of views.
 
 Mask the user information of an address, the values of names such as ``password``, and the literals of functions that
-take credentials by position. In doubt, mask. The time is linear in the length of the text. Pure.
+take credentials by position. In doubt, mask. The time is linear in the length of the text. This module is pure.
 """
 
 import re
@@ -10,7 +10,7 @@ import re
 MASK = "…"
 MESSAGE_LIMIT = 4_000
 """
-The maximum length of a stored message: enough for a person, and short enough for the log of a chunk
+The maximum length of a stored message in characters: enough for a person, and short enough for the log of a chunk
 that fails often.
 """
 
@@ -28,7 +28,8 @@ _NAMED = re.compile(
     r"(?P<sign>[ \t]{0,4}(?:=>|==|=|:(?!:))[ \t]{0,4}|%3d|[ \t]{1,4}(?=['\"]))",
     re.IGNORECASE,
 )
-# Words that are also common names of columns, tables and keys: mask their values only behind an assignment sign.
+# Words that are also common names of columns, tables and keys. Their values are masked only after an equals sign, or if
+# the name is in quotes.
 _COMMON = frozenset({"key", "token", "secret", "auth", "signature", "pass", "sas", "sig", "credential", "credentials"})
 _BARE = re.compile(r"(?:(?:Bearer|Basic|Digest|AWS4-HMAC-SHA256)[ \t]{1,4})?[^\s&,;)}\]'\"`]+", re.IGNORECASE)
 _CALL = re.compile(
@@ -38,7 +39,7 @@ _CALL = re.compile(
     r"|(?:try)?(?:en|de)crypt|aes_(?:en|de)crypt_mysql|HMAC)(?:Cluster)?)\s{0,8}\(",
     re.IGNORECASE,
 )
-# The pieces of a call: comments, literals, names, parentheses. Each piece begins at the end of the last.
+# The pieces of a call: comments, literals, names, parentheses. Each piece begins where the piece before ends.
 _PIECE = re.compile(
     r"--[^\n]*|/\*.*?(?:\*/|\Z)|\$(?P<tag>\w{0,40})\$.*?(?:\$(?P=tag)\$|\Z)|'(?:[^'\\]|\\.|'')*(?:'|\Z)"
     r"|`(?:[^`\\]|\\.)*(?:`|\Z)|\"(?:[^\"\\]|\\.)*(?:\"|\Z)|[()]|[^-/$'`\"()]+|.",
@@ -60,7 +61,7 @@ def shorten_message(text: str) -> str:
     """
     Return a message of bounded length. Call this function before any search in the text.
 
-    A long message is never cut inside an address: the first half alone would not look like one.
+    A long message is never cut inside an address, because a half address is not recognised as an address.
     """
     if len(text) <= MESSAGE_LIMIT:
         return text
@@ -74,13 +75,17 @@ def mask_message(text: str) -> str:
 
 
 def is_secret_name(name: str) -> bool:
-    """Return whether a parameter of that name holds a credential."""
+    """Return whether *name* is a usual name of a credential, such as ``password`` or ``aws_secret_access_key``."""
     found = _NAMED.search(f"{name[:200]}=")
     return found is not None and found.end() == len(name[:200]) + 1
 
 
 def literal_calls(select: str) -> list[str]:
-    """Return the functions of a SELECT with literal credentials by position, in order of appearance."""
+    """
+    Return the functions of a SELECT whose literal arguments may contain credentials.
+
+    The names are in order of appearance, without duplicates.
+    """
     found: list[str] = []
     position = 0
     while (call := _CALL.search(select, position)) is not None:
@@ -92,7 +97,7 @@ def literal_calls(select: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-# The number of literals that cannot contain a credential: address and format, or address and tables.
+# By function, the number of literals that need no credential: address and format, or address and tables. 1 for others.
 _HARMLESS = {"s3": 2, "gcs": 2, "s3cluster": 3, "url": 3, "urlcluster": 4, "hdfs": 3, "hdfscluster": 4, "remote": 3}
 
 
@@ -104,7 +109,7 @@ def _mask_calls(text: str) -> str:
         literals = 0
         for piece in pieces:
             literals += piece[0] in "'$"
-            # Keep the first argument: it is an address or a method, whose secrets are masked by other rules.
+            # Keep the first literal, an address or a method. Other rules mask the secrets in an address.
             kept.append(f"'{MASK}'" if piece[0] in "'$" and literals > 1 and len(piece) > 2 else piece)
     return "".join([*kept, text[position:]])
 

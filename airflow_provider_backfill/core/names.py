@@ -1,4 +1,4 @@
-"""Parse, show and quote the names of tables and columns. Pure."""
+"""Parse, show and quote the names of tables and columns. This module is pure."""
 
 import re
 
@@ -11,10 +11,15 @@ _NAME = re.compile(r"`((?:[^`\\]|\\.|``)+)`|\"((?:[^\"\\]|\\.|\"\")+)\"|([^\W\d]
 
 def parse_table(text: str, what: str) -> TableName:
     """
-    Read ``database.table``; parts with characters other than letters, digits, ``_`` and ``-`` need backticks.
+    Read ``database.table``.
+
+    A part needs backticks or double quotes if it has characters other than letters, digits, ``_`` and ``-``.
+
+    Args:
+        what: The role of the table for the message: ``target``, ``source``.
 
     Raises:
-        RequestError: The text is no such name; the message names *what* it was for (``target``, ``source``).
+        RequestError: The text is not a table name of two parts.
     """
     trimmed = text.strip()
     first = _NAME.match(trimmed)
@@ -40,7 +45,7 @@ def _unquoted(match: re.Match[str]) -> str:
 
 
 def show_table(name: TableName) -> str:
-    """Return the name as a plan stores it: bare if possible, otherwise in backticks. :func:`parse_table` reads both."""
+    """Return the name as a plan stores it, each part bare if possible, else in backticks, for :func:`parse_table`."""
     return ".".join(part if _WORD.fullmatch(part) else quote(part) for part in name)
 
 

@@ -1,9 +1,9 @@
 """
 Bind the query parameters by which a user places the window in a SELECT.
 
-``{chunk_from:T}`` and ``{chunk_to:T}`` are a chunk's bounds, in type T; ``{name:String}`` is the chunk's start in a
-strftime format, if the plan has a format for that name. Values are sent separately, so that the statement's text stays
-unchanged. Pure.
+``{chunk_from:T}`` and ``{chunk_to:T}`` (or ``{from:T}`` and ``{to:T}``) are a chunk's bounds, in type T.
+``{name:String}`` is the chunk's start in a strftime format, if the plan has a format for that name. Values are sent
+separately, so that the statement's text stays unchanged. This module is pure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from .select_text import Placeholder
 from .tables import TimeKind
 from .window import Slice
 
-# By name: whether the parameter is the chunk's start.
+# The parameters for bounds: True for the chunk's start, False for its end.
 _BOUNDS = {"chunk_from": True, "chunk_to": False, "from": True, "to": False}
 _TICK = timedelta(milliseconds=1)
 
@@ -28,7 +28,7 @@ def read_formats(formats: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     Return the formats of ``--param NAME=FORMAT``, checked and sorted by name.
 
     Raises:
-        RequestError: The name is invalid, or the format does not change with the chunk.
+        RequestError: A name is not an identifier, or a format gives the same text at all times.
     """
     first, other = datetime(2025, 1, 1, tzinfo=UTC), datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC)
     for name, text in formats.items():
@@ -109,12 +109,16 @@ def _parameter(found: Placeholder, formats: Mapping[str, str], unit: str, what: 
 
 
 def has_bounds(parameters: Sequence[Parameter]) -> bool:
-    """Return whether the parameters include the chunk's bounds, rather than formats of the start alone."""
+    """Return whether the parameters include the chunk's bounds; False if all are formats, or if there are none."""
     return any(not one.format for one in parameters)
 
 
 def tell_chunks_by_text(parameters: Sequence[Parameter], bounds: Sequence[int]) -> bool:
-    """Return whether the formats give each chunk a different text, so that no two chunks run the same SELECT."""
+    """
+    Return whether the formats give each chunk a different text, so that no two chunks run the same SELECT.
+
+    False if there is no format. *bounds* are the bounds of the chunks, in milliseconds.
+    """
     formats = [one for one in parameters if one.format]
     if not formats:
         return False
@@ -126,7 +130,10 @@ def of_one_text(
     parameters: Sequence[Parameter], bounds: Sequence[int], slices: Sequence[Slice]
 ) -> list[Sequence[Slice]]:
     """
-    Group slices that one statement can read: slices with the same texts of all formats.
+    Return groups of slices such that one execution of the SELECT can read a whole group.
+
+    Without formats, all slices are one group. With formats, the slices are cut at the chunk bounds, and each group is
+    one slice. Adjacent slices with the same texts of all formats are joined if the parameters include bounds.
 
     Args:
         bounds: The bounds of the chunks, in milliseconds.
@@ -151,7 +158,7 @@ def _texts(formats: Sequence[Parameter], at: datetime) -> str:
 
 
 def parameter_settings(parameters: Sequence[Parameter], start: datetime, end: datetime) -> dict[str, str]:
-    """Return the parameter values for one chunk, as sent to the server."""
+    """Return the parameter values for the chunk ``[start, end)``, as settings ``param_NAME`` for the server."""
     return {f"param_{one.name}": _value(one, start, end) for one in parameters}
 
 
@@ -176,8 +183,9 @@ def check_parameters(parameters: Sequence[Parameter], bounds: Sequence[int], wha
     Check that the parameters can express the chunk bounds, given in milliseconds.
 
     Raises:
-        MisalignedError: A bound lies between two values of a parameter's type or format, or a chunk spans several
-            values of a format.
+        MisalignedError: A bound lies between two values of a parameter's type, a chunk spans several values of the
+            formats, or, without parameters for bounds, a chunk is only a part of such a value.
+        RequestError: Without parameters for bounds, two chunks have the same texts of all formats.
     """
     formats = [parameter for parameter in parameters if parameter.format]
     if formats:
@@ -196,7 +204,13 @@ def check_parameters(parameters: Sequence[Parameter], bounds: Sequence[int], wha
 
 
 def slices_at(parameters: Sequence[Parameter], at: int) -> list[Slice]:
-    """Return the two shortest slices that parameters can say and that meet at *at*, in milliseconds; none by days."""
+    """
+    Return the two shortest slices that meet at *at* and that the parameters can express; empty if a bound is a date.
+
+    Args:
+        parameters: Parameters of which at least one is a bound.
+        at: Milliseconds since 1970, rounded down to a value that the bounds can express.
+    """
     grain = max(_grain(parameter) for parameter in parameters if not parameter.format)
     at -= at % grain
     middle = from_ms(at)
@@ -215,7 +229,15 @@ def _grain(parameter: Parameter) -> int:
 
 
 def _check_formats(parameters: Sequence[Parameter], bounds: Sequence[int], what: str, *, alone: bool) -> None:
-    """Check that one value of the formats covers each chunk, and the whole chunk where nothing else limits the rows."""
+    """
+    Check that the formats have one value for each chunk.
+
+    If they are *alone*, without parameters for bounds, each value must also belong to exactly one chunk.
+
+    Raises:
+        MisalignedError: A chunk spans several values, or, if *alone*, is only a part of a value.
+        RequestError: If *alone*, two chunks have the same value.
+    """
     finest = min(parameters, key=lambda one: _length_of(one.format)[0])
     names = " ".join(f"{{{parameter.name}}}" for parameter in parameters)
 
@@ -249,7 +271,7 @@ def _check_formats(parameters: Sequence[Parameter], bounds: Sequence[int], what:
 
 
 def _length_of(text: str) -> tuple[float, Flag]:
-    """Return the chunk length for which a format has one value per chunk: the approximate hours, and the flag."""
+    """Return the chunk length at which each chunk has one value of a format: the approximate hours, and the flag."""
     first, next_month = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 2, 1, tzinfo=UTC)
     for hours in (1, 24):
         if (first + timedelta(hours=hours)).strftime(text) != first.strftime(text):

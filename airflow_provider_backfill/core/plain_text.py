@@ -2,7 +2,7 @@
 Make text from outside harmless: no cursor control, no change of reading direction, no CI command.
 
 Names of views, columns and tables, errors and reasons may contain any character. All output (terminal, logs, reports,
-page) passes through this module, which makes dangerous characters visible. Pure.
+page) passes through this module, which makes dangerous characters visible. This module is pure.
 """
 
 import re
@@ -56,7 +56,7 @@ def plain_values(value: Any, *, lines: bool = False) -> Any:
 
 def plain_json(text: str) -> str:
     """
-    Return a JSON document as one line of ASCII without CI commands in its texts.
+    Return a JSON document without CI commands that begin with ``##``: the second ``#`` becomes an escape.
 
     The parsed values stay the same.
     """
@@ -75,12 +75,12 @@ def _inert(text: str) -> str:
 
 
 def show_number(number: int, noun: str) -> str:
-    """Return a number with its noun: ``1 row``, ``1,200 rows``."""
+    """Return a number with its noun, which takes an s in the plural: ``1 row``, ``1,200 rows``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def show_bytes(count: float) -> str:
-    """Return a number of bytes in the unit that keeps the text short."""
+    """Return a number of bytes in whole B, KiB, MiB or GiB, or in TiB with one decimal."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}"

@@ -1,7 +1,7 @@
 """
 Define the plan: the immutable description of a backfill, and its chunks.
 
-A :class:`Plan` contains everything that decides which rows are written. Pure.
+A :class:`Plan` contains everything that decides which rows are written. This module is pure.
 """
 
 from collections.abc import Iterator
@@ -58,12 +58,12 @@ class Chunk(NamedTuple):
 
 class Parameter(Model):
     """
-    A query parameter of a SELECT that follows the chunk.
+    A query parameter of a SELECT. Its value is a bound of the chunk, or the chunk's start in a format.
 
     Attributes:
-        kind: The type of a bound; None for a parameter with a format.
+        kind: How a bound stores an instant; None for a parameter with a format.
         format: The strftime format of the chunk's start; empty for a bound.
-        scale: Decimal digits of a bound's seconds.
+        scale: Decimal digits of the seconds of a ``DateTime64`` bound; otherwise 0.
     """
 
     name: str
@@ -85,11 +85,11 @@ class Statement(Model):
     One SELECT whose rows go into the target.
 
     Attributes:
-        name: The name of the view or source table, or ``select``.
+        name: The name of the view or source table, or ``--select``.
         select: The unchanged text of the SELECT.
-        source: The table that the time filter applies to.
-        time_kind: How that table's time column stores an instant.
-        columns: The target's columns that the SELECT fills, in the order of the SELECT.
+        source: The table that the time filter applies to; None if query parameters place the window.
+        time_kind: How the time column of *source* stores an instant.
+        columns: The target's columns that the SELECT fills, in the order of the target.
         row_wise: Whether each result row depends on one source row only (no aggregation, join, limit or window
             function). Running such a SELECT again costs little more than a scan.
         reads: How often the SELECT reads *source*; the time filter applies to each read.
@@ -97,13 +97,14 @@ class Statement(Model):
         defaulted: The converted columns whose NULLs become the target's default.
         parameters: The query parameters by which the user places the window. With bounds among them, there is no
             *source* and no time filter.
-        function_type: The type of the time column if *source* is a table function (``_table_function.s3``).
+        function_type: The type of the time column if *source* is a table function (``_table_function.s3``); otherwise
+            empty.
         time_column: The time column of *source*; empty for the plan's time column.
         also_filtered: Further tables with a time filter, each by its own time column.
         settings: The user's ClickHouse settings for reading and filling.
-        exact: By column, SQL for the value that an INSERT stores, if it differs; only where rows are divided among
-            shards.
-        share: The condition that selects a shard's rows, see :meth:`Plan.on_shard`; never stored.
+        exact: By column, SQL for the value that an INSERT stores, for converted columns whose values decide a row's
+            shard; otherwise empty.
+        share: The condition that selects a shard's rows, see :meth:`Plan.on_shard`; empty for all rows. Never stored.
     """
 
     name: str
@@ -130,7 +131,7 @@ class Statement(Model):
 
     @property
     def table(self) -> TableName | None:
-        """The table with the time filter; None for a table function, which has no rows of its own to query."""
+        """The table with the time filter; None without *source*, and for a table function, which is not a table."""
         return None if self.source is None or self.source.database == TABLE_FUNCTION else self.source
 
     @property
@@ -165,7 +166,7 @@ class RowProof(StrEnum):
 
 class AddsUp(Model):
     """
-    Why the chunks of a plan add up to the result of its SELECTs over the whole window.
+    The evidence that the chunks of a plan add up to the result of its SELECTs over the whole window.
 
     Attributes:
         steps: One sentence for each step that combines several rows.
@@ -186,7 +187,7 @@ class AddsUp(Model):
 
 
 class TimeLabel(Model):
-    """A SELECT's expression over the time column that chunks are cut by."""
+    """An expression of a SELECT over the time column *column*, by which chunks are cut."""
 
     expression: str
     column: str
@@ -199,8 +200,8 @@ class TargetTime(Model):
     The column that gives the time of the target's rows: the source's time column, or a bucket of it.
 
     Attributes:
-        label: The derivation of its values from the time that chunks are cut by, if values may lie outside the chunk.
-            Days of another zone and hours named by their end are examples.
+        label: How the column's values are computed from the time by which chunks are cut, if a value may lie outside
+            its row's chunk; otherwise None. Days of another zone and hours named by their end are examples.
     """
 
     column: str
@@ -248,11 +249,11 @@ class Plan(Model):
         row_proof: The evidence for staged rows before their publication; ``content`` in plans of older versions.
         staging_database: The database for staging tables; empty for the target's database.
         environment: Address and database of the server at planning.
-        compatibility_token: A hash of everything else that affects the data; empty in plans of older versions.
+        compatibility_token: The hash of :func:`.drift.compatibility_token`; empty in plans of older versions.
         created_by: The author of the plan: a user or an Airflow task.
         whole_tables: The tables that, as declared by the user, every chunk reads whole.
-        adds_up: Why the chunks add up; None in plans of older versions.
-        chunk_hours: Length of a chunk; None if it is no number of hours.
+        adds_up: The evidence that the chunks add up; None in plans of older versions.
+        chunk_hours: Length of a chunk in hours; None if chunks are not cut by hours.
         chunk_count: Number of time slices; see :attr:`total_chunks`.
         chunk_length: The chunking, as :attr:`.Chunking.text`; empty in plans of older versions, which are cut by hours.
         bounds: The bounds computed from data, as :func:`.encode_bounds` writes them; empty if bounds follow from window
@@ -264,10 +265,11 @@ class Plan(Model):
         shards: The shards at planning. Every chunk is executed on each shard separately.
         dealing: The division of rows among the shards if all shards read the same source; None if each shard has its
             own source.
-        shard: The shard that this view of the plan is limited to, see :meth:`on_shard`; never stored.
+        shard: The number of the shard that this view of the plan is limited to, see :meth:`on_shard`; 0 for the whole
+            plan. Never stored.
 
-    The chunks are not stored: :meth:`chunks` derives them. So the file of a plan with 100,000 chunks is as small as the
-    file of a plan with ten.
+    The chunks are not stored: :meth:`chunks` derives them. So without computed *bounds* and *parts*, the file of a plan
+    with 100,000 chunks is as small as the file of a plan with ten.
     """
 
     format: Literal[2] = 2
@@ -321,7 +323,7 @@ class Plan(Model):
         return plan_id(show_table(self.target), self.start, self.end, length, self.time_column)
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield the plan's chunks in time order; on a cluster, one chunk per slice and shard."""
+        """Yield the plan's chunks in time order, without parts; on a cluster, one chunk per slice and shard."""
         yield from starmap(Chunk, iter_chunks(self.plan_id, self.slices(), self._numbers(self.shard)))
 
     def _numbers(self, only: int = 0) -> tuple[int, ...]:
@@ -383,7 +385,7 @@ class Plan(Model):
         return (self.chunk_count + sum(len(ranges) - 1 for ranges in self.parts.values())) * len(self._numbers())
 
     def bounds_ms(self) -> list[int]:
-        """All chunk bounds in milliseconds since 1970, including both ends of the window."""
+        """Return all chunk bounds in milliseconds since 1970, including both ends of the window."""
         first = to_ms(self.start)
         if self.bounds:
             return [first, *decode_bounds(self.bounds, first)]

@@ -24,7 +24,7 @@ _ADDS_UP = {
 
 def adds_up(proof: str, accepted: str) -> str:
     """
-    Return how it was shown that the chunks add up to the whole window.
+    Return in words how it was shown, or that it was not shown, that the chunks add up to the whole window.
 
     Args:
         proof: A :class:`Proof`, as text.
@@ -39,7 +39,7 @@ def guarantee(mode: WriteMode) -> str:
 
 
 def mode_reason(plan: Plan) -> str:
-    """Return how the plan's rows reach the target, and why."""
+    """Return a sentence that says how the plan's rows reach the target, and why."""
     asked = plan.mode_reason is ModeReason.ASKED
     match plan.write_mode:
         case WriteMode.INSERT:
@@ -52,7 +52,7 @@ def mode_reason(plan: Plan) -> str:
 
 
 def rows_of_shards(plan: Plan) -> str:
-    """Return where the rows of each shard come from; empty if the target is one table."""
+    """Return in words where the rows of each shard come from; empty if the target is one table."""
     if not plan.shards:
         return ""
     if plan.dealing is None:

@@ -1,8 +1,8 @@
 """
-Make an immutable plan of a request and the facts about its tables.
+Check a request against the facts about its tables, and decide parts of its plan.
 
-Other tools import the identity functions from here: :func:`plan_id`, :func:`chunk_id`, :func:`idempotency_token`,
-:func:`split_window`, and their parsers and renderers. Pure: the server's answers come as facts.
+The decisions are the time column, the filled columns, the write mode and the number of threads. This module is pure:
+the server's answers come as facts.
 """
 
 import difflib
@@ -23,11 +23,12 @@ from .tables import TimeKind
 from .window import render_chunk_hours, require_order
 
 MAX_CHUNKS = 1_000_000
-# Each inserting thread keeps a block in memory and writes separate parts.
+# The most threads per INSERT, and the least source rows per thread. Each thread keeps a block in memory and writes
+# separate parts.
 _MOST_THREADS = 4
 _ROWS_PER_THREAD = 100_000
-# Engines that accept an INSERT but no partitions.
 _AT_LEAST_ONCE = (Flag("--write-mode", WriteMode.INSERT), Flag("--accept-at-least-once"))
+# Engines that accept an INSERT but no partitions.
 _INSERTABLE = frozenset({"Distributed", "Memory", "Null", "Log", "TinyLog", "StripeLog"})
 
 
@@ -35,7 +36,7 @@ def check_window(
     start: datetime, end: datetime, chunking: Chunking, *, max_hours: float, min_chunk_minutes: float, force: bool
 ) -> None:
     """
-    Check a window and the length of its chunks against the limits.
+    Check a window and the nominal length of its chunks against the limits. The length of partitions is not checked.
 
     Raises:
         RequestError: The window is empty, reversed, or longer than *max_hours* without *force*; the chunks are shorter
@@ -81,8 +82,8 @@ def find_time_column(table: TableFacts, wanted: str | None, unit: str) -> tuple[
     """
     Return the column that gives a row's time, and how the column stores an instant.
 
-    Column *wanted* must exist and hold times. Without *wanted*, take the only time column, else the first time column
-    of the sorting key, else of the partition key.
+    Column *wanted* must exist and hold times. Without *wanted*, take the only time column, else the time column that
+    comes first in the sorting key, else the one that comes first in the partition key.
 
     Raises:
         RequestError: The column does not exist or holds no times, or the choice is ambiguous. The message lists the
@@ -185,7 +186,7 @@ def defaulted_columns(columns: Sequence[Column], target: TableFacts) -> tuple[st
 
 def check_scan(target: TableFacts, statement: Statement, scan: ScanFacts, time_column: str) -> None:
     """
-    Refuse a statement that reads the target, or the source without the limits of the chunk.
+    Refuse a statement that reads the target, or that reads the source without the time filter of the chunk.
 
     Raises:
         RequestError: The statement reads the target, does not read the source, or reads it somewhere without the time
@@ -262,7 +263,7 @@ _DEFINITION = (
 
 
 def differences(old: Plan, new: Plan) -> list[str]:
-    """Return the differences between two plans with the same id, one line each."""
+    """Return the differences between the definitions of two plans with the same id, one text each."""
     lines = []
     for name in _DEFINITION:
         before, after = getattr(old, name), getattr(new, name)

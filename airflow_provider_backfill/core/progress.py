@@ -1,7 +1,7 @@
 """
 Estimate the pace of a run and the time left, for terminal, log, page and API.
 
-Pure: the caller passes every moment, in seconds of one clock.
+This module is pure: the caller passes every moment, in seconds of one clock.
 """
 
 from collections import deque
@@ -10,13 +10,14 @@ from itertools import pairwise
 from math import fsum, sqrt
 from typing import NamedTuple
 
-# The recent past: a third of the run, within these bounds, and at least this number of completions.
+# The recent past is the last third of the run, within these bounds in seconds, and has at least this number of chunks.
 _LEAST_SECONDS, _MOST_SECONDS = 30.0, 600.0
 _LEAST_COMPLETIONS = 12
+# The maximum number of completions in memory.
 _KEPT = 4096
-# The time left needs 4 to 12 parts of the run, each with at least 4 chunks.
+# The run is cut into at most 12 parts of about 4 chunks or more. A trend or a step needs at least 4 parts.
 _PARTS_MOST, _PART_CHUNKS, _PARTS_LEAST = 12, 4, 4
-# A trend has half of its possible weight at this multiple of its own error. A step must exceed this multiple.
+# A trend has half of its possible weight at this multiple of its standard error. A step must exceed this multiple.
 _SURE = 6.0
 # The smallest relative error of a part's pace.
 _EXACT = 0.001
@@ -45,17 +46,17 @@ class _Point(NamedTuple):
 
 class ProgressMeter:
     """
-    Measure a run's pace over the last minutes, from completions added in time order.
+    A meter of a run's pace and time left, from completions that are added in time order.
 
     The pace covers the recent past: the last third of the run, between 30 seconds and 10 minutes, and at least twelve
-    completions. A shorter period would jump with every uneven chunk.
+    chunks. Over a shorter period, the pace would jump with every uneven chunk.
 
     The time left follows from the whole run, since quiet nights and weekends come again. Two patterns change the
     estimate: a clear trend of the chunks' durations along the window (as for a growing table), and one clear step to
-    another pace.
+    a different pace.
 
     Args:
-        began: When the run began or continued.
+        began: The moment when the run began or continued, in seconds.
     """
 
     def __init__(self, began: float) -> None:
@@ -64,9 +65,9 @@ class ProgressMeter:
 
     def begin(self, at: float) -> None:
         """
-        Note that a worker began at *at*. After a gap, earlier completions no longer count towards the pace.
+        Start to measure again, because a worker began at *at*: earlier completions no longer count.
 
-        Each task of a DAG run starts a worker, so a start right after a completion changes nothing.
+        A start within 30 seconds of the last completion changes nothing, since each task of a DAG run starts a worker.
         """
         last = self._points[-1]
         if at - last.at < _LEAST_SECONDS and last.chunks:
@@ -119,7 +120,7 @@ class ProgressMeter:
         whole = (now - first.at) / done
         parts = _parts(list(self._points))
         each = _expect(parts, whole, last.chunks + chunks_left / 2) if len(parts) >= _PARTS_LEAST else whole
-        # Subtract the time since the last completion, at most the duration of one chunk.
+        # Subtract the time since the last completion, up to the usual time between two completions.
         return max(chunks_left * each - min(now - last.at, each), 0.0)
 
 
@@ -127,7 +128,7 @@ class _Part(NamedTuple):
     middle: float
     """The chunk in the middle of the part, counted from the start."""
     each: float
-    """Seconds between completions."""
+    """Average seconds between completions in the part."""
 
 
 class _Step(NamedTuple):
@@ -176,7 +177,7 @@ def _expect(parts: Sequence[_Part], whole: float, ahead: float) -> float:
     step = _find_step(paces)
     if step is not None and step.sure > _SURE and step.misfit < misfit:
         others = (_find_step(paces[: step.at], 2), _find_step(paces[step.at :], 2))
-        # After several changes, another change of the pace is likely.
+        # After several changes, one more change is likely, so the pace of the whole run counts.
         steady = all(other is None or other.sure < _SURE for other in others)
         return _NEW_PACE * step.after + (1 - _NEW_PACE) * whole if steady else whole
     sure = abs(slope) / _error(misfit, mean, len(parts)) * sqrt(spread)
@@ -188,7 +189,7 @@ def _expect(parts: Sequence[_Part], whole: float, ahead: float) -> float:
 
 
 def _find_step(paces: Sequence[float], least: int = 1) -> _Step | None:
-    """Return the best cut of *paces* into two levels of at least *least* each; None for too few paces."""
+    """Return the best cut of *paces* into two levels of at least *least* paces each; None for fewer than 4 paces."""
     best: _Step | None = None
     for at in range(least, len(paces) - least + 1) if len(paces) >= _PARTS_LEAST else ():
         before, after = fsum(paces[:at]) / at, fsum(paces[at:]) / (len(paces) - at)
@@ -205,7 +206,7 @@ def _error(misfit: float, level: float, count: int) -> float:
 
     Args:
         misfit: Sum of the squared residuals of a fit with two parameters.
-        level: The typical pace.
+        level: The typical pace, in seconds between completions.
         count: Number of paces, at least 3.
     """
     return max(sqrt(misfit / (count - 2)), _EXACT * level, 1e-9)

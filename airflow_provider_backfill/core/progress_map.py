@@ -1,7 +1,7 @@
 """
 Show a run over the time of its window: a map of cells, the slowest chunks, and failing chunks.
 
-Pure. Deriving 300,000 chunks of a plan takes a second, so the map derives them one time only.
+This module is pure. A plan takes a second to derive 300,000 chunks, so the map keeps the chunks.
 """
 
 import heapq
@@ -44,8 +44,8 @@ class ProgressMap:
         """
         Return a map of at most *most* lines of at most *width* cells.
 
-        A cell is one chunk if all chunks fit, otherwise several consecutive chunks. Where chunks divide a day, all
-        lines begin at the same time of day.
+        A cell is one chunk if all chunks fit, otherwise several consecutive chunks. If a day has a whole number of
+        cells and the lines suffice, all lines begin at the same time of day (UTC).
         """
         total = len(self._planned)
         each = -(-total // (width * most))
@@ -72,13 +72,17 @@ class ProgressMap:
         return CellKind.DONE if statuses == {ChunkStatus.DONE} else CellKind.PARTLY
 
     def slowest(self, run: Run, count: int) -> list[tuple[Chunk, Done]]:
-        """Return the done chunks with the longest durations, slowest first."""
+        """Return the *count* done chunks with the longest durations, slowest first, with their results."""
         found = heapq.nlargest(count, run.done.items(), key=lambda item: item[1][3])
         chunks = self._find(run, {chunk_id for chunk_id, _ in found})
         return [(chunks[chunk_id], done) for chunk_id, done in found if chunk_id in chunks]
 
     def failing(self, run: Run, count: int) -> list[tuple[Chunk, ChunkState]]:
-        """Return permanently failed chunks in time order, followed by failed chunks with further attempts."""
+        """
+        Return up to *count* unfinished chunks that have an error, with their states.
+
+        Permanently failed chunks come first, then chunks with further attempts, both in time order.
+        """
         bad = {key: state for key, state in run.chunks.items() if state.error and key not in run.splits}
         order = sorted(self._find(run, set(bad)).values(), key=lambda chunk: _urgency(bad[chunk.id], chunk))
         return [(chunk, bad[chunk.id]) for chunk in order[:count]]
@@ -99,7 +103,7 @@ def _urgency(state: ChunkState, chunk: Chunk) -> tuple[bool, datetime]:
 
 
 def highlights(atlas: ProgressMap, run: Run, count: int = 3) -> dict[str, list[dict[str, object]]]:
-    """Return the *count* slowest and the *count* first failing chunks as JSON."""
+    """Return the *count* slowest done chunks and the *count* first failing chunks, as JSON values."""
     return {
         "slowest": [
             {**_place(chunk), "seconds": seconds, "rows": rows, "attempt": attempt}

@@ -1,8 +1,8 @@
 """
-Check the ClickHouse settings that a user gives for reading and filling. Pure.
+Check the ClickHouse settings that a user gives for reading and filling.
 
-The product itself sets the settings that decide whether a chunk gets all rows exactly once. A user's value for these is
-refused.
+Some settings decide whether a chunk gets all rows exactly once. A user's value for such a setting is refused. This
+module is pure.
 """
 
 import re
@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from ..errors import Advice, Flag, RequestError
 from .masking import mask_secrets
 
-# Settings for an exact result: the filter, no deduplication, whole statements, all shards.
+# Names of settings that a user may not give, because an exact result depends on them: for example the time filter,
+# deduplication, limits of the result, and unavailable shards.
 _OURS = frozenset(
     {"additional_table_filters", "additional_result_filter", "log_comment", "async_insert", "wait_for_async_insert"}
     | {"optimize_on_insert", "max_partitions_per_insert_block", "throw_on_max_partitions_per_insert_block"}
@@ -27,13 +28,13 @@ _NAME = re.compile(r"\w+")
 
 def check_settings(names: Iterable[str], what: str) -> None:
     """
-    Refuse settings that the product itself sets.
+    Refuse settings on which an exact result depends.
 
     Args:
         what: The place of the settings, for the message.
 
     Raises:
-        RequestError: The message names the setting.
+        RequestError: A name cannot be the name of a setting, or the setting is refused; the message has the name.
     """
     for name in names:
         if not _NAME.fullmatch(name):
@@ -49,13 +50,15 @@ def check_settings(names: Iterable[str], what: str) -> None:
 
 def check_setting_values(settings: Mapping[str, object], what: str) -> None:
     """
-    Refuse values that contain a credential, such as the address of a schema registry, since plans store settings.
+    Refuse values that contain a credential, because plans store settings.
+
+    An example is the address of a schema registry with a password.
 
     Args:
         what: The place of the settings, for the message.
 
     Raises:
-        RequestError: The message names the setting, without its value.
+        RequestError: A value contains a credential; the message has the name of the setting, without the value.
     """
     for name, value in settings.items():
         if mask_secrets(str(value)) != str(value):
@@ -67,7 +70,7 @@ def check_setting_values(settings: Mapping[str, object], what: str) -> None:
 
 
 def settings_as_text(settings: Mapping[str, object]) -> dict[str, str]:
-    """Return settings as sent to the server and stored in a plan, sorted by name."""
+    """Return settings as texts, sorted by name, for the server and the plan; a boolean becomes ``1`` or ``0``."""
     return {
         name: str(int(value)) if isinstance(value, bool) else str(value) for name, value in sorted(settings.items())
     }

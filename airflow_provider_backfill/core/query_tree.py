@@ -1,7 +1,7 @@
 """
 Read the text of ``EXPLAIN QUERY TREE``, the server's view of a SELECT, as a tree of nodes.
 
-The server has resolved all names, including aliases and CTEs, so the product parses no SQL. Pure.
+The server has resolved all names, including aliases and CTEs, so the product parses no SQL. This module is pure.
 """
 
 import re
@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 _NODE = re.compile(r"^([A-Z][A-Z_ ]*?) id: (\d+)(?:, (.*))?$", re.DOTALL)
-# Values may contain commas and colons, so each pattern names the text that may follow.
+# Patterns of the text after the id in a node's line, by the kind of the node. Values may contain commas and colons, so
+# each pattern names the text that may follow a value.
 _FIELDS = {
     "COLUMN": r"(?:alias: .*, )?column_name: (?P<name>.*), result_type: (?P<type>.*?)(?:, source_id: (?P<source>\d+))?",
     "CONSTANT": r"(?:alias: .*, )?constant_value: (?P<name>.*), constant_value_type: (?P<type>.*)",
@@ -31,11 +32,12 @@ class Node:
 
     Attributes:
         kind: ``QUERY``, ``UNION``, ``JOIN``, ``TABLE``, ``FUNCTION``, ``COLUMN``, ``CONSTANT`` and so on.
-        id: The number of the node, equal wherever the node appears. A column's *source* is the id of its origin.
+        id: The number of the node, equal wherever the node appears.
         rest: The remaining text of the node's line.
-        fields: The parsed *rest*, for kinds with a name or a type.
-        sections: The child nodes by title, such as ``WHERE``.
-        columns: Names and types of the result columns of a query.
+        fields: The values in *rest* by name, such as ``name`` and ``type``; empty for kinds that are not parsed. A
+            column's ``source`` is the id of the node that the column comes from.
+        sections: The child nodes by title, such as ``WHERE``; children without a title are under ``""``.
+        columns: The result columns of a query, each as one text with name and type.
     """
 
     kind: str
@@ -47,7 +49,7 @@ class Node:
 
     @property
     def name(self) -> str:
-        """The name of a column, function or table; a constant's value as the server shows it."""
+        """The name of a column, table or function; a constant's value as the server shows it; otherwise empty."""
         return self.fields.get("name", "")
 
     @property
@@ -56,12 +58,12 @@ class Node:
         return self.fields.get("type", "")
 
     def list(self, title: str) -> tuple["Node", ...]:
-        """Return the children under *title*, without the enclosing list node."""
+        """Return the children under *title*; for a single list node, its children. Empty if there are none."""
         found = self.sections.get(title, ())
         return found[0].sections.get("", ()) if len(found) == 1 and found[0].kind == "LIST" else found
 
     def one(self, title: str) -> "Node | None":
-        """Return the only child under *title*; None if there is none."""
+        """Return the first child under *title*; None if there is none."""
         found = self.sections.get(title, ())
         return found[0] if found else None
 
@@ -75,10 +77,10 @@ class Node:
 
 def parse_tree(lines: Iterable[str]) -> Node:
     """
-    Read the lines of an ``EXPLAIN QUERY TREE``.
+    Return the root of the tree in the lines of an ``EXPLAIN QUERY TREE``.
 
     Raises:
-        ValueError: The lines have another format, as in an unknown version of the server.
+        ValueError: The lines have an unknown format; an unknown version of the server may write such lines.
     """
     reader = _Reader(lines)
     node = reader.node(0)
@@ -101,7 +103,16 @@ class _Reader:
         return self._lines[self._at][1] if not self.done else "nothing"
 
     def node(self, depth: int) -> Node | None:
-        """Return the node on the current line if it has this indent; otherwise None."""
+        """
+        Read the node that begins on the current line, with all nodes below it.
+
+        Returns:
+            The node; None at the end of the lines, and if the line has a different indent from *depth* or is not a
+            node.
+
+        Raises:
+            ValueError: The text after a node's id does not have the format of its kind.
+        """
         if self.done or self._lines[self._at][0] != depth:
             return None
         match = _NODE.match(self._lines[self._at][1])

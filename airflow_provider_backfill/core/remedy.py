@@ -1,4 +1,4 @@
-"""Build the commands and statements that help, from plans."""
+"""Build the parts of a remedy: command lines, flags and SQL statements."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -11,7 +11,8 @@ from .plan import Plan, RowProof, WriteMode
 from .window import render_chunk_hours
 
 _LENGTHS = {"--chunk-hours", "--chunk-by"}
-# The default of limits.maxWindowHours. Where a higher limit is set, the flag has no effect.
+# The default of limits.maxWindowHours. A longer window gets --force-large-window; the flag has no effect if the user
+# has set a higher limit.
 _LARGE_WINDOW = timedelta(hours=720)
 
 
@@ -26,7 +27,12 @@ def sql(statement: str) -> Sql:
 
 
 def plan_command(plan: Plan, *flags: Flag) -> Command:
-    """Return the command line that plans the same backfill again, with *flags* replacing the plan's flags."""
+    """
+    Return the command line that plans the same backfill again, changed by *flags*.
+
+    A flag with a value replaces the plan's flag of the same name. A flag for the chunk length replaces the plan's chunk
+    length. Secrets in the SELECT are masked.
+    """
     given = {flag.name for flag in flags}
     own = [Flag("--target", show_table(plan.target)), Flag("--from", short_instant(plan.start))]
     own.append(Flag("--to", short_instant(plan.end)))
@@ -63,7 +69,7 @@ def plan_command(plan: Plan, *flags: Flag) -> Command:
 
 
 def pass_flags(flags: Sequence[Flag]) -> Advice:
-    """Return the advice to pass *flags*, in the words of flags or of arguments."""
+    """Return the advice to pass *flags*; operators show the flags as arguments."""
     return Advice(f"pass {' '.join('{}' for _ in flags)}", *flags)
 
 

@@ -2,7 +2,7 @@
 Replay the events of a run: the transition table, the judge of each event, and the choice of the next chunks.
 
 Writers (under the lock) and readers agree because both call :func:`apply_event`: a writer before appending an event, a
-reader after reading it. Pure: no clock, no disk.
+reader after reading it. This module is pure: it uses no clock and no disk.
 """
 
 from collections.abc import Iterator
@@ -49,11 +49,11 @@ _MAY_FIND: dict[type, frozenset[ChunkStatus]] = {
     # -> pending: the user replays the chunk. A running chunk belongs to its worker.
     RunReplayed: frozenset({ChunkStatus.DONE, ChunkStatus.FAILED}),
 }
-"""The statuses that a chunk may have when an event about it arrives."""
+"""The statuses that a chunk may have when an event about the chunk arrives, by the type of the event."""
 
 
 def new_run(plan: Plan) -> Run:
-    """Return the run of a plan that no worker has started."""
+    """Return the state of a plan's run before the first event, with the plan's split chunks already replaced."""
     return Run(plan_id=plan.plan_id, total=plan.total_chunks, splits=plan.planned_parts())
 
 
@@ -120,7 +120,7 @@ def _begin(run: Run, event: RunStarted | RunResumed) -> None:
 
 def judge_event(run: Run, event: Event) -> None:
     """
-    Judge whether an event may follow the current state of the run.
+    Check that an event may follow the current state of the run.
 
     Raises:
         TransitionError: The run's state does not allow the event.
@@ -246,7 +246,8 @@ def _leave(state: ChunkState, event: ChunkFailed | ChunkReleased) -> None:
     known = isinstance(event, ChunkFailed) and event.unpublished
     state.touched = (state.touched and not known) or not event.unwritten
     if event.refused and not state.touched:
-        # The target has no row of the chunk, and the chunk was staged for another plan's window.
+        # The target has no row of the chunk, and another writer uses the window. Forget the staged rows, so that the
+        # next attempt stages its own.
         state.verified, state.staged = {}, None
 
 
@@ -261,7 +262,13 @@ def _move(run: Run, chunk_id: str, state: ChunkState, status: ChunkStatus) -> No
 def _reset(
     run: Run, statuses: tuple[ChunkStatus, ...], clear: bool = False, only: tuple[str, ...] | None = None
 ) -> None:
-    """Make chunks with these statuses pending again, with a new budget of attempts."""
+    """
+    Make chunks with these statuses pending again, with a new budget of attempts.
+
+    Args:
+        clear: Whether the next attempt of these chunks first deletes their windows from the target.
+        only: The ids that limit the reset; None for all chunks with these statuses.
+    """
     if only is not None:
         again = [chunk_id for chunk_id in only if run.state(chunk_id).status in statuses]
     else:
@@ -281,7 +288,7 @@ def _reset(
 
 
 def expand(run: Run, chunk: Chunk) -> Iterator[Chunk]:
-    """Yield *chunk*, or the parts that replaced it, in time order."""
+    """Yield *chunk* if it was not split; otherwise its parts that were not split again. The order is by time."""
     parts = run.splits.get(chunk.id)
     if parts is None:
         yield chunk
@@ -294,7 +301,7 @@ def filled_slices(run: Run, chunk: Chunk) -> Iterator[Slice]:
     """
     Yield the windows within *chunk* whose rows are all in the target, in time order.
 
-    A window that was cut by key counts only if all its parts are done.
+    A window that was cut by key is yielded only if all parts of the window are done.
     """
     parts = run.splits.get(chunk.id)
     if parts is not None and parts[0].key_range == chunk.key_range:
@@ -308,7 +315,7 @@ def select_chunks(plan: Plan, run: Run, *statuses: ChunkStatus) -> Iterator[Chun
     """
     Yield the run's chunks with one of *statuses* (all chunks if none is given), in time order.
 
-    The iteration ends after the last such chunk, counted when the iteration begins.
+    The number of such chunks is counted once, when the iteration begins. The iteration ends after this number.
     """
     left = sum(run.count(status) for status in statuses) if statuses else run.total
     for planned in plan.chunks() if left else ():

@@ -1,4 +1,4 @@
-"""Define the parsed request of a user, from which a plan is made. Pure."""
+"""Define the parsed request of a user, from which a plan is made. This module is pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,19 +23,23 @@ class PlanRequest:
     The parsed request of a user: the window ``[start, end)`` in UTC and the origin of the rows.
 
     Attributes:
+        start: The start of the window; None to take the first time in the source.
+        end: The end of the window, excluded; None to end the window after the last time in the source.
+        time_column: The column of the source that the window applies to; None if the column is to be detected.
         source: The table to copy, matched by column names.
         select: The SELECT whose rows are inserted. Without *source* and *select*, the views that feed the target are
             replayed.
         formats: The strftime formats of the chunk's start, by the name of a parameter of *select*.
         filter_tables: The tables of *select* that the window applies to; needed if the choice is ambiguous.
         whole_tables: The tables of *select* that every chunk reads whole.
-        settings: ClickHouse settings for the statements that read the source and fill.
-        time_unit: The unit of an integer time column: ``s``, ``ms``, ``us`` or ``ns``.
+        settings: ClickHouse settings for the statements that read the source and fill the target.
+        time_unit: The unit of an integer time column: ``s``, ``ms``, ``us`` or ``ns``; otherwise empty.
         accept_partial_groups: The reason to accept groups that chunks cut; empty to refuse such groups.
         row_proof: The evidence for staged rows before their publication.
         trial: Whether to compare a few chunks with their union before the plan is stored.
         chunking: The rule by which the window is cut.
-        one_shard: Fill this server's local table with the rows of all shards, although other shards have that table.
+        one_shard: Whether to fill only this server's local table with the rows of all shards, although other shards
+            have that table too.
         reason: The reason for the backfill, for people.
         owner: The person or team responsible, for people.
         staging_database: The database for staging tables; empty for the target's database.

@@ -1,4 +1,4 @@
-"""Check a request for errors that need no server, so that these are reported first. Pure."""
+"""Check a request for errors that are visible without a server, to report these first. This module is pure."""
 
 from ..errors import Advice, Flag, RequestError
 from .names import show_table
@@ -11,11 +11,11 @@ from .select_text import read_select
 
 def check_request(request: PlanRequest) -> None:
     """
-    Check a request for contradictions.
+    Check a request for contradictions, and its settings and SELECT for errors.
 
     Raises:
-        RequestError: Two arguments contradict each other, the product itself sets a given setting, or the SELECT is
-            invalid.
+        RequestError: Two arguments contradict each other, the source is the target, a setting is refused or contains a
+            credential, the SELECT or one of its parameters is invalid, or a format has no SELECT.
     """
     for what, name, given in (
         ("Rows outside the window are kept", "--keep-outside", request.keep_outside),

@@ -1,22 +1,22 @@
 """
-Decide after an error of ClickHouse: retry, give up, or split the chunk.
+Decide what follows an error: a retry, the failure of the chunk, or a split of the chunk.
 
 The names are ClickHouse's own (``ErrorCodes.cpp``). Whether a condition is temporary was observed on servers or read in
-their source. The number serves for answers that were cut off before the name.
+their source. The error number identifies the error in an answer that was cut off before the name.
 """
 
 from enum import StrEnum
 
 from ..errors import BackfillError, RequestError, StatementRefusedError
 
-# Smaller chunks avoid these errors.
+# Errors that smaller chunks avoid: ClickHouse's name and number of each.
 _TOO_HEAVY = {
     "TIMEOUT_EXCEEDED": 159,
     "TOO_SLOW": 160,
     "MEMORY_LIMIT_EXCEEDED": 241,
 }
-# Too many queries or parts, network, Keeper, read-only or lost replicas, an earlier query of the product that is still
-# running, a session or user at its limit.
+# Errors of temporary conditions, such as too many queries or parts, a failure of the network or of Keeper, a read-only
+# or lost replica, a cancelled query, an earlier query of the product that is still running, or an overloaded server.
 _PASSING = {
     "TOO_MANY_SIMULTANEOUS_QUERIES": 202,
     "NO_FREE_CONNECTION": 203,
@@ -39,7 +39,7 @@ _PASSING = {
     "SERVER_OVERLOADED": 745,
     "KEEPER_EXCEPTION": 999,
 }
-# Other errors that some statements expect.
+# Other errors, which the product expects from some of its statements.
 _EXPECTED = {
     "TABLE_ALREADY_EXISTS": 57,
     "UNKNOWN_TABLE": 60,
@@ -50,7 +50,8 @@ _EXPECTED = {
 ERROR_NAMES = {number: name for name, number in {**_TOO_HEAVY, **_PASSING, **_EXPECTED}.items()}
 """ClickHouse's names by number, for every error that affects a decision."""
 
-# The same name is used for too many parts in a table (temporary) and in one INSERT (final).
+# The text by which a final error is recognised. Servers use the name TOO_MANY_PARTS for too many parts in a table (a
+# temporary error) and for too many partitions in one INSERT (a final error).
 _PARTITIONS_PER_INSERT = "partitions for single INSERT"
 
 
@@ -64,10 +65,11 @@ class RetryDecision(StrEnum):
 
 def classify_error(error: BackfillError) -> RetryDecision:
     """
-    Judge the error that an attempt ended with.
+    Return what follows the error that an attempt ended with.
 
-    Memory and time limits call for smaller chunks. Unknown server errors and wrong requests are final, because
-    repeating a wrong statement does not help. Interrupted requests and conflicts with concurrent changes are retried.
+    Memory and time limits call for smaller chunks. Other refusals of the server are retried only if they are known to
+    be temporary. Wrong requests are final, because repeating a wrong statement does not help. All other errors are
+    retried, such as an interrupted request.
     """
     if isinstance(error, RequestError):
         return RetryDecision.FINAL
@@ -81,5 +83,9 @@ def classify_error(error: BackfillError) -> RetryDecision:
 
 
 def retry_delay(base_ms: float, tries: int) -> float:
-    """Return the seconds to wait after the *tries*-th failure: doubling from *base_ms*, at most 5 minutes."""
+    """
+    Return the seconds to wait after failure number *tries*.
+
+    The wait is *base_ms* milliseconds after the first failure, doubles with each failure, and is at most 5 minutes.
+    """
     return float(min(base_ms / 1000 * 2.0 ** max(tries - 1, 0), 300.0))

@@ -1,7 +1,7 @@
 """
 Hold the state of a run and of its chunks.
 
-A :class:`Run` is never edited: :mod:`.replay` derives it from a plan's events. Pure.
+Only :mod:`.replay` changes a :class:`Run`, by the events of its plan. This module is pure.
 """
 
 from dataclasses import dataclass, field
@@ -29,12 +29,12 @@ class RunStatus(StrEnum):
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether no chunk may be claimed before a resume."""
+        """Whether the run is cancelled or undone, so that no chunk may be claimed before a resume."""
         return self in (RunStatus.CANCELLED, RunStatus.UNDONE)
 
 
 class ChunkStatus(StrEnum):
-    """The state of one chunk; a failed chunk has no attempts left."""
+    """The state of one chunk; a failed chunk gets another attempt only after a resume or a replay."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -48,8 +48,8 @@ class ContentSums(NamedTuple):
 
     Attributes:
         rows: The number of rows.
-        checksum: ``sum(cityHash64(tuple(…)))`` modulo 2**64 over the plan's summed columns; for plans with
-            :attr:`.RowProof.WRITTEN`, the log has the sum of the server's hashes of the parts instead.
+        checksum: ``sum(cityHash64(tuple(…)))`` modulo 2**64 over the plan's summed columns. For plans with
+            :attr:`.RowProof.WRITTEN`, the log instead has the sum of the server's hashes of the parts.
     """
 
     rows: int
@@ -61,7 +61,7 @@ class Staged(NamedTuple):
     The sealed staging table of a verified attempt; on replicas, exactly these parts are published.
 
     Attributes:
-        table: The staging table's name, in the target's database.
+        table: The staging table's name without the database: the plan's staging database or the target's database.
         parts: Partition id and ``hash_of_all_files`` of each part, by which Keeper recognises published parts.
     """
 
@@ -82,15 +82,15 @@ class ChunkState:
     The state of one chunk, from the log.
 
     Attributes:
-        attempt: Number of the last attempt, from 1. The number never falls, so no query id is reused.
+        attempt: Number of the last attempt, from 1; 0 before. The number never falls, so no query id is reused.
         tries: Attempts that count against the budget since the chunk was last reset.
         owner: The worker that holds the claim. Like *query_id*, empty unless the chunk is running.
-        verified: The staged rows' sums by attempt. They are kept until the chunk is done, because a later attempt may
-            publish the rows of an earlier one.
+        verified: The staged rows' sums by attempt. The sums are kept until the chunk is done or its staged rows are
+            given up, because a later attempt may publish the rows of an earlier attempt.
         staged: The last staged table, where the log is the seal (on replicas, and where tables cannot be renamed).
         content: The rows that the target received from this chunk; None until the chunk is done.
         seconds: Duration of the successful attempt; None until the chunk is done.
-        clear: Whether the next attempt first deletes the chunk's window from the target.
+        clear: Whether each attempt first deletes the chunk's window from the target.
         error: The text of the last error; empty without an error.
         touched: Whether an ended attempt may have written to the target.
     """
@@ -115,9 +115,13 @@ class ChunkState:
 @dataclass(slots=True)
 class WorkerLease:
     """
-    A worker with *claims* claimed chunks, its last heartbeat, and the length of its lease.
+    The lease of a worker that has claimed chunks.
 
-    The worker fills one *shard*; 0 if the target is one table.
+    Attributes:
+        seen_at: The time of the worker's last claim or heartbeat.
+        lease_seconds: The length of the lease after *seen_at*.
+        claims: The number of chunks that the worker has claimed.
+        shard: The shard that the worker fills; 0 if the target is one table.
     """
 
     __pydantic_config__ = _CAMEL
@@ -130,7 +134,15 @@ class WorkerLease:
 
 @dataclass(frozen=True, slots=True)
 class Waiver:
-    """The waiver of a plan: reason, user, and end (None means no end)."""
+    """
+    The waiver of a plan.
+
+    Attributes:
+        by: The user who waived the plan.
+        reason: The reason, for people.
+        until: The end of the waiver, excluded; None for no end.
+        superseded_by: The id of the plan that replaces this plan; empty if there is none.
+    """
 
     __pydantic_config__ = _CAMEL
 
@@ -151,17 +163,18 @@ class Run:
 
     Attributes:
         total: Number of chunks; splits add to the plan's count.
-        chunks: The states of chunks that were touched but are not done, by chunk id.
+        chunks: The states of chunks with events that are neither done nor split, by chunk id.
         done: The done chunks in compact form, by chunk id.
         splits: The parts of split chunks, by the id of the chunk they replace.
-        workers: The workers with claims, by name.
+        workers: The leases of workers with claims, by the worker's name.
+        counts: The number of chunks by status, except pending chunks.
         read_rows: Rows read by the statements of done chunks. Like *read_bytes*, 0 if the server does not report them.
         seconds: Total duration of the done chunks.
-        started_at: Start of the first worker; None before.
-        started_by: The user or task that started the first worker.
-        pause_holds: Whether a person paused the run, so that only a resume continues it.
-        reach: The target times of the rows of chunks with rows outside their window.
-        cleared_at: The last replay that cleared the windows of all done chunks.
+        started_at: Time of the first start or resume; None before.
+        started_by: The user or task of the first start or resume.
+        pause_holds: Whether a person paused the run, so that only a resume continues the run.
+        reach: The span of target times of a chunk's rows, by chunk id, for chunks with rows outside their window.
+        cleared_at: Time of the last replay that clears the windows of all done chunks; None if there was none.
         undone: Whether the replaced rows were restored.
         throttled_by: Why a worker waits before its next chunk; empty if none waits.
         parallel: The maximum of parallel chunks over all workers; 0 leaves the number to each worker.
@@ -197,7 +210,11 @@ class Run:
     updated_at: Instant | None = None
 
     def state(self, chunk_id: str) -> ChunkState:
-        """Return the state of a chunk; a chunk without events is pending."""
+        """
+        Return the state of a chunk; a chunk without events is pending.
+
+        For a done chunk and for a chunk without events, the returned object is new and not part of the run.
+        """
         if done := self.done.get(chunk_id):
             attempt, rows, checksum, seconds = done
             return ChunkState(ChunkStatus.DONE, attempt, content=ContentSums(rows, checksum), seconds=seconds)
@@ -211,7 +228,7 @@ class Run:
 
     @property
     def chunk_counts(self) -> dict[str, int]:
-        """Return the chunk counts and their total. ``skipped`` is always 0; other tools read the key."""
+        """The number of chunks by status, with ``total``. ``skipped`` is always 0, because other tools read the key."""
         return {"total": self.total, **{status.value: self.count(status) for status in ChunkStatus}, "skipped": 0}
 
     @property
@@ -221,7 +238,7 @@ class Run:
 
     @property
     def status(self) -> RunStatus:
-        """Return the run's status; the first matching case wins."""
+        """The run's status; the first matching case wins."""
         if self.undone:
             return RunStatus.UNDONE
         if self.cancelled:

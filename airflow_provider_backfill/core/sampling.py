@@ -1,8 +1,9 @@
 """
-Choose slices for a trial that reveal chunks which do not add up.
+Choose the slices of a trial, which shows whether chunks add up.
 
-Neighbours share keys that their common bound cuts. Chunks a day, a week and a month apart share the hour of the day,
-the day of the week, and the day of the month. Pure.
+The slices are chosen so that a key is likely to lie in several of them. A chunk bound cuts keys, which the two
+neighbours then share. Chunks that are a day, a week or 30 days apart may share keys such as the hour of the day or the
+day of the week. This module is pure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,24 +18,27 @@ def pick_slices(
     chunks: Sequence[Slice], rows: Mapping[int, int], budget: int, *, whole_days: bool = False, together: bool = False
 ) -> list[Slice]:
     """
-    Choose slices of about *budget* rows in time order, each in a different chunk.
+    Choose slices in time order, each in a different chunk, with about *budget* rows together.
 
-    The bound between the two neighbours is a real chunk bound. From a chunk with more rows than its share, take only
-    the part that ends at its end bound (for the second neighbour: begins at its start bound).
+    The choice begins with two neighbours that have rows or, without such neighbours, with the first two chunks that
+    have rows. If the chosen chunks have more rows than *budget*, each is shortened by the same factor. A shortened
+    slice ends at the end of its chunk. Only the slice of the second chunk begins at the start of its chunk, so that the
+    slices of neighbours stay adjacent.
 
     Args:
         rows: Source rows by chunk number; chunks without rows may be missing.
         whole_days: Whether to cut chunks at midnights only, as a date column requires.
-        together: Whether to take the two neighbours only, because the slices must be adjacent.
+        together: Whether to take two neighbours only, because the slices must be adjacent.
 
     Returns:
-        At least two slices; none if all rows lie in one chunk.
+        At least two slices. Empty if fewer than two chunks have rows, or with *together* if no neighbours have rows.
     """
     filled = [number for number in range(len(chunks)) if rows.get(number, 0) > 0]
     pairs = [number for number in filled if rows.get(number + 1, 0) > 0]
     if not pairs and (together or len(filled) < 2):
         return []
-    # The number of rows in both neighbours measures the keys in common. Prefer pairs within the budget.
+    # Prefer a pair within the budget. Then prefer the pair whose smaller chunk has most rows, because the pair probably
+    # shares most keys.
     first = max(
         pairs or filled[:1],
         key=lambda number: (

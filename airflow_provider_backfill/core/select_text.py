@@ -1,7 +1,7 @@
 """
-Read a user's SELECT as text: its beginning, its end and its parameters.
+Read a user's SELECT as text: its beginning, its end, its parameters and its settings.
 
-The text is trimmed at its ends and never changed inside. Pure: the server interprets the SELECT.
+The text is trimmed at its ends and never changed inside. Only the server interprets the SELECT. This module is pure.
 """
 
 import re
@@ -57,14 +57,14 @@ class _Token(NamedTuple):
 
 def read_select(text: str, what: str = "the SELECT") -> SelectText:
     """
-    Find the single SELECT in a text that may have comments and semicolons around it.
+    Return the single SELECT in a text, without comments around the SELECT and semicolons after it.
 
     Args:
         what: The SELECT's name for messages.
 
     Raises:
-        RequestError: The text has no statement or several, begins with INSERT, ends with FORMAT, or contains an
-            unfilled template.
+        RequestError: The text has no statement or several, begins with INSERT or CREATE, has FORMAT or INTO OUTFILE, or
+            contains an unfilled template.
     """
     tokens = [token for token in _tokens(text) if token.kind != "blank"]
     while tokens and tokens[-1].text == ";":
@@ -107,7 +107,12 @@ def _tokens(text: str) -> Iterator[_Token]:
 
 
 def _refuse_output(tokens: list[_Token], what: str) -> None:
-    """Refuse FORMAT or INTO OUTFILE at the end, because the plan decides where the rows go."""
+    """
+    Refuse FORMAT or INTO OUTFILE at the end, because the plan decides where the rows go.
+
+    Raises:
+        RequestError: The statement has one of these clauses outside parentheses.
+    """
     for before, token, after in zip(tokens, tokens[1:], [*tokens[2:], None], strict=False):
         if token.depth or token.kind != "word" or token.text.upper() not in _OUTPUT or after is None:
             continue
@@ -127,7 +132,7 @@ def _refuse_output(tokens: list[_Token], what: str) -> None:
 
 
 def _settings(tokens: list[_Token]) -> Iterator[str]:
-    """Return the names after each SETTINGS: ``SETTINGS a = 1, b = 'x'``."""
+    """Yield the names after each SETTINGS: ``a`` and ``b`` for ``SETTINGS a = 1, b = 'x'``."""
     inside, name = False, True
     for token, after in pairwise(tokens):
         if token.kind == "word" and token.text.upper() == "SETTINGS" and after.kind == "word":
@@ -145,7 +150,7 @@ def find_call(text: str, name: str) -> str | None:
     """
     Return the text of the first call of the function *name*, from the name to the closing parenthesis.
 
-    None if the text has no such call.
+    The case of *name* does not matter. None if the text has no such call, or if the call is not closed.
     """
     tokens = [token for token in _tokens(text) if token.kind != "blank"]
     for index, (token, after) in enumerate(pairwise(tokens)):

@@ -1,9 +1,9 @@
 """
-Build every SQL text that the product sends.
+Build the SQL texts that several modules need: names, bounds, filters, staging tables, INSERTs and checksums.
 
 A user's SELECT is wrapped and never edited; the setting ``additional_table_filters`` applies the time filter at the
-scan. Names are always quoted, and bounds are exact UTC instants of the column's type. No other text of a user reaches a
-statement. Pure.
+scan. Names of tables and columns are quoted, and bounds are exact UTC instants of the column's type. This module is
+pure.
 """
 
 import re
@@ -36,7 +36,7 @@ def row_hash(names: Iterable[str]) -> str:
 
 def parse_filter(text: str) -> TableFilter:
     """
-    Read ``database.table`` or ``database.table=column``.
+    Return the table and the time column in ``database.table=column``; the column is None in ``database.table``.
 
     Raises:
         RequestError: The text does not begin with a table's name, or has no column after ``=``.
@@ -55,18 +55,18 @@ def quote_table(name: TableName) -> str:
 
 
 def literal(text: str) -> str:
-    """Return a quoted and escaped string literal."""
+    """Return *text* as an SQL string literal, quoted and escaped."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def time_literal(kind: TimeKind, moment: datetime) -> str:
     """
-    Return an instant as a constant of a column's *kind*, exact in whole milliseconds.
+    Return SQL for an instant as a constant of a column's *kind*, exact in whole milliseconds.
 
-    Epochs are rounded up: for whole units, ``x >= 1.5`` and ``x < 1.5`` are ``x >= 2`` and ``x < 2``.
+    Epochs in seconds are rounded up: for whole units, ``x >= 1.5`` and ``x < 1.5`` are ``x >= 2`` and ``x < 2``.
 
     Raises:
-        RequestError: The column is a Date, and the instant is not 00:00 UTC.
+        RequestError: The column stores dates, and the instant is not 00:00 UTC.
     """
     utc = moment.astimezone(UTC)
     if kind.is_date:
@@ -84,7 +84,7 @@ def time_literal(kind: TimeKind, moment: datetime) -> str:
 
 
 def milliseconds(value: str, kind: TimeKind) -> str:
-    """Return an instant of a column of *kind* as whole milliseconds since 1970, rounded down."""
+    """Return SQL that converts *value*, an instant stored as *kind*, to whole milliseconds since 1970."""
     if kind is TimeKind.EPOCH_S:
         return f"toInt64({value}) * 1000"
     if kind.per_second:
@@ -94,7 +94,12 @@ def milliseconds(value: str, kind: TimeKind) -> str:
 
 
 def instant_sql(milliseconds: str, kind: TimeKind) -> str:
-    """Return SQL that converts milliseconds since 1970 to *kind*, rounded down."""
+    """
+    Return SQL that converts *milliseconds*, SQL for milliseconds since 1970, to an instant.
+
+    For an epoch, the result is a number in the unit of *kind*; seconds are rounded down. For all other kinds, also for
+    dates, the result is a DateTime64(3).
+    """
     if kind is TimeKind.EPOCH_S:
         return f"floor({milliseconds} / 1000)"
     if kind.per_second:
@@ -103,13 +108,18 @@ def instant_sql(milliseconds: str, kind: TimeKind) -> str:
 
 
 def time_filter(column: str, kind: TimeKind, start: datetime, end: datetime) -> str:
-    """Return the condition that a row lies in ``[start, end)``."""
+    """
+    Return the condition that a row's time in *column* lies in ``[start, end)``.
+
+    Raises:
+        RequestError: The column stores dates, and a bound is not 00:00 UTC.
+    """
     name = time_value(column)
     return f"{name} >= {time_literal(kind, start)} AND {name} < {time_literal(kind, end)}"
 
 
 def instants(bounds: Sequence[int]) -> str:
-    """Return a SELECT of the chunk bounds as ``ms``; bounds at equal distances take a short text."""
+    """Return a SELECT of the bounds (in milliseconds) as ``ms``; the text is short if the distances are equal."""
     step = _constant_step(bounds)
     if step:
         return (
@@ -120,7 +130,7 @@ def instants(bounds: Sequence[int]) -> str:
 
 
 def bound_before(ms: str, bounds: Sequence[int]) -> str:
-    """Return SQL for the last of *bounds* at or before an instant, in milliseconds within the window."""
+    """Return SQL for the last of *bounds* at or before *ms*, SQL for an instant in milliseconds in the window."""
     step = _constant_step(bounds)
     if step:
         return f"toInt64({bounds[0]} + intDiv({ms} - {bounds[0]}, {step}) * {step})"
@@ -128,7 +138,7 @@ def bound_before(ms: str, bounds: Sequence[int]) -> str:
 
 
 def _constant_step(bounds: Sequence[int]) -> int:
-    """Return the common distance of *bounds*, except for the last; 0 if distances differ."""
+    """Return the common distance of *bounds*, of which only the last may be shorter; 0 if there is none."""
     if len(bounds) < 2:
         return 0
     step = bounds[1] - bounds[0]
@@ -159,26 +169,26 @@ def window_filter(plan: Plan, chunk: Chunk) -> str:
 
 
 def _labelled(label: TimeLabel, ms: int) -> str:
-    """Return a constant: the label's value for an instant."""
+    """Return SQL for the label's value at the instant *ms*, in milliseconds since 1970."""
     value = f"CAST({instant_sql(f'toInt64({ms})', label.kind)} AS {label.type})"
     return f"arrayMap({quote(label.column)} -> ({label.expression}), [{value}])[1]"
 
 
 def table_condition(table: TableName, column: str = "table") -> str:
-    """Return the condition that a row of a system table concerns *table*, whose name is in *column*."""
+    """Return the condition that a row of a system table is about *table*; *column* has the names of tables."""
     return f"database = {literal(table.database)} AND {column} = {literal(table.table)}"
 
 
 def filter_setting(
     filters: Iterable[FilteredTable], slices: Sequence[tuple[datetime, datetime]], key_range: str = ""
 ) -> dict[str, str]:
-    """Return the settings that limit every scan of the filtered tables to slices of time."""
+    """Return the setting that limits every scan of the filtered tables to *slices* of time and to *key_range*."""
     conditions = (f"{literal(str(one.table))}: {literal(slices_condition(one, slices, key_range))}" for one in filters)
     return {"additional_table_filters": f"{{{', '.join(conditions)}}}"}
 
 
 def slices_condition(table: FilteredTable, slices: Sequence[tuple[datetime, datetime]], key_range: str = "") -> str:
-    """Return the condition that a row of a filtered table lies in slices of time and in a key range."""
+    """Return the condition that a row of a filtered table lies in one of *slices* and, if given, in *key_range*."""
     parts = [time_filter(table.column, table.kind, start, end) for start, end in slices]
     condition = parts[0] if len(parts) == 1 else " OR ".join(f"({part})" for part in parts)
     if not key_range:
@@ -187,7 +197,7 @@ def slices_condition(table: FilteredTable, slices: Sequence[tuple[datetime, date
 
 
 def chunk_filter(plan: Plan, statement: Statement, chunk: Chunk) -> dict[str, str]:
-    """Return the settings and query parameters that limit *statement* to *chunk*."""
+    """Return the statement's own settings, and the settings or query parameters that limit it to *chunk*."""
     return slices_settings(plan, statement, [(chunk.start, chunk.end)], chunk.key_range)
 
 
@@ -195,8 +205,10 @@ def slices_settings(
     plan: Plan, statement: Statement, slices: Sequence[tuple[datetime, datetime]], key_range: str = ""
 ) -> dict[str, str]:
     """
-    Return settings and query parameters that limit *statement* to slices; bounds as parameters need
-    adjacent slices.
+    Return the statement's own settings, and the settings or query parameters that limit the statement to *slices*.
+
+    A statement with parameters gets the start of the first slice and the end of the last slice, so its slices must be
+    adjacent; *key_range* has no effect.
     """
     if statement.parameters:
         return {**statement.settings, **parameter_settings(statement.parameters, slices[0][0], slices[-1][1])}
@@ -204,7 +216,7 @@ def slices_settings(
 
 
 def query_id(plan_id: str, chunk_id: str, attempt: int) -> str:
-    """Return the id of the statement that fills the staging table of one attempt."""
+    """Return the id of the INSERT of one attempt."""
     return f"backfill-{plan_id}-{chunk_id}-{attempt}"
 
 
@@ -217,7 +229,8 @@ def replicated_staging_table(plan: Plan, storage: TableName, chunk_id: str, atte
     """
     Return the private table of one attempt on replicas.
 
-    The path in Keeper is unique among attempts, state folders and leftovers.
+    *nonce* is random text in the name. So the table's path in Keeper differs from the paths of other attempts, other
+    state folders and leftovers.
     """
     return TableName(plan.staging_database or storage.database, f"backfill_{plan.plan_id}_{chunk_id}_{attempt}_{nonce}")
 
@@ -226,15 +239,15 @@ def sealed_table(plan: Plan, storage: TableName, chunk_id: str) -> TableName:
     """
     Return the table that holds the one publishable result of a chunk.
 
-    The name differs between state folders that have the same plan, so a worker that wakes up late publishes nothing
-    of another folder.
+    State folders may have plans with the same id. If the plan has a nonce, the nonce distinguishes the names. So a
+    worker that wakes up late publishes no table of another folder.
     """
     name = f"backfill_{plan.plan_id}_{chunk_id}_sealed" + (f"_{plan.nonce}" if plan.nonce else "")
     return TableName(plan.staging_database or storage.database, name)
 
 
 def assignments(settings: Mapping[str, int | str]) -> str:
-    """Return settings as a statement writes them."""
+    """Return settings as the text ``a = 1, b = 2``; values are not quoted."""
     return ", ".join(f"{name} = {value}" for name, value in settings.items())
 
 
@@ -254,10 +267,12 @@ def create_like(
     Return the CREATE statement of a table that can exchange partitions with *storage*.
 
     Args:
-        engine: The storage's complete engine clause, as ``system.tables.engine_full`` has it.
-        settings: Settings of the copy; they override settings of the storage.
+        engine: The complete engine clause of the storage or, with *another*, of the copy, as
+            ``system.tables.engine_full`` has it.
+        settings: Settings of the copy; these override settings of the storage.
         again: Whether the table may exist already.
-        replicas: The replication of the storage; the copy is replicated under a separate path in Keeper.
+        replicas: The replication of the storage; the copy is replicated under a separate path in Keeper. None if the
+            copy is not replicated.
         cluster: The cluster for the CREATE; empty for the connected server.
         another: Whether *engine* differs from the storage's engine.
     """
@@ -273,7 +288,7 @@ def create_like(
 
 
 def backup_table(plan: Plan, storage: TableName) -> TableName:
-    """Return the backup table for rows that ``replace`` overwrites; it outlives the run, unlike staging tables."""
+    """Return the backup table for rows that ``replace`` overwrites; the backup outlives the run."""
     return TableName(storage.database, f"backfill_backup_{plan.plan_id}")
 
 
@@ -283,7 +298,7 @@ def copy_select(source: TableName, columns: Sequence[Column]) -> str:
 
 
 def expressions(text: str) -> list[str]:
-    """Return the expressions of a key as the server shows it: ``a, f(b, c)`` or a tuple ``(a, f(b, c))``."""
+    """Return the expressions ``a`` and ``f(b, c)`` of a key that the server shows as ``a, f(b, c)`` or a tuple."""
     elements, depth, start, outer = [], 0, 0, len(text)
     for match in _SEPARATOR.finditer(text):
         word = match.group()
@@ -299,7 +314,7 @@ def expressions(text: str) -> list[str]:
 
 
 def first_parentheses(text: str) -> str:
-    """Return a text's first part in parentheses, including these; empty if there is none."""
+    """Return a text's first part in parentheses, including the parentheses; empty if there is no such part."""
     depth, start = 0, 0
     for match in _SEPARATOR.finditer(text):
         word = match.group()
@@ -312,7 +327,7 @@ def first_parentheses(text: str) -> str:
 
 
 def in_parentheses(expression: str) -> str:
-    """Return an expression in parentheses; an expression in parentheses stays unchanged."""
+    """Return an expression in parentheses; an expression that is in parentheses already stays unchanged."""
     depth = 0
     for match in _SEPARATOR.finditer(expression):
         depth += (match.group() in "([") - (match.group() in ")]")
@@ -323,14 +338,15 @@ def in_parentheses(expression: str) -> str:
 
 def time_select(expression: str, rows: str) -> str:
     """
-    Return a SELECT of a time expression over *rows*. Servers accept the SELECT only if they can
-    filter by the time.
+    Return a SELECT of a time expression over *rows*, SQL for a table or table function.
+
+    The SELECT also uses the expression as a filter, so a server refuses an expression that cannot filter rows.
     """
     return f"SELECT {expression} AS time FROM {rows} WHERE isNotNull({expression})"
 
 
 def slot_select(key: str, table: TableName) -> str:
-    """Return a SELECT of a sharding key over the rows of a table."""
+    """Return a SELECT of a sharding key, as ``slot``, over the rows of a table."""
     return f"SELECT {key} AS slot FROM {quote_table(table)}"
 
 
@@ -347,10 +363,13 @@ def insert_select(table: TableName, statement: Statement) -> str:
 
 def pasteable(text: str, given: Mapping[str, str]) -> tuple[str, str]:
     """
-    Return a statement with its settings and query parameters, as a person can paste it.
+    Return a statement and its settings in a form that a person can paste into a client.
+
+    Args:
+        given: The settings and query parameters; names of query parameters begin with ``param_``.
 
     Returns:
-        The statement after a ``SET`` for each query parameter; and its SETTINGS clause, possibly empty.
+        The statement, preceded by a ``SET`` for each query parameter, and the SETTINGS clause (empty without settings).
     """
     bound = [f"SET {name} = {literal(value)};\n" for name, value in given.items() if name.startswith("param_")]
     rest = [
@@ -363,8 +382,9 @@ def pasteable(text: str, given: Mapping[str, str]) -> tuple[str, str]:
 
 def any_row_sql(plan: Plan, statement: Statement, chunk: Chunk) -> str:
     """
-    Return SQL that returns one row if a statement's filtered tables have rows in the chunk's
-    window, otherwise none.
+    Return SQL that returns one row if any filtered table of a statement has a row of the chunk, otherwise no row.
+
+    Rows of the chunk lie in its window and in its key range.
     """
     rows = [
         f"FROM {quote_table(one.table)} WHERE {slices_condition(one, [(chunk.start, chunk.end)], chunk.key_range)}"
@@ -378,7 +398,7 @@ def any_row_sql(plan: Plan, statement: Statement, chunk: Chunk) -> str:
 
 
 def source_checksum_sql(statement: Statement, columns: Sequence[Column], summed: Sequence[str]) -> str:
-    """Return SQL for the content sums of a statement's rows over *summed*, with values in the target's types."""
+    """Return SQL for the content sums, over *summed*, of a statement's rows with values as the target stores them."""
     target = {column.name: column for column in columns}
     values = ", ".join(
         f"{converted_value(target[name], null=name in statement.defaulted)} AS {quote(f'as {name}')}"
@@ -392,7 +412,7 @@ def source_checksum_sql(statement: Statement, columns: Sequence[Column], summed:
 
 def converted_value(column: Column, *, null: bool) -> str:
     """
-    Return SQL that converts the value named *column* as an INSERT does.
+    Return SQL that converts the value under the column's name to the column's type, as an INSERT does.
 
     With *null*, a NULL becomes the column's default.
     """
@@ -404,18 +424,18 @@ def converted_value(column: Column, *, null: bool) -> str:
 
 
 def table_checksum_sql(table: TableName, summed: Sequence[str], condition: str = "") -> str:
-    """Return SQL for the content sums over the columns *summed*, in this order, of the rows that meet *condition*."""
+    """Return SQL for the content sums, over the columns *summed*, of the rows for which *condition* holds."""
     where = f" WHERE {condition}" if condition else ""
     return f"SELECT {_content(summed)} FROM (SELECT {_list(summed)} FROM {quote_table(table)}{where})"
 
 
 def parts_sql(table: TableName, one: str = "", three: str = "") -> str:
     """
-    Return SQL for the parts of a table: partition id, rows, hash of the uncompressed data, and hash of all files.
+    Return SQL for a table's active parts: partition id, rows, hash of the uncompressed data, and hash of all files.
 
     Args:
-        one: SQL of a subquery with one number, which is added to each result row.
-        three: SQL of a subquery with three numbers, which are added to each result row.
+        one: SQL of a subquery with one number, which is added to each result row; empty to add nothing.
+        three: SQL of a subquery with three numbers, which are added to each result row; empty to add nothing.
     """
     first = f"WITH ({three}) AS found " if three else ""
     also = (f", ({one})" if one else "") + (", found.1, found.2, found.3" if three else "")

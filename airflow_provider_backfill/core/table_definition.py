@@ -1,4 +1,4 @@
-"""Read constraints and column TTLs from a table's definition. Pure."""
+"""Read constraints and column TTLs from a table's definition. This module is pure."""
 
 import re
 from collections.abc import Iterator
@@ -20,12 +20,12 @@ class Named(NamedTuple):
 
 
 def checks(definition: str) -> Iterator[Named]:
-    """Yield the constraints that inserted rows must meet."""
+    """Yield the CHECK constraints of a table, which inserted rows must meet."""
     return _matching(definition, _CHECK)
 
 
 def column_ttls(definition: str) -> Iterator[Named]:
-    """Yield the TTLs after which a merge resets values of a column."""
+    """Yield the TTL of each column that has one; after this time, a merge resets the column's values."""
     return _matching(definition, _TTL)
 
 

@@ -43,7 +43,7 @@ _PER_SECOND = {
     TimeKind.EPOCH_US: 1_000_000,
     TimeKind.EPOCH_NS: 1_000_000_000,
 }
-# The units of integer epochs.
+# The units of integer epochs, as a user writes them.
 TIME_UNITS = tuple(kind.unit for kind in _PER_SECOND)
 
 

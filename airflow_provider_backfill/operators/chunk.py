@@ -158,7 +158,7 @@ class BackfillChunkOperator(BaseOperator):
     @classmethod
     def partial(cls, *, task_id: str, max_parallel_chunks: int | None = None, **kwargs: Any) -> Any:
         """
-        Prepare the mapping, as for other operators.
+        Prepare the mapping, with a limit on the tasks that run in parallel.
 
         Args:
             max_parallel_chunks: Maximum number of parallel mapped tasks in a DAG run; the option
@@ -189,11 +189,11 @@ class BackfillChunkOperator(BaseOperator):
 
     @property
     def window_label(self) -> str:
-        """The window and, after the first chunk, the progress: Airflow's label of a map index."""
+        """Airflow's label of the map index: the window and, once the task has counted its chunks, the progress."""
         return f"{show_window(self.chunks['from'], self.chunks['to'])}{self._progress}"
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Execute the remaining chunks, and return the totals of the window."""
+        """Execute the remaining chunks, or defer to the triggerer; return the totals of the window."""
         with airflow_errors():
             plan_id, window = parse_mapped_item(self.chunks)
             push_plan_link(self, context, plan_id)
@@ -239,7 +239,7 @@ class BackfillChunkOperator(BaseOperator):
                     **pace.arguments(),
                 )
             except BackfillError:
-                # A cancel between this task's check and the start of its run appears as an error there.
+                # A cancel after this task's check makes the start of the run raise an error. Skip the task then.
                 self._refuse_cancelled(self._look(session, plan_id, window))
                 raise
             return self._outcome(self._look(session, plan_id, window), pace)
@@ -258,7 +258,7 @@ class BackfillChunkOperator(BaseOperator):
         self.defer(trigger=trigger, method_name="execute_complete", timeout=self.execution_timeout)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Continue after the chunks were executed in the triggerer."""
+        """Continue after the work in the triggerer: return the totals of the window; raise if chunks are not done."""
         with airflow_errors():
             plan_id, window = parse_mapped_item(self.chunks)
             push_plan_link(self, context, plan_id)
@@ -270,15 +270,19 @@ class BackfillChunkOperator(BaseOperator):
             return self._outcome(status, self._pace(context))
 
     def get_openlineage_facets_on_complete(self, _: Any) -> Any:
-        """Return sources, target and rows for the OpenLineage provider; None before the task has ended."""
+        """Return sources, target and rows for the OpenLineage provider; None if no chunk of the window is done."""
         return None if self._lineage is None else lineage.openlineage(self._lineage)
 
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> Any:
-        """Return the lineage of the work done before a failure; None if nothing was done."""
+        """Return the lineage of the work done before a failure; None if no chunk of the window is done."""
         return self.get_openlineage_facets_on_complete(task_instance)
 
     def on_kill(self) -> None:
-        """Kill the query on the server and release the chunks. Airflow calls this from a signal handler."""
+        """
+        Make the worker kill its query and release its chunks, without waiting for the worker.
+
+        Airflow calls this method from a signal handler.
+        """
         self._killed = True
         stop = self._stop
         if stop is not None:
@@ -299,10 +303,13 @@ class BackfillChunkOperator(BaseOperator):
 
     def _refuse_other_plan(self, context: Context, plan_id: str, state: TaskState) -> None:
         """
-        Refuse a plan other than the one that the task has worked on, unless the plan task was cleared, too.
+        Refuse a plan that differs from the task's earlier plan, unless both tasks were cleared together.
 
-        If only the plan task was cleared and made another plan, this map index would get an unrelated chunk of that
-        plan.
+        If the plan task was cleared alone and made a different plan, this map index has an unrelated chunk of the new
+        plan. A plan that is not refused is recorded in *state*.
+
+        Raises:
+            RequestError: The plan differs, and this task was cleared without the plan task.
         """
         before = state.get(_PLAN_KEY)
         if before not in (None, plan_id) and (context["dag_run"].clear_number or 0) > self.chunks.get("clear", 0):
@@ -362,14 +369,17 @@ def _shown(window: Window) -> str:
 
 class _Clear:
     """
-    The first run of a task instance after its creation or a clear.
+    The last clear of a task instance; the creation counts as a clear.
 
-    The task state keeps the number of the clear, because a worker may be lost before it acts on the clear.
+    The task state keeps the last clear that was acted on, because a worker may be lost before it acts on a clear.
+
+    Attributes:
+        is_new: Whether no try has acted on this clear yet.
     """
 
     def __init__(self, context: Context, state: TaskState) -> None:
         ti, self._state = context["ti"], state
-        # Airflow adds the number of tries so far to max_tries at each clear.
+        # At each clear, Airflow sets max_tries to the tries so far plus the retries. This number identifies the clear.
         self._number = str(ti.max_tries - (ti.task.retries or 0))
         self.is_new = self._state.get(_CLEAR_KEY) != self._number
 

@@ -48,8 +48,9 @@ from ..errors import RequestError
 from ..option_sources import parse_options
 from ..options import Defaults
 
+# The default of the maximum number of mapped tasks.
 MAX_MAPPED_TASKS = 100
-# Switches that a form may set.
+# The boolean arguments, which a form or a template may set as text.
 _PLAN_FLAGS = (
     "accept_at_least_once",
     "keep_outside",
@@ -244,7 +245,7 @@ class BackfillPlanOperator(BaseOperator):
             return super().render_template_fields(context, jinja_env)
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
-        """Create the plan, and return the mapping input."""
+        """Create or reuse the plan, push the XComs, and return the mapping input."""
         with airflow_errors():
             arguments = {
                 "max_chunk_rows": blank_to_none(self.max_chunk_rows),
@@ -268,7 +269,7 @@ class BackfillPlanOperator(BaseOperator):
         self._tell(payload, len(batches))
         push_plan_link(self, context, payload["planId"])
         clear = context["dag_run"].clear_number or 0
-        # The marker tells a chunk task whether it was cleared together with this task.
+        # The key ``clear`` tells a chunk task whether a clear of that task included this task.
         return [{**batch, "clear": clear} for batch in batches]
 
     @property
@@ -277,7 +278,12 @@ class BackfillPlanOperator(BaseOperator):
         return super().output
 
     def _length(self) -> str | None:
-        """Return the chunk length from the fields; None if the option decides."""
+        """
+        Return the chunk length from the fields, as text; None if the option decides.
+
+        Raises:
+            RequestError: Both *chunk_hours* and *chunk_by* are given.
+        """
         lengths = [blank_to_none(value) for value in (self.chunk_hours, self.chunk_by)]
         if None not in lengths:
             raise RequestError(
@@ -345,7 +351,7 @@ class BackfillPlanOperator(BaseOperator):
         return bool(self._value(name, to_flag))
 
     def _check_literals(self) -> None:
-        """Refuse literal values that are wrong however the templates render."""
+        """Raise a RequestError or ConfigError for literal values that are wrong however the templates render."""
         if isinstance(self.max_mapped_tasks, bool) or not isinstance(self.max_mapped_tasks, int):
             raise RequestError(f"max_mapped_tasks is {self.max_mapped_tasks!r}.", hint="pass a whole number above 0")
         if self.max_mapped_tasks < 1:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 LOG_CLOSED = b'{"type":"LogClosed"}\n'
-"""The last line of the log of a plan that was planned again."""
+"""The line that ends the log of a plan that was planned again. Only object stores write it."""
 
 
 class ConflictError(Exception):
@@ -27,15 +27,16 @@ class EventLog(Protocol):
     optimistic: bool
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keep other writers out, if the log uses a lock."""
+        """Return a context that keeps other writers out; it does nothing if the log is optimistic."""
         ...
 
     def read(self, position: int, last: bytes) -> list[bytes] | None:
         """
-        Return whole lines after *position*, in order: possibly not all, none at the end.
+        Return whole lines after *position*, in order; one call may return only the first of them.
 
         Returns:
-            None if *last* does not end at *position*: the log was replaced, or an unacknowledged line is gone.
+            The lines, empty at the end of the log. None if the line *last* does not end at *position*: the log was
+            replaced, or an unacknowledged line is gone.
         """
         ...
 
@@ -45,7 +46,7 @@ class EventLog(Protocol):
 
     def append(self, position: int, line: bytes) -> None:
         """
-        Append *line* at *position*, the end of the bytes read so far; the line is durable on return.
+        Append *line* at *position*, the end of the lines read so far; the line is durable on return.
 
         Raises:
             ConflictError: The log has grown beyond *position*.
@@ -54,7 +55,7 @@ class EventLog(Protocol):
         ...
 
     def sync(self) -> None:
-        """Make all bytes that were read durable."""
+        """Make all lines that were read durable. Call this under the lock."""
         ...
 
     def publish(self, position: int) -> None:
@@ -62,11 +63,11 @@ class EventLog(Protocol):
         ...
 
     def set_aside(self, tag: str) -> None:
-        """Rename an older plan's log by adding *tag*. Call this under the lock."""
+        """Add *tag* to the name of an older plan's log. Call this under the lock."""
         ...
 
     def close(self) -> None:
-        """Refuse further appends, because the plan is planned again."""
+        """Make later writers stop, because the plan is planned again. Call this before the log is renamed."""
         ...
 
 
@@ -75,7 +76,7 @@ class Backend(Protocol):
     Named files and logs below one folder, safe for many processes on many hosts.
 
     Attributes:
-        parallel: The number of parallel reads that pays.
+        parallel: The number of reads to make in parallel; 1 if parallel reads are not faster.
     """
 
     parallel: int
@@ -93,11 +94,11 @@ class Backend(Protocol):
         ...
 
     def names(self, folder: str, suffix: str) -> list[str]:
-        """Return the sorted stems of the files *folder*/…*suffix*."""
+        """Return the names of the files in *folder* that end with *suffix*, sorted and without the suffix."""
         ...
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write *name* unless it exists; return False if it does."""
+        """Write *name* unless it exists; return False if another writer's file exists."""
         ...
 
     def replace(self, name: str, data: bytes) -> None:
@@ -105,11 +106,15 @@ class Backend(Protocol):
         ...
 
     def retire(self, name: str, tag: str) -> None:
-        """Rename *name* by adding *tag*; do nothing if it does not exist."""
+        """Rename *name* to ``name.tag``; do nothing if it does not exist."""
         ...
 
     def locked(self, name: str) -> AbstractContextManager[None]:
-        """Hold the lock *name* against every thread, process and host; the holder's death releases it."""
+        """
+        Return a context that holds the lock *name* against every thread, process and host.
+
+        The lock of a dead holder becomes free: at once on a file system, after half a minute on an object store.
+        """
         ...
 
     def log(self, plan_id: str, generation: str) -> EventLog:

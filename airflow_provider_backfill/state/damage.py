@@ -1,4 +1,4 @@
-"""Report damaged, foreign and newer state files: the file, the line, and the repair."""
+"""Build the errors for damaged and foreign state files, and for files of other versions: file, line and remedy."""
 
 import json
 from typing import Any
@@ -38,14 +38,14 @@ def _object(data: bytes) -> dict[str, Any]:
 
 
 def refuse_other_format(path: str, data: bytes) -> None:
-    """Raise an error if another version wrote the file."""
+    """Raise a StateFormatError if *data* has the format number of another version."""
     number = _object(data).get("format")
     if isinstance(number, int) and number != FORMAT:
         raise other_format(path, number)
 
 
 def refuse_foreign(path: str, data: bytes) -> None:
-    """Raise an error if another version, or another tool with the same layout, wrote the unreadable file."""
+    """Raise a StateFormatError if another version or chkit's backfill plugin wrote the file that cannot be parsed."""
     refuse_other_format(path, data)
     if "format" not in (found := _object(data)) and isinstance(found.get("chunks"), list):
         raise StateFormatError(

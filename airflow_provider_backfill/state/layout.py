@@ -9,7 +9,7 @@ PLAN_ID = re.compile(r"[0-9a-f]{16}")
 
 def check_plan_id(text: str) -> str:
     """
-    Return *text* if it is a plan id.
+    Return the plan id in *text*, without surrounding spaces.
 
     Raises:
         RequestError: The text is not 16 hex digits.
@@ -24,15 +24,15 @@ def check_plan_id(text: str) -> str:
 
 
 def plan_file(plan_id: str) -> str:
-    """Return the name of a plan's file."""
+    """Return the name of a plan's file, relative to the state folder."""
     return f"plans/{plan_id}.json"
 
 
 def run_file(plan_id: str) -> str:
-    """Return the name of a run's checkpoint."""
+    """Return the name of a run's checkpoint, relative to the state folder."""
     return f"runs/{plan_id}.json"
 
 
 def event_file(plan_id: str) -> str:
-    """Return the name of a run's event log."""
+    """Return the name of a run's event log, relative to the state folder."""
     return f"events/{plan_id}.ndjson"

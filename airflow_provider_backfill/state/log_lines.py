@@ -7,7 +7,11 @@ from ..core.model import FORMAT, Instant, Model
 from ..core.plan import Plan
 
 EVENT, CHUNK_EVENT = b'{"at":"', b'"type":"Chunk'
-"""The beginning of each line, and a part that only lines about chunks contain: quotes within texts are escaped."""
+"""
+The beginning of each event's line, and bytes that only the events of chunks contain.
+
+No text contains these bytes, because quotes within texts are escaped.
+"""
 
 
 class LogOpened(Model):

@@ -4,7 +4,7 @@ Keep plans, run checkpoints and event logs in an object store: S3 and compatible
 The store must support conditional puts, which succeed only if the name is free or the object is unchanged. Like Delta
 Lake's log, a log is a folder of numbered objects, one line each. A commit puts the next number; a writer that finds the
 number taken reads again. Log objects are never deleted or overwritten, so a writer that was frozen for an hour cannot
-change the past. Import this module for URLs only, since obstore is an extra.
+change the past. Import this module only for the URL of an object store, because obstore is an extra.
 """
 
 import json
@@ -33,7 +33,7 @@ _LEASE_SECONDS = 30.0
 _GUESS = 4
 _PARALLEL = 16
 _BATCH = 1024
-"""The maximum of segments per fetch, so that memory does not grow with the log."""
+"""The maximum number of log objects per fetch, so that memory does not grow with the log."""
 _MISSING = (FileNotFoundError, NotFoundError)
 _AIRFLOW_NAMES = {
     "aws_endpoint": "endpoint",
@@ -71,7 +71,7 @@ def connect(url: str, config: Mapping[str, str]) -> "ObjectBackend":
 
 
 class ObjectBackend:
-    """Store files and logs in an object store; :mod:`.backend` has the guarantees."""
+    """A backend in an object store; :mod:`.backend` describes its guarantees."""
 
     parallel = _PARALLEL
 
@@ -107,7 +107,7 @@ class ObjectBackend:
         return found["e_tag"], found["last_modified"], found["size"]
 
     def names(self, folder: str, suffix: str) -> list[str]:
-        """Return the sorted stems of the objects *folder*/…*suffix*."""
+        """Return the names of the objects in *folder* that end with *suffix*, sorted and without the suffix."""
         with _explained("list", self.where(folder)):
             found = obstore.list_with_delimiter(self.store, f"{folder}/")["objects"]
         return sorted(
@@ -117,12 +117,12 @@ class ObjectBackend:
         )
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write *name* unless it exists; return False if it does."""
+        """Write *name* unless it exists; return False if it exists with other bytes."""
         with _explained("write", self.where(name)):
             try:
                 obstore.put(self.store, name, data, mode="create")
             except (AlreadyExistsError, PreconditionError):
-                # A request may have been sent twice because its answer was lost; then the object is this writer's.
+                # A request may have been sent twice because its answer was lost. Then the same bytes are this writer's.
                 return self.read(name) == data
         return True
 
@@ -132,7 +132,7 @@ class ObjectBackend:
             obstore.put(self.store, name, data)
 
     def retire(self, name: str, tag: str) -> None:
-        """Rename *name* by adding *tag*; do nothing if it does not exist."""
+        """Rename *name* to ``name.tag``; do nothing if it does not exist."""
         with _explained("rename", self.where(name)), suppress(*_MISSING):
             obstore.copy(self.store, name, f"{name}.{tag}")
             obstore.delete(self.store, name)
@@ -142,11 +142,11 @@ class ObjectBackend:
         """
         Hold the lock *name* against every thread, process and host.
 
-        The lock expires after half a minute. A waiting process takes it over when it has seen the lock unchanged for
-        that time, by its own clock.
+        The lock expires after half a minute. A waiting process takes the lock over after it has seen the same holder
+        for that time, by its own clock. If the block raises, the lock is not released and expires.
 
         Raises:
-            StateError: The holder took too long and lost the lock; raised on exit.
+            StateError: On exit: this process held the lock for too long, and another process took it over.
         """
         path, nonce = f"locks/{name}.lock", uuid4().hex
         version = self._acquire(path, nonce)
@@ -189,7 +189,7 @@ class ObjectBackend:
 
 
 class ObjectLog:
-    """Keep one plan's event log as numbered objects. Positions count lines; each object has one line."""
+    """One plan's event log as numbered objects. Positions count lines; each object has one line."""
 
     optimistic = True
 
@@ -204,11 +204,18 @@ class ObjectLog:
         return f"{self._folder}{number:012d}.ndjson"
 
     def locked(self) -> AbstractContextManager[None]:
-        """Do nothing: a commit that meets another commit finds its number taken."""
+        """Return a context that does nothing: a commit that meets another commit finds its number taken."""
         return nullcontext()
 
     def read(self, position: int, last: bytes) -> list[bytes] | None:
-        """Return lines after *position*; None if line *position* does not exist."""
+        """
+        Return lines after *position*, possibly not all; ignore *last*.
+
+        The first read returns None if line *position* does not exist. Later reads do not check this.
+
+        Raises:
+            DamagedStateError: The next line is gone, although later lines exist; only the first read notices this.
+        """
         del last
         if not self._known:
             # One listing starts the first read and shows whether a checkpoint's last line exists.
@@ -233,13 +240,13 @@ class ObjectLog:
         return lines
 
     def _numbers(self, after: int) -> Iterator[int]:
-        """Yield the numbers of the segments after number *after*, in order."""
+        """Yield the numbers of the log objects above *after*, in order."""
         with _explained("list", self._backend.where(self._folder)):
             for batch in obstore.list(self._store, self._folder, offset=self._name(after), chunk_size=_BATCH):
                 yield from sorted(int(meta["path"].rpartition("/")[2].partition(".")[0]) for meta in batch)
 
     def _fetch(self, position: int, numbers: Iterator[int]) -> list[bytes]:
-        """Return the lines after *position*, up to a gap in *numbers* or the size of a batch."""
+        """Return the lines after *position*: at most a batch, and only up to a gap in *numbers* or a missing object."""
         wanted: list[int] = []
         for number in numbers:
             if number != position + len(wanted) + 1:
@@ -260,7 +267,7 @@ class ObjectLog:
         return lines
 
     def _published_lines(self) -> list[bytes]:
-        """Return the published lines; empty if they are of another generation."""
+        """Return the lines of the published log; empty if there is none, or if it is of another generation."""
         data = self._backend.read(self._published)
         if not data or not (first := self._backend.read(self._name(1))) or not data.startswith(first):
             return []
@@ -281,7 +288,7 @@ class ObjectLog:
 
     def append(self, position: int, line: bytes) -> None:
         """
-        Put *line* as the segment after *position*.
+        Put *line* as the log object after *position*.
 
         Raises:
             ConflictError: Another writer was first.
@@ -294,7 +301,14 @@ class ObjectLog:
         """Do nothing: every readable object is durable."""
 
     def publish(self, position: int) -> None:
-        """Write the lines up to *position* as one object, for people and for a faster replay from the first line."""
+        """
+        Write the lines up to *position* as one object, unless the published log has as many lines.
+
+        The object is for people, and for a faster replay from the first line.
+
+        Raises:
+            DamagedStateError: A line up to *position* is gone.
+        """
         lines = self._published_lines()
         if len(lines) >= position:
             return
@@ -306,11 +320,11 @@ class ObjectLog:
         self._backend.replace(self._published, b"".join(lines))
 
     def set_aside(self, tag: str) -> None:
-        """Rename an older plan's published log by adding *tag*; the segments have a separate folder."""
+        """Add *tag* to the name of an older plan's published log; its log objects stay in their separate folder."""
         self._backend.retire(self._published, tag)
 
     def close(self) -> None:
-        """Append the closing line, at which later writers stop."""
+        """Append the closing line, at which later writers stop, unless the log already ends with it."""
         while True:
             last = 0
             for number in self._numbers(0):
@@ -340,9 +354,9 @@ def _explained(verb: str, where: str) -> Iterator[None]:
     except (AlreadyExistsError, PreconditionError):
         raise
     except (BaseError, OSError, ValueError) as error:
-        # The first line has the error, the other lines the library's structures. A URL's query may be a signature.
+        # The first line has the error, the other lines the library's structures. A URL's query may have a signature.
         text = shorten_message(str(error)).strip().partition("\n")[0]
-        # Drop the library's error as cause: a log of the chain would show the text that this error quotes.
+        # Do not chain the library's error, because a log of the chain would show its text without the masks.
         raise StateError(
             f"Cannot {verb} {where}: {mask_secrets(_QUERY.sub('?…', text))}",
             remedy=Advice(

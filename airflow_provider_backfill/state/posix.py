@@ -20,13 +20,13 @@ from ..errors import Advice, DamagedStateError, Flag, StateError
 
 _BLOCK = 4 << 20
 """The number of bytes per read of a log, so that memory does not grow with the log."""
-# Errors that concern one file only.
+# Error numbers that usually concern only the file that is read, not the whole folder.
 _UNREADABLE = (errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP)
 _CREATE = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class FileBackend:
-    """Store files and logs in a folder of a local or NFSv4 file system; :mod:`.backend` has the guarantees."""
+    """A backend in a folder of a local or NFSv4 file system; :mod:`.backend` describes its guarantees."""
 
     parallel = 1
 
@@ -47,7 +47,7 @@ class FileBackend:
                 return None
 
     def stamp(self, name: str) -> object:
-        """Return a value that changes with every write of *name*; None if there is no such file."""
+        """Return a value that changes with every write of *name*; None if the file is missing or inaccessible."""
         try:
             found = (self.root / name).stat()
         except OSError:
@@ -55,7 +55,7 @@ class FileBackend:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def names(self, folder: str, suffix: str) -> list[str]:
-        """Return the sorted stems of the files *folder*/…*suffix*."""
+        """Return the names of the files in *folder* that end with *suffix*, sorted and without the suffix."""
         with _explained("list", self.root / folder):
             try:
                 found = [path.name for path in (self.root / folder).iterdir()]
@@ -95,7 +95,7 @@ class FileBackend:
                     temporary.unlink(missing_ok=True)
 
     def retire(self, name: str, tag: str) -> None:
-        """Rename *name* by adding *tag*; do nothing if it does not exist."""
+        """Rename *name* to ``name.tag``; do nothing if it does not exist."""
         _set_aside(self.root / name, tag)
 
     @contextmanager
@@ -115,7 +115,7 @@ class FileBackend:
 
 
 class _Handle:
-    """A file descriptor that is closed with its last reference and that child processes do not use."""
+    """A file descriptor, closed with the last reference to this object. Child processes must not use it; see *ours*."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -147,8 +147,8 @@ class _Lock:
     """
     An advisory lock on a file, for one thread at a time; the file stays open between uses.
 
-    The product never deletes the lock file. A lock on a file that another program deleted protects nothing, so the file
-    is then opened again.
+    The product never deletes the lock file. A lock on a file that another program deleted protects nothing, so
+    :meth:`acquire` then creates the file again.
     """
 
     def __init__(self, root: Path, name: str) -> None:
@@ -173,7 +173,7 @@ class _Lock:
 
 class FileLog:
     """
-    Keep one plan's event log in one file. Positions are bytes.
+    One plan's event log in one file. Positions count bytes.
 
     Under the lock, reads and writes use a handle that stays open. Without the lock, each read opens the file again,
     because NFS shows the writes of other hosts on open.
@@ -204,7 +204,7 @@ class FileLog:
         """Return a handle of the current log file; None if there is no file."""
         if not self._held:
             return self._open(os.O_RDONLY)
-        # Check one time per hold of the lock: only the holder renames the file.
+        # Check the handle once per hold of the lock, because only the holder of the lock renames the file.
         if not self._looked:
             if self._handle is None or not self._handle.ours or not self._handle.is_at(self._path):
                 self._handle, self._named = self._open(os.O_RDWR), False
@@ -220,7 +220,11 @@ class FileLog:
             return None
 
     def read(self, position: int, last: bytes) -> list[bytes] | None:
-        """Return whole lines after *position*; None if *last* does not end there. Skip an incomplete last line."""
+        """
+        Return whole lines after *position*, possibly not all; None if *last* does not end there.
+
+        Skip an incomplete last line. A file that consists of NUL bytes is returned as one line.
+        """
         with _explained("read", self._path):
             handle = self._opened()
             if handle is None:
@@ -237,7 +241,7 @@ class FileLog:
                 # The line is longer than a block.
                 wanted = min(wanted * 2, there)
         if not end and not position and data and not data.strip(b"\0"):
-            # No acknowledged line has this form, so readers ignore it.
+            # No writer writes only NUL bytes. Return them as a line, so that the reader reports the damage.
             return [data]
         return data[len(last) : end].splitlines(keepends=True)
 
@@ -279,8 +283,9 @@ class FileLog:
 
     def sync(self) -> None:
         """
-        Make all bytes that were read durable: their writer may have died before its fsync. Call
-        this under the lock.
+        Make all lines that were read durable. Call this under the lock.
+
+        The writer of a line may have died before its fsync.
         """
         with _explained("write", self._path):
             if (handle := self._opened()) is not None:
@@ -290,12 +295,12 @@ class FileLog:
         """Do nothing: the log is already the file that people read."""
 
     def set_aside(self, tag: str) -> None:
-        """Rename an older plan's log by adding *tag*. Call this under the lock."""
+        """Add *tag* to the name of an older plan's log. Call this under the lock."""
         _set_aside(self._path, tag)
         self._handle = None
 
     def close(self) -> None:
-        """Do nothing: the file is renamed, and every writer notices this under the lock."""
+        """Do nothing: the caller renames the file, and every writer notices the new name under the lock."""
 
 
 def _set_aside(path: Path, tag: str) -> None:
@@ -305,7 +310,7 @@ def _set_aside(path: Path, tag: str) -> None:
 
 
 def _read_at(handle: int, size: int, position: int) -> bytes:
-    """Return the *size* bytes at *position*, fewer only at the end of the file; a single system read may stop early."""
+    """Return *size* bytes from *position*, fewer only at the end of the file; a single system call may return fewer."""
     data = os.pread(handle, size, position)
     while len(data) < size and (more := os.pread(handle, size - len(data), position + len(data))):
         data += more
@@ -313,13 +318,18 @@ def _read_at(handle: int, size: int, position: int) -> bytes:
 
 
 def _shared(root: Path) -> int:
-    """Return the permission bits of the group and of others, if they may write in the state folder."""
+    """Return all permission bits of the group and of others, each only if it may write in the state folder."""
     mode = root.stat().st_mode
     return (0o070 if mode & 0o020 else 0) | (0o007 if mode & 0o002 else 0)
 
 
 def _create(root: Path, path: Path, flags: int) -> int:
-    """Open or create a file for its owner and for those who share the folder; refuse symbolic links."""
+    """
+    Open or create a file, and return its descriptor; refuse a symbolic link.
+
+    A new file is readable and writable for its owner, and for the group and others if they may write in the state
+    folder.
+    """
     shared = _shared(root) & 0o066
     try:
         handle = os.open(path, flags | _CREATE | os.O_EXCL, 0o600)
@@ -333,7 +343,15 @@ def _create(root: Path, path: Path, flags: int) -> int:
 
 
 def _make_folder(root: Path, path: Path) -> None:
-    """Create the state folder or a folder in it, with its parents, durably and private to the owner."""
+    """
+    Create the state folder or a folder in it, with all missing parents, durably.
+
+    The state folder is private to its owner. Folders in it are also open to the group and others if they may write in
+    the state folder. Parents of the state folder get the usual permissions.
+
+    Raises:
+        OSError: A folder in the state folder is a symbolic link, or a part of the path is not a folder.
+    """
     inner = root in path.parents
     if inner and path.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
@@ -366,7 +384,7 @@ def _explained(verb: str, path: Path) -> Iterator[None]:
     except OSError as error:
         reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror or error
         if verb == "read" and error.errno in _UNREADABLE and os.access(path.parent, os.X_OK):
-            # Usually one unreadable file, which does not affect the others.
+            # Usually only this file is unreadable, so commands can continue with other files.
             raise DamagedStateError(
                 f"{path} cannot be read: {reason}.",
                 path=str(path),

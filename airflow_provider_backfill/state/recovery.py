@@ -1,8 +1,8 @@
 """
-Recover the run from a damaged log, and name the lost facts.
+Recover a run from a damaged log, and name the chunks whose events may be lost.
 
-The rules are cautious. A chunk counts as done only if a whole line says so. All chunks that a lost line may concern are
-named, so that a person checks them before they are written again.
+The rules are cautious. A chunk counts as done only if a readable line or the checkpoint says so. All chunks
+that a lost line may concern are named, so that a person checks these chunks before they are written again.
 """
 
 from copy import deepcopy
@@ -20,13 +20,13 @@ from ..errors import TransitionError
 @dataclass(slots=True)
 class RecoveredRun:
     """
-    A run as far as a damaged log allows.
+    A run, recovered as far as a damaged log allows.
 
     Attributes:
-        read: Number of readable lines.
-        damaged: Numbers of the unreadable lines.
-        lost: Number of missing lines that the last checkpoint contained.
-        uncertain: Ids of chunks that may be done without a line that says so.
+        read: Number of lines that the run is recovered from.
+        damaged: Numbers of the unreadable lines after the checkpoint.
+        lost: Number of lines that the checkpoint contains and the log lacks.
+        uncertain: Ids of chunks that may be done although no readable line says so.
     """
 
     run: Run
@@ -38,7 +38,7 @@ class RecoveredRun:
 
 def recover_run(plan: Plan, log: bytes, checkpoint: Run | None, last: bytes, seen: int) -> RecoveredRun:
     """
-    Recover the run from a damaged log.
+    Return the run as far as a damaged log allows, and the chunks whose state is uncertain.
 
     Args:
         log: The log's bytes; an incomplete last line is ignored.
@@ -52,7 +52,7 @@ def recover_run(plan: Plan, log: bytes, checkpoint: Run | None, last: bytes, see
         found.lost = max(seen - len(lines), 0)
         found.read = seen - found.lost
         begin = lines.index(last) + 1 if last in lines else min(seen, len(lines))
-        # Damage to lines before the checkpoint loses nothing, as long as the lines keep their positions.
+        # Damage to lines that the checkpoint contains loses nothing, as long as the lines keep their positions.
         whole = last in lines or (not found.lost and _event(lines[seen - 1]) is None)
     else:
         # The first line is the header, unless the header was lost.
@@ -90,7 +90,12 @@ def _event(line: bytes) -> Event | None:
 
 
 def _believe(run: Run, event: ChunkStarted | ChunkVerified | ChunkDone) -> None:
-    """Apply an event whose predecessors were lost. These must have existed, otherwise the event would not."""
+    """
+    Apply an event whose earlier events were lost, as if the chunk had been claimed for this attempt.
+
+    The claim must have existed, because the writer judged the event before writing it. An event of a split chunk, of an
+    older attempt or of a done attempt is ignored.
+    """
     chunk_id, state = event.chunk_id, run.state(event.chunk_id)
     if chunk_id in run.splits or event.attempt < state.attempt + isinstance(event, ChunkStarted):
         return
@@ -104,7 +109,7 @@ def _believe(run: Run, event: ChunkStarted | ChunkVerified | ChunkDone) -> None:
         run.counts[state.status] -= 1
         if done := run.done.pop(chunk_id, None):
             run.rows, run.seconds = run.rows - done[1], run.seconds - done[3]
-    # Only verified rows of earlier attempts affect this attempt.
+    # Of the earlier attempts, only the verified rows and the staged table affect this attempt.
     run.chunks[chunk_id] = ChunkState(attempt=event.attempt - 1, verified=dict(state.verified), staged=state.staged)
     if isinstance(event, ChunkStarted):
         apply_event(run, event.model_copy(update={"takes_over": False}))

@@ -1,4 +1,4 @@
-"""Read and write the event log of one run. All commits pass one judge."""
+"""Read and write the event log of one run. :func:`.replay.judge_event` judges each event before it is written."""
 
 import random
 import time
@@ -40,12 +40,12 @@ _UNKNOWN = object()
 @dataclass(config={"extra": "forbid", "alias_generator": to_camel, "populate_by_name": True, "defer_build": True})
 class Checkpoint:
     """
-    A replay of the log up to *position*.
+    The content of a run file: a replay of the log up to *position*.
 
     Attributes:
         lines: Number of lines up to *position*.
-        last: The last of these lines, to recognise the log.
-        status: For people, like *chunk_counts*.
+        last: The last of these lines, without its newline, by which the log is recognised.
+        status: The status of the run. Only people read this key and *chunk_counts*.
         size: Size of the run file in bytes; not stored.
     """
 
@@ -71,10 +71,10 @@ _DONE, _DONE_LETTERS = b'"done":{', b'0123456789abcdef"[]:,.+-'
 
 def _without_done(data: bytes) -> bytes:
     """
-    Return a run file without its done chunks, which are most of its size and parsing time.
+    Return a run file without its done chunks, which make up most of its size and parsing time.
 
-    Done chunks are lists of numbers without braces, and quotes in strings are escaped. A file with other content in
-    this place is damaged and is returned whole.
+    Done chunks are lists of numbers, so the next brace ends them. Quotes in strings are escaped, so no text looks like
+    the key. A file without done chunks, or with other content in this place, is returned unchanged.
     """
     start = data.find(_DONE) + len(_DONE)
     end = data.find(b"}", start)
@@ -85,7 +85,7 @@ def _without_done(data: bytes) -> bytes:
 
 class RunLog:
     """
-    Hold one plan's event log and its replay, for one thread. Each thread of a worker opens a separate log.
+    One plan's event log and its replay, for one thread. Each thread of a worker opens a separate log.
 
     Args:
         brief: Whether to skip the done chunks of an up-to-date run file; for a single read only, see
@@ -93,7 +93,7 @@ class RunLog:
 
     Attributes:
         run: The replay as of the last :meth:`refresh` or :meth:`commit`.
-        lines: Number of lines in the replay.
+        lines: Number of lines that were read, including the header.
     """
 
     def __init__(self, store: "StateStore", plan: Plan, *, brief: bool = False) -> None:
@@ -102,9 +102,9 @@ class RunLog:
         self._backend = store.backend
         self._generation = render_instant(plan.created_at)
         self._log = self._backend.log(plan.plan_id, self._generation)
-        # The date of an older plan's log under the same name; see _open_log.
+        # The planning date of an older plan's log that has this log's name; empty without such a log. See _open_log.
         self._leftover = ""
-        # The last known checkpoint: its size, the time it was seen, and the bytes appended since.
+        # The last known checkpoint: its bytes and lines, the time it was seen, and the log's bytes since then.
         self._checkpoint_size, self._checkpoint_lines = 0, 0
         self._checkpoint_seen, self._grown = -_CHECKPOINT_SECONDS, 0
         self._stamp: object = _UNKNOWN
@@ -115,7 +115,7 @@ class RunLog:
         """Reset the replay to the state before the first line."""
         self.run, self._position, self.lines, self._last = new_run(self.plan), 0, 0, b""
         self._closed = False
-        # Lines that a commit has read and not yet applied.
+        # Lines that a commit has read or written and not yet applied.
         self._tail: deque[bytes] = deque()
 
     def _load_checkpoint(self) -> None:
@@ -129,10 +129,11 @@ class RunLog:
     @staticmethod
     def read_checkpoint(store: "StateStore", plan: Plan, *, brief: bool = False) -> Checkpoint | None:
         """
-        Read the run file; None without a run file.
+        Return the checkpoint in the run file; None without a run file, or if the file is an earlier plan's.
 
         Raises:
-            DamagedStateError: The file does not contain this plan's run.
+            DamagedStateError: The file is unreadable or damaged, contains another plan's run, or another version or
+                tool wrote it.
         """
         data, path = store.backend.read(run_file(plan.plan_id)), store.run_path(plan.plan_id)
         if data is None:
@@ -153,17 +154,19 @@ class RunLog:
 
     def refresh(self) -> Run:
         """
-        Apply the lines appended since the last refresh; skip an incomplete last line.
+        Apply the lines appended since the last refresh, and return the run; skip an incomplete last line.
 
         Raises:
-            DamagedStateError: A line is no event, or an event that may not follow. The message names file and line.
-            StateError: The plan was planned again meanwhile.
+            DamagedStateError: A line is invalid or may not follow the earlier lines, the log belongs to another plan,
+                or it has lost lines since the last checkpoint. The message names the file, and the line if one is at
+                fault.
+            StateError: The plan was removed or planned again meanwhile, or the log cannot be read.
         """
         self._fold()
         return self.run
 
     def _fold(self) -> bool:
-        """Apply the new lines; return whether there were any."""
+        """Apply the new lines; return whether the log has changed since the last read."""
         self._fold_tail()
         news = False
         while (lines := self._log.read(self._position, self._last)) != []:
@@ -183,15 +186,19 @@ class RunLog:
 
     def _fold_tail(self) -> None:
         while self._tail:
-            # Remove the line only now, so that the next read meets a damaged line again.
+            # Remove a line only after it was applied, so that a damaged line raises the error again next time.
             self._apply_line(self._tail[0], self.lines - len(self._tail) + 1)
             self._tail.popleft()
 
     def _read_past_others(self, chunk_id: str) -> bool:
         """
-        Read the new lines but apply them after the lock, if all concern other chunks than *chunk_id*.
+        Read the new lines without applying them, if all of them are events of chunks other than *chunk_id*.
 
-        With many workers on one run, applying each other's events under the lock would take most of a commit.
+        The commit applies these lines after it has released the lock. With many workers on one run, applying them under
+        the lock would take most of a commit.
+
+        Returns:
+            Whether all new lines were read in this way. If not, the caller has to apply the new lines.
         """
         if not self.lines or self._brief:
             return False
@@ -206,7 +213,7 @@ class RunLog:
 
     def _start_over(self) -> None:
         """
-        Replay from the first line, because the log differs from the known log.
+        Reset the replay to the first line, because the log differs from the lines that were read.
 
         There are three reasons. A line that was read may have been removed because it could not be made durable. The
         plan may have been planned again. The log may have been cut; then it ends before the checkpoint.
@@ -273,7 +280,7 @@ class RunLog:
         if header.planned_at == self.plan.created_at:
             self._leftover = ""
             return True
-        # Either the folder has a newer plan, or a crash left the log of an older plan.
+        # If the folder has a newer plan, this check raises. Otherwise a crash has left the log of an older plan.
         self._check_plan()
         self._leftover = render_instant(header.planned_at)
         return False
@@ -282,22 +289,23 @@ class RunLog:
         """
         Append the event that *decide* returns for the current run, durably.
 
-        The run that *decide* gets does not change before the event is on disk. *decide* returns None to append nothing,
-        or raises. After a conflict, *decide* is called again.
+        *decide* returns None to append nothing, or raises. It has seen all events before the new event, except events
+        of other chunks if *about* is given. If another writer was first, *decide* is called again with the newer run.
 
         Args:
             about: The chunk of the event, if *decide* reads only this chunk and events about the whole run. The commit
                 then does not wait for events of other chunks.
 
         Returns:
-            The event, which is on disk.
+            The event, which is on disk; None if *decide* returned None.
 
         Raises:
             TransitionError: The run's state does not allow the event.
-            StateError: The event is not on disk, for example because the disk is full. After a network error the event
-                may exist nevertheless; the next refresh shows it.
+            DamagedStateError: A new line of the log is damaged.
+            StateError: The plan was planned again, or the event is not on disk, for example because the disk is full.
+                After a network error the event may exist nevertheless; the next refresh shows it.
         """
-        # Built on first use, which takes tens of milliseconds; build it before others wait for the lock.
+        # Build the adapter before other writers wait for the lock, because the first build takes tens of milliseconds.
         event_adapter()
         try:
             with self._log.locked():
@@ -309,7 +317,7 @@ class RunLog:
         return event
 
     def _commit(self, decide: Callable[[Run], Event | None], about: str) -> Event | None:
-        # Lines remain only after an error: write nothing after a damaged line.
+        # The tail has lines here only after an error. Apply these first, to write nothing after a damaged line.
         self._fold_tail()
         pause, current = 0.0, not self._log.optimistic
         if current and not (about and self._read_past_others(about)):
@@ -354,7 +362,7 @@ class RunLog:
             return event
 
     def _open_log(self) -> None:
-        """Write the first line of the log, which names the plan and the format."""
+        """Write the first line, which names the plan and the format; first rename the log of an older plan, if any."""
         self._check_plan()
         if self._leftover:
             self._log.set_aside(self._leftover.replace(":", ""))
@@ -364,8 +372,8 @@ class RunLog:
         self._step_over(line)
 
     def append(self, event: Event) -> None:
-        """Commit *event* if the run's state allows it."""
-        # The parts of a split must be new to the whole run.
+        """Commit *event*; raise what :meth:`commit` raises, such as a TransitionError if the event is not allowed."""
+        # A split is judged against all chunks, because its parts must be new to the whole run.
         about = event.chunk_id if isinstance(event, ChunkEvent) and not isinstance(event, ChunkSplit) else ""
         self.commit(lambda _: event, about=about)
 
@@ -373,8 +381,8 @@ class RunLog:
         """
         Sync the log and write the run file.
 
-        During the run, do nothing if the last run file is recent or the log has grown little. Publish the log after the
-        run has ended or paused.
+        While the run is running, do nothing if the last run file is recent or the log has grown little. If the run is
+        not running, also publish the log.
         """
         if self.run.status is RunStatus.RUNNING and not self._is_checkpoint_due():
             return
@@ -390,7 +398,7 @@ class RunLog:
             return False
         if time.monotonic() - self._checkpoint_seen < _CHECKPOINT_SECONDS:
             return False
-        # Fetched lazily, to save callers that only read one request.
+        # Fetch the stamp only here, to save one request for callers that only read.
         stamp = self._backend.stamp(run_file(self.plan.plan_id))
         if self._stamp in (_UNKNOWN, stamp):
             return True

@@ -3,8 +3,8 @@ Read and write plans and runs through one interface for all backends.
 
 The event log is the truth. The run file is a checkpoint of its replay and may lag. It is written again when the log has
 grown by a fair part of the file's size, so that the cost of a commit does not grow with the plan. A commit applies the
-events of others, lets the caller decide, judges the event, and appends it durably. A lock excludes other writers
-meanwhile. On object stores, a conflict reveals other writers, and the commit starts again.
+events of others, lets the caller decide, judges the event, and appends it durably. On a file system, a lock excludes
+other writers meanwhile. On object stores, a conflict reveals other writers, and the commit starts again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,18 +33,19 @@ if TYPE_CHECKING:
     from .recovery import RecoveredRun
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
-"""The extra of the package for each kind of URL."""
+"""The extra of the package for each scheme of a state folder's URL."""
 
 
 def open_store(state_dir: str, *, config: Mapping[str, str] | None = None) -> "StateStore":
     """
-    Return the store in *state_dir*: a folder or the URL of an object store (``s3://``, ``gs://``, ``az://`` …).
+    Return the store in *state_dir*: a folder, its ``file://`` URL, or an object store's URL (``s3://``, ``gs://`` …).
 
     Args:
         config: Credentials and addresses of an object store, in addition to the environment.
 
     Raises:
-        ConfigError: The kind of URL is unknown, the URL contains a password, or an extra is not installed.
+        ConfigError: The folder is a file, the kind of URL is unknown, the URL contains credentials or parameters, or an
+            extra is not installed.
         StateError: The object store refuses the configuration.
     """
     scheme, separator, rest = state_dir.partition("://")
@@ -54,7 +55,7 @@ def open_store(state_dir: str, *, config: Mapping[str, str] | None = None) -> "S
             raise ConfigError(f"stateDir is {folder}, which is a file.", hint="name a folder with --state-dir")
         return StateStore(FileBackend(folder))
     if scheme not in _EXTRAS:
-        # Imported here, because it is slow to load and rarely needed.
+        # Import masking here, because it is slow to load and rarely needed.
         from ..core.masking import mask_message
 
         raise ConfigError(
@@ -81,7 +82,7 @@ def open_store(state_dir: str, *, config: Mapping[str, str] | None = None) -> "S
 
 
 class StateStore:
-    """Hold all plans of one state folder."""
+    """The plans, runs and event logs of one state folder."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -122,7 +123,7 @@ class StateStore:
         if plan.plan_id != plan_id:
             raise damaged(path, None, f"it holds plan {plan.plan_id}", plan_remedy(plan_id))
         if not sealed or plan.computed_id() != plan_id:
-            # The id does not cover everything, such as the SELECT and the target's columns.
+            # The seal is checked, too, because the id does not cover the whole plan, for example not the SELECT.
             raise damaged(path, None, "its text was changed since it was planned", plan_remedy(plan_id))
         return plan
 
@@ -144,7 +145,7 @@ class StateStore:
         return plan
 
     def save_plan(self, plan: Plan) -> bool:
-        """Write the plan; return False without writing if its file exists, whatever the content."""
+        """Write the plan; return False without writing if another writer's file exists, whatever its content."""
         return self.backend.create(
             plan_file(plan.plan_id), seal(plan.model_dump_json(by_alias=True, indent=2).encode())
         )
@@ -154,21 +155,25 @@ class StateStore:
         Rename the plan's files by adding *tag*, so that the plan can be created again.
 
         Workers of the old plan notice at their next commit.
+
+        Raises:
+            DamagedStateError: The plan's file is damaged, or another version or tool wrote it.
         """
         plan = self.find_plan(plan_id)
         with self.backend.locked(plan_id):
             if plan is not None:
                 self.backend.log(plan_id, render_instant(plan.created_at)).close()
-            # Rename the plan first. After a crash, the date identifies the remaining files as an older plan's.
+            # Rename the plan first. After a crash, their planning date shows that the other files are an older plan's.
             for name in (plan_file(plan_id), run_file(plan_id), event_file(plan_id)):
                 self.backend.retire(name, tag)
 
     def open_run(self, plan: Plan) -> "RunLog":
         """
-        Return the plan's current run.
+        Return the log of the plan's run, with all lines applied.
 
         Raises:
-            DamagedStateError: The run file or the log is damaged; the message names file and line.
+            DamagedStateError: The run file or the log is damaged; the message names the file, and the line of a log.
+            StateError: The plan was removed or planned again meanwhile, or a file cannot be read.
         """
         log = RunLog(self, plan)
         log.refresh()
@@ -189,7 +194,7 @@ class StateStore:
                 workers are complete; ``done`` may be empty.
         """
         read = partial(self._read, brief=brief)
-        # Without waiting, threads would only slow each other down.
+        # Reads of local files hardly wait, so threads would only slow each other down.
         if self.backend.parallel <= 1:
             yield from ((name, one) for name in plan_ids if (one := read(name)) is not None)
             return
@@ -216,7 +221,7 @@ class StateStore:
         Recover a run from the plan's damaged log and an intact run file, if there is one.
 
         Raises:
-            DamagedStateError: The log consists of objects, which only the object store can restore.
+            DamagedStateError: The state is in an object store, which alone can restore a log object.
         """
         if not isinstance(self.backend, FileBackend):
             raise DamagedStateError(
@@ -236,7 +241,7 @@ class StateStore:
 
     def restore_run(self, plan: Plan, events: Sequence[Event], tag: str) -> str:
         """
-        Replace the plan's log by a log of *events*; the old log gets *tag* added to its name.
+        Replace the plan's log by a log of *events*; add *tag* to the names of the old log and of the run file.
 
         Returns:
             The new path of the old log, for messages.
@@ -246,11 +251,11 @@ class StateStore:
         with self.backend.locked(plan.plan_id):
             if (old := self.backend.read(name)) is not None:
                 self.backend.create(f"{name}.{tag}", old)
-            # Rename the run file first: without it, a crash leaves the log as damaged as before.
+            # Rename the run file before the log is replaced. After a crash in between, the log is as damaged as before.
             self.backend.retire(run_file(plan.plan_id), tag)
             self.backend.replace(name, b"".join(lines))
         return f"{self.event_path(plan.plan_id)}.{tag}"
 
     def exclusive(self, name: str) -> AbstractContextManager[None]:
-        """Hold a lock that spans plans, such as the lock of a target while a run begins."""
+        """Return a context that holds the lock *name*: a plan's id, or a name for several plans, such as a target's."""
         return self.backend.locked(name)

@@ -1,7 +1,7 @@
 """
-Serve the page: one HTML page, its static files, and its JSON.
+Serve the page: one HTML page, its static files, its JSON, and its actions.
 
-Each route checks the user's rights, calls one function, and sends the result. :mod:`..plugin` mounts the application in
+Each route checks the user's rights and sends the result of a function. :mod:`..plugin` mounts the application in
 Airflow's API server at ``/clickhouse-backfills``.
 """
 
@@ -42,7 +42,8 @@ _HEADERS = {
     "X-Frame-Options": "SAMEORIGIN",
 }
 _REASON = Field("", max_length=500)
-# The first and last millisecond of the years 1 to 9999, and a number above all lines and plans.
+# The first and the last millisecond of the years 1 to 9999, in Unix time. _MOST exceeds the number of all plans and of
+# all lines of a log.
 _FIRST, _LAST, _MOST = -62_135_596_800_000, 253_402_300_799_999, 10**12
 
 
@@ -71,7 +72,7 @@ class ResumeBody(BaseModel):
 
 def create_app(open_session: Callable[[], Session]) -> FastAPI:
     """
-    Create the application.
+    Return the web application of the page.
 
     Args:
         open_session: Opens the state folder with the options; called at the first request, and at each further request
@@ -87,7 +88,13 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
         return held[0]
 
     def seen(user: BaseUser, plan_id: str) -> bool:
-        """Return whether the user may act on a plan. A plan that the user may not see appears as missing."""
+        """
+        Return whether the user may act on a plan.
+
+        Raises:
+            PlanNotFoundError: The plan does not exist, or the user may not see the plan.
+            DamagedStateError: The plan's files are damaged, and the user may see all plans.
+        """
         rights = Rights(user)
         try:
             dag_ids = overview().dag_ids(plan_id)
@@ -228,7 +235,7 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
             one["task"] = f"{airflow}{path}" if path else ""
         return _answer(found)
 
-    # ------------------------------------------------------------ its actions
+    # ------------------------------------------------------------ actions
 
     @app.post("/api/plans/{plan_id}/cancel")
     def cancel(user: Actor, plan_id: str, body: CancelBody) -> Response:
@@ -251,7 +258,7 @@ def _unseen(plan_id: str) -> PlanNotFoundError:
 
 
 def _signed(payload: dict[str, Any], user: BaseUser, may_act: bool) -> dict[str, Any]:
-    """Add the viewer and the viewer's rights to a payload, except for "unchanged" payloads."""
+    """Return a payload with the viewer's name and right to act; a payload that reports no change stays as it is."""
     return {**payload, "user": user.get_name(), "mayAct": may_act} if payload["changed"] else payload
 
 

@@ -1,9 +1,9 @@
 """
 Check permissions to view and to act, as granted by Airflow's auth manager.
 
-Viewing a plan needs the right to read DAG runs; acting needs the right to change DAGs and their runs. The rights must
-cover the DAGs that planned or ran the plan, or all DAGs for a plan of the command line. The right to a custom view is
-not used, because the simple auth manager grants it to every viewer.
+To view a plan, a user needs the right to read the runs of one of the DAGs that planned or ran the plan. To act, the
+user needs the right to change all of these DAGs and their runs. A plan of the command line needs the right to all DAGs.
+The right to a custom view is not used, because the simple auth manager grants that right to every viewer.
 """
 
 from collections.abc import Collection
@@ -21,7 +21,8 @@ ACTION_HEADER = "x-clickhouse-backfill"
 """A header that forms and foreign pages cannot send without a preflight request; its value is irrelevant."""
 
 
-# No DAG has this name: a user who may read it may read all. Without a name, auth managers answer for *some* DAG.
+# The name of no DAG: a user with a right to this name has the right to all DAGs. Without a name, auth managers answer
+# whether the user has the right to *some* DAG.
 _EVERY_DAG = "clickhouse-backfill: every DAG"
 
 
@@ -38,13 +39,14 @@ class Rights:
         self._known: dict[tuple[str, str], bool] = {}
 
     def may_see(self, dag_ids: Collection[str]) -> bool:
-        """Return whether the user may see a plan of these DAGs: the right to read the runs of one of them suffices."""
+        """Return whether the user may see a plan of these DAGs. One of the DAGs suffices, or the right to all DAGs."""
         return any(self._may("GET", dag_id) for dag_id in (*dag_ids, _EVERY_DAG))
 
     def may_act(self, dag_ids: Collection[str]) -> bool:
         """
-        Return whether the user may cancel, resume and waive a plan of these DAGs: the right to change all of them is
-        needed.
+        Return whether the user may cancel, resume and waive a plan of these DAGs.
+
+        The user needs the right to change each of these DAGs and their runs; without *dag_ids*, every DAG and its runs.
         """
         return self._may("PUT", _EVERY_DAG) or (bool(dag_ids) and all(self._may("PUT", dag_id) for dag_id in dag_ids))
 
@@ -92,7 +94,14 @@ def actor(request: Request, user: GetUserDep) -> BaseUser:
 
 
 def _refuse_foreign(request: Request) -> None:
-    """Refuse requests that use a user's cookie from another site: the request must come from a page of this Airflow."""
+    """
+    Refuse requests that use a user's cookie from another site.
+
+    Accept requests from a page of this Airflow, and requests without an origin that have a bearer token.
+
+    Raises:
+        HTTPException: 403 for any other request; 415 if the content is not JSON.
+    """
     if ACTION_HEADER not in request.headers:
         raise HTTPException(403, f"The header {ACTION_HEADER} is missing.")
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":

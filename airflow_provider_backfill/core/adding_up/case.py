@@ -29,9 +29,9 @@ class BucketFacts:
     The values of a :data:`BucketKey` in relation to the chunk bounds.
 
     Attributes:
-        cut: The first chunk bound (or end of the window) with the same value on both sides.
-        again: A value that two chunks share which are not adjacent, as text; empty if there is none.
-        proposal: Flags that put every bound on an edge of the key; empty if there are none.
+        cut: The first chunk bound (or end of the window) with the same value on both sides; None if there is none.
+        again: A value that two non-adjacent chunks share, as text; empty if there is none.
+        proposal: Flags of a plan in which every bound lies between two values of the key; empty if none are known.
         usable: Whether the server can evaluate the key.
     """
 
@@ -64,7 +64,15 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The reason why a SELECT would not add up, the alternative, and the flags of a plan whose bounds fit."""
+    """
+    The reason why a SELECT would not add up.
+
+    Attributes:
+        kind: The subject of the refusal.
+        message: The reason, for people.
+        remedy: The alternative.
+        proposal: The flags of a plan whose bounds fit; empty if none are known.
+    """
 
     kind: Kind
     message: str
@@ -73,7 +81,7 @@ class Refusal:
 
 
 class Read(NamedTuple):
-    """A table that a SELECT reads, and the verdict on the read."""
+    """A table that a SELECT reads, and words that say *how*: limited to the chunk, or whole."""
 
     table: TableName
     how: str
@@ -91,10 +99,10 @@ class Verdict:
         waived: Refusals that the user has overruled.
         reads: The tables that the statement reads.
         row_wise: Whether each result row comes from one row of a filtered table.
-        labels: The target's columns that depend only on the time of a filtered table.
+        labels: For each of the target's columns that depends only on a filtered table's time: SQL over this time.
         unstable: The target's columns that may differ when the same rows are read again.
         unordered: The target's columns for which any order, or any choice, of values is correct.
-        chance: The non-repeatable functions that choose or group rows.
+        chance: The non-repeatable functions that choose or group rows, and ``LIMIT`` for a LIMIT without ORDER BY.
     """
 
     refusal: Refusal | None = None
@@ -117,15 +125,16 @@ class Case:
     Attributes:
         name: The SELECT's name for messages.
         tree: The query tree of the SELECT.
-        sources: The sources in the query trees, by the name in the tree.
-        filters: The time column of each filtered table.
+        sources: The tables, views and table functions in the query trees, by the name in the tree.
+        filters: The time column of each filtered table, by the table's name.
+        target: The table to fill.
         whole: The tables that the user declared to be read whole.
         columns: The target's columns that the statement fills.
         target_time: The target's own time column; empty if there is none.
-        accept_groups: Whether the user accepts parts of groups.
+        accept_groups: Whether the user accepts rows for parts of groups, which the target does not merge.
         one_chunk: Whether the window is a single chunk, which needs no adding up.
-        given: The constants of the tree that ``--param`` changes from chunk to chunk: sampled values by the constant's
-            id.
+        given: The constants that ``--param`` changes from chunk to chunk. For each id of a constant, the values in the
+            sampled chunks.
     """
 
     name: str

@@ -12,7 +12,7 @@ from .rows import RefusedError, Rows, Shape, TableColumns, UnknownKeyError, or_o
 
 
 class Expressions(ABC):
-    """Resolve expressions, using the columns of the relations that were walked."""
+    """The part of the walk that resolves expressions, with the columns of the relations that were walked before."""
 
     def __init__(self, case: Case, buckets: Mapping[BucketKey, BucketFacts]) -> None:
         self._case, self._buckets = case, buckets
@@ -23,7 +23,7 @@ class Expressions(ABC):
         self.waived: list[str] = []
         self.pairs: list[tuple[Value, Value]] = []
         self.chance: list[str] = []
-        # Values that --param makes equal for all rows of a chunk, with their constants.
+        # Values that --param makes equal for all rows of a chunk, with the ids of the constants that they equal.
         self._pinned: dict[Value, frozenset[int]] = {}
         self._partly: set[int] = set()
         self.row_wise = True
@@ -36,16 +36,20 @@ class Expressions(ABC):
 
     def _value(self, node: Node, place: str, rows: Rows | None = None) -> Value:
         """
-        Resolve an expression of a query.
+        Return the value of an expression, resolved to columns of tables.
 
         Args:
-            rows: The grouped rows, for expressions after GROUP BY; there, aggregates may be parts from several chunks.
+            rows: The rows after GROUP BY, for expressions that are evaluated on them; None for earlier expressions. If
+                these rows are grouped, an aggregate is a part that several chunks may have.
+
+        Raises:
+            RefusedError: The expression does not add up.
         """
         match node.kind:
             case "COLUMN":
                 return self._column(node, place, rows)
             case "CONSTANT":
-                # The server has already evaluated these: scalar subqueries, now().
+                # The server has already evaluated scalar subqueries and now(), and keeps their nodes in the constant.
                 for below in _above_queries(node):
                     if below.kind in ("QUERY", "UNION"):
                         self._subquery(below, place)
@@ -70,7 +74,7 @@ class Expressions(ABC):
                 return Value("opaque", node.kind, node.type, values)
 
     def _note_chance(self, values: Iterable[Value]) -> None:
-        """Note the non-repeatable functions in *values*, which choose or group rows."""
+        """Add the non-repeatable functions in *values* to the functions that choose or group rows."""
 
         def note(one: Value) -> bool:
             if is_unstable(one):
@@ -100,7 +104,8 @@ class Expressions(ABC):
             return Value("opaque", node.name, node.type, args)
         if how == "aggregate":
             if rows is not None and rows.shape is Shape.GROUPED:
-                # A function with a limit, such as groupArray(10), cannot merge its own parts.
+                # A function with a limit, such as groupArray(10), cannot merge its own parts. The dots in its name keep
+                # the function from matching a function that can.
                 name = f"{node.name}(…)" if node.list("PARAMETERS") and not node.type.startswith("Agg") else node.name
                 return Value("aggregate", name, node.type, args, source=rows.over)
             return Value("opaque", node.name, node.type, args)
@@ -119,7 +124,12 @@ class Expressions(ABC):
         )
 
     def _subquery(self, node: Node, place: str) -> None:
-        """Walk a query inside an expression: a set, a scalar or an EXISTS."""
+        """
+        Walk a query inside an expression: a set, a scalar or an EXISTS.
+
+        Raises:
+            RefusedError: The query is limited to the chunk. Where ``--param`` places the window, this is only a doubt.
+        """
         rows = self.relation(node, f"{place}{node.id}:" if node.kind == "TABLE" else place)
         if rows.shape is not Shape.WHOLE and self._case.given:
             self.doubts.append(f"a subquery of {self._case.name} takes other rows for each chunk as well")
@@ -144,10 +154,11 @@ class Expressions(ABC):
 
     def time_key(self, values: Sequence[Value]) -> BucketKey:
         """
-        Combine those of *values* that depend only on the time of a filtered table.
+        Return a key that combines those of *values* that depend only on the time of a filtered table.
 
         Returns:
-            One expression, or one for each branch of a UNION; empty if no value qualifies.
+            One expression, or the different expressions of a UNION's branches. Empty if a branch has no such value, if
+            the values of a branch come from several reads of tables, or if there are several UNIONs.
         """
         branches = self._branches(values)
         if branches is None:
@@ -185,7 +196,11 @@ class Expressions(ABC):
         return next(iter(unions.items()), ("", 1))
 
     def _time_sql(self, value: Value) -> tuple[str, TableName, str] | None:
-        """Return the read, the table, and SQL over its time column; None if the value depends on anything else."""
+        """
+        Return SQL over the time column of a filtered table, preceded by the id of the read and the table.
+
+        None if the value does not depend on the time column, depends on anything else, or is very large.
+        """
         columns: dict[str, TableName] = {}
         size = 0
 

@@ -46,7 +46,7 @@ def judge(case: Case, buckets: Mapping[BucketKey, BucketFacts]) -> Verdict | Que
                 placed = case.given and refused.refusal.kind is Kind.READ
                 refusal = replace(refused.refusal, remedy=_BY_PARAMETER) if placed else refused.refusal
                 return Verdict(refusal=refusal, reads=tuple(walk.reads))
-            # Such a SELECT does not define the result of the whole window: the user may mean each chunk on its own.
+            # With --param, a SELECT does not define the result of the whole window: the user may mean each chunk alone.
             doubts = (refused.refusal.message.rstrip("."),)
         reads = tuple(dict.fromkeys(walk.reads))
         return _read_whole(case, Verdict(doubts=doubts, reads=reads, row_wise=False))
@@ -83,7 +83,7 @@ def _given(case: Case, rows: Rows) -> dict[str, Value]:
 
 
 def _with_chance(case: Case, walk: Walk, given: Mapping[str, Value], verdict: Verdict) -> Verdict:
-    """Return the verdict, completed by the columns that may differ when the SELECT runs again."""
+    """Return the verdict with the columns and functions that may make a second run of the SELECT differ."""
     unordered = (name for name, value in given.items() if any_of(value, is_unordered))
     return replace(
         verdict,
@@ -95,23 +95,23 @@ def _with_chance(case: Case, walk: Walk, given: Mapping[str, Value], verdict: Ve
 
 def _read_whole(case: Case, verdict: Verdict) -> Verdict:
     """
-    Complete the verdict on a SELECT that no chunk filter cuts, by facts about its columns.
+    Return the verdict with facts about the SELECT's columns, found as if no chunk limited the SELECT.
 
-    Values that depend on an order, such as the previous row, stay in the comparison, because the trial searches for
-    such differences.
+    No column is marked as unordered, not even a value of the previous row, because the trial searches for differences
+    in such values. The verdict stays unchanged if the columns cannot be resolved.
     """
     whole = replace(case, filters={}, given={})
     walk = Walk(whole, {})
     try:
         rows = walk.relation(case.tree, "")
     except RefusedError:
-        # The rows are hidden by a source that cannot be inspected.
+        # A step combines rows of a source that cannot be inspected.
         return verdict
     return replace(_with_chance(whole, walk, _given(whole, rows), verdict), unordered=())
 
 
 def keys_to_keep_whole(case: Case) -> tuple[BucketKey, ...]:
-    """Return the time keys that chunk bounds must not cut; empty if the target merges everything they cut."""
+    """Return the time keys that chunk bounds must not cut; empty if any bounds add up, or if no key matters."""
     return () if _asked(case, BucketFacts(usable=False))[0].refusal is None else _asked(case, BucketFacts())[1]
 
 
@@ -122,7 +122,7 @@ def merges_any_parts(case: Case) -> bool:
 
 
 def _asked(case: Case, facts: BucketFacts) -> tuple[Verdict, tuple[BucketKey, ...]]:
-    """Return the verdict on the assumption *facts* for every time key, and the keys that the verdict depends on."""
+    """Return the verdict that *facts* would give for every time key, and the keys that the verdict depends on."""
     answers: dict[BucketKey, BucketFacts] = {}
     while isinstance(answer := judge(case, answers), Question):
         answers[answer.key] = facts

@@ -1,7 +1,7 @@
 """
 Trace the columns of a SELECT to their tables, with the aliases of subqueries resolved.
 
-Pure.
+This module is pure.
 """
 
 import re
@@ -18,9 +18,14 @@ class Value(NamedTuple):
     An expression over columns of tables, with the aliases of subqueries resolved.
 
     Attributes:
-        what: ``column``, ``constant``, ``call``, ``aggregate`` (with parts to be merged), ``either`` (one of *args*, by
-            the branch of a UNION) or ``opaque`` (an unknown function of *args*).
-        source: For a column, the read of a table; for ``either``, the UNION.
+        what: ``column``, ``constant``, ``given`` (a constant that differs between chunks), ``call``, ``aggregate``
+            (with parts to be merged), ``either`` (one of *args*, by the branch of a UNION) or ``opaque`` (an unknown
+            function of *args*).
+        name: The name of a column or function; for a constant, the value as the server shows it.
+        source: For a column, the read of a table; for ``either``, the UNION; for ``given``, the id of the constant; for
+            ``aggregate``, :attr:`.Rows.over`.
+        table: The table of a column; otherwise None.
+        literal: A constant as SQL; None if the constant cannot be written, and for other values.
     """
 
     what: str
@@ -32,7 +37,11 @@ class Value(NamedTuple):
     literal: str | None = None
 
     def __hash__(self) -> int:
-        """Hash the outermost step alone: an expression that names another twice at each level doubles with each."""
+        """
+        Return a hash of the outermost step alone.
+
+        A hash of all arguments would take exponential time where each level uses the level below twice.
+        """
         return hash((self.what, self.name, self.type, self.source, len(self.args)))
 
 
@@ -52,7 +61,7 @@ def any_of(value: Value, test: Callable[[Value], bool]) -> bool:
 
 
 _CLOCK = r"now(64|inblock)?|today|yesterday|curdate|current_date|current_timestamp|utc_?timestamp"
-# These functions give the time, which differs only a little between two statements.
+# Names of functions that return the current time or date, which differs only a little between two statements.
 CLOCK = re.compile(_CLOCK, re.IGNORECASE)
 UNSTABLE = re.compile(
     rf"{_CLOCK}|rand\w*|generate\w+id\w*"
@@ -69,17 +78,17 @@ _UNORDERED = re.compile(
 
 
 def is_unstable(value: Value) -> bool:
-    """Return whether a value differs in each evaluation."""
+    """Return whether the outermost function of a value may return another result in each evaluation."""
     return value.what in ("call", "opaque", "aggregate") and bool(UNSTABLE.fullmatch(value.name))
 
 
 def is_unordered(value: Value) -> bool:
-    """Return whether several values are equally correct, as for ``any``."""
+    """Return whether several results of a value's outermost function are equally correct, as for ``any``."""
     return value.what in ("call", "opaque", "aggregate") and bool(_UNORDERED.fullmatch(value.name))
 
 
 def is_partial(value: Value) -> bool:
-    """Return whether a value uses results of which several chunks have parts."""
+    """Return whether a value is or contains an aggregate of which several chunks have parts."""
     return any_of(value, lambda one: one.what == "aggregate")
 
 
@@ -105,8 +114,8 @@ def literal_of(node: Node) -> str | None:
 
 
 def of_branch(value: Value, union: str, branch: int) -> Value:
-    """Return a value as the branch number *branch* of a UNION gives it."""
-    # A value that stands in several places, as a subquery's column does, is made from its branch only one time.
+    """Return a value as branch number *branch* (counted from 0) of the UNION *union* gives the value."""
+    # A value may be an argument in several places, for example a subquery's column. Convert such a value only once.
     made: dict[int, Value] = {}
 
     def chosen(one: Value) -> Value:
@@ -122,7 +131,11 @@ def of_branch(value: Value, union: str, branch: int) -> Value:
 
 
 def show(value: Value) -> str:
-    """Return a value as short SQL for a message; unknown parts are shown as ``…``."""
+    """
+    Return a value as short SQL for a message.
+
+    An aggregate is shown by its name alone, a UNION by its first branch, and an unknown part by ``…``.
+    """
     if value.what == "call":
         return f"{value.name}({', '.join(map(show, value.args))})"
     if value.what == "either":
@@ -131,7 +144,7 @@ def show(value: Value) -> str:
 
 
 def show_call(value: Value) -> str:
-    """Return a call as SQL for a message, including the arguments of its aggregates."""
+    """Return a call or an aggregate as SQL for a message, with the arguments of aggregates; unknown parts are ``…``."""
     inner = ", ".join(
         show_call(arg) if arg.what in ("call", "aggregate") else (arg.literal or arg.name or "…") for arg in value.args
     )

@@ -1,7 +1,7 @@
 """
 Decide how partial values are merged, by functions and by the target's engine.
 
-A part is one chunk's result for a group whose rows lie in several chunks. Pure.
+A part is one chunk's result for a group whose rows lie in several chunks. This module is pure.
 """
 
 import re
@@ -74,8 +74,13 @@ _DEFAULT_COUNTS = frozenset({"min", "max", "any", "anyLast", "groupBitAnd"})
 
 class Merge(NamedTuple):
     """
-    How the parts of a value are merged: *by* a function, by ``key`` for whole values, or not at all; then *why* has the
-    reason.
+    How the parts of a value are merged.
+
+    Attributes:
+        by: The function that merges the parts, ``state`` for aggregate states, or ``key`` for a value without parts;
+            empty if the parts cannot be merged.
+        why: The reason why the parts cannot be merged; otherwise empty.
+        type: The type of the states; otherwise empty.
     """
 
     by: str
@@ -84,7 +89,7 @@ class Merge(NamedTuple):
 
 
 def merge_of(value: Value) -> Merge:
-    """Decide how the parts of a value from several chunks are merged, or why they cannot be."""
+    """Return how the parts of a value from several chunks are merged, or why the parts cannot be merged."""
     if not is_partial(value):
         return Merge("key")
     if value.what == "aggregate":
@@ -105,8 +110,14 @@ def merge_of(value: Value) -> Merge:
 
 def _passes(value: Value, parts: Sequence[Value], by: str) -> bool:
     """
-    Return whether applying the function to merged parts equals merging its results; *by* is the
-    merge in both cases.
+    Return whether the outermost function of *value* may be applied before the merge.
+
+    This holds if the function of the merged parts equals the merge of the function's results.
+
+    Args:
+        value: A call.
+        parts: The arguments that are parts.
+        by: How the parts are merged.
     """
     name, single, all_parts = value.name, len(parts) == 1, len(parts) == len(value.args)
     if by == "state":
@@ -127,7 +138,7 @@ def _passes(value: Value, parts: Sequence[Value], by: str) -> bool:
     if by in _BITS and single and _NUMBER_CAST.fullmatch(name):
         return all(_INTEGER.fullmatch(unwrap_type(kind)) for kind in (value.type, parts[0].type))
     if by in ("min", "max") and single and value.args[0] in parts and name in ("plus", "minus", "multiply", "divide"):
-        # A factor of zero or less reverses the order; an added constant keeps the order.
+        # Only positive constants pass, because a negative factor reverses the order.
         return re.fullmatch(r"0*[1-9]\d*(\.\d+)?", value.args[1].literal or "") is not None
     if by in ("min", "max", "any", "anyLast") and single and _MONOTONE.fullmatch(name):
         return by in ("any", "anyLast") or unwrap_type(value.type) != "String"
@@ -135,7 +146,12 @@ def _passes(value: Value, parts: Sequence[Value], by: str) -> bool:
 
 
 def cuts_fractions(given: str, wanted: str) -> bool:
-    """Return whether *wanted* has fewer digits than *given*: rounded parts do not add up to the rounded sum."""
+    """
+    Return whether a conversion from type *given* to type *wanted* may cut off digits after the point.
+
+    Parts without these digits do not add up to the sum without these digits. Return True also if *wanted* is not a type
+    of numbers.
+    """
     one, other = unwrap_type(given), unwrap_type(simple_type(wanted))
     if "Float" in other:
         return False
@@ -146,20 +162,24 @@ def cuts_fractions(given: str, wanted: str) -> bool:
 
 
 def simple_type(kind: str) -> str:
-    """Return the value type of a SimpleAggregateFunction; any other type stays unchanged."""
+    """Return the type of the values of a SimpleAggregateFunction; any other type stays unchanged."""
     return match[1] if (match := re.fullmatch(r"SimpleAggregateFunction\(\w+, (.*)\)", kind)) else kind
 
 
 def too_narrow(value: Value, by: str, kind: str) -> int | None:
     """
-    Return the width in bits to which parts are cut where the column merges wider or other numbers.
+    Return the smallest width, in bits, at which numbers may overflow before the column merges them.
 
-    Overflowing numbers wrap around. Parts and whole agree after a wrap only if both have one width. None if nothing can
-    overflow.
+    Numbers that overflow wrap around. For ``sum``, only widths below the column's width and below 64 bits matter,
+    because sums that wrap at the same width still agree. For ``min`` and ``max``, only conversions to a type that
+    cannot store all numbers matter.
 
     Args:
         by: How the column merges its parts.
         kind: The column's type.
+
+    Returns:
+        The width; None if there is no such width, or if *by* is not ``sum``, ``min`` or ``max``.
     """
     wanted = _INTEGER.fullmatch(unwrap_type(simple_type(kind)))
     steps, todo = [], [value]
@@ -192,7 +212,7 @@ def _loses(given: str, wanted: str) -> int:
 
 
 def _finalised(state: str) -> Merge:
-    """Return the merge of a value that finalises the state *state*."""
+    """Return the merge of a value that finalises a state of type *state*."""
     match = _STATE_TYPE.match(state)
     name = match[1] if match else ""
     merge = _base_merge(name)
@@ -200,7 +220,7 @@ def _finalised(state: str) -> Merge:
 
 
 def _base_merge(name: str) -> str:
-    """Return the function that merges the values of an aggregate function; empty for final values."""
+    """Return the function that merges values of the aggregate function *name*; empty if its values do not merge."""
     low = name.lower()
     return _MERGEABLE.get(_ALIASES.get(low, low).lower(), "")
 
@@ -217,7 +237,7 @@ def _aggregate_merge(value: Value) -> Merge:
     name, args = value.name, value.args
     inner = [arg for arg in args if is_partial(arg)]
     if "over parts" in value.source and not inner and not _REPEATABLE.fullmatch(name):
-        # The view would receive a group again for each chunk with a part of it.
+        # The function would receive a group once for each chunk that has a part of the group.
         return Merge("", f"{name} works on groups of which several chunks have a part")
     if value.type.startswith("AggregateFunction("):
         if _ORDERED_STATES.fullmatch(name):
@@ -240,7 +260,7 @@ def _aggregate_merge(value: Value) -> Merge:
     if inner and "If" in combinators:
         return _over_parts(name, args)
     if by in _DEFAULT_COUNTS and not ("OrNull" in combinators or value.type.startswith("Nullable(")):
-        # Without rows, the function returns the type's default, which would count in the merge.
+        # Without rows, the function returns the type's default, and the merge would treat the default as a value.
         harmless = by == "max" and _LEAST_IS_DEFAULT.fullmatch(unwrap_type(value.type)) is not None
         if not harmless and ("over all" in value.source or "If" in combinators):
             rows = "such rows" if "If" in combinators else "rows"
@@ -260,15 +280,21 @@ def _without_combinators(name: str) -> tuple[str, set[str]]:
 
 def _base_root(base: str, combinator: str) -> bool:
     """
-    Return whether the name without its combinator is a function; groupArray, for example, is not
-    group with Array.
+    Return whether *base* without *combinator* is still the name of a function.
+
+    An example is ``sumArray``. A counterexample is ``groupArray``, because ``group`` is not a function.
     """
     root = base.removesuffix(combinator)
     return bool(root) and not (combinator == "Array" and root.lower() in ("group", "groupuniq"))
 
 
 def _over(by: str, name: str, args: Sequence[Value], *, counts: bool = False) -> Merge:
-    """Return how the result of a function merges if its arguments may be parts."""
+    """
+    Return how the results of the function *name* merge.
+
+    The merge is *by*. If an argument has parts, the results merge only if all arguments have parts that merge by *by*
+    too, and the function is not a count.
+    """
     inner = [merge_of(arg) for arg in args if is_partial(arg)]
     if not inner:
         return Merge(by)
@@ -286,7 +312,7 @@ MERGING = frozenset(f"{kind}MergeTree" for kind in ("Summing", "Aggregating", "R
 
 
 def key_columns(key: str) -> list[str]:
-    """Return the elements of a sorting key; plain columns appear under the name of the column."""
+    """Return the elements of a sorting or partition key; a plain column has its name without backticks."""
     return [element.strip("`") for element in expressions(key)]
 
 
@@ -299,12 +325,22 @@ def _arguments(engine_full: str) -> list[str]:
 
 
 def summed_columns(target: TableFacts, engine: str) -> frozenset[str] | None:
-    """Return the columns that a SummingMergeTree lists; None without a list, when all numbers are summed."""
+    """
+    Return the columns that a SummingMergeTree lists.
+
+    None if there is no list, so that all numbers are summed, and for other engines.
+    """
     return frozenset(_arguments(target.engine_full)) or None if engine == "SummingMergeTree" else None
 
 
 def merged_by(column: Column, engine: str, summed: frozenset[str] | None) -> str:
-    """Return how the target merges a column outside its key; empty if it keeps one of the values."""
+    """
+    Return how the target merges a column outside its key.
+
+    Returns:
+        The function that merges the values, ``state`` for aggregate states, or ``map`` for a nested column that a
+        SummingMergeTree merges by key. Empty if the target keeps one of the values, or merges in an unknown way.
+    """
     if engine not in ("SummingMergeTree", "AggregatingMergeTree"):
         return ""
     table, _, _ = column.name.partition(".")
@@ -320,14 +356,14 @@ def merged_by(column: Column, engine: str, summed: frozenset[str] | None) -> str
 
 
 def state_function(state: str) -> str:
-    """Return the function of a state's type, without combinators that do not affect merging."""
+    """Return the function in the state type *state*, without combinators that do not affect merging."""
     match = _STATE_TYPE.match(state)
     name = match[1] if match else ""
     return re.sub(r"(?:If|Array|Merge|State)+$", "", name) or name
 
 
 def follows(value: Value, known: set[Value]) -> bool:
-    """Return whether rows that agree in the *known* values also agree in this value."""
+    """Return whether rows that agree in all *known* values certainly agree in *value* too."""
     seen: set[int] = set()
     todo = [value]
     while todo:
@@ -342,7 +378,11 @@ def follows(value: Value, known: set[Value]) -> bool:
 
 
 def keeps_latest(target: TableFacts, filled: Sequence[Column], columns: Mapping[str, Value]) -> bool:
-    """Return whether each chunk gives the latest row of a group and the target keeps the latest of these rows."""
+    """
+    Return whether the chunks and the target together keep the latest row of each group.
+
+    This holds if each chunk gives the latest row, and the engine keeps the row with the highest version.
+    """
     version = _arguments(target.engine_full)
     if not version or version[0] not in columns:
         return False
@@ -390,7 +430,7 @@ def _is_collapsing(target: TableFacts) -> bool:
 
 
 def _caveat_of_keys(plan: Plan, target: TableFacts, chance: Sequence[str]) -> str:
-    """Return why the rows of a key in the target may legitimately differ from the SELECT's rows."""
+    """Return why the target's rows of a key may legitimately differ from the SELECT's rows; empty if they may not."""
     engine = re.sub("^(Replicated|Shared)", "", target.engine)
     if not engine.endswith("MergeTree"):
         return f"no private table like a {target.engine} can be made to compare with"

@@ -1,8 +1,8 @@
 """
 Judge the constants of a SELECT that differ between chunks, where ``--param`` places the window.
 
-Without bounds as parameters, there is no SELECT of the whole window. A path, or a condition ``column = constant``, then
-assigns each row to one chunk. Pure.
+Such a constant is a text from the chunk's start, so no SELECT covers the whole window. Instead, an argument of a table
+function, such as a path, or a condition ``column = constant`` assigns each row to one chunk. This module is pure.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -13,32 +13,40 @@ from .lineage import Value, any_of
 
 
 class Told(NamedTuple):
-    """How a read assigns rows to chunks: the table function (empty for a condition), and its texts per chunk."""
+    """
+    How a constant assigns the rows of a read to chunks.
+
+    Attributes:
+        how: The table function that has the constant as an argument; empty if the constant is in a condition.
+        texts: The constant's value in each sampled chunk.
+    """
 
     how: str
     texts: tuple[str, ...]
 
 
-# The arguments of these functions are no path, so different arguments may give the same rows.
+# Table functions without a path in their arguments, so different arguments may give the same rows.
 FROM_NOWHERE = frozenset(
     {"numbers", "numbers_mt", "zeros", "zeros_mt", "generateSeries", "generate_series", "generateRandom", "values"}
 )
 NOTHING = Value("opaque")
-"""The other side of a condition other than an equality."""
-# Distances of chunks at which an hour of the day, a day of the week or a day of the month repeats.
+"""The value that stands for the second side of a condition that is not an equality."""
+# Numbers of the chunks to sample. Counted from chunk 0, an hour of the day, a day of the week or a day of the month may
+# repeat in these chunks.
 _APART = (0, 1, 7, 12, 24, 28, 29, 30, 31, 168)
 
 
 def sampled_chunks(count: int) -> list[int]:
-    """Return the numbers of some chunks whose constants are compared, including the first and the last."""
+    """Return the numbers, from 0, of the chunks whose constants are compared, including the first and the last."""
     return sorted({number for number in _APART if number < count} | {count - 1})
 
 
 def given_constants(trees: Sequence[Node]) -> dict[int, tuple[str, ...]]:
     """
-    Return the constants that differ between the query trees of several chunks: all values by the constant's id.
+    Return the constants that differ between the query trees of several chunks.
 
-    Empty if the trees differ in anything else.
+    Returns:
+        For each constant's id, the values in all trees. Empty if the trees are equal or differ in anything else.
     """
     given: dict[int, tuple[str, ...]] = {}
     walks = [list(tree.walk()) for tree in trees]
@@ -54,7 +62,7 @@ def given_constants(trees: Sequence[Node]) -> dict[int, tuple[str, ...]]:
 
 
 def tells_chunks(given: Mapping[int, tuple[str, ...]], ids: Collection[int]) -> bool:
-    """Return whether these constants together distinguish all chunks."""
+    """Return whether the constants *ids* together distinguish all sampled chunks; false without constants."""
     values = list(zip(*(given[one] for one in ids), strict=True))
     return bool(values) and len(set(values)) == len(values)
 
@@ -84,7 +92,13 @@ def conditions(value: Value) -> Iterator[tuple[Value, Value]]:
 
 
 def pinned_side(sides: tuple[Value, Value]) -> Value | None:
-    """Return the side of an equality with columns, if the other side is a constant of the chunk; otherwise None."""
+    """
+    Return the side of an equality that equals a constant of the chunk.
+
+    Returns:
+        The side that has columns and no such constant, if the other side has such a constant and no columns; otherwise
+        None.
+    """
     for side, other in (sides, sides[::-1]):
         if NOTHING not in sides and given_in(other) and not _has_columns(other) and _has_columns(side):
             return side if not given_in(side) else None
@@ -98,7 +112,7 @@ def _has_columns(value: Value) -> bool:
 def may_share_rows(one: Collection[Told], other: Collection[Told]) -> bool:
     """Return whether two reads may assign one row to different chunks, as a look-back does."""
     if set(one) & set(other):
-        # Both reads assign the rows to chunks in the same way.
+        # Both reads assign rows to chunks by the same texts.
         return False
     paths = [told for told in (*one, *other) if told.how]
     return len(paths) < len(one) + len(other) or any(
@@ -107,7 +121,7 @@ def may_share_rows(one: Collection[Told], other: Collection[Told]) -> bool:
 
 
 def constants_of(nodes: Iterable[Node]) -> Iterator[int]:
-    """Yield the ids of constants in expressions, without those inside subqueries and inside other constants."""
+    """Yield the ids of the constants in expressions, but not of constants in subqueries or inside other constants."""
     todo = list(nodes)
     while todo:
         one = todo.pop()

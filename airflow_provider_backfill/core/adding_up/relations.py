@@ -15,7 +15,7 @@ from .steps import Steps, list_items
 
 
 class Walk(Steps):
-    """Walk over relations, and keep the rows of each."""
+    """The walk over the relations of a SELECT, which keeps the columns of each relation."""
 
     def relation(self, node: Node, place: str) -> Rows:
         """Return the rows that a table, query, union or join gives. *place* distinguishes the nodes of views."""
@@ -67,12 +67,13 @@ class Walk(Steps):
         case = self._case
         source = case.sources.get(node.name)
         if source is None:
-            # Sources such as the previous rows of a recursive CTE.
+            # No source has this name. For example, the name stands for the previous rows of a recursive CTE.
             return Rows(Shape.WHOLE, {})
         at = f"{place}{node.id}"
         if source.name in case.filters:
             sample = node.fields.get("sample", "1")
-            # A share is shown as "1 / 10". A number of rows is a share that the server takes of the rows of each chunk.
+            # The tree shows a share as "1 / 10". Any other sample is a number of rows, which the server would take from
+            # each chunk.
             if "/" not in sample and sample != "1":
                 raise RefusedError(
                     Kind.STEP,
@@ -177,7 +178,7 @@ class Walk(Steps):
         if mode == "UNION_ALL":
             return rows
         what = mode.replace("_", " ")
-        # ALL counts equal rows: each chunk would subtract the rows of a branch that is read whole.
+        # EXCEPT ALL and INTERSECT ALL count equal rows, so each chunk would use the rows of a whole branch again.
         if not mode.startswith("UNION") and (len(moving) > 1 or mode.endswith("_ALL")):
             values = list(columns.values())
             if (cut := self._cut(rows, what, values, [show(value) for value in values])) is not None:
@@ -265,7 +266,7 @@ class Walk(Steps):
         return replace(rows, columns=columns)
 
     def _blur(self, node: Node, place: str, *, left: bool, right: bool) -> None:
-        """Forget the origin of the columns of a side that the join may fill with defaults."""
+        """Forget where columns come from, for each side whose columns the join may fill with defaults."""
         for blur, title in ((left, "LEFT TABLE EXPRESSION"), (right, "RIGHT TABLE EXPRESSION")):
             for side in node.sections.get(title, ()) if blur else ():
                 for below in side.walk():
@@ -275,7 +276,7 @@ class Walk(Steps):
         """
         Yield the two sides of each equality in a join condition.
 
-        For another condition, yield the condition and an opaque value.
+        For a condition that is not an equality, yield the condition and an opaque value.
         """
         todo = list(node.list("JOIN EXPRESSION"))
         while todo:
@@ -294,11 +295,11 @@ class Walk(Steps):
                 one, two = (self._value(side, place) for side in item.list("ARGUMENTS"))
                 yield one, two
             else:
-                # Without equality, rows with different values may match.
+                # In a condition that is not an equality, rows with different values may match.
                 yield self._value(item, place), Value("opaque")
 
     def _same_bucket(self, pairs: Sequence[tuple[Value, Value]]) -> bool:
-        """Return whether two filtered sides always join rows of the same chunk."""
+        """Return whether an equality in *pairs* lets two filtered sides join only rows of the same chunk."""
         keys = ((self.time_key((left,)), self.time_key((right,))) for left, right in pairs)
         for one, two in keys:
             key = tuple(sorted({*one, *two}))

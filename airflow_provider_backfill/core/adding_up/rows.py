@@ -1,4 +1,4 @@
-"""Describe the result of a query step: whole, in parts or grouped; otherwise a refusal."""
+"""Describe the result of a query step, which is whole, in parts or grouped, and the refusal of a step."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,10 +28,10 @@ class Rows:
 
     Attributes:
         columns: The columns by name, in order.
-        why: For grouped rows, the step that groups them, and how chunks cut it.
-        over: For grouped rows, the input of the aggregates: ``over all`` rows (an empty chunk then gives a row, too),
-            ``over parts`` of groups of an earlier aggregation, or both.
-        told: How ``--param`` assigns the rows to chunks.
+        why: For grouped rows, the step that groups the rows, and how chunks cut the groups; otherwise None.
+        over: For grouped rows, the input of the aggregates: ``over all`` rows (then an empty chunk gives a row, too),
+            ``over parts`` of groups of an earlier aggregation, or both. Otherwise empty.
+        told: How ``--param`` assigns the rows to chunks; empty without such parameters.
     """
 
     shape: Shape
@@ -42,7 +42,16 @@ class Rows:
 
 
 class Cut(NamedTuple):
-    """A step that combines several rows and whose groups chunks cut."""
+    """
+    A step that combines the rows of a group, where chunks cut the groups.
+
+    Attributes:
+        what: The step, such as ``GROUP BY``.
+        keys: The keys of the groups, as SQL for a message.
+        key: The part of the keys that depends only on time; empty if there is none.
+        facts: How the chunk bounds cut the values of *key*; None if *key* is empty.
+        placed: Whether ``--param`` places the window.
+    """
 
     what: str
     keys: str
@@ -51,7 +60,13 @@ class Cut(NamedTuple):
     placed: bool = False
 
     def message(self, name: str, cannot: str) -> str:
-        """Return the message that chunks cut groups of the SELECT *name*, which *cannot* be merged."""
+        """
+        Return the message that chunks cut the groups of this step.
+
+        Args:
+            name: The SELECT's name.
+            cannot: The clause that says why cut groups do not add up.
+        """
         step = f"{name} has {self.what} {self.keys}"
         if self.facts is not None and self.facts.usable and self.facts.cut is not None:
             return (
@@ -74,12 +89,12 @@ class Cut(NamedTuple):
 
 
 def show_key(key: BucketKey) -> str:
-    """Return a key as SQL for a message; the branches of a UNION are listed."""
+    """Return a key as SQL for a message; the expressions of a UNION's branches are joined by "or"."""
     return " or ".join(dict.fromkeys(expression.sql for expression in key))
 
 
 class RefusedError(Exception):
-    """Raised at a step that does not add up. The refusal names the flags of a fitting plan if there are any."""
+    """Raised at a step that does not add up. The remedy is the flags of a fitting plan, if these are known."""
 
     def __init__(self, kind: Kind, message: str, remedy: Advice, cut: "Cut | None" = None) -> None:
         super().__init__(message)
@@ -99,12 +114,16 @@ ONE_CHUNK = Advice("plan the window as one chunk ({} as long as the window)", Fl
 
 
 def or_one_chunk(text: str, *parts: object) -> Advice:
-    """Return an advice: *text*, or else plan the window as one chunk."""
+    """Return the advice to do what *text* says, with *parts* for its ``{}``, or to plan the window as one chunk."""
     return Advice(f"{text}, or {{}}", *parts, ONE_CHUNK)
 
 
 class TableColumns(dict[str, Value]):
-    """The columns of a table: every column that a query reads."""
+    """
+    The columns of a table, whose names need not be known.
+
+    The mapping itself is empty. Each column that a query reads from *source* is taken as a column of *table*.
+    """
 
     def __init__(self, table: TableName, source: str) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ _IN_BLOCK = re.compile(
 
 
 class Steps(Expressions):
-    """Judge, in the order of execution, the steps of one query that combine rows."""
+    """The part of the walk that judges the steps of one query that combine rows."""
 
     def _filter(self, rows: Rows, value: Value, title: str) -> None:
         self._note_chance([value])
@@ -38,7 +38,10 @@ class Steps(Expressions):
 
     def _limited(self, rows: Rows, pairs: Iterable[tuple[Value, Value]]) -> Rows:
         """
-        Return the rows after conditions: parts of the whole if the conditions assign each row to one chunk by --param.
+        Return the rows after conditions.
+
+        Whole rows become parts if constants of ``--param``, in the conditions or in arguments of table functions,
+        distinguish all chunks. Note a doubt if this needs a condition that does not make columns equal to a constant.
 
         Args:
             pairs: The two sides of each equality; for another condition, the condition and :data:`.placed.NOTHING`.
@@ -62,7 +65,7 @@ class Steps(Expressions):
         return replace(rows, shape=Shape.PARTS, told=told)
 
     def _of_one_chunk(self, values: Sequence[Value]) -> bool:
-        """Return whether, according to --param, rows that agree in these values belong to one chunk."""
+        """Return whether rows that agree in these values belong to one chunk, according to ``--param``."""
         ids = [given_in(value) if value.what == "given" else self._pinned.get(value, ()) for value in values]
         return tells_chunks(self._case.given, {one for each in ids for one in each})
 
@@ -107,7 +110,14 @@ class Steps(Expressions):
         )
 
     def _cut(self, rows: Rows, what: str, values: Sequence[Value], texts: Sequence[str]) -> Cut | None:
-        """Return why chunks cut the groups of these keys; None if each group belongs to one chunk."""
+        """
+        Return how chunks cut the groups of these keys; None if each group belongs to one chunk.
+
+        Args:
+            what: The step that has the keys, such as ``GROUP BY``.
+            values: The resolved keys.
+            texts: The keys as SQL for a message.
+        """
         keys = ", ".join(texts) or "of all rows"
         if rows.shape is Shape.GROUPED:
             return rows.why._replace(what=what, keys=keys) if rows.why else Cut(what, keys, (), None)
@@ -192,7 +202,12 @@ def list_items(node: Node) -> tuple[Node, ...]:
 
 
 def _calls(node: Node, how: str) -> list[Node]:
-    """Return a query's own calls that are ordinary, aggregates or windows, without the calls in its subqueries."""
+    """
+    Return the calls in a query's clauses, except GROUP BY, without the calls in its subqueries.
+
+    Args:
+        how: The type of the calls: ``ordinary``, ``aggregate`` or ``window``.
+    """
     found: dict[int, Node] = {}
     titles = ("PREWHERE", "WHERE", "PROJECTION", "HAVING", "QUALIFY", "ORDER BY", "LIMIT BY", "INTERPOLATE")
     todo = [child for title in titles for child in node.sections.get(title, ())]

@@ -1,4 +1,4 @@
-"""Check that the target merges parts of one group from several chunks, with times from the filtered table."""
+"""Check that the target merges the parts of a group, and that its times come from the filtered table."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,8 @@ from .merging import (
 from .relations import Walk
 from .rows import ONE_CHUNK, Cut, RefusedError, Rows
 
-# Do not refuse wider sums for a possible overflow; the trial shows real overflows.
+# A width in bits. A possible overflow of narrower parts is refused. For this width and above, a possible overflow is
+# only a doubt, because the trial shows real overflows.
 _ENOUGH_BITS = 32
 _OR_BUCKETS = Advice(
     "group by a bucket of time as well, or use -State functions and an AggregatingMergeTree target, or {}, "
@@ -36,7 +37,13 @@ _OR_BUCKETS = Advice(
 
 
 def check_merge(case: Case, walk: Walk, rows: Rows) -> None:
-    """Check that the target merges the parts of one group from several chunks."""
+    """
+    Check that the target merges the parts of one group from several chunks.
+
+    Raises:
+        RefusedError: The target does not merge the parts correctly, and the user has not accepted partial groups. An
+            accepted refusal is noted in *walk* instead.
+    """
     try:
         for columns in _branch_rows(rows):
             _check_columns(case, walk, rows, columns)
@@ -47,7 +54,7 @@ def check_merge(case: Case, walk: Walk, rows: Rows) -> None:
 
 
 def _branch_rows(rows: Rows) -> Iterator[dict[str, Value]]:
-    """Yield the columns of each branch of a UNION at the top."""
+    """Yield the columns of each branch of the UNION in *rows*; without just one UNION, yield the columns once."""
     unions = {value.source: len(value.args) for value in rows.columns.values() if value.what == "either"}
     if len(unions) != 1:
         yield dict(rows.columns)
@@ -78,7 +85,7 @@ def _check_columns(case: Case, walk: Walk, rows: Rows, columns: Mapping[str, Val
     if engine not in MERGING:
         raise refuse(f"{target.name} ({target.engine}) cannot merge parts of a result")
     filled = [column for column in target.columns if column.name in case.columns and column.name in columns]
-    # Rows of different partitions are never merged.
+    # The partition key counts as part of the key, because rows of different partitions are never merged.
     whole_key = {*key_columns(target.sorting_key), *key_columns(target.partition_key)}
     key_values = {columns[column.name] for column in filled if column.name in whole_key}
     latest = engine == "ReplacingMergeTree" and keeps_latest(target, filled, columns)
@@ -155,7 +162,7 @@ def _check_columns(case: Case, walk: Walk, rows: Rows, columns: Mapping[str, Val
 
 
 def left_to_chance(case: Case, given: Mapping[str, Value]) -> Iterator[str]:
-    """Yield the columns of which the target keeps an arbitrary value after a merge."""
+    """Yield the columns of which a SummingMergeTree or AggregatingMergeTree target keeps any one value in a merge."""
     engine = re.sub(r"^(?:Replicated|Shared)", "", case.target.engine)
     if engine not in ("SummingMergeTree", "AggregatingMergeTree"):
         return
@@ -171,10 +178,14 @@ def left_to_chance(case: Case, given: Mapping[str, Value]) -> Iterator[str]:
 
 
 def changing_defaults(target: TableFacts, statements: Sequence[Statement]) -> tuple[str, ...]:
-    """Return the columns whose default differs in each evaluation, such as ``DEFAULT now()``."""
+    """
+    Return the columns whose default may differ in each evaluation, such as ``DEFAULT now()``.
+
+    A column that all statements give without a default is left out.
+    """
     given = [set(one.columns) - set(one.defaulted) for one in statements]
     found: list[str] = []
-    # A default may use an earlier column that has a default, too.
+    # A default may use an earlier column with such a default.
     for column in target.columns:
         names = re.findall(r"([A-Za-z_]\w*)(\s*\()?", column.default)
         changes = any(UNSTABLE.fullmatch(name) if called else name in found for name, called in names)
@@ -184,7 +195,13 @@ def changing_defaults(target: TableFacts, statements: Sequence[Statement]) -> tu
 
 
 def check_label(case: Case, walk: Walk, rows: Rows) -> None:
-    """Refuse a window on one table of a join when the target's time comes from another."""
+    """
+    Check that the target's time comes from a filtered table, or equals a filtered time in a join.
+
+    Raises:
+        RefusedError: The time comes only from tables that each chunk reads whole, although the user did not declare
+            this for all of these tables.
+    """
     value = rows.columns.get(case.target_time)
     if value is None or case.target_time not in case.columns:
         return
@@ -201,7 +218,7 @@ def check_label(case: Case, walk: Walk, rows: Rows) -> None:
     if not tables or tables & {*case.filters, *behind} or tables <= case.whole:
         return
     if any(walk.time_key((other,)) for pair in walk.pairs if value in pair for other in pair):
-        # An example is the day of a calendar table, joined by the day of the event.
+        # A join makes the value equal to a filtered time, for example the day of a calendar to the day of an event.
         return
     of = " and ".join(map(str, sorted(tables)))
     raise RefusedError(

@@ -22,7 +22,7 @@ def judge(case: RuleContext) -> list[Finding]:
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Return the findings by severity, otherwise in the order they came."""
+    """Return the findings, errors first and information last; findings of equal severity keep their order."""
     return sorted(findings, key=lambda finding: _ORDER.index(finding.severity))
 
 

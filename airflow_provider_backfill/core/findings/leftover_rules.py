@@ -1,4 +1,4 @@
-"""Define the rules about tables and queries that backfills left on a server. Pure."""
+"""Define the rules about tables and queries that backfills left on a server. The rules are pure functions."""
 
 from collections.abc import Iterator
 
@@ -46,14 +46,14 @@ def _staging(case: RuleContext) -> Iterator[Match]:
 
 
 def _of_this_plan(case: RuleContext, plan_id: str, run: Run, tables: list[StagingFacts]) -> Iterator[Match]:
-    # A worker that takes over from a dead worker needs its tables. A waived plan has no such worker.
+    # Live workers use the tables, and so does a takeover of a dead worker's chunk. A waived plan has no takeovers.
     if run.workers.keys() - case.dead or (run.count(ChunkStatus.RUNNING) and not case.waived):
         return
     left = [table for table in tables if judge_leftover(table, Standing(run)).removable]
     cancelled = run.status is RunStatus.CANCELLED
     status = f"{run.status} and waived" if case.waived else run.status
     kept = [table for table in tables if table not in left]
-    # A plan with a temporary waiver drops its tables after a resume.
+    # Do not report kept tables of a temporarily waived plan: after a resume, the completed plan drops its tables.
     if kept and (cancelled or (case.waived and run.waiver is not None and run.waiver.until is None)):
         drop = _drop(kept)
         ways = "Where the target is right as it is, drop the table; to finish these rows instead, resume the plan."
@@ -81,7 +81,7 @@ def _drop(tables: list[StagingFacts]) -> str:
 
 
 def _counted(tables: list[StagingFacts]) -> str:
-    """Return the number of tables, with the name of one."""
+    """Return the subject of a message: one table with its rows, or the number of tables and the first one."""
     first = tables[0]
     rows = "on no server, and in Keeper still" if first.lost[0] else show_number(first.rows or 0, "row")
     if first.rows is None and not first.lost[0]:

@@ -1,7 +1,8 @@
 """
 Define the types of the rules: a rule, its input and its findings.
 
-Each module of rules registers its functions in a :class:`RuleRegistry`; :mod:`.judge` orders the registries. Pure.
+Each module of rules registers its functions in a :class:`RuleRegistry`; :mod:`.judge` orders the registries. This
+module is pure.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +30,13 @@ class Severity(StrEnum):
 
 
 class Finding(NamedTuple):
-    """A fact about a plan that a person should know, with the command to type next."""
+    """
+    A fact that a person should know, with its remedy.
+
+    Attributes:
+        plan_id: The id of the plan that the fact concerns; empty if it does not concern a single plan.
+        remedy: The command, statement or advice that helps; None if there is none.
+    """
 
     code: str
     severity: Severity
@@ -45,7 +52,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RequiredBackfill:
-    """A backfill that a version-controlled file demands; *where* is its place in that file."""
+    """A backfill that the ``--required`` file declares; *where* names the file and the entry, for messages."""
 
     target: TableName
     start: datetime
@@ -62,16 +69,18 @@ class RuleContext:
 
     Attributes:
         plan: The plan; None for a target without a plan and for findings about all plans.
-        run: The plan's run.
+        run: The plan's run; None if it was not read.
         dead: The names of the dead workers of the run.
-        required: The policy ``failCheckOnRequiredPendingBackfill``.
+        required: The value of the policy ``failCheckOnRequiredPendingBackfill``.
         max_age: The age from which an unfinished plan is an error; None means any age.
         server: The facts of the server; None if it was not asked.
-        about: Id of a plan with damaged files; *damage* describes the damage, *remedy* the command that helps, if any.
-        gate: Whether ``check`` asks; it fails while a required backfill is unfinished.
-        absent: The state folder, if it has no plan.
+        about: Id of the plan that the findings concern if *plan* is None.
+        damage: The damage of that plan's files, in full sentences; empty if they are intact.
+        remedy: The command that helps against the damage; None if there is none.
+        gate: Whether unfinished or missing backfills are errors, as ``check`` judges them.
+        absent: The state folder, if it has no plan; otherwise empty.
         twice: The stretches that two fills have filled.
-        missing: Declared backfills, each with a part of its window that no plan covers.
+        missing: Declared backfills, each with start and end of a part of its window that no plan covers.
     """
 
     moment: datetime
@@ -91,23 +100,23 @@ class RuleContext:
 
     @property
     def waived(self) -> bool:
-        """Whether a waiver holds now, so that the plan need not be finished."""
+        """Whether a waiver holds at *moment*, so that the plan need not be finished."""
         waiver = self.run.waiver if self.run is not None else None
         return waiver is not None and waiver.holds(self.moment)
 
     @property
     def abandoned(self) -> bool:
-        """Whether all workers with claims in the run are dead."""
+        """Whether the run has workers with claims, and all of them are dead."""
         return self.run is not None and bool(self.run.workers) and self.dead >= self.run.workers.keys()
 
     @property
     def finished(self) -> bool:
-        """Whether the plan is completed."""
+        """Whether the plan's run is completed; false without a run."""
         return self.run is not None and self.run.status is RunStatus.COMPLETED
 
     @property
     def untouched(self) -> bool:
-        """Whether no chunk of the plan was ever started, so that planning again is safe."""
+        """Whether there is no run, or its status is still ``planned``, so that planning again is safe."""
         return self.run is None or self.run.status is RunStatus.PLANNED
 
     @property
@@ -117,7 +126,7 @@ class RuleContext:
 
     @property
     def seen(self) -> "ServerFacts":
-        """The facts of the server; empty for a finished plan, where only leftovers matter."""
+        """The facts of the server; empty if the server was not asked, or for a finished plan (most rules ignore it)."""
         if self.server is not None and not self.finished:
             return self.server
         from ..facts import ServerFacts
@@ -126,7 +135,7 @@ class RuleContext:
 
 
 class Match(NamedTuple):
-    """A finding before the registry adds its code; *severity* overrides the severity of the rule."""
+    """A finding before :meth:`Rule.judge` adds code and plan id; *severity*, if set, overrides the rule's severity."""
 
     message: str
     remedy: Remedy | None = None
@@ -134,7 +143,7 @@ class Match(NamedTuple):
 
 
 class RuleScope(StrEnum):
-    """The input that a rule needs: the state folder alone, or facts of the server, too."""
+    """The input that a rule needs: the state folder alone, or the facts of the server as well."""
 
     STATE = "state folder"
     SERVER = "ClickHouse"
@@ -143,10 +152,11 @@ class RuleScope(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Rule:
     """
-    One rule.
+    A rule: the function *find* that judges a case, and the texts of the rule for the reference.
 
     Attributes:
-        severity: The severity of findings, unless a finding overrides it.
+        severity: The severity of findings, unless a match overrides it.
+        needs: The input that the rule needs.
         says: The meaning of a finding, for the reference.
         remedy: The remedy, for the reference.
         reproduced: Whether the tests bring a real server into this state. Other rules rely on ClickHouse's
@@ -169,7 +179,7 @@ class Rule:
 
 
 class RuleRegistry(list[Rule]):
-    """Rules in the order in which findings are shown."""
+    """The rules of one module in the order of registration, which findings of equal severity keep."""
 
     def __init__(self, needs: RuleScope) -> None:
         super().__init__()
@@ -178,7 +188,7 @@ class RuleRegistry(list[Rule]):
     def rule(
         self, code: str, severity: Severity, says: str, *, remedy: str, reproduced: bool = True
     ) -> Callable[[Callable[[RuleContext], Iterable[Match]]], Callable[[RuleContext], Iterable[Match]]]:
-        """Register the decorated function as a rule; the function yields a :class:`Match` per finding."""
+        """Return a decorator that appends a function as a rule; the function yields a :class:`Match` per finding."""
 
         def register(find: Callable[[RuleContext], Iterable[Match]]) -> Callable[[RuleContext], Iterable[Match]]:
             self.append(Rule(code, severity, self._needs, says, remedy, reproduced, find))
@@ -188,5 +198,5 @@ class RuleRegistry(list[Rule]):
 
 
 def show_names(tables: Iterable[TableName]) -> str:
-    """Return the names of tables for a message."""
+    """Return the names of tables for a message, separated by commas."""
     return ", ".join(str(table) for table in tables)

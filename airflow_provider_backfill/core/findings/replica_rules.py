@@ -1,4 +1,4 @@
-"""Define the rules on replicas and shards: alive, up to date, reachable. Pure."""
+"""Define the rules on replicas and shards: whether they are alive, up to date and reachable. The rules are pure."""
 
 from collections.abc import Iterable, Iterator
 
@@ -13,7 +13,8 @@ from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity
 REPLICA_RULES = RuleRegistry(RuleScope.SERVER)
 _rule = REPLICA_RULES.rule
 
-# A part that waits longer counts as stuck.
+# A replica lags above one of these limits: seconds that its oldest queue entry has waited, seconds of absolute delay,
+# and entries of Keeper's log that it has not yet copied to its queue.
 _STUCK_SECONDS = 15
 _LAG_SECONDS = 300
 _QUEUE_AT_EASE = 100
@@ -43,13 +44,17 @@ def _distributed(case: RuleContext) -> Iterator[Match]:
     remedy="plan the Distributed table, which fills all shards; or plan each of the other shards by its own address",
 )
 def _left_out(case: RuleContext) -> Iterator[Match]:
-    # Check finished plans, too: a forgotten shard shows only then.
+    # Judge finished plans as well, which ``seen`` excludes: a person may notice a forgotten shard only after the run.
     if case.plan is not None and case.server is not None:
         yield from shards_left_out(case.plan, case.server.spreads)
 
 
 def shards_left_out(plan: Plan, spreads: Iterable[SpreadFacts]) -> Iterator[Match]:
-    """Report the shards that a plan of a local table does not fill."""
+    """
+    Yield a match for each Distributed table over a local target, with the shards that the plan does not fill.
+
+    Yield nothing for a plan that fills all shards.
+    """
     for spread in spreads if not plan.shards else ():
         several = len(spread.others) > 1
         numbers = ", ".join(map(str, spread.others))

@@ -1,4 +1,8 @@
-"""Judge a plan's state in one word, the same for the page, ``list``, ``status``, ``doctor`` and ``check``. Pure."""
+"""
+Judge a plan's state in one word, the same for the page, ``list``, ``status``, ``doctor`` and ``check``.
+
+This module is pure.
+"""
 
 from datetime import timedelta
 from enum import StrEnum
@@ -6,12 +10,12 @@ from enum import StrEnum
 from ..run_state import ChunkStatus, RunStatus
 from .registry import RuleContext
 
-# A run without a claimed chunk, such as between two tasks, counts as running for this time.
+# The time after its last event for which a run without claimed chunks counts as active, such as between two tasks.
 _BETWEEN_TASKS = timedelta(minutes=5)
 
 
 class Signal(StrEnum):
-    """The attention that a plan needs: none, an action in time, or a repair."""
+    """The state of a plan: healthy, waiting for a person or for the server, or broken and in need of a repair."""
 
     HEALTHY = "healthy"
     WAITING = "waiting"
@@ -19,7 +23,11 @@ class Signal(StrEnum):
 
 
 def signal_of(case: RuleContext) -> Signal:
-    """Judge a case as far as it is known. The first matching condition decides."""
+    """
+    Return the signal of a case. The first matching condition decides.
+
+    A case without a run is healthy, unless its files are damaged or rows may be doubled.
+    """
     run = case.run
     if case.damage or any(not stretch.accepted for stretch in case.twice):
         return Signal.BROKEN

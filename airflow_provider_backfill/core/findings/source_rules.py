@@ -1,4 +1,4 @@
-"""Define the rules on sources: reads, access of the server, and row policies. Pure."""
+"""Define the rules on sources: missing tables, reads, unstable SELECTs, time units and row policies. They are pure."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -61,7 +61,7 @@ def _not_pruned(case: RuleContext) -> Iterator[Match]:
             continue
         if scan.facts.unsent:
             yield unsent_filter(scan.facts.unsent, scan.source, plan.chunk_count)
-        # Behind a view or a Distributed table are tables of other names, and files have no index that could be added.
+        # Skip views and Distributed tables, which read tables of other names, and files, which cannot have an index.
         if str(scan.source) not in scan.facts.tables:
             continue
         column = time_value(plan.time_column)
@@ -77,7 +77,7 @@ def _not_pruned(case: RuleContext) -> Iterator[Match]:
 
 
 def unsent_filter(database: str, table: TableName, chunks: int) -> Match:
-    """Report that each chunk reads all rows of a table in another database."""
+    """Return the match for a *table* that each chunk reads whole, because *database* (such as MySQL) gets no filter."""
     name = f"{table.table}()" if table.database == TABLE_FUNCTION else str(table)
     return Match(
         f"ClickHouse does not send the time filter to {database}, so each of the {chunks} chunks reads all of {name}.",

@@ -1,4 +1,4 @@
-"""Define the rules on the target: TTL, views, mutations, parts, disks, and the guarantee of a write. Pure."""
+"""Define the rules on the target: TTL, views, mutations, parts, disks, and the guarantee of a write. They are pure."""
 
 from collections.abc import Iterable, Iterator
 
@@ -19,10 +19,10 @@ from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity, sho
 TARGET_RULES = RuleRegistry(RuleScope.SERVER)
 _rule = TARGET_RULES.rule
 
-# ClickHouse delays inserts into a partition with too many parts, and refuses inserts into a table with too many.
-# Warn at 80 % of either limit, to leave room for other inserts.
+# The share of a limit on parts from which the rule warns; the rest is room for other inserts. ClickHouse delays inserts
+# into a partition with too many parts, and refuses inserts into a table with too many parts.
 _PARTS_SHARE = 0.8
-# A chunk needs this multiple of its size: the rows, the staging table, and a merge of it.
+# The disk space that a chunk needs, as a multiple of its size: its rows, its staging table, and a merge of that table.
 _COPIES = 3
 
 
@@ -70,7 +70,7 @@ def _ttl(case: RuleContext) -> Iterator[Match]:
 
 
 def past_ttl(target: TableName, storage: TableName, ttls: Iterable[TtlFacts]) -> Iterator[Match]:
-    """Report a window that has partly expired by the target's TTL or by a column's TTL."""
+    """Yield a match for each TTL, of the target or of a column, by which rows of the window have expired."""
     for ttl in ttls:
         if ttl.until is not None and ttl.column:
             yield Match(
@@ -88,7 +88,7 @@ def past_ttl(target: TableName, storage: TableName, ttls: Iterable[TtlFacts]) ->
 
 
 def constrained(target: TableFacts) -> Iterator[Match]:
-    """Report the constraints of the target, which every row of a chunk must meet."""
+    """Yield one match with all constraints of the target, which every row must meet; nothing without constraints."""
     if found := [f"{check.name} ({check.expression})" for check in checks(target.definition)]:
         yield Match(
             f"{target.name} has the constraint{'s' if len(found) > 1 else ''} {', '.join(found)}: a chunk with one row "

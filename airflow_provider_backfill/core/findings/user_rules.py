@@ -1,4 +1,4 @@
-"""Define the rules on the user: rights and settings. Pure."""
+"""Define the rules on the user: rights and settings. The rules are pure functions."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Define the rules on the window and its chunks: bounds, open ends, new rows, sizes. Pure."""
+"""Define the rules on the window and its chunks: bounds, open ends, new rows, sizes. The rules are pure functions."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -14,11 +14,14 @@ from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity, sho
 WINDOW_RULES = RuleRegistry(RuleScope.SERVER)
 _rule = WINDOW_RULES.rule
 
-# Below this number of rows, the fixed cost of a chunk about doubles its share of one statement.
+# Chunks are small below this median of source rows: the fixed cost of a chunk then about equals the cost of its rows.
 SMALL_ROWS = 100_000
+# The number of chunks from which small chunks are reported.
 MANY_CHUNKS = 50
+# Chunks are large if the largest has more source rows or more bytes on disk than these numbers.
 LARGE_ROWS = 100_000_000
 LARGE_BYTES = 10 * 2**30
+# The number of partitions per staged chunk above which a plan is reported.
 _PARTITIONS_AT_EASE = 100
 
 
@@ -48,7 +51,12 @@ def _open(case: RuleContext) -> Iterator[Match]:
 
 
 def open_window(plan: Plan, now: datetime, untouched: bool = True) -> Iterator[Match]:
-    """Report a window that ends after *now*; the remedy ends the window at the last chunk bound in the past."""
+    """
+    Yield a match if the window ends after *now*; it is an error if partitions are replaced.
+
+    The remedy plans a window that ends at the last chunk bound in the past. There is no remedy if the run has begun
+    (*untouched* is false), or if no chunk has ended by *now*.
+    """
     if plan.end <= now:
         return
     cut = max((end for _, end in takewhile(lambda each: each[1] <= now, plan.slices())), default=None)
