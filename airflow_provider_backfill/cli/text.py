@@ -338,7 +338,12 @@ _SPARED = (7, 6, 3, 4)
 
 
 def _columns_that_fit(widths: Sequence[int], room: int | None) -> list[int]:
-    """Return the indexes of the columns to show: omit spared columns until a line fits; all if *room* is None."""
+    """
+    Return the indexes of the columns to show.
+
+    Columns in ``_SPARED`` are omitted, in that order, until a line fits into *room* characters. If *room* is None, no
+    column is omitted.
+    """
     shown = list(range(len(widths)))
     for column in _SPARED:
         if room is None or sum(widths[one] for one in shown) + 2 * (len(shown) - 1) <= room:

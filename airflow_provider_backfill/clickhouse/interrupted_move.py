@@ -49,7 +49,7 @@ def has_arrived(server: ClickHouse, attempt: Attempt, table: TableName, partitio
     """
     Return whether the staged rows of a partition are in the target.
 
-    Ask this if Keeper may have forgotten the parts.
+    Call this function only if Keeper may have forgotten the hashes of published parts.
 
     Raises:
         InDoubtError: The answer is unknown: the target has some of the rows, or other rows with the same keys.

@@ -68,8 +68,8 @@ def constrained_settings(server: ClickHouse, plan: Plan | None) -> tuple[Constra
     """
     Return the settings in the product's statements that this user may not set to the needed values.
 
-    The result has ``readonly`` if the user has a value other than 0. Without a *plan*, the statements of a plan with
-    staging tables count.
+    The result includes ``readonly`` if the user's value of this setting is not 0. If *plan* is None, check the settings
+    of a plan with staging tables.
     """
     sent = _SENT_DIRECTLY if plan is not None and plan.write_mode is WriteMode.INSERT else _SENT
     if plan is not None and plan.use_tokens:

@@ -141,8 +141,8 @@ class TimeBuckets:
         """
         Return the last edge at or before *moment*, and the first edge at or after *moment*.
 
-        Edges are searched on a grid of 15 minutes (of days for a date column), within 400 days of *moment*. None stands
-        for an edge that was not found.
+        The search for edges uses a grid of 15 minutes (of days for a date column), within 400 days of *moment*. None
+        stands for an edge that was not found.
         """
         step = MS_PER_DAY if self._kind.is_date else _GRID_MS
         middle = to_ms(moment) // step * step

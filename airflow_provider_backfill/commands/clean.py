@@ -201,7 +201,11 @@ def _clean_plan(
 
 
 def _standing(session: Session, server: ClickHouse, plan_id: str, tables: list[_Found]) -> Standing:
-    """Return the plan's run in this folder, and the sign of a worker that may be active on the plan on any host."""
+    """
+    Return the plan's run in this folder, and any evidence of an active worker.
+
+    A live worker in the run's log, a running query, or a run announced on the target is evidence, on any host.
+    """
     run, readable, own = None, True, ""
     try:
         plan = session.store.load_plan(plan_id)

@@ -299,7 +299,7 @@ def _filtered_table(
 ) -> tuple[FilteredTable, str]:
     named = column or request.time_column
     if column is None and len(request.filter_tables) > 1 and named is not None and facts.column(named) is None:
-        # --time-column names a column of another filtered table, so this table's own time column is searched.
+        # --time-column names a column of another filtered table, so detect this table's own time column.
         named = None
     named, timed = _with_expression(server, facts, named)
     name, kind = find_time_column(timed, named, request.time_unit)

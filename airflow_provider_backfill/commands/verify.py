@@ -95,7 +95,11 @@ def verify_plan(session: Session, plan_id: str) -> Payload:
 
 
 def _compare(site: Site, run: Run) -> Payload:
-    """Compare source and target on one site, for the done chunks, after its replicas have caught up."""
+    """
+    Wait until the replicas of the site have caught up, then compare source and target for the done chunks.
+
+    If content sums cannot be compared, only windows whose chunks are all done are compared.
+    """
     plan = site.plan
     with on_site(site.plan.shard):
         server = one_server(site.server)

@@ -68,17 +68,17 @@ class BackfillPlanOperator(BaseOperator):
     """
     Create an immutable plan, or reuse an identical plan, and return the items for ``.expand()``.
 
-    The result is a list of ``{"planId", "from", "to", "chunkCount"}``: one item per chunk if there are at most 24
-    chunks, or if each chunk has about twenty seconds of work. Otherwise an item is a batch of consecutive chunks. There
-    are at most *max_mapped_tasks* items. The XCom ``plan_id`` has the plan id, and the XCom ``summary`` a summary as
-    Markdown. The operator writes nothing to ClickHouse.
+    The result is a list of ``{"planId", "from", "to", "chunkCount"}`` with at most *max_mapped_tasks* items. Each chunk
+    has an item if there are at most 24 chunks, if the number of source rows is unknown, or if a chunk has about twenty
+    seconds of work or more. Otherwise an item is a batch of consecutive chunks. The XCom ``plan_id`` has the plan id,
+    and the XCom ``summary`` a summary as Markdown. The operator writes nothing to ClickHouse.
 
     Bad literal values fail the import of the DAG. Bad rendered values fail the task, without a retry and before
     anything is written. A template that renders to nothing or ``None`` is treated as an omitted argument.
 
     Args:
         target: Table to fill, ``database.table``.
-        window_from: Start of the window, included: ISO text or a datetime; without an offset UTC.
+        window_from: Start of the window, included: ISO text or a datetime; UTC if the text has no offset.
         window_to: End of the window, excluded.
         chunk_hours: Length of a chunk: hours, or text such as ``12h``, ``1d``, ``month``, ``day@Europe/Berlin``,
             ``partition``, or ``auto``; the option ``defaults.chunkHours`` if None.

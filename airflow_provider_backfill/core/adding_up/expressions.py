@@ -32,8 +32,6 @@ class Expressions(ABC):
     def relation(self, node: Node, place: str) -> Rows:
         """Return the rows that a table, query, union or join gives. *place* distinguishes the nodes of views."""
 
-    # -------- expressions
-
     def _value(self, node: Node, place: str, rows: Rows | None = None) -> Value:
         """
         Return the value of an expression, resolved to columns of tables.
@@ -141,8 +139,6 @@ class Expressions(ABC):
                 "be limited to the chunk as well, and miss the rows of the others.",
                 or_one_chunk("read what the subquery needs from another table"),
             )
-
-    # -------- time
 
     def _fits(self, key: BucketKey) -> bool:
         if self._case.one_chunk:
