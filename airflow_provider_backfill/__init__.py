@@ -5,7 +5,7 @@ This file has the version, the metadata for Airflow's providers manager, and :cl
 import, this file loads no other module, because the command line and every ``airflow`` call import it first.
 """
 
-# Type checkers treat a name TYPE_CHECKING as True. An import of the one in typing would cost each start a millisecond.
+# Type checkers treat a name TYPE_CHECKING as True. Importing typing's constant would cost each start a millisecond.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .client import Client as Client

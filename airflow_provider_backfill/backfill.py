@@ -30,7 +30,7 @@ _CELL_COLOURS = {
 
 class Pace(TypedDict, total=False):
     """
-    When and how a run starts chunks.
+    The optional arguments of a run that decide when and how chunks start.
 
     Attributes:
         max_load: Wait while the server uses more than this share of its limits on parts and memory; by default 0.8.
@@ -61,7 +61,7 @@ class VerifyResult:
     Attributes:
         ok: Whether all chunks are done, and the target has the source's rows for the whole window.
         exit_code: The exit code of the command: 0 if *ok*; 3 if inconclusive; 1 if rows differ or chunks are not done.
-        payload: The payload of ``verify --json``, and ``exitCode``.
+        payload: The payload of ``verify --json``, with ``exitCode`` added.
     """
 
     ok: bool
@@ -137,7 +137,7 @@ class LeftoverTable:
 
 class Backfill:
     """
-    One plan and its run. :meth:`Client.plan` and :meth:`Client.backfill` return it.
+    One plan and its run, as returned by :meth:`Client.plan` and :meth:`Client.backfill`.
 
     Attributes:
         id: The plan's id, 16 hex digits.
@@ -231,7 +231,7 @@ class Backfill:
 
     def chunks(self, status: str | None = None, *, failed: bool = False) -> "list[ChunkResult]":
         """
-        Return chunks in time order; no ClickHouse is needed.
+        Return chunks in time order; no ClickHouse is needed. A split chunk is represented by its parts.
 
         Args:
             status: Return only chunks of this status; all if None.
@@ -286,7 +286,7 @@ class Backfill:
         Pause the run until :meth:`resume`, and return the state. The run's workers release their chunks.
 
         Raises:
-            RequestError: The plan has never run, is completed, or is cancelled.
+            RequestError: The plan has never run, or is completed, cancelled or undone.
         """
         from .commands.pause import pause_plan
 
@@ -312,7 +312,7 @@ class Backfill:
         Restore the rows that a plan with ``backup=True`` has replaced, and return the state, which is ``undone``.
 
         Raises:
-            RequestError: The plan has no backup, or a worker is still running it.
+            RequestError: The plan has no backup, its backup table is gone, or a worker of the plan is alive.
             ServerError: ClickHouse could not be asked.
         """
         from .commands.undo import undo_plan
@@ -325,7 +325,7 @@ class Backfill:
         return f"<Backfill {self.id} of {self.target}, {start} to {end}, {show_number(self.chunk_count, 'chunk')}>"
 
     def _repr_html_(self) -> str:
-        """Return HTML for a notebook: a title, and a map whose cells are one or several chunks, coloured by status."""
+        """Return HTML for a notebook: a title, and a map of the window; a cell's colour shows its chunks' status."""
         run: Run = self._session.store.open_run(self._plan).run
         rows = ProgressMap(self._plan).rows(run, width=60, most=40)
         lines = [

@@ -43,7 +43,7 @@ _STATE_DIR = ".clickhouse-backfill"
 
 class Client:
     """
-    A ClickHouse and a state folder.
+    The entry point of the Python API: a ClickHouse server and a state folder.
 
     Args:
         url: ``http[s]://user@host:8123/database`` or ``chdb:///path``; the environment's ``CLICKHOUSE_URL`` if None.
@@ -118,13 +118,13 @@ class Client:
         owner: str = "",
     ) -> Backfill:
         """
-        Create an immutable plan, or find the identical plan; do not run it.
+        Create an immutable plan, or find the identical plan, and return its :class:`.Backfill`; nothing runs.
 
         Arguments that are not described here are the flags of ``plan`` with the same name.
 
         Args:
             target: ``database.table``.
-            window: Start, included, and end, excluded; text such as ``2025-01-31``, or aware datetimes.
+            window: The start (included) and the end (excluded), as text such as ``2025-01-31`` or aware datetimes.
             chunk: ``"6h"``, ``"day"``, ``"month"``, ``"partition"``, a number of hours, or ``"auto"``; the option
                 ``chunkHours`` if None.
             settings: ClickHouse settings for the statements that read the source and fill.
@@ -199,10 +199,12 @@ class Client:
 
         Args:
             name: The plan's id, or a unique beginning of the id; None means the plan created last.
-            target: Return the only open plan of this table, or its only plan if none is open; *name* is then ignored.
+            target: Return the only open plan of this table; without an open plan, the only plan of the table. *name* is
+                then ignored.
 
         Raises:
             PlanNotFoundError: There is no such plan.
+            DamagedStateError: The plan's files are damaged, or no readable plan fits, but a damaged plan may.
             RequestError: *name* is not an id, or several plans fit.
         """
         from .commands.find_plan import find_plan_id, last_plan_id, plan_id_of_target
@@ -231,7 +233,7 @@ class Client:
         self, backfill: str | None = None, *, target: str | None = None, remove: bool = False
     ) -> list[LeftoverTable]:
         """
-        Return the tables that runs and trials have left on the server; with *remove*, drop those that are not needed.
+        Return the tables that runs and trials have left on the server; with *remove*, drop the unneeded tables.
 
         Args:
             backfill: Search only tables of the plan with this id, or with this unique beginning of an id.

@@ -138,7 +138,7 @@ def command_of(remedy: Remedy | None) -> Command | None:
 
 class BackfillError(Exception):
     """
-    The base of all errors that a user can act on. Exit code 1, unless a subclass has another.
+    The base of all errors that a user can act on. Exit code 1, unless a subclass sets another code.
 
     Args:
         message: What happened, with the values, as full sentences.

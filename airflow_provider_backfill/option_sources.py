@@ -60,7 +60,9 @@ def resolve_options(
     airflow_section: Mapping[str, str] | None = None,
 ) -> Resolved:
     """
-    Merge the sources option by option, and return the options. Overridden values are validated, too.
+    Merge the sources option by option, and return the options with the source of each value.
+
+    Values that a stronger source overrides are validated, too.
 
     Args:
         overrides: The strongest source. A key is a flag (``--chunk-hours``) or an argument (``chunk_hours``), and its
@@ -92,7 +94,13 @@ def resolve_options(
 
 
 def _resolve(layers: list[_Layer]) -> Resolved:
-    """Merge *layers*, the strongest first. Raises ConfigError for the first bad value of the strongest bad layer."""
+    """
+    Merge *layers*, the strongest first.
+
+    Raises:
+        ConfigError: A layer has a bad value (the message names the first of the strongest bad layer), or the merged
+            chunk length is shorter than the minimum.
+    """
     for layer in layers:
         try:
             _validate(layer)
@@ -205,7 +213,12 @@ def _file(config_file: Path | None, directory: Path) -> _Layer:
 
 
 def _read_toml(path: Path) -> dict[str, Any] | None:
-    """Return the tables of a TOML file in UTF-8; None without a file. Raises ConfigError for any unreadable file."""
+    """
+    Return the tables of a TOML file in UTF-8; None if the file does not exist.
+
+    Raises:
+        ConfigError: The file cannot be read, is longer than 4 MiB, or is not valid TOML in UTF-8.
+    """
     data = b""
     try:
         with path.open("rb") as file:

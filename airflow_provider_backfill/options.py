@@ -32,7 +32,7 @@ def _length(value: object) -> object:
     Return a chunk length: a number or a length such as ``12h`` as hours, a calendar unit as text.
 
     Raises:
-        ValueError: The value is not above zero and finite, is a number in quotes, or is no length.
+        ValueError: The value is not a length, is a number in quotes, or is not positive and finite.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("no length")
@@ -179,7 +179,7 @@ class OptionInfo(NamedTuple):
         env: The name of the environment variable.
         kind: The type of a plain value.
         type_text: The allowed values, in words.
-        default: The default; None without a fixed default.
+        default: The default; None if the option has no fixed default.
     """
 
     name: str

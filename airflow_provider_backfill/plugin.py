@@ -22,11 +22,11 @@ _ICONS = {"icon": f"{ROUTE}/static/icon.svg", "icon_dark_mode": f"{ROUTE}/static
 
 
 class ClickHouseBackfillPlugin(AirflowPlugin):
-    """Add the page "ClickHouse Backfills", its navigation entry and its tabs to Airflow."""
+    """A plugin that adds the page "ClickHouse Backfills", its navigation entry and its tabs to Airflow."""
 
     name = "clickhouse_backfill"
-    # An entry of the navigation, and tabs of the DAG run and of the task. Airflow before 3.1 ignores them. Addresses
-    # are relative to Airflow's base address.
+    # An entry of the navigation, and tabs of the DAG run and of the task. Airflow before 3.1 ignores these views.
+    # Addresses are relative to Airflow's base address.
     external_views = [  # noqa: RUF012 - Airflow reads it from the class
         {
             "name": "ClickHouse Backfills",
@@ -66,7 +66,7 @@ class ClickHouseBackfillPlugin(AirflowPlugin):
 
 def _open_session() -> "Session":
     """
-    Open the state folder with the options that operators use.
+    Return a session on the state folder, with the options that operators use.
 
     The session has no server, because only workers have connections.
     """

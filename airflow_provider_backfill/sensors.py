@@ -37,7 +37,7 @@ class BackfillStatusSensor(BaseSensorOperator):
     Args:
         plan_id: The plan's id, such as ``plan.output["plan_id"]``. Alternatively, pass *target* and a window.
         target: Table, ``database.table``.
-        window_from: Start of the window, included: ISO text or a datetime; without an offset UTC.
+        window_from: Start of the window, included: ISO text or a datetime; UTC if the value has no offset.
         window_to: End of the window, excluded.
         fail_if_idle: Also fail while the plan is unfinished and has no living worker; ignored for a window.
         announce_empty: Send the asset events even if the plan has written no rows.

@@ -51,7 +51,7 @@ def backfill_params(
     A :class:`BackfillTaskGroup` without a target reads all four values from the params.
 
     Args:
-        window_from: Start of the window, included; without an offset UTC.
+        window_from: Start of the window, included; UTC if the value has no offset.
         window_to: End of the window, excluded.
         chunk_hours: Length of a chunk, as :class:`BackfillPlanOperator` takes it.
     """
@@ -104,7 +104,7 @@ class BackfillTaskGroup(TaskGroup):
         group_id: Name of the group, and prefix of its tasks.
         target: Table to fill, ``database.table``. When None, the DAG's params give target, window and chunk length; see
             :func:`backfill_params`.
-        window_from: Start of the window, included: ISO text or a datetime; without an offset UTC.
+        window_from: Start of the window, included: ISO text or a datetime; UTC if the value has no offset.
         window_to: End of the window, excluded.
         chunk_hours: Length of a chunk, as :class:`BackfillPlanOperator` takes it.
         max_parallel_chunks: Maximum number of parallel mapped tasks; option ``defaults.maxParallelChunks`` when None.
@@ -239,7 +239,7 @@ class _PlanDecoratedOperator(DecoratedOperator, BackfillPlanOperator):
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """
-        Call the function, plan the backfill that the function returns, and return the mapping input.
+        Call the function, plan the backfill that the function describes, and return the items for ``.expand()``.
 
         Raises:
             AirflowFailException: The function returned no dict with a target, or an unknown argument.

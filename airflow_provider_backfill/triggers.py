@@ -66,7 +66,7 @@ class Watched(NamedTuple):
 
 
 class Progress:
-    """Log polls at a readable pace: a new line at most every 15 seconds, an unchanged line every five minutes."""
+    """A logger of polls at a readable pace: a new line every 15 seconds at most, an unchanged line every 5 minutes."""
 
     def __init__(self, log: Logger | Any) -> None:
         self._log, self._said, self._said_at = log, "", 0.0
@@ -83,7 +83,11 @@ class Progress:
 
 
 class BackfillStatusTrigger(BaseTrigger):
-    """Wait for the backfill of a :class:`Watched`. The only event has *published* and *lost* of the last poll."""
+    """
+    Wait for the backfill of a :class:`Watched`.
+
+    The only event has *published* and *lost* of the last poll. If the poll raised an error, *lost* is its message.
+    """
 
     def __init__(self, *, poke_interval: float, **watched: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -236,9 +240,10 @@ class BackfillChunkTrigger(BaseTrigger):
 
 def _is_over(session: Session, plan_id: str, window: Window) -> bool:
     """
-    Return whether nothing is left to execute: the run is cancelled, or no chunk of the window is pending or running.
+    Return whether nothing is left to execute.
 
-    This is the case if a trigger is started again after its last chunk.
+    The run is cancelled or undone, or no chunk of the window is pending or running. Nothing is left,
+    for example, if a trigger is started again after its last chunk.
     """
     status = window_status(session, plan_id, window)
     left = status.counts[ChunkStatus.PENDING] + status.counts[ChunkStatus.RUNNING]

@@ -58,7 +58,7 @@ class TaskName(NamedTuple):
 
 def parse_task(name: str) -> TaskName | None:
     """
-    Return the parts of a task instance's name, as the event log has the name; None for other names.
+    Return the parts of a task instance's name from the event log; None for other names.
 
     Args:
         name: ``airflow:dag/run/task[map index]#try``, or another name, such as a user's.

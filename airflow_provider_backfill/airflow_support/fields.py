@@ -131,7 +131,12 @@ def to_instant(value: str | datetime) -> datetime:
 
 
 def to_chunking(value: float | str) -> Chunking | None:
-    """Return a chunk length as :func:`.chunking.parse_length` reads it; None for ``auto``."""
+    """
+    Return a chunk length as :func:`.chunking.parse_length` reads it; None for ``auto``.
+
+    Raises:
+        RequestError: The length or its time zone does not exist.
+    """
     return None if str(value).strip() == AUTO else parse_length(str(value))
 
 

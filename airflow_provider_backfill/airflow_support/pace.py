@@ -20,7 +20,10 @@ class Pace(NamedTuple):
     Attributes:
         max_load: The share of the server's limits above which the task waits.
         max_failures: The number of permanent failures in a row after which the task stops.
-        stop_at: The stop time as the text of an instant, so that a restart of the triggerer does not shift the time.
+        hours: The hours of the day in which chunks may start, such as ``22-06``; None for all hours.
+        stop_at: The stop time as the text of an instant, so that a restart of the triggerer does not shift the time;
+            None for no stop time.
+        zone: The time zone of *hours*; None for UTC.
     """
 
     max_load: float = 0.8

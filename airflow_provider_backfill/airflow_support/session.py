@@ -43,7 +43,7 @@ _STORE_EXTRA = {
     "key_path": "service_account_path",
 }
 
-# For each flag whose operator argument has a different name, this name.
+# The name of the operator argument for a flag, if the two names differ.
 _RENAMED = {"--from": "window_from", "--to": "window_to", "--select-file": "select"}
 # The flags of the command line without an operator argument.
 _NOT_ARGUMENTS = frozenset({"--clickhouse-url", "--plan-id", "--config", "--json", "--verbose", "--password-file"})
@@ -56,11 +56,10 @@ def airflow_home() -> Path:
 
 def load_airflow_options(arguments: Mapping[str, Any], document: Mapping[str, Any] | None = None) -> Options:
     """
-    Load an operator's options from *arguments* (None means omitted), *document* and the weaker sources, in this order
-    of strength.
+    Load an operator's options from *arguments*, *document* and the weaker sources, in this order of strength.
 
-    The weaker sources are the environment, ``clickhouse-backfill.toml`` in Airflow's home, and Airflow's
-    ``[clickhouse_backfill]`` section.
+    An argument that is None counts as omitted. The weaker sources are the environment, ``clickhouse-backfill.toml`` in
+    Airflow's home, and Airflow's ``[clickhouse_backfill]`` section.
 
     Raises:
         ConfigError: A source has an unknown name or a bad value, even if a stronger source sets the same option.
@@ -204,7 +203,11 @@ def operator_words() -> Iterator[None]:
 
 @contextmanager
 def undefined_named(context: Context) -> Iterator[None]:
-    """Explain an undefined name in a template by an AirflowFailException, if the run has no logical date."""
+    """
+    Explain an undefined name in a template by an AirflowFailException, if the run has no logical date.
+
+    In a run with a logical date, the UndefinedError is raised unchanged.
+    """
     try:
         yield
     except UndefinedError as error:

@@ -30,7 +30,7 @@ _ChunkEvent = ChunkStarted | ChunkDone | ChunkFailed | ChunkSplit | ChunkRelease
 
 
 class ChunkReporter:
-    """Log and count a worker's events; any of the worker's threads may call it."""
+    """A reporter that logs and counts a worker's events; any of the worker's threads may call the reporter."""
 
     def __init__(self, log: Logger | Any, dag_id: str) -> None:
         self._log, self._dag_id = log, dag_id

@@ -149,8 +149,11 @@ def named_plan(call: Call, session: "Session") -> str:
     """
     Return the id of the plan that this call names: by id or its beginning, by ``--last``, or by ``--target``.
 
+    A complete id is returned as it is, whether or not its plan exists.
+
     Raises:
         PlanNotFoundError: No plan fits the name.
+        DamagedStateError: No readable plan fits the name, but a damaged plan may.
         RequestError: The call names no plan or names a plan in two ways, or the name fits several plans.
     """
     from ..commands.find_plan import find_plan_id, last_plan_id, plan_id_of_target

@@ -74,9 +74,10 @@ class RunView:
 
     def _head(self, run: Run, width: int) -> "list[Text]":
         """
-        Return target, status, rows and news: why a worker waits, or the time left and the pace of a running run.
+        Return one or two lines with the target, the status, the rows and the news.
 
-        News that does not fit into the first line has a second line.
+        The news is why a worker waits, or the time left and the pace of a running run. News that does not fit into the
+        first line gets the second line.
         """
         from rich.text import Text
 
@@ -168,7 +169,7 @@ def _window(chunk: Chunk) -> str:
 
 class Live:
     """
-    Show a run on a terminal; used as a context manager.
+    A picture of a run on a terminal, drawn again while the run lasts; used as a context manager.
 
     Args:
         look: Returns the current run; never called by two threads at the same time.

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None, *, airflow_section: Mapping[str
     Run one command with *arguments*; None means the arguments of the process.
 
     Args:
-        airflow_section: Airflow's ``[clickhouse_backfill]`` section, if Airflow's command line calls this.
+        airflow_section: Airflow's ``[clickhouse_backfill]`` section, if Airflow's command line calls this function.
 
     Returns:
         0 for success; 1 for a runtime error or a negative answer; 2 for a configuration or usage error; 3 for an

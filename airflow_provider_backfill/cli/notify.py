@@ -41,7 +41,7 @@ def notify(url: str, payload: dict[str, Any], *, pause: float = 1.0) -> str:
     Returns:
         Why sending failed, without the address, which may contain a token; empty on success.
     """
-    # Importing this costs more than the start of the program, and few runs send messages.
+    # Importing urllib.request costs more than the start of the program, and few runs send messages.
     import urllib.error
     import urllib.request
 

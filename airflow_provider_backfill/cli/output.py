@@ -22,7 +22,11 @@ _ASKS_SERVER = ("plan", "run", "resume", "cancel", "doctor", "verify", "undo", "
 
 
 def show_payload(payload: Payload, call: Call) -> None:
-    """Print a command's result on stdout, as text, JSON, GitHub annotations or plan ids; nothing after --follow."""
+    """
+    Print a command's result on stdout, as text, JSON, GitHub annotations or plan ids.
+
+    After --follow, print nothing, because the events are already printed; with --json, still print the result.
+    """
     if call.on("--json"):
         print_json(payload)
         return
@@ -91,7 +95,7 @@ def without_passwords(text: str, call: Call | None) -> str:
     with suppress(ConfigError):
         secrets.add(read_password(call) or "" if call else "")
     for secret in sorted(secrets, key=len, reverse=True):
-        # Do not mask three letters or fewer: such a word is no secret, and masking it would garble the text.
+        # Do not mask three letters or fewer: masking such a short word would garble the text.
         for form in {secret, quote(secret, safe="")} if len(secret) > 3 else ():
             text = text.replace(form, MASK)
     return text

@@ -55,7 +55,8 @@ def parse(words: Sequence[str]) -> Call:
     Parse the command line. The command is the first word that is neither a flag nor a flag's value.
 
     Raises:
-        RequestError: The command is missing, a word is unknown, or a flag has no value.
+        RequestError: The command is missing, a word is unknown or not allowed, a flag has no value, or a switch has a
+            value.
         SystemExit: Help or the version was asked for, and printed on stdout.
     """
     index = 0
@@ -113,7 +114,7 @@ def _positional(command: str, extra: Sequence[str], values: Mapping[str, Any]) -
     command has no such flag, or if a word looks like a flag.
 
     Raises:
-        RequestError: There are too many words, or a word clearly means something else than a plan.
+        RequestError: There are too many words, or a word clearly means something other than a plan.
     """
     slots = [flag for flag in COMMANDS[command].flags if flag in POSITIONAL]
     if not slots or any(word.startswith("-") for word in extra):

@@ -26,7 +26,7 @@ _MIDNIGHT = "T00:00:00.000Z"
 
 
 class Progress(Protocol):
-    """Show a run while it lasts; used as a context manager."""
+    """A display of a run while the run lasts; used as a context manager."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
@@ -147,10 +147,10 @@ def chunk_window(start_at: datetime, end_at: datetime) -> str:
 
 class LineProgress:
     """
-    Show progress as plain lines.
+    A display of a run as plain lines.
 
-    Each failure, split and wait has a line. Each finished chunk of a small plan has a line; in a larger plan, at most
-    one finished chunk in two seconds.
+    Each failure, split and wait has a line. Each finished chunk of a plan with up to 50 chunks has a line. In a larger
+    plan, a finished chunk has a line only if the last line is at least two seconds old.
 
     Args:
         look: Returns the current run; called at the beginning and for each line.
@@ -192,7 +192,7 @@ class LineProgress:
 
 class JsonLines:
     """
-    Show progress as JSON, one object per line, for log collectors.
+    A display of a run as JSON, one object per line, for log collectors.
 
     Each line is an event from the event log, with ``planId`` and ``level`` (``info``, ``warning`` or ``error``). Unless
     the log cannot be read, ``chunksDone`` and ``chunksTotal`` have the numbers of done and of all chunks.
@@ -225,7 +225,7 @@ class JsonLines:
 
 
 class ChangeLog:
-    """Show progress as plain lines, one per change of status or counts; for a watcher."""
+    """A display of a run for a watcher, with a plain line for each change of status or counts."""
 
     def __init__(self, out: IO[str], run: Run) -> None:
         self._out = out
@@ -243,7 +243,7 @@ class ChangeLog:
 
 
 def counts_text(run: Run) -> str:
-    """Return the run in one line: status, chunks, rows."""
+    """Return one line with the run's status, its numbers of done and failed chunks, and its rows."""
     failed = run.count(ChunkStatus.FAILED)
     return (
         f"{run.status}: {run.count(ChunkStatus.DONE):,} of {run.total:,} chunks done"

@@ -9,7 +9,7 @@ from .text import show_moment, show_seconds, show_window
 
 
 def show_report(payload: Payload, _: IO[str]) -> str:
-    """Return the report as text: a heading, then the known facts such as user, times and cost, one line each."""
+    """Return the report as text: a heading, a line for each known fact (user, times, cost …), and skipped checks."""
     pairs = list(_pairs(payload))
     width = max(len(label) for label, _ in pairs)
     head = f"Plan {payload['planId']} of {payload['target']} is {payload['status']}."
@@ -18,7 +18,7 @@ def show_report(payload: Payload, _: IO[str]) -> str:
 
 
 def show_markdown(payload: Payload, _: IO[str]) -> str:
-    """Return the report as a Markdown table with a heading."""
+    """Return the report as Markdown: a heading, a table of the known facts, and skipped checks."""
     lines = [
         f"### Backfill {payload['planId']} of `{payload['target']}`: {payload['status']}",
         "",

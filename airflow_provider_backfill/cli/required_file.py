@@ -27,8 +27,8 @@ def read_required(path: Path) -> list[RequiredBackfill]:
     The file has a list ``backfill`` of entries with target, from, to, and optionally reason and owner.
 
     Raises:
-        ConfigError: The file cannot be read, or has another structure; the message names a bad entry. Or the file is
-            YAML and PyYAML is not installed.
+        ConfigError: The file cannot be read, has another structure, or needs PyYAML, which is not installed. The
+            message names a bad entry.
     """
     kind = {".yaml": "YAML", ".yml": "YAML", ".json": "JSON"}.get(path.suffix.lower(), "TOML")
     try:

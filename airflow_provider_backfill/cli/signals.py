@@ -13,7 +13,7 @@ from .console import print_line
 
 class Stopper:
     """
-    Turn SIGINT, SIGTERM and SIGHUP into a pause during a run.
+    A context manager that turns SIGINT, SIGTERM and SIGHUP into a pause of a run.
 
     Before ClickHouse is connected, a signal ends the command. Later, the first signal stops the worker, which releases
     its chunks. A further SIGINT ends the process immediately; other further signals are ignored.

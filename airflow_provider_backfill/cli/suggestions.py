@@ -41,7 +41,7 @@ _FLAGS = {
     "--config": ("-c", "--config-file", "--options"),
     "--json": ("-o", "--output"),
 }
-# Replaces underscores by hyphens, and the dashes that editors put in place of two hyphens by two hyphens.
+# Translates an underscore to a hyphen, and an en or em dash to two hyphens, which editors replace by a dash.
 _SPELLED_OTHERWISE = str.maketrans({"_": "-", "\u2013": "--", "\u2014": "--"})
 
 

@@ -106,7 +106,7 @@ def _read(payload: Payload) -> str:
 
 
 def _failures(groups: Sequence[Payload]) -> str:
-    """Return a line for each of the first five different errors, after the starts of the chunks that have the error."""
+    """Return a line for each of the first five different errors: the first chunks' starts, then the error."""
     return f"\n{' ' * 14}".join(f"{_windows(group)}: {group['error']}" for group in groups[:_ERRORS_SHOWN])
 
 
@@ -155,7 +155,7 @@ def _dial(number: int | None) -> str:
 
 
 def show_doctor(payload: Payload, out: IO[str]) -> str:
-    """Return the findings about a plan or a table, each with its remedy, then sizes of chunks and skipped checks."""
+    """Return the findings about a plan or table, each with its remedy, then chunk size, pace and skipped checks."""
     what = f"{payload['target']}, no plan given"
     if payload["planId"] is not None:
         what = f"Plan {payload['planId']} of {payload['target']} is {payload['status']}"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RunDisplay:
-    """Show the progress of one run on stderr after :meth:`begin`; show nothing with --json."""
+    """A display of one run's progress on stderr, from :meth:`begin` to the exit; empty with --json."""
 
     def __init__(self, call: Call, session: "Session") -> None:
         self._call, self._session = call, session
@@ -61,7 +61,7 @@ class RunDisplay:
 
 def watch_run(call: Call, session: "Session", plan_id: str) -> None:
     """
-    Show progress on stderr until the run has ended, its workers are dead, or the user presses Ctrl-C.
+    Show progress on stderr until the run pauses or ends, its workers are dead, or the user presses Ctrl-C.
 
     With --json, each change is a line on stdout: the status payload, the slowest and failing chunks, and the pace.
     """
@@ -87,7 +87,7 @@ def watch_run(call: Call, session: "Session", plan_id: str) -> None:
 
 def follow_events(call: Call, session: "Session", plan_id: str, reader: "EventReader") -> Payload:
     """
-    Print events as they arrive, until the run has ended, its workers are dead, or the user presses Ctrl-C.
+    Print events as they arrive, until the run pauses or ends, its workers are dead, or the user presses Ctrl-C.
 
     Returns:
         A payload without events, with ``followed``, since the events are already printed.
@@ -112,7 +112,7 @@ def follow_events(call: Call, session: "Session", plan_id: str, reader: "EventRe
 
 
 class JsonChanges:
-    """Write a JSON line for each change of the run."""
+    """A writer of a JSON line on stdout for each change of the run."""
 
     def __init__(self, call: Call, session: "Session", plan: "Plan", run: "Run") -> None:
         from ..core.progress_map import ProgressMap

@@ -1,8 +1,8 @@
 """
 Parse the address of a ClickHouse, and show it without secrets.
 
-An address is shown as its parsed parts without the password. An error about an address that cannot be parsed contains
-at most the name of a parameter.
+An address is shown as its parsed parts without the password. An error about an address that cannot be parsed quotes
+at most the name of a parameter from the address.
 """
 
 import re
@@ -93,7 +93,7 @@ def parse_address(text: str) -> Address:
 
     Raises:
         ConfigError: The address is invalid, or its query has a credential, an unknown parameter or an invalid value.
-            The message contains at most the name of a parameter.
+            The message quotes at most the name of a parameter.
     """
     scheme, separator, _ = text.partition("://")
     scheme = scheme.lower()

@@ -22,6 +22,7 @@ from ..errors import Advice, ServerError, Sql, StatementRefusedError
 from .client import ClickHouse
 from .cluster import drop_for_good, names_elsewhere
 
+# Settings of the INSERTs into a staging table.
 STAGING_SETTINGS = {
     # The staging table must contain exactly the rows of the SELECT. So no INSERT deduplicates or collapses rows, or
     # puts rows in a queue. For the number of partitions, 0 means no limit.
@@ -45,8 +46,8 @@ STAGING_TABLE: Mapping[str, int | str] = {
     # No merge may apply the TTL of a column, which stays in the copy of the target's definition.
     "max_number_of_merges_with_ttl_in_pool": 0,
 }
-# The number of tables per DROP statement. A drop takes milliseconds and a statement a round trip, but a plan may leave
-# thousands of tables.
+# The maximum number of tables per DROP statement. A plan may leave thousands of tables, and each statement costs a
+# round trip.
 _DROPPED_AT_ONCE = 50
 # The maximum wait, in seconds, for the end of a plan's queries on other servers. After it, ServerError is raised.
 _ELSEWHERE_SECONDS = 60.0
@@ -74,7 +75,7 @@ class Neighbour(NamedTuple):
     Another chunk of the plan that has, or may have, written to the target.
 
     Attributes:
-        reach: The target times of its rows; None if they lie in the chunk's window.
+        reach: The target times of the chunk's rows; None if all lie in the chunk's window.
         rows: The number of rows written, before any merge; None if unknown.
     """
 
@@ -101,8 +102,8 @@ class Attempt(NamedTuple):
         reach: Returns the target times of the staged rows, as passed to *verified*; None if they lie in the chunk's
             window.
         earlier: The content sums of the rows that earlier attempts staged, by the number of the attempt.
-        staged: The last verified staging table where the log is the seal: on replicas with its parts, and without parts
-            where the database cannot rename tables. Otherwise None.
+        staged: The last verified staging table in the log; on replicas, with the table's parts. None if no attempt has
+            verified a table, or if a rename is the seal.
         touched: Whether an earlier attempt may have written to the target.
         clear: Whether to delete the chunk's window from the target first.
         insert_threads: The number of threads that write a statement's rows to a staging table; with 1, the setting is
@@ -177,7 +178,7 @@ def _kill_elsewhere(server: ClickHouse, mine: str) -> int:
         The largest number of queries that were found at once.
 
     Raises:
-        ServerError: A query is still running after :data:`_ELSEWHERE_SECONDS`.
+        ServerError: This server could not be reached, or a query is still running after :data:`_ELSEWHERE_SECONDS`.
     """
     found, until = 0, time.monotonic() + _ELSEWHERE_SECONDS
     while alive := _elsewhere(server, mine):
@@ -197,7 +198,11 @@ def _kill_elsewhere(server: ClickHouse, mine: str) -> int:
 
 
 def _elsewhere(server: ClickHouse, mine: str) -> list[tuple[str, str]]:
-    """Return id and host of the queries that meet *mine* on reachable servers of the cluster; empty if these refuse."""
+    """
+    Return id and host of the queries that meet *mine* on the reachable servers of the cluster.
+
+    The result is empty if this server has no cluster, or if a server refuses the question.
+    """
     try:
         if not server.cluster:
             return []
@@ -240,7 +245,7 @@ def batches(tables: Sequence[TableName]) -> Iterator[Sequence[TableName]]:
 
 
 def drop_tables(server: ClickHouse, tables: Sequence[TableName], replicas: Replicas | None = None) -> None:
-    """Drop tables, if they exist, on this server; with *replicas*, on all replicas, with their entries in Keeper."""
+    """Drop tables, if they exist, on this server; with *replicas*, on all replicas and in Keeper."""
     for batch in batches(tables):
         if replicas is not None:
             drop_for_good(server, replicas, batch)

@@ -44,7 +44,8 @@ def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
     """
     Return facts about a table; None if it does not exist or the user may not see it.
 
-    For a materialized view with its own storage, engine, keys and rows are those of the storage.
+    For a materialized view with its own storage, only name, columns and fired views are those of the view. The other
+    facts are those of the storage, if the user may see the storage.
     """
     found = server.rows(
         "SELECT engine, engine_full, toString(uuid), partition_key, sorting_key, create_table_query, total_rows,"
@@ -90,7 +91,7 @@ def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
 
 
 def _allowances(server: ClickHouse) -> dict[str, int | str]:
-    """Return those of :data:`_ALLOWANCES` that this server does not have; empty if the user may not read settings."""
+    """Return those of :data:`_ALLOWANCES` that are off on this server; empty if the user may not read its settings."""
     try:
         strict = server.rows(
             "SELECT name FROM system.merge_tree_settings"
@@ -104,7 +105,7 @@ def _allowances(server: ClickHouse) -> dict[str, int | str]:
 
 
 def replicated(server: ClickHouse, tables: Iterable[TableName]) -> tuple[TableName, ...]:
-    """Return those of *tables* that have a Replicated or Shared engine, sorted. A server may lag behind on these."""
+    """Return those of *tables* that have a Replicated or Shared engine, sorted. A server may lag behind on them."""
     names = ", ".join(f"({literal(table.database)}, {literal(table.table)})" for table in tables)
     rows = server.rows(
         f"SELECT database, name FROM system.tables WHERE (database, name) IN ({names})"
@@ -133,7 +134,7 @@ def feeding_views(server: ClickHouse, target: TableName) -> list[ViewFacts]:
 
 
 def foreign_definers(server: ClickHouse, views: Iterable[str]) -> dict[str, str]:
-    """Return the definers of *views* with SQL SECURITY DEFINER, by ``database.view``, except the connected user."""
+    """Return the definers, other than this user, of those *views* with SQL SECURITY DEFINER, by ``database.view``."""
     names = ", ".join(map(literal, views))
     if not names:
         return {}
@@ -213,7 +214,7 @@ def tables_like(server: ClickHouse, name: TableName) -> list[TableName]:
 
 
 def supertypes(server: ClickHouse, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """Return the smallest common type of each pair of types, by pair; empty text if there is only a Variant."""
+    """Return the smallest common type of each pair of types, by pair; empty text if that type is a Variant."""
     found: dict[tuple[str, str], str] = {}
     for pair in pairs:
         values = ", ".join(f"defaultValueOfTypeName({literal(name)})" for name in pair)

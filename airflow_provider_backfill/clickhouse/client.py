@@ -105,7 +105,7 @@ class ClickHouse:
         return {name: whole for name, whole in _WHOLE_ANSWERS.items() if self.setting(name) not in (None, str(whole))}
 
     def setting(self, name: str) -> str | None:
-        """Return the value of a setting in this user's statements; None if the server does not know the setting."""
+        """Return a setting's value in this user's statements, as text; None if the server does not know the setting."""
         setting = self._client.server_settings.get(name)
         return setting and str(self._client.get_client_setting(name) or setting.value)
 
@@ -255,7 +255,11 @@ class ClickHouse:
         return given
 
     def _arguments(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Return arguments for the client: *settings* without query parameters (``param_name``), and these by name."""
+        """
+        Return the keyword arguments *settings* and *parameters* for the client.
+
+        Settings called ``param_name`` become entries ``name`` of *parameters*, which is None without such a setting.
+        """
         given = self._with(settings)
         found = [name for name in given if name.startswith(_PARAMETER)]
         parameters = {name.removeprefix(_PARAMETER): given.pop(name) for name in found}
@@ -369,7 +373,7 @@ def _no_engine(error: ImportError) -> ConfigError:
 
 
 def _network_reason(error: BaseException) -> str:
-    """Return why a connection failed: the system's reason, or the error's text followed by its first cause."""
+    """Return why a connection failed: the system's reason, or the error's text followed by the root cause."""
     text, inner = str(error), error
     while (cause := inner.__cause__ or inner.__context__) is not None:
         inner = cause

@@ -33,6 +33,7 @@ SYNC_SECONDS = 60
 _DDL_SECONDS = 30
 # The maximum wait, in seconds, until live replicas that dropped a table have left Keeper.
 _GONE_SECONDS = 3.0
+# Settings of a statement that waits only for live replicas.
 _ONLY_LIVING = {
     "distributed_ddl_task_timeout": _DDL_SECONDS,
     "distributed_ddl_output_mode": "null_status_on_timeout_only_active",
@@ -139,10 +140,11 @@ def _arguments(server: ClickHouse, table: TableName, path: str) -> tuple[str, st
 
 def _find_cluster(server: ClickHouse, path: str, names: set[str], active: set[str]) -> str:
     """
-    Return the smallest cluster with all replicas *names* of the table at *path*.
+    Return the smallest cluster that has this server and all replicas *names* of the table at *path*.
 
-    If there is none, return the smallest cluster with all *active* replicas; empty if there is none, either. A server
-    that does not answer may have a missing replica, because Keeper needs some seconds to notice a dead server.
+    If there is no such cluster, return the smallest cluster that has this server and all *active* replicas, or an empty
+    text. A server that does not answer may have a missing replica, because Keeper needs some seconds to notice a dead
+    server.
     """
     clusters = server.rows(
         "SELECT cluster, count() FROM system.clusters GROUP BY cluster HAVING max(is_local) ORDER BY count(), cluster"
@@ -235,14 +237,14 @@ def _queue(server: ClickHouse, table: TableName) -> str:
 
 
 def tables_beside(server: ClickHouse, replicas: Replicas) -> list[str]:
-    """Return the names of the product's tables whose Keeper paths lie beside that of a replicated table."""
+    """Return the names of the product's tables whose Keeper paths lie beside the path of a replicated table."""
     above, _, base = replicas.path.rpartition("/")
     names = Keeper(server, replicas.keeper).children(above or "/", like=f"{base}_backfill_")
     return [name.removeprefix(f"{base}_") for name in names]
 
 
 def path_beside(server: ClickHouse, replicas: Replicas, table: TableName) -> str:
-    """Return the Keeper path of *table*, a table beside a replicated one; empty if it cannot be found."""
+    """Return the Keeper path of the product's *table* beside a replicated table; empty if the path is not found."""
     if not replicas.by_database:
         return f"{replicas.path}_{table.table}"
     rows = server.rows(f"SELECT zookeeper_path FROM system.replicas WHERE {table_condition(table)}")
@@ -255,7 +257,8 @@ def create_everywhere(server: ClickHouse, replicas: Replicas | None, create: Cal
 
     Args:
         replicas: The replication of the target; with None, the table is created only on this server.
-        create: Returns the statement for the cluster with this name; for this server if the name is empty.
+        create: Returns the CREATE statement for the cluster with the given name, or for this server if the name is
+            empty.
     """
     allowed = server.permissive
     server.command(create(""), allowed | (AT_ONCE if replicas is not None else {}))
@@ -264,7 +267,7 @@ def create_everywhere(server: ClickHouse, replicas: Replicas | None, create: Cal
 
 
 def drop_everywhere(server: ClickHouse, replicas: Replicas, tables: Sequence[TableName]) -> None:
-    """Drop tables, if they exist, on all replicas; a replica that is down drops them after its return."""
+    """Drop tables, if they exist, on all replicas; a replica that is down drops the tables when it starts again."""
     if not tables:
         return
     names = ", ".join(map(quote_table, tables))
@@ -310,7 +313,7 @@ class Keeper(NamedTuple):
 
 
 def names_elsewhere(server: ClickHouse, replicas: Replicas, databases: Sequence[str], prefix: str) -> set[str]:
-    """Return the table names that begin with *prefix*, on any replica of the cluster or only in Keeper."""
+    """Return the names with *prefix* of tables in *databases* on reachable replicas, or of tables only in Keeper."""
     names = set() if replicas.by_database else set(tables_beside(server, replicas))
     if replicas.cluster:
         everywhere = f"clusterAllReplicas({literal(replicas.cluster)}, system.tables)"

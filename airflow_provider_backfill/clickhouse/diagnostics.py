@@ -37,7 +37,9 @@ from .table_health import (
 
 _T = TypeVar("_T")
 
+# A literal with its type in the conditions of a query plan, such as 1_UInt8 or 'a'_String.
 _LITERAL_TYPE = re.compile(r"(\b\d{1,80}(?:\.\d{1,80})?|'(?:[^'\\]|\\.){0,400}')_[A-Z]\w{0,80}(?:\([^()]{0,400}\))?")
+# The maximum time, in seconds, to count the partitions that one statement fills for a chunk.
 _PROBE_SECONDS = 5
 
 
@@ -149,7 +151,7 @@ class _Look:
                 yield self._plan, statement, statement.table
 
     def scans(self, readable: Sequence[TableName]) -> Iterator[StatementScan]:
-        """Yield how each statement reads its source; for a refused statement, yield its error."""
+        """Yield how each statement reads its source table, if readable; for a refused statement, yield the error."""
         for plan, statement, source in self._statements(readable):
             try:
                 filters = plan.filters(statement)
@@ -259,7 +261,7 @@ def _sample(server: ClickHouse, source: TableName, column: str) -> tuple[int, in
 
 def _partitions(server: ClickHouse, target: TableFacts, plan: Plan | None) -> int | None:
     """
-    Return the number of partitions that the plan's middle chunk writes to, for the statement with most partitions.
+    Return the number of partitions that the plan's middle chunk writes to, for the statement with the most partitions.
 
     Return None without a plan or a partition key. A count that is interrupted after 5 s gives a lower bound.
 

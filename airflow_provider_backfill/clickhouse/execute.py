@@ -11,8 +11,9 @@ A retry is safe after any crash, for these reasons:
 * An attempt that has lost its claim may wake up at any line. By name it then kills or drops only what belongs to
   earlier attempts, and it deletes only rows of the target that existed while it held the claim.
 * ``stage`` publishes by moving partitions in one direction; moving a missing partition moves nothing. The emptied
-  sealed table stays until the log has the chunk as done.
-* ``replace`` publishes by replacing the target's partitions with the sealed ones, which is idempotent.
+  sealed table stays until the log has the chunk as done. On replicas, ``stage`` attaches copies of the parts in the
+  log, and a repeated statement adds nothing.
+* ``replace`` publishes by replacing the target's partitions with the sealed partitions, which is idempotent.
 * ``insert`` has no staging table, and guarantees only that each row is written at least once.
 
 The caller decides about retries and writes the events.
@@ -48,6 +49,7 @@ from .client import ClickHouse
 from .cluster import catch_up
 
 _DELETE_YOURSELF = Advice("delete the rows yourself and plan again with {}", Flag("--force"))
+# Settings of the INSERTs directly into the target.
 _DIRECT_SETTINGS = {
     "insert_deduplicate": 1,
     "async_insert": 0,
@@ -67,8 +69,8 @@ def run_attempt(server: ClickHouse, attempt: Attempt) -> ContentSums:
         ServerError: ClickHouse refused a statement or could not be reached.
         VerificationError: The staged rows differ from the source's rows, or the staging table was taken away.
         TransitionError: Another worker has taken over the chunk.
-        RequestError: The chunk may not be published or its window not be deleted, for example because of rows of other
-            writers.
+        RequestError: The chunk must not be published, or its window must not be deleted, for example because of rows of
+            other writers.
     """
     plan, chunk = attempt.plan, attempt.chunk
     if attempt.number > 1:
@@ -157,7 +159,7 @@ def _insert(server: ClickHouse, attempt: Attempt) -> ContentSums:
 def _wanted(server: ClickHouse, attempt: Attempt) -> ContentSums | None:
     """Return the source's content sums from before staging; None if the source is not read before staging."""
     plan = attempt.plan
-    # Ask this only for row-wise SELECTs, because an aggregation over an empty source may return a row.
+    # Check this only for row-wise SELECTs, because an aggregation over an empty source may return a row.
     if attempt.sparse and plan.sums_tell and proof.is_empty(server, plan, attempt.chunk):
         return proof.NOTHING
     return proof.source_content(server, attempt) if plan.asks_source_again else None

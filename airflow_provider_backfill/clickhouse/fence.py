@@ -1,11 +1,11 @@
 """
 Keep runs with overlapping windows of one target from publishing at the same time, wherever they run.
 
-A run creates a table in the target's database, the fence, whose name contains the target, the window and the plan. Then
-the run searches for other fences. If two runs create their fences at the same time, at least one sees the other fence
-and backs off. The fence stores the last heartbeat of the run's workers, by the server's clock. Another run removes a
-fence whose last heartbeat is older than the lease. A worker that was asleep for half of the lease checks again before
-it publishes.
+A run creates a fence: a table in the target's database. The name of the fence contains the plan, the window and a hash
+of the target. Then the run searches for other fences. If two runs create their fences at the same time, at least one
+sees the other fence and backs off. The fence stores the heartbeats of the run's workers, by the server's clock. Another
+run removes a fence whose last heartbeat is older than the lease. A worker that was asleep for half of the lease checks
+again before it publishes.
 
 The fence of a replicated target is replicated. All replicas share Keeper, which has the fences' names and the time of
 each heartbeat by one clock. A run that has just written to Keeper, and reads through the same server, sees all earlier
@@ -141,7 +141,7 @@ class Fence:
                 {"async_insert": 0, "insert_deduplicate": 0, **alone},
             )
         except StatementRefusedError as error:
-            # Another run removed the silent fence just now; the next check finds out.
+            # Another run removed the silent fence just now; the next check notices the removal.
             if error.name != "UNKNOWN_TABLE":
                 raise
 

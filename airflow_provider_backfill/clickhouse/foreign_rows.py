@@ -63,7 +63,7 @@ def reach(plan: Plan, chunk: Chunk, extremes: Sequence[int]) -> Slice | None:
     Return the target times ``[first, last)`` of staged rows; None if all lie in the chunk's window or none has a time.
 
     Args:
-        extremes: The server's answer to :func:`extremes_sql`.
+        extremes: The server's answer to :func:`extremes_sql`; empty if that SQL is empty.
     """
     # Possibly no row has a time.
     if plan.target_time is None or not extremes or not extremes[2]:
@@ -142,7 +142,8 @@ def _refuse(
     own = _condition(plan, areas)
     if present is not None and present <= published:
         return
-    # Count now, because neighbours may have published rows since *present* was read. The log then has their number.
+    # Count now, because neighbours may have published rows since *present* was read. The log has the numbers of
+    # their rows.
     found = server.numbers(_count_sql(attempt, areas))[0]
     if found <= published:
         return
@@ -174,7 +175,7 @@ def _area(plan: Plan, other: Neighbour) -> Slice:
 
 
 def _meets(plan: Plan, other: Neighbour, areas: Sequence[Slice]) -> bool:
-    # Without a time, the rows may belong to any chunk.
+    # Without a time column, the rows may belong to any chunk.
     start, end = _area(plan, other)
     return plan.target_time is None or any(start < last and first < end for first, last in areas)
 

@@ -35,7 +35,7 @@ def holds_rows_of(
 
 
 def named_tables(definition: str) -> Iterator[TableName]:
-    """Yield the tables that an engine clause may name: each two adjacent string literals, as database and table."""
+    """Yield the tables that an engine clause may name: each pair of adjacent string literals, as database and table."""
     return (TableName(*pair) for pair in pairwise(_LITERAL.findall(definition)))
 
 
@@ -107,7 +107,11 @@ def _loads(definition: str, database: str, targets: Collection[TableName]) -> bo
 
 
 def _reads_here(server: ClickHouse, node: Node, targets: Collection[TableName]) -> bool:
-    """Return whether ``remote('address', …)`` or ``cluster('name', …)`` reads one of *targets* on this server."""
+    """
+    Return whether ``remote('address', …)`` or ``cluster('name', …)`` reads one of *targets* on this server.
+
+    Return False if the server refuses a test query with the same address or name.
+    """
     where, *names = _texts(node)[:3] or [""]
     names += [one.rest.removeprefix("identifier: ") for one in node.walk() if one.kind == "IDENTIFIER"]
     named = {".".join(names[:2]), *names[-1:]}

@@ -87,7 +87,7 @@ def _may_be_cut(server: ClickHouse, attempt: Attempt, sealed: TableName, partiti
 
 def _has_some(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: str, parts: Iterable[str]) -> bool:
     """
-    Return whether the target's partition has rows that equal rows of these parts in the plan's summed columns.
+    Return whether the target's partition has rows that equal rows of *parts* of *sealed* in the plan's summed columns.
 
     A sample of each part suffices, since a part arrives as a whole.
     """

@@ -7,6 +7,7 @@ from ..core.sql import expressions, quote_table, table_condition
 from ..core.tables import TableName
 from .client import LONG_TEXT, ClickHouse
 
+# The maximum time, in seconds, for each query that reads the source's rows.
 _SAMPLE_SECONDS = 60
 
 

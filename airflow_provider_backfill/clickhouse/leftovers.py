@@ -80,7 +80,12 @@ def _tables(server: ClickHouse, cluster: str, where: str) -> list[StagingFacts]:
 
 
 def texts_of_queries(server: ClickHouse) -> list[str]:
-    """Return the texts of running queries that contain ``backfill_``, on all reachable servers; empty if embedded."""
+    """
+    Return the texts of running queries that contain ``backfill_``, except queries on ``system.processes``.
+
+    Ask the reachable servers of the cluster, or this server if there is no cluster. Return an empty list for an
+    embedded engine.
+    """
     if server.embedded:
         return []
     processes = server.cluster_processes if server.cluster else "system.processes"

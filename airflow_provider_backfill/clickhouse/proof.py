@@ -1,11 +1,11 @@
 """
 Verify a chunk's staged rows before publication.
 
-With ``written``, the staging table's parts must have as many rows as the server counted while writing. The table is
-new, has one writer, and neither deduplicates nor merges, so equal counts prove that no row was lost. If the server does
-not report a count, if the counts differ, or if the parts have no rows, the source is read again as for ``content``.
-Where content sums cannot be compared, the rows that the SELECTs give are only counted again. docs/decisions/0010 has
-the argument.
+With the row proof ``written``, the staging table's parts must have as many rows as the server counted while writing.
+The table is new, has one writer, and neither deduplicates nor merges, so equal counts prove that no row was lost. If
+the server does not report a count, if the counts differ, or if the parts have no rows, the source is read again as for
+``content``. Where content sums cannot be compared, the rows that the SELECTs give are only counted again.
+docs/decisions/0010 has the argument.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,8 @@ class Proof(NamedTuple):
 
     Attributes:
         content: The content sums for the log.
-        reach: The target times of the rows; None if all lie in the chunk's window, or if the plan does not need them.
+        reach: The target times ``[first, last)`` of the rows. None if all lie in the chunk's window, if no row has a
+            time, or if the plan does not need these times.
         parts: Partition id and ``hash_of_all_files`` of each staged part.
         present: The number of rows that the target had in the chunk's window; None if the target was not asked, or if
             *reach* is not None.
@@ -67,7 +68,7 @@ def prove(
     extremes, question = extremes_sql(plan, table), present_sql(attempt)
     if question and attempt.target.replicas is not None:
         catch_up(server, attempt.target.storage)
-    # Each statement costs milliseconds, so one query has the parts, the target's row count and the rows' extreme times.
+    # Each statement costs milliseconds, so one query returns the parts, the target's row count and the extreme times.
     look = server.rows(parts_sql(table, question, extremes), {"query_id": f"{attempt.query_id}.staged"})
     present, found = (look[0][4] if look and question else None), (look[0][-3:] if look and extremes else ())
     content = ContentSums(sum(part[1] for part in look), sum(_number(part[2]) for part in look) % 2**64)
@@ -128,7 +129,11 @@ def _count(server: ClickHouse, attempt: Attempt, statement: Statement) -> int:
 
 
 def is_empty(server: ClickHouse, plan: Plan, chunk: Chunk) -> bool:
-    """Return whether no filtered table has rows in the chunk's window; False if a statement's source is not a table."""
+    """
+    Return whether no filtered table has rows in the chunk's window.
+
+    Return False if a statement's source is a table function, or if a statement has no time filter.
+    """
     if not all(statement.table for statement in plan.statements):
         return False
     return not any(server.numbers(any_row_sql(plan, statement, chunk)) for statement in plan.statements)
@@ -154,7 +159,7 @@ def content_at_source(
 
     Args:
         whole: Whether to sum all columns of each statement instead of the plan's summed columns.
-        summed: The columns to sum, regardless of *whole* and the plan; empty to let these decide.
+        summed: The columns to sum, regardless of *whole* and the plan; empty to let *whole* and the plan decide.
         named: The prefix of the query ids, so that a cancel finds the queries; empty to leave the ids to ClickHouse.
     """
     rows = checksum = 0

@@ -41,6 +41,7 @@ def move_partitions(
     Raises:
         ForeignRowsError: The target has rows of other writers in the chunk's window.
         InDoubtError: It is unknown which parts an earlier, interrupted move has copied to the target.
+        TransitionError: Another worker has taken over the chunk.
         VerificationError: The table was dropped meanwhile, for example by a worker that awoke after the run was
             completed.
     """
@@ -114,7 +115,8 @@ def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName) 
     Replace the target's partitions by the sealed partitions, and drop the window's partitions without new rows.
 
     Raises:
-        RequestError: An affected partition has rows outside the chunk, and the plan does not keep such rows.
+        RequestError: An affected partition has rows outside the chunk, and the plan does not keep such rows; or the
+            target has no time column, or the chunk cuts a day of a date column.
         TransitionError: Another worker has taken over the chunk.
     """
     storage = attempt.target.storage
@@ -168,6 +170,11 @@ def back_up(server: ClickHouse, attempt: Attempt, table: TableName) -> None:
 
     Args:
         table: The chunk's staging table.
+
+    Raises:
+        TransitionError: Another worker has taken over the chunk.
+        RequestError: The target has no time column, or the chunk cuts a day of a date column.
+        ServerError: ClickHouse refused a statement or could not be reached.
     """
     storage, backup = attempt.target.storage, backup_table(attempt.plan, attempt.target.storage)
     comment = f"what the backfill {attempt.plan.plan_id} replaced; drop it when it is not needed any more"
@@ -197,7 +204,7 @@ def keep_outside(server: ClickHouse, attempt: Attempt, table: TableName) -> None
     """
     Copy the target's rows outside the chunk into the staging *table*, so that these rows survive.
 
-    The rows come from those partitions only that the chunk will replace.
+    Only rows in partitions that the chunk will replace are copied.
     """
     storage = attempt.target.storage
     affected = _partitions(server, table) | _partitions(server, storage, _window(attempt))
@@ -235,8 +242,8 @@ def clear_window(server: ClickHouse, attempt: Attempt) -> None:
             attempt.step(Step.CLEARED)
             return
         attempt.owned()
-        # Drop parts without other rows, which takes a moment. A deletion rewrites every part of the table, one after
-        # the other.
+        # Drop each part that has only rows of the window, because a DROP is fast. A deletion processes every part of
+        # the table, one after the other.
         for name in [name for name, others in parts if not others]:
             # A re-created table or a restarted server may use a part's name again, so check the claim before each DROP.
             attempt.owned()

@@ -34,13 +34,19 @@ _STEPS_OVER_ROWS = frozenset(
 )
 
 
-# The names of other databases, by the step that reads from the database. ClickHouse sends such a database the
-# conditions in the SELECT, but not the additional filter.
+# The names of other database systems, by the name of the step that reads from the system. ClickHouse sends the system
+# the conditions in the SELECT, but not the additional filter.
 _OTHER_DATABASES = {"ReadFromMySQL": "MySQL", "ReadFromPostgreSQL": "PostgreSQL"}
 
 
 class _Node(NamedTuple):
-    """A node of a query plan, and whether the filter is at the node, or above it without a join or union between."""
+    """
+    A node of a query plan.
+
+    Attributes:
+        node: The node as in the JSON plan, with its children.
+        filtered: Whether the time filter is at this node, or at an ancestor without a join or union in between.
+    """
 
     node: Mapping[str, Any]
     filtered: bool
@@ -78,7 +84,8 @@ def scan_facts(
     pruned, everywhere = True, True
     for one in filters:
         named = [entry for entry in leaves if entry.node.get("Description") == str(one.table)]
-        # Views, Distributed and Memory tables do not show their name at the leaf, so any filtered scan counts for them.
+        # Views, Distributed and Memory tables do not show their name at the leaf. For such a table, any filtered scan
+        # counts.
         found = named or [entry for entry in leaves if entry.filtered]
         remote: list[_RemoteRead] = []
         if not named and any(entry.node["Node Type"] == "ReadFromRemote" for entry in leaves):
@@ -121,7 +128,7 @@ class _RemoteRead(NamedTuple):
 
     Attributes:
         filtered: Whether the other server's plan has the time filter.
-        row_wise: Whether none of its steps combines several rows; False if the plan is unknown.
+        row_wise: Whether no step of the other server's plan combines several rows; False if the plan is unknown.
     """
 
     filtered: bool
@@ -137,7 +144,8 @@ def _remote_reads(
     The JSON plan of this server does not contain the other servers' plans, so read the plan as text.
 
     Args:
-        columns: The time columns. A read counts as filtered if its plan has a lower limit for one of them.
+        columns: The time columns. A read counts as filtered if the other server's plan has the additional filter, or a
+            lower limit for one of these columns.
     """
     question = f"SELECT explain FROM (EXPLAIN indexes = 1, actions = 1, distributed = 1\n{select}\n)"
     lines = [str(line) for (line,) in server.rows(question, settings)]
@@ -184,8 +192,8 @@ def _is_row_wise(nodes: Sequence[_Node]) -> bool:
 
 
 def _uses_index(entry: _Node, column: str) -> bool:
-    # A key of the index may be the column or a function of it. If the time is an expression, a key may also be a part
-    # of the expression.
+    # A key of the index may be the column or a function of the column. If the time is an expression, a key may also be
+    # a part of the expression.
     keys = (key for index in entry.node.get("Indexes", ()) for key in index.get("Keys", ()))
     return any(column in key or (is_expression(column) and (key in column or column[1:-1] in key)) for key in keys)
 

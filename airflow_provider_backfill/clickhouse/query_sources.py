@@ -11,8 +11,8 @@ from .client import ClickHouse
 
 _FUNCTION = re.compile(r"TABLE_FUNCTION id: \d+.*?table_function_name: (\w+)")
 _TREE = {"allow_experimental_analyzer": 1}
-# Table functions that do not count as sources: their rows are generated, given in the SELECT, or those of an object
-# that the call names.
+# Table functions that do not count as sources. Their rows are generated, are part of the request, or come from another
+# object that the call names.
 _NO_SOURCE = frozenset(
     {"numbers", "numbers_mt", "zeros", "zeros_mt", "generateRandom", "generateSeries", "generate_series", "values"}
     | {"null", "one", "primes", "view", "viewExplain", "viewIfPermitted", "input", "dictionary", "format", "loop"}

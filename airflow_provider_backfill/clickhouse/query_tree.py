@@ -34,7 +34,7 @@ def query_tree(server: ClickHouse, select: str, parameters: Mapping[str, str] | 
         parameters: Values of the SELECT's query parameters.
 
     Raises:
-        ServerError: The server does not accept the SELECT.
+        ServerError: The server does not accept the SELECT, or could not be reached.
         RequestError: This server version prints query trees in an unknown format.
     """
     question = f"SELECT toValidUTF8(explain) FROM (EXPLAIN QUERY TREE passes = 1\n{select}\n)"
@@ -52,10 +52,11 @@ def constants_by_chunk(
     server: ClickHouse, select: str, tree: Node, values: Sequence[Mapping[str, str]]
 ) -> dict[int, tuple[str, ...]]:
     """
-    Return the constants of a SELECT that change with its query parameters: all values by the constant's id.
+    Return the constants of a SELECT that change with its query parameters.
 
-    If the server hides arguments of a table function, the values are the texts of the arguments with query parameters,
-    by the id of the hidden constant. Other constants are omitted if the chunks' trees differ in more than constants.
+    The result has the values for all chunks, by the constant's id. If the server hides arguments of a table function,
+    the result has the texts of those arguments that use query parameters, by the id of the hidden constant. Other
+    constants are omitted if the chunks' trees differ in more than constants.
 
     Args:
         tree: The query tree for the first element of *values*.
@@ -81,7 +82,7 @@ def _arguments(server: ClickHouse, select: str, function: str, values: Mapping[s
     """
     Return, as one text, the values of those arguments of a table function that use query parameters.
 
-    Empty if no argument does, or if the SELECT calls the function several times.
+    Return an empty text if no argument uses a parameter, or if the SELECT calls the function several times.
     """
     call = find_call(select, function) or ""
     if find_call(select[select.find(call) + len(call) :], function) is not None:

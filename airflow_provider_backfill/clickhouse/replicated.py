@@ -23,8 +23,8 @@ from .foreign_rows import ForeignRowsError, refuse_before_publish
 from .interrupted_move import has_arrived
 from .proof import Proof
 
-# The share of Keeper's limits for remembered hashes (their age and their number) from which a hash counts as possibly
-# forgotten.
+# Keeper remembers hashes up to a maximum age and a maximum number. If the age of a hash or the number of hashes reaches
+# this share of its limit, the hash counts as possibly forgotten.
 _MEMORY_SHARE = 0.5
 _WINDOW = re.compile(r"\breplicated_deduplication_window(_seconds)? = (\d+)")
 _QUORUM_SECONDS = 30.0
@@ -41,7 +41,8 @@ def create_staging(
     """
     Create a table with the target's structure on all replicas.
 
-    If this user's inserts need a quorum, and the table can be on all replicas, wait up to 30 seconds for the quorum.
+    If the replicas cannot all be reached from here, create the table on this server only. Otherwise, if this user's
+    inserts need a quorum, wait up to 30 seconds for the quorum.
     """
 
     def create(cluster: str) -> str:
@@ -59,7 +60,7 @@ def create_staging(
 
 
 def _wait_for_quorum(server: ClickHouse, table: TableName) -> None:
-    """Wait up to 30 s for the active replicas of *table* that an insert needs. If too few appear, the insert fails."""
+    """Wait up to 30 s until *table* has the active replicas that an insert needs; without them, an insert fails."""
     until = time.monotonic() + _QUORUM_SECONDS
     question = (
         "SELECT if(value = 'auto', intDiv(total_replicas, 2) + 1, toUInt64OrZero(value)) <= active_replicas"
@@ -111,7 +112,9 @@ def attach_partitions(
     Raises:
         ServerError: This server lacks unpublished parts. The caller may try again, perhaps on another server.
         ForeignRowsError: The target has rows of other writers in the chunk's window.
-        InDoubtError: Keeper may have forgotten published parts, and the rows do not decide the question.
+        TransitionError: Another worker has taken over the chunk.
+        InDoubtError: Keeper may have forgotten published parts, and the target has some of the staged rows, or other
+            rows with the same keys.
     """
     storage = attempt.target.storage
     table = TableName(attempt.target.beside, staged.table)
@@ -139,7 +142,8 @@ def attach_partitions(
             else:
                 refuse_before_publish(server, attempt, 0, proof.present)
         except ForeignRowsError as error:
-            # If true, Keeper knows none of the parts, and a late attempt finds no table to attach the parts from.
+            # If *unpublished* is true, Keeper knows none of the parts and cannot have forgotten any. A late attempt
+            # finds no table to attach the parts from.
             error.unpublished = unpublished
             raise
     for partition in partitions:
@@ -210,8 +214,8 @@ def _may_be_forgotten(server: ClickHouse, target: TableFacts, replicas: Replicas
     Return whether Keeper may have forgotten a published part of the staging *table*.
 
     Keeper forgets hashes older than ``replicated_deduplication_window_seconds``, and keeps at most
-    ``replicated_deduplication_window`` hashes. Return True if the table's oldest part is at least half as old, or if
-    Keeper has at least half as many hashes.
+    ``replicated_deduplication_window`` hashes. Return True if the age of the table's oldest part, or the number of
+    hashes in Keeper, is at least half of the limit.
     """
     names = "('replicated_deduplication_window', 'replicated_deduplication_window_seconds')"
     rows = server.rows(f"SELECT name, toUInt64(value) FROM system.merge_tree_settings WHERE name IN {names}")

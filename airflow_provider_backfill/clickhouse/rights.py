@@ -22,7 +22,7 @@ _SENT: dict[str, str | None] = {
     "send_progress_in_http_headers": "1",
     "http_headers_progress_interval_ms": "10000",
 }
-# The same for a plan that inserts directly into its target.
+# The settings of a plan that inserts directly into its target, with their values; None means any value.
 _SENT_DIRECTLY: dict[str, str | None] = {
     "additional_table_filters": None,
     "log_comment": None,
@@ -38,7 +38,11 @@ _SENT_DIRECTLY: dict[str, str | None] = {
 def missing_grants(
     server: ClickHouse, target: TableFacts, mode: WriteMode | None, sources: Iterable[TableName]
 ) -> tuple[MissingGrant, ...]:
-    """Return the rights that a plan of this write mode needs and the user lacks; None counts as a staging mode."""
+    """
+    Return the rights that a plan of this write mode needs and the user lacks.
+
+    If *mode* is None, check the rights for a mode with staging tables.
+    """
     needed = [("SELECT", quote_table(source)) for source in sources]
     if mode is WriteMode.INSERT:
         # An EXPLAIN in a FROM clause needs the right CREATE TEMPORARY TABLE, which CREATE TABLE includes.

@@ -1,4 +1,4 @@
-"""Estimate the source rows per chunk of a plan: count them if that is cheap, otherwise use the index."""
+"""Estimate the source rows per chunk of a plan: count the rows if a count is cheap, otherwise use the index."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -81,7 +81,7 @@ def _one(server: ClickHouse, table: FilteredTable, bounds: Sequence[int]) -> Est
 
 
 def _where(table: FilteredTable, start: int, end: int) -> str:
-    """Return the condition that a row lies in ``[start, end)``; for dates, that the row's day overlaps this time."""
+    """Return the condition that a row lies in ``[start, end)``, extended to whole days for a date column."""
     kind = table.kind
     return time_filter(table.column, kind, *_whole_days(kind, from_ms(start), from_ms(end)))
 

@@ -75,7 +75,7 @@ def spread_tables(server: ClickHouse, spread: Spread) -> dict[TableName, str]:
 
 def spreads_over(server: ClickHouse, table: TableName, sources: Iterable[TableName]) -> tuple[SpreadFacts, ...]:
     """
-    Return this server's Distributed tables over the local *table*, if their clusters have other shards, too.
+    Return those of this server's Distributed tables over the local *table* whose clusters have other shards.
 
     Omit clusters without this server. Empty if one of the *sources* is Distributed, since the rows of all shards then
     come to this shard.
@@ -92,7 +92,11 @@ def spreads_over(server: ClickHouse, table: TableName, sources: Iterable[TableNa
 
 
 def shard_weights(server: ClickHouse, cluster: str) -> dict[int, int]:
-    """Return the weight of each shard, by shard number: its share of the rows of an INSERT into a Distributed table."""
+    """
+    Return the weight of each shard, by shard number; empty if this server does not know the cluster.
+
+    An INSERT into a Distributed table sends a shard rows in proportion to the shard's weight.
+    """
     rows = server.rows(
         "SELECT shard_num, any(shard_weight) FROM system.clusters"
         f" WHERE cluster = {literal(cluster)} GROUP BY shard_num ORDER BY shard_num"
@@ -108,7 +112,7 @@ def shards_with(server: ClickHouse, cluster: str, table: TableName) -> int:
     query on the shards, all shards of the cluster count.
 
     Raises:
-        ServerUnreachableError: This server could not be reached.
+        ServerError: This server could not be reached, or refused the query on ``system.clusters``.
     """
     about = f"SELECT max(is_local), uniqExact(shard_num) FROM system.clusters WHERE cluster = {literal(cluster)}"
     member, shards = server.numbers(about)
@@ -128,7 +132,8 @@ def shard_urls(server: ClickHouse, cluster: str, given: Mapping[int, Sequence[st
     """
     Return the HTTP addresses of the replicas of each shard, by shard number.
 
-    The addresses have the hosts that this server knows for the cluster, and this server's own scheme and HTTP port.
+    The addresses have the hosts that this server knows for the cluster, and the scheme and HTTP port by which this
+    server was reached.
 
     Args:
         given: Addresses to use instead, by shard number.
@@ -169,8 +174,8 @@ def read_shard_urls(texts: Iterable[str]) -> dict[int, tuple[str, ...]]:
     Several texts with one number give the addresses of the shard's replicas.
 
     Raises:
-        RequestError: A number is invalid, or an address has a user, a password or a database.
-        ConfigError: An address is not a server's.
+        RequestError: A number is invalid, or an address has more than scheme, host and port.
+        ConfigError: An address is not a valid server address.
     """
     found: dict[int, tuple[str, ...]] = {}
     for text in texts:
@@ -185,8 +190,8 @@ def _shard_url(number: str, url: str) -> tuple[int, str]:
     Return the number of a shard and its address, which consists of scheme, host and port.
 
     Raises:
-        RequestError: *number* is invalid, or *url* has a user, a password or a database.
-        ConfigError: *url* is not a server's address.
+        RequestError: *number* is invalid, or *url* has more than scheme, host and port.
+        ConfigError: *url* is not a valid server address.
     """
     if not re.fullmatch(r"[1-9][0-9]{0,5}", number):
         raise RequestError(
@@ -215,7 +220,8 @@ def table_identity(server: ClickHouse, table: TableFacts) -> str:
     """
     Return the identity of a table, which all replicas of the table share.
 
-    The identity is the name of Keeper and the path there; without replicas, the UUIDs of the server and the table.
+    The identity is the name of Keeper and the table's path there. For a table without replicas, the identity is the
+    UUIDs of the server and the table.
     """
     if table.replicas is not None:
         return f"{table.replicas.keeper}:{table.replicas.path}"
@@ -287,7 +293,11 @@ class AnyReplica(ClickHouse):
 
 
 def why_unreachable(server: ClickHouse) -> str:
-    """Return why no replica of *server* answers now; empty if a replica answers, or *server* is a plain connection."""
+    """
+    Return why no replica of *server* answers now.
+
+    Return an empty text if a replica answers, even with a refusal, or if *server* is not an :class:`AnyReplica`.
+    """
     try:
         server.reached()
     except ServerUnreachableError as error:

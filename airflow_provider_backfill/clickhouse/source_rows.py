@@ -1,8 +1,8 @@
 """
 Find how many rows a source has between time bounds, and the average size of a row.
 
-Rows are counted by the time column alone if that is cheap. Otherwise, the index gives an estimate, exact to one granule
-per part. If the index does not contain the time column, the rows are counted for up to a minute.
+Up to 500 million rows are counted, by the time column alone. For more rows, the index gives an estimate, exact to one
+granule per part. If the index does not contain the time column, the rows are counted. A count may take up to a minute.
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,7 +73,11 @@ def rows_between(
 
 
 def rows_by_index(server: ClickHouse, source: TableName, where: str) -> int | None:
-    """Return the number of rows that the server would read with the index; None if the server cannot estimate it."""
+    """
+    Return the number of rows that the server would read with the index.
+
+    Return None if the server refuses the estimate, or if the source is not MergeTree.
+    """
     try:
         rows, tables = server.row(
             f"SELECT sum(rows), count() FROM (EXPLAIN ESTIMATE SELECT * FROM {quote_table(source)} WHERE {where})"
@@ -92,7 +96,7 @@ def _is_merge_tree(server: ClickHouse, source: TableName) -> bool:
 
 
 def uncompressed_bytes_per_row(server: ClickHouse, source: TableName) -> float | None:
-    """Return the average uncompressed bytes of a source row over all columns; None if the parts do not tell."""
+    """Return the average uncompressed bytes of a source row over all columns; None if no part has a known size."""
     size, rows = server.row(
         f"SELECT sum(data_uncompressed_bytes), sum(rows) FROM system.parts WHERE active AND {table_condition(source)}"
     )

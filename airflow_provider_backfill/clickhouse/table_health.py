@@ -30,7 +30,7 @@ def target_ttls(server: ClickHouse, target: TableFacts, plan: Plan) -> tuple[Ttl
     """
     Return the TTLs of a plan's target that delete rows or reset columns, compared with the plan's window.
 
-    Empty if the server refuses to evaluate a TTL.
+    Empty if the target has no known time column, or if the server refuses to evaluate a TTL.
     """
     try:
         return deleting_ttls(server, target, plan, target.engine_full)
@@ -46,6 +46,9 @@ def deleting_ttls(server: ClickHouse, target: TableFacts, plan: Plan | None, eng
 
     Args:
         engine_full: The target's engine clause, which contains the TTLs of the table.
+
+    Raises:
+        ServerError: The server refused to evaluate a TTL, or could not be reached.
     """
     time = plan.target_time if plan is not None else None
     column = target.column(time.column) if time is not None else None
@@ -71,7 +74,11 @@ def _ttl_elements(engine_full: str) -> list[str]:
 def _expired(
     server: ClickHouse, expression: str, column: str, column_type: str, kind: TimeKind, start: datetime, end: datetime
 ) -> datetime | None:
-    """Return the instant in ``(start, end]`` before which rows have expired, to 1/1000 of the window; None if none."""
+    """
+    Return the instant in ``(start, end]`` before which rows have expired, rounded up to about 1/1000 of the window.
+
+    Return None if no row in the window has expired.
+    """
     first, last = to_ms(start), to_ms(end)
     step = max((last - first) // _TTL_POINTS, 1)
     value = instant_sql("ms", kind)
@@ -111,7 +118,11 @@ def fullest_partition(server: ClickHouse, storage: TableName, engine_full: str) 
 
 
 def token_window(server: ClickHouse, engine: str, engine_full: str) -> int | None:
-    """Return the number of remembered insert tokens of a MergeTree table without replicas; None for other engines."""
+    """
+    Return the maximum number of insert tokens that a MergeTree table without replicas remembers.
+
+    Return None for other engines.
+    """
     if not engine.endswith("MergeTree") or engine.startswith(("Replicated", "Shared")):
         return None
     name = "non_replicated_deduplication_window"
@@ -142,7 +153,11 @@ def _first_line(error: str) -> str:
 
 
 def replica_facts(server: ClickHouse, tables: Iterable[TableName]) -> tuple[ReplicaFacts, ...]:
-    """Return the replicas of the tables on those servers of the cluster that answer, or else on this server only."""
+    """
+    Return the replicas of the tables on those servers of the cluster that answer.
+
+    Without a cluster, or if the query on the cluster is refused or finds nothing, return the replicas on this server.
+    """
     paths = f"zookeeper_path IN (SELECT zookeeper_path FROM system.replicas WHERE {is_one_of(tables)})"
     question = (
         "SELECT database, table, replica_name, is_readonly, is_session_expired, absolute_delay,"
@@ -191,7 +206,7 @@ def distribution_queues(server: ClickHouse, tables: Iterable[TableName]) -> tupl
 
 
 def disk_facts(server: ClickHouse, policy: str) -> tuple[DiskFacts, ...]:
-    """Return the disks of a storage policy with their free bytes; empty for an empty name."""
+    """Return the disks of a storage policy with the bytes that are free and not reserved; empty without a *policy*."""
     if not policy:
         return ()
     found = server.rows(

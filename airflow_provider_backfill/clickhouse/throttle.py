@@ -2,7 +2,7 @@
 Check before each chunk whether the server has capacity for another chunk.
 
 A backfill must not disturb other work of the server. So the run waits while inserts are close to being delayed, while
-memory or disk is short, or while the replica lags or is read-only. Then the run continues automatically.
+memory or disk is short, or while the replica lags or is read-only. Afterwards the run continues automatically.
 """
 
 import threading
@@ -46,7 +46,8 @@ class LoadThrottle:
         """
         Return why the next chunk has to wait, with the measured values; empty if the chunk may start.
 
-        Ask the server only if the last answer is at least *pause* seconds old.
+        The answer is also empty if the server cannot be reached. The last answer is reused for *pause*
+        seconds, or for 20 times the duration of the last check if this is longer.
         """
         with self._lock:
             if (asked := time.monotonic()) >= self._until:

@@ -95,7 +95,12 @@ def value_at(server: ClickHouse, key: BucketKey, times: Mapping[TableName, TimeC
 
 
 def _typed(time: TimeColumn, moments: str) -> str:
-    """Return a SELECT of the time column at each of *moments* and right before each bound; *chunk* counts from 1."""
+    """
+    Return a SELECT of the time column at each of *moments* and right before each bound.
+
+    The result's ``side`` is 1 at the moment and 0 right before. Its ``chunk`` is the number of the chunk, from 1, and 0
+    before the first bound.
+    """
     tick = MS_PER_DAY if time.kind.is_date else 1
     return (
         "SELECT ms, side, bound, sum(bound AND side = 1) OVER (ORDER BY at) AS chunk,"

@@ -24,7 +24,7 @@ from ..core.tables import TableName
 from .attempt import STAGING_TABLE, drop_tables
 from .client import LONG_TEXT, ClickHouse
 
-# The relative tolerances of sums by float type, because the order of addition changes the last digits.
+# The relative tolerances of sums, by float type. The order of addition changes the last digits of a sum.
 _TOLERANCE = 1e-9
 _TOLERANCES = (("Float64", _TOLERANCE), ("Float32", 1e-5), ("BFloat16", 0.05))
 # The share of a column's largest absolute value that may remain as a difference where values cancel each other out.
@@ -93,7 +93,7 @@ def make_trial(
 
     Args:
         fill: Inserts the statements' rows for given slices into a table, with given settings.
-        seconds: The time limit of each statement.
+        seconds: The time limit of each statement that *fill* sends; at least 0.1 s. The comparison has no limit.
         not_compared: Columns with several correct values.
         at: SQL for the time of a row in milliseconds; empty without a time.
 
@@ -167,7 +167,7 @@ def private_tables(
 
 
 def _on_one_server(match: re.Match[str]) -> str:
-    """Return the engine without its replication: prefix, path in Keeper and replica name."""
+    """Return the engine without the prefix ``Replicated`` or ``Shared``, the path in Keeper and the replica name."""
     rest = re.sub(r"^\s*'(?:[^'\\]|\\.)*'\s*,\s*'(?:[^'\\]|\\.)*'\s*,?", "", match[3] or "").strip()
     return f"{match[1]}({rest})" if rest else match[1]
 
@@ -259,7 +259,7 @@ def _number(column: str, kind: str) -> str:
     """
     Return SQL for the number by which a column of floats is summed; for arrays of floats, the sum of each array.
 
-    NULL, NaN and infinity count as zero.
+    A NULL, NaN or infinite number counts as zero, and so does an array with a sum that is NaN or infinite.
     """
     number = f"arraySum({quote(column)})" if kind.startswith("Array(") else f"assumeNotNull({quote(column)})"
     return f"if(isFinite({number}), {number}, 0)"

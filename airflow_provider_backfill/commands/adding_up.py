@@ -51,9 +51,9 @@ def check_bounds(
         One verdict per statement, in the plan's order. No verdict has a refusal.
 
     Raises:
-        MisalignedError: A bound lies where it would cut a group, a partition or a value of a parameter. The error
-            proposes bounds that fit, if any are known.
-        RequestError: The chunks would not add up, or the target's partitions cannot be replaced chunk by chunk.
+        MisalignedError: A bound would cut a group, a partition or a value of a parameter, or a chunk spans several
+            values of a parameter. The error proposes bounds that fit, if any are known.
+        RequestError: Chunks would not add up, partitions cannot be replaced, or two chunks have the same parameters.
     """
     bounds = plan.bounds_ms() if bounds is None else bounds
     judged = _Judge(server, target, plan, bounds)
@@ -101,9 +101,9 @@ def _given(
     server: ClickHouse, statement: Statement, scan: ScanFacts, bounds: Sequence[int]
 ) -> dict[int, tuple[str, ...]]:
     """
-    Return the constants of a SELECT that ``--param`` changes from chunk to chunk: sampled values by the constant's id.
+    Return the values that ``--param`` gives to a SELECT's constants in sampled chunks, by the constant's id.
 
-    Empty unless the formats of the parameters give each chunk a different text.
+    The result is empty unless the formats of the parameters give each chunk a different text.
     """
     if not tell_chunks_by_text(statement.parameters, bounds):
         return {}
@@ -134,7 +134,7 @@ class _Judge:
 
     def verdict(self, statement: Statement, scan: ScanFacts) -> Verdict:
         """
-        Return the verdict of the rules on a statement, after asking the server about each time key that they need.
+        Ask the server about each time key that the rules need, and return the rules' verdict on a statement.
 
         The labels include columns that the target computes from a labelled column.
         """
@@ -199,9 +199,9 @@ def to_partitions(
     """
     Return the bounds, with each inner bound moved to the nearest partition start if a SELECT relabels the time.
 
-    For example, the local days of a roll-up and UTC days start at different instants. The bounds are returned unchanged
-    if no SELECT relabels the time, if no partition starts inside the window, or if two bounds would move to the same
-    partition start.
+    A SELECT relabels the time if the partition key's columns are computed from the source's time, as in a roll-up by
+    local day. The bounds stay unchanged if no SELECT relabels the time, if no partition starts inside the window, or if
+    two bounds would move to the same partition start.
     """
     if len(bounds) < 3 or not any(
         _is_relabelled(server, target, plan, *both) for both in zip(plan.statements, scans, strict=True)
@@ -228,7 +228,7 @@ def with_label(
     The plan is returned unchanged if it does not replace partitions, or if its target has no time column.
 
     Raises:
-        RequestError: The plan replaces partitions, and its statements label rows in different ways.
+        RequestError: The plan replaces partitions, and its statements compute the target's time in different ways.
     """
     time = plan.target_time
     if time is None or plan.write_mode is not WriteMode.REPLACE:
@@ -272,7 +272,7 @@ def _check_partitions(
     Refuse chunks that cannot be published by replacing whole partitions of the target.
 
     Raises:
-        MisalignedError: A bound lies inside a partition.
+        MisalignedError: A bound lies inside a partition; an end of the window may do so if no outside row is lost.
         RequestError: The target has no time column, its partition key does not follow from the time, its time does not
             show the rows to keep outside the window, or several chunks give rows of one partition.
     """
@@ -290,7 +290,7 @@ def _check_partitions(
     facts = bucket_facts(server, key, scan.times, held) if held else BucketFacts()
     ends = {bounds[0], bounds[-1]} & {held[0], held[-1]} if held else set()
     while facts.cut is not None and to_ms(facts.cut) in ends and len(held) > 1:
-        # If the target has no rows in the partition that this end of the window cuts, replacing it loses nothing.
+        # This end of the window cuts a partition. If the target has no rows in the partition, nothing can be lost.
         value = value_at(server, key, scan.times, facts.cut)
         if catalog.count_rows(server, target.storage, f"toString({of_target}) IN ({value})"):
             break
@@ -299,7 +299,7 @@ def _check_partitions(
         facts = bucket_facts(server, key, scan.times, held)
     if facts.cut is not None and len(held) > 1:
         window, chunking = _fitting(server, plan, key, scan.times)
-        # Propose chunks by partition where only chunks longer than a day would fit.
+        # Propose chunks by partition, unless a length of at most 24 hours fits.
         short = chunking.hours is not None and chunking.hours <= _CHUNK_HOURS[-1]
         proposal = window + (chunking if short else Chunking(unit=Unit.PARTITION)).flags
         fitting = pass_flags(proposal)
@@ -334,7 +334,7 @@ def _check_kept(
 
 
 def _partition_key(server: ClickHouse, target: TableFacts, scan: ScanFacts, verdict: Verdict) -> _PartitionKey:
-    """Return the elements of the target's partition key that follow from the time that the chunks are cut by."""
+    """Return the partition key's elements that depend only on the source's time; raise RequestError if none does."""
     if not verdict.labels:
         raise RequestError(
             f"{target.name} has no time column that follows from the time that the window applies to, so it cannot "
@@ -363,7 +363,7 @@ def _partition_key(server: ClickHouse, target: TableFacts, scan: ScanFacts, verd
 def _with_defaults(
     target: TableFacts, statement: Statement, labels: Mapping[str, BucketKey]
 ) -> Mapping[str, BucketKey]:
-    """Return *labels*, and labels of unfilled columns whose default is computed from one labelled column."""
+    """Return *labels*, and labels of unfilled columns whose default depends only on one labelled column."""
     found = dict(labels)
     # A default may use an earlier column that has a default, too.
     for column in target.columns:
@@ -375,7 +375,7 @@ def _with_defaults(
 
 
 def _label_of(target: TableFacts, expression: str, name: str, labels: BucketKey) -> BucketKey:
-    """Return *expression* over the target's column *name* as SQL over the source's time; *labels* give the column."""
+    """Return *expression* over the target's column *name* as SQL over the source's time, for each of *labels*."""
     column = target.column(name)
     kind = column.type if column is not None else ""
     return tuple(

@@ -25,10 +25,11 @@ def cancel_plan(session: Session, plan_id: str, *, reason: str = "", wait_second
 
     Args:
         reason: The user's reason, for the log.
-        wait_seconds: The longest wait for live workers to release their chunks, in seconds.
+        wait_seconds: The longest wait for live workers to release their chunks, in seconds; no wait without a
+            server.
 
     Returns:
-        The plan's status; ``queries`` says in words how many queries were killed, or why the server was not asked.
+        The plan's status; ``queries`` says in words how many queries were killed, or why a server was not asked.
 
     Raises:
         RequestError: The plan does not exist or is already completed.
@@ -63,7 +64,8 @@ def _kill(sites: Sequence[Site]) -> str:
     Kill the plan's queries on every site; return a text with their number and the unreachable shards.
 
     Raises:
-        ServerError: The only server could not be reached, or a query still runs.
+        ServerError: The server of a plan without shards could not be reached, a server refused a statement, or a query
+            still runs.
     """
     found, silent = 0, []
     for site in sites:

@@ -27,7 +27,7 @@ class _Tally:
 
     Attributes:
         evaluated: Number of plans whose run could be read.
-        pending: Number of plans that still have to be finished: not completed, waived or undone.
+        pending: Number of plans that still have to be finished: neither completed nor waived nor undone.
         active: Number of plans whose run is running.
         failed: Number of plans whose run has failed.
         waived: Number of unfinished plans with a waiver that holds.

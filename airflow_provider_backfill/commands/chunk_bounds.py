@@ -33,6 +33,7 @@ _MS_PER_MINUTE = 60_000
 # The number of keys in a sample: the minimum, and the number per piece. With 1000 keys per piece, the pieces differ in
 # size by a few percent.
 _SAMPLE, _SAMPLE_PER_PIECE = 10_000, 1_000
+# The factor by which each attempt to cut a chunk by key raises the number of pieces, and the number of attempts.
 _SPARE = 1.1
 _TRIES = 4
 
@@ -53,7 +54,7 @@ class HeavyChunk(NamedTuple):
 
 class Cut(NamedTuple):
     """
-    A plan with its bounds, and the facts found while they were chosen.
+    A plan with its bounds, and the facts found while the bounds were chosen.
 
     Attributes:
         heavy: The chunks that still exceed the limits.
@@ -70,13 +71,14 @@ def cut(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[Scan
     Choose the chunk bounds of a plan.
 
     Returns:
-        The plan with its number of chunks. It also has its bounds, unless these follow from the chunk length, and the
-        key ranges of chunks that time cannot cut further.
+        The plan, the chunks that exceed the limits, and the number of rows per chunk if the rows were counted exactly.
+        The plan has its number of chunks, the key ranges of chunks that time cannot cut further, and its bounds, unless
+        these follow from the chunk length.
 
     Raises:
         RequestError: The bounds cannot be computed: the rows cannot be counted, the size of a row is unknown, a
-            partition is shorter than the minimum chunk length, a chunk would cut a day of a Date column, or there would
-            be too many chunks.
+            partition is shorter than the minimum chunk length, the partition key does not follow from the time, a chunk
+            would cut a day of a Date column, or there would be too many chunks.
     """
     if not plan.chunking.from_data:
         bounds = plan.bounds_ms()
@@ -93,7 +95,7 @@ def cut(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[Scan
 
 
 def _by_chunk(bounds: Sequence[int], rows: Mapping[int, int]) -> dict[int, int]:
-    """Return the number of rows by the start of their chunk; *rows* has numbers of rows by instant."""
+    """Return the row counts by the start of the chunk; *rows* has row counts by instant. All keys are milliseconds."""
     counts: dict[int, int] = {}
     for at, count in rows.items():
         start = bounds[bisect_right(bounds, at) - 1]
@@ -166,7 +168,7 @@ def _ranges(server: ClickHouse, plan: Plan, chunk: Chunk, pieces: int) -> list[s
         ranges = cut_by_key(ordered, sample, pieces, chunk.key_range)
         if len(ranges) > 1:
             return ranges
-    # Key columns without literals, such as floats, can still be hashed.
+    # Key columns that cannot be compared with literals in key order, such as floats, can still be hashed.
     return cut_by_hash(columns, pieces, chunk.key_range) if len(ordered) < len(columns) else []
 
 
@@ -209,7 +211,7 @@ def _has_dates(plan: Plan) -> bool:
 
 
 def _condition(plan: Plan, chunk: Chunk) -> str:
-    """Return the condition that a row of the plan's single source belongs to a chunk."""
+    """Return the SQL condition that selects a chunk's rows from the plan's single source."""
     (table,) = plan.filters(plan.statements[0])
     return slices_condition(table, [(chunk.start, chunk.end)], chunk.key_range)
 
@@ -232,10 +234,11 @@ def _base(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], chunking: Chunking
 ) -> list[int]:
     """
-    Return the bounds without limits on rows and bytes, in milliseconds: by length, or at the target's partitions.
+    Return the bounds by length or at the target's partitions, in milliseconds; ignore the limits on rows and bytes.
 
     Raises:
-        RequestError: A partition is shorter than the minimum chunk length.
+        RequestError: A partition is shorter than the minimum chunk length, or the partition key does not follow from
+            the time.
     """
     if chunking.unit is not Unit.PARTITION:
         start = to_ms(plan.start)
@@ -330,7 +333,7 @@ def _allowed(
     Return the possible starts of chunks, in milliseconds and in time order.
 
     These are the bounds of *base* except the last, and instants between them that cut no bucket and no partition. Each
-    added instant lies at least the minimum chunk length (whole days for a Date) from its neighbours.
+    added instant lies at least the minimum chunk length (rounded up to days for a Date) from its neighbours.
     """
     least = max(round(plan.min_chunk_minutes * _MS_PER_MINUTE), 1)
     if _has_dates(plan):

@@ -58,7 +58,7 @@ def estimate_plan(server: ClickHouse, plan: Plan, counted: Mapping[int, int] | N
 
 
 def _estimate_of(server: ClickHouse, plan: Plan, rows: Sequence[int]) -> Estimate:
-    """Return the estimate for chunks with exactly these row counts."""
+    """Return the estimate for chunks with the row counts *rows*; the estimate is marked as exact."""
     filled = [count for count in rows if count]
     return Estimate(
         chunks=len(rows),
@@ -204,7 +204,11 @@ def _candidates(plan: Plan, chunk_hours: float) -> Iterable[float]:
 
 
 def estimate_payload(estimate: Estimate | None, proposed: float | None) -> dict[str, Any] | None:
-    """Return an estimate as ``plan`` and ``doctor`` print it, for the non-empty chunks; None without an estimate."""
+    """
+    Return an estimate as ``plan`` and ``doctor`` print it; None without an estimate.
+
+    The numbers of rows and bytes describe the non-empty chunks.
+    """
     if estimate is None:
         return None
     rows = {"min": estimate.smallest, "median": estimate.median, "max": estimate.largest}

@@ -72,13 +72,13 @@ def list_chunks(session: Session, plan_id: str, status: ChunkStatus | None) -> l
 
 def chunk_statements(session: Session, plan_id: str, chunk_id: str) -> list[Payload]:
     """
-    Return the INSERT statements of a chunk's last attempt; of its first attempt, if none has begun.
+    Return the INSERT statements of a chunk's last attempt, or of the first attempt if no attempt has begun.
 
     Args:
         chunk_id: The beginning of the chunk's id.
 
     Raises:
-        RequestError: No chunk, or several chunks, have an id that begins with *chunk_id*.
+        RequestError: The plan does not exist, or not exactly one chunk has an id that begins with *chunk_id*.
     """
     plan = session.store.load_plan(plan_id)
     run = session.store.open_run(plan).run

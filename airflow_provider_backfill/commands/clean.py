@@ -37,8 +37,8 @@ def clean_up(
 
     The search covers all databases of the server, and the targets of this folder's plans on every shard. A table is
     kept while a worker may be active on its plan, in any folder or on any host. Signs are a worker with a lease, a
-    fence on the target, and a running query. A table is also kept while a resume of its plan may need it. Backups of
-    ``replace`` are ignored.
+    fence on the target, and a running query. A table is also kept while a resume of its plan may need it, or while a
+    running query names it. Backups of ``replace`` are ignored.
 
     Args:
         plan_id: Search only tables of this plan, which need not be in the state folder.
@@ -126,9 +126,9 @@ def _find(
     server: ClickHouse, plan_id: str | None, targets: set[_Place], unseen: list[str], *, everywhere: bool
 ) -> dict[TableName, _Found]:
     """
-    Return the product's tables on a server by name, or only those of the plan *plan_id*.
+    Return the product's tables on a server, by name; unless *plan_id* is None, only the tables of that plan.
 
-    The search covers the staging databases of *targets*, or with *everywhere* all databases. A target that is missing
+    The search covers the staging databases of *targets*, and with *everywhere* all databases. A target that is missing
     or cannot be inspected is added to *unseen*.
     """
     found: dict[TableName, _Found] = {}
@@ -171,8 +171,8 @@ def _clean_plan(
     """
     Judge tables of a plan, drop the unneeded ones if *remove* is set, and yield an entry for each table.
 
-    Hold the plan's lock meanwhile, so that no worker of this folder can claim a chunk. *all_tables* are all tables of
-    the plan on the server.
+    For a plan in the state folder, hold the plan's lock meanwhile, so that no worker of this folder can claim a chunk.
+    *all_tables* are all tables of the plan that were found on the server.
     """
     known = plan_id in session.store.plan_ids()
     hold: AbstractContextManager[None] = session.store.exclusive(plan_id) if known else nullcontext()

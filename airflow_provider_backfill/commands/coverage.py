@@ -33,7 +33,7 @@ def read_coverage(
 
     Raises:
         PlanNotFoundError: A bound is None, and the target has no plan.
-        DamagedStateError: A bound is None, and the only plan that may be the target's cannot be read.
+        DamagedStateError: A bound is None, the target has no readable plan, and a damaged plan may be the target's.
         RequestError: The window is empty.
     """
     start, end = _known_window(session, target, start, end)
@@ -61,8 +61,9 @@ def coverage_payload(
     """
     Return the parts of ``[start, end)`` that the runs in *known* have filled, the gaps, and the parts filled twice.
 
-    Each server lists its own gaps. The gaps of the target are known for a single server only; with several servers,
-    the list is empty.
+    Each server lists its own gaps. ``gaps`` has the gaps of a single server. It is empty for several servers, and the
+    whole window if no run is known. ``ok`` is True if every server is without gaps, no plan is damaged, and each second
+    fill is accepted; it is False if no run is known.
     """
     by_server: dict[str, list[CoveredInterval]] = {}
     for plan, run in known:

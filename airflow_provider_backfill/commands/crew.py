@@ -22,7 +22,7 @@ from .session import Session
 from .sites import Site, on_site
 from .worker import Worker, wait_for
 
-# The silence after which a run gives a shard up. While another shard answers, the run waits longer.
+# Seconds of silence after which a run gives up a shard. While another unfinished shard answers, the run waits longer.
 PATIENCE_SECONDS = 120.0
 _PAUSE_SECONDS = 1.0
 
@@ -33,7 +33,7 @@ class Ready(NamedTuple):
 
     Attributes:
         replicated: The replicated tables among sources and target, each with its cluster.
-        fence: Keeps other runs out of the plan's window; None if not possible or not needed.
+        fence: The fence that keeps other runs out of the plan's window; None if not possible or not needed.
     """
 
     site: Site
@@ -50,8 +50,8 @@ class Crew:
     all chunks wait.
 
     Args:
-        prepare: Inspects one site and keeps other runs out of it.
-        hire: Creates the worker of a site.
+        prepare: A function that inspects one site and keeps other runs out of the plan's window there.
+        hire: A function that creates the worker of a site.
 
     Attributes:
         ready: The inspected sites.
@@ -70,7 +70,8 @@ class Crew:
         self._lock = threading.Lock()
         self._workers: dict[int, Worker] = {}
         self._busy: set[int] = set()
-        # By shard number, the monotonic time in seconds since which a shard that its chunks read does not answer.
+        # By shard number: the monotonic time, in seconds, since which the shard's chunks have to wait, because a shard
+        # that these chunks read does not answer.
         self._silent: dict[int, float] = {}
         self._stopping = threading.Event()
         self._reason = ""
@@ -114,7 +115,7 @@ class Crew:
 
     def run(self, window: Window | None, parallel: int) -> None:
         """
-        Execute the chunks of *window* on every site, with *parallel* chunks at a time on each.
+        Execute the chunks of *window* (None for all chunks) on every site, *parallel* chunks at a time on each.
 
         Raises:
             BackfillError: The first error of a worker or of a late inspection, raised after all workers have ended.

@@ -100,7 +100,7 @@ def sharding_key_of(keys: Mapping[TableName, str], target: TableName) -> str:
         keys: The sharding keys of the Distributed tables over the target, by name; *target* may be one of these tables.
 
     Raises:
-        RequestError: The keys differ, and *target* is none of the Distributed tables.
+        RequestError: The keys differ, and *target* is not one of the Distributed tables.
     """
     if target in keys:
         return keys[target]
@@ -123,12 +123,12 @@ def _is_dealt(server: ClickHouse, target: TableFacts, statement: Statement, tree
     Return whether a statement gives the same rows on every shard, rather than each shard's own rows.
 
     Raises:
-        RequestError: The tables that the statement reads do not show this.
+        RequestError: The tables that the statement reads do not show where its rows are stored.
     """
     if statement.source is not None and statement.source.database == TABLE_FUNCTION:
         return True
     if statement.source is not None:
-        # Judge only the filtered tables. Other tables are joined to their rows, wherever those tables are stored.
+        # Judge only the filtered tables; it does not matter where joined tables are stored.
         names = [statement.source, *(one.table for one in statement.also_filtered)]
         tree = query_tree.query_tree(server, reads_of(names))
     found = query_tree.sources(server, tree, (), target)
@@ -187,7 +187,7 @@ def _by_sharding_key(server: ClickHouse, target: TableFacts, plan: Plan, key: st
 
 def _by_hash(target: TableFacts, plan: Plan, key: str) -> Dealing:
     """
-    Return a division by the product's own hash, for a target without a sharding key or with a random one.
+    Return a division by the product's own hash, for a target whose sharding key is missing or not repeatable.
 
     Raises:
         RequestError: The statements fill no column that the hash can use.
@@ -204,7 +204,7 @@ def _by_hash(target: TableFacts, plan: Plan, key: str) -> Dealing:
 
 
 def _exact(target: TableFacts, statement: Statement, dealing: Dealing) -> Statement:
-    """Return the statement with SQL for the values that an INSERT stores, for converted columns that *dealing* uses."""
+    """Return the statement with SQL for the stored values of the converted columns that *dealing* uses."""
     exact = {
         column.name: converted_value(column, null=column.name in statement.defaulted)
         for column in target.columns

@@ -194,7 +194,7 @@ def _doctor_payload(
 
 
 def mean_pace(run: Run) -> Payload | None:
-    """Return the mean seconds per done chunk, and the rows per second, as JSON; None until a chunk is done."""
+    """Return the mean seconds per done chunk, and the rows per second, as JSON; None without done chunks or time."""
     done = run.count(ChunkStatus.DONE)
     if not done or not run.seconds:
         return None

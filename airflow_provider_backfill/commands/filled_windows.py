@@ -48,7 +48,7 @@ def meeting_plans(store: StateStore, plan: Plan) -> list[tuple[Plan, Run]]:
 
 
 def rivals(store: StateStore, plan: Plan, window: Window) -> list[str]:
-    """Return the ids of the folder's other plans that have filled a part of *window*, a part of the plan's window."""
+    """Return the ids of the other plans that have filled a part of *window*, which lies within the plan's window."""
     return [other.plan_id for other, run in meeting_plans(store, plan) if filled_intervals(other, run, window)]
 
 
@@ -85,7 +85,9 @@ def refuse_filled_window(session: Session, plan: Plan, run: Run) -> None:
 
 def refuse_existing_rows(store: StateStore, server: ClickHouse, target: TableFacts, plan: Plan, allowed: bool) -> None:
     """
-    Refuse a new plan that would add to existing rows, unless *allowed* is set. Unknown existing rows are not refused.
+    Refuse a new plan that would add to existing rows, unless *allowed* is set.
+
+    A plan that replaces partitions is not refused, nor a plan whose number of existing rows is unknown.
 
     Raises:
         RequestError: The window has rows. The message names the plans of the folder that have filled the window, or
@@ -136,7 +138,11 @@ def what_to_do_instead(plan: Plan, running: Plan) -> Advice:
 
 
 def _what_is_left(plan: Plan, run: Run, filled: Iterable[CoveredInterval]) -> Advice:
-    """Return the advice to plan what neither this plan nor *filled* covers, and to waive this plan."""
+    """
+    Return the advice to plan what neither done chunks nor *filled* cover, and to waive this plan.
+
+    If the rows in *filled* are other rows, the advice is to plan again and allow existing rows.
+    """
     done = [
         CoveredInterval(chunk.start, chunk.end, ())
         for planned in plan.chunks()
@@ -164,7 +170,11 @@ def _rest(plan: Plan, filled: Iterable[CoveredInterval]) -> Advice:
 
 
 def filled_twice(store: StateStore, plans: Sequence[Plan]) -> list[FilledTwice]:
-    """Return the stretches that two of *plans* have filled; read only the logs of plans with overlapping windows."""
+    """
+    Return the stretches that two of *plans* have filled.
+
+    Only the runs of plans with overlapping windows are read; runs that cannot be read are omitted.
+    """
     if sum(plan.adds_rows for plan in plans) < 2:
         return []
     meeting = [plan for plan in plans if overlaps(plan, plans)]

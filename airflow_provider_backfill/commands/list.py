@@ -66,7 +66,7 @@ def list_plans(session: Session, *, target: TableName | None = None, status: str
 
 
 def readable_runs(session: Session, target: TableName) -> Iterator[tuple[Plan, Run]]:
-    """Yield the plans of a target with their runs, without plans that cannot be read."""
+    """Yield the plans of a target with their runs; skip plans that cannot be read."""
     for name in session.store.plan_ids():
         try:
             plan = session.store.load_plan(name)

@@ -217,7 +217,7 @@ def _heavy(plan: Plan, heavy: Sequence[chunk_bounds.HeavyChunk]) -> Iterator[Mat
 
 
 def _computed_times(plan: Plan, scans: Sequence[ScanFacts]) -> Iterator[Match]:
-    """Report time filters that another database does not get, and time expressions that no index uses."""
+    """Report filters not sent to another database, and time expressions without an index; nothing for one chunk."""
     for statement, scan in zip(plan.statements, scans, strict=True):
         for one in plan.filters(statement):
             if plan.total_chunks < 2:
@@ -243,7 +243,7 @@ def _tried(
     *,
     dry_run: bool,
 ) -> AddsUp:
-    """Return the evidence that the plan's chunks add up, with the result of a trial if one is needed and wanted."""
+    """Return the evidence that the plan's chunks add up, with a trial's result, or why no trial was made."""
     set_aside = _all(verdict.waived for verdict in verdicts)
     proof, trial = Proof.BY_RULE, ""
     if plan.chunk_count == 1 and not plan.parts:
@@ -332,7 +332,7 @@ def _check_site(
 def _check_alike(
     server: ClickHouse, target: TableFacts, request: PlanRequest, statements: Sequence[Statement], column: str
 ) -> None:
-    """Refuse a shard on which the same request gives other statements or another time column."""
+    """Refuse a shard on which the request gives statements or a time column other than *statements* and *column*."""
     own, own_column = source_statements.find_statements(server, target, request)
     if (own, own_column) != (list(statements), column):
         differs = next((one for one in own if one not in statements), own[0])
@@ -344,7 +344,7 @@ def _check_alike(
 
 
 def _with_existing_rows(session: Session, ground: Ground, plan: Plan, allowed: bool) -> Plan:
-    """Return the plan with the number of rows that its window already has; refuse to add to them unless *allowed*."""
+    """Return the plan with the row count of its window per shard and in total; unless *allowed*, refuse to add rows."""
     counts = {number: plan_inputs.existing_rows(there, target, plan) for number, there, target in ground.sites}
     total = None if None in counts.values() else sum(count or 0 for count in counts.values())
     shards = tuple(shard.model_copy(update={"existing_rows": counts[shard.number]}) for shard in plan.shards)
@@ -371,7 +371,7 @@ def _same_plan(existing: Plan, plan: Plan) -> Plan:
 
 def _clean_before(session: Session, ground: Ground, plan: Plan, existing: Plan | None, *, force: bool) -> None:
     """
-    Remove the queries, tables and files of an earlier plan with the same id, so that none of its chunks is published.
+    Kill the queries, drop the staging tables and rename the files of an earlier plan with the same id.
 
     Raises:
         RequestError: There are staging tables and *force* is False, or a worker of the existing plan is alive.

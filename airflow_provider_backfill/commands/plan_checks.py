@@ -1,4 +1,4 @@
-"""Check rights, replicas and shards before a plan is made, because a fault there would spoil every chunk."""
+"""Check rights, replicas and shards before a plan is made, because a fault in these would spoil every chunk."""
 
 from collections.abc import Sequence
 
@@ -19,8 +19,8 @@ def check_quorum(server: ClickHouse, target: TableFacts) -> None:
     Check that enough replicas are alive for the user's insert quorum.
 
     Raises:
-        RequestError: Too few replicas are alive, or no cluster that the user may query has all replicas. Every chunk
-            would fail.
+        RequestError: Too few replicas are alive; or the quorum is more than one replica, and no cluster that the user
+            may query has all replicas. Every chunk would fail.
     """
     replicas = target.replicas
     if replicas is None:
@@ -74,8 +74,8 @@ def check_shards(server: ClickHouse, target: TableFacts, statements: Sequence[St
     Refuse to put the rows of all shards into the local table of one shard.
 
     Raises:
-        RequestError: A source is Distributed over a cluster in which several shards have the target, and the user has
-            not asked for one shard.
+        RequestError: A source is Distributed over a cluster in which several shards have the target, and the request
+            names neither one shard, nor a cluster, nor a Distributed target.
     """
     # With one_shard, the user wants all rows here. With a cluster or a Distributed target, each row goes to its shard.
     if request.one_shard or request.cluster or target.engine == "Distributed":

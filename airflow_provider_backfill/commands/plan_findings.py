@@ -1,4 +1,4 @@
-"""Judge one plan from the state folder, and write findings, remedies and errors for the output."""
+"""Judge one plan from the state folder, and convert findings, remedies and errors to JSON or text."""
 
 from datetime import timedelta
 

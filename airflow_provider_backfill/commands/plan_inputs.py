@@ -126,8 +126,8 @@ def find_window(
     or plus one day if *column* stores dates.
 
     Raises:
-        RequestError: A bound is missing, and the policy requires both, the statement has no source, or the source is
-            empty.
+        RequestError: A bound is missing and cannot be taken from the source: the policy requires both bounds, the
+            statement has no source, or the source is empty.
     """
     if request.start is not None and request.end is not None:
         return request.start, request.end

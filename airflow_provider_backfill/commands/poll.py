@@ -71,8 +71,8 @@ def poll_window(session: Session, target: TableName, window: Window) -> PollResu
     """
     Return how much of a window of *target* is proven filled, whichever plans have filled the window.
 
-    The window is lost if files of a plan are damaged, or if a gap has plans and all of these are failed, cancelled or
-    undone. A gap without a plan is not lost, since a user may plan it later.
+    A window that is not filled is lost if files of a plan are damaged, or if a gap has plans and all plans of this gap
+    are failed, cancelled or undone. A gap without a plan is not lost, since a user may plan the gap later.
 
     Raises:
         RequestError: The window is empty.

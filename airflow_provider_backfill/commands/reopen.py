@@ -16,6 +16,9 @@ def reopen_plan(session: Session, plan_id: str) -> Payload:
     The cancel or pause ends, and failed chunks get a new budget of attempts. The next worker (of a cleared or retried
     task, or of ``clickhouse-backfill resume``) continues the run.
 
+    Returns:
+        The run's status after reopening.
+
     Raises:
         RequestError: The plan does not exist, was never run, or is completed.
     """

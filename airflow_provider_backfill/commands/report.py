@@ -24,8 +24,9 @@ def report_plan(session: Session, plan_id: str, *, verify: bool = False) -> Payl
     """
     Collect a plan's report: who, why, when, rows and bytes, the server's cost, and the verification.
 
-    The cost comes from ``system.query_log`` of every server of the cluster. If that log cannot be read or has no query
-    of the plan, or if no ClickHouse is configured, ``cost`` is None and ``notLookedAt`` has the reason.
+    The cost comes from ``system.query_log`` of the server, or of every server of its cluster. If that log cannot be
+    read or has no query of the plan, or if no ClickHouse is configured, ``cost`` is None and ``notLookedAt`` has the
+    reason.
 
     Args:
         verify: Whether to verify the plan now and include the result; ignored if no ClickHouse is configured.

@@ -119,7 +119,7 @@ def run_plan(
     defaults = session.options.defaults
 
     def prepare(site: Site) -> Ready:
-        """Check that the plan still fits one site, and keep other runs out of the plan's window there."""
+        """Check that the plan still fits one site, fence the plan's window there, and return what a worker needs."""
         server, here = one_server(site.server), site.plan
         target = target_of(server, here)
         if why := why_another(server, site, target):
@@ -186,6 +186,7 @@ def _fence(server: ClickHouse, target: TableFacts, plan: Plan, lease: float, *, 
 
     Raises:
         WindowTakenError: Another run is at work on an overlapping window.
+        StatementRefusedError: The user may not create the fence, and the plan needs staging tables.
     """
     # No other process can open the data of an embedded engine. Elsewhere, no fence is needed if overlapping runs are
     # allowed, and the plan replaces rows or accepts rows of other writers.
@@ -340,7 +341,7 @@ def _drop_staging(session: Session, log: RunLog, server: ClickHouse, target: Tab
     """
     left = attempt.leftover_tables(server, log.plan.plan_id, target)
     for batch in attempt.batches(left):
-        # Take the lock several times, since on an object store it expires after half a minute.
+        # Take the lock for each batch anew, since a lock on an object store expires after half a minute.
         with session.store.exclusive(log.plan.plan_id):
             if log.refresh().status is not RunStatus.COMPLETED:
                 return
@@ -348,7 +349,11 @@ def _drop_staging(session: Session, log: RunLog, server: ClickHouse, target: Tab
 
 
 def _sweep(session: Session, plan: Plan) -> None:
-    """Drop the staging tables that a completed plan still has because its worker died before the cleanup."""
+    """
+    Drop the staging tables that a completed plan still has because its worker died before the cleanup.
+
+    Ignore errors of the server, and do nothing if no ClickHouse is configured.
+    """
     if session.server is None:
         return
     # The plan stays completed even if its server does not answer.

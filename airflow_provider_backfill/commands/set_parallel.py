@@ -18,6 +18,10 @@ def set_parallel(session: Session, plan_id: str, parallel: int) -> Payload:
     Args:
         parallel: The maximum; 0 restores the setting of each worker.
 
+    Returns:
+        A payload with the new and the previous maximum, each None if workers use their own settings, and the number of
+        running chunks.
+
     Raises:
         RequestError: The plan does not exist or is already completed.
     """

@@ -70,7 +70,7 @@ def _name(shard: int) -> str:
 
 @contextmanager
 def on_site(shard: int) -> Iterator[None]:
-    """Put the *shard* before the message of an error in this block; change nothing for 0, which means one table."""
+    """Prefix the message of an error in this block with the shard's name; for *shard* 0 (one table), change nothing."""
     name = _name(shard)
     try:
         yield

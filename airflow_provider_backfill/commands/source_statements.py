@@ -31,8 +31,8 @@ def find_statements(server: ClickHouse, target: TableFacts, request: PlanRequest
         The statements, whose reads are not yet checked by the query plan; and the time column of the first statement.
 
     Raises:
-        RequestError: ClickHouse refuses a setting or a SELECT, or no statement with a time column follows from the
-            request.
+        RequestError: ClickHouse refuses a setting or a SELECT, a source is the target itself or keeps no rows, the
+            target has no views or a refreshable view, or no time column can be chosen.
     """
     if request.settings:
         try:
@@ -233,7 +233,7 @@ def _filtered_tables(
         replayed: Whether the SELECT is that of a view, which is replayed together with the target's other views.
 
     Returns:
-        Each table or function, with the type of its time column if it is a table function; empty for a table.
+        Pairs of a table or table function and the type of its time column. The type is empty for a table.
 
     Raises:
         RequestError: The SELECT reads no table, no table fits the window, or several fit and the request chooses none.
@@ -316,7 +316,7 @@ def _with_expression(server: ClickHouse, table: TableFacts, named: str | None) -
         has it as a further column. None, a column and an unknown plain name are returned unchanged.
 
     Raises:
-        RequestError: *named* is an expression that ClickHouse does not filter by, or that has another value each time.
+        RequestError: ClickHouse does not filter by the expression, or the expression's value changes between readings.
     """
     if named is None or table.column(named) is not None:
         return named, table
@@ -326,7 +326,7 @@ def _with_expression(server: ClickHouse, table: TableFacts, named: str | None) -
         facts = catalog.select_facts(server, time_select(expression, rows))
     except StatementRefusedError as error:
         if named.isidentifier():
-            # A plain name is a column that does not exist; the search for the time column reports the error.
+            # The column with this plain name does not exist; the search for the time column reports the error.
             return named, table
         raise RequestError(
             f"{named} is no column of {table.name}, and no expression that ClickHouse filters it by: {error.message}",

@@ -25,7 +25,7 @@ class StagedTables:
     """
     The staging tables of a worker's done and refused chunks, which are collected and dropped in groups.
 
-    Until the log has a chunk as done, the chunk's emptied table shows the next attempt that the rows are published.
+    Until the log records a chunk as done, the chunk's emptied table shows the next attempt that the rows are published.
     Afterwards, no attempt needs the table. An attempt that was asleep has lost its claim and finds no table to publish.
     """
 
@@ -39,8 +39,8 @@ class StagedTables:
         Drop the tables of a done chunk, now or together with tables of further chunks. Ignore errors of the server.
 
         Args:
-            staged: The last attempt's staging table, where the log names it (on replicas); None if the chunk had no
-                rows.
+            staged: The last attempt's staging table on replicas; None without replicas, or if the log names no staging
+                table because the chunk had no rows.
             alone: Whether the chunk had a single attempt, so that no other table can be left.
         """
         replicas = self._target.replicas
@@ -68,7 +68,7 @@ class StagedTables:
             drop_everywhere(one_server(self._server), replicas, tables)
 
     def drop_later(self, chunk: Chunk) -> None:
-        """Collect an ended chunk, whose tables are dropped with those of further chunks; ignore a direct insert."""
+        """Collect an ended chunk, to drop its tables with those of other chunks; do nothing for a direct insert."""
         if self._plan.write_mode is WriteMode.INSERT:
             return
         self._over.append(chunk)

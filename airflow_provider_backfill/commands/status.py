@@ -70,7 +70,7 @@ class WindowStatus:
 
     @property
     def is_done(self) -> bool:
-        """Whether all chunks in the window are done."""
+        """Whether all chunks in the window are done; also true for a window without chunks."""
         return self.done == self.total
 
 

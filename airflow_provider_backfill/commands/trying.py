@@ -45,7 +45,7 @@ def try_chunks(
     Args:
         counted: The sources' row counts by the start of the chunk in milliseconds; None to count the rows here.
         rows: The approximate maximum of source rows to read; a quarter of it if the rules already prove the plan.
-        seconds: The time limit of each statement.
+        seconds: The time limit of each statement, in seconds.
 
     Returns:
         Whether a trial was made and found no difference; and a text with what it compared, or why there was no trial.

@@ -21,6 +21,10 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
 
     The command can be repeated after a crash. The backup table stays until a user drops it.
 
+    Returns:
+        The run's status, the number of restored partitions, the number of rows in the backup, and the backup table's
+        name with the statement that drops the table.
+
     Raises:
         RequestError: The plan does not exist, keeps no backup, has lost its backup table, or has a live worker.
         ServerError: ClickHouse could not be asked, or one of the shards did not answer.

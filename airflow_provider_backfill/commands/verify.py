@@ -1,8 +1,8 @@
 """
-Verify that the target has the rows of the plan's SELECTs, as they are now, in the windows of the done chunks.
+Verify that the target has the rows that the plan's SELECTs return now, in the windows of the done chunks.
 
 If each row comes from one source row and the target keeps the row unchanged, content sums are compared. Otherwise the
-SELECTs fill a private table like the target in one pass, and the merged rows of both tables are compared. A comparison
+SELECTs fill a private table with the target's structure, and the merged rows of both tables are compared. A comparison
 that proves nothing is reported as inconclusive, with the reason.
 """
 
@@ -59,8 +59,8 @@ def verify_plan(session: Session, plan_id: str) -> Payload:
     Returns:
         A payload. ``verdict`` is ``equal``, ``differs`` or ``inconclusive``, for the done chunks. ``why`` has the
         reason for ``inconclusive``, or tells that the shards' shares do not add up. ``ok`` is true only if the rows are
-        equal and all chunks are done. ``changedChunks`` lists chunks that differ, and ``differences`` has up to three
-        rows per side, for each shard. ``exitCode`` is 0 if ``ok``, 3 for ``inconclusive``, and otherwise 1.
+        equal and all chunks are done. ``changedChunks`` lists chunks that differ, and ``differences`` has up to six
+        rows for each site. ``exitCode`` is 0 if ``ok``, 3 for ``inconclusive``, and otherwise 1.
 
     Raises:
         RequestError: The plan does not exist, or none of its chunks is done.
@@ -145,9 +145,9 @@ def _of_all_shards(plan: Plan, found: Sequence[tuple[Site, Payload]]) -> Payload
 
 def _shares_miss(plan: Plan, run: Run, sites: Sequence[Site]) -> str:
     """
-    Return why the shards' shares do not add up to all rows of the SELECTs; empty if they do.
+    Return why the shards' shares do not add up to all rows of the SELECTs; empty if the shares add up.
 
-    Only windows that are done on every shard are compared. Empty also without such a window.
+    Only windows that are done on every shard are compared. The result is also empty without such a window.
     """
     columns = plan.dealing.columns if plan.dealing is not None else ()
     parameters = [parameter for statement in plan.statements for parameter in statement.parameters]
@@ -179,8 +179,9 @@ def _is_copy(plan: Plan, target: TableFacts) -> bool:
     """
     Return whether content sums of source and target can be compared.
 
-    Each row must come from one source row, the target must keep rows unchanged and have a time column, and the window
-    must have had no other rows. All statements must fill the same columns, none of them EPHEMERAL.
+    Each row must come from one source row, and the target must keep rows unchanged and have a time column. If the plan
+    adds rows to existing rows, the window must have had no rows before. All statements must fill the same columns, none
+    of them EPHEMERAL.
     """
     if not plan.sums_tell or plan.target_time is None or (plan.existing_rows and plan.adds_rows):
         return False
@@ -193,9 +194,10 @@ def _is_copy(plan: Plan, target: TableFacts) -> bool:
 
 def _compare_sums(server: ClickHouse, plan: Plan, run: Run, target: TableFacts, done: Sequence[Chunk]) -> Payload:
     """
-    Compare the sums of each done chunk at the source with the log, and the sums of all filled columns with the target.
+    Compare each done chunk's sums at the source with the log, and the sums over all chunks with the target.
 
-    If source and target differ, find the rows that differ by :func:`_compare_merged`.
+    The comparison with the target sums all filled columns. If source and target differ, find the rows that differ by
+    :func:`_compare_merged`.
     """
     changed, present = [], []
     for chunk in done:
@@ -291,7 +293,7 @@ def _finished(plan: Plan, run: Run) -> list[Slice]:
 
 def _condition(plan: Plan, slices: Sequence[Slice]) -> str:
     """
-    Return the SQL condition that a row of the target lies in *slices*; it holds for every row without a time column.
+    Return the SQL condition that a row of the target lies in *slices*; ``1`` if the plan has no target time column.
 
     If the target stores dates, the slices are extended to whole days. If the SELECT labels rows by another time, the
     condition applies to the label.

@@ -64,26 +64,26 @@ MAX_FAILURES_IN_A_ROW = 10
 
 
 class StopRequested(Exception):  # noqa: N818 - no error, and caught where the attempt ends
-    """Ends an attempt at a step, after the worker was told to stop."""
+    """The signal that ends an attempt at a step, after the worker was told to stop."""
 
 
 class Worker:
     """
-    Execute the chunks of one plan on one server.
+    A worker that executes the chunks of one plan on one server or shard.
 
     Args:
         retries: Total number of attempts per chunk.
-        retry_delay_ms: Wait after the first failed attempt; it doubles with each further attempt.
+        retry_delay_ms: Milliseconds to wait after the first failed attempt; doubled with each further attempt.
         report: Called with each event that this worker writes, except heartbeats, from any of its threads.
         step: Called with each step of an attempt; for tests that stop a worker there.
+        lease_seconds: Seconds for which the worker's claims hold after its last heartbeat.
         fence: Keeps other runs out of the plan's window; None if not available.
         gate: Returns why the next chunk has to wait; empty if it may start.
         schedule: When chunks may start.
         newest_first: Whether to begin with the end of the window.
-        max_failures: Stop after this number of consecutive permanently failed chunks, since the next would probably
-            fail, too.
+        max_failures: Stop after this number of consecutive permanently failed chunks.
         on_behalf_of: The user or task that gave the command, for the claims in the log.
-        replicated: The replicated tables of the plan, each with the cluster of the replicas that are read, or empty.
+        replicated: The replicated tables of the plan, each with the cluster whose replicas are read (or empty).
     """
 
     def __init__(
@@ -313,7 +313,7 @@ class Worker:
             self._stopping.wait(_WATCH_SECONDS)
 
     def _wait_for_room(self, log: RunLog) -> None:
-        """Wait while the schedule or the gate gives a reason. Log it at intervals that double from 30 s up to 1 h."""
+        """Wait while the schedule or the gate gives a reason; log the reason at intervals doubling from 30 s to 1 h."""
         pause = _HOLD_SAID_SECONDS
         while not self._is_over() and (reason := self._schedule.reason_to_wait(utc_now()) or self._gate()):
             if time.monotonic() - self._held_said >= pause:
@@ -422,7 +422,7 @@ class Worker:
             if self._stopping.is_set() or run.cancelled:
                 # A cancel from another process may kill the query before the watcher reads the cancel in the log.
                 return released(self._reason or "the run was cancelled")
-            # If rows are divided among shards, a server refuses a statement because another shard is down.
+            # If rows are divided among shards, a server may refuse a statement because another shard is down.
             passes = ServerUnreachableError if self._plan.dealing is None else ServerError
             if self._plan.shard and isinstance(error, passes) and (why := self._gate()):
                 # The chunks of an unreachable shard wait, and the attempt does not count.

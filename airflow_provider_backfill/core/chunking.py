@@ -1,9 +1,9 @@
 """
 Cut a window into chunks: by hours, by the calendar of a time zone, or at bounds computed from data.
 
-A :class:`Chunking` is a rule. Its text is the fourth field of the text whose hash is the plan id: ``6``, ``month``,
-``day@Europe/Berlin``, ``partition``, ``6|rows=5000000``. Bounds of hours and calendars follow from the rule. A plan
-stores the bounds of partitions and of row and byte limits, in the form of :func:`encode_bounds`.
+A :class:`Chunking` is a rule. The plan id is a hash over the rule's text, among others: ``6``, ``month``,
+``day@Europe/Berlin``, ``partition``, ``6|rows=5000000``. Bounds of hours and calendars follow from the rule. If bounds
+depend on partitions, or on limits of rows and bytes, the plan stores the bounds in the form of :func:`encode_bounds`.
 
 This module is pure. Pendulum is slow to import, so only the functions that need a zone or a calendar import it.
 """
@@ -57,10 +57,11 @@ class Chunking:
     Attributes:
         hours: Length of a chunk in hours, counted from the start of the window; None for a chunking by *unit*.
         unit: The unit of the chunks; None for a chunking by *hours*. The window may cut the first and the last chunk.
-        months: Months per chunk, counted from January, when *unit* is a month.
+        months: Months per chunk, counted from January, if *unit* is a month; otherwise 1.
         zone: The time zone of the calendar, by its name in the IANA database.
-        rows: Maximum of source rows per chunk; None means no limit. Larger chunks are cut, smaller neighbours joined.
-        size: Maximum of uncompressed bytes per chunk; None means no limit. Chunks are cut and joined as for *rows*.
+        rows: Maximum of source rows per chunk; None means no limit. Larger chunks are cut, and small neighbouring
+            chunks are joined.
+        size: Maximum of uncompressed bytes per chunk; None means no limit.
     """
 
     hours: float | None = None
@@ -138,8 +139,8 @@ class Chunking:
         The slices are adjacent and cover the window exactly. Errors are raised by the first step of the iteration.
 
         Raises:
-            RequestError: The window is empty or reversed, the number of hours is not positive or far too small, or the
-                time zone does not exist.
+            RequestError: The window is empty or reversed, the number of hours is not finite, not positive or too
+                small, or the time zone does not exist.
             ValueError: The chunks are partitions, whose bounds follow from the target.
         """
         if self.hours is not None:
@@ -165,7 +166,11 @@ class Chunking:
         return (to_ms(until) for _, until in self.slices(start, end))
 
     def _edges(self, first: int) -> Iterator[int]:
-        """Yield the instants after *first*, in milliseconds, at which a calendar unit begins, without an end."""
+        """
+        Yield the instants after *first*, in milliseconds, at which a calendar unit begins.
+
+        The iteration does not end at the end of a window.
+        """
         if self.zone == UTC_ZONE and self.unit is not Unit.MONTH:
             origin = _MONDAY if self.unit is Unit.WEEK else 0
             step = {Unit.HOUR: MS_PER_HOUR, Unit.DAY: MS_PER_DAY}.get(self.unit or Unit.DAY, _WEEK)
@@ -204,7 +209,7 @@ def _floor_hour(ms: int, clock_at: int, zone: "Timezone") -> int:
 
 
 def _days(unit: Unit | None, months: int, day: date) -> Iterator[date]:
-    """Yield the days on which a unit (by default a day) begins; first the start of the unit that contains *day*."""
+    """Yield the first days of units (of days if *unit* is None), beginning with the unit that contains *day*."""
     from pendulum import Date
 
     moment = Date(day.year, day.month, day.day)
@@ -253,7 +258,8 @@ def parse_length(text: str, zone: str | None = None) -> Chunking:
     of the window. In a zone other than UTC, they are hours, days and weeks of the calendar.
 
     Raises:
-        RequestError: The length or the zone does not exist, two zones are given, or the zone cannot change the length.
+        RequestError: The length is invalid, the zone does not exist, two zones are given, or a zone other than UTC is
+            given for partitions or for a number of hours.
     """
     word, at, own = text.strip().partition("@")
     if at and zone:
@@ -351,7 +357,7 @@ def encode_bounds(bounds: Sequence[int]) -> str:
 
 def decode_bounds(text: str, first: int) -> Iterator[int]:
     """
-    Yield the bounds after *first* that :func:`encode_bounds` has written.
+    Yield the bounds after *first* that :func:`encode_bounds` has written, in milliseconds.
 
     Raises:
         ValueError: The text does not have this form, or a distance is not positive.
@@ -399,7 +405,7 @@ def pack(base: Sequence[int], cells: Sequence[Cell]) -> list[int]:
 
     Returns:
         Bounds from the first to the last of *base*. The weight between neighbouring bounds exceeds 1 only if they
-        enclose a single cell.
+        enclose a single cell with a weight above 0.
     """
     bounds, open_weight = [base[0]], 0.0
     place = 0

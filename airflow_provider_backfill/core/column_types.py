@@ -11,7 +11,7 @@ _SIMPLE_STATE = re.compile(r"\bSimpleAggregateFunction\(\w+, ((?:[^()]|\((?:[^()
 _ZONE = re.compile(r"\b(DateTime64\(\d+|DateTime)(?:, |\()'[^']*'\)")
 _ENUM = re.compile(r"Enum(?:8|16)\((.*)\)", re.DOTALL)
 _ENUM_VALUE = re.compile(r"('(?:[^'\\]|\\.){0,400}') = (-?\d{1,9})")
-# Pairs of types: conversions from the first to the second from which the value can be read back.
+# Pairs of types. A value of the first type can be converted to the second type and back without loss.
 _EXACT = frozenset({("UUID", "String"), ("IPv4", "String"), ("IPv6", "String"), ("IPv4", "IPv6"), ("Bool", "UInt8")})
 
 
@@ -42,7 +42,7 @@ def widens(given: str, wanted: str, common: str) -> bool:
     """
     Return whether a conversion from type *given* to type *wanted* keeps every value.
 
-    NULL does not count: if *wanted* cannot store NULL, an INSERT stores the default instead.
+    The result does not consider NULL: if *wanted* cannot store NULL, an INSERT stores the default instead.
 
     Args:
         common: The smallest common type of both types; empty if there is none.
@@ -66,7 +66,11 @@ def is_comparable(column_type: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    """Return a type without outer Nullable, LowCardinality, SimpleAggregateFunction, time zones and line breaks."""
+    """
+    Return a type without its outer Nullable.
+
+    LowCardinality, SimpleAggregateFunction, time zones and line breaks are removed at any depth.
+    """
     text = " ".join(text.split())
     for pattern in (_LOW_CARDINALITY, _SIMPLE_STATE):
         while (inner := pattern.sub(r"\1", text)) != text:

@@ -33,7 +33,7 @@ def overlaps(plan: Plan, others: Iterable[Plan]) -> list[Plan]:
 
 
 def merge_intervals(stretches: Iterable[CoveredInterval]) -> list[CoveredInterval]:
-    """Return the stretches in time order, with touching and overlapping stretches merged."""
+    """Return the stretches in time order; merge touching and overlapping stretches, with the ids of their plans."""
     merged: list[CoveredInterval] = []
     for start, end, plans in sorted(stretches):
         if merged and start <= merged[-1].end:
@@ -46,7 +46,7 @@ def merge_intervals(stretches: Iterable[CoveredInterval]) -> list[CoveredInterva
 
 
 def missing_intervals(merged: Iterable[CoveredInterval], window: Window) -> Iterator[Window]:
-    """Yield the parts of the window outside the merged stretches."""
+    """Yield the parts of the window outside the merged stretches, in time order."""
     at, end = window
     for stretch in merged:
         if stretch.end <= at or stretch.start >= end:
@@ -94,8 +94,8 @@ def filled_by_another(plan: Plan, run: Run, other: Plan, others_run: Run) -> lis
     Return the parts of a plan's unfinished chunks that another plan has filled, merged and in time order.
 
     A chunk whose window is cleared before its next attempt does not count. The result is empty if *plan* replaces rows
-    or allows existing rows. It is also empty if the other run ended before planning, and planning found no row in the
-    window: then the other run's rows are gone. This does not hold for a run with rows outside their chunk's window.
+    or allows existing rows. It is also empty if the other run's rows are gone: the run's last event precedes *plan*,
+    planning found no row in the window, and the run has no rows outside their chunk's window.
     """
     if not plan.adds_rows or plan.allow_existing_rows or not _same_window(plan, other):
         return []
@@ -114,8 +114,9 @@ def find_filled_twice(plans: Sequence[tuple[Plan, Run]]) -> list[FilledTwice]:
     """
     Return the stretches that two fills of one target have filled.
 
-    A stretch does not count if a plan has rebuilt it since, or if one of the runs cleared its windows after the other.
-    It does not count either if the first fill's rows were gone when the second fill was planned.
+    Stretches that a plan has rebuilt since are omitted. Two fills are omitted if one run cleared its windows after the
+    last event of the other run. They are also omitted if the first fill's rows were gone when the second fill was
+    planned, unless the second plan allows existing rows.
     """
     found = []
     fills = sorted((entry for entry in plans if entry[0].adds_rows), key=lambda entry: entry[0].created_at)
@@ -161,7 +162,11 @@ def _same_window(plan: Plan, other: Plan) -> bool:
 
 
 def _same_place(plan: Plan, other: Plan) -> bool:
-    """Return whether two plans fill the same table. On a cluster, plans may name different servers."""
+    """
+    Return whether two plans fill the same table, or one plan fills one shard of the other plan's target.
+
+    On a cluster, two plans for the same table may name different servers.
+    """
     if plan.cluster and other.cluster:
         return plan.cluster == other.cluster and plan.has_target_of(other)
     if plan.cluster or other.cluster:
@@ -223,7 +228,11 @@ def _cleared_after(run: Run, other: Run) -> bool:
 def _rebuilt(
     plans: Iterable[tuple[Plan, Run]], fill: Plan, runs: Iterable[Run], stretch: CoveredInterval
 ) -> Iterator[CoveredInterval]:
-    """Yield the parts of *stretch* that rebuilds have filled. Only plans created after the end of all *runs* count."""
+    """
+    Yield the parts of *stretch* that rebuilds have filled.
+
+    A rebuild counts only if its plan was created at or after the last event of *runs*.
+    """
     ended = max((run.updated_at for run in runs if run.updated_at is not None), default=fill.created_at)
     for plan, run in plans:
         if not plan.adds_rows and _same_window(plan, fill) and plan.created_at >= ended:

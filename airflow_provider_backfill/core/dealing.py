@@ -14,7 +14,7 @@ from .facts import Column
 from .query_tree import Node
 
 _INTEGER = re.compile(r"U?Int(8|16|32|64)")
-# The names of float types. A sum of floats depends on their order, so its last digits and its hash may change.
+# The names of float types. The last digits of a sum of floats, and so a hash of the sum, depend on the floats' order.
 _FLOAT = re.compile(r"Float\d+|BFloat16")
 _CLOCK = re.compile(r"now.*|today|yesterday|cur.*|utc_?timestamp", re.IGNORECASE)
 _CONDITIONS = ("WHERE", "PREWHERE", "HAVING", "QUALIFY")

@@ -1,8 +1,8 @@
 """
-Compare a plan's assumptions about its tables with the tables of today.
+Compare a plan's assumptions about its tables with the current tables.
 
 A run may resume days after its planning. Meanwhile the SELECT of a view, the target's columns or an option may have
-changed, and the run would write other rows than planned.
+changed, so that the run would write rows that were not planned.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ def compatibility_token(statements: Sequence[Statement], target: TableFacts, *, 
     """
     Return a SHA-256, in hex digits, of what affects the data.
 
-    It covers the statements, the target's engine, keys and columns, and the use of tokens.
+    The hash covers the statements, the target's engine, keys and columns, and the use of tokens.
     """
     parts = [
         [
@@ -33,7 +33,7 @@ def compatibility_token(statements: Sequence[Statement], target: TableFacts, *, 
 
 def detect_drift(plan: Plan, target: TableFacts, views: Mapping[str, str], *, use_tokens: bool) -> list[str]:
     """
-    List the changes since *plan* was planned, each as a clause in lower case, sorted; empty without a change.
+    Return the changes since *plan* was created, each as a clause without a full stop, sorted; empty without a change.
 
     Args:
         views: The SELECTs of the views that write to the target now, by name.

@@ -29,7 +29,8 @@ class RunPaused(_Event):
     """
     The run was paused and can continue later.
 
-    With *until_resumed* a person paused the run: workers release their chunks, and only a resume continues the run.
+    If *until_resumed* is set, a person paused the run: workers release their chunks, and only a resume continues the
+    run.
     """
 
     type: Literal["RunPaused"] = "RunPaused"
@@ -112,8 +113,8 @@ class ChunkStarted(ChunkEvent):
     """
     A worker claimed a chunk; the event is on disk before the query exists.
 
-    *takes_over* is set when the claim replaces the claim of a worker that is proven dead, as is its query.
-    *on_behalf_of* is the user or Airflow task that started the worker. *shard* is 0 where the target is one table.
+    *takes_over* is set if the claim replaces the claim of a dead worker, whose query is proven dead too.
+    *on_behalf_of* is the user or Airflow task that started the worker. *shard* is 0 if the target is one table.
     """
 
     type: Literal["ChunkStarted"] = "ChunkStarted"
@@ -160,8 +161,8 @@ class ChunkFailed(ChunkEvent):
     """
     The attempt failed. After a *final* failure, only a person starts another attempt.
 
-    *unwritten*: this attempt wrote nothing to the target. *refused*: the target has rows of another writer.
-    *unpublished*: no earlier attempt wrote to the target either.
+    *unwritten* is set if this attempt wrote nothing to the target, and *unpublished* if no earlier attempt did either.
+    *refused* is set if the target has rows of another writer.
     """
 
     type: Literal["ChunkFailed"] = "ChunkFailed"
@@ -178,7 +179,8 @@ class ChunkReleased(ChunkEvent):
     """
     The worker released the chunk, for example after a pause, a cancellation or a kill; the attempt does not count.
 
-    *unwritten*: the attempt wrote nothing to the target. *refused*: the reason is another run at work on the window.
+    *unwritten* is set if the attempt wrote nothing to the target. *refused* is set if the worker released the chunk
+    because another run is active on the window.
     """
 
     type: Literal["ChunkReleased"] = "ChunkReleased"

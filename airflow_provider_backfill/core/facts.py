@@ -58,7 +58,7 @@ class Replicas(NamedTuple):
         by_database: Whether the table's database creates every table on all replicas.
         beside: The prefix of the Keeper paths of the product's tables for this target; empty if *by_database* is set.
             Macros such as ``{shard}`` stay unexpanded, so that servers of other shards do not join these tables.
-        name: The pattern for the replica names of the product's tables; empty if *by_database* is set.
+        name: The replica name in the engine clauses of the product's tables, in quotes; empty if *by_database* is set.
     """
 
     keeper: str
@@ -136,7 +136,7 @@ class TableFacts:
 
     @property
     def renames(self) -> bool:
-        """Whether the database of staging tables can rename them, so that a rename is the seal."""
+        """Whether the database of staging tables can rename tables; if so, a rename can be the seal."""
         return self.database_engine != "Memory"
 
     @property
@@ -202,10 +202,10 @@ class TimeColumn(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class ScanFacts:
     """
-    How the server would read the source for a SELECT under a time filter.
+    The reads of the filtered tables in the server's plan for a SELECT under a time filter.
 
     Attributes:
-        reads: How often the query plan reads the source.
+        reads: How often the query plan reads the filtered tables.
         filtered: How many of these reads carry the filter; 0 if one of the filtered tables is never read with it.
         pruned: Whether an index (partition, min-max or primary key) uses the filter on each read.
         row_wise: Whether each result row depends on one source row only.
@@ -307,7 +307,7 @@ class SpreadFacts(NamedTuple):
 
 
 class DiskFacts(NamedTuple):
-    """A disk of the target's storage policy, in bytes; *free* excludes reserved space and space that must stay free."""
+    """A disk of the target's storage policy; *free* is its free bytes without space reserved or to be kept free."""
 
     name: str
     free: int
@@ -386,7 +386,7 @@ class EpochFacts(NamedTuple):
     An integer time column whose declared unit seems wrong.
 
     Attributes:
-        value: A sample value of the column.
+        value: The largest value in a sample of the column.
         declared: The unit that the plan uses.
         fitting: The unit in which the value is a recent date.
     """
@@ -425,7 +425,7 @@ class CutoverFacts(NamedTuple):
 
 
 class Misalignment(NamedTuple):
-    """Why the plan's chunk bounds do not fit the current tables, and a command that plans fitting ones (or None)."""
+    """Why the plan's chunk bounds do not fit the current tables; *proposal* plans fitting bounds, or is None."""
 
     message: str
     proposal: Command | None
@@ -490,8 +490,8 @@ class ServerFacts:
         partitions_limit: ``max_partitions_per_insert_block`` of this user.
         drop_limit: ``max_partition_size_to_drop`` of the server in bytes; 0 means no limit, None unknown.
         drop_limit_tied: Whether this user is forbidden to lift that limit for a query.
-        token_window: ``non_replicated_deduplication_window`` of the target; None if unknown or if the target is not a
-            plain MergeTree table.
+        token_window: ``non_replicated_deduplication_window`` of the target; None if unknown, or if the target is not
+            of the MergeTree family or is replicated.
         proposed_hours: A chunk length that suits the estimate and fits the tables; None if none was found.
         unseen: The checks that could not be made, each as its subject, a colon and the reason.
         balanced: Whether different servers answer at the address.

@@ -23,7 +23,8 @@ def short_error(message: str) -> str:
     """
     Return the part of an error that a person acts on.
 
-    Remove the server's remarks about its query plan. Keep the code and the name in parentheses at the end.
+    Remove the product's prefix, and the server's remarks on the place in the query. Keep the code and the name in
+    parentheses at the end.
     """
     text = message.removeprefix(_PREFIX)
     cut = min((at for mark in _NOISE_BEHIND if (at := text.find(mark)) > 0), default=-1)

@@ -18,7 +18,7 @@ _DAY = 24 * 60
 
 class AllowedHours(NamedTuple):
     """
-    A half-open period of every day, from *first* to *last*. The period contains midnight if *last* is smaller.
+    A half-open period of every day, from *first* to *last*. If *last* is smaller, the period ends on the next day.
 
     Attributes:
         first: Minutes after midnight.

@@ -31,7 +31,7 @@ _OTHER_DATES = (
 
 
 def _spelled_otherwise(text: str) -> str:
-    """Return the date that *text* spells in another unambiguous way, in ISO format; empty for any other text."""
+    """Return the ISO form of a date in another unambiguous format; empty for other texts and nonexistent dates."""
     for pattern in _OTHER_DATES:
         if match := pattern.fullmatch(text):
             try:
@@ -111,7 +111,7 @@ def to_ms(moment: datetime) -> int:
 
 
 def from_ms(value: float) -> datetime:
-    """Return the UTC datetime of *value* milliseconds since 1970, truncated towards zero."""
+    """Return the UTC datetime of *value* milliseconds since 1970; *value* is truncated towards zero."""
     return _EPOCH + math.trunc(value) * _MS
 
 

@@ -22,7 +22,7 @@ class KeyColumn(NamedTuple):
 
     @property
     def orderable(self) -> bool:
-        """Whether comparison with a literal follows the column's sort order; not so for types with NULL or NaN."""
+        """Whether comparison with a literal follows the column's sort order; False for Nullable types and floats."""
         return self.type.startswith(_ORDERABLE)
 
     @property
@@ -64,12 +64,12 @@ def cut_by_key(
     Args:
         columns: The leading elements of the sorting key that are orderable.
         sample: Keys as text, sorted as the key sorts.
-        pieces: The number of pieces.
+        pieces: The wanted number of pieces.
         within: A condition that all rows meet; it is part of each new condition. Empty for none.
 
     Returns:
         The conditions. Every row that meets *within* meets exactly one of them; a condition may match no sampled row.
-        For an empty sample, or a single value of a single column, the only condition is *within*.
+        If the sample allows no cut (for example, an empty sample), the only condition is *within*.
     """
     return list(_ranges(columns, sample, len(sample) / pieces, within))
 

@@ -20,7 +20,7 @@ _NAME = re.compile(
 
 
 class LeftoverKind(StrEnum):
-    """The purpose of a table of the product; a plan's backup is none of these."""
+    """The purpose of a table of the product, other than a backup."""
 
     STAGING = "staging"
     FENCE = "fence"
@@ -49,7 +49,7 @@ class Standing(NamedTuple):
     Attributes:
         run: The plan's run; None if the state folder does not have the plan or its files cannot be read.
         readable: Whether the plan's files could be read.
-        at_work: The sign of a worker that is active on the plan, as a clause; empty if there is none.
+        at_work: The evidence that a worker is active on the plan, as a clause; empty if there is none.
     """
 
     run: Run | None
@@ -79,8 +79,8 @@ def judge_leftover(table: StagingFacts, standing: Standing) -> Verdict:
     Decide whether a table may be dropped.
 
     A table is kept while a worker may be active on its plan, while its plan's files cannot be read, and while a resume
-    of the plan may need the table. Within :data:`FRESH_SECONDS`, it is also kept if it belongs to a trial, or to a plan
-    that never ran from this folder.
+    of the plan may need the table. For :data:`FRESH_SECONDS` after its last change, a table is also kept if it belongs
+    to a trial, or to a plan that never ran from this folder. Tables of other programs are always kept.
     """
     leftover, run = read_name(table.table.table), standing.run
     if leftover is None:

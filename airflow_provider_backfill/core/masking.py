@@ -97,7 +97,8 @@ def literal_calls(select: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-# By function, the number of literals that need no credential: address and format, or address and tables. 1 for others.
+# By function, how many literals a call without credentials may have (address and format, or address and tables). Other
+# functions may have 1.
 _HARMLESS = {"s3": 2, "gcs": 2, "s3cluster": 3, "url": 3, "urlcluster": 4, "hdfs": 3, "hdfscluster": 4, "remote": 3}
 
 
@@ -115,7 +116,7 @@ def _mask_calls(text: str) -> str:
 
 
 def _pieces(text: str, position: int) -> tuple[list[str], int]:
-    """Return the pieces of a call after its opening parenthesis up to the closing one, and the position after them."""
+    """Return the pieces of a call from *position* through the closing parenthesis, and the position after them."""
     pieces, depth = [], 1
     while depth and (piece := _PIECE.match(text, position)) is not None:
         position = piece.end()
@@ -125,7 +126,12 @@ def _pieces(text: str, position: int) -> tuple[list[str], int]:
 
 
 def _mask_address(match: re.Match[str]) -> str:
-    """Return a word without its user information: from ``://`` or the word's beginning to its last ``@``."""
+    """
+    Return a word with ``…`` in place of its user information.
+
+    The user information lies between ``://``, or the word's beginning, and the last ``@``. Without an ``@``, an address
+    whose port is not a number is masked after ``://``.
+    """
     word = match[0]
     before, at, after = word.rpartition("@")
     if not at:

@@ -45,7 +45,12 @@ Instant = Annotated[datetime, BeforeValidator(_instant), PlainSerializer(render_
 
 
 def _table(value: object) -> TableName:
-    """Return the table's name for a stored text; raise ValueError for another text."""
+    """
+    Return the table's name for a stored text; return a :class:`.TableName` unchanged.
+
+    Raises:
+        ValueError: The value is neither the text of a table's name nor a :class:`.TableName`.
+    """
     if isinstance(value, TableName):
         return value
     try:

@@ -13,7 +13,8 @@ def parse_table(text: str, what: str) -> TableName:
     """
     Read ``database.table``.
 
-    A part needs backticks or double quotes if it has characters other than letters, digits, ``_`` and ``-``.
+    A bare part has letters, digits, ``_`` and single inner ``-``, and does not begin with a digit. Other parts need
+    backticks or double quotes.
 
     Args:
         what: The role of the table for the message: ``target``, ``source``.
@@ -45,7 +46,7 @@ def _unquoted(match: re.Match[str]) -> str:
 
 
 def show_table(name: TableName) -> str:
-    """Return the name as a plan stores it, each part bare if possible, else in backticks, for :func:`parse_table`."""
+    """Return the name as a plan stores it: each part is bare if :func:`parse_table` can read it, else in backticks."""
     return ".".join(part if _WORD.fullmatch(part) else quote(part) for part in name)
 
 

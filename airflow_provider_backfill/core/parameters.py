@@ -56,8 +56,8 @@ def read_parameters(
         what: The SELECT's name for messages.
 
     Raises:
-        RequestError: A placeholder has no value, a format is not used, a type cannot hold an instant, or only one of
-            the two bounds is used.
+        RequestError: A placeholder has no value, a format is not used or its placeholder is not a String, the type of a
+            bound cannot hold an instant, or only one of the two bounds is used.
     """
     unused = [name for name in formats if name not in {one.name for one in found}]
     if unused:
@@ -205,11 +205,12 @@ def check_parameters(parameters: Sequence[Parameter], bounds: Sequence[int], wha
 
 def slices_at(parameters: Sequence[Parameter], at: int) -> list[Slice]:
     """
-    Return the two shortest slices that meet at *at* and that the parameters can express; empty if a bound is a date.
+    Return the two shortest slices before and after *at* that the parameters can express; empty if a bound is a date.
 
     Args:
         parameters: Parameters of which at least one is a bound.
-        at: Milliseconds since 1970, rounded down to a value that the bounds can express.
+        at: Milliseconds since 1970. The slices meet at this instant, rounded down to a value that the bounds can
+            express.
     """
     grain = max(_grain(parameter) for parameter in parameters if not parameter.format)
     at -= at % grain
@@ -218,7 +219,7 @@ def slices_at(parameters: Sequence[Parameter], at: int) -> list[Slice]:
 
 
 def _grain(parameter: Parameter) -> int:
-    """Return the milliseconds between two values of a bound; at least 1."""
+    """Return the milliseconds between two adjacent values of a bound; at least 1."""
     if parameter.kind in (TimeKind.DATE, TimeKind.DATE32):
         return MS_PER_DAY
     if parameter.kind is TimeKind.DATETIME64:
@@ -271,7 +272,13 @@ def _check_formats(parameters: Sequence[Parameter], bounds: Sequence[int], what:
 
 
 def _length_of(text: str) -> tuple[float, Flag]:
-    """Return the chunk length at which each chunk has one value of a format: the approximate hours, and the flag."""
+    """
+    Return a chunk length for chunks that have one value of a format each.
+
+    Returns:
+        The approximate hours, and the flag. For a format that does not change from day to day or month to month, the
+        hours of a year, and the flag for an automatic length.
+    """
     first, next_month = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 2, 1, tzinfo=UTC)
     for hours in (1, 24):
         if (first + timedelta(hours=hours)).strftime(text) != first.strftime(text):

@@ -38,10 +38,10 @@ def plain_text(text: str) -> str:
 
 def plain_values(value: Any, *, lines: bool = False) -> Any:
     """
-    Return a JSON value in which every text is harmless.
+    Return a JSON value with harmless texts; keys are unchanged, and tuples become lists.
 
     Args:
-        lines: Whether all texts may have several lines, instead of statements and scripts only.
+        lines: Whether all texts may have several lines; otherwise, only statements and scripts may.
     """
     if isinstance(value, str):
         plain = plain_text(value) if lines else plain_line(value)

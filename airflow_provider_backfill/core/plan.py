@@ -36,7 +36,7 @@ class ModeReason(StrEnum):
     ASKED = "asked"
     """The user asked for the mode."""
     ENGINE = "engine"
-    """The target's engine needs the mode."""
+    """The mode follows from the target's engine."""
 
 
 class Chunk(NamedTuple):
@@ -187,7 +187,7 @@ class AddsUp(Model):
 
 
 class TimeLabel(Model):
-    """An expression of a SELECT over the time column *column*, by which chunks are cut."""
+    """An expression of a SELECT over *column*, the time column by which chunks are cut."""
 
     expression: str
     column: str
@@ -218,7 +218,7 @@ class Shard(Model):
         table: The identity of the target on the shard: its path in Keeper, or its server and UUID.
         urls: The HTTP interfaces of the shard's replicas, without user and password.
         existing_rows: Rows in the window on this shard at planning; None if unknown.
-        weight: The shard's number of slots, where slots divide the rows among shards.
+        weight: The shard's number of slots, if slots divide the rows among shards.
     """
 
     number: int
@@ -233,12 +233,12 @@ class Plan(Model):
     An immutable description of a backfill: the statements, and the chunks to bind to them.
 
     Attributes:
-        mode_reason: The reason for the write mode: ``asked`` by the user, or required by the target's ``engine``.
+        mode_reason: The reason for the write mode: ``asked`` for by the user, or chosen by the target's ``engine``.
         engine: The target's engine.
         existing_rows: Rows of the target in the window at planning; None if unknown.
         source_rows: Estimated rows of the sources in the window, before the SELECT's own filters; None if unknown.
         allow_existing_rows: Whether the user accepts rows of other writers in the window.
-        verify_caveat: Why a difference that ``verify`` finds may not be an error; empty if it always is.
+        verify_caveat: Why a difference that ``verify`` finds may not be an error; empty if every difference is.
         signs_tell: Whether the sum of a key's signs does not depend on merges; a different sum is then an error.
         not_compared: Columns of the target with several correct values; ``verify`` does not compare them.
         nonce: Random text that distinguishes plans with the same id in different state folders.
@@ -323,7 +323,7 @@ class Plan(Model):
         return plan_id(show_table(self.target), self.start, self.end, length, self.time_column)
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield the plan's chunks in time order, without parts; on a cluster, one chunk per slice and shard."""
+        """Yield the plan's chunks in time order, before any split; on a cluster, one chunk per slice and shard."""
         yield from starmap(Chunk, iter_chunks(self.plan_id, self.slices(), self._numbers(self.shard)))
 
     def _numbers(self, only: int = 0) -> tuple[int, ...]:
@@ -353,7 +353,7 @@ class Plan(Model):
         )
 
     def is_called(self, name: TableName) -> bool:
-        """Return whether this is a name of the target; on a cluster, the target may have several."""
+        """Return whether *name* is a name of the target; on a cluster, the target may have several names."""
         return name == self.target or name in self.known_as
 
     def has_target_of(self, other: "Plan") -> bool:

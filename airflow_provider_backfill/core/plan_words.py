@@ -24,7 +24,7 @@ _ADDS_UP = {
 
 def adds_up(proof: str, accepted: str) -> str:
     """
-    Return in words how it was shown, or that it was not shown, that the chunks add up to the whole window.
+    Return in words whether and how it was shown that the chunks add up to the whole window.
 
     Args:
         proof: A :class:`Proof`, as text.

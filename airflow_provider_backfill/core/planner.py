@@ -86,8 +86,8 @@ def find_time_column(table: TableFacts, wanted: str | None, unit: str) -> tuple[
     comes first in the sorting key, else the one that comes first in the partition key.
 
     Raises:
-        RequestError: The column does not exist or holds no times, or the choice is ambiguous. The message lists the
-            columns.
+        RequestError: Column *wanted* does not exist or holds no times. Without *wanted*, the table has no time column,
+            or the choice is ambiguous.
     """
     kinds = {column.name: kind for column in table.columns if (kind := time_kind(column.type, unit))}
     seen = ", ".join(f"{column.name} {column.type}" for column in table.columns)
@@ -263,7 +263,7 @@ _DEFINITION = (
 
 
 def differences(old: Plan, new: Plan) -> list[str]:
-    """Return the differences between the definitions of two plans with the same id, one text each."""
+    """Return the differences between the definitions of two plans with the same id, as lines; empty if equal."""
     lines = []
     for name in _DEFINITION:
         before, after = getattr(old, name), getattr(new, name)

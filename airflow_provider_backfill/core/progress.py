@@ -112,7 +112,7 @@ class ProgressMeter:
         )
 
     def seconds_left(self, now: float, chunks_left: int) -> float | None:
-        """Return the seconds until *chunks_left* more chunks are done; None until one is done."""
+        """Return the seconds until *chunks_left* more chunks are done; None until a chunk is done."""
         first, last = self._points[0], self._points[-1]
         done = last.chunks - first.chunks
         if not done:
@@ -142,8 +142,8 @@ def _parts(points: Sequence[_Point]) -> list[_Part]:
     """
     Cut the completions so far into parts of about equal size.
 
-    Each cut precedes the longest wait nearby. Workers that start together end together; a cut between them would give
-    the whole wait to one part.
+    Each cut precedes the longest wait nearby. Workers that start together end together; a cut between their
+    completions would give the whole wait to one part.
     """
     last = len(points) - 1
     count = min(_PARTS_MOST, (points[-1].chunks - points[0].chunks) // _PART_CHUNKS, last - 1)

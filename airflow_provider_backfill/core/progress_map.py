@@ -17,7 +17,12 @@ from .run_state import ChunkState, ChunkStatus, Done, Run
 
 
 class CellKind(StrEnum):
-    """The kind of a map cell. A cell of several chunks has the kind that needs most attention."""
+    """
+    The kind of a map cell.
+
+    A cell of several chunks is failed if a chunk has failed, else running if a chunk is running. Otherwise, the cell is
+    done if all chunks are done, pending if none is, and else partly done.
+    """
 
     DONE = "done"
     PARTLY = "partly done"

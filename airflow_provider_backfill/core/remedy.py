@@ -31,7 +31,8 @@ def plan_command(plan: Plan, *flags: Flag) -> Command:
     Return the command line that plans the same backfill again, changed by *flags*.
 
     A flag with a value replaces the plan's flag of the same name. A flag for the chunk length replaces the plan's chunk
-    length. Secrets in the SELECT are masked.
+    length. Secrets in the SELECT are masked. The command line omits the flags for a cluster, for tables read whole, for
+    accepted partial groups, and for people (reason and owner).
     """
     given = {flag.name for flag in flags}
     own = [Flag("--target", show_table(plan.target)), Flag("--from", short_instant(plan.start))]
@@ -74,5 +75,5 @@ def pass_flags(flags: Sequence[Flag]) -> Advice:
 
 
 def chunk_hours_flag(hours: float) -> Flag:
-    """Return the flag that asks for chunks of *hours*."""
+    """Return the flag ``--chunk-hours`` for chunks of *hours* hours."""
     return Flag("--chunk-hours", render_chunk_hours(hours))

@@ -34,7 +34,8 @@ from .run_state import ChunkState, ChunkStatus, Run, RunStatus, Waiver, WorkerLe
 from .window import Slice
 
 _MAY_FIND: dict[type, frozenset[ChunkStatus]] = {
-    # -> running: a worker claims the chunk, or takes over the claim of a worker and query that are proven dead.
+    # pending -> running: a worker claims the chunk.
+    # running -> running: a worker takes over a claim whose worker and query are proven dead.
     ChunkStarted: frozenset({ChunkStatus.PENDING, ChunkStatus.RUNNING}),
     # running -> running: the attempt's rows are staged; the claim remains.
     ChunkVerified: frozenset({ChunkStatus.RUNNING}),
@@ -46,14 +47,14 @@ _MAY_FIND: dict[type, frozenset[ChunkStatus]] = {
     ChunkReleased: frozenset({ChunkStatus.RUNNING}),
     # running -> replaced by its parts, which are pending.
     ChunkSplit: frozenset({ChunkStatus.RUNNING}),
-    # -> pending: the user replays the chunk. A running chunk belongs to its worker.
+    # done or failed -> pending: the user replays the chunk. A running chunk belongs to its worker.
     RunReplayed: frozenset({ChunkStatus.DONE, ChunkStatus.FAILED}),
 }
 """The statuses that a chunk may have when an event about the chunk arrives, by the type of the event."""
 
 
 def new_run(plan: Plan) -> Run:
-    """Return the state of a plan's run before the first event, with the plan's split chunks already replaced."""
+    """Return the state of a plan's run before the first event; planned parts replace the chunks that are too large."""
     return Run(plan_id=plan.plan_id, total=plan.total_chunks, splits=plan.planned_parts())
 
 
@@ -288,7 +289,7 @@ def _reset(
 
 
 def expand(run: Run, chunk: Chunk) -> Iterator[Chunk]:
-    """Yield *chunk* if it was not split; otherwise its parts that were not split again. The order is by time."""
+    """Yield *chunk* if it was not split; otherwise its parts at any depth that were not split, in time order."""
     parts = run.splits.get(chunk.id)
     if parts is None:
         yield chunk

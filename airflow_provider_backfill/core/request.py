@@ -26,7 +26,7 @@ class PlanRequest:
         start: The start of the window; None to take the first time in the source.
         end: The end of the window, excluded; None to end the window after the last time in the source.
         time_column: The column of the source that the window applies to; None if the column is to be detected.
-        source: The table to copy, matched by column names.
+        source: The table to copy; its columns are matched with the target's columns by name.
         select: The SELECT whose rows are inserted. Without *source* and *select*, the views that feed the target are
             replayed.
         formats: The strftime formats of the chunk's start, by the name of a parameter of *select*.
@@ -35,7 +35,7 @@ class PlanRequest:
         settings: ClickHouse settings for the statements that read the source and fill the target.
         time_unit: The unit of an integer time column: ``s``, ``ms``, ``us`` or ``ns``; otherwise empty.
         accept_partial_groups: The reason to accept groups that chunks cut; empty to refuse such groups.
-        row_proof: The evidence for staged rows before their publication.
+        row_proof: The evidence that staged rows need before their publication.
         trial: Whether to compare a few chunks with their union before the plan is stored.
         chunking: The rule by which the window is cut.
         one_shard: Whether to fill only this server's local table with the rows of all shards, although other shards
@@ -47,8 +47,8 @@ class PlanRequest:
             Distributed target.
         shard_urls: The HTTP interfaces of replicas by shard number, if the names in ``system.clusters`` cannot be
             reached.
-        auto_chunks: Whether the target's partitions (in ``replace``) or the source's rows decide the chunks, starting
-            from *chunking*.
+        auto_chunks: Whether to replace *chunking* by a rule that suits the data: the target's partitions in
+            ``replace``, otherwise a length that the number of source rows decides.
     """
 
     target: TableName

@@ -1,8 +1,8 @@
 """
 Decide what follows an error: a retry, the failure of the chunk, or a split of the chunk.
 
-The names are ClickHouse's own (``ErrorCodes.cpp``). Whether a condition is temporary was observed on servers or read in
-their source. The error number identifies the error in an answer that was cut off before the name.
+The names of the errors are ClickHouse's own (``ErrorCodes.cpp``). Whether an error is temporary was observed on servers
+or read in their source. The error number identifies the error in an answer that was cut off before the name.
 """
 
 from enum import StrEnum
@@ -39,7 +39,7 @@ _PASSING = {
     "SERVER_OVERLOADED": 745,
     "KEEPER_EXCEPTION": 999,
 }
-# Other errors, which the product expects from some of its statements.
+# Other errors, which the product expects from some of its statements: ClickHouse's name and number of each.
 _EXPECTED = {
     "TABLE_ALREADY_EXISTS": 57,
     "UNKNOWN_TABLE": 60,

@@ -87,7 +87,8 @@ class ChunkState:
         owner: The worker that holds the claim. Like *query_id*, empty unless the chunk is running.
         verified: The staged rows' sums by attempt. The sums are kept until the chunk is done or its staged rows are
             given up, because a later attempt may publish the rows of an earlier attempt.
-        staged: The last staged table, where the log is the seal (on replicas, and where tables cannot be renamed).
+        staged: The last verified staging table, if the log seals the table because no rename does: on replicas, and
+            where tables cannot be renamed. Otherwise None.
         content: The rows that the target received from this chunk; None until the chunk is done.
         seconds: Duration of the successful attempt; None until the chunk is done.
         clear: Whether each attempt first deletes the chunk's window from the target.
@@ -115,12 +116,12 @@ class ChunkState:
 @dataclass(slots=True)
 class WorkerLease:
     """
-    The lease of a worker that has claimed chunks.
+    The lease of a worker that holds claims of chunks.
 
     Attributes:
         seen_at: The time of the worker's last claim or heartbeat.
         lease_seconds: The length of the lease after *seen_at*.
-        claims: The number of chunks that the worker has claimed.
+        claims: The number of claims that the worker holds now.
         shard: The shard that the worker fills; 0 if the target is one table.
     """
 
@@ -163,9 +164,9 @@ class Run:
 
     Attributes:
         total: Number of chunks; splits add to the plan's count.
-        chunks: The states of chunks with events that are neither done nor split, by chunk id.
+        chunks: The states of the chunks that have events and are neither done nor split, by chunk id.
         done: The done chunks in compact form, by chunk id.
-        splits: The parts of split chunks, by the id of the chunk they replace.
+        splits: The parts of each split chunk, by the id of the split chunk.
         workers: The leases of workers with claims, by the worker's name.
         counts: The number of chunks by status, except pending chunks.
         read_rows: Rows read by the statements of done chunks. Like *read_bytes*, 0 if the server does not report them.
@@ -173,10 +174,11 @@ class Run:
         started_at: Time of the first start or resume; None before.
         started_by: The user or task of the first start or resume.
         pause_holds: Whether a person paused the run, so that only a resume continues the run.
-        reach: The span of target times of a chunk's rows, by chunk id, for chunks with rows outside their window.
+        reach: The range ``[first, last)`` of the target times of a chunk's rows, by chunk id. Only chunks with target
+            times outside their window have a range.
         cleared_at: Time of the last replay that clears the windows of all done chunks; None if there was none.
         undone: Whether the replaced rows were restored.
-        throttled_by: Why a worker waits before its next chunk; empty if none waits.
+        throttled_by: The reason why a worker waits before its next chunk; empty if no worker waits.
         parallel: The maximum of parallel chunks over all workers; 0 leaves the number to each worker.
     """
 
@@ -228,7 +230,7 @@ class Run:
 
     @property
     def chunk_counts(self) -> dict[str, int]:
-        """The number of chunks by status, with ``total``. ``skipped`` is always 0, because other tools read the key."""
+        """The number of chunks by status, and ``total``. The key ``skipped``, which other tools read, is always 0."""
         return {"total": self.total, **{status.value: self.count(status) for status in ChunkStatus}, "skipped": 0}
 
     @property

@@ -21,9 +21,9 @@ def pick_slices(
     Choose slices in time order, each in a different chunk, with about *budget* rows together.
 
     The choice begins with two neighbours that have rows or, without such neighbours, with the first two chunks that
-    have rows. If the chosen chunks have more rows than *budget*, each is shortened by the same factor. A shortened
-    slice ends at the end of its chunk. Only the slice of the second chunk begins at the start of its chunk, so that the
-    slices of neighbours stay adjacent.
+    have rows. If the chosen chunks have more rows than *budget*, each is shortened by the same factor. Of the
+    two chunks that are chosen first, the later chunk keeps its start, so that the slices of neighbours stay adjacent.
+    Every other shortened slice keeps the end of its chunk.
 
     Args:
         rows: Source rows by chunk number; chunks without rows may be missing.
@@ -37,8 +37,8 @@ def pick_slices(
     pairs = [number for number in filled if rows.get(number + 1, 0) > 0]
     if not pairs and (together or len(filled) < 2):
         return []
-    # Prefer a pair within the budget. Then prefer the pair whose smaller chunk has most rows, because the pair probably
-    # shares most keys.
+    # Prefer a pair within the budget. Then prefer the pair whose smaller chunk has most rows, because that pair
+    # probably shares most keys.
     first = max(
         pairs or filled[:1],
         key=lambda number: (

@@ -33,12 +33,12 @@ class Placeholder(NamedTuple):
 
 class SelectText(NamedTuple):
     """
-    A SELECT without surrounding comments and semicolons.
+    A SELECT, with its query parameters and the names of its settings.
 
     Attributes:
         select: The statement, without surrounding white space, comments and semicolons.
         placeholders: The query parameters of the statement, without duplicates.
-        settings: The names in the statement's SETTINGS clauses.
+        settings: The names in the statement's SETTINGS clauses, without duplicates.
     """
 
     select: str

@@ -36,7 +36,7 @@ def row_hash(names: Iterable[str]) -> str:
 
 def parse_filter(text: str) -> TableFilter:
     """
-    Return the table and the time column in ``database.table=column``; the column is None in ``database.table``.
+    Return the table and the time column in ``database.table=column``; the column is None for ``database.table``.
 
     Raises:
         RequestError: The text does not begin with a table's name, or has no column after ``=``.
@@ -130,7 +130,7 @@ def instants(bounds: Sequence[int]) -> str:
 
 
 def bound_before(ms: str, bounds: Sequence[int]) -> str:
-    """Return SQL for the last of *bounds* at or before *ms*, SQL for an instant in milliseconds in the window."""
+    """Return SQL for the last bound at or before *ms*; *ms* is SQL for an instant of the window, in milliseconds."""
     step = _constant_step(bounds)
     if step:
         return f"toInt64({bounds[0]} + intDiv({ms} - {bounds[0]}, {step}) * {step})"
@@ -138,7 +138,7 @@ def bound_before(ms: str, bounds: Sequence[int]) -> str:
 
 
 def _constant_step(bounds: Sequence[int]) -> int:
-    """Return the common distance of *bounds*, of which only the last may be shorter; 0 if there is none."""
+    """Return the distance of neighbouring *bounds* if all distances are equal (the last may be shorter); else 0."""
     if len(bounds) < 2:
         return 0
     step = bounds[1] - bounds[0]
@@ -197,7 +197,7 @@ def slices_condition(table: FilteredTable, slices: Sequence[tuple[datetime, date
 
 
 def chunk_filter(plan: Plan, statement: Statement, chunk: Chunk) -> dict[str, str]:
-    """Return the statement's own settings, and the settings or query parameters that limit it to *chunk*."""
+    """Return the statement's own settings, and the settings or query parameters that limit its rows to *chunk*."""
     return slices_settings(plan, statement, [(chunk.start, chunk.end)], chunk.key_range)
 
 
@@ -298,7 +298,7 @@ def copy_select(source: TableName, columns: Sequence[Column]) -> str:
 
 
 def expressions(text: str) -> list[str]:
-    """Return the expressions ``a`` and ``f(b, c)`` of a key that the server shows as ``a, f(b, c)`` or a tuple."""
+    """Return the expressions of a key, in order: ``a`` and ``f(b, c)`` for ``a, f(b, c)`` and for ``(a, f(b, c))``."""
     elements, depth, start, outer = [], 0, 0, len(text)
     for match in _SEPARATOR.finditer(text):
         word = match.group()
@@ -398,7 +398,7 @@ def any_row_sql(plan: Plan, statement: Statement, chunk: Chunk) -> str:
 
 
 def source_checksum_sql(statement: Statement, columns: Sequence[Column], summed: Sequence[str]) -> str:
-    """Return SQL for the content sums, over *summed*, of a statement's rows with values as the target stores them."""
+    """Return SQL for the content sums over *summed* of a statement's rows, after conversion to the target's types."""
     target = {column.name: column for column in columns}
     values = ", ".join(
         f"{converted_value(target[name], null=name in statement.defaulted)} AS {quote(f'as {name}')}"

@@ -47,7 +47,7 @@ _PER_SECOND = {
 TIME_UNITS = tuple(kind.unit for kind in _PER_SECOND)
 
 
-# The database name under which a table function is filtered.
+# The name that stands for the database of a table function, as in the keys of additional_table_filters.
 TABLE_FUNCTION = "_table_function"
 
 

@@ -51,14 +51,16 @@ class BackfillChunkOperator(BaseOperator):
     """
     Execute the chunks of one item of the plan operator's result.
 
-    A task executes one chunk at a time, each with its own checkpoint. Outcomes:
+    A task executes one chunk at a time. After a permanent failure of a chunk, the task continues with the other chunks,
+    within *max_failures*. Outcomes:
 
     - success: all chunks of the window are done, now or before;
-    - failed, without Airflow's ``retries``: a chunk failed permanently, and the other chunks have ended;
+    - failed, without Airflow's ``retries``: a chunk failed permanently, *stop_at* has passed, or a retry cannot help;
     - skipped: the run was cancelled;
-    - failed, with Airflow's ``retries``: ClickHouse or the state folder could not be reached.
+    - failed, with Airflow's ``retries``: ClickHouse or the state folder could not be reached, or the task was killed.
 
-    If the task is killed or times out, its query is killed and its chunks are released. A retry continues with these.
+    If the task is killed or times out, its query is killed and its chunks are released. A retry continues with these
+    chunks.
 
     A clear or a new DAG run gives failed chunks a new budget of attempts; with *replay_done* it also executes done
     chunks again. An automatic retry does neither.
@@ -70,7 +72,7 @@ class BackfillChunkOperator(BaseOperator):
             mode is ``replace``.
         force_overlap: Run in parallel to another run over the same rows.
         force_compatibility: Run although the view, the target's columns or an option changed since planning.
-        force_environment: Run on another ClickHouse than the one of the plan.
+        force_environment: Run on a ClickHouse that is not the ClickHouse of the plan.
         max_load: Wait while parts or memory exceed this share of the server's limits.
         max_failures: Stop after this many permanent failures in a row in one task.
         hours: Start chunks only in these hours of the day: ``22-06`` or ``22:30-06:00``. Outside these hours, a task
@@ -303,7 +305,7 @@ class BackfillChunkOperator(BaseOperator):
 
     def _refuse_other_plan(self, context: Context, plan_id: str, state: TaskState) -> None:
         """
-        Refuse a plan that differs from the task's earlier plan, unless both tasks were cleared together.
+        Refuse a plan that differs from this task's earlier plan, unless the plan task was cleared with this task.
 
         If the plan task was cleared alone and made a different plan, this map index has an unrelated chunk of the new
         plan. A plan that is not refused is recorded in *state*.

@@ -113,7 +113,7 @@ class BackfillPlanOperator(BaseOperator):
         shard_url: Addresses of shards, such as ``2=http://host:8123``; other addresses come from ``system.clusters``.
         reason: Reason for the backfill; shown by ``report``. The plan's owner is the task's ``owner``.
         newest_first: Map the newest chunks first, and execute the newest chunk of a task first.
-        force: Replace an existing plan with this id; its files are kept under another name.
+        force: Replace an existing plan with the same id; its files are kept under another name.
         max_mapped_tasks: Maximum number of mapped tasks; never more than Airflow's ``core.max_map_length``.
         clickhouse_conn_id: Connection of the official ClickHouse provider.
         state_dir: Folder of plans, runs and events; ``[clickhouse_backfill] state_dir`` when None.

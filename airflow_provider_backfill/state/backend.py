@@ -2,7 +2,7 @@
 Define the store's interface to a file system or an object store.
 
 A backend has named files, written as a whole, and logs that grow line by line. Each line is durable before it is
-acknowledged. Positions in a log start at 0; their unit (bytes, segments) is private to the log.
+acknowledged. Positions in a log start at 0; their unit (bytes or lines) is private to the log.
 """
 
 from contextlib import AbstractContextManager
@@ -36,7 +36,7 @@ class EventLog(Protocol):
 
         Returns:
             The lines, empty at the end of the log. None if the line *last* does not end at *position*: the log was
-            replaced, or an unacknowledged line is gone.
+            replaced, or an unacknowledged line is gone. An object store checks this only in the first read.
         """
         ...
 
@@ -49,7 +49,7 @@ class EventLog(Protocol):
         Append *line* at *position*, the end of the lines read so far; the line is durable on return.
 
         Raises:
-            ConflictError: The log has grown beyond *position*.
+            ConflictError: The log is optimistic and has grown beyond *position*.
             StateError: The line may be missing, for example on a full disk.
         """
         ...

@@ -12,7 +12,7 @@ _UPGRADE = "install a newer airflow-provider-backfill"
 
 
 def plan_remedy(plan_id: str) -> Remedy:
-    """Return how to restore a damaged plan file."""
+    """Return the advice for a damaged plan file: restore the file, or plan again."""
     return Advice(
         "restore the file from a backup, or keep it aside and plan again with {} (plan {})", Flag("--force"), plan_id
     )

@@ -117,7 +117,7 @@ class ObjectBackend:
         )
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write *name* unless it exists; return False if it exists with other bytes."""
+        """Write *name* unless it exists; return False if it exists with other bytes, otherwise True."""
         with _explained("write", self.where(name)):
             try:
                 obstore.put(self.store, name, data, mode="create")
@@ -336,7 +336,7 @@ class ObjectLog:
 
 
 def _version(meta: Mapping[str, Any]) -> dict[str, str]:
-    """Return the version for a conditional put: the tag on S3 and Azure, the generation on GCS."""
+    """Return an object's e-tag and version, as far as the store has them, for a conditional put."""
     return {key: meta[key] for key in ("e_tag", "version") if meta.get(key)}
 
 

@@ -64,7 +64,7 @@ class FileBackend:
         return sorted(name.removesuffix(suffix) for name in found if name.endswith(suffix))
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write *name* unless it exists; return False if it does."""
+        """Write *name* and return True; return False without writing if *name* exists."""
         with self._written(name, data) as temporary:
             try:
                 os.link(temporary, self.root / name)
@@ -109,7 +109,7 @@ class FileBackend:
             lock.release()
 
     def log(self, plan_id: str, generation: str) -> "FileLog":
-        """Return the log of a plan; *generation* distinguishes it from the logs of earlier plans with the same id."""
+        """Return the log of a plan; *generation* is ignored, because the log of an earlier plan is renamed."""
         del generation
         return FileLog(self.root, plan_id)
 
@@ -251,7 +251,7 @@ class FileLog:
 
     def append(self, position: int, line: bytes) -> None:
         """
-        Append *line* at *position* and wait until it is on disk. Call it under the lock.
+        Append *line* at *position* and wait until the line is on disk. Call this under the lock.
 
         Bytes after *position* are an incomplete line and are removed. After a failed write, the log is truncated to
         *position*, so that a full disk leaves no partial event.
@@ -318,17 +318,20 @@ def _read_at(handle: int, size: int, position: int) -> bytes:
 
 
 def _shared(root: Path) -> int:
-    """Return all permission bits of the group and of others, each only if it may write in the state folder."""
+    """Return the bits ``070`` if the group may write in the state folder, plus ``007`` if others may; otherwise 0."""
     mode = root.stat().st_mode
     return (0o070 if mode & 0o020 else 0) | (0o007 if mode & 0o002 else 0)
 
 
 def _create(root: Path, path: Path, flags: int) -> int:
     """
-    Open or create a file, and return its descriptor; refuse a symbolic link.
+    Open or create a file, and return its descriptor.
 
     A new file is readable and writable for its owner, and for the group and others if they may write in the state
     folder.
+
+    Raises:
+        OSError: The file is a symbolic link or cannot be opened, or *flags* has ``O_EXCL`` and the file exists.
     """
     shared = _shared(root) & 0o066
     try:

@@ -76,7 +76,7 @@ def recover_run(plan: Plan, log: bytes, checkpoint: Run | None, last: bytes, see
         states = (ChunkStatus.PENDING, ChunkStatus.RUNNING, ChunkStatus.FAILED)
         found.uncertain = tuple(chunk.id for chunk in select_chunks(plan, found.run, *states))
     elif found.damaged:
-        # One lost line leaves a trace: a chunk that looks claimed, or whose later events do not follow.
+        # One lost line leaves a trace: a chunk that looks claimed, or a chunk with later events that the run refuses.
         running = {chunk.id for chunk in select_chunks(plan, found.run, ChunkStatus.RUNNING)}
         found.uncertain = tuple(sorted((running | misfits) - found.run.done.keys() - {""}))
     return found

@@ -44,7 +44,8 @@ class Checkpoint:
 
     Attributes:
         lines: Number of lines up to *position*.
-        last: The last of these lines, without its newline, by which the log is recognised.
+        last: The last of these lines, without its newline. A log in which this line does not end at *position*
+            was replaced or cut.
         status: The status of the run. Only people read this key and *chunk_counts*.
         size: Size of the run file in bytes; not stored.
     """
@@ -104,7 +105,8 @@ class RunLog:
         self._log = self._backend.log(plan.plan_id, self._generation)
         # The planning date of an older plan's log that has this log's name; empty without such a log. See _open_log.
         self._leftover = ""
-        # The last known checkpoint: its bytes and lines, the time it was seen, and the log's bytes since then.
+        # The last known checkpoint: its size in bytes, its number of lines, the monotonic time in seconds when it was
+        # seen, and the bytes of log lines that were read or written since.
         self._checkpoint_size, self._checkpoint_lines = 0, 0
         self._checkpoint_seen, self._grown = -_CHECKPOINT_SECONDS, 0
         self._stamp: object = _UNKNOWN
@@ -134,6 +136,7 @@ class RunLog:
         Raises:
             DamagedStateError: The file is unreadable or damaged, contains another plan's run, or another version or
                 tool wrote it.
+            StateError: The state folder cannot be read.
         """
         data, path = store.backend.read(run_file(plan.plan_id)), store.run_path(plan.plan_id)
         if data is None:
@@ -148,8 +151,8 @@ class RunLog:
             raise other_format(path, found.format)
         if found.plan_id != plan.plan_id or found.run.plan_id != plan.plan_id:
             raise damaged(path, None, f"it belongs to plan {found.plan_id}", remedy)
-        # An older run file remains if a crash interrupted the replacement of a plan.
         found.size = len(data)
+        # An older run file remains if a crash interrupted the replacement of a plan.
         return found if found.planned_at == plan.created_at else None
 
     def refresh(self) -> Run:
@@ -217,6 +220,9 @@ class RunLog:
 
         There are three reasons. A line that was read may have been removed because it could not be made durable. The
         plan may have been planned again. The log may have been cut; then it ends before the checkpoint.
+
+        Raises:
+            StateError: The plan was removed or planned again.
         """
         self._check_plan()
         self._forget()
@@ -243,7 +249,7 @@ class RunLog:
         )
 
     def _fold_line(self, line: bytes) -> bool:
-        """Apply one line; return False if the log belongs to an older plan."""
+        """Apply one line, or note the closing line; return False if the log belongs to an older plan."""
         if line == LOG_CLOSED:
             self._closed = True
             self._step_over(line)
@@ -289,8 +295,9 @@ class RunLog:
         """
         Append the event that *decide* returns for the current run, durably.
 
-        *decide* returns None to append nothing, or raises. It has seen all events before the new event, except events
-        of other chunks if *about* is given. If another writer was first, *decide* is called again with the newer run.
+        *decide* returns None to append nothing, or raises. The run that *decide* gets contains all earlier events,
+        except events of other chunks if *about* is given. If another writer was first, *decide* is called again with
+        the newer run.
 
         Args:
             about: The chunk of the event, if *decide* reads only this chunk and events about the whole run. The commit

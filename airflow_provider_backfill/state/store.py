@@ -1,10 +1,11 @@
 """
 Read and write plans and runs through one interface for all backends.
 
-The event log is the truth. The run file is a checkpoint of its replay and may lag. It is written again when the log has
-grown by a fair part of the file's size, so that the cost of a commit does not grow with the plan. A commit applies the
-events of others, lets the caller decide, judges the event, and appends it durably. On a file system, a lock excludes
-other writers meanwhile. On object stores, a conflict reveals other writers, and the commit starts again.
+The event log is the truth. The run file is a checkpoint of the log's replay and may lag. A run file is written again
+when the log has grown by a fair part of the run file's size, so that the cost of a commit does not grow with the plan.
+A commit applies the events of other writers, lets the caller decide, judges the new event, and appends the event
+durably. On a file system, a lock excludes other writers meanwhile. On object stores, a conflict reveals other writers,
+and the commit starts again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -145,7 +146,7 @@ class StateStore:
         return plan
 
     def save_plan(self, plan: Plan) -> bool:
-        """Write the plan; return False without writing if another writer's file exists, whatever its content."""
+        """Write the plan and return True; return False without writing if a file of another writer exists."""
         return self.backend.create(
             plan_file(plan.plan_id), seal(plan.model_dump_json(by_alias=True, indent=2).encode())
         )
@@ -163,7 +164,7 @@ class StateStore:
         with self.backend.locked(plan_id):
             if plan is not None:
                 self.backend.log(plan_id, render_instant(plan.created_at)).close()
-            # Rename the plan first. After a crash, their planning date shows that the other files are an older plan's.
+            # Rename the plan first. After a crash, the planning date in the other files shows that they are outdated.
             for name in (plan_file(plan_id), run_file(plan_id), event_file(plan_id)):
                 self.backend.retire(name, tag)
 
@@ -183,8 +184,7 @@ class StateStore:
         self, plan_ids: Sequence[str], *, brief: bool = False
     ) -> Iterator[tuple[str, tuple[Plan, Run] | StateError]]:
         """
-        Yield each plan's id with the plan and its run, or with the error that reading raised, in the order of
-        *plan_ids*.
+        Yield each plan's id, in the order of *plan_ids*, with the plan and its run, or with the error of the read.
 
         On an object store, several plans are read in parallel, because each takes several round trips. A plan that was
         removed meanwhile is omitted.
@@ -244,7 +244,7 @@ class StateStore:
         Replace the plan's log by a log of *events*; add *tag* to the names of the old log and of the run file.
 
         Returns:
-            The new path of the old log, for messages.
+            The new path of the old log, for messages; no file is there if the plan had no log.
         """
         name = event_file(plan.plan_id)
         lines = [log_header(plan), *map(event_line, events)]

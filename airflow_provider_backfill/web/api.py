@@ -147,7 +147,7 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
             )
         return _answer({"error": error.detail, "hint": ""}, error.status_code)
 
-    # ------------------------------------------------------------ the page
+    # The routes of the page and its static files.
 
     @app.get("/")
     @app.get("/plans/{plan_id}")
@@ -173,7 +173,7 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
             return Response(status_code=304, headers=known)
         return Response(data, media_type=kind, headers=known)
 
-    # ------------------------------------------------------------ JSON
+    # The routes that return JSON.
 
     @app.get("/api/plans")
     def plans(
@@ -235,7 +235,7 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
             one["task"] = f"{airflow}{path}" if path else ""
         return _answer(found)
 
-    # ------------------------------------------------------------ actions
+    # The routes that change a plan.
 
     @app.post("/api/plans/{plan_id}/cancel")
     def cancel(user: Actor, plan_id: str, body: CancelBody) -> Response:

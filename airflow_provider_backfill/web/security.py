@@ -75,7 +75,7 @@ def viewer(user: GetUserDep) -> BaseUser:
     Raises:
         HTTPException: 401 without a login; 403 without the right.
     """
-    # The right to some DAG; Rights decides which plans this opens.
+    # Check only the right to some DAG here. Rights decides later which plans the user may view.
     if not get_auth_manager().is_authorized_dag(method="GET", user=user):
         raise HTTPException(403, "You may not see DAGs in this Airflow, nor its ClickHouse backfills.")
     return user

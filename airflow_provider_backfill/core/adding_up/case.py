@@ -42,7 +42,7 @@ class BucketFacts:
 
     @property
     def fits(self) -> bool:
-        """Whether no two chunks share a value of the key."""
+        """Whether the server can evaluate the key, and no two chunks share a value of the key."""
         return self.usable and self.cut is None and not self.again
 
 
@@ -54,7 +54,7 @@ class Question:
 
 
 class Kind(StrEnum):
-    """The subject of a refusal: groups that chunks cut, another step, or a read of a table."""
+    """The subject of a refusal: groups that chunks cut, a different step, or a read of a table."""
 
     GROUPS = "groups"
     """A GROUP BY whose groups chunks cut, into a target that does not merge them. The user may accept this."""
@@ -81,7 +81,7 @@ class Refusal:
 
 
 class Read(NamedTuple):
-    """A table that a SELECT reads, and words that say *how*: limited to the chunk, or whole."""
+    """A table that a SELECT reads; *how* is text for people that says how the read is limited, or that it is whole."""
 
     table: TableName
     how: str
@@ -94,7 +94,7 @@ class Verdict:
 
     Attributes:
         refusal: The reason for a refusal; None if the rules found none.
-        steps: One sentence for each step that combines several rows.
+        steps: Texts for people about the steps that combine rows, and about the columns whose parts the target merges.
         doubts: Claims that the rules cannot prove; a trial has to show them.
         waived: Refusals that the user has overruled.
         reads: The tables that the statement reads.

@@ -23,7 +23,7 @@ class Expressions(ABC):
         self.waived: list[str] = []
         self.pairs: list[tuple[Value, Value]] = []
         self.chance: list[str] = []
-        # Values that --param makes equal for all rows of a chunk, with the ids of the constants that they equal.
+        # For each value that --param makes equal in all rows of a chunk: the ids of the constants that fix the value.
         self._pinned: dict[Value, frozenset[int]] = {}
         self._partly: set[int] = set()
         self.row_wise = True
@@ -42,6 +42,7 @@ class Expressions(ABC):
 
         Raises:
             RefusedError: The expression does not add up.
+            UnknownKeyError: The facts of a time key in a subquery are still unknown.
         """
         match node.kind:
             case "COLUMN":
@@ -89,7 +90,7 @@ class Expressions(ABC):
             return value
         inner = node.one("EXPRESSION")
         if inner is not None and inner.kind != "LIST":
-            # An ALIAS column of a table.
+            # The column is an ALIAS column of a table, so resolve the expression behind it.
             return self._value(inner, place, rows)
         if isinstance(given, TableColumns):
             return Value("column", node.name, node.type, source=at, table=given.table)
@@ -102,8 +103,8 @@ class Expressions(ABC):
             return Value("opaque", node.name, node.type, args)
         if how == "aggregate":
             if rows is not None and rows.shape is Shape.GROUPED:
-                # A function with a limit, such as groupArray(10), cannot merge its own parts. The dots in its name keep
-                # the function from matching a function that can.
+                # A function with parameters, such as groupArray(10), may be unable to merge its own parts. The dots
+                # make the name differ from the names of mergeable functions.
                 name = f"{node.name}(…)" if node.list("PARAMETERS") and not node.type.startswith("Agg") else node.name
                 return Value("aggregate", name, node.type, args, source=rows.over)
             return Value("opaque", node.name, node.type, args)
@@ -126,7 +127,9 @@ class Expressions(ABC):
         Walk a query inside an expression: a set, a scalar or an EXISTS.
 
         Raises:
-            RefusedError: The query is limited to the chunk. Where ``--param`` places the window, this is only a doubt.
+            RefusedError: The query is limited to the chunk, or a step in the query does not add up. Where ``--param``
+                places the window, the limit is only a doubt.
+            UnknownKeyError: The facts of a time key in the query are still unknown.
         """
         rows = self.relation(node, f"{place}{node.id}:" if node.kind == "TABLE" else place)
         if rows.shape is not Shape.WHOLE and self._case.given:
@@ -193,9 +196,10 @@ class Expressions(ABC):
 
     def _time_sql(self, value: Value) -> tuple[str, TableName, str] | None:
         """
-        Return SQL over the time column of a filtered table, preceded by the id of the read and the table.
+        Return the id of a read, the filtered table that is read, and the value as SQL over the table's time column.
 
-        None if the value does not depend on the time column, depends on anything else, or is very large.
+        None if the value does not depend on a time column, depends on anything else, is very large, or has a constant
+        or function that cannot be written as SQL.
         """
         columns: dict[str, TableName] = {}
         size = 0

@@ -95,10 +95,11 @@ def _with_chance(case: Case, walk: Walk, given: Mapping[str, Value], verdict: Ve
 
 def _read_whole(case: Case, verdict: Verdict) -> Verdict:
     """
-    Return the verdict with facts about the SELECT's columns, found as if no chunk limited the SELECT.
+    Return the verdict with the unstable columns and the non-repeatable functions of the whole SELECT.
 
-    No column is marked as unordered, not even a value of the previous row, because the trial searches for differences
-    in such values. The verdict stays unchanged if the columns cannot be resolved.
+    The walk treats the SELECT as if no chunk limited it. No column is marked as unordered, not even a column with a
+    value of the previous row, because the trial searches for differences in such columns. The verdict stays unchanged
+    if the columns cannot be resolved.
     """
     whole = replace(case, filters={}, given={})
     walk = Walk(whole, {})
@@ -111,12 +112,12 @@ def _read_whole(case: Case, verdict: Verdict) -> Verdict:
 
 
 def keys_to_keep_whole(case: Case) -> tuple[BucketKey, ...]:
-    """Return the time keys that chunk bounds must not cut; empty if any bounds add up, or if no key matters."""
+    """Return the time keys that chunk bounds must not cut; empty if all bounds are fine, or if no key matters."""
     return () if _asked(case, BucketFacts(usable=False))[0].refusal is None else _asked(case, BucketFacts())[1]
 
 
 def merges_any_parts(case: Case) -> bool:
-    """Return whether the rules prove that any cut of the source adds up."""
+    """Return whether the rules prove that chunks add up, however the source is cut."""
     verdict, _ = _asked(case, BucketFacts(usable=False))
     return verdict.refusal is None and not verdict.doubts
 

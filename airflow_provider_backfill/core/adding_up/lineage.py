@@ -23,7 +23,7 @@ class Value(NamedTuple):
             function of *args*).
         name: The name of a column or function; for a constant, the value as the server shows it.
         source: For a column, the read of a table; for ``either``, the UNION; for ``given``, the id of the constant; for
-            ``aggregate``, :attr:`.Rows.over`.
+            ``aggregate``, :attr:`.Rows.over`. Otherwise empty.
         table: The table of a column; otherwise None.
         literal: A constant as SQL; None if the constant cannot be written, and for other values.
     """
@@ -78,7 +78,7 @@ _UNORDERED = re.compile(
 
 
 def is_unstable(value: Value) -> bool:
-    """Return whether the outermost function of a value may return another result in each evaluation."""
+    """Return whether the outermost function of a value may return a different result in each evaluation."""
     return value.what in ("call", "opaque", "aggregate") and bool(UNSTABLE.fullmatch(value.name))
 
 
@@ -114,7 +114,7 @@ def literal_of(node: Node) -> str | None:
 
 
 def of_branch(value: Value, union: str, branch: int) -> Value:
-    """Return a value as branch number *branch* (counted from 0) of the UNION *union* gives the value."""
+    """Return *value* with the value of branch number *branch* (from 0) in place of each value of the UNION *union*."""
     # A value may be an argument in several places, for example a subquery's column. Convert such a value only once.
     made: dict[int, Value] = {}
 

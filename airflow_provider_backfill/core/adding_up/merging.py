@@ -290,10 +290,10 @@ def _base_root(base: str, combinator: str) -> bool:
 
 def _over(by: str, name: str, args: Sequence[Value], *, counts: bool = False) -> Merge:
     """
-    Return how the results of the function *name* merge.
+    Return the merge *by* for the results of the function *name*, or why the results do not merge.
 
-    The merge is *by*. If an argument has parts, the results merge only if all arguments have parts that merge by *by*
-    too, and the function is not a count.
+    If an argument has parts, the results merge only if all arguments have parts that merge by *by*, and the function is
+    not a count.
     """
     inner = [merge_of(arg) for arg in args if is_partial(arg)]
     if not inner:
@@ -411,7 +411,7 @@ def verify_caveat(plan: Plan, target: TableFacts, chance: Sequence[str] = ()) ->
     Return why a difference that ``verify`` finds may be harmless; empty if every difference is real.
 
     Args:
-        chance: The non-repeatable functions by which the SELECTs choose rows.
+        chance: The non-repeatable functions by which the SELECTs choose rows, and ``LIMIT`` for one without ORDER BY.
     """
     if caveat := _caveat_of_keys(plan, target, chance):
         return caveat
@@ -421,7 +421,7 @@ def verify_caveat(plan: Plan, target: TableFacts, chance: Sequence[str] = ()) ->
 
 
 def signs_tell(plan: Plan, target: TableFacts, chance: Sequence[str] = ()) -> bool:
-    """Return whether the sum of a key's signs must agree between target and SELECT."""
+    """Return whether the sum of the signs of each key must agree between target and SELECT."""
     return _is_collapsing(target) and not _caveat_of_keys(plan, target, chance)
 
 

@@ -1,7 +1,7 @@
 """
 Judge the constants of a SELECT that differ between chunks, where ``--param`` places the window.
 
-Such a constant is a text from the chunk's start, so no SELECT covers the whole window. Instead, an argument of a table
+Such a constant is made from the chunk's start, so no SELECT covers the whole window. Instead, an argument of a table
 function, such as a path, or a condition ``column = constant`` assigns each row to one chunk. This module is pure.
 """
 
@@ -110,7 +110,7 @@ def _has_columns(value: Value) -> bool:
 
 
 def may_share_rows(one: Collection[Told], other: Collection[Told]) -> bool:
-    """Return whether two reads may assign one row to different chunks, as a look-back does."""
+    """Return whether two reads may assign one row to different chunks, as reads of the same and the previous day do."""
     if set(one) & set(other):
         # Both reads assign rows to chunks by the same texts.
         return False

@@ -299,7 +299,7 @@ class Walk(Steps):
                 yield self._value(item, place), Value("opaque")
 
     def _same_bucket(self, pairs: Sequence[tuple[Value, Value]]) -> bool:
-        """Return whether an equality in *pairs* lets two filtered sides join only rows of the same chunk."""
+        """Return whether an equality in *pairs* joins only rows of the same chunk; if so, note this as a step."""
         keys = ((self.time_key((left,)), self.time_key((right,))) for left, right in pairs)
         for one, two in keys:
             key = tuple(sorted({*one, *two}))

@@ -29,8 +29,8 @@ class Rows:
     Attributes:
         columns: The columns by name, in order.
         why: For grouped rows, the step that groups the rows, and how chunks cut the groups; otherwise None.
-        over: For grouped rows, the input of the aggregates: ``over all`` rows (then an empty chunk gives a row, too),
-            ``over parts`` of groups of an earlier aggregation, or both. Otherwise empty.
+        over: How grouped rows were aggregated: ``over all`` without keys (then an empty chunk gives a row, too),
+            ``over parts`` from groups of an earlier aggregation that chunks cut, or both. Otherwise empty.
         told: How ``--param`` assigns the rows to chunks; empty without such parameters.
     """
 
@@ -94,7 +94,7 @@ def show_key(key: BucketKey) -> str:
 
 
 class RefusedError(Exception):
-    """Raised at a step that does not add up. The remedy is the flags of a fitting plan, if these are known."""
+    """Raised at a step that does not add up; the flags of a fitting plan, if known, replace the given remedy."""
 
     def __init__(self, kind: Kind, message: str, remedy: Advice, cut: "Cut | None" = None) -> None:
         super().__init__(message)

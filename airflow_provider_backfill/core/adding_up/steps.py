@@ -19,7 +19,7 @@ _IN_BLOCK = re.compile(
 
 
 class Steps(Expressions):
-    """The part of the walk that judges the steps of one query that combine rows."""
+    """The part of the walk that judges conditions, and the steps in a query that combine several rows."""
 
     def _filter(self, rows: Rows, value: Value, title: str) -> None:
         self._note_chance([value])
@@ -117,6 +117,9 @@ class Steps(Expressions):
             what: The step that has the keys, such as ``GROUP BY``.
             values: The resolved keys.
             texts: The keys as SQL for a message.
+
+        Raises:
+            UnknownKeyError: The verdict needs facts about a time key.
         """
         keys = ", ".join(texts) or "of all rows"
         if rows.shape is Shape.GROUPED:

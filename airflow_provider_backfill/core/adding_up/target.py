@@ -54,7 +54,7 @@ def check_merge(case: Case, walk: Walk, rows: Rows) -> None:
 
 
 def _branch_rows(rows: Rows) -> Iterator[dict[str, Value]]:
-    """Yield the columns of each branch of the UNION in *rows*; without just one UNION, yield the columns once."""
+    """Yield the columns as each branch of the one UNION in *rows* gives them; with none or several, yield them once."""
     unions = {value.source: len(value.args) for value in rows.columns.values() if value.what == "either"}
     if len(unions) != 1:
         yield dict(rows.columns)
@@ -181,7 +181,7 @@ def changing_defaults(target: TableFacts, statements: Sequence[Statement]) -> tu
     """
     Return the columns whose default may differ in each evaluation, such as ``DEFAULT now()``.
 
-    A column that all statements give without a default is left out.
+    A column is left out if all statements give the column and none replaces NULLs in the column by the default.
     """
     given = [set(one.columns) - set(one.defaulted) for one in statements]
     found: list[str] = []

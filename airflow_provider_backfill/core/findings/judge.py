@@ -1,4 +1,4 @@
-"""Apply every rule, and order the findings."""
+"""Apply the rules to a case, and order the findings."""
 
 from collections.abc import Iterable
 
@@ -15,7 +15,7 @@ _ORDER = (Severity.ERROR, Severity.WARN, Severity.INFO)
 
 
 def judge(case: RuleContext) -> list[Finding]:
-    """Return all findings of a case, the worst first."""
+    """Return the findings of a case, the worst first; without server facts, apply only the state rules."""
     # Without server facts, skip the server rules: they find nothing, and ``check`` may have thousands of plans.
     rules = RULES if case.server is not None else STATE_RULES
     return worst_first(finding for rule in rules for finding in rule.judge(case))

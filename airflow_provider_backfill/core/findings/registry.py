@@ -68,18 +68,19 @@ class RuleContext:
     The known input of the rules. A rule finds nothing if its input is missing.
 
     Attributes:
+        moment: The time at which the rules judge.
         plan: The plan; None for a target without a plan and for findings about all plans.
         run: The plan's run; None if it was not read.
         dead: The names of the dead workers of the run.
         required: The value of the policy ``failCheckOnRequiredPendingBackfill``.
         max_age: The age from which an unfinished plan is an error; None means any age.
         server: The facts of the server; None if it was not asked.
-        about: Id of the plan that the findings concern if *plan* is None.
-        damage: The damage of that plan's files, in full sentences; empty if they are intact.
+        about: The id of the plan that the findings concern if *plan* is None; empty if they concern no single plan.
+        damage: The damage to the plan's files, in full sentences; empty if the files are intact.
         remedy: The command that helps against the damage; None if there is none.
         gate: Whether unfinished or missing backfills are errors, as ``check`` judges them.
         absent: The state folder, if it has no plan; otherwise empty.
-        twice: The stretches that two fills have filled.
+        twice: The stretches of a target's time that two plans have filled.
         missing: Declared backfills, each with start and end of a part of its window that no plan covers.
     """
 
@@ -126,7 +127,11 @@ class RuleContext:
 
     @property
     def seen(self) -> "ServerFacts":
-        """The facts of the server; empty if the server was not asked, or for a finished plan (most rules ignore it)."""
+        """
+        The facts of the server; empty facts if the server was not asked, or if the plan is finished.
+
+        Most rules use this property, because a finished plan does not concern them.
+        """
         if self.server is not None and not self.finished:
             return self.server
         from ..facts import ServerFacts
@@ -179,7 +184,7 @@ class Rule:
 
 
 class RuleRegistry(list[Rule]):
-    """The rules of one module in the order of registration, which findings of equal severity keep."""
+    """The rules of one module, in the order of registration. Findings of equal severity keep this order."""
 
     def __init__(self, needs: RuleScope) -> None:
         super().__init__()

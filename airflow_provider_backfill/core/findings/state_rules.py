@@ -19,10 +19,11 @@ STATE_RULES = RuleRegistry(RuleScope.STATE)
 
 def next_step(plan: Plan, run: Run, dead: Iterable[str] = ()) -> Command | None:
     """
-    Return the next command for the plan: run, watch or resume it; None for a completed plan.
+    Return the command that runs, watches or resumes the plan next; None for a completed plan.
 
     Args:
-        dead: The names of the dead workers of the run. If all workers are dead, the command is ``resume``.
+        dead: The names of the dead workers of the run. If the run's status is ``running`` and all its workers are
+            dead, the command is ``resume``.
     """
     gone = set(dead)
     if run.status is RunStatus.COMPLETED:
@@ -172,7 +173,7 @@ def _stuck(case: RuleContext) -> Iterator[Match]:
         yield Match(
             f"Dead workers ({', '.join(sorted(held))}) hold {show_number(chunks, 'chunk')} of {case.plan.target}; "
             f"the last heartbeat was at {render_instant(seen)}.",
-            # A resume would end the cancellation or the waiver.
+            # After a cancellation or a waiver, suggest ``cancel``, because a resume would end either state.
             command("cancel" if case.run.cancelled or case.waived else "resume", case.plan.plan_id),
             None if case.abandoned and not case.waived else Severity.WARN,
         )

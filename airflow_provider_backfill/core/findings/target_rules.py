@@ -19,8 +19,8 @@ from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity, sho
 TARGET_RULES = RuleRegistry(RuleScope.SERVER)
 _rule = TARGET_RULES.rule
 
-# The share of a limit on parts from which the rule warns; the rest is room for other inserts. ClickHouse delays inserts
-# into a partition with too many parts, and refuses inserts into a table with too many parts.
+# The share of a limit on parts from which the rule warns; the rest is room for other inserts. ClickHouse first delays
+# and then refuses inserts into a partition with too many parts, and refuses inserts into a table with too many parts.
 _PARTS_SHARE = 0.8
 # The disk space that a chunk needs, as a multiple of its size: its rows, its staging table, and a merge of that table.
 _COPIES = 3
@@ -70,7 +70,7 @@ def _ttl(case: RuleContext) -> Iterator[Match]:
 
 
 def past_ttl(target: TableName, storage: TableName, ttls: Iterable[TtlFacts]) -> Iterator[Match]:
-    """Yield a match for each TTL, of the target or of a column, by which rows of the window have expired."""
+    """Yield a match for each TTL, of the target or of a column, that has expired for rows of the window."""
     for ttl in ttls:
         if ttl.until is not None and ttl.column:
             yield Match(

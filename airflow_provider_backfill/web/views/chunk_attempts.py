@@ -10,7 +10,7 @@ from ...state.store import StateStore
 
 
 def read_attempts(store: StateStore, plan: Plan, chunk_id: str) -> list[Payload]:
-    """Return the events of one chunk, attempt by attempt."""
+    """Return the attempts of one chunk in log order, each with its outcome, query id and times; empty if none began."""
     log, position, last = store.backend.log(plan.plan_id, render_instant(plan.created_at)), 0, b""
     wanted = f'"chunkId":"{chunk_id}"'.encode()
     attempts: dict[int, Payload] = {}

@@ -20,13 +20,13 @@ from ...core.run_state import ChunkStatus, Run
 
 _HOUR = 3_600_000
 _DAY = 24 * _HOUR
-# Readable lengths of an aggregated cell; the last one is doubled beyond that.
+# Readable lengths of an aggregated cell, in milliseconds. If all are too short, the last length is doubled.
 _NICE = [
     *(minutes * 60_000 for minutes in (1, 5, 15, 30)),
     *(hours * _HOUR for hours in (1, 2, 3, 4, 6, 8, 12)),
     *(days * _DAY for days in (1, 2, 7, 14, 28)),
 ]
-# Weeks begin on Monday; 1970-01-05 was a Monday.
+# The milliseconds from 1970-01-01 to the first Monday. Weeks begin on Monday.
 _MONDAY = 4 * _DAY
 _STATUSES = (ChunkStatus.PENDING, ChunkStatus.RUNNING, ChunkStatus.DONE, ChunkStatus.FAILED)
 _CODE = {status: code for code, status in enumerate(_STATUSES)}
@@ -100,7 +100,7 @@ class ChunkIndex:
         return part[0] if part else None
 
     def window(self, name: str) -> tuple[int, int] | None:
-        """Return the window of a chunk or part, in milliseconds since 1970."""
+        """Return the window of a chunk or part, in milliseconds since 1970; None for an unknown id."""
         if (place := self._place.get(name)) is not None:
             return self.bounds[place], self.bounds[place + 1]
         part = self._parts.get(name)
@@ -142,7 +142,7 @@ class ChunkIndex:
         self._seconds[place] = sum(state.seconds or 0.0 for state in states)
 
     def chunk(self, name: str) -> Chunk | None:
-        """Return the chunk or part with the id *name*."""
+        """Return the chunk or part with the id *name*; None for an unknown id."""
         window = self.window(name)
         return Chunk(name, from_ms(window[0]), from_ms(window[1])) if window else None
 
@@ -152,7 +152,10 @@ class ChunkIndex:
 
     def map(self, run: Run, start: int | None, end: int | None, cells: int) -> Payload:
         """
-        Return at most *cells* cells that cover the chunks in ``[start, end)``.
+        Return the map of the chunks that meet ``[start, end)``, in at most *cells* cells, or 2 if *cells* is 1.
+
+        Times are in milliseconds since 1970; a bound that is None sets no limit. If no chunk meets the window, the map
+        has all chunks.
 
         A cell is ``[from, to, chunks, done, running, failed, rows, seconds, split]``. A cell of a single chunk also has
         the chunk's id and parts (``[id, from, to, status, rows, seconds]``).
@@ -190,7 +193,11 @@ class ChunkIndex:
         }
 
     def _edges(self, first: int, last: int, cells: int) -> tuple[Sequence[int], int]:
-        """Return the first positions of the cells, and their length in milliseconds; 0 if each cell is one chunk."""
+        """
+        Return the positions where the cells begin, followed by *last*, and the length of a cell.
+
+        The length is in milliseconds; 0 if each cell is one chunk.
+        """
         if last - first <= cells:
             return range(first, last + 1), 0
         start, end = self.bounds[first], self.bounds[last]

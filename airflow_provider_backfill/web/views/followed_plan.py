@@ -74,19 +74,19 @@ class FollowedPlan:
         try:
             self.tail.advance(seconds)
         except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
-            # A line is no event. RunLog reports the line; the tail restarts after a repair.
+            # RunLog reports the line that is not an event. The new tail reads the log from its start after a repair.
             self.tail, path = LogTail(self.session.store, self.plan), self.session.store.event_path(self.plan.plan_id)
             self.log.refresh()
             raise damage.damaged(path, None, "a line of it is no event", Advice("check the log")) from None
 
     @property
     def caught_up(self) -> bool:
-        """Whether the tail is close to the log's end, which moves during reading."""
+        """Whether the tail is at most 50 lines behind the run's log, which may have grown since the tail was read."""
         return self.tail is not None and self.tail.lines >= self.log.lines - 50
 
     @property
     def dag_ids(self) -> tuple[str, ...]:
-        """Return the DAGs that planned or ran the plan."""
+        """The ids of the DAGs that planned or ran the plan; empty if none did."""
         tasks = map(parse_task, (self.plan.created_by, self.run.started_by))
         return tuple(dict.fromkeys(task.dag_id for task in tasks if task is not None))
 

@@ -72,7 +72,9 @@ class RateHistogram:
 
     def payload(self) -> Payload:
         """
-        Return the rates: ``perSecond[i]`` is the mean in ``[start + i * width, start + (i + 1) * width)``, in
+        Return the rates in rows per second, with the start of the first bucket and the width of a bucket.
+
+        ``perSecond[i]`` is the mean in ``[start + i * width, start + (i + 1) * width)``. *start* and *width* are in
         milliseconds.
         """
         found = []
@@ -94,6 +96,8 @@ class LogTail:
         news: The events after line *fresh_from* that no caller has taken yet.
         began_by: The user or task behind the last attempt of each chunk that is not done, by chunk id.
         last_by: The user or task behind the last attempt of all; empty before the first attempt.
+        began: The first start of the run, in milliseconds since 1970; None before that start.
+        at_end: Whether the last read reached the end of the log.
     """
 
     def __init__(self, store: StateStore, plan: Plan) -> None:
@@ -135,7 +139,7 @@ class LogTail:
         self._position = self._log.advance(self._position, line)
         self.lines += 1
         fresh = self.lines > self.fresh_from
-        # No text in an event matches this, because quotes in texts are escaped.
+        # No text in an event contains these types, because quotes in texts are escaped.
         if b'"type":"ChunkDone"' in line:
             self._ended(line)
         elif b'"type":"ChunkStarted"' in line:

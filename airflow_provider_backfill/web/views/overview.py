@@ -30,7 +30,7 @@ from .followed_plan import FollowedPlan
 from .plan_payload import airflow_runs, definition_payload, new_events, rare_chunks, without_status
 
 _LIST_SECONDS = 0.12
-# The maximum of failed chunks that the page shows and that can be selected on the map.
+# The maximum number of failed chunks that the page shows and that can be selected on the map.
 _FAILED = 300
 _KEPT_CHUNKS = 1_000_000
 # Plans that need attention come first; among equals, the newest.
@@ -84,7 +84,7 @@ class Overview:
         self._damaged: dict[str, DamagedStateError] = {}
 
     def _follow(self, plan_id: str) -> FollowedPlan:
-        """Return the followed plan; read it if this is the first request."""
+        """Return the followed plan; read the plan at the first request and after a change of its file."""
         stamp = self._store.backend.stamp(f"plans/{plan_id}.json")
         with self._lock:
             known = self._followed.get(plan_id)
@@ -105,8 +105,6 @@ class Overview:
             if name != wanted:
                 total -= self._followed.pop(name).weight
 
-    # ------------------------------------------------------------ list
-
     def plans(
         self,
         *,
@@ -120,13 +118,14 @@ class Overview:
         may_see: Callable[[Collection[str]], bool] = lambda _: True,
     ) -> Payload:
         """
-        Return a part of the list of plans, plans that need attention first, and the verdict of ``check`` on all.
+        Return a part of the list of plans, and the verdict of ``check`` on all plans that the user may see.
 
         Args:
             search: List only plans whose target or id contains this text.
             status: List only plans with this status.
-            since: The ``version`` of an earlier answer to the same question; if nothing has changed, the answer is
-                ``{"changed": false}``.
+            since: The ``version`` of an earlier answer to the same question; if nothing has changed, the answer has
+                only ``changed`` (false) and ``version``.
+            offset, limit: The number of plans to skip, and the maximum number of plans to list.
             sort: One of :data:`SORTS`, in descending order with *falling*; empty for plans that need attention first.
             may_see: Returns whether to show plans of these DAGs; called without DAGs for plans that belong to no DAG.
 
@@ -232,8 +231,6 @@ class Overview:
             ),
         }
 
-    # ------------------------------------------------------------ one table
-
     def table(
         self, target: TableName, *, since: str = "", may_see: Callable[[Collection[str]], bool] = lambda _: True
     ) -> Payload:
@@ -275,13 +272,12 @@ class Overview:
             "plans": sorted(plans, key=lambda plan: plan["createdAt"], reverse=True),
         }
 
-    # ------------------------------------------------------------ one plan
-
     def dag_ids(self, wanted: str) -> tuple[str, ...]:
         """
-        Return the DAGs that planned or ran a plan; empty for a plan of the command line.
+        Return the ids of the DAGs that planned or ran a plan; empty for a plan of the command line.
 
         Raises:
+            RequestError: *wanted* is not a plan id.
             PlanNotFoundError: The plan does not exist.
             DamagedStateError: The plan's files are damaged.
         """
@@ -305,7 +301,7 @@ class Overview:
 
         Args:
             since: The ``version`` of an earlier answer to the same question.
-            start: The start of the map, in milliseconds since 1970; with *end*, a zoom.
+            start, end: The bounds of the map for a zoom, in milliseconds since 1970; None for the plan's bounds.
             cells: The maximum number of cells in the map.
             after: Return only events after this line of the log.
 
@@ -353,10 +349,11 @@ class Overview:
 
     def chunk(self, wanted: str, chunk_id: str) -> Payload:
         """
-        Return one chunk: all attempts with query id, error and SQL.
+        Return one chunk: its state, its parts, all its attempts, and the SQL of its last attempt.
 
         Raises:
             RequestError: The plan or chunk does not exist.
+            DamagedStateError: The plan's files are damaged.
         """
         followed = self._follow(check_plan_id(wanted))
         with followed.lock:

@@ -48,7 +48,11 @@ def definition_payload(plan: Plan, store: StateStore) -> Payload:
 
 
 def rare_chunks(run: Run, index: ChunkIndex, tail: LogTail, status: ChunkStatus, limit: int) -> list[Payload]:
-    """Return the first chunks with a rare status (running or failed), each with its task in Airflow, if any."""
+    """
+    Return up to *limit* chunks with a rare status (running or failed), in time order.
+
+    Each chunk has its task in Airflow; None if no task executed the chunk.
+    """
     found: list[Payload] = []
     for name, state in run.chunks.items():
         if state.status is not status or (window := index.window(name)) is None:
@@ -107,7 +111,7 @@ def airflow_runs(run: Run, tail: LogTail) -> Payload:
 
 
 def new_events(tail: LogTail, index: ChunkIndex, after: int) -> list[Payload]:
-    """Return the events after a line, oldest first, each with its number and, for a chunk, its window."""
+    """Return recent events after line *after*, oldest first, each with its line number and a chunk event's window."""
     found = []
     for number, line in tail.feed:
         if number <= after:
