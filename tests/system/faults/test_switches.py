@@ -63,10 +63,11 @@ ATTACKS = {
 
 # What the campaign says. Where the look at existing rows refuses what would be doubled, the run never completes.
 FOUND = {
-    **dict.fromkeys(("fence", "rows", "trial"), "doubled"),
-    **dict.fromkeys(("seal", "reconcile", "moved"), "hung"),
-    "claim": "twice",
-    "proof": "lost",
+    **dict.fromkeys(("fence", "rows", "trial"), frozenset({"doubled"})),
+    **dict.fromkeys(("seal", "reconcile", "moved"), frozenset({"hung"})),
+    # Of two claims of one attempt, both are executed, or the second one has made the log unreadable before that.
+    "claim": {"twice", "log"},
+    "proof": {"lost"},
 }
 
 
@@ -89,4 +90,4 @@ def test_the_campaign_sees_that_a_safety_is_off(arena: Arena, off: str, monkeypa
     # What does not end by now never would.
     monkeypatch.setattr(arena, "patience", 15)
     problems = arena.play(attack).problems
-    assert FOUND[off] in [problem.partition(":")[0] for problem in problems], problems
+    assert FOUND[off] & {problem.partition(":")[0] for problem in problems}, problems
