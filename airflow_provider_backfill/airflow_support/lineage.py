@@ -94,7 +94,7 @@ def check_partitions(key_format: str, outlets: Iterable[Any]) -> None:
 
 
 def openlineage(result: WindowStatus) -> "OperatorLineage[Any, Any]":
-    """Return the sources, the target and its row count of an executed window; requires the OpenLineage provider."""
+    """Return an executed window's sources, target and number of written rows; requires the OpenLineage provider."""
     from airflow.providers.common.compat.openlineage.facet import (
         InputDataset,
         OutputDataset,

@@ -108,7 +108,7 @@ def parse(words: Sequence[str]) -> Call:
 
 def _positional(command: str, extra: Sequence[str], values: Mapping[str, Any]) -> dict[str, str]:
     """
-    Return the values of omitted flag names: each positional word, by the key of its flag.
+    Return the positional words as flag values, by the key of the flag whose name was omitted.
 
     If there are fewer words than flags to fill, the words belong to the last of these flags. The result is empty if the
     command has no such flag, or if a word looks like a flag.

@@ -119,7 +119,7 @@ def _has_all(server: ClickHouse, attempt: Attempt, sealed: TableName, partition:
 
 
 def _window(attempt: Attempt) -> str:
-    """Return the condition that a row of the target belongs to the chunk; empty if the time column cannot tell."""
+    """Return the condition that selects the chunk's rows in the target; empty if no time column identifies them."""
     try:
         return window_filter(attempt.plan, attempt.chunk)
     except RequestError:

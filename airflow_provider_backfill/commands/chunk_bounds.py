@@ -33,7 +33,8 @@ _MS_PER_MINUTE = 60_000
 # The number of keys in a sample: the minimum, and the number per piece. With 1000 keys per piece, the pieces differ in
 # size by a few percent.
 _SAMPLE, _SAMPLE_PER_PIECE = 10_000, 1_000
-# The factor by which each attempt to cut a chunk by key raises the number of pieces, and the number of attempts.
+# When a chunk is cut by key, each further attempt multiplies the number of pieces by _SPARE. There are at most _TRIES
+# attempts.
 _SPARE = 1.1
 _TRIES = 4
 

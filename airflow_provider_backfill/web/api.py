@@ -78,7 +78,7 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
         open_session: Opens the state folder with the options; called at the first request, and at each further request
             until it succeeds.
     """
-    # No generated documentation, because its page is public and loads foreign scripts.
+    # Disable the generated documentation: its page would be public and load third-party scripts.
     app = FastAPI(title="ClickHouse Backfills", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     held: list[Overview] = []
 
