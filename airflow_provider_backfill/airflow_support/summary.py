@@ -20,7 +20,7 @@ def plan_summary(payload: Payload, tasks: int, page: str) -> str:
     lines = [
         f"**Target** `{payload['target']}`",
         f"**Window** {window} (UTC, by `{payload['timeColumn']}`)",
-        f"**Chunks** {chunks:,} in {tasks:,} {'task' if tasks == 1 else 'tasks'}",
+        f"**Chunks** {chunks:,} in {show_number(tasks, 'task')}",
         f"**Rows come from** {_sources(payload)}",
         *_shards(payload),
         f"**Write mode** `{payload['writeMode']}`: {payload['modeReason'].rstrip('.')}.",

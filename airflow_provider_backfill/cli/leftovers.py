@@ -25,11 +25,7 @@ def show_clean(payload: dict[str, Any], out: IO[str]) -> str:
 def _summary(payload: dict[str, Any]) -> str:
     kept = f"; {payload['kept']:,} kept" if payload["kept"] else ""
     if payload["removed"]:
-        return f"{_tables(payload['removed'])} dropped{kept}."
+        return f"{show_number(payload['removed'], 'table')} dropped{kept}."
     if payload["removable"]:
-        return f"{_tables(payload['removable'])} can be dropped, and nothing was{kept}."
+        return f"{show_number(payload['removable'], 'table')} can be dropped, and nothing was{kept}."
     return f"Nothing is left to drop{kept}."
-
-
-def _tables(count: int) -> str:
-    return show_number(count, "table")

@@ -52,6 +52,11 @@ def rivals(store: StateStore, plan: Plan, window: Window) -> list[str]:
     return [other.plan_id for other, run in meeting_plans(store, plan) if filled_intervals(other, run, window)]
 
 
+def _plans_have(names: Sequence[str]) -> str:
+    """Return the beginning of a sentence about the plans with these ids: ``Plan a has`` or ``Plans a, b have``."""
+    return f"Plan {names[0]} has" if len(names) == 1 else f"Plans {', '.join(names)} have"
+
+
 def refuse_filled_window(session: Session, plan: Plan, run: Run) -> None:
     """
     Refuse to run a plan if other plans have filled windows that this plan still has to fill.
@@ -75,9 +80,8 @@ def refuse_filled_window(session: Session, plan: Plan, run: Run) -> None:
     stretches = merge_intervals(filled)
     windows = ", ".join(f"{render_instant(one.start)} to {render_instant(one.end)}" for one in stretches[:3])
     more = f" and {len(stretches) - 3} more windows" if len(stretches) > 3 else ""
-    have = "has" if len(names) == 1 else "have"
     raise RequestError(
-        f"Plan{'s' if len(names) > 1 else ''} {', '.join(names)} {have} filled {windows}{more} of {plan.target}, "
+        f"{_plans_have(names)} filled {windows}{more} of {plan.target}, "
         f"which plan {plan.plan_id} would fill again: its rows would be there twice.",
         remedy=_what_is_left(plan, run, stretches),
     )
@@ -98,7 +102,7 @@ def refuse_existing_rows(store: StateStore, server: ClickHouse, target: TableFac
     fills = rivals(store, plan, plan.window)
     if fills:
         raise RequestError(
-            f"Plan{'s' * (len(fills) > 1)} {', '.join(fills)} {'have' if len(fills) > 1 else 'has'} filled the window: "
+            f"{_plans_have(fills)} filled the window: "
             f"{plan.target} already holds {show_number(plan.existing_rows, 'row')} in it, and this backfill would add "
             "to them.",
             remedy=Advice(

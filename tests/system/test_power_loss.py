@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import clickhouse_connect
 import pytest
@@ -53,6 +54,12 @@ def _told(notes: Path) -> set[tuple[str, str, int, str]]:
     return {(kind, *rest) for kind, *rest in map(json.loads, lines) if kind != "refused"}
 
 
+def _events(store: StateStore) -> list[dict[str, Any]]:
+    """Return the events on a disk without a torn last line, of which nobody was told."""
+    data = store.backend.read(f"events/{PLAN.plan_id}.ndjson") or b""
+    return [json.loads(line) for line in data.split(b"\n")[:-1]]
+
+
 def _lost(disk: Disk, code: str, notes: Path, cuts: int) -> list[int]:
     """How many of the acknowledged events are not on the disk, at each of *cuts* moments of three writers' work."""
     state = disk.folder / "state"
@@ -73,10 +80,7 @@ def _lost(disk: Disk, code: str, notes: Path, cuts: int) -> list[int]:
             with disk.after_a_power_cut() as folder:
                 store = StateStore(FileBackend(folder / "state"))
                 log = store.open_run(PLAN)
-                data = store.backend.read(f"events/{PLAN.plan_id}.ndjson") or b""
-                # The last line may be torn: nobody was told about it.
-                events = [json.loads(line) for line in data.split(b"\n")[:-1]]
-                written = {(e["type"], e["chunkId"], e["attempt"], e["by"]) for e in events if "chunkId" in e}
+                written = {(e["type"], e["chunkId"], e["attempt"], e["by"]) for e in _events(store) if "chunkId" in e}
                 lost.append(len(told - written))
                 if not lost[-1]:
                     assert log.run.count(ChunkStatus.DONE) >= sum(kind == "ChunkDone" for kind, *_ in told)
@@ -108,8 +112,7 @@ def test_a_run_goes_on_after_a_power_cut(disk: Disk, tmp_path: Path) -> None:
         assert [writer.wait(120) for writer in writers] == [0, 0, 0]
         store = StateStore(FileBackend(folder / "state"))
         assert store.open_run(PLAN).run.status is RunStatus.COMPLETED
-        data = store.backend.read(f"events/{PLAN.plan_id}.ndjson") or b""
-        ends = Counter(e["chunkId"] for e in map(json.loads, data.splitlines()) if e["type"] == "ChunkDone")
+        ends = Counter(e["chunkId"] for e in _events(store) if e["type"] == "ChunkDone")
         assert set(ends.values()) == {1}
         assert len(ends) == PLAN.chunk_count
 
