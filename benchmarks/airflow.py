@@ -22,8 +22,8 @@ from tests.server import ClickHouseServer
 from tests.system.airflow.stack import RunningAirflow, wait_for
 
 ROOT = Path(__file__).parents[1]
-# The number of mapped tasks that share the small chunks of a day or more.
-_TASKS = 12
+# The number of mapped tasks that share the small chunks of a day or more, two tasks at a time.
+_TASKS = 4
 _BY_RUN = ("by_run", "by_run_again")
 # CPU seconds to parse a DAG file, with Airflow's own modules loaded before.
 PARSE = """

@@ -21,39 +21,44 @@ from ..core.tables import TableName
 from ..core.window import Window
 from ..errors import RequestError
 
-# Up to _FEW_TASKS chunks have one task each. More chunks share at least _LEAST_TASKS tasks, each with about
-# _TASK_SECONDS of work. The reason: a mapped task costs a third of a second of processor time, and more than a second
-# passes between two tasks in one slot.
+# Up to _FEW_TASKS chunks have one task each. More chunks share tasks, each with at most about _TASK_SECONDS of work.
+# The reason: a mapped task costs a third of a second of processor time, and more than a second passes between two tasks
+# in one slot; several seconds, if the tasks are deferred.
 _FEW_TASKS = 24
-_LEAST_TASKS = 12
-_TASK_SECONDS = 20
+_TASK_SECONDS = 60
+# The minimum number of tasks that each slot executes one after the other, and the minimum number of tasks. With more
+# than one task per slot, a slot with short tasks takes over work from a slot with long tasks.
+_LEAST_ROUNDS = 2
+_LEAST_TASKS = 4
 # On a small machine, the fixed cost of a chunk in seconds, and the source rows that a task processes per second.
 _CHUNK_SECONDS = 0.06
 _ROWS_PER_SECOND = 1_000_000
 
 
-def task_count(plan: Plan, most: int) -> int:
+def task_count(plan: Plan, most: int, parallel: int) -> int:
     """
     Return the number of mapped tasks for the chunks of a plan.
 
-    Up to 24 chunks have one task each. More chunks share tasks, so that each task has about twenty seconds of work,
-    judged by the source rows in the window; there are at least twelve tasks. If the rows are unknown, each chunk has a
-    task. There are never more than *most* tasks.
+    Up to 24 chunks have one task each. More chunks share tasks, so that each task has at most about a minute of work,
+    judged by the source rows in the window. There are at least four tasks, and at least two for each of the *parallel*
+    tasks that may run at the same time. The number is a multiple of *parallel*, so that tasks of equal length end
+    together. If the rows are unknown, each chunk has a task. There are never more than *most* tasks.
     """
     count = min(plan.chunk_count, most)
     if plan.source_rows is None or plan.chunk_count <= _FEW_TASKS:
         return count
     seconds = plan.chunk_count * _CHUNK_SECONDS + plan.source_rows / _ROWS_PER_SECOND
-    return min(count, max(_LEAST_TASKS, ceil(seconds / _TASK_SECONDS)))
+    rounds = max(_LEAST_ROUNDS, ceil(_LEAST_TASKS / parallel), ceil(seconds / (_TASK_SECONDS * parallel)))
+    return min(count, rounds * parallel)
 
 
-def mapped_items(plan: Plan, most: int) -> Iterator[dict[str, Any]]:
+def mapped_items(plan: Plan, most: int, parallel: int = 1) -> Iterator[dict[str, Any]]:
     """
     Yield one item per mapped task, in time order: plan id, window and chunk count of a batch of consecutive chunks.
 
     There are :func:`task_count` batches. Their numbers of windows differ by at most one.
     """
-    count = task_count(plan, most)
+    count = task_count(plan, most, parallel)
     size, longer = divmod(plan.chunk_count, count)
     slices = plan.slices()
     # Each chunk is executed on every shard.

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator, Context
+from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 from ..airflow_support.compat import conf
 from ..airflow_support.fields import (
@@ -260,7 +261,7 @@ class BackfillPlanOperator(BaseOperator):
             # written, and make no more items.
             most = min(self.max_mapped_tasks, conf.getint("core", "max_map_length", fallback=1024))
             payload = create_plan(session, request)
-            batches = list(mapped_items(session.store.load_plan(payload["planId"]), most))
+            batches = list(mapped_items(session.store.load_plan(payload["planId"]), most, self._parallel_tasks()))
             if self._flag("newest_first"):
                 batches = [{**batch, "newestFirst": True} for batch in reversed(batches)]
         context["ti"].xcom_push("plan_id", payload["planId"])
@@ -271,6 +272,12 @@ class BackfillPlanOperator(BaseOperator):
         clear = context["dag_run"].clear_number or 0
         # The key ``clear`` tells a chunk task whether a clear of that task included this task.
         return [{**batch, "clear": clear} for batch in batches]
+
+    def _parallel_tasks(self) -> int:
+        """Return how many of the tasks that are mapped over the result may run in parallel in a DAG run."""
+        most: int = self.dag.max_active_tasks
+        mapped = [task for task in self.downstream_list if isinstance(task, MappedOperator)]
+        return max((task.max_active_tis_per_dagrun or most for task in mapped), default=most)
 
     @property
     def output(self) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,6 +85,17 @@ def test_chunks_are_batched_evenly_and_checkpointed_one_by_one(lab: Lab, backfil
     assert equal(lab)
     # A task that has done its share does not pause the run of other tasks.
     assert "RunPaused" not in next((lab.folder / "events").iterdir()).read_text()
+
+
+def test_small_chunks_share_two_tasks_for_each_that_may_run_in_parallel(lab: Lab, backfill: Make) -> None:
+    flow = backfill(
+        str(lab.table("target")),
+        {"window_from": "2025-01-01", "window_to": "2025-01-02", "chunk_hours": 0.5, "select": select(lab)},
+        {"max_parallel_chunks": 3},
+    )
+    assert flow.start() == "success"
+    assert [batch["chunkCount"] for batch in flow.result("plan")] == [8] * 6
+    assert attempts(lab, flow) == 48
 
 
 def test_the_newest_chunks_come_first_and_the_plan_says_whose_it_is(lab: Lab, backfill: Make) -> None:
@@ -277,31 +287,6 @@ def test_the_mapping_never_exceeds_what_airflow_allows(
     assert flow.start() == "success"
     assert flow.states("chunks") == ["success"] * 3
     assert equal(lab)
-
-
-@pytest.mark.parametrize(
-    ("chunks", "rows", "most", "expected"),
-    [
-        # Few: one task each, however small they are.
-        (24, 0, 100, 24),
-        # Many and small: a chunk costs a fraction of a second, and a task seconds.
-        (100, 1_000, 100, 12),
-        (2_880, 10_000_000, 100, 12),
-        (10_000, 0, 100, 30),
-        # Large ones have work enough.
-        (100, 4_000_000_000, 100, 100),
-        (100, 4_000_000_000, 10, 10),
-        # Nobody knows.
-        (90, None, 100, 90),
-    ],
-)
-def test_a_task_has_seconds_of_work_once_there_are_many(
-    chunks: int, rows: int | None, most: int, expected: int
-) -> None:
-    from airflow_provider_backfill.airflow_support.fields import task_count
-
-    plan: Any = SimpleNamespace(chunk_count=chunks, source_rows=rows)
-    assert task_count(plan, most) == expected
 
 
 def test_the_mapping_input_is_small_whatever_the_plan(lab: Lab) -> None:
