@@ -34,6 +34,8 @@ from .core.window import Window
 _SAME_LINE_SECONDS = 300.0
 _NEW_LINE_SECONDS = 15.0
 _STOP_SECONDS = 20.0
+# Each log line that arrives alone makes the triggerer query Airflow's database, so lines are written once per second.
+_LINES_SECONDS = 1.0
 # The minimum time in seconds between the start of a trigger and its event. If a task comes back before the scheduler
 # has recorded the task's deferral, the scheduler fails the task ("the executor reported that the task instance
 # finished, but its state is queued", Airflow 3.3.2). On a busy machine, the recording took 6 seconds.
@@ -178,17 +180,22 @@ class BackfillChunkTrigger(BaseTrigger):
         pool = ThreadPoolExecutor(1, thread_name_prefix="backfill-trigger")
         began = time.monotonic()
         try:
-            work = asyncio.get_running_loop().run_in_executor(pool, copy_context().run, self._execute)
+            reporter = ChunkReporter(self.log, self.arguments["dag_id"], hold=True)
+            work = asyncio.get_running_loop().run_in_executor(pool, copy_context().run, self._execute, reporter)
             try:
-                event = await asyncio.shield(work)
+                while not work.done():
+                    await asyncio.wait([work], timeout=_LINES_SECONDS)
+                    reporter.flush()
             except asyncio.CancelledError:
                 # A person changed the task's state, the task timed out, or the triggerer stops. In each case, kill the
                 # query and release the chunk, so that another worker can continue.
                 self._stop("the wait in the triggerer was cancelled")
                 await asyncio.wait([work], timeout=_STOP_SECONDS)
+                reporter.flush()
                 raise
         finally:
             pool.shutdown(wait=False)
+        event = work.result()
         await _settle(began)
         yield _event(**event)
 
@@ -197,16 +204,16 @@ class BackfillChunkTrigger(BaseTrigger):
         if self._worker is not None:
             self._worker.stop(reason)
 
-    def _execute(self) -> dict[str, Any]:
+    def _execute(self, reporter: ChunkReporter) -> dict[str, Any]:
         """Execute the chunks in the calling thread, and return *error* and *final* of the event."""
         try:
             with airflow_errors():
-                self._run_chunks()
+                self._run_chunks(reporter)
         except AirflowException as error:
             return {"error": str(error), "final": isinstance(error, AirflowFailException)}
         return {"error": "", "final": False}
 
-    def _run_chunks(self) -> None:
+    def _run_chunks(self, reporter: ChunkReporter) -> None:
         given = self.arguments
         plan_id, window = parse_mapped_item(given["chunks"])
         session = open_session(
@@ -216,8 +223,6 @@ class BackfillChunkTrigger(BaseTrigger):
         )
         if _is_over(session, plan_id, window):
             return
-
-        reporter = ChunkReporter(self.log, given["dag_id"])
 
         def begin(worker: Any, plan: Plan, _: Run) -> None:
             reporter.begin(plan)

@@ -4,14 +4,19 @@ Report running chunks from a task: lines in its log, and Airflow's metrics.
 Reports work in a worker and in the triggerer. In the triggerer, Airflow finds a task's log by context variables, which
 threads do not inherit. So the reporter keeps the context of its creator.
 
+In the triggerer, each line that arrives alone makes Airflow query its database for triggers, which takes more processor
+time than a small chunk. So the reporter can hold lines, and write the lines of a second together.
+
 The metrics have the tags ``target`` and ``dag_id``. They are the counters ``clickhouse_backfill.chunks_done``,
 ``.chunks_failed``, ``.chunk_retries`` and ``.rows``, and the timing ``.chunk_seconds``, which Airflow sends in
 milliseconds like all its timings.
 """
 
+import threading
 from collections.abc import Callable
 from contextvars import copy_context
 from datetime import datetime, timedelta
+from functools import partial
 from logging import Logger
 from typing import Any
 
@@ -30,14 +35,23 @@ _ChunkEvent = ChunkStarted | ChunkDone | ChunkFailed | ChunkSplit | ChunkRelease
 
 
 class ChunkReporter:
-    """A reporter that logs and counts a worker's events; any of the worker's threads may call the reporter."""
+    """
+    A reporter that logs and counts a worker's events; any of the worker's threads may call the reporter.
 
-    def __init__(self, log: Logger | Any, dag_id: str) -> None:
+    Args:
+        hold: Whether to hold the lines until :meth:`flush`. A chunk that ends before the next flush has no line about
+            its start.
+    """
+
+    def __init__(self, log: Logger | Any, dag_id: str, *, hold: bool = False) -> None:
         self._log, self._dag_id = log, dag_id
         self._plan_id, self._tags = "", {"dag_id": dag_id}
         self._context = copy_context()
         # For each running chunk, by its id: the window as text, and the start time.
         self._began: dict[str, tuple[str, datetime]] = {}
+        self._hold, self._lock = hold, threading.Lock()
+        # The held lines in order, each with the id of the chunk that has just started; empty for other lines.
+        self._held: list[tuple[str, Callable[[], None]]] = []
 
     def begin(self, plan: Plan) -> None:
         """Set the plan of the events, before the first event."""
@@ -48,6 +62,13 @@ class ChunkReporter:
         """Log an event of the worker, and count its metrics; safe to call from any thread."""
         # Only one thread at a time can enter a context, so each call enters a copy.
         self._context.copy().run(self._tell, event)
+
+    def flush(self) -> None:
+        """Write the held lines; safe to call from any thread."""
+        with self._lock:
+            held, self._held = self._held, []
+        for _, write in held:
+            self._context.copy().run(write)
 
     def _tell(self, event: Event) -> None:
         match event:
@@ -88,4 +109,12 @@ class ChunkReporter:
         if not isinstance(event, ChunkStarted):
             self._began.pop(event.chunk_id, None)
         query = query_id(self._plan_id, event.chunk_id, event.attempt)
-        level("%s: %s (%sattempt %s, query %s)", window, plain_line(what), more, event.attempt, query)
+        write = partial(level, "%s: %s (%sattempt %s, query %s)", window, plain_line(what), more, event.attempt, query)
+        if not self._hold:
+            write()
+            return
+        with self._lock:
+            begins = isinstance(event, ChunkStarted)
+            if not begins:
+                self._held = [line for line in self._held if line[0] != event.chunk_id]
+            self._held.append((event.chunk_id if begins else "", write))

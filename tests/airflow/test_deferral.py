@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 from airflow.sdk import DAG
 
 from airflow_provider_backfill import triggers
+from airflow_provider_backfill.airflow_support.task_log import ChunkReporter
 from airflow_provider_backfill.commands.cancel import cancel_plan
 from airflow_provider_backfill.commands.run import run_plan
 from airflow_provider_backfill.commands.status import read_status
@@ -19,6 +21,7 @@ from airflow_provider_backfill.sensors import BackfillStatusSensor
 from airflow_provider_backfill.triggers import BackfillChunkTrigger, BackfillStatusTrigger
 from tests.airflow.conftest import CONNECTION, Flow
 from tests.clickhouse.lab import Lab
+from tests.state import chunks_of, done, make_plan, started
 
 Make = Callable[..., Flow]
 WINDOW: dict[str, Any] = {"window_from": "2025-01-01", "window_to": "2025-01-03"}
@@ -103,6 +106,49 @@ def chunk_trigger(lab: Lab, chunks: dict[str, Any]) -> BackfillChunkTrigger:
     )
     _, arguments = trigger.serialize()
     return BackfillChunkTrigger(**arguments)
+
+
+def test_lines_of_the_triggerer_come_together_and_a_short_chunk_has_one(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, airflow_db: None
+) -> None:
+    """Each line that arrives alone makes Airflow ask its database; of a chunk at work, a line says so."""
+    made = make_plan(chunks=3)
+    short, slow, last = chunks_of(made)
+    caplog.set_level("INFO", "lines")
+
+    def lines() -> list[str]:
+        found = [record.getMessage().partition(" (attempt")[0] for record in caplog.records]
+        caplog.clear()
+        return found
+
+    reporter = ChunkReporter(logging.getLogger("lines"), "dag", hold=True)
+    reporter.begin(made)
+    for event in (started(made, short), done(short), started(made, slow)):
+        reporter(event)
+    assert lines() == []
+    reporter.flush()
+    assert lines() == [
+        "2025-01-01 00:00 to 2025-01-01 06:00: 10 rows in 1.5 s",
+        "2025-01-01 06:00 to 2025-01-01 12:00: begins",
+    ]
+    reporter.flush()
+    assert lines() == []
+
+    def work(_: BackfillChunkTrigger, held: ChunkReporter) -> None:
+        held(started(made, last))
+        time.sleep(0.5)
+        begun.extend(lines())
+        held(done(last))
+
+    begun: list[str] = []
+    monkeypatch.setattr(triggers, "_LINES_SECONDS", 0.1)
+    monkeypatch.setattr(BackfillChunkTrigger, "_run_chunks", work)
+    monkeypatch.setattr(BackfillChunkTrigger, "log", logging.getLogger("lines"))
+    arguments = dict.fromkeys(("chunks", "user", "clickhouse_conn_id", "state_dir", "options", "flags"))
+    event = asyncio.run(first(BackfillChunkTrigger(dag_id="dag", **arguments)))  # type: ignore[arg-type]
+    assert event == {"error": "", "final": False}
+    assert begun == ["2025-01-01 12:00 to 2025-01-01 18:00: begins"]
+    assert lines() == ["2025-01-01 12:00 to 2025-01-01 18:00: 10 rows in 1.5 s"]
 
 
 async def first(trigger: Any) -> Any:
