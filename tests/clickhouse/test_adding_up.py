@@ -164,126 +164,138 @@ RIGHT = {
 }
 
 WRONG = {
-    "a final count of users": Shape(summing(), f"SELECT {DAY}, uniq(user) AS n FROM ev GROUP BY day"),
+    "a count of distinct users into a summed column": Shape(
+        summing(), f"SELECT {DAY}, uniq(user) AS n FROM ev GROUP BY day"
+    ),
     "a sum of distinct values": Shape(summing(), f"SELECT {DAY}, sum(DISTINCT user) AS n FROM ev GROUP BY day"),
-    "a sum for each element": Shape(
+    "sumForEach() into a summed column": Shape(
         summing("n Array(UInt64)"), f"SELECT {DAY}, sumForEach([user, 1]) AS n FROM ev GROUP BY day"
     ),
-    "a ratio": Shape(summing("n Float64"), f"SELECT {DAY}, sum(v) / count() AS n FROM ev GROUP BY day"),
-    "an average": Shape(summing("n Float64"), f"SELECT {DAY}, avg(user) AS n FROM ev GROUP BY day"),
-    "a median": Shape(summing("n Float64"), f"SELECT {DAY}, quantileExact(user) AS n FROM ev GROUP BY day"),
-    "a maximum into a sum": Shape(summing(), f"SELECT {DAY}, max(user) AS n FROM ev GROUP BY day"),
-    "a count into a maximum": Shape(
+    "a ratio into a summed column": Shape(
+        summing("n Float64"), f"SELECT {DAY}, sum(v) / count() AS n FROM ev GROUP BY day"
+    ),
+    "an average into a summed column": Shape(
+        summing("n Float64"), f"SELECT {DAY}, avg(user) AS n FROM ev GROUP BY day"
+    ),
+    "a median into a summed column": Shape(
+        summing("n Float64"), f"SELECT {DAY}, quantileExact(user) AS n FROM ev GROUP BY day"
+    ),
+    "a maximum into a summed column": Shape(summing(), f"SELECT {DAY}, max(user) AS n FROM ev GROUP BY day"),
+    "a count into SimpleAggregateFunction(max)": Shape(
         aggregating("n SimpleAggregateFunction(max, UInt64)"), f"SELECT {DAY}, count() AS n FROM ev GROUP BY day"
     ),
-    "users into a sum of a state": Shape(
+    "a count of distinct users into SimpleAggregateFunction(sum)": Shape(
         aggregating("n SimpleAggregateFunction(sum, UInt64)"),
         f"SELECT {DAY}, uniqExact(user) AS n FROM ev GROUP BY day",
     ),
-    "a minimum that may find no row": Shape(
+    "minIf() where a chunk may have no matching row": Shape(
         aggregating("lo SimpleAggregateFunction(min, UInt32)"),
         f"SELECT {DAY}, minIf(user + 5, toHour(ts) = 3) AS lo FROM ev GROUP BY day",
     ),
-    "a column that is not summed": Shape(
+    "a sum into a column that the target does not sum": Shape(
         summing("n UInt64, m UInt64", engine="SummingMergeTree(n)"),
         f"SELECT {DAY}, count() AS n, sum(user) AS m FROM ev GROUP BY day",
     ),
-    "a constant that is summed": Shape(summing(), f"SELECT {DAY}, 1 AS n FROM ev GROUP BY day"),
+    "a constant into a summed column": Shape(summing(), f"SELECT {DAY}, 1 AS n FROM ev GROUP BY day"),
     "a rounded sum": Shape(summing("n Int64"), f"SELECT {DAY}, intDiv(sum(user), 7) AS n FROM ev GROUP BY day"),
-    "a sum into whole numbers": Shape(summing("n Int64"), f"SELECT {DAY}, sum(v / 7) AS n FROM ev GROUP BY day"),
-    "a sum into fewer digits": Shape(
+    "a sum of fractions into an integer column": Shape(
+        summing("n Int64"), f"SELECT {DAY}, sum(v / 7) AS n FROM ev GROUP BY day"
+    ),
+    "a sum into a Decimal with fewer digits": Shape(
         summing("n Decimal(18, 1)"),
         f"SELECT {DAY}, sum(toDecimal64(v, 4) / 8) AS n FROM ev GROUP BY day",
     ),
-    "a sum of digits that is divided": Shape(
+    "a Decimal sum that is divided": Shape(
         summing("n Decimal(38, 1)"), f"SELECT {DAY}, sum(toDecimal64(user, 1)) / 7 AS n FROM ev GROUP BY day"
     ),
-    "a sum that wraps around": Shape(summing(), f"SELECT {DAY}, toUInt8(sum(user)) AS n FROM ev GROUP BY day"),
-    "a sum beside what may be missing": Shape(
+    "a sum that overflows its type": Shape(summing(), f"SELECT {DAY}, toUInt8(sum(user)) AS n FROM ev GROUP BY day"),
+    "a sum with a term that may be NULL": Shape(
         summing("n Nullable(Int64)"),
         f"SELECT {DAY}, sumOrNullIf(v, toHour(ts) = 3) + count() AS n FROM ev GROUP BY day",
     ),
-    "a state that needs an order": Shape(
+    "a state that depends on the order of rows": Shape(
         aggregating("d AggregateFunction(deltaSum, Int64)"), f"SELECT {DAY}, deltaSumState(v) AS d FROM ev GROUP BY day"
     ),
     "a count of groups": Shape(
         summing(), f"SELECT day, count() AS n FROM (SELECT {DAY}, user FROM ev GROUP BY day, user) GROUP BY day"
     ),
-    "states of finals": Shape(
+    "a state of finished counts": Shape(
         aggregating("q AggregateFunction(quantileExact, UInt64)"),
         f"SELECT day, quantileExactState(n) AS q FROM (SELECT {DAY}, user, count() AS n FROM ev GROUP BY day, user) GROUP BY day",
     ),
-    "a group without aggregates that is not merged": Shape(
+    "GROUP BY without aggregates into a plain MergeTree": Shape(
         "(day Date, user UInt32) ENGINE = MergeTree ORDER BY day", f"SELECT {DAY}, user FROM ev GROUP BY day, user"
     ),
-    "HAVING on a part": Shape(summing(), f"SELECT {DAY}, count() AS n FROM ev GROUP BY day HAVING n > 100"),
-    "WHERE over a part": Shape(
+    "HAVING on a count of a cut group": Shape(
+        summing(), f"SELECT {DAY}, count() AS n FROM ev GROUP BY day HAVING n > 100"
+    ),
+    "WHERE around a count of a cut group": Shape(
         summing(), f"SELECT * FROM (SELECT {DAY}, count() AS n FROM ev GROUP BY day) WHERE n > 100"
     ),
-    "the hour of the day": Shape(
+    "GROUP BY the hour of the day": Shape(
         "(h UInt8, n UInt64) ENGINE = MergeTree ORDER BY h", "SELECT toHour(ts) AS h, count() AS n FROM ev GROUP BY h"
     ),
-    "the day of the week": Shape(
+    "GROUP BY the day of the week": Shape(
         "(d UInt8, n UInt64) ENGINE = MergeTree ORDER BY d",
         "SELECT toDayOfWeek(ts) AS d, uniqExact(user) AS n FROM ev GROUP BY d",
         24,
     ),
-    "a group by no time": Shape(
+    "GROUP BY without a time": Shape(
         "(user UInt32, n UInt64) ENGINE = MergeTree ORDER BY user", "SELECT user, count() AS n FROM ev GROUP BY user"
     ),
-    "one row of all": Shape("(n UInt64) ENGINE = MergeTree ORDER BY n", "SELECT count() AS n FROM ev"),
-    "the least of an empty chunk": Shape(
+    "an aggregate without GROUP BY": Shape("(n UInt64) ENGINE = MergeTree ORDER BY n", "SELECT count() AS n FROM ev"),
+    "a minimum of a chunk that may be empty": Shape(
         "(k UInt8, lo SimpleAggregateFunction(min, UInt32)) ENGINE = AggregatingMergeTree ORDER BY k",
         "SELECT 1 AS k, min(greatest(user, 3)) AS lo FROM ev WHERE toHour(ts) > 12",
     ),
-    "rollup": Shape(PLAIN, f"SELECT {DAY}, count() AS n FROM ev GROUP BY day WITH ROLLUP", 24),
-    "grouping sets": Shape(
+    "WITH ROLLUP": Shape(PLAIN, f"SELECT {DAY}, count() AS n FROM ev GROUP BY day WITH ROLLUP", 24),
+    "GROUPING SETS": Shape(
         "(day Date, user UInt32, n UInt64) ENGINE = MergeTree ORDER BY day",
         f"SELECT {DAY}, user, count() AS n FROM ev GROUP BY GROUPING SETS ((day, user), (user))",
         24,
     ),
-    "filled gaps": Shape(
+    "WITH FILL": Shape(
         "(hour DateTime('UTC'), n UInt64) ENGINE = MergeTree ORDER BY hour",
         "SELECT toStartOfHour(ts) AS hour, count() AS n FROM ev WHERE toHour(ts) BETWEEN 4 AND 9 GROUP BY hour ORDER BY hour WITH FILL STEP 3600",
     ),
-    "a limit": Shape("(ts DateTime('UTC')) ENGINE = MergeTree ORDER BY ts", "SELECT ts FROM ev ORDER BY ts LIMIT 3"),
-    "a limit by what comes again": Shape(
+    "LIMIT": Shape("(ts DateTime('UTC')) ENGINE = MergeTree ORDER BY ts", "SELECT ts FROM ev ORDER BY ts LIMIT 3"),
+    "LIMIT BY the hour of the day": Shape(
         "(ts DateTime('UTC')) ENGINE = MergeTree ORDER BY ts", "SELECT ts FROM ev ORDER BY ts LIMIT 1 BY toHour(ts)"
     ),
-    "distinct": Shape("(user UInt32) ENGINE = MergeTree ORDER BY user", "SELECT DISTINCT user FROM ev"),
-    "rows that both have": Shape(
+    "DISTINCT without a time": Shape("(user UInt32) ENGINE = MergeTree ORDER BY user", "SELECT DISTINCT user FROM ev"),
+    "INTERSECT": Shape(
         "(user UInt32) ENGINE = ReplacingMergeTree ORDER BY user",
         "SELECT user FROM ev WHERE toHour(ts) < 12 INTERSECT DISTINCT SELECT user FROM ev WHERE toHour(ts) >= 12",
     ),
-    "rows that the other has not": Shape(
+    "EXCEPT": Shape(
         "(user UInt32) ENGINE = ReplacingMergeTree ORDER BY user",
         "SELECT user FROM ev EXCEPT DISTINCT SELECT user FROM ev WHERE v = 6",
     ),
-    "the row before in the block": Shape(
+    "runningDifference()": Shape(
         "(ts DateTime('UTC'), n Int64) ENGINE = MergeTree ORDER BY ts",
         "SELECT ts, runningDifference(v) AS n FROM (SELECT ts, v FROM ev ORDER BY ts)"
         " SETTINGS allow_deprecated_error_prone_window_functions = 1",
     ),
-    "rows counted as they come": Shape(
+    "rowNumberInAllBlocks()": Shape(
         "(n UInt64) ENGINE = MergeTree ORDER BY n", "SELECT rowNumberInAllBlocks() AS n FROM ev"
     ),
-    "a window over users": Shape(
+    "a window function partitioned by user": Shape(
         "(ts DateTime('UTC'), n UInt64) ENGINE = MergeTree ORDER BY ts",
         "SELECT ts, row_number() OVER (PARTITION BY user ORDER BY ts) AS n FROM ev",
     ),
-    "a branch that is read whole": Shape(
+    "a branch of UNION ALL without the time filter": Shape(
         "(ts DateTime('UTC'), user UInt32) ENGINE = MergeTree ORDER BY ts",
         "SELECT ts, user FROM ev UNION ALL SELECT at AS ts, user FROM pay",
     ),
-    "a dimension on the left": Shape(
+    "a dimension on the left of a LEFT JOIN": Shape(
         "(name String, v Int64) ENGINE = MergeTree ORDER BY name",
         "SELECT name, v FROM dim LEFT JOIN ev ON ev.user = dim.user AND v > 3",
     ),
-    "a full join": Shape(
+    "FULL JOIN with a dimension": Shape(
         "(name String, v Int64) ENGINE = MergeTree ORDER BY name",
         "SELECT name, v FROM ev FULL JOIN dim ON ev.user = dim.user",
     ),
-    "who was never seen": Shape(
+    "ANTI JOIN": Shape(
         "(name String) ENGINE = MergeTree ORDER BY name",
         "SELECT name FROM dim ANTI JOIN ev ON ev.user = dim.user AND v = 5",
     ),
@@ -291,19 +303,19 @@ WRONG = {
         "(n UInt64) ENGINE = MergeTree ORDER BY n",
         "SELECT toUInt64(a.v + b.v + 50) AS n FROM ev AS a JOIN ev AS b ON a.user = b.user",
     ),
-    "an average of the source": Shape(
+    "a subquery that averages the source": Shape(
         "(ts DateTime('UTC'), n Float64) ENGINE = MergeTree ORDER BY ts",
         "SELECT ts, v - (SELECT avg(v) FROM ev) AS n FROM ev",
     ),
-    "users of the source": Shape(
+    "IN with a subquery on the source": Shape(
         "(ts DateTime('UTC')) ENGINE = MergeTree ORDER BY ts",
         "SELECT ts FROM ev WHERE user IN (SELECT user FROM ev GROUP BY user HAVING count() > 100)",
     ),
-    "a running total of its own": Shape(
+    "a correlated subquery on the source": Shape(
         "(ts DateTime('UTC'), n UInt64) ENGINE = MergeTree ORDER BY ts",
         "SELECT ts, (SELECT sum(r.user) FROM ev AS r WHERE r.user = ev.user) AS n FROM ev",
     ),
-    "two limited sides joined by user": Shape(
+    "two filtered tables joined by user": Shape(
         "(ts DateTime('UTC'), user UInt32) ENGINE = MergeTree ORDER BY ts",
         "SELECT ev.ts AS ts, ev.user AS user FROM ev JOIN pay ON ev.user = pay.user",
         filters=("ev", "pay=at"),

@@ -27,20 +27,20 @@ LAG = "dateDiff('second', lagInFrame(ts, 1, ts) OVER (PARTITION BY user ORDER BY
 FROM_ON, UP_TO = "ts >= {chunk_from:DateTime}", "ts < {chunk_to:DateTime}"
 # No rule shows where such bounds lie; a trial over two chunks finds each mistake.
 WRONG_BOUNDS = {
-    "bounds that include their end": f"SELECT ts, user, 0 AS wait FROM ev WHERE {FROM_ON} AND ts <= {{chunk_to:DateTime}}",
-    "bounds that leave their start out": f"SELECT ts, user, 0 AS wait FROM ev WHERE ts > {{chunk_from:DateTime}} AND {UP_TO}",
-    "groups that bounds cut": f"SELECT toDateTime('2025-01-01', 'UTC') AS ts, user, count() AS wait FROM (SELECT user FROM ev WHERE {FROM_ON} AND {UP_TO}) GROUP BY user",
+    "bounds that include the end": f"SELECT ts, user, 0 AS wait FROM ev WHERE {FROM_ON} AND ts <= {{chunk_to:DateTime}}",
+    "bounds that exclude the start": f"SELECT ts, user, 0 AS wait FROM ev WHERE ts > {{chunk_from:DateTime}} AND {UP_TO}",
+    "groups with rows in several chunks": f"SELECT toDateTime('2025-01-01', 'UTC') AS ts, user, count() AS wait FROM (SELECT user FROM ev WHERE {FROM_ON} AND {UP_TO}) GROUP BY user",
     "a look-back that is too short": f"SELECT * FROM (SELECT ts, user, {LAG} FROM ev WHERE {FROM_ON} - INTERVAL 10 MINUTE AND {UP_TO}) WHERE {FROM_ON}",
-    "a look-back whose rows are given as well": f"SELECT ts, user, {LAG} FROM ev WHERE {FROM_ON} - INTERVAL 1 DAY AND {UP_TO}",
-    "bounds in one branch of a UNION": f"SELECT ts, user, 0 AS wait FROM ev WHERE {FROM_ON} AND {UP_TO} UNION ALL SELECT toDateTime('2025-01-02', 'UTC') AS ts, number AS user, 1 AS wait FROM numbers(3)",
+    "a look-back whose rows are in the result": f"SELECT ts, user, {LAG} FROM ev WHERE {FROM_ON} - INTERVAL 1 DAY AND {UP_TO}",
+    "bounds in only one branch of UNION ALL": f"SELECT ts, user, 0 AS wait FROM ev WHERE {FROM_ON} AND {UP_TO} UNION ALL SELECT toDateTime('2025-01-02', 'UTC') AS ts, number AS user, 1 AS wait FROM numbers(3)",
 }
 
 
 # No row of ``rare`` lies at a chunk bound, so that chunks alone would not show it.
 RARE_BOUNDS = {
-    "bounds that include both ends, where no row lies at a chunk bound": "SELECT ts, user, 0 AS wait FROM rare WHERE ts BETWEEN {chunk_from:DateTime} AND {chunk_to:DateTime}",
-    "bounds that leave both ends out, where no row lies at a chunk bound": "SELECT ts, user, 0 AS wait FROM rare WHERE ts > {chunk_from:DateTime} AND ts < {chunk_to:DateTime}",
-    "groups whose end is included, where no row lies at a chunk bound": "SELECT ts, user, count() AS wait FROM rare WHERE ts >= {chunk_from:DateTime} AND ts <= {chunk_to:DateTime} GROUP BY ts, user",
+    "bounds that include both ends, without a row at a chunk bound": "SELECT ts, user, 0 AS wait FROM rare WHERE ts BETWEEN {chunk_from:DateTime} AND {chunk_to:DateTime}",
+    "bounds that exclude both ends, without a row at a chunk bound": "SELECT ts, user, 0 AS wait FROM rare WHERE ts > {chunk_from:DateTime} AND ts < {chunk_to:DateTime}",
+    "groups whose end is included, without a row at a chunk bound": "SELECT ts, user, count() AS wait FROM rare WHERE ts >= {chunk_from:DateTime} AND ts <= {chunk_to:DateTime} GROUP BY ts, user",
 }
 
 
@@ -196,57 +196,57 @@ BY_DAY = {
 }
 # Each day would give a part of a group, or rows of another day, or nothing excludes this.
 NOT_BY_DAY = {
-    "groups of several days": (
+    "groups with rows of several days": (
         "(user UInt32, n UInt64) ENGINE = MergeTree ORDER BY user",
         "SELECT user, count() AS n FROM days WHERE day = {day:String} GROUP BY user",
         "--accept-partial-groups",
     ),
-    "groups of several files": (
+    "groups with rows of several files": (
         "(user UInt32, n UInt64) ENGINE = MergeTree ORDER BY user",
         "SELECT user, count() AS n FROM " + PATH + " GROUP BY user",
         "--accept-partial-groups",
     ),
-    "a maximum that is summed": (
+    "a maximum of a day into a summed column": (
         "(user UInt32, n Int64) ENGINE = SummingMergeTree ORDER BY user",
         "SELECT user, max(v) AS n FROM days WHERE day = {day:String} GROUP BY user",
         "--accept-partial-groups",
     ),
-    "the day for a name only": (
+    "the day as a column, not as a condition": (
         "(day String, user UInt32) ENGINE = MergeTree ORDER BY day",
         "SELECT {day:String} AS day, user FROM days",
         "in WHERE as in",
     ),
-    "a branch of each day again": (
+    "a branch of UNION ALL that is the same each day": (
         ROWS,
         "SELECT ts, user FROM days WHERE day = {day:String} UNION ALL SELECT toDateTime('2025-01-01', 'UTC') AS ts, user FROM names",
         "in WHERE as in",
     ),
-    "all days from this one on": (
+    "all rows from the day on": (
         ROWS,
         "SELECT ts, user FROM days WHERE day >= {day:String}",
         "--no-trial",
     ),
-    "the day before as well": (
+    "the rows of the day and of the day before": (
         ROWS,
         "SELECT ts, user FROM days WHERE toDate(ts) = toDate({day:String}) UNION ALL SELECT ts, user FROM days WHERE toDate(ts) = toDate({day:String}) - 1",
         "--no-trial",
     ),
-    "the file of the day after as well": (
+    "the files of the day and of the day after": (
         ROWS,
         f"SELECT ts, user FROM {PATH} UNION ALL SELECT ts, user FROM {PATH.replace('{day:String}', 'toString(toDate({day:String}) + 1)')}",
         "--no-trial",
     ),
-    "as many numbers as the day says": (
+    "numbers() with an argument that follows from the day": (
         "(user UInt32) ENGINE = MergeTree ORDER BY user",
         "SELECT number AS user FROM numbers(toDayOfMonth(toDate({day:String})))",
         "--no-trial",
     ),
-    "the user's row before, in a day": (
+    "a window function partitioned by user, over one day": (
         "(ts DateTime('UTC'), w UInt32) ENGINE = MergeTree ORDER BY ts",
         "SELECT ts, lagInFrame(user) OVER (PARTITION BY user ORDER BY ts) AS w FROM days WHERE day = {day:String}",
         "--no-trial",
     ),
-    "a day's files joined with another's": (
+    "a file of the day joined with the day of a table": (
         "(ts DateTime('UTC'), v Int64) ENGINE = MergeTree ORDER BY ts",
         "SELECT a.ts AS ts, b.v AS v FROM "
         + PATH

@@ -28,38 +28,48 @@ __all__ = ["shop"]
 
 # They need more rows, or other values, than the few chunks have.
 BY_RULE_ALONE = {
-    "users of the source",
-    "a sum into whole numbers",
-    "a sum that wraps around",
+    "IN with a subquery on the source",
+    "a sum of fractions into an integer column",
+    "a sum that overflows its type",
 }
 
 _TEXT = """\
 # Do the chunks add up
 
-A plan of several chunks is right only if the results of its chunks, merged as the target merges rows, equal the result of
-the SELECT over the whole window. `plan` shows this before anything runs, and the plan keeps the evidence.
+A plan of several chunks is right only if its chunks add up. Chunks add up if their results, merged as the target merges
+rows, equal the result of the SELECT over the whole window. `plan` shows this before anything runs, and the plan keeps the
+evidence. There are three kinds of evidence:
 
-1. **By rule.** ClickHouse says how it understands the SELECT (`EXPLAIN QUERY TREE`). The rules follow each read, join,
-   group and aggregate to the columns of the target. An aggregate must meet a column that merges the aggregate, or a group
-   must be a bucket of time that no chunk bound cuts. A mistake is refused, with a way that works.
+1. **By rule.** ClickHouse shows how it understands the SELECT (`EXPLAIN QUERY TREE`). The rules follow each read, join,
+   group and aggregate to the columns of the target. An aggregate must end in a column that merges the aggregate.
+   Otherwise each group must belong to a bucket of time that no chunk bound cuts. `plan` refuses any other SELECT, and
+   names a way that works.
 2. **By trial.** A few real chunks fill private tables, first one by one and then all together. The contents are compared
-   after merging. The trial reads about `limits.trialRows` rows, a quarter of them where the rules prove the plan already,
-   and two neighbouring chunks where the SELECT has `{chunk_from:T}` and `{chunk_to:T}`, or the parts of these chunks next to
-   their common bound if `limits.trialSeconds` is over. Such a SELECT is also tried with a bound at the time of a row, since
-   `BETWEEN` is wrong only there. A difference is refused with three rows that differ.
+   after merging. If they differ, `plan` refuses the SELECT and prints three rows that differ. [What a trial
+   reads](#what-a-trial-reads) has the details.
 3. **By word.** `--accept-partial-groups REASON` accepts groups that chunks cut. `--no-trial` accepts a plan that the rules do
-   not prove. `plan`, `doctor`, `check` and the page say so permanently.
+   not prove. `plan`, `doctor`, `check` and the page report such a plan permanently.
 
-`any` and `anyLast` are accepted into a column that merges by the same function: any of the values is right, as in the SELECT.
-`verify` does not compare such a column, and `plan` names the column.
+`any` and `anyLast` are accepted into a column that merges by the same function: any of the values is right, as in the
+SELECT. `verify` does not compare such a column, and `plan` names the column.
 
 A SELECT with `{day:String}` alone takes one chunk at a time. No SELECT gives the whole window, so a trial is impossible and
 the rules decide: each row must come from a path or a condition of its own chunk.
 
-## Kinds of mistakes, and which evidence finds them
+## What a trial reads
 
-Each kind was tried with the rules switched off. The trial reads the rows of a few chunks. A mistake that needs a rare row, or
-a row without a match, may not be among these rows, and is refused by the rules.
+- A trial reads about `limits.trialRows` rows, or a quarter of them if the rules already prove the plan.
+- If the SELECT has `{chunk_from:T}` and `{chunk_to:T}`, the trial reads two neighbouring chunks. If a statement takes longer
+  than `limits.trialSeconds`, the trial reads only the parts of these chunks next to their common bound.
+- Such a SELECT is also tried with a chunk bound at the time of a row, because `BETWEEN` is wrong only there.
+
+## Which evidence finds which mistake
+
+Each kind of mistake was tried with the rules switched off. The trial reads the rows of a few chunks. A mistake that needs a
+rare row, or a row without a match, may not show in these rows; the rules refuse such a mistake.
+
+*Not decided* means that the rules leave a SELECT to the trial. Lines about bounds are of SELECTs with `{chunk_from:T}` and
+`{chunk_to:T}`.
 """
 
 
@@ -91,7 +101,7 @@ def caught(lab: Lab, shape: Shape) -> bool:
 
 def page() -> str:
     """Return the page of the documentation about the evidence that chunks add up."""
-    rows = [f"| {name} | refused | {'-' if name in BY_RULE_ALONE else 'differs'} |" for name in WRONG]
+    rows = [f"| {name} | refused | {'no difference' if name in BY_RULE_ALONE else 'differs'} |" for name in WRONG]
     rows += [f"| {name} | not decided | differs |" for name in (*WRONG_BOUNDS, *RARE_BOUNDS)]
     rows += [f"| {name}, by `--param` alone | refused | not possible |" for name in NOT_BY_DAY]
     return (
