@@ -133,7 +133,7 @@ class Steps(Expressions):
         if not key:
             return Cut(what, keys, (), None)
         if self._fits(key):
-            self.steps.append(f"{what} {keys}: no chunk bound cuts a bucket of {show_key(key)}, and none comes again")
+            self.steps.append(f"{what} {keys}: each bucket of {show_key(key)} lies in a single chunk")
             return None
         return Cut(what, keys, key, self._buckets[key])
 
