@@ -87,7 +87,7 @@ _ENDED = ("set-parallel", "pause", "cancel")
 def _flags(flags: tuple[Any, ...]) -> Iterator[str]:
     yield "| flag | meaning |\n|---|---|"
     for flag in flags:
-        yield f"| `{f'{flag.name} {flag.value}'.strip()}` | {_instants(_cell(flag.help))} |"
+        yield f"| `{f'{flag.name} {flag.value}'.strip()}` | {_marked(_cell(flag.help))} |"
 
 
 # ---------------------------------------------------------------- options
@@ -328,9 +328,10 @@ def _type(shown: dict[str, Any]) -> str:
     return {"string": "text", "boolean": "true or false"}.get(kind, kind)
 
 
-def _instants(text: str) -> str:
-    """Mark dates and times as code, which a browser does not break at a hyphen."""
-    return re.sub(r"\d{4}-\d\d-\d\d(?:T[\d:]+Z)?", r"`\g<0>`", text)
+def _marked(text: str) -> str:
+    """Mark addresses, flags, variables, dates and times as code, which a browser does not break at a hyphen."""
+    marks = r"\S*://\S*[\w/]|--[a-z][a-z-]*|CLICKHOUSE_[A-Z_]+|\d{4}-\d\d-\d\d(?:T[\d:]+Z)?"
+    return re.sub(marks, r"`\g<0>`", text)
 
 
 def _cell(text: str) -> str:
