@@ -310,8 +310,14 @@ def _model(title: str, kind: type[BaseModel]) -> Iterator[str]:
             continue
         key = field.alias or field.serialization_alias or name
         shown = schema["properties"].get(key) or schema["properties"][name]
-        meaning = _code(explained.get(name, "")) or KEYS[key]
+        meaning = _sentence(_code(explained.get(name, "")) or KEYS[key])
         yield f"| `{key}` | {_type(shown)} | {_cell(meaning)} |"
+
+
+def _sentence(text: str) -> str:
+    """Return a description as a sentence of a page about JSON, in which None is null."""
+    text = re.sub(r"\b(?:None|null)\b", "`null`", text)
+    return text[0].upper() + text[1:].rstrip(".") + "."
 
 
 def _type(shown: dict[str, Any]) -> str:
