@@ -143,14 +143,20 @@ class ObjectBackend:
         Hold the lock *name* against every thread, process and host.
 
         The lock expires after half a minute. A waiting process takes the lock over after it has seen the same holder
-        for that time, by its own clock. If the block raises, the lock is not released and expires.
+        for that time, by its own clock.
 
         Raises:
-            StateError: On exit: this process held the lock for too long, and another process took it over.
+            StateError: On exit: this process held the lock for too long, and another process took it over. An error of
+                the block is stronger.
         """
         path, nonce = f"locks/{name}.lock", uuid4().hex
         version = self._acquire(path, nonce)
-        yield
+        try:
+            yield
+        except BaseException:
+            with suppress(StateError):
+                self._release(path, nonce, version)
+            raise
         self._release(path, nonce, version)
 
     def _acquire(self, path: str, nonce: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -216,6 +217,19 @@ def test_of_many_threads_one_claims_each_chunk(store: StateStore) -> None:
     run = store.open_run(plan).run
     assert {chunk: [run.state(chunk).owner] for chunk in won} == won
     assert run.attempts == 20
+
+
+def test_an_error_under_the_lock_releases_it(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused command must not stop the next one for the half minute after which a lock expires."""
+    with pytest.raises(RequestError, match="refused"), store.exclusive("target-x"):
+        raise RequestError("refused")
+
+    def wait(_: float) -> None:
+        raise AssertionError("the lock is held")
+
+    monkeypatch.setattr(time, "sleep", wait)
+    with store.exclusive("target-x"):
+        pass
 
 
 def test_the_log_is_there_to_read_in_the_end(store: StateStore) -> None:
