@@ -349,7 +349,7 @@ def from_client(
         client = open_client()
     except ImportError as error:
         raise _no_engine(error) from None
-    except ClickHouseError as error:
+    except (ClickHouseError, OSError) as error:
         failure = _server_error(error, name)
     else:
         return _wrapped(client, elsewhere)

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 import airflow_provider_backfill
 from airflow_provider_backfill.clickhouse.address import parse_address
-from airflow_provider_backfill.clickhouse.client import _server_error
+from airflow_provider_backfill.clickhouse.client import _server_error, from_client
 from airflow_provider_backfill.core.masking import (
     MESSAGE_LIMIT,
     is_secret_name,
@@ -21,7 +22,7 @@ from airflow_provider_backfill.core.masking import (
     mask_message,
     mask_secrets,
 )
-from airflow_provider_backfill.errors import ConfigError
+from airflow_provider_backfill.errors import ConfigError, ServerUnreachableError
 from airflow_provider_backfill.state.store import open_store
 
 PACKAGE = Path(airflow_provider_backfill.__file__).parent
@@ -97,6 +98,18 @@ def test_the_error_of_a_server_holds_no_secret_and_no_other_error_that_does() ->
     assert MARKER not in str(found)
     assert found.__cause__ is None
     assert found.__context__ is None
+
+
+def test_a_connection_of_the_caller_that_fails_is_an_unreachable_server() -> None:
+    """A certificate's file that is missing, for example, is an OSError of the caller's client."""
+
+    def open_client() -> NoReturn:
+        raise FileNotFoundError(2, f"No such file (http://u:{MARKER}@h)")
+
+    with pytest.raises(ServerUnreachableError, match="ClickHouse at connection x could not be reached") as failed:
+        from_client(open_client, "connection x")
+    assert MARKER not in str(failed.value)
+    assert failed.value.__context__ is None
 
 
 def test_calls_with_credentials_are_named_once() -> None:
