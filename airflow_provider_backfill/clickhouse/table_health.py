@@ -187,7 +187,7 @@ def replica_facts(server: ClickHouse, tables: Iterable[TableName]) -> tuple[Repl
             behind=row[8],
             dead=tuple(row[9]),
             total=row[10],
-            error=row[11],
+            error=mask_message(row[11]),
         )
         for row in rows
     )

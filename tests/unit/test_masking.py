@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from types import SimpleNamespace
+from typing import NoReturn, cast
 
 import pytest
 
 import airflow_provider_backfill
 from airflow_provider_backfill.clickhouse.address import parse_address
-from airflow_provider_backfill.clickhouse.client import _server_error, from_client
+from airflow_provider_backfill.clickhouse.client import ClickHouse, _server_error, from_client
+from airflow_provider_backfill.clickhouse.table_health import replica_facts
 from airflow_provider_backfill.core.masking import (
     MESSAGE_LIMIT,
     is_secret_name,
@@ -22,6 +24,7 @@ from airflow_provider_backfill.core.masking import (
     mask_message,
     mask_secrets,
 )
+from airflow_provider_backfill.core.tables import TableName
 from airflow_provider_backfill.errors import ConfigError, ServerUnreachableError
 from airflow_provider_backfill.state.store import open_store
 
@@ -110,6 +113,15 @@ def test_a_connection_of_the_caller_that_fails_is_an_unreachable_server() -> Non
         from_client(open_client, "connection x")
     assert MARKER not in str(failed.value)
     assert failed.value.__context__ is None
+
+
+def test_an_error_of_a_replica_is_masked() -> None:
+    """The entry of a queue may name the source of a fetch with its address."""
+    row: tuple[object, ...] = ("d", "t", "r1", 0, 0, 0, 0, 0, 0, [], 2, f"cannot fetch from http://u:{MARKER}@h")
+    server = cast("ClickHouse", SimpleNamespace(cluster="", rows=lambda *_: [row]))
+    (found,) = replica_facts(server, [TableName("d", "t")])
+    assert found.error.startswith("cannot fetch from http://")
+    assert MARKER not in found.error
 
 
 def test_calls_with_credentials_are_named_once() -> None:
