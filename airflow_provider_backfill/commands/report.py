@@ -84,9 +84,13 @@ def report_plan(session: Session, plan_id: str, *, verify: bool = False) -> Payl
 
 
 def _people(session: Session, plan_id: str) -> list[str]:
-    """Return the author of each ``Run…`` event: a user, a task, or a worker that waited. Authors may repeat."""
-    events = EventReader(session, plan_id).read()
-    return [str(event["by"]) for event in events if str(event["type"]).startswith("Run")]
+    """
+    Return the user or task of each ``Run…`` event; they may repeat.
+
+    A wait is omitted, because its event has the id of a worker.
+    """
+    types = ((str(event["type"]), str(event["by"])) for event in EventReader(session, plan_id).read())
+    return [by for name, by in types if name.startswith("Run") and name != "RunThrottled"]
 
 
 def _cost(server: ClickHouse, plan_id: str) -> Payload | None:

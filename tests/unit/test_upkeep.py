@@ -14,9 +14,10 @@ from airflow_provider_backfill.cli.text import show_list
 from airflow_provider_backfill.commands.lease import utc_now
 from airflow_provider_backfill.commands.list import list_plans
 from airflow_provider_backfill.commands.repair import repair_plan
+from airflow_provider_backfill.commands.report import report_plan
 from airflow_provider_backfill.commands.session import Session
 from airflow_provider_backfill.commands.waive import waive_plan
-from airflow_provider_backfill.core.events import RunResumed
+from airflow_provider_backfill.core.events import RunResumed, RunStarted, RunThrottled
 from airflow_provider_backfill.core.plan import Chunk
 from airflow_provider_backfill.core.run_state import ChunkStatus, Run, RunStatus
 from airflow_provider_backfill.errors import DamagedStateError, RequestError
@@ -74,6 +75,14 @@ def test_a_waiver_is_recorded_with_who_why_and_until(session: Session) -> None:
     assert (waiver.by, waiver.reason) == ("someone", "the source moves")
     assert waiver.holds(utc_now())
     assert not waiver.holds(until)
+
+
+def test_the_report_names_users_and_no_workers(session: Session) -> None:
+    """A worker that waits writes an event, too."""
+    log = session.store.open_run(PLAN)
+    for event in (RunStarted(at=START, by="ada"), RunThrottled(at=START, by=GONE, reason="the disk is full")):
+        log.append(event)
+    assert report_plan(session, PLAN.plan_id)["people"] == ["ada"]
 
 
 def test_the_list_says_which_plans_are_waived(session: Session) -> None:
