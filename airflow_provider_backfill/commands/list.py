@@ -90,5 +90,5 @@ def refuse_damaged(session: Session, target: TableName | None = None) -> None:
     """
     for name in session.store.plan_ids():
         plan = session.store.load_plan(name)
-        if target in (None, plan.target):
+        if target is None or plan.is_called(target):
             session.store.open_run(plan)

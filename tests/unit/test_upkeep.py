@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_backfill.cli.text import show_list
 from airflow_provider_backfill.commands.lease import utc_now
-from airflow_provider_backfill.commands.list import list_plans
+from airflow_provider_backfill.commands.list import list_plans, refuse_damaged
 from airflow_provider_backfill.commands.repair import repair_plan
 from airflow_provider_backfill.commands.report import report_plan
 from airflow_provider_backfill.commands.session import Session
@@ -20,6 +20,7 @@ from airflow_provider_backfill.commands.waive import waive_plan
 from airflow_provider_backfill.core.events import RunResumed, RunStarted, RunThrottled
 from airflow_provider_backfill.core.plan import Chunk
 from airflow_provider_backfill.core.run_state import ChunkStatus, Run, RunStatus
+from airflow_provider_backfill.core.tables import TableName
 from airflow_provider_backfill.errors import DamagedStateError, RequestError
 from airflow_provider_backfill.options import Options
 from airflow_provider_backfill.state.posix import FileBackend
@@ -268,6 +269,20 @@ def test_a_newer_versions_files_are_not_repaired(session: Session) -> None:
     with pytest.raises(DamagedStateError, match="newer version"):
         repair_plan(session, PLAN.plan_id)
     assert run.read_bytes() == content
+
+
+def test_damage_is_found_by_each_name_of_the_target(session: Session) -> None:
+    """On a cluster, a table has the name of the shard's table and those of the Distributed tables over it."""
+    local = TableName("shop", "orders_local")
+    plan = make_plan(2, known_as=(PLAN.target, local))
+    session.store.save_plan(plan)
+    log = session.store.open_run(plan)
+    log.append(RunStarted(at=START, by="ada"))
+    log.write_checkpoint()
+    Path(session.store.run_path(plan.plan_id)).write_text("")
+    refuse_damaged(session, TableName("shop", "another"))
+    with pytest.raises(DamagedStateError):
+        refuse_damaged(session, local)
 
 
 @settings(max_examples=150, deadline=None)
