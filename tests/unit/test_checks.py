@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_backfill.cli.parser import parse
+from airflow_provider_backfill.cli.plan_request import read_request
 from airflow_provider_backfill.core.coverage import CoveredInterval, merge_intervals, missing_intervals
 from airflow_provider_backfill.core.facts import ReplicaFacts, ServerFacts
 from airflow_provider_backfill.core.findings.judge import RULES, judge
@@ -26,12 +28,14 @@ from airflow_provider_backfill.core.findings.registry import (
     Severity,
 )
 from airflow_provider_backfill.core.findings.state_rules import next_step
-from airflow_provider_backfill.core.plan import Statement, WriteMode
+from airflow_provider_backfill.core.plan import AddsUp, FilteredTable, Parameter, Proof, Statement, WriteMode
 from airflow_provider_backfill.core.remedy import plan_command
+from airflow_provider_backfill.core.request import TableFilter
 from airflow_provider_backfill.core.run_state import ChunkStatus, Run, RunStatus, Waiver, WorkerLease
 from airflow_provider_backfill.core.tables import TableName, TimeKind
 from airflow_provider_backfill.core.window import Window
 from airflow_provider_backfill.errors import Flag, Sql
+from airflow_provider_backfill.options import Options
 from tests.state import make_plan
 
 TESTS = Path(__file__).parents[1]
@@ -229,6 +233,95 @@ def test_a_plan_can_be_planned_again_by_its_command() -> None:
     assert words.count("--chunk-hours") == 1
     assert flags["--chunk-hours"] == "24"
     assert "--allow-existing-rows" in words
+
+
+def _filtered(table: str, column: str) -> FilteredTable:
+    return FilteredTable(table=TableName("shop", table), column=column, kind=TimeKind.DATETIME)
+
+
+_SELECT = Statement(
+    name="--select",
+    select="SELECT ts FROM shop.a UNION ALL SELECT at AS ts FROM shop.b",
+    source=TableName("shop", "a"),
+    time_kind=TimeKind.DATETIME,
+    columns=("ts",),
+)
+_VIEW = _SELECT.model_copy(update={"name": "shop.view"})
+_BOUND = Parameter(name="chunk_from", kind=TimeKind.EPOCH_MS)
+_FORMAT = Parameter(name="day", format="%Y-%m-%d")
+AGAIN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "tables read whole": (
+        {"whole_tables": (TableName("shop", "rates"), TableName("shop", "x=y"))},
+        {"whole_tables": (TableName("shop", "rates"), TableName("shop", "x=y"))},
+    ),
+    "groups that are cut": (
+        {"adds_up": AddsUp(proof=Proof.BY_WORD, accepted="it's a sum")},
+        {"accept_partial_groups": "it's a sum"},
+    ),
+    "no trial": ({"adds_up": AddsUp(proof=Proof.NOT_SHOWN, trial_declined=True)}, {"trial": False}),
+    "a table on each shard": (
+        {"cluster": "main", "shard_table": TARGET, "known_as": (TARGET, TableName("shop", "all"))},
+        {"cluster": "main"},
+    ),
+    "a Distributed table": (
+        {"cluster": "main", "shard_table": TableName("shop", "local"), "known_as": (TARGET,)},
+        {"cluster": ""},
+    ),
+    "branches of a UNION": (
+        {"statements": (_SELECT.model_copy(update={"also_filtered": (_filtered("b", "(at + 1 = 2)"),)}),)},
+        {
+            "filter_tables": (
+                TableFilter(TableName("shop", "a"), "ts"),
+                TableFilter(TableName("shop", "b"), "(at + 1 = 2)"),
+            )
+        },
+    ),
+    "a view with two of them": (
+        {"statements": (_VIEW.model_copy(update={"also_filtered": (_filtered("b", "at"),)}),)},
+        {
+            "select": None,
+            "filter_tables": (TableFilter(TableName("shop", "a"), "ts"), TableFilter(TableName("shop", "b"), "at")),
+        },
+    ),
+    "bounds of the user": (
+        {
+            "time_column": "chunk_from",
+            "statements": (_SELECT.model_copy(update={"source": None, "parameters": (_BOUND, _FORMAT)}),),
+        },
+        {"time_unit": "ms", "filter_tables": (), "formats": (("day", "%Y-%m-%d"),)},
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "wanted"), AGAIN.values(), ids=AGAIN)
+def test_a_pasted_command_plans_the_same(changes: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """What the user has declared, and the tables that the window limits, decide which rows are written."""
+    plan = PLAN.model_copy(update={"statements": (_SELECT,), **changes})
+    words = shlex.split(str(plan_command(plan, Flag("--to", "2025-01-02"))))
+    request = read_request(parse(words[1:]), Options())
+    assert {name: getattr(request, name) for name in wanted} == wanted
+    assert (request.target, request.start) == (TARGET, plan.start)
+    assert words.count("--to") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "given"),
+    [
+        ({"statements": (_VIEW, _VIEW)}, True),
+        ({"statements": (_VIEW, _VIEW.model_copy(update={"time_column": "at"}))}, False),
+        ({"statements": (_SELECT.model_copy(update={"source": None, "parameters": (_BOUND,)}),)}, True),
+        (
+            {
+                "statements": (_SELECT.model_copy(update={"source": None, "parameters": (_BOUND,)}),),
+                "time_column": "chunk_from",
+            },
+            False,
+        ),
+    ],
+)
+def test_a_command_names_the_time_column_that_was_given(changes: dict[str, Any], given: bool) -> None:
+    """Not that of the first of several views, which the others do not have, and not the name of a parameter."""
+    assert ("--time-column" in str(plan_command(PLAN.model_copy(update=changes))).split()) is given
 
 
 def test_a_plan_of_views_names_no_source() -> None:
