@@ -268,7 +268,7 @@ def restore(server: ClickHouse, plan: Plan, target: TableFacts, chunks: Iterable
     A partition that is not in the backup is dropped. The function can be repeated, because the backup stays.
 
     Returns:
-        The number of times that a partition was restored or dropped; chunks may share a partition.
+        The number of partitions that were restored or dropped.
 
     Raises:
         RequestError: The backup cannot be read, for example because it does not exist; or the target has no time
@@ -283,16 +283,18 @@ def restore(server: ClickHouse, plan: Plan, target: TableFacts, chunks: Iterable
         raise RequestError(
             f"The backup {backup} is not there: {error.message}.", hint="nothing can be undone"
         ) from error
-    touched = 0
+    touched: set[str] = set()
     for chunk in chunks:
         condition = window_filter(plan, chunk)
-        # A partition that is not in the backup was empty before, since a chunk makes its backup before it publishes.
-        for partition in sorted(_partitions(server, storage, condition) | _partitions(server, backup, condition)):
+        found = _partitions(server, storage, condition) | _partitions(server, backup, condition)
+        # Chunks may share a partition. A partition that is not in the backup was empty before, since a chunk makes its
+        # backup before it publishes.
+        for partition in sorted(found - touched):
             action = (
                 f"REPLACE PARTITION ID {literal(partition)} FROM {quote_table(backup)}"
                 if partition in kept
                 else f"DROP PARTITION ID {literal(partition)}"
             )
             server.command(f"ALTER TABLE {quote_table(storage)} {action}", {"max_partition_size_to_drop": "0"})
-            touched += 1
-    return touched
+            touched.add(partition)
+    return len(touched)

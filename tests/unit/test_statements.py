@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_backfill.clickhouse.client import ClickHouse
+from airflow_provider_backfill.clickhouse.publish import restore
 from airflow_provider_backfill.core.column_types import time_kind, unwrap_type
+from airflow_provider_backfill.core.facts import Column, TableFacts
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.names import parse_table, quote, show_table
-from airflow_provider_backfill.core.plan import FilteredTable
+from airflow_provider_backfill.core.plan import FilteredTable, TargetTime
 from airflow_provider_backfill.core.sql import create_like, expressions, filter_setting, time_literal
 from airflow_provider_backfill.core.tables import TableName, TimeKind
 from airflow_provider_backfill.errors import RequestError
+from tests.state import make_plan
 
 
 @given(st.text(min_size=1), st.text(min_size=1))
@@ -161,3 +167,14 @@ def test_a_copy_with_settings_of_its_own(engine: str, with_settings: str) -> Non
 def test_a_key_is_taken_apart_at_its_own_commas(key: str, elements: list[str]) -> None:
     """A month within a tuple must be found, or twelve months cannot be replaced one by one."""
     assert expressions(key) == elements
+
+
+def test_a_partition_that_chunks_share_is_restored_once() -> None:
+    """The number of restored partitions is told to the user, and each statement copies a whole partition."""
+    sent: list[str] = []
+    server = SimpleNamespace(rows=lambda _: [("202501",), ("202502",)], command=lambda text, _: sent.append(text))
+    name = TableName("shop", "orders")
+    target = TableFacts(name, name, "MergeTree", (Column("ts", "DateTime"),), "toYYYYMM(ts)", "ts", "MergeTree", None)
+    plan = make_plan(3, backup=True, target_time=TargetTime(column="ts", kind=TimeKind.DATETIME))
+    assert restore(cast("ClickHouse", server), plan, target, plan.chunks()) == 2
+    assert [text.partition("PARTITION ID ")[2].partition(" ")[0] for text in sent] == ["'202501'", "'202502'"]
