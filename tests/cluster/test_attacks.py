@@ -143,12 +143,12 @@ def test_what_was_staged_on_a_replica_that_is_down_is_published_through_the_othe
     filled.assert_filled()
 
 
-@pytest.mark.long
-def test_what_only_a_dead_replica_has_staged_waits_for_it(simple: Field) -> None:
-    first, second = simple.cluster.nodes
-    cli = simple.cli()
-    plan = simple.plan(cli)
-    ours = f"database = '{simple.database}' AND name LIKE 'backfill%' AND name NOT LIKE '%fence%'"
+def staged_on_a_dead_replica(field: Field) -> tuple[Cli, str]:
+    """Kill the worker of a plan and its replica before it publishes; the other replica has an empty staging table."""
+    first, second = field.cluster.nodes
+    cli = field.cli()
+    plan = field.plan(cli)
+    ours = f"database = '{field.database}' AND name LIKE 'backfill%' AND name NOT LIKE '%fence%'"
     with Balancer([first]) as only:
         # Nothing that is staged reaches the second replica, which has the table by then.
         stop = on(
@@ -166,11 +166,17 @@ def test_what_only_a_dead_replica_has_staged_waits_for_it(simple: Field) -> None
         only.before = hook
         process = dataclasses.replace(cli, url=only.url).start("run", "--plan-id", plan, "--force-environment")
         finish(process)
+    return cli, plan
+
+
+@pytest.mark.long
+def test_what_only_a_dead_replica_has_staged_waits_for_it(simple: Field) -> None:
+    cli, plan = staged_on_a_dead_replica(simple)
     answer = cli("run", "--plan-id", plan)
     assert answer.code == 1
     assert "verified and may not be published yet" in answer.err or "did not catch up" in answer.err
-    first.start()
-    second.query("SYSTEM START FETCHES")
+    simple.cluster.start()
+    simple.cluster.nodes[1].query("SYSTEM START FETCHES")
     resume(cli, plan, "--replay-failed")
     simple.assert_filled()
 
@@ -204,7 +210,8 @@ def test_rows_that_were_deleted_are_written_again_though_keeper_remembers_them(f
     filled.assert_filled()
 
 
-def test_what_keeper_has_forgotten_is_not_published_twice(field: Field) -> None:
+def published_and_forgotten(field: Field) -> tuple[Cli, str]:
+    """Kill the worker of a plan after it has published, before it says so; Keeper then forgets what was published."""
     field.fill_source(rows=ROWS)
     memory = (
         "replicated_deduplication_window = 1, replicated_deduplication_window_seconds = 1, cleanup_delay_period = 1"
@@ -217,8 +224,22 @@ def test_what_keeper_has_forgotten_is_not_published_twice(field: Field) -> None:
     path = field.query(
         f"SELECT zookeeper_path FROM system.replicas WHERE table = 'target' AND database = '{field.database}'"
     )
-    blocks = f"SELECT count() FROM system.zookeeper WHERE path = '{path}/blocks'"
-    wait_until(lambda: field.query(blocks) in ("0", "1"), 60)
+    # Keeper always remembers the last hash, so something else must be published, beside the window.
+    for statement in (
+        "CREATE TABLE {0}.more AS {0}.source ENGINE = MergeTree PARTITION BY toYYYYMM(ts) ORDER BY (ts, id)",
+        "INSERT INTO {0}.more VALUES ('2025-04-01', 1000000, 1)",
+        "INSERT INTO {0}.source SELECT * FROM {0}.more",
+        "ALTER TABLE {0}.target ATTACH PARTITION ID '202504' FROM {0}.more",
+        "DROP TABLE {0}.more",
+    ):
+        field.cluster.nodes[0].query(statement.format(field.database))
+    hashes = f"SELECT name FROM system.zookeeper WHERE path = '{path}/blocks'"
+    wait_until(lambda: field.query(hashes).startswith("202504_replace_from_"), 60)
+    return cli, plan
+
+
+def test_what_keeper_has_forgotten_is_not_published_twice(field: Field) -> None:
+    cli, plan = published_and_forgotten(field)
     resume(cli, plan)
     field.assert_filled()
 
