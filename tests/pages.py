@@ -1,5 +1,5 @@
 """
-The code blocks of the documentation, and what it takes to run a page of them.
+The site of the documentation, its code blocks, and what it takes to run a page of them.
 
 Blocks of a page run in their order, in one folder, on one ClickHouse:
 
@@ -18,6 +18,7 @@ import configparser
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -77,6 +78,15 @@ def blocks(page: Path) -> list[Block]:
             )
         )
     return found
+
+
+def build_site(folder: Path) -> None:
+    """Build the site as ``site`` in *folder*; a link or an anchor that leads nowhere is an error."""
+    shutil.copytree(ROOT / "docs", folder / "docs")
+    shutil.copy(ROOT / "mkdocs.yml", folder)
+    build = [sys.executable, "-m", "zensical", "build", "--strict"]
+    done = subprocess.run(build, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 class Reader:
