@@ -1,9 +1,9 @@
 """
 The pictures of the documentation, taken from real runs: a real ClickHouse, a real Airflow, headless Chromium.
 
-    python -m docs.screenshots [--huge-seconds 900]
+    python -m docs.screenshots [--huge-seconds 300]
 
-Writes docs/images/*.png. Most of the time goes into the plan of 100,000 chunks.
+Writes docs/images/*.png. Most of the time goes into the plan of 100,000 chunks, of which most are empty.
 """
 
 import argparse
@@ -86,8 +86,8 @@ CREATE TABLE ads.clicks_v2 (at DateTime64(3), campaign UInt32, cost Float64)
     ENGINE = MergeTree PARTITION BY toYYYYMM(at) ORDER BY (campaign, at);
 CREATE TABLE iot.samples (ts DateTime, device UInt32, value Float32)
     ENGINE = MergeTree PARTITION BY toYYYYMM(ts) ORDER BY ts;
-INSERT INTO iot.samples SELECT toDateTime('2023-01-01') + number * 45, number % 50, number % 1000 / 10
-    FROM numbers(2000000);
+INSERT INTO iot.samples SELECT toDateTime('2023-01-01 08:00:00') + intDiv(number, 1800) * 86400 + number % 1800,
+    number % 50, number % 1000 / 10 FROM numbers(1800 * 1040);
 CREATE TABLE iot.samples_by_device (ts DateTime, device UInt32, value Float32)
     ENGINE = MergeTree PARTITION BY toYYYYMM(ts) ORDER BY (device, ts);
 """
@@ -157,6 +157,13 @@ class Studio:
         self._running.append(thread)
         return thread
 
+    def wait(self, name: str, done: int, running: threading.Thread) -> None:
+        """Wait until *done* chunks of a plan are done, or its run has ended."""
+        store = self.session().store
+        log = store.open_run(store.load_plan(self.plans[name]))
+        while log.refresh().count(ChunkStatus.DONE) < done and running.is_alive():
+            time.sleep(0.05)
+
     def stop(self) -> None:
         """Stop the running plans, and wait for their end."""
         for stop in self._stops:
@@ -203,7 +210,7 @@ def set_up(studio: Studio) -> None:
 def main() -> int:
     """Take all pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--huge-seconds", type=float, default=900, help="how long the plan of 100,000 chunks runs")
+    parser.add_argument("--huge-seconds", type=float, default=300, help="how long the plan of 100,000 chunks runs")
     parser.add_argument("--keep", type=Path, help="work in this folder and leave everything running")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -215,8 +222,7 @@ def main() -> int:
             with AirflowSite(folder / "airflow", studio.state) as site:
                 sys.stderr.write(f"{site.url} {studio.plans}\n")
                 time.sleep(options.huge_seconds)
-                studio.start("live", parallel=1)
-                time.sleep(4)
+                studio.wait("live", 70, studio.start("live", parallel=2))
                 take_pictures(site, studio)
                 take_terminal(studio, "again", 80)
                 if options.keep:
@@ -227,11 +233,11 @@ def main() -> int:
 
 # Picture: theme, plan (empty for the list), height of the window.
 SHOTS: dict[str, tuple[Literal["light", "dark"], str, int]] = {
+    "plan": ("light", "live", 1000),
     "list": ("light", "", 720),
-    "plan": ("light", "live", 800),
     "failed": ("light", "failed", 840),
     "huge": ("light", "huge", 720),
-    "dark": ("dark", "huge", 720),
+    "dark": ("dark", "split", 720),
 }
 
 
@@ -271,9 +277,8 @@ def take_terminal(studio: Studio, plan: str, done: int) -> None:
     log = store.open_run(made)
     console = Console(record=True, width=104, height=26, force_terminal=True, file=io.StringIO())
     picture = RunView(made, log.run)
-    running = studio.start(plan, parallel=3)
-    while log.refresh().count(ChunkStatus.DONE) < done and running.is_alive():
-        time.sleep(0.02)
+    studio.wait(plan, done, studio.start(plan, parallel=3))
+    log.refresh()
     console.print(
         f"[bold]$[/] clickhouse-backfill run --plan-id {made.plan_id} --max-parallel-chunks 3\n", highlight=False
     )
