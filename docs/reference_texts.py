@@ -108,7 +108,7 @@ KEYS = {
     "name": "ClickHouse's name of the error",
     "onBehalfOf": "user or Airflow task that started the worker",
     "owner": "value of `plan --owner`",
-    "parallel": "parallel chunks of all workers together; 0 for each worker's own setting",
+    "parallel": "parallel chunks of all workers, on each shard; 0 for each worker's own setting",
     "parts": "the parts: `id`, `from`, `to`, and `keyRange` for parts with the same window",
     "planId": "id of the plan",
     "plannedAt": "time of planning",

@@ -137,7 +137,9 @@ _CHECK_FLAGS = (
     Flag("--format", "FORMAT", "text, or github for workflow annotations"),
     Flag("--junit", "FILE", "write the findings as a JUnit file as well"),
 )
-PARALLEL = Flag("--parallel", "N", "parallel chunks of all workers together; auto restores each worker's own setting")
+PARALLEL = Flag(
+    "--parallel", "N", "parallel chunks of all workers, on each shard; auto restores each worker's own setting"
+)
 _PARALLEL_FLAGS = (*_NAMED, PARALLEL)
 _WAIVE_FLAGS = (
     *_NAMED,

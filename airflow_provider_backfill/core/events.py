@@ -89,7 +89,7 @@ class RunThrottled(_Event):
 
 
 class ParallelismSet(_Event):
-    """The user changed the number of parallel chunks, over all workers; 0 restores the setting of each worker."""
+    """The user changed the number of parallel chunks of all workers, on each shard; 0 restores each worker's own."""
 
     type: Literal["ParallelismSet"] = "ParallelismSet"
     parallel: Annotated[int, Field(ge=0)]

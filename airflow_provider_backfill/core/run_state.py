@@ -179,7 +179,7 @@ class Run:
         cleared_at: Time of the last replay that clears the windows of all done chunks; None if there was none.
         undone: Whether the replaced rows were restored.
         throttled_by: The reason why a worker waits before its next chunk; empty if no worker waits.
-        parallel: The maximum of parallel chunks over all workers; 0 leaves the number to each worker.
+        parallel: The maximum of parallel chunks over all workers, on each shard; 0 leaves the number to each worker.
     """
 
     __pydantic_config__ = _CAMEL
