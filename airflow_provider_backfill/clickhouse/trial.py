@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from ..core.adding_up.merging import simple_type
+from ..core.adding_up.widths import simple_type
 from ..core.column_types import unwrap_type
 from ..core.facts import Column, TableFacts
 from ..core.instants import from_ms

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_backfill.core.adding_up import merging, widths
 from airflow_provider_backfill.core.adding_up.case import Case, Kind
-from airflow_provider_backfill.core.adding_up.lineage import Value
+from airflow_provider_backfill.core.adding_up.lineage import Value, is_partial, show
 from airflow_provider_backfill.core.adding_up.merging import (
     keeps_latest,
     key_columns,
@@ -17,18 +18,40 @@ from airflow_provider_backfill.core.adding_up.merging import (
     signs_tell,
     state_function,
     summed_columns,
-    too_narrow,
     verify_caveat,
 )
 from airflow_provider_backfill.core.adding_up.relations import Walk
 from airflow_provider_backfill.core.adding_up.rows import Cut, RefusedError, Rows, Shape
 from airflow_provider_backfill.core.adding_up.target import changing_defaults, check_merge
+from airflow_provider_backfill.core.adding_up.widths import too_narrow
 from airflow_provider_backfill.core.facts import Column, TableFacts
 from airflow_provider_backfill.core.plan import Statement, TargetTime
 from airflow_provider_backfill.core.query_tree import parse_tree
 from airflow_provider_backfill.core.tables import TimeKind
 from tests.adding_up_cases import EV, SUM_STATE, TREE, TWO, ZERO, call, part, target
 from tests.state import make_plan
+
+
+@pytest.mark.parametrize("levels", [12, 60])
+def test_a_value_that_each_subquery_uses_twice_is_judged_once(levels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By different functions, so that each level has two uses of the level below."""
+    calls = 0
+
+    def counted(value: Value) -> bool:
+        nonlocal calls
+        calls += 1
+        assert calls < 50 * levels
+        return is_partial(value)
+
+    for module in (merging, widths):
+        monkeypatch.setattr(module, "is_partial", counted)
+    value = part("sum")
+    for _ in range(levels):
+        value = call("plus", "UInt64", call("multiply", "UInt64", value, TWO), call("negate", "UInt64", value))
+    assert merge_of(value).by == "sum"
+    assert too_narrow(value, "sum", "UInt64") is None
+    assert "length(plus(multiply(plus(" in merge_of(call("length", "UInt64", value)).why
+    assert len(show(value)) < 5_000
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ This module is pure.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from ..column_types import unwrap_type
@@ -96,6 +96,8 @@ _NUMBER = re.compile(r"(?:U?Int\d+|Float\d+|BFloat16|Bool)_(-?[\d.]+(?:e[+-]?\d+
 _DECIMAL = re.compile(r"Decimal\d+_'?(-?[\d.]+)'?")
 _INTERVAL = re.compile(r"Interval([A-Z][a-z]+)")
 BARE_NAME = re.compile(r"[A-Za-z_]\w*")
+# The most parts of a value in a message.
+_SHOWN = 100
 _SIMPLE_NUMBER = re.compile(r"U?Int\d+|Float64|Bool")
 
 
@@ -134,18 +136,24 @@ def show(value: Value) -> str:
     """
     Return a value as short SQL for a message.
 
-    An aggregate is shown by its name alone, a UNION by its first branch, and an unknown part by ``…``.
+    An aggregate is shown by its name alone, a UNION by its first branch, and an unknown part by ``…``, as is what
+    follows after 100 parts.
     """
-    if value.what == "call":
-        return f"{value.name}({', '.join(map(show, value.args))})"
-    if value.what == "either":
-        return show(value.args[0])
-    return value.literal or value.name or "…"
+    return _shown(value, ("call",), [_SHOWN])
 
 
 def show_call(value: Value) -> str:
-    """Return a call or an aggregate as SQL for a message, with the arguments of aggregates; unknown parts are ``…``."""
-    inner = ", ".join(
-        show_call(arg) if arg.what in ("call", "aggregate") else (arg.literal or arg.name or "…") for arg in value.args
-    )
-    return f"{value.name}({inner})"
+    """Return a call or an aggregate as :func:`show` does, but with the arguments of aggregates."""
+    return _shown(value, ("call", "aggregate"), [_SHOWN])
+
+
+def _shown(value: Value, calls: Collection[str], left: list[int]) -> str:
+    """Return a value as SQL, with the arguments of *calls*; *left* holds the number of parts that may be shown."""
+    left[0] -= 1
+    if left[0] < 0:
+        return "…"
+    if value.what in calls:
+        return f"{value.name}({', '.join(_shown(arg, calls, left) for arg in value.args)})"
+    if value.what == "either":
+        return _shown(value.args[0], calls, left)
+    return value.literal or value.name or "…"

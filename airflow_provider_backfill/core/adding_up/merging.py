@@ -13,6 +13,7 @@ from ..facts import Column, TableFacts
 from ..plan import Plan
 from ..sql import expressions, first_parentheses
 from .lineage import Value, is_partial, show_call
+from .widths import INTEGER, NUMBER_CAST, cuts_fractions
 
 _ALIASES = {
     "sumwithoverflow": "sum",
@@ -55,11 +56,6 @@ IDEMPOTENT = frozenset(
 _ORDERED_STATES = re.compile(r"(?:deltaSum|groupArrayMoving|exponentialMoving|groupArrayLast)\w*", re.IGNORECASE)
 # These states keep a selection of values. Two merged selections are not a selection of all values.
 _SELECTING_STATES = re.compile(r"(?:topK|approx_top|histogram|groupArraySample|anyHeavy)\w*", re.IGNORECASE)
-_INTEGER = re.compile(r"(U?)Int(\d+)")
-_DECIMAL_TYPE = re.compile(r"Decimal\((\d+), (\d+)\)")
-_NUMBER_CAST = re.compile(
-    r"_?CAST|accurateCast|to(?:U?Int\d+|Float\d+|Decimal\d+|Nullable|LowCardinality)|materialize|identity|assumeNotNull"
-)
 _MONOTONE = re.compile(
     r"_?CAST|to(?:U?Int\d+|Float\d+|Date|Date32|DateTime|DateTime64|Nullable)|materialize|identity"
     r"|toStartOf(?:Second|Minute|Hour|Day|Month|Quarter|Year)"
@@ -88,14 +84,26 @@ class Merge(NamedTuple):
     type: str = ""
 
 
-def merge_of(value: Value) -> Merge:
-    """Return how the parts of a value from several chunks are merged, or why the parts cannot be merged."""
+def merge_of(value: Value, known: dict[int, Merge] | None = None) -> Merge:
+    """
+    Return how the parts of a value from several chunks are merged, or why the parts cannot be merged.
+
+    Args:
+        known: The results for values that were judged before, by ``id()``; a subquery's column may be used many times.
+    """
+    known = {} if known is None else known
+    if id(value) not in known:
+        known[id(value)] = _merge_of(value, known)
+    return known[id(value)]
+
+
+def _merge_of(value: Value, known: dict[int, Merge]) -> Merge:
     if not is_partial(value):
         return Merge("key")
     if value.what == "aggregate":
-        return _aggregate_merge(value)
+        return _aggregate_merge(value, known)
     parts = [arg for arg in value.args if is_partial(arg)]
-    merges = [merge_of(arg) for arg in parts]
+    merges = [merge_of(arg, known) for arg in parts]
     refused = next((merge for merge in merges if not merge.by), None)
     if refused is not None:
         return refused
@@ -125,7 +133,7 @@ def _passes(value: Value, parts: Sequence[Value], by: str) -> bool:
     if by == "sum":
         if name in ("ifNull", "coalesce"):
             return is_partial(value.args[0]) and all(arg.literal == "0" for arg in value.args[1:])
-        if single and _NUMBER_CAST.fullmatch(name):
+        if single and NUMBER_CAST.fullmatch(name):
             return not cuts_fractions(parts[0].type, value.type)
         if name in ("plus", "minus"):
             # A NULL part would hide the other part of the same chunk.
@@ -135,80 +143,14 @@ def _passes(value: Value, parts: Sequence[Value], by: str) -> bool:
             or (single and name == "multiply")
             or (single and value.args[0] in parts and name == "divide" and "Decimal" not in value.type)
         )
-    if by in _BITS and single and _NUMBER_CAST.fullmatch(name):
-        return all(_INTEGER.fullmatch(unwrap_type(kind)) for kind in (value.type, parts[0].type))
+    if by in _BITS and single and NUMBER_CAST.fullmatch(name):
+        return all(INTEGER.fullmatch(unwrap_type(kind)) for kind in (value.type, parts[0].type))
     if by in ("min", "max") and single and value.args[0] in parts and name in ("plus", "minus", "multiply", "divide"):
         # Only positive constants pass, because a negative factor reverses the order.
         return re.fullmatch(r"0*[1-9]\d*(\.\d+)?", value.args[1].literal or "") is not None
     if by in ("min", "max", "any", "anyLast") and single and _MONOTONE.fullmatch(name):
         return by in ("any", "anyLast") or unwrap_type(value.type) != "String"
     return all_parts and (name, by) in (("greatest", "max"), ("least", "min"))
-
-
-def cuts_fractions(given: str, wanted: str) -> bool:
-    """
-    Return whether a conversion from type *given* to type *wanted* may cut off digits after the point.
-
-    Parts without these digits do not add up to the sum without these digits. Return True also if *wanted* is not a type
-    of numbers.
-    """
-    one, other = unwrap_type(given), unwrap_type(simple_type(wanted))
-    if "Float" in other:
-        return False
-    if (scale := _DECIMAL_TYPE.fullmatch(other)) is not None:
-        has = _DECIMAL_TYPE.fullmatch(one)
-        return "Float" in one or (has is not None and int(has[2]) > int(scale[2]))
-    return not _INTEGER.fullmatch(other) or re.search(r"Float|Decimal", one) is not None
-
-
-def simple_type(kind: str) -> str:
-    """Return the type of the values of a SimpleAggregateFunction; any other type stays unchanged."""
-    return match[1] if (match := re.fullmatch(r"SimpleAggregateFunction\(\w+, (.*)\)", kind)) else kind
-
-
-def too_narrow(value: Value, by: str, kind: str) -> int | None:
-    """
-    Return the smallest width, in bits, at which numbers may overflow before the column merges them.
-
-    Numbers that overflow wrap around. For ``sum``, only widths below the column's width and below 64 bits matter,
-    because sums that wrap at the same width still agree. For ``min`` and ``max``, only conversions to a type that
-    cannot store all numbers matter.
-
-    Args:
-        by: How the column merges its parts.
-        kind: The column's type.
-
-    Returns:
-        The width; None if there is no such width, or if *by* is not ``sum``, ``min`` or ``max``.
-    """
-    wanted = _INTEGER.fullmatch(unwrap_type(simple_type(kind)))
-    steps, todo = [], [value]
-    while todo:
-        one = todo.pop()
-        if not is_partial(one):
-            continue
-        if (cast := _INTEGER.fullmatch(unwrap_type(one.type))) is not None:
-            steps.append((int(cast[2]), cast[1], one))
-        todo += one.args
-    if by == "sum":
-        most = int(wanted[2]) if wanted is not None else 64
-        return min((bits for bits, _, _ in steps if bits < min(most, 64)), default=None)
-    if by not in ("min", "max"):
-        return None
-    casts = [
-        (one.type, one.args[0].type) for _, _, one in steps if one.what == "call" and _NUMBER_CAST.fullmatch(one.name)
-    ]
-    casts += [(kind, value.type)] if wanted is not None else []
-    return min((bits for into, given in casts if (bits := _loses(given, into))), default=None)
-
-
-def _loses(given: str, wanted: str) -> int:
-    """Return the bits of *wanted* if some integer of type *given* does not fit; otherwise 0."""
-    one, other = (_INTEGER.fullmatch(unwrap_type(simple_type(kind))) for kind in (given, wanted))
-    if one is None or other is None or one[0] == other[0]:
-        return 0
-    widens = int(one[2]) < int(other[2]) and (one[1] == "U" or other[1] == "")
-    return 0 if widens else int(other[2])
 
 
 def _finalised(state: str) -> Merge:
@@ -233,7 +175,7 @@ _REPEATABLE = re.compile(
 _COMBINATORS = ("If", "Array", "OrNull", "OrDefault")
 
 
-def _aggregate_merge(value: Value) -> Merge:
+def _aggregate_merge(value: Value, known: dict[int, Merge]) -> Merge:
     name, args = value.name, value.args
     inner = [arg for arg in args if is_partial(arg)]
     if "over parts" in value.source and not inner and not _REPEATABLE.fullmatch(name):
@@ -250,7 +192,7 @@ def _aggregate_merge(value: Value) -> Merge:
     if value.type.startswith("SimpleAggregateFunction("):
         match = _SIMPLE_TYPE.match(value.type)
         by = _base_merge(match[1]) if match else ""
-        return _over(by, name, args) if by else Merge("", f"{value.type} is not known")
+        return _over(by, name, args, known) if by else Merge("", f"{value.type} is not known")
     if name.endswith(("Merge", "MergeIf")):
         return _over_parts(name, args) if inner and name.endswith("If") else _finalised(args[0].type if args else "")
     base, combinators = _without_combinators(name)
@@ -265,7 +207,7 @@ def _aggregate_merge(value: Value) -> Merge:
         if not harmless and ("over all" in value.source or "If" in combinators):
             rows = "such rows" if "If" in combinators else "rows"
             return Merge("", f"{name} gives a default for a chunk without {rows}, and that would be merged as a value")
-    return _over(by, name, args, counts=base.lower() == "count")
+    return _over(by, name, args, known, counts=base.lower() == "count")
 
 
 def _without_combinators(name: str) -> tuple[str, set[str]]:
@@ -288,14 +230,14 @@ def _base_root(base: str, combinator: str) -> bool:
     return bool(root) and not (combinator == "Array" and root.lower() in ("group", "groupuniq"))
 
 
-def _over(by: str, name: str, args: Sequence[Value], *, counts: bool = False) -> Merge:
+def _over(by: str, name: str, args: Sequence[Value], known: dict[int, Merge], *, counts: bool = False) -> Merge:
     """
     Return the merge *by* for the results of the function *name*, or why the results do not merge.
 
     If an argument has parts, the results merge only if all arguments have parts that merge by *by*, and the function is
     not a count.
     """
-    inner = [merge_of(arg) for arg in args if is_partial(arg)]
+    inner = [merge_of(arg, known) for arg in args if is_partial(arg)]
     if not inner:
         return Merge(by)
     if counts or any(merge.by != by for merge in inner) or len(inner) != len(args):

@@ -12,7 +12,6 @@ from .lineage import UNSTABLE, Value, any_of, of_branch, show_call
 from .merging import (
     IDEMPOTENT,
     MERGING,
-    cuts_fractions,
     follows,
     keeps_latest,
     key_columns,
@@ -20,10 +19,10 @@ from .merging import (
     merged_by,
     state_function,
     summed_columns,
-    too_narrow,
 )
 from .relations import Walk
 from .rows import ONE_CHUNK, Cut, RefusedError, Rows
+from .widths import cuts_fractions, too_narrow
 
 # A width in bits. A possible overflow of narrower parts is refused. For this width and above, a possible overflow is
 # only a doubt, because the trial shows real overflows.
