@@ -1,6 +1,6 @@
 """Find the tables that backfills have left on servers, and drop those that are no longer needed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from ..core.names import show_table
 from ..core.plan import Plan
 from ..core.tables import TableName
 from ..errors import BackfillError, DamagedStateError, PlanNotFoundError, ServerError, ServerUnreachableError
+from . import plan_inputs
 from .lease import has_live_worker, utc_now
 from .session import Payload, Session
 from .sites import sites_of
@@ -42,22 +43,28 @@ def clean_up(
 
     Args:
         plan_id: Search only tables of this plan, which need not be in the state folder.
-        target: Search only the databases that may hold staging tables of this target.
+        target: Search only the databases that may hold staging tables of this target, and omit tables of plans that
+            have another target according to this folder. Where the folder does not have a plan, its target is unknown.
         remove: Whether to drop the tables; otherwise only list them.
 
     Returns:
         Each table with its fate and the reason. ``notLookedAt`` lists the targets and shards that were not searched.
 
     Raises:
-        RequestError: No server is configured.
+        RequestError: No server is configured, or there is neither a table *target* nor a plan with this target.
         ServerError: ClickHouse could not be reached, or refused to drop a table.
     """
     judged: dict[str, Payload] = {}
     unseen: list[str] = []
     seen: set[TableName] = set()
+    plans = list(_known_plans(session))
+    others = {plan.plan_id for plan in plans if target is not None and not plan.is_called(target)}
     with session.connected_to_one() as address:
-        for server, names in _places(session, address, plan_id, target, unseen):
+        if target is not None and len(others) == len(plans):
+            plan_inputs.target_facts(address, target)
+        for server, names in _places(plans, address, plan_id, target, unseen):
             found = _find(server, plan_id, names, unseen, everywhere=target is None)
+            found = {name: each for name, each in found.items() if each.facts.plan_id not in others}
             # The other shards have an empty table of the same name. List the name once, but drop every such table.
             left = [each for name, each in found.items() if remove or name not in seen]
             seen |= found.keys()
@@ -94,15 +101,14 @@ def _batches(tables: list[_Found]) -> Iterator[list[_Found]]:
 
 
 def _places(
-    session: Session, address: ClickHouse, plan_id: str | None, target: TableName | None, unseen: list[str]
+    plans: Sequence[Plan], address: ClickHouse, plan_id: str | None, target: TableName | None, unseen: list[str]
 ) -> Iterator[tuple[ClickHouse, set[_Place]]]:
     """
-    Yield the places to search: the configured server, and each shard of the plans in this folder.
+    Yield the places to search: the configured server, and each shard of *plans*, the plans in this folder.
 
     Each place comes with its target tables and the databases of their staging tables. A shard that cannot be reached is
     added to *unseen* instead.
     """
-    plans = list(_known_plans(session))
     here = {(plan.target, plan.staging_database) for plan in plans}
     yield address, here if target is None else {(target, ""), *((target, one) for name, one in here if name == target)}
     places: dict[tuple[int, tuple[str, ...]], tuple[Plan, set[_Place]]] = {}

@@ -131,6 +131,29 @@ def test_without_yes_nothing_is_dropped(ward: Ward) -> None:
     assert ward.cli("clean", plan["planId"]).out == "Nothing is left to drop.\n"
 
 
+def test_of_one_target_the_tables_of_another_are_left_alone(ward: Ward) -> None:
+    """They share a database, and the state folder tells the plans apart."""
+    ward.target("another")
+    names = []
+    for plan in (ward.planned(), ward.plan("another", "2025-01-01", "2025-01-03", 12, source="events")):
+        ward.run(plan)
+        names.append(f"backfill_{plan['planId']}_0123456789abcdef_1")
+        ward.sql(f"CREATE TABLE {names[-1]} AS filled")
+    assert fates(ward, "--yes") == {names[0]: "removed"}
+    assert ward.leftovers() == [names[1]]
+
+
+def test_a_target_that_is_mistyped_is_a_mistake(ward: Ward) -> None:
+    """Also where another plan is known; a dropped table with a plan is only not searched."""
+    database = ward.engine.database
+    ward.run(ward.planned())
+    answer = ward.cli("clean", "--target", f"{database}.filed")
+    assert answer.code == 2
+    assert f"There is no table {database}.filed" in answer.err
+    ward.sql("DROP TABLE filled")
+    assert "there is no such table" in ward.cli.json("clean", "--target", f"{database}.filled")["notLookedAt"][0]
+
+
 @pytest.mark.parametrize("words", [("--target", "shop"), ("--plan-id", "zz"), ("--last", "--plan-id", "ab")])
 def test_bad_input_is_told_before_a_server_is_asked(ward: Ward, words: tuple[str, ...]) -> None:
     answer = Ward(ward.engine, ward.folder, ward.cli.capsys).cli(
