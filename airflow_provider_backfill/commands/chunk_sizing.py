@@ -12,7 +12,7 @@ from typing import Any
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.key_samples import rows_by_condition
 from ..clickhouse.row_estimate import bytes_per_row, estimate_rows
-from ..clickhouse.source_rows import rows_between
+from ..clickhouse.source_rows import RowCounts, rows_between
 from ..core.chunking import Chunking, Unit
 from ..core.facts import Estimate, ScanFacts, TableFacts
 from ..core.findings.window_rules import LARGE_BYTES, LARGE_ROWS, MANY_CHUNKS, SMALL_ROWS
@@ -22,7 +22,7 @@ from ..core.model import whole
 from ..core.names import show_table
 from ..core.plan import Chunk, Plan, WriteMode
 from ..core.remedy import pass_flags
-from ..core.sql import time_filter
+from ..core.sql import slices_condition
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from . import adding_up
 
@@ -48,8 +48,11 @@ def estimate_plan(server: ClickHouse, plan: Plan, counted: Mapping[int, int] | N
         ServerError: The server could not be reached.
     """
     try:
-        if (plan.parts or counted is not None) and (weighed := chunk_rows(server, plan, counted)):
-            return _estimate_of(server, plan, [rows for _, rows in weighed])
+        counts = RowCounts(counted, exact=True) if counted is not None else None
+        if plan.parts and counts is None:
+            counts = _count_rows(server, plan)
+        if counts is not None:
+            return _estimate_of(server, plan, counts)
         statements = plan.statements if all(statement.table for statement in plan.statements) else ()
         tables = [table for statement in statements for table in plan.filters(statement)]
         return estimate_rows(server, tables, plan.bounds_ms())
@@ -57,8 +60,8 @@ def estimate_plan(server: ClickHouse, plan: Plan, counted: Mapping[int, int] | N
         return None
 
 
-def _estimate_of(server: ClickHouse, plan: Plan, rows: Sequence[int]) -> Estimate:
-    """Return the estimate for chunks with the row counts *rows*; the estimate is marked as exact."""
+def _estimate_of(server: ClickHouse, plan: Plan, counts: RowCounts) -> Estimate:
+    rows = [count for _, count in _weighed(server, plan, counts.rows)]
     filled = [count for count in rows if count]
     return Estimate(
         chunks=len(rows),
@@ -67,46 +70,50 @@ def _estimate_of(server: ClickHouse, plan: Plan, rows: Sequence[int]) -> Estimat
         smallest=min(filled, default=0),
         median=median_low(filled) if filled else 0,
         largest=max(filled, default=0),
-        exact=True,
+        exact=counts.exact,
         bytes_per_row=bytes_per_row(server, plan.filters(plan.statements[0])[0].table),
     )
 
 
-def chunk_rows(server: ClickHouse, plan: Plan, counted: Mapping[int, int] | None = None) -> list[tuple[Chunk, int]]:
+def chunk_rows(server: ClickHouse, plan: Plan) -> list[tuple[Chunk, int]]:
     """Return each chunk, or the parts that replace it, with its number of source rows; empty if these are unknown."""
-    counts = _count_rows(server, plan) if counted is None else counted
-    if counts is None:
-        return []
+    counts = _count_rows(server, plan)
+    return [] if counts is None else _weighed(server, plan, counts.rows)
+
+
+def _weighed(server: ClickHouse, plan: Plan, counts: Mapping[int, int]) -> list[tuple[Chunk, int]]:
+    """Return each chunk, or its counted parts, with its number of source rows; *counts* are by the chunk's start."""
     planned = plan.planned_parts()
     weighed: list[tuple[Chunk, int]] = []
     for chunk in plan.chunks():
         if parts := planned.get(chunk.id):
-            first = plan.statements[0]
-            where = time_filter(plan.time_column, first.time_kind, chunk.start, chunk.end)
-            source = plan.filters(first)[0].table
-            weighed += zip(parts, rows_by_condition(server, source, where, [p.key_range for p in parts]), strict=True)
+            source = plan.filters(plan.statements[0])[0]
+            where = slices_condition(source, [(chunk.start, chunk.end)])
+            found = rows_by_condition(server, source.table, where, [part.key_range for part in parts])
+            weighed += zip(parts, found, strict=True)
         else:
             weighed.append((chunk, counts.get(to_ms(chunk.start), 0)))
     return weighed
 
 
-def _count_rows(server: ClickHouse, plan: Plan) -> Mapping[int, int] | None:
-    """Return the source rows, counted or estimated, by the start of their chunk in milliseconds; None if unknown."""
+def _count_rows(server: ClickHouse, plan: Plan) -> RowCounts | None:
+    """Return the source rows of all filtered tables, by the start of their chunk in milliseconds; None if unknown."""
     bounds = plan.bounds_ms()
     counts: dict[int, int] = {}
-    for statement in plan.statements:
-        source = statement.table
-        if source is None:
-            return None
+    exact = True
+    if not all(statement.table for statement in plan.statements):
+        return None
+    for table in (table for statement in plan.statements for table in plan.filters(statement)):
         try:
-            found = rows_between(server, source, plan.time_column, statement.time_kind, bounds)
+            found = rows_between(server, table.table, table.column, table.kind, bounds)
         except StatementRefusedError:
             return None
         if found is None:
             return None
+        exact = exact and found.exact
         for start, count in found.rows.items():
             counts[start] = counts.get(start, 0) + count
-    return counts
+    return RowCounts(counts, exact)
 
 
 def propose_hours(

@@ -55,3 +55,18 @@ def test_a_plan_that_exists_is_shown_as_it_is(ward: Ward) -> None:
     assert shown["existed"]
     assert shown["planId"] == made["planId"]
     assert len(shown["preview"]["chunks"]) == 2
+
+
+def test_each_view_is_counted_by_its_own_time_column(ward: Ward) -> None:
+    """The second source has a column of the first one's name, too, with another time."""
+    ward.sql(
+        "CREATE TABLE late (at DateTime, ts DateTime, k UInt32, v Float64) ENGINE = MergeTree ORDER BY at",
+        "INSERT INTO late SELECT toDateTime('2025-01-02 01:00:00', 'UTC'), toDateTime('2020-01-01', 'UTC'), 1, number"
+        " FROM numbers(5000)",
+        "CREATE MATERIALIZED VIEW view1 TO filled AS SELECT * FROM events",
+        "CREATE MATERIALIZED VIEW view2 TO filled AS SELECT at AS ts, k, v FROM late",
+    )
+    flags = ["--target", f"{ward.engine.database}.filled", "--from", "2025-01-01", "--to", "2025-01-03"]
+    preview = ward.cli.json("plan", *flags, "--chunk-by", "day", "--dry-run")["preview"]
+    assert preview["rows"] == 2 * 1440 + 5000
+    assert [chunk["rows"] for chunk in preview["chunks"]] == [1440, 6440]

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_backfill.clickhouse import source_rows
+from airflow_provider_backfill.core.chunking import Chunking
 from airflow_provider_backfill.core.plan import WriteMode
 from airflow_provider_backfill.errors import RequestError
 from tests.clickhouse.lab import Lab
@@ -50,6 +52,18 @@ def test_every_kind_of_time_column_is_counted(ward: Ward, kind: str, value: str,
     ward.sql(f"INSERT INTO typed SELECT {value} AS at, k FROM events")
     plan = ward.plan("copy", hours=24, source="typed", time_column="at", time_unit=unit, **TWO_DAYS)
     assert plan["estimate"]["rowsPerChunk"] == {"min": 1440, "median": 1440, "max": 1440}
+
+
+def test_chunks_cut_by_key_are_as_exact_as_the_index(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts are counted, and the chunks beside them are estimated where the source is large."""
+    limited = {"chunking": Chunking(hours=12, rows=2_000), **TWO_DAYS}
+    ward.sql(
+        "INSERT INTO events SELECT toDateTime('2025-01-01 01:00:00', 'UTC') + number % 600, 1, number"
+        " FROM numbers(20000)"
+    )
+    assert ward.planned(**limited)["estimate"]["exact"] is True
+    monkeypatch.setattr(source_rows, "_COUNT_UP_TO_ROWS", 0)
+    assert ward.planned(**limited, force=True)["estimate"]["exact"] is False
 
 
 def test_what_is_slow_to_count_is_taken_from_the_index(ward: Ward) -> None:
