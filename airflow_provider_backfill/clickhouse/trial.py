@@ -234,7 +234,7 @@ def compare_merged(
         f"SELECT {_DIFFERENCE}, [{', '.join(shown)}], [{', '.join(f'_backfill_w{n}' for n in floats)}],"
         f" [{', '.join(f'_backfill_p{n}' for n in floats)}]"
         f" FROM (SELECT {', '.join([*keys, *sums])} FROM ({both}){group} HAVING {' OR '.join(apart)})"
-        f" ORDER BY {order} LIMIT {2 * _SHOWN}".replace("[]", "emptyArrayString()"),
+        f" ORDER BY {order} LIMIT {_SHOWN} BY sign({_DIFFERENCE})".replace("[]", "emptyArrayString()"),
         settings,
     )
     differences = []

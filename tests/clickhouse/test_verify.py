@@ -51,16 +51,18 @@ def test_a_late_row_is_placed(filled: tuple[Lab, str]) -> None:
     assert [row["row"]["id"] for row in payload["differences"]] == ["1000000"]
 
 
-def test_rows_exchanged_in_the_target_are_found(filled: tuple[Lab, str]) -> None:
-    """With one row lost and one doubled, the count stays the same; the checksum differs."""
+@pytest.mark.parametrize("number", [1, 10])
+def test_rows_exchanged_in_the_target_are_found(filled: tuple[Lab, str], number: int) -> None:
+    """Some lost and some doubled, the count stays the same. Rows of both sides are shown, not the first six alone."""
     lab, plan_id = filled
-    lab.sql("ALTER TABLE dst DELETE WHERE id = 5 SETTINGS mutations_sync = 2")
-    lab.sql("INSERT INTO dst SELECT * FROM src WHERE id = 6")
+    lab.sql(f"ALTER TABLE dst DELETE WHERE id >= 5 AND id < {5 + number} SETTINGS mutations_sync = 2")
+    lab.sql(f"INSERT INTO dst SELECT * FROM src WHERE id >= 100 AND id < {100 + number}")
     payload = verify_plan(lab.session, plan_id)
     assert (payload["exitCode"], payload["rowsInTarget"]) == (1, 7200)
+    shown = range(min(number, 3))
     assert {(row["givenBy"], row["row"]["id"]) for row in payload["differences"]} == {
-        ("the source", "5"),
-        ("the target", "6"),
+        *(("the source", str(5 + place)) for place in shown),
+        *(("the target", str(100 + place)) for place in shown),
     }
 
 
