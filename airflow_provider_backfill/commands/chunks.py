@@ -143,14 +143,21 @@ def failures_payload(plan: Plan, run: Run) -> list[Payload]:
     ]
 
 
-def chunks_between(plan: Plan, window: Window | None) -> Callable[[Run], Iterator[Chunk]]:
-    """Return a function that yields the chunks a worker may take: all, or those that lie completely in *window*."""
+def chunks_between(
+    plan: Plan, window: Window | None, only: frozenset[str] = frozenset()
+) -> Callable[[Run], Iterator[Chunk]]:
+    """
+    Return a function that yields the chunks a worker may take: all, or those that lie completely in *window*.
+
+    Args:
+        only: The ids of the only chunks to take; empty for all.
+    """
 
     def chosen(run: Run) -> Iterator[Chunk]:
         for chunk in select_chunks(plan, run):
             if window is not None and chunk.end > window.end:
                 return
-            if window is None or chunk.start >= window.start:
+            if (window is None or chunk.start >= window.start) and (not only or chunk.id in only):
                 yield chunk
 
     return chosen

@@ -67,6 +67,7 @@ class Crew:
     ) -> None:
         self._session, self._plan, self._sites = session, plan, sites
         self._prepare, self._hire = prepare, hire
+        self._only: frozenset[str] = frozenset()
         self._lock = threading.Lock()
         self._workers: dict[int, Worker] = {}
         self._busy: set[int] = set()
@@ -113,13 +114,17 @@ class Crew:
         if not self.ready:
             raise silent[0]
 
-    def run(self, window: Window | None, parallel: int) -> None:
+    def run(self, window: Window | None, parallel: int, only: frozenset[str] = frozenset()) -> None:
         """
         Execute the chunks of *window* (None for all chunks) on every site, *parallel* chunks at a time on each.
+
+        Args:
+            only: The ids of the only chunks to execute; empty for all.
 
         Raises:
             BackfillError: The first error of a worker or of a late inspection, raised after all workers have ended.
         """
+        self._only = only
         if not self._plan.shards:
             self._work(self.ready[0], window, parallel)
             return
@@ -173,7 +178,7 @@ class Crew:
             self._workers[site.plan.shard] = worker
             if self._stopping.is_set():
                 worker.stop(self._reason)
-        worker.run(chunks_between(site.plan, window), parallel)
+        worker.run(chunks_between(site.plan, window, self._only), parallel)
 
     def gate(self, site: Site, throttle: Callable[[], str]) -> str:
         """

@@ -18,8 +18,8 @@ from ..core.instants import render_instant, short_instant
 from ..core.plain_text import show_number
 from ..core.plan import Plan, WriteMode
 from ..core.remedy import command, plan_command
-from ..core.replay import expand
-from ..core.run_state import ChunkStatus, Run
+from ..core.replay import expand, select_chunks
+from ..core.run_state import ChunkState, ChunkStatus, Run
 from ..core.window import Window
 from ..errors import Advice, BackfillError, Flag, RequestError
 from ..state.store import StateStore
@@ -57,34 +57,64 @@ def _plans_have(names: Sequence[str]) -> str:
     return f"Plan {names[0]} has" if len(names) == 1 else f"Plans {', '.join(names)} have"
 
 
-def refuse_filled_window(session: Session, plan: Plan, run: Run) -> None:
+def refuse_filled_window(
+    session: Session, plan: Plan, run: Run, window: Window | None = None, *, resume: bool = False
+) -> frozenset[str]:
     """
     Refuse to run a plan if other plans have filled windows that this plan still has to fill.
 
     A plan that replaces rows, or that may add to existing rows, is not refused.
+
+    Args:
+        window: The only window to be filled by the run; None for the plan's window.
+        resume: Whether the run executes failed chunks again.
+
+    Returns:
+        The chunks that the run has to finish before the plan is refused, because their rows may be in the target. The
+        result is empty if nothing is to be refused.
 
     Raises:
         RequestError: Such windows exist. The message names the other plans and the first three windows; the remedy
             plans the windows that are left.
     """
     if not plan.adds_rows or plan.allow_existing_rows:
-        return
+        return frozenset()
     filled = [
         stretch
         for other, others_run in meeting_plans(session.store, plan)
         for stretch in filled_by_another(plan, run, other, others_run)
     ]
     if not filled:
-        return
+        return frozenset()
     names = sorted({name for stretch in filled for name in stretch.plans})
     stretches = merge_intervals(filled)
+    doubtful = [
+        chunk
+        for chunk in select_chunks(plan, run)
+        if _is_doubtful(run.state(chunk.id))
+        and not any(chunk.start < other.end and other.start < chunk.end for other in stretches)
+    ]
+    first = frozenset(
+        chunk.id
+        for chunk in doubtful
+        if (resume or run.state(chunk.id).status is not ChunkStatus.FAILED)
+        and (window is None or (window.start <= chunk.start and chunk.end <= window.end))
+    )
+    if first:
+        return first
     windows = ", ".join(f"{render_instant(one.start)} to {render_instant(one.end)}" for one in stretches[:3])
     more = f" and {len(stretches) - 3} more windows" if len(stretches) > 3 else ""
+    resumed = Advice("first finish the chunks whose rows may be in the target: `{}`", command("resume", plan.plan_id))
     raise RequestError(
         f"{_plans_have(names)} filled {windows}{more} of {plan.target}, "
         f"which plan {plan.plan_id} would fill again: its rows would be there twice.",
-        remedy=_what_is_left(plan, run, stretches),
+        remedy=resumed if doubtful else _what_is_left(plan, run, stretches),
     )
+
+
+def _is_doubtful(state: ChunkState) -> bool:
+    """Return whether a chunk that is not done may have rows in the target."""
+    return state.status is ChunkStatus.RUNNING or (state.status is not ChunkStatus.DONE and state.touched)
 
 
 def refuse_existing_rows(store: StateStore, server: ClickHouse, target: TableFacts, plan: Plan, allowed: bool) -> None:
@@ -131,12 +161,15 @@ def refuse_existing_rows(store: StateStore, server: ClickHouse, target: TableFac
     )
 
 
-def what_to_do_instead(plan: Plan, running: Plan) -> Advice:
-    """Return the advice for a plan whose window overlaps with the window of the *running* plan."""
+def what_to_do_instead(plan: Plan, run: Run, running: Plan) -> Advice:
+    """Return the advice for a plan with the state *run*, whose window overlaps with that of the *running* plan."""
     if not plan.adds_rows or plan.allow_existing_rows:
         return Advice(
             "wait for it, stop it with `{}`, or pass {}", command("cancel", running.plan_id), Flag("--force-overlap")
         )
+    if run.attempts:
+        # What is left is known when the other plan has ended, and no chunk is in doubt.
+        return Advice("wait for it, and then run `{}`", command("resume", plan.plan_id))
     both = [CoveredInterval(max(plan.start, running.start), min(plan.end, running.end), ())]
     return Advice("wait for it; {}, for it would fill the same window a second time", _rest(plan, both))
 

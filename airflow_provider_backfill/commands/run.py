@@ -114,8 +114,9 @@ def run_plan(
     blocks = session.options.policy.block_overlapping_runs and not flags.force_overlap
     if blocks:
         _refuse_overlap(session, plan)
+    first: frozenset[str] = frozenset()
     if not flags.clear_window:
-        refuse_filled_window(session, plan, log.run)
+        first = refuse_filled_window(session, plan, log.run, window, resume=resume)
     defaults = session.options.defaults
 
     def prepare(site: Site) -> Ready:
@@ -166,10 +167,12 @@ def run_plan(
             raise
         on_start(crew, plan, log.run)
         try:
-            crew.run(window, parallel or defaults.max_parallel_chunks)
+            crew.run(window, parallel or defaults.max_parallel_chunks, first)
         finally:
-            _end(session, log, crew)
+            _end(session, log, crew, "another plan has filled a part of the window" if first else "")
             crew.release(log)
+    if first:
+        refuse_filled_window(session, plan, log.run, window, resume=resume)
     return status_payload(session, plan, log.run, "resume" if resume else "run")
 
 
@@ -311,19 +314,23 @@ def _refuse_overlap(session: Session, plan: Plan) -> None:
             raise RequestError(
                 f"Plan {other.plan_id} is running on {plan.target} over a window that meets this one "
                 f"({render_instant(other.start)} to {render_instant(other.end)}).",
-                remedy=what_to_do_instead(plan, other),
+                remedy=what_to_do_instead(plan, session.store.open_run(plan).run, other),
             )
 
 
-def _end(session: Session, log: RunLog, crew: Crew) -> None:
+def _end(session: Session, log: RunLog, crew: Crew, reason: str) -> None:
     """
     Record a pause if the crew stopped early, write the checkpoint, and drop the staging tables no longer needed.
 
     No pause is recorded while any chunk of the run is running. A completed run needs none of its staging tables.
+
+    Args:
+        reason: Another reason for a pause; empty without one.
     """
     run = log.refresh()
-    if crew.reason and run.status is RunStatus.RUNNING and not run.count(ChunkStatus.RUNNING):
-        log.append(RunPaused(at=utc_now(), by=session.user, reason=crew.reason))
+    reason = crew.reason or reason
+    if reason and run.status is RunStatus.RUNNING and not run.count(ChunkStatus.RUNNING):
+        log.append(RunPaused(at=utc_now(), by=session.user, reason=reason))
     log.checkpoint()
     if run.status is RunStatus.COMPLETED:
         for ready in crew.ready:

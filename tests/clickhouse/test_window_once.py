@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,8 +14,11 @@ from dataclasses import replace
 
 import pytest
 
+from airflow_provider_backfill.cli.parser import parse
+from airflow_provider_backfill.cli.plan_request import read_request
 from airflow_provider_backfill.clickhouse.fence import Fence, WindowTakenError
 from airflow_provider_backfill.commands.check import check_backfills
+from airflow_provider_backfill.commands.plan import create_plan
 from airflow_provider_backfill.commands.plan_inputs import target_facts
 from airflow_provider_backfill.commands.run import run_plan
 from airflow_provider_backfill.commands.waive import waive_plan
@@ -64,6 +69,41 @@ def test_a_window_that_another_plan_has_filled_is_not_filled_again(lab: Lab) -> 
     lab.fill("dst", "2025-01-03", "2025-01-04", 24, source="src")
     waive_plan(lab.session, second["planId"], reason="filled")
     assert (lab.value("SELECT count() FROM dst"), doubled(lab)) == (4320, 0)
+    assert check_backfills(lab.session)["ok"]
+
+
+def _pasted(lab: Lab, hint: str) -> None:
+    """Follow an advice: run what it plans."""
+    session = lab.session
+    for command in re.findall(r"`clickhouse-backfill (.*?)`", hint):
+        call = parse(shlex.split(command))
+        if call.command == "plan":
+            lab.run(create_plan(session, read_request(call, session.options)))
+        else:
+            assert call.command == "waive"
+            waive_plan(session, call.need("--plan-id", ""), reason=call.need("--reason", ""))
+
+
+def test_a_chunk_in_doubt_is_finished_before_its_plan_is_refused(lab: Lab) -> None:
+    """It was published and not recorded, so to plan its window again would be refused for its own rows."""
+    copied(lab)
+    lab.options = {**lab.options, "defaults": {"retryDelayMs": 1, "maxRetriesPerChunk": 1}}
+    plan = lab.plan("dst", "2025-01-01", "2025-01-05", 24, source="src")
+    day = Window(parse_instant("2025-01-01"), parse_instant("2025-01-02"))
+    cut = once("moved", ServerUnreachableError("cut"))
+    assert lab.run(plan, window=day, step=cut)["chunkCounts"]["failed"] == 1
+    lab.run(lab.plan("dst", "2025-01-02", "2025-01-03", 24, source="src"), force_overlap=True)
+    with pytest.raises(RequestError, match="would fill again") as refused:
+        lab.run(plan)
+    assert refused.value.hint.endswith(f"`clickhouse-backfill resume --plan-id {plan['planId']}`")
+    assert not check_backfills(lab.session)["ok"]
+    with pytest.raises(RequestError, match="would fill again") as refused:
+        lab.run(plan, resume=True)
+    assert "--from 2025-01-03 --to 2025-01-05" in refused.value.hint
+    assert not check_backfills(lab.session)["ok"]
+    _pasted(lab, refused.value.hint)
+    assert (lab.value("SELECT count() FROM dst"), doubled(lab)) == (5760, 0)
+    assert lab.leftovers() == []
     assert check_backfills(lab.session)["ok"]
 
 

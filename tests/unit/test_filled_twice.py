@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from airflow_provider_backfill.commands.filled_windows import what_to_do_instead
 from airflow_provider_backfill.core.coverage import filled_by_another, find_filled_twice, overlaps
 from airflow_provider_backfill.core.events import RunReplayed, RunStarted
 from airflow_provider_backfill.core.findings.judge import judge
@@ -133,3 +134,12 @@ def test_plans_of_one_table_whose_windows_meet() -> None:
     elsewhere = make_plan(1, target="shop.other")
     renamed = made(elsewhere, known_as=(plan.target,))
     assert overlaps(plan, [plan, inside, before, after, across, elsewhere, renamed]) == [inside, across, renamed]
+
+
+def test_what_is_left_of_a_plan_that_has_begun_is_said_after_the_other_run() -> None:
+    """The windows of its done chunks, and of chunks in doubt, must not be planned again."""
+    source = Statement(name="a.b", select="", source=parse_table("a.b", "x"), time_kind=TimeKind.DATETIME, columns=())
+    plan = made(FIRST, statements=(source,))
+    begun = what_to_do_instead(*filled(plan, 3), SECOND)
+    assert str(begun).endswith(f"then run `clickhouse-backfill resume --plan-id {plan.plan_id}`")
+    assert "plan what is left with" in str(what_to_do_instead(plan, new_run(plan), make_plan(2)))
