@@ -7,11 +7,11 @@ The functions change nothing on the server and decide nothing; the planner decid
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from ..core.adding_up.lineage import UNSTABLE
 from ..core.facts import Column, SelectFacts, TableFacts, ViewFacts
-from ..core.instants import from_ms
+from ..core.instants import from_ms, to_ms
 from ..core.names import parse_table, quote, time_value
 from ..core.sql import literal, milliseconds, quote_table, table_condition
 from ..core.tables import TableName, TimeKind
@@ -23,6 +23,7 @@ _AST_FUNCTION = re.compile(r"^\s*Function (\w+)")
 _VIEW_TARGET = re.compile(
     r"^CREATE MATERIALIZED VIEW .*? TO ((?:`(?:[^`\\]|\\.)+`|[\w$]+)\.(?:`(?:[^`\\]|\\.)+`|[\w$]+))[ (]", re.DOTALL
 )
+_HOUR = timedelta(hours=1)
 # MergeTree settings, with the value that permits a table definition which a server may refuse by default.
 _ALLOWANCES: Mapping[str, int | str] = {
     "allow_nullable_key": 1,
@@ -254,6 +255,20 @@ def first_instant(
         f"SELECT count(), {milliseconds(f'min({quote(column)})', kind)} FROM {quote_table(table)} WHERE {condition}"
     )
     return int(count), from_ms(float(low)) if count else None
+
+
+def clocks_differ(
+    server: ClickHouse, zones: tuple[str, str], start: datetime, end: datetime, settings: Mapping[str, str]
+) -> bool:
+    """
+    Return whether two time zones show different times between two instants, at any full hour after *start*.
+
+    Args:
+        zones: The names of the zones; empty text for the server's zone.
+    """
+    one, other = (f"toString(toDateTime64(at, 0{f', {literal(zone)}' if zone else ''}))" for zone in zones)
+    hours = f"SELECT toInt64({to_ms(start) // 1000} + number * 3600) AS at FROM numbers({(end - start) // _HOUR + 1})"
+    return server.numbers(f"SELECT countIf({one} != {other}) FROM ({hours})", settings) != (0,)
 
 
 def server_time(server: ClickHouse) -> datetime:

@@ -7,7 +7,7 @@ from ..clickhouse import catalog, query_sources, query_tree
 from ..clickhouse.client import ClickHouse
 from ..core.facts import Column, QuerySource, SelectFacts, TableFacts
 from ..core.names import show_table
-from ..core.parameters import parameter_settings, read_parameters
+from ..core.parameters import compared_zones, parameter_settings, read_parameters
 from ..core.plan import FilteredTable, Parameter, Statement
 from ..core.planner import converted_columns, defaulted_columns, find_time_column, insert_columns
 from ..core.query_settings import check_settings
@@ -21,6 +21,9 @@ from .plan_inputs import target_facts, type_of
 
 # Engines of tables whose rows cannot be read again: they store no rows, or lose the rows that are read.
 _KEEPS_NOTHING = frozenset({"Null", "Kafka", "RabbitMQ", "NATS", "S3Queue", "AzureQueue", "FileLog"})
+
+# Databases to which ClickHouse sends the conditions of a SELECT, with times as text.
+_SENT_TEXT = ("MySQL", "PostgreSQL", "ODBC", "JDBC")
 
 
 def find_statements(server: ClickHouse, target: TableFacts, request: PlanRequest) -> tuple[list[Statement], str]:
@@ -173,7 +176,7 @@ def _placed_by_user(
 
     Raises:
         RequestError: The window has no start or no end, the request names a table to filter, a source does not keep its
-            rows, or ClickHouse does not accept the SELECT.
+            rows, another database would get bounds in a zone of its own, or ClickHouse does not accept the SELECT.
     """
     if request.start is None or request.end is None:
         raise RequestError(
@@ -188,8 +191,10 @@ def _placed_by_user(
     values = {**request.settings, **parameter_settings(parameters, request.start, request.end)}
     facts = _select_facts(server, select, what, values)
     tree = query_tree.query_tree(server, select, values)
-    for one in query_tree.sources(server, tree, (), target).values():
+    sources = query_tree.sources(server, tree, (), target)
+    for one in sources.values():
         _check_kept(server, what, one)
+    _check_zones(server, what, [tree, *(one.tree for one in sources.values() if one.tree)], sources, request)
     dates = any(one.kind in (TimeKind.DATE, TimeKind.DATE32) for one in parameters)
     converted = converted_columns(facts.columns, target)
     defaulted = defaulted_columns(facts.columns, target)
@@ -204,6 +209,36 @@ def _placed_by_user(
         defaulted=defaulted,
         parameters=parameters,
     )
+
+
+def _check_zones(
+    server: ClickHouse, what: str, trees: Sequence[Node], sources: Mapping[str, QuerySource], request: PlanRequest
+) -> None:
+    """
+    Refuse a SELECT that compares a time of another database with a value of another time zone.
+
+    ClickHouse sends the value as text in the value's zone, and reads the column's values in the column's zone. So the
+    database omits rows at an end of the window.
+    """
+    names = {node.name for tree in trees for node in tree.walk() if node.kind == "TABLE_FUNCTION"}
+    names |= {one.engine for one in sources.values()}
+    database = next((name for name in _SENT_TEXT if names & {name, name.lower()}), None)
+    if database is None or request.start is None or request.end is None:
+        return
+    for place, one in ((tree, each) for tree in trees for each in compared_zones(tree)):
+        read = next((node for node in place.walk() if node.kind == "TABLE" and str(node.id) == one.source), None)
+        if read is not None and read.name in sources and sources[read.name].engine.endswith("MergeTree"):
+            continue
+        if catalog.clocks_differ(server, one.zones, request.start, request.end, request.settings):
+            raise RequestError(
+                f"{what} compares {one.column} of {database}, which is {one.column_type}, with a {one.value_type}. "
+                f"ClickHouse sends {database} the value as text in the value's time zone, so rows at an end of the "
+                "window would be lost.",
+                remedy=Advice(
+                    f"give the value the type of the column, as in {{chunk_from:{one.column_type}}}; "
+                    "it is the same instant"
+                ),
+            )
 
 
 def _constant_defaults(server: ClickHouse, target: TableFacts, names: Sequence[str]) -> bool:

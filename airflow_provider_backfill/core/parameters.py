@@ -6,14 +6,17 @@ Bind the query parameters by which a user places the window in a SELECT.
 separately, so that the statement's text stays unchanged. This module is pure.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import NamedTuple
 
 from ..errors import Advice, Flag, MisalignedError, RequestError
-from .column_types import time_kind
+from .column_types import time_kind, unwrap_type
 from .instants import MS_PER_DAY, from_ms, render_instant, to_ms
 from .plan import Parameter
+from .query_tree import Node
 from .select_text import Placeholder
 from .tables import TimeKind
 from .window import Slice
@@ -21,6 +24,24 @@ from .window import Slice
 # The parameters for bounds: True for the chunk's start, False for its end.
 _BOUNDS = {"chunk_from": True, "chunk_to": False, "from": True, "to": False}
 _TICK = timedelta(milliseconds=1)
+_COMPARISONS = frozenset({"equals", "notEquals", "less", "lessOrEquals", "greater", "greaterOrEquals"})
+_ZONE = re.compile(r"DateTime(?:64\(\d+(?:, '(?P<fine>[^']+)')?\)|\('(?P<whole>[^']+)'\))?")
+
+
+class ComparedZones(NamedTuple):
+    """
+    A comparison of a column with a value of another time zone.
+
+    Attributes:
+        source: The id of the node that the column comes from.
+        zones: The zones of column and value; empty text for the server's zone.
+    """
+
+    column: str
+    source: str
+    column_type: str
+    value_type: str
+    zones: tuple[str, str]
 
 
 def read_formats(formats: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -155,6 +176,19 @@ def of_one_text(
 
 def _texts(formats: Sequence[Parameter], at: datetime) -> str:
     return " ".join(at.strftime(one.format) for one in formats)
+
+
+def compared_zones(tree: Node) -> Iterator[ComparedZones]:
+    """Yield the comparisons in a query tree in which a column and a value have zones of different names."""
+    for node in tree.walk():
+        sides = node.list("ARGUMENTS") if node.name in _COMPARISONS else ()
+        columns = [side for side in sides if side.kind == "COLUMN"]
+        for column, value in ((column, side) for column in columns[:1] for side in sides if side.kind != "COLUMN"):
+            found = [_ZONE.fullmatch(unwrap_type(side.type)) for side in (column, value)]
+            zones = [match["fine"] or match["whole"] or "" for match in found if match is not None]
+            if len(set(zones)) == 2:
+                source = column.fields.get("source", "")
+                yield ComparedZones(column.name, source, column.type, value.type, (zones[0], zones[1]))
 
 
 def parameter_settings(parameters: Sequence[Parameter], start: datetime, end: datetime) -> dict[str, str]:

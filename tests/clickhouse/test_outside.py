@@ -173,17 +173,40 @@ def test_mysql(http_lab: Lab, mysql: MariaDb, collection: str, form: str, bounds
 
 
 @pytest.mark.long
-def test_mysql_with_bounds_of_another_zone(http_lab: Lab, mysql: MariaDb) -> None:
+@pytest.mark.parametrize(
+    ("bound", "column", "lost"),
+    [
+        ("{{{}:DateTime64(6, 'Europe/Berlin')}}", "DateTime64(6)", True),
+        ("{{{}:DateTime64(6, 'America/New_York')}}", "DateTime64(6)", True),
+        ("toTimeZone({{{}:DateTime}}, 'Europe/Berlin')", "DateTime64(6)", True),
+        ("{{{}:DateTime}}", "DateTime64(6, 'Europe/Berlin')", True),
+        ("{{{}:DateTime64(6, 'Etc/UTC')}}", "DateTime64(6)", False),
+        ("{{{}:DateTime64(6, 'Europe/Berlin')}}", "DateTime64(6, 'Europe/Berlin')", False),
+        ("{{{}:DateTime('Europe/London')}}", "DateTime64(6)", False),
+    ],
+)
+def test_mysql_with_bounds_of_another_zone(http_lab: Lab, mysql: MariaDb, bound: str, column: str, lost: bool) -> None:
     """ClickHouse sends a bound as text in the bound's zone, so MySQL leaves out what lies between the zones."""
     lab = http_lab
-    lab.sql(f"CREATE TABLE dst {COLUMNS} ENGINE = MergeTree ORDER BY ts")
-    zone = "DateTime64(6, 'Europe/Berlin')"
-    select = (
-        f"SELECT ts, id FROM mysql('127.0.0.1:{mysql.port}', 'shop', 'events', 'guest', '')"
-        f" WHERE ts >= {{chunk_from:{zone}}} AND ts < {{chunk_to:{zone}}}"
+    lab.sql(
+        f"CREATE TABLE dst {COLUMNS} ENGINE = MergeTree ORDER BY ts",
+        f"CREATE TABLE far (ts {column}, id Int64)"
+        f" ENGINE = MySQL('127.0.0.1:{mysql.port}', 'shop', 'events', 'guest', '')",
+        "CREATE TABLE near (at DateTime('UTC')) ENGINE = MergeTree ORDER BY at",
     )
-    with pytest.raises(RequestError, match="do not add up"):
-        lab.plan("dst", "2025-01-02", "2025-01-04", 6, select=select)
+    # ClickHouse compares the times of its own tables as instants.
+    own = "(SELECT count() FROM near WHERE at < toDateTime('2030-01-01', 'Europe/Berlin')) = 0"
+    select = (
+        f"SELECT ts, id FROM far WHERE {own} AND ts >= {bound.format('chunk_from')} AND ts < {bound.format('chunk_to')}"
+    )
+    if not lost:
+        lab.fill("dst", "2025-01-02", "2025-01-04", 48, select=select)
+        assert lab.rows("SELECT count(), uniqExact(id) FROM dst") == [(288, 288)]
+        return
+    # One chunk has no trial that could show the loss, and verify reads the same rows.
+    for hours in (48, 6):
+        with pytest.raises(RequestError, match="rows at an end of the window would be lost"):
+            lab.plan("dst", "2025-01-02", "2025-01-04", hours, select=select)
 
 
 @pytest.mark.long

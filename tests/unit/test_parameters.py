@@ -7,6 +7,7 @@ import pytest
 from airflow_provider_backfill.core.instants import from_ms, parse_instant, to_ms
 from airflow_provider_backfill.core.parameters import (
     check_parameters,
+    compared_zones,
     of_one_text,
     parameter_settings,
     read_formats,
@@ -14,6 +15,7 @@ from airflow_provider_backfill.core.parameters import (
     tell_chunks_by_text,
 )
 from airflow_provider_backfill.core.plan import Parameter
+from airflow_provider_backfill.core.query_tree import parse_tree
 from airflow_provider_backfill.core.select_text import Placeholder, find_call
 from airflow_provider_backfill.errors import MisalignedError, RequestError
 
@@ -152,3 +154,29 @@ def test_the_call_of_a_table_function_is_found() -> None:
     text = "SELECT url FROM url('http://x/)', CSV, 'a String') -- )\n WHERE 1"
     assert find_call(text, "url") == "url('http://x/)', CSV, 'a String')"
     assert find_call("SELECT 1", "s3") is None
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "zones"),
+    [
+        ("DateTime64(6)", "DateTime64(6, 'Europe/Berlin')", ("", "Europe/Berlin")),
+        ("Nullable(DateTime64(6, 'UTC'))", "DateTime('Europe/Berlin')", ("UTC", "Europe/Berlin")),
+        ("DateTime('UTC')", "DateTime", ("UTC", "")),
+        ("DateTime", "DateTime64(3)", None),
+        ("DateTime('UTC')", "DateTime64(3, 'UTC')", None),
+        ("DateTime('UTC')", "Date", None),
+        ("UInt64", "DateTime('UTC')", None),
+    ],
+)
+def test_a_comparison_of_two_zones_is_found(column: str, value: str, zones: tuple[str, str] | None) -> None:
+    """The type of a parameter, or of what a SELECT makes of it, has the zone in which ClickHouse writes the bound."""
+    tree = parse_tree(
+        [
+            "FUNCTION id: 1, function_name: less, function_type: ordinary, result_type: UInt8",
+            "  ARGUMENTS",
+            "    LIST id: 2, nodes: 2",
+            f"      CONSTANT id: 3, constant_value: DateTime64_'1735689600.000000', constant_value_type: {value}",
+            f"      COLUMN id: 4, column_name: ts, result_type: {column}, source_id: 5",
+        ]
+    )
+    assert [one.zones for one in compared_zones(tree)] == ([] if zones is None else [zones])
