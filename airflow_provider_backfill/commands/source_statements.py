@@ -35,7 +35,7 @@ def find_statements(server: ClickHouse, target: TableFacts, request: PlanRequest
 
     Raises:
         RequestError: ClickHouse refuses a setting or a SELECT, a source is the target itself or keeps no rows, the
-            target has no views or a refreshable view, or no time column can be chosen.
+            target has no views or a refreshable view, no time column can be chosen, or there is a unit and no integer.
     """
     if request.settings:
         try:
@@ -46,8 +46,21 @@ def find_statements(server: ClickHouse, target: TableFacts, request: PlanRequest
                 hint="correct its name or value",
             ) from error
     statements, column = _statements(server, target, request)
+    _check_unit(request.time_unit, statements, column)
     given = dict(request.settings)
     return [statement.model_copy(update={"settings": given}) for statement in statements], column
+
+
+def _check_unit(unit: str, statements: Sequence[Statement], column: str) -> None:
+    """Refuse a unit of integer times if no time is an integer, because the user may mean another column."""
+    kinds = [statement.time_kind for statement in statements]
+    kinds += [one.kind for statement in statements for one in statement.also_filtered]
+    kinds += [one.kind for statement in statements for one in statement.parameters if one.kind is not None]
+    if unit and not any(kind.unit for kind in kinds):
+        raise RequestError(
+            f"The time {column} of {statements[0].name} is no integer, so it has no unit.",
+            remedy=Advice("omit {}, or name an integer column by {}", Flag("--time-unit", unit), Flag("--time-column")),
+        )
 
 
 def _statements(server: ClickHouse, target: TableFacts, request: PlanRequest) -> tuple[list[Statement], str]:

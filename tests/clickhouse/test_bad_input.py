@@ -88,6 +88,11 @@ def test_the_unchanged_words_are_good(cli: Cli, database: str) -> None:
         ({"--time-column": "note"}, "The column note of db.source is String, which holds no instant", "DateTime"),
         ({"--source": "db.timeless"}, "db.timeless has no time column; it has n UInt32, note String", "--time-column"),
         ({"--source": "db.two_times"}, "several time columns (made, seen)", "--time-column"),
+        (
+            {"--time-unit": "s", "--time-column": "ts"},
+            "The time ts of db.source is no integer",
+            "omit --time-unit s, or name",
+        ),
         # Identifiers that try to be more.
         ({"--target": "db.target; DROP TABLE db.source"}, "is not a table name", "--target database.table"),
         ({"--source": "db.source` WHERE 1 --"}, "is not a table name", "--source database.table"),
