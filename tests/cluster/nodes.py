@@ -29,6 +29,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
+from tests.cluster.configuration import CONFIG, HEDGED, USERS, ZOO_CFG
 from tests.cluster.library import locate
 from tests.server import FLUSH_INTERVAL_MS, fetch_library
 
@@ -50,94 +51,6 @@ _JARS = (
     *("netty-all", "netty-buffer", "netty-codec", "netty-common", "netty-handler", "netty-resolver", "netty-transport"),
     *("netty-transport-native-epoll", "netty-transport-native-unix-common"),
 )
-_ZOO_CFG = """\
-tickTime=500
-dataDir={folder}/data
-clientPort={port}
-clientPortAddress=127.0.0.1
-maxClientCnxns=0
-minSessionTimeout=1000
-maxSessionTimeout=120000
-admin.enableServer=false
-4lw.commands.whitelist=*
-snapCount=100000
-fsync.warningthresholdms=10000
-"""
-_CONFIG = """\
-<clickhouse>
-    <http_port>{http_port}</http_port>
-    <tcp_port>{tcp_port}</tcp_port>
-    <listen_host>{query_host}</listen_host>
-    <listen_host>{interserver_host}</listen_host>
-    <display_name>{name}</display_name>
-    <users_config>users.xml</users_config>
-    <macros>
-        <cluster>{cluster}</cluster>
-        <shard>{shard}</shard>
-        <replica>{replica}</replica>
-    </macros>
-    <zookeeper>
-        <node><host>{query_host}</host><port>{zookeeper_port}</port></node>
-        <session_timeout_ms>{session_ms}</session_timeout_ms>
-    </zookeeper>
-    <auxiliary_zookeepers>
-        <other>
-            <node><host>{query_host}</host><port>{zookeeper_port}</port></node>
-            <root>/other</root>
-        </other>
-    </auxiliary_zookeepers>
-    <distributed_ddl><path>/clickhouse/task_queue/ddl</path></distributed_ddl>
-    <remote_servers><{cluster}>{layout}</{cluster}></remote_servers>
-    <background_schedule_pool_size>16</background_schedule_pool_size>
-    <mark_cache_size>67108864</mark_cache_size>
-    <query_log>
-        <database>system</database><table>query_log</table>
-        <flush_interval_milliseconds>{flush_ms}</flush_interval_milliseconds>
-    </query_log>
-    <part_log>
-        <database>system</database><table>part_log</table>
-        <flush_interval_milliseconds>{flush_ms}</flush_interval_milliseconds>
-    </part_log>
-    <logger><level>{log_level}</level><log>{folder}/server.log</log></logger>
-    {config}
-</clickhouse>
-"""
-# A node aborts when a peer cuts a native connection, as a hedged request does with the slower of two replicas.
-_HEDGED = "<use_hedged_requests>0</use_hedged_requests>"
-_USERS = """\
-<clickhouse>
-    <profiles>
-        <default>{settings}{hedged}</default>
-        <plain>{hedged}</plain>
-        <quorum><insert_quorum>2</insert_quorum>{hedged}</quorum>
-    </profiles>
-    <quotas><default/></quotas>
-    <users>
-        <default>
-            <password/>
-            <networks><ip>::/0</ip></networks>
-            <profile>default</profile>
-            <quota>default</quota>
-            <access_management>1</access_management>
-        </default>
-        <quorum>
-            <password/>
-            <networks><ip>::/0</ip></networks>
-            <profile>quorum</profile>
-            <quota>default</quota>
-        </quorum>
-        <alone>
-            <password/>
-            <networks><ip>::/0</ip></networks>
-            <profile>plain</profile>
-            <quota>default</quota>
-            <grants>
-                <query>GRANT SELECT, INSERT, ALTER, CREATE, DROP, SYSTEM SYNC REPLICA, TABLE ENGINE ON *.*</query>
-            </grants>
-        </alone>
-    </users>
-</clickhouse>
-"""
 
 
 class ClusterError(RuntimeError):
@@ -261,7 +174,7 @@ class ZooKeeper(Program):
     def __init__(self, folder: Path, port: int) -> None:
         super().__init__(folder)
         self.port = port
-        (folder / "zoo.cfg").write_text(_ZOO_CFG.format(folder=folder, port=port))
+        (folder / "zoo.cfg").write_text(ZOO_CFG.format(folder=folder, port=port))
 
     def command(self) -> list[str]:
         """Without an fsync for each transaction: a test cluster need not survive a power cut."""
@@ -406,9 +319,9 @@ class Cluster:
 
     def _configure(self, node: Node) -> None:
         settings = "".join(f"<{name}>{value}</{name}>" for name, value in self._profile.items())
-        (node.folder / "users.xml").write_text(_USERS.format(settings=settings, hedged=_HEDGED))
+        (node.folder / "users.xml").write_text(USERS.format(settings=settings, hedged=HEDGED))
         (node.folder / "config.xml").write_text(
-            _CONFIG.format(
+            CONFIG.format(
                 http_port=node.http_port,
                 tcp_port=node.tcp_port,
                 query_host=QUERY_HOST,
