@@ -36,6 +36,9 @@ _PASSING = {
     "SYSTEM_ERROR": 425,
     "CANNOT_SCHEDULE_TASK": 439,
     "DEADLOCK_AVOIDED": 473,
+    # A replica of a Replicated database that has just returned takes no DDL until it has caught up.
+    "NOT_A_LEADER": 529,
+    "DATABASE_REPLICATION_FAILED": 571,
     "SERVER_OVERLOADED": 745,
     "KEEPER_EXCEPTION": 999,
 }

@@ -32,6 +32,7 @@ def test_what_is_too_heavy_is_split(name: str) -> None:
         *("ALL_CONNECTION_TRIES_FAILED", "TOO_FEW_LIVE_REPLICAS", "UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE"),
         *("UNKNOWN_STATUS_OF_INSERT", "SESSION_IS_LOCKED", "QUERY_WAS_CANCELLED", "SYSTEM_ERROR"),
         *("CANNOT_SCHEDULE_TASK", "DEADLOCK_AVOIDED", "SERVER_OVERLOADED", "KEEPER_EXCEPTION"),
+        *("NOT_A_LEADER", "DATABASE_REPLICATION_FAILED"),
     ],
 )
 def test_what_passes_by_itself_is_tried_again(name: str) -> None:
