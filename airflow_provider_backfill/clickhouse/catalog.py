@@ -79,6 +79,9 @@ def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
     )
     if facts.old_syntax:
         facts = replace(facts, allowances={})
+    if facts.database_engine == "Replicated":
+        apart, others = _apart(server, facts)
+        facts = replace(facts, apart=apart, alters_others=others)
     if engine != "MaterializedView" or _view_target(create_query) is not None:
         return facts
     # A view without TO is also a table, with hidden storage.
@@ -89,6 +92,24 @@ def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
     keys = {column.name for column in inner.columns if column.in_key}
     marked = tuple(column._replace(in_key=column.name in keys) for column in facts.columns)
     return replace(inner, name=name, columns=marked, views=facts.views)
+
+
+def _apart(server: ClickHouse, table: TableFacts) -> tuple[str, bool]:
+    """
+    Return :attr:`TableFacts.apart` and :attr:`TableFacts.alters_others` of a table in a Replicated database.
+
+    The cluster of the database has the database's name. Without an answer from Keeper, the server does not know the
+    cluster, and executes an ALTER as if the database had several shards.
+    """
+    server_id, shards, servers = server.row(
+        "SELECT toString(serverUUID()), uniqExact(database_shard_name), count() FROM system.clusters"
+        f" WHERE cluster = {literal(table.storage.database)} AND database_shard_name != ''"
+    )
+    if table.replicas is not None:
+        return table.replicas.path, shards != 1
+    if table.engine.startswith("Shared"):
+        return "", shards != 1
+    return str(server_id), servers != 1
 
 
 def _allowances(server: ClickHouse) -> dict[str, int | str]:

@@ -27,6 +27,7 @@ from ..core.column_types import is_comparable
 from ..core.facts import TableFacts
 from ..core.names import show_table
 from ..core.plan import Chunk, Plan, WriteMode
+from ..core.planner import refuse_deleting
 from ..core.run_state import ContentSums, Staged
 from ..core.sql import (
     assignments,
@@ -46,9 +47,9 @@ from ..errors import Advice, Flag, RequestError, Sql, StatementRefusedError, Ver
 from . import foreign_rows, proof, publish, replicated
 from .attempt import STAGING_SETTINGS, STAGING_TABLE, Attempt, Step, drop_tables, kill_queries, leftover_tables
 from .client import ClickHouse
-from .cluster import catch_up
+from .cluster import AT_ONCE, catch_up
 
-_DELETE_YOURSELF = Advice("delete the rows yourself and plan again with {}", Flag("--force"))
+DELETE_YOURSELF = Advice("delete the rows yourself and plan again with {}", Flag("--force"))
 # Settings of the INSERTs directly into the target.
 _DIRECT_SETTINGS = {
     "insert_deduplicate": 1,
@@ -193,14 +194,16 @@ def _clear(server: ClickHouse, attempt: Attempt) -> None:
     Delete the chunk's window from the target, if all rows in it belong to the chunk.
 
     Raises:
-        RequestError: The chunk is one of several parts of its window; or the target has no time column that can select
-            the window; or a statement changes the time of rows, for example to the start of their day.
+        RequestError: The target's database would delete rows on other servers as well; or the chunk is one of several
+            parts of its window; or the target has no time column that can select the window; or a statement changes the
+            time of rows, for example to the start of their day.
     """
     plan, chunk = attempt.plan, attempt.chunk
+    refuse_deleting(attempt.target, DELETE_YOURSELF)
     if chunk.key_range:
         raise RequestError(
             f"Chunk {chunk.id} is one of several parts of its window, so deleting the window would delete the others.",
-            remedy=_DELETE_YOURSELF,
+            remedy=DELETE_YOURSELF,
         )
     window = window_filter(plan, chunk)
     following = Chunk("", chunk.end, min(chunk.end + (chunk.end - chunk.start), plan.end))
@@ -216,7 +219,7 @@ def _clear(server: ClickHouse, attempt: Attempt) -> None:
                 raise RequestError(
                     f"{statement.name} does not leave {plan.time_column} as it is, so rows of other chunks may lie in "
                     f"the window of chunk {chunk.id} in {plan.target}, which was to be deleted.",
-                    remedy=_DELETE_YOURSELF,
+                    remedy=DELETE_YOURSELF,
                 )
     publish.clear_window(server, attempt)
 
@@ -294,9 +297,10 @@ def _create(server: ClickHouse, target: TableFacts, table: TableName, comment: s
     else:
         settings = {**STAGING_TABLE, **target.allowances}
         server.command(create_like(table, storage, engine, comment, settings=settings), server.permissive)
-    # Remove the table's TTL; column TTLs cannot be removed in this way.
+    # Remove the table's TTL; column TTLs cannot be removed in this way. A Replicated database would wait for all of its
+    # replicas.
     if " TTL " in engine:
-        server.command(f"ALTER TABLE {quote_table(table)} REMOVE TTL")
+        server.command(f"ALTER TABLE {quote_table(table)} REMOVE TTL", AT_ONCE if target.apart else {})
 
 
 def _fill(

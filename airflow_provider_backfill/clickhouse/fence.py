@@ -185,8 +185,14 @@ def _announcement(target: TableFacts, plan: Plan) -> TableName:
 
 
 def _target_key(target: TableFacts) -> str:
-    """Return a key that separates the fences of different targets in one database."""
-    return hashlib.sha256(str(target.storage).encode()).hexdigest()[:8]
+    """
+    Return a key that separates the fences of different targets in one database.
+
+    A Replicated database shows the fences of all its shards on each server. The targets of two shards have different
+    keys, because runs on different shards do not disturb each other.
+    """
+    name = f"{target.storage} {target.apart}" if target.apart else str(target.storage)
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
 def _last_sign(server: ClickHouse, replicas: Replicas, table: TableName) -> int | None:

@@ -18,7 +18,7 @@ from ..core.tables import TableName
 from ..errors import Advice, ServerError
 from .attempt import Attempt, Step
 from .client import ClickHouse
-from .cluster import Keeper, catch_up, create_everywhere, one_server
+from .cluster import AT_ONCE, Keeper, catch_up, create_everywhere, one_server
 from .foreign_rows import ForeignRowsError, refuse_before_publish
 from .interrupted_move import has_arrived
 from .proof import Proof
@@ -150,7 +150,9 @@ def attach_partitions(
         if partition in left:
             attempt.fenced(look)
             action = f"ATTACH PARTITION ID {literal(partition)} FROM {quote_table(table)}"
-            settings = {"query_id": f"{attempt.query_id}.attach.{partition}"}
+            # A Replicated database with several shards executes this on each shard, and the staging table is empty on
+            # the others; so do not wait for them.
+            settings = {"query_id": f"{attempt.query_id}.attach.{partition}", **AT_ONCE}
             server.command(f"ALTER TABLE {quote_table(storage)} {action}", settings)
             del left[partition]
         attempt.step(Step.MOVED)

@@ -23,6 +23,7 @@ from ..core.sql import bound_before, create_like, milliseconds, quote_table, sli
 from ..core.tables import TableName
 from .attempt import STAGING_TABLE, drop_tables
 from .client import LONG_TEXT, ClickHouse
+from .cluster import AT_ONCE, drop_everywhere
 
 # The relative tolerances of sums, by float type. The order of addition changes the last digits of a sum.
 _TOLERANCE = 1e-9
@@ -159,11 +160,15 @@ def private_tables(
                     settings=settings,
                     another=engine != target.engine_full,
                 ),
-                server.permissive,
+                # A Replicated database creates the table on all of its servers, and would wait for dead ones.
+                {**server.permissive, **(AT_ONCE if target.apart else {})},
             )
         yield tables
     finally:
-        drop_tables(server, tables)
+        if target.apart and target.replicas is not None:
+            drop_everywhere(server, target.replicas, tables)
+        else:
+            drop_tables(server, tables)
 
 
 def _on_one_server(match: re.Match[str]) -> str:

@@ -11,6 +11,7 @@ from ..clickhouse import attempt, catalog
 from ..clickhouse.attempt import Step
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import one_server
+from ..clickhouse.execute import DELETE_YOURSELF
 from ..clickhouse.fence import Fence
 from ..clickhouse.throttle import LoadThrottle
 from ..core.coverage import overlaps
@@ -21,6 +22,7 @@ from ..core.hours import ANY_TIME, Schedule, check_limits
 from ..core.instants import render_instant
 from ..core.names import show_table
 from ..core.plan import Plan, WriteMode
+from ..core.planner import refuse_deleting, refuse_replacing
 from ..core.remedy import command
 from ..core.run_state import ChunkStatus, Run, RunStatus
 from ..core.select_text import read_select
@@ -128,6 +130,7 @@ def run_plan(
                 f"The cluster {plan.cluster} is another than when plan {plan.plan_id} was made: {why}.",
                 remedy=Advice("plan again with {}", Flag("--force")),
             )
+        _check_other_servers(here, target, flags)
         _check_compatibility(session, here, server, target, flags)
         plan_inputs.check_scans(server, target, here, here.start, here.end)
         replicated = plan_inputs.replicated_tables(server, here.statements, target)
@@ -221,7 +224,7 @@ def _check_flags(plan: Plan, run: Run, flags: RunFlags) -> None:
         raise RequestError(
             f"Chunks of plan {plan.plan_id} are cut by the sorting key of the source: deleting the window of one of "
             "them would delete the rows of the others.",
-            remedy=Advice("delete the rows yourself and plan again with {}", Flag("--force")),
+            remedy=DELETE_YOURSELF,
         )
     if flags.replay_done and plan.backup:
         raise RequestError(
@@ -241,8 +244,17 @@ def _check_flags(plan: Plan, run: Run, flags: RunFlags) -> None:
     if flags.clear_window and not plan.keeps_time:
         raise RequestError(
             f"{plan.target} has no time column {plan.time_column}, so a chunk's window cannot be deleted from it.",
-            remedy=Advice("delete the rows yourself and plan again with {}", Flag("--force")),
+            remedy=DELETE_YOURSELF,
         )
+
+
+def _check_other_servers(plan: Plan, target: TableFacts, flags: RunFlags) -> None:
+    """Refuse statements that do harm on other servers: the target's database may have got a shard since the plan."""
+    if plan.write_mode is WriteMode.REPLACE:
+        flags_again = Flag("--force"), Flag("--write-mode", WriteMode.REPLACE)
+        refuse_replacing(target, Advice("plan again with {} and without {}", *flags_again))
+    if flags.clear_window:
+        refuse_deleting(target, DELETE_YOURSELF)
 
 
 def _check_environment(plan: Plan, server: ClickHouse, flags: RunFlags) -> None:

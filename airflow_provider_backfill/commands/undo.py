@@ -4,6 +4,7 @@ from ..clickhouse import attempt, catalog, publish
 from ..clickhouse.cluster import one_server
 from ..core.events import RunUndone
 from ..core.plan import WriteMode
+from ..core.planner import refuse_replacing
 from ..core.remedy import command
 from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus
@@ -13,6 +14,10 @@ from .lease import has_live_worker, utc_now
 from .session import Payload, Session
 from .sites import on_site, sites_of, target_of
 from .status import status_payload
+
+_RESTORE_YOURSELF = Advice(
+    "on each shard, drop the partitions that the plan has replaced, and INSERT the backup's rows into the target"
+)
 
 
 def undo_plan(session: Session, plan_id: str) -> Payload:
@@ -26,7 +31,8 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
         name with the statement that drops the table.
 
     Raises:
-        RequestError: The plan does not exist, keeps no backup, has lost its backup table, or has a live worker.
+        RequestError: The plan does not exist, keeps no backup, has lost its backup table, or has a live worker; or
+            the target's database would replace rows on other servers as well.
         ServerError: ClickHouse could not be asked, or one of the shards did not answer.
     """
     plan = session.store.load_plan(plan_id)
@@ -45,7 +51,9 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
         for site in sites:
             with on_site(site.plan.shard):
                 server = one_server(site.server)
-                reached.append((site, server, target_of(server, site.plan)))
+                target = target_of(server, site.plan)
+                refuse_replacing(target, _RESTORE_YOURSELF)
+                reached.append((site, server, target))
         for site, server, target in reached:
             # A chunk that is verified in the log may already be published, and its backup is complete.
             published = [

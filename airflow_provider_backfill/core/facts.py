@@ -106,6 +106,10 @@ class TableFacts:
             it would refuse today.
         staging_database: The database for staging tables; empty for the storage's own database.
         database_engine: The engine of the database for staging tables.
+        apart: In a Replicated database, what distinguishes the rows of this table from the rows that other servers have
+            in the table of this name: the path in Keeper, or the server's id. Empty in other databases, and for tables
+            of ClickHouse Cloud.
+        alters_others: Whether the database also executes an ALTER of this table on servers that have other rows.
         definition: The storage's CREATE statement, as the server shows it.
     """
 
@@ -122,6 +126,8 @@ class TableFacts:
     allowances: Mapping[str, int | str] = field(default_factory=dict)
     staging_database: str = ""
     database_engine: str = ""
+    apart: str = ""
+    alters_others: bool = False
     definition: str = ""
 
     @property

@@ -211,6 +211,36 @@ def check_scan(target: TableFacts, statement: Statement, scan: ScanFacts, time_c
         )
 
 
+def refuse_replacing(target: TableFacts, remedy: Advice) -> None:
+    """
+    Refuse to replace partitions if the target's database would do so on servers with other rows as well.
+
+    Raises:
+        RequestError: The database executes an ALTER of the target on such servers.
+    """
+    effect = "the replacing table is empty, so the statement fails and stops all DDL of the database for a minute"
+    _refuse_elsewhere(target, "REPLACE PARTITION", effect, remedy)
+
+
+def refuse_deleting(target: TableFacts, remedy: Advice) -> None:
+    """
+    Refuse to delete a window if the target's database would do so on servers with other rows as well.
+
+    Raises:
+        RequestError: The database executes an ALTER of the target on such servers.
+    """
+    _refuse_elsewhere(target, "ALTER TABLE … DELETE", "it would delete rows of other parts", remedy)
+
+
+def _refuse_elsewhere(target: TableFacts, statement: str, effect: str, remedy: Advice) -> None:
+    if target.alters_others:
+        raise RequestError(
+            f"{target.storage.database} is a Replicated database of servers with different rows of {target.name}, and "
+            f"executes {statement} on all of them: on the others, {effect}.",
+            remedy=remedy,
+        )
+
+
 def write_mode(target: TableFacts, request: PlanRequest) -> tuple[WriteMode, ModeReason]:
     """
     Choose how the rows reach the target, and return the choice with its reason.
@@ -252,6 +282,8 @@ def write_mode(target: TableFacts, request: PlanRequest) -> tuple[WriteMode, Mod
             ),
         )
     if wanted is WriteMode.REPLACE:
+        flag = Flag("--write-mode", wanted)
+        refuse_replacing(target, Advice("omit {}; or give each shard a Replicated database of its own", flag))
         return wanted, ModeReason.ASKED
     return WriteMode.STAGE, ModeReason.ENGINE
 

@@ -243,6 +243,14 @@ def test_what_a_target_cannot_take(engine: str, changes: dict[str, Any], message
     assert advice in hint(refused)
 
 
+def test_partitions_are_not_replaced_in_a_database_that_does_so_on_other_servers_too() -> None:
+    target = replace(table(TS, engine="ReplicatedMergeTree"), alters_others=True)
+    assert write_mode(target, REQUEST)[0] is WriteMode.STAGE
+    with pytest.raises(RequestError, match="executes REPLACE PARTITION on all of them") as refused:
+        write_mode(target, replace(REQUEST, write_mode=WriteMode.REPLACE))
+    assert hint(refused) == "omit --write-mode replace; or give each shard a Replicated database of its own"
+
+
 @pytest.mark.parametrize(
     ("changes", "message", "advice"),
     [

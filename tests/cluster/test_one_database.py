@@ -1,0 +1,94 @@
+"""One Replicated database over all shards: it executes each DDL statement, and most ALTERs, on all of its servers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.balancer import Balancer
+from tests.cluster.field import FIRST, LAST, Field, Kind
+from tests.cluster.nodes import Cluster
+from tests.command_line import Answer, Cli
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def both(square: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Field]:
+    """A source with other rows on each shard and an empty target, with a balancer in front of each shard."""
+    with ExitStack() as stack:
+        balancers = [
+            stack.enter_context(Balancer([node for node in square.nodes if node.shard == shard])) for shard in (1, 2)
+        ]
+        name = f"one_database_{next(_numbers)}"
+        made = Field(square, balancers[0], name, tmp_path / "state", capsys, Kind.DATABASE, (balancers[1],))
+        made.fill_source(rows=2_000)
+        made.create("target")
+        yield made
+        made.clear()
+
+
+def assert_filled(both: Field) -> None:
+    """Hold that each replica of the target has the rows of its shard's source once, and nothing of ours is left."""
+    assert both.contents("target") == both.contents("source")
+    both.assert_clean()
+
+
+def replaced(both: Field, cli: Cli, *flags: str, target: str = "target") -> Answer:
+    """Ask for a plan that replaces the partitions of the two months."""
+    tables = ("--target", f"{both.database}.{target}", "--source", f"{both.database}.source")
+    window = ("--from", FIRST, "--to", LAST, "--chunk-hours", str(24 * 59), "--force-large-window")
+    return cli("plan", *tables, *window, "--write-mode", "replace", *flags)
+
+
+def test_one_plan_fills_all_shards_of_one_replicated_database(both: Field) -> None:
+    cli = both.cli()
+    plan = both.plan(cli, *both.shard_flags, hours=24 * 31)
+    answer = cli("run", "--plan-id", plan)
+    assert answer.code == 0, answer.err
+    assert_filled(both)
+    assert cli.json("verify", "--plan-id", plan)["verdict"] == "equal"
+    # A deletion would name parts, and parts of other shards have the same names.
+    cleared = cli("run", "--plan-id", plan, "--replay-done", "--clear-window")
+    assert (cleared.code, "executes ALTER TABLE … DELETE on all of them" in cleared.err) == (2, True), cleared.err
+    assert_filled(both)
+
+
+def test_what_the_database_would_do_on_other_shards_too_is_refused(both: Field) -> None:
+    cli = both.cli()
+    # A plan of one shard alone would do the same to the other one.
+    for flags in (both.shard_flags, ()):
+        refused = replaced(both, cli, *flags)
+        assert (refused.code, "executes REPLACE PARTITION on all of them" in refused.err) == (2, True), refused.err
+    # What a deletion would do: the parts of both shards have one name.
+    first, second = (both.cluster.node(1, shard) for shard in (1, 2))
+    for node in (first, second):
+        node.query(f"INSERT INTO {both.database}.target SELECT * FROM {both.database}.source")
+    first.query(
+        f"ALTER TABLE {both.database}.target DELETE WHERE id % 2 = 0 AND _part = '202501_0_0_0'", mutations_sync=2
+    )
+    lost = f"SELECT count() < (SELECT count() FROM {both.database}.source) FROM {both.database}.target"
+    assert (first.query(lost), second.query(lost)) == ("1", "1")
+
+
+@pytest.mark.long
+def test_shards_with_one_server_each_need_no_replicated_tables(both: Field) -> None:
+    """The database does not replicate the rows of an ordinary MergeTree, so each server has its own."""
+    cli = both.cli(both.cluster.node(1, 1))
+    engine = "ENGINE = MergeTree PARTITION BY toYYYYMM(ts) ORDER BY id"
+    both.query(f"CREATE TABLE {both.database}.plain AS {both.database}.target {engine}")
+    addresses = (f"{shard}={both.cluster.node(1, shard).url.replace('default@', '')}" for shard in (1, 2))
+    flags = ("--cluster", both.cluster.name, *(word for url in addresses for word in ("--shard-url", url)))
+    refused = replaced(both, cli, *flags, target="plain")
+    assert "executes REPLACE PARTITION on all of them" in refused.err
+    plan = both.plan(cli, *flags, target="plain", hours=24 * 31)
+    answer = cli("run", "--plan-id", plan)
+    assert answer.code == 0, answer.err
+    for shard in (1, 2):
+        node = both.cluster.node(1, shard)
+        assert both.content(node, "plain") == both.content(node, "source")
+    both.assert_clean()
