@@ -228,11 +228,12 @@ def _queue(server: ClickHouse, table: TableName) -> str:
         "SELECT (SELECT replica_name FROM system.replicas WHERE "
         + table_condition(table)
         + "), count(), min(create_time),"
-        " anyIf(postpone_reason, postpone_reason != ''), anyIf(last_exception, last_exception != '')"
+        " anyIf(postpone_reason, postpone_reason != ''),"
+        " anyIf(splitByString('Stack trace', last_exception)[1], last_exception != '')"
         f" FROM system.replication_queue WHERE {table_condition(table)}"
     )
     replica, count, since, postponed, failed = rows[0]
-    why = "; ".join(text for text in (postponed, failed) if text)
+    why = "; ".join(text for text in (postponed, failed.rstrip(" ,.\n")) if text)
     return f"replica {replica} has {count} entries in its queue, the oldest of {since}" + (f" ({why})" if why else "")
 
 

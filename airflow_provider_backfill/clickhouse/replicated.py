@@ -190,20 +190,27 @@ def check_staged(server: ClickHouse, attempt: Attempt, table: TableName, hashes:
     """
     if hashes <= _hashes(server, table):
         return
+    lagging: ServerError | None = None
     if server.numbers(f"EXISTS TABLE {quote_table(table)}") == (1,):
-        catch_up(server, table)
+        try:
+            catch_up(server, table)
+        except ServerError as error:
+            # A replica that waits for a dead one never catches up; what to do then is said below.
+            lagging = error
     lacks = len(hashes - _hashes(server, table))
     if lacks:
         raise ServerError(
             f"The server that was reached lacks {lacks} of the {len(hashes)} parts in {table} that are verified and "
-            "may not be published yet.",
+            f"may not be published yet. {lagging or ''}".rstrip(),
             remedy=Advice(
                 "when the replica that has them is back, run `{}`; if it is gone permanently, run `{}`, which fills "
                 "the windows of failed chunks again",
                 command("resume", attempt.plan.plan_id),
                 command("run", attempt.plan.plan_id, "--replay-failed", "--clear-window"),
             ),
-        )
+        ) from lagging
+    if lagging is not None:
+        raise lagging
 
 
 def _hashes(server: ClickHouse, table: TableName) -> set[str]:

@@ -40,8 +40,10 @@ from tests.command_line import PROGRAM, Answer, Cli, finish
 ENGINES = ("MergeTree", "ReplacingMergeTree", "SummingMergeTree(amount)")
 MODES = ("stage", "replace")
 ROWS = 1_000
-# No run of two chunks has fewer statements, from the first of its own to the last.
-_STATEMENTS = 36
+# No run of two chunks has fewer statements, from the first of its own to the last; a Replicated database needs no
+# ON CLUSTER.
+_STATEMENTS = {"stage": 24, "replace": 30}
+_FEWER_IN_A_DATABASE = 9
 # So many runs may pass before everything works again, and so many after that.
 _WILD, _CALM = 2, 6
 # Longer than any run here takes.
@@ -66,10 +68,16 @@ class Scenario:
 
 @dataclass
 class Play:
-    """A scenario under way."""
+    """
+    A scenario under way.
+
+    Attributes:
+        by_itself: One in front of each node of the first shard, for a worker that must reach this node.
+    """
 
     ground: Field
     scenario: Scenario
+    by_itself: tuple[Balancer, ...] = ()
     workers: list[subprocess.Popen[str]] = field(default_factory=list)
     timers: list[threading.Timer] = field(default_factory=list)
     struck: int = 0
@@ -77,7 +85,8 @@ class Play:
     def __post_init__(self) -> None:
         self.chance = random.Random(str(self.scenario))  # noqa: S311 - repeatable on purpose
         self._count = itertools.count()
-        self._at = self.chance.randrange(_STATEMENTS)
+        fewer = _FEWER_IN_A_DATABASE if self.scenario.kind is Kind.DATABASE else 0
+        self._at = self.chance.randrange(_STATEMENTS[self.scenario.mode] - fewer)
 
     @property
     def victim(self) -> Node:
@@ -99,20 +108,24 @@ class Play:
         plans = [self._plan(cli, flags) for cli in clis]
         self._fronts = list(zip(clis, plans, strict=True))
         hook = "after" if self.chance.random() < 0.5 else "before"
-        for balancer in ground.balancers:
+        for balancer in (*ground.balancers, *self.by_itself):
             setattr(balancer, hook, self._hook)
+        advised: tuple[str, ...] = ()
         for turn in range(_WILD + _CALM):
             if turn == _WILD:
                 self._heal(for_good=scenario.fault == "replica killed for good")
             twice = 2 if scenario.fault == "two workers" else 1
             if scenario.fault == "resumed through the other replica":
-                clis[0].url = ground.cluster.nodes[turn % 2].url if turn < _WILD else ground.balancer.url
+                clis[0].url = self.by_itself[turn % 2].url if turn < _WILD else ground.balancer.url
             self.workers = [
-                cli.start("run", "--plan-id", plan, "--replay-failed", "--force-environment")
+                cli.start("run", "--plan-id", plan, "--replay-failed", "--force-environment", *advised)
                 for cli, plan in self._fronts
                 for _ in range(twice)
             ]
             answers = [self._finish(worker) for worker in self.workers]
+            # Where a message says so, and it is so.
+            if scenario.fault == "replica killed for good" and "if it is gone permanently" in answers[-1].err:
+                advised = ("--clear-window",)
             if self._is_completed():
                 # Too late to strike: what follows judges.
                 self.workers = []
@@ -288,9 +301,11 @@ def play(cluster: Cluster, scenario: Scenario, folder: Path, number: int) -> str
             stack.enter_context(Balancer([node for node in cluster.nodes if node.shard == shard], seed=scenario.seed))
             for shard in range(1, scenario.shards + 1)
         ]
+        first = [node for node in cluster.nodes if node.shard == 1]
+        by_itself = tuple(stack.enter_context(Balancer([node])) for node in first)
         state = folder / f"play-{number}" / "state"
         ground = Field(cluster, balancers[0], f"play_{number}", state, None, others=tuple(balancers[1:]))
-        found = Play(ground, scenario)
+        found = Play(ground, scenario, by_itself)
         try:
             return found.run()
         except AssertionError as error:
