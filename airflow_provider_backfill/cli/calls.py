@@ -54,7 +54,6 @@ def _run_flags(call: Call) -> "RunFlags":
 
 def _run(call: Call) -> Payload:
     """Execute or resume a stored plan. With the flags of ``plan``, and if the policy allows, first create the plan."""
-    from ..commands.plan import create_plan
     from ..commands.run import run_plan
     from ..commands.session import Session
     from ..core.run_state import RunStatus
@@ -83,9 +82,7 @@ def _run(call: Call) -> Payload:
     if address is not None:
         check_address(address)
     with Stopper() as stopper:
-        plan_id = (
-            str(create_plan(session, read_request(call, options))["planId"]) if arguments else named_plan(call, session)
-        )
+        plan_id = _planned(call, session) if arguments else named_plan(call, session)
         session = Session(session.store, options, stopper.opening(session.server), session.user)
         with RunDisplay(call, session) as display:
 
@@ -112,6 +109,14 @@ def _run(call: Call) -> Payload:
         # The exit code that shells use for a program ended by a signal.
         payload["exitCode"] = 128 + stopper.signal
     return payload
+
+
+def _planned(call: Call, session: "Session") -> str:
+    """Create the plan of a ``run`` with the flags of ``plan``, and return the plan's id."""
+    # Imported here: the rules of planning would slow down each run of a stored plan.
+    from ..commands.plan import create_plan
+
+    return str(create_plan(session, read_request(call, session.options))["planId"])
 
 
 def _pace(call: Call) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from ..core.adding_up.lineage import UNSTABLE
 from ..core.facts import Column, SelectFacts, TableFacts, ViewFacts
 from ..core.instants import from_ms, to_ms
 from ..core.names import parse_table, quote, time_value
@@ -199,6 +198,9 @@ def select_facts(server: ClickHouse, select: str, settings: Mapping[str, str] | 
     columns = server.rows(f"DESCRIBE TABLE (\n{select}\n)", settings)
     tree = [line for (line,) in server.rows(f"SELECT explain FROM (EXPLAIN AST\n{select}\n)", settings)]
     functions = [match.group(1) for line in tree if (match := _AST_FUNCTION.match(line))]
+    # Imported here: a run asks for no such facts, and would load the rules of adding up.
+    from ..core.adding_up.lineage import UNSTABLE
+
     return SelectFacts(
         columns=tuple(Column(column[0], column[1]) for column in columns),
         unstable=tuple(

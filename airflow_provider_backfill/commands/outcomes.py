@@ -5,13 +5,12 @@ from dataclasses import dataclass
 
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.foreign_rows import ForeignRowsError
-from ..core.events import ChunkDone, ChunkFailed, ChunkReleased, ChunkSplit
+from ..core.events import ChunkDone, ChunkFailed, ChunkPart, ChunkReleased, ChunkSplit
 from ..core.facts import TableFacts
 from ..core.plan import Chunk, Plan
 from ..core.retry import RetryDecision, classify_error
 from ..core.run_state import ContentSums, Run
 from ..errors import BackfillError, StatementRefusedError
-from .chunk_bounds import parts_in_place
 from .lease import utc_now
 
 
@@ -84,7 +83,7 @@ class Outcomes:
         # Do not split a sealed chunk: part of its rows may already be in the target. Do not split a chunk that clears
         # its window: the clear covers the whole window.
         may_split = decision is RetryDecision.SPLIT and not (state.verified or state.clear)
-        if may_split and (parts := parts_in_place(self.server, self.target, self.plan, chunk)):
+        if may_split and (parts := self._parts(chunk)):
             return ChunkSplit(
                 at=utc_now(), by=self.owner, chunk_id=chunk.id, attempt=number, parts=parts, message=error.message
             )
@@ -101,3 +100,9 @@ class Outcomes:
             refused=isinstance(error, ForeignRowsError),
             unpublished=isinstance(error, ForeignRowsError) and error.unpublished,
         )
+
+    def _parts(self, chunk: Chunk) -> tuple[ChunkPart, ...]:
+        # Imported here: only a chunk that is too large needs the rules of planning.
+        from .chunk_bounds import parts_in_place
+
+        return parts_in_place(self.server, self.target, self.plan, chunk)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from ..clickhouse import catalog, query_plan, query_tree
+from ..clickhouse import catalog, query_plan
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import catch_up, is_replicated_on
 from ..clickhouse.shards import spread_of
@@ -185,6 +185,9 @@ def check_scans(server: ClickHouse, target: TableFacts, plan: Plan, start: datet
 
 def read_queries(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts]) -> list[ScanFacts]:
     """Return the scans with the facts for adding up: each SELECT's query tree, its sources and its time columns."""
+    # Imported here: only planning reads the trees, and a run would load the rules for them.
+    from ..clickhouse import query_tree
+
     found = []
     for statement, scan in zip(plan.statements, scans, strict=True):
         values = parameter_settings(statement.parameters, plan.start, plan.end)
