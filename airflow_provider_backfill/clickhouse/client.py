@@ -6,6 +6,7 @@ ClickHouse's name of the error; a failed connection raises :class:`ServerUnreach
 the client and never appear in errors.
 """
 
+import json
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from ..core.retry import ERROR_NAMES
 from ..core.sql import literal
 from ..errors import Advice, ConfigError, Flag, ServerError, ServerUnreachableError, StatementRefusedError
 from .address import Address, parse_address
+from .wire import Answer, Refusal, wire_of
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
@@ -188,15 +190,39 @@ class ClickHouse:
         """
         Return the integers of the single row of a SELECT's answer; empty for an answer without rows.
 
-        The answer is read as text, which for a few numbers takes half the time of :meth:`rows`.
+        The answer is read as text, which for a few numbers takes a fraction of the time of :meth:`rows`.
 
         Raises:
             ServerError: The server refused the SELECT or could not be reached.
         """
-        answer = self._ask(lambda: self._client.command(sql, **self._arguments(settings)))
-        if isinstance(answer, int):
-            return (answer,)
-        return tuple(map(int, answer)) if isinstance(answer, list) else ()
+        answer = self._ask(lambda: self._texts(sql, settings))
+        if len(answer) != 1 or not all(value.removeprefix("-").isdecimal() for value in answer[0]):
+            return ()
+        return tuple(map(int, answer[0]))
+
+    def texts(self, sql: str, settings: Mapping[str, Any] | None = None) -> list[list[str]]:
+        """
+        Return the rows of a SELECT's answer as texts.
+
+        This takes a fraction of the time of :meth:`rows`. No value may contain a tab, a new line or a backslash.
+
+        Raises:
+            ServerError: The server refused the SELECT or could not be reached.
+        """
+        return self._ask(lambda: self._texts(sql, settings))
+
+    def _texts(self, sql: str, settings: Mapping[str, Any] | None) -> list[list[str]]:
+        answer = self._over_wire(sql, settings, again=True)
+        if answer is not None:
+            body = answer.body
+        else:
+            body = self._client.raw_query(sql, fmt="TabSeparated", **self._arguments(settings))
+        return [line.split("\t") for line in body.decode().split("\n")[:-1]]
+
+    def _over_wire(self, sql: str, settings: Mapping[str, Any] | None, *, again: bool) -> Answer | None:
+        """Send a statement without the client library, and return the answer; None if the library has to send it."""
+        wire, given = wire_of(self._client), self._with(settings)
+        return wire.send(sql, given, again=again) if wire is not None and wire.takes(given) else None
 
     def command(self, sql: str, settings: Mapping[str, Any] | None = None) -> Counts:
         """
@@ -208,14 +234,21 @@ class ClickHouse:
         Raises:
             ServerError: The server refused the statement or could not be reached.
         """
-        answer = self._ask(lambda: self._client.command(sql, **self._arguments(settings)))
-        summary = getattr(answer, "summary", None) or {}
+        summary = self._ask(lambda: self._summary(sql, settings))
         written = summary.get("written_rows")
         return Counts(
             int(summary.get("read_rows", 0)),
             int(summary.get("read_bytes", 0)),
             None if written is None else int(written),
         )
+
+    def _summary(self, sql: str, settings: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        answer = self._over_wire(sql, settings, again=False)
+        if answer is None:
+            found = self._client.command(sql, **self._arguments(settings))
+            return getattr(found, "summary", None) or {}
+        # A statement with rows has no count of its own writes.
+        return {} if answer.body else json.loads(answer.headers.get("x-clickhouse-summary", "{}"))
 
     @cached_property
     def permissive(self) -> dict[str, int]:
@@ -270,15 +303,15 @@ class ClickHouse:
 
         try:
             return call()
-        except ClickHouseError as error:
+        except (ClickHouseError, Refusal, OSError) as error:
             failure = _server_error(error, self.address)
-        except OSError as error:
-            failure = ServerUnreachableError(mask_message(f"The connection to {self.address} failed: {error}."))
         # Drop the original error as cause: a log of the chain would show the text that the error quotes.
         raise failure
 
     def close(self) -> None:
         """Close the connections and ignore errors; an embedded engine releases its path for other processes."""
+        if (wire := wire_of(self._client)) is not None:
+            wire.close()
         with suppress(Exception):
             self._client.close()
 

@@ -69,9 +69,10 @@ def prove(
     if question and attempt.target.replicas is not None:
         catch_up(server, attempt.target.storage)
     # Each statement costs milliseconds, so one query returns the parts, the target's row count and the extreme times.
-    look = server.rows(parts_sql(table, question, extremes), {"query_id": f"{attempt.query_id}.staged"})
-    present, found = (look[0][4] if look and question else None), (look[0][-3:] if look and extremes else ())
-    content = ContentSums(sum(part[1] for part in look), sum(_number(part[2]) for part in look) % 2**64)
+    look = server.texts(parts_sql(table, question, extremes), {"query_id": f"{attempt.query_id}.staged"})
+    present = int(look[0][4]) if look and question else None
+    found = tuple(map(int, look[0][-3:])) if look and extremes else ()
+    content = ContentSums(sum(int(part[1]) for part in look), sum(_number(part[2]) for part in look) % 2**64)
     if wanted is not None:
         content = _same(attempt, _content(server, attempt, table), wanted)
     elif content.rows == 0 and is_empty(server, plan, chunk):
@@ -86,7 +87,7 @@ def prove(
         if plan.row_proof is not RowProof.WRITTEN:
             content = _content(server, attempt, table)
     beyond = reach(plan, chunk, found)
-    parts = tuple((str(partition), str(files)) for partition, _, _, files, *_ in look)
+    parts = tuple((partition, files) for partition, _, _, files, *_ in look)
     return Proof(content, beyond, parts, present if beyond is None else None)
 
 
