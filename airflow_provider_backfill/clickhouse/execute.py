@@ -98,7 +98,7 @@ def run_attempt(server: ClickHouse, attempt: Attempt) -> ContentSums:
         _seal(server, attempt, sealed)
         attempt.step(Step.SEALED)
     if plan.write_mode is WriteMode.REPLACE:
-        publish.replace_partitions(server, attempt, sealed)
+        publish.replace_partitions(server, attempt, sealed, found)
     else:
         publish.move_partitions(server, attempt, sealed, content, found)
     return content
@@ -136,7 +136,7 @@ def _run_by_log(server: ClickHouse, attempt: Attempt) -> ContentSums:
     if plan.write_mode is WriteMode.REPLACE:
         if replicas is not None:
             replicated.check_staged(server, attempt, table, {hashed for _, hashed in staged.parts})
-        publish.replace_partitions(server, attempt, table)
+        publish.replace_partitions(server, attempt, table, found)
     elif replicas is not None:
         replicated.attach_partitions(server, attempt, replicas, staged, content, found)
     else:

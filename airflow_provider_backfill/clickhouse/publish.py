@@ -110,9 +110,12 @@ def _catch_up(server: ClickHouse, target: TableFacts, sealed: TableName) -> None
             catch_up(server, table)
 
 
-def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName) -> None:
+def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName, proof: Proof | None) -> None:
     """
     Replace the target's partitions by the sealed partitions, and drop the window's partitions without new rows.
+
+    Args:
+        proof: The facts about this attempt's staged rows; None if an earlier attempt sealed the table.
 
     Raises:
         RequestError: An affected partition has rows outside the chunk, and the plan does not keep such rows; or the
@@ -121,19 +124,22 @@ def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName) 
     """
     storage = attempt.target.storage
     _catch_up(server, attempt.target, sealed)
-    staged, present = _partitions(server, sealed), _partitions(server, storage, _window(attempt))
+    if attempt.plan.keep_outside:
+        # Rows outside the chunk were added after the proof, perhaps in more partitions.
+        staged, present, outside = _partitions(server, sealed), _partitions(server, storage, _window(attempt)), 0
+    else:
+        staged = _partitions(server, sealed) if proof is None else {partition for partition, _ in proof.parts}
+        present, outside = _present_and_outside(server, attempt, staged)
     affected = sorted(staged | present)
-    if not attempt.plan.keep_outside and affected:
-        outside = server.value(f"SELECT count() FROM {quote_table(storage)} WHERE {_outside(attempt, affected)}")
-        if outside:
-            raise RequestError(
-                f"The partitions {', '.join(affected)} of {attempt.plan.target} hold {show_number(outside, 'row')} "
-                f"outside the chunk {render_instant(attempt.chunk.start)} to {render_instant(attempt.chunk.end)}, "
-                "which replacing them would delete.",
-                remedy=Advice(
-                    "plan again with {}, or with {}", Flag("--keep-outside"), Flag("--write-mode", WriteMode.STAGE)
-                ),
-            )
+    if outside:
+        raise RequestError(
+            f"The partitions {', '.join(affected)} of {attempt.plan.target} hold {show_number(outside, 'row')} "
+            f"outside the chunk {render_instant(attempt.chunk.start)} to {render_instant(attempt.chunk.end)}, "
+            "which replacing them would delete.",
+            remedy=Advice(
+                "plan again with {}, or with {}", Flag("--keep-outside"), Flag("--write-mode", WriteMode.STAGE)
+            ),
+        )
     for partition in affected:
         action = f"REPLACE PARTITION ID {literal(partition)} FROM {quote_table(sealed)}"
         if partition not in staged:
@@ -143,6 +149,32 @@ def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName) 
         attempt.fenced(attempt.owned)
         server.command(f"ALTER TABLE {quote_table(storage)} {action}", {"max_partition_size_to_drop": "0"})
         attempt.step(Step.REPLACED)
+
+
+def _present_and_outside(server: ClickHouse, attempt: Attempt, staged: set[str]) -> tuple[set[str], int]:
+    """
+    Return the target's partitions with rows in the chunk, and the number of rows outside the chunk in all that change.
+
+    The partitions that change are these partitions and the *staged* ones.
+    """
+    storage = quote_table(attempt.target.storage)
+    # Each SELECT reads few parts. A single SELECT with both conditions would read the whole table.
+    questions = [f"SELECT DISTINCT _partition_id, 0 FROM {storage} WHERE {_window(attempt)}"]
+    if staged:
+        questions.append(_count_outside(attempt, staged))
+    found = [(partition, int(rows)) for partition, rows in server.texts(" UNION ALL ".join(questions))]
+    present, outside = {partition for partition, rows in found if not rows}, sum(rows for _, rows in found)
+    if others := present - staged:
+        outside += sum(int(rows) for _, rows in server.texts(_count_outside(attempt, others)))
+    return present, outside
+
+
+def _count_outside(attempt: Attempt, partitions: Iterable[str]) -> str:
+    storage = quote_table(attempt.target.storage)
+    return (
+        f"SELECT _partition_id, count() FROM {storage} WHERE {_outside(attempt, sorted(partitions))}"
+        " GROUP BY _partition_id"
+    )
 
 
 def _window(attempt: Attempt) -> str:
@@ -158,7 +190,7 @@ def _outside(attempt: Attempt, partitions: Iterable[str]) -> str:
 def _partitions(server: ClickHouse, table: TableName, condition: str = "1") -> set[str]:
     """Return the ids of the partitions of *table* with rows that meet *condition*."""
     return {
-        name for (name,) in server.rows(f"SELECT DISTINCT _partition_id FROM {quote_table(table)} WHERE {condition}")
+        name for (name,) in server.texts(f"SELECT DISTINCT _partition_id FROM {quote_table(table)} WHERE {condition}")
     }
 
 

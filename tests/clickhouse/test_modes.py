@@ -125,6 +125,21 @@ def test_replace_refuses_half_a_partition_and_its_remedy_works(source: Lab) -> N
     assert source.content("dst") == source.content("src")
 
 
+@pytest.mark.parametrize("emptied", [False, True], ids=["rows for the window", "no rows for the window"])
+def test_replace_refuses_rows_beside_it_that_came_after_the_plan(source: Lab, emptied: bool) -> None:
+    """The other half of the month is in the partition that would be replaced, or dropped, by now."""
+    source.sql(TARGET.replace("toYYYYMMDD", "toYYYYMM"))
+    plan = source.plan("dst", "2025-01-02", "2025-01-04", 48, source="src", write_mode=WriteMode.REPLACE)
+    source.sql("INSERT INTO dst SELECT id, ts, -1, 'old' FROM src")
+    if emptied:
+        source.sql("ALTER TABLE src DROP PARTITION 20250102", "ALTER TABLE src DROP PARTITION 20250103")
+    payload = source.run(plan)
+    assert payload["status"] == "failed"
+    assert "The partitions 202501 of " in payload["lastError"]
+    assert "hold 4,320 rows outside the chunk" in payload["lastError"]
+    assert source.value("SELECT countIf(s = 'old') FROM dst") == 7200
+
+
 def test_replace_keeps_what_is_outside_when_told(source: Lab) -> None:
     """With --keep-outside the other half of the month survives, its rows untouched."""
     source.sql(TARGET.replace("toYYYYMMDD", "toYYYYMM"), "INSERT INTO dst SELECT id, ts, -1, 'old' FROM src")

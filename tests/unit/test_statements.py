@@ -172,7 +172,7 @@ def test_a_key_is_taken_apart_at_its_own_commas(key: str, elements: list[str]) -
 def test_a_partition_that_chunks_share_is_restored_once() -> None:
     """The number of restored partitions is told to the user, and each statement copies a whole partition."""
     sent: list[str] = []
-    server = SimpleNamespace(rows=lambda _: [("202501",), ("202502",)], command=lambda text, _: sent.append(text))
+    server = SimpleNamespace(texts=lambda _: [["202501"], ["202502"]], command=lambda text, _: sent.append(text))
     name = TableName("shop", "orders")
     target = TableFacts(name, name, "MergeTree", (Column("ts", "DateTime"),), "toYYYYMM(ts)", "ts", "MergeTree", None)
     plan = make_plan(3, backup=True, target_time=TargetTime(column="ts", kind=TimeKind.DATETIME))

@@ -70,7 +70,7 @@ def no_seal() -> None:
         found, _ = execute._stage(server, attempt, own, None)
         attempt.step(Step.SEALED)
         if attempt.plan.write_mode == "replace":
-            publish.replace_partitions(server, attempt, own)
+            publish.replace_partitions(server, attempt, own, found)
         else:
             publish.move_partitions(server, attempt, own, found.content, found)
         return found.content
