@@ -5,6 +5,7 @@ Commands raise errors, and only this module reports the errors. No command asks 
 command needs them, so ``--version`` loads no other package, and no command loads Airflow.
 """
 
+import gc
 import io
 import os
 import sys
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None, *, airflow_section: Mapping[str
     if arguments is None:
         # pydantic would search all installed packages for plugins, which slows down each start.
         os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+        # The start creates hundreds of thousands of objects that stay; each search for garbage would visit all of them.
+        gc.set_threshold(50_000)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Escape characters that the encoding of the terminal or pipe lacks, instead of failing.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -45,7 +48,10 @@ def main(arguments: Sequence[str] | None = None, *, airflow_section: Mapping[str
         # The reader has closed the pipe (`… | head`); buffered output must not fail again at exit.
         mute(sys.stdout)
         mute(sys.stderr)
-        return 1
+        code = 1
+    if arguments is None:
+        # Do not search for garbage at the exit of the process, which would take longer than the rest of the exit.
+        gc.freeze()
     return code
 
 
