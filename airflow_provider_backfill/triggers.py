@@ -34,8 +34,6 @@ from .core.window import Window
 _SAME_LINE_SECONDS = 300.0
 _NEW_LINE_SECONDS = 15.0
 _STOP_SECONDS = 20.0
-# Each log line that arrives alone makes the triggerer query Airflow's database, so lines are written once per second.
-_LINES_SECONDS = 1.0
 # The minimum time in seconds between the start of a trigger and its event. If a task comes back before the scheduler
 # has recorded the task's deferral, the scheduler fails the task ("the executor reported that the task instance
 # finished, but its state is queued", Airflow 3.3.2). On a busy machine, the recording took 6 seconds.
@@ -180,22 +178,17 @@ class BackfillChunkTrigger(BaseTrigger):
         pool = ThreadPoolExecutor(1, thread_name_prefix="backfill-trigger")
         began = time.monotonic()
         try:
-            reporter = ChunkReporter(self.log, self.arguments["dag_id"], hold=True)
-            work = asyncio.get_running_loop().run_in_executor(pool, copy_context().run, self._execute, reporter)
+            work = asyncio.get_running_loop().run_in_executor(pool, copy_context().run, self._execute)
             try:
-                while not work.done():
-                    await asyncio.wait([work], timeout=_LINES_SECONDS)
-                    reporter.flush()
+                event = await asyncio.shield(work)
             except asyncio.CancelledError:
                 # A person changed the task's state, the task timed out, or the triggerer stops. In each case, kill the
                 # query and release the chunk, so that another worker can continue.
                 self._stop("the wait in the triggerer was cancelled")
                 await asyncio.wait([work], timeout=_STOP_SECONDS)
-                reporter.flush()
                 raise
         finally:
             pool.shutdown(wait=False)
-        event = work.result()
         await _settle(began)
         yield _event(**event)
 
@@ -204,16 +197,16 @@ class BackfillChunkTrigger(BaseTrigger):
         if self._worker is not None:
             self._worker.stop(reason)
 
-    def _execute(self, reporter: ChunkReporter) -> dict[str, Any]:
+    def _execute(self) -> dict[str, Any]:
         """Execute the chunks in the calling thread, and return *error* and *final* of the event."""
         try:
             with airflow_errors():
-                self._run_chunks(reporter)
+                self._run_chunks()
         except AirflowException as error:
             return {"error": str(error), "final": isinstance(error, AirflowFailException)}
         return {"error": "", "final": False}
 
-    def _run_chunks(self, reporter: ChunkReporter) -> None:
+    def _run_chunks(self) -> None:
         given = self.arguments
         plan_id, window = parse_mapped_item(given["chunks"])
         session = open_session(
@@ -224,23 +217,26 @@ class BackfillChunkTrigger(BaseTrigger):
         if _is_over(session, plan_id, window):
             return
 
+        reporter = ChunkReporter(self.log, given["dag_id"])
+
         def begin(worker: Any, plan: Plan, _: Run) -> None:
             reporter.begin(plan)
             self._worker = worker
             if self._stopped:
                 worker.stop(self._stopped)
 
-        run_plan(
-            session,
-            plan_id,
-            flags=RunFlags(**given["flags"]),
-            parallel=1,
-            window=window,
-            on_start=begin,
-            report=reporter,
-            newest_first=is_newest_first(given["chunks"]),
-            **Pace(**given["pace"]).arguments(),
-        )
+        with reporter:
+            run_plan(
+                session,
+                plan_id,
+                flags=RunFlags(**given["flags"]),
+                parallel=1,
+                window=window,
+                on_start=begin,
+                report=reporter,
+                newest_first=is_newest_first(given["chunks"]),
+                **Pace(**given["pace"]).arguments(),
+            )
 
 
 def _is_over(session: Session, plan_id: str, window: Window) -> bool:

@@ -4,8 +4,9 @@ Report running chunks from a task: lines in its log, and Airflow's metrics.
 Reports work in a worker and in the triggerer. In the triggerer, Airflow finds a task's log by context variables, which
 threads do not inherit. So the reporter keeps the context of its creator.
 
-In the triggerer, each line that arrives alone makes Airflow query its database for triggers, which takes more processor
-time than a small chunk. So the reporter can hold lines, and write the lines of a second together.
+A line that is written alone costs more processor time in Airflow's supervisor of the task than the line itself. In the
+triggerer, such a line even makes Airflow query its database for triggers. So the reporter holds lines about chunks that
+begin and end, and writes the lines of a second together.
 
 The metrics have the tags ``target`` and ``dag_id``. They are the counters ``clickhouse_backfill.chunks_done``,
 ``.chunks_failed``, ``.chunk_retries`` and ``.rows``, and the timing ``.chunk_seconds``, which Airflow sends in
@@ -18,7 +19,7 @@ from contextvars import copy_context
 from datetime import datetime, timedelta
 from functools import partial
 from logging import Logger
-from typing import Any
+from typing import Any, Self
 
 from ..core.events import ChunkDone, ChunkFailed, ChunkReleased, ChunkSplit, ChunkStarted, Event
 from ..core.failures import short_error
@@ -31,6 +32,7 @@ from .compat import Stats
 from .fields import show_window
 
 _PREFIX = "clickhouse_backfill"
+_HOLD_SECONDS = 1.0
 _ChunkEvent = ChunkStarted | ChunkDone | ChunkFailed | ChunkSplit | ChunkReleased
 
 
@@ -38,20 +40,35 @@ class ChunkReporter:
     """
     A reporter that logs and counts a worker's events; any of the worker's threads may call the reporter.
 
-    Args:
-        hold: Whether to hold the lines until :meth:`flush`. A chunk that ends before the next flush has no line about
-            its start.
+    The reporter is a context manager. Within the context, lines are written once per second, and warnings and errors
+    immediately. A chunk that ends before its line about the start is written has no such line.
     """
 
-    def __init__(self, log: Logger | Any, dag_id: str, *, hold: bool = False) -> None:
+    def __init__(self, log: Logger | Any, dag_id: str) -> None:
         self._log, self._dag_id = log, dag_id
         self._plan_id, self._tags = "", {"dag_id": dag_id}
         self._context = copy_context()
         # For each running chunk, by its id: the window as text, and the start time.
         self._began: dict[str, tuple[str, datetime]] = {}
-        self._hold, self._lock = hold, threading.Lock()
-        # The held lines in order, each with the id of the chunk that has just started; empty for other lines.
+        # The held lines in order, each with the id of the chunk if the line is about its start, else with empty text.
         self._held: list[tuple[str, Callable[[], None]]] = []
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._writer = threading.Thread(target=self._write_regularly, name="backfill-lines", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Start to write the lines of each second."""
+        self._writer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Write the remaining lines."""
+        self._ended.set()
+        self._writer.join()
+
+    def _write_regularly(self) -> None:
+        while not self._ended.wait(_HOLD_SECONDS):
+            self._flush()
+        self._flush()
 
     def begin(self, plan: Plan) -> None:
         """Set the plan of the events, before the first event."""
@@ -63,12 +80,12 @@ class ChunkReporter:
         # Only one thread at a time can enter a context, so each call enters a copy.
         self._context.copy().run(self._tell, event)
 
-    def flush(self) -> None:
-        """Write the held lines; safe to call from any thread."""
+    def _flush(self) -> None:
+        # Write under the lock: another thread may flush a later line.
         with self._lock:
             held, self._held = self._held, []
-        for _, write in held:
-            self._context.copy().run(write)
+            for _, write in held:
+                self._context.copy().run(write)
 
     def _tell(self, event: Event) -> None:
         match event:
@@ -110,11 +127,10 @@ class ChunkReporter:
             self._began.pop(event.chunk_id, None)
         query = query_id(self._plan_id, event.chunk_id, event.attempt)
         write = partial(level, "%s: %s (%sattempt %s, query %s)", window, plain_line(what), more, event.attempt, query)
-        if not self._hold:
-            write()
-            return
+        begins = isinstance(event, ChunkStarted)
         with self._lock:
-            begins = isinstance(event, ChunkStarted)
             if not begins:
                 self._held = [line for line in self._held if line[0] != event.chunk_id]
             self._held.append((event.chunk_id if begins else "", write))
+        if not isinstance(event, ChunkStarted | ChunkDone):
+            self._flush()

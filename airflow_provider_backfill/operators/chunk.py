@@ -229,17 +229,18 @@ class BackfillChunkOperator(BaseOperator):
                     worker.stop(_KILLED)
 
             try:
-                run_plan(
-                    session,
-                    plan_id,
-                    flags=flags,
-                    parallel=1,
-                    window=window,
-                    on_start=begin,
-                    report=reporter,
-                    newest_first=is_newest_first(self.chunks),
-                    **pace.arguments(),
-                )
+                with reporter:
+                    run_plan(
+                        session,
+                        plan_id,
+                        flags=flags,
+                        parallel=1,
+                        window=window,
+                        on_start=begin,
+                        report=reporter,
+                        newest_first=is_newest_first(self.chunks),
+                        **pace.arguments(),
+                    )
             except BackfillError:
                 # A cancel after this task's check makes the start of the run raise an error. Skip the task then.
                 self._refuse_cancelled(self._look(session, plan_id, window))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from airflow.sdk import DAG
 
 from airflow_provider_backfill import triggers
+from airflow_provider_backfill.airflow_support import task_log
 from airflow_provider_backfill.airflow_support.task_log import ChunkReporter
 from airflow_provider_backfill.commands.cancel import cancel_plan
 from airflow_provider_backfill.commands.run import run_plan
@@ -21,7 +23,7 @@ from airflow_provider_backfill.sensors import BackfillStatusSensor
 from airflow_provider_backfill.triggers import BackfillChunkTrigger, BackfillStatusTrigger
 from tests.airflow.conftest import CONNECTION, Flow
 from tests.clickhouse.lab import Lab
-from tests.state import chunks_of, done, make_plan, started
+from tests.state import chunks_of, done, failed, make_plan, started
 
 Make = Callable[..., Flow]
 WINDOW: dict[str, Any] = {"window_from": "2025-01-01", "window_to": "2025-01-03"}
@@ -108,47 +110,38 @@ def chunk_trigger(lab: Lab, chunks: dict[str, Any]) -> BackfillChunkTrigger:
     return BackfillChunkTrigger(**arguments)
 
 
-def test_lines_of_the_triggerer_come_together_and_a_short_chunk_has_one(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, airflow_db: None
+def test_lines_come_together_and_a_short_chunk_has_one(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each line that arrives alone makes Airflow ask its database; of a chunk at work, a line says so."""
+    """A line alone costs Airflow's supervisor more than itself, and the triggerer asks its database for each."""
     made = make_plan(chunks=3)
-    short, slow, last = chunks_of(made)
+    short, failing, slow = chunks_of(made)
     caplog.set_level("INFO", "lines")
 
     def lines() -> list[str]:
-        found = [record.getMessage().partition(" (attempt")[0] for record in caplog.records]
+        found = [re.sub(r"^2025-01-01 (\d+).*?: (.*) \(.*", r"\1 \2", each.getMessage()) for each in caplog.records]
         caplog.clear()
         return found
 
-    reporter = ChunkReporter(logging.getLogger("lines"), "dag", hold=True)
-    reporter.begin(made)
-    for event in (started(made, short), done(short), started(made, slow)):
-        reporter(event)
-    assert lines() == []
-    reporter.flush()
-    assert lines() == [
-        "2025-01-01 00:00 to 2025-01-01 06:00: 10 rows in 1.5 s",
-        "2025-01-01 06:00 to 2025-01-01 12:00: begins",
-    ]
-    reporter.flush()
-    assert lines() == []
+    monkeypatch.setattr(task_log, "_HOLD_SECONDS", 3600)
+    with ChunkReporter(logging.getLogger("lines"), "dag") as reporter:
+        reporter.begin(made)
+        for event in (started(made, short), done(short), started(made, failing)):
+            reporter(event)
+        assert lines() == []
+        # A failure does not wait, and comes after what was held.
+        reporter(failed(failing))
+        assert lines() == ["00 10 rows in 1.5 s", "06 out of memory"]
+        reporter(started(made, failing, 2))
+    assert lines() == ["06 begins"]
 
-    def work(_: BackfillChunkTrigger, held: ChunkReporter) -> None:
-        held(started(made, last))
-        time.sleep(0.5)
-        begun.extend(lines())
-        held(done(last))
-
-    begun: list[str] = []
-    monkeypatch.setattr(triggers, "_LINES_SECONDS", 0.1)
-    monkeypatch.setattr(BackfillChunkTrigger, "_run_chunks", work)
-    monkeypatch.setattr(BackfillChunkTrigger, "log", logging.getLogger("lines"))
-    arguments = dict.fromkeys(("chunks", "user", "clickhouse_conn_id", "state_dir", "options", "flags"))
-    event = asyncio.run(first(BackfillChunkTrigger(dag_id="dag", **arguments)))  # type: ignore[arg-type]
-    assert event == {"error": "", "final": False}
-    assert begun == ["2025-01-01 12:00 to 2025-01-01 18:00: begins"]
-    assert lines() == ["2025-01-01 12:00 to 2025-01-01 18:00: 10 rows in 1.5 s"]
+    monkeypatch.setattr(task_log, "_HOLD_SECONDS", 0.05)
+    with ChunkReporter(logging.getLogger("lines"), "dag") as reporter:
+        reporter(started(made, slow))
+        deadline = time.monotonic() + 20
+        while not caplog.records and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert lines() == ["12 begins"]
 
 
 async def first(trigger: Any) -> Any:
