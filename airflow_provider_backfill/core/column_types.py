@@ -65,6 +65,12 @@ def is_comparable(column_type: str) -> bool:
     return not re.search(r"\b(?:AggregateFunction\(|Variant\(|Dynamic|JSON|Object\()", column_type)
 
 
+def takes_null(column_type: str) -> bool:
+    """Return whether a column of this type can store a NULL."""
+    name = column_type.removeprefix("LowCardinality(")
+    return name.startswith(("Nullable(", "Variant(", "Dynamic", "JSON"))
+
+
 def _plain(text: str) -> str:
     """
     Return a type without its outer Nullable.

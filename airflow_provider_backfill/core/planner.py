@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from ..errors import Advice, Flag, RequestError
 from .chunking import Chunking
-from .column_types import time_kind, unwrap_type, widens
+from .column_types import takes_null, time_kind, unwrap_type, widens
 from .facts import Column, ScanFacts, TableFacts
 from .instants import render_instant
 from .masking import mask_secrets
@@ -170,12 +170,6 @@ def converted_columns(columns: Sequence[Column], target: TableFacts) -> tuple[st
     """Return the columns of a SELECT whose values the INSERT converts to another type."""
     types = {column.name: column.type for column in target.columns}
     return tuple(column.name for column in columns if types.get(column.name) not in (None, column.type))
-
-
-def takes_null(column_type: str) -> bool:
-    """Return whether a column of this type can store a NULL."""
-    name = column_type.removeprefix("LowCardinality(")
-    return name.startswith(("Nullable(", "Variant(", "Dynamic", "JSON"))
 
 
 def defaulted_columns(columns: Sequence[Column], target: TableFacts) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_backfill.core.adding_up import merging, widths
+from airflow_provider_backfill.core.adding_up import conversions, merging, widths
 from airflow_provider_backfill.core.adding_up.case import Case, Kind
 from airflow_provider_backfill.core.adding_up.lineage import Value, is_partial, show
 from airflow_provider_backfill.core.adding_up.merging import (
@@ -31,6 +31,9 @@ from airflow_provider_backfill.core.tables import TimeKind
 from tests.adding_up_cases import EV, SUM_STATE, TREE, TWO, ZERO, call, part, target
 from tests.state import make_plan
 
+KIND = Value("column", "kind", "UInt8")
+DAY_LONG = Value("constant", "1", "IntervalDay", literal="toIntervalDay(1)")
+
 
 @pytest.mark.parametrize("levels", [12, 60])
 def test_a_value_that_each_subquery_uses_twice_is_judged_once(levels: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +46,7 @@ def test_a_value_that_each_subquery_uses_twice_is_judged_once(levels: int, monke
         assert calls < 50 * levels
         return is_partial(value)
 
-    for module in (merging, widths):
+    for module in (merging, widths, conversions):
         monkeypatch.setattr(module, "is_partial", counted)
     value = part("sum")
     for _ in range(levels):
@@ -78,6 +81,15 @@ def test_a_value_that_each_subquery_uses_twice_is_judged_once(levels: int, monke
         (call("CAST", SUM_STATE, part("sumState", SUM_STATE)), "state"),
         (call("ifNull", "UInt64", part("sum", "Nullable(UInt64)"), ZERO), "sum"),
         (Value("either", "", "UInt64", (part("sum"), part("count")), "1"), "sum"),
+        (call("toUnixTimestamp", "UInt32", part("max", "DateTime")), "max"),
+        (call("toStartOfInterval", "DateTime", part("min", "DateTime"), DAY_LONG), "min"),
+        (call("plus", "DateTime", part("max", "DateTime"), DAY_LONG), "max"),
+        (call("greatest", "UInt64", part("max"), TWO), "max"),
+        (call("greater", "UInt8", part("max"), TWO), "max"),
+        (call("upper", "String", part("any", "String")), "any"),
+        (call("if", "Int64", call("equals", "UInt8", KIND, TWO), call("negate", "Int64", part("sum")), ZERO), "sum"),
+        (call("multiIf", "UInt64", KIND, part("max"), KIND, part("max"), TWO), "max"),
+        (part("sumState", SUM_STATE, part("count")), "state"),
     ],
 )
 def test_values_that_merge(value: Value, by: str) -> None:
@@ -115,6 +127,16 @@ def test_values_that_merge(value: Value, by: str) -> None:
         Value("either", "", "UInt64", (part("sum"), part("max")), "1"),
         Value("either", "", "UInt64", (part("sum"), TWO), "1"),
         call("plus", "UInt64", part("uniq"), part("sum")),
+        call("toInt64", "Int64", part("max", "String")),
+        call("plus", "DateTime", DAY_LONG, part("max", "DateTime")),
+        call("less", "UInt8", part("max"), TWO),
+        call("greatest", "Nullable(UInt64)", part("min", "Nullable(UInt64)"), TWO),
+        call("ifNull", "String", part("any", "Nullable(String)"), TWO),
+        call("if", "UInt64", call("equals", "UInt8", part("count"), TWO), part("sum"), ZERO),
+        call("if", "UInt64", KIND, part("sum"), TWO),
+        call("if", SUM_STATE, KIND, part("sumState", SUM_STATE), KIND),
+        part("avgState", "AggregateFunction(avg, UInt64)", part("count")),
+        part("groupUniqArray", "Array(Array(UInt8))", part("groupUniqArray", "Array(UInt8)")),
     ],
 )
 def test_values_that_do_not(value: Value) -> None:
@@ -233,6 +255,11 @@ def test_the_latest_row_is_one_of_the_greatest_version() -> None:
     assert not keeps_latest(into, filled, given | {"seen": part("min", "DateTime", ts)})
     assert not keeps_latest(into, filled, given | {"n": part("argMax", "Int64", ts, v)})
     assert not keeps_latest(into, filled, given | {"n": part("argMin", "Int64", v, ts)})
+    assert not keeps_latest(into, filled, given | {"n": call("plus", "Int64", part("count"), given["n"])})
+    perhaps = Value("column", "v", "Nullable(Int64)")
+    assert not keeps_latest(into, filled, given | {"n": part("argMax", "Nullable(Int64)", perhaps, ts)})
+    kept = part("argMax", "Tuple(Nullable(Int64))", call("tuple", "Tuple(Nullable(Int64))", perhaps), ts)
+    assert keeps_latest(into, filled, given | {"n": call("tupleElement", "Nullable(Int64)", kept, TWO)})
     assert not keeps_latest(replace(into, engine_full="ReplacingMergeTree ORDER BY day"), filled, given)
 
 

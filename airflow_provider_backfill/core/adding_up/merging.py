@@ -8,12 +8,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ..column_types import unwrap_type
+from ..column_types import takes_null, unwrap_type
 from ..facts import Column, TableFacts
 from ..plan import Plan
 from ..sql import expressions, first_parentheses
+from .conversions import passes
 from .lineage import Value, is_partial, show_call
-from .widths import INTEGER, NUMBER_CAST, cuts_fractions
 
 _ALIASES = {
     "sumwithoverflow": "sum",
@@ -48,23 +48,14 @@ _MERGEABLE = {
     "maxmap": "maxMap",
     "maxmappedarrays": "maxMap",
 }
-# Merging an equal value again does not change the result of these functions.
-IDEMPOTENT = frozenset(
-    {"min", "max", "any", "anyLast", "groupBitAnd", "groupBitOr", "groupUniqArrayArray", "minMap", "maxMap"}
-)
 # The result of these states depends on the order of merges, and chunks merge in any order.
 _ORDERED_STATES = re.compile(r"(?:deltaSum|groupArrayMoving|exponentialMoving|groupArrayLast)\w*", re.IGNORECASE)
 # These states keep a selection of values. Two merged selections are not a selection of all values.
 _SELECTING_STATES = re.compile(r"(?:topK|approx_top|histogram|groupArraySample|anyHeavy)\w*", re.IGNORECASE)
-_MONOTONE = re.compile(
-    r"_?CAST|to(?:U?Int\d+|Float\d+|Date|Date32|DateTime|DateTime64|Nullable)|materialize|identity"
-    r"|toStartOf(?:Second|Minute|Hour|Day|Month|Quarter|Year)"
-)
 _STATE_TYPE = re.compile(r"AggregateFunction\(\s*(?:\d+\s*,\s*)?(\w+)")
 _SIMPLE_TYPE = re.compile(r"SimpleAggregateFunction\(\s*(\w+)")
 _SUMMABLE = re.compile(r"U?Int\d+|Float\d+|BFloat16|Decimal\d*\(.*\)|Bool")
 _LEAST_IS_DEFAULT = re.compile(r"UInt\d+|Date|DateTime(?:\(.*\))?|Bool|String|FixedString\(.*\)")
-_BITS = frozenset({"groupBitAnd", "groupBitOr", "groupBitXor"})
 _DEFAULT_COUNTS = frozenset({"min", "max", "any", "anyLast", "groupBitAnd"})
 
 
@@ -111,46 +102,9 @@ def _merge_of(value: Value, known: dict[int, Merge]) -> Merge:
         if len({merge.by for merge in merges}) == 1 and len(parts) == len(value.args):
             return merges[0]
         return Merge("", "the branches of a UNION give it in different ways")
-    if value.what == "call" and len({merge.by for merge in merges}) == 1 and _passes(value, parts, merges[0].by):
+    if value.what == "call" and len({merge.by for merge in merges}) == 1 and passes(value, parts, merges[0].by):
         return _finalised(merges[0].type) if value.name == "finalizeAggregation" else merges[0]
     return Merge("", f"{show_call(value)} of parts is not the part of {show_call(value)} of the whole")
-
-
-def _passes(value: Value, parts: Sequence[Value], by: str) -> bool:
-    """
-    Return whether the outermost function of *value* may be applied before the merge.
-
-    This holds if the function of the merged parts equals the merge of the function's results.
-
-    Args:
-        value: A call.
-        parts: The arguments that are parts.
-        by: How the parts are merged.
-    """
-    name, single, all_parts = value.name, len(parts) == 1, len(parts) == len(value.args)
-    if by == "state":
-        return single and name in ("finalizeAggregation", "CAST", "_CAST")
-    if by == "sum":
-        if name in ("ifNull", "coalesce"):
-            return is_partial(value.args[0]) and all(arg.literal == "0" for arg in value.args[1:])
-        if single and NUMBER_CAST.fullmatch(name):
-            return not cuts_fractions(parts[0].type, value.type)
-        if name in ("plus", "minus"):
-            # A NULL part would hide the other part of the same chunk.
-            return all_parts and not any(part.type.startswith("Nullable(") for part in parts)
-        return (
-            name == "negate"
-            or (single and name == "multiply")
-            or (single and value.args[0] in parts and name == "divide" and "Decimal" not in value.type)
-        )
-    if by in _BITS and single and NUMBER_CAST.fullmatch(name):
-        return all(INTEGER.fullmatch(unwrap_type(kind)) for kind in (value.type, parts[0].type))
-    if by in ("min", "max") and single and value.args[0] in parts and name in ("plus", "minus", "multiply", "divide"):
-        # Only positive constants pass, because a negative factor reverses the order.
-        return re.fullmatch(r"0*[1-9]\d*(\.\d+)?", value.args[1].literal or "") is not None
-    if by in ("min", "max", "any", "anyLast") and single and _MONOTONE.fullmatch(name):
-        return by in ("any", "anyLast") or unwrap_type(value.type) != "String"
-    return all_parts and (name, by) in (("greatest", "max"), ("least", "min"))
 
 
 def _finalised(state: str) -> Merge:
@@ -172,6 +126,8 @@ _REPEATABLE = re.compile(
     r"(?:min|max|any|anyLast|any_value|first_value|last_value|groupBitAnd|groupBitOr|groupUniqArray|uniq|uniqExact"
     r"|uniqHLL12|uniqCombined|uniqCombined64|uniqTheta|groupBitmap)(?:If|State|SimpleState|OrNull)*"
 )
+# Functions that do not merge their arguments: a count, and arrays of which each element is an argument.
+_ALONE = frozenset({"count", "grouparray", "groupuniqarray"})
 _COMBINATORS = ("If", "Array", "OrNull", "OrDefault")
 
 
@@ -187,7 +143,10 @@ def _aggregate_merge(value: Value, known: dict[int, Merge]) -> Merge:
         if _SELECTING_STATES.fullmatch(name):
             return Merge("", f"{name} keeps a selection of values, and merged selections are not that of all values")
         if inner and not name.endswith("MergeState"):
-            return _over_parts(name, args)
+            base = name.removesuffix("State")
+            by = _base_merge(base)
+            merge = _over(by, name, args, known, alone=base.lower() in _ALONE) if by else _over_parts(name, args)
+            return merge._replace(by="state", type=value.type) if merge.by else merge
         return Merge("state", type=value.type)
     if value.type.startswith("SimpleAggregateFunction("):
         match = _SIMPLE_TYPE.match(value.type)
@@ -207,7 +166,7 @@ def _aggregate_merge(value: Value, known: dict[int, Merge]) -> Merge:
         if not harmless and ("over all" in value.source or "If" in combinators):
             rows = "such rows" if "If" in combinators else "rows"
             return Merge("", f"{name} gives a default for a chunk without {rows}, and that would be merged as a value")
-    return _over(by, name, args, known, counts=base.lower() == "count")
+    return _over(by, name, args, known, alone=base.lower() in _ALONE)
 
 
 def _without_combinators(name: str) -> tuple[str, set[str]]:
@@ -230,17 +189,19 @@ def _base_root(base: str, combinator: str) -> bool:
     return bool(root) and not (combinator == "Array" and root.lower() in ("group", "groupuniq"))
 
 
-def _over(by: str, name: str, args: Sequence[Value], known: dict[int, Merge], *, counts: bool = False) -> Merge:
+def _over(by: str, name: str, args: Sequence[Value], known: dict[int, Merge], *, alone: bool = False) -> Merge:
     """
     Return the merge *by* for the results of the function *name*, or why the results do not merge.
 
-    If an argument has parts, the results merge only if all arguments have parts that merge by *by*, and the function is
-    not a count.
+    If an argument has parts, the results merge only if all arguments have parts that merge by *by*.
+
+    Args:
+        alone: Whether the results of the function never merge if an argument has parts.
     """
     inner = [merge_of(arg, known) for arg in args if is_partial(arg)]
     if not inner:
         return Merge(by)
-    if counts or any(merge.by != by for merge in inner) or len(inner) != len(args):
+    if alone or any(merge.by != by for merge in inner) or len(inner) != len(args):
         return _over_parts(name, args)
     return Merge(by)
 
@@ -332,16 +293,26 @@ def keeps_latest(target: TableFacts, filled: Sequence[Column], columns: Mapping[
     if highest.what != "aggregate" or highest.name != "max" or _partial_args(highest):
         return False
     rest = [columns[column.name] for column in filled if column.name != version[0] and not column.in_key]
-    return all(
-        value.what == "constant"
-        or (
-            value.what == "aggregate"
-            and value.name == "argMax"
-            and value.args[1:] == highest.args
-            and not _partial_args(value)
-        )
-        for value in rest
-    )
+    return all(_is_of_latest(value, highest) for value in rest)
+
+
+def _is_of_latest(value: Value, highest: Value) -> bool:
+    """Return whether a value is a function of the keys, of *highest*, and of the row that has *highest*."""
+    seen: set[int] = set()
+    todo = [value]
+    while todo:
+        one = todo.pop()
+        if id(one) in seen or one == highest or not is_partial(one):
+            continue
+        seen.add(id(one))
+        if one.what == "call":
+            todo.extend(one.args)
+            continue
+        # argMax skips NULLs, so its value may be of an earlier row, and a NULL if a chunk has no other values.
+        latest = one.name == "argMax" and one.args[1:] == highest.args and not takes_null(one.args[0].type)
+        if one.what != "aggregate" or not latest or _partial_args(one):
+            return False
+    return True
 
 
 def _partial_args(value: Value) -> bool:

@@ -8,9 +8,9 @@ from ..facts import TableFacts
 from ..plan import Statement
 from ..tables import TableName
 from .case import Case, Kind
+from .conversions import IDEMPOTENT
 from .lineage import UNSTABLE, Value, any_of, of_branch, show_call
 from .merging import (
-    IDEMPOTENT,
     MERGING,
     follows,
     keeps_latest,
