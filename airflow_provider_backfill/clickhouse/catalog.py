@@ -5,7 +5,7 @@ The functions change nothing on the server and decide nothing; the planner decid
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -224,12 +224,19 @@ def are_constant(server: ClickHouse, expressions: Sequence[str]) -> bool:
         return False
 
 
-def tables_like(server: ClickHouse, name: TableName) -> list[TableName]:
-    """Return up to 3 MergeTree tables with all columns (name and type) of table *name*, those of its database first."""
+def tables_like(server: ClickHouse, name: TableName, without: Collection[TableName]) -> list[TableName]:
+    """
+    Return up to 3 MergeTree tables with all columns (name and type) of table *name*, those of its database first.
+
+    Args:
+        without: Tables to leave out.
+    """
+    left_out = ", ".join(f"({literal(one.database)}, {literal(one.table)})" for one in sorted(without))
     found = server.rows(
         "SELECT database, table FROM system.columns WHERE (name, type) IN"
         f" (SELECT name, type FROM system.columns WHERE {table_condition(name)})"
         " AND (database, table) IN (SELECT database, name FROM system.tables WHERE engine LIKE '%MergeTree')"
+        f" AND (database, table) NOT IN ({left_out})"
         " GROUP BY database, table"
         f" HAVING count() = (SELECT count() FROM system.columns WHERE {table_condition(name)})"
         f" ORDER BY database != {literal(name.database)}, database, table LIMIT 3"

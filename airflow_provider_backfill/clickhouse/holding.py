@@ -1,4 +1,8 @@
-"""Detect that a SELECT reads its target under another name, such as a Merge table, a dictionary or ``remote()``."""
+"""
+Find the tables whose rows a SELECT reads under another name, such as a Merge table, a dictionary or ``remote()``.
+
+These may be the target, or tables that keep no rows.
+"""
 
 import re
 from collections.abc import Collection, Iterator
@@ -13,6 +17,8 @@ from .client import ClickHouse
 _LITERAL = re.compile(r"'((?:[^'\\]|\\.){0,400})'")
 # Engines that return rows of the table named in their arguments.
 _PASSED_ON = frozenset({"Distributed", "Buffer", "Alias"})
+KEEPS_NOTHING = frozenset({"Null", "Kafka", "RabbitMQ", "NATS", "S3Queue", "AzureQueue", "FileLog"})
+"""Engines of tables whose rows cannot be read again: they store no rows, or lose the rows that are read."""
 _BY_TEXT = re.compile(r"dict[A-Z]\w*")
 _FAR = frozenset({"remote", "remoteSecure", "cluster", "clusterAllReplicas"})
 _HERE = frozenset({"", "localhost", "127.0.0.1"})
@@ -32,6 +38,25 @@ def holds_rows_of(
     if engine == "Merge":
         return _merges(server, definition, name.database, targets)
     return engine == "Dictionary" and _loads(definition, name.database, targets)
+
+
+def tables_behind(server: ClickHouse, name: TableName, engine: str, definition: str) -> Iterator[str]:
+    """
+    Yield, as ``database.table``, the tables that a Buffer, Distributed or Alias table passes on.
+
+    For a Merge table, yield its tables only if none of them keeps its rows.
+    """
+    if engine in _PASSED_ON:
+        yield from map(str, named_tables(definition))
+    elif engine == "Merge":
+        *databases, tables = _LITERAL.findall(definition) or [""]
+        of = f"'{databases[0]}'" if databases else literal(name.database)
+        within = f"match(database, {of})" if "REGEXP" in definition else f"database = {of}"
+        found = server.rows(
+            f"SELECT concat(database, '.', name), engine FROM system.tables WHERE {within} AND match(name, '{tables}')"
+        )
+        if all(engine in KEEPS_NOTHING for _, engine in found):
+            yield from (str(table) for table, _ in found)
 
 
 def named_tables(definition: str) -> Iterator[TableName]:

@@ -18,7 +18,7 @@ from ..core.tables import TABLE_FUNCTION, TableName
 from ..errors import RequestError, StatementRefusedError
 from .catalog import view_targets
 from .client import ClickHouse
-from .holding import functions_with_rows_of, holds_rows_of, named_tables, names_in_calls
+from .holding import functions_with_rows_of, holds_rows_of, names_in_calls, tables_behind
 
 # EXPLAIN QUERY TREE needs the analyzer, whatever the user's profile sets.
 _SETTINGS = {"allow_experimental_analyzer": 1}
@@ -100,8 +100,8 @@ def sources(
     """
     Return what a query tree and the SELECTs of its views read, by the name in the tree.
 
-    The result has tables (also those behind a Buffer), views and dictionaries. Table functions that return the target's
-    rows are included as ``name()``.
+    The result has tables (also those behind a Buffer, Distributed or Alias table), views and dictionaries. Table
+    functions that return the target's rows are included as ``name()``.
 
     Args:
         filtered: The tables with a time filter. If a view is among them, its SELECT is not read.
@@ -127,8 +127,7 @@ def sources(
             name = TableName(database, table)
             holds = name in own or written.get(name) in own or holds_rows_of(server, name, engine, definition, own)
             inner, opaque = None, False
-            if engine == "Buffer":
-                todo |= {str(one) for one in named_tables(definition)}
+            todo |= {*tables_behind(server, name, engine, definition)}
             if engine == "View" and name not in filtered:
                 try:
                     inner = query_tree(server, as_select)

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 from ..clickhouse import catalog, query_sources, query_tree
 from ..clickhouse.client import ClickHouse
+from ..clickhouse.holding import KEEPS_NOTHING
 from ..core.facts import Column, QuerySource, SelectFacts, TableFacts
 from ..core.names import show_table
 from ..core.parameters import compared_zones, parameter_settings, read_parameters
-from ..core.plan import FilteredTable, Parameter, Statement
+from ..core.plan import FilteredTable, Parameter, Statement, WriteMode
 from ..core.planner import converted_columns, defaulted_columns, find_time_column, insert_columns
 from ..core.query_settings import check_settings
 from ..core.query_tree import Node
@@ -18,9 +19,6 @@ from ..core.sql import copy_select, in_parentheses, quote_table, time_select
 from ..core.tables import TABLE_FUNCTION, TimeKind
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from .plan_inputs import target_facts, type_of
-
-# Engines of tables whose rows cannot be read again: they store no rows, or lose the rows that are read.
-_KEEPS_NOTHING = frozenset({"Null", "Kafka", "RabbitMQ", "NATS", "S3Queue", "AzureQueue", "FileLog"})
 
 # Databases to which ClickHouse sends the conditions of a SELECT, with times as text.
 _SENT_TEXT = ("MySQL", "PostgreSQL", "ODBC", "JDBC")
@@ -71,7 +69,7 @@ def _statements(server: ClickHouse, target: TableFacts, request: PlanRequest) ->
                 f"{source.name} is the target itself; inserting a table into itself doubles its rows.",
                 remedy=Advice("pass another {}, or omit it to replay the views that feed the target", Flag("--source")),
             )
-        _check_kept(server, "--source", QuerySource(source.name, source.engine))
+        _check_kept(server, "--source", QuerySource(source.name, source.engine), target)
         named, timed = _with_expression(server, source, request.time_column)
         column, kind = find_time_column(timed, named, request.time_unit)
         given = [c for c in source.columns if c.insertable]
@@ -81,7 +79,7 @@ def _statements(server: ClickHouse, target: TableFacts, request: PlanRequest) ->
         select = copy_select(source.name, [c for c in target.columns if c.name in names])
         if not source.engine.endswith("MergeTree"):
             for one in query_tree.sources(server, query_tree.query_tree(server, select), (), target).values():
-                _check_kept(server, "--source", one)
+                _check_kept(server, "--source", one, target)
         return [
             Statement(
                 name=str(source.name),
@@ -144,7 +142,7 @@ def _select_statement(
     tree = query_tree.query_tree(server, select)
     sources = query_tree.sources(server, tree, (), target)
     for one in sources.values():
-        _check_kept(server, what, one)
+        _check_kept(server, what, one, target)
     (first, function_type), *further = _filtered_tables(server, select, tree, sources, request, what, replayed=replayed)
     name = first.table
     if name in (target.name, target.storage):
@@ -206,7 +204,7 @@ def _placed_by_user(
     tree = query_tree.query_tree(server, select, values)
     sources = query_tree.sources(server, tree, (), target)
     for one in sources.values():
-        _check_kept(server, what, one)
+        _check_kept(server, what, one, target)
     _check_zones(server, what, [tree, *(one.tree for one in sources.values() if one.tree)], sources, request)
     dates = any(one.kind in (TimeKind.DATE, TimeKind.DATE32) for one in parameters)
     converted = converted_columns(facts.columns, target)
@@ -392,20 +390,25 @@ def _with_expression(server: ClickHouse, table: TableFacts, named: str | None) -
     return expression, replace(table, columns=(*table.columns, column))
 
 
-def _check_kept(server: ClickHouse, what: str, source: QuerySource) -> None:
+def _check_kept(server: ClickHouse, what: str, source: QuerySource, target: TableFacts) -> None:
     """Refuse a table that does not keep its rows, before anything is read from it."""
-    if source.engine not in _KEEPS_NOTHING:
+    if source.engine not in KEEPS_NOTHING:
         return
-    like = [str(name) for name in catalog.tables_like(server, source.name)]
+    own = {target.name, target.storage}
+    like = [str(name) for name in catalog.tables_like(server, source.name, own)]
     where = f"{', '.join(like)} {'has' if len(like) == 1 else 'have'} its columns: " if like else ""
     read = like[0] if like else "the table that does"
+    other = Advice(f"{where}pass {{}} with the same SELECT over {read}", Flag("--select"))
+    itself = Advice(
+        f"{{}}, or fill {source.name} itself, which its views see: {{}} {{}} {{}} {{}}",
+        other,
+        Flag("--target", show_table(source.name)),
+        Flag("--source", read),
+        Flag("--write-mode", WriteMode.INSERT),
+        Flag("--accept-at-least-once"),
+    )
     raise RequestError(
         f"{what} reads {source.name}, a {source.engine} table, which keeps no rows that could be read again.",
-        remedy=Advice(
-            f"{where}pass {{}} with the same SELECT over {read}, or fill {source.name} "
-            "itself, which its views see: {} {}",
-            Flag("--select"),
-            Flag("--target", show_table(source.name)),
-            Flag("--source", read),
-        ),
+        # A row inserted into a queue would be a new message.
+        remedy=itself if source.engine == "Null" and source.name not in own else other,
     )

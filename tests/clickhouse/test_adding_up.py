@@ -91,6 +91,13 @@ RIGHT = {
         "(day Date, user UInt32) ENGINE = ReplacingMergeTree PARTITION BY day ORDER BY user",
         f"SELECT DISTINCT {DAY}, user FROM ev",
     ),
+    "functions of max, any and sum": Shape(
+        aggregating(
+            "hi SimpleAggregateFunction(max, UInt32), any SimpleAggregateFunction(any, String), n SimpleAggregateFunction(sum, Int64), s AggregateFunction(sum, UInt64)",
+            "user UInt32",
+        ),
+        "SELECT user, toUnixTimestamp(max(ts)) AS hi, upper(any(concat('u', toString(user)))) AS any, CASE WHEN user > 5 THEN -sum(c) ELSE sum(c) END AS n, sumState(c) AS s FROM (SELECT user, ev.v AS v, max(ev.ts) AS ts, count() AS c FROM ev GROUP BY user, v) GROUP BY user",
+    ),
     "maps and arrays": Shape(
         aggregating(
             "m SimpleAggregateFunction(sumMap, Map(UInt32, UInt64)), who SimpleAggregateFunction(groupUniqArrayArray, Array(UInt32))"
@@ -225,6 +232,14 @@ WRONG = {
     ),
     "GROUP BY without aggregates into a plain MergeTree": Shape(
         "(day Date, user UInt32) ENGINE = MergeTree ORDER BY day", f"SELECT {DAY}, user FROM ev GROUP BY day, user"
+    ),
+    "argMax of a Nullable into a ReplacingMergeTree": Shape(
+        "(user UInt32, seen DateTime('UTC'), v Nullable(Int64)) ENGINE = ReplacingMergeTree(seen) ORDER BY user",
+        "SELECT user, max(ts) AS seen, argMax(if(toDate(ev.ts) = '2025-01-03', ev.v, NULL), ts) AS v FROM ev GROUP BY user",
+    ),
+    "groupUniqArray of groupUniqArray": Shape(
+        aggregating("a SimpleAggregateFunction(groupUniqArrayArray, Array(Array(Int64)))"),
+        f"SELECT day, groupUniqArray(w) AS a FROM (SELECT {DAY}, user, arraySort(groupUniqArray(v)) AS w FROM ev GROUP BY day, user) GROUP BY day",
     ),
     "HAVING on a count of a cut group": Shape(
         summing(), f"SELECT {DAY}, count() AS n FROM ev GROUP BY day HAVING n > 100"
@@ -629,11 +644,13 @@ def test_sources_that_keep_nothing(shop: Lab) -> None:
     shop.sql(
         "CREATE TABLE buffered AS ev ENGINE = Buffer(currentDatabase(), entry, 1, 10, 100, 10000, 1000000, 10000000, 100000000)",
         "CREATE VIEW seen AS SELECT * FROM entry",
+        "CREATE TABLE merged AS ev ENGINE = Merge(currentDatabase(), '^entry$')",
         "CREATE TABLE copy AS ev",
     )
-    for name in ("buffered", "seen"):
-        with pytest.raises(RequestError, match="a Null table, which keeps no rows"):
+    for name in ("buffered", "seen", "merged"):
+        with pytest.raises(RequestError, match="a Null table, which keeps no rows") as refused:
             shop.plan("copy", START, END, 24, source=name)
+        assert ".copy" not in refused.value.hint
 
 
 @pytest.mark.parametrize(
