@@ -63,6 +63,14 @@ def test_a_value_that_comes_again_is_no_bucket() -> None:
     assert "come again (3)" in verdict.refusal.message
 
 
+def test_a_value_that_samples_may_miss_is_a_doubt() -> None:
+    """Instants 15 minutes apart show the values of a calendar, but not those of a hash."""
+    asked = case("uniq", target("MergeTree"))
+    hashed = replace(asked, tree=parse_tree(TREE.replace("toDate", "cityHash64").splitlines()))
+    assert answer(asked, BucketFacts()).doubts == ()
+    assert "share a value of cityHash64(ts)" in answer(hashed, BucketFacts()).doubts[0]
+
+
 def test_what_may_be_cut_depends_on_the_target() -> None:
     assert keys_to_keep_whole(case("sum", target("SummingMergeTree"))) == ()
     (key,) = keys_to_keep_whole(case("sum", target("MergeTree")))

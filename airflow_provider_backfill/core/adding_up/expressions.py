@@ -1,5 +1,6 @@
 """Resolve the expressions of a query to columns, and find expressions that depend on time alone."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -9,6 +10,16 @@ from ..tables import TableName
 from .case import BucketFacts, BucketKey, Case, Kind, Read, TimeExpression
 from .lineage import BARE_NAME, UNSTABLE, Value, any_of, is_partial, is_unstable, literal_of, of_branch
 from .rows import RefusedError, Rows, Shape, TableColumns, UnknownKeyError, or_one_chunk
+
+# Functions of time whose values the server's samples, 15 minutes apart, show well enough to compare chunks.
+_EVEN = re.compile(
+    r"_?CAST|tuple|plus|minus|multiply|divide|intDiv|negate|floor|concat|substring|leftPad|materialize|identity"
+    r"|to(?:String|TimeZone|Nullable|LowCardinality|U?Int\d+|Float\d+|Decimal\d+|Date\w*|Interval\w+|StartOf\w+|Monday"
+    r"|LastDayOf\w+|Relative\w+|UnixTimestamp\w*|YYYY\w+|Year\w*|Quarter|Month|Week|ISO\w+|Day\w+|Hour|Minute|Second)"
+    r"|(?:from)?Unix\w+|formatDateTime\w*|date_?(?:Trunc|Name|Diff)|monthName|timeSlot|(?:add|subtract)[A-Z]\w+"
+    r"|year|quarter|month|week|yearWeek|day\w*|hour|minute|second",
+    re.IGNORECASE,
+)
 
 
 class Expressions(ABC):
@@ -151,6 +162,15 @@ class Expressions(ABC):
             raise UnknownKeyError(key)
         return facts.fits
 
+    def _holds_together(self, key: BucketKey) -> bool:
+        """Return whether no two chunks share a value of a time key; note a doubt if samples may miss such a value."""
+        if not self._fits(key):
+            return False
+        if any(not _EVEN.fullmatch(name) for one in key for name in re.findall(r"(\w+)\(", one.sql)):
+            shown = " or ".join(dict.fromkeys(one.sql for one in key))
+            self.doubts.append(f"whether two chunks share a value of {shown}, which was compared at some instants only")
+        return True
+
     def time_key(self, values: Sequence[Value]) -> BucketKey:
         """
         Return a key that combines those of *values* that depend only on the time of a filtered table.
@@ -226,6 +246,11 @@ class Expressions(ABC):
             return None
         source, table = next(iter(columns.items()))
         return source, table, text
+
+
+def is_uneven(value: Value) -> bool:
+    """Return whether the outermost function of a value may give values that the samples of a key miss."""
+    return value.what == "call" and not _EVEN.fullmatch(value.name)
 
 
 def _above_queries(node: Node) -> Iterator[Node]:

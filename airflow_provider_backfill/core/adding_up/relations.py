@@ -303,7 +303,7 @@ class Walk(Steps):
         keys = ((self.time_key((left,)), self.time_key((right,))) for left, right in pairs)
         for one, two in keys:
             key = tuple(sorted({*one, *two}))
-            if one and two and self._fits(key):
+            if one and two and self._holds_together(key):
                 self.steps.append(
                     f"both sides of the join are limited, and joined by {show_key(key)}, which no chunk cuts"
                 )

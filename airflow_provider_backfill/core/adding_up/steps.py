@@ -7,8 +7,8 @@ from dataclasses import replace
 from ...errors import Flag
 from ..query_tree import Node
 from .case import Kind
-from .expressions import Expressions
-from .lineage import Value, is_partial, literal_of, show
+from .expressions import Expressions, is_uneven
+from .lineage import Value, any_of, is_partial, literal_of, show
 from .placed import Told, given_in, pinned_side, tells_chunks
 from .rows import Cut, RefusedError, Rows, Shape, or_one_chunk, show_key
 
@@ -132,7 +132,10 @@ class Steps(Expressions):
         key = self.time_key(values)
         if not key:
             return Cut(what, keys, (), None)
-        if self._fits(key):
+        even = self.time_key([value for value in values if not any_of(value, is_uneven)])
+        if even and even != key and self._fits(even):
+            key = even
+        if self._holds_together(key):
             self.steps.append(f"{what} {keys}: each bucket of {show_key(key)} lies in a single chunk")
             return None
         return Cut(what, keys, key, self._buckets[key])
