@@ -26,19 +26,19 @@ _HIDDEN = "'[HIDDEN]'"
 _PLACEHOLDER = re.compile(r"\{\s*\w+\s*:")
 
 
-def query_tree(server: ClickHouse, select: str, parameters: Mapping[str, str] | None = None) -> Node:
+def query_tree(server: ClickHouse, select: str, settings: Mapping[str, str] | None = None) -> Node:
     """
     Return the server's tree of a SELECT before optimisation.
 
     Args:
-        parameters: Values of the SELECT's query parameters.
+        settings: Settings for the SELECT, and the values of its query parameters.
 
     Raises:
         ServerError: The server does not accept the SELECT, or could not be reached.
         RequestError: This server version prints query trees in an unknown format.
     """
     question = f"SELECT toValidUTF8(explain) FROM (EXPLAIN QUERY TREE passes = 1\n{select}\n)"
-    answer = server.rows(question, {**_SETTINGS, **(parameters or {})})
+    answer = server.rows(question, {**(settings or {}), **_SETTINGS})
     try:
         return parse_tree(line for (line,) in answer)
     except ValueError as error:

@@ -108,7 +108,7 @@ def _given(
     if not tell_chunks_by_text(statement.parameters, bounds):
         return {}
     chunks = [(from_ms(bounds[number]), from_ms(bounds[number + 1])) for number in sampled_chunks(len(bounds) - 1)]
-    values = [parameter_settings(statement.parameters, *chunk) for chunk in chunks]
+    values = [{**statement.settings, **parameter_settings(statement.parameters, *chunk)} for chunk in chunks]
     return constants_by_chunk(server, statement.select, scan.tree, values)
 
 

@@ -191,7 +191,8 @@ def read_queries(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequ
     found = []
     for statement, scan in zip(plan.statements, scans, strict=True):
         values = parameter_settings(statement.parameters, plan.start, plan.end)
-        tree = query_tree.query_tree(server, statement.select, values)
+        # Settings may change the tree: the strictness of joins, for example.
+        tree = query_tree.query_tree(server, statement.select, {**statement.settings, **values})
         times = {}
         for one in plan.filters(statement):
             kind = statement.function_type

@@ -139,7 +139,7 @@ def _select_statement(
         statement = _placed_by_user(server, target, request, select, parameters, what)
         return statement.model_copy(update={"time_column": request.time_column or parameters[0].name})
     facts = _select_facts(server, select, what, request.settings)
-    tree = query_tree.query_tree(server, select)
+    tree = query_tree.query_tree(server, select, request.settings)
     sources = query_tree.sources(server, tree, (), target)
     for one in sources.values():
         _check_kept(server, what, one, target)

@@ -23,6 +23,8 @@ _OURS = frozenset(
     | {"ignore_on_cluster_for_replicated_udf_queries", "apply_mutations_on_fly", "distributed_product_mode", "dialect"}
 )
 _OURS_BY_PART = re.compile(r"insert_deduplic|deduplicate_(?:insert|blocks)|^param_|_overflow_mode(?:_|$)|^limit_")
+# Settings whose effect a SELECT can have by other means, with these means.
+_INSTEAD = {"session_timezone": "name the zone in the functions of time, as in toStartOfDay(ts, 'Europe/Berlin')"}
 _NAME = re.compile(r"\w+")
 
 
@@ -40,6 +42,12 @@ def check_settings(names: Iterable[str], what: str) -> None:
         if not _NAME.fullmatch(name):
             raise RequestError(
                 f"{name!r} is no name of a setting.", remedy=Advice("write {}", Flag("--setting", "a=1"))
+            )
+        if name in _INSTEAD:
+            raise RequestError(
+                f"{what} sets {name}, which moves the buckets of some functions of time, so a plan cannot tell where "
+                "chunks cut them.",
+                hint=_INSTEAD[name],
             )
         if name in _OURS or _OURS_BY_PART.search(name):
             raise RequestError(

@@ -631,6 +631,16 @@ def test_the_window_on_the_wrong_side_of_a_join(shop: Lab) -> None:
     assert shop.value("SELECT count() FROM dst") == 1323
 
 
+def test_a_setting_makes_another_join(shop: Lab) -> None:
+    """Any one event of each user of a chunk is a row for each chunk; all events are one row each."""
+    select = qualified(shop, "SELECT name, v FROM dim JOIN ev ON ev.user = dim.user")
+    shop.sql("CREATE TABLE dst (name String, v Int64) ENGINE = MergeTree ORDER BY name")
+    with pytest.raises(RequestError, match="ANY INNER JOIN where the table that is read whole comes first"):
+        shop.plan("dst", START, END, 24, select=select, settings={"join_default_strictness": "ANY"})
+    shop.fill("dst", START, END, 24, select=select)
+    assert shop.value("SELECT count() FROM dst") == shop.value(f"SELECT count() FROM ({select})")
+
+
 def test_sources_that_keep_nothing(shop: Lab) -> None:
     """A Null table has passed its rows on; the refusal names the table that has them."""
     shop.sql(

@@ -24,6 +24,13 @@ def test_what_an_exact_result_rests_on_is_refused(name: str) -> None:
         check_settings([name], "--setting")
 
 
+def test_a_zone_belongs_into_the_functions() -> None:
+    """Some functions of time follow it, and others do not, whatever the zone of a column."""
+    with pytest.raises(RequestError, match="moves the buckets") as refused:
+        check_settings(["session_timezone"], "--setting")
+    assert "toStartOfDay(ts, 'Europe/Berlin')" in refused.value.hint
+
+
 def test_others_are_sent_as_text() -> None:
     """They are part of the plan, so they have one spelling and one order."""
     check_settings(["max_threads", "join_algorithm", "s3_max_connections"], "--setting")
