@@ -125,8 +125,10 @@ def _select(call: Call) -> str | None:
         try:
             text = read_file(Path(path)).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise RequestError(f"{name} {path} cannot be read: {reason}.", hint="check the path") from error
+            reason, hint = "it is not UTF-8", "save it as UTF-8"
+            if isinstance(error, OSError):
+                reason, hint = error.strerror or "", "check the path"
+            raise RequestError(f"{name} {path} cannot be read: {reason}.", hint=hint) from error
     if text is not None and not text.strip():
         hint = f"write a SELECT into {path}" if path is not None else f"write {name} 'SELECT …'"
         raise RequestError(f"{name} {path or ''}".rstrip() + " holds no SELECT.", hint=hint)

@@ -40,9 +40,9 @@ from ..core.sql import (
     sealed_table,
     staging_table,
     table_condition,
-    window_filter,
 )
 from ..core.tables import TableName
+from ..core.target_window import window_filter
 from ..errors import Advice, Flag, RequestError, Sql, StatementRefusedError, VerificationError
 from . import foreign_rows, proof, publish, replicated
 from .attempt import STAGING_SETTINGS, STAGING_TABLE, Attempt, Step, drop_tables, kill_queries, leftover_tables

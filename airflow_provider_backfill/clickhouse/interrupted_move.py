@@ -9,8 +9,9 @@ not decide, InDoubtError asks a person to check.
 from collections.abc import Iterable
 
 from ..core.remedy import command
-from ..core.sql import literal, quote_table, row_hash, table_checksum_sql, table_condition, window_filter
+from ..core.sql import literal, quote_table, row_hash, table_checksum_sql, table_condition
 from ..core.tables import TableName
+from ..core.target_window import window_filter
 from ..errors import Advice, InDoubtError, RequestError, Sql
 from .attempt import Attempt, drop_part
 from .client import ClickHouse

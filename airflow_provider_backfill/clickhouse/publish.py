@@ -13,8 +13,9 @@ from ..core.names import quote
 from ..core.plain_text import show_number
 from ..core.plan import Chunk, Plan, WriteMode
 from ..core.run_state import ContentSums
-from ..core.sql import backup_table, create_like, literal, quote_table, table_condition, window_filter
+from ..core.sql import backup_table, create_like, literal, quote_table, table_condition
 from ..core.tables import TableName
+from ..core.target_window import window_filter
 from ..errors import Advice, Flag, RequestError, ServerError, StatementRefusedError, VerificationError
 from .attempt import STAGING_SETTINGS, Attempt, Step, drop_part
 from .client import ClickHouse

@@ -1,7 +1,7 @@
 """Describe table functions in a SELECT (``s3``, ``remote``, ``file``, …) as sources with columns, like tables."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ..core.facts import Column, TableFacts
 from ..core.select_text import find_call
@@ -19,17 +19,21 @@ _NO_SOURCE = frozenset(
 )
 
 
-def table_functions(server: ClickHouse, select: str) -> list[TableFacts]:
+def table_functions(server: ClickHouse, select: str, settings: Mapping[str, str]) -> list[TableFacts]:
     """
     Return the table functions in a SELECT as tables that the server can filter by name.
 
     Omit a function that occurs several times, because a filter by name would apply to each call. Also omit functions
     that do not count as sources, such as ``numbers``, and functions that the server cannot describe.
 
+    Args:
+        settings: The settings that the SELECT will run with.
+
     Raises:
         ServerError: The server could not be reached, or does not accept the SELECT.
     """
-    tree = [line for (line,) in server.rows(f"SELECT explain FROM (EXPLAIN QUERY TREE passes = 1\n{select}\n)", _TREE)]
+    question = f"SELECT explain FROM (EXPLAIN QUERY TREE passes = 1\n{select}\n)"
+    tree = [line for (line,) in server.rows(question, {**settings, **_TREE})]
     names = [match.group(1) for line in tree if (match := _FUNCTION.search(line))]
     found = []
     for name in dict.fromkeys(names):
@@ -37,7 +41,7 @@ def table_functions(server: ClickHouse, select: str) -> list[TableFacts]:
         if name in _NO_SOURCE or names.count(name) > 1 or call is None:
             continue
         try:
-            columns = server.rows(f"DESCRIBE TABLE {call}")
+            columns = server.rows(f"DESCRIBE TABLE {call}", settings)
         except StatementRefusedError:
             # For example, the arguments depend on the rest of the SELECT.
             continue

@@ -7,6 +7,7 @@ value differs from the value one millisecond before, or one day before for a dat
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from ..core.adding_up.case import BucketFacts, BucketKey
@@ -40,9 +41,30 @@ def bucket_facts(
         f"SELECT toInt64(ms) AS ms, 1 AS bound FROM ({instants(bounds)})"
         f" UNION ALL SELECT toInt64({first} + number * {step}), 0 FROM numbers({(last - first) // step + 1})"
     )
+    # A bucket with an origin has no value right before a window that begins at the origin.
+    for after in (None, first):
+        with suppress(StatementRefusedError):
+            return _facts_at(server, key, times, bounds, moments, after)
+    return BucketFacts(usable=False)
+
+
+def _facts_at(
+    server: ClickHouse,
+    key: BucketKey,
+    times: Mapping[TableName, TimeColumn],
+    bounds: Sequence[int],
+    moments: str,
+    after: int | None,
+) -> BucketFacts:
+    """
+    Return the facts from the values at *moments*, SQL for instants.
+
+    Args:
+        after: The bound without a value right before it, in milliseconds; None if all bounds have such a value.
+    """
     values = " UNION ALL ".join(
         f"SELECT {number} AS branch, ms, side, bound, chunk, ({expression.sql}) AS value"
-        f" FROM ({_typed(times[expression.table], moments)})"
+        f" FROM ({_typed(times[expression.table], moments, after)})"
         for number, expression in enumerate(key)
     )
     same = (
@@ -53,11 +75,8 @@ def bucket_facts(
         f"SELECT toString(any(value)) FROM ({values}) WHERE chunk BETWEEN 1 AND {len(bounds) - 1}"
         " GROUP BY tuple(value) HAVING uniqExact(chunk) > 1 ORDER BY min(ms) LIMIT 1"
     )
-    try:
-        count, cut = server.rows(f"SELECT count(), min(ms) FROM ({same})", LONG_TEXT)[0]
-        found = server.rows(again, LONG_TEXT)
-    except StatementRefusedError:
-        return BucketFacts(usable=False)
+    count, cut = server.rows(f"SELECT count(), min(ms) FROM ({same})", LONG_TEXT)[0]
+    found = server.rows(again, LONG_TEXT)
     return BucketFacts(from_ms(cut) if count else None, str(found[0][0]) if found else "")
 
 
@@ -94,9 +113,9 @@ def value_at(server: ClickHouse, key: BucketKey, times: Mapping[TableName, TimeC
     return ", ".join(literal(str(value)) for value in found)
 
 
-def _typed(time: TimeColumn, moments: str) -> str:
+def _typed(time: TimeColumn, moments: str, after: int | None = None) -> str:
     """
-    Return a SELECT of the time column at each of *moments* and right before each bound.
+    Return a SELECT of the time column at each of *moments* and right before each bound, except the bound *after*.
 
     The result's ``side`` is 1 at the moment and 0 right before. Its ``chunk`` is the number of the chunk, from 1, and 0
     before the first bound.
@@ -106,7 +125,7 @@ def _typed(time: TimeColumn, moments: str) -> str:
         "SELECT ms, side, bound, sum(bound AND side = 1) OVER (ORDER BY at) AS chunk,"
         f" CAST({instant_sql('at', time.kind)} AS {time.type}) AS {quote(time.name)}"
         f" FROM (SELECT ms, bound, side, toInt64(ms - {tick} * (1 - side)) AS at FROM ({moments})"
-        " ARRAY JOIN if(bound, [0, 1], [1]) AS side)"
+        f" ARRAY JOIN if(bound{'' if after is None else f' AND ms != {after}'}, [0, 1], [1]) AS side)"
     )
 
 

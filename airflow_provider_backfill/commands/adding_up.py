@@ -6,6 +6,7 @@ The functions ask the server for the values that the rules of ``core.adding_up``
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import NamedTuple
@@ -27,7 +28,7 @@ from ..core.plan import Plan, Statement, TimeLabel, WriteMode
 from ..core.remedy import pass_flags
 from ..core.sql import expressions
 from ..core.tables import TableName, TimeKind
-from ..errors import Advice, Flag, MisalignedError, RequestError
+from ..errors import Advice, Flag, MisalignedError, RequestError, StatementRefusedError
 
 # Common chunk lengths in hours. A proposal for bounds that do not fit tries these first, then calendar units.
 _CHUNK_HOURS = (0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 24)
@@ -425,7 +426,9 @@ def _fitting(server: ClickHouse, plan: Plan, key: BucketKey, times: _Times) -> t
         the first common chunking that fits, or a single chunk for the window if none fits.
     """
     bucket = TimeBuckets(server, key[0].sql, times[key[0].table])
-    start, end = bucket.around(plan.start)[0] or plan.start, bucket.around(plan.end)[1] or plan.end
+    start, end = plan.start, plan.end
+    with suppress(StatementRefusedError):  # A bucket with an origin has no values before it.
+        start, end = bucket.around(start)[0] or start, bucket.around(end)[1] or end
     own = (start, end) == (plan.start, plan.end)
     window = () if own else (Flag("--from", short_instant(start)), Flag("--to", short_instant(end)))
     for chunking in _usual_lengths(plan, bucket.zones):

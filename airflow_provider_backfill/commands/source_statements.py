@@ -285,7 +285,7 @@ def _filtered_tables(
         RequestError: The SELECT reads no table, no table fits the window, or several fit and the request chooses none.
     """
     known = {source.name for source in sources.values()}
-    functions = query_sources.table_functions(server, select)
+    functions = query_sources.table_functions(server, select, request.settings)
     if request.filter_tables:
         # Views that are replayed together need not read the same tables.
         wanted = [one for one in request.filter_tables if one.table in known] if replayed else []

@@ -23,7 +23,8 @@ from ..core.plan import Chunk, Plan, RowProof
 from ..core.remedy import command
 from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus, ContentSums, Run
-from ..core.sql import milliseconds, table_checksum_sql, time_filter, window_filter
+from ..core.sql import milliseconds, table_checksum_sql, time_filter
+from ..core.target_window import window_filter
 from ..core.window import Slice, whole_days
 from ..errors import RequestError, StatementRefusedError
 from . import plan_inputs

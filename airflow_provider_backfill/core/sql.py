@@ -13,10 +13,10 @@ from itertools import pairwise
 
 from ..errors import Advice, Flag, RequestError
 from .facts import Column, Replicas
-from .instants import MS_PER_DAY, render_instant, to_ms
+from .instants import render_instant, to_ms
 from .names import parse_table, quote, time_value
 from .parameters import parameter_settings
-from .plan import Chunk, FilteredTable, Plan, Statement, TimeLabel
+from .plan import Chunk, FilteredTable, Plan, Statement
 from .request import TableFilter
 from .tables import TableName, TimeKind
 
@@ -149,29 +149,6 @@ def _constant_step(bounds: Sequence[int]) -> int:
 def _array(bounds: Sequence[int]) -> str:
     steps = ", ".join(str(after - before) for before, after in pairwise(bounds))
     return f"arrayCumSum([toInt64({bounds[0]}), {steps}])" if steps else f"[toInt64({bounds[0]})]"
-
-
-def window_filter(plan: Plan, chunk: Chunk) -> str:
-    """
-    Return the condition that a row of the target belongs to the chunk.
-
-    Raises:
-        RequestError: The target has no time column, or the chunk cuts a day of a date column.
-    """
-    time = plan.target_time
-    if time is None:
-        raise RequestError(f"{plan.target} has no time column, so its window is unknown.")
-    if time.label is not None:
-        name, tick = quote(time.column), MS_PER_DAY if time.label.kind.is_date else 1
-        first, last = (_labelled(time.label, ms) for ms in (to_ms(chunk.start), to_ms(chunk.end) - tick))
-        return f"{name} >= {first} AND {name} <= {last}"
-    return time_filter(time.column, time.kind, chunk.start, chunk.end)
-
-
-def _labelled(label: TimeLabel, ms: int) -> str:
-    """Return SQL for the label's value at the instant *ms*, in milliseconds since 1970."""
-    value = f"CAST({instant_sql(f'toInt64({ms})', label.kind)} AS {label.type})"
-    return f"arrayMap({quote(label.column)} -> ({label.expression}), [{value}])[1]"
 
 
 def table_condition(table: TableName, column: str = "table") -> str:

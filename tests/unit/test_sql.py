@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from airflow_provider_backfill.core.facts import Column
-from airflow_provider_backfill.core.plan import Chunk, Statement, TargetTime
+from airflow_provider_backfill.core.plan import Chunk, Statement, TargetTime, TimeLabel
 from airflow_provider_backfill.core.shares import Dealing
 from airflow_provider_backfill.core.sql import (
     any_row_sql,
@@ -26,10 +26,10 @@ from airflow_provider_backfill.core.sql import (
     table_checksum_sql,
     table_condition,
     time_filter,
-    window_filter,
 )
 from airflow_provider_backfill.core.table_definition import checks, column_ttls
 from airflow_provider_backfill.core.tables import TableName, TimeKind
+from airflow_provider_backfill.core.target_window import window_filter
 from airflow_provider_backfill.errors import RequestError
 from tests.state import make_plan
 
@@ -87,6 +87,27 @@ def test_the_window_at_the_source_and_at_the_target() -> None:
     (setting,) = chunk_filter(PLAN, STATEMENT, CHUNK).items()
     assert setting[0] == "additional_table_filters"
     assert setting[1].startswith("{'shop.raw': '`ts` >= toDateTime64(")
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored", "last"),
+    [
+        (TimeKind.DATE, "Date", "fromUnixTimestamp64Milli(toInt64(1735689600000), 'UTC')"),
+        (TimeKind.DATETIME64, "DateTime64(3)", "fromUnixTimestamp64Milli(toInt64(1735775999999), 'UTC')"),
+        (
+            TimeKind.DATETIME64,
+            "DateTime64(9, 'UTC')",
+            "fromUnixTimestamp64Nano(toInt64(1735776000000) * 1000000 - 1, 'UTC')",
+        ),
+        (TimeKind.EPOCH_US, "Int64", "toInt64(1735776000000) * 1000 - 1"),
+        (TimeKind.EPOCH_S, "UInt32", "floor(toInt64(1735775999999) / 1000)"),
+    ],
+)
+def test_the_last_row_of_a_chunk_may_come_right_before_its_end(kind: TimeKind, stored: str, last: str) -> None:
+    """A row in the last nanosecond of a day belongs to the day, also where the target has another time for it."""
+    label = TimeLabel(expression="f(ts)", column="ts", type=stored, kind=kind)
+    plan = make_plan(target_time=TargetTime(column="day", kind=TimeKind.DATE, label=label))
+    assert window_filter(plan, CHUNK).endswith(f"<= arrayMap(`ts` -> (f(ts)), [CAST({last} AS {stored})])[1]")
 
 
 def test_a_part_by_the_sorting_key_reads_its_range_only() -> None:
