@@ -228,6 +228,8 @@ def tables_like(server: ClickHouse, name: TableName, without: Collection[TableNa
     """
     Return up to 3 MergeTree tables with all columns (name and type) of table *name*, those of its database first.
 
+    The private tables of plans are left out.
+
     Args:
         without: Tables to leave out.
     """
@@ -236,7 +238,7 @@ def tables_like(server: ClickHouse, name: TableName, without: Collection[TableNa
         "SELECT database, table FROM system.columns WHERE (name, type) IN"
         f" (SELECT name, type FROM system.columns WHERE {table_condition(name)})"
         " AND (database, table) IN (SELECT database, name FROM system.tables WHERE engine LIKE '%MergeTree')"
-        f" AND (database, table) NOT IN ({left_out})"
+        f" AND (database, table) NOT IN ({left_out}) AND NOT match(table, '^backfill_([0-9a-f]{{16}}|trial)_')"
         " GROUP BY database, table"
         f" HAVING count() = (SELECT count() FROM system.columns WHERE {table_condition(name)})"
         f" ORDER BY database != {literal(name.database)}, database, table LIMIT 3"

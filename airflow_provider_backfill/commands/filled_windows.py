@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from ..clickhouse.client import ClickHouse
+from ..core.column_types import time_kind
 from ..core.coverage import (
     CoveredInterval,
     FilledTwice,
@@ -16,12 +17,14 @@ from ..core.coverage import (
 from ..core.facts import TableFacts
 from ..core.instants import render_instant, short_instant
 from ..core.plain_text import show_number
-from ..core.plan import Plan, WriteMode
+from ..core.plan import Chunk, Plan, WriteMode
 from ..core.remedy import command, plan_command
 from ..core.replay import expand, select_chunks
 from ..core.run_state import ChunkState, ChunkStatus, Run
+from ..core.sql import expressions, quote_table
+from ..core.target_window import window_filter
 from ..core.window import Window
-from ..errors import Advice, BackfillError, Flag, RequestError
+from ..errors import Advice, BackfillError, Flag, RequestError, Sql
 from ..state.store import StateStore
 from .plan_inputs import cutover
 from .session import Session
@@ -136,9 +139,9 @@ def refuse_existing_rows(store: StateStore, server: ClickHouse, target: TableFac
             f"{plan.target} already holds {show_number(plan.existing_rows, 'row')} in it, and this backfill would add "
             "to them.",
             remedy=Advice(
-                "to see whether they are right: `{}`; to rebuild them pass {}; if this plan gives others, pass {}",
+                "to see whether they are right: `{}`; to rebuild them {}; if this plan gives others, pass {}",
                 command("verify", fills[0]),
-                Flag("--write-mode", WriteMode.REPLACE),
+                _rebuilding(target, plan),
                 Flag("--allow-existing-rows"),
             ),
         )
@@ -150,8 +153,8 @@ def refuse_existing_rows(store: StateStore, server: ClickHouse, target: TableFac
         if seam.first > plan.start:
             cut = Flag("--to", short_instant(seam.first))
     rebuild = Advice(
-        "to rebuild them pass {}; if they are other rows, pass {}",
-        Flag("--write-mode", WriteMode.REPLACE),
+        "to rebuild them {}; if they are other rows, pass {}",
+        _rebuilding(target, plan),
         Flag("--allow-existing-rows"),
     )
     raise RequestError(
@@ -159,6 +162,16 @@ def refuse_existing_rows(store: StateStore, server: ClickHouse, target: TableFac
         "and this backfill would add to them.",
         remedy=rebuild if cut is None else Advice("to end before them pass {}; {}", cut, rebuild),
     )
+
+
+def _rebuilding(target: TableFacts, plan: Plan) -> Advice:
+    """Return how to have the window's rows again: by replacing partitions of time, else by deleting the rows first."""
+    key = expressions(target.partition_key)
+    if any(time_kind(column.type, "s") and any(column.name in element for element in key) for column in target.columns):
+        return Advice("pass {}", Flag("--write-mode", WriteMode.REPLACE))
+    window = window_filter(plan, Chunk("", plan.start, plan.end))
+    statement = f"DELETE FROM {quote_table(plan.target)} WHERE {window}"  # noqa: S608 - names are quoted
+    return Advice("delete them first: `{}`", Sql(statement))
 
 
 def what_to_do_instead(plan: Plan, run: Run, running: Plan) -> Advice:

@@ -96,6 +96,18 @@ def test_stage_adds_to_what_is_there_only_when_told(source: Lab) -> None:
     assert source.value("SELECT count() FROM dst") == 7260
 
 
+def test_rows_in_no_partition_of_time_are_deleted_first(source: Lab) -> None:
+    """A table without partitions cannot replace a window, so that is not proposed; what is proposed works."""
+    table = TARGET.replace("dst", "whole").replace("PARTITION BY toYYYYMMDD(ts)", "")
+    source.sql(table, "INSERT INTO whole SELECT * FROM src WHERE id < 60")
+    with pytest.raises(RequestError, match="already holds 60 rows") as refused:
+        source.plan("whole", "2025-01-01", "2025-01-06", source="src")
+    assert "--write-mode replace" not in refused.value.hint
+    source.sql(refused.value.hint.split("`", 1)[1].rsplit("`; if", 1)[0])
+    source.fill("whole", "2025-01-01", "2025-01-06", source="src")
+    assert source.content("whole") == source.content("src")
+
+
 def test_replace_rebuilds_a_window_and_leaves_the_rest(source: Lab) -> None:
     """A spoilt day gets the current rows of the source; days outside the window keep all their rows."""
     source.sql(TARGET, "INSERT INTO dst SELECT id, ts, -1, 'spoilt' FROM src")

@@ -17,7 +17,7 @@ _EVEN = re.compile(
     r"|to(?:String|TimeZone|Nullable|LowCardinality|U?Int\d+|Float\d+|Decimal\d+|Date\w*|Interval\w+|StartOf\w+|Monday"
     r"|LastDayOf\w+|Relative\w+|UnixTimestamp\w*|YYYY\w+|Year\w*|Quarter|Month|Week|ISO\w+|Day\w+|Hour|Minute|Second)"
     r"|(?:from)?Unix\w+|formatDateTime\w*|date_?(?:Trunc|Name|Diff)|monthName|timeSlot|(?:add|subtract)[A-Z]\w+"
-    r"|year|quarter|month|week|yearWeek|day\w*|hour|minute|second",
+    r"|DateTime\w*|Date32|Decimal|Nullable|LowCardinality|year|quarter|month|week|yearWeek|day\w*|hour|minute|second",
     re.IGNORECASE,
 )
 
