@@ -16,7 +16,9 @@ from ..core.tables import TableName, TimeKind
 from ..errors import StatementRefusedError
 from .client import ClickHouse
 
-_MOVES = re.compile(r"\b(?:TO DISK|TO VOLUME|RECOMPRESS|GROUP BY)\b")
+# What follows a comma in the GROUP BY of a TTL: a further key, or a further value.
+_OF_GROUP = re.compile(r"(?:\w+|`[^`]+`)(?:$| SET | = )")
+_MOVES = re.compile(r"\b(?:TO DISK|TO VOLUME|RECOMPRESS)\b")
 _TTL_POINTS = 1000
 
 
@@ -28,7 +30,7 @@ def is_one_of(tables: Iterable[TableName]) -> str:
 
 def target_ttls(server: ClickHouse, target: TableFacts, plan: Plan) -> tuple[TtlFacts, ...]:
     """
-    Return the TTLs of a plan's target that delete rows or reset columns, compared with the plan's window.
+    Return the TTLs of a plan's target that delete or roll up rows or reset columns, compared with the plan's window.
 
     Empty if the target has no known time column, or if the server refuses to evaluate a TTL.
     """
@@ -40,7 +42,7 @@ def target_ttls(server: ClickHouse, target: TableFacts, plan: Plan) -> tuple[Ttl
 
 def deleting_ttls(server: ClickHouse, target: TableFacts, plan: Plan | None, engine_full: str) -> tuple[TtlFacts, ...]:
     """
-    Return the target's TTLs that delete rows or reset columns, compared with the window of the plan.
+    Return the target's TTLs that delete or roll up rows or reset columns, compared with the window of the plan.
 
     Empty without a plan, or if the target has no known time column.
 
@@ -57,7 +59,7 @@ def deleting_ttls(server: ClickHouse, target: TableFacts, plan: Plan | None, eng
     found = []
     elements = [("", element) for element in _ttl_elements(engine_full)]
     for name, element in (*elements, *column_ttls(target.definition)):
-        expression = re.split(r"\s(?:WHERE|DELETE)\b", element)[0]
+        expression = re.split(r"\s(?:WHERE|DELETE|GROUP BY)\b", element)[0]
         until = _expired(server, expression, time.column, column.type, time.kind, plan.start, plan.end)
         found.append(TtlFacts(element, until, name))
     return tuple(found)
@@ -67,8 +69,13 @@ def _ttl_elements(engine_full: str) -> list[str]:
     _, found, rest = engine_full.partition(" TTL ")
     if not found:
         return []
-    elements = re.split(r",\s{0,8}(?![^(]{0,400}\))", re.split(r"\sSETTINGS\s", rest)[0])
-    return [element.strip() for element in elements if not _MOVES.search(element)]
+    elements: list[str] = []
+    for part in re.split(r",\s{0,8}(?![^(]{0,400}\))", re.split(r"\sSETTINGS\s", rest)[0]):
+        if elements and " GROUP BY " in elements[-1] and _OF_GROUP.match(part):
+            elements[-1] += f", {part}"
+        else:
+            elements.append(part.strip())
+    return [element for element in elements if not _MOVES.search(element)]
 
 
 def _expired(

@@ -368,11 +368,11 @@ class MissingGrant(NamedTuple):
 
 class TtlFacts(NamedTuple):
     """
-    A TTL of the target that deletes rows or resets a column.
+    A TTL of the target that deletes or rolls up rows, or resets a column.
 
     Attributes:
         until: The instant in the plan's window before which rows have expired; None if none have.
-        column: The column that the TTL resets; empty if the TTL deletes rows.
+        column: The column that the TTL resets; empty for a TTL of rows.
     """
 
     expression: str

@@ -694,13 +694,20 @@ def test_replace_keeps_a_partition_that_has_other_rows(shop: Lab) -> None:
     assert shop.rows("SELECT * FROM dst")[0][1] == 5
 
 
-def test_plan_says_that_the_window_is_past_the_ttl(shop: Lab) -> None:
+@pytest.mark.parametrize(
+    ("ttl", "does"),
+    [("", "deletes"), (" GROUP BY ts, user SET v = max(v), w = any(w), ts + INTERVAL 60 YEAR", "rolls up")],
+    ids=["deletes", "rolls up"],
+)
+def test_plan_says_that_the_window_is_past_the_ttl(shop: Lab, ttl: str, does: str) -> None:
     """Rows that a merge deletes right after the backfill are named before it runs."""
     shop.sql(
-        "CREATE TABLE dst (ts DateTime('UTC'), user UInt32, v Int64) ENGINE = MergeTree ORDER BY ts TTL ts + toIntervalDay(90)"
+        "CREATE TABLE dst (ts DateTime('UTC'), user UInt32, v Int64, w UInt8) ENGINE = MergeTree ORDER BY (ts, user)"
+        f" TTL ts + toIntervalDay(90){ttl}"
     )
     plan = shop.plan("dst", START, END, 24, source="ev")
-    assert any("deletes rows before about" in warning["message"] for warning in plan["warnings"])
+    (found,) = [warning["message"] for warning in plan["warnings"] if "TTL" in warning["message"]]
+    assert f"{does} rows before about" in found
 
 
 @pytest.mark.parametrize(

@@ -80,9 +80,14 @@ def past_ttl(target: TableName, storage: TableName, ttls: Iterable[TtlFacts]) ->
                 sql(f"ALTER TABLE {quote_table(storage)} MODIFY COLUMN {quote(ttl.column)} REMOVE TTL"),
             )
         elif ttl.until is not None:
+            does, to_them = (
+                ("rolls up", "make one row of several")
+                if " GROUP BY " in ttl.expression
+                else ("deletes", "delete them")
+            )
             yield Match(
-                f"The TTL of {target} ({ttl.expression}) deletes rows before about {render_instant(ttl.until)}, "
-                "and the window has such rows: a merge would delete them after the backfill.",
+                f"The TTL of {target} ({ttl.expression}) {does} rows before about {render_instant(ttl.until)}, "
+                f"and the window has such rows: a merge would {to_them} after the backfill.",
                 sql(f"ALTER TABLE {quote_table(storage)} REMOVE TTL"),
             )
 
