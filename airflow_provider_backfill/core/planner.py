@@ -30,6 +30,10 @@ _ROWS_PER_THREAD = 100_000
 _AT_LEAST_ONCE = (Flag("--write-mode", WriteMode.INSERT), Flag("--accept-at-least-once"))
 # Engines that accept an INSERT but no partitions.
 _INSERTABLE = frozenset({"Distributed", "Memory", "Null", "Log", "TinyLog", "StripeLog"})
+# Engines of tables whose rows are those of another table.
+_OF_ANOTHER = frozenset(
+    {"Distributed", "Buffer", "View", "MaterializedView", "WindowView", "Merge", "Alias", "Dictionary"}
+)
 
 
 def check_window(
@@ -245,20 +249,23 @@ def write_mode(target: TableFacts, request: PlanRequest) -> tuple[WriteMode, Mod
     """
     partitions = target.engine.endswith("MergeTree")
     wanted = request.write_mode
+    instead = "backfill a MergeTree table and copy its rows"
+    if target.engine in _OF_ANOTHER:
+        instead = "backfill the MergeTree table behind it"
     if not partitions and target.engine not in _INSERTABLE:
         raise RequestError(
             f"{target.name} is a {target.engine} table, which keeps no rows that a backfill could write exactly once.",
-            hint="backfill the table behind it",
+            hint=instead,
         )
     if not partitions and wanted not in (None, WriteMode.INSERT):
         raise RequestError(
             f"{target.name} is a {target.engine} table, which cannot take the partitions of a staging table.",
-            remedy=Advice("backfill the MergeTree table behind it, or pass {} {}", *_AT_LEAST_ONCE),
+            remedy=Advice(f"{instead}, or pass {{}} {{}}", *_AT_LEAST_ONCE),
         )
     if wanted is WriteMode.INSERT or not partitions:
         if not request.accept_at_least_once:
             exactly = Advice("omit {} for exactly once", Flag("--write-mode"))
-            better = exactly if partitions else "backfill the table behind it"
+            better = exactly if partitions else instead
             raise RequestError(
                 f"Rows can reach {target.name} ({target.engine}) by plain INSERT only at least once: "
                 "an attempt that fails midway may leave rows that the next one writes again.",

@@ -224,11 +224,12 @@ def test_how_rows_reach_the_target_and_why(engine: str, changes: dict[str, Any],
 @pytest.mark.parametrize(
     ("engine", "changes", "message", "advice"),
     [
-        ("Kafka", {}, "keeps no rows", "the table behind it"),
-        ("Kafka", {"accept_at_least_once": True}, "keeps no rows", "the table behind it"),
+        ("Buffer", {}, "keeps no rows", "table behind it"),
+        ("Kafka", {"accept_at_least_once": True}, "keeps no rows", "a MergeTree table and copy its rows"),
         ("Memory", {"write_mode": WriteMode.STAGE}, "cannot take the partitions", "--accept-at-least-once"),
         ("Memory", {"write_mode": WriteMode.REPLACE}, "cannot take the partitions", "--write-mode insert"),
-        ("Memory", {}, "only at least once", "the table behind it, or pass"),
+        ("Memory", {}, "only at least once", "a MergeTree table and copy its rows, or pass"),
+        ("Distributed", {}, "only at least once", "table behind it, or pass"),
         (
             "MergeTree",
             {"write_mode": WriteMode.INSERT},
