@@ -21,6 +21,8 @@ _EVEN = re.compile(
     re.IGNORECASE,
 )
 
+_CALLED = re.compile(r"\b(\w{1,80})\(")
+
 
 class Expressions(ABC):
     """The part of the walk that resolves expressions, with the columns of the relations that were walked before."""
@@ -166,7 +168,8 @@ class Expressions(ABC):
         """Return whether no two chunks share a value of a time key; note a doubt if samples may miss such a value."""
         if not self._fits(key):
             return False
-        if any(not _EVEN.fullmatch(name) for one in key for name in re.findall(r"(\w+)\(", one.sql)):
+        names = [name for one in key for name in _CALLED.findall(one.sql)]
+        if not self._case.one_chunk and not all(map(_EVEN.fullmatch, names)):
             shown = " or ".join(dict.fromkeys(one.sql for one in key))
             self.doubts.append(f"whether two chunks share a value of {shown}, which was compared at some instants only")
         return True
