@@ -12,8 +12,9 @@ import select
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote_plus, urlsplit
 from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
@@ -26,6 +27,12 @@ _TRANSPORT = frozenset({"query_id", "session_id", "session_timeout", "session_ch
 # The age, in seconds, after which an idle connection is not used again, so that a changed address is noticed.
 _AGE_SECONDS = 600.0
 _HTTP_1_1 = 11
+
+
+@lru_cache(1000)
+def _quoted(text: str) -> str:
+    """Return *text* for a URL; kept, because most names and values of settings are in each request."""
+    return quote_plus(text)
 
 
 class Refusal(Exception):  # noqa: N818 - an answer of the server, which the client turns into its own error
@@ -77,7 +84,8 @@ class Wire:
         parameters = {**self._client.params, **settings}
         if self._client.database:
             parameters["database"] = self._client.database
-        path, data = f"{self._path}?{urlencode(parameters)}", statement.encode()
+        query = "&".join(f"{_quoted(name)}={_quoted(str(value))}" for name, value in parameters.items())
+        path, data = f"{self._path}?{query}", statement.encode()
         kept = self._kept()
         if kept is not None:
             with suppress(*((ConnectionError,) if again else ())):
