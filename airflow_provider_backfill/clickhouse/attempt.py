@@ -244,14 +244,22 @@ def batches(tables: Sequence[TableName]) -> Iterator[Sequence[TableName]]:
         yield tables[start : start + _DROPPED_AT_ONCE]
 
 
-def drop_tables(server: ClickHouse, tables: Sequence[TableName], replicas: Replicas | None = None) -> None:
-    """Drop tables, if they exist, on this server; with *replicas*, on all replicas and in Keeper."""
+def drop_tables(
+    server: ClickHouse, tables: Sequence[TableName], replicas: Replicas | None = None, *, wait: bool = True
+) -> None:
+    """
+    Drop tables, if they exist, on this server; with *replicas*, on all replicas and in Keeper.
+
+    Args:
+        wait: Whether to wait until the tables' files are removed. Otherwise, ClickHouse removes the files later, by
+            default after eight minutes; the names are free immediately. With *replicas*, the statement always waits.
+    """
     for batch in batches(tables):
         if replicas is not None:
             drop_for_good(server, replicas, batch)
             continue
         names = ", ".join(map(quote_table, batch))
-        server.command(f"DROP TABLE IF EXISTS {names} SYNC", {"max_table_size_to_drop": 0})
+        server.command(f"DROP TABLE IF EXISTS {names}{' SYNC' if wait else ''}", {"max_table_size_to_drop": 0})
 
 
 def drop_part(server: ClickHouse, table: TableName, name: str) -> None:

@@ -344,12 +344,12 @@ def _end(session: Session, log: RunLog, crew: Crew, reason: str) -> None:
     if reason and run.status is RunStatus.RUNNING and not run.count(ChunkStatus.RUNNING):
         log.append(RunPaused(at=utc_now(), by=session.user, reason=reason))
     log.checkpoint()
+    if run.status is not RunStatus.COMPLETED or all(ready.target.replicas is None for ready in crew.ready):
+        crew.drop_staged()
     if run.status is RunStatus.COMPLETED:
         for ready in crew.ready:
             with suppress(ServerUnreachableError) if ready.site.name else nullcontext():
                 _drop_staging(session, log, one_server(ready.site.server), ready.target)
-    else:
-        crew.drop_staged()
 
 
 def _drop_staging(session: Session, log: RunLog, server: ClickHouse, target: TableFacts) -> None:

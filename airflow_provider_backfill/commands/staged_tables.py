@@ -19,6 +19,8 @@ _AT_ONCE = 16
 # The number of published tables that are dropped together on replicas. It is smaller, because there each table has
 # nodes in Keeper, threads on each replica, and parts on disk.
 _AT_ONCE_ON_REPLICAS = 4
+# The number of emptied tables whose files a worker leaves to ClickHouse. Until then, ClickHouse keeps them in memory.
+_LEFT_TO_THE_SERVER = 1000
 
 
 class StagedTables:
@@ -33,6 +35,7 @@ class StagedTables:
         self._server, self._store, self._plan, self._target = server, store, plan, target
         self._over: list[Chunk] = []
         self._published: list[TableName] = []
+        self._left = 0
 
     def drop(self, chunk: Chunk, staged: Staged | None, *, alone: bool) -> None:
         """
@@ -91,11 +94,24 @@ class StagedTables:
             run = self._store.open_run(self._plan).run
             chunks = [chunk for chunk in over if _is_over(run.state(chunk.id))]
             if self._target.replicas is None:
-                drop_tables(self._server, [sealed_table(self._plan, self._target.storage, each.id) for each in chunks])
+                tables = [sealed_table(self._plan, self._target.storage, each.id) for each in chunks]
+                drop_tables(self._server, tables, wait=not self._may_leave(len(tables)))
                 return
             server = one_server(self._server)
             tables = [table for each in chunks for table in tables_of_chunk(server, self._plan, each, self._target)]
             drop_everywhere(server, self._target.replicas, tables)
+
+    def _may_leave(self, count: int) -> bool:
+        """
+        Return whether the files of *count* further tables may be left to ClickHouse.
+
+        Waiting for their removal would delay each commit of the run, which needs the lock. Tables of ``stage`` are
+        empty. Tables of ``replace`` share their files with the target, and would keep files that merges have replaced.
+        """
+        if self._plan.write_mode is not WriteMode.STAGE or self._server.embedded:
+            return False
+        self._left += count
+        return self._left <= _LEFT_TO_THE_SERVER
 
 
 def _is_over(state: ChunkState) -> bool:
