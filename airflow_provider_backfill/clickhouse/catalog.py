@@ -125,14 +125,13 @@ def _allowances(server: ClickHouse) -> dict[str, int | str]:
     return {setting: _ALLOWANCES[setting] for (setting,) in strict}
 
 
-def replicated(server: ClickHouse, tables: Iterable[TableName]) -> tuple[TableName, ...]:
-    """Return those of *tables* that have a Replicated or Shared engine, sorted. A server may lag behind on them."""
+def engines(server: ClickHouse, tables: Iterable[TableName]) -> dict[TableName, str]:
+    """Return the engine clauses of those of *tables* that exist, by name and sorted."""
     names = ", ".join(f"({literal(table.database)}, {literal(table.table)})" for table in tables)
     rows = server.rows(
-        f"SELECT database, name FROM system.tables WHERE (database, name) IN ({names})"
-        " AND match(engine, '^(Replicated|Shared)') ORDER BY ALL"
+        f"SELECT database, name, engine_full FROM system.tables WHERE (database, name) IN ({names}) ORDER BY ALL"
     )
-    return tuple(TableName(*row) for row in rows)
+    return {TableName(database, table): engine for database, table, engine in rows}
 
 
 def feeding_views(server: ClickHouse, target: TableName) -> list[ViewFacts]:

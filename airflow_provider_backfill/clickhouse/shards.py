@@ -32,12 +32,8 @@ class Spread(NamedTuple):
     local: TableName
 
 
-def spread_of(server: ClickHouse, table: TableFacts) -> Spread | None:
-    """Return the cluster and local table of a Distributed table; None for any other table."""
-    return _spread(server, table.engine_full)
-
-
-def _spread(server: ClickHouse, engine: str) -> Spread | None:
+def spread_of(server: ClickHouse, engine: str) -> Spread | None:
+    """Return the cluster and local table in the engine clause of a Distributed table; None for any other clause."""
     match = _DISTRIBUTED.match(engine)
     if match is None:
         return None
@@ -55,7 +51,7 @@ def _distributed_over(server: ClickHouse, local: TableName) -> Iterator[tuple[Ta
         "SELECT database, name, engine_full FROM system.tables WHERE engine = 'Distributed' ORDER BY database, name"
     )
     for database, name, engine in rows:
-        spread = _spread(server, engine)
+        spread = spread_of(server, engine)
         if spread is not None and spread.local == local:
             yield TableName(database, name), engine, spread
 

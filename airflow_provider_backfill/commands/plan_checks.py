@@ -82,7 +82,7 @@ def check_shards(server: ClickHouse, target: TableFacts, statements: Sequence[St
         return
     for table in (one.table for one in statements if one.table is not None):
         source = target_facts(server, table)
-        spread = spread_of(server, source)
+        spread = spread_of(server, source.engine_full)
         if spread is None:
             continue
         shards = shards_with(server, spread.cluster, target.storage)

@@ -90,18 +90,20 @@ def replicated_tables(
         Pairs of a table and the cluster whose replicas are read. The cluster is empty for a table that this server
         reads locally.
     """
-    tables, spread = {target.storage}, []
+    sources = [name for statement in statements if (name := statement.table) is not None]
+    tables, spread = {target.storage, *sources}, []
     for statement in statements:
-        if (name := statement.table) is not None:
-            tables.add(name)
-            source = catalog.table_facts(server, name)
-            over = spread_of(server, source) if source is not None else None
-            if over is not None and is_replicated_on(server, over.cluster, over.local):
-                spread.append((over.local, over.cluster))
         # The tables that a SELECT reads do not depend on the chunk's bounds, so any bounds will do.
         bounds = parameter_settings(statement.parameters, from_ms(0), from_ms(MS_PER_DAY))
         tables |= {*query_plan.tables_read(server, statement.select, bounds)}
-    return (*((table, "") for table in catalog.replicated(server, tables)), *dict.fromkeys(spread))
+    engines = catalog.engines(server, tables)
+    for name in sources:
+        over = spread_of(server, engines.get(name, ""))
+        if over is not None and is_replicated_on(server, over.cluster, over.local):
+            spread.append((over.local, over.cluster))
+    # A server may lag behind on these tables.
+    behind = [table for table, engine in engines.items() if engine.startswith(("Replicated", "Shared"))]
+    return (*((table, "") for table in behind), *dict.fromkeys(spread))
 
 
 def type_of(table: TableFacts, column: str) -> str:

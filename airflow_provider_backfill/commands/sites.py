@@ -194,7 +194,7 @@ def _spread(server: ClickHouse, target: TableFacts | None, request: PlanRequest)
     if request.one_shard or target is None:
         return Spread(request.cluster, request.target) if request.cluster else None
     # If the user asks for write mode insert, the rows go through the Distributed table, which distributes them.
-    return None if request.write_mode == WriteMode.INSERT else spread_of(server, target)
+    return None if request.write_mode == WriteMode.INSERT else spread_of(server, target.engine_full)
 
 
 def _check_shard(server: ClickHouse, cluster: str, number: int) -> None:
