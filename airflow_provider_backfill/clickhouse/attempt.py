@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..core.facts import Replicas, TableFacts
 from ..core.leftovers import LeftoverKind, read_name
 from ..core.names import quote
-from ..core.plan import Chunk, Plan
+from ..core.plan import Chunk, Plan, WriteMode
 from ..core.run_state import ContentSums, Staged
 from ..core.sql import literal, query_id, quote_table
 from ..core.tables import TableName
@@ -133,6 +133,12 @@ class Attempt(NamedTuple):
     sparse: bool = False
     read: Callable[[int, int], None] = lambda *_: None
     replicated: tuple[tuple[TableName, str], ...] = ()
+
+    @property
+    def catches_up_later(self) -> bool:
+        """Whether the attempt needs nothing of a replicated target until its rows in the window are counted."""
+        stages = self.plan.write_mode is WriteMode.STAGE and self.target.replicas is not None
+        return stages and self.number == 1 and not self.clear
 
     @property
     def query_id(self) -> str:

@@ -53,9 +53,9 @@ class OneServer(ClickHouse):
     One of the servers behind an address: every statement reaches this server, or fails.
 
     An HTTP session identifies the server. Other servers do not know the session and refuse the statement unread; the
-    statement is sent again until it reaches the right server. A session ends with its server, or after
-    :data:`SESSION_SECONDS` without use, so a worker that sleeps longer cannot continue. A session runs one statement at
-    a time.
+    statement is sent again until it reaches the right server. The server that answers the first statement is the right
+    one. A session ends with its server, or after :data:`SESSION_SECONDS` without use, so a worker that sleeps longer
+    cannot continue. A session runs one statement at a time.
 
     Attributes:
         met_others: Whether a different server has answered, so that the address belongs to several servers.
@@ -72,8 +72,6 @@ class OneServer(ClickHouse):
             "session_timeout": SESSION_SECONDS,
         }
         self.met_others = False
-        super().command("SELECT 1")
-        self._session["session_check"] = 1
 
     def _with(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:
         return {**super()._with(settings), **self._session}
@@ -82,9 +80,11 @@ class OneServer(ClickHouse):
         until = time.monotonic() + _FIND_SECONDS
         while True:
             try:
-                return super()._ask(call)
+                answer = super()._ask(call)
             except StatementRefusedError as error:
                 if error.name != "SESSION_NOT_FOUND":
+                    # The server has opened the session before it read the statement.
+                    self._session["session_check"] = 1
                     raise
                 self.met_others = True
                 if time.monotonic() > until:
@@ -92,6 +92,9 @@ class OneServer(ClickHouse):
                         f"The server that this attempt had reached at {self.address} is not to be found there any "
                         "more: it was restarted, or the address leads to others now."
                     ) from error
+            else:
+                self._session["session_check"] = 1
+                return answer
             time.sleep(0.005)
 
 

@@ -75,10 +75,14 @@ def run_attempt(server: ClickHouse, attempt: Attempt) -> ContentSums:
     """
     plan, chunk = attempt.plan, attempt.chunk
     if attempt.number > 1:
+        # Open the session first: on replicas, a worker that sleeps after the check of its claim then loses its server,
+        # and kills no queries of a later attempt.
+        server.command("SELECT 1")
         attempt.owned()
         kill_queries(server, plan.plan_id, chunk.id)
     for table, cluster in attempt.replicated:
-        catch_up(server, table, cluster)
+        if not (attempt.catches_up_later and table == attempt.target.storage):
+            catch_up(server, table, cluster)
     if plan.write_mode is WriteMode.INSERT:
         return _insert(server, attempt)
     if attempt.target.replicas is not None or not attempt.target.renames:

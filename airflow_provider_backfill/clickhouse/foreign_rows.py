@@ -137,11 +137,11 @@ def _refuse(
     server: ClickHouse, attempt: Attempt, areas: Sequence[Slice], published: int, present: int | None = None
 ) -> None:
     plan, storage = attempt.plan, quote_table(attempt.target.storage)
-    if attempt.target.replicas is not None:
-        catch_up(server, attempt.target.storage)
     own = _condition(plan, areas)
     if present is not None and present <= published:
         return
+    if attempt.target.replicas is not None:
+        catch_up(server, attempt.target.storage)
     # Count now, because neighbours may have published rows since *present* was read. The log has the numbers of
     # their rows.
     found = server.numbers(_count_sql(attempt, areas))[0]

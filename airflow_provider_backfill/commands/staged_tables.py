@@ -1,5 +1,6 @@
 """Drop the staging tables of ended chunks during the run, so that no plan leaves thousands of tables."""
 
+import threading
 from contextlib import suppress
 
 from ..clickhouse.attempt import drop_tables
@@ -36,6 +37,8 @@ class StagedTables:
         self._over: list[Chunk] = []
         self._published: list[TableName] = []
         self._left = 0
+        self._lock = threading.Lock()
+        self._dropping: threading.Thread | None = None
 
     def drop(self, chunk: Chunk, staged: Staged | None, *, alone: bool) -> None:
         """
@@ -54,9 +57,25 @@ class StagedTables:
                 server = one_server(self._server)
                 drop_everywhere(server, replicas, tables_of_chunk(server, self._plan, chunk, self._target))
         elif staged is not None:
-            self._published.append(TableName(self._target.beside, staged.table))
-            if len(self._published) >= _AT_ONCE_ON_REPLICAS:
-                self._drop_published(replicas)
+            with self._lock:
+                self._published.append(TableName(self._target.beside, staged.table))
+                if self._dropping is None and len(self._published) >= _AT_ONCE_ON_REPLICAS:
+                    self._dropping = threading.Thread(target=self._drop_in_background, args=(replicas,), daemon=True)
+                    self._dropping.start()
+
+    def _drop_in_background(self, replicas: Replicas) -> None:
+        """Drop published tables while the next chunks are filled, until few are left: each DROP waits for Keeper."""
+        while True:
+            with self._lock:
+                if len(self._published) < _AT_ONCE_ON_REPLICAS:
+                    self._dropping = None
+                    return
+            self._drop_published(replicas)
+
+    def wait(self) -> None:
+        """Wait until no tables are dropped in the background; call this when no thread works any more."""
+        if (dropping := self._dropping) is not None:
+            dropping.join()
 
     def _drop_published(self, replicas: Replicas) -> None:
         """
@@ -64,7 +83,8 @@ class StagedTables:
 
         No other attempt has a table of such a name, and no attempt needs the tables of done chunks.
         """
-        tables, self._published = self._published, []
+        with self._lock:
+            tables, self._published = self._published, []
         if not tables:
             return
         with suppress(ServerError):

@@ -120,8 +120,7 @@ class Worker:
         # Whether the next chunk is probably empty: the last successful attempt had no rows, or there was none yet.
         self._sparse = True
         self._held_said = -_HOLD_SAID_SECONDS
-        self._paced = 0
-        self._parallel = 1
+        self._paced, self._parallel = 0, 1
         self._stopping = threading.Event()
         self._reason = ""
         self._active: set[str] = set()
@@ -181,6 +180,7 @@ class Worker:
         finally:
             ended.set()
             watcher.join()
+            self._staged.wait()
         if self._error is not None:
             raise self._error
 
