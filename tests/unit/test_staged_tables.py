@@ -1,9 +1,11 @@
-"""Tables of published chunks on replicas are dropped while the next chunks are filled."""
+"""When the staging tables of ended chunks are dropped, and which drops are waited for."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +13,8 @@ import pytest
 from airflow_provider_backfill.commands import staged_tables
 from airflow_provider_backfill.commands.staged_tables import StagedTables
 from airflow_provider_backfill.core.facts import Replicas, TableFacts
-from airflow_provider_backfill.core.plan import Chunk
-from airflow_provider_backfill.core.run_state import Staged
+from airflow_provider_backfill.core.plan import Chunk, WriteMode
+from airflow_provider_backfill.core.run_state import ChunkStatus, Staged
 from airflow_provider_backfill.core.tables import TableName
 from tests.state import make_plan
 from tests.unit.test_checks import TARGET
@@ -70,3 +72,31 @@ def test_the_last_tables_are_dropped_at_the_end(monkeypatch: pytest.MonkeyPatch)
     tables.drop_rest()
 
     assert sorted(name for names in server.dropped for name in names) == [f"t{number}" for number in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "embedded", "most", "waited"),
+    [
+        pytest.param(WriteMode.STAGE, False, 1000, [False, False], id="emptied tables"),
+        pytest.param(WriteMode.STAGE, False, 20, [False, True], id="more than a server should keep"),
+        pytest.param(WriteMode.REPLACE, False, 1000, [True, True], id="tables with parts of the target"),
+        pytest.param(WriteMode.STAGE, True, 1000, [True, True], id="an engine that ends with the process"),
+    ],
+)
+def test_only_the_files_of_emptied_tables_are_left_to_the_server(
+    monkeypatch: pytest.MonkeyPatch, mode: WriteMode, embedded: bool, most: int, waited: list[bool]
+) -> None:
+    """A drop that waits delays each commit of the run, and a dropped table with parts keeps their disk space."""
+    sent: list[str] = []
+    server: Any = SimpleNamespace(embedded=embedded, command=lambda text, _: sent.append(text))
+    done = SimpleNamespace(status=ChunkStatus.DONE)
+    run = SimpleNamespace(state=lambda _: done)
+    store: Any = SimpleNamespace(exclusive=lambda _: nullcontext(), open_run=lambda _: SimpleNamespace(run=run))
+    monkeypatch.setattr(staged_tables, "_LEFT_TO_THE_SERVER", most)
+    plan = make_plan(32, write_mode=mode)
+    tables = StagedTables(server, store, plan, TableFacts(TARGET, TARGET, "MergeTree", (), "", "", "", 0))
+
+    for chunk in plan.chunks():
+        tables.drop(chunk, None, alone=True)
+
+    assert [text.endswith(" SYNC") for text in sent] == waited
