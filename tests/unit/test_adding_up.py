@@ -180,8 +180,18 @@ def test_constants_of_a_path_are_its_own() -> None:
         ([Told("file", ("a", "b"))], [Told("file", ("b", "c"))], True),
         ([Told("file", ("a", "b"))], [Told("", ("c", "d"))], True),
         ([Told("", ("a", "b"))], [Told("", ("b", "c"))], True),
+        ([Told("", ("a", "b")), Told("", ("5", "6"))], [Told("", ("a", "b"))], False),
+        ([Told("", ("a", "b")), Told("", ("5", "6"))], [Told("", ("b", "c")), Told("", ("5", "6"))], True),
     ],
-    ids=["the same rows", "other files", "the next chunk's file", "a file and a table", "a look-back"],
+    ids=[
+        "the same rows",
+        "other files",
+        "the next chunk's file",
+        "a file and a table",
+        "a look-back",
+        "one more condition",
+        "a look-back of a day, by day and hour",
+    ],
 )
 def test_two_reads_that_may_take_one_row_for_two_chunks(one: list[Told], other: list[Told], may: bool) -> None:
     assert may_share_rows(one, other) is may

@@ -111,8 +111,9 @@ def _has_columns(value: Value) -> bool:
 
 def may_share_rows(one: Collection[Told], other: Collection[Told]) -> bool:
     """Return whether two reads may assign one row to different chunks, as reads of the same and the previous day do."""
-    if set(one) & set(other):
-        # Both reads assign rows to chunks by the same texts.
+    if set(one) <= set(other) or set(other) <= set(one):
+        # One read assigns rows to chunks by all texts of the other read. One common text is not enough: the same
+        # hour of two days lies in two chunks.
         return False
     paths = [told for told in (*one, *other) if told.how]
     return len(paths) < len(one) + len(other) or any(
