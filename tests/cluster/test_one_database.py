@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from tests.cluster.balancer import Balancer
 from tests.cluster.field import FIRST, LAST, Field, Kind
 from tests.cluster.nodes import Cluster
-from tests.command_line import Answer, Cli
+from tests.command_line import Answer, Cli, wait_until
 
 _numbers = itertools.count(1)
 
@@ -76,6 +77,28 @@ def test_what_the_database_would_do_on_other_shards_too_is_refused(both: Field) 
 
 
 @pytest.mark.long
+def test_nothing_waits_for_a_dead_replica_of_the_database(both: Field) -> None:
+    both.create("sums", engine="SummingMergeTree(amount)")
+    dead, began = both.cluster.node(2, 2), time.monotonic()
+    dead.kill()
+    cli = both.cli()
+    # The parts of groups are tried in private tables.
+    select = f"SELECT ts, id, sum(amount) AS amount FROM {both.database}.source GROUP BY ts, id"
+    window = ("--from", FIRST, "--to", LAST, "--chunk-hours", str(24 * 31), "--force-large-window")
+    planned = cli.json("plan", "--target", f"{both.database}.sums", "--select", select, *window, *both.shard_flags)
+    assert "agree in" in planned["addsUp"]["trial"], planned
+    answer = cli("run", "--plan-id", planned["planId"])
+    assert answer.code == 0, answer.err
+    # ClickHouse lets one statement wait that long.
+    assert time.monotonic() - began < 180
+    dead.start()
+    # It first executes what the database's log has got meanwhile.
+    wait_until(lambda: dead.query(f"EXISTS TABLE {both.database}.sums") == "1")
+    assert both.contents("sums") == both.contents("source")
+    both.assert_clean()
+
+
+@pytest.mark.long
 def test_shards_with_one_server_each_need_no_replicated_tables(both: Field) -> None:
     """The database does not replicate the rows of an ordinary MergeTree, so each server has its own."""
     cli = both.cli(both.cluster.node(1, 1))
@@ -92,3 +115,32 @@ def test_shards_with_one_server_each_need_no_replicated_tables(both: Field) -> N
         node = both.cluster.node(1, shard)
         assert both.content(node, "plain") == both.content(node, "source")
     both.assert_clean()
+
+
+@pytest.mark.long
+def test_run_and_undo_notice_that_the_database_has_got_a_shard(
+    square: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"one_database_{next(_numbers)}"
+    create = f"CREATE DATABASE {name} ENGINE = Replicated('/clickhouse/databases/{name}', '{{shard}}', '{{replica}}')"
+    first, second = ([node for node in square.nodes if node.shard == shard] for shard in (1, 2))
+    for node in first:
+        node.query(create)
+    with Balancer(first) as balancer:
+        field = Field(square, balancer, name, tmp_path / "state", capsys, Kind.DATABASE, _ready=True)
+        for table in ("source", "target", "other"):
+            field.create(table)
+        field.query(f"INSERT INTO {name}.source SELECT toDateTime('2025-01-05'), number, 1 FROM numbers(100)")
+        cli = field.cli()
+        done, waiting = (
+            field.plan(cli, "--write-mode", "replace", "--backup", target=table) for table in ("target", "other")
+        )
+        assert cli("run", "--plan-id", done).code == 0
+        for node in second:
+            node.query(create)
+        shards = f"SELECT uniqExact(shard_num) FROM system.clusters WHERE cluster = '{name}'"
+        wait_until(lambda: all(node.query(shards) == "2" for node in first))
+        for command, plan in (("run", waiting), ("undo", done)):
+            refused = cli(command, "--plan-id", plan)
+            assert (refused.code, "executes REPLACE PARTITION on all of them" in refused.err) == (2, True), refused.err
+        field.clear()
