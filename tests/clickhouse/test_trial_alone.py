@@ -28,6 +28,7 @@ __all__ = ["shop"]
 
 # They need more rows, or other values, than the few chunks have.
 BY_RULE_ALONE = {
+    "argMax of a Nullable into a ReplacingMergeTree",
     "IN with a subquery on the source",
     "a sum of fractions into an integer column",
     "a sum that overflows its type",
