@@ -1,9 +1,10 @@
 """
 Cut a window into chunks: by hours, by the calendar of a time zone, or at bounds computed from data.
 
-A :class:`Chunking` is a rule. The plan id is a hash over the rule's text, among others: ``6``, ``month``,
-``day@Europe/Berlin``, ``partition``, ``6|rows=5000000``. Bounds of hours and calendars follow from the rule. If bounds
-depend on partitions, or on limits of rows and bytes, the plan stores the bounds in the form of :func:`encode_bounds`.
+A :class:`Chunking` is a rule. Examples of the rule's text are ``6``, ``month``, ``day@Europe/Berlin``, ``partition``
+and ``6|rows=5000000``; the plan id is a hash over this text and other values. Bounds of hours and calendars follow from
+the rule. If bounds depend on partitions, or on limits of rows and bytes, the plan stores the bounds in the form of
+:func:`encode_bounds`.
 
 This module is pure. Pendulum is slow to import, so only the functions that need a zone or a calendar import it.
 """
@@ -59,9 +60,9 @@ class Chunking:
         unit: The unit of the chunks; None for a chunking by *hours*. The window may cut the first and the last chunk.
         months: Months per chunk, counted from January, if *unit* is a month; otherwise 1.
         zone: The time zone of the calendar, by its name in the IANA database.
-        rows: Maximum of source rows per chunk; None means no limit. Larger chunks are cut, and small neighbouring
-            chunks are joined.
-        size: Maximum of uncompressed bytes per chunk; None means no limit.
+        rows: Maximum number of source rows per chunk; None means no limit. Larger chunks are cut, and small
+            neighbouring chunks are joined.
+        size: Maximum number of uncompressed source bytes per chunk, with the same effect; None means no limit.
     """
 
     hours: float | None = None
@@ -73,7 +74,7 @@ class Chunking:
 
     @property
     def text(self) -> str:
-        """The rule as the plan stores it and as the plan id contains it; :func:`parse_chunking` reads it back."""
+        """The rule as the text that the plan stores and the plan id hashes; :func:`parse_chunking` reads the text."""
         limits = (("rows", self.rows), ("bytes", self.size))
         return self.length + "".join(f"|{name}={most}" for name, most in limits if most is not None)
 
@@ -97,7 +98,7 @@ class Chunking:
 
     @property
     def nominal_hours(self) -> float:
-        """The approximate length of a chunk in hours; 0 if the length depends on the target's partitions."""
+        """The approximate length of a chunk in hours, ignoring limits on rows and bytes; 0 for chunks by partition."""
         if self.hours is not None:
             return self.hours
         return _NOMINAL_HOURS[self.unit or Unit.DAY] * self.months
@@ -136,7 +137,7 @@ class Chunking:
         """
         Yield the slices of ``[start, end)``, cut by the length alone, without the limits on rows and bytes.
 
-        The slices are adjacent and cover the window exactly. Errors are raised by the first step of the iteration.
+        The slices are adjacent and cover the window exactly. The iteration raises the errors, not the call.
 
         Raises:
             RequestError: The window is empty or reversed, the number of hours is not finite, not positive or too
@@ -169,7 +170,7 @@ class Chunking:
         """
         Yield the instants after *first*, in milliseconds, at which a calendar unit begins.
 
-        The iteration does not end at the end of a window.
+        The iteration does not end by itself.
         """
         if self.zone == UTC_ZONE and self.unit is not Unit.MONTH:
             origin = _MONDAY if self.unit is Unit.WEEK else 0
@@ -191,12 +192,12 @@ def _hours(first: int, zone: "Timezone") -> Iterator[int]:
     """
     Yield the instants after *first*, in milliseconds, at which an hour of the zone's local time begins.
 
-    A clock change may shift these instants by half an hour. The iteration does not end by itself.
+    A clock change may shift these instants, for example by half an hour. The iteration does not end by itself.
     """
     edge = _floor_hour(first, first, zone)
     while True:
         following = edge + MS_PER_HOUR
-        # Use the UTC offset just before *following*: an hour that follows a clock change begins at the change.
+        # Use the UTC offset just before *following*, so that a clock change at *following* begins an hour.
         edge = _floor_hour(following, following - 1, zone)
         if edge > first:
             yield edge
@@ -209,7 +210,11 @@ def _floor_hour(ms: int, clock_at: int, zone: "Timezone") -> int:
 
 
 def _days(unit: Unit | None, months: int, day: date) -> Iterator[date]:
-    """Yield the first days of units (of days if *unit* is None), beginning with the unit that contains *day*."""
+    """
+    Yield the first day of each calendar unit, beginning with the unit that contains *day*.
+
+    Every day is a unit if *unit* is a day or None. The iteration does not end by itself.
+    """
     from pendulum import Date
 
     moment = Date(day.year, day.month, day.day)
@@ -219,7 +224,7 @@ def _days(unit: Unit | None, months: int, day: date) -> Iterator[date]:
         moment = Date(ordinal // 12, ordinal % 12 + 1, 1)
     elif unit is Unit.WEEK:
         moment = moment.start_of("week")
-    # The caller stops at the end of the window, which lies before the end of the calendar (year 9999).
+    # The caller stops at the first day that is not before the end of the window.
     while True:
         yield moment
         if unit is Unit.MONTH:
@@ -232,7 +237,7 @@ def load_zone(name: str) -> "Timezone":
     """
     Return a time zone by its IANA name.
 
-    If midnight is ambiguous or missing on a day, the zone takes midnight as the first instant of that day.
+    If midnight is ambiguous or missing on a day, the zone resolves midnight to the first instant of that day.
 
     Raises:
         RequestError: The zone does not exist.
@@ -253,7 +258,7 @@ def parse_length(text: str, zone: str | None = None) -> Chunking:
     Read the length of a chunk as a user types it.
 
     The text is a number of hours (``6``, ``0.25``), a length (``30min``, ``12h``, ``1d``, ``1w``, ``1mo``), or a unit
-    (``hour``, ``day``, ``week``, ``month``, ``partition``). The time zone is *zone*, or stands in the text
+    (``hour``, ``day``, ``week``, ``month``, ``partition``). The time zone is *zone*, or is part of the text
     (``day@Europe/Berlin``). Without a zone, ``1h``, ``1d`` and ``1w`` are 1, 24 and 168 hours, counted from the start
     of the window. In a zone other than UTC, they are hours, days and weeks of the calendar.
 
@@ -273,7 +278,7 @@ def parse_length(text: str, zone: str | None = None) -> Chunking:
     elif match:
         count = float(match["count"])
         unit = {"d": Unit.DAY, "w": Unit.WEEK, "h": Unit.HOUR}.get(match["unit"])
-        # In a zone, only one whole unit follows the calendar.
+        # In a zone other than UTC, a length of exactly one hour, day or week follows the calendar.
         calendar = count == 1 and unit is not None and name != UTC_ZONE
         found = Chunking(unit=unit) if calendar else Chunking(hours=_positive(text, count * _HOURS_OF[match["unit"]]))
     elif word in {unit.value for unit in Unit}:
@@ -326,7 +331,9 @@ def _number(word: str, text: str) -> float:
 
 def parse_chunking(text: str) -> Chunking:
     """
-    Parse the text of a chunking, as :attr:`Chunking.text` writes it into a plan. The time zone is not checked.
+    Return the chunking whose :attr:`Chunking.text` a plan has stored.
+
+    The existence of the time zone is not checked.
 
     Raises:
         RequestError: The length or a limit is not valid.
@@ -384,7 +391,7 @@ class Cell(NamedTuple):
     The rows of a source between two instants at which the plan may have a chunk bound.
 
     Attributes:
-        start: Milliseconds since 1970; the cell ends where the next one starts.
+        start: Milliseconds since 1970; the cell ends at the next such instant.
         weight: The rows or bytes of the cell, as a share of the maximum of a chunk.
     """
 
@@ -401,11 +408,11 @@ def pack(base: Sequence[int], cells: Sequence[Cell]) -> list[int]:
 
     Args:
         base: The bounds by length alone, in milliseconds, including both ends of the window.
-        cells: Cells in time order; a cell starts at each bound of *base* except the last.
+        cells: Cells in time order. No cell extends across a bound of *base*. Cells without rows may be missing.
 
     Returns:
-        Bounds from the first to the last of *base*. The weight between neighbouring bounds exceeds 1 only if they
-        enclose a single cell with a weight above 0.
+        Bounds from the first to the last of *base*. The weight between two neighbouring bounds exceeds 1 only if a
+        single cell between the two has a weight above 0.
     """
     bounds, open_weight = [base[0]], 0.0
     place = 0
@@ -432,7 +439,7 @@ def pack(base: Sequence[int], cells: Sequence[Cell]) -> list[int]:
 
 
 def _cut(cells: Sequence[Cell], weight: float) -> list[int]:
-    """Return the inner bounds that cut *cells*, with this total weight, into pieces of about the same weight."""
+    """Return the inner bounds that cut *cells* into pieces of about the same weight; *weight* is the total."""
     share = weight / math.ceil(weight)
     cuts, piece = [], 0.0
     for cell in cells:

@@ -11,7 +11,7 @@ _SIMPLE_STATE = re.compile(r"\bSimpleAggregateFunction\(\w+, ((?:[^()]|\((?:[^()
 _ZONE = re.compile(r"\b(DateTime64\(\d+|DateTime)(?:, |\()'[^']*'\)")
 _ENUM = re.compile(r"Enum(?:8|16)\((.*)\)", re.DOTALL)
 _ENUM_VALUE = re.compile(r"('(?:[^'\\]|\\.){0,400}') = (-?\d{1,9})")
-# Pairs of types. A value of the first type can be converted to the second type and back without loss.
+# Pairs of types. Every value of the first type can be converted to the second type and back without loss.
 _EXACT = frozenset({("UUID", "String"), ("IPv4", "String"), ("IPv6", "String"), ("IPv4", "IPv6"), ("Bool", "UInt8")})
 
 
@@ -75,7 +75,8 @@ def _plain(text: str) -> str:
     """
     Return a type without its outer Nullable.
 
-    LowCardinality, SimpleAggregateFunction, time zones and line breaks are removed at any depth.
+    At any depth, LowCardinality and SimpleAggregateFunction are replaced by the types of their values, time zones are
+    removed, and line breaks become spaces.
     """
     text = " ".join(text.split())
     for pattern in (_LOW_CARDINALITY, _SIMPLE_STATE):

@@ -21,7 +21,7 @@ class CoveredInterval(NamedTuple):
 
 
 def overlaps(plan: Plan, others: Iterable[Plan]) -> list[Plan]:
-    """Return the other plans on the same target whose half-open windows intersect the plan's."""
+    """Return those of *others* on the target of *plan* whose windows overlap the window of *plan*, except *plan*."""
     return [
         other
         for other in others
@@ -33,7 +33,7 @@ def overlaps(plan: Plan, others: Iterable[Plan]) -> list[Plan]:
 
 
 def merge_intervals(stretches: Iterable[CoveredInterval]) -> list[CoveredInterval]:
-    """Return the stretches in time order; merge touching and overlapping stretches, with the ids of their plans."""
+    """Return the stretches in time order, with touching and overlapping stretches merged and their plans combined."""
     merged: list[CoveredInterval] = []
     for start, end, plans in sorted(stretches):
         if merged and start <= merged[-1].end:
@@ -65,9 +65,10 @@ class FilledTwice(NamedTuple):
     Attributes:
         first: The id of the plan that was created first.
         second: The id of the plan that was created later.
-        accepted: Whether the second plan may add to existing rows, and the second fill does not duplicate the rows of
-            the first. A Replacing engine removes duplicates.
-        shard: The only shard on which both plans have filled the stretch; 0 for a single table or all shards.
+        accepted: Whether the second plan allows existing rows, and either its SELECTs differ from the SELECTs of the
+            first plan, or the target has a Replacing engine, which removes duplicates.
+        shard: The number of the shard on which both plans have filled the stretch, if one plan fills all shards and the
+            other plan fills one of these shards as an ordinary table; otherwise 0.
     """
 
     target: TableName
@@ -93,9 +94,9 @@ def filled_by_another(plan: Plan, run: Run, other: Plan, others_run: Run) -> lis
     """
     Return the parts of a plan's unfinished chunks that another plan has filled, merged and in time order.
 
-    A chunk whose window is cleared before its next attempt does not count. The result is empty if *plan* replaces rows
-    or allows existing rows. It is also empty if the other run's rows are gone: the run's last event precedes *plan*,
-    planning found no row in the window, and the run has no rows outside their chunk's window.
+    A chunk does not count if its next attempt first clears the chunk's window. The result is empty if *plan* replaces
+    rows or allows existing rows, or if the plans have no common window. The result is also empty if the rows of the
+    other run were gone when *plan* was created; see :func:`_was_gone`.
     """
     if not plan.adds_rows or plan.allow_existing_rows or not _same_window(plan, other):
         return []
@@ -114,8 +115,8 @@ def find_filled_twice(plans: Sequence[tuple[Plan, Run]]) -> list[FilledTwice]:
     """
     Return the stretches that two fills of one target have filled.
 
-    Stretches that a plan has rebuilt since are omitted. Two fills are omitted if one run cleared its windows after the
-    last event of the other run. They are also omitted if the first fill's rows were gone when the second fill was
+    Parts that a later plan has rebuilt are omitted. A pair of fills is omitted if one run cleared its windows after the
+    last event of the other run. A pair is also omitted if the first fill's rows were gone when the second fill was
     planned, unless the second plan allows existing rows.
     """
     found = []
@@ -140,7 +141,7 @@ def find_filled_twice(plans: Sequence[tuple[Plan, Run]]) -> list[FilledTwice]:
 
 
 def _chunks_within(plan: Plan, run: Run, start: datetime, end: datetime) -> Iterator[Chunk]:
-    """Yield the plan's chunks, or their parts, that overlap ``[start, end)``, in time order."""
+    """Yield the chunks that overlap ``[start, end)``, in time order; the parts of a split chunk replace the chunk."""
     for planned in plan.chunks():
         if planned.start >= end:
             return
@@ -149,13 +150,13 @@ def _chunks_within(plan: Plan, run: Run, start: datetime, end: datetime) -> Iter
 
 
 def _gives_the_same_again(first: Plan, second: Plan) -> bool:
-    """Return whether both plans have the same SELECTs, and the target's engine keeps duplicate rows."""
+    """Return whether both plans have the same SELECTs, and the target's engine is not a Replacing engine."""
     selects = [sorted(statement.select for statement in plan.statements) for plan in (first, second)]
     return selects[0] == selects[1] and "Replacing" not in second.engine
 
 
 def _same_window(plan: Plan, other: Plan) -> bool:
-    """Return whether two different plans of one table have overlapping windows."""
+    """Return whether two plans are different, fill the same table (:func:`_same_place`) and overlap in time."""
     if plan.plan_id == other.plan_id or not _same_place(plan, other):
         return False
     return other.start < plan.end and plan.start < other.end
@@ -165,7 +166,7 @@ def _same_place(plan: Plan, other: Plan) -> bool:
     """
     Return whether two plans fill the same table, or one plan fills one shard of the other plan's target.
 
-    On a cluster, two plans for the same table may name different servers.
+    Two plans on clusters are compared by the names of cluster and target, since such plans may name different servers.
     """
     if plan.cluster and other.cluster:
         return plan.cluster == other.cluster and plan.has_target_of(other)
@@ -175,7 +176,7 @@ def _same_place(plan: Plan, other: Plan) -> bool:
 
 
 def _facing(plan: Plan, other: Plan) -> Plan:
-    """Return the part of a plan that fills the same table as *other*: the whole plan, or one shard of it."""
+    """Return the part of a plan that fills the same table as *other*: the whole plan, or the plan on one shard."""
     number = _shard_of(plan, other)
     return plan.on_shard(number) if number else plan
 
@@ -197,7 +198,7 @@ def proven_slices(plan: Plan, run: Run, start: datetime, end: datetime) -> Itera
     """
     Yield the slices whose rows are all in the target, on every shard, for the chunks that overlap ``[start, end)``.
 
-    A slice is the window of a chunk or a part of it; it may extend beyond ``[start, end)``.
+    A slice is a chunk's window or a part of that window. A slice may extend beyond ``[start, end)``.
     """
     for window, chunks in groupby(plan.chunks(), key=lambda chunk: (chunk.start, chunk.end)):
         if window[1] <= start or window[0] >= end:
@@ -215,13 +216,18 @@ def _common(left: Slice, right: Slice) -> Slice | None:
 
 
 def _was_gone(plan: Plan, others_run: Run) -> bool:
-    """Return whether another run's rows had left the target before *plan* counted the existing rows."""
+    """
+    Return whether the target had no rows of another run when *plan* was created, as far as the logs show.
+
+    The run's last event must precede the plan, planning must have counted no row in the window, and no row of the run
+    may have a target time outside its chunk's window.
+    """
     before = others_run.updated_at is not None and others_run.updated_at < plan.created_at
     return before and plan.existing_rows == 0 and not others_run.reach
 
 
 def _cleared_after(run: Run, other: Run) -> bool:
-    """Return whether a run's last clearing replay is later than every event of the other run."""
+    """Return whether the last replay that clears all done windows of *run* is later than every event of *other*."""
     return run.cleared_at is not None and other.updated_at is not None and other.updated_at < run.cleared_at
 
 
@@ -231,7 +237,8 @@ def _rebuilt(
     """
     Yield the parts of *stretch* that rebuilds have filled.
 
-    A rebuild counts only if its plan was created at or after the last event of *runs*.
+    A rebuild counts only if it overlaps the plan *fill* on the same table, and if it was planned at or after the last
+    event of *runs*.
     """
     ended = max((run.updated_at for run in runs if run.updated_at is not None), default=fill.created_at)
     for plan, run in plans:
@@ -240,7 +247,7 @@ def _rebuilt(
 
 
 def _intersection(left: Iterable[CoveredInterval], right: Iterable[CoveredInterval]) -> list[CoveredInterval]:
-    """Return the intersections of two merged lists in time order, each with the plans of both intervals."""
+    """Return the intersections of two merged lists in time order; an intersection has the plans of both intervals."""
     rights = list(right)
     return [
         CoveredInterval(max(a.start, b.start), min(a.end, b.end), tuple(dict.fromkeys((*a.plans, *b.plans))))

@@ -14,7 +14,8 @@ from .facts import Column
 from .query_tree import Node
 
 _INTEGER = re.compile(r"U?Int(8|16|32|64)")
-# The names of float types. The last digits of a sum of floats, and so a hash of the sum, depend on the floats' order.
+# A pattern for the names of float types. The order of floats changes the last digits of their sum, and so the sum's
+# hash.
 _FLOAT = re.compile(r"Float\d+|BFloat16")
 _CLOCK = re.compile(r"now.*|today|yesterday|cur.*|utc_?timestamp", re.IGNORECASE)
 _CONDITIONS = ("WHERE", "PREWHERE", "HAVING", "QUALIFY")
@@ -23,12 +24,16 @@ _CHOICES = ("LIMIT", "OFFSET", "LIMIT BY")
 
 def as_number(key: str, kind: str) -> str | None:
     """
-    Return SQL for a sharding key of type *kind* as the number from which a Distributed table chooses the shard.
+    Return SQL for the number by which a Distributed table chooses the shard of a row.
 
     A Distributed table reads a negative key as an unsigned number of the same width.
 
+    Args:
+        key: SQL of the sharding key.
+        kind: The type of the sharding key.
+
     Returns:
-        The SQL; None if the type is Nullable or not an integer of at most 64 bits.
+        The SQL; None if the type is Nullable, or is not an integer type of at most 64 bits.
     """
     match = _INTEGER.fullmatch(unwrap_type(kind)) if "Nullable" not in kind else None
     return f"toUInt{match[1]}({key})" if match else None
@@ -43,15 +48,24 @@ def hashed_columns(columns: Sequence[Column], filled: Collection[str], *, has_ke
     """
     Return the columns whose hash decides a row's shard; empty if no column is suitable.
 
-    They are the columns of the target's keys, so that rows that merge share a shard. Without a key, they are all
-    columns. Only *filled* columns whose values can be compared exactly are suitable.
+    A column is suitable if it is among *filled*, and its values can be sorted and contain no floats. If the target has
+    a key, only columns of its keys are returned, so that rows that merge share a shard. Otherwise, all suitable columns
+    are returned.
     """
     usable = [c for c in columns if c.name in filled and is_comparable(c.type) and not is_float(c.type)]
     return tuple(c.name for c in usable if c.in_key or not has_key)
 
 
 def chance(tree: Node) -> str:
-    """Return the name of the first part of a SELECT that may choose different rows in each run; empty if none may."""
+    """
+    Return the first part of a query tree that may choose different rows in each execution; empty if there is none.
+
+    Such a part is a window function, a LIMIT, OFFSET or LIMIT BY clause, or an unstable function in a condition such as
+    WHERE. Functions that return the current time or date are not reported.
+
+    Returns:
+        Words for a message, such as ``LIMIT BY`` or ``rand in WHERE``.
+    """
     for node in tree.walk():
         if node.kind == "FUNCTION" and node.fields.get("kind") == "window":
             return f"the window function {node.name}"

@@ -15,9 +15,9 @@ from .plan import Plan, Statement
 
 def compatibility_token(statements: Sequence[Statement], target: TableFacts, *, use_tokens: bool) -> str:
     """
-    Return a SHA-256, in hex digits, of what affects the data.
+    Return a SHA-256, in hex digits, of the facts that decide the written rows.
 
-    The hash covers the statements, the target's engine, keys and columns, and the use of tokens.
+    The hash covers the statements, the target's engine, keys and columns, and the use of deduplication tokens.
     """
     parts = [
         [
@@ -33,10 +33,13 @@ def compatibility_token(statements: Sequence[Statement], target: TableFacts, *, 
 
 def detect_drift(plan: Plan, target: TableFacts, views: Mapping[str, str], *, use_tokens: bool) -> list[str]:
     """
-    Return the changes since *plan* was created, each as a clause without a full stop, sorted; empty without a change.
+    Return the changes since *plan* was created, sorted; an empty list if nothing has changed.
+
+    A change is a clause without a full stop.
 
     Args:
-        views: The SELECTs of the views that write to the target now, by name.
+        views: The SELECTs of the views that write to the target now, by the view's name. These SELECTs are compared
+            only if the plan took SELECTs from views.
         use_tokens: The current value of the option ``defaults.requireIdempotencyToken``.
     """
     found = []
@@ -58,5 +61,5 @@ def detect_drift(plan: Plan, target: TableFacts, views: Mapping[str, str], *, us
 
 
 def planned_views(plan: Plan) -> dict[str, str]:
-    """Return the SELECTs that a plan took from materialized views, by the view's name; empty for other sources."""
+    """Return the SELECTs that a plan took from materialized views, by the view's name; empty if there are none."""
     return {s.name: s.select for s in plan.statements if s.name != "--select" and not s.copies_table}

@@ -29,8 +29,8 @@ class RunPaused(_Event):
     """
     The run was paused and can continue later.
 
-    If *until_resumed* is set, a person paused the run: workers release their chunks, and only a resume continues the
-    run.
+    If *until_resumed* is set, a person paused the run. Workers then release their chunks, and only a resume continues
+    the run.
     """
 
     type: Literal["RunPaused"] = "RunPaused"
@@ -58,38 +58,46 @@ class RunResumed(_Event):
 
 
 class RunReplayed(_Event):
-    """The user asked to execute ended chunks again, with a new budget of attempts."""
+    """
+    The user asked to execute ended chunks again, with a new budget of attempts.
+
+    If *clear_window* is set, each attempt first deletes the chunk's window from the target.
+    """
 
     type: Literal["RunReplayed"] = "RunReplayed"
     statuses: tuple[ChunkStatus, ...]
     clear_window: bool = False
     chunk_ids: tuple[str, ...] | None = None
-    """The only chunks to replay, if they have one of the *statuses*; None means all chunks with these statuses."""
+    """The ids that limit the replay to some of the chunks with *statuses*; None means all chunks with *statuses*."""
 
 
 class RunWaived(_Event):
     """
     The plan is not required: ``check`` lists the plan without counting it.
 
-    The waiver ends at *until*, or when a user runs or resumes the plan.
+    The waiver ends at *until*, or when a worker starts to execute the plan, or when a user resumes the plan.
     """
 
     type: Literal["RunWaived"] = "RunWaived"
     reason: str
     until: Instant | None = None
     superseded_by: str = ""
-    """The plan that replaces this plan; empty if there is none."""
+    """The id of the plan that replaces this plan; empty if there is none."""
 
 
 class RunThrottled(_Event):
-    """A worker waits until the server has capacity, and then continues automatically."""
+    """
+    A worker waits because of *reason*, and continues automatically when the reason no longer holds.
+
+    Examples of reasons are a busy server, a server that does not answer, and a time outside the allowed hours.
+    """
 
     type: Literal["RunThrottled"] = "RunThrottled"
     reason: str
 
 
 class ParallelismSet(_Event):
-    """The user changed the number of parallel chunks of all workers, on each shard; 0 restores each worker's own."""
+    """The user set the maximum of parallel chunks over all workers, on each shard; 0 means no such limit."""
 
     type: Literal["ParallelismSet"] = "ParallelismSet"
     parallel: Annotated[int, Field(ge=0)]
@@ -114,7 +122,8 @@ class ChunkStarted(ChunkEvent):
     A worker claimed a chunk; the event is on disk before the query exists.
 
     *takes_over* is set if the claim replaces the claim of a dead worker, whose query is proven dead too.
-    *on_behalf_of* is the user or Airflow task that started the worker. *shard* is 0 if the target is one table.
+    *on_behalf_of* is the user or Airflow task that started the worker. *shard* is the number of the shard that the
+    worker fills; 0 if the target is one table.
     """
 
     type: Literal["ChunkStarted"] = "ChunkStarted"
@@ -131,9 +140,12 @@ class ChunkVerified(ChunkEvent):
     """
     The attempt's rows are staged and verified; from now on, only rows with the same content are published.
 
-    *staged* lists the parts if the target is replicated or its database cannot rename tables; then the event is the
-    seal. *reach* is the range ``[first, last)`` of the rows' times in the target, if some times lie outside the chunk's
-    window; otherwise None. For example, the time of a date is the start of its day.
+    *staged* is set if this event seals the staging table, because no rename does: on replicas, and if the database of
+    staging tables cannot rename tables. Otherwise, *staged* is None.
+
+    *reach* is the range ``[first, last)`` of the rows' times in the target, if the plan needs these times and some lie
+    outside the chunk's window; otherwise, *reach* is None. For example, the time of a date is the start of the day,
+    which may precede the window.
     """
 
     type: Literal["ChunkVerified"] = "ChunkVerified"
@@ -146,8 +158,8 @@ class ChunkDone(ChunkEvent):
     """
     The chunk's rows are in the target.
 
-    *read_rows* and *read_bytes* (uncompressed) are the server's counts for the statements; None for an embedded
-    engine.
+    *read_rows* and *read_bytes* (uncompressed) are the server's counts for the statements; None if the server reports
+    no reads, as for an embedded engine.
     """
 
     type: Literal["ChunkDone"] = "ChunkDone"
@@ -161,8 +173,9 @@ class ChunkFailed(ChunkEvent):
     """
     The attempt failed. After a *final* failure, only a person starts another attempt.
 
-    *unwritten* is set if this attempt wrote nothing to the target, and *unpublished* if no earlier attempt did either.
-    *refused* is set if the target has rows of another writer.
+    *unwritten* is set if this attempt wrote nothing to the target. *refused* is set if the chunk's window in the target
+    has rows of another writer. *unpublished* is set for such a failure if it is known that no rows of earlier attempts
+    were published either.
     """
 
     type: Literal["ChunkFailed"] = "ChunkFailed"
@@ -180,7 +193,7 @@ class ChunkReleased(ChunkEvent):
     The worker released the chunk, for example after a pause, a cancellation or a kill; the attempt does not count.
 
     *unwritten* is set if the attempt wrote nothing to the target. *refused* is set if the worker released the chunk
-    because another run is active on the window.
+    because a different run is active on the chunk's window.
     """
 
     type: Literal["ChunkReleased"] = "ChunkReleased"
@@ -195,7 +208,7 @@ class ChunkPart(Model):
 
     Attributes:
         key_range: The condition on the source's sorting key, for parts that share a window; otherwise empty.
-        shard: The shard of the chunk; 0 where the target is one table.
+        shard: The number of the shard that the chunk fills; 0 if the target is one table.
     """
 
     id: str
@@ -251,5 +264,5 @@ Event = Annotated[
 
 @cache
 def event_adapter() -> TypeAdapter[Event]:
-    """Return the adapter that reads and writes the lines of the log. It is cached, because building it is slow."""
+    """Return the cached adapter that reads and writes the lines of the log; an adapter is slow to build."""
     return TypeAdapter(Event)

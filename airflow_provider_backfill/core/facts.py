@@ -53,8 +53,8 @@ class Replicas(NamedTuple):
         replica: The name of the replica on the connected server.
         active: The names of the live replicas.
         total: The number of replicas.
-        cluster: The cluster that reaches all replicas. Empty if there is no such cluster, if there is only one replica,
-            or if *by_database* is set.
+        cluster: The smallest cluster that has all replicas, or all live replicas if no cluster has all. Empty if there
+            is no such cluster, if there is only one replica, or if *by_database* is set.
         by_database: Whether the table's database creates every table on all replicas.
         beside: The prefix of the Keeper paths of the product's tables for this target; empty if *by_database* is set.
             Macros such as ``{shard}`` stay unexpanded, so that servers of other shards do not join these tables.
@@ -73,7 +73,7 @@ class Replicas(NamedTuple):
 
     @property
     def reaches_all(self) -> bool:
-        """Whether a table in the same database can be created on all replicas."""
+        """Whether a table in the same database can be created on all replicas, or at least on all live replicas."""
         return self.by_database or bool(self.cluster) or self.total == 1
 
     def arguments(self, table: str) -> str:
@@ -81,7 +81,11 @@ class Replicas(NamedTuple):
         return "" if self.by_database else f"'{self.beside}_{table}', {self.name}"
 
     def engine(self, engine: str, table: str) -> str:
-        """Return the engine clause *engine* with the Keeper path and replica name of the product's table *table*."""
+        """
+        Return the engine clause *engine* with the Keeper path and replica name of the product's table *table*.
+
+        The clause has neither if the database assigns both. A clause of an unreplicated engine is returned unchanged.
+        """
 
         def replace(match: re.Match[str]) -> str:
             arguments = self.arguments(table)
@@ -106,9 +110,9 @@ class TableFacts:
             it would refuse today.
         staging_database: The database for staging tables; empty for the storage's own database.
         database_engine: The engine of the database for staging tables.
-        apart: In a Replicated database, what distinguishes the rows of this table from the rows that other servers have
-            in the table of this name: the path in Keeper, or the server's id. Empty in other databases, and for tables
-            of ClickHouse Cloud.
+        apart: In a Replicated database, an identity of the table's rows: the path in Keeper if the table is replicated,
+            otherwise the server's id. Tables of the same name on servers with other rows have a different identity.
+            Empty in other databases, and for tables of ClickHouse Cloud.
         alters_others: Whether the database also executes an ALTER of this table on servers that have other rows.
         definition: The storage's CREATE statement, as the server shows it.
     """
@@ -157,7 +161,7 @@ class TableFacts:
 
 @dataclass(frozen=True, slots=True)
 class ViewFacts:
-    """A materialized view that writes to the target; *sources* are the tables whose inserts fire it."""
+    """A materialized view that writes to the target; *sources* are the tables whose inserts fire the view."""
 
     name: TableName
     select: str
@@ -185,8 +189,9 @@ class QuerySource:
     A table, view or table function that a query tree names.
 
     Attributes:
-        tree: The query tree of a view's SELECT; None for other sources and for views with a time filter.
-        opaque: Whether the SELECT of a view is unknown; such a view may read the filtered table.
+        tree: The query tree of a view's SELECT; None for other sources, and for views that are opaque or have a time
+            filter.
+        opaque: Whether the SELECT of a view is unknown; such a view may read a table with a time filter.
         holds_target: Whether the rows of the source are rows of the target.
     """
 
@@ -212,7 +217,7 @@ class ScanFacts:
 
     Attributes:
         reads: How often the query plan reads the filtered tables.
-        filtered: How many of these reads carry the filter; 0 if one of the filtered tables is never read with it.
+        filtered: How many of these reads carry the filter; 0 if one of the filtered tables has no such read.
         pruned: Whether an index (partition, min-max or primary key) uses the filter on each read.
         row_wise: Whether each result row depends on one source row only.
         tables: The tables whose parts are read, as ``database.table``; the SELECT may name views or Distributed tables
@@ -220,8 +225,8 @@ class ScanFacts:
         tree: The query tree of the SELECT.
         sources: The sources in the query tree, by their name in the tree.
         times: The time column of each filtered table.
-        unsent: The kinds of other databases, such as MySQL, to which ClickHouse does not send the filter, joined by
-            ``and``; empty without one.
+        unsent: The names, joined by ``and``, of other database systems to which ClickHouse does not send the filter,
+            such as MySQL; empty if there are none.
     """
 
     reads: int
@@ -275,10 +280,10 @@ class ReplicaFacts(NamedTuple):
 
     Attributes:
         delay: ClickHouse's ``absolute_delay``, in seconds.
-        queue: Entries of the replication queue, without merges and mutations.
-        waits: Seconds that the oldest queue entry has waited; 0 for an empty queue.
-        behind: Entries of Keeper's log that the replica has not yet copied to its queue.
-        dead: The replicas without a session with Keeper, as this replica sees them.
+        queue: Number of entries in the replication queue, without merges and mutations.
+        waits: Seconds that the oldest entry, including merges and mutations, has waited; 0 for an empty queue.
+        behind: Number of entries in Keeper's log that the replica has not yet copied to its queue.
+        dead: The names of the replicas without a session with Keeper, as this replica sees them.
     """
 
     table: TableName
@@ -295,7 +300,7 @@ class ReplicaFacts(NamedTuple):
 
 
 class QueueFacts(NamedTuple):
-    """Files of a Distributed table that wait to be sent to its shards."""
+    """The files of a Distributed table that wait to be sent to the shards."""
 
     table: TableName
     files: int
@@ -304,7 +309,13 @@ class QueueFacts(NamedTuple):
 
 
 class SpreadFacts(NamedTuple):
-    """A Distributed table over a target: its cluster, the shard of the connected server, and the other shards."""
+    """
+    A Distributed table over a target, on a cluster with other shards.
+
+    Attributes:
+        here: The number of the connected server's shard; the smallest number if the server is in several shards.
+        others: The numbers of the shards without the connected server.
+    """
 
     table: TableName
     cluster: str
@@ -313,7 +324,7 @@ class SpreadFacts(NamedTuple):
 
 
 class DiskFacts(NamedTuple):
-    """A disk of the target's storage policy; *free* is its free bytes without space reserved or to be kept free."""
+    """A disk of the target's storage policy; *free* counts bytes that are not used, reserved or to be kept free."""
 
     name: str
     free: int
@@ -327,7 +338,8 @@ class StagingFacts(NamedTuple):
         rows: Rows in the table; None if unknown.
         age: Seconds since the last change of the table's metadata; None if the table exists only in Keeper.
         cluster: The cluster on which the table is to be dropped; empty for the connected server.
-        lost: The path in Keeper that no table uses any more, and the replicas registered there; otherwise empty.
+        lost: For a table that exists only in Keeper, its path in Keeper and the names of its replicas; otherwise an
+            empty text and an empty tuple.
     """
 
     table: TableName
@@ -339,7 +351,13 @@ class StagingFacts(NamedTuple):
 
 
 class QueryFacts(NamedTuple):
-    """A running query of the product, with its age in *seconds*; *cluster* is empty on the connected server."""
+    """
+    A running query of the product.
+
+    Attributes:
+        seconds: Seconds since the query started.
+        cluster: The cluster on which the query runs; empty for a query on the connected server.
+    """
 
     query_id: str
     plan_id: str
@@ -351,7 +369,14 @@ class QueryFacts(NamedTuple):
 
 
 class ConstrainedSetting(NamedTuple):
-    """A setting that needs the value *wanted*, but has *value*; *reason* says why this user may not change it."""
+    """
+    A setting that this user may not set to the value that the product needs.
+
+    Attributes:
+        wanted: The needed value; ``a text`` if any text would do.
+        value: The present value.
+        reason: The end of a sentence about the setting, such as ``and may not be changed``.
+    """
 
     name: str
     wanted: str
@@ -360,7 +385,13 @@ class ConstrainedSetting(NamedTuple):
 
 
 class MissingGrant(NamedTuple):
-    """A right that the user lacks, such as ``SELECT``, and where, such as ``db.table`` or ``db.*``."""
+    """
+    A right that the user lacks.
+
+    Attributes:
+        right: The name of the right, such as ``SELECT``.
+        on: The object of the right: ``db.table``, ``db.*``, ``*.*`` or a table engine.
+    """
 
     right: str
     on: str
@@ -371,7 +402,8 @@ class TtlFacts(NamedTuple):
     A TTL of the target that deletes or rolls up rows, or resets a column.
 
     Attributes:
-        until: The instant in the plan's window before which rows have expired; None if none have.
+        until: The instant before which rows in the plan's window have expired; None if no row in the window has
+            expired. The instant is rounded up, by about 1/1000 of the window at most.
         column: The column that the TTL resets; empty for a TTL of rows.
     """
 
@@ -381,7 +413,7 @@ class TtlFacts(NamedTuple):
 
 
 class PolicyFacts(NamedTuple):
-    """A row policy that hides rows of *table* from this user, and its *condition* as the server shows it."""
+    """A row policy that hides rows of *table* from this user; *condition* is the policy's text from the query plan."""
 
     table: TableName
     condition: str
@@ -394,7 +426,7 @@ class EpochFacts(NamedTuple):
     Attributes:
         value: The largest value in a sample of the column.
         declared: The unit that the plan uses.
-        fitting: The unit in which the value is a recent date.
+        fitting: The unit in which *value*, as a time since 1970, is between half and twice the current time.
     """
 
     table: TableName
@@ -405,7 +437,7 @@ class EpochFacts(NamedTuple):
 
 
 class Nondeterminism(NamedTuple):
-    """Why a statement may return different rows when it runs again."""
+    """The reasons why a statement may return different rows when the statement runs again."""
 
     statement: str
     functions: tuple[str, ...]
@@ -419,8 +451,8 @@ class CutoverFacts(NamedTuple):
 
     Attributes:
         now: The server's time.
-        rows: Rows of the target in the window; all rows of the target without a time column.
-        first: The earliest time of these rows; None without rows or time column.
+        rows: Rows of the target in the window; all rows of the target if the target has no time column.
+        first: The earliest time of these rows; None if there are no rows or no time column.
         fed_by: The views that write to the target on each insert into their source.
     """
 
@@ -431,14 +463,25 @@ class CutoverFacts(NamedTuple):
 
 
 class Misalignment(NamedTuple):
-    """Why the plan's chunk bounds do not fit the current tables; *proposal* plans fitting bounds, or is None."""
+    """
+    The reason why the plan's chunk bounds do not fit the current tables.
+
+    Attributes:
+        proposal: A command that plans fitting bounds; None if no such bounds are known.
+    """
 
     message: str
     proposal: Command | None
 
 
 class StatementScan(NamedTuple):
-    """The server's reads of a statement's source, or the *error* with which the server refused the statement."""
+    """
+    The server's reads of a statement's source.
+
+    Attributes:
+        facts: The reads; None if the server refused the statement.
+        error: The error with which the server refused the statement; otherwise empty.
+    """
 
     statement: str
     source: TableName
@@ -454,8 +497,8 @@ class Estimate:
     Attributes:
         chunks: Number of chunks of the plan.
         looked_at: Number of chunks whose rows were counted or estimated; fewer than *chunks* for a sample.
-        filled: Number of these chunks that have rows; *smallest*, *median* and *largest* are row counts of filled
-            chunks.
+        filled: Number of these chunks that have rows.
+        smallest: The smallest number of rows in a filled chunk. Like *median* and *largest*, 0 without filled chunks.
         exact: Whether all rows were counted, and none estimated from the index.
         bytes_per_row: Bytes on disk per source row; None if unknown.
     """
@@ -485,24 +528,25 @@ class ServerFacts:
         version: The server's version, such as ``(26, 7, 2, 1)``.
         user: The connected user.
         target: The target's name; None if no table was inspected.
-        storage: The table that holds the target's rows; None if the target does not exist.
+        storage: The table that holds the target's rows; None if the target does not exist or was not inspected.
         engine: The engine of *storage*.
         views_fired: Views that an INSERT into the target fires.
-        view_targets: The table that each of *views_fired* writes to; views with an inner table are left out.
-        views_refreshed: Views that replace the target's rows on their schedule, without appending and stopped views.
+        view_targets: The table to which a view writes, by view, for *views_fired* without an inner table.
+        views_refreshed: Refreshable views that replace the target's rows on a schedule. Appending and disabled views
+            are left out.
         known_plans: Ids of all plans in this state folder.
         partitions_per_chunk: Partitions of the target that the plan's middle chunk writes to; None if unknown or if the
             target has no partitions.
-        partitions_limit: ``max_partitions_per_insert_block`` of this user.
-        drop_limit: ``max_partition_size_to_drop`` of the server in bytes; 0 means no limit, None unknown.
-        drop_limit_tied: Whether this user is forbidden to lift that limit for a query.
+        partitions_limit: ``max_partitions_per_insert_block`` of this user; 0 if there is no limit, or if it is unknown.
+        drop_limit: ``max_partition_size_to_drop`` of the server in bytes; 0 if there is no limit, None if unknown.
+        drop_limit_tied: Whether this user may not lift *drop_limit* for a query.
         token_window: ``non_replicated_deduplication_window`` of the target; None if unknown, or if the target is not
             of the MergeTree family or is replicated.
         proposed_hours: A chunk length that suits the estimate and fits the tables; None if none was found.
-        unseen: The checks that could not be made, each as its subject, a colon and the reason.
+        unseen: A text for each check that could not be made: the subject, a colon and the reason.
         balanced: Whether different servers answer at the address.
         target_replicas: The target's replication; None if the target is not replicated.
-        quorum: The user's ``insert_quorum`` for the target; 0 for none.
+        quorum: The number of replicas that the user's ``insert_quorum`` requires for the target; 0 if there is none.
     """
 
     address: str = ""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from .plan import Chunk
 
 _NOISE_BEHIND = (": while executing ", ": While executing ", ": in scope ", ": In scope ")
-# The error's code and name, as the client appends them.
+# A pattern for the code and the name of an error in parentheses, which the client appends to a message.
 _CODE = re.compile(r"\(\d{1,6}(?: [A-Z0-9_]+)?\)$")
 _PREFIX = "ClickHouse refused the statement: "
 
@@ -36,9 +36,12 @@ def short_error(message: str) -> str:
 
 def group_failures(failed: Iterable[tuple[Chunk, str]]) -> list[FailureGroup]:
     """
-    Group failed chunks by their short error; the most frequent error comes first.
+    Return failed chunks in groups with the same short error; the most frequent error comes first.
 
     The chunks of a group keep the order of *failed*.
+
+    Args:
+        failed: Each failed chunk with its error message.
     """
     groups: dict[str, list[Chunk]] = {}
     for chunk, error in failed:

@@ -18,11 +18,11 @@ _DAY = 24 * 60
 
 class AllowedHours(NamedTuple):
     """
-    A half-open period of every day, from *first* to *last*. If *last* is smaller, the period ends on the next day.
+    A half-open period of every day. If *last* is smaller than *first*, the period ends on the next day.
 
     Attributes:
-        first: Minutes after midnight.
-        last: Minutes after midnight; never equal to *first*.
+        first: The start of the period, in minutes after midnight.
+        last: The end of the period, excluded, in minutes after midnight; never equal to *first*.
         zone: The IANA name of the time zone of *first* and *last*.
     """
 
@@ -46,7 +46,7 @@ class AllowedHours(NamedTuple):
 
 class Schedule(NamedTuple):
     """
-    When a worker may start chunks. Running chunks are not stopped.
+    The times at which a worker may start chunks. Running chunks are not stopped.
 
     Attributes:
         hours: The allowed hours; None for any time.
@@ -57,7 +57,7 @@ class Schedule(NamedTuple):
     stop_at: datetime | None = None
 
     def reason_to_wait(self, now: datetime) -> str:
-        """Return why the allowed hours forbid a start now; empty if they allow it. The stop time does not count."""
+        """Return why the allowed hours forbid a start now; empty if a start is allowed. Ignore the stop time."""
         if self.hours is None or self.hours.allows(now):
             return ""
         return f"chunks start from {self.hours.text} only"
@@ -144,7 +144,7 @@ def parse_stop(text: str, now: datetime, zone: str | None = None) -> datetime:
         zone: The zone of a time of day; UTC if None. An instant does not use the zone.
 
     Raises:
-        RequestError: The text or the zone is invalid, or the instant has passed.
+        RequestError: The text is invalid, the zone of a time of day does not exist, or the instant has passed.
     """
     minutes = _minutes(text.strip()) if ":" in text and "-" not in text else None
     if minutes is None:
@@ -164,5 +164,5 @@ def parse_stop(text: str, now: datetime, zone: str | None = None) -> datetime:
 
 def _at(local: datetime, minutes: int, days: int) -> datetime:
     day = (local + timedelta(days=days)).replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
-    # Add to the local time: on a day with a clock change, elapsed minutes since midnight would give another time.
+    # Add to the local time: on a day with a clock change, elapsed minutes since midnight give a different time of day.
     return (day + timedelta(minutes=minutes)).astimezone(UTC)

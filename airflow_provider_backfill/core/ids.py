@@ -17,7 +17,7 @@ def plan_id(target: str, start: datetime, end: datetime, length: float | str, ti
     Return the plan's identity: 16 hex digits of a SHA-256 over target, window, chunk length and time column.
 
     Args:
-        length: Hours, or the text of a :class:`.chunking.Chunking`; both give the same id.
+        length: Hours, or the text of a :class:`.chunking.Chunking`. For a chunking by hours, both give the same id.
     """
     size = length if isinstance(length, str) else render_chunk_hours(length)
     return _sha256(f"{target}|{render_instant(start)}|{render_instant(end)}|{size}|{time_column}")[:16]
@@ -49,8 +49,8 @@ def iter_chunks(
     """
     Yield ``(chunk id, start, end, "", shard)`` for each of the adjacent *slices* on each shard, in constant memory.
 
-    The ids equal those of :func:`chunk_id` at a third of the cost: each bound is rendered once, and the common prefix
-    is hashed once.
+    The empty text is the key range: a chunk has all rows of its slice. The ids equal those of :func:`chunk_id` at a
+    third of the cost: each bound is rendered once, and the common prefix is hashed once.
     """
     common = hashlib.sha256(f"chunk:{plan_id}".encode())
     before = ""

@@ -31,7 +31,7 @@ _OTHER_DATES = (
 
 
 def _spelled_otherwise(text: str) -> str:
-    """Return the ISO form of a date in another unambiguous format; empty for other texts and nonexistent dates."""
+    """Return the ISO form of a date in one of :data:`_OTHER_DATES`; empty for other texts and nonexistent dates."""
     for pattern in _OTHER_DATES:
         if match := pattern.fullmatch(text):
             try:
@@ -116,5 +116,5 @@ def from_ms(value: float) -> datetime:
 
 
 def short_instant(moment: datetime) -> str:
-    """Return an instant in UTC as a person types it: only the date at midnight, milliseconds only where needed."""
+    """Return an instant in UTC as a person types it: without a time of 00:00, and without milliseconds of 000."""
     return render_instant(moment).removesuffix("T00:00:00.000Z").replace(".000Z", "Z")

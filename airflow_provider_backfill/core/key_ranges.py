@@ -1,9 +1,10 @@
 """
 Cut the rows of one window by their sorting key, where time cannot cut them further.
 
-A range is a condition on the key's columns, which is added to the time filter. The index prunes by both conditions. The
-ranges of a window are disjoint, and every row lies in one range. This module is pure: the caller passes a sample of the
-keys as text, sorted by the server.
+A cut by key gives ranges. A range is a condition on the key's columns that is added to the time filter, and the index
+prunes by both conditions. A cut by hash gives conditions that the index cannot use. In both cases, every row of the
+window meets exactly one condition. This module is pure: the caller passes a sample of the keys as text, sorted by the
+server.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ class KeyColumn(NamedTuple):
 
     @property
     def orderable(self) -> bool:
-        """Whether comparison with a literal follows the column's sort order; False for Nullable types and floats."""
+        """Whether comparison with a literal follows the sort order; False for floats, Nullable and some other types."""
         return self.type.startswith(_ORDERABLE)
 
     @property
@@ -65,11 +66,11 @@ def cut_by_key(
         columns: The leading elements of the sorting key that are orderable.
         sample: Keys as text, sorted as the key sorts.
         pieces: The wanted number of pieces.
-        within: A condition that all rows meet; it is part of each new condition. Empty for none.
+        within: A condition that all rows meet; each new condition contains *within*. Empty for none.
 
     Returns:
-        The conditions. Every row that meets *within* meets exactly one of them; a condition may match no sampled row.
-        If the sample allows no cut (for example, an empty sample), the only condition is *within*.
+        The conditions. Every row that meets *within* meets exactly one condition. A condition may match no sampled row.
+        The only condition is *within* if the sample is empty or *pieces* is 1.
     """
     return list(_ranges(columns, sample, len(sample) / pieces, within))
 
@@ -107,10 +108,10 @@ def cut_by_hash(columns: Sequence[KeyColumn], pieces: int, within: str = "") -> 
     The query of each piece reads all rows and keeps those of its piece.
 
     Args:
-        within: A condition that all rows meet; it is part of each new condition. If it contains an earlier cut by hash,
-            the new hash differs from the earlier hash.
+        within: A condition that all rows meet; each new condition contains *within*. If *within* contains an earlier
+            cut by hash, the new hash differs from the earlier hash. Empty for none.
     """
     key = ", ".join(column.expression for column in columns)
-    # The hash of a bare NULL is NULL; the hash of a tuple is not.
+    # The hash of a bare NULL is NULL; the hash of a tuple with a NULL is a number.
     share = f"cityHash64(tuple({len(within)}, {key})) % {pieces}"
     return [_all(within, f"{share} = {piece}") for piece in range(pieces)]

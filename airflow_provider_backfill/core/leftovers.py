@@ -7,8 +7,8 @@ from typing import NamedTuple
 from .facts import StagingFacts
 from .run_state import ChunkStatus, Run, RunStatus
 
-# A trial's table, or a table whose plan has no run in this folder, is kept for this number of seconds after its last
-# change.
+# The number of seconds for which a table is kept after its last change, if the table belongs to a trial, or to a plan
+# that never ran from this state folder.
 FRESH_SECONDS = 3600
 
 _NAME = re.compile(
@@ -44,7 +44,7 @@ class Leftover(NamedTuple):
 
 class Standing(NamedTuple):
     """
-    What is known about a plan whose tables exist.
+    The known state of a plan whose tables exist on a server.
 
     Attributes:
         run: The plan's run; None if the state folder does not have the plan or its files cannot be read.
@@ -58,14 +58,14 @@ class Standing(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Whether a table may be dropped, and why: a sentence without its full stop."""
+    """Whether a table may be dropped, and the reason as a clause without a full stop."""
 
     removable: bool
     reason: str
 
 
 def read_name(name: str) -> Leftover | None:
-    """Return what the name of a table says; None for a backup and for a table that is not the product's."""
+    """Return the plan, kind and chunk in a table's name; None for a backup and for a table of another program."""
     match = _NAME.fullmatch(name)
     if match is None or (match["trial"] is not None) != name.startswith("backfill_trial_"):
         return None
@@ -80,7 +80,7 @@ def judge_leftover(table: StagingFacts, standing: Standing) -> Verdict:
 
     A table is kept while a worker may be active on its plan, while its plan's files cannot be read, and while a resume
     of the plan may need the table. For :data:`FRESH_SECONDS` after its last change, a table is also kept if it belongs
-    to a trial, or to a plan that never ran from this folder. Tables of other programs are always kept.
+    to a trial, or to a plan that never ran from this folder. Backups and tables of other programs are always kept.
     """
     leftover, run = read_name(table.table.table), standing.run
     if leftover is None:
@@ -94,7 +94,7 @@ def judge_leftover(table: StagingFacts, standing: Standing) -> Verdict:
         return Verdict(not fresh, "it is less than an hour old" if fresh else "its trial is over")
     status = RunStatus.PLANNED if run is None else run.status
     if run is None or status is RunStatus.PLANNED:
-        # Another folder may have the same plan and run it.
+        # A run from a different state folder may use the same plan.
         about = "its plan is not in this state folder" if run is None else "its plan was never run from this folder"
         return Verdict(not fresh, f"{about}, and it is less than an hour old" if fresh else about)
     if status is RunStatus.COMPLETED or status is RunStatus.UNDONE:

@@ -2,7 +2,8 @@
 Mask secrets in text from outside: errors of a server, SELECTs, definitions of views.
 
 Mask the user information of an address, the values of names such as ``password``, and the literals of functions that
-take credentials by position. In doubt, mask. The time is linear in the length of the text. This module is pure.
+take credentials by position. Mask doubtful cases too. The time is linear in the length of the text. This module is
+pure.
 """
 
 import re
@@ -10,8 +11,8 @@ import re
 MASK = "…"
 MESSAGE_LIMIT = 4_000
 """
-The maximum length of a stored message in characters: enough for a person, and short enough for the log of a chunk
-that fails often.
+The maximum number of characters that are kept of a message: enough for a person, and few enough for the log of a
+chunk that fails often.
 """
 
 # Characters that end an address: white space, quotes, and characters that addresses do not contain.
@@ -22,14 +23,14 @@ _NAMES = (
     r"|key|(?:access|account|api|private|secret|shared|encryption|aws)[_-]?(?:access[_-]?)?key(?:[_-]?id)?"
     r"|(?:x-)?(?:api|auth|amz|goog)[a-z-]{0,40}|authorization|identified\s{1,8}(?:with\s{1,8}\w{1,40}\s{1,8})?by"
 )
-# The last word of a name (without prefixes such as aws_ or X-Amz-) and the sign that assigns the value.
+# A pattern for the name of a secret (possibly without a prefix such as aws_) and the sign that assigns the value.
 _NAMED = re.compile(
     rf"(?<![a-z0-9])(?P<name>{_NAMES})(?P<closed>['\"`]?)"
     r"(?P<sign>[ \t]{0,4}(?:=>|==|=|:(?!:))[ \t]{0,4}|%3d|[ \t]{1,4}(?=['\"]))",
     re.IGNORECASE,
 )
-# Words that are also common names of columns, tables and keys. Their values are masked only after an equals sign, or if
-# the name is in quotes.
+# Words that are also common names of columns, tables and keys. Their values are masked only after =, ==, => or %3D, or
+# if the name ends with a quote.
 _COMMON = frozenset({"key", "token", "secret", "auth", "signature", "pass", "sas", "sig", "credential", "credentials"})
 _BARE = re.compile(r"(?:(?:Bearer|Basic|Digest|AWS4-HMAC-SHA256)[ \t]{1,4})?[^\s&,;)}\]'\"`]+", re.IGNORECASE)
 _CALL = re.compile(
@@ -59,9 +60,10 @@ def mask_secrets(text: str) -> str:
 
 def shorten_message(text: str) -> str:
     """
-    Return a message of bounded length. Call this function before any search in the text.
+    Return the message; cut a message of more than :data:`MESSAGE_LIMIT` characters and end it with ``…``.
 
-    A long message is never cut inside an address, because a half address is not recognised as an address.
+    A message is never cut inside an address, because a half address is not recognised as an address. Call this function
+    before any search in the message.
     """
     if len(text) <= MESSAGE_LIMIT:
         return text
@@ -82,7 +84,7 @@ def is_secret_name(name: str) -> bool:
 
 def literal_calls(select: str) -> list[str]:
     """
-    Return the functions of a SELECT whose literal arguments may contain credentials.
+    Return the names of the functions in a SELECT whose literal arguments may contain credentials.
 
     The names are in order of appearance, without duplicates.
     """
@@ -97,8 +99,8 @@ def literal_calls(select: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-# By function, how many literals a call without credentials may have (address and format, or address and tables). Other
-# functions may have 1.
+# The number of literals that a call without credentials may have (such as address and format, or address and tables),
+# by the function's name in lower case. Calls of other functions may have 1.
 _HARMLESS = {"s3": 2, "gcs": 2, "s3cluster": 3, "url": 3, "urlcluster": 4, "hdfs": 3, "hdfscluster": 4, "remote": 3}
 
 
@@ -116,7 +118,11 @@ def _mask_calls(text: str) -> str:
 
 
 def _pieces(text: str, position: int) -> tuple[list[str], int]:
-    """Return the pieces of a call from *position* through the closing parenthesis, and the position after them."""
+    """
+    Return the pieces of a call from *position* through the closing parenthesis, and the position after the pieces.
+
+    Without a closing parenthesis, the call extends to the end of the text.
+    """
     pieces, depth = [], 1
     while depth and (piece := _PIECE.match(text, position)) is not None:
         position = piece.end()
@@ -129,15 +135,16 @@ def _mask_address(match: re.Match[str]) -> str:
     """
     Return a word with ``…`` in place of its user information.
 
-    The user information lies between ``://``, or the word's beginning, and the last ``@``. Without an ``@``, an address
-    whose port is not a number is masked after ``://``.
+    The user information lies between ``://``, or the word's beginning, and the last ``@``. In a word without ``://``,
+    user information must contain a colon. Without an ``@``, an address whose port is not a number is masked after
+    ``://``. Return other words unchanged.
     """
     word = match[0]
     before, at, after = word.rpartition("@")
     if not at:
         scheme, separator, rest = word.partition("://")
         port = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("]")[2].partition(":")[2].rstrip(".,;:)")
-        # A server or client may have cut the address after the user and the beginning of a password.
+        # A server or client may have cut the address within the password, so that the ``@`` is missing.
         return f"{scheme}://{MASK}" if separator and port and not port.isdigit() else word
     begin = before.find("://")
     if begin >= 0:
