@@ -40,7 +40,7 @@ class Address:
         port: The port of the server; 0 for an embedded engine.
         path: The path of the embedded engine; empty for a server.
         password: The decoded password; None if the address has none.
-        parameters: The query parameters, as values of their types.
+        parameters: The query parameters by name; each value is a number of seconds, a truth value or a text.
         database: The database for names without a database; empty for the user's default.
     """
 

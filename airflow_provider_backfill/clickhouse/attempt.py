@@ -33,23 +33,23 @@ STAGING_SETTINGS = {
     # A distributed read must not skip unreachable shards.
     "skip_unavailable_shards": 0,
 }
-# MergeTree settings of a staging table. They keep its rows as they were inserted.
+# MergeTree settings of a staging table. Its rows and parts must stay as they were inserted.
 STAGING_TABLE: Mapping[str, int | str] = {
     # Part UUIDs distinguish parts that contain identical rows.
     "assign_part_uuids": 1,
-    # No merge may collapse rows before their verification, or rename parts during a move. So the table has many parts
-    # for a while.
+    # No merge may collapse rows before their verification, or rename parts during a move. Unmerged parts accumulate,
+    # so the limits for INSERTs are high.
     "max_bytes_to_merge_at_max_space_in_pool": 1,
     "max_bytes_to_merge_at_min_space_in_pool": 1,
     "parts_to_delay_insert": 100_000,
     "parts_to_throw_insert": 100_000,
-    # No merge may apply the TTL of a column, which stays in the copy of the target's definition.
+    # No merge may apply the TTL of a column. Column TTLs stay in the copy of the target's definition.
     "max_number_of_merges_with_ttl_in_pool": 0,
 }
 # The maximum number of tables per DROP statement. A plan may leave thousands of tables, and each statement costs a
 # round trip.
 _DROPPED_AT_ONCE = 50
-# The maximum wait, in seconds, for the end of a plan's queries on other servers. After it, ServerError is raised.
+# The maximum wait, in seconds, for the end of a plan's queries on other servers. Afterwards, ServerError is raised.
 _ELSEWHERE_SECONDS = 60.0
 
 
@@ -72,10 +72,10 @@ class Step(StrEnum):
 
 class Neighbour(NamedTuple):
     """
-    Another chunk of the plan that has, or may have, written to the target.
+    Another chunk of the plan, whose rows are or may be in the target.
 
     Attributes:
-        reach: The target times of the chunk's rows; None if all lie in the chunk's window.
+        reach: The target times at which the chunk's rows may lie; None for the chunk's window.
         rows: The number of rows written, before any merge; None if unknown.
     """
 
@@ -90,26 +90,28 @@ class Attempt(NamedTuple):
 
     Attributes:
         fenced: Called before each publication, with a check as argument. Raises if another run may publish to an
-            overlapping window. If the worker may have been asleep since the last call, another run may have published
-            and ended. Then *fenced* also calls *owned* and the check.
-        owned: Called before each kill, drop or delete; raises if the claim is lost.
+            overlapping window. If half of the lease has passed since the last call, *fenced* also calls *owned*
+            and the check, because another run may have published and ended meanwhile.
+        owned: Called before actions that could harm a later attempt, such as kills and drops; raises if the claim is
+            lost.
         verified: Called after staging and before publication. Its arguments are the content sums of the staged rows;
-            the staged table with its parts (None if a rename is the seal); and the target times of the rows (None if
-            all lie in the chunk's window). Raises if the claim is lost.
+            the staged table, on replicas with its parts (None if a rename is the seal); and the target times of the
+            rows (None as for :attr:`.Proof.reach`). Raises if the claim is lost.
         step: Called after each step; may raise to end the attempt.
         neighbours: Returns the plan's other chunks that have, or may have, written to the target.
-        rivals: Returns the ids of other known plans that have filled the chunk's window.
-        reach: Returns the target times of the staged rows, as passed to *verified*; None if they lie in the chunk's
-            window.
-        earlier: The content sums of the rows that earlier attempts staged, by the number of the attempt.
+        rivals: Returns the ids of other known plans that have filled a part of the chunk's window.
+        reach: Returns the target times that were last passed to *verified* for the chunk; None also before the first
+            verification.
+        earlier: The content sums of the rows that earlier attempts verified, by the number of the attempt.
         staged: The last verified staging table in the log; on replicas, with the table's parts. None if no attempt has
             verified a table, or if a rename is the seal.
         touched: Whether an earlier attempt may have written to the target.
         clear: Whether to delete the chunk's window from the target first.
         insert_threads: The number of threads that write a statement's rows to a staging table; with 1, the setting is
             not sent.
-        sparse: Whether the window is probably empty, so that the source is checked first.
-        read: Called after each INSERT with the numbers of rows and bytes that were read.
+        sparse: Whether the source probably has no rows for the chunk. If so, and if every SELECT is row-wise, the
+            attempt looks for a row before it stages.
+        read: Called after the INSERT of each statement with the numbers of rows and bytes that were read.
         replicated: The replicated tables among target and sources. Each comes with the cluster whose replicas are read;
             the cluster is empty if the server reads the table locally.
     """
@@ -136,7 +138,7 @@ class Attempt(NamedTuple):
 
     @property
     def catches_up_later(self) -> bool:
-        """Whether the attempt needs nothing of a replicated target until its rows in the window are counted."""
+        """Whether a replicated target need not catch up before the target's rows in the window are counted."""
         stages = self.plan.write_mode is WriteMode.STAGE and self.target.replicas is not None
         return stages and self.number == 1 and not self.clear
 
@@ -176,9 +178,9 @@ def kill_queries(server: ClickHouse, plan_id: str, chunk_id: str = "") -> int:
 
 def _kill_elsewhere(server: ClickHouse, mine: str) -> int:
     """
-    Kill the queries that meet *mine* on the other servers of the cluster, and wait for their end.
+    Kill the queries that meet the condition *mine* on the other servers of the cluster, and wait for their end.
 
-    Call this when the local queries have ended.
+    Call this function only after the local queries have ended.
 
     Returns:
         The largest number of queries that were found at once.
@@ -205,7 +207,7 @@ def _kill_elsewhere(server: ClickHouse, mine: str) -> int:
 
 def _elsewhere(server: ClickHouse, mine: str) -> list[tuple[str, str]]:
     """
-    Return id and host of the queries that meet *mine* on the reachable servers of the cluster.
+    Return id and host of the queries that meet the condition *mine* on the reachable servers of the cluster.
 
     The result is empty if this server has no cluster, or if a server refuses the question.
     """
@@ -224,7 +226,11 @@ def _elsewhere(server: ClickHouse, mine: str) -> list[tuple[str, str]]:
 
 
 def leftover_tables(server: ClickHouse, plan_id: str, target: TableFacts) -> list[TableName]:
-    """Return a plan's staging tables and fences for *target*, sorted; on replicas, also those only in Keeper."""
+    """
+    Return a plan's staging tables, sealed tables and fences for *target*, sorted.
+
+    On replicas, include tables that exist only on other replicas or in Keeper.
+    """
     prefix, databases = f"backfill_{plan_id}_", ", ".join(map(literal, target.databases))
     rows = server.rows(
         f"SELECT database, name FROM system.tables WHERE database IN ({databases})"
@@ -281,5 +287,9 @@ def drop_part(server: ClickHouse, table: TableName, name: str) -> None:
 
 
 def drop_leftovers(server: ClickHouse, plan_id: str, target: TableFacts) -> None:
-    """Drop a plan's staging tables and fences, not its backup. Call this only when no attempt needs them any more."""
+    """
+    Drop a plan's staging tables, sealed tables and fences, but not its backup.
+
+    Call this function only when no attempt needs these tables any more.
+    """
     drop_tables(server, leftover_tables(server, plan_id, target), target.replicas)

@@ -23,7 +23,8 @@ _VIEW_TARGET = re.compile(
     r"^CREATE MATERIALIZED VIEW .*? TO ((?:`(?:[^`\\]|\\.)+`|[\w$]+)\.(?:`(?:[^`\\]|\\.)+`|[\w$]+))[ (]", re.DOTALL
 )
 _HOUR = timedelta(hours=1)
-# MergeTree settings, with the value that permits a table definition which a server may refuse by default.
+# MergeTree settings that permit table definitions, each with the permitting value. By default, a server may refuse such
+# definitions.
 _ALLOWANCES: Mapping[str, int | str] = {
     "allow_nullable_key": 1,
     "allow_suspicious_indices": 1,
@@ -42,10 +43,10 @@ _CHANCE = re.compile(r"any|anylast|any_value|first_value|last_value|grouparray\w
 
 def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
     """
-    Return facts about a table; None if it does not exist or the user may not see it.
+    Return facts about a table; None if the table does not exist or the user may not see it.
 
     For a materialized view with its own storage, only name, columns and fired views are those of the view. The other
-    facts are those of the storage, if the user may see the storage.
+    facts, and the marks of key columns, are those of the storage, if the user may see the storage.
     """
     found = server.rows(
         "SELECT engine, engine_full, toString(uuid), partition_key, sorting_key, create_table_query, total_rows,"
@@ -83,7 +84,7 @@ def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
         facts = replace(facts, apart=apart, alters_others=others)
     if engine != "MaterializedView" or _view_target(create_query) is not None:
         return facts
-    # A view without TO is also a table, with hidden storage.
+    # A materialized view without TO keeps its rows in a hidden table.
     hidden = f".inner_id.{uuid}" if uuid.strip("0-") else f".inner.{name.table}"
     inner = table_facts(server, TableName(name.database, hidden))
     if inner is None:
@@ -98,7 +99,7 @@ def _apart(server: ClickHouse, table: TableFacts) -> tuple[str, bool]:
     Return :attr:`TableFacts.apart` and :attr:`TableFacts.alters_others` of a table in a Replicated database.
 
     The cluster of the database has the database's name. Without an answer from Keeper, the server does not know the
-    cluster, and executes an ALTER as if the database had several shards.
+    cluster. *alters_others* is then True, as for a database with several shards.
     """
     server_id, shards, servers = server.row(
         "SELECT toString(serverUUID()), uniqExact(database_shard_name), count() FROM system.clusters"
@@ -112,7 +113,7 @@ def _apart(server: ClickHouse, table: TableFacts) -> tuple[str, bool]:
 
 
 def _allowances(server: ClickHouse) -> dict[str, int | str]:
-    """Return those of :data:`_ALLOWANCES` that are off on this server; empty if the user may not read its settings."""
+    """Return those of :data:`_ALLOWANCES` that are off on this server; empty if the user may not read the settings."""
     try:
         strict = server.rows(
             "SELECT name FROM system.merge_tree_settings"
@@ -126,7 +127,7 @@ def _allowances(server: ClickHouse) -> dict[str, int | str]:
 
 
 def engines(server: ClickHouse, tables: Iterable[TableName]) -> dict[TableName, str]:
-    """Return the engine clauses of those of *tables* that exist, by name and sorted."""
+    """Return the engine clauses of those of *tables* that exist, by table and in the order of the names."""
     names = ", ".join(f"({literal(table.database)}, {literal(table.table)})" for table in tables)
     rows = server.rows(
         f"SELECT database, name, engine_full FROM system.tables WHERE (database, name) IN ({names}) ORDER BY ALL"
@@ -154,7 +155,11 @@ def feeding_views(server: ClickHouse, target: TableName) -> list[ViewFacts]:
 
 
 def foreign_definers(server: ClickHouse, views: Iterable[str]) -> dict[str, str]:
-    """Return the definers, other than this user, of those *views* with SQL SECURITY DEFINER, by ``database.view``."""
+    """
+    Return the definer of each of *views* that has SQL SECURITY DEFINER, by ``database.view``.
+
+    Views whose definer is this user are left out.
+    """
     names = ", ".join(map(literal, views))
     if not names:
         return {}
@@ -197,7 +202,7 @@ def select_facts(server: ClickHouse, select: str, settings: Mapping[str, str] | 
     columns = server.rows(f"DESCRIBE TABLE (\n{select}\n)", settings)
     tree = [line for (line,) in server.rows(f"SELECT explain FROM (EXPLAIN AST\n{select}\n)", settings)]
     functions = [match.group(1) for line in tree if (match := _AST_FUNCTION.match(line))]
-    # Imported here: a run asks for no such facts, and would load the rules of adding up.
+    # Import here, so that a run does not load the rules of adding up. A run asks for no such facts.
     from ..core.adding_up.lineage import UNSTABLE
 
     return SelectFacts(
@@ -225,9 +230,9 @@ def are_constant(server: ClickHouse, expressions: Sequence[str]) -> bool:
 
 def tables_like(server: ClickHouse, name: TableName, without: Collection[TableName]) -> list[TableName]:
     """
-    Return up to 3 MergeTree tables with all columns (name and type) of table *name*, those of its database first.
+    Return up to 3 MergeTree tables that have all columns of table *name*, with the same names and types.
 
-    The private tables of plans are left out.
+    Tables in the database of *name* come first. The private tables of plans are left out.
 
     Args:
         without: Tables to leave out.
@@ -281,7 +286,11 @@ def time_span(server: ClickHouse, table: TableName, column: str, kind: TimeKind)
 def first_instant(
     server: ClickHouse, table: TableName, column: str, kind: TimeKind, condition: str
 ) -> tuple[int, datetime | None]:
-    """Return the number of rows that meet *condition*, and their earliest instant in *column*; None without rows."""
+    """
+    Return the number of rows that meet *condition*, and the earliest instant of these rows in *column*.
+
+    The instant is None if no row meets *condition*.
+    """
     count, low = server.row(
         f"SELECT count(), {milliseconds(f'min({quote(column)})', kind)} FROM {quote_table(table)} WHERE {condition}"
     )
@@ -292,10 +301,11 @@ def clocks_differ(
     server: ClickHouse, zones: tuple[str, str], start: datetime, end: datetime, settings: Mapping[str, str]
 ) -> bool:
     """
-    Return whether two time zones show different times between two instants, at any full hour after *start*.
+    Return whether two time zones show different times at *start* or a whole number of hours later, up to *end*.
 
     Args:
-        zones: The names of the zones; empty text for the server's zone.
+        zones: The names of the zones; an empty text means the default zone under *settings*.
+        settings: Settings for the query, such as ``session_timezone``.
     """
     one, other = (f"toString(toDateTime64(at, 0{f', {literal(zone)}' if zone else ''}))" for zone in zones)
     hours = f"SELECT toInt64({to_ms(start) // 1000} + number * 3600) AS at FROM numbers({(end - start) // _HOUR + 1})"

@@ -31,7 +31,7 @@ logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 _T = TypeVar("_T")
 _NEEDED = object()
 
-# The parts of a server's error text that repeat other parts of the message: prefixes, version, URL and error name.
+# The parts of a server's error text that add nothing to the message: prefixes, version, URL and error name.
 # Each repetition is bounded, because the text comes from outside and may contain thousands of spaces.
 _NOISE = re.compile(
     r"^Received ClickHouse exception, code: \d{1,9}, server response: |^Code: \d{1,9}\. DB::Exception: "
@@ -45,7 +45,7 @@ _SETTINGS = {
     "http_headers_progress_interval_ms": 10_000,
 }
 LONG_TEXT = {"max_query_size": 2**27}
-"""Settings that permit 128 MiB of text, for a statement that lists a plan's bounds: 1 MB for 100,000 chunks."""
+"""Settings that permit a statement of up to 128 MiB. The bounds of 100,000 chunks take 1 MB in a statement."""
 # Settings for servers that know them. A server would read column statistics from every part for each query, and the
 # product's statements are too simple to profit.
 _WHERE_KNOWN = {"use_statistics": 0}
@@ -89,7 +89,8 @@ class ClickHouse:
 
     Attributes:
         address: The address for people and for the plan's environment, without secrets.
-        embedded: Whether the engine runs in this process (chdb): one statement at a time, no other workers.
+        embedded: Whether the engine runs in this process (chdb). It then executes one statement at a time, and serves
+            no other workers.
     """
 
     def __init__(self, client: "Client", address: str, elsewhere: "Callable[[Address], Client] | None" = None) -> None:
@@ -103,7 +104,7 @@ class ClickHouse:
     @property
     def whole_answers(self) -> dict[str, Any]:
         """The settings that this user's statements need against partial answers; empty if none is needed."""
-        # Send only needed settings, because the client spends most of its time on the URL, which has all settings.
+        # Send only needed settings: each one lengthens the URL, and the client spends most of its time on the URL.
         return {name: whole for name, whole in _WHOLE_ANSWERS.items() if self.setting(name) not in (None, str(whole))}
 
     def setting(self, name: str) -> str | None:
@@ -112,7 +113,11 @@ class ClickHouse:
         return setting and str(self._client.get_client_setting(name) or setting.value)
 
     def reached(self) -> "ClickHouse":
-        """Return this connection; for several replicas, return a connection to a replica that has just answered."""
+        """
+        Return this connection.
+
+        A subclass for several replicas returns a connection to a replica that has just answered.
+        """
         return self
 
     def at(self, url: str) -> "ClickHouse":
@@ -188,9 +193,10 @@ class ClickHouse:
 
     def numbers(self, sql: str, settings: Mapping[str, Any] | None = None) -> tuple[int, ...]:
         """
-        Return the integers of the single row of a SELECT's answer; empty for an answer without rows.
+        Return the integers of the single row of a SELECT's answer.
 
-        The answer is read as text, which for a few numbers takes a fraction of the time of :meth:`rows`.
+        The result is empty if the answer has no row, several rows, or a value that is not an integer. The answer is
+        read as text, which for a few numbers takes a fraction of the time of :meth:`rows`.
 
         Raises:
             ServerError: The server refused the SELECT or could not be reached.
@@ -204,7 +210,7 @@ class ClickHouse:
         """
         Return the rows of a SELECT's answer as texts.
 
-        This takes a fraction of the time of :meth:`rows`. No value may contain a tab, a new line or a backslash.
+        The call takes a fraction of the time of :meth:`rows`. No value may contain a tab, a new line or a backslash.
 
         Raises:
             ServerError: The server refused the SELECT or could not be reached.
@@ -247,7 +253,7 @@ class ClickHouse:
         if answer is None:
             found = self._client.command(sql, **self._arguments(settings))
             return getattr(found, "summary", None) or {}
-        # A statement with rows has no count of its own writes.
+        # If a statement returns rows, the summary does not count the statement's own writes.
         return {} if answer.body else json.loads(answer.headers.get("x-clickhouse-summary", "{}"))
 
     @cached_property
@@ -344,7 +350,7 @@ def connect(url: str, password: str | None = None, *, connections: int = 8) -> C
             username=address.user or "default",
             password=password or "" if address.password is None else address.password,
             database=address.database or "__default__",
-            # A session would refuse a second statement during the first, such as a KILL QUERY.
+            # While one statement runs, a session would refuse a second statement, such as a KILL QUERY.
             autogenerate_session_id=False,
             pool_mgr=get_pool_manager(maxsize=connections, **tls),
             **address.client_options,
@@ -406,7 +412,7 @@ def _no_engine(error: ImportError) -> ConfigError:
 
 
 def _network_reason(error: BaseException) -> str:
-    """Return why a connection failed: the system's reason, or the error's text followed by the root cause."""
+    """Return why a connection failed: the system's reason, or the error's text and, if there is one, the root cause."""
     text, inner = str(error), error
     while (cause := inner.__cause__ or inner.__context__) is not None:
         inner = cause

@@ -27,9 +27,10 @@ SESSION_SECONDS = 40
 # The maximum time, in seconds, to reach the same server again behind a load balancer. A restarted server is never
 # found, because it has lost its sessions.
 _FIND_SECONDS = 20.0
-# The maximum wait, in seconds, for a replica to catch up. After it, ServerError is raised.
+# The maximum wait, in seconds, for a replica to catch up. Afterwards, ServerError is raised.
 SYNC_SECONDS = 60
-# The maximum wait, in seconds, for live replicas to drop a table, or to report the end of their catch-up.
+# The maximum wait, in seconds, for live replicas to drop a table, or, beyond SYNC_SECONDS, to report that they have
+# caught up.
 _DDL_SECONDS = 30
 # The maximum wait, in seconds, until live replicas that dropped a table have left Keeper.
 _GONE_SECONDS = 3.0
@@ -58,7 +59,8 @@ class OneServer(ClickHouse):
     cannot continue. A session runs one statement at a time.
 
     Attributes:
-        met_others: Whether a different server has answered, so that the address belongs to several servers.
+        met_others: Whether a server without the session has answered: another server at the address, or the restarted
+            server.
 
     Raises:
         ServerError: From any statement, if the server is not found again within 20 s.
@@ -125,7 +127,8 @@ def _arguments(server: ClickHouse, table: TableName, path: str) -> tuple[str, st
     Return the prefix of the Keeper paths, and the quoted replica name, for new tables on the replicas of *table*.
 
     The prefix contains the macros of the engine clause if their values on this server lead to *path*, the Keeper path
-    of *table*. Otherwise, the prefix is *path*.
+    of *table*. Otherwise, the prefix is *path*. The replica name is that of the engine clause if it contains a macro.
+    Otherwise, the replica name is a macro for the server's id.
     """
     engine, uuid = server.rows(
         f"SELECT engine_full, toString(uuid) FROM system.tables WHERE {table_condition(table, 'name')}"
@@ -146,16 +149,16 @@ def _find_cluster(server: ClickHouse, path: str, names: set[str], active: set[st
     Return the smallest cluster that has this server and all replicas *names* of the table at *path*.
 
     If there is no such cluster, return the smallest cluster that has this server and all *active* replicas, or an empty
-    text. A server that does not answer may have a missing replica, because Keeper needs some seconds to notice a dead
-    server.
+    text. Each server that does not answer counts as having one of the missing replicas, because Keeper needs some
+    seconds to notice a dead server.
     """
     clusters = server.rows(
         "SELECT cluster, count() FROM system.clusters GROUP BY cluster HAVING max(is_local) ORDER BY count(), cluster"
     )
     fallback = ""
     for cluster, size in clusters:
-        # This user may lack the right REMOTE, or the user in the cluster's definition may lack rights. Then the servers
-        # cannot be checked.
+        # This user may lack the right REMOTE, or the user in the cluster's definition may lack rights. The servers of
+        # such a cluster cannot be checked, so skip the cluster.
         with suppress(StatementRefusedError):
             met, silent = _ask_cluster(server, str(cluster), int(size), path)
             if len(names - met) <= silent:
@@ -226,7 +229,7 @@ def is_replicated_on(server: ClickHouse, cluster: str, table: TableName) -> bool
 
 
 def _queue(server: ClickHouse, table: TableName) -> str:
-    """Return words for a message: the length, age and errors of the queue of this server's replica of *table*."""
+    """Describe the replication queue of *table* on this server: its length, oldest entry and reasons for waits."""
     rows = server.rows(
         "SELECT (SELECT replica_name FROM system.replicas WHERE "
         + table_condition(table)
@@ -259,8 +262,11 @@ def create_everywhere(server: ClickHouse, replicas: Replicas | None, create: Cal
     """
     Create a table on this server, and queue its creation on the other replicas.
 
+    A Replicated database queues the creation itself.
+
     Args:
-        replicas: The replication of the target; with None, the table is created only on this server.
+        replicas: The replication of the target. With None, or if neither a cluster nor the database reaches the other
+            replicas, the table is created only on this server.
         create: Returns the CREATE statement for the cluster with the given name, or for this server if the name is
             empty.
     """
@@ -271,7 +277,12 @@ def create_everywhere(server: ClickHouse, replicas: Replicas | None, create: Cal
 
 
 def drop_everywhere(server: ClickHouse, replicas: Replicas, tables: Sequence[TableName]) -> None:
-    """Drop tables, if they exist, on all replicas; a replica that is down drops the tables when it starts again."""
+    """
+    Drop tables, if they exist, on all replicas that the cluster or a Replicated database reaches.
+
+    A replica that is down drops the tables when it starts again. If neither reaches other replicas, only this server
+    drops the tables.
+    """
     if not tables:
         return
     names = ", ".join(map(quote_table, tables))
@@ -299,7 +310,11 @@ class Keeper(NamedTuple):
         return [str(name) for (name,) in rows]
 
     def newest(self, path: str) -> int:
-        """Return when the newest node directly below *path* was created, in epoch seconds of Keeper; 0 without one."""
+        """
+        Return the creation time of the newest node directly below *path*, in epoch seconds by Keeper's clock.
+
+        Return 0 if there is no such node.
+        """
         where = f"path = {literal(path)}"
         if self.name != "default":
             where += f" AND zookeeperName = {literal(self.name)}"
@@ -317,7 +332,11 @@ class Keeper(NamedTuple):
 
 
 def names_elsewhere(server: ClickHouse, replicas: Replicas, databases: Sequence[str], prefix: str) -> set[str]:
-    """Return the names with *prefix* of tables in *databases* on reachable replicas, or of tables only in Keeper."""
+    """
+    Return the names, beginning with *prefix*, of tables on reachable replicas in *databases*, and of tables in Keeper.
+
+    The result is empty for a Replicated database, because this server then has all of its tables.
+    """
     names = set() if replicas.by_database else set(tables_beside(server, replicas))
     if replicas.cluster:
         everywhere = f"clusterAllReplicas({literal(replicas.cluster)}, system.tables)"
@@ -328,14 +347,19 @@ def names_elsewhere(server: ClickHouse, replicas: Replicas, databases: Sequence[
 
 
 def insert_quorum(server: ClickHouse, total: int) -> int:
-    """Return the number of *total* replicas that this user's inserts must reach; 0 without a quorum."""
+    """Return how many of *total* replicas this user's inserts must reach; 0 without a quorum."""
     rows = server.rows("SELECT value FROM system.settings WHERE name = 'insert_quorum'")
     value = str(rows[0][0]) if rows else "0"
     return total // 2 + 1 if value == "auto" else int(value)
 
 
 def lost_tables(server: ClickHouse, replicas: Replicas) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Return the product's tables without live replicas, by name: the Keeper path and the names of the replicas."""
+    """
+    Return the product's tables without live replicas, by table name.
+
+    Each value has the table's Keeper path and the names of its dead replicas. The path begins with the Keeper's name,
+    unless that name is ``default``.
+    """
     keeper, prefix = Keeper(server, replicas.keeper), "" if replicas.keeper == "default" else f"{replicas.keeper}:"
     tables = {}
     for name in tables_beside(server, replicas):

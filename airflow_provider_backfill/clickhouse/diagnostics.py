@@ -1,8 +1,8 @@
 """
 Collect facts about a server and its tables, for the rules to judge.
 
-Each check is independent. A check can fail for want of rights, on an old version, or after a timeout. Such a check is
-named in :attr:`ServerFacts.unseen`, and the other checks continue. The checks change nothing on the server.
+Each check is independent. A check can fail for want of rights, on an old version, or after a timeout. A failed check
+is named in :attr:`ServerFacts.unseen`, and the other checks continue. The checks change nothing on the server.
 """
 
 import json
@@ -53,14 +53,14 @@ def server_facts(
     """
     Collect one server's facts for the rules, about one plan, or about a target without a plan.
 
-    If the target does not exist, the result has only the facts about the server and its queries.
+    If the target does not exist, the result has only the facts about the server and its queries, and the known plans.
 
     Args:
         sources: The source tables; with a plan, the sources of its statements.
         known_plans: The ids of all plans in the state folder.
 
     Raises:
-        ServerError: The server could not be reached, or refused the questions about the target and the user.
+        ServerError: The server could not be reached, or refused a question about the target or the user.
     """
     look = _Look(server, plan)
     facts = catalog.table_facts(server, target)
@@ -151,7 +151,7 @@ class _Look:
                 yield self._plan, statement, statement.table
 
     def scans(self, readable: Sequence[TableName]) -> Iterator[StatementScan]:
-        """Yield how each statement reads its source table, if readable; for a refused statement, yield the error."""
+        """Yield the scan of each statement with a readable source table; for a refused statement, yield the error."""
         for plan, statement, source in self._statements(readable):
             try:
                 filters = plan.filters(statement)
@@ -166,7 +166,7 @@ class _Look:
                 yield StatementScan(statement.name, source, replace(facts, pruned=facts.pruned or skips), "")
 
     def traits(self, readable: Sequence[TableName]) -> Iterator[Nondeterminism]:
-        """Yield, for each statement that may return different rows when it runs again, the reasons."""
+        """Yield the reasons why a statement with a readable source may return different rows when it runs again."""
         for _, statement, _ in self._statements(readable):
             functions = self.many(f"functions of {statement.name}", _unstable, self._server, statement.select)
             unordered = self.part(f"the plan of {statement.name}", "", _unordered, self._server, statement.select)
@@ -174,7 +174,7 @@ class _Look:
                 yield Nondeterminism(statement.name, functions, unordered)
 
     def epochs(self, readable: Sequence[TableName]) -> Iterator[EpochFacts]:
-        """Yield integer time columns whose values look like recent instants, but not in the declared unit."""
+        """Yield integer time columns whose largest sampled value is a recent instant, but not in the declared unit."""
         for plan, statement, source in self._statements(readable):
             unit = statement.time_kind.unit
             if not unit:

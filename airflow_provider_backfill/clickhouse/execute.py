@@ -4,12 +4,13 @@ Execute one attempt of one chunk, from an empty staging table to rows in the tar
 A retry is safe after any crash, for these reasons:
 
 * Each attempt fills a separate table, so no attempt meets rows of another attempt.
-* After a later attempt has claimed the chunk, :meth:`Attempt.verified` of this attempt is refused. The later attempt
-  drops the tables of earlier attempts before it searches for a sealed table. So at most one table per chunk ever gets
-  the sealed name, and only that table is published. On replicas, and where tables cannot be renamed, the log is the
-  seal: only the table in the log is published.
-* An attempt that has lost its claim may wake up at any line. By name it then kills or drops only what belongs to
-  earlier attempts, and it deletes only rows of the target that existed while it held the claim.
+* After a later attempt has claimed the chunk, :attr:`.Attempt.verified` of an earlier attempt raises. The later attempt
+  drops the unsealed tables of earlier attempts before it searches for a sealed table. So no earlier attempt can seal a
+  table afterwards, and only the sealed table is published. On replicas, and where tables cannot be renamed, the log is
+  the seal: only the table in the log is published.
+* An attempt that has lost its claim may wake up at any line. It may then kill a query of a later attempt, and that
+  attempt fails and is repeated. It checks its claim before it drops tables by name, and it deletes only rows of the
+  target that existed while it held the claim.
 * ``stage`` publishes by moving partitions in one direction; moving a missing partition moves nothing. The emptied
   sealed table stays until the log has the chunk as done. On replicas, ``stage`` attaches copies of the parts in the
   log, and a repeated statement adds nothing.
@@ -64,14 +65,15 @@ def run_attempt(server: ClickHouse, attempt: Attempt) -> ContentSums:
     Bring a chunk's rows into the target, or finish the publication of an earlier attempt.
 
     Returns:
-        The content sums of the rows that the target received from this chunk.
+        The content sums of the rows that the target received from this chunk; for ``insert``, the sums of the source
+        after the INSERT.
 
     Raises:
         ServerError: ClickHouse refused a statement or could not be reached.
         VerificationError: The staged rows differ from the source's rows, or the staging table was taken away.
         TransitionError: Another worker has taken over the chunk.
         RequestError: The chunk must not be published, or its window must not be deleted, for example because of rows of
-            other writers.
+            other writers. An :class:`.InDoubtError` says that it is unknown which rows have arrived.
     """
     plan, chunk = attempt.plan, attempt.chunk
     if attempt.number > 1:
@@ -162,9 +164,9 @@ def _insert(server: ClickHouse, attempt: Attempt) -> ContentSums:
 
 
 def _wanted(server: ClickHouse, attempt: Attempt) -> ContentSums | None:
-    """Return the source's content sums from before staging; None if the source is not read before staging."""
+    """Return the source's content sums from before staging; None if the source is not summed before staging."""
     plan = attempt.plan
-    # Check this only for row-wise SELECTs, because an aggregation over an empty source may return a row.
+    # For an empty source, only row-wise SELECTs are sure to return no rows; an aggregation may return a row.
     if attempt.sparse and plan.sums_tell and proof.is_empty(server, plan, attempt.chunk):
         return proof.NOTHING
     return proof.source_content(server, attempt) if plan.asks_source_again else None
@@ -182,7 +184,7 @@ def _resumable(server: ClickHouse, attempt: Attempt, sealed: TableName) -> Conte
     if found:
         # If this attempt still has the claim, the table that was found belongs to an earlier attempt.
         attempt.owned()
-    # Only the last verified attempt can be sealed: each attempt drops the tables of earlier attempts.
+    # Only the last verified attempt can have sealed its table: each attempt drops the tables of earlier attempts.
     last = max(attempt.earlier, default=0)
     content = attempt.earlier[last] if found and last and not attempt.clear else None
     if found and content is None:
@@ -195,12 +197,18 @@ def _resumable(server: ClickHouse, attempt: Attempt, sealed: TableName) -> Conte
 
 def _clear(server: ClickHouse, attempt: Attempt) -> None:
     """
-    Delete the chunk's window from the target, if all rows in it belong to the chunk.
+    Delete the chunk's window from the target, unless a statement moves rows across the bounds of the window.
+
+    Two queries check each statement that is not a copy. The statement's rows for the chunk must lie in the window, and
+    its rows for an equally long time after the chunk must lie outside. The target's rows are not checked, so rows of
+    other writers are deleted, too.
 
     Raises:
-        RequestError: The target's database would delete rows on other servers as well; or the chunk is one of several
-            parts of its window; or the target has no time column that can select the window; or a statement changes the
-            time of rows, for example to the start of their day.
+        RequestError: The target's database would delete rows on other servers as well; the chunk is one of several
+            parts of its window; the target has no time column; the chunk cuts a day of a date column; or a statement
+            changes the time of rows, for example to the start of their day.
+        TransitionError: Another worker has taken over the chunk.
+        ServerError: ClickHouse refused a statement or could not be reached, or rows remain after several deletions.
     """
     plan, chunk = attempt.plan, attempt.chunk
     refuse_deleting(attempt.target, DELETE_YOURSELF)
@@ -256,13 +264,15 @@ def _stage(
     """
     Create and fill the staging *table*, verify the rows, and report them to *attempt.verified*.
 
-    If the plan says so, also back up the target's partitions, and copy their rows from outside the chunk into *table*.
+    If the plan has a backup, also back up the target's affected partitions. If the plan keeps rows outside the window,
+    also copy the rows outside the chunk from these partitions into *table*.
 
     Args:
-        wanted: The source's content sums from before staging; None if the source was not read.
+        wanted: The source's content sums from before staging; None if the source was not summed.
 
     Returns:
-        The proof; and the table with its parts on replicas, without parts elsewhere.
+        The proof of the staged rows, and the staging table. The parts of the table are listed only for a replicated
+        target.
     """
     plan, replicas = attempt.plan, attempt.target.replicas
     comment = f"backfill of {show_table(attempt.target.name)}, attempt {attempt.number}"
@@ -281,7 +291,7 @@ def _stage(
         publish.keep_outside(server, attempt, table)
     staged = Staged(table.table, ())
     if replicas is not None:
-        # Rows outside the chunk were added after the proof, so list the parts again.
+        # If rows outside the chunk were added after the proof, list the parts again.
         staged = replicated.staged_parts(server, table) if plan.keep_outside else Staged(table.table, found.parts)
     by_log = replicas is not None or not attempt.target.renames
     attempt.verified(found.content, staged if by_log else None, found.reach)
@@ -301,7 +311,7 @@ def _create(server: ClickHouse, target: TableFacts, table: TableName, comment: s
     else:
         settings = {**STAGING_TABLE, **target.allowances}
         server.command(create_like(table, storage, engine, comment, settings=settings), server.permissive)
-    # Remove the table's TTL; column TTLs cannot be removed in this way. A Replicated database would wait for all of its
+    # Remove the table's TTL; column TTLs cannot be removed in this way. In a Replicated database, do not wait for all
     # replicas.
     if " TTL " in engine:
         server.command(f"ALTER TABLE {quote_table(table)} REMOVE TTL", AT_ONCE if target.apart else {})
@@ -338,7 +348,11 @@ def _fill(
 
 
 def tables_of_chunk(server: ClickHouse, plan: Plan, chunk: Chunk, target: TableFacts) -> list[TableName]:
-    """Return the staging and sealed tables of a chunk's attempts; on replicas, also those only in Keeper."""
+    """
+    Return the staging and sealed tables of a chunk's attempts.
+
+    On replicas, include tables that exist only on other replicas or in Keeper.
+    """
     ours = f"backfill_{plan.plan_id}_{chunk.id}_"
     return [table for table in leftover_tables(server, plan.plan_id, target) if table.table.startswith(ours)]
 

@@ -33,9 +33,10 @@ from .client import ClickHouse
 from .cluster import AT_ONCE, Keeper, catch_up, one_server, path_beside, tables_beside
 
 _NAME = re.compile(r"backfill_([0-9a-f]{16})_fence_([0-9a-f]{8})_(-?\d+)_(-?\d+)_([0-9a-f]+)")
-# Seconds between the attempts. A random factor varies each pause, so that two runs do not collide again.
+# The pauses, in seconds, between the attempts to acquire a fence. A random factor varies each pause, so that two runs
+# do not collide again.
 _PAUSES = (0.2, 0.5, 1.0)
-# The seconds after which a fence counts as abandoned if its heartbeats cannot be read: longer than any lease.
+# The age, in seconds, at which a fence counts as abandoned if its stored lease cannot be read: longer than any lease.
 _SILENT_SECONDS = 120.0
 
 
@@ -76,7 +77,8 @@ class Fence:
         """
         Create the run's fence or renew its heartbeat, and check that no other run is at work on the window.
 
-        Remove silent fences of other runs. Any worker of the run may call this repeatedly.
+        Remove the silent fences of other runs on the window. If the check fails, remove the fence that this call has
+        created. Any worker of the run may call this method repeatedly.
 
         Raises:
             WindowTakenError: Another run is at work on an overlapping window; the message names its plan.
@@ -108,7 +110,7 @@ class Fence:
 
     def hold(self) -> None:
         """
-        Check that no other run has taken the window. The check costs nothing while the last heartbeat is recent.
+        Check that no other run has taken the window; do nothing within half of the lease after the last check.
 
         Raises:
             WindowTakenError: As :meth:`acquire`.
@@ -178,7 +180,7 @@ def announced(server: ClickHouse, target: TableFacts) -> list[Announcement]:
 
 
 def _announcement(target: TableFacts, plan: Plan) -> TableName:
-    """Return the plan's fence on *target*; its name has the prefix of the plan's tables, so a cleanup includes it."""
+    """Return the plan's fence on *target*; the name has the prefix of the plan's tables, so a cleanup finds it."""
     window = f"{to_ms(plan.start)}_{to_ms(plan.end)}"
     name = f"backfill_{plan.plan_id}_fence_{_target_key(target)}_{window}_{plan.nonce or 0}"
     return TableName(target.storage.database, name)
@@ -196,7 +198,7 @@ def _target_key(target: TableFacts) -> str:
 
 
 def _last_sign(server: ClickHouse, replicas: Replicas, table: TableName) -> int | None:
-    """Return when a replicated table last changed, in epoch seconds of Keeper; None if it does not exist."""
+    """Return when a replicated table last changed, in epoch seconds by Keeper; None if the table does not exist."""
     path = path_beside(server, replicas, table)
     keeper = Keeper(server, replicas.keeper)
     return max((made for node in ("log", "replicas") if (made := keeper.newest(f"{path}/{node}"))), default=None)
@@ -227,7 +229,8 @@ def is_announced(server: ClickHouse, table: TableName, replicas: Replicas | None
     """
     Return whether the run behind a fence *table* may still be at work.
 
-    Return True if this server's replica cannot catch up, because the replica may not have the last heartbeat.
+    Return True if this server's replica cannot catch up, because the replica may not have the last heartbeat. If this
+    server has no replica of a replicated fence, judge by the fence's last change in Keeper.
     """
     if replicas is not None:
         if server.numbers(f"EXISTS TABLE {quote_table(table)}") != (1,):

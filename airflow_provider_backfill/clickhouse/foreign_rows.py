@@ -36,10 +36,10 @@ class ForeignRowsError(RequestError):
 
 def extremes_sql(plan: Plan, table: TableName) -> str:
     """
-    Return SQL for three numbers: earliest and latest time of the staged rows in milliseconds, and rows with a time.
+    Return SQL for the earliest and latest time of the staged rows in milliseconds, and the number of rows with a time.
 
-    The SQL is empty if the target has no time column, outside write mode ``stage``, or if every statement leaves the
-    time unchanged.
+    The SQL is empty if the target has no time column, if the write mode is not ``stage``, or if every statement leaves
+    the time unchanged.
     """
     time = plan.target_time
     if time is None or plan.write_mode is not WriteMode.STAGE or all(_keeps_time(plan, s) for s in plan.statements):
@@ -62,10 +62,12 @@ def reach(plan: Plan, chunk: Chunk, extremes: Sequence[int]) -> Slice | None:
     """
     Return the target times ``[first, last)`` of staged rows; None if all lie in the chunk's window or none has a time.
 
+    Return None also if *extremes* is empty.
+
     Args:
         extremes: The server's answer to :func:`extremes_sql`; empty if that SQL is empty.
     """
-    # Possibly no row has a time.
+    # The third number is 0 if no row has a time.
     if plan.target_time is None or not extremes or not extremes[2]:
         return None
     after = timedelta(days=1) if plan.target_time.kind.is_date else timedelta(milliseconds=1)
@@ -89,7 +91,8 @@ def refuse_before_publish(server: ClickHouse, attempt: Attempt, published: int, 
     """
     Refuse to publish a sealed chunk into a window with rows of other writers.
 
-    Refuse nothing while a neighbour in the window has written an unknown number of rows.
+    Refuse nothing if the plan does not check existing rows, or while a neighbour in the window has written an unknown
+    number of rows.
 
     Args:
         published: The number of the chunk's rows that are in the target already, before any merge.
@@ -181,7 +184,11 @@ def _meets(plan: Plan, other: Neighbour, areas: Sequence[Slice]) -> bool:
 
 
 def _condition(plan: Plan, areas: Sequence[Slice]) -> str:
-    """Return the condition that a row of the target lies in one of *areas* and in the plan's window."""
+    """
+    Return the condition that a row of the target lies in one of *areas* and in the plan's window.
+
+    Every row meets the condition if the target has no time column.
+    """
     time = plan.target_time
     if time is None:
         return "1"

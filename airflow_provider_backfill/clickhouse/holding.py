@@ -1,7 +1,7 @@
 """
-Find the tables whose rows a SELECT reads under another name, such as a Merge table, a dictionary or ``remote()``.
+Find the tables whose rows a SELECT reads indirectly: through a Merge table, a dictionary or a call of ``remote()``.
 
-These may be the target, or tables that keep no rows.
+Such a table may be the target, or may keep no rows.
 """
 
 import re
@@ -15,7 +15,7 @@ from ..errors import StatementRefusedError
 from .client import ClickHouse
 
 _LITERAL = re.compile(r"'((?:[^'\\]|\\.){0,400})'")
-# Engines that return rows of the table named in their arguments.
+# Engines of tables that return the rows of another table, named in the engine's arguments.
 _PASSED_ON = frozenset({"Distributed", "Buffer", "Alias"})
 KEEPS_NOTHING = frozenset({"Null", "Kafka", "RabbitMQ", "NATS", "S3Queue", "AzureQueue", "FileLog"})
 """Engines of tables whose rows cannot be read again: they store no rows, or lose the rows that are read."""
@@ -28,7 +28,7 @@ def holds_rows_of(
     server: ClickHouse, name: TableName, engine: str, definition: str, targets: Collection[TableName]
 ) -> bool:
     """
-    Return whether a table's engine returns rows of one of *targets*.
+    Return whether a table may return rows of one of *targets*, judged by its engine and *definition*.
 
     Args:
         definition: The engine clause; for a dictionary, its CREATE statement.
@@ -42,9 +42,9 @@ def holds_rows_of(
 
 def tables_behind(server: ClickHouse, name: TableName, engine: str, definition: str) -> Iterator[str]:
     """
-    Yield, as ``database.table``, the tables that a Buffer, Distributed or Alias table passes on.
+    Yield, as ``database.table``, the tables whose rows a Buffer, Distributed or Alias table may return.
 
-    For a Merge table, yield its tables only if none of them keeps its rows.
+    For a Merge table, yield the tables that it includes, but only if none of these tables keeps its rows.
     """
     if engine in _PASSED_ON:
         yield from map(str, named_tables(definition))
@@ -76,7 +76,7 @@ def names_in_calls(server: ClickHouse, tree: Node) -> Iterator[str]:
 
 
 def functions_with_rows_of(server: ClickHouse, tree: Node, targets: Collection[TableName]) -> Iterator[str]:
-    """Yield the names of the table functions in a query tree that read one of *targets* on this server."""
+    """Yield the names of those table functions in a query tree that read one of *targets* on this server."""
     for node in tree.walk():
         if _is_call(node, "merge"):
             database = str(server.value("SELECT currentDatabase()")) if len(_texts(node)) == 1 else ""
@@ -147,5 +147,5 @@ def _reads_here(server: ClickHouse, node: Node, targets: Collection[TableName]) 
     try:
         return server.numbers(question) != (0,)
     except StatementRefusedError:
-        # The call needs a user and a password, so it counts as a call to a different server.
+        # The call may need a user and a password, so it counts as a call to a different server.
         return False

@@ -41,7 +41,7 @@ def drop_parts_already_moved(server: ClickHouse, attempt: Attempt, sealed: Table
             raise _cannot_tell(attempt, sealed, partition)
         arrived += missed
     for name in arrived:
-        # The sealed table of a later replay may have the same name.
+        # Check the claim before each drop, because the sealed table of a later replay may have the same name.
         attempt.owned()
         drop_part(server, sealed, name)
 
@@ -71,9 +71,9 @@ def _may_be_cut(server: ClickHouse, attempt: Attempt, sealed: TableName, partiti
     """
     Return whether a move may have stopped midway: the server died, or lost Keeper during the move.
 
-    In that case, the target's partition has a part that is not older than the oldest sealed part: a moved part, or its
-    merge. Except on a Shared engine, the server has also started since the oldest sealed part was written. Timestamps
-    have one-second resolution, so one second of slack is allowed.
+    In that case, the target's partition has a part that is not older than the oldest sealed part: a moved part, or a
+    part merged from moved parts. Except on a Shared engine, the server has also started since the oldest sealed part
+    was written. Timestamps have one-second resolution, so one second of slack is allowed.
     """
     of_partition = f"partition_id = {literal(partition)} AND active"
     plan = f"SELECT min(modification_time) FROM system.parts WHERE {table_condition(sealed)} AND {of_partition}"
@@ -105,7 +105,7 @@ def _has_some(server: ClickHouse, attempt: Attempt, sealed: TableName, partition
 
 
 def _has_all(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: str) -> bool:
-    """Return whether the target's rows of the partition and the chunk are exactly the sealed rows; False in doubt."""
+    """Return whether the target's rows of the chunk in *partition* equal the sealed rows there; False in doubt."""
     plan, of_partition = attempt.plan, f"_partition_id = {literal(partition)}"
     # Rows from before the plan may equal the chunk's rows.
     if plan.existing_rows != 0:
