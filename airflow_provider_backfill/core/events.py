@@ -16,7 +16,7 @@ from .run_state import ChunkStatus, ContentSums, Run, Staged
 class _Event(Model):
     at: Instant
     by: str
-    """The author: ``host:pid:nonce`` of a worker, or the user of a command."""
+    """The author: ``host:pid:start:nonce`` of a worker, or the user of a command."""
 
 
 class RunStarted(_Event):

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 LOG_CLOSED = b'{"type":"LogClosed"}\n'
-"""The line that ends the log of a plan that was planned again. Only object stores write it."""
+"""The closing line of a log, written when the plan is planned again. Only logs in object stores have this line."""
 
 
 class ConflictError(Exception):
@@ -27,7 +27,7 @@ class EventLog(Protocol):
     optimistic: bool
 
     def locked(self) -> AbstractContextManager[None]:
-        """Return a context that keeps other writers out; it does nothing if the log is optimistic."""
+        """Return a context that keeps other writers out; for an optimistic log, return a context that does nothing."""
         ...
 
     def read(self, position: int, last: bytes) -> list[bytes] | None:
@@ -35,8 +35,12 @@ class EventLog(Protocol):
         Return whole lines after *position*, in order; one call may return only the first of them.
 
         Returns:
-            The lines, empty at the end of the log. None if the line *last* does not end at *position*: the log was
-            replaced, or an unacknowledged line is gone. An object store checks this only in the first read.
+            The lines; empty at the end of the log. None if the line *last* does not end at *position*, because the log
+            was replaced or cut, or because an unacknowledged line is gone. An object store checks only in the first
+            read, and only whether a line ends at *position*.
+
+        Raises:
+            StateError: The log cannot be read, or the next line of a log in an object store is gone.
         """
         ...
 
@@ -59,7 +63,7 @@ class EventLog(Protocol):
         ...
 
     def publish(self, position: int) -> None:
-        """Make the lines up to *position* readable as ``events/<planId>.ndjson``, if the log has another form."""
+        """Make the lines up to *position* readable as ``events/<planId>.ndjson``, if the log is not that file."""
         ...
 
     def set_aside(self, tag: str) -> None:
@@ -98,7 +102,7 @@ class Backend(Protocol):
         ...
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write *name* unless it exists; return False if another writer's file exists."""
+        """Write *name* and return True; return False without writing if another writer's file exists."""
         ...
 
     def replace(self, name: str, data: bytes) -> None:

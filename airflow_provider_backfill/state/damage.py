@@ -1,4 +1,4 @@
-"""Build the errors for damaged and foreign state files, and for files of other versions: file, line and remedy."""
+"""Build the errors for damaged state files, and for state files of other tools or versions, with a remedy."""
 
 import json
 from typing import Any
@@ -74,6 +74,6 @@ def other_format(path: str, number: int) -> StateFormatError:
 
 
 def damaged(path: str, line: int | None, reason: str, remedy: Remedy) -> DamagedStateError:
-    """Return the error for a damaged state file, with file, line and repair."""
+    """Return the error for a damaged state file; *line* is None if the file is not a log."""
     place = path if line is None else f"{path}, line {line}"
     return DamagedStateError(f"{place} is damaged: {reason}.", path=path, line=line, remedy=remedy)

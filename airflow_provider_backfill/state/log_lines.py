@@ -15,7 +15,7 @@ No text contains these bytes, because quotes within texts are escaped.
 
 
 class LogOpened(Model):
-    """The first line of every log: the plan it belongs to, and the format of the lines."""
+    """The first line of every log, which names the format of the lines, the plan and the planning date."""
 
     type: Literal["LogOpened"] = "LogOpened"
     format: int

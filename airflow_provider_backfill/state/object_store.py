@@ -146,8 +146,8 @@ class ObjectBackend:
         for that time, by its own clock.
 
         Raises:
-            StateError: On exit: this process held the lock for too long, and another process took it over. An error of
-                the block is stronger.
+            StateError: The store cannot be read or written. On exit: another process took the lock over, because this
+                process held it for too long. An error of the block takes precedence over an error on exit.
         """
         path, nonce = f"locks/{name}.lock", uuid4().hex
         version = self._acquire(path, nonce)
@@ -273,7 +273,7 @@ class ObjectLog:
         return lines
 
     def _published_lines(self) -> list[bytes]:
-        """Return the lines of the published log; empty if there is none, or if it is of another generation."""
+        """Return the whole lines of the published log; empty without such a log of this generation."""
         data = self._backend.read(self._published)
         if not data or not (first := self._backend.read(self._name(1))) or not data.startswith(first):
             return []
@@ -288,7 +288,7 @@ class ObjectLog:
         )
 
     def advance(self, position: int, line: bytes) -> int:
-        """Return the position after *line*: the number of the next line."""
+        """Return the position after *line*: the number of lines up to and including *line*."""
         del line
         return position + 1
 
@@ -308,7 +308,7 @@ class ObjectLog:
 
     def publish(self, position: int) -> None:
         """
-        Write the lines up to *position* as one object, unless the published log has as many lines.
+        Write the lines up to *position* as one object, unless the published log has at least as many lines.
 
         The object is for people, and for a faster replay from the first line.
 

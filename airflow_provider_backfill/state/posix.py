@@ -223,7 +223,8 @@ class FileLog:
         """
         Return whole lines after *position*, possibly not all; None if *last* does not end there.
 
-        Skip an incomplete last line. A file that consists of NUL bytes is returned as one line.
+        Return None also if the file is gone although *position* is not 0. Skip an incomplete last line. Return a file
+        that consists only of NUL bytes as one line.
         """
         with _explained("read", self._path):
             handle = self._opened()

@@ -72,7 +72,7 @@ def recover_run(plan: Plan, log: bytes, checkpoint: Run | None, last: bytes, see
                 _believe(found.run, event)
             misfits.add(getattr(event, "chunk_id", ""))
     if not whole or len(found.damaged) > 1 or (misfits and not found.damaged):
-        # Several lost lines may have claimed and ended any chunk.
+        # Several lines may be lost. Lost lines may have claimed and ended any chunk.
         states = (ChunkStatus.PENDING, ChunkStatus.RUNNING, ChunkStatus.FAILED)
         found.uncertain = tuple(chunk.id for chunk in select_chunks(plan, found.run, *states))
     elif found.damaged:
@@ -93,8 +93,8 @@ def _believe(run: Run, event: ChunkStarted | ChunkVerified | ChunkDone) -> None:
     """
     Apply an event whose earlier events were lost, as if the chunk had been claimed for this attempt.
 
-    The claim must have existed, because the writer judged the event before writing it. An event of a split chunk, of an
-    older attempt or of a done attempt is ignored.
+    The claim must have existed, because the writer judged the event before writing it. Ignore an event of a split
+    chunk, of an older attempt or of a done attempt, and a claim for an attempt that was claimed already.
     """
     chunk_id, state = event.chunk_id, run.state(event.chunk_id)
     if chunk_id in run.splits or event.attempt < state.attempt + isinstance(event, ChunkStarted):

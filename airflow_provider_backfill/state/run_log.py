@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _CHECKPOINT_SECONDS = 1.0
 _CHECKPOINT_GROWTH = 4
-"""The run file is written again after the log has grown by the run file's size divided by this number."""
+"""The divisor of the run file's size: a new run file is due after the log has grown by this share of the size."""
 _PAUSE_SECONDS = 2.0
 """The longest pause after a conflict with another writer."""
 
@@ -94,7 +94,7 @@ class RunLog:
 
     Attributes:
         run: The replay as of the last :meth:`refresh` or :meth:`commit`.
-        lines: Number of lines that were read, including the header.
+        lines: Number of lines that were read or written, including the header.
     """
 
     def __init__(self, store: "StateStore", plan: Plan, *, brief: bool = False) -> None:
@@ -295,9 +295,9 @@ class RunLog:
         """
         Append the event that *decide* returns for the current run, durably.
 
-        *decide* returns None to append nothing, or raises. The run that *decide* gets contains all earlier events,
-        except events of other chunks if *about* is given. If another writer was first, *decide* is called again with
-        the newer run.
+        *decide* returns None or raises an error to append nothing. The run that counts contains all earlier events; if
+        *about* is given, events of other chunks may be missing. On an object store, *decide* may first get an older
+        run. *decide* is then called again with a newer run if another writer was first or nothing would be appended.
 
         Args:
             about: The chunk of the event, if *decide* reads only this chunk and events about the whole run. The commit
@@ -307,7 +307,7 @@ class RunLog:
             The event, which is on disk; None if *decide* returned None.
 
         Raises:
-            TransitionError: The run's state does not allow the event.
+            TransitionError: The run's state does not allow the event. An error of *decide* is raised, too.
             DamagedStateError: A new line of the log is damaged.
             StateError: The plan was planned again, or the event is not on disk, for example because the disk is full.
                 After a network error the event may exist nevertheless; the next refresh shows it.

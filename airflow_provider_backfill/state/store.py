@@ -109,7 +109,9 @@ class StateStore:
         Return the stored plan with this id; None if there is none.
 
         Raises:
-            DamagedStateError: The file is unreadable, was changed, contains another plan or is another program's.
+            DamagedStateError: The file is unreadable or was changed, contains a different plan, or another version or
+                tool wrote it.
+            StateError: The state folder cannot be read.
         """
         data = self.backend.read(plan_file(plan_id))
         if data is None:
@@ -135,7 +137,9 @@ class StateStore:
         Raises:
             PlanNotFoundError: The state folder has no such plan.
             RequestError: *plan_id* is not a plan id.
-            DamagedStateError: The file is unreadable, was changed, contains another plan or is another program's.
+            DamagedStateError: The file is unreadable or was changed, contains a different plan, or another version or
+                tool wrote it.
+            StateError: The state folder cannot be read.
         """
         plan = self.find_plan(check_plan_id(plan_id))
         if plan is None:
@@ -221,7 +225,7 @@ class StateStore:
         Recover a run from the plan's damaged log and an intact run file, if there is one.
 
         Raises:
-            DamagedStateError: The state is in an object store, which alone can restore a log object.
+            DamagedStateError: The state is in an object store, where only the store itself can restore a log object.
         """
         if not isinstance(self.backend, FileBackend):
             raise DamagedStateError(

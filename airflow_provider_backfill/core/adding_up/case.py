@@ -13,14 +13,18 @@ from ..tables import TableName
 
 
 class TimeExpression(NamedTuple):
-    """SQL over only the time column of a filtered table."""
+    """An SQL expression whose only column is the time column of a filtered table."""
 
     table: TableName
     sql: str
 
 
 BucketKey = tuple[TimeExpression, ...]
-"""The key that keeps rows of different chunks apart: one expression, or one for each branch of a UNION."""
+"""
+A key that depends only on the time of filtered tables; empty if there is no such key.
+
+The key is one expression, or the distinct expressions of a UNION's branches or of a join's sides.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +33,9 @@ class BucketFacts:
     The values of a :data:`BucketKey` in relation to the chunk bounds.
 
     Attributes:
-        cut: The first chunk bound (or end of the window) with the same value on both sides; None if there is none.
-        again: A value that two non-adjacent chunks share, as text; empty if there is none.
+        cut: The first bound at which the value is the same as right before the bound; None if there is none. The start
+            and the end of the window are bounds, too.
+        again: The earliest value that several chunks share, as text; empty if no such value was found.
         proposal: Flags of a plan in which every bound lies between two values of the key; empty if none are known.
         usable: Whether the server can evaluate the key.
     """
@@ -42,7 +47,7 @@ class BucketFacts:
 
     @property
     def fits(self) -> bool:
-        """Whether the server can evaluate the key, and no two chunks share a value of the key."""
+        """Whether the server can evaluate the key, no bound cuts a value, and no known value is in several chunks."""
         return self.usable and self.cut is None and not self.again
 
 
@@ -54,10 +59,10 @@ class Question:
 
 
 class Kind(StrEnum):
-    """The subject of a refusal: groups that chunks cut, a different step, or a read of a table."""
+    """The subject of a refusal: groups that chunks cut, any other step, or a read of a table."""
 
     GROUPS = "groups"
-    """A GROUP BY whose groups chunks cut, into a target that does not merge them. The user may accept this."""
+    """A GROUP BY or DISTINCT whose groups chunks cut. The target does not merge the parts. The user may accept this."""
     STEP = "step"
     READ = "read"
 
@@ -81,7 +86,7 @@ class Refusal:
 
 
 class Read(NamedTuple):
-    """A table that a SELECT reads; *how* is text for people that says how the read is limited, or that it is whole."""
+    """A table that a SELECT reads. *how* tells people how the read is limited, or that the whole table is read."""
 
     table: TableName
     how: str
@@ -95,13 +100,14 @@ class Verdict:
     Attributes:
         refusal: The reason for a refusal; None if the rules found none.
         steps: Texts for people about the steps that combine rows, and about the columns whose parts the target merges.
-        doubts: Claims that the rules cannot prove; a trial has to show them.
-        waived: Refusals that the user has overruled.
-        reads: The tables that the statement reads.
-        row_wise: Whether each result row comes from one row of a filtered table.
-        labels: For each of the target's columns that depends only on a filtered table's time: SQL over this time.
+        doubts: Points that the rules cannot prove, as texts for people. Only a trial can settle these points.
+        waived: The messages of refusals that the user has overruled.
+        reads: The reads of tables up to the end of the walk, which a refusal ends early. Empty for a SELECT that reads
+            the target or places the window by itself.
+        row_wise: Whether each result row comes from one row of a filtered table. Without meaning after a refusal.
+        labels: The target's columns that depend only on a filtered table's time, each with SQL over this time.
         unstable: The target's columns that may differ when the same rows are read again.
-        unordered: The target's columns for which any order, or any choice, of values is correct.
+        unordered: The target's columns for which any order, or any choice, of values is a correct result.
         chance: The non-repeatable functions that choose or group rows, and ``LIMIT`` for a LIMIT without ORDER BY.
     """
 
@@ -125,7 +131,7 @@ class Case:
     Attributes:
         name: The SELECT's name for messages.
         tree: The query tree of the SELECT.
-        sources: The tables, views and table functions in the query trees, by the name in the tree.
+        sources: The tables, views and table functions in the trees of the SELECT and its views, by name.
         filters: The time column of each filtered table, by the table's name.
         target: The table to fill.
         whole: The tables that the user declared to be read whole.
@@ -133,8 +139,8 @@ class Case:
         target_time: The target's own time column; empty if there is none.
         accept_groups: Whether the user accepts rows for parts of groups, which the target does not merge.
         one_chunk: Whether the window is a single chunk, which needs no adding up.
-        given: The constants that ``--param`` changes from chunk to chunk. For each id of a constant, the values in the
-            sampled chunks.
+        given: The constants that ``--param`` changes from chunk to chunk: the id of each constant, with the constant's
+            values in the sampled chunks.
     """
 
     name: str

@@ -11,7 +11,7 @@ from ..column_types import takes_null, unwrap_type
 from .lineage import Value, is_partial
 from .widths import INTEGER, NUMBER_CAST, cuts_fractions
 
-# Merging an equal value again does not change the result of these functions.
+# Names of the merging functions whose result stays the same when an equal value is merged again.
 IDEMPOTENT = frozenset(
     {"min", "max", "any", "anyLast", "groupBitAnd", "groupBitOr", "groupUniqArrayArray", "minMap", "maxMap"}
 )
@@ -46,7 +46,7 @@ def passes(value: Value, parts: Sequence[Value], by: str) -> bool:
     if by in _BITS and single and NUMBER_CAST.fullmatch(name):
         return all(INTEGER.fullmatch(unwrap_type(kind)) for kind in (value.type, parts[0].type))
     if by in ("any", "anyLast"):
-        # Any chunk's result is a correct one, unless the function makes a value of the NULL of a chunk without values.
+        # Any chunk's result is a correct one, unless the function turns a NULL for a chunk without values into a value.
         return single and (takes_null(value.type) or not takes_null(parts[0].type))
     if by in ("min", "max") and single and _keeps_order(value, parts[0]):
         return True
@@ -54,7 +54,13 @@ def passes(value: Value, parts: Sequence[Value], by: str) -> bool:
 
 
 def _chooses_by_keys(value: Value, parts: Sequence[Value], by: str) -> bool:
-    """Return whether ``if`` or ``multiIf`` chooses by the keys of a group, so in each chunk alike, among parts."""
+    """
+    Return whether ``if`` or ``multiIf`` may choose among parts before the merge.
+
+    The conditions must not depend on parts, so that all chunks choose alike. If the parts are merged by an idempotent
+    function, results that are not parts are allowed. For ``sum``, such results must be 0 or NULL. For any other merge,
+    each result must be a part.
+    """
     conditions, results = value.args[:-1:2], [*value.args[1::2], *value.args[-1:]]
     if any(is_partial(condition) for condition in conditions):
         return False
@@ -79,7 +85,7 @@ def _is_linear(value: Value, parts: Sequence[Value]) -> bool:
 
 
 def _keeps_order(value: Value, part: Value) -> bool:
-    """Return whether the call gives no smaller value for a greater *part*; its other arguments are no parts."""
+    """Return whether a greater *part*, the only argument with parts, never gives a smaller value of the call."""
     name, first = value.name, value.args[0] == part
     given, wanted = unwrap_type(part.type), unwrap_type(value.type)
     if name in ("greatest", "least"):
@@ -91,5 +97,5 @@ def _keeps_order(value: Value, part: Value) -> bool:
         # Only positive constants pass, because a negative factor reverses the order.
         text = value.args[1].literal or ""
         return re.fullmatch(r"0*[1-9]\d*(\.\d+)?|toInterval\w+\(\d+\)", text) is not None
-    # Texts have another order than the numbers in them.
+    # The order of texts differs from the order of the numbers in the texts.
     return _MONOTONE.fullmatch(name) is not None and "String" not in (wanted, given if "Date" not in wanted else "")

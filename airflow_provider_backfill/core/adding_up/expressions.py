@@ -11,7 +11,8 @@ from .case import BucketFacts, BucketKey, Case, Kind, Read, TimeExpression
 from .lineage import BARE_NAME, UNSTABLE, Value, any_of, is_partial, is_unstable, literal_of, of_branch
 from .rows import RefusedError, Rows, Shape, TableColumns, UnknownKeyError, or_one_chunk
 
-# Functions of time whose values the server's samples, 15 minutes apart, show well enough to compare chunks.
+# Names of functions of time that change regularly enough for samples, taken every 15 minutes or less often, to show
+# whether chunks share a value.
 _EVEN = re.compile(
     r"_?CAST|tuple|plus|minus|multiply|divide|intDiv|negate|floor|concat|substring|leftPad|materialize|identity"
     r"|to(?:String|TimeZone|Nullable|LowCardinality|U?Int\d+|Float\d+|Decimal\d+|Date\w*|Interval\w+|StartOf\w+|Monday"
@@ -36,22 +37,31 @@ class Expressions(ABC):
         self.waived: list[str] = []
         self.pairs: list[tuple[Value, Value]] = []
         self.chance: list[str] = []
-        # For each value that --param makes equal in all rows of a chunk: the ids of the constants that fix the value.
+        # The values that --param makes equal in all rows of a chunk, each with the ids of the constants that fix it.
         self._pinned: dict[Value, frozenset[int]] = {}
         self._partly: set[int] = set()
         self.row_wise = True
 
     @abstractmethod
     def relation(self, node: Node, place: str) -> Rows:
-        """Return the rows that a table, query, union or join gives. *place* distinguishes the nodes of views."""
+        """
+        Return the rows of a node: a table, a table function, a query, a union, a join or an ARRAY JOIN.
+
+        Args:
+            place: A prefix that makes node ids unique, because each view has a query tree of its own.
+
+        Raises:
+            RefusedError: A step does not add up.
+            UnknownKeyError: The facts of a time key are still unknown.
+        """
 
     def _value(self, node: Node, place: str, rows: Rows | None = None) -> Value:
         """
         Return the value of an expression, resolved to columns of tables.
 
         Args:
-            rows: The rows after GROUP BY, for expressions that are evaluated on them; None for earlier expressions. If
-                these rows are grouped, an aggregate is a part that several chunks may have.
+            rows: The rows that the expression is evaluated on. If the rows are grouped, an aggregate is a part that
+                several chunks may have. None for expressions without such parts, as in WHERE.
 
         Raises:
             RefusedError: The expression does not add up.
@@ -165,7 +175,14 @@ class Expressions(ABC):
         return facts.fits
 
     def _holds_together(self, key: BucketKey) -> bool:
-        """Return whether no two chunks share a value of a time key; note a doubt if samples may miss such a value."""
+        """
+        Return whether no two chunks share a value of a time key, as far as the samples show.
+
+        Note a doubt if the samples may miss a shared value. A single chunk needs no samples.
+
+        Raises:
+            UnknownKeyError: The facts of the key are still unknown.
+        """
         if not self._fits(key):
             return False
         names = [name for one in key for name in _CALLED.findall(one.sql)]
@@ -176,7 +193,7 @@ class Expressions(ABC):
 
     def time_key(self, values: Sequence[Value]) -> BucketKey:
         """
-        Return a key that combines those of *values* that depend only on the time of a filtered table.
+        Return the key that combines all *values* with no other dependency than the time of a filtered table.
 
         Returns:
             One expression, or the different expressions of a UNION's branches. Empty if a branch has no such value, if
@@ -221,8 +238,9 @@ class Expressions(ABC):
         """
         Return the id of a read, the filtered table that is read, and the value as SQL over the table's time column.
 
-        None if the value does not depend on a time column, depends on anything else, is very large, or has a constant
-        or function that cannot be written as SQL.
+        Return None if the value does not depend on a time column, depends on anything else or on several reads, or has
+        more than 500 nodes. Return None also if a constant or function in the value cannot be written as SQL, or if a
+        function is unstable.
         """
         columns: dict[str, TableName] = {}
         size = 0

@@ -18,7 +18,7 @@ _BY_PARAMETER = Advice(
 
 def judge(case: Case, buckets: Mapping[BucketKey, BucketFacts]) -> Verdict | Question:
     """
-    Judge whether a statement adds up, or return the question that must be answered first.
+    Return the verdict whether a statement adds up, or the question that must be answered first.
 
     Args:
         buckets: The answers to earlier questions.
@@ -46,7 +46,8 @@ def judge(case: Case, buckets: Mapping[BucketKey, BucketFacts]) -> Verdict | Que
                 placed = case.given and refused.refusal.kind is Kind.READ
                 refusal = replace(refused.refusal, remedy=_BY_PARAMETER) if placed else refused.refusal
                 return Verdict(refusal=refusal, reads=tuple(walk.reads))
-            # With --param, a SELECT does not define the result of the whole window: the user may mean each chunk alone.
+            # With --param, no SELECT defines the result of the whole window. The user may want a result for each chunk,
+            # so the step is only doubtful.
             doubts = (refused.refusal.message.rstrip("."),)
         reads = tuple(dict.fromkeys(walk.reads))
         return _read_whole(case, Verdict(doubts=doubts, reads=reads, row_wise=False))
@@ -99,20 +100,20 @@ def _read_whole(case: Case, verdict: Verdict) -> Verdict:
 
     The walk treats the SELECT as if no chunk limited it. No column is marked as unordered, not even a column with a
     value of the previous row, because the trial searches for differences in such columns. The verdict stays unchanged
-    if the columns cannot be resolved.
+    if the walk refuses a step.
     """
     whole = replace(case, filters={}, given={})
     walk = Walk(whole, {})
     try:
         rows = walk.relation(case.tree, "")
     except RefusedError:
-        # A step combines rows of a source that cannot be inspected.
+        # A step combines rows of a source that cannot be inspected, or of a step that the rules do not know.
         return verdict
     return replace(_with_chance(whole, walk, _given(whole, rows), verdict), unordered=())
 
 
 def keys_to_keep_whole(case: Case) -> tuple[BucketKey, ...]:
-    """Return the time keys that chunk bounds must not cut; empty if all bounds are fine, or if no key matters."""
+    """Return the time keys that chunk bounds must not cut; empty if any bounds will do, or if no key is decisive."""
     return () if _asked(case, BucketFacts(usable=False))[0].refusal is None else _asked(case, BucketFacts())[1]
 
 
@@ -123,7 +124,7 @@ def merges_any_parts(case: Case) -> bool:
 
 
 def _asked(case: Case, facts: BucketFacts) -> tuple[Verdict, tuple[BucketKey, ...]]:
-    """Return the verdict that *facts* would give for every time key, and the keys that the verdict depends on."""
+    """Return the verdict if *facts* held for every time key, and the keys that the verdict depends on."""
     answers: dict[BucketKey, BucketFacts] = {}
     while isinstance(answer := judge(case, answers), Question):
         answers[answer.key] = facts

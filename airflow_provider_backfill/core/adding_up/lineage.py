@@ -21,11 +21,13 @@ class Value(NamedTuple):
         what: ``column``, ``constant``, ``given`` (a constant that differs between chunks), ``call``, ``aggregate``
             (with parts to be merged), ``either`` (one of *args*, by the branch of a UNION) or ``opaque`` (an unknown
             function of *args*).
-        name: The name of a column or function; for a constant, the value as the server shows it.
-        source: For a column, the read of a table; for ``either``, the UNION; for ``given``, the id of the constant; for
-            ``aggregate``, :attr:`.Rows.over`. Otherwise empty.
+        name: The name of a column or function; for ``constant`` and ``given``, the value as the server shows it; for
+            ``opaque``, the kind of expression, if known. Otherwise empty.
+        type: The type as the server shows it; empty if unknown.
+        source: For a column, the id of the read; for ``either``, the id of the UNION; for ``given``, the id of the
+            constant; for ``aggregate``, :attr:`.Rows.over`. Otherwise empty.
         table: The table of a column; otherwise None.
-        literal: A constant as SQL; None if the constant cannot be written, and for other values.
+        literal: For a constant, SQL that gives the constant; None if there is no such SQL. Otherwise None.
     """
 
     what: str
@@ -96,7 +98,7 @@ _NUMBER = re.compile(r"(?:U?Int\d+|Float\d+|BFloat16|Bool)_(-?[\d.]+(?:e[+-]?\d+
 _DECIMAL = re.compile(r"Decimal\d+_'?(-?[\d.]+)'?")
 _INTERVAL = re.compile(r"Interval([A-Z][a-z]+)")
 BARE_NAME = re.compile(r"[A-Za-z_]\w*")
-# The most parts of a value in a message.
+# The maximum number of parts of a value that a message shows.
 _SHOWN = 100
 _SIMPLE_NUMBER = re.compile(r"U?Int\d+|Float64|Bool")
 
@@ -136,8 +138,8 @@ def show(value: Value) -> str:
     """
     Return a value as short SQL for a message.
 
-    An aggregate is shown by its name alone, a UNION by its first branch, and an unknown part by ``…``, as is what
-    follows after 100 parts.
+    An aggregate or an opaque expression is shown by its name alone, and a UNION by its first branch. ``…`` stands for
+    a part without a name, and for each part after the first 100.
     """
     return _shown(value, ("call",), [_SHOWN])
 

@@ -48,9 +48,9 @@ _MERGEABLE = {
     "maxmap": "maxMap",
     "maxmappedarrays": "maxMap",
 }
-# The result of these states depends on the order of merges, and chunks merge in any order.
+# Functions whose states depend on the order in which they are merged. Chunks are merged in any order.
 _ORDERED_STATES = re.compile(r"(?:deltaSum|groupArrayMoving|exponentialMoving|groupArrayLast)\w*", re.IGNORECASE)
-# These states keep a selection of values. Two merged selections are not a selection of all values.
+# Functions whose states keep a selection of values. Merged selections are not the selection from all values.
 _SELECTING_STATES = re.compile(r"(?:topK|approx_top|histogram|groupArraySample|anyHeavy)\w*", re.IGNORECASE)
 _STATE_TYPE = re.compile(r"AggregateFunction\(\s*(?:\d+\s*,\s*)?(\w+)")
 _SIMPLE_TYPE = re.compile(r"SimpleAggregateFunction\(\s*(\w+)")
@@ -121,12 +121,12 @@ def _base_merge(name: str) -> str:
     return _MERGEABLE.get(_ALIASES.get(low, low).lower(), "")
 
 
-# A repeated row does not change the result of these functions.
+# Functions whose result stays the same when a row is repeated.
 _REPEATABLE = re.compile(
     r"(?:min|max|any|anyLast|any_value|first_value|last_value|groupBitAnd|groupBitOr|groupUniqArray|uniq|uniqExact"
     r"|uniqHLL12|uniqCombined|uniqCombined64|uniqTheta|groupBitmap)(?:If|State|SimpleState|OrNull)*"
 )
-# Functions that do not merge their arguments: a count, and arrays of which each element is an argument.
+# Functions whose results never merge if an argument has parts: a count, and arrays with the argument's values.
 _ALONE = frozenset({"count", "grouparray", "groupuniqarray"})
 _COMBINATORS = ("If", "Array", "OrNull", "OrDefault")
 
@@ -220,7 +220,7 @@ def key_columns(key: str) -> list[str]:
 
 
 def _arguments(engine_full: str) -> list[str]:
-    """Return the column arguments of an engine, without the paths of a Replicated engine."""
+    """Return the column arguments of an engine; quoted arguments, such as a replica's path and name, are left out."""
     if not re.match(r"\w+\(", engine_full):
         return []
     flat = re.sub(r"'(?:[^'\\]|\\.){0,400}'", "", first_parentheses(engine_full))
@@ -231,7 +231,8 @@ def summed_columns(target: TableFacts, engine: str) -> frozenset[str] | None:
     """
     Return the columns that a SummingMergeTree lists.
 
-    None if there is no list, so that all numbers are summed, and for other engines.
+    Return None if the engine has no list of columns, because it then sums all numeric columns outside the key. Return
+    None also for any other engine.
     """
     return frozenset(_arguments(target.engine_full)) or None if engine == "SummingMergeTree" else None
 
@@ -259,7 +260,7 @@ def merged_by(column: Column, engine: str, summed: frozenset[str] | None) -> str
 
 
 def state_function(state: str) -> str:
-    """Return the function in the state type *state*, without combinators that do not affect merging."""
+    """Return the function of a state type, without combinators that do not affect merging; empty for any other type."""
     match = _STATE_TYPE.match(state)
     name = match[1] if match else ""
     return re.sub(r"(?:If|Array|Merge|State)+$", "", name) or name
@@ -284,7 +285,8 @@ def keeps_latest(target: TableFacts, filled: Sequence[Column], columns: Mapping[
     """
     Return whether the chunks and the target together keep the latest row of each group.
 
-    This holds if each chunk gives the latest row, and the engine keeps the row with the highest version.
+    This holds if the version column of the ReplacingMergeTree *target* is a ``max``, and all other columns outside
+    the key come from the row with this maximum or from the keys. The engine then keeps the latest of the chunks' rows.
     """
     version = _arguments(target.engine_full)
     if not version or version[0] not in columns:
@@ -308,7 +310,7 @@ def _is_of_latest(value: Value, highest: Value) -> bool:
         if one.what == "call":
             todo.extend(one.args)
             continue
-        # argMax skips NULLs, so its value may be of an earlier row, and a NULL if a chunk has no other values.
+        # argMax skips NULLs. The value may therefore come from an earlier row, and is NULL if a chunk has only NULLs.
         latest = one.name == "argMax" and one.args[1:] == highest.args and not takes_null(one.args[0].type)
         if one.what != "aggregate" or not latest or _partial_args(one):
             return False
@@ -321,10 +323,11 @@ def _partial_args(value: Value) -> bool:
 
 def verify_caveat(plan: Plan, target: TableFacts, chance: Sequence[str] = ()) -> str:
     """
-    Return why a difference that ``verify`` finds may be harmless; empty if every difference is real.
+    Return the reason why a difference that ``verify`` finds may be harmless; empty if every difference is an error.
 
     Args:
-        chance: The non-repeatable functions by which the SELECTs choose rows, and ``LIMIT`` for one without ORDER BY.
+        chance: The non-repeatable functions by which the SELECTs choose rows, and ``LIMIT`` for a LIMIT without
+            ORDER BY.
     """
     if caveat := _caveat_of_keys(plan, target, chance):
         return caveat
@@ -334,7 +337,7 @@ def verify_caveat(plan: Plan, target: TableFacts, chance: Sequence[str] = ()) ->
 
 
 def signs_tell(plan: Plan, target: TableFacts, chance: Sequence[str] = ()) -> bool:
-    """Return whether the sum of the signs of each key must agree between target and SELECT."""
+    """Return whether target and SELECT must agree in the sum of each key's signs; False for a target without signs."""
     return _is_collapsing(target) and not _caveat_of_keys(plan, target, chance)
 
 
@@ -343,7 +346,7 @@ def _is_collapsing(target: TableFacts) -> bool:
 
 
 def _caveat_of_keys(plan: Plan, target: TableFacts, chance: Sequence[str]) -> str:
-    """Return why the target's rows of a key may legitimately differ from the SELECT's rows; empty if they may not."""
+    """Return why a key's rows in target and SELECT may differ, or cannot be compared; empty if the rows must agree."""
     engine = re.sub("^(Replicated|Shared)", "", target.engine)
     if not engine.endswith("MergeTree"):
         return f"no private table like a {target.engine} can be made to compare with"

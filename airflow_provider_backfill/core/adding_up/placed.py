@@ -30,7 +30,7 @@ FROM_NOWHERE = frozenset(
     {"numbers", "numbers_mt", "zeros", "zeros_mt", "generateSeries", "generate_series", "generateRandom", "values"}
 )
 NOTHING = Value("opaque")
-"""The value that stands for the second side of a condition that is not an equality."""
+"""The placeholder for the second side of a condition other than an equality."""
 # Numbers of the chunks to sample. Counted from chunk 0, an hour of the day, a day of the week or a day of the month may
 # repeat in these chunks.
 _APART = (0, 1, 7, 12, 24, 28, 29, 30, 31, 168)
@@ -46,7 +46,8 @@ def given_constants(trees: Sequence[Node]) -> dict[int, tuple[str, ...]]:
     Return the constants that differ between the query trees of several chunks.
 
     Returns:
-        For each constant's id, the values in all trees. Empty if the trees are equal or differ in anything else.
+        For each constant's id, the value in each tree, in the order of *trees*. Empty if the trees are equal, or differ
+        in more than the values of constants.
     """
     given: dict[int, tuple[str, ...]] = {}
     walks = [list(tree.walk()) for tree in trees]
@@ -81,7 +82,12 @@ def given_in(value: Value) -> frozenset[int]:
 
 
 def conditions(value: Value) -> Iterator[tuple[Value, Value]]:
-    """Yield the two sides of each equality in a condition; for another condition, the condition and :data:`NOTHING`."""
+    """
+    Yield the two sides of each equality in a condition.
+
+    The operands of ``and`` are separate conditions. For a condition that is not an equality, yield the condition and
+    :data:`NOTHING`.
+    """
     if value.what == "call" and value.name == "and":
         for arg in value.args:
             yield from conditions(arg)
@@ -112,8 +118,8 @@ def _has_columns(value: Value) -> bool:
 def may_share_rows(one: Collection[Told], other: Collection[Told]) -> bool:
     """Return whether two reads may assign one row to different chunks, as reads of the same and the previous day do."""
     if set(one) <= set(other) or set(other) <= set(one):
-        # One read assigns rows to chunks by all texts of the other read. One common text is not enough: the same
-        # hour of two days lies in two chunks.
+        # All constants of one read are also constants of the other read, so both reads assign a row to the same chunk.
+        # One common constant is not enough, because the same hour of two days lies in two chunks.
         return False
     paths = [told for told in (*one, *other) if told.how]
     return len(paths) < len(one) + len(other) or any(

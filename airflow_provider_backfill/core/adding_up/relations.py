@@ -18,7 +18,16 @@ class Walk(Steps):
     """The walk over the relations of a SELECT, which keeps the columns of each relation."""
 
     def relation(self, node: Node, place: str) -> Rows:
-        """Return the rows that a table, query, union or join gives. *place* distinguishes the nodes of views."""
+        """
+        Return the rows of a node: a table, a table function, a query, a union, a join or an ARRAY JOIN.
+
+        Args:
+            place: A prefix that makes node ids unique, because each view has a query tree of its own.
+
+        Raises:
+            RefusedError: A step does not add up.
+            UnknownKeyError: The facts of a time key are still unknown.
+        """
         match node.kind:
             case "QUERY":
                 rows = self._query(node, place)
@@ -178,7 +187,8 @@ class Walk(Steps):
         if mode == "UNION_ALL":
             return rows
         what = mode.replace("_", " ")
-        # EXCEPT ALL and INTERSECT ALL count equal rows, so each chunk would use the rows of a whole branch again.
+        # If several branches are limited to the chunk, equal rows of different chunks would not meet. EXCEPT ALL and
+        # INTERSECT ALL count equal rows, so each chunk would use the rows of a whole branch again.
         if not mode.startswith("UNION") and (len(moving) > 1 or mode.endswith("_ALL")):
             values = list(columns.values())
             if (cut := self._cut(rows, what, values, [show(value) for value in values])) is not None:
@@ -274,7 +284,7 @@ class Walk(Steps):
 
     def _pairs(self, node: Node, place: str) -> Iterator[tuple[Value, Value]]:
         """
-        Yield the two sides of each equality in a join condition.
+        Yield the two sides of each equality in a join condition or in USING.
 
         For a condition that is not an equality, yield the condition and an opaque value.
         """

@@ -1,4 +1,4 @@
-"""Describe the result of a query step, which is whole, in parts or grouped, and the refusal of a step."""
+"""Describe the result of a query step (whole, in parts or grouped), and the refusal of a step."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -29,8 +29,9 @@ class Rows:
     Attributes:
         columns: The columns by name, in order.
         why: For grouped rows, the step that groups the rows, and how chunks cut the groups; otherwise None.
-        over: How grouped rows were aggregated: ``over all`` without keys (then an empty chunk gives a row, too),
-            ``over parts`` from groups of an earlier aggregation that chunks cut, or both. Otherwise empty.
+        over: How grouped rows were aggregated. ``over all`` means without keys, so even an empty chunk gives a row.
+            ``over parts`` means from the rows of earlier groups, which chunks cut. If both hold, the texts are joined
+            by a comma. Otherwise empty.
         told: How ``--param`` assigns the rows to chunks; empty without such parameters.
     """
 
@@ -120,7 +121,7 @@ def or_one_chunk(text: str, *parts: object) -> Advice:
 
 class TableColumns(dict[str, Value]):
     """
-    The columns of a table, whose names need not be known.
+    The columns of a table whose column names may be unknown.
 
     The mapping itself is empty. Each column that a query reads from *source* is taken as a column of *table*.
     """

@@ -1,4 +1,4 @@
-"""Judge the steps that combine several rows: GROUP BY, DISTINCT, LIMIT BY, window functions."""
+"""Judge conditions, and the steps that combine several rows: GROUP BY, DISTINCT, LIMIT BY and window functions."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -41,10 +41,12 @@ class Steps(Expressions):
         Return the rows after conditions.
 
         Whole rows become parts if constants of ``--param``, in the conditions or in arguments of table functions,
-        distinguish all chunks. Note a doubt if this needs a condition that does not make columns equal to a constant.
+        distinguish all sampled chunks. Note a doubt if this needs the constants of a condition that is not an equality
+        between columns and a constant.
 
         Args:
-            pairs: The two sides of each equality; for another condition, the condition and :data:`.placed.NOTHING`.
+            pairs: The two sides of each equality; for any other condition, the condition and
+                :data:`.placed.NOTHING`.
         """
         by, perhaps = set(self._partly), set[int]()
         for pair in pairs:
@@ -96,7 +98,7 @@ class Steps(Expressions):
         if sets and cut is not None:
             raise self._totals("GROUPING SETS")
         if cut is None:
-            # Each group belongs to one chunk, so its results are final.
+            # Each group belongs to one chunk, so the results of the group are final.
             return replace(rows, shape=Shape.PARTS, why=None, over="")
         over = [] if keys else ["over all"]
         over += ["over parts"] if rows.shape is Shape.GROUPED else []
@@ -111,7 +113,7 @@ class Steps(Expressions):
 
     def _cut(self, rows: Rows, what: str, values: Sequence[Value], texts: Sequence[str]) -> Cut | None:
         """
-        Return how chunks cut the groups of these keys; None if each group belongs to one chunk.
+        Return how chunks cut the groups of these keys; None, noted as a step, if each group belongs to one chunk.
 
         Args:
             what: The step that has the keys, such as ``GROUP BY``.
@@ -203,13 +205,15 @@ class Steps(Expressions):
 
 
 def list_items(node: Node) -> tuple[Node, ...]:
-    """Return the items of a list node; for another node, only the node."""
+    """Return the items of a list node; for any other node, the node alone."""
     return node.sections.get("", ()) if node.kind == "LIST" else (node,)
 
 
 def _calls(node: Node, how: str) -> list[Node]:
     """
-    Return the calls in a query's clauses, except GROUP BY, without the calls in its subqueries.
+    Return the calls of one type in a query's clauses, each call once.
+
+    Calls in FROM, GROUP BY, LIMIT, subqueries and constants are left out.
 
     Args:
         how: The type of the calls: ``ordinary``, ``aggregate`` or ``window``.

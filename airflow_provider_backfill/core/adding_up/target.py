@@ -1,4 +1,4 @@
-"""Check that the target merges the parts of a group, and that its times come from the filtered table."""
+"""Check that the target merges the parts of a group, and that the target's time comes from a filtered table."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,7 +53,7 @@ def check_merge(case: Case, walk: Walk, rows: Rows) -> None:
 
 
 def _branch_rows(rows: Rows) -> Iterator[dict[str, Value]]:
-    """Yield the columns as each branch of the one UNION in *rows* gives them; with none or several, yield them once."""
+    """Yield the columns of each branch of the only UNION in *rows*; with none or several, yield the columns as is."""
     unions = {value.source: len(value.args) for value in rows.columns.values() if value.what == "either"}
     if len(unions) != 1:
         yield dict(rows.columns)
@@ -161,7 +161,11 @@ def _check_columns(case: Case, walk: Walk, rows: Rows, columns: Mapping[str, Val
 
 
 def left_to_chance(case: Case, given: Mapping[str, Value]) -> Iterator[str]:
-    """Yield the columns of which a SummingMergeTree or AggregatingMergeTree target keeps any one value in a merge."""
+    """
+    Yield the columns for which the target keeps an arbitrary one of several values in a merge.
+
+    Yield none unless the target is a SummingMergeTree or an AggregatingMergeTree.
+    """
     engine = re.sub(r"^(?:Replicated|Shared)", "", case.target.engine)
     if engine not in ("SummingMergeTree", "AggregatingMergeTree"):
         return

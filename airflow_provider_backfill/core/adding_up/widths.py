@@ -71,7 +71,7 @@ def too_narrow(value: Value, by: str, kind: str) -> int | None:
 
 
 def _loses(given: str, wanted: str) -> int:
-    """Return the bits of *wanted* if some integer of type *given* does not fit; otherwise 0."""
+    """Return the width of *wanted* in bits if some integer of type *given* does not fit; otherwise 0."""
     one, other = (INTEGER.fullmatch(unwrap_type(simple_type(kind))) for kind in (given, wanted))
     if one is None or other is None or one[0] == other[0]:
         return 0
