@@ -12,7 +12,7 @@ _SAMPLE_SECONDS = 60
 
 
 def key_columns(server: ClickHouse, source: TableName) -> tuple[KeyColumn, ...]:
-    """Return the elements of the source's sorting key with their types; empty without a sorting key."""
+    """Return the elements of the source's sorting key, in order, with their types; empty without a sorting key."""
     found = server.rows(f"SELECT sorting_key FROM system.tables WHERE {table_condition(source, 'name')}")
     elements = expressions(str(found[0][0])) if found else []
     if not elements:
@@ -24,7 +24,12 @@ def key_columns(server: ClickHouse, source: TableName) -> tuple[KeyColumn, ...]:
 def sample_keys(
     server: ClickHouse, source: TableName, columns: Sequence[KeyColumn], where: str, rows: int
 ) -> list[tuple[str, ...]]:
-    """Return the keys of a sample of at most *rows* rows that meet *where*, as texts, in key order."""
+    """
+    Return the keys of a sample of at most *rows* rows that meet *where*, as texts, in key order.
+
+    Raises:
+        ServerError: ClickHouse refused the query, for example after a minute, or could not be reached.
+    """
     names = [f"k{number}" for number in range(1, len(columns) + 1)]
     values = ", ".join(f"({column.expression}) AS {name}" for column, name in zip(columns, names, strict=True))
     texts = ", ".join(KeyColumn(f"key.{number}", column.type).as_text for number, column in enumerate(columns, 1))
@@ -37,7 +42,12 @@ def sample_keys(
 
 
 def rows_by_condition(server: ClickHouse, source: TableName, where: str, conditions: Sequence[str]) -> tuple[int, ...]:
-    """Return, for each of *conditions*, the number of rows that meet both *where* and the condition."""
+    """
+    Return, for each of *conditions*, the number of rows that meet both *where* and the condition.
+
+    Raises:
+        ServerError: ClickHouse refused the query, for example after a minute, or could not be reached.
+    """
     counts = ", ".join(f"countIf({condition})" for condition in conditions)
     return server.numbers(
         f"SELECT {counts} FROM {quote_table(source)} WHERE {where}",

@@ -1,4 +1,4 @@
-"""Find queries and tables of backfills on a server, from any state folder."""
+"""Find the running queries and the tables of backfills on servers, regardless of the plans' state folders."""
 
 import re
 
@@ -19,7 +19,11 @@ def live_queries(server: ClickHouse) -> tuple[QueryFacts, ...]:
 
 
 def queries_elsewhere(server: ClickHouse) -> tuple[QueryFacts, ...]:
-    """Return the product's running queries on other reachable servers of the cluster; empty without a cluster."""
+    """
+    Return the product's running queries on other reachable servers of the cluster.
+
+    Return an empty tuple without a cluster, and for an embedded engine.
+    """
     if server.embedded or not server.cluster:
         return ()
     here = {query.query_id for query in live_queries(server)}
@@ -43,10 +47,11 @@ def _queries(server: ClickHouse, processes: str) -> tuple[QueryFacts, ...]:
 
 def staging_tables(server: ClickHouse, target: TableFacts) -> tuple[StagingFacts, ...]:
     """
-    Return the product's tables in the databases that may hold staging tables of *target*, except backups.
+    Return the product's tables, except backups, in the databases that may hold staging or fence tables of *target*.
 
-    The result has tables of all plans, also of plans for other targets. It includes tables on any replica, and tables
-    that remain only in Keeper.
+    The tables may belong to any plan, including plans for other targets. If a cluster reaches the target's replicas,
+    tables on any reachable replica are included. For a replicated target outside a Replicated database, tables that
+    remain only in Keeper are also included.
     """
     replicas = target.replicas
     cluster = replicas.cluster if replicas is not None else ""
@@ -60,7 +65,7 @@ def staging_tables(server: ClickHouse, target: TableFacts) -> tuple[StagingFacts
 
 
 def tables_anywhere(server: ClickHouse) -> tuple[StagingFacts, ...]:
-    """Return the product's tables in all databases of this server, except backups."""
+    """Return the product's tables, except backups, in all databases of this server."""
     return tuple(_tables(server, "", "1"))
 
 

@@ -2,9 +2,10 @@
 Verify a chunk's staged rows before publication.
 
 With the row proof ``written``, the staging table's parts must have as many rows as the server counted while writing.
-The table is new, has one writer, and neither deduplicates nor merges, so equal counts prove that no row was lost. If
-the server does not report a count, if the counts differ, or if the parts have no rows, the source is read again as for
-``content``. Where content sums cannot be compared, the rows that the SELECTs give are only counted again.
+The table is new, has one writer, and neither deduplicates nor merges, so equal counts prove that no row was lost. The
+source is read again as for ``content`` if the server does not report a count, if the counts differ, or if the parts
+have no rows although the filtered tables may have rows in the window. Where content sums cannot be compared, the rows
+that the SELECTs give are only counted again.
 docs/decisions/0010 has the argument.
 """
 
@@ -33,12 +34,13 @@ class Proof(NamedTuple):
     The facts about an attempt's verified staged rows that the log and the publication need.
 
     Attributes:
-        content: The content sums for the log.
+        content: The number of rows and a checksum, for the log. With the row proof ``written``, unless the source was
+            read before staging, the checksum is the sum of the parts' hashes; otherwise, it is the rows' content sum.
         reach: The target times ``[first, last)`` of the rows. None if all lie in the chunk's window, if no row has a
             time, or if the plan does not need these times.
         parts: Partition id and ``hash_of_all_files`` of each staged part.
-        present: The number of rows that the target had in the chunk's window; None if the target was not asked, or if
-            *reach* is not None.
+        present: The number of rows that the target had in the chunk's window; None if the target was not asked, if
+            there are no staged parts, or if *reach* is not None.
     """
 
     content: ContentSums
@@ -78,7 +80,7 @@ def prove(
     elif content.rows == 0 and is_empty(server, plan, chunk):
         return Proof(NOTHING)
     else:
-        # Even if both counts are 0, read the source again: a stale replica succeeds and returns no rows.
+        # Even if both counts are 0, read the source again, because a SELECT from a stale replica succeeds without rows.
         if content.rows != written or content.rows == 0:
             if plan.sums_tell:
                 _same(attempt, _content(server, attempt, table), source_content(server, attempt))
@@ -131,7 +133,7 @@ def _count(server: ClickHouse, attempt: Attempt, statement: Statement) -> int:
 
 def is_empty(server: ClickHouse, plan: Plan, chunk: Chunk) -> bool:
     """
-    Return whether no filtered table has rows in the chunk's window.
+    Return whether no filtered table has rows in the chunk's window and key range.
 
     Return False if a statement's source is a table function, or if a statement has no time filter.
     """
@@ -162,6 +164,9 @@ def content_at_source(
         whole: Whether to sum all columns of each statement instead of the plan's summed columns.
         summed: The columns to sum, regardless of *whole* and the plan; empty to let *whole* and the plan decide.
         named: The prefix of the query ids, so that a cancel finds the queries; empty to leave the ids to ClickHouse.
+
+    Raises:
+        ServerError: ClickHouse refused a query or could not be reached.
     """
     rows = checksum = 0
     for index, statement in enumerate(plan.statements):

@@ -43,8 +43,10 @@ def move_partitions(
         ForeignRowsError: The target has rows of other writers in the chunk's window.
         InDoubtError: It is unknown which parts an earlier, interrupted move has copied to the target.
         TransitionError: Another worker has taken over the chunk.
+        WindowTakenError: Another run is at work on an overlapping window.
         VerificationError: The table was dropped meanwhile, for example by a worker that awoke after the run was
             completed.
+        ServerError: ClickHouse refused a statement or could not be reached.
     """
     if proof is not None:
         partitions = sorted({partition for partition, _ in proof.parts})
@@ -113,7 +115,9 @@ def _catch_up(server: ClickHouse, target: TableFacts, sealed: TableName) -> None
 
 def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName, proof: Proof | None) -> None:
     """
-    Replace the target's partitions by the sealed partitions, and drop the window's partitions without new rows.
+    Replace partitions of the target by the sealed partitions.
+
+    Drop the target's partitions that have rows in the chunk's window but no sealed rows.
 
     Args:
         proof: The facts about this attempt's staged rows; None if an earlier attempt sealed the table.
@@ -122,11 +126,13 @@ def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName, 
         RequestError: An affected partition has rows outside the chunk, and the plan does not keep such rows; or the
             target has no time column, or the chunk cuts a day of a date column.
         TransitionError: Another worker has taken over the chunk.
+        WindowTakenError: Another run is at work on an overlapping window.
+        ServerError: ClickHouse refused a statement or could not be reached.
     """
     storage = attempt.target.storage
     _catch_up(server, attempt.target, sealed)
     if attempt.plan.keep_outside:
-        # Rows outside the chunk were added after the proof, perhaps in more partitions.
+        # After the proof, rows outside the chunk were copied into the sealed table, perhaps into further partitions.
         staged, present, outside = _partitions(server, sealed), _partitions(server, storage, _window(attempt)), 0
     else:
         staged = _partitions(server, sealed) if proof is None else {partition for partition, _ in proof.parts}
@@ -154,9 +160,9 @@ def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName, 
 
 def _present_and_outside(server: ClickHouse, attempt: Attempt, staged: set[str]) -> tuple[set[str], int]:
     """
-    Return the target's partitions with rows in the chunk, and the number of rows outside the chunk in all that change.
+    Return the target's partitions with rows in the chunk, and the number of other rows in the affected partitions.
 
-    The partitions that change are these partitions and the *staged* ones.
+    A partition of the target is affected if it has rows in the chunk, or if its id is in *staged*.
     """
     storage = quote_table(attempt.target.storage)
     # Each SELECT reads few parts. A single SELECT with both conditions would read the whole table.
@@ -197,7 +203,7 @@ def _partitions(server: ClickHouse, table: TableName, condition: str = "1") -> s
 
 def back_up(server: ClickHouse, attempt: Attempt, table: TableName) -> None:
     """
-    Copy the target's partitions that a chunk will replace or drop into the plan's backup table.
+    Copy to the plan's backup table those partitions of the target that a chunk will replace or drop.
 
     Create the backup table if it does not exist. The copies are hard links and initially need no space.
 
@@ -238,6 +244,10 @@ def keep_outside(server: ClickHouse, attempt: Attempt, table: TableName) -> None
     Copy the target's rows outside the chunk into the staging *table*, so that these rows survive.
 
     Only rows in partitions that the chunk will replace are copied.
+
+    Raises:
+        RequestError: The target has no time column, or the chunk cuts a day of a date column.
+        ServerError: ClickHouse refused a statement or could not be reached.
     """
     storage = attempt.target.storage
     affected = _partitions(server, table) | _partitions(server, storage, _window(attempt))
@@ -254,7 +264,7 @@ def keep_outside(server: ClickHouse, attempt: Attempt, table: TableName) -> None
 
 def clear_window(server: ClickHouse, attempt: Attempt) -> None:
     """
-    Delete the chunk's window from the target.
+    Delete the target's rows in the chunk's window.
 
     Only parts that existed while the claim held are changed. So a worker that sleeps between the check and the deletion
     deletes no rows of a later attempt.
@@ -296,7 +306,7 @@ def clear_window(server: ClickHouse, attempt: Attempt) -> None:
 
 def restore(server: ClickHouse, plan: Plan, target: TableFacts, chunks: Iterable[Chunk]) -> int:
     """
-    Restore the target's partitions from the backup, where the target or the backup has rows in the windows of *chunks*.
+    Restore from the backup each partition in which the target or the backup has rows in the windows of *chunks*.
 
     A partition that is not in the backup is dropped. The function can be repeated, because the backup stays.
 

@@ -20,7 +20,7 @@ from ..errors import StatementRefusedError
 from .client import ClickHouse
 
 _SETTINGS = {
-    # Without these settings, planning itself builds sets and answers counts, and the plan hides these reads.
+    # By default, ClickHouse may build sets and answer counts while it plans, and the plan then omits these reads.
     "use_index_for_in_with_subqueries": 0,
     "optimize_use_implicit_projections": 0,
     "optimize_use_projections": 0,
@@ -34,8 +34,8 @@ _STEPS_OVER_ROWS = frozenset(
 )
 
 
-# The names of other database systems, by the name of the step that reads from the system. ClickHouse sends the system
-# the conditions in the SELECT, but not the additional filter.
+# The names of other database systems, by the name of the step that reads from the system. ClickHouse sends the
+# conditions in the SELECT to such a system, but not the additional filter.
 _OTHER_DATABASES = {"ReadFromMySQL": "MySQL", "ReadFromPostgreSQL": "PostgreSQL"}
 
 
@@ -110,7 +110,8 @@ def tables_read(server: ClickHouse, select: str, parameters: Mapping[str, str]) 
     """
     Return the tables that a SELECT reads on the connected server, also through views.
 
-    A table that is read several times appears several times. Empty if the server refuses to explain the SELECT.
+    A table that is read several times appears several times. Tables that the plan does not name, such as Memory tables,
+    are omitted. Return an empty list if the server refuses to explain the SELECT.
     """
     try:
         answer = server.rows(f"SELECT explain FROM (EXPLAIN json = 1\n{select}\n)", {**_SETTINGS, **parameters})

@@ -24,7 +24,8 @@ def table_functions(server: ClickHouse, select: str, settings: Mapping[str, str]
     Return the table functions in a SELECT as tables that the server can filter by name.
 
     Omit a function that occurs several times, because a filter by name would apply to each call. Also omit functions
-    that do not count as sources, such as ``numbers``, and functions that the server cannot describe.
+    that do not count as sources, such as ``numbers``, functions without a call in the text of the SELECT, and functions
+    that the server cannot describe.
 
     Args:
         settings: The settings that the SELECT will run with.
@@ -64,6 +65,6 @@ def _facts(name: str, call: str, columns: Iterable[Column]) -> TableFacts:
 
 
 def function_behind(functions: Iterable[TableFacts], table: TableName) -> TableFacts | None:
-    """Return the table function whose call names *table* and its database; None unless exactly one call does."""
+    """Return the function whose call contains the names of *table* and its database; None unless exactly one does."""
     named = [one for one in functions if table.database in one.engine_full and table.table in one.engine_full]
     return named[0] if len(named) == 1 else None

@@ -54,13 +54,17 @@ def constants_by_chunk(
     """
     Return the constants of a SELECT that change with its query parameters.
 
-    The result has the values for all chunks, by the constant's id. If the server hides arguments of a table function,
-    the result has the texts of those arguments that use query parameters, by the id of the hidden constant. Other
-    constants are omitted if the chunks' trees differ in more than constants.
+    The result maps a constant's id to its values for all chunks. If the server hides arguments of a table function, the
+    value of the hidden constant is one text of those arguments that use query parameters. Other constants are omitted
+    if the chunks' trees differ in more than constants.
 
     Args:
         tree: The query tree for the first element of *values*.
         values: The parameter values of several chunks. Chunks for which the server refuses the SELECT are omitted.
+
+    Raises:
+        ServerError: The server could not be reached, or refused to evaluate the arguments of a table function.
+        RequestError: This server version prints query trees in an unknown format.
     """
     trees, seen = [tree], [values[0]]
     for each in values[1:]:
@@ -98,14 +102,15 @@ def sources(
     server: ClickHouse, tree: Node, filtered: Collection[TableName], target: TableFacts
 ) -> dict[str, QuerySource]:
     """
-    Return what a query tree and the SELECTs of its views read, by the name in the tree.
+    Return the sources that a query tree and the SELECTs of its views read, by the source's name in the tree.
 
-    The result has tables (also those behind a Buffer, Distributed or Alias table), views and dictionaries. Table
-    functions that return the target's rows are included as ``name()``.
+    The result has tables, views and dictionaries. The tables behind a Buffer, Distributed or Alias table are included,
+    and so are the tables of a Merge table if none of these tables keeps its rows. Table functions that return the
+    target's rows are included as ``name()``.
 
     Args:
         filtered: The tables with a time filter. If a view is among them, its SELECT is not read.
-        target: The plan's target; the result says which sources return its rows.
+        target: The plan's target; the result says which sources return the target's rows.
 
     Raises:
         ServerError: The server refused a query on its system tables or could not be reached.

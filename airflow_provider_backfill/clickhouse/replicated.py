@@ -39,10 +39,13 @@ def create_staging(
     settings: Mapping[str, int | str],
 ) -> None:
     """
-    Create a table with the target's structure on all replicas.
+    Create a table with the target's structure on this server, and queue its creation on the other replicas.
 
     If the replicas cannot all be reached from here, create the table on this server only. Otherwise, if this user's
     inserts need a quorum, wait up to 30 seconds for the quorum.
+
+    Raises:
+        ServerError: ClickHouse refused a statement or could not be reached.
     """
 
     def create(cluster: str) -> str:
@@ -72,7 +75,7 @@ def _wait_for_quorum(server: ClickHouse, table: TableName) -> None:
 
 
 def staged_parts(server: ClickHouse, table: TableName) -> Staged:
-    """Return the active parts of a staging table on this server, which must be the server that filled the table."""
+    """Return a staging table's name and active parts; this server must be the server that filled the table."""
     rows = server.rows(
         f"SELECT partition_id, hash_of_all_files FROM system.parts WHERE {table_condition(table)} AND active"
         " ORDER BY ALL"
@@ -82,7 +85,7 @@ def staged_parts(server: ClickHouse, table: TableName) -> Staged:
 
 def server_with(server: ClickHouse, table: TableName | None, tries: int = 30) -> ClickHouse:
     """
-    Return one of the servers behind an address, preferably a server with *table*.
+    Return a connection to one of the servers behind an address, preferably a server with *table*.
 
     A staging table may exist on some replicas only, if a worker died during its creation. If *tries* servers do not
     have the table, or *table* is None, return any server.
@@ -110,9 +113,11 @@ def attach_partitions(
         proof: The facts about this attempt's staged rows; None if an earlier attempt staged the rows.
 
     Raises:
-        ServerError: This server lacks unpublished parts. The caller may try again, perhaps on another server.
+        ServerError: This server lacks unpublished parts or does not catch up, or ClickHouse refused a statement or
+            could not be reached. The caller may try again, perhaps on another server.
         ForeignRowsError: The target has rows of other writers in the chunk's window.
         TransitionError: Another worker has taken over the chunk.
+        WindowTakenError: Another run is at work on an overlapping window.
         InDoubtError: Keeper may have forgotten published parts, and the target has some of the staged rows, or other
             rows with the same keys.
     """
@@ -142,16 +147,16 @@ def attach_partitions(
             else:
                 refuse_before_publish(server, attempt, 0, proof.present)
         except ForeignRowsError as error:
-            # If *unpublished* is true, Keeper knows none of the parts and cannot have forgotten any. A late attempt
-            # finds no table to attach the parts from.
+            # If *unpublished* is true, Keeper knows none of the parts and cannot have forgotten any. A delayed ATTACH
+            # of an earlier attempt fails once the staging table is dropped.
             error.unpublished = unpublished
             raise
     for partition in partitions:
         if partition in left:
             attempt.fenced(look)
             action = f"ATTACH PARTITION ID {literal(partition)} FROM {quote_table(table)}"
-            # A Replicated database with several shards executes this on each shard, and the staging table is empty on
-            # the others; so do not wait for them.
+            # A Replicated database with several shards executes this ALTER on each shard. The staging table is empty on
+            # the other shards, so do not wait for these shards.
             settings = {"query_id": f"{attempt.query_id}.attach.{partition}", **AT_ONCE}
             server.command(f"ALTER TABLE {quote_table(storage)} {action}", settings)
             del left[partition]
@@ -186,7 +191,8 @@ def check_staged(server: ClickHouse, attempt: Attempt, table: TableName, hashes:
     Check that this server has the staged parts with these *hashes*, after fetching them if needed.
 
     Raises:
-        ServerError: A part is missing, so the parts cannot be published from this server.
+        ServerError: A part is missing, so the parts cannot be published from this server; or the server did not catch
+            up with the other replicas, refused a query, or could not be reached.
     """
     if hashes <= _hashes(server, table):
         return
@@ -195,7 +201,7 @@ def check_staged(server: ClickHouse, attempt: Attempt, table: TableName, hashes:
         try:
             catch_up(server, table)
         except ServerError as error:
-            # A replica that waits for a dead one never catches up; what to do then is said below.
+            # A replica that waits for a dead replica never catches up. The error below says how to continue.
             lagging = error
     lacks = len(hashes - _hashes(server, table))
     if lacks:
@@ -224,7 +230,7 @@ def _may_be_forgotten(server: ClickHouse, target: TableFacts, replicas: Replicas
 
     Keeper forgets hashes older than ``replicated_deduplication_window_seconds``, and keeps at most
     ``replicated_deduplication_window`` hashes. Return True if the age of the table's oldest part, or the number of
-    hashes in Keeper, is at least half of the limit.
+    hashes in Keeper, is at least half of its limit.
     """
     names = "('replicated_deduplication_window', 'replicated_deduplication_window_seconds')"
     rows = server.rows(f"SELECT name, toUInt64(value) FROM system.merge_tree_settings WHERE name IN {names}")

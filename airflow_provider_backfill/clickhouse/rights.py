@@ -11,7 +11,7 @@ from ..core.tables import TableName
 from .attempt import STAGING_SETTINGS
 from .client import ClickHouse
 
-# The settings that the statements of a plan with staging tables send, with their values; None means any value.
+# Settings that the statements of a plan with staging tables send, with their values; None means any value.
 _SENT: dict[str, str | None] = {
     **{name: str(value) for name, value in STAGING_SETTINGS.items()},
     "additional_table_filters": None,
@@ -22,7 +22,7 @@ _SENT: dict[str, str | None] = {
     "send_progress_in_http_headers": "1",
     "http_headers_progress_interval_ms": "10000",
 }
-# The settings of a plan that inserts directly into its target, with their values; None means any value.
+# Settings that the statements of a plan without staging tables send, with their values; None means any value.
 _SENT_DIRECTLY: dict[str, str | None] = {
     "additional_table_filters": None,
     "log_comment": None,
@@ -39,7 +39,7 @@ def missing_grants(
     server: ClickHouse, target: TableFacts, mode: WriteMode | None, sources: Iterable[TableName]
 ) -> tuple[MissingGrant, ...]:
     """
-    Return the rights that a plan of this write mode needs and the user lacks.
+    Return the rights that a plan of the write mode *mode* needs and the user lacks.
 
     If *mode* is None, check the rights for a mode with staging tables.
     """

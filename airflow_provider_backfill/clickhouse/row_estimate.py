@@ -23,11 +23,12 @@ def estimate_rows(server: ClickHouse, tables: Sequence[FilteredTable], bounds: S
     """
     Estimate the row counts of the chunks between *bounds* (in milliseconds), before the SELECT's own filters.
 
-    Up to 50 million rows in the window are counted. If there are more rows, or if the count takes over 5 seconds, the
-    index estimates up to 48 chunks across the window.
+    Up to 50 million rows of a table in the window are counted. If there are more rows, or if the count takes over 5
+    seconds, the index estimates up to 48 chunks across the window.
 
     Returns:
-        The estimate; None without tables, or if a table is not MergeTree and cannot be counted in time.
+        The estimate, in which the row counts of several tables are added up. None without tables, or if the index gives
+        no estimate for a table and its rows cannot be counted in time.
     """
     found = []
     if not tables:
@@ -96,7 +97,7 @@ def _whole_days(kind: TimeKind, start: datetime, end: datetime) -> tuple[datetim
 
 
 def _spread(bounds: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield start and end of up to 48 chunks, evenly over the window, including the first and the last chunk."""
+    """Return start and end (in milliseconds) of up to 48 chunks across the window, with the first and the last."""
     chunks = len(bounds) - 1
     take = min(chunks, _SAMPLES)
     places = {round(number * (chunks - 1) / max(take - 1, 1)) for number in range(take)}
@@ -104,7 +105,7 @@ def _spread(bounds: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def bytes_per_row(server: ClickHouse, source: TableName) -> float | None:
-    """Return the average number of bytes of a source row on disk; None if unknown."""
+    """Return the average number of bytes of a source row on disk; None if unknown or without rows."""
     found = server.rows(f"SELECT total_bytes, total_rows FROM system.tables WHERE {table_condition(source, 'name')}")
     if not found or not found[0][0] or not found[0][1]:
         return None
@@ -117,7 +118,7 @@ def _count(
     """
     Return the smallest, median and largest row count of the non-empty chunks, and the number of these chunks.
 
-    None if the server refuses the count, for example because it takes over 5 seconds.
+    Return None if the server refuses the count, for example because the count takes over 5 seconds.
     """
     first = f"greatest({milliseconds(time_value(table.column), table.kind)}, toInt64({bounds[0]}))"
     place = bound_before(f"least({first}, toInt64({bounds[-1] - 1}))", bounds)

@@ -73,8 +73,8 @@ def spreads_over(server: ClickHouse, table: TableName, sources: Iterable[TableNa
     """
     Return those of this server's Distributed tables over the local *table* whose clusters have other shards.
 
-    Omit clusters without this server. Empty if one of the *sources* is Distributed, since the rows of all shards then
-    come to this shard.
+    Omit tables whose cluster does not include this server. Return an empty tuple if one of the *sources* is
+    Distributed, because the rows of all shards then come to this shard.
     """
     over, found = list(_distributed_over(server, table)), []
     names = " OR ".join(table_condition(source, "name") for source in sources) or "0"
@@ -205,7 +205,7 @@ def _shard_url(number: str, url: str) -> tuple[int, str]:
 
 
 def shard_of(server: ClickHouse, cluster: str) -> set[int]:
-    """Return the numbers of the shards of a cluster that this server belongs to, as far as this server knows."""
+    """Return the numbers of the shards of *cluster* to which this server belongs, according to this server."""
     rows = server.rows(
         f"SELECT DISTINCT shard_num FROM system.clusters WHERE cluster = {literal(cluster)} AND is_local"
     )

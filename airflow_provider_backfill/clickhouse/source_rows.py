@@ -2,7 +2,8 @@
 Find how many rows a source has between time bounds, and the average size of a row.
 
 Up to 500 million rows are counted, by the time column alone. For more rows, the index gives an estimate, exact to one
-granule per part. If the index does not contain the time column, the rows are counted. A count may take up to a minute.
+granule per part. If the index gives no estimate, for example because it does not contain the time column, the rows are
+counted. A count may take up to a minute.
 """
 
 from collections.abc import Mapping, Sequence
@@ -74,9 +75,9 @@ def rows_between(
 
 def rows_by_index(server: ClickHouse, source: TableName, where: str) -> int | None:
     """
-    Return the number of rows that the server would read with the index.
+    Return the number of rows that the server would read, with the index, to find the rows that meet *where*.
 
-    Return None if the server refuses the estimate, or if the source is not MergeTree.
+    Return None if the server refuses the estimate, or if the estimate is empty and the source is not MergeTree.
     """
     try:
         rows, tables = server.row(

@@ -16,7 +16,7 @@ from ..core.tables import TableName, TimeKind
 from ..errors import StatementRefusedError
 from .client import ClickHouse
 
-# What follows a comma in the GROUP BY of a TTL: a further key, or a further value.
+# The text after a comma that does not end the GROUP BY of a TTL: a further key, or a further value after SET.
 _OF_GROUP = re.compile(r"(?:\w+|`[^`]+`)(?:$| SET | = )")
 _MOVES = re.compile(r"\b(?:TO DISK|TO VOLUME|RECOMPRESS)\b")
 _TTL_POINTS = 1000
@@ -109,9 +109,9 @@ def part_limits(server: ClickHouse, engine_full: str) -> tuple[int, int, int]:
 
 def fullest_partition(server: ClickHouse, storage: TableName, engine_full: str) -> tuple[PartsFacts, ...]:
     """
-    Return the partition with the most parts, and the table's limits on parts.
+    Return facts about a table's active parts: the partition with the most parts, the whole table, and the limits.
 
-    Empty for a table without parts.
+    Return one element, or an empty tuple for a table without active parts.
     """
     partition, parts, total, largest = server.row(
         "SELECT argMax(partition_id, parts), max(parts), sum(parts), max(bytes) FROM (SELECT partition_id,"

@@ -57,10 +57,14 @@ def _facts_at(
     after: int | None,
 ) -> BucketFacts:
     """
-    Return the facts from the values at *moments*, SQL for instants.
+    Return the facts from the values of *key* at *moments* and right before the bounds.
 
     Args:
+        moments: A SELECT of instants as ``ms`` (in milliseconds) and ``bound`` (1 for a chunk bound, else 0).
         after: The bound without a value right before it, in milliseconds; None if all bounds have such a value.
+
+    Raises:
+        ServerError: The server refused to evaluate the key, or could not be reached.
     """
     values = " UNION ALL ".join(
         f"SELECT {number} AS branch, ms, side, bound, chunk, ({expression.sql}) AS value"
@@ -84,12 +88,15 @@ def labels_leave_chunk(
     server: ClickHouse, key: BucketKey, times: Mapping[TableName, TimeColumn], bounds: Sequence[int], kind: TimeKind
 ) -> bool:
     """
-    Return whether a row's label may lie in a different chunk from the row.
+    Return whether a row's label may lie outside the row's chunk.
 
     Args:
         key: The expressions that compute the label from the time.
         bounds: The chunk bounds in milliseconds; labels are compared at the bounds and right before the bounds.
         kind: How the label is stored.
+
+    Raises:
+        ServerError: The server refused to evaluate an expression, or could not be reached.
     """
     moments = f"SELECT toInt64(ms) AS ms, 1 AS bound FROM ({instants(bounds)})"
     label = milliseconds("value", kind)
@@ -115,10 +122,10 @@ def value_at(server: ClickHouse, key: BucketKey, times: Mapping[TableName, TimeC
 
 def _typed(time: TimeColumn, moments: str, after: int | None = None) -> str:
     """
-    Return a SELECT of the time column at each of *moments* and right before each bound, except the bound *after*.
+    Return a SELECT of the time column at each of *moments*, and right before each bound except the bound *after*.
 
-    The result's ``side`` is 1 at the moment and 0 right before. Its ``chunk`` is the number of the chunk, from 1, and 0
-    before the first bound.
+    In its result, ``side`` is 1 at a moment and 0 right before a bound; ``chunk`` is the number of the chunk, from 1,
+    and 0 before the first bound.
     """
     tick = MS_PER_DAY if time.kind.is_date else 1
     return (
@@ -163,10 +170,9 @@ class TimeBuckets:
 
     def around(self, moment: datetime) -> tuple[datetime | None, datetime | None]:
         """
-        Return the last edge at or before *moment*, and the first edge at or after *moment*.
+        Return the last edge at or before *moment*, and the first edge at or after *moment*; None for an edge not found.
 
-        The search for edges uses a grid of 15 minutes (of days for a date column), within 400 days of *moment*. None
-        stands for an edge that was not found.
+        Only edges on a grid of 15 minutes (of days for a date column), within 400 days of *moment*, are found.
         """
         step = MS_PER_DAY if self._kind.is_date else _GRID_MS
         middle = to_ms(moment) // step * step

@@ -63,7 +63,7 @@ class Trial(NamedTuple):
 
     Attributes:
         slices: The compared parts of the window.
-        rows: The number of rows for all slices together, before merging.
+        rows: The number of rows in the table filled by all slices together, counted without ``FINAL``.
         seconds: The duration of the trial.
         columns: The names of the columns that were compared.
         differences: The first rows that differ, up to six per side; empty if all agree.
@@ -95,7 +95,7 @@ def make_trial(
     Args:
         fill: Inserts the statements' rows for given slices into a table, with given settings.
         seconds: The time limit of each statement that *fill* sends; at least 0.1 s. The comparison has no limit.
-        not_compared: Columns with several correct values.
+        not_compared: The names of columns that have several correct values.
         at: SQL for the time of a row in milliseconds; empty without a time.
 
     Raises:
@@ -140,7 +140,9 @@ def private_tables(
     server: ClickHouse, target: TableFacts, plan_id: str, sides: Sequence[str], *, merges: bool = True
 ) -> Iterator[tuple[TableName, ...]]:
     """
-    Create empty private tables like the target on this server only, and drop them at the end of the context.
+    Create empty private tables like the target, yield their names, and drop them at the end of the context.
+
+    The tables are not replicated. A Replicated database also creates them on its other servers, where they stay empty.
 
     Args:
         sides: The ending of each table's name.
@@ -256,13 +258,13 @@ def compare_merged(
 
 
 def _fewer_digits(kind: str) -> str:
-    """Return a type with ``Float32`` for ``Float64``, and ``BFloat16`` for ``Float32``."""
+    """Return the type *kind* with ``Float32`` in place of ``Float64``, and ``BFloat16`` in place of ``Float32``."""
     return kind.replace("Float32", "BFloat16").replace("Float64", "Float32")
 
 
 def _number(column: str, kind: str) -> str:
     """
-    Return SQL for the number by which a column of floats is summed; for arrays of floats, the sum of each array.
+    Return SQL for the number that a value of a float column adds to a sum; an array of floats adds the array's sum.
 
     A NULL, NaN or infinite number counts as zero, and so does an array with a sum that is NaN or infinite.
     """
@@ -294,7 +296,7 @@ def compare_signs(
     """
     Return the sums of signs that differ between a CollapsingMergeTree target and *whole*, for up to three keys.
 
-    A key gives two differences, one for each table; the result is empty for other engines. Rows are read unmerged, so a
+    A key gives two differences, one for each table. The result is empty for other engines. Rows are read unmerged, so a
     duplicated row of the target shows here until a merge collapses the duplicates. A key with several states or
     cancellations in *whole* is skipped, because *whole* may be unmerged.
 

@@ -20,9 +20,9 @@ from weakref import WeakKeyDictionary
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
-# The name of an error, which a text may quote from an inner error first.
+# The name of an error in parentheses. The last match in a text counts, because the text may first quote inner errors.
 _NAME = re.compile(r"\(([A-Z][A-Z0-9_]{1,80})\)")
-# Parameters of a request that are no settings of a query.
+# The request parameters that are not query settings.
 _TRANSPORT = frozenset({"query_id", "session_id", "session_timeout", "session_check", "wait_end_of_query"})
 # The age, in seconds, after which an idle connection is not used again, so that a changed address is noticed.
 _AGE_SECONDS = 600.0
@@ -31,12 +31,12 @@ _HTTP_1_1 = 11
 
 @lru_cache(1000)
 def _quoted(text: str) -> str:
-    """Return *text* for a URL; kept, because most names and values of settings are in each request."""
+    """Return *text* encoded for a URL, from a cache, because most names and values recur in each request."""
     return quote_plus(text)
 
 
 class Refusal(Exception):  # noqa: N818 - an answer of the server, which the client turns into its own error
-    """The server's refusal of a statement, with the number and the name of ClickHouse's error."""
+    """The server's refusal of a statement, with the number and (empty if unknown) the name of ClickHouse's error."""
 
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
@@ -66,7 +66,7 @@ class Wire:
         self._sent = writable | _TRANSPORT
 
     def takes(self, settings: Mapping[str, Any]) -> bool:
-        """Return whether the server knows all *settings*, and this user may change them."""
+        """Return whether each of *settings* is a request parameter, or a known setting that this user may change."""
         return self._sent.issuperset(settings)
 
     def send(self, statement: str, settings: Mapping[str, Any], *, again: bool) -> Answer:
@@ -93,7 +93,7 @@ class Wire:
         return self._over(_Connection(self._client), path, data)
 
     def _kept(self) -> "_Connection | None":
-        """Return an open connection that is not in use; None if there is none."""
+        """Take an open connection that is not in use from the idle connections; return None if there is none."""
         while self._idle:
             with suppress(IndexError):
                 connection = self._idle.pop()
@@ -107,7 +107,8 @@ class Wire:
             connection.request("POST", path, data, self._client.headers)
             response = connection.getresponse()
             answer = Answer(response.read(), {name.lower(): value for name, value in response.getheaders()})
-            # Without a length and a word about the end of the connection, the head has been cut off.
+            # A complete head says that the body is chunked, or has a Content-Length or Connection field. A head without
+            # any of these was cut off.
             sized = response.chunked or not {"content-length", "connection"}.isdisjoint(answer.headers)
             if not sized and response.version == _HTTP_1_1:
                 raise ConnectionError("the server closed the connection within its answer")
@@ -153,7 +154,7 @@ class _Connection(http.client.HTTPConnection):
         self.sock.settimeout(self._read_timeout)
 
     def is_usable(self) -> bool:
-        """Return whether the server has not closed the connection; a connection without a request gets no data."""
+        """Return whether the connection is less than 10 minutes old and not closed; an idle connection gets no data."""
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         return not poll.poll(0) and time.monotonic() < self._until
@@ -163,7 +164,7 @@ _WIRES: "WeakKeyDictionary[Client, Wire | None]" = WeakKeyDictionary()
 
 
 def wire_of(client: "Client") -> Wire | None:
-    """Return the connections for a client, always the same; None if its statements need the library."""
+    """Return the client's one :class:`Wire`; None if the client's statements need the library."""
     if client not in _WIRES:
         _WIRES[client] = Wire(client) if _is_plain(client) else None
     return _WIRES[client]
