@@ -13,8 +13,8 @@ def neighbours(plan: Plan, run: Run, chunk: Chunk) -> list[Neighbour]:
     For direct inserts, also return the chunks that were split during the run.
     """
     direct = plan.write_mode is WriteMode.INSERT
-    # A direct insert records no target times. Unless each statement copies a table, its rows may lie anywhere
-    # in the plan's window.
+    # A direct insert records no target times. Unless every statement copies a table, the inserted rows may
+    # lie anywhere in the plan's window.
     anywhere = (plan.start, plan.end) if direct and any(not s.copies_table for s in plan.statements) else None
     found = []
     for other in select_chunks(plan, run):

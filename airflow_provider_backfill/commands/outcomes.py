@@ -33,7 +33,13 @@ class Outcomes:
     def done(
         self, chunk: Chunk, number: int, content: ContentSums, seconds: float, reading: Sequence[int]
     ) -> ChunkDone:
-        """Return the event of a successful attempt; *reading* has the rows and bytes that the attempt read."""
+        """
+        Return the event of a successful attempt.
+
+        Args:
+            seconds: The duration of the attempt, in seconds.
+            reading: The numbers of rows and bytes that the attempt read; 0 if the server does not report a number.
+        """
         rows, size = reading
         return ChunkDone(
             at=utc_now(),
@@ -54,7 +60,7 @@ class Outcomes:
 
         Args:
             unwritten: Whether the attempt wrote nothing to the target.
-            refused: Whether a different run is at work on the chunk's window.
+            refused: Whether the attempt ended because another run is at work on an overlapping window.
         """
         return ChunkReleased(
             at=utc_now(),
@@ -70,9 +76,10 @@ class Outcomes:
         self, run: Run, chunk: Chunk, number: int, error: BackfillError, *, unwritten: bool
     ) -> ChunkFailed | ChunkSplit:
         """
-        Return the event of an attempt that failed with *error*: a split of a chunk that is too large, or a failure.
+        Return the event of an attempt that failed with *error*: a split or a failure.
 
-        The failure is final if a retry is useless or no attempt is left. For a split, the server is asked for bounds.
+        A chunk that is too heavy is split if it can be cut; the server is asked for the bounds of the parts. A failure
+        is final if a retry is useless or no attempt is left.
 
         Args:
             unwritten: Whether the attempt wrote nothing to the target.
@@ -80,8 +87,8 @@ class Outcomes:
         code, name = (error.code, error.name) if isinstance(error, StatementRefusedError) else (None, "")
         decision = classify_error(error)
         state = run.state(chunk.id)
-        # Do not split a sealed chunk: part of its rows may already be in the target. Do not split a chunk that clears
-        # its window: the clear covers the whole window.
+        # Do not split a chunk with verified rows, because some of the rows may already be in the target. Do not split
+        # a chunk that clears its window, because the clear covers the whole window.
         may_split = decision is RetryDecision.SPLIT and not (state.verified or state.clear)
         if may_split and (parts := self._parts(chunk)):
             return ChunkSplit(

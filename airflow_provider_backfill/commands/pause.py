@@ -13,8 +13,9 @@ def pause_plan(session: Session, plan_id: str, *, reason: str = "") -> Payload:
     """
     Pause a run: its workers release their chunks within two seconds, and only ``resume`` continues the run.
 
-    No ClickHouse is needed, because each worker kills its own queries. A chunk whose rows are already sealed is not
-    released; its worker completes the chunk first. If a user has already paused the run, nothing changes.
+    No ClickHouse is needed, because each worker kills its own queries. A worker that is moving a chunk's
+    sealed rows into the target (write mode ``stage``) completes the chunk first. If a user has already paused the run,
+    nothing changes.
 
     Returns:
         The run's status; ``noop`` is present and true if a user had already paused the run.

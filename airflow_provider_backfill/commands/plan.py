@@ -60,15 +60,15 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
     Create an immutable plan, or find the existing plan with the same id and definition; do not run it.
 
     Args:
-        dry_run: Whether to store nothing and to make no trial. The result then has a preview of the plan's chunks.
+        dry_run: Whether to store nothing and to make no trial. The result then has a preview of the plan.
 
     Returns:
         The plan as JSON. ``existed`` tells whether the state folder already had the plan; only a new plan has
         ``estimate`` and ``warnings``.
 
     Raises:
-        RequestError: The request cannot be planned. The message has the reason, the hint a change that helps.
-        ServerError: ClickHouse could not be asked.
+        RequestError: The request cannot be planned. The message has the reason, and the hint has a change that helps.
+        ServerError: ClickHouse could not be reached, or refused a statement.
     """
     check_request(request)
     limits = session.options.limits
@@ -132,7 +132,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             created_at=utc_now(),
         ).model_copy(update=ground.fields)
         scans = plan_inputs.check_scans(server, target, plan, start, end)
-        # The scan of a SELECT with now() is row-wise, but a second reading returns other rows. So both facts must hold.
+        # A scan ignores now(), which may change the rows of each reading. So scan and statement must both be row-wise.
         checked = tuple(
             statement.model_copy(update={"row_wise": scan.row_wise and statement.row_wise, "reads": scan.reads})
             for statement, scan in zip(statements, scans, strict=True)
@@ -169,7 +169,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         estimate = max((one for one in estimates if one is not None), key=lambda one: one.rows, default=None)
         rows = None if None in estimates else sum(one.rows for one in estimates if one is not None)
         if plan.dealing is not None and estimate is not None:
-            # Each shard reads the same rows.
+            # Each shard reads the same rows, so the sum would count these rows several times.
             rows = estimate.rows
         plan = plan.model_copy(update={"source_rows": rows})
         if not dry_run and not session.store.save_plan(plan):
@@ -196,7 +196,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
 
 
 def _left_out(server: ClickHouse, plan: Plan, target: TableFacts) -> Iterator[Match]:
-    """Report the shards that a plan of a local table does not fill; nothing for a plan with shards."""
+    """Report the shards that a plan without shards leaves out; yield nothing if the server refuses the query."""
     if not plan.shards:
         sources = [one.table for one in plan.statements if one.table is not None]
         with suppress(StatementRefusedError):
@@ -217,7 +217,7 @@ def _heavy(plan: Plan, heavy: Sequence[chunk_bounds.HeavyChunk]) -> Iterator[Mat
 
 
 def _computed_times(plan: Plan, scans: Sequence[ScanFacts]) -> Iterator[Match]:
-    """Report filters not sent to another database, and time expressions without an index; nothing for one chunk."""
+    """Report, for several chunks, filters that another database does not get, and time expressions without an index."""
     for statement, scan in zip(plan.statements, scans, strict=True):
         for one in plan.filters(statement):
             if plan.total_chunks < 2:
@@ -243,7 +243,7 @@ def _tried(
     *,
     dry_run: bool,
 ) -> AddsUp:
-    """Return the evidence that the plan's chunks add up, with a trial's result, or why no trial was made."""
+    """Return the evidence (if any) that the chunks add up, with a trial's result or the reason for no trial."""
     set_aside = _all(verdict.waived for verdict in verdicts)
     proof, trial = Proof.BY_RULE, ""
     if plan.chunk_count == 1 and not plan.parts:

@@ -20,7 +20,7 @@ def check_quorum(server: ClickHouse, target: TableFacts) -> None:
 
     Raises:
         RequestError: Too few replicas are alive; or the quorum is more than one replica, and no cluster that the user
-            may query has all replicas. Every chunk would fail.
+            may query has all replicas. In both cases, every chunk would fail.
     """
     replicas = target.replicas
     if replicas is None:
@@ -42,7 +42,7 @@ def check_quorum(server: ClickHouse, target: TableFacts) -> None:
 
 def check_grants(server: ClickHouse, target: TableFacts, mode: WriteMode) -> None:
     """
-    Check that the user has the rights on the target and on system tables that a write mode needs.
+    Check that the user has the rights that a write mode needs on the target and on system tables.
 
     Rights on sources are not checked here: a missing right shows when the source is read. If the server has no
     ``CHECK GRANT``, nothing is checked.
@@ -75,9 +75,10 @@ def check_shards(server: ClickHouse, target: TableFacts, statements: Sequence[St
 
     Raises:
         RequestError: A source is Distributed over a cluster in which several shards have the target, and the request
-            names neither one shard, nor a cluster, nor a Distributed target.
+            neither has *one_shard* nor names a cluster or a Distributed target.
     """
-    # With one_shard, the user wants all rows here. With a cluster or a Distributed target, each row goes to its shard.
+    # With one_shard, the user wants all rows on this server. With a cluster or a Distributed target, each
+    # row goes to its shard.
     if request.one_shard or request.cluster or target.engine == "Distributed":
         return
     for table in (one.table for one in statements if one.table is not None):

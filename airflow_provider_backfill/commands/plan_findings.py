@@ -58,11 +58,11 @@ def remedy_payload(remedy: Remedy | None) -> Payload:
 
 
 def adds_up_payload(plan: Plan) -> Payload | None:
-    """Return why a plan's chunks add up, as JSON; None for plans of older versions."""
+    """Return the evidence that a plan's chunks add up, as JSON; None for plans of older versions."""
     return None if plan.adds_up is None else plan.adds_up.model_dump(mode="json", by_alias=True)
 
 
 def sentences(error: BackfillError) -> str:
-    """Return an error's message and hint as full sentences."""
+    """Return an error's message and hint as full sentences; without a hint, return only the message."""
     hint = f" {error.hint[0].upper()}{error.hint[1:]}." if error.hint else ""
     return f"{error.message}{hint}"

@@ -37,7 +37,7 @@ def target_facts(server: ClickHouse, name: TableName, staging_database: str = ""
         staging_database: The database for staging tables; empty for the table's own database.
 
     Raises:
-        RequestError: The table or *staging_database* does not exist, or that database cannot hold the staging tables.
+        RequestError: The table or *staging_database* does not exist, or *staging_database* cannot hold staging tables.
     """
     facts = catalog.table_facts(server, name)
     if facts is None:
@@ -149,14 +149,14 @@ def find_window(
 
 def check_scans(server: ClickHouse, target: TableFacts, plan: Plan, start: datetime, end: datetime) -> list[ScanFacts]:
     """
-    Return how the server would read the filtered tables for each statement between two instants.
+    Return, for each statement, how the server would read the filtered tables between two instants.
 
     The reads of a statement with query parameters are not checked, since it has no filtered tables. If *plan* is one
-    shard's view of the plan, the source may be empty, because another shard then shows the reads.
+    shard's view of the plan, the source may be empty, because the reads are checked on the other shards.
 
     Raises:
         RequestError: A statement reads the target, does not read its source, or reads a filtered table without the time
-            filter. Also if the filtered tables are empty and *plan* is not one shard's view.
+            filter; or all filtered tables of a statement are empty, and *plan* is not one shard's view.
         ServerError: The server does not accept a statement.
     """
     scans = []
@@ -187,7 +187,7 @@ def check_scans(server: ClickHouse, target: TableFacts, plan: Plan, start: datet
 
 def read_queries(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts]) -> list[ScanFacts]:
     """Return the scans with the facts for adding up: each SELECT's query tree, its sources and its time columns."""
-    # Imported here: only planning reads the trees, and a run would load the rules for them.
+    # Imported here, so that a run does not load the rules for query trees, which only planning reads.
     from ..clickhouse import query_tree
 
     found = []
@@ -229,8 +229,9 @@ def summed_columns(target: TableFacts, statements: Sequence[Statement], time: Ta
     Return the columns of the content sums: the target's key columns and its time column.
 
     The sums of these columns reveal lost and duplicated rows at a fraction of the cost of all columns. If the target
-    has no sorting key, or a statement does not fill one of these columns, all columns that the statements fill are
-    summed: the result is empty, or lists the other filled columns if an EPHEMERAL column is among them.
+    has no sorting key, or a statement does not fill one of these columns, the sums cover all columns that the
+    statements fill. The result is then empty. If every statement fills an EPHEMERAL column, the result instead lists
+    the other columns that every statement fills.
     """
     stored = tuple(c.name for c in target.columns if c.default_kind != "EPHEMERAL")
     common = set.intersection(*(set(statement.columns) for statement in statements))

@@ -41,10 +41,10 @@ class PollResult(NamedTuple):
 
 def poll_plan(session: Session, plan_id: str, *, fail_if_idle: bool = False) -> PollResult:
     """
-    Return the state of a plan. A failed, cancelled or undone plan is lost.
+    Return the progress of a plan. A failed, cancelled or undone plan is lost.
 
     Args:
-        fail_if_idle: Also report an unfinished plan without a living worker as lost.
+        fail_if_idle: Whether to report an unfinished plan as lost, too, if no living worker has a claim of it.
 
     Raises:
         RequestError: The plan does not exist.
@@ -71,8 +71,10 @@ def poll_window(session: Session, target: TableName, window: Window) -> PollResu
     """
     Return how much of a window of *target* is proven filled, whichever plans have filled the window.
 
-    A window that is not filled is lost if files of a plan are damaged, or if a gap has plans and all plans of this gap
-    are failed, cancelled or undone. A gap without a plan is not lost, since a user may plan the gap later.
+    The window counts as filled if it has no gap on any server with plans for it, no part was filled twice without the
+    user's acceptance, and no plan is damaged. Otherwise, the window is lost if a plan is damaged. If the plans are on
+    one server, the window is also lost if all plans of a gap are failed, cancelled or undone. A gap without a plan is
+    not lost, since a user may plan the gap later.
 
     Raises:
         RequestError: The window is empty.
@@ -99,7 +101,7 @@ def poll_window(session: Session, target: TableName, window: Window) -> PollResu
 
 
 def published(target: str, start: datetime, end: datetime, rows: int | None, plans: list[str]) -> Payload:
-    """Return the content of asset events and of results about a filled window; *rows* is None if unknown."""
+    """Return the content of asset events and results about a filled window; *rows* (a number) is None if unknown."""
     return {
         "target": target,
         "from": render_instant(start),

@@ -33,7 +33,7 @@ def preview(server: ClickHouse, plan: Plan, target: TableFacts) -> Payload:
     cheaply. If the rows cannot be counted, the heaviest chunk is omitted.
 
     Raises:
-        ServerError: ClickHouse could not be reached.
+        ServerError: ClickHouse could not be reached, or refused to tell the size of a source.
     """
     weighed = chunk_rows(server, plan)
     chunks = [chunk for chunk, _ in weighed] or [next(plan.chunks())]
@@ -81,9 +81,9 @@ def _measured_rate(
     server: ClickHouse, plan: Plan, target: TableFacts, weighed: list[tuple[Chunk, int]]
 ) -> float | None:
     """
-    Return the source rows per second that the SELECT of a medium-sized chunk reads.
+    Return the source rows per second that the SELECTs of a medium-sized chunk read.
 
-    None if every chunk is empty or too large to try, or if the server refuses the SELECT.
+    Return None if the rows are unknown, if every chunk is empty or too large to try, or if the server refuses a SELECT.
     """
     candidates = [(chunk, rows) for chunk, rows in weighed if 0 < rows <= _MEASURED_ROWS]
     if not candidates:

@@ -11,13 +11,13 @@ from .status import status_payload
 
 def reopen_plan(session: Session, plan_id: str) -> Payload:
     """
-    Reopen a cancelled, paused or failed run without executing anything here.
+    Reopen a cancelled, undone, paused or failed run without executing a chunk.
 
     The cancel or pause ends, and failed chunks get a new budget of attempts. The next worker (of a cleared or retried
     task, or of ``clickhouse-backfill resume``) continues the run.
 
     Returns:
-        The run's status after reopening.
+        The run's status after reopening. ``ok`` is false, because the run is not completed.
 
     Raises:
         RequestError: The plan does not exist, was never run, or is completed.

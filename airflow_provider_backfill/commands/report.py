@@ -1,4 +1,4 @@
-"""Report who ran a plan, why and when, and its cost."""
+"""Report who ran a plan, why, when and at what cost."""
 
 from contextlib import suppress
 
@@ -85,9 +85,9 @@ def report_plan(session: Session, plan_id: str, *, verify: bool = False) -> Payl
 
 def _people(session: Session, plan_id: str) -> list[str]:
     """
-    Return the user or task of each ``Run…`` event; they may repeat.
+    Return the user or task of each ``Run…`` event; a name may repeat.
 
-    A wait is omitted, because its event has the id of a worker.
+    A ``RunThrottled`` event is omitted, because it may have the id of a worker.
     """
     types = ((str(event["type"]), str(event["by"])) for event in EventReader(session, plan_id).read())
     return [by for name, by in types if name.startswith("Run") and name != "RunThrottled"]

@@ -80,7 +80,7 @@ def run_plan(
     Args:
         plan_id: The plan's id.
         resume: Continue a paused, failed or cancelled run; failed chunks are executed again.
-        parallel: Number of chunks in parallel, on each shard; None takes the option ``defaults.maxParallelChunks``.
+        parallel: Number of parallel chunks on each shard; None or 0 for the option ``defaults.maxParallelChunks``.
         window: Execute only the chunks inside this window, such as a mapped task's share. The flags that replay chunks
             apply to the same window.
         on_start: Called with the crew, plan and run before the first chunk, so that a signal handler can stop the crew.
@@ -93,12 +93,13 @@ def run_plan(
         newest_first: Begin with the end of the window.
 
     Returns:
-        The run's status; ``noop`` is true if the plan was already completed.
+        The run's status; ``noop`` is true if the plan was already completed and no done chunks are to be replayed.
 
     Raises:
-        RequestError: The arguments do not fit the plan or its run. The message says why and what to type.
+        RequestError: The plan cannot run with these arguments, in its present state, or on the present tables. The
+            message has the reason, and the hint has a remedy.
         StateError: The state folder failed.
-        ServerError: ClickHouse could not be reached. Chunks that are already done stay done.
+        ServerError: ClickHouse could not be reached, or refused a statement outside an attempt. Done chunks stay done.
     """
     check_limits(max_load, max_failures)
     plan = session.store.load_plan(plan_id)
@@ -122,7 +123,7 @@ def run_plan(
     defaults = session.options.defaults
 
     def prepare(site: Site) -> Ready:
-        """Check that the plan still fits one site, fence the plan's window there, and return what a worker needs."""
+        """Check that the plan still fits one site, fence the plan's window there, and return the inspected site."""
         server, here = one_server(site.server), site.plan
         target = target_of(server, here)
         if why := why_another(server, site, target):
@@ -181,7 +182,7 @@ def run_plan(
 
 def _fence(server: ClickHouse, target: TableFacts, plan: Plan, lease: float, *, blocks: bool) -> Fence | None:
     """
-    Keep runs of any state folder or host out of the plan's window, and return the acquired fence.
+    Keep other runs, of any state folder or host, out of the plan's window, and return the acquired fence.
 
     Args:
         lease: Seconds for which the fence holds after the last heartbeat.
@@ -202,7 +203,7 @@ def _fence(server: ClickHouse, target: TableFacts, plan: Plan, lease: float, *, 
     try:
         fence.acquire()
     except StatementRefusedError:
-        # A user with only the right INSERT cannot create the fence. A direct insert guarantees less, and runs without.
+        # A user with only the right INSERT cannot create the fence. A direct insert guarantees less, so it needs none.
         if plan.write_mode is WriteMode.INSERT:
             return None
         raise
@@ -239,8 +240,8 @@ def _check_flags(plan: Plan, run: Run, flags: RunFlags) -> None:
                 Flag("--clear-window"),
             ),
         )
-    # A bucket of the time column is not enough: clearing a chunk shorter than the bucket would delete rows of other
-    # chunks.
+    # A target column with buckets of the time is not enough: clearing a chunk shorter than a bucket would delete rows
+    # of other chunks.
     if flags.clear_window and not plan.keeps_time:
         raise RequestError(
             f"{plan.target} has no time column {plan.time_column}, so a chunk's window cannot be deleted from it.",
@@ -249,7 +250,7 @@ def _check_flags(plan: Plan, run: Run, flags: RunFlags) -> None:
 
 
 def _check_other_servers(plan: Plan, target: TableFacts, flags: RunFlags) -> None:
-    """Refuse statements that do harm on other servers: the target's database may have got a shard since the plan."""
+    """Refuse a run that would change rows on other servers, because the target's database may have a new shard."""
     if plan.write_mode is WriteMode.REPLACE:
         flags_again = Flag("--force"), Flag("--write-mode", WriteMode.REPLACE)
         refuse_replacing(target, Advice("plan again with {} and without {}", *flags_again))
@@ -287,7 +288,7 @@ def _begin(session: Session, log: RunLog, flags: RunFlags, resume: bool, window:
     Record that chunks are replayed, if *flags* say so, and that the run starts or resumes.
 
     Raises:
-        RequestError: The policy blocks overlapping runs, and another plan with an overlapping window is running.
+        RequestError: Another plan with an overlapping window is running, and no policy or flag allows the overlap.
     """
     plan = log.plan
     statuses = [ChunkStatus.DONE] if flags.replay_done else []
@@ -332,12 +333,12 @@ def _refuse_overlap(session: Session, plan: Plan) -> None:
 
 def _end(session: Session, log: RunLog, crew: Crew, reason: str) -> None:
     """
-    Record a pause if the crew stopped early, write the checkpoint, and drop the staging tables no longer needed.
+    Record a pause if the crew stopped early, write the checkpoint, and drop staging tables that are not needed.
 
     No pause is recorded while any chunk of the run is running. A completed run needs none of its staging tables.
 
     Args:
-        reason: Another reason for a pause; empty without one.
+        reason: The reason for a pause if the crew did not stop early; empty if there is none.
     """
     run = log.refresh()
     reason = crew.reason or reason
@@ -372,6 +373,9 @@ def _sweep(session: Session, plan: Plan) -> None:
     Drop the staging tables that a completed plan still has because its worker died before the cleanup.
 
     Ignore errors of the server, and do nothing if no ClickHouse is configured.
+
+    Raises:
+        RequestError: The target does not exist, or the plan's staging database cannot hold its staging tables.
     """
     if session.server is None:
         return

@@ -23,7 +23,7 @@ class Session:
     The context of a command.
 
     Attributes:
-        server: Opens the ClickHouse; None if none is configured.
+        server: A function that connects to ClickHouse; None if no ClickHouse is configured.
         user: The user for the event log.
     """
 
@@ -35,10 +35,12 @@ class Session:
     @contextmanager
     def connected(self) -> "Iterator[ClickHouse]":
         """
-        Open the ClickHouse of this session, and close the connection at the end.
+        Yield a connection to the ClickHouse of this session, and close the connection at the end.
 
         Raises:
             RequestError: No ClickHouse is configured.
+            ConfigError: The address is invalid, or the embedded engine is not installed.
+            ServerError: The server does not answer, or refuses the user.
         """
         if self.server is None:
             raise RequestError(
@@ -55,7 +57,7 @@ class Session:
 
     @contextmanager
     def connected_to_one(self) -> "Iterator[ClickHouse]":
-        """Open one of the servers behind the address, for answers that must agree; raise as :meth:`connected`."""
+        """Yield one of the servers behind the address, for answers that must agree; raise as :meth:`connected`."""
         # Imported here: commands that only read the state folder start without this module.
         from ..clickhouse.cluster import one_server
 
@@ -64,7 +66,7 @@ class Session:
 
 
 def account_name() -> str:
-    """Return ``account@host`` of this process as the user's name, whatever the environment variables say."""
+    """Return ``account@host`` of this process, or ``uid-N@host`` without an account; ignore the environment."""
     number = os.getuid()
     try:
         name = pwd.getpwuid(number).pw_name

@@ -1,4 +1,4 @@
-"""Change the number of parallel chunks of a plan, even during a run."""
+"""Change the maximum number of parallel chunks of a plan, even during a run."""
 
 from ..core.events import ParallelismSet
 from ..core.names import show_table

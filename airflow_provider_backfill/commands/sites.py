@@ -33,7 +33,7 @@ class Site(NamedTuple):
 
     Attributes:
         plan: The plan as this site sees it: the whole plan, or one shard's part.
-        server: The address given by the user, or the shard's replicas.
+        server: The connection to the address given by the user, or to the shard's replicas.
     """
 
     plan: Plan
@@ -41,7 +41,7 @@ class Site(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The site's name in messages: ``shard 2``; empty if the target is one table."""
+        """The site's name in messages, such as ``shard 2``; empty if the target is one table."""
         return _name(self.plan.shard)
 
 
@@ -70,7 +70,7 @@ def _name(shard: int) -> str:
 
 @contextmanager
 def on_site(shard: int) -> Iterator[None]:
-    """Prefix the message of an error in this block with the shard's name; for *shard* 0 (one table), change nothing."""
+    """Prefix the message of a :class:`.BackfillError` in this block with the shard's name; *shard* 0 has no name."""
     name = _name(shard)
     try:
         yield
@@ -84,9 +84,11 @@ def check_cluster(server: ClickHouse, plan: Plan) -> None:
     """
     Compare the shards of a plan with the current shards of its cluster.
 
+    The shards' tables are not compared here; :func:`why_another` compares them.
+
     Raises:
-        RequestError: The cluster gained or lost a shard; or rows are divided among the shards, and a shard's weight or
-            the sharding key has changed. :func:`why_another` finds a shard whose table has changed.
+        RequestError: The cluster is unknown, or has gained or lost a shard; or rows are divided among the shards, and a
+            shard's weight or the sharding key has changed.
     """
     if not plan.shards:
         return
@@ -101,7 +103,7 @@ def check_cluster(server: ClickHouse, plan: Plan) -> None:
         weights = {shard.number: shard.weight for shard in plan.shards}
         if not changes and shard_weights(server, plan.cluster) != weights:
             changes.append("its shards have other weights")
-        # A server without a Distributed table over the shards shows no sharding key.
+        # A server without a Distributed table over the shards shows no sharding key, so nothing is compared.
         if keys and plan.dealing.sharding_key not in keys.values():
             changes.append(f"the sharding key is {', '.join(sorted(set(keys.values())))}")
     if changes:
@@ -144,7 +146,7 @@ class Ground(NamedTuple):
 @contextmanager
 def ground_of(server: ClickHouse, request: PlanRequest) -> Iterator[Ground]:
     """
-    Find the shards of a target, if it has any, and connect to each. Close the connections to shards at the end.
+    Yield the ground for a new plan, with a connection to each shard of the target. Close these connections at the end.
 
     Raises:
         RequestError: The target or the cluster is unknown, a shard lacks the table, an address leads to a shard with
@@ -190,7 +192,7 @@ def ground_of(server: ClickHouse, request: PlanRequest) -> Iterator[Ground]:
 
 
 def _spread(server: ClickHouse, target: TableFacts | None, request: PlanRequest) -> Spread | None:
-    """Return the cluster and the local table to fill; None if the plan fills one table on one server."""
+    """Return the cluster and the local table to fill; None if the plan fills the request's target as one table."""
     if request.one_shard or target is None:
         return Spread(request.cluster, request.target) if request.cluster else None
     # If the user asks for write mode insert, the rows go through the Distributed table, which distributes them.
@@ -244,7 +246,7 @@ def _fullest(sites: Sequence[tuple[int, ClickHouse, TableFacts]], request: PlanR
     """
     Return the server of the shard with the most source rows, since the query plan for an empty table shows no reads.
 
-    The first shard is taken if the request has a SELECT, whose sources are not yet known.
+    If the request has a SELECT, whose sources are not yet known, return the server of the first shard.
     """
 
     def rows(site: tuple[int, ClickHouse, TableFacts]) -> int:

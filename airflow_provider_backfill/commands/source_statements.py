@@ -20,7 +20,7 @@ from ..core.tables import TABLE_FUNCTION, TimeKind
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from .plan_inputs import target_facts, type_of
 
-# Databases to which ClickHouse sends the conditions of a SELECT, with times as text.
+# The engines of tables in other databases, to which ClickHouse sends the conditions of a SELECT with times as text.
 _SENT_TEXT = ("MySQL", "PostgreSQL", "ODBC", "JDBC")
 
 
@@ -32,8 +32,9 @@ def find_statements(server: ClickHouse, target: TableFacts, request: PlanRequest
         The statements, whose reads are not yet checked by the query plan; and the time column of the first statement.
 
     Raises:
-        RequestError: ClickHouse refuses a setting or a SELECT, a source is the target itself or keeps no rows, the
-            target has no views or a refreshable view, no time column can be chosen, or there is a unit and no integer.
+        RequestError: ClickHouse refuses a setting or a SELECT; a source does not exist, is the target itself or keeps
+            no rows; the target has no views or a refreshable view; the columns do not fit the target; the window
+            does not fit the SELECT; no time column can be chosen; or there is a unit, and no time is an integer.
     """
     if request.settings:
         try:
@@ -187,7 +188,8 @@ def _placed_by_user(
 
     Raises:
         RequestError: The window has no start or no end, the request names a table to filter, a source does not keep its
-            rows, another database would get bounds in a zone of its own, or ClickHouse does not accept the SELECT.
+            rows, a time of another database is compared with a value of a different time zone, a column does not fit
+            the target, or ClickHouse does not accept the SELECT.
     """
     if request.start is None or request.end is None:
         raise RequestError(
@@ -226,7 +228,7 @@ def _check_zones(
     server: ClickHouse, what: str, trees: Sequence[Node], sources: Mapping[str, QuerySource], request: PlanRequest
 ) -> None:
     """
-    Refuse a SELECT that compares a time of another database with a value of another time zone.
+    Refuse a SELECT that compares a time of another database with a value of a different time zone.
 
     ClickHouse sends the value as text in the value's zone, and reads the column's values in the column's zone. So the
     database omits rows at an end of the window.
@@ -282,7 +284,8 @@ def _filtered_tables(
         Pairs of a table or table function and the type of its time column. The type is empty for a table.
 
     Raises:
-        RequestError: The SELECT reads no table, no table fits the window, or several fit and the request chooses none.
+        RequestError: The SELECT reads no table, no table fits the window, several fit and the request chooses none, or
+            the request names an unknown table or column.
     """
     known = {source.name for source in sources.values()}
     functions = query_sources.table_functions(server, select, request.settings)
@@ -359,7 +362,8 @@ def _with_expression(server: ClickHouse, table: TableFacts, named: str | None) -
 
     Returns:
         The column's name, and the table. For an expression, the name is the expression in parentheses, and the table
-        has it as a further column. None, a column and an unknown plain name are returned unchanged.
+        has the expression as a further column. If *named* is None, a column or an unknown plain name, *named* and
+        *table* are returned unchanged.
 
     Raises:
         RequestError: ClickHouse does not filter by the expression, or the expression's value changes between readings.

@@ -20,7 +20,8 @@ _AT_ONCE = 16
 # The number of published tables that are dropped together on replicas. It is smaller, because there each table has
 # nodes in Keeper, threads on each replica, and parts on disk.
 _AT_ONCE_ON_REPLICAS = 4
-# The number of emptied tables whose files a worker leaves to ClickHouse. Until then, ClickHouse keeps them in memory.
+# The maximum number of emptied tables whose files a worker leaves to ClickHouse to remove. ClickHouse keeps such tables
+# in memory until it has removed their files.
 _LEFT_TO_THE_SERVER = 1000
 
 
@@ -45,8 +46,8 @@ class StagedTables:
         Drop the tables of a done chunk, now or together with tables of further chunks. Ignore errors of the server.
 
         Args:
-            staged: The last attempt's staging table on replicas; None without replicas, or if the log names no staging
-                table because the chunk had no rows.
+            staged: The staging table that the log names, which is used only on replicas; None if the log names none,
+                for example because the chunk had no rows.
             alone: Whether the chunk had a single attempt, so that no other table can be left.
         """
         replicas = self._target.replicas
@@ -64,7 +65,7 @@ class StagedTables:
                     self._dropping.start()
 
     def _drop_in_background(self, replicas: Replicas) -> None:
-        """Drop published tables while the next chunks are filled, until few are left: each DROP waits for Keeper."""
+        """Drop published tables, in a separate thread because each DROP waits for Keeper, until few are left."""
         while True:
             with self._lock:
                 if len(self._published) < _AT_ONCE_ON_REPLICAS:
@@ -123,7 +124,7 @@ class StagedTables:
 
     def _may_leave(self, count: int) -> bool:
         """
-        Return whether the files of *count* further tables may be left to ClickHouse.
+        Count *count* further tables, and return whether their files may be left to ClickHouse.
 
         Waiting for their removal would delay each commit of the run, which needs the lock. Tables of ``stage`` are
         empty. Tables of ``replace`` share their files with the target, and would keep files that merges have replaced.

@@ -75,7 +75,7 @@ class WindowStatus:
 
 
 def window_status(session: Session, plan_id: str, window: Window) -> WindowStatus:
-    """Return the state of the plan's chunks inside *window*, such as a mapped task's; no ClickHouse is needed."""
+    """Return the state of the plan's chunks inside *window*, such as a mapped task's share; no ClickHouse is needed."""
     plan = session.store.load_plan(plan_id)
     run = session.store.open_run(plan).run
     counts, rows, failed = dict.fromkeys(ChunkStatus, 0), 0, []

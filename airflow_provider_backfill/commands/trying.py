@@ -45,14 +45,14 @@ def try_chunks(
     Args:
         counted: The sources' row counts by the start of the chunk in milliseconds; None to count the rows here.
         rows: The approximate maximum of source rows to read; a quarter of it if the rules already prove the plan.
-        seconds: The time limit of each statement, in seconds.
+        seconds: The time limit of each INSERT, in seconds; a query that counts rows has a quarter of this time.
 
     Returns:
-        Whether a trial was made and found no difference; and a text with what it compared, or why there was no trial.
+        Whether a trial was made and found no difference; and a text on the compared rows, or the reason for no trial.
 
     Raises:
-        RequestError: The results differ, an unproven plan could not be tried, or the types of the SELECT do not fit the
-            target.
+        RequestError: The results differ, the types of the SELECT do not fit the target, or an unproven plan could not
+            be tried although its rows lie in several chunks.
         ServerError: The server could not be reached.
     """
     parameters = [parameter for statement in plan.statements for parameter in statement.parameters]
@@ -116,12 +116,12 @@ def _at_a_row(
     server: ClickHouse, target: TableFacts, plan: Plan, parameters: Sequence[Parameter], at: int, seconds: float
 ) -> Trial | None:
     """
-    Try two slices that meet at the time of a row, *at*, in milliseconds.
+    Try two slices that meet at *at*, the time of a row in milliseconds.
 
     If the SELECT includes the common bound in both slices or in neither, the row shows this.
 
     Returns:
-        The trial with its differences; None if it found none, or if it could not be made.
+        The trial with its differences; None if there is no difference, or if no trial could be made.
     """
     slices = slices_at(parameters, at)
     if slices and not all(statement.row_wise for statement in plan.statements):
@@ -133,7 +133,7 @@ def _at_a_row(
     try:
         found = _trial(server, target, plan, slices, seconds)
     except StatementRefusedError:
-        # The trial at a chunk bound has succeeded, so the plan is accepted even if this trial exceeds its time limit.
+        # The trial at a chunk bound has succeeded, so the plan is accepted even if the server refuses this trial.
         return None
     return found if found.differences else None
 
@@ -149,7 +149,7 @@ def _nearer(slices: Sequence[Slice], parameters: Sequence[Parameter]) -> list[Sl
     """
     Return the parts of two neighbours next to their common bound, 1/24 of each.
 
-    Empty without parameters, or if the parameters cannot express the bounds of these parts.
+    Return an empty list without parameters, or if the parameters cannot express the bounds of these parts.
     """
     if not parameters:
         return []
@@ -183,8 +183,8 @@ def fill_slices(
     """
     Insert the rows of all statements for slices of the window into *table*.
 
-    Each statement reads all slices in one INSERT. If its parameters have formats, slices with different texts need
-    separate INSERTs.
+    Each statement reads all slices in one INSERT. If some of its parameters are formats, each slice needs a separate
+    INSERT; :func:`.of_one_text` cuts and joins the slices.
     """
     for statement in plan.statements:
         for each in of_one_text(statement.parameters, plan.bounds_ms(), slices):

@@ -1,5 +1,5 @@
 """
-Verify that the target has the rows that the plan's SELECTs return now, in the windows of the done chunks.
+Compare the target's rows with the current result of the plan's SELECTs, in the windows of the done chunks.
 
 If each row comes from one source row and the target keeps the row unchanged, content sums are compared. Otherwise the
 SELECTs fill a private table with the target's structure, and the merged rows of both tables are compared. A comparison
@@ -116,7 +116,8 @@ def _of_all_shards(plan: Plan, found: Sequence[tuple[Site, Payload]]) -> Payload
     """
     Combine the results of all sites; without shards, return the result of the only site.
 
-    The worst verdict counts, ``differs`` before ``inconclusive``. Each reason, chunk and row has its shard added.
+    The combined verdict is the worst: ``differs``, then ``inconclusive``. Each reason, chunk and row names its shard. A
+    total is None if the number of a site is unknown.
     """
     if not plan.shards:
         return found[0][1]
@@ -181,8 +182,8 @@ def _is_copy(plan: Plan, target: TableFacts) -> bool:
     Return whether content sums of source and target can be compared.
 
     Each row must come from one source row, and the target must keep rows unchanged and have a time column. If the plan
-    adds rows to existing rows, the window must have had no rows before. All statements must fill the same columns, none
-    of them EPHEMERAL.
+    adds rows rather than replacing rows, the window must have been empty before the plan. All statements
+    must fill the same columns, none of them EPHEMERAL.
     """
     if not plan.sums_tell or plan.target_time is None or (plan.existing_rows and plan.adds_rows):
         return False
@@ -195,10 +196,11 @@ def _is_copy(plan: Plan, target: TableFacts) -> bool:
 
 def _compare_sums(server: ClickHouse, plan: Plan, run: Run, target: TableFacts, done: Sequence[Chunk]) -> Payload:
     """
-    Compare each done chunk's sums at the source with the log, and the sums over all chunks with the target.
+    Compare each done chunk's sums at the source with the log, and the sums over all done chunks with the target.
 
     The comparison with the target sums all filled columns. If source and target differ, find the rows that differ by
-    :func:`_compare_merged`.
+    :func:`_compare_merged`. Return the result of that function if no chunk differs from the log and rows may lie
+    outside their windows; a difference is then inconclusive.
     """
     changed, present = [], []
     for chunk in done:
@@ -232,7 +234,7 @@ def _compare_merged(server: ClickHouse, plan: Plan, run: Run, target: TableFacts
     """
     Compare the target's merged rows with those of a private table, into which the SELECTs have written.
 
-    The result is inconclusive without a finished window, for a target that is not MergeTree, if ClickHouse refuses a
+    The result is inconclusive without a finished window, for an engine other than MergeTree, if ClickHouse refuses a
     statement, or if a difference may not be an error.
     """
     slices = _finished(plan, run)

@@ -24,6 +24,10 @@ def waive_plan(
         until: The instant at which the waiver ends; None for no end.
         superseded_by: The id of the plan that replaces this plan; empty if there is none.
 
+    Returns:
+        A payload with the plan's status, the reason, the end, and the id of the replacing plan; the end and the id are
+        None if they were not given.
+
     Raises:
         RequestError: The plan does not exist or is already completed, the reason is empty, the end has passed, or
             *superseded_by* names an unknown plan, this plan itself, or a plan with a different target.

@@ -77,13 +77,13 @@ class Worker:
         report: Called with each event that this worker writes, except heartbeats, from any of its threads.
         step: Called with each step of an attempt; for tests that stop a worker there.
         lease_seconds: Seconds for which the worker's claims hold after its last heartbeat.
-        fence: Keeps other runs out of the plan's window; None if not available.
+        fence: The fence that keeps other runs out of the plan's window; None if there is none.
         gate: Returns why the next chunk has to wait; empty if it may start.
         schedule: When chunks may start.
         newest_first: Whether to begin with the end of the window.
-        max_failures: Stop after this number of consecutive permanently failed chunks.
+        max_failures: The number of consecutive permanently failed chunks after which the worker stops.
         on_behalf_of: The user or task that gave the command, for the claims in the log.
-        replicated: The replicated tables of the plan, each with the cluster whose replicas are read (or empty).
+        replicated: The replicated tables of the plan, each with its cluster (empty for a table read locally).
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Worker:
         Chunks of dead workers are taken over. An embedded engine executes one chunk at a time.
 
         Args:
-            chunks: Yields the chunks that this worker may take in the current run.
+            chunks: Yields, for a state of the run, the chunks that this worker may take.
             parallel: The number of parallel chunks, until the user sets a number for all workers of the run.
 
         Raises:
@@ -256,7 +256,7 @@ class Worker:
             self._ended.wait(0.05 if self._stopping.is_set() else _WATCH_SECONDS)
 
     def _fenced(self) -> None:
-        """Check that no other run may publish to the plan's window; raise as :meth:`.Fence.hold` if one may."""
+        """Check the fence, if there is one; raise as :meth:`.Fence.hold` if another run has taken the window."""
         if self._fence is not None:
             self._fence.hold()
 
@@ -313,7 +313,7 @@ class Worker:
             self._stopping.wait(_WATCH_SECONDS)
 
     def _wait_for_room(self, log: RunLog) -> None:
-        """Wait while the schedule or the gate gives a reason; log the reason at intervals doubling from 30 s to 1 h."""
+        """Wait while schedule or gate gives a reason; log it at once, then at intervals doubling from 30 s to 1 h."""
         pause = _HOLD_SAID_SECONDS
         while not self._is_over() and (reason := self._schedule.reason_to_wait(utc_now()) or self._gate()):
             if time.monotonic() - self._held_said >= pause:
@@ -371,7 +371,7 @@ class Worker:
             nonlocal looked
             self._fenced()
             if time.monotonic() - looked >= self._lease / 2:
-                # While the worker slept, others may have sealed the table again, or filled the window.
+                # While the worker slept, another attempt may have sealed its rows, or another run filled the window.
                 owned()
                 look()
                 self._fenced()
@@ -432,7 +432,7 @@ class Worker:
         return self._outcomes.done(chunk, number, content, time.monotonic() - began, reading)
 
     def _choose_server(self, claim: ChunkState) -> ClickHouse:
-        """Return the address, or for replicated tables one server behind the address, so that all answers agree."""
+        """Return the connection; for replicated tables, to one server behind the address, so that all answers agree."""
         if not self._replicated:
             return self._server
         staged = claim.staged and TableName(self._target.beside, claim.staged.table)
