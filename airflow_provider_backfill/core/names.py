@@ -11,13 +11,13 @@ _NAME = re.compile(r"`((?:[^`\\]|\\.|``)+)`|\"((?:[^\"\\]|\\.|\"\")+)\"|([^\W\d]
 
 def parse_table(text: str, what: str) -> TableName:
     """
-    Read ``database.table``.
+    Return the table's name that the text ``database.table`` gives.
 
     A bare part has letters, digits, ``_`` and single inner ``-``, and does not begin with a digit. Other parts need
     backticks or double quotes.
 
     Args:
-        what: The role of the table for the message: ``target``, ``source``.
+        what: The name of the table's flag without ``--``, for the message: ``target``, ``source``.
 
     Raises:
         RequestError: The text is not a table name of two parts.
@@ -46,7 +46,7 @@ def _unquoted(match: re.Match[str]) -> str:
 
 
 def show_table(name: TableName) -> str:
-    """Return the name as a plan stores it: each part is bare if :func:`parse_table` can read it, else in backticks."""
+    """Return the name as a plan stores it: parts are in backticks unless :func:`parse_table` reads them bare."""
     return ".".join(part if _WORD.fullmatch(part) else quote(part) for part in name)
 
 

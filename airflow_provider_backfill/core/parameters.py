@@ -21,7 +21,7 @@ from .select_text import Placeholder
 from .tables import TimeKind
 from .window import Slice
 
-# The parameters for bounds: True for the chunk's start, False for its end.
+# The names of the parameters for bounds, each with True for the chunk's start or False for the chunk's end.
 _BOUNDS = {"chunk_from": True, "chunk_to": False, "from": True, "to": False}
 _TICK = timedelta(milliseconds=1)
 _COMPARISONS = frozenset({"equals", "notEquals", "less", "lessOrEquals", "greater", "greaterOrEquals"})
@@ -30,10 +30,10 @@ _ZONE = re.compile(r"DateTime(?:64\(\d+(?:, '(?P<fine>[^']+)')?\)|\('(?P<whole>[
 
 class ComparedZones(NamedTuple):
     """
-    A comparison of a column with a value of another time zone.
+    A comparison of a column with a value whose time zone differs from the column's.
 
     Attributes:
-        source: The id of the node that the column comes from.
+        source: The id of the node that the column comes from; empty if the server does not show it.
         zones: The zones of column and value; empty text for the server's zone.
     """
 
@@ -46,10 +46,11 @@ class ComparedZones(NamedTuple):
 
 def read_formats(formats: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """
-    Return the formats of ``--param NAME=FORMAT``, checked and sorted by name.
+    Return the pairs of name and format of ``--param NAME=FORMAT``, checked and sorted by name.
 
     Raises:
-        RequestError: A name is not an identifier, or a format gives the same text at all times.
+        RequestError: A name is not an identifier, or a format gives the same text for the first second of 2025 and the
+            last second of 2026.
     """
     first, other = datetime(2025, 1, 1, tzinfo=UTC), datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC)
     for name, text in formats.items():
@@ -69,7 +70,7 @@ def read_parameters(
     found: Sequence[Placeholder], formats: Mapping[str, str], unit: str, what: str
 ) -> tuple[Parameter, ...]:
     """
-    Return the meaning of the placeholders of a SELECT; empty for a SELECT without placeholders.
+    Return a :class:`.Parameter` for each placeholder of a SELECT; empty for a SELECT without placeholders.
 
     Args:
         formats: The strftime format of the chunk's start, by parameter name.
@@ -77,8 +78,8 @@ def read_parameters(
         what: The SELECT's name for messages.
 
     Raises:
-        RequestError: A placeholder has no value, a format is not used or its placeholder is not a String, the type of a
-            bound cannot hold an instant, or only one of the two bounds is used.
+        RequestError: A placeholder has no value, a format is not used, the placeholder of a format is not a String, the
+            type of a bound holds no instant or is Nullable or LowCardinality, or only one of the two bounds is used.
     """
     unused = [name for name in formats if name not in {one.name for one in found}]
     if unused:
@@ -130,7 +131,7 @@ def _parameter(found: Placeholder, formats: Mapping[str, str], unit: str, what: 
 
 
 def has_bounds(parameters: Sequence[Parameter]) -> bool:
-    """Return whether the parameters include the chunk's bounds; False if all are formats, or if there are none."""
+    """Return whether a parameter is a bound of the chunk; False if all have formats, or without parameters."""
     return any(not one.format for one in parameters)
 
 
@@ -179,7 +180,7 @@ def _texts(formats: Sequence[Parameter], at: datetime) -> str:
 
 
 def compared_zones(tree: Node) -> Iterator[ComparedZones]:
-    """Yield the comparisons in a query tree in which a column and a value have zones of different names."""
+    """Yield the comparisons of a query tree between a column and a value, if their time zones differ by name."""
     for node in tree.walk():
         sides = node.list("ARGUMENTS") if node.name in _COMPARISONS else ()
         columns = [side for side in sides if side.kind == "COLUMN"]
@@ -218,7 +219,7 @@ def check_parameters(parameters: Sequence[Parameter], bounds: Sequence[int], wha
 
     Raises:
         MisalignedError: A bound lies between two values of a parameter's type, a chunk spans several values of the
-            formats, or, without parameters for bounds, a chunk is only a part of such a value.
+            formats, or, without parameters for bounds, a chunk is only a part of the time of one value.
         RequestError: Without parameters for bounds, two chunks have the same texts of all formats.
     """
     formats = [parameter for parameter in parameters if parameter.format]
@@ -239,7 +240,7 @@ def check_parameters(parameters: Sequence[Parameter], bounds: Sequence[int], wha
 
 def slices_at(parameters: Sequence[Parameter], at: int) -> list[Slice]:
     """
-    Return the two shortest slices before and after *at* that the parameters can express; empty if a bound is a date.
+    Return the shortest slices before and after *at* that the parameters can express; empty if a bound is a date.
 
     Args:
         parameters: Parameters of which at least one is a bound.
@@ -270,7 +271,7 @@ def _check_formats(parameters: Sequence[Parameter], bounds: Sequence[int], what:
     If they are *alone*, without parameters for bounds, each value must also belong to exactly one chunk.
 
     Raises:
-        MisalignedError: A chunk spans several values, or, if *alone*, is only a part of a value.
+        MisalignedError: A chunk spans several values, or, if *alone*, is only a part of the time of one value.
         RequestError: If *alone*, two chunks have the same value.
     """
     finest = min(parameters, key=lambda one: _length_of(one.format)[0])
@@ -307,11 +308,11 @@ def _check_formats(parameters: Sequence[Parameter], bounds: Sequence[int], what:
 
 def _length_of(text: str) -> tuple[float, Flag]:
     """
-    Return a chunk length for chunks that have one value of a format each.
+    Return a chunk length at which each chunk has one value of a format.
 
     Returns:
-        The approximate hours, and the flag. For a format that does not change from day to day or month to month, the
-        hours of a year, and the flag for an automatic length.
+        The approximate hours, and the flag that sets the length. For a format that changes neither from hour to hour,
+        from day to day nor from month to month, the hours of a year and the flag for an automatic length.
     """
     first, next_month = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 2, 1, tzinfo=UTC)
     for hours in (1, 24):

@@ -15,10 +15,11 @@ _DANGEROUS = re.compile(
     "\ufeff\ufff9-\uffff\U000e0000-\U000e0fff]"
 )
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-# GitHub reads a command at the beginning of a line. Its older commands, Azure's and TeamCity's may be anywhere.
+# The beginnings of CI commands. GitHub reads ``::`` at the beginning of a line. GitHub's older commands and those of
+# Azure and TeamCity begin with ``##`` anywhere in a line.
 _COMMAND = re.compile(r"^([ \t]*):(?=:)", re.MULTILINE)
 _OLD_COMMAND = re.compile(r"##(?=\[|vso\[|teamcity\[)")
-# Keys of payloads with texts of several lines: statements, and the script of a completion.
+# The keys of payloads whose texts may have several lines: statements, completion scripts and Markdown.
 _MULTILINE = frozenset({"select", "insert", "sql", "script", "markdown"})
 
 
@@ -26,7 +27,7 @@ def plain_line(text: str) -> str:
     r"""
     Return the text as one harmless line.
 
-    Dangerous characters are shown as ``\x1b`` or ``\n``.
+    Dangerous characters become escapes, such as ``\x1b`` and ``\n``.
     """
     return _inert(_DANGEROUS.sub(_visible, text))
 
@@ -41,7 +42,7 @@ def plain_values(value: Any, *, lines: bool = False) -> Any:
     Return a JSON value with harmless texts; keys are unchanged, and tuples become lists.
 
     Args:
-        lines: Whether all texts may have several lines; otherwise, only statements and scripts may.
+        lines: Whether all texts may have several lines; otherwise, only statements, scripts and Markdown may.
     """
     if isinstance(value, str):
         plain = plain_text(value) if lines else plain_line(value)

@@ -73,7 +73,7 @@ class Parameter(Model):
 
 
 class FilteredTable(Model):
-    """A table to which the window applies, by the table's own time column, wherever a SELECT reads the table."""
+    """A table that a SELECT reads, limited to the window by the table's own time column in every read."""
 
     table: Table
     column: str
@@ -88,14 +88,14 @@ class Statement(Model):
         name: The name of the view or source table, or ``--select``.
         select: The unchanged text of the SELECT.
         source: The table that the time filter applies to; None if query parameters place the window.
-        time_kind: How the time column of *source* stores an instant.
+        time_kind: How the time column of *source* stores an instant; without *source*, a date if a bound is a date.
         columns: The target's columns that the SELECT fills, in the order of the target.
         row_wise: Whether each result row depends on one source row only (no aggregation, join, limit or window
             function). Running such a SELECT again costs little more than a scan.
         reads: How often the SELECT reads *source*; the time filter applies to each read.
         converted: The columns whose type in the SELECT differs from the type in the target.
         defaulted: The converted columns whose NULLs become the target's default.
-        parameters: The query parameters by which the user places the window. With bounds among them, there is no
+        parameters: The query parameters by which the user places the window. A statement with parameters has no
             *source* and no time filter.
         function_type: The type of the time column if *source* is a table function (``_table_function.s3``); otherwise
             empty.
@@ -126,7 +126,7 @@ class Statement(Model):
 
     @property
     def query(self) -> str:
-        """The SELECT as sent: the user's text, or a shard's share of its rows."""
+        """The SELECT as sent: the unchanged text or, with *share*, a SELECT of the shard's rows from that text."""
         return share_of(self.select, self.columns, self.exact, self.share) if self.share else self.select
 
     @property
@@ -160,7 +160,7 @@ class RowProof(StrEnum):
 
     # The parts contain as many rows as the server counted while writing them.
     WRITTEN = "written"
-    # If each row depends on one source row, the source is read again and content sums are compared.
+    # The source is read again and content sums are compared, if :attr:`Plan.sums_tell` holds.
     CONTENT = "content"
 
 
@@ -197,7 +197,7 @@ class TimeLabel(Model):
 
 class TargetTime(Model):
     """
-    The column that gives the time of the target's rows: the source's time column, or a bucket of it.
+    The column that gives the time of the target's rows: the source's time, or a value computed from the source's time.
 
     Attributes:
         label: How the column's values are computed from the time by which chunks are cut, if a value may lie outside
@@ -233,13 +233,13 @@ class Plan(Model):
     An immutable description of a backfill: the statements, and the chunks to bind to them.
 
     Attributes:
-        mode_reason: The reason for the write mode: ``asked`` for by the user, or chosen by the target's ``engine``.
+        mode_reason: The reason for the write mode: the user's request, or the target's engine.
         engine: The target's engine.
         existing_rows: Rows of the target in the window at planning; None if unknown.
         source_rows: Estimated rows of the sources in the window, before the SELECT's own filters; None if unknown.
         allow_existing_rows: Whether the user accepts rows of other writers in the window.
-        verify_caveat: Why a difference that ``verify`` finds may not be an error; empty if every difference is.
-        signs_tell: Whether the sum of a key's signs does not depend on merges; a different sum is then an error.
+        verify_caveat: The reason why a difference that ``verify`` finds may be harmless; empty if there is no reason.
+        signs_tell: Whether merges never change the sum of a key's signs; a difference of two sums is then an error.
         not_compared: Columns of the target with several correct values; ``verify`` does not compare them.
         nonce: Random text that distinguishes plans with the same id in different state folders.
         target_time: The target's own time column; None if there is none.
@@ -258,7 +258,7 @@ class Plan(Model):
         chunk_length: The chunking, as :attr:`.Chunking.text`; empty in plans of older versions, which are cut by hours.
         bounds: The bounds computed from data, as :func:`.encode_bounds` writes them; empty if bounds follow from window
             and length.
-        parts: The key ranges of chunks whose windows cannot be cut further, by the chunk's index from 0.
+        parts: The key ranges of chunks whose windows cannot be cut further, by the index of the time slice from 0.
         cluster: The cluster whose shards each hold a part of the target; empty if the target is one table.
         shard_table: The table that is filled on each shard.
         known_as: All names of the target on a cluster: the shard table and the Distributed tables over it.
@@ -332,7 +332,7 @@ class Plan(Model):
 
     def on_shard(self, number: int) -> "Plan":
         """
-        Return the plan as one shard sees it: an ordinary table and the chunks of that shard.
+        Return a view of the plan with the table of one shard as the target, and with the chunks of that shard only.
 
         The log is the log of the whole plan, and :attr:`total_chunks` counts the chunks of all shards.
         """
@@ -357,7 +357,7 @@ class Plan(Model):
         return name == self.target or name in self.known_as
 
     def has_target_of(self, other: "Plan") -> bool:
-        """Return whether another plan fills the same table, under any of its names."""
+        """Return whether another plan fills the same table, under any of the table's names."""
         return not {self.target, *self.known_as}.isdisjoint({other.target, *other.known_as})
 
     def slices(self) -> Iterator[Slice]:
@@ -368,7 +368,7 @@ class Plan(Model):
         return slices_between(chain([first], decode_bounds(self.bounds, first)))
 
     def planned_parts(self) -> dict[str, tuple[Chunk, ...]]:
-        """Return the planned parts of chunks that are too large, by the id of the chunk they replace."""
+        """Return the planned parts of chunks that are too large, by the id of the chunk that the parts replace."""
         bounds = self.bounds_ms() if self.parts else []
         found = {}
         for place, ranges in self.parts.items():
@@ -381,7 +381,7 @@ class Plan(Model):
 
     @property
     def total_chunks(self) -> int:
-        """The number of chunks on all shards; parts count instead of the chunk they replace."""
+        """The number of chunks on all shards; a chunk with planned parts counts as its parts."""
         return (self.chunk_count + sum(len(ranges) - 1 for ranges in self.parts.values())) * len(self._numbers())
 
     def bounds_ms(self) -> list[int]:
@@ -405,7 +405,7 @@ class Plan(Model):
         """
         Return the tables to which the window applies in a statement, with their time columns.
 
-        A statement with bounds as parameters has no such tables.
+        A statement with query parameters has no such tables.
         """
         if statement.source is None:
             return ()
@@ -421,9 +421,9 @@ class Plan(Model):
     @property
     def keeps_time(self) -> bool:
         """
-        Whether the target's time column has the name of the source's time column.
+        Whether the target's time column has the name of the source's time column; False without a target time column.
 
-        A column of time buckets usually has a different name.
+        A column of time buckets usually has its own name.
         """
         return self.target_time is not None and self.target_time.column == self.time_column
 

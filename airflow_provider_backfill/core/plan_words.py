@@ -1,4 +1,4 @@
-"""Translate a plan's codes to sentences, the same in every interface."""
+"""Translate a plan's codes to words, the same in every interface."""
 
 from .names import quote
 from .plan import ModeReason, Plan, Proof, WriteMode
@@ -28,7 +28,7 @@ def adds_up(proof: str, accepted: str) -> str:
 
     Args:
         proof: A :class:`Proof`, as text.
-        accepted: The user's reason to accept groups that chunks cut.
+        accepted: The user's reason to accept groups that chunks cut; empty if there is none.
     """
     return _ADDS_UP[Proof(proof)].format(accepted)
 
@@ -52,7 +52,7 @@ def mode_reason(plan: Plan) -> str:
 
 
 def rows_of_shards(plan: Plan) -> str:
-    """Return in words where the rows of each shard come from; empty if the target is one table."""
+    """Return in words which rows each shard gets, and from which source; empty if the target is one table."""
     if not plan.shards:
         return ""
     if plan.dealing is None:

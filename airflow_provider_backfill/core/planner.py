@@ -28,9 +28,9 @@ MAX_CHUNKS = 1_000_000
 _MOST_THREADS = 4
 _ROWS_PER_THREAD = 100_000
 _AT_LEAST_ONCE = (Flag("--write-mode", WriteMode.INSERT), Flag("--accept-at-least-once"))
-# Engines that accept an INSERT but no partitions.
+# Engines of tables that accept an INSERT but no partitions from another table.
 _INSERTABLE = frozenset({"Distributed", "Memory", "Null", "Log", "TinyLog", "StripeLog"})
-# Engines of tables whose rows are those of another table.
+# Engines of tables that show, forward or copy the rows of other tables.
 _OF_ANOTHER = frozenset(
     {"Distributed", "Buffer", "View", "MaterializedView", "WindowView", "Merge", "Alias", "Dictionary"}
 )
@@ -91,7 +91,7 @@ def find_time_column(table: TableFacts, wanted: str | None, unit: str) -> tuple[
 
     Raises:
         RequestError: Column *wanted* does not exist or holds no times. Without *wanted*, the table has no time column,
-            or the choice is ambiguous.
+            several integers that may be times, or several time columns of which none is in a key.
     """
     kinds = {column.name: kind for column in table.columns if (kind := time_kind(column.type, unit))}
     seen = ", ".join(f"{column.name} {column.type}" for column in table.columns)
@@ -184,11 +184,11 @@ def defaulted_columns(columns: Sequence[Column], target: TableFacts) -> tuple[st
 
 def check_scan(target: TableFacts, statement: Statement, scan: ScanFacts, time_column: str) -> None:
     """
-    Refuse a statement that reads the target, or that reads the source without the time filter of the chunk.
+    Refuse a statement that reads the target, or that reads a filtered table without the time filter of the chunk.
 
     Raises:
-        RequestError: The statement reads the target, does not read the source, or reads it somewhere without the time
-            filter.
+        RequestError: The statement reads the target, never reads a filtered table with the time filter, or somewhere
+            reads a filtered table without the time filter.
     """
     if str(target.storage) in scan.tables:
         raise RequestError(
@@ -211,10 +211,10 @@ def check_scan(target: TableFacts, statement: Statement, scan: ScanFacts, time_c
 
 def refuse_replacing(target: TableFacts, remedy: Advice) -> None:
     """
-    Refuse to replace partitions if the target's database would do so on servers with other rows as well.
+    Refuse to replace partitions if the target's database would also replace them on servers with other rows.
 
     Raises:
-        RequestError: The database executes an ALTER of the target on such servers.
+        RequestError: The database executes an ALTER of the target on servers with other rows.
     """
     effect = "the replacing table is empty, so the statement fails and stops all DDL of the database for a minute"
     _refuse_elsewhere(target, "REPLACE PARTITION", effect, remedy)
@@ -222,10 +222,10 @@ def refuse_replacing(target: TableFacts, remedy: Advice) -> None:
 
 def refuse_deleting(target: TableFacts, remedy: Advice) -> None:
     """
-    Refuse to delete a window if the target's database would do so on servers with other rows as well.
+    Refuse to delete a window if the target's database would also delete the window on servers with other rows.
 
     Raises:
-        RequestError: The database executes an ALTER of the target on such servers.
+        RequestError: The database executes an ALTER of the target on servers with other rows.
     """
     _refuse_elsewhere(target, "ALTER TABLE … DELETE", "it would delete rows of other parts", remedy)
 
@@ -241,11 +241,12 @@ def _refuse_elsewhere(target: TableFacts, statement: str, effect: str, remedy: A
 
 def write_mode(target: TableFacts, request: PlanRequest) -> tuple[WriteMode, ModeReason]:
     """
-    Choose how the rows reach the target, and return the choice with its reason.
+    Return the write mode for the target, and the reason for the mode.
 
     Raises:
-        RequestError: The target's engine does not support the requested mode, or only with a weaker guarantee that the
-            user has not accepted.
+        RequestError: The target's engine does not support the requested mode or any mode, the rows would arrive at
+            least once and the user has not accepted that, no staging table can be made because the target has the old
+            syntax, or the target's database would also replace partitions on servers with other rows.
     """
     partitions = target.engine.endswith("MergeTree")
     wanted = request.write_mode
@@ -319,7 +320,7 @@ def differences(old: Plan, new: Plan) -> list[str]:
 
 def insert_threads(plan: Plan, server_threads: int, at_once: int) -> int:
     """
-    Return the number of threads for the INSERT of one chunk, at least 1.
+    Return the number of threads for the INSERT of one chunk, from 1 to 4; 1 if the number of source rows is unknown.
 
     Parallel chunks share the server's threads. A small chunk gets few threads, because each thread writes its own
     parts.

@@ -19,11 +19,11 @@ _KEPT = 4096
 _PARTS_MOST, _PART_CHUNKS, _PARTS_LEAST = 12, 4, 4
 # A trend has half of its possible weight at this multiple of its standard error. A step must exceed this multiple.
 _SURE = 6.0
-# The smallest relative error of a part's pace.
+# The smallest standard error that is assumed for a part's pace, as a fraction of the pace.
 _EXACT = 0.001
-# The weight of the new pace after a step. The whole run has the rest, since the old pace may return.
+# The weight of the new pace after a step. The pace of the whole run has the rest, since the old pace may return.
 _NEW_PACE = 0.7
-# A trend changes the pace of the coming chunks by at most this factor, compared with the last third.
+# The most by which a trend changes the pace of the coming chunks, as a factor of the pace of the last third of the run.
 _TREND_AT_MOST = 1.7
 
 
@@ -52,8 +52,8 @@ class ProgressMeter:
     chunks. Over a shorter period, the pace would jump with every uneven chunk.
 
     The time left follows from the whole run, since quiet nights and weekends come again. Two patterns change the
-    estimate: a clear trend of the chunks' durations along the window (as for a growing table), and one clear step to
-    a different pace.
+    estimate: a clear trend of the chunks' durations along the window (as for a growing table), and one clear step from
+    the old pace to a new pace.
 
     Args:
         began: The moment when the run began or continued, in seconds.
@@ -140,7 +140,7 @@ class _Step(NamedTuple):
 
 def _parts(points: Sequence[_Point]) -> list[_Part]:
     """
-    Cut the completions so far into parts of about equal size.
+    Return the completions so far, cut into parts of about equal size.
 
     Each cut precedes the longest wait nearby. Workers that start together end together; a cut between their
     completions would give the whole wait to one part.

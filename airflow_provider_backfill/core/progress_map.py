@@ -21,7 +21,7 @@ class CellKind(StrEnum):
     The kind of a map cell.
 
     A cell of several chunks is failed if a chunk has failed, else running if a chunk is running. Otherwise, the cell is
-    done if all chunks are done, pending if none is, and else partly done.
+    done if all chunks are done, pending if no chunk is done, and partly done in all other cases.
     """
 
     DONE = "done"
@@ -77,7 +77,7 @@ class ProgressMap:
         return CellKind.DONE if statuses == {ChunkStatus.DONE} else CellKind.PARTLY
 
     def slowest(self, run: Run, count: int) -> list[tuple[Chunk, Done]]:
-        """Return the *count* done chunks with the longest durations, slowest first, with their results."""
+        """Return up to *count* done chunks with the longest durations, slowest first, with their results."""
         found = heapq.nlargest(count, run.done.items(), key=lambda item: item[1][3])
         chunks = self._find(run, {chunk_id for chunk_id, _ in found})
         return [(chunks[chunk_id], done) for chunk_id, done in found if chunk_id in chunks]
@@ -108,7 +108,7 @@ def _urgency(state: ChunkState, chunk: Chunk) -> tuple[bool, datetime]:
 
 
 def highlights(atlas: ProgressMap, run: Run, count: int = 3) -> dict[str, list[dict[str, object]]]:
-    """Return the *count* slowest done chunks and the *count* first failing chunks, as JSON values."""
+    """Return up to *count* of the slowest done chunks and up to *count* of the failing chunks, as JSON values."""
     return {
         "slowest": [
             {**_place(chunk), "seconds": seconds, "rows": rows, "attempt": attempt}

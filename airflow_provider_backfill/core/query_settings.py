@@ -23,7 +23,7 @@ _OURS = frozenset(
     | {"ignore_on_cluster_for_replicated_udf_queries", "apply_mutations_on_fly", "distributed_product_mode", "dialect"}
 )
 _OURS_BY_PART = re.compile(r"insert_deduplic|deduplicate_(?:insert|blocks)|^param_|_overflow_mode(?:_|$)|^limit_")
-# Settings whose effect a SELECT can have by other means, with these means.
+# Refused settings, each with advice on how a SELECT gets the same effect.
 _INSTEAD = {"session_timezone": "name the zone in the functions of time, as in toStartOfDay(ts, 'Europe/Berlin')"}
 _NAME = re.compile(r"\w+")
 

@@ -58,7 +58,7 @@ class Node:
         return self.fields.get("type", "")
 
     def list(self, title: str) -> tuple["Node", ...]:
-        """Return the children under *title*, or the items if the only child is a list node; empty if there are none."""
+        """Return the children under *title*, or the items of a list node that is the only child; empty without any."""
         found = self.sections.get(title, ())
         return found[0].sections.get("", ()) if len(found) == 1 and found[0].kind == "LIST" else found
 

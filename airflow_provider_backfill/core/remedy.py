@@ -32,8 +32,8 @@ def plan_command(plan: Plan, *flags: Flag) -> Command:
     Return the command line that plans the same backfill again, changed by *flags*.
 
     A flag with a value replaces the plan's flag of the same name. A flag for the chunk length replaces the plan's chunk
-    length. Secrets in the SELECT are masked. The command line omits the flags for people (reason and owner), and what
-    a plan does not store: the addresses of shards, and whether one shard is filled.
+    length. Secrets in the SELECT are masked. The command line omits the flags for people (``--reason``, ``--owner``)
+    and for shards (``--shard-url``, ``--one-shard``).
     """
     given = {flag.name for flag in flags}
     own = [Flag("--target", show_table(plan.target)), Flag("--from", short_instant(plan.start))]
@@ -72,7 +72,7 @@ def _source_flags(plan: Plan) -> list[Flag]:
     kinds = [one.kind for each in plan.statements for one in plan.filters(each)]
     kinds += [one.kind for each in plan.statements for one in each.parameters if one.kind is not None]
     detected = first.parameters[0].name if first.parameters else None
-    # Views with different time columns have detected columns.
+    # Time columns that differ between views were detected, so the command line needs no flag for them.
     if plan.time_column != detected and not any(one.time_column for one in plan.statements):
         own.append(Flag("--time-column", plan.time_column))
     own += [Flag("--time-unit", kind.unit) for kind in kinds if kind.unit][:1]

@@ -198,7 +198,7 @@ def _start(run: Run, event: ChunkStarted) -> None:
     state.touched = state.touched or event.takes_over
     _move(run, event.chunk_id, state, ChunkStatus.RUNNING)
     state.attempt = event.attempt
-    # A lost worker says nothing about the chunk, so a takeover does not count as a try.
+    # The loss of a worker says nothing about the chunk, so a takeover does not count as a try.
     state.tries += not event.takes_over
     state.owner, state.query_id, state.started_at = event.by, event.query_id, event.at
     run.started, run.paused, run.throttled_by = True, False, ""
@@ -248,7 +248,7 @@ def _leave(state: ChunkState, event: ChunkFailed | ChunkReleased) -> None:
     state.touched = (state.touched and not known) or not event.unwritten
     if event.refused and not state.touched:
         # The target has no row of the chunk, and another writer uses the window. Forget the staged rows, so that the
-        # next attempt stages its own.
+        # next attempt stages new rows.
         state.verified, state.staged = {}, None
 
 
@@ -267,7 +267,7 @@ def _reset(
     Make chunks with these statuses pending again, with a new budget of attempts.
 
     Args:
-        clear: Whether the next attempt of these chunks first deletes their windows from the target.
+        clear: Whether each attempt of these chunks first deletes the chunk's window from the target.
         only: The ids that limit the reset; None for all chunks with these statuses.
     """
     if only is not None:

@@ -33,7 +33,7 @@ class PlanRequest:
         filter_tables: The tables of *select* that the window applies to; needed if the choice is ambiguous.
         whole_tables: The tables of *select* that every chunk reads whole.
         settings: ClickHouse settings for the statements that read the source and fill the target.
-        time_unit: The unit of an integer time column: ``s``, ``ms``, ``us`` or ``ns``; otherwise empty.
+        time_unit: The unit of integer times: ``s``, ``ms``, ``us`` or ``ns``; empty if the user gives no unit.
         accept_partial_groups: The reason to accept groups that chunks cut; empty to refuse such groups.
         row_proof: The evidence that staged rows need before their publication.
         trial: Whether to compare a few chunks with their union before the plan is stored.
@@ -47,7 +47,7 @@ class PlanRequest:
             Distributed target.
         shard_urls: The HTTP interfaces of replicas by shard number, if the names in ``system.clusters`` cannot be
             reached.
-        auto_chunks: Whether to replace *chunking* by a rule that suits the data: the target's partitions in
+        auto_chunks: Whether to replace *chunking* by a rule that suits the data: the target's partitions in mode
             ``replace``, otherwise a length that the number of source rows decides.
     """
 

@@ -36,7 +36,7 @@ _PASSING = {
     "SYSTEM_ERROR": 425,
     "CANNOT_SCHEDULE_TASK": 439,
     "DEADLOCK_AVOIDED": 473,
-    # A replica of a Replicated database that has just returned takes no DDL until it has caught up.
+    # In a Replicated database, a replica that has just returned takes no DDL until the replica has caught up.
     "NOT_A_LEADER": 529,
     "DATABASE_REPLICATION_FAILED": 571,
     "SERVER_OVERLOADED": 745,
@@ -59,7 +59,7 @@ _PARTITIONS_PER_INSERT = "partitions for single INSERT"
 
 
 class RetryDecision(StrEnum):
-    """What follows a failed attempt: another attempt, a split, or the failure of the chunk."""
+    """The consequence of a failed attempt: another attempt, a split, or the failure of the chunk."""
 
     RETRY = "retry"
     FINAL = "final"
@@ -68,7 +68,7 @@ class RetryDecision(StrEnum):
 
 def classify_error(error: BackfillError) -> RetryDecision:
     """
-    Return what follows the error that an attempt ended with.
+    Return the decision that follows from the error of an attempt.
 
     Memory and time limits call for smaller chunks. Other refusals of the server are retried only if they are known to
     be temporary. Wrong requests are final, because repeating a wrong statement does not help. All other errors are

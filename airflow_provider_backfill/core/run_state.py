@@ -58,10 +58,10 @@ class ContentSums(NamedTuple):
 
 class Staged(NamedTuple):
     """
-    The sealed staging table of a verified attempt; on replicas, exactly these parts are published.
+    The sealed staging table of a verified attempt; on replicas, exactly *parts* are published.
 
     Attributes:
-        table: The staging table's name without the database: the plan's staging database or the target's database.
+        table: The staging table's name, without the name of the database.
         parts: Partition id and ``hash_of_all_files`` of each part, by which Keeper recognises published parts.
     """
 
@@ -82,7 +82,8 @@ class ChunkState:
     The state of one chunk, from the log.
 
     Attributes:
-        attempt: Number of the last attempt, from 1; 0 before. The number never falls, so no query id is reused.
+        attempt: Number of the last attempt, from 1; 0 without attempts. The number never falls, so no query id is
+            reused.
         tries: Attempts that count against the budget since the chunk was last reset.
         owner: The worker that holds the claim. Like *query_id*, empty unless the chunk is running.
         verified: The staged rows' sums by attempt. The sums are kept until the chunk is done or its staged rows are
@@ -136,7 +137,7 @@ class WorkerLease:
 @dataclass(frozen=True, slots=True)
 class Waiver:
     """
-    The waiver of a plan.
+    A user's decision that a plan need not be finished.
 
     Attributes:
         by: The user who waived the plan.
@@ -163,7 +164,7 @@ class Run:
     The execution of a plan, derived from its events by :mod:`.replay`.
 
     Attributes:
-        total: Number of chunks; splits add to the plan's count.
+        total: Number of chunks; a split chunk counts as its parts.
         chunks: The states of the chunks that have events and are neither done nor split, by chunk id.
         done: The done chunks in compact form, by chunk id.
         splits: The parts of each split chunk, by the id of the split chunk.
@@ -240,7 +241,7 @@ class Run:
 
     @property
     def status(self) -> RunStatus:
-        """The run's status; the first matching case wins."""
+        """The run's status. If several apply, ``undone`` and ``cancelled`` win, and ``paused`` wins over ``failed``."""
         if self.undone:
             return RunStatus.UNDONE
         if self.cancelled:

@@ -21,17 +21,18 @@ def pick_slices(
     Choose slices in time order, each in a different chunk, with about *budget* rows together.
 
     The choice begins with two neighbours that have rows or, without such neighbours, with the first two chunks that
-    have rows. If the chosen chunks have more rows than *budget*, each is shortened by the same factor. Of the
-    two chunks that are chosen first, the later chunk keeps its start, so that the slices of neighbours stay adjacent.
+    have rows. Chunks with rows that are a day, a week and 30 days apart from the first follow, unless *together* is
+    set. If the chosen chunks have more rows than *budget*, each is shortened by the same factor. Of the two chunks that
+    are chosen first, the later chunk keeps its start, so that the slices of neighbours stay adjacent.
     Every other shortened slice keeps the end of its chunk.
 
     Args:
-        rows: Source rows by chunk number; chunks without rows may be missing.
+        rows: Source rows by chunk number from 0; chunks without rows may be missing.
         whole_days: Whether to cut chunks at midnights only, as a date column requires.
         together: Whether to take two neighbours only, because the slices must be adjacent.
 
     Returns:
-        At least two slices. Empty if fewer than two chunks have rows, or with *together* if no neighbours have rows.
+        At least two slices; none if fewer than two chunks have rows, or with *together* if no neighbours have rows.
     """
     filled = [number for number in range(len(chunks)) if rows.get(number, 0) > 0]
     pairs = [number for number in filled if rows.get(number + 1, 0) > 0]

@@ -57,7 +57,7 @@ class _Token(NamedTuple):
 
 def read_select(text: str, what: str = "the SELECT") -> SelectText:
     """
-    Return the single SELECT in a text, without comments around the SELECT and semicolons after it.
+    Return the single SELECT in a text, with its query parameters and the names of its settings.
 
     Args:
         what: The SELECT's name for messages.
@@ -108,7 +108,7 @@ def _tokens(text: str) -> Iterator[_Token]:
 
 def _refuse_output(tokens: list[_Token], what: str) -> None:
     """
-    Refuse FORMAT or INTO OUTFILE at the end, because the plan decides where the rows go.
+    Refuse a FORMAT clause at the end and any INTO OUTFILE, because the plan decides where the rows go.
 
     Raises:
         RequestError: The statement has one of these clauses outside parentheses.

@@ -2,8 +2,7 @@
 Build the SQL texts that several modules need: names, bounds, filters, staging tables, INSERTs and checksums.
 
 A user's SELECT is wrapped and never edited; the setting ``additional_table_filters`` applies the time filter at the
-scan. Names of tables and columns are quoted, and bounds are exact UTC instants of the column's type. This module is
-pure.
+scan. Names of tables and columns are quoted, and bounds are exact UTC instants. This module is pure.
 """
 
 import re
@@ -61,7 +60,7 @@ def literal(text: str) -> str:
 
 def time_literal(kind: TimeKind, moment: datetime) -> str:
     """
-    Return SQL for an instant as a constant of a column's *kind*, exact in whole milliseconds.
+    Return SQL for an instant as a constant to compare with a column of *kind*, exact in whole milliseconds.
 
     Epochs in seconds are rounded up: for whole units, ``x >= 1.5`` and ``x < 1.5`` are ``x >= 2`` and ``x < 2``.
 
@@ -88,7 +87,7 @@ def milliseconds(value: str, kind: TimeKind) -> str:
     if kind is TimeKind.EPOCH_S:
         return f"toInt64({value}) * 1000"
     if kind.per_second:
-        # Divide, because a product in nanoseconds could overflow.
+        # Do not multiply by 1000 before a division: the product could overflow for nanoseconds.
         return f"intDiv(toInt64({value}), {kind.per_second // 1000})"
     return f"toUnixTimestamp64Milli(toDateTime64({value}, 3, 'UTC'))"
 
@@ -152,7 +151,7 @@ def _array(bounds: Sequence[int]) -> str:
 
 
 def table_condition(table: TableName, column: str = "table") -> str:
-    """Return the condition that a row of a system table is about *table*; *column* has the names of tables."""
+    """Return the condition that a row of a system table is about *table*; *column* is its column with table names."""
     return f"database = {literal(table.database)} AND {column} = {literal(table.table)}"
 
 
@@ -216,7 +215,7 @@ def sealed_table(plan: Plan, storage: TableName, chunk_id: str) -> TableName:
     """
     Return the table that holds the one publishable result of a chunk.
 
-    State folders may have plans with the same id. If the plan has a nonce, the nonce distinguishes the names. So a
+    Different state folders may have plans with the same id. A plan's nonce, if any, distinguishes the names. So a
     worker that wakes up late publishes no table of another folder.
     """
     name = f"backfill_{plan.plan_id}_{chunk_id}_sealed" + (f"_{plan.nonce}" if plan.nonce else "")
@@ -359,7 +358,7 @@ def pasteable(text: str, given: Mapping[str, str]) -> tuple[str, str]:
 
 def any_row_sql(plan: Plan, statement: Statement, chunk: Chunk) -> str:
     """
-    Return SQL that returns one row if any filtered table of a statement has a row of the chunk, otherwise no row.
+    Return a SELECT with one result row if any filtered table of a statement has a row of the chunk, otherwise none.
 
     Rows of the chunk lie in its window and in its key range.
     """
@@ -368,7 +367,7 @@ def any_row_sql(plan: Plan, statement: Statement, chunk: Chunk) -> str:
         for one in plan.filters(statement)
     ]
     if plan.dealing is not None:
-        # Count instead of LIMIT: a reached LIMIT closes connections to other shards, which log an error.
+        # Use a count, because a reached LIMIT closes the connections to other shards, and these shards log an error.
         counts = " UNION ALL ".join(f"SELECT count() AS found {each}" for each in rows)
         return f"SELECT 1 FROM ({counts}) HAVING sum(found) > 0"
     return f"SELECT 1 FROM ({' UNION ALL '.join(f'SELECT 1 {each} LIMIT 1' for each in rows)}) LIMIT 1"

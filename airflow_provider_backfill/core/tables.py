@@ -28,7 +28,7 @@ class TimeKind(StrEnum):
 
     @property
     def per_second(self) -> int | None:
-        """The number of units per second; None for types other than an integer epoch."""
+        """The number of units per second; None for kinds other than an integer epoch."""
         return _PER_SECOND.get(self)
 
     @property

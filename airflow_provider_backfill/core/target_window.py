@@ -1,4 +1,4 @@
-"""Render the condition that a row of the target belongs to a chunk. This module is pure."""
+"""Render the condition that the time of a row of the target belongs to a chunk. This module is pure."""
 
 import re
 
@@ -12,7 +12,7 @@ from .tables import TimeKind
 
 def window_filter(plan: Plan, chunk: Chunk) -> str:
     """
-    Return the condition that a row of the target belongs to the chunk.
+    Return the condition that the time of a row of the target belongs to the chunk; the key range is not considered.
 
     Raises:
         RequestError: The target has no time column, or the chunk cuts a day of a date column.
@@ -29,7 +29,7 @@ def window_filter(plan: Plan, chunk: Chunk) -> str:
 
 
 def _right_before(ms: int, label: TimeLabel) -> str:
-    """Return SQL for the last instant before *ms*, in milliseconds, that the label's time column can store."""
+    """Return SQL for the last instant that the label's time column can store before *ms*, milliseconds since 1970."""
     kind = label.kind
     if kind.per_second and kind is not TimeKind.EPOCH_S:
         return f"{instant_sql(f'toInt64({ms})', kind)} - 1"

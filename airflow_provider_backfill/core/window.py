@@ -48,7 +48,7 @@ def parse_chunk_hours(text: str) -> float:
 
 def render_chunk_hours(value: float) -> str:
     """
-    Write a number as JavaScript's ``String(number)`` does: ``6``, ``0.25``, ``1e-7``, ``1e+21``.
+    Return a number as text, as JavaScript's ``String(number)`` does: ``6``, ``0.25``, ``1e-7``, ``1e+21``.
 
     Source: ECMA-262, Number::toString. Both languages print the shortest digits that give the same number when read;
     only the layout differs.
@@ -113,7 +113,7 @@ def split_window(start: datetime, end: datetime, chunk_hours: float) -> list[Sli
 
 
 def iter_window(start: datetime, end: datetime, chunk_hours: float) -> Iterator[Slice]:
-    """Yield the slices of :func:`split_window`, in constant memory; raise its errors."""
+    """Yield the slices of :func:`split_window`, in constant memory; raise the same errors as that function."""
     before = from_ms(to_ms(start))
     for ms in iter_ends_ms(start, end, chunk_hours):
         after = from_ms(ms)

@@ -81,7 +81,7 @@ def _drop(tables: list[StagingFacts]) -> str:
 
 
 def _counted(tables: list[StagingFacts]) -> str:
-    """Return the subject of a message: one table with its rows, or the number of tables and the first one."""
+    """Return the subject of a message: one table with its rows, or the number of tables and the first with its rows."""
     first = tables[0]
     rows = "on no server, and in Keeper still" if first.lost[0] else show_number(first.rows or 0, "row")
     if first.rows is None and not first.lost[0]:

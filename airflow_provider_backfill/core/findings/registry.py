@@ -34,7 +34,7 @@ class Finding(NamedTuple):
     A fact that a person should know, with its remedy.
 
     Attributes:
-        plan_id: The id of the plan that the fact concerns; empty if it does not concern a single plan.
+        plan_id: The id of the plan that the fact concerns; empty if the fact does not concern a single plan.
         remedy: The command, statement or advice that helps; None if there is none.
     """
 

@@ -13,8 +13,8 @@ from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity
 REPLICA_RULES = RuleRegistry(RuleScope.SERVER)
 _rule = REPLICA_RULES.rule
 
-# A replica lags above one of these limits: seconds that its oldest queue entry has waited, seconds of absolute delay,
-# and entries of Keeper's log that it has not yet copied to its queue.
+# A replica lags if it exceeds one of these limits: seconds that the replica's oldest queue entry has waited, seconds of
+# absolute delay, and entries of Keeper's log that the replica has not yet copied to its queue.
 _STUCK_SECONDS = 15
 _LAG_SECONDS = 300
 _QUEUE_AT_EASE = 100

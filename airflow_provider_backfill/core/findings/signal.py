@@ -10,7 +10,7 @@ from enum import StrEnum
 from ..run_state import ChunkStatus, RunStatus
 from .registry import RuleContext
 
-# The time after its last event for which a run without claimed chunks counts as active, such as between two tasks.
+# The time for which a run without claimed chunks counts as active after the run's last event, as between two tasks.
 _BETWEEN_TASKS = timedelta(minutes=5)
 
 

@@ -1,4 +1,4 @@
-"""Define the rules on sources: missing tables, reads, unstable SELECTs, time units and row policies. They are pure."""
+"""Define the rules on sources: missing tables, reads, unstable SELECTs, time units, row policies. All are pure."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -142,7 +142,7 @@ def _unstable(case: RuleContext) -> Iterator[Match]:
 def _epoch(case: RuleContext) -> Iterator[Match]:
     plan, facts = case.plan, case.seen
     for epoch in facts.epochs:
-        # The unit is not part of the plan's identity, so the new plan replaces this plan.
+        # The unit is not part of the plan's identity, so the new plan has the same id and needs --force.
         remedy = None if plan is None else plan_command(plan, Flag("--time-unit", epoch.fitting), Flag("--force"))
         yield Match(
             f"{epoch.table}.{epoch.column} holds values such as {epoch.value}: as {epoch.declared} that is far from "

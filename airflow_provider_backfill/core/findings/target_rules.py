@@ -1,4 +1,4 @@
-"""Define the rules on the target: TTL, views, mutations, parts, disks, and the guarantee of a write. They are pure."""
+"""Define the rules on the target: TTL, views, mutations, parts, disks, the guarantee of a write. All are pure."""
 
 from collections.abc import Iterable, Iterator
 
@@ -70,7 +70,7 @@ def _ttl(case: RuleContext) -> Iterator[Match]:
 
 
 def past_ttl(target: TableName, storage: TableName, ttls: Iterable[TtlFacts]) -> Iterator[Match]:
-    """Yield a match for each TTL, of the target or of a column, that has expired for rows of the window."""
+    """Yield a match for each TTL, of the target or of a column, that has expired for a part of the window."""
     for ttl in ttls:
         if ttl.until is not None and ttl.column:
             yield Match(

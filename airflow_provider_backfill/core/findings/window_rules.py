@@ -14,7 +14,8 @@ from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity, sho
 WINDOW_RULES = RuleRegistry(RuleScope.SERVER)
 _rule = WINDOW_RULES.rule
 
-# Chunks are small below this median of source rows: the fixed cost of a chunk then about equals the cost of its rows.
+# The median of source rows per chunk below which chunks are small. At this number, the fixed cost of a chunk about
+# equals the cost of the chunk's rows.
 SMALL_ROWS = 100_000
 # The number of chunks from which small chunks are reported.
 MANY_CHUNKS = 50
@@ -52,7 +53,7 @@ def _open(case: RuleContext) -> Iterator[Match]:
 
 def open_window(plan: Plan, now: datetime, untouched: bool = True) -> Iterator[Match]:
     """
-    Yield a match if the window ends after *now*; it is an error if partitions are replaced.
+    Yield a match if the window ends after *now*; the match is an error if partitions are replaced.
 
     The remedy plans a window that ends at the last chunk bound in the past. There is no remedy if the run has begun
     (*untouched* is false), or if no chunk has ended by *now*.
