@@ -1,5 +1,5 @@
 """
-Check that a plan's chunk bounds suit its SELECTs and the target's partitions, and find bounds that do.
+Check that a plan's chunk bounds suit its SELECTs and the target's partitions, and find bounds that suit them.
 
 The functions ask the server for the values that the rules of ``core.adding_up`` need to judge a SELECT.
 """
@@ -30,7 +30,7 @@ from ..core.sql import expressions
 from ..core.tables import TableName, TimeKind
 from ..errors import Advice, Flag, MisalignedError, RequestError, StatementRefusedError
 
-# Common chunk lengths in hours. A proposal for bounds that do not fit tries these first, then calendar units.
+# Common chunk lengths in hours. A search for fitting bounds tries these lengths first, then calendar units.
 _CHUNK_HOURS = (0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 24)
 _Times = Mapping[TableName, TimeColumn]
 
@@ -54,7 +54,7 @@ def check_bounds(
     Raises:
         MisalignedError: A bound would cut a group, a partition or a value of a parameter, or a chunk spans several
             values of a parameter. The error proposes bounds that fit, if any are known.
-        RequestError: Chunks would not add up, partitions cannot be replaced, or two chunks have the same parameters.
+        RequestError: Chunks would not add up, partitions cannot be replaced, or two chunks have equal parameter values.
     """
     bounds = plan.bounds_ms() if bounds is None else bounds
     judged = _Judge(server, target, plan, bounds)
@@ -134,11 +134,7 @@ class _Judge:
         self.answers: dict[BucketKey, BucketFacts] = {}
 
     def verdict(self, statement: Statement, scan: ScanFacts) -> Verdict:
-        """
-        Ask the server about each time key that the rules need, and return the rules' verdict on a statement.
-
-        The labels include columns that the target computes from a labelled column.
-        """
+        """Return the rules' verdict on a statement; its labels include defaults that use a single labelled column."""
         plan = self._plan
         given = _given(self._server, statement, scan, self._bounds)
         case = _case(self._target, plan, statement, scan, one_chunk=len(self._bounds) == 2, given=given)
@@ -155,9 +151,9 @@ def statement_edges(
     server: ClickHouse, target: TableFacts, plan: Plan, statement: Statement, scan: ScanFacts, start: int, end: int
 ) -> list[set[int]]:
     """
-    Return a set of edges, in milliseconds, for each time key that chunk bounds must not cut.
+    Return a set of edges, in milliseconds, for each time key that chunk bounds must not cut; empty without such keys.
 
-    The edges lie between *start* and *end*, both excluded. For a UNION, they are the edges that all branches share.
+    The edges lie between *start* and *end*, both excluded. For a UNION, a set has the edges that all branches share.
     """
     return [
         set.intersection(*(set(bucket.between(start, end)) for bucket in _buckets(server, key, scan.times)))
@@ -185,7 +181,11 @@ def may_cut_by_key(plan: Plan, target: TableFacts, scans: Sequence[ScanFacts]) -
 def partition_edges(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], start: int, end: int
 ) -> list[int]:
-    """Return the partition starts that all statements share, between *start* and *end* (excluded), in milliseconds."""
+    """
+    Return the partition starts that all statements share, in milliseconds and in time order.
+
+    The starts lie between *start* and *end*, both excluded. Raise RequestError if no part of the key follows from time.
+    """
     edges = []
     for statement, scan in zip(plan.statements, scans, strict=True):
         verdict = _Judge(server, target, plan, [start, end]).verdict(statement, scan)
@@ -200,7 +200,7 @@ def to_partitions(
     """
     Return the bounds, with each inner bound moved to the nearest partition start if a SELECT relabels the time.
 
-    A SELECT relabels the time if the partition key's columns are computed from the source's time, as in a roll-up by
+    A SELECT relabels the time if it computes the partition key's columns from the source's time, as in a roll-up by
     local day. The bounds stay unchanged if no SELECT relabels the time, if no partition starts inside the window, or if
     two bounds would move to the same partition start.
     """
@@ -229,7 +229,7 @@ def with_label(
     The plan is returned unchanged if it does not replace partitions, or if its target has no time column.
 
     Raises:
-        RequestError: The plan replaces partitions, and its statements compute the target's time in different ways.
+        RequestError: The statements of the plan, or branches of a UNION, compute the target's time differently.
     """
     time = plan.target_time
     if time is None or plan.write_mode is not WriteMode.REPLACE:
@@ -273,7 +273,7 @@ def _check_partitions(
     Refuse chunks that cannot be published by replacing whole partitions of the target.
 
     Raises:
-        MisalignedError: A bound lies inside a partition; an end of the window may do so if no outside row is lost.
+        MisalignedError: A bound lies inside a partition. Only an end of the window may do so, if no other row is lost.
         RequestError: The target has no time column, its partition key does not follow from the time, its time does not
             show the rows to keep outside the window, or several chunks give rows of one partition.
     """
@@ -364,7 +364,7 @@ def _partition_key(server: ClickHouse, target: TableFacts, scan: ScanFacts, verd
 def _with_defaults(
     target: TableFacts, statement: Statement, labels: Mapping[str, BucketKey]
 ) -> Mapping[str, BucketKey]:
-    """Return *labels*, and labels of unfilled columns whose default depends only on one labelled column."""
+    """Return *labels*, and labels of unfilled columns with a repeatable default that uses a single labelled column."""
     found = dict(labels)
     # A default may use an earlier column that has a default, too.
     for column in target.columns:

@@ -53,7 +53,7 @@ def cancel_plan(session: Session, plan_id: str, *, reason: str = "", wait_second
                     time.sleep(0.1)
                     _kill(sites)
         except (ServerError, ConfigError) as error:
-            # The cancel is on disk: live workers obey it, even if this process cannot reach the server.
+            # Live workers read the cancel in the log, and obey it even if this process cannot reach the server.
             queries = f"not looked at: {error.message}"
     log.checkpoint()
     return {**status_payload(session, plan, log.refresh(), "cancel", noop=noop), "queries": queries}
@@ -61,7 +61,7 @@ def cancel_plan(session: Session, plan_id: str, *, reason: str = "", wait_second
 
 def _kill(sites: Sequence[Site]) -> str:
     """
-    Kill the plan's queries on every site; return a text with their number and the unreachable shards.
+    Kill the plan's queries on every site; return a text with the number of queries, and with the unreachable shards.
 
     Raises:
         ServerError: The server of a plan without shards could not be reached, a server refused a statement, or a query

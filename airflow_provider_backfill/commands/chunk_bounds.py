@@ -33,8 +33,8 @@ _MS_PER_MINUTE = 60_000
 # The number of keys in a sample: the minimum, and the number per piece. With 1000 keys per piece, the pieces differ in
 # size by a few percent.
 _SAMPLE, _SAMPLE_PER_PIECE = 10_000, 1_000
-# When a chunk is cut by key, each further attempt multiplies the number of pieces by _SPARE. There are at most _TRIES
-# attempts.
+# Each attempt to cut a chunk by key, including the first, multiplies the wanted number of pieces by _SPARE. _TRIES is
+# the maximum number of attempts.
 _SPARE = 1.1
 _TRIES = 4
 
@@ -59,7 +59,8 @@ class Cut(NamedTuple):
 
     Attributes:
         heavy: The chunks that still exceed the limits.
-        rows: Number of source rows by the start of their chunk, in milliseconds; None without an exact count.
+        rows: Number of source rows of each non-empty chunk, by the chunk's start in milliseconds; None without an exact
+            count.
     """
 
     plan: Plan
@@ -72,9 +73,9 @@ def cut(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[Scan
     Choose the chunk bounds of a plan.
 
     Returns:
-        The plan, the chunks that exceed the limits, and the number of rows per chunk if the rows were counted exactly.
-        The plan has its number of chunks, the key ranges of chunks that time cannot cut further, and its bounds, unless
-        these follow from the chunk length.
+        The plan, the chunks that still exceed the limits, and the number of rows per chunk if the rows were counted
+        exactly. The plan has its number of chunks, and the key ranges of chunks that time cannot cut further. It has
+        its bounds, unless the bounds follow from the chunk length.
 
     Raises:
         RequestError: The bounds cannot be computed: the rows cannot be counted, the size of a row is unknown, a
@@ -159,7 +160,7 @@ def _light_ranges(server: ClickHouse, plan: Plan, chunk: Chunk, weight: float) -
 
 
 def _ranges(server: ClickHouse, plan: Plan, chunk: Chunk, pieces: int) -> list[str]:
-    """Return conditions that cut a chunk's rows into about *pieces* pieces; empty if the key cannot be cut."""
+    """Return conditions that cut a chunk's rows into about *pieces* pieces; empty if the key cannot cut the rows."""
     source = _source(plan)
     columns = key_columns(server, source)
     ordered = list(takewhile(lambda column: column.orderable, columns))
@@ -183,14 +184,14 @@ def split_chunk(server: ClickHouse, target: TableFacts, plan: Plan, chunk: Chunk
 
     Raises:
         RequestError: The statements no longer suit the sources or the target.
-        ServerError: ClickHouse could not be asked.
+        ServerError: ClickHouse refused a statement or could not be reached.
     """
     scans = plan_inputs.check_scans(server, target, plan, chunk.start, chunk.end)
     scans = plan_inputs.read_queries(server, target, plan, scans)
     # The parts may run in parallel, so they must not share a partition, even at the ends of the window.
     apart = plan.model_copy(update={"keep_outside": False})
     start, end = to_ms(chunk.start), to_ms(chunk.end)
-    # Most types of a query parameter store whole seconds.
+    # A bound on a date column is a whole day. Most types of a query parameter store whole seconds.
     step = MS_PER_DAY if _has_dates(plan) else 1000 if any(s.parameters for s in plan.statements) else 1
     middle = (start + end) // 2 // step * step
     edges = _edges(server, target, plan, scans, [start, end])
@@ -220,7 +221,7 @@ def _condition(plan: Plan, chunk: Chunk) -> str:
 def _split_by_key(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], chunk: Chunk
 ) -> tuple[Chunk, ...]:
-    """Return about two parts of the chunk by key, which together have all its rows; empty if it cannot be cut."""
+    """Return about two parts that divide all rows of the chunk by key; empty if the chunk cannot be cut by key."""
     if not adding_up.may_cut_by_key(plan, target, scans):
         return ()
     pieces = (chunk._replace(key_range=each) for each in _ranges(server, plan, chunk, 2))
@@ -267,8 +268,8 @@ def _cells(
     Return the weight of the sources between the possible bounds of the plan.
 
     Returns:
-        The cells with rows, in time order, and the number of rows by the start of the cell. The numbers are None if
-        they were estimated from an index.
+        The cells with rows, in time order, and the number of rows by the start of the cell. The second value is
+        None if any of these numbers was estimated from an index.
 
     Raises:
         RequestError: A statement reads no table that can be counted, the rows cannot be counted within a minute, or the
@@ -333,8 +334,9 @@ def _allowed(
     """
     Return the possible starts of chunks, in milliseconds and in time order.
 
-    These are the bounds of *base* except the last, and instants between them that cut no bucket and no partition. Each
-    added instant lies at least the minimum chunk length (rounded up to days for a Date) from its neighbours.
+    They are the bounds of *base* except the last, and instants between these bounds that cut no bucket and, in
+    ``replace``, no partition. Each added instant lies at least the minimum chunk length (rounded up to days for a Date)
+    from its neighbours.
     """
     least = max(round(plan.min_chunk_minutes * _MS_PER_MINUTE), 1)
     if _has_dates(plan):
@@ -356,7 +358,7 @@ def _edges(
     """
     Return the instants inside *base*, in milliseconds, at which a bound cuts no bucket; in time order.
 
-    In ``replace``, such a bound cuts no partition either. None if nothing restricts the bounds.
+    In ``replace``, such a bound cuts no partition either. The result is None if nothing restricts the bounds.
     """
     sets: list[set[int]] = []
     for statement, scan in zip(plan.statements, scans, strict=True):
@@ -367,7 +369,7 @@ def _edges(
 
 
 def parts_in_place(server: ClickHouse, target: TableFacts, plan: Plan, chunk: Chunk) -> tuple[ChunkPart, ...]:
-    """Return the parts that replace a chunk; empty if it cannot be cut, or if finding a bound fails."""
+    """Return the parts that replace a chunk; empty if the chunk cannot be cut, or if the search for a cut fails."""
     try:
         parts = split_chunk(server, target, plan, chunk)
     except BackfillError:

@@ -38,7 +38,8 @@ def estimate_plan(server: ClickHouse, plan: Plan, counted: Mapping[int, int] | N
     Estimate the source rows per chunk.
 
     Args:
-        counted: The number of rows by the start of their chunk, in milliseconds; None if not yet counted.
+        counted: The exact number of source rows of each non-empty chunk, by the chunk's start in milliseconds; None if
+            the rows were not counted.
 
     Returns:
         The estimate; None if a statement reads no table, the rows cannot be counted or estimated in time, or the server
@@ -76,13 +77,18 @@ def _estimate_of(server: ClickHouse, plan: Plan, counts: RowCounts) -> Estimate:
 
 
 def chunk_rows(server: ClickHouse, plan: Plan) -> list[tuple[Chunk, int]]:
-    """Return each chunk, or the parts that replace it, with its number of source rows; empty if these are unknown."""
+    """Return each chunk, or the parts that replace it, with its number of source rows; empty if unknown."""
     counts = _count_rows(server, plan)
     return [] if counts is None else _weighed(server, plan, counts.rows)
 
 
 def _weighed(server: ClickHouse, plan: Plan, counts: Mapping[int, int]) -> list[tuple[Chunk, int]]:
-    """Return each chunk, or its counted parts, with its number of source rows; *counts* are by the chunk's start."""
+    """
+    Return each chunk with its number of source rows. If key ranges cut a chunk, count and return its parts instead.
+
+    Args:
+        counts: The number of source rows by the chunk's start, in milliseconds, without empty chunks.
+    """
     planned = plan.planned_parts()
     weighed: list[tuple[Chunk, int]] = []
     for chunk in plan.chunks():
@@ -122,11 +128,11 @@ def propose_hours(
     """
     Return a chunk length in hours that suits the rows and fits buckets and partitions.
 
-    Prefer the longest common length whose largest chunk has at most 10 million rows and 1 GiB. If none of these fits
-    the tables, take the shortest longer length that fits.
+    Among the common lengths and the plan's own length, prefer the longest whose largest chunk probably has at most 10
+    million rows and 1 GiB. If no such length fits the tables, take the shortest longer length that fits.
 
     Returns:
-        The length; None if no common length fits, or if the plan's bounds do not follow from a number of hours.
+        The length; None if no such length fits, or if the plan's bounds do not follow from a number of hours.
     """
     if plan.chunk_hours is None or plan.bounds:
         return None
@@ -183,7 +189,7 @@ def resized(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[
 def describe(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], estimate: Estimate | None
 ) -> dict[str, Any] | None:
-    """Return the estimate as JSON, with a better length if chunks are far too small or large; None without estimate."""
+    """Return the estimate as JSON, with a better length if chunks are far too small or large; None without one."""
     if estimate is None:
         return None
     small = estimate.median < SMALL_ROWS and plan.chunk_count >= MANY_CHUNKS

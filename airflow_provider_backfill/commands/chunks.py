@@ -31,7 +31,7 @@ class ChunkResult:
     Attributes:
         status: ``pending``, ``running``, ``done`` or ``failed``.
         attempts: Number of attempts so far.
-        query_id: The id of the last attempt's INSERT; None before the first.
+        query_id: The id of the last attempt's INSERT; None before the first attempt.
         rows: Rows that the target received from the chunk; None until the chunk is done.
         error: The last error, shortened; None without an error.
     """
@@ -94,7 +94,7 @@ def chunk_statements(session: Session, plan_id: str, chunk_id: str) -> list[Payl
 
 def statement_payload(plan: Plan, chunk: Chunk, attempt: int, position: int) -> Payload:
     """
-    Return the INSERT of one attempt for the plan's statement at *position*, and its time filter, ready to paste.
+    Return the INSERT of one attempt for the plan's statement at *position*, with its time filter, ready to paste.
 
     Secrets in the INSERT are masked.
     """

@@ -19,12 +19,12 @@ from .lease import has_live_worker, utc_now
 from .session import Payload, Session
 from .sites import sites_of
 
-# A target table, and the name of the database of its staging tables; empty for the target's own database.
+# A target table, and the name of the database for its staging tables. The name is empty for the target's own database.
 _Place = tuple[TableName, str]
 
 
 class _Found(NamedTuple):
-    """A table of the product; *beside* is the replication through which it is dropped, or None for a plain table."""
+    """A table of the product; *beside* is the replication through which to drop the table, None for a plain table."""
 
     facts: StagingFacts
     beside: Replicas | None
@@ -38,13 +38,15 @@ def clean_up(
 
     The search covers all databases of the server, and the targets of this folder's plans on every shard. A table is
     kept while a worker may be active on its plan, in any folder or on any host. Signs are a worker with a lease, a
-    fence on the target, and a running query. A table is also kept while a resume of its plan may need it, or while a
-    running query names it. Backups of ``replace`` are ignored.
+    fence on the target, and a running query. A table is also kept while a resume of its plan may need it, while the
+    files of its plan are damaged, and while a running query names it. The table of a trial, or of a plan that never ran
+    from this folder, is also kept for an hour after its last change. Backups of ``replace`` are ignored.
 
     Args:
         plan_id: Search only tables of this plan, which need not be in the state folder.
         target: Search only the databases that may hold staging tables of this target, and omit tables of plans that
-            have another target according to this folder. Where the folder does not have a plan, its target is unknown.
+            have another target according to this folder. A plan that the folder does not have may be for any target, so
+            its tables are included.
         remove: Whether to drop the tables; otherwise only list them.
 
     Returns:
@@ -104,10 +106,11 @@ def _places(
     plans: Sequence[Plan], address: ClickHouse, plan_id: str | None, target: TableName | None, unseen: list[str]
 ) -> Iterator[tuple[ClickHouse, set[_Place]]]:
     """
-    Yield the places to search: the configured server, and each shard of *plans*, the plans in this folder.
+    Yield the places to search: the configured server, and each shard of those *plans* that are to be searched.
 
-    Each place comes with its target tables and the databases of their staging tables. A shard that cannot be reached is
-    added to *unseen* instead.
+    *plan_id* and *target* restrict the plans whose shards are searched; None means no restriction. Each place
+    comes with its target tables and the databases of their staging tables. A shard that cannot be reached is added to
+    *unseen* instead.
     """
     here = {(plan.target, plan.staging_database) for plan in plans}
     yield address, here if target is None else {(target, ""), *((target, one) for name, one in here if name == target)}
@@ -175,7 +178,7 @@ def _clean_plan(
     session: Session, server: ClickHouse, plan_id: str, tables: list[_Found], all_tables: list[_Found], *, remove: bool
 ) -> Iterator[Payload]:
     """
-    Judge tables of a plan, drop the unneeded ones if *remove* is set, and yield an entry for each table.
+    Judge *tables* of a plan, drop the unneeded tables if *remove* is set, and yield an entry for each table.
 
     For a plan in the state folder, hold the plan's lock meanwhile, so that no worker of this folder can claim a chunk.
     *all_tables* are all tables of the plan that were found on the server.
@@ -208,7 +211,7 @@ def _clean_plan(
 
 def _standing(session: Session, server: ClickHouse, plan_id: str, tables: list[_Found]) -> Standing:
     """
-    Return the plan's run in this folder, and any evidence of an active worker.
+    Return the plan's run in this folder, whether the plan's files can be read, and any evidence of an active worker.
 
     A live worker in the run's log, a running query, or a run announced on the target is evidence, on any host.
     """

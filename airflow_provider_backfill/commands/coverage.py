@@ -21,7 +21,7 @@ def read_coverage(
     """
     Return the parts of ``[start, end)`` of a target that done chunks of any plan have filled; no ClickHouse is needed.
 
-    A done chunk is proof, because its rows were verified and published before the event was written. Different
+    A done chunk is proof, because its rows were verified and published before its event was written. Different
     ClickHouse servers and clusters are listed separately.
 
     Args:
@@ -34,7 +34,7 @@ def read_coverage(
     Raises:
         PlanNotFoundError: A bound is None, and the target has no plan.
         DamagedStateError: A bound is None, the target has no readable plan, and a damaged plan may be the target's.
-        RequestError: The window is empty.
+        RequestError: The window is empty or reversed.
     """
     start, end = _known_window(session, target, start, end)
     require_order(start, end)

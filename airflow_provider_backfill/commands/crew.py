@@ -33,7 +33,7 @@ class Ready(NamedTuple):
 
     Attributes:
         replicated: The replicated tables among sources and target, each with its cluster.
-        fence: The fence that keeps other runs out of the plan's window; None if not possible or not needed.
+        fence: The fence that keeps other runs out of the plan's window; None if no fence is possible or needed.
     """
 
     site: Site
@@ -81,11 +81,11 @@ class Crew:
 
     @property
     def reason(self) -> str:
-        """Why the run stopped before all chunks ended; empty if it did not."""
+        """The reason why the run stopped before all chunks ended; empty if it did not stop early."""
         return self._reason or next((worker.reason for worker in self._workers.values() if worker.reason), "")
 
     def stop(self, reason: str) -> None:
-        """Tell all workers to release their chunks and end soon; a signal handler must call this in a new thread."""
+        """Tell all workers to release their chunks and end soon. A signal handler must do this in a new thread."""
         with self._lock:
             self._reason = self._reason or reason
             self._stopping.set()
@@ -182,7 +182,7 @@ class Crew:
 
     def gate(self, site: Site, throttle: Callable[[], str]) -> str:
         """
-        Return why the next chunk of a site has to wait: its shard does not answer, or *throttle* has a reason.
+        Return why the next chunk of a site has to wait: a shard that it reads is silent, or *throttle* has a reason.
 
         The text is empty if the chunk may start. Without shards, the attempt itself notices an unreachable server. When
         every unfinished shard is silent, a shard that was silent for over :data:`PATIENCE_SECONDS` is given up.
@@ -213,7 +213,11 @@ class Crew:
         return alone and time.monotonic() - since > PATIENCE_SECONDS
 
     def _waited_for(self, site: Site) -> Ready | None:
-        """Wait for an answer of a shard that was silent at the start, and inspect it; None if the wait ends first."""
+        """
+        Wait until a shard that was silent at the start answers, then inspect the shard and return it.
+
+        Return None if the run stops, or gives up the shard, before the shard answers.
+        """
         log, said = self._session.store.open_run(self._plan), False
         while not self._stopping.wait(_PAUSE_SECONDS):
             if why := self._why_silent(site):
@@ -233,7 +237,7 @@ class Crew:
         return None
 
     def drop_staged(self) -> None:
-        """Drop the staging tables of done chunks that the workers have not yet dropped."""
+        """Drop the remaining staging tables of done and refused chunks, after all workers have ended."""
         for worker in self._workers.values():
             worker.drop_staged()
 

@@ -44,8 +44,9 @@ def with_dealing(address: ClickHouse, server: ClickHouse, target: TableFacts, pl
         target: The target table on that shard.
 
     Raises:
-        RequestError: The rows cannot be divided. The origin of a SELECT's rows is unknown, the SELECTs have different
-            origins, a SELECT chooses rows by chance, or no key gives each row exactly one shard.
+        RequestError: It is unknown where a SELECT's rows are stored, only some of the SELECTs give the same rows on
+            every shard, a SELECT may choose different rows in each run, the Distributed tables over the target have
+            different sharding keys, or no key gives each row exactly one shard.
     """
     if not plan.shards:
         return plan
@@ -76,7 +77,7 @@ def with_dealing(address: ClickHouse, server: ClickHouse, target: TableFacts, pl
 
 def check_stable(plan: Plan, verdicts: Sequence[Verdict]) -> None:
     """
-    Check that the columns that decide a row's shard have repeatable values.
+    Check that all columns by which rows are divided among the shards have repeatable values.
 
     Raises:
         RequestError: A column may have a different value each time the SELECT is executed.
@@ -152,7 +153,7 @@ def _is_dealt(server: ClickHouse, target: TableFacts, statement: Statement, tree
 
 def _by_sharding_key(server: ClickHouse, target: TableFacts, plan: Plan, key: str) -> Dealing | None:
     """
-    Return the division that the Distributed table makes; None if its key may change between executions.
+    Return the division that the Distributed table makes; None if its key is not repeatable.
 
     Raises:
         RequestError: The key is not an integer of up to 64 bits, uses a column that a statement does not fill, or

@@ -61,7 +61,7 @@ def diagnose(session: Session, plan_id: str | None = None, target: TableName | N
                 return _doctor_shards(session, log, replace(plan_case(session, plan, log.run), twice=twice))
             with session.connected_to_one() as server:
                 facts = inspect_server(session, server, plan)
-                # Read the run again after the server check: a claim is on disk before its query exists.
+                # Read the run again after the server check: a chunk's claim is in the log before its query exists.
                 case = replace(
                     plan_case(session, plan, log.refresh()),
                     twice=twice,
@@ -115,10 +115,10 @@ def _filled_twice(session: Session, plan: Plan, run: Run) -> tuple[FilledTwice, 
 
 def without_ended(facts: ServerFacts, look: Callable[[], Iterable[QueryFacts]]) -> ServerFacts:
     """
-    Return the facts without the queries that have ended meanwhile; their claims may have ended, too.
+    Return the facts without queries that have ended meanwhile, because the claims of such queries may have ended, too.
 
     Args:
-        look: Returns the currently running queries; not called if the facts have no queries.
+        look: A function that returns the currently running queries. It is not called if the facts have no queries.
     """
     if not facts.queries:
         return facts
@@ -194,7 +194,7 @@ def _doctor_payload(
 
 
 def mean_pace(run: Run) -> Payload | None:
-    """Return the mean seconds per done chunk, and the rows per second, as JSON; None without done chunks or time."""
+    """Return the mean seconds per done chunk, and the rows per second, as JSON; None if nothing is done or timed."""
     done = run.count(ChunkStatus.DONE)
     if not done or not run.seconds:
         return None

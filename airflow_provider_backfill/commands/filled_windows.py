@@ -73,12 +73,13 @@ def refuse_filled_window(
         resume: Whether the run executes failed chunks again.
 
     Returns:
-        The chunks that the run has to finish before the plan is refused, because their rows may be in the target. The
-        result is empty if nothing is to be refused.
+        The ids of the chunks that the run has to finish before the plan is refused, because their rows may be in the
+        target. The result is empty if nothing is to be refused.
 
     Raises:
-        RequestError: Such windows exist. The message names the other plans and the first three windows; the remedy
-            plans the windows that are left.
+        RequestError: Such windows exist, and the run has no chunks to finish first. The message names the other plans
+            and the first three windows. The remedy resumes the plan if rows of unfinished chunks may be in the target;
+            otherwise it plans the windows that are left.
     """
     if not plan.adds_rows or plan.allow_existing_rows:
         return frozenset()
@@ -165,7 +166,7 @@ def refuse_existing_rows(store: StateStore, server: ClickHouse, target: TableFac
 
 
 def _rebuilding(target: TableFacts, plan: Plan) -> Advice:
-    """Return how to have the window's rows again: by replacing partitions of time, else by deleting the rows first."""
+    """Return the advice to rebuild rows: replace partitions if the key has a time column, else delete the rows."""
     key = expressions(target.partition_key)
     if any(time_kind(column.type, "s") and any(column.name in element for element in key) for column in target.columns):
         return Advice("pass {}", Flag("--write-mode", WriteMode.REPLACE))
@@ -181,7 +182,7 @@ def what_to_do_instead(plan: Plan, run: Run, running: Plan) -> Advice:
             "wait for it, stop it with `{}`, or pass {}", command("cancel", running.plan_id), Flag("--force-overlap")
         )
     if run.attempts:
-        # What is left is known when the other plan has ended, and no chunk is in doubt.
+        # The windows that are left are known only when the other plan has ended and no chunk is in doubt.
         return Advice("wait for it, and then run `{}`", command("resume", plan.plan_id))
     both = [CoveredInterval(max(plan.start, running.start), min(plan.end, running.end), ())]
     return Advice("wait for it; {}, for it would fill the same window a second time", _rest(plan, both))
@@ -189,9 +190,9 @@ def what_to_do_instead(plan: Plan, run: Run, running: Plan) -> Advice:
 
 def _what_is_left(plan: Plan, run: Run, filled: Iterable[CoveredInterval]) -> Advice:
     """
-    Return the advice to plan what neither done chunks nor *filled* cover, and to waive this plan.
+    Return the advice to plan the gaps that neither done chunks nor *filled* cover, and to waive this plan.
 
-    If the rows in *filled* are other rows, the advice is to plan again and allow existing rows.
+    The advice has an alternative for a user whose rows in *filled* are other rows: plan again, and allow existing rows.
     """
     done = [
         CoveredInterval(chunk.start, chunk.end, ())

@@ -17,7 +17,7 @@ from .session import Payload, Session
 
 def list_plans(session: Session, *, target: TableName | None = None, status: str | None = None) -> Payload:
     """
-    Return all plans with their status, the newest last.
+    Return the plans of the state folder with their status, the newest last.
 
     Damaged plans are listed separately, and are not filtered; ``ok`` is False if there is one.
 
