@@ -33,13 +33,13 @@ class Pace(TypedDict, total=False):
     The optional arguments of a run that decide when and how chunks start.
 
     Attributes:
-        max_load: Wait while the server uses more than this share of its limits on parts and memory; by default 0.8.
+        max_load: Wait while the server uses more than this share of its limit on parts or on memory; by default 0.8.
         max_failures: Pause after this many permanent failures in a row; by default 10.
         newest_first: Start at the end of the window.
         hours: Start chunks only in these hours of the day: ``22-06`` or ``22:30-06:00``; at any time if None.
         stop_at: Start no chunk after this time and pause: ``06:00``, or ``2025-01-31T06:00:00Z``; no limit if None.
         zone: Time zone of *hours* and *stop_at*; UTC if None.
-        force_overlap, force_compatibility, force_environment: Like the flags of ``run``.
+        force_overlap, force_compatibility, force_environment: The flags of ``run`` with these names; by default off.
     """
 
     max_load: float
@@ -80,10 +80,10 @@ class RunResult:
     Attributes:
         status: planned, running, paused, completed, failed, cancelled or undone.
         chunk_counts: The number of chunks by status, their ``total``, and ``skipped``, which is always 0.
-        attempts: Attempts of all chunks so far.
-        rows_written: Rows that the target received.
-        rows_read, bytes_read: Rows and uncompressed bytes that the filling statements read; 0 if the server does not
-            report them.
+        attempts: Number of attempts of all chunks so far.
+        rows_written: Number of rows that the target received.
+        rows_read, bytes_read: Numbers of rows and uncompressed bytes that the filling statements read; 0 if the server
+            does not report them.
         last_error: The last error of a chunk; None without an error.
         payload: The payload of ``status --json``, without the address of the plan's page.
     """
@@ -169,14 +169,14 @@ class Backfill:
 
         Args:
             parallel: Number of parallel chunks; the option ``maxParallelChunks`` if None.
-            replay_done, replay_failed, clear_window: Like the flags of ``run``.
+            replay_done, replay_failed, clear_window: The flags of ``run`` with these names.
             pace: Fields of :class:`Pace`, by name.
 
         Returns:
             The state after the run. Failed chunks and a pause raise no error.
 
         Raises:
-            RequestError: The run may not start. The message has the reason, the hint a change that helps.
+            RequestError: The run may not start. The message gives the reason, and the hint suggests a change.
             ServerError: ClickHouse could not be reached.
         """
         replay = {"replay_done": replay_done, "replay_failed": replay_failed, "clear_window": clear_window}
@@ -186,7 +186,8 @@ class Backfill:
         """
         Continue a paused, failed or cancelled run, and execute its failed chunks again.
 
-        Arguments, result and errors are those of :meth:`run`. A plan that has never run raises a RequestError.
+        The arguments are those of :meth:`run` without *replay_done*, *replay_failed* and *clear_window*. The result and
+        the errors are those of :meth:`run`, too. A plan that has never run raises a RequestError.
         """
         return self._execute(parallel, {}, pace, resume=True)
 
@@ -250,7 +251,7 @@ class Backfill:
         return list_chunks(self._session, self.id, wanted)
 
     def events(self) -> list[dict[str, Any]]:
-        """Return the events so far, one dict each, oldest first; without heartbeats and the log's first entry."""
+        """Return the events so far as dicts, oldest first. The log's first entry and heartbeats are left out."""
         from .commands.events import EventReader
 
         return list(EventReader(self._session, self.id).read())
@@ -283,7 +284,9 @@ class Backfill:
 
     def pause(self, reason: str = "") -> RunResult:
         """
-        Pause the run until :meth:`resume`, and return the state. The run's workers release their chunks.
+        Pause the run until :meth:`resume`, and return the state.
+
+        The run's workers release their chunks. A chunk whose rows are already sealed is completed instead.
 
         Raises:
             RequestError: The plan has never run, or is completed, cancelled or undone.
@@ -312,7 +315,8 @@ class Backfill:
         Restore the rows that a plan with ``backup=True`` has replaced, and return the state, which is ``undone``.
 
         Raises:
-            RequestError: The plan has no backup, its backup table is gone, or a worker of the plan is alive.
+            RequestError: The plan has no backup, its backup table is gone, or a worker of the plan is alive; or the
+                target's database would replace rows on other servers as well.
             ServerError: ClickHouse could not be asked.
         """
         from .commands.undo import undo_plan

@@ -124,7 +124,7 @@ class Client:
 
         Args:
             target: ``database.table``.
-            window: The start (included) and the end (excluded), as text such as ``2025-01-31`` or aware datetimes.
+            window: The start (included) and the end (excluded), as aware datetimes or as text such as ``2025-01-31``.
             chunk: ``"6h"``, ``"day"``, ``"month"``, ``"partition"``, a number of hours, or ``"auto"``; the option
                 ``chunkHours`` if None.
             settings: ClickHouse settings for the statements that read the source and fill.
@@ -140,11 +140,11 @@ class Client:
             cluster: The cluster on whose shards the target is a local table.
             shard_url: Addresses of shards, such as ``2=http://host:8123``; other addresses come from
                 ``system.clusters``.
-            max_chunk_rows, max_chunk_bytes: Split chunks with more source rows or bytes, join chunks with fewer.
+            max_chunk_rows, max_chunk_bytes: Split chunks with more source rows or bytes, and join chunks with fewer.
             reason, owner: Reason for the backfill, and person or team responsible; shown by ``report``.
 
         Raises:
-            RequestError: The plan is refused. The message has the reason, the hint a change that helps.
+            RequestError: The plan is refused. The message gives the reason, and the hint suggests a change.
             ConfigError: The address of ClickHouse or a maximum is invalid.
             ServerError: ClickHouse could not be asked.
         """
@@ -199,8 +199,8 @@ class Client:
 
         Args:
             name: The plan's id, or a unique beginning of the id; None means the plan created last.
-            target: Return the only open plan of this table; without an open plan, the only plan of the table. *name* is
-                then ignored.
+            target: Return the only open plan of this table; without an open plan, the only plan of the table. With
+                *target*, *name* is ignored.
 
         Raises:
             PlanNotFoundError: There is no such plan.
@@ -241,7 +241,8 @@ class Client:
             remove: Whether to drop the unneeded tables; otherwise they are only returned.
 
         Raises:
-            RequestError: The plan or the table does not exist, or the client has no address of ClickHouse.
+            RequestError: *backfill* is the beginning of no id or of several ids; there is neither a table *target* nor
+                a plan with this target; or the client has no address of ClickHouse.
             ServerError: ClickHouse could not be asked, or refused to drop a table.
         """
         from .commands.clean import clean_up

@@ -138,11 +138,11 @@ def command_of(remedy: Remedy | None) -> Command | None:
 
 class BackfillError(Exception):
     """
-    The base of all errors that a user can act on. Exit code 1, unless a subclass sets another code.
+    The base of all errors that a user can act on. The exit code is 1, unless a subclass sets a different code.
 
     Args:
-        message: What happened, with the values, as full sentences.
-        remedy: What helps; None if nothing is known to help.
+        message: The problem in full sentences, with the values.
+        remedy: The advice to the user; None if no remedy is known.
         hint: Shorthand for ``remedy=Advice(hint)``; ignored if there is a *remedy*.
     """
 
@@ -155,7 +155,7 @@ class BackfillError(Exception):
 
     @property
     def hint(self) -> str:
-        """The remedy in the words of the command line; empty if there is none."""
+        """The remedy in the words of the command line; empty without a remedy."""
         return "" if self.remedy is None else str(self.remedy)
 
     def __str__(self) -> str:
@@ -163,20 +163,20 @@ class BackfillError(Exception):
 
 
 class ConfigError(BackfillError):
-    """An option, an address, or a file that the user named is invalid. Exit code 2."""
+    """An option, an address, or a file that the user named is invalid. The exit code is 2."""
 
     exit_code = 2
 
 
 class RequestError(BackfillError):
-    """The request cannot be carried out, because of a bad value, an unknown plan or a refused plan. Exit code 2."""
+    """The request has a bad value or an unknown plan, or is refused. The exit code is 2."""
 
     exit_code = 2
 
 
 class MisalignedError(RequestError):
     """
-    A chunk bound lies where none is allowed. Exit code 2.
+    A chunk bound lies at a time that a parameter or a group of the query does not allow. The exit code is 2.
 
     Args:
         proposal: The flags of a plan whose bounds fit; empty if none is known.
@@ -190,11 +190,11 @@ class MisalignedError(RequestError):
 
 
 class InDoubtError(RequestError):
-    """It is unknown which of a chunk's rows the target has, so a person has to check. Exit code 2."""
+    """It is unknown which of a chunk's rows the target has, so a person has to check. The exit code is 2."""
 
 
 class PlanNotFoundError(RequestError):
-    """The state folder has no plan with the given id or target, or no plan at all. Exit code 2."""
+    """The state folder has no plan with the given id or target, or no plan at all. The exit code is 2."""
 
 
 class TransitionError(BackfillError):
@@ -207,7 +207,7 @@ class StateError(BackfillError):
 
 class DamagedStateError(StateError):
     """
-    A state file is damaged. Exit code 2.
+    A state file is damaged. The exit code is 2.
 
     Args:
         path: The path of the file for messages.
@@ -224,7 +224,7 @@ class DamagedStateError(StateError):
 
 
 class StateFormatError(DamagedStateError):
-    """A state file is intact, but another version or another tool wrote it. Exit code 2."""
+    """A state file is intact, but another version or another tool wrote it. The exit code is 2."""
 
 
 class ServerError(BackfillError):

@@ -18,6 +18,7 @@ from .options import ENV_PREFIX, GROUPS, OPTIONS, OptionInfo, Options, show_valu
 CONFIG_FILE = "clickhouse-backfill.toml"
 PYPROJECT_SECTION = "clickhouse-backfill"
 DEFAULT_SOURCE = "default"
+# The maximum length of an options file, in bytes.
 _LONGEST = 4 << 20
 
 
@@ -66,10 +67,10 @@ def resolve_options(
 
     Args:
         overrides: The strongest source. A key is a flag (``--chunk-hours``) or an argument (``chunk_hours``), and its
-            value may be text. Other keys are ``stateDir`` and the groups, as in a document; their values are weaker.
-            None means not given.
-        environ: ``CLICKHOUSE_BACKFILL_CHUNK_HOURS`` and so on, as text; empty means not set. Variables that Kubernetes
-            sets for a service called clickhouse-backfill are ignored.
+            value may be text. Other keys are ``stateDir`` and the groups, as in a document; their values are weaker
+            than the values of flags and arguments. A value of None counts as omitted.
+        environ: The environment, with variables such as ``CLICKHOUSE_BACKFILL_CHUNK_HOURS``; an empty value counts as
+            omitted. Variables that Kubernetes sets for a service called clickhouse-backfill are ignored.
         directory: The folder of the files; for the command line, the working directory.
         config_file: The file to read; it must exist, and a relative path starts at *directory*. If None, read
             ``clickhouse-backfill.toml`` in *directory*; without this file, ``[tool.clickhouse-backfill]`` of
@@ -98,14 +99,14 @@ def _resolve(layers: list[_Layer]) -> Resolved:
     Merge *layers*, the strongest first.
 
     Raises:
-        ConfigError: A layer has a bad value (the message names the first of the strongest bad layer), or the merged
-            chunk length is shorter than the minimum.
+        ConfigError: A layer has a bad value, or the merged chunk length is shorter than the minimum. The message names
+            the first bad value of the strongest bad layer.
     """
     for layer in layers:
         try:
             _validate(layer)
         except ValidationError as exc:
-            # An error without a place comes from the rule between two options, which applies to the merged values only.
+            # An error without a place comes from a rule about two options. This rule applies only to the merged values.
             if place := exc.errors()[0]["loc"]:
                 name = _NAMES[".".join(map(str, place[:2]))]
                 raise _refused(name, layer[name]) from None
@@ -245,7 +246,7 @@ def _read_toml(path: Path) -> dict[str, Any] | None:
 
 
 def _from_text(info: OptionInfo, value: Any) -> Any:
-    """Return text as the bool or number that the option takes; other values, and text that is neither, unchanged."""
+    """Convert text to the option's bool or number; return other values, and text that is neither, unchanged."""
     if not isinstance(value, str) or info.is_text:
         return value
     word = value.strip().lower()
@@ -267,14 +268,14 @@ def _refused(name: str, given: _Given) -> ConfigError:
 
 
 def _example(info: OptionInfo, value: Any) -> str:
-    """Return what to write instead of a refused *value*: 5000 for ``5k``, otherwise a description of the values."""
+    """Return a replacement for a refused *value*: ``5000`` for ``5k``, otherwise the allowed values in words."""
     if isinstance(value, str) and (match := _THOUSANDS.fullmatch(value.strip())):
         return str(int(match[1]) * 1000 ** ("kmg".index(match[2].lower()) + 1))
     return info.type_text
 
 
 def _closest(key: str, spellings: Iterable[str]) -> str:
-    """Return a hint with the spelling closest to *key*; empty if there is none."""
+    """Return a hint with the spelling closest to *key*; empty if no spelling is close."""
     import difflib  # imported late, because only a mistake needs it
 
     plain = {_plain(spelling): spelling for spelling in spellings}

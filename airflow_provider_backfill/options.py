@@ -23,13 +23,13 @@ ENV_PREFIX = "CLICKHOUSE_BACKFILL_"
 
 
 def _whole(value: object) -> object:
-    """Return a float without a fraction as an int, such as 3.0 as 3; other values unchanged."""
+    """Convert a float without a fraction to an int, such as 3.0 to 3; return other values unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _length(value: object) -> object:
     """
-    Return a chunk length: a number or a length such as ``12h`` as hours, a calendar unit as text.
+    Return a chunk length: a number or text such as ``12h`` as hours; a calendar unit or ``partition`` as text.
 
     Raises:
         ValueError: The value is not a length, is a number in quotes, or is not positive and finite.
@@ -58,7 +58,7 @@ _Text = Annotated[str, Field(pattern=r"\S")]
 
 
 def _pairs(value: object) -> object:
-    """Return text such as ``a=1, b=x`` as a table; other values and other text unchanged."""
+    """Convert text such as ``a=1, b=x`` to a table; return other values and other text unchanged."""
     if not isinstance(value, str):
         return value
     pairs = [part.partition("=") for part in value.split(",") if part.strip()]

@@ -107,8 +107,11 @@ class BackfillStatusSensor(BaseSensorOperator):
         After a deferral, :meth:`execute_complete` returns the window.
 
         Raises:
-            AirflowFailException: The backfill cannot complete.
-            AirflowSkipException: The same, with ``soft_fail`` or ``never_fail``.
+            AirflowFailException: The backfill cannot complete, or an argument is invalid.
+            AirflowSensorTimeout: The ``timeout`` has passed, without ``soft_fail``.
+            AirflowException: The state folder cannot be read.
+            AirflowSkipException: The backfill cannot complete, with ``soft_fail`` or ``never_fail``; or the ``timeout``
+                has passed, with ``soft_fail``.
         """
         found: Any
         if isinstance(self.plan_id, str) and self.plan_id:
@@ -165,7 +168,8 @@ class BackfillStatusSensor(BaseSensorOperator):
         Return whether the backfill is completed, with the published window as the XCom value (None before).
 
         Raises:
-            AirflowFailException: The backfill cannot complete; the message has the reason.
+            AirflowFailException: The backfill cannot complete, or an argument is invalid; the message has the reason.
+            AirflowException: The state folder cannot be read.
         """
         with airflow_errors():
             found = self._watched().look(f"airflow:{self.task_id}")

@@ -6,14 +6,13 @@ A whole backfill in one line of a DAG: plan, chunks, the final check, and the ta
     with DAG("rebuild", schedule=None, params=backfill_params(target="shop.orders_daily")):
         BackfillTaskGroup()
 
+    with DAG("fill_last_days", schedule=None):
 
-    @clickhouse_backfill(max_parallel_chunks=2)
-    def month_of(logical_date=None):
-        start = logical_date.replace(day=1)
-        return {"target": "shop.orders_daily", "window_from": start, "window_to": start + timedelta(days=28)}
+        @clickhouse_backfill(max_parallel_chunks=2)
+        def last_days():
+            return {"target": "shop.orders_daily", "window_from": "2025-03-29", "window_to": "2025-04-01"}
 
-
-    month_of()
+        last_days()
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -48,9 +47,11 @@ def backfill_params(
     """
     Return the params of a DAG for a backfill's form; fields without a default are required.
 
-    A :class:`BackfillTaskGroup` without a target reads all four values from the params.
+    A :class:`BackfillTaskGroup` without a target reads all four values from the params. The arguments are the defaults
+    of the fields.
 
     Args:
+        target: Table to fill, ``database.table``.
         window_from: Start of the window, included; UTC if the value has no offset.
         window_to: End of the window, excluded.
         chunk_hours: Length of a chunk, as :class:`BackfillPlanOperator` takes it.
@@ -95,10 +96,10 @@ class BackfillTaskGroup(TaskGroup):
     Plan a backfill, execute its chunks in mapped tasks, and fail unless every row is in the target.
 
     The tasks are ``plan``, ``chunks`` and ``finished``, and optionally ``approve`` and ``promote``. A failed chunk
-    stops no other chunk. The DAG run ends red if a chunk failed, if the backfill was cancelled, or if a task was marked
-    a success without done chunks. ``finished`` returns the published window. If rows were written, ``finished`` also
-    sends an asset event: for the target's own asset (:func:`.lineage.target_asset`), or through the alias
-    ``clickhouse_backfill`` if the target is a template.
+    stops no other chunk. The DAG run ends red if a chunk failed, if the backfill was cancelled, or if a person
+    marked a task as successful before its chunks were done. ``finished`` returns the published window. If
+    rows were written, ``finished`` also sends an asset event: for the target's own asset
+    (:func:`.lineage.target_asset`), or through the alias ``clickhouse_backfill`` if the target is a template.
 
     Args:
         group_id: Name of the group, and prefix of its tasks.
@@ -116,7 +117,7 @@ class BackfillTaskGroup(TaskGroup):
             not for a templated target.
         promote: Last step, after all rows are in the target: SQL for the same connection (statements separated by
             ``;``), or a function of the result of ``finished``. A clear repeats the step, so repeating must be safe:
-            ``REPLACE PARTITION`` is safe, ``EXCHANGE TABLES`` would change back.
+            ``REPLACE PARTITION`` is safe, ``EXCHANGE TABLES`` would swap the tables back.
         chunks: Further arguments of :class:`BackfillChunkOperator`, such as ``pool`` or ``replay_done``.
         sensor: Further arguments of :class:`BackfillStatusSensor`, such as ``outlets``.
         clickhouse_conn_id: Connection of the official ClickHouse provider.
@@ -242,7 +243,9 @@ class _PlanDecoratedOperator(DecoratedOperator, BackfillPlanOperator):
         Call the function, plan the backfill that the function describes, and return the items for ``.expand()``.
 
         Raises:
-            AirflowFailException: The function returned no dict with a target, or an unknown argument.
+            AirflowFailException: The function returned no dict with a target, an unknown argument or a bad value; or
+                the plan is refused.
+            AirflowException: ClickHouse or the state folder could not be reached.
         """
         context_merge(context, self.op_kwargs)
         known = determine_kwargs(self.python_callable, self.op_args, context)

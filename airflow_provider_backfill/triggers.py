@@ -31,8 +31,10 @@ from .core.plan import Plan
 from .core.run_state import ChunkStatus, Run
 from .core.window import Window
 
+# The minimum time in seconds after a line, before the same line or a different line is logged.
 _SAME_LINE_SECONDS = 300.0
 _NEW_LINE_SECONDS = 15.0
+# The maximum wait in seconds for the chunks of a cancelled trigger to stop.
 _STOP_SECONDS = 20.0
 # The minimum time in seconds between the start of a trigger and its event. If a task comes back before the scheduler
 # has recorded the task's deferral, the scheduler fails the task ("the executor reported that the task instance
@@ -86,7 +88,8 @@ class BackfillStatusTrigger(BaseTrigger):
     """
     Wait for the backfill of a :class:`Watched`.
 
-    The only event has *published* and *lost* of the last poll. If the poll raised an error, *lost* is its message.
+    The only event has *published* and *lost* of the last poll. If the poll raised an error, *lost* is that
+    error's message, and *published* is None.
     """
 
     def __init__(self, *, poke_interval: float, **watched: Any) -> None:
@@ -174,7 +177,7 @@ class BackfillChunkTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Execute the remaining chunks, then yield the only event. Stop the chunks if Airflow cancels the trigger."""
-        # A separate pool, because the loop's default pool is small and other triggers need its threads.
+        # Use a separate pool, because the loop's default pool is small and other triggers need its threads.
         pool = ThreadPoolExecutor(1, thread_name_prefix="backfill-trigger")
         began = time.monotonic()
         try:
@@ -243,8 +246,8 @@ def _is_over(session: Session, plan_id: str, window: Window) -> bool:
     """
     Return whether nothing is left to execute.
 
-    The run is cancelled or undone, or no chunk of the window is pending or running. Nothing is left,
-    for example, if a trigger is started again after its last chunk.
+    Nothing is left if the run is cancelled or undone, or if no chunk of the window is pending or running: for example,
+    if a trigger is started again after its last chunk.
     """
     status = window_status(session, plan_id, window)
     left = status.counts[ChunkStatus.PENDING] + status.counts[ChunkStatus.RUNNING]

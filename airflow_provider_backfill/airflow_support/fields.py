@@ -26,8 +26,8 @@ from ..errors import RequestError
 # in one slot; several seconds, if the tasks are deferred.
 _FEW_TASKS = 24
 _TASK_SECONDS = 60
-# The minimum number of tasks that each slot executes one after the other, and the minimum number of tasks. With more
-# than one task per slot, a slot with short tasks takes over work from a slot with long tasks.
+# The minimum number of tasks that each slot executes one after the other, and the minimum number of tasks in total.
+# With more than one task per slot, a slot with short tasks takes over work from a slot with long tasks.
 _LEAST_ROUNDS = 2
 _LEAST_TASKS = 4
 # On a small machine, the fixed cost of a chunk in seconds, and the source rows that a task processes per second.
@@ -41,8 +41,9 @@ def task_count(plan: Plan, most: int, parallel: int) -> int:
 
     Up to 24 chunks have one task each. More chunks share tasks, so that each task has at most about a minute of work,
     judged by the source rows in the window. There are at least four tasks, and at least two for each of the *parallel*
-    tasks that may run at the same time. The number is a multiple of *parallel*, so that tasks of equal length end
-    together. If the rows are unknown, each chunk has a task. There are never more than *most* tasks.
+    slots. The number is a multiple of *parallel*, so that tasks of equal length end together. If the rows are unknown,
+    each chunk has a task. Two limits take precedence: there are never more than *most* tasks, and never more tasks than
+    chunks.
     """
     count = min(plan.chunk_count, most)
     if plan.source_rows is None or plan.chunk_count <= _FEW_TASKS:
@@ -56,7 +57,8 @@ def mapped_items(plan: Plan, most: int, parallel: int = 1) -> Iterator[dict[str,
     """
     Yield one item per mapped task, in time order: plan id, window and chunk count of a batch of consecutive chunks.
 
-    There are :func:`task_count` batches. Their numbers of windows differ by at most one.
+    There are :func:`task_count` batches. Their numbers of planned windows differ by at most one. The chunk count
+    includes the parts of a window, on all shards.
     """
     count = task_count(plan, most, parallel)
     size, longer = divmod(plan.chunk_count, count)
@@ -178,7 +180,7 @@ def _listed(value: str | Sequence[str]) -> Sequence[str]:
 
 
 def to_mode(text: str) -> WriteMode:
-    """Return the write mode with this name; raise a RequestError with the names for another text."""
+    """Return the write mode with this name; raise a RequestError that lists the names for any other text."""
     try:
         return WriteMode(text.strip())
     except ValueError:
@@ -187,7 +189,7 @@ def to_mode(text: str) -> WriteMode:
 
 
 def to_proof(text: str) -> RowProof:
-    """Return the proof mode of staged rows with this name; raise a RequestError with the names for another text."""
+    """Return the proof mode with this name; raise a RequestError that lists the names for any other text."""
     try:
         return RowProof(text.strip())
     except ValueError:

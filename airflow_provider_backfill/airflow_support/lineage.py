@@ -43,7 +43,7 @@ def announce(context: Context, outlets: Iterable[Any], published: Payload, parti
     Add the window to the asset events that Airflow sends for the *outlets* of a successful task.
 
     Args:
-        published: The window as the sensor returns it; this becomes the ``extra`` of the events.
+        published: The window as the sensor returns it, which becomes the ``extra`` of the events.
         partition_key_format: The strftime format of partition keys; each partition in the window gets an event. Empty
             for a single event without a key. An alias always gets a single event.
     """

@@ -170,7 +170,7 @@ def task_name(context: Context) -> str:
 @contextmanager
 def airflow_errors() -> Iterator[None]:
     """
-    Raise the product's errors as Airflow's, with operator arguments in place of flags in remedies.
+    Raise the product's errors as Airflow's exceptions, with operator arguments in place of flags in remedies.
 
     Errors that a retry cannot fix become AirflowFailException, which uses no retries: refused requests, wrong options,
     damaged state, statements that ClickHouse always refuses. All other errors of the product become AirflowException,

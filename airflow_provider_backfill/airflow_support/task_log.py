@@ -4,9 +4,9 @@ Report running chunks from a task: lines in its log, and Airflow's metrics.
 Reports work in a worker and in the triggerer. In the triggerer, Airflow finds a task's log by context variables, which
 threads do not inherit. So the reporter keeps the context of its creator.
 
-A line that is written alone costs more processor time in Airflow's supervisor of the task than the line itself. In the
-triggerer, such a line even makes Airflow query its database for triggers. So the reporter holds lines about chunks that
-begin and end, and writes the lines of a second together.
+Each write costs processor time in Airflow's supervisor of the task, whatever the number of lines. In the triggerer,
+each write even makes Airflow query its database for triggers. So the reporter holds lines about chunks that begin and
+end, and writes the lines of a second together.
 
 The metrics have the tags ``target`` and ``dag_id``. They are the counters ``clickhouse_backfill.chunks_done``,
 ``.chunks_failed``, ``.chunk_retries`` and ``.rows``, and the timing ``.chunk_seconds``, which Airflow sends in
@@ -41,7 +41,7 @@ class ChunkReporter:
     A reporter that logs and counts a worker's events; any of the worker's threads may call the reporter.
 
     The reporter is a context manager. Within the context, lines are written once per second, and warnings and errors
-    immediately. A chunk that ends before its line about the start is written has no such line.
+    immediately. If a chunk ends before the line about its start is written, that line is dropped.
     """
 
     def __init__(self, log: Logger | Any, dag_id: str) -> None:
@@ -50,7 +50,7 @@ class ChunkReporter:
         self._context = copy_context()
         # For each running chunk, by its id: the window as text, and the start time.
         self._began: dict[str, tuple[str, datetime]] = {}
-        # The held lines in order, each with the id of the chunk if the line is about its start, else with empty text.
+        # The held lines in order. A line about a chunk's start has the chunk's id, every other line has empty text.
         self._held: list[tuple[str, Callable[[], None]]] = []
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._writer = threading.Thread(target=self._write_regularly, name="backfill-lines", daemon=True)
@@ -118,9 +118,10 @@ class ChunkReporter:
 
     def _say(self, level: Callable[..., None], event: _ChunkEvent, what: str, more: str = "") -> None:
         """
-        Log the window and result of an event, and forget the chunk's start unless the chunk has just started.
+        Hold a line with the window and result of an event. For a failure, a split or a release, write all held lines.
 
-        The query id contains the ids of plan and chunk.
+        Every event but a start removes the recorded start of the chunk, and the held line about this start. The query
+        id contains the ids of plan and chunk.
         """
         window, _ = self._began.get(event.chunk_id, (f"chunk {event.chunk_id}", event.at))
         if not isinstance(event, ChunkStarted):

@@ -113,7 +113,7 @@ def _run(call: Call) -> Payload:
 
 def _planned(call: Call, session: "Session") -> str:
     """Create the plan of a ``run`` with the flags of ``plan``, and return the plan's id."""
-    # Imported here: the rules of planning would slow down each run of a stored plan.
+    # Import late, because the rules of planning would slow down each run of a stored plan.
     from ..commands.plan import create_plan
 
     return str(create_plan(session, read_request(call, session.options))["planId"])
@@ -142,7 +142,7 @@ def _pace(call: Call) -> dict[str, Any]:
 
 
 def _schedule(call: Call) -> "Schedule":
-    """Return when chunks of the run may start, as --hours, --stop-at and --zone say; at any time without the flags."""
+    """Return the times at which chunks may start, from --hours, --stop-at and --zone; any time without these flags."""
     from datetime import UTC, datetime
 
     from ..core.hours import read_schedule
@@ -159,7 +159,7 @@ def named_plan(call: Call, session: "Session") -> str:
     Raises:
         PlanNotFoundError: No plan fits the name.
         DamagedStateError: No readable plan fits the name, but a damaged plan may.
-        RequestError: The call names no plan or names a plan in two ways, or the name fits several plans.
+        RequestError: The call names no plan or names a plan in several ways, or the name fits several plans.
     """
     from ..commands.find_plan import find_plan_id, last_plan_id, plan_id_of_target
     from ..core.names import parse_table

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _OPTION_FLAGS = ("--state-dir", "--time-column", "--max-parallel-chunks", "--max-chunk-rows", "--max-chunk-bytes")
 
 
+# The maximum length of a file that a user named, in bytes.
 _LONGEST = 4 << 20
 
 
@@ -58,7 +59,7 @@ def open_session(call: Call, options: "Options") -> "Session":
     def open_server() -> "ClickHouse":
         from ..clickhouse.client import connect
 
-        # One connection for each parallel chunk, and four for the watcher and in reserve.
+        # Allow one connection for each parallel chunk, and four more for the watcher and as a reserve.
         return connect(url or "", read_password(call), connections=options.defaults.max_parallel_chunks + 4)
 
     store = open_store(options.state_dir or f".{PROGRAM}")

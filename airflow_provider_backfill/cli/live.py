@@ -76,8 +76,8 @@ class RunView:
         """
         Return one or two lines with the target, the status, the rows and the news.
 
-        The news is why a worker waits, or the time left and the pace of a running run. News that does not fit into the
-        first line gets the second line.
+        The news is the reason why a worker waits, or the time left and the pace of a running run. News that does not
+        fit into the first line gets the second line.
         """
         from rich.text import Text
 

@@ -36,10 +36,10 @@ def notify(url: str, payload: dict[str, Any], *, pause: float = 1.0) -> str:
     Give up at once after an HTTP error below 500 other than 429.
 
     Args:
-        pause: Seconds before the second try; the third waits twice as long.
+        pause: Seconds before the second try; the pause before the third try is twice as long.
 
     Returns:
-        Why sending failed, without the address, which may contain a token; empty on success.
+        The reason for the failure, without the address, which may contain a token; empty on success.
     """
     # Importing urllib.request costs more than the start of the program, and few runs send messages.
     import urllib.error

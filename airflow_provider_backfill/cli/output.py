@@ -30,7 +30,7 @@ def show_payload(payload: Payload, call: Call) -> None:
     if call.on("--json"):
         print_json(payload)
         return
-    # Escape before lines are built: a line break in a name would look like one of the program's.
+    # Escape before lines are built: a line break in a name would look like a line break of the program.
     payload = plain_values(payload)
     if call.command == "check" and call.text("--format") == "github":
         from .ci_reports import github_lines
@@ -84,7 +84,7 @@ def report_error(words: list[str], call: Call | None, command: str, error: Backf
 
 
 def without_passwords(text: str, call: Call | None) -> str:
-    """Return *text* with the passwords of this call masked, except passwords of three letters or fewer."""
+    """Return *text* with the passwords of this call masked, except passwords of three characters or fewer."""
     from ..clickhouse.address import parse_address
     from ..core.masking import MASK
 
@@ -95,14 +95,14 @@ def without_passwords(text: str, call: Call | None) -> str:
     with suppress(ConfigError):
         secrets.add(read_password(call) or "" if call else "")
     for secret in sorted(secrets, key=len, reverse=True):
-        # Do not mask three letters or fewer: masking such a short word would garble the text.
+        # Do not mask three characters or fewer: masking such a short word would garble the text.
         for form in {secret, quote(secret, safe="")} if len(secret) > 3 else ():
             text = text.replace(form, MASK)
     return text
 
 
 def _shown(name: str, text: str) -> str:
-    """Return the value of a flag; an address of ClickHouse without its password, or masked if it cannot be parsed."""
+    """Return a flag's value for display. An address of ClickHouse loses its password, or is masked if unreadable."""
     if name != "--clickhouse-url":
         return text
     from ..clickhouse.address import parse_address

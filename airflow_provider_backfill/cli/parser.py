@@ -150,7 +150,7 @@ def build_parser(command: str) -> _Parser:
     """
     Return the parser of one command.
 
-    The parser has the command's own flags, the flags with which ``run`` creates a plan, and the common flags.
+    The parser has the command's own flags and the common flags; for ``run``, also the flags that create a plan.
     """
     about = COMMANDS[command]
     parser = _Parser(

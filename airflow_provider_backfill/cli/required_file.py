@@ -60,7 +60,7 @@ def _parse(text: str, kind: str) -> Any:
         raise ConfigError("A YAML file needs PyYAML.", hint="pip install pyyaml, or write the file as TOML") from None
 
     class Loader(yaml.SafeLoader):
-        """A YAML loader without aliases: some hundred bytes with aliases could expand to more than the memory."""
+        """A YAML loader without aliases: a few hundred bytes with aliases could expand beyond the memory."""
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):

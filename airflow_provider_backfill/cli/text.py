@@ -25,7 +25,7 @@ def show_moment(text: str) -> str:
 
 
 def show_window(start: str, end: str) -> str:
-    """Return a half-open window, such as ``2025-01-01 to 2025-02-01 UTC``."""
+    """Return a half-open window as text, such as ``2025-01-01 to 2025-02-01 UTC``."""
     return f"{show_moment(start)} to {show_moment(end)} UTC"
 
 
@@ -168,7 +168,7 @@ def show_doctor(payload: Payload, out: IO[str]) -> str:
 
 
 def show_estimate(estimate: Payload | None) -> str:
-    """Return the source rows per chunk, in words; empty if they are unknown."""
+    """Return rows and bytes per chunk and a proposed chunk length if any, in words; empty without an estimate."""
     if estimate is None:
         return ""
     rows, size = estimate["rowsPerChunk"], estimate["bytesPerChunk"]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RunDisplay:
-    """A display of one run's progress on stderr, from :meth:`begin` to the exit; empty with --json."""
+    """A display of one run's progress on stderr, from :meth:`begin` to the exit; it shows nothing with --json."""
 
     def __init__(self, call: Call, session: "Session") -> None:
         self._call, self._session = call, session
@@ -90,7 +90,7 @@ def follow_events(call: Call, session: "Session", plan_id: str, reader: "EventRe
     Print events as they arrive, until the run pauses or ends, its workers are dead, or the user presses Ctrl-C.
 
     Returns:
-        A payload without events, with ``followed``, since the events are already printed.
+        A payload with ``followed`` set and without events, because the events are already printed.
     """
     from ..commands.status import is_settled
     from .text import show_event

@@ -69,23 +69,24 @@ class BackfillPlanOperator(BaseOperator):
     """
     Create an immutable plan, or reuse an identical plan, and return the items for ``.expand()``.
 
-    The result is a list of ``{"planId", "from", "to", "chunkCount"}`` with at most *max_mapped_tasks* items. Each chunk
-    has an item if there are at most 24 chunks, if the number of source rows is unknown, or if a chunk has about twenty
-    seconds of work or more. Otherwise an item is a batch of consecutive chunks. The XCom ``plan_id`` has the plan id,
-    and the XCom ``summary`` a summary as Markdown. The operator writes nothing to ClickHouse.
+    The result is a list of ``{"planId", "from", "to", "chunkCount", "clear"}`` with at most *max_mapped_tasks* items;
+    with *newest_first*, an item also has ``newestFirst``. Within this limit, each chunk has an item if there are at
+    most 24 chunks, if the number of source rows is unknown, or if a chunk has about a minute of work or more. Otherwise
+    an item may be a batch of consecutive chunks. The XCom ``plan_id`` has the plan id, and the XCom ``summary`` a
+    summary as Markdown. The operator writes nothing to the target. A trial writes to private tables, and drops them.
 
     Bad literal values fail the import of the DAG. Bad rendered values fail the task, without a retry and before
     anything is written. A template that renders to nothing or ``None`` is treated as an omitted argument.
 
     Args:
         target: Table to fill, ``database.table``.
-        window_from: Start of the window, included: ISO text or a datetime; UTC if the text has no offset.
+        window_from: Start of the window, included: ISO text or a datetime; UTC if the value has no offset.
         window_to: End of the window, excluded.
         chunk_hours: Length of a chunk: hours, or text such as ``12h``, ``1d``, ``month``, ``day@Europe/Berlin``,
             ``partition``, or ``auto``; the option ``defaults.chunkHours`` if None.
         chunk_by: Instead of *chunk_hours*: ``month``, ``week``, ``day`` or ``hour`` of the calendar, or ``partition``.
         chunk_zone: With *chunk_by*, the time zone of the calendar; UTC if None.
-        max_chunk_rows: Split chunks with more source rows, join chunks with fewer.
+        max_chunk_rows: Split chunks with more source rows, and join chunks with fewer.
         max_chunk_bytes: The same limit in uncompressed bytes of the source.
         time_column: Column of the window; detected if None.
         time_unit: Unit of an integer time column: ``s``, ``ms``, ``us`` or ``ns``.

@@ -76,7 +76,7 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
 
     Args:
         open_session: Opens the state folder with the options; called at the first request, and at each further request
-            until it succeeds.
+            until a call succeeds.
     """
     # Disable the generated documentation: its page would be public and load third-party scripts.
     app = FastAPI(title="ClickHouse Backfills", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
@@ -92,6 +92,7 @@ def create_app(open_session: Callable[[], Session]) -> FastAPI:
         Return whether the user may act on a plan.
 
         Raises:
+            RequestError: *plan_id* is not a plan id.
             PlanNotFoundError: The plan does not exist, or the user may not see the plan.
             DamagedStateError: The plan's files are damaged, and the user may see all plans.
         """

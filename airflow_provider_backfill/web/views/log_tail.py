@@ -94,8 +94,8 @@ class LogTail:
         lines: Number of lines read so far.
         feed: The last lines that matter to a person, each with its number.
         news: The events after line *fresh_from* that no caller has taken yet.
-        began_by: The user or task behind the last attempt of each chunk that is not done, by chunk id.
-        last_by: The user or task behind the last attempt of all; empty before the first attempt.
+        began_by: The user or task behind the last attempt of each chunk that is not done, by chunk id; may be empty.
+        last_by: The user or task behind the last attempt of all; empty if unknown, or before the first attempt.
         began: The first start of the run, in milliseconds since 1970; None before that start.
         at_end: Whether the last read reached the end of the log.
     """

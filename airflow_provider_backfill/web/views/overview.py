@@ -238,7 +238,8 @@ class Overview:
         Return all plans of a table on one calendar: filled, filled twice, gaps, and the plans, as in ``coverage``.
 
         Args:
-            since: The ``version`` of an earlier answer to the same question.
+            since: The ``version`` of an earlier answer; if nothing has changed, the new answer has only ``changed``
+                (false) and ``version``.
             may_see: Returns whether to show plans of these DAGs.
 
         Raises:
@@ -297,10 +298,11 @@ class Overview:
         after: int = 0,
     ) -> Payload:
         """
-        Return everything about one plan: state, map of its chunks, recent events.
+        Return one plan for its own page: state, definition, map, pace, workers, rare chunks, DAG runs, recent events.
 
         Args:
-            since: The ``version`` of an earlier answer to the same question.
+            since: The ``version`` of an earlier answer; if nothing has changed, the new answer has only ``changed``
+                (false) and ``version``.
             start, end: The bounds of the map for a zoom, in milliseconds since 1970; None for the plan's bounds.
             cells: The maximum number of cells in the map.
             after: Return only events after this line of the log.

@@ -51,7 +51,7 @@ def rare_chunks(run: Run, index: ChunkIndex, tail: LogTail, status: ChunkStatus,
     """
     Return up to *limit* chunks with a rare status (running or failed), in time order.
 
-    Each chunk has its task in Airflow; None if no task executed the chunk.
+    The ``task`` of a chunk is the Airflow task that executed it last; None if no task executed the chunk.
     """
     found: list[Payload] = []
     for name, state in run.chunks.items():
