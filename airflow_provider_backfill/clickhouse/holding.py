@@ -42,21 +42,26 @@ def holds_rows_of(
 
 def tables_behind(server: ClickHouse, name: TableName, engine: str, definition: str) -> Iterator[str]:
     """
-    Yield, as ``database.table``, the tables whose rows a Buffer, Distributed or Alias table may return.
+    Yield, as ``database.table``, the tables whose rows a Buffer table may return.
 
-    For a Merge table, yield the tables that it includes, but only if none of these tables keeps its rows.
+    For a Distributed, Alias or Merge table, yield the tables behind it, but only if none of them keeps its rows.
     """
-    if engine in _PASSED_ON:
+    if engine == "Buffer":
         yield from map(str, named_tables(definition))
+        return
+    if engine in _PASSED_ON:
+        pairs = ", ".join(f"({literal(one.database)}, {literal(one.table)})" for one in named_tables(definition))
+        where = f"(database, name) IN ({pairs})" if pairs else "0"
     elif engine == "Merge":
         *databases, tables = _LITERAL.findall(definition) or [""]
         of = f"'{databases[0]}'" if databases else literal(name.database)
         within = f"match(database, {of})" if "REGEXP" in definition else f"database = {of}"
-        found = server.rows(
-            f"SELECT concat(database, '.', name), engine FROM system.tables WHERE {within} AND match(name, '{tables}')"
-        )
-        if all(engine in KEEPS_NOTHING for _, engine in found):
-            yield from (str(table) for table, _ in found)
+        where = f"{within} AND match(name, '{tables}')"
+    else:
+        return
+    found = server.rows(f"SELECT concat(database, '.', name), engine FROM system.tables WHERE {where}")
+    if all(engine in KEEPS_NOTHING for _, engine in found):
+        yield from (str(table) for table, _ in found)
 
 
 def named_tables(definition: str) -> Iterator[TableName]:

@@ -104,8 +104,8 @@ def sources(
     """
     Return the sources that a query tree and the SELECTs of its views read, by the source's name in the tree.
 
-    The result has tables, views and dictionaries. The tables behind a Buffer, Distributed or Alias table are included,
-    and so are the tables of a Merge table if none of these tables keeps its rows. Table functions that return the
+    The result has tables, views and dictionaries. The table behind a Buffer is included. The tables behind a
+    Distributed, Alias or Merge table are included if none of them keeps its rows. Table functions that return the
     target's rows are included as ``name()``.
 
     Args:

@@ -104,7 +104,8 @@ def test_a_views_target_is_rebuilt(lab: Lab, name: str, group: str) -> None:
 def test_copy_with_select(lab: Lab) -> None:
     flow = Flow(load(DAGS / "copy_with_select.py"))
     assert flow.start() == "success"
-    assert flow.states("chunks") == ["success"] * 10
+    # Thirty small chunks share two tasks for each of the two that may run in parallel.
+    assert flow.states("chunks") == ["success"] * 4
     wanted = "WHERE dep_delay > 60 AND time_hour >= '2013-06-01' AND time_hour < '2013-07-01'"
     columns = "time_hour, carrier, flight, origin, dest, assumeNotNull(dep_delay)"
     assert lab.content("demo.late_flights") == lab.content("demo.flights", columns, wanted)
