@@ -200,8 +200,8 @@ def _clear(server: ClickHouse, attempt: Attempt) -> None:
     Delete the chunk's window from the target, unless a statement moves rows across the bounds of the window.
 
     Two queries check each statement that is not a copy. The statement's rows for the chunk must lie in the window, and
-    its rows for an equally long time after the chunk must lie outside. The target's rows are not checked, so rows of
-    other writers are deleted, too.
+    its rows for an equally long time after the chunk, up to the plan's end, must lie outside. The target's rows are not
+    checked, so rows of other writers are deleted, too.
 
     Raises:
         RequestError: The target's database would delete rows on other servers as well; the chunk is one of several

@@ -42,9 +42,10 @@ def holds_rows_of(
 
 def tables_behind(server: ClickHouse, name: TableName, engine: str, definition: str) -> Iterator[str]:
     """
-    Yield, as ``database.table``, the tables whose rows a Buffer table may return.
+    Yield, as ``database.table``, the tables behind a Buffer, Distributed, Alias or Merge table.
 
-    For a Distributed, Alias or Merge table, yield the tables behind it, but only if none of them keeps its rows.
+    For a Buffer, always yield the tables. For the other three engines, yield the tables only if all of them have an
+    engine in :data:`KEEPS_NOTHING`. For any other engine, yield nothing.
     """
     if engine == "Buffer":
         yield from map(str, named_tables(definition))

@@ -54,9 +54,11 @@ def constants_by_chunk(
     """
     Return the constants of a SELECT that change with its query parameters.
 
-    The result maps a constant's id to its values for all chunks. If the server hides arguments of a table function, the
-    value of the hidden constant is one text of those arguments that use query parameters. Other constants are omitted
-    if the chunks' trees differ in more than constants.
+    The result maps the id of a constant to a tuple of values: one value for each chunk whose SELECT the server accepts,
+    in the order of *values*. If the chunks' trees differ in more than constants, only hidden constants are returned.
+
+    A constant is hidden if the server hides arguments of a table function. For each chunk, the value of such a constant
+    is a single text, which joins the values of the arguments that use query parameters.
 
     Args:
         tree: The query tree for the first element of *values*.

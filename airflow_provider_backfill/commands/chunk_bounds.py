@@ -356,7 +356,9 @@ def _edges(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], base: Sequence[int]
 ) -> list[int] | None:
     """
-    Return the instants inside *base*, in milliseconds, at which a bound cuts no bucket; in time order.
+    Return the instants at which a bound cuts no bucket, in milliseconds and in time order.
+
+    The instants lie between the first and the last bound of *base*, both excluded.
 
     In ``replace``, such a bound cuts no partition either. The result is None if nothing restricts the bounds.
     """

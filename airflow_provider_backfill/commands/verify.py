@@ -232,10 +232,10 @@ def _compare_sums(server: ClickHouse, plan: Plan, run: Run, target: TableFacts, 
 
 def _compare_merged(server: ClickHouse, plan: Plan, run: Run, target: TableFacts) -> Payload:
     """
-    Compare the target's merged rows with those of a private table, into which the SELECTs have written.
+    Fill a private table by the SELECTs, and compare the target's merged rows with the merged rows of this table.
 
-    The result is inconclusive without a finished window, for an engine other than MergeTree, if ClickHouse refuses a
-    statement, or if a difference may not be an error.
+    The verdict is inconclusive if no window is finished, if the target's engine is outside the MergeTree family, or if
+    ClickHouse refuses a statement. The verdict is also inconclusive if a difference may not be an error.
     """
     slices = _finished(plan, run)
     filled = {name for statement in plan.statements for name in statement.columns}

@@ -150,7 +150,11 @@ def _chunks_within(plan: Plan, run: Run, start: datetime, end: datetime) -> Iter
 
 
 def _gives_the_same_again(first: Plan, second: Plan) -> bool:
-    """Return whether both plans have the same SELECTs, and the target's engine is not a Replacing engine."""
+    """
+    Return whether the second plan adds the first plan's rows again, and merges do not remove the duplicates.
+
+    The SELECTs must be the same, in any order. For a Replacing engine, return False, since merges remove duplicates.
+    """
     selects = [sorted(statement.select for statement in plan.statements) for plan in (first, second)]
     return selects[0] == selects[1] and "Replacing" not in second.engine
 

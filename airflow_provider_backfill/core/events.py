@@ -190,7 +190,10 @@ class ChunkFailed(ChunkEvent):
 
 class ChunkReleased(ChunkEvent):
     """
-    The worker released the chunk, for example after a pause, a cancellation or a kill; the attempt does not count.
+    The chunk was released and is pending again; the attempt does not count towards the budget of attempts.
+
+    A worker releases its chunk, for example after a pause, a cancellation or a kill. ``cancel`` releases the chunks of
+    dead workers, and the recovery of a damaged log releases lost attempts.
 
     *unwritten* is set if the attempt wrote nothing to the target. *refused* is set if the worker released the chunk
     because a different run is active on the chunk's window.

@@ -236,7 +236,7 @@ class Run:
 
     @property
     def cancelling(self) -> bool:
-        """Whether the run is cancelled while chunks are claimed, so that their queries may still run."""
+        """Whether the run is cancelled while chunks are claimed. The queries of these chunks may still run."""
         return self.cancelled and self.count(ChunkStatus.RUNNING) > 0
 
     @property

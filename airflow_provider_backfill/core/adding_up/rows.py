@@ -123,7 +123,10 @@ class TableColumns(dict[str, Value]):
     """
     The columns of a table whose column names may be unknown.
 
-    The mapping itself is empty. Each column that a query reads from *source* is taken as a column of *table*.
+    The mapping itself is empty. The rules treat each column that a query reads from this table as a column of *table*.
+
+    Args:
+        source: The place and id of the table's node in the query tree.
     """
 
     def __init__(self, table: TableName, source: str) -> None:
