@@ -32,7 +32,7 @@ class Progress(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
     def report(self, event: Event) -> None:
-        """Show an event of this process's worker; any thread of the worker may call this method."""
+        """Show an event that a worker of this process wrote; any thread of these workers may call this method."""
 
 
 class RateMeter:

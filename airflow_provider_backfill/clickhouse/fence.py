@@ -143,7 +143,8 @@ class Fence:
                 {"async_insert": 0, "insert_deduplicate": 0, **alone},
             )
         except StatementRefusedError as error:
-            # Another run removed the silent fence just now; the next check notices the removal.
+            # Another run considered this run's fence silent and has just removed the fence. The check in acquire(),
+            # right after this call, notices the removal.
             if error.name != "UNKNOWN_TABLE":
                 raise
 

@@ -237,7 +237,7 @@ class Crew:
         return None
 
     def drop_staged(self) -> None:
-        """Drop the remaining staging tables of done and refused chunks, after all workers have ended."""
+        """Drop the remaining staging tables of done and refused chunks. Call this after all workers have ended."""
         for worker in self._workers.values():
             worker.drop_staged()
 

@@ -476,7 +476,7 @@ class Misalignment(NamedTuple):
 
 class StatementScan(NamedTuple):
     """
-    The server's reads of a statement's source.
+    The reads of a statement's filtered tables in the server's query plan, or the server's refusal of the statement.
 
     Attributes:
         facts: The reads; None if the server refused the statement.

@@ -261,7 +261,14 @@ class BackfillChunkOperator(BaseOperator):
         self.defer(trigger=trigger, method_name="execute_complete", timeout=self.execution_timeout)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Continue after the work in the triggerer: return the totals of the window; raise if chunks are not done."""
+        """
+        Continue after the work in the triggerer, and return the totals of the window.
+
+        Raises:
+            AirflowSkipException: The plan was cancelled before all chunks of the window were done.
+            AirflowFailException: Chunks failed, the stop time has come, or the error in *event* is final.
+            AirflowException: Chunks are not done for another reason; Airflow may retry the task.
+        """
         with airflow_errors():
             plan_id, window = parse_mapped_item(self.chunks)
             push_plan_link(self, context, plan_id)

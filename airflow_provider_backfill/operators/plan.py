@@ -287,7 +287,9 @@ class BackfillPlanOperator(BaseOperator):
 
     def _length(self) -> str | None:
         """
-        Return the chunk length from the fields, as text; None if the option decides.
+        Return *chunk_hours* or *chunk_by* as text.
+
+        Return None if neither is given; the option ``defaults.chunkHours`` then decides.
 
         Raises:
             RequestError: Both *chunk_hours* and *chunk_by* are given.

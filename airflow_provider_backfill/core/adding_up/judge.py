@@ -124,7 +124,7 @@ def merges_any_parts(case: Case) -> bool:
 
 
 def _asked(case: Case, facts: BucketFacts) -> tuple[Verdict, tuple[BucketKey, ...]]:
-    """Return the verdict if *facts* held for every time key, and the keys that the verdict depends on."""
+    """Return the verdict that follows from *facts* for every time key, and the keys that the verdict depends on."""
     answers: dict[BucketKey, BucketFacts] = {}
     while isinstance(answer := judge(case, answers), Question):
         answers[answer.key] = facts

@@ -1,7 +1,8 @@
 """
-Trace the columns of a SELECT to their tables, with the aliases of subqueries resolved.
+Define values: expressions over columns of tables, with the aliases of subqueries resolved.
 
-This module is pure.
+The functions test values for properties such as *unstable* or *partial*, and render values as SQL for messages. This
+module is pure.
 """
 
 import re
