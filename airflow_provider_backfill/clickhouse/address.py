@@ -89,7 +89,7 @@ def parse_address(text: str) -> Address:
     """
     Parse ``http[s]://user@host:port/database`` or ``chdb:///path``.
 
-    Without a port, the address gets 8443 for https and 8123 for http.
+    A server's address without a port gets port 8443 for https and 8123 for http.
 
     Raises:
         ConfigError: The address is invalid, or its query has a credential, an unknown parameter or an invalid value.

@@ -109,8 +109,8 @@ class Attempt(NamedTuple):
         clear: Whether to delete the chunk's window from the target first.
         insert_threads: The number of threads that write a statement's rows to a staging table; with 1, the setting is
             not sent.
-        sparse: Whether the source probably has no rows for the chunk. If so, and if every SELECT is row-wise, the
-            attempt looks for a row before it stages.
+        sparse: Whether the source probably has no rows for the chunk. If so, and if :attr:`.Plan.sums_tell` is True,
+            the attempt looks for a row before it stages.
         read: Called after the INSERT of each statement with the numbers of rows and bytes that were read.
         replicated: The replicated tables among target and sources. Each comes with the cluster whose replicas are read;
             the cluster is empty if the server reads the table locally.
@@ -138,13 +138,17 @@ class Attempt(NamedTuple):
 
     @property
     def catches_up_later(self) -> bool:
-        """Whether a replicated target need not catch up before the target's rows in the window are counted."""
+        """
+        Whether this attempt stages without waiting for a replicated target to catch up.
+
+        If the target's rows in the window are counted, the attempt waits right before the count.
+        """
         stages = self.plan.write_mode is WriteMode.STAGE and self.target.replicas is not None
         return stages and self.number == 1 and not self.clear
 
     @property
     def query_id(self) -> str:
-        """The query id of the first INSERT. The attempt's other ids begin with this id, so that a cancel finds all."""
+        """The id of the first INSERT. The attempt's other query ids begin with this id, so a cancel finds them all."""
         return query_id(self.plan.plan_id, self.chunk.id, self.number)
 
 
@@ -152,10 +156,12 @@ def kill_queries(server: ClickHouse, plan_id: str, chunk_id: str = "") -> int:
     """
     Kill the queries of a plan (with *chunk_id*, of one chunk) on all servers of the cluster, and wait for their end.
 
-    Other servers that cannot be reached or asked are left out.
+    Servers of the cluster that cannot be reached are left out. If a server refuses the question about its queries, all
+    servers except this server are left out.
 
     Returns:
-        The largest number of queries that were found at once; 0 for an embedded engine.
+        The largest number of queries that a single search found, on this server or on the cluster. The number is 0 for
+        an embedded engine.
 
     Raises:
         ServerError: This server refused a statement or could not be reached, or a query still runs on another server
@@ -165,7 +171,7 @@ def kill_queries(server: ClickHouse, plan_id: str, chunk_id: str = "") -> int:
         return 0
     mine = f"startsWith(query_id, {literal(f'backfill-{plan_id}-' + (f'{chunk_id}-' if chunk_id else ''))})"
     found = 0
-    # An INSERT that is committing may survive one KILL; a second KILL waits for its end.
+    # An INSERT that is committing may survive one KILL; a second KILL waits for the end of the INSERT.
     for _ in range(50):
         # Ask separately: the client answers a KILL with a summary, whether or not a query matched.
         alive = server.rows(f"SELECT query_id FROM system.processes WHERE {mine}")
@@ -183,7 +189,7 @@ def _kill_elsewhere(server: ClickHouse, mine: str) -> int:
     Call this function only after the local queries have ended.
 
     Returns:
-        The largest number of queries that were found at once.
+        The largest number of queries that a single search found; 0 if no query was found.
 
     Raises:
         ServerError: This server could not be reached, or a query is still running after :data:`_ELSEWHERE_SECONDS`.
@@ -207,7 +213,7 @@ def _kill_elsewhere(server: ClickHouse, mine: str) -> int:
 
 def _elsewhere(server: ClickHouse, mine: str) -> list[tuple[str, str]]:
     """
-    Return id and host of the queries that meet the condition *mine* on the reachable servers of the cluster.
+    Return the id and the host of each query that meets the condition *mine* on a reachable server of the cluster.
 
     The result is empty if this server has no cluster, or if a server refuses the question.
     """
@@ -260,7 +266,9 @@ def drop_tables(
     server: ClickHouse, tables: Sequence[TableName], replicas: Replicas | None = None, *, wait: bool = True
 ) -> None:
     """
-    Drop tables, if they exist, on this server; with *replicas*, on all replicas and in Keeper.
+    Drop tables, if they exist, on this server.
+
+    With *replicas*, drop the tables on all replicas, and remove the entries of dead replicas from Keeper.
 
     Args:
         wait: Whether to wait until the tables' files are removed. Otherwise, ClickHouse removes the files later, by

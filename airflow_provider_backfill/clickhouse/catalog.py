@@ -23,7 +23,7 @@ _VIEW_TARGET = re.compile(
     r"^CREATE MATERIALIZED VIEW .*? TO ((?:`(?:[^`\\]|\\.)+`|[\w$]+)\.(?:`(?:[^`\\]|\\.)+`|[\w$]+))[ (]", re.DOTALL
 )
 _HOUR = timedelta(hours=1)
-# MergeTree settings that permit table definitions, each with the permitting value. By default, a server may refuse such
+# MergeTree settings, each with the value that permits certain table definitions. By default, a server may refuse these
 # definitions.
 _ALLOWANCES: Mapping[str, int | str] = {
     "allow_nullable_key": 1,
@@ -98,8 +98,11 @@ def _apart(server: ClickHouse, table: TableFacts) -> tuple[str, bool]:
     """
     Return :attr:`TableFacts.apart` and :attr:`TableFacts.alters_others` of a table in a Replicated database.
 
+    *alters_others* is True if the database has several shards. For a table whose engine is neither Replicated nor
+    Shared, *alters_others* is also True if the database has several servers.
+
     The cluster of the database has the database's name. Without an answer from Keeper, the server does not know the
-    cluster. *alters_others* is then True, as for a database with several shards.
+    cluster, and *alters_others* is True.
     """
     server_id, shards, servers = server.row(
         "SELECT toString(serverUUID()), uniqExact(database_shard_name), count() FROM system.clusters"
@@ -202,7 +205,7 @@ def select_facts(server: ClickHouse, select: str, settings: Mapping[str, str] | 
     columns = server.rows(f"DESCRIBE TABLE (\n{select}\n)", settings)
     tree = [line for (line,) in server.rows(f"SELECT explain FROM (EXPLAIN AST\n{select}\n)", settings)]
     functions = [match.group(1) for line in tree if (match := _AST_FUNCTION.match(line))]
-    # Import here, so that a run does not load the rules of adding up. A run asks for no such facts.
+    # Import here, so that a run does not load the rules of adding up. A run does not call this function.
     from ..core.adding_up.lineage import UNSTABLE
 
     return SelectFacts(
@@ -214,7 +217,7 @@ def select_facts(server: ClickHouse, select: str, settings: Mapping[str, str] | 
 
 
 def database_engine(server: ClickHouse, name: str) -> str | None:
-    """Return the engine of a database; None if it does not exist."""
+    """Return the engine of a database; None if the database does not exist."""
     found = server.rows(f"SELECT engine FROM system.databases WHERE name = {literal(name)}")
     return str(found[0][0]) if found else None
 

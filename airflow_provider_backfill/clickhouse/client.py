@@ -125,7 +125,8 @@ class ClickHouse:
         Connect to another server, ``http[s]://host:port``, as the same user in the same database.
 
         Raises:
-            ConfigError: *url* is not such an address, or this connection is to an embedded engine.
+            ConfigError: *url* is not such an address, or this connection cannot open others: the engine is embedded, or
+                :func:`from_client` was called without *elsewhere*.
             ServerError: The server does not answer, or refuses the user.
         """
         from clickhouse_connect.driver.exceptions import ClickHouseError
@@ -169,7 +170,8 @@ class ClickHouse:
         Return the single row of a SELECT's answer.
 
         Raises:
-            ServerError: As :meth:`rows`; or the answer has no row, for example because an aggregation was interrupted.
+            ServerError: The server refused the SELECT or could not be reached, or the answer has no row, for example
+                because an aggregation was interrupted.
         """
         rows = self.rows(sql, settings)
         if not rows:
@@ -184,7 +186,8 @@ class ClickHouse:
             default: The value to return for an answer without rows.
 
         Raises:
-            ServerError: As :meth:`rows`; or the answer has no row and *default* is missing.
+            ServerError: The server refused the SELECT or could not be reached, or the answer has no row and *default*
+                is missing.
         """
         if default is _NEEDED:
             return self.row(sql, settings)[0]
@@ -232,10 +235,11 @@ class ClickHouse:
 
     def command(self, sql: str, settings: Mapping[str, Any] | None = None) -> Counts:
         """
-        Run a statement without a result, and wait for its end.
+        Run a statement, discard any rows that it returns, and wait for its end.
 
         Returns:
-            The server's counts of rows and bytes read and rows written.
+            The server's counts of rows and bytes read and rows written. The counts may be missing for a statement that
+            returns rows.
 
         Raises:
             ServerError: The server refused the statement or could not be reached.
@@ -283,7 +287,7 @@ class ClickHouse:
 
     @property
     def cluster_processes(self) -> str:
-        """SQL for ``system.processes`` of all servers of the :attr:`cluster`."""
+        """SQL for ``system.processes`` of all servers of the :attr:`cluster`, which must not be empty."""
         return f"clusterAllReplicas({literal(self.cluster)}, system.processes)"
 
     def _with(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -311,7 +315,8 @@ class ClickHouse:
             return call()
         except (ClickHouseError, Refusal, OSError) as error:
             failure = _server_error(error, self.address)
-        # Drop the original error as cause: a log of the chain would show the text that the error quotes.
+        # Raise outside the handler, so that the chain of errors omits the original error. A log of the chain would show
+        # the text that the original error quotes.
         raise failure
 
     def close(self) -> None:
@@ -333,7 +338,7 @@ def connect(url: str, password: str | None = None, *, connections: int = 8) -> C
 
     Raises:
         ConfigError: The URL is invalid, or the embedded engine is not installed.
-        ServerError: The server does not answer, or refuses the user.
+        ServerError: The server does not answer or refuses the user, or the embedded engine cannot be opened.
     """
     import clickhouse_connect
     from clickhouse_connect.driver.exceptions import ClickHouseError

@@ -101,12 +101,12 @@ class OneServer(ClickHouse):
 
 
 def one_server(server: ClickHouse) -> ClickHouse:
-    """Return one of the servers behind an address; return an embedded engine unchanged."""
+    """Return a connection that is pinned to one server behind the address; return an embedded engine unchanged."""
     return server if server.embedded else OneServer(server)
 
 
 def find_replicas(server: ClickHouse, table: TableName) -> Replicas | None:
-    """Return the replication of *table*; None if it is not replicated."""
+    """Return the replication of *table*; None if the table is not replicated."""
     rows = server.rows(
         "SELECT zookeeper_name, zookeeper_path, replica_name,"
         " mapKeys(replica_is_active), mapKeys(mapFilter((_, alive) -> alive, replica_is_active)), total_replicas,"
@@ -127,8 +127,10 @@ def _arguments(server: ClickHouse, table: TableName, path: str) -> tuple[str, st
     Return the prefix of the Keeper paths, and the quoted replica name, for new tables on the replicas of *table*.
 
     The prefix contains the macros of the engine clause if their values on this server lead to *path*, the Keeper path
-    of *table*. Otherwise, the prefix is *path*. The replica name is that of the engine clause if it contains a macro.
-    Otherwise, the replica name is a macro for the server's id.
+    of *table*. Otherwise, the prefix is *path*.
+
+    If the replica name in the engine clause contains a macro, that name is returned. Otherwise, the returned replica
+    name is a macro for the server's id.
     """
     engine, uuid = server.rows(
         f"SELECT engine_full, toString(uuid) FROM system.tables WHERE {table_condition(table, 'name')}"
@@ -251,7 +253,12 @@ def tables_beside(server: ClickHouse, replicas: Replicas) -> list[str]:
 
 
 def path_beside(server: ClickHouse, replicas: Replicas, table: TableName) -> str:
-    """Return the Keeper path of the product's *table* beside a replicated table; empty if the path is not found."""
+    """
+    Return the Keeper path of the product's *table* for a target with *replicas*.
+
+    The path lies beside the target's path, except in a Replicated database. There, the server is asked for the path,
+    and the result is empty if this server has no replica of *table*.
+    """
     if not replicas.by_database:
         return f"{replicas.path}_{table.table}"
     rows = server.rows(f"SELECT zookeeper_path FROM system.replicas WHERE {table_condition(table)}")
@@ -333,9 +340,10 @@ class Keeper(NamedTuple):
 
 def names_elsewhere(server: ClickHouse, replicas: Replicas, databases: Sequence[str], prefix: str) -> set[str]:
     """
-    Return the names, beginning with *prefix*, of tables on reachable replicas in *databases*, and of tables in Keeper.
+    Return the table names that begin with *prefix* on reachable replicas and in Keeper.
 
-    The result is empty for a Replicated database, because this server then has all of its tables.
+    The search covers *databases* on the replicas, and the Keeper paths beside the path of the replicated table. The
+    result is empty for a Replicated database, because this server then has all tables of the database.
     """
     names = set() if replicas.by_database else set(tables_beside(server, replicas))
     if replicas.cluster:

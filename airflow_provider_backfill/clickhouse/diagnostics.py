@@ -174,7 +174,12 @@ class _Look:
                 yield Nondeterminism(statement.name, functions, unordered)
 
     def epochs(self, readable: Sequence[TableName]) -> Iterator[EpochFacts]:
-        """Yield integer time columns whose largest sampled value is a recent instant, but not in the declared unit."""
+        """
+        Yield integer time columns whose declared unit is probably wrong.
+
+        The largest sampled value of such a column is plausible in a different unit, but not in the declared unit. A
+        value is plausible in a unit if it lies between half and twice the server's current epoch time in that unit.
+        """
         for plan, statement, source in self._statements(readable):
             unit = statement.time_kind.unit
             if not unit:
@@ -266,7 +271,7 @@ def _partitions(server: ClickHouse, target: TableFacts, plan: Plan | None) -> in
     Return None without a plan or a partition key. A count that is interrupted after 5 s gives a lower bound.
 
     Raises:
-        ServerError: A statement was refused, or a count was interrupted without a value.
+        ServerError: The server refused a query or could not be reached, or a count was interrupted without a value.
     """
     if plan is None or not target.partition_key:
         return None

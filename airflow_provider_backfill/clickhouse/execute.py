@@ -8,12 +8,12 @@ A retry is safe after any crash, for these reasons:
   drops the unsealed tables of earlier attempts before it searches for a sealed table. So no earlier attempt can seal a
   table afterwards, and only the sealed table is published. On replicas, and where tables cannot be renamed, the log is
   the seal: only the table in the log is published.
-* An attempt that has lost its claim may wake up at any line. It may then kill a query of a later attempt, and that
-  attempt fails and is repeated. It checks its claim before it drops tables by name, and it deletes only rows of the
-  target that existed while it held the claim.
+* An attempt that has lost its claim may wake up at any line. It may then kill a query of a later attempt, and the
+  later attempt fails and is repeated. Each attempt checks its claim before it drops tables by name, and deletes only
+  rows of the target that existed while the attempt held the claim.
 * ``stage`` publishes by moving partitions in one direction; moving a missing partition moves nothing. The emptied
-  sealed table stays until the log has the chunk as done. On replicas, ``stage`` attaches copies of the parts in the
-  log, and a repeated statement adds nothing.
+  sealed table stays until the log has the chunk as done. On replicas, ``stage`` attaches copies of the parts that
+  the log lists, and a repeated statement adds nothing.
 * ``replace`` publishes by replacing the target's partitions with the sealed partitions, which is idempotent.
 * ``insert`` has no staging table, and guarantees only that each row is written at least once.
 
@@ -115,6 +115,9 @@ def _run_by_log(server: ClickHouse, attempt: Attempt) -> ContentSums:
     Run an attempt where the log is the seal: the target is replicated, or its database cannot rename a table.
 
     Only the staged table in the log is published; on replicas, only those of its parts that are in the log.
+
+    Returns:
+        The content sums of the chunk's rows.
     """
     plan, storage, staged, replicas = attempt.plan, attempt.target.storage, attempt.staged, attempt.target.replicas
     found = None
@@ -176,8 +179,8 @@ def _resumable(server: ClickHouse, attempt: Attempt, sealed: TableName) -> Conte
     """
     Return the content sums of an earlier attempt's sealed table; None if the rows must be staged again.
 
-    Also drop the unsealed tables of earlier attempts and an unusable sealed table, and clear the chunk's window if
-    the attempt is to do so.
+    Also drop the unsealed tables of earlier attempts and an unusable sealed table. If *attempt.clear* is set, also
+    clear the chunk's window.
     """
     _drop_attempts(server, attempt)
     found = bool(server.numbers(f"SELECT 1 FROM system.tables WHERE {table_condition(sealed, 'name')}"))
@@ -264,8 +267,8 @@ def _stage(
     """
     Create and fill the staging *table*, verify the rows, and report them to *attempt.verified*.
 
-    If the plan has a backup, also back up the target's affected partitions. If the plan keeps rows outside the window,
-    also copy the rows outside the chunk from these partitions into *table*.
+    If the plan has a backup, also back up the target's partitions that the chunk will replace or drop. If the plan
+    keeps rows outside the window, also copy the rows outside the chunk from those partitions into *table*.
 
     Args:
         wanted: The source's content sums from before staging; None if the source was not summed.
@@ -327,7 +330,7 @@ def _fill(
         order: The ORDER BY clause of the SELECT; empty without one.
 
     Returns:
-        The number of rows that the server counted while writing; None if it does not report them.
+        The number of rows that the server wrote; None if the server reports no number for one of the statements.
     """
     plan, chunk = attempt.plan, attempt.chunk
     written: int | None = 0

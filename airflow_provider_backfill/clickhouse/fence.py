@@ -78,7 +78,7 @@ class Fence:
         Create the run's fence or renew its heartbeat, and check that no other run is at work on the window.
 
         Remove the silent fences of other runs on the window. If the check fails, remove the fence that this call has
-        created. Any worker of the run may call this method repeatedly.
+        created, and try up to three more times after pauses. Any worker of the run may call this method repeatedly.
 
         Raises:
             WindowTakenError: Another run is at work on an overlapping window; the message names its plan.
@@ -110,11 +110,12 @@ class Fence:
 
     def hold(self) -> None:
         """
-        Check that no other run has taken the window; do nothing within half of the lease after the last check.
+        Check as :meth:`acquire` does; do nothing within half of the lease after the last successful check.
 
         Raises:
-            WindowTakenError: As :meth:`acquire`.
-            ServerError: As :meth:`acquire`.
+            WindowTakenError: Another run is at work on an overlapping window; the message names its plan.
+            ServerError: ClickHouse refused a statement or could not be reached, or another process dropped each new
+                fence.
         """
         if time.monotonic() >= self._sure_until:
             self.acquire()
@@ -181,7 +182,11 @@ def announced(server: ClickHouse, target: TableFacts) -> list[Announcement]:
 
 
 def _announcement(target: TableFacts, plan: Plan) -> TableName:
-    """Return the plan's fence on *target*; the name has the prefix of the plan's tables, so a cleanup finds it."""
+    """
+    Return the plan's fence on *target*.
+
+    The name of the fence has the prefix of the plan's tables, so a cleanup finds the fence.
+    """
     window = f"{to_ms(plan.start)}_{to_ms(plan.end)}"
     name = f"backfill_{plan.plan_id}_fence_{_target_key(target)}_{window}_{plan.nonce or 0}"
     return TableName(target.storage.database, name)
@@ -199,7 +204,11 @@ def _target_key(target: TableFacts) -> str:
 
 
 def _last_sign(server: ClickHouse, replicas: Replicas, table: TableName) -> int | None:
-    """Return when a replicated table last changed, in epoch seconds by Keeper; None if the table does not exist."""
+    """
+    Return the time of a replicated table's last change, in epoch seconds by Keeper's clock.
+
+    Return None if the table does not exist.
+    """
     path = path_beside(server, replicas, table)
     keeper = Keeper(server, replicas.keeper)
     return max((made for node in ("log", "replicas") if (made := keeper.newest(f"{path}/{node}"))), default=None)
@@ -207,9 +216,10 @@ def _last_sign(server: ClickHouse, replicas: Replicas, table: TableName) -> int 
 
 def _is_alive(server: ClickHouse, table: TableName, lease: float) -> bool:
     """
-    Return whether the last heartbeat in a fence is within the lease that the fence stores; False without the table.
+    Return whether the last heartbeat in a fence is younger than the lease that the fence stores.
 
-    For a fence without heartbeats, return whether the table was created within the last *lease* seconds.
+    For a fence without heartbeats, return whether the table was created within the last *lease* seconds. Return False
+    if the table does not exist.
     """
     try:
         seen = server.numbers(

@@ -80,7 +80,7 @@ def present_sql(attempt: Attempt) -> str:
     """
     Return SQL for the number of rows in a chunk's window of the target; empty if such rows are not checked.
 
-    A replica must catch up before the SQL is sent.
+    If the target is replicated, this server's replica must catch up before the caller sends the SQL.
     """
     if _unguarded(attempt.plan):
         return ""
@@ -100,7 +100,9 @@ def refuse_before_publish(server: ClickHouse, attempt: Attempt, published: int, 
             chunk lie outside its window.
 
     Raises:
-        ForeignRowsError: The message has the number of rows, their plan if known, and how to continue.
+        ForeignRowsError: The target has rows of other writers. The message has the number of these rows, the plans that
+            may have written them, and how to continue.
+        ServerError: ClickHouse refused a query or could not be reached, or a replica did not catch up.
     """
     if not _unguarded(attempt.plan):
         _refuse(server, attempt, _areas(attempt), published, present)
@@ -122,10 +124,14 @@ def refuse_before_insert(server: ClickHouse, attempt: Attempt) -> None:
     """
     Refuse to insert a chunk into a window with rows of other writers.
 
-    If an earlier attempt may have written rows, skip the check: such rows look like rows of other writers.
+    Refuse nothing if the plan does not check existing rows, or while a neighbour in the window has written an unknown
+    number of rows. Refuse nothing either if an earlier attempt may have written rows, because such rows look like rows
+    of other writers.
 
     Raises:
-        ForeignRowsError: As :func:`refuse_before_publish`.
+        ForeignRowsError: The window has rows of other writers. The message has the number of these rows, the plans that
+            may have written them, and how to continue.
+        ServerError: ClickHouse refused a query or could not be reached, or a replica did not catch up.
     """
     if _unguarded(attempt.plan) or attempt.touched:
         return

@@ -1,7 +1,8 @@
 """
-Find the tables whose rows a SELECT reads indirectly: through a Merge table, a dictionary or a call of ``remote()``.
+Find the tables whose rows a SELECT reads indirectly.
 
-Such a table may be the target, or may keep no rows.
+The SELECT may read through a Distributed, Buffer, Alias or Merge table, a dictionary, or a table function such as
+``remote()``. A table behind these may be the target, or may keep no rows.
 """
 
 import re
@@ -15,7 +16,7 @@ from ..errors import StatementRefusedError
 from .client import ClickHouse
 
 _LITERAL = re.compile(r"'((?:[^'\\]|\\.){0,400})'")
-# Engines of tables that return the rows of another table, named in the engine's arguments.
+# Engines whose tables return the rows of another table. The engine's arguments name the other table.
 _PASSED_ON = frozenset({"Distributed", "Buffer", "Alias"})
 KEEPS_NOTHING = frozenset({"Null", "Kafka", "RabbitMQ", "NATS", "S3Queue", "AzureQueue", "FileLog"})
 """Engines of tables whose rows cannot be read again: they store no rows, or lose the rows that are read."""
@@ -125,7 +126,15 @@ def _merges(server: ClickHouse, definition: str, database: str, targets: Collect
 
 
 def _loads(definition: str, database: str, targets: Collection[TableName]) -> bool:
-    """Return whether a dictionary loads one of *targets* on this server; a query counts if its text names a target."""
+    """
+    Return whether a dictionary loads one of *targets* on this server.
+
+    For a dictionary with a query, return whether the text of the query contains the name of a target.
+
+    Args:
+        definition: The CREATE statement of the dictionary.
+        database: The database of the source table if *definition* names no database.
+    """
     source = re.search(r"SOURCE\(CLICKHOUSE\((.*?)\)\)\s", definition + " ", re.DOTALL)
     if source is None:
         return False

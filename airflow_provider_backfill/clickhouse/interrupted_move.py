@@ -1,6 +1,8 @@
 """
 Find and drop the sealed parts that a move had already copied to the target when the server died.
 
+For replicated targets, find out whether staged rows have arrived if Keeper may have forgotten the hashes of the parts.
+
 The target's list of parts shows the hash of a copied part. The hash is gone after the target has merged the part
 and removed the old part (``old_parts_lifetime``, up to some minutes). After that, the rows are compared. If the rows do
 not decide, InDoubtError asks a person to check.
@@ -96,7 +98,8 @@ def _has_some(server: ClickHouse, attempt: Attempt, sealed: TableName, partition
     keys, names = row_hash(plan.summed(plan.statements[0])), ", ".join(map(literal, parts))
     where = f"_partition_id = {literal(partition)}"
     window = _window(attempt)
-    # Search only the chunk's window if all sealed rows lie there. The bucket of a row may begin before the window.
+    # Search only the chunk's window if all sealed rows lie there. A row may lie outside, because its bucket may begin
+    # before the window.
     if window and not server.numbers(f"SELECT 1 FROM {quote_table(sealed)} WHERE NOT coalesce({window}, 0) LIMIT 1"):
         where += f" AND {window}"
     asked = f"SELECT {keys} FROM {quote_table(sealed)} WHERE _part IN ({names}) LIMIT {_ASKED} BY _part"
@@ -105,7 +108,11 @@ def _has_some(server: ClickHouse, attempt: Attempt, sealed: TableName, partition
 
 
 def _has_all(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: str) -> bool:
-    """Return whether the target's rows of the chunk in *partition* equal the sealed rows there; False in doubt."""
+    """
+    Return whether the target's rows in *partition* and in the chunk's window equal the sealed rows of *partition*.
+
+    Return False if rows from before the plan may exist, or if no time column identifies the chunk's rows.
+    """
     plan, of_partition = attempt.plan, f"_partition_id = {literal(partition)}"
     # Rows from before the plan may equal the chunk's rows.
     if plan.existing_rows != 0:
