@@ -131,7 +131,7 @@ def _parameter(found: Placeholder, formats: Mapping[str, str], unit: str, what: 
 
 
 def has_bounds(parameters: Sequence[Parameter]) -> bool:
-    """Return whether a parameter is a bound of the chunk; False if all have formats, or without parameters."""
+    """Return whether at least one of *parameters* is a bound of the chunk; False without parameters."""
     return any(not one.format for one in parameters)
 
 

@@ -33,7 +33,7 @@ def plain_line(text: str) -> str:
 
 
 def plain_text(text: str) -> str:
-    """Return a harmless text, keeping line breaks and tabs."""
+    """Return the text in harmless form: as :func:`plain_line`, but line breaks and tabs stay."""
     return _inert(_DANGEROUS.sub(lambda match: match[0] if match[0] in "\n\t" else _visible(match), text))
 
 

@@ -73,7 +73,7 @@ class Parameter(Model):
 
 
 class FilteredTable(Model):
-    """A table that a SELECT reads, limited to the window by the table's own time column in every read."""
+    """A table of a SELECT, with the time column on which the window filters every read of the table."""
 
     table: Table
     column: str
@@ -88,7 +88,8 @@ class Statement(Model):
         name: The name of the view or source table, or ``--select``.
         select: The unchanged text of the SELECT.
         source: The table that the time filter applies to; None if query parameters place the window.
-        time_kind: How the time column of *source* stores an instant; without *source*, a date if a bound is a date.
+        time_kind: How the time column of *source* stores an instant. Without *source*: a date if a bound is a date,
+            otherwise a DateTime64.
         columns: The target's columns that the SELECT fills, in the order of the target.
         row_wise: Whether each result row depends on one source row only (no aggregation, join, limit or window
             function). Running such a SELECT again costs little more than a scan.
@@ -172,7 +173,7 @@ class AddsUp(Model):
         steps: One sentence for each step that combines several rows.
         reads: The tables that are read, each with the verdict on the read.
         accepted: The user's reason to accept groups that chunks cut; empty if there is none.
-        set_aside: The objections that this reason overrules.
+        set_aside: The objections that the reason in *accepted* overrules.
         trial: The comparison that the trial made, or why there was no trial.
         trial_declined: Whether the user declined the trial.
     """
@@ -318,7 +319,7 @@ class Plan(Model):
     created_at: Instant
 
     def computed_id(self) -> str:
-        """Return the id that follows from the plan's own fields; it differs from :attr:`plan_id` in an edited file."""
+        """Return the id computed from target, window, chunking and time column; :attr:`plan_id` is the stored id."""
         length = self.chunk_length or self.chunking.text
         return plan_id(show_table(self.target), self.start, self.end, length, self.time_column)
 
@@ -327,7 +328,7 @@ class Plan(Model):
         yield from starmap(Chunk, iter_chunks(self.plan_id, self.slices(), self._numbers(self.shard)))
 
     def _numbers(self, only: int = 0) -> tuple[int, ...]:
-        """Return the numbers of all shards, or *only* one; ``(0,)`` if the target is one table."""
+        """Return ``(only,)`` if *only* is not 0, else the numbers of all shards; ``(0,)`` if there are no shards."""
         return (only,) if only else tuple(shard.number for shard in self.shards) or (0,)
 
     def on_shard(self, number: int) -> "Plan":

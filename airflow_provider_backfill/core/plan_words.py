@@ -1,4 +1,4 @@
-"""Translate a plan's codes to words, the same in every interface."""
+"""Translate a plan's codes to words, so that every interface uses the same words."""
 
 from .names import quote
 from .plan import ModeReason, Plan, Proof, WriteMode

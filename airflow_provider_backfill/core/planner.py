@@ -40,11 +40,13 @@ def check_window(
     start: datetime, end: datetime, chunking: Chunking, *, max_hours: float, min_chunk_minutes: float, force: bool
 ) -> None:
     """
-    Check a window and the nominal length of its chunks against the limits. The length of partitions is not checked.
+    Check a window, and the nominal length and number of its chunks, against the limits.
+
+    For chunks that follow the target's partitions, only the window is checked.
 
     Raises:
         RequestError: The window is empty, reversed, or longer than *max_hours* without *force*; the chunks are shorter
-            than *min_chunk_minutes*, or more than :data:`MAX_CHUNKS`.
+            than *min_chunk_minutes*; or there would be more than :data:`MAX_CHUNKS` chunks.
     """
     require_order(start, end)
     length = chunking.nominal_hours
@@ -244,9 +246,10 @@ def write_mode(target: TableFacts, request: PlanRequest) -> tuple[WriteMode, Mod
     Return the write mode for the target, and the reason for the mode.
 
     Raises:
-        RequestError: The target's engine does not support the requested mode or any mode, the rows would arrive at
-            least once and the user has not accepted that, no staging table can be made because the target has the old
-            syntax, or the target's database would also replace partitions on servers with other rows.
+        RequestError: The target's engine does not support the requested mode or any mode; the rows would arrive at
+            least once, and the user has not accepted this guarantee; no staging table can be made, because the
+            target has the old syntax; or the target's database would also replace partitions on servers with other
+            rows.
     """
     partitions = target.engine.endswith("MergeTree")
     wanted = request.write_mode

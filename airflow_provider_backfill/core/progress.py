@@ -13,7 +13,7 @@ from typing import NamedTuple
 # The recent past is the last third of the run, within these bounds in seconds, and has at least this number of chunks.
 _LEAST_SECONDS, _MOST_SECONDS = 30.0, 600.0
 _LEAST_COMPLETIONS = 12
-# The maximum number of completions in memory.
+# The maximum number of points in memory: the beginning and the last completions.
 _KEPT = 4096
 # The run is cut into at most 12 parts of about 4 chunks or more. A trend or a step needs at least 4 parts.
 _PARTS_MOST, _PART_CHUNKS, _PARTS_LEAST = 12, 4, 4
@@ -67,7 +67,8 @@ class ProgressMeter:
         """
         Start to measure again, because a worker began at *at*: earlier completions no longer count.
 
-        A start within 30 seconds of the last completion changes nothing, since each task of a DAG run starts a worker.
+        After the first completion, a start within 30 seconds of the last completion or restart changes nothing, since
+        each task of a DAG run starts a worker.
         """
         last = self._points[-1]
         if at - last.at < _LEAST_SECONDS and last.chunks:
@@ -93,7 +94,7 @@ class ProgressMeter:
         )
 
     def pace(self, now: float) -> Pace | None:
-        """Return the pace of the recent past; None until a chunk is done."""
+        """Return the pace of the recent past; None if no completion counts yet."""
         last = self._points[-1]
         horizon = min(max((now - self._began) / 3, _LEAST_SECONDS), _MOST_SECONDS)
         since = self._points[0]
@@ -112,7 +113,7 @@ class ProgressMeter:
         )
 
     def seconds_left(self, now: float, chunks_left: int) -> float | None:
-        """Return the seconds until *chunks_left* more chunks are done; None until a chunk is done."""
+        """Return the seconds until *chunks_left* more chunks are done; None if no completion counts yet."""
         first, last = self._points[0], self._points[-1]
         done = last.chunks - first.chunks
         if not done:

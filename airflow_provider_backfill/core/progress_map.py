@@ -108,7 +108,11 @@ def _urgency(state: ChunkState, chunk: Chunk) -> tuple[bool, datetime]:
 
 
 def highlights(atlas: ProgressMap, run: Run, count: int = 3) -> dict[str, list[dict[str, object]]]:
-    """Return up to *count* of the slowest done chunks and up to *count* of the failing chunks, as JSON values."""
+    """
+    Return the slowest done chunks under ``slowest`` and the failing chunks under ``failing``, as JSON values.
+
+    Each list has at most *count* chunks.
+    """
     return {
         "slowest": [
             {**_place(chunk), "seconds": seconds, "rows": rows, "attempt": attempt}

@@ -1,8 +1,8 @@
 """
 Check the ClickHouse settings that a user gives for reading and filling.
 
-Some settings decide whether a chunk gets all rows exactly once. A user's value for such a setting is refused. This
-module is pure.
+Some settings decide whether a chunk gets all rows exactly once. A user's value for such a setting is refused. A value
+that contains a credential is refused, too. This module is pure.
 """
 
 import re
@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from ..errors import Advice, Flag, RequestError
 from .masking import mask_secrets
 
-# Names of settings that a user may not give, because an exact result depends on them: for example the time filter,
-# deduplication, limits of the result, and unavailable shards.
+# The settings that a user may not give, because an exact result depends on these settings: for example the time filter,
+# deduplication, limits of the result, and unavailable shards. The pattern below covers further names.
 _OURS = frozenset(
     {"additional_table_filters", "additional_result_filter", "log_comment", "async_insert", "wait_for_async_insert"}
     | {"optimize_on_insert", "max_partitions_per_insert_block", "throw_on_max_partitions_per_insert_block"}

@@ -1,7 +1,7 @@
 """
 Read the text of ``EXPLAIN QUERY TREE``, the server's view of a SELECT, as a tree of nodes.
 
-The server has resolved all names, including aliases and CTEs, so the product parses no SQL. This module is pure.
+The server has resolved all names, including aliases and CTEs, so the product resolves no names. This module is pure.
 """
 
 import re

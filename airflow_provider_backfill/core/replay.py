@@ -43,14 +43,14 @@ _MAY_FIND: dict[type, frozenset[ChunkStatus]] = {
     ChunkDone: frozenset({ChunkStatus.RUNNING}),
     # running -> failed permanently, or pending if another attempt follows.
     ChunkFailed: frozenset({ChunkStatus.RUNNING}),
-    # running -> pending: the worker released the chunk.
+    # running -> pending: the worker, ``cancel`` or the recovery of a damaged log released the chunk.
     ChunkReleased: frozenset({ChunkStatus.RUNNING}),
     # running -> replaced by its parts, which are pending.
     ChunkSplit: frozenset({ChunkStatus.RUNNING}),
     # done or failed -> pending: the user replays the chunk. A running chunk belongs to its worker.
     RunReplayed: frozenset({ChunkStatus.DONE, ChunkStatus.FAILED}),
 }
-"""The statuses that a chunk may have when an event about the chunk arrives, by the type of the event."""
+"""By event type: the statuses that a chunk may have when its event arrives; for a replay, the statuses to reset."""
 
 
 def new_run(plan: Plan) -> Run:
@@ -264,11 +264,12 @@ def _reset(
     run: Run, statuses: tuple[ChunkStatus, ...], clear: bool = False, only: tuple[str, ...] | None = None
 ) -> None:
     """
-    Make chunks with these statuses pending again, with a new budget of attempts.
+    Make chunks with one of *statuses* pending again, with a new budget of attempts.
 
     Args:
-        clear: Whether each attempt of these chunks first deletes the chunk's window from the target.
-        only: The ids that limit the reset; None for all chunks with these statuses.
+        clear: Whether each attempt of a reset chunk first deletes the chunk's window from the target. If an
+            earlier reset has set this for a chunk, False does not change it.
+        only: The ids of the chunks that may be reset; None for all chunks.
     """
     if only is not None:
         again = [chunk_id for chunk_id in only if run.state(chunk_id).status in statuses]
@@ -314,9 +315,10 @@ def filled_slices(run: Run, chunk: Chunk) -> Iterator[Slice]:
 
 def select_chunks(plan: Plan, run: Run, *statuses: ChunkStatus) -> Iterator[Chunk]:
     """
-    Yield the run's chunks with one of *statuses* (all chunks if none is given), in time order.
+    Yield the chunks of *plan* with one of *statuses* (all chunks if none is given), in time order.
 
-    The number of such chunks is counted once, when the iteration begins. The iteration ends after this number.
+    The parts of a split chunk replace the chunk. The iteration ends at the latest after as many chunks as the whole run
+    had in these statuses when the iteration began.
     """
     left = sum(run.count(status) for status in statuses) if statuses else run.total
     for planned in plan.chunks() if left else ():

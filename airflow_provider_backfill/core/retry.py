@@ -1,5 +1,5 @@
 """
-Decide what follows an error: a retry, the failure of the chunk, or a split of the chunk.
+Decide the consequence of an error: a retry, the failure of the chunk, or a split of the chunk.
 
 The names of the errors are ClickHouse's own (``ErrorCodes.cpp``). Whether an error is temporary was observed on servers
 or read in their source. The error number identifies the error in an answer that was cut off before the name.

@@ -170,7 +170,8 @@ class Run:
         splits: The parts of each split chunk, by the id of the split chunk.
         workers: The leases of workers with claims, by the worker's name.
         counts: The number of chunks by status, except pending chunks.
-        read_rows: Rows read by the statements of done chunks. Like *read_bytes*, 0 if the server does not report them.
+        read_rows: Rows read by the statements of all successful attempts, including attempts of chunks that were reset
+            later. Like *read_bytes*, 0 if the server does not report reads.
         seconds: Total duration of the done chunks.
         started_at: Time of the first start or resume; None before.
         started_by: The user or task of the first start or resume.
@@ -241,7 +242,13 @@ class Run:
 
     @property
     def status(self) -> RunStatus:
-        """The run's status. If several apply, ``undone`` and ``cancelled`` win, and ``paused`` wins over ``failed``."""
+        """
+        The run's status.
+
+        If several statuses apply, the order of precedence is undone, cancelled, planned, completed, paused, failed. A
+        run is failed if a chunk has failed and no chunk is pending or running. If none of these statuses applies, the
+        run is running.
+        """
         if self.undone:
             return RunStatus.UNDONE
         if self.cancelled:

@@ -18,7 +18,7 @@ def pick_slices(
     chunks: Sequence[Slice], rows: Mapping[int, int], budget: int, *, whole_days: bool = False, together: bool = False
 ) -> list[Slice]:
     """
-    Choose slices in time order, each in a different chunk, with about *budget* rows together.
+    Choose slices in time order, each in a different chunk, with about *budget* source rows together at most.
 
     The choice begins with two neighbours that have rows or, without such neighbours, with the first two chunks that
     have rows. Chunks with rows that are a day, a week and 30 days apart from the first follow, unless *together* is

@@ -36,7 +36,7 @@ class SelectText(NamedTuple):
     A SELECT, with its query parameters and the names of its settings.
 
     Attributes:
-        select: The statement, without surrounding white space, comments and semicolons.
+        select: The statement, without white space and comments around it, and without semicolons after it.
         placeholders: The query parameters of the statement, without duplicates.
         settings: The names in the statement's SETTINGS clauses, without duplicates.
     """

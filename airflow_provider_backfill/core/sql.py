@@ -158,7 +158,7 @@ def table_condition(table: TableName, column: str = "table") -> str:
 def filter_setting(
     filters: Iterable[FilteredTable], slices: Sequence[tuple[datetime, datetime]], key_range: str = ""
 ) -> dict[str, str]:
-    """Return the setting that limits every scan of the filtered tables to *slices* of time and to *key_range*."""
+    """Return the setting that limits every scan of the filtered tables to *slices* and, if given, to *key_range*."""
     conditions = (f"{literal(str(one.table))}: {literal(slices_condition(one, slices, key_range))}" for one in filters)
     return {"additional_table_filters": f"{{{', '.join(conditions)}}}"}
 
@@ -358,7 +358,7 @@ def pasteable(text: str, given: Mapping[str, str]) -> tuple[str, str]:
 
 def any_row_sql(plan: Plan, statement: Statement, chunk: Chunk) -> str:
     """
-    Return a SELECT with one result row if any filtered table of a statement has a row of the chunk, otherwise none.
+    Return a SELECT that gives one row if a filtered table of a statement has a row of the chunk, otherwise no row.
 
     Rows of the chunk lie in its window and in its key range.
     """
@@ -400,7 +400,7 @@ def converted_value(column: Column, *, null: bool) -> str:
 
 
 def table_checksum_sql(table: TableName, summed: Sequence[str], condition: str = "") -> str:
-    """Return SQL for the content sums, over the columns *summed*, of the rows for which *condition* holds."""
+    """Return SQL for the content sums over *summed* of the rows that meet *condition*; empty stands for all rows."""
     where = f" WHERE {condition}" if condition else ""
     return f"SELECT {_content(summed)} FROM (SELECT {_list(summed)} FROM {quote_table(table)}{where})"
 

@@ -25,7 +25,7 @@ def checks(definition: str) -> Iterator[Named]:
 
 
 def column_ttls(definition: str) -> Iterator[Named]:
-    """Yield the TTL of each column with a TTL; a merge resets the column's values after the TTL."""
+    """Yield the TTL of each column with a TTL; a merge resets expired values to the column's default."""
     return _matching(definition, _TTL)
 
 

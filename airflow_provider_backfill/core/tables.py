@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class TimeKind(StrEnum):
-    """The way in which a time column stores an instant; it decides how bounds are written."""
+    """The way in which a time column stores an instant; the kind decides how bounds are written."""
 
     DATE = "date"
     DATE32 = "date32"

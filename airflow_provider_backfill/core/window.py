@@ -125,7 +125,7 @@ def iter_ends_ms(start: datetime, end: datetime, chunk_hours: float) -> Iterator
     """
     Yield the ends of the slices of :func:`split_window`, in milliseconds since 1970.
 
-    This takes a third of the time that the same slices take as datetimes.
+    Computing the ends as numbers takes a third of the time that computing the slices as datetimes takes.
 
     Raises:
         RequestError: The window is empty or reversed, or *chunk_hours* is not finite, not positive or too small.

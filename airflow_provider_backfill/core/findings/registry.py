@@ -117,7 +117,7 @@ class RuleContext:
 
     @property
     def untouched(self) -> bool:
-        """Whether there is no run, or its status is still ``planned``, so that planning again is safe."""
+        """Whether the run's status is still ``planned``, so that planning again is safe; true also without a run."""
         return self.run is None or self.run.status is RunStatus.PLANNED
 
     @property
@@ -164,8 +164,8 @@ class Rule:
         needs: The input that the rule needs.
         says: The meaning of a finding, for the reference.
         remedy: The remedy, for the reference.
-        reproduced: Whether the tests bring a real server into this state. Other rules rely on ClickHouse's
-            documentation of its system tables.
+        reproduced: Whether the tests bring about the state that the rule reports, for a server rule on a real server.
+            Other rules rely on ClickHouse's documentation of the system tables.
     """
 
     code: str

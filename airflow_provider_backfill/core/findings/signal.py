@@ -1,5 +1,5 @@
 """
-Judge a plan's state in one word, the same for the page, ``list``, ``status``, ``doctor`` and ``check``.
+Judge a plan's state in one word, on which the page, ``list``, ``status``, ``doctor`` and ``check`` agree.
 
 This module is pure.
 """
@@ -24,9 +24,14 @@ class Signal(StrEnum):
 
 def signal_of(case: RuleContext) -> Signal:
     """
-    Return the signal of a case. The first matching condition decides.
+    Return the signal of a case. The first condition that holds decides:
 
-    A case without a run is healthy, unless its files are damaged or rows may be doubled.
+    - Broken: files are damaged, or two plans filled the same stretch of time, and this is not accepted.
+    - Healthy: there is no run, or the run is waived, completed or undone.
+    - Broken: chunks have failed, or all workers with claims are dead.
+    - Waiting: the run is planned, paused or cancelled, or waits for the server.
+    - Waiting: no worker has claims, and the last event is more than five minutes old.
+    - Healthy: all other cases.
     """
     run = case.run
     if case.damage or any(not stretch.accepted for stretch in case.twice):
