@@ -90,7 +90,12 @@ class Backend(Protocol):
         ...
 
     def read(self, name: str) -> bytes | None:
-        """Return the bytes of *name*; None if there is no such file."""
+        """
+        Return the bytes of *name*; None if there is no such file.
+
+        Raises:
+            StateError: The file cannot be read.
+        """
         ...
 
     def stamp(self, name: str) -> object:

@@ -122,7 +122,8 @@ class ObjectBackend:
             try:
                 obstore.put(self.store, name, data, mode="create")
             except (AlreadyExistsError, PreconditionError):
-                # A request may have been sent twice because its answer was lost. Then the same bytes are this writer's.
+                # A request may have been sent twice because its answer was lost. An object with the same bytes is this
+                # writer's object.
                 return self.read(name) == data
         return True
 
@@ -221,6 +222,7 @@ class ObjectLog:
 
         Raises:
             DamagedStateError: The next line is gone, although later lines exist; only the first read notices this.
+            StateError: The store cannot be read.
         """
         del last
         if not self._known:

@@ -176,7 +176,7 @@ class FileLog:
     One plan's event log in one file. Positions count bytes.
 
     Under the lock, reads and writes use a handle that stays open. Without the lock, each read opens the file again,
-    because NFS shows the writes of other hosts on open.
+    because NFS shows the writes of other hosts only on open.
     """
 
     optimistic = False
@@ -221,7 +221,7 @@ class FileLog:
 
     def read(self, position: int, last: bytes) -> list[bytes] | None:
         """
-        Return whole lines after *position*, possibly not all; None if *last* does not end there.
+        Return whole lines after *position*, possibly not all; None if *last* does not end at *position*.
 
         Return None also if the file is gone although *position* is not 0. Skip an incomplete last line. Return a file
         that consists only of NUL bytes as one line.

@@ -91,7 +91,7 @@ def _event(line: bytes) -> Event | None:
 
 def _believe(run: Run, event: ChunkStarted | ChunkVerified | ChunkDone) -> None:
     """
-    Apply an event whose earlier events were lost, as if the chunk had been claimed for this attempt.
+    Apply an event that the run refuses because earlier events were lost, as if its attempt had been claimed.
 
     The claim must have existed, because the writer judged the event before writing it. Ignore an event of a split
     chunk, of an older attempt or of a done attempt, and a claim for an attempt that was claimed already.

@@ -31,7 +31,7 @@ _CHECKPOINT_SECONDS = 1.0
 _CHECKPOINT_GROWTH = 4
 """The divisor of the run file's size: a new run file is due after the log has grown by this share of the size."""
 _PAUSE_SECONDS = 2.0
-"""The longest pause after a conflict with another writer."""
+"""The longest pause after a conflict with another writer, in seconds."""
 
 
 _UNKNOWN = object()
@@ -295,9 +295,10 @@ class RunLog:
         """
         Append the event that *decide* returns for the current run, durably.
 
-        *decide* returns None or raises an error to append nothing. The run that counts contains all earlier events; if
-        *about* is given, events of other chunks may be missing. On an object store, *decide* may first get an older
-        run. *decide* is then called again with a newer run if another writer was first or nothing would be appended.
+        *decide* returns None or raises an error to append nothing. On a file system, the run contains all
+        earlier events, except that events of other chunks may be missing if *about* is given. On an object store,
+        *decide* may first get an older run. *decide* is then called again with a newer run if another writer was first
+        or nothing would be appended.
 
         Args:
             about: The chunk of the event, if *decide* reads only this chunk and events about the whole run. The commit
@@ -309,8 +310,9 @@ class RunLog:
         Raises:
             TransitionError: The run's state does not allow the event. An error of *decide* is raised, too.
             DamagedStateError: A new line of the log is damaged.
-            StateError: The plan was planned again, or the event is not on disk, for example because the disk is full.
-                After a network error the event may exist nevertheless; the next refresh shows it.
+            StateError: The plan was removed or planned again, or the event or the run file could not be written, for
+                example because the disk is full. The event may exist nevertheless, for example after a network error.
+                The next refresh shows whether the event exists.
         """
         # Build the adapter before other writers wait for the lock, because the first build takes tens of milliseconds.
         event_adapter()
@@ -324,7 +326,7 @@ class RunLog:
         return event
 
     def _commit(self, decide: Callable[[Run], Event | None], about: str) -> Event | None:
-        # The tail has lines here only after an error. Apply these first, to write nothing after a damaged line.
+        # The tail has lines here only after an error. Apply these lines first, to write nothing after a damaged line.
         self._fold_tail()
         pause, current = 0.0, not self._log.optimistic
         if current and not (about and self._read_past_others(about)):
@@ -379,7 +381,7 @@ class RunLog:
         self._step_over(line)
 
     def append(self, event: Event) -> None:
-        """Commit *event*; raise what :meth:`commit` raises, such as a TransitionError if the event is not allowed."""
+        """Commit *event*; raise the errors of :meth:`commit`, such as a TransitionError if the event is not allowed."""
         # A split is judged against all chunks, because its parts must be new to the whole run.
         about = event.chunk_id if isinstance(event, ChunkEvent) and not isinstance(event, ChunkSplit) else ""
         self.commit(lambda _: event, about=about)

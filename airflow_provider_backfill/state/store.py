@@ -45,9 +45,9 @@ def open_store(state_dir: str, *, config: Mapping[str, str] | None = None) -> "S
         config: Credentials and addresses of an object store, in addition to the environment.
 
     Raises:
-        ConfigError: The folder is a file, the kind of URL is unknown, the URL contains credentials or parameters, or an
-            extra is not installed.
-        StateError: The object store refuses the configuration.
+        ConfigError: The folder is a file, the kind of URL is unknown, the URL contains credentials or parameters, or
+            the extra for the object store is not installed.
+        StateError: obstore does not understand the URL or the configuration of the object store.
     """
     scheme, separator, rest = state_dir.partition("://")
     if not separator or scheme == "file":
@@ -163,6 +163,7 @@ class StateStore:
 
         Raises:
             DamagedStateError: The plan's file is damaged, or another version or tool wrote it.
+            StateError: The state folder cannot be read or written.
         """
         plan = self.find_plan(plan_id)
         with self.backend.locked(plan_id):
@@ -225,7 +226,9 @@ class StateStore:
         Recover a run from the plan's damaged log and an intact run file, if there is one.
 
         Raises:
-            DamagedStateError: The state is in an object store, where only the store itself can restore a log object.
+            DamagedStateError: The log file is unreadable, or the state is in an object store, where only the store
+                itself can restore a log object.
+            StateError: The state folder cannot be read.
         """
         if not isinstance(self.backend, FileBackend):
             raise DamagedStateError(

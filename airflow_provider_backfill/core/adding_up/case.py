@@ -62,7 +62,11 @@ class Kind(StrEnum):
     """The subject of a refusal: groups that chunks cut, any other step, or a read of a table."""
 
     GROUPS = "groups"
-    """A GROUP BY or DISTINCT whose groups chunks cut. The target does not merge the parts. The user may accept this."""
+    """
+    A GROUP BY or DISTINCT whose groups chunks cut, where the target does not merge the parts.
+
+    The user may accept partial groups.
+    """
     STEP = "step"
     READ = "read"
 

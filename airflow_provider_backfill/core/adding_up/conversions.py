@@ -34,7 +34,7 @@ def passes(value: Value, parts: Sequence[Value], by: str) -> bool:
     Args:
         value: A call.
         parts: The arguments that are parts.
-        by: How the parts are merged.
+        by: The function that merges the parts, or ``state`` for aggregate states.
     """
     name, single, all_parts = value.name, len(parts) == 1, len(parts) == len(value.args)
     if name in ("if", "multiIf"):
@@ -46,7 +46,7 @@ def passes(value: Value, parts: Sequence[Value], by: str) -> bool:
     if by in _BITS and single and NUMBER_CAST.fullmatch(name):
         return all(INTEGER.fullmatch(unwrap_type(kind)) for kind in (value.type, parts[0].type))
     if by in ("any", "anyLast"):
-        # Any chunk's result is a correct one, unless the function turns a NULL for a chunk without values into a value.
+        # The result of any chunk is correct, unless the function turns the NULL of a chunk without values into a value.
         return single and (takes_null(value.type) or not takes_null(parts[0].type))
     if by in ("min", "max") and single and _keeps_order(value, parts[0]):
         return True
@@ -97,5 +97,6 @@ def _keeps_order(value: Value, part: Value) -> bool:
         # Only positive constants pass, because a negative factor reverses the order.
         text = value.args[1].literal or ""
         return re.fullmatch(r"0*[1-9]\d*(\.\d+)?|toInterval\w+\(\d+\)", text) is not None
-    # The order of texts differs from the order of the numbers in the texts.
+    # The order of texts differs from the order of the numbers in the texts. Texts of dates and times may be converted
+    # to dates and times, because the conversion keeps the order.
     return _MONOTONE.fullmatch(name) is not None and "String" not in (wanted, given if "Date" not in wanted else "")

@@ -11,8 +11,8 @@ from .case import BucketFacts, BucketKey, Case, Kind, Read, TimeExpression
 from .lineage import BARE_NAME, UNSTABLE, Value, any_of, is_partial, is_unstable, literal_of, of_branch
 from .rows import RefusedError, Rows, Shape, TableColumns, UnknownKeyError, or_one_chunk
 
-# Names of functions of time that change regularly enough for samples, taken every 15 minutes or less often, to show
-# whether chunks share a value.
+# Names of functions whose values change so regularly over time that samples show whether chunks share a value. The
+# samples are taken at intervals of 15 minutes or more.
 _EVEN = re.compile(
     r"_?CAST|tuple|plus|minus|multiply|divide|intDiv|negate|floor|concat|substring|leftPad|materialize|identity"
     r"|to(?:String|TimeZone|Nullable|LowCardinality|U?Int\d+|Float\d+|Decimal\d+|Date\w*|Interval\w+|StartOf\w+|Monday"
@@ -37,7 +37,8 @@ class Expressions(ABC):
         self.waived: list[str] = []
         self.pairs: list[tuple[Value, Value]] = []
         self.chance: list[str] = []
-        # The values that --param makes equal in all rows of a chunk, each with the ids of the constants that fix it.
+        # The values that --param makes equal in all rows of a chunk. Each value has the ids of the constants that fix
+        # the value.
         self._pinned: dict[Value, frozenset[int]] = {}
         self._partly: set[int] = set()
         self.row_wise = True
@@ -60,11 +61,11 @@ class Expressions(ABC):
         Return the value of an expression, resolved to columns of tables.
 
         Args:
-            rows: The rows that the expression is evaluated on. If the rows are grouped, an aggregate is a part that
-                several chunks may have. None for expressions without such parts, as in WHERE.
+            rows: The rows that the expression is evaluated on. If the rows are grouped, several chunks may have a part
+                of an aggregate's result. None for expressions without such aggregates, as in WHERE.
 
         Raises:
-            RefusedError: The expression does not add up.
+            RefusedError: A subquery in the expression is refused, or ``arrayJoin`` is applied to parts.
             UnknownKeyError: The facts of a time key in a subquery are still unknown.
         """
         match node.kind:
@@ -178,7 +179,8 @@ class Expressions(ABC):
         """
         Return whether no two chunks share a value of a time key, as far as the samples show.
 
-        Note a doubt if the samples may miss a shared value. A single chunk needs no samples.
+        Note a doubt if the samples may miss a shared value. A single chunk needs no samples. Return False also if the
+        start or the end of the window cuts a value, or if the server cannot evaluate the key.
 
         Raises:
             UnknownKeyError: The facts of the key are still unknown.
@@ -193,7 +195,7 @@ class Expressions(ABC):
 
     def time_key(self, values: Sequence[Value]) -> BucketKey:
         """
-        Return the key that combines all *values* with no other dependency than the time of a filtered table.
+        Return the key that combines those of *values* that depend only on the time of a filtered table.
 
         Returns:
             One expression, or the different expressions of a UNION's branches. Empty if a branch has no such value, if
@@ -217,9 +219,9 @@ class Expressions(ABC):
     @staticmethod
     def _branches(values: Sequence[Value]) -> tuple[str, int] | None:
         """
-        Return the one UNION behind the values, and its number of branches.
+        Return the id of the only UNION that the values depend on, and the number of its branches.
 
-        Without a UNION, return ``("", 1)``; with several, None.
+        Return ``("", 1)`` if the values depend on no UNION, and None if they depend on several.
         """
         unions: dict[str, int] = {}
 

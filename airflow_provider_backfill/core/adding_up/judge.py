@@ -118,7 +118,7 @@ def keys_to_keep_whole(case: Case) -> tuple[BucketKey, ...]:
 
 
 def merges_any_parts(case: Case) -> bool:
-    """Return whether the rules prove that chunks add up, however the source is cut."""
+    """Return whether the rules prove that chunks add up, whichever way the filtered rows are divided among them."""
     verdict, _ = _asked(case, BucketFacts(usable=False))
     return verdict.refusal is None and not verdict.doubts
 

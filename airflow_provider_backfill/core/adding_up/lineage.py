@@ -99,7 +99,7 @@ _NUMBER = re.compile(r"(?:U?Int\d+|Float\d+|BFloat16|Bool)_(-?[\d.]+(?:e[+-]?\d+
 _DECIMAL = re.compile(r"Decimal\d+_'?(-?[\d.]+)'?")
 _INTERVAL = re.compile(r"Interval([A-Z][a-z]+)")
 BARE_NAME = re.compile(r"[A-Za-z_]\w*")
-# The maximum number of parts of a value that a message shows.
+# The maximum number of subexpressions of a value that a message shows.
 _SHOWN = 100
 _SIMPLE_NUMBER = re.compile(r"U?Int\d+|Float64|Bool")
 
@@ -140,7 +140,7 @@ def show(value: Value) -> str:
     Return a value as short SQL for a message.
 
     An aggregate or an opaque expression is shown by its name alone, and a UNION by its first branch. ``…`` stands for
-    a part without a name, and for each part after the first 100.
+    a subexpression without a name, and for each subexpression after the first 100.
     """
     return _shown(value, ("call",), [_SHOWN])
 
@@ -151,7 +151,7 @@ def show_call(value: Value) -> str:
 
 
 def _shown(value: Value, calls: Collection[str], left: list[int]) -> str:
-    """Return a value as SQL, with the arguments of *calls*; *left* holds the number of parts that may be shown."""
+    """Return a value as SQL, with the arguments of *calls*; *left* counts down the subexpressions to show."""
     left[0] -= 1
     if left[0] < 0:
         return "…"

@@ -1,7 +1,8 @@
 """
 Decide how partial values are merged, by functions and by the target's engine.
 
-A part is one chunk's result for a group whose rows lie in several chunks. This module is pure.
+A part is one chunk's result for a group whose rows lie in several chunks. The module also tells why a difference that
+``verify`` finds may be harmless. This module is pure.
 """
 
 import re
@@ -108,7 +109,7 @@ def _merge_of(value: Value, known: dict[int, Merge]) -> Merge:
 
 
 def _finalised(state: str) -> Merge:
-    """Return the merge of a value that finalises a state of type *state*."""
+    """Return how the finalised values of states of type *state* are merged, or why the values cannot be merged."""
     match = _STATE_TYPE.match(state)
     name = match[1] if match else ""
     merge = _base_merge(name)
@@ -215,7 +216,7 @@ MERGING = frozenset(f"{kind}MergeTree" for kind in ("Summing", "Aggregating", "R
 
 
 def key_columns(key: str) -> list[str]:
-    """Return the elements of a sorting or partition key; a plain column has its name without backticks."""
+    """Return the elements of a sorting or partition key; the name of a plain column has no backticks."""
     return [element.strip("`") for element in expressions(key)]
 
 
@@ -231,8 +232,8 @@ def summed_columns(target: TableFacts, engine: str) -> frozenset[str] | None:
     """
     Return the columns that a SummingMergeTree lists.
 
-    Return None if the engine has no list of columns, because it then sums all numeric columns outside the key. Return
-    None also for any other engine.
+    Return None if the engine has no list of columns, because the engine then sums all numeric columns outside the
+    key. Return None also for any other engine.
     """
     return frozenset(_arguments(target.engine_full)) or None if engine == "SummingMergeTree" else None
 
@@ -310,7 +311,8 @@ def _is_of_latest(value: Value, highest: Value) -> bool:
         if one.what == "call":
             todo.extend(one.args)
             continue
-        # argMax skips NULLs. The value may therefore come from an earlier row, and is NULL if a chunk has only NULLs.
+        # argMax skips NULLs. With a nullable argument, the value may therefore come from an earlier row, and is NULL if
+        # a chunk has only NULLs.
         latest = one.name == "argMax" and one.args[1:] == highest.args and not takes_null(one.args[0].type)
         if one.what != "aggregate" or not latest or _partial_args(one):
             return False

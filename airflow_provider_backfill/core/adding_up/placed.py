@@ -1,7 +1,7 @@
 """
 Judge the constants of a SELECT that differ between chunks, where ``--param`` places the window.
 
-Such a constant is made from the chunk's start, so no SELECT covers the whole window. Instead, an argument of a table
+Such a constant is made from a bound of the chunk, so no SELECT covers the whole window. Instead, an argument of a table
 function, such as a path, or a condition ``column = constant`` assigns each row to one chunk. This module is pure.
 """
 
@@ -25,7 +25,7 @@ class Told(NamedTuple):
     texts: tuple[str, ...]
 
 
-# Table functions without a path in their arguments, so different arguments may give the same rows.
+# Table functions that generate rows from their arguments. Different arguments may give the same rows.
 FROM_NOWHERE = frozenset(
     {"numbers", "numbers_mt", "zeros", "zeros_mt", "generateSeries", "generate_series", "generateRandom", "values"}
 )
@@ -63,7 +63,7 @@ def given_constants(trees: Sequence[Node]) -> dict[int, tuple[str, ...]]:
 
 
 def tells_chunks(given: Mapping[int, tuple[str, ...]], ids: Collection[int]) -> bool:
-    """Return whether the constants *ids* together distinguish all sampled chunks; false without constants."""
+    """Return whether the constants *ids* together distinguish all sampled chunks; False without constants."""
     values = list(zip(*(given[one] for one in ids), strict=True))
     return bool(values) and len(set(values)) == len(values)
 

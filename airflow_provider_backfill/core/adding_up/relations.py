@@ -15,11 +15,13 @@ from .steps import Steps, list_items
 
 
 class Walk(Steps):
-    """The walk over the relations of a SELECT, which keeps the columns of each relation."""
+    """The walk over the relations of a SELECT. The walk keeps the columns of each relation."""
 
     def relation(self, node: Node, place: str) -> Rows:
         """
         Return the rows of a node: a table, a table function, a query, a union, a join or an ARRAY JOIN.
+
+        For any other node, note a doubt and return parts without columns.
 
         Args:
             place: A prefix that makes node ids unique, because each view has a query tree of its own.
@@ -81,8 +83,8 @@ class Walk(Steps):
         at = f"{place}{node.id}"
         if source.name in case.filters:
             sample = node.fields.get("sample", "1")
-            # The tree shows a share as "1 / 10". Any other sample is a number of rows, which the server would take from
-            # each chunk.
+            # The tree shows a share as "1 / 10"; "1" stands for all rows. Any other sample is a number of rows, which
+            # the server would take from each chunk.
             if "/" not in sample and sample != "1":
                 raise RefusedError(
                     Kind.STEP,

@@ -90,7 +90,7 @@ class Cut(NamedTuple):
 
 
 def show_key(key: BucketKey) -> str:
-    """Return a key as SQL for a message; the expressions of a UNION's branches are joined by "or"."""
+    """Return a key as SQL for a message; several expressions are joined by "or"."""
     return " or ".join(dict.fromkeys(expression.sql for expression in key))
 
 

@@ -38,11 +38,11 @@ class Steps(Expressions):
 
     def _limited(self, rows: Rows, pairs: Iterable[tuple[Value, Value]]) -> Rows:
         """
-        Return the rows after conditions.
+        Return *rows*, limited by the conditions in *pairs*.
 
         Whole rows become parts if constants of ``--param``, in the conditions or in arguments of table functions,
-        distinguish all sampled chunks. Note a doubt if this needs the constants of a condition that is not an equality
-        between columns and a constant.
+        distinguish all sampled chunks. Note a doubt if the chunks are distinguished only with the constants of
+        conditions that are not equalities between columns and a constant.
 
         Args:
             pairs: The two sides of each equality; for any other condition, the condition and
@@ -113,7 +113,9 @@ class Steps(Expressions):
 
     def _cut(self, rows: Rows, what: str, values: Sequence[Value], texts: Sequence[str]) -> Cut | None:
         """
-        Return how chunks cut the groups of these keys; None, noted as a step, if each group belongs to one chunk.
+        Return how chunks cut the groups of these keys.
+
+        If each group belongs to one chunk, note the keys in the steps and return None.
 
         Args:
             what: The step that has the keys, such as ``GROUP BY``.

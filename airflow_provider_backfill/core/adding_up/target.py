@@ -1,4 +1,8 @@
-"""Check that the target merges the parts of a group, and that the target's time comes from a filtered table."""
+"""
+Check that the target merges the parts of a group, and that the target's time comes from a filtered table.
+
+The module also finds the columns that the target leaves to chance, and the columns whose defaults may change.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,7 +57,11 @@ def check_merge(case: Case, walk: Walk, rows: Rows) -> None:
 
 
 def _branch_rows(rows: Rows) -> Iterator[dict[str, Value]]:
-    """Yield the columns of each branch of the only UNION in *rows*; with none or several, yield the columns as is."""
+    """
+    Yield the columns of each branch of the only UNION in *rows*.
+
+    Without a UNION, or with several, yield the columns unchanged.
+    """
     unions = {value.source: len(value.args) for value in rows.columns.values() if value.what == "either"}
     if len(unions) != 1:
         yield dict(rows.columns)
