@@ -1,4 +1,4 @@
-"""Sample the keys of a source, so that the rows of one window can be cut where time cannot cut them."""
+"""Sample a source's sorting keys and count rows per key range, to split a window that time cannot split further."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ _SAMPLE_SECONDS = 60
 
 
 def key_columns(server: ClickHouse, source: TableName) -> tuple[KeyColumn, ...]:
-    """Return the elements of the source's sorting key, in order, with their types; empty without a sorting key."""
+    """Return the elements of the source's sorting key, in order, with their types; empty if there is no key."""
     found = server.rows(f"SELECT sorting_key FROM system.tables WHERE {table_condition(source, 'name')}")
     elements = expressions(str(found[0][0])) if found else []
     if not elements:

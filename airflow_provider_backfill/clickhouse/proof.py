@@ -2,10 +2,12 @@
 Verify a chunk's staged rows before publication.
 
 With the row proof ``written``, the staging table's parts must have as many rows as the server counted while writing.
-The table is new, has one writer, and neither deduplicates nor merges, so equal counts prove that no row was lost. The
-source is read again as for ``content`` if the server does not report a count, if the counts differ, or if the parts
-have no rows although the filtered tables may have rows in the window. Where content sums cannot be compared, the rows
-that the SELECTs give are only counted again.
+The table is new, has one writer, and neither deduplicates nor merges, so equal counts prove that no row was lost.
+
+The source is read again, as with the row proof ``content``, if the server does not report a count, if the counts
+differ, or if the parts have no rows. If the filtered tables have no rows of the chunk, however, empty parts suffice
+as the proof. Where content sums cannot be compared, the rows that the SELECTs give are only counted again.
+
 docs/decisions/0010 has the argument.
 """
 
@@ -56,8 +58,8 @@ def prove(
     Compare an attempt's staged rows with its source.
 
     Args:
-        written: The number of rows that the server counted while writing *table*; None if it does not report them.
-        wanted: The source's sums from before staging; None if the source was not read.
+        written: The number of rows that the server counted while writing *table*; None if the server reported no count.
+        wanted: The source's sums from before staging; None if the source was not read then.
 
     Returns:
         The facts about the staged rows. The content is :data:`NOTHING` if the staging table and the source are empty.

@@ -24,8 +24,8 @@ from .foreign_rows import ForeignRowsError, refuse_before_publish
 from .interrupted_move import drop_parts_already_moved
 from .proof import Proof
 
-# The maximum number of tries to delete a window. A merge or a mutation may rename parts between the query and the
-# deletion; the next try finds the new parts.
+# The maximum number of tries to delete the rows of a window. A merge or a mutation may rename parts between the query
+# and the deletion; the next try finds the new parts.
 _CLEAR_TRIES = 20
 
 
@@ -44,8 +44,8 @@ def move_partitions(
         InDoubtError: It is unknown which parts an earlier, interrupted move has copied to the target.
         TransitionError: Another worker has taken over the chunk.
         WindowTakenError: Another run is at work on an overlapping window.
-        VerificationError: The table was dropped meanwhile, for example by a worker that awoke after the run was
-            completed.
+        VerificationError: The sealed table was dropped meanwhile, for example by a worker that awoke after the run
+            was completed.
         ServerError: ClickHouse refused a statement or could not be reached.
     """
     if proof is not None:
@@ -55,7 +55,7 @@ def move_partitions(
         _catch_up(server, attempt.target, sealed)
         parts = f"FROM system.parts WHERE active AND {table_condition(sealed)}"
         partitions = sorted(str(name) for (name,) in server.rows(f"SELECT DISTINCT partition_id {parts}"))
-        # A dropped table also shows no partitions, so check that it exists.
+        # A dropped table also shows no partitions, so check that the sealed table exists.
         if (there := _rows(server, sealed)) != content.rows and not _exists(server, sealed):
             raise _taken_away(sealed, there, content)
         for partition in partitions:
@@ -241,7 +241,7 @@ def back_up(server: ClickHouse, attempt: Attempt, table: TableName) -> None:
 
 def keep_outside(server: ClickHouse, attempt: Attempt, table: TableName) -> None:
     """
-    Copy the target's rows outside the chunk into the staging *table*, so that these rows survive.
+    Copy the target's rows outside the chunk into the staging *table*, so that these rows survive the replacement.
 
     Only rows in partitions that the chunk will replace are copied.
 
@@ -285,8 +285,8 @@ def clear_window(server: ClickHouse, attempt: Attempt) -> None:
             attempt.step(Step.CLEARED)
             return
         attempt.owned()
-        # Drop each part that has only rows of the window, because a DROP is fast. A deletion processes every part of
-        # the table, one after the other.
+        # Drop each part that has only rows of the window, because a DROP is fast. An ALTER … DELETE processes every
+        # part of the table, one after the other.
         for name in [name for name, others in parts if not others]:
             # A re-created table or a restarted server may use a part's name again, so check the claim before each DROP.
             attempt.owned()

@@ -28,7 +28,7 @@ _SETTINGS = {
 }
 # Steps of a JSON plan whose output rows each depend on one input row.
 _ROW_WISE_NODES = frozenset({"Expression", "Filter", "Union", "ArrayJoin", "SettingQuotaAndLimits", "DelayedPorts"})
-# Steps that combine several rows, by their names in a plan as text.
+# Steps whose output depends on several input rows, by their names in a plan as text.
 _STEPS_OVER_ROWS = frozenset(
     {"Aggregating", "MergingAggregated", "Distinct", "LimitBy", "Limit", "Window", "Join", "JoinLogical", "FilledJoin"}
 )
@@ -84,13 +84,14 @@ def scan_facts(
     pruned, everywhere = True, True
     for one in filters:
         named = [entry for entry in leaves if entry.node.get("Description") == str(one.table)]
-        # Views, Distributed and Memory tables do not show their name at the leaf. For such a table, any filtered scan
-        # counts.
+        # Views, Distributed and Memory tables do not show their name at the leaf. For such a table, every
+        # filtered leaf counts as a read of the table.
         found = named or [entry for entry in leaves if entry.filtered]
         remote: list[_RemoteRead] = []
         if not named and any(entry.node["Node Type"] == "ReadFromRemote" for entry in leaves):
             remote = list(_remote_reads(server, select, settings, {one.column}))
-            # On another server, only the filter distinguishes a read of the source from a read of another table.
+            # On other servers, only the filter distinguishes a read of this table from reads of other tables. If no
+            # remote read is filtered and no local read was found, every remote read counts as a read of this table.
             remote = [read for read in remote if read.filtered] or ([] if found else remote)
         reads += found
         elsewhere += remote
@@ -182,7 +183,7 @@ def unfiltered_scan(server: ClickHouse, select: str, parameters: Mapping[str, st
     nodes = [entry for root in plan for entry in _walk(root["Plan"], False, ())]
     leaves = [entry for entry in nodes if not entry.node.get("Plans")]
     remote = any(entry.node["Node Type"] == "ReadFromRemote" for entry in leaves)
-    # This plan does not show how other servers process the rows.
+    # This plan does not show how other servers process the rows, so a SELECT with a remote read is not row-wise.
     return ScanFacts(len(leaves), len(leaves), False, not remote and _is_row_wise(nodes))
 
 

@@ -65,6 +65,10 @@ def _facts(name: str, call: str, columns: Iterable[Column]) -> TableFacts:
 
 
 def function_behind(functions: Iterable[TableFacts], table: TableName) -> TableFacts | None:
-    """Return the function whose call contains the names of *table* and its database; None unless exactly one does."""
+    """
+    Return the only function whose call contains the name of *table* and the name of the table's database.
+
+    Return None if no call, or more than one call, contains both names.
+    """
     named = [one for one in functions if table.database in one.engine_full and table.table in one.engine_full]
     return named[0] if len(named) == 1 else None

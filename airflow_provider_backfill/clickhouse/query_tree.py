@@ -107,8 +107,8 @@ def sources(
     Return the sources that a query tree and the SELECTs of its views read, by the source's name in the tree.
 
     The result has tables, views and dictionaries. The table behind a Buffer is included. The tables behind a
-    Distributed, Alias or Merge table are included if none of them keeps its rows. Table functions that return the
-    target's rows are included as ``name()``.
+    Distributed, Alias or Merge table are included if all of them have an engine in :data:`.holding.KEEPS_NOTHING`.
+    Table functions that return the target's rows are included as ``name()``.
 
     Args:
         filtered: The tables with a time filter. If a view is among them, its SELECT is not read.
@@ -149,7 +149,11 @@ def sources(
 
 
 def _functions(server: ClickHouse, tree: Node, own: Collection[TableName]) -> dict[str, QuerySource]:
-    """Return the table functions that read the target, each as ``name()``, which is not the name of any table."""
+    """
+    Return the table functions in *tree* that return rows of the tables *own*, by the function's name and ``()``.
+
+    The parentheses distinguish such a name from the name of a table.
+    """
     names = functions_with_rows_of(server, tree, own)
     return {f"{name}()": QuerySource(TableName(TABLE_FUNCTION, name), name, holds_target=True) for name in names}
 

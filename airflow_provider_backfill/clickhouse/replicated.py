@@ -41,8 +41,8 @@ def create_staging(
     """
     Create a table with the target's structure on this server, and queue its creation on the other replicas.
 
-    If the replicas cannot all be reached from here, create the table on this server only. Otherwise, if this user's
-    inserts need a quorum, wait up to 30 seconds for the quorum.
+    If neither a cluster nor the database reaches the other replicas, create the table on this server only. Otherwise,
+    if this user's inserts need a quorum, wait up to 30 seconds for the quorum.
 
     Raises:
         ServerError: ClickHouse refused a statement or could not be reached.
@@ -63,7 +63,11 @@ def create_staging(
 
 
 def _wait_for_quorum(server: ClickHouse, table: TableName) -> None:
-    """Wait up to 30 s until *table* has the active replicas that an insert needs; without them, an insert fails."""
+    """
+    Wait until *table* has as many active replicas as the user's ``insert_quorum`` demands.
+
+    Return after 30 seconds even if there are fewer active replicas. An insert then fails.
+    """
     until = time.monotonic() + _QUORUM_SECONDS
     question = (
         "SELECT if(value = 'auto', intDiv(total_replicas, 2) + 1, toUInt64OrZero(value)) <= active_replicas"
@@ -87,8 +91,8 @@ def server_with(server: ClickHouse, table: TableName | None, tries: int = 30) ->
     """
     Return a connection to one of the servers behind an address, preferably a server with *table*.
 
-    A staging table may exist on some replicas only, if a worker died during its creation. If *tries* servers do not
-    have the table, or *table* is None, return any server.
+    A staging table may exist on some replicas only, if a worker died during its creation. If *tries* tries find no
+    server with the table, or if *table* is None, return any server.
     """
     for _ in range(tries):
         chosen = one_server(server)

@@ -23,8 +23,8 @@ def estimate_rows(server: ClickHouse, tables: Sequence[FilteredTable], bounds: S
     """
     Estimate the row counts of the chunks between *bounds* (in milliseconds), before the SELECT's own filters.
 
-    Up to 50 million rows of a table in the window are counted. If there are more rows, or if the count takes over 5
-    seconds, the index estimates up to 48 chunks across the window.
+    The rows of a table are counted if the index estimates at most 50 million rows in the window, or gives no estimate.
+    Otherwise, or if the count is refused or takes over 5 seconds, the index estimates up to 48 chunks of the window.
 
     Returns:
         The estimate, in which the row counts of several tables are added up. None without tables, or if the index gives
@@ -97,7 +97,7 @@ def _whole_days(kind: TimeKind, start: datetime, end: datetime) -> tuple[datetim
 
 
 def _spread(bounds: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Return start and end (in milliseconds) of up to 48 chunks across the window, with the first and the last."""
+    """Return start and end (in milliseconds) of up to 48 chunks across the window, including the first and the last."""
     chunks = len(bounds) - 1
     take = min(chunks, _SAMPLES)
     places = {round(number * (chunks - 1) / max(take - 1, 1)) for number in range(take)}
@@ -105,7 +105,7 @@ def _spread(bounds: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def bytes_per_row(server: ClickHouse, source: TableName) -> float | None:
-    """Return the average number of bytes of a source row on disk; None if unknown or without rows."""
+    """Return the average number of bytes of a source row on disk; None if unknown, or if there are no rows."""
     found = server.rows(f"SELECT total_bytes, total_rows FROM system.tables WHERE {table_condition(source, 'name')}")
     if not found or not found[0][0] or not found[0][1]:
         return None

@@ -26,7 +26,7 @@ _AVOID_SECONDS = 10.0
 
 
 class Spread(NamedTuple):
-    """The cluster of a Distributed table, and the local table on its shards."""
+    """The cluster of a Distributed table, and the local table on the cluster's shards."""
 
     cluster: str
     local: TableName

@@ -77,7 +77,8 @@ def rows_by_index(server: ClickHouse, source: TableName, where: str) -> int | No
     """
     Return the number of rows that the server would read, with the index, to find the rows that meet *where*.
 
-    Return None if the server refuses the estimate, or if the estimate is empty and the source is not MergeTree.
+    Return None if the server refuses the estimate. Return None also if the estimate is empty and the source's engine is
+    outside the MergeTree family.
     """
     try:
         rows, tables = server.row(
@@ -85,7 +86,7 @@ def rows_by_index(server: ClickHouse, source: TableName, where: str) -> int | No
         )
     except StatementRefusedError:
         return None
-    # An answer without tables means an empty window, or a source that is not MergeTree.
+    # An answer without tables means an empty window, or a source with an engine outside the MergeTree family.
     return int(rows) if tables or _is_merge_tree(server, source) else None
 
 

@@ -16,7 +16,7 @@ from ..core.tables import TableName, TimeKind
 from ..errors import StatementRefusedError
 from .client import ClickHouse
 
-# The text after a comma that does not end the GROUP BY of a TTL: a further key, or a further value after SET.
+# The text after a comma within the GROUP BY clause of a TTL: a further key, or a further assignment after SET.
 _OF_GROUP = re.compile(r"(?:\w+|`[^`]+`)(?:$| SET | = )")
 _MOVES = re.compile(r"\b(?:TO DISK|TO VOLUME|RECOMPRESS)\b")
 _TTL_POINTS = 1000
@@ -32,7 +32,7 @@ def target_ttls(server: ClickHouse, target: TableFacts, plan: Plan) -> tuple[Ttl
     """
     Return the TTLs of a plan's target that delete or roll up rows or reset columns, compared with the plan's window.
 
-    Empty if the target has no known time column, or if the server refuses to evaluate a TTL.
+    Return an empty tuple if the target has no known time column, or if the server refuses to evaluate a TTL.
     """
     try:
         return deleting_ttls(server, target, plan, target.engine_full)
@@ -44,7 +44,7 @@ def deleting_ttls(server: ClickHouse, target: TableFacts, plan: Plan | None, eng
     """
     Return the target's TTLs that delete or roll up rows or reset columns, compared with the window of the plan.
 
-    Empty without a plan, or if the target has no known time column.
+    Return an empty tuple without a plan, or if the target has no known time column.
 
     Args:
         engine_full: The target's engine clause, which contains the TTLs of the table.
@@ -82,9 +82,9 @@ def _expired(
     server: ClickHouse, expression: str, column: str, column_type: str, kind: TimeKind, start: datetime, end: datetime
 ) -> datetime | None:
     """
-    Return the instant in ``(start, end]`` before which rows have expired, rounded up to about 1/1000 of the window.
+    Return the instant in ``(start, end]`` before which rows have expired.
 
-    Return None if no row in the window has expired.
+    The instant is rounded up, by about 1/1000 of the window at most. Return None if no row in the window has expired.
     """
     first, last = to_ms(start), to_ms(end)
     step = max((last - first) // _TTL_POINTS, 1)
@@ -109,9 +109,10 @@ def part_limits(server: ClickHouse, engine_full: str) -> tuple[int, int, int]:
 
 def fullest_partition(server: ClickHouse, storage: TableName, engine_full: str) -> tuple[PartsFacts, ...]:
     """
-    Return facts about a table's active parts: the partition with the most parts, the whole table, and the limits.
+    Return the numbers of active parts in the fullest partition and in the whole table, with the limits for both.
 
-    Return one element, or an empty tuple for a table without active parts.
+    The facts also have the size of the largest partition. Return one element, or an empty tuple for a table without
+    active parts.
     """
     partition, parts, total, largest = server.row(
         "SELECT argMax(partition_id, parts), max(parts), sum(parts), max(bytes) FROM (SELECT partition_id,"
@@ -139,7 +140,7 @@ def token_window(server: ClickHouse, engine: str, engine_full: str) -> int | Non
 
 
 def setting_value(server: ClickHouse, table: str, name: str) -> int:
-    """Return the value of a numeric setting in ``system.<table>``; 0 if this version does not have it."""
+    """Return the value of a numeric setting in ``system.<table>``; 0 if this version does not have the setting."""
     return int(server.value(f"SELECT value FROM system.{table} WHERE name = {literal(name)}", default=0))
 
 
@@ -201,7 +202,7 @@ def replica_facts(server: ClickHouse, tables: Iterable[TableName]) -> tuple[Repl
 
 
 def distribution_queues(server: ClickHouse, tables: Iterable[TableName]) -> tuple[QueueFacts, ...]:
-    """Return the queues of the Distributed tables among *tables* that have files to send."""
+    """Return the queues with files to send, for the Distributed tables among *tables*."""
     found = server.rows(
         "SELECT database, table, sum(data_files), max(is_blocked), any(last_exception) FROM system.distribution_queue"
         f" WHERE {is_one_of(tables)} GROUP BY database, table HAVING sum(data_files) > 0 ORDER BY database, table"

@@ -28,11 +28,11 @@ class LoadThrottle:
     """
     A callable that returns why the next chunk has to wait. Threads may share it.
 
-    Values that the user may not read, or that this version does not have, never make a chunk wait.
+    Values that the user may not read, or that this version of ClickHouse does not have, never make a chunk wait.
 
     Args:
-        max_load: The usable share of the server's limits of parts per partition and of memory. While every merge thread
-            is busy, half of this share of the parts is usable.
+        max_load: The usable share of the server's memory limit, and of the number of parts in a partition at which
+            inserts are delayed. While every merge thread is busy, half of this share of the parts is usable.
         pause: The minimum number of seconds for which an answer is reused. A slow server's answer is reused longer.
     """
 

@@ -41,7 +41,8 @@ def bucket_facts(
         f"SELECT toInt64(ms) AS ms, 1 AS bound FROM ({instants(bounds)})"
         f" UNION ALL SELECT toInt64({first} + number * {step}), 0 FROM numbers({(last - first) // step + 1})"
     )
-    # A bucket with an origin has no value right before a window that begins at the origin.
+    # A bucket with an origin has no value right before a window that begins at the origin. So if the server refuses the
+    # first query, the second query omits the value right before the window.
     for after in (None, first):
         with suppress(StatementRefusedError):
             return _facts_at(server, key, times, bounds, moments, after)
@@ -124,8 +125,8 @@ def _typed(time: TimeColumn, moments: str, after: int | None = None) -> str:
     """
     Return a SELECT of the time column at each of *moments*, and right before each bound except the bound *after*.
 
-    In its result, ``side`` is 1 at a moment and 0 right before a bound; ``chunk`` is the number of the chunk, from 1,
-    and 0 before the first bound.
+    In each result row, ``ms`` is a moment. The time column has the time at ``ms`` if ``side`` is 1, and the time right
+    before ``ms`` if ``side`` is 0. ``chunk`` is the number of the time's chunk, from 1; 0 before the first bound.
     """
     tick = MS_PER_DAY if time.kind.is_date else 1
     return (
@@ -188,7 +189,8 @@ class TimeBuckets:
         """
         Return a SELECT of ``ms, at, before``: the instant, the value at the instant, and the value right before.
 
-        For a date column, the value right before is that of the previous day; otherwise of the previous millisecond.
+        For a date column, the value right before is the value on the previous day; otherwise, the value one millisecond
+        earlier.
         """
         tick = MS_PER_DAY if self._kind.is_date else 1
         shifted = f"(ms - {tick} * (1 - side))"

@@ -162,7 +162,7 @@ def private_tables(
                     settings=settings,
                     another=engine != target.engine_full,
                 ),
-                # A Replicated database creates the table on all of its servers, and would wait for dead ones.
+                # A Replicated database creates the table on all of its servers, and would wait for dead servers.
                 {**server.permissive, **(AT_ONCE if target.apart else {})},
             )
         yield tables

@@ -52,7 +52,7 @@ class Answer(NamedTuple):
 
 class Wire:
     """
-    Connections to one server for the statements of one client. Threads may share them.
+    Connections to one server for the statements of one client. Threads may share a wire.
 
     Args:
         client: The client whose address, user, database, settings and timeouts apply.
@@ -93,7 +93,11 @@ class Wire:
         return self._over(_Connection(self._client), path, data)
 
     def _kept(self) -> "_Connection | None":
-        """Take an open connection that is not in use from the idle connections; return None if there is none."""
+        """
+        Remove a usable connection from the idle connections, and return the connection; None if there is none.
+
+        Close idle connections that are not usable.
+        """
         while self._idle:
             with suppress(IndexError):
                 connection = self._idle.pop()
@@ -154,7 +158,11 @@ class _Connection(http.client.HTTPConnection):
         self.sock.settimeout(self._read_timeout)
 
     def is_usable(self) -> bool:
-        """Return whether the connection is less than 10 minutes old and not closed; an idle connection gets no data."""
+        """
+        Return whether an idle connection is less than 10 minutes old and still open.
+
+        The connection counts as closed if its socket can be read, because a server sends no data on an idle connection.
+        """
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         return not poll.poll(0) and time.monotonic() < self._until
