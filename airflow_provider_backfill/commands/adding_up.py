@@ -134,7 +134,7 @@ class _Judge:
         self.answers: dict[BucketKey, BucketFacts] = {}
 
     def verdict(self, statement: Statement, scan: ScanFacts) -> Verdict:
-        """Return the rules' verdict on a statement; its labels include defaults that use a single labelled column."""
+        """Return the verdict on a statement, with labels also for defaults that use a single labelled column."""
         plan = self._plan
         given = _given(self._server, statement, scan, self._bounds)
         case = _case(self._target, plan, statement, scan, one_chunk=len(self._bounds) == 2, given=given)
@@ -184,7 +184,7 @@ def partition_edges(
     """
     Return the partition starts that all statements share, in milliseconds and in time order.
 
-    The starts lie between *start* and *end*, both excluded. Raise RequestError if no part of the key follows from time.
+    Both *start* and *end* are excluded. Raise RequestError if no element of the partition key follows from the time.
     """
     edges = []
     for statement, scan in zip(plan.statements, scans, strict=True):
@@ -273,7 +273,7 @@ def _check_partitions(
     Refuse chunks that cannot be published by replacing whole partitions of the target.
 
     Raises:
-        MisalignedError: A bound lies inside a partition. Only an end of the window may do so, if no other row is lost.
+        MisalignedError: A bound lies inside a partition; an end of the window is exempt if the target loses no row.
         RequestError: The target has no time column, its partition key does not follow from the time, its time does not
             show the rows to keep outside the window, or several chunks give rows of one partition.
     """

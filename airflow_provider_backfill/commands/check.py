@@ -60,8 +60,8 @@ def check_backfills(
 
     Args:
         target: The table whose plans and declared backfills are checked; None for all tables.
-        max_age: The age from which an unfinished plan is an error instead of a warning; None for any age. If the policy
-            does not require backfills, unfinished plans are always warnings.
+        max_age: The age from which an unfinished plan is an error instead of a warning; with None, an unfinished plan
+            of any age is an error. If the policy does not require backfills, unfinished plans are always warnings.
         declared: Backfills that must have a plan.
 
     Returns:

@@ -3,7 +3,7 @@ Find the possible chunk bounds of a plan, and choose among them.
 
 Bounds of hours and calendars follow from the plan's chunk length. Bounds of partitions are the edges of the target's
 partition key. Bounds from limits on rows and bytes depend on the source's rows. A chunk that is still too large is cut
-by the source's sorting key.
+by the source's sorting key, if the plan allows such a cut.
 """
 
 import math
@@ -265,11 +265,11 @@ def _cells(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], base: Sequence[int]
 ) -> tuple[list[Cell], Mapping[int, int] | None]:
     """
-    Return the weight of the sources between the possible bounds of the plan.
+    Weigh the source rows of each cell. A cell is the time between two neighbouring possible bounds of the plan.
 
     Returns:
-        The cells with rows, in time order, and the number of rows by the start of the cell. The second value is
-        None if any of these numbers was estimated from an index.
+        The non-empty cells, in time order, and the number of rows by the start of the cell in milliseconds. The second
+        value is None if any of these numbers was estimated from an index.
 
     Raises:
         RequestError: A statement reads no table that can be counted, the rows cannot be counted within a minute, or the

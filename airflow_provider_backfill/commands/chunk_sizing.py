@@ -26,10 +26,12 @@ from ..core.sql import slices_condition
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from . import adding_up
 
-# The maximum of source rows, and of their bytes on disk, in an ideal chunk. Such a chunk is large enough to make its
-# fixed cost (tables, verification, publishing) small, and small enough to take seconds to minutes.
+# The maximum number of source rows in an ideal chunk, and the maximum number of bytes that these rows take on disk. The
+# fixed cost of such a chunk (tables, verification, publishing) is relatively small, and the chunk takes seconds to
+# minutes.
 IDEAL_ROWS = 10_000_000
 IDEAL_BYTES = 2**30
+# Common chunk lengths in hours, from which a better length is proposed.
 _CHUNK_HOURS = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 24.0, 48.0, 72.0, 168.0, 336.0, 720.0)
 
 
@@ -77,7 +79,11 @@ def _estimate_of(server: ClickHouse, plan: Plan, counts: RowCounts) -> Estimate:
 
 
 def chunk_rows(server: ClickHouse, plan: Plan) -> list[tuple[Chunk, int]]:
-    """Return each chunk, or the parts that replace it, with its number of source rows; empty if unknown."""
+    """
+    Return each chunk with its number of source rows; empty if the rows cannot be counted.
+
+    If key ranges cut a chunk, return the parts of the chunk instead.
+    """
     counts = _count_rows(server, plan)
     return [] if counts is None else _weighed(server, plan, counts.rows)
 
@@ -103,7 +109,7 @@ def _weighed(server: ClickHouse, plan: Plan, counts: Mapping[int, int]) -> list[
 
 
 def _count_rows(server: ClickHouse, plan: Plan) -> RowCounts | None:
-    """Return the source rows of all filtered tables, by the start of their chunk in milliseconds; None if unknown."""
+    """Return the number of rows in all filtered tables, by the chunk's start in milliseconds; None if unknown."""
     bounds = plan.bounds_ms()
     counts: dict[int, int] = {}
     exact = True
@@ -132,7 +138,7 @@ def propose_hours(
     million rows and 1 GiB. If no such length fits the tables, take the shortest longer length that fits.
 
     Returns:
-        The length; None if no such length fits, or if the plan's bounds do not follow from a number of hours.
+        The length; None if no common length fits, or if the plan's bounds do not follow from a number of hours.
     """
     if plan.chunk_hours is None or plan.bounds:
         return None
@@ -150,7 +156,7 @@ def propose_hours(
 
 
 def by_length(plan: Plan, chunking: Chunking) -> Plan:
-    """Return the plan with a new chunk length and id; its bounds and chunk count are not yet computed."""
+    """Return the plan with a new chunk length and id, and without stored bounds. The chunk count stays the old one."""
     return plan.model_copy(
         update={
             "chunk_hours": chunking.hours,
@@ -189,7 +195,11 @@ def resized(server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[
 def describe(
     server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], estimate: Estimate | None
 ) -> dict[str, Any] | None:
-    """Return the estimate as JSON, with a better length if chunks are far too small or large; None without one."""
+    """
+    Return the estimate as JSON; None without an estimate.
+
+    If the chunks are far too small or too large, the JSON proposes a better chunk length, unless no length fits.
+    """
     if estimate is None:
         return None
     small = estimate.median < SMALL_ROWS and plan.chunk_count >= MANY_CHUNKS

@@ -94,9 +94,11 @@ def chunk_statements(session: Session, plan_id: str, chunk_id: str) -> list[Payl
 
 def statement_payload(plan: Plan, chunk: Chunk, attempt: int, position: int) -> Payload:
     """
-    Return the INSERT of one attempt for the plan's statement at *position*, with its time filter, ready to paste.
+    Return, as JSON, the INSERT of one attempt for the plan's statement at *position*.
 
-    Secrets in the INSERT are masked.
+    ``insert`` has the INSERT, and ``filter`` has the SETTINGS clause; both are ready to paste. The chunk's window is in
+    the clause, or in query parameters that precede the INSERT. ``name``, ``source`` and ``into`` name the statement,
+    its source and the table that the INSERT writes to. Secrets in the INSERT are masked.
     """
     plan = plan.on_shard(chunk.shard) if chunk.shard else plan
     statement = plan.statements[position]

@@ -24,7 +24,13 @@ _Place = tuple[TableName, str]
 
 
 class _Found(NamedTuple):
-    """A table of the product; *beside* is the replication through which to drop the table, None for a plain table."""
+    """
+    A table that the product created on a server.
+
+    Attributes:
+        beside: The replication of the table, or of the target beside which the table was created. None if not
+            replicated.
+    """
 
     facts: StagingFacts
     beside: Replicas | None
@@ -38,9 +44,9 @@ def clean_up(
 
     The search covers all databases of the server, and the targets of this folder's plans on every shard. A table is
     kept while a worker may be active on its plan, in any folder or on any host. Signs are a worker with a lease, a
-    fence on the target, and a running query. A table is also kept while a resume of its plan may need it, while the
-    files of its plan are damaged, and while a running query names it. The table of a trial, or of a plan that never ran
-    from this folder, is also kept for an hour after its last change. Backups of ``replace`` are ignored.
+    fence on the target, and a running query. A table is also kept while a resume of its plan may need the table, while
+    the files of its plan are damaged, and while a running query names the table. The table of a trial, or of a plan
+    that never ran from this folder, is also kept for an hour after its last change. Backups of ``replace`` are ignored.
 
     Args:
         plan_id: Search only tables of this plan, which need not be in the state folder.
@@ -67,7 +73,8 @@ def clean_up(
         for server, names in _places(plans, address, plan_id, target, unseen):
             found = _find(server, plan_id, names, unseen, everywhere=target is None)
             found = {name: each for name, each in found.items() if each.facts.plan_id not in others}
-            # The other shards have an empty table of the same name. List the name once, but drop every such table.
+            # Several shards may have a table of the same name, because a Replicated database creates every table on all
+            # its shards. List the name once, but drop every such table.
             left = [each for name, each in found.items() if remove or name not in seen]
             seen |= found.keys()
             for owner in sorted({each.facts.plan_id for each in left}):
@@ -181,7 +188,7 @@ def _clean_plan(
     Judge *tables* of a plan, drop the unneeded tables if *remove* is set, and yield an entry for each table.
 
     For a plan in the state folder, hold the plan's lock meanwhile, so that no worker of this folder can claim a chunk.
-    *all_tables* are all tables of the plan that were found on the server.
+    *all_tables* are the plan's tables on this server that :func:`clean_up` handles, in this and other batches.
     """
     known = plan_id in session.store.plan_ids()
     hold: AbstractContextManager[None] = session.store.exclusive(plan_id) if known else nullcontext()
@@ -213,7 +220,8 @@ def _standing(session: Session, server: ClickHouse, plan_id: str, tables: list[_
     """
     Return the plan's run in this folder, whether the plan's files can be read, and any evidence of an active worker.
 
-    A live worker in the run's log, a running query, or a run announced on the target is evidence, on any host.
+    The evidence is a live worker in the run's log, a running query of the plan, or a fence that announces a run of the
+    plan. The host of the worker does not matter.
     """
     run, readable, own = None, True, ""
     try:
@@ -230,7 +238,7 @@ def _standing(session: Session, server: ClickHouse, plan_id: str, tables: list[_
         for facts in leftovers.tables_anywhere(server)
         if facts.plan_id == plan_id and facts.table not in {each.facts.table for each in tables}
     ]
-    # Skip the fences of the run in this folder, because its log shows whether a worker is active.
+    # Skip the fences of this folder's run, because the run's log shows whether a worker is active.
     others = [
         each for each in (*tables, *new) if _is_fence(each) and not (own and each.facts.table.table.endswith(own))
     ]

@@ -1,4 +1,4 @@
-"""Find the parts of a window that are proven filled."""
+"""Find the parts of a window that are proven filled, and the gaps that remain."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -61,9 +61,9 @@ def coverage_payload(
     """
     Return the parts of ``[start, end)`` that the runs in *known* have filled, the gaps, and the parts filled twice.
 
-    Each server lists its own gaps. ``gaps`` has the gaps of a single server. It is empty for several servers, and the
-    whole window if no run is known. ``ok`` is True if every server is without gaps, no plan is damaged, and each second
-    fill is accepted; it is False if no run is known.
+    Each server lists its own gaps. With a single server, ``gaps`` repeats the gaps of this server; with several
+    servers, ``gaps`` is empty. ``ok`` is True if every server is without gaps, no plan is damaged, and each second fill
+    is accepted. If no run is known, ``gaps`` is the whole window, and ``ok`` is False.
     """
     by_server: dict[str, list[CoveredInterval]] = {}
     for plan, run in known:

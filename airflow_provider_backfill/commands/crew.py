@@ -24,6 +24,7 @@ from .worker import Worker, wait_for
 
 # Seconds of silence after which a run gives up a shard. While another unfinished shard answers, the run waits longer.
 PATIENCE_SECONDS = 120.0
+# Seconds between two checks of a shard that was silent at the start of the run.
 _PAUSE_SECONDS = 1.0
 
 
@@ -85,7 +86,7 @@ class Crew:
         return self._reason or next((worker.reason for worker in self._workers.values() if worker.reason), "")
 
     def stop(self, reason: str) -> None:
-        """Tell all workers to release their chunks and end soon. A signal handler must do this in a new thread."""
+        """Tell all workers to release their chunks and end soon. A signal handler must call this in a new thread."""
         with self._lock:
             self._reason = self._reason or reason
             self._stopping.set()
@@ -94,11 +95,11 @@ class Crew:
 
     def prepare(self) -> None:
         """
-        Inspect every site before anything is written; shards that do not answer are inspected later.
+        Inspect every site before anything is written; :meth:`run` inspects shards that do not answer now.
 
         Raises:
             RequestError: The run may not begin on one of the sites.
-            ServerUnreachableError: No site can be reached.
+            ServerUnreachableError: No site can be reached, or rows are divided among the shards and a shard is silent.
         """
         silent = []
         for site in self._sites:

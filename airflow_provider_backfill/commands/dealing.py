@@ -153,11 +153,11 @@ def _is_dealt(server: ClickHouse, target: TableFacts, statement: Statement, tree
 
 def _by_sharding_key(server: ClickHouse, target: TableFacts, plan: Plan, key: str) -> Dealing | None:
     """
-    Return the division that the Distributed table makes; None if its key is not repeatable.
+    Return the division that a Distributed table with the sharding key *key* makes; None if *key* is not repeatable.
 
     Raises:
-        RequestError: The key is not an integer of up to 64 bits, uses a column that a statement does not fill, or
-            depends on a sum of floats.
+        RequestError: The key is not an integer of up to 64 bits, uses a column that a statement does not fill, or uses
+            a float column of a statement that is not row-wise, such as a sum of floats.
     """
     select = slot_select(key, target.storage)
     facts = catalog.select_facts(server, select)

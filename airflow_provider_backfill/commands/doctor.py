@@ -34,9 +34,9 @@ _NO_SERVER = "ClickHouse: none was named (--clickhouse-url, CLICKHOUSE_URL)"
 
 def diagnose(session: Session, plan_id: str | None = None, target: TableName | None = None) -> Payload:
     """
-    Diagnose a plan, or a target without a plan, and suggest remedies.
+    Return the diagnosis of a plan, or of a target without a plan, with remedies.
 
-    Check the server if one is configured, and report the checks that were not possible.
+    The server is checked if one is configured. ``notLookedAt`` lists the checks that were not possible.
 
     Raises:
         RequestError: Neither plan nor target is given, the plan does not exist, or a target comes without a configured

@@ -13,7 +13,9 @@ _NOT_FOR_PEOPLE = ("LogOpened", "WorkerHeartbeat")
 
 class EventReader:
     """
-    A reader of a plan's event log, which continues after the last line that it has read; no ClickHouse is needed.
+    A reader of a plan's event log. Each call of :meth:`read` continues where the last call ended.
+
+    No ClickHouse is needed.
 
     Args:
         chunk_id: Read only the events of chunks whose ids begin with this text; empty for all events.

@@ -176,7 +176,13 @@ def _rebuilding(target: TableFacts, plan: Plan) -> Advice:
 
 
 def what_to_do_instead(plan: Plan, run: Run, running: Plan) -> Advice:
-    """Return the advice for a plan with the state *run*, whose window overlaps with that of the *running* plan."""
+    """
+    Return the advice for a plan whose window overlaps the window of the *running* plan: wait, and then what to do.
+
+    If the plan replaces rows or allows existing rows, the advice names ways to run it now. If the plan's *run* has
+    begun, the advice is to resume the plan later; otherwise, to plan the gaps outside the common window and to waive
+    the plan.
+    """
     if not plan.adds_rows or plan.allow_existing_rows:
         return Advice(
             "wait for it, stop it with `{}`, or pass {}", command("cancel", running.plan_id), Flag("--force-overlap")

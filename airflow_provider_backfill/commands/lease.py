@@ -1,4 +1,4 @@
-"""Name the holder of a claim, and judge whether that worker is alive."""
+"""Name workers, and judge whether a worker that holds claims is alive."""
 
 import os
 from contextlib import suppress
@@ -8,7 +8,9 @@ from uuid import uuid4
 
 from ..core.run_state import Run
 
+# Seconds for which a worker's claims hold after the last heartbeat, unless a different lease is given.
 LEASE_SECONDS = 60.0
+# Seconds that are added to the lease of a worker on a different host, whose clock may be behind.
 _CLOCK_SECONDS = 30.0
 
 
@@ -29,8 +31,8 @@ def owner_is_dead(run: Run, owner: str, moment: datetime) -> bool:
     Such a worker never had a claim, its lease has expired, or its process on this host has ended.
 
     A worker on a different host has 30 seconds more, because its clock may be behind. With a larger clock difference, a
-    live worker can lose a chunk. This costs work but no row, because the log refuses later events of that worker on the
-    chunk.
+    live worker can lose a chunk. The worker's work on the chunk is then wasted, but no row is lost, because the log
+    refuses later events of that worker on the chunk.
     """
     worker = run.workers.get(owner)
     if worker is None:
@@ -46,12 +48,12 @@ def owner_is_dead(run: Run, owner: str, moment: datetime) -> bool:
 
 
 def has_live_worker(run: Run, moment: datetime) -> bool:
-    """Return whether a worker with a claim of the run may still be alive."""
+    """Return whether any worker that has claimed chunks of the run may still be alive and hold its claims."""
     return any(not owner_is_dead(run, owner, moment) for owner in run.workers)
 
 
 def _process_start(pid: int) -> str:
-    """Return the start of a process on this host in kernel ticks; empty if it has ended, or without /proc."""
+    """Return the start of a process on this host in kernel ticks; empty if the process has ended, or without /proc."""
     with suppress(OSError, IndexError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         # A killed process stays as a zombie until its parent has read the exit status.

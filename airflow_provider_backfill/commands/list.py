@@ -19,7 +19,7 @@ def list_plans(session: Session, *, target: TableName | None = None, status: str
     """
     Return the plans of the state folder with their status, the newest last.
 
-    Damaged plans are listed separately, and are not filtered; ``ok`` is False if there is one.
+    Damaged plans are listed separately, whatever the filters; ``ok`` is False if any plan is damaged.
 
     Args:
         target: List only plans of this table; None for all tables.
@@ -80,13 +80,13 @@ def refuse_damaged(session: Session, target: TableName | None = None) -> None:
     """
     Raise the first error of a damaged plan; do nothing if there is none.
 
-    Callers that found no plan use this, because a damaged plan is not a missing plan.
+    A caller that found no plan calls this function, so that a damaged plan is not reported as missing.
 
     Args:
         target: Ignore the runs of other targets; None for all runs. A damaged plan file may belong to any target.
 
     Raises:
-        DamagedStateError: A plan file or a run of *target* is damaged.
+        DamagedStateError: A plan file of any target, or the run of a plan of *target*, is damaged.
     """
     for name in session.store.plan_ids():
         plan = session.store.load_plan(name)
