@@ -78,8 +78,8 @@ class Outcomes:
         """
         Return the event of an attempt that failed with *error*: a split or a failure.
 
-        A chunk that is too heavy is split if it can be cut; the server is asked for the bounds of the parts. A failure
-        is final if a retry is useless or no attempt is left.
+        A chunk that is too heavy is split if it can be cut, has no verified rows, and does not clear its window. The
+        server is asked for the bounds of the parts. A failure is final if a retry is useless or no attempt is left.
 
         Args:
             unwritten: Whether the attempt wrote nothing to the target.

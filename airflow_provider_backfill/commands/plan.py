@@ -132,7 +132,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             created_at=utc_now(),
         ).model_copy(update=ground.fields)
         scans = plan_inputs.check_scans(server, target, plan, start, end)
-        # A scan ignores now(), which may change the rows of each reading. So scan and statement must both be row-wise.
+        # A scan does not notice now(), which may change rows between readings. So scan and statement must be row-wise.
         checked = tuple(
             statement.model_copy(update={"row_wise": scan.row_wise and statement.row_wise, "reads": scan.reads})
             for statement, scan in zip(statements, scans, strict=True)
@@ -217,7 +217,7 @@ def _heavy(plan: Plan, heavy: Sequence[chunk_bounds.HeavyChunk]) -> Iterator[Mat
 
 
 def _computed_times(plan: Plan, scans: Sequence[ScanFacts]) -> Iterator[Match]:
-    """Report, for several chunks, filters that another database does not get, and time expressions without an index."""
+    """Report filters that are not sent to other databases and times that use no index, if there are several chunks."""
     for statement, scan in zip(plan.statements, scans, strict=True):
         for one in plan.filters(statement):
             if plan.total_chunks < 2:
@@ -243,7 +243,7 @@ def _tried(
     *,
     dry_run: bool,
 ) -> AddsUp:
-    """Return the evidence (if any) that the chunks add up, with a trial's result or the reason for no trial."""
+    """Make a trial unless the plan or the request excludes one, and return the evidence (if any) that chunks add up."""
     set_aside = _all(verdict.waived for verdict in verdicts)
     proof, trial = Proof.BY_RULE, ""
     if plan.chunk_count == 1 and not plan.parts:
@@ -344,7 +344,7 @@ def _check_alike(
 
 
 def _with_existing_rows(session: Session, ground: Ground, plan: Plan, allowed: bool) -> Plan:
-    """Return the plan with the row count of its window per shard and in total; unless *allowed*, refuse to add rows."""
+    """Return the plan with its counts of existing rows; unless *allowed*, refuse a plan that adds to existing rows."""
     counts = {number: plan_inputs.existing_rows(there, target, plan) for number, there, target in ground.sites}
     total = None if None in counts.values() else sum(count or 0 for count in counts.values())
     shards = tuple(shard.model_copy(update={"existing_rows": counts[shard.number]}) for shard in plan.shards)

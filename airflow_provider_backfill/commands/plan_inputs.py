@@ -262,9 +262,11 @@ def existing_rows(server: ClickHouse, target: TableFacts, plan: Plan) -> int | N
 
 def cutover(server: ClickHouse, target: TableFacts, plan: Plan) -> CutoverFacts:
     """
-    Return facts about live rows in the window: the target's rows there, and the views that add rows on each insert.
+    Return facts that show whether live rows reach the window.
 
-    Refreshable views are omitted. Without a time column, all rows of the target count, and no earliest time is known.
+    The facts are the server's time, the number and the earliest time of the target's rows in the window, and the views
+    that write to the target on each insert into their source. Without a target time column, all rows of the target
+    count, and the earliest time is None. The earliest time is also None if the window has no rows.
     """
     rows, first, time = 0, None, plan.target_time
     if time is None:

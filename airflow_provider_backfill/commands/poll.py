@@ -44,7 +44,7 @@ def poll_plan(session: Session, plan_id: str, *, fail_if_idle: bool = False) -> 
     Return the progress of a plan. A failed, cancelled or undone plan is lost.
 
     Args:
-        fail_if_idle: Whether to report an unfinished plan as lost, too, if no living worker has a claim of it.
+        fail_if_idle: Whether to report an unfinished plan as lost, too, if no living worker has claimed a chunk.
 
     Raises:
         RequestError: The plan does not exist.
@@ -71,7 +71,7 @@ def poll_window(session: Session, target: TableName, window: Window) -> PollResu
     """
     Return how much of a window of *target* is proven filled, whichever plans have filled the window.
 
-    The window counts as filled if it has no gap on any server with plans for it, no part was filled twice without the
+    The window counts as filled if no server with plans for the window has a gap, no part was filled twice without the
     user's acceptance, and no plan is damaged. Otherwise, the window is lost if a plan is damaged. If the plans are on
     one server, the window is also lost if all plans of a gap are failed, cancelled or undone. A gap without a plan is
     not lost, since a user may plan the gap later.

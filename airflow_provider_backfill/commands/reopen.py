@@ -1,4 +1,4 @@
-"""Reopen a cancelled, paused or failed plan for the next task or command."""
+"""Reopen a cancelled, undone, paused or failed plan for the next task or command."""
 
 from ..core.events import RunResumed
 from ..core.remedy import command
@@ -17,7 +17,7 @@ def reopen_plan(session: Session, plan_id: str) -> Payload:
     task, or of ``clickhouse-backfill resume``) continues the run.
 
     Returns:
-        The run's status after reopening. ``ok`` is false, because the run is not completed.
+        The run's status after reopening. ``ok`` is true only if all chunks are already done.
 
     Raises:
         RequestError: The plan does not exist, was never run, or is completed.

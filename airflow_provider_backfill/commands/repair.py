@@ -19,8 +19,8 @@ def repair_plan(session: Session, plan_id: str) -> Payload:
     Make a plan's run readable again, keep the damaged files, and report repairs and uncertain chunks.
 
     A damaged run file is written again from the event log. A damaged log is replaced by a log that begins with the
-    recovered run. If events are lost or chunks are uncertain, an unfinished run is cancelled, so that a person can
-    check before anything is written.
+    recovered run. If events are lost or unreadable, or chunks are uncertain, an unfinished run is cancelled, so that a
+    person can check before anything is written.
 
     Returns:
         The report; ``noop`` is true if nothing was damaged, and ``ok`` is false if chunks are uncertain.

@@ -250,7 +250,7 @@ def _check_flags(plan: Plan, run: Run, flags: RunFlags) -> None:
 
 
 def _check_other_servers(plan: Plan, target: TableFacts, flags: RunFlags) -> None:
-    """Refuse a run that would change rows on other servers, because the target's database may have a new shard."""
+    """Refuse a run that would replace or delete rows on other servers, such as a new shard of the target's database."""
     if plan.write_mode is WriteMode.REPLACE:
         flags_again = Flag("--force"), Flag("--write-mode", WriteMode.REPLACE)
         refuse_replacing(target, Advice("plan again with {} and without {}", *flags_again))

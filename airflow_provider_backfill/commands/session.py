@@ -57,7 +57,12 @@ class Session:
 
     @contextmanager
     def connected_to_one(self) -> "Iterator[ClickHouse]":
-        """Yield one of the servers behind the address, for answers that must agree; raise as :meth:`connected`."""
+        """
+        Yield a connection to one of the servers behind the address, so that all answers agree.
+
+        Raises:
+            BackfillError: As :meth:`connected`.
+        """
         # Imported here: commands that only read the state folder start without this module.
         from ..clickhouse.cluster import one_server
 

@@ -70,7 +70,11 @@ def _name(shard: int) -> str:
 
 @contextmanager
 def on_site(shard: int) -> Iterator[None]:
-    """Prefix the message of a :class:`.BackfillError` in this block with the shard's name; *shard* 0 has no name."""
+    """
+    Prefix the message of a :class:`.BackfillError` in this block with the shard's name.
+
+    The message stays unchanged if it already begins with the name, or if *shard* is 0.
+    """
     name = _name(shard)
     try:
         yield
@@ -84,7 +88,7 @@ def check_cluster(server: ClickHouse, plan: Plan) -> None:
     """
     Compare the shards of a plan with the current shards of its cluster.
 
-    The shards' tables are not compared here; :func:`why_another` compares them.
+    A plan without shards is not checked. The shards' tables are not compared here, but by :func:`why_another`.
 
     Raises:
         RequestError: The cluster is unknown, or has gained or lost a shard; or rows are divided among the shards, and a
@@ -103,7 +107,7 @@ def check_cluster(server: ClickHouse, plan: Plan) -> None:
         weights = {shard.number: shard.weight for shard in plan.shards}
         if not changes and shard_weights(server, plan.cluster) != weights:
             changes.append("its shards have other weights")
-        # A server without a Distributed table over the shards shows no sharding key, so nothing is compared.
+        # A server without a Distributed table over the shards shows no sharding key, so the key is not compared.
         if keys and plan.dealing.sharding_key not in keys.values():
             changes.append(f"the sharding key is {', '.join(sorted(set(keys.values())))}")
     if changes:
@@ -131,7 +135,7 @@ class Ground(NamedTuple):
 
     Attributes:
         server: The server that explains the statements: the only server, or the server of the shard with the most
-            source rows.
+            source rows. If the request has a SELECT, the server of the first shard.
         request: The user's request; on a cluster, its target is the local table of the shards.
         sites: Number, server and table of each shard; a single entry with number 0 if the target is one table.
         fields: The values of the plan's fields about the cluster; empty if the target is one table.

@@ -20,7 +20,8 @@ from ..core.tables import TABLE_FUNCTION, TimeKind
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from .plan_inputs import target_facts, type_of
 
-# The engines of tables in other databases, to which ClickHouse sends the conditions of a SELECT with times as text.
+# The engines of tables in other databases. ClickHouse sends these databases the conditions of a SELECT, with times as
+# text.
 _SENT_TEXT = ("MySQL", "PostgreSQL", "ODBC", "JDBC")
 
 
@@ -33,8 +34,8 @@ def find_statements(server: ClickHouse, target: TableFacts, request: PlanRequest
 
     Raises:
         RequestError: ClickHouse refuses a setting or a SELECT; a source does not exist, is the target itself or keeps
-            no rows; the target has no views or a refreshable view; the columns do not fit the target; the window
-            does not fit the SELECT; no time column can be chosen; or there is a unit, and no time is an integer.
+            no rows; no view or a refreshable view writes to the target; the columns do not fit the target; the window
+            does not fit the SELECT; no time column can be chosen; or the request has a unit, and no time is an integer.
     """
     if request.settings:
         try:
@@ -395,7 +396,7 @@ def _with_expression(server: ClickHouse, table: TableFacts, named: str | None) -
 
 
 def _check_kept(server: ClickHouse, what: str, source: QuerySource, target: TableFacts) -> None:
-    """Refuse a table that does not keep its rows, before anything is read from it."""
+    """Refuse a source with an engine that keeps no rows; the remedy names tables with the same columns, if any."""
     if source.engine not in KEEPS_NOTHING:
         return
     own = {target.name, target.storage}
@@ -413,6 +414,6 @@ def _check_kept(server: ClickHouse, what: str, source: QuerySource, target: Tabl
     )
     raise RequestError(
         f"{what} reads {source.name}, a {source.engine} table, which keeps no rows that could be read again.",
-        # A row inserted into a queue would be a new message.
+        # Only for a Null table, suggest to fill the source itself. A row inserted into a queue would be a new message.
         remedy=itself if source.engine == "Null" and source.name not in own else other,
     )

@@ -65,7 +65,7 @@ class StagedTables:
                     self._dropping.start()
 
     def _drop_in_background(self, replicas: Replicas) -> None:
-        """Drop published tables, in a separate thread because each DROP waits for Keeper, until few are left."""
+        """Drop published tables until few are left. A separate thread does this, since each DROP waits for Keeper."""
         while True:
             with self._lock:
                 if len(self._published) < _AT_ONCE_ON_REPLICAS:
@@ -74,7 +74,7 @@ class StagedTables:
             self._drop_published(replicas)
 
     def wait(self) -> None:
-        """Wait until no tables are dropped in the background; call this when no thread works any more."""
+        """Wait until no tables are dropped in the background. Call this after the worker's threads have ended."""
         if (dropping := self._dropping) is not None:
             dropping.join()
 
@@ -92,7 +92,11 @@ class StagedTables:
             drop_everywhere(one_server(self._server), replicas, tables)
 
     def drop_later(self, chunk: Chunk) -> None:
-        """Collect an ended chunk, to drop its tables with those of other chunks; do nothing for a direct insert."""
+        """
+        Collect an ended chunk, and drop the tables of all collected chunks once enough chunks are collected.
+
+        Do nothing for a direct insert.
+        """
         if self._plan.write_mode is WriteMode.INSERT:
             return
         self._over.append(chunk)
@@ -126,8 +130,10 @@ class StagedTables:
         """
         Count *count* further tables, and return whether their files may be left to ClickHouse.
 
-        Waiting for their removal would delay each commit of the run, which needs the lock. Tables of ``stage`` are
-        empty. Tables of ``replace`` share their files with the target, and would keep files that merges have replaced.
+        Return False in write mode ``replace`` and for an embedded engine. Elsewhere, return True for a limited number
+        of tables, since waiting for the removal would hold the lock that each commit of the run needs. Tables of
+        ``stage`` are empty. Tables of ``replace`` share their files with the target, and would keep files that merges
+        have replaced.
         """
         if self._plan.write_mode is not WriteMode.STAGE or self._server.embedded:
             return False
@@ -136,5 +142,5 @@ class StagedTables:
 
 
 def _is_over(state: ChunkState) -> bool:
-    """Return whether no staged rows of a chunk are needed: it is done, or is not running and has no verified rows."""
+    """Return whether a chunk needs no staged rows: the chunk is done, or is not running and has no verified rows."""
     return state.status is ChunkStatus.DONE or (state.status is not ChunkStatus.RUNNING and not state.verified)

@@ -169,7 +169,7 @@ def is_settled(run: Run) -> bool:
     """
     Return whether a run rests until a user acts.
 
-    True if no worker is alive, and the run is paused, has ended, or has dead workers with claims.
+    Return True if no worker is alive, and the run is paused, has ended, or has dead workers with claims.
     """
     return not has_live_worker(run, utc_now()) and (
         bool(run.workers) or run.status not in (RunStatus.PLANNED, RunStatus.RUNNING)

@@ -25,7 +25,7 @@ _SECOND_OPINION = 4
 # The divisor of the length of two neighbours whose trial took too long. Only the parts next to their common bound are
 # then tried.
 _NEARER = 24
-# ClickHouse's names of type errors. These do not depend on a chunk's rows, so every chunk would fail.
+# ClickHouse's names of type errors. Such an error does not depend on a chunk's rows, so every chunk would fail.
 _NO_ROW_FITS = frozenset({"CANNOT_CONVERT_TYPE", "TYPE_MISMATCH", "ILLEGAL_TYPE_OF_ARGUMENT", "NO_COMMON_TYPE"})
 
 
@@ -44,15 +44,16 @@ def try_chunks(
 
     Args:
         counted: The sources' row counts by the start of the chunk in milliseconds; None to count the rows here.
-        rows: The approximate maximum of source rows to read; a quarter of it if the rules already prove the plan.
+        rows: The approximate maximum of source rows to read; a quarter of *rows* if the rules already prove the plan.
+            With query parameters, the maximum does not apply, and two adjacent chunks are tried.
         seconds: The time limit of each INSERT, in seconds; a query that counts rows has a quarter of this time.
 
     Returns:
         Whether a trial was made and found no difference; and a text on the compared rows, or the reason for no trial.
 
     Raises:
-        RequestError: The results differ, the types of the SELECT do not fit the target, or an unproven plan could not
-            be tried although its rows lie in several chunks.
+        RequestError: The results differ, the types of the SELECT do not fit the target, or no trial of an unproven plan
+            can be made. The error is not raised if all rows lie in one chunk, since no trial is then needed.
         ServerError: The server could not be reached.
     """
     parameters = [parameter for statement in plan.statements for parameter in statement.parameters]
@@ -183,8 +184,8 @@ def fill_slices(
     """
     Insert the rows of all statements for slices of the window into *table*.
 
-    Each statement reads all slices in one INSERT. If some of its parameters are formats, each slice needs a separate
-    INSERT; :func:`.of_one_text` cuts and joins the slices.
+    Each statement reads all slices in one INSERT. If some parameters of a statement are formats, :func:`.of_one_text`
+    cuts and joins the slices, and each resulting slice needs a separate INSERT.
     """
     for statement in plan.statements:
         for each in of_one_text(statement.parameters, plan.bounds_ms(), slices):

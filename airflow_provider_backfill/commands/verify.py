@@ -149,7 +149,8 @@ def _shares_miss(plan: Plan, run: Run, sites: Sequence[Site]) -> str:
     """
     Return why the shards' shares do not add up to all rows of the SELECTs; empty if the shares add up.
 
-    Only windows that are done on every shard are compared. The result is also empty without such a window.
+    Only windows that are done on every shard are compared. The result is also empty if there is no such window, or if
+    the key that decides a row's shard has no columns.
     """
     columns = plan.dealing.columns if plan.dealing is not None else ()
     parameters = [parameter for statement in plan.statements for parameter in statement.parameters]
@@ -198,9 +199,9 @@ def _compare_sums(server: ClickHouse, plan: Plan, run: Run, target: TableFacts, 
     """
     Compare each done chunk's sums at the source with the log, and the sums over all done chunks with the target.
 
-    The comparison with the target sums all filled columns. If source and target differ, find the rows that differ by
-    :func:`_compare_merged`. Return the result of that function if no chunk differs from the log and rows may lie
-    outside their windows; a difference is then inconclusive.
+    The comparison with the target sums all filled columns. If source and target differ, :func:`_compare_merged` finds
+    the rows that differ. The result of that function is returned if no chunk differs from the log and rows may lie
+    outside their windows; the verdict ``differs`` then becomes ``inconclusive``.
     """
     changed, present = [], []
     for chunk in done:

@@ -117,7 +117,7 @@ class Worker:
         self._gate, self._fence, self._max_failures = gate, fence, max_failures
         self._schedule, self._newest_first = schedule, newest_first
         self._failures_in_a_row = 0
-        # Whether the next chunk is probably empty: the last successful attempt had no rows, or there was none yet.
+        # Whether the next chunk is probably empty: no attempt has succeeded yet, or the last success had no rows.
         self._sparse = True
         self._held_said = -_HOLD_SAID_SECONDS
         self._paced, self._parallel = 0, 1
@@ -128,11 +128,11 @@ class Worker:
 
     @property
     def reason(self) -> str:
-        """Why the worker stopped before all chunks ended; empty if it did not."""
+        """Why the worker stopped before all chunks ended; empty if the worker has not stopped early."""
         return self._reason
 
     def drop_staged(self) -> None:
-        """Drop the remaining staging tables of done and refused chunks; call this when no thread works any more."""
+        """Drop the remaining staging tables of done and refused chunks. Call this after :meth:`run` has ended."""
         self._staged.drop_rest()
 
     def stop(self, reason: str) -> None:
@@ -313,7 +313,7 @@ class Worker:
             self._stopping.wait(_WATCH_SECONDS)
 
     def _wait_for_room(self, log: RunLog) -> None:
-        """Wait while schedule or gate gives a reason; log it at once, then at intervals doubling from 30 s to 1 h."""
+        """Wait while schedule or gate gives a reason; log the reason now, then at intervals from 30 s up to 1 h."""
         pause = _HOLD_SAID_SECONDS
         while not self._is_over() and (reason := self._schedule.reason_to_wait(utc_now()) or self._gate()):
             if time.monotonic() - self._held_said >= pause:
@@ -325,7 +325,7 @@ class Worker:
         self._held_said = -_HOLD_SAID_SECONDS
 
     def _is_over(self) -> bool:
-        """Return whether no chunk may start any more: the worker was told to stop, or its schedule has ended."""
+        """Return whether no chunk may start any more: the worker was told to stop, or the schedule's end has come."""
         if self._schedule.is_over(utc_now()) and not self._reason:
             self._reason = f"the time to stop had come, {render_instant(self._schedule.stop_at or utc_now())}"
         return self._stopping.is_set() or self._schedule.is_over(utc_now())
@@ -371,7 +371,7 @@ class Worker:
             nonlocal looked
             self._fenced()
             if time.monotonic() - looked >= self._lease / 2:
-                # While the worker slept, another attempt may have sealed its rows, or another run filled the window.
+                # While the worker slept, another attempt may have sealed rows, or another run filled the window.
                 owned()
                 look()
                 self._fenced()
@@ -432,7 +432,7 @@ class Worker:
         return self._outcomes.done(chunk, number, content, time.monotonic() - began, reading)
 
     def _choose_server(self, claim: ChunkState) -> ClickHouse:
-        """Return the connection; for replicated tables, to one server behind the address, so that all answers agree."""
+        """Return a connection; for replicated tables, to a single server, preferably with the chunk's staging table."""
         if not self._replicated:
             return self._server
         staged = claim.staged and TableName(self._target.beside, claim.staged.table)
@@ -441,7 +441,7 @@ class Worker:
 
 def wait_for(events: list[threading.Event]) -> None:
     """
-    Wait until all *events* are set, with signals enabled.
+    Wait until all *events* are set; signal handlers can run meanwhile.
 
     Joining threads instead would fail: an interrupted join marks its thread as ended (Python 3.11).
     """
