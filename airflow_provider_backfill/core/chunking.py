@@ -62,7 +62,7 @@ class Chunking:
         zone: The time zone of the calendar, by its name in the IANA database.
         rows: Maximum number of source rows per chunk; None means no limit. Larger chunks are cut, and small
             neighbouring chunks are joined.
-        size: Maximum number of uncompressed source bytes per chunk, with the same effect; None means no limit.
+        size: Maximum number of uncompressed source bytes per chunk, with the effect of *rows*; None means no limit.
     """
 
     hours: float | None = None
@@ -224,7 +224,7 @@ def _days(unit: Unit | None, months: int, day: date) -> Iterator[date]:
         moment = Date(ordinal // 12, ordinal % 12 + 1, 1)
     elif unit is Unit.WEEK:
         moment = moment.start_of("week")
-    # The caller stops at the first day that is not before the end of the window.
+    # Chunking.slices() stops the iteration at the end of the window.
     while True:
         yield moment
         if unit is Unit.MONTH:
@@ -259,12 +259,12 @@ def parse_length(text: str, zone: str | None = None) -> Chunking:
 
     The text is a number of hours (``6``, ``0.25``), a length (``30min``, ``12h``, ``1d``, ``1w``, ``1mo``), or a unit
     (``hour``, ``day``, ``week``, ``month``, ``partition``). The time zone is *zone*, or is part of the text
-    (``day@Europe/Berlin``). Without a zone, ``1h``, ``1d`` and ``1w`` are 1, 24 and 168 hours, counted from the start
-    of the window. In a zone other than UTC, they are hours, days and weeks of the calendar.
+    (``day@Europe/Berlin``). Without a zone, or in UTC, ``1h``, ``1d`` and ``1w`` are 1, 24 and 168 hours, counted from
+    the start of the window. In other zones, ``1h``, ``1d`` and ``1w`` are an hour, a day and a week of the calendar.
 
     Raises:
         RequestError: The length is invalid, the zone does not exist, two zones are given, or a zone other than UTC is
-            given for partitions or for a number of hours.
+            given for partitions or for a length that does not follow the calendar, such as ``6`` or ``2d``.
     """
     word, at, own = text.strip().partition("@")
     if at and zone:
@@ -367,7 +367,7 @@ def decode_bounds(text: str, first: int) -> Iterator[int]:
     Yield the bounds after *first* that :func:`encode_bounds` has written, in milliseconds.
 
     Raises:
-        ValueError: The text does not have this form, or a distance is not positive.
+        ValueError: The text is not in the form of :func:`encode_bounds`, or a distance is not positive.
     """
     head, _, steps = text.partition(":")
     unit, bound = int(head), first
@@ -388,10 +388,10 @@ def slices_between(bounds: Iterable[int]) -> Iterator[Slice]:
 
 class Cell(NamedTuple):
     """
-    The rows of a source between two instants at which the plan may have a chunk bound.
+    The rows of the sources between two neighbouring instants at which the plan may have a chunk bound.
 
     Attributes:
-        start: Milliseconds since 1970; the cell ends at the next such instant.
+        start: The first of the two instants, in milliseconds since 1970.
         weight: The rows or bytes of the cell, as a share of the maximum of a chunk.
     """
 
@@ -411,8 +411,8 @@ def pack(base: Sequence[int], cells: Sequence[Cell]) -> list[int]:
         cells: Cells in time order. No cell extends across a bound of *base*. Cells without rows may be missing.
 
     Returns:
-        Bounds from the first to the last of *base*. The weight between two neighbouring bounds exceeds 1 only if a
-        single cell between the two has a weight above 0.
+        Bounds from the first to the last of *base*. The weight between two neighbouring bounds exceeds 1 only if
+        exactly one cell between these bounds has a weight above 0.
     """
     bounds, open_weight = [base[0]], 0.0
     place = 0

@@ -21,7 +21,7 @@ class CoveredInterval(NamedTuple):
 
 
 def overlaps(plan: Plan, others: Iterable[Plan]) -> list[Plan]:
-    """Return those of *others* on the target of *plan* whose windows overlap the window of *plan*, except *plan*."""
+    """Return the plans among *others* that fill the target of *plan* in an overlapping window; omit *plan* itself."""
     return [
         other
         for other in others
@@ -81,7 +81,7 @@ class FilledTwice(NamedTuple):
 
 
 def filled_intervals(plan: Plan, run: Run, window: Window) -> list[CoveredInterval]:
-    """Return the parts of the window that done chunks with rows have filled, merged."""
+    """Return the parts of the window that done chunks with rows have filled, merged and in time order."""
     start, end = window
     return merge_intervals(
         CoveredInterval(max(chunk.start, start), min(chunk.end, end), (plan.plan_id,))
@@ -95,8 +95,8 @@ def filled_by_another(plan: Plan, run: Run, other: Plan, others_run: Run) -> lis
     Return the parts of a plan's unfinished chunks that another plan has filled, merged and in time order.
 
     A chunk does not count if its next attempt first clears the chunk's window. The result is empty if *plan* replaces
-    rows or allows existing rows, or if the plans have no common window. The result is also empty if the rows of the
-    other run were gone when *plan* was created; see :func:`_was_gone`.
+    rows or allows existing rows, or if the plans do not fill the same table in a common window. The result is also
+    empty if the rows of the other run were gone when *plan* was created; see :func:`_was_gone`.
     """
     if not plan.adds_rows or plan.allow_existing_rows or not _same_window(plan, other):
         return []
@@ -223,15 +223,15 @@ def _was_gone(plan: Plan, others_run: Run) -> bool:
     """
     Return whether the target had no rows of another run when *plan* was created, as far as the logs show.
 
-    The run's last event must precede the plan, planning must have counted no row in the window, and no row of the run
-    may have a target time outside its chunk's window.
+    The other run's last event must precede the creation of *plan*, planning must have counted no row in the window of
+    *plan*, and no row of the other run may have a target time outside the window of the row's chunk.
     """
     before = others_run.updated_at is not None and others_run.updated_at < plan.created_at
     return before and plan.existing_rows == 0 and not others_run.reach
 
 
 def _cleared_after(run: Run, other: Run) -> bool:
-    """Return whether the last replay that clears all done windows of *run* is later than every event of *other*."""
+    """Return whether *run* was replayed, clearing the windows of all done chunks, after the last event of *other*."""
     return run.cleared_at is not None and other.updated_at is not None and other.updated_at < run.cleared_at
 
 
@@ -242,7 +242,7 @@ def _rebuilt(
     Yield the parts of *stretch* that rebuilds have filled.
 
     A rebuild counts only if it overlaps the plan *fill* on the same table, and if it was planned at or after the last
-    event of *runs*.
+    event of *runs*. If *runs* have no events, the rebuild must be planned at or after the creation of *fill*.
     """
     ended = max((run.updated_at for run in runs if run.updated_at is not None), default=fill.created_at)
     for plan, run in plans:
@@ -251,7 +251,11 @@ def _rebuilt(
 
 
 def _intersection(left: Iterable[CoveredInterval], right: Iterable[CoveredInterval]) -> list[CoveredInterval]:
-    """Return the intersections of two merged lists in time order; an intersection has the plans of both intervals."""
+    """
+    Return the intersections of two lists of merged intervals, in time order.
+
+    An intersection has the plans of both intervals.
+    """
     rights = list(right)
     return [
         CoveredInterval(max(a.start, b.start), min(a.end, b.end), tuple(dict.fromkeys((*a.plans, *b.plans))))

@@ -14,8 +14,8 @@ from .facts import Column
 from .query_tree import Node
 
 _INTEGER = re.compile(r"U?Int(8|16|32|64)")
-# A pattern for the names of float types. The order of floats changes the last digits of their sum, and so the sum's
-# hash.
+# A pattern for the names of float types. The last digits of a sum of floats depend on the order of addition, so two
+# shards may compute different hashes for the same row.
 _FLOAT = re.compile(r"Float\d+|BFloat16")
 _CLOCK = re.compile(r"now.*|today|yesterday|cur.*|utc_?timestamp", re.IGNORECASE)
 _CONDITIONS = ("WHERE", "PREWHERE", "HAVING", "QUALIFY")
@@ -46,11 +46,16 @@ def is_float(kind: str) -> bool:
 
 def hashed_columns(columns: Sequence[Column], filled: Collection[str], *, has_key: bool) -> tuple[str, ...]:
     """
-    Return the columns whose hash decides a row's shard; empty if no column is suitable.
+    Return the names of the columns whose hash decides a row's shard; empty if there are none.
 
     A column is suitable if it is among *filled*, and its values can be sorted and contain no floats. If the target has
-    a key, only columns of its keys are returned, so that rows that merge share a shard. Otherwise, all suitable columns
-    are returned.
+    a key, only the suitable columns of its sorting and partition keys are returned, so that rows that merge share a
+    shard. Otherwise, all suitable columns are returned.
+
+    Args:
+        columns: The columns of the target.
+        filled: The names of the columns that the statements fill.
+        has_key: Whether the target has a sorting key.
     """
     usable = [c for c in columns if c.name in filled and is_comparable(c.type) and not is_float(c.type)]
     return tuple(c.name for c in usable if c.in_key or not has_key)

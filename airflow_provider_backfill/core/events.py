@@ -20,7 +20,7 @@ class _Event(Model):
 
 
 class RunStarted(_Event):
-    """A worker started to execute the plan, or continued after a pause."""
+    """The execution of the plan started, or continued after a pause that did not require a resume."""
 
     type: Literal["RunStarted"] = "RunStarted"
 
@@ -75,7 +75,8 @@ class RunWaived(_Event):
     """
     The plan is not required: ``check`` lists the plan without counting it.
 
-    The waiver ends at *until*, or when a worker starts to execute the plan, or when a user resumes the plan.
+    The waiver ends at *until*, or earlier if the execution of the plan starts or resumes. If *until* is None, only the
+    start or resume ends the waiver.
     """
 
     type: Literal["RunWaived"] = "RunWaived"
@@ -140,8 +141,8 @@ class ChunkVerified(ChunkEvent):
     """
     The attempt's rows are staged and verified; from now on, only rows with the same content are published.
 
-    *staged* is set if this event seals the staging table, because no rename does: on replicas, and if the database of
-    staging tables cannot rename tables. Otherwise, *staged* is None.
+    *staged* describes the staging table if this event is the seal of the table. On replicas, and if the database of
+    staging tables cannot rename tables, the event is the seal. Otherwise, a rename is the seal, and *staged* is None.
 
     *reach* is the range ``[first, last)`` of the rows' times in the target, if the plan needs these times and some lie
     outside the chunk's window; otherwise, *reach* is None. For example, the time of a date is the start of the day,
@@ -174,8 +175,8 @@ class ChunkFailed(ChunkEvent):
     The attempt failed. After a *final* failure, only a person starts another attempt.
 
     *unwritten* is set if this attempt wrote nothing to the target. *refused* is set if the chunk's window in the target
-    has rows of another writer. *unpublished* is set for such a failure if it is known that no rows of earlier attempts
-    were published either.
+    has rows of another writer. *unpublished* is set, together with *refused*, if it is known that no rows of earlier
+    attempts were published.
     """
 
     type: Literal["ChunkFailed"] = "ChunkFailed"
@@ -210,7 +211,7 @@ class ChunkPart(Model):
     One part of a split chunk.
 
     Attributes:
-        key_range: The condition on the source's sorting key, for parts that share a window; otherwise empty.
+        key_range: The condition on the source's sorting key that the part's rows meet; empty if there is none.
         shard: The number of the shard that the chunk fills; 0 if the target is one table.
     """
 

@@ -57,7 +57,8 @@ class Replicas(NamedTuple):
             is no such cluster, if there is only one replica, or if *by_database* is set.
         by_database: Whether the table's database creates every table on all replicas.
         beside: The prefix of the Keeper paths of the product's tables for this target; empty if *by_database* is set.
-            Macros such as ``{shard}`` stay unexpanded, so that servers of other shards do not join these tables.
+            If the macros in the table's engine clause lead to *path*, macros such as ``{shard}`` stay unexpanded, so
+            that servers of other shards do not join these tables. Otherwise, the prefix is *path*.
         name: The replica name in the engine clauses of the product's tables, in quotes; empty if *by_database* is set.
     """
 
@@ -100,10 +101,10 @@ class TableFacts:
     The facts about a table.
 
     Attributes:
-        storage: The table that holds the rows: the inner table of a materialized view without ``TO``, else the table
-            itself.
+        storage: The table that holds the rows: the inner table of a materialized view without ``TO``, if the user may
+            see the inner table; otherwise the table itself.
         engine_full: The complete engine clause of the storage, including keys and settings.
-        rows: Rows in the table; None if unknown.
+        rows: Rows in the storage; None if unknown.
         views: The materialized views that fire when rows are inserted into the table.
         replicas: The replication of the storage; None if the storage is not replicated.
         allowances: MergeTree settings for a copy of the storage. With them, the server accepts an old definition that
@@ -113,7 +114,8 @@ class TableFacts:
         apart: In a Replicated database, an identity of the table's rows: the path in Keeper if the table is replicated,
             otherwise the server's id. Tables of the same name on servers with other rows have a different identity.
             Empty in other databases, and for tables of ClickHouse Cloud.
-        alters_others: Whether the database also executes an ALTER of this table on servers that have other rows.
+        alters_others: Whether a Replicated database also executes an ALTER of this table on servers that have other
+            rows. True, too, if the connected server does not know the servers of the database.
         definition: The storage's CREATE statement, as the server shows it.
     """
 
@@ -186,13 +188,13 @@ class SelectFacts:
 @dataclass(frozen=True, slots=True)
 class QuerySource:
     """
-    A table, view or table function that a query tree names.
+    A table, view or table function that a query tree names, or a table behind such a source.
 
     Attributes:
         tree: The query tree of a view's SELECT; None for other sources, and for views that are opaque or have a time
             filter.
-        opaque: Whether the SELECT of a view is unknown; such a view may read a table with a time filter.
-        holds_target: Whether the rows of the source are rows of the target.
+        opaque: Whether the source is a view with an unknown SELECT; the SELECT may read a table with a time filter.
+        holds_target: Whether the source may return rows of the target.
     """
 
     name: TableName
@@ -203,7 +205,7 @@ class QuerySource:
 
 
 class TimeColumn(NamedTuple):
-    """A filtered table's time column, its type, and how it stores an instant."""
+    """The time column of a filtered table; *kind* is the way in which the values of the column store an instant."""
 
     name: str
     type: str
@@ -215,10 +217,13 @@ class ScanFacts:
     """
     The reads of the filtered tables in the server's plan for a SELECT under a time filter.
 
+    A SELECT that limits itself by query parameters has no filtered tables. For such a SELECT, all reads of the query
+    plan count as filtered, and none as pruned.
+
     Attributes:
         reads: How often the query plan reads the filtered tables.
         filtered: How many of these reads carry the filter; 0 if one of the filtered tables has no such read.
-        pruned: Whether an index (partition, min-max or primary key) uses the filter on each read.
+        pruned: Whether each read uses the filter in an index: the partition key, the primary key or a min-max index.
         row_wise: Whether each result row depends on one source row only.
         tables: The tables whose parts are read, as ``database.table``; the SELECT may name views or Distributed tables
             instead.
@@ -324,7 +329,7 @@ class SpreadFacts(NamedTuple):
 
 
 class DiskFacts(NamedTuple):
-    """A disk of the target's storage policy; *free* counts bytes that are not used, reserved or to be kept free."""
+    """A disk of the target's storage policy; *free* counts bytes that are neither used, nor reserved, nor kept free."""
 
     name: str
     free: int
@@ -370,10 +375,10 @@ class QueryFacts(NamedTuple):
 
 class ConstrainedSetting(NamedTuple):
     """
-    A setting that this user may not set to the value that the product needs.
+    A setting that the product needs and this user may not change to the needed value.
 
     Attributes:
-        wanted: The needed value; ``a text`` if any text would do.
+        wanted: The needed value; ``a text`` if the needed text differs between statements.
         value: The present value.
         reason: The end of a sentence about the setting, such as ``and may not be changed``.
     """
@@ -451,7 +456,7 @@ class CutoverFacts(NamedTuple):
 
     Attributes:
         now: The server's time.
-        rows: Rows of the target in the window; all rows of the target if the target has no time column.
+        rows: Number of the target's rows in the window; number of all rows if the target has no time column.
         first: The earliest time of these rows; None if there are no rows or no time column.
         fed_by: The views that write to the target on each insert into their source.
     """
@@ -535,8 +540,9 @@ class ServerFacts:
         views_refreshed: Refreshable views that replace the target's rows on a schedule. Appending and disabled views
             are left out.
         known_plans: Ids of all plans in this state folder.
-        partitions_per_chunk: Partitions of the target that the plan's middle chunk writes to; None if unknown or if the
-            target has no partitions.
+        partitions_per_chunk: Number of the target's partitions to which the plan's middle chunk writes, for the
+            statement with the most partitions. A count that takes too long gives a lower bound. None if unknown or if
+            the target has no partition key.
         partitions_limit: ``max_partitions_per_insert_block`` of this user; 0 if there is no limit, or if it is unknown.
         drop_limit: ``max_partition_size_to_drop`` of the server in bytes; 0 if there is no limit, None if unknown.
         drop_limit_tied: Whether this user may not lift *drop_limit* for a query.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from .plan import Chunk
 
 _NOISE_BEHIND = (": while executing ", ": While executing ", ": in scope ", ": In scope ")
-# A pattern for the code and the name of an error in parentheses, which the client appends to a message.
+# A pattern for the code of an error, with or without the error's name, in parentheses at the end of a message.
 _CODE = re.compile(r"\(\d{1,6}(?: [A-Z0-9_]+)?\)$")
 _PREFIX = "ClickHouse refused the statement: "
 

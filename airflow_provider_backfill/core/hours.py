@@ -57,7 +57,7 @@ class Schedule(NamedTuple):
     stop_at: datetime | None = None
 
     def reason_to_wait(self, now: datetime) -> str:
-        """Return why the allowed hours forbid a start now; empty if a start is allowed. Ignore the stop time."""
+        """Return the reason if the allowed hours forbid a start at *now*; otherwise an empty text. Ignore *stop_at*."""
         if self.hours is None or self.hours.allows(now):
             return ""
         return f"chunks start from {self.hours.text} only"
@@ -75,7 +75,7 @@ def read_schedule(hours: str | None, stop_at: str | None, zone: str | None, now:
     Read the schedule of a run from a user's texts; a text that was not given is None.
 
     Raises:
-        RequestError: A text is invalid, the stop time has passed, or a zone is given without hours and stop time.
+        RequestError: A text is invalid, the stop time has passed, or a zone is given with neither hours nor stop time.
     """
     if zone is not None and hours is None and stop_at is None:
         raise RequestError(
@@ -112,7 +112,7 @@ def parse_hours(text: str, zone: str | None = None) -> AllowedHours:
     Read hours of the day, such as ``22-06`` or ``22:30-06:00``, in a time zone; UTC if *zone* is None.
 
     Raises:
-        RequestError: The hours are invalid or empty, or the zone does not exist.
+        RequestError: The hours are invalid, or begin when they end (``22-22``, ``00-24``), or the zone does not exist.
     """
     first, dash, last = text.strip().partition("-")
     bounds = [_minutes(part.strip()) for part in (first, last)]

@@ -1,5 +1,5 @@
 """
-Cut the rows of one window by their sorting key, where time cannot cut them further.
+Cut the rows of one window by their sorting key, if the window cannot be cut further by time.
 
 A cut by key gives ranges. A range is a condition on the key's columns that is added to the time filter, and the index
 prunes by both conditions. A cut by hash gives conditions that the index cannot use. In both cases, every row of the
@@ -70,7 +70,7 @@ def cut_by_key(
 
     Returns:
         The conditions. Every row that meets *within* meets exactly one condition. A condition may match no sampled row.
-        The only condition is *within* if the sample is empty or *pieces* is 1.
+        The only condition is *within* if *columns* or *sample* is empty, or if *pieces* is 1.
     """
     return list(_ranges(columns, sample, len(sample) / pieces, within))
 
@@ -103,13 +103,16 @@ def _all(*conditions: str) -> str:
 
 def cut_by_hash(columns: Sequence[KeyColumn], pieces: int, within: str = "") -> list[str]:
     """
-    Return conditions that cut rows into *pieces* by a hash of their key.
+    Return conditions that cut rows into *pieces* pieces by a hash of the rows' keys.
 
-    The query of each piece reads all rows and keeps those of its piece.
+    The query of each piece reads the rows of all pieces and keeps the rows of its own piece.
 
     Args:
         within: A condition that all rows meet; each new condition contains *within*. If *within* contains an earlier
             cut by hash, the new hash differs from the earlier hash. Empty for none.
+
+    Returns:
+        One condition per piece. Every row that meets *within* meets exactly one condition.
     """
     key = ", ".join(column.expression for column in columns)
     # The hash of a bare NULL is NULL; the hash of a tuple with a NULL is a number.

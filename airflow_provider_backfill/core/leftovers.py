@@ -65,7 +65,7 @@ class Verdict(NamedTuple):
 
 
 def read_name(name: str) -> Leftover | None:
-    """Return the plan, kind and chunk in a table's name; None for a backup and for a table of another program."""
+    """Return the plan, kind, chunk and seal in a table's name; None for a backup or a table of another program."""
     match = _NAME.fullmatch(name)
     if match is None or (match["trial"] is not None) != name.startswith("backfill_trial_"):
         return None

@@ -136,8 +136,8 @@ def _mask_address(match: re.Match[str]) -> str:
     Return a word with ``…`` in place of its user information.
 
     The user information lies between ``://``, or the word's beginning, and the last ``@``. In a word without ``://``,
-    user information must contain a colon. Without an ``@``, an address whose port is not a number is masked after
-    ``://``. Return other words unchanged.
+    user information must contain a colon. After ``://``, user information with a slash must contain a colon. Without an
+    ``@``, an address whose port is not a number is masked after ``://``. Return other words unchanged.
     """
     word = match[0]
     before, at, after = word.rpartition("@")
