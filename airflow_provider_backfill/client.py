@@ -47,7 +47,7 @@ class Client:
 
     Args:
         url: ``http[s]://user@host:8123/database`` or ``chdb:///path``; the environment's ``CLICKHOUSE_URL`` if None.
-            Without either, only methods that need no server work.
+            Without either, methods that need a server raise a RequestError.
         state_dir: Folder or URL of plans, runs and events. If None, the option ``stateDir``; without that option,
             ``.clickhouse-backfill``.
         password: The password, if *url* has none; the environment's ``CLICKHOUSE_PASSWORD`` if None.

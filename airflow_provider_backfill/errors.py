@@ -43,7 +43,7 @@ def carrying(flags: Callable[[str], Sequence[Flag]]) -> Iterator[None]:
     """
     Add flags to every :class:`Command` that becomes text in this context, so that the command line works when pasted.
 
-    Threads that start meanwhile have their own context, so command lines in their logs lack these flags.
+    Threads that start meanwhile have their own context. A command that becomes text in such a thread lacks these flags.
 
     Args:
         flags: Returns the flags to add to a command with the given verb.
@@ -64,7 +64,7 @@ class Command(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The kind of the remedy in JSON."""
+        """The kind of the remedy in JSON: ``command``."""
         return "command"
 
     def __str__(self) -> str:
@@ -79,7 +79,7 @@ class Sql(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The kind of the remedy in JSON."""
+        """The kind of the remedy in JSON: ``sql``."""
         return "sql"
 
     def __str__(self) -> str:
@@ -106,7 +106,7 @@ class Advice:
 
     @property
     def kind(self) -> str:
-        """The kind of the remedy in JSON."""
+        """The kind of the remedy in JSON: ``advice``."""
         return "advice"
 
     def render(self, flag: Callable[[Flag], str] = str) -> str:

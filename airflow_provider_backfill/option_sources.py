@@ -45,9 +45,9 @@ def parse_options(document: Mapping[str, Any], source: str = "options") -> Optio
     Names may be spelled ``chunkHours`` or ``chunk_hours``. Omitted options keep their defaults.
 
     Raises:
-        ConfigError: A name is unknown, an option appears in both spellings, or a value is not allowed. Null is never
-            allowed, and text is not accepted as a number. The message names the first bad value in the order of the
-            reference.
+        ConfigError: A name is unknown, an option appears in both spellings, a value is not allowed, or the chunk length
+            is shorter than the minimum. Null is never allowed, and text is not accepted as a number. The message names
+            the first bad value in the order of the reference.
     """
     return _resolve([_document(document, source)]).options
 
@@ -218,7 +218,7 @@ def _read_toml(path: Path) -> dict[str, Any] | None:
     Return the tables of a TOML file in UTF-8; None if the file does not exist.
 
     Raises:
-        ConfigError: The file cannot be read, is longer than 4 MiB, or is not valid TOML in UTF-8.
+        ConfigError: The file cannot be read, is longer than 4 MiB, is nested too deeply, or is not valid TOML in UTF-8.
     """
     data = b""
     try:
@@ -301,5 +301,5 @@ _NAMES = {name: name for name in (*OPTIONS, *GROUPS)} | {
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _THOUSANDS = re.compile(r"([0-9]{1,9})([kmgKMG])")
 _DECIMAL = re.compile(r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)(e[+-]?[0-9]+)?")
-# Matches variables that Kubernetes sets in pods for a service called clickhouse-backfill or clickhouse-backfill-web.
+# The pattern of the variables that Kubernetes sets in pods for a service such as clickhouse-backfill-web.
 _LINK = re.compile(r"_(SERVICE_HOST|SERVICE_PORT|PORT)(_|$)")

@@ -73,8 +73,8 @@ _Table = Annotated[dict[str, bool | int | float | str], BeforeValidator(_pairs)]
 
 
 class _Group(BaseModel):
-    # strict: "6" is not a number and 1 is not a bool, in any document. defer_build: one schema for all groups, built
-    # when a document is first read.
+    # With strict, "6" is not a number and 1 is not a bool, in any document. With defer_build, pydantic builds the
+    # schema at the first validation, not at the import.
     model_config = ConfigDict(
         strict=True,
         frozen=True,

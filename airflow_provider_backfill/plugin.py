@@ -56,7 +56,7 @@ class ClickHouseBackfillPlugin(AirflowPlugin):
 
     @property
     def fastapi_apps(self) -> list[Any]:  # type: ignore[override]  # a list in the base class, made late here
-        """Return the application with its address, in a list; the application is created at the first call."""
+        """Return a list of one dict with the application, its address and its name; created at the first call."""
         if self._app is None:
             from .web.api import create_app
 

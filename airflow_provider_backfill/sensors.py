@@ -96,7 +96,12 @@ class BackfillStatusSensor(BaseSensorOperator):
                 )
 
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> Any:
-        """Render the fields, and explain the failure if a run has no data interval."""
+        """
+        Render the fields.
+
+        Raises:
+            AirflowFailException: A template uses an undefined name, and the run has no logical date.
+        """
         with undefined_named(context):
             return super().render_template_fields(context, jinja_env)
 
@@ -153,7 +158,8 @@ class BackfillStatusSensor(BaseSensorOperator):
         Return the published window after the wait in the triggerer.
 
         Raises:
-            AirflowFailException: The backfill cannot complete; the message has the reason.
+            AirflowFailException: The backfill cannot complete, or the last poll raised an error; the message has the
+                reason.
         """
         if event["lost"]:
             # The base class applies soft_fail.

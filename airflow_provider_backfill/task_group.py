@@ -55,6 +55,9 @@ def backfill_params(
         window_from: Start of the window, included; UTC if the value has no offset.
         window_to: End of the window, excluded.
         chunk_hours: Length of a chunk, as :class:`BackfillPlanOperator` takes it.
+
+    Raises:
+        RequestError: A bound of the window is not a date.
     """
 
     def param(default: Any, **schema: Any) -> Param:
@@ -99,7 +102,8 @@ class BackfillTaskGroup(TaskGroup):
     stops no other chunk. The DAG run ends red if a chunk failed, if the backfill was cancelled, or if a person
     marked a task as successful before its chunks were done. ``finished`` returns the published window. If
     rows were written, ``finished`` also sends an asset event: for the target's own asset
-    (:func:`.lineage.target_asset`), or through the alias ``clickhouse_backfill`` if the target is a template.
+    (:func:`.lineage.target_asset`), or, if the target is known only at run time, through the alias
+    ``clickhouse_backfill``.
 
     Args:
         group_id: Name of the group, and prefix of its tasks.
@@ -113,8 +117,8 @@ class BackfillTaskGroup(TaskGroup):
         approve: Let a person approve the plan's summary under "Required actions" before the chunks run: True, or
             arguments of Airflow's ``ApprovalOperator``, such as ``assigned_users`` or ``response_timeout``. A rejection
             skips the rest, leaves the DAG run green, and waives the plan. Requires Airflow 3.1.
-        partition_key_format: Send an asset event for each partition in the window, see :class:`BackfillStatusSensor`;
-            not for a templated target.
+        partition_key_format: Send an asset event for each partition in the window, see :class:`BackfillStatusSensor`.
+            Requires a target that is known when Airflow parses the DAG, or ``outlets`` in *sensor*.
         promote: Last step, after all rows are in the target: SQL for the same connection (statements separated by
             ``;``), or a function of the result of ``finished``. A clear repeats the step, so repeating must be safe:
             ``REPLACE PARTITION`` is safe, ``EXCHANGE TABLES`` would swap the tables back.

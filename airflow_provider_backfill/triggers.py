@@ -58,7 +58,8 @@ class Watched(NamedTuple):
         Poll the backfill once, and return the result.
 
         Raises:
-            BackfillError: The plan does not exist, its files are damaged, or an option is invalid.
+            BackfillError: The plan does not exist, its files are damaged, an option or a bound is invalid, or the state
+                folder cannot be read.
         """
         session = open_session(load_airflow_options({"state_dir": self.state_dir}, self.options), user)
         if self.plan_id:
@@ -140,8 +141,8 @@ class BackfillChunkTrigger(BaseTrigger):
     any time: the trigger continues with the remaining chunks in the log, and takes over the claims of a dead triggerer
     like the claims of any dead worker.
 
-    The only event has *error* (empty after success) and *final* (whether a retry is useless). The log has the results
-    of the chunks.
+    The only event has *error* and *final* (whether a retry is useless). *error* is empty unless the run raised an
+    error; a failed chunk raises none. The log has the results of the chunks.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 Provide names that differ between Airflow's minor versions, or that a version lacks.
 
 Moved names come from the official compatibility provider. All other names that this package imports from
-``airflow.sdk`` exist since 3.0.
+``airflow.sdk`` have existed since 3.0.
 """
 
 import hashlib

@@ -22,8 +22,8 @@ from ..core.window import Window
 from ..errors import RequestError
 
 # Up to _FEW_TASKS chunks have one task each. More chunks share tasks, each with at most about _TASK_SECONDS of work.
-# The reason: a mapped task costs a third of a second of processor time, and more than a second passes between two tasks
-# in one slot; several seconds, if the tasks are deferred.
+# The reason: a mapped task costs a third of a second of processor time. Between two tasks in one slot, more than a
+# second passes, or several seconds if the tasks are deferred.
 _FEW_TASKS = 24
 _TASK_SECONDS = 60
 # The minimum number of tasks that each slot executes one after the other, and the minimum number of tasks in total.

@@ -1,8 +1,8 @@
 """
 Give tasks a button that opens the page of their plan.
 
-Airflow asks for the address on the worker, when the task ends. :func:`push_plan_link` sets it earlier, so that the
-button works while the task runs.
+Airflow asks for the address on the worker, when the task ends. :func:`push_plan_link` sets the address earlier,
+so that the button works while the task runs.
 """
 
 from typing import Any

@@ -62,7 +62,8 @@ def load_airflow_options(arguments: Mapping[str, Any], document: Mapping[str, An
     Airflow's home, and Airflow's ``[clickhouse_backfill]`` section.
 
     Raises:
-        ConfigError: A source has an unknown name or a bad value, even if a stronger source sets the same option.
+        ConfigError: A source cannot be read, or has an unknown name or a bad value, even if a stronger source sets the
+            same option.
     """
     return resolve_options(
         overrides={**(document or {}), **{name: value for name, value in arguments.items() if value is not None}},
@@ -223,7 +224,7 @@ def in_operator_words(remedy: Remedy | None) -> str:
     """
     Return a remedy in an operator's words: ``--write-mode replace`` becomes ``write_mode='replace'``.
 
-    A shell command stays unchanged. The text is empty without a remedy.
+    A shell command and an SQL statement stay unchanged. The text is empty without a remedy.
     """
     if isinstance(remedy, Advice):
         return remedy.render(_argument)

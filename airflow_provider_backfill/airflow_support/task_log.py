@@ -56,12 +56,12 @@ class ChunkReporter:
         self._writer = threading.Thread(target=self._write_regularly, name="backfill-lines", daemon=True)
 
     def __enter__(self) -> Self:
-        """Start to write the lines of each second."""
+        """Start the thread that writes the held lines once per second."""
         self._writer.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Write the remaining lines."""
+        """Write the remaining lines, and end the thread."""
         self._ended.set()
         self._writer.join()
 
@@ -71,7 +71,7 @@ class ChunkReporter:
         self._flush()
 
     def begin(self, plan: Plan) -> None:
-        """Set the plan of the events, before the first event."""
+        """Set the plan of the events. Call this method before the first event."""
         self._plan_id = plan.plan_id
         self._tags = {"target": show_table(plan.target), "dag_id": self._dag_id}
 

@@ -160,7 +160,7 @@ def _listed(label: str, style: str, rows: list[tuple[Chunk, str]]) -> "list[Text
 
 
 def _window(chunk: Chunk) -> str:
-    """Return a chunk's window; the end of a day is 24:00, not 00:00 of the next day."""
+    """Return a chunk's window as text. If a part of a day ends at midnight, the end is written as 24:00."""
     text = chunk_window(chunk.start, chunk.end)
     last = chunk.end - timedelta(milliseconds=1)
     ends_its_day = not (chunk.end.hour or chunk.end.minute or chunk.end.second) and last.date() == chunk.start.date()

@@ -131,7 +131,7 @@ def _positional(command: str, extra: Sequence[str], values: Mapping[str, Any]) -
 
 
 def _refuse_no_plan(word: str, command: str) -> None:
-    """Refuse a word that cannot name a plan, if its intended meaning is clear."""
+    """Raise a RequestError for a word that cannot name a plan, if the intended meaning is clear."""
     known = flags_of(command)
     # Editors replace two hyphens by a dash.
     bare = "--" + word.strip("-\u2013\u2014")
@@ -203,7 +203,7 @@ def overview() -> str:
 
 
 def flags_of(command: str) -> dict[str, Flag]:
-    """Return the flags of a command by name, including the common flags."""
+    """Return the flags of a command by name, with the common flags; for ``run``, also the flags that create a plan."""
     about = COMMANDS[command]
     return {flag.name: flag for flag in (*COMMON, *about.more, *about.flags)}
 

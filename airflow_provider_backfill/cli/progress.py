@@ -99,7 +99,7 @@ class EventText:
     """
     A narrator that describes events in lines of text.
 
-    The narrator remembers the windows of running chunks, because only a chunk's first event has the window.
+    The narrator remembers the windows of running chunks, because only the event of an attempt's start has the window.
 
     Args:
         whole: Whether to include the server's remarks about its query plan in errors.
@@ -110,7 +110,7 @@ class EventText:
         self._short: Callable[[str], str] = str if whole else short_error
 
     def tell(self, event: Event) -> str:
-        """Return a line about an event of a chunk, or about a throttled run; empty for all other events."""
+        """Return a line about the start or end of an attempt, or about a throttled run; empty for all other events."""
         match event:
             case ChunkStarted():
                 where = f"  shard {event.shard}" if event.shard else ""

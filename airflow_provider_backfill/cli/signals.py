@@ -60,7 +60,7 @@ class Stopper:
         return connected
 
     def attach(self, stop: Callable[[str], None]) -> None:
-        """Pass signals to a worker's *stop*, including a signal that came before."""
+        """Call *stop* with a reason at the first signal; call it immediately if the first signal has come before."""
         self._stop = stop
         if self._reason:
             stop(self._reason)

@@ -41,7 +41,7 @@ _FLAGS = {
     "--config": ("-c", "--config-file", "--options"),
     "--json": ("-o", "--output"),
 }
-# Translates an underscore to a hyphen, and an en or em dash to two hyphens, which editors replace by a dash.
+# A table for str.translate(): an underscore becomes a hyphen; a dash becomes the two hyphens that an editor replaced.
 _SPELLED_OTHERWISE = str.maketrans({"_": "-", "\u2013": "--", "\u2014": "--"})
 
 

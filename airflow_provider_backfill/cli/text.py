@@ -59,7 +59,7 @@ def remedy_lines(finding: Payload) -> list[str]:
 
 
 def show_status(payload: Payload, out: IO[str]) -> str:
-    """Return the state of a run as text, with chunks, statements and findings in the payload, and the next command."""
+    """Return the state of a run as text, with the payload's chunks, statements, findings and next command, if any."""
     status, counts = payload["status"], payload["chunkCounts"]
     others = [f"{counts[name]:,} {name}" for name in ("running", "failed", "pending") if counts[name]]
     error = "" if status == RunStatus.COMPLETED else payload.get("lastError", "")
@@ -155,7 +155,7 @@ def _dial(number: int | None) -> str:
 
 
 def show_doctor(payload: Payload, out: IO[str]) -> str:
-    """Return the findings about a plan or table, each with its remedy, then chunk size, pace and skipped checks."""
+    """Return the findings about a plan or table with their remedies, then chunk size, pace, page and skipped checks."""
     what = f"{payload['target']}, no plan given"
     if payload["planId"] is not None:
         what = f"Plan {payload['planId']} of {payload['target']} is {payload['status']}"
@@ -275,7 +275,12 @@ def _sums(content: Payload) -> str:
 
 
 def show_parallel(payload: Payload, out: IO[str]) -> str:
-    """Return a text with the new number of parallel chunks; also the number of running chunks, if larger."""
+    """
+    Return a sentence with the plan's status and the new number of parallel chunks.
+
+    Without a number, the sentence says that each worker's own setting applies. If more chunks run than the number
+    allows, a second sentence has the number of running chunks.
+    """
     number = payload["maxParallelChunks"]
     now = "parallel chunks as set for each worker" if number is None else f"{show_number(number, 'chunk')} in parallel"
     over = f" {payload['running']:,} run; those over it are not stopped." if payload["running"] > (number or 0) else ""

@@ -50,7 +50,7 @@ class RunDisplay:
         self._progress = progress.__enter__()
 
     def report(self, event: Any) -> None:
-        """Show an event; called from any thread of the worker."""
+        """Show an event, if the display has begun; any thread of this process's workers may call this method."""
         if self._progress is not None:
             self._progress.report(event)
 

@@ -56,7 +56,7 @@ class BackfillChunkOperator(BaseOperator):
 
     - success: all chunks of the window are done, now or before;
     - failed, without Airflow's ``retries``: a chunk failed permanently, *stop_at* has passed, or a retry cannot help;
-    - skipped: the run was cancelled;
+    - skipped: the run was cancelled or undone;
     - failed, with Airflow's ``retries``: ClickHouse or the state folder could not be reached, or the task was killed.
 
     If the task is killed or times out, its query is killed and its chunks are released. A retry continues with these
@@ -166,6 +166,9 @@ class BackfillChunkOperator(BaseOperator):
             max_parallel_chunks: Maximum number of parallel mapped tasks in a DAG run; the option
                 ``defaults.maxParallelChunks`` when None. With 1, Airflow's scheduler starts one task per loop, which
                 costs seconds per task. ``max_active_tis_per_dagrun`` takes precedence.
+
+        Raises:
+            ConfigError: *max_parallel_chunks* or an option is invalid.
         """
         with operator_words():
             options = kwargs.get("options")
@@ -195,7 +198,14 @@ class BackfillChunkOperator(BaseOperator):
         return f"{show_window(self.chunks['from'], self.chunks['to'])}{self._progress}"
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Execute the remaining chunks, or defer to the triggerer; return the totals of the window."""
+        """
+        Execute the remaining chunks and return the totals of the window, or defer to the triggerer.
+
+        Raises:
+            AirflowSkipException: The plan was cancelled or undone before all chunks of the window were done.
+            AirflowFailException: Chunks failed, the stop time has come, or a retry cannot help.
+            AirflowException: Chunks are not done for another reason; Airflow may retry the task.
+        """
         with airflow_errors():
             plan_id, window = parse_mapped_item(self.chunks)
             push_plan_link(self, context, plan_id)
@@ -265,8 +275,8 @@ class BackfillChunkOperator(BaseOperator):
         Continue after the work in the triggerer, and return the totals of the window.
 
         Raises:
-            AirflowSkipException: The plan was cancelled before all chunks of the window were done.
-            AirflowFailException: Chunks failed, the stop time has come, or the error in *event* is final.
+            AirflowSkipException: The plan was cancelled or undone before all chunks of the window were done.
+            AirflowFailException: Chunks failed, the stop time has come, or a retry cannot help.
             AirflowException: Chunks are not done for another reason; Airflow may retry the task.
         """
         with airflow_errors():
@@ -389,7 +399,8 @@ class _Clear:
 
     def __init__(self, context: Context, state: TaskState) -> None:
         ti, self._state = context["ti"], state
-        # At each clear, Airflow sets max_tries to the tries so far plus the retries. This number identifies the clear.
+        # At each clear, Airflow sets max_tries to the tries so far plus the retries. The difference, the tries so far,
+        # identifies the clear.
         self._number = str(ti.max_tries - (ti.task.retries or 0))
         self.is_new = self._state.get(_CLEAR_KEY) != self._number
 

@@ -242,12 +242,23 @@ class BackfillPlanOperator(BaseOperator):
             self._check_literals()
 
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> Any:
-        """Render the fields, and explain the failure if a run has no data interval."""
+        """
+        Render the fields.
+
+        Raises:
+            AirflowFailException: A template uses an undefined name, and the run has no logical date.
+        """
         with undefined_named(context):
             return super().render_template_fields(context, jinja_env)
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
-        """Create or reuse the plan, push the XComs, and return the mapping input."""
+        """
+        Create or reuse the plan, push the XComs, and return the mapping input.
+
+        Raises:
+            AirflowFailException: An argument is invalid, or the plan is refused.
+            AirflowException: ClickHouse or the state folder could not be reached.
+        """
         with airflow_errors():
             arguments = {
                 "max_chunk_rows": blank_to_none(self.max_chunk_rows),
@@ -271,11 +282,15 @@ class BackfillPlanOperator(BaseOperator):
         self._tell(payload, len(batches))
         push_plan_link(self, context, payload["planId"])
         clear = context["dag_run"].clear_number or 0
-        # The key ``clear`` tells a chunk task whether a clear of that task included this task.
+        # The key ``clear`` tells a cleared chunk task whether the clear included this plan task.
         return [{**batch, "clear": clear} for batch in batches]
 
     def _parallel_tasks(self) -> int:
-        """Return how many of the tasks that are mapped over the result may run in parallel in a DAG run."""
+        """
+        Return the maximum number of parallel tasks of a mapped downstream operator in a DAG run.
+
+        The DAG's limit applies if there is no such operator, or if the operator sets no limit.
+        """
         most: int = self.dag.max_active_tasks
         mapped = [task for task in self.downstream_list if isinstance(task, MappedOperator)]
         return max((task.max_active_tis_per_dagrun or most for task in mapped), default=most)

@@ -157,8 +157,9 @@ class ChunkIndex:
         Times are in milliseconds since 1970; a bound that is None sets no limit. If no chunk meets the window, the map
         has all chunks.
 
-        A cell is ``[from, to, chunks, done, running, failed, rows, seconds, split]``. A cell of a single chunk also has
-        the chunk's id and parts (``[id, from, to, status, rows, seconds]``).
+        A cell is ``[from, to, chunks, done, running, failed, rows, seconds, split]``. If ``cellLength`` is 0,
+        each cell is one chunk. Such a cell also has the chunk's id and a list of parts (``[id, from, to, status, rows,
+        seconds]``). The list is empty for a chunk that is not split.
         """
         first = max(0, bisect_right(self.bounds, start) - 1) if start is not None else 0
         last = min(len(self), bisect_left(self.bounds, end)) if end is not None else len(self)

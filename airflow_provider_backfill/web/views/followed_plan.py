@@ -50,7 +50,12 @@ class FollowedPlan:
         return len(self.run.done) + len(self.run.chunks) + (len(self.index) if self.index else 0)
 
     def refresh(self, *, tail: bool = False, index: bool = False) -> None:
-        """Read the new events; with *tail* and *index*, also update the values for the plan's own page."""
+        """
+        Read the new events; with *tail* and *index*, also update the values for the plan's own page.
+
+        Raises:
+            DamagedStateError: A file of the plan is damaged.
+        """
         moving = self.run.status is RunStatus.RUNNING
         if (tail or moving) and self.tail is None:
             self.tail = LogTail(self.session.store, self.plan)

@@ -1,5 +1,5 @@
 """
-Read a log's lines one time, in slices, for facts that a run does not keep: when things happened.
+Read a log's lines one time, in slices, for facts that a run does not keep, such as rates and recent events.
 
 A log of 100,000 chunks has about 60 MB. The caller limits the time of each read, and calls again.
 """
@@ -74,8 +74,8 @@ class RateHistogram:
         """
         Return the rates in rows per second, with the start of the first bucket and the width of a bucket.
 
-        ``perSecond[i]`` is the mean in ``[start + i * width, start + (i + 1) * width)``. *start* and *width* are in
-        milliseconds.
+        ``perSecond[i]`` is the mean in ``[start + i * width, start + (i + 1) * width)``. *start* is in milliseconds
+        since 1970, and *width* in milliseconds.
         """
         found = []
         for place, rows in enumerate(self.rows):

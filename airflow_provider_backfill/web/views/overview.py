@@ -30,10 +30,10 @@ from .followed_plan import FollowedPlan
 from .plan_payload import airflow_runs, definition_payload, new_events, rare_chunks, without_status
 
 _LIST_SECONDS = 0.12
-# The maximum number of failed chunks that the page shows and that can be selected on the map.
+# The maximum number of failed chunks that the page lists and offers for selection on the map.
 _FAILED = 300
 _KEPT_CHUNKS = 1_000_000
-# Plans that need attention come first; among equals, the newest.
+# The rank of each status in the list of plans. Plans that need attention come first.
 _ORDER = {
     status: rank
     for rank, status in enumerate(
@@ -61,7 +61,7 @@ SORTS: dict[str, Callable[[Payload], Any]] = {
     "dag": lambda plan: plan["dagIds"],
     "author": lambda plan: plan["author"],
 }
-"""The columns by which the list can be sorted."""
+"""By column of the list: the function that returns a plan's sort key."""
 
 
 def _row(summary: Payload) -> Payload:
@@ -127,7 +127,7 @@ class Overview:
                 only ``changed`` (false) and ``version``.
             offset, limit: The number of plans to skip, and the maximum number of plans to list.
             sort: One of :data:`SORTS`, in descending order with *falling*; empty for plans that need attention first.
-            may_see: Returns whether to show plans of these DAGs; called without DAGs for plans that belong to no DAG.
+            may_see: Returns whether to show plans of these DAGs; called without DAGs if a plan is damaged or has none.
 
         Returns:
             The payload of the list; its ``complete`` is false while some plans have not been read yet.
@@ -235,7 +235,9 @@ class Overview:
         self, target: TableName, *, since: str = "", may_see: Callable[[Collection[str]], bool] = lambda _: True
     ) -> Payload:
         """
-        Return all plans of a table on one calendar: filled, filled twice, gaps, and the plans, as in ``coverage``.
+        Return the coverage of a table by the plans that the user may see, and these plans, newest first.
+
+        The coverage is None while no plan of the table has been read.
 
         Args:
             since: The ``version`` of an earlier answer; if nothing has changed, the new answer has only ``changed``
@@ -308,7 +310,7 @@ class Overview:
             after: Return only events after this line of the log.
 
         Raises:
-            RequestError: The plan does not exist.
+            RequestError: *wanted* is not a plan id, or the plan does not exist.
             DamagedStateError: The plan's files are damaged.
         """
         followed = self._follow(check_plan_id(wanted))
@@ -353,8 +355,10 @@ class Overview:
         """
         Return one chunk: its state, its parts, all its attempts, and the SQL of its last attempt.
 
+        Before the first attempt, the SQL is that of the first attempt.
+
         Raises:
-            RequestError: The plan or chunk does not exist.
+            RequestError: *wanted* is not a plan id, or the plan or chunk does not exist.
             DamagedStateError: The plan's files are damaged.
         """
         followed = self._follow(check_plan_id(wanted))

@@ -51,7 +51,7 @@ def rare_chunks(run: Run, index: ChunkIndex, tail: LogTail, status: ChunkStatus,
     """
     Return up to *limit* chunks with a rare status (running or failed), in time order.
 
-    The ``task`` of a chunk is the Airflow task that executed it last; None if no task executed the chunk.
+    The ``task`` of a chunk is the Airflow task that made the chunk's last attempt; None if no task made this attempt.
     """
     found: list[Payload] = []
     for name, state in run.chunks.items():
@@ -82,8 +82,8 @@ def airflow_runs(run: Run, tail: LogTail) -> Payload:
     Return the DAG runs that executed failed chunks, with the task instances to clear, and the last DAG run of all.
 
     Returns:
-        ``runs`` has the last DAG run first; ``failedElsewhere`` counts the failed chunks that no Airflow task has
-        executed.
+        ``runs`` has the last DAG run first. ``failedElsewhere`` counts the failed chunks whose last attempt was not
+        made by an Airflow task.
     """
     failed = [tail.began_by.get(name, "") for name, state in run.chunks.items() if state.status is ChunkStatus.FAILED]
     last = parse_task(tail.last_by)
