@@ -9,7 +9,7 @@ from typing import IO
 from ..core.plain_text import plain_line, plain_text
 
 _COLOURS = {"error": "31", "failed": "31", "warn": "33", "paused": "33", "cancelled": "33", "completed": "32"}
-_PAINTED = re.compile(r"(\x1b\[[0-9]{1,2}m)")
+_PAINTED = re.compile(r"(\x1b\[(?:0|3[1-3])m)")
 
 
 def is_terminal(out: IO[str]) -> bool:

@@ -187,7 +187,8 @@ def _resumable(server: ClickHouse, attempt: Attempt, sealed: TableName) -> Conte
     if found:
         # If this attempt still has the claim, the table that was found belongs to an earlier attempt.
         attempt.owned()
-    # Only the last verified attempt can have sealed its table: each attempt drops the tables of earlier attempts.
+    # A sealed table can only belong to the last verified attempt, because each attempt drops the unsealed tables of
+    # earlier attempts.
     last = max(attempt.earlier, default=0)
     content = attempt.earlier[last] if found and last and not attempt.clear else None
     if found and content is None:

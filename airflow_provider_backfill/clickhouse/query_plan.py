@@ -111,8 +111,8 @@ def tables_read(server: ClickHouse, select: str, parameters: Mapping[str, str]) 
     """
     Return the tables that a SELECT reads on the connected server, also through views.
 
-    A table that is read several times appears several times. Tables that the plan does not name, such as Memory tables,
-    are omitted. Return an empty list if the server refuses to explain the SELECT.
+    A table that is read several times appears several times. Tables that the query plan does not name, such as Memory
+    tables, are omitted. Return an empty list if the server refuses to explain the SELECT.
     """
     try:
         answer = server.rows(f"SELECT explain FROM (EXPLAIN json = 1\n{select}\n)", {**_SETTINGS, **parameters})

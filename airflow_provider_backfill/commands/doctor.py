@@ -194,7 +194,11 @@ def _doctor_payload(
 
 
 def mean_pace(run: Run) -> Payload | None:
-    """Return the mean seconds per done chunk, and the rows per second, as JSON; None if nothing is done or timed."""
+    """
+    Return the mean seconds per done chunk and the rows per second, as JSON.
+
+    Return None if no chunk is done, or if the total duration of the done chunks is 0.
+    """
     done = run.count(ChunkStatus.DONE)
     if not done or not run.seconds:
         return None

@@ -150,7 +150,11 @@ class StateStore:
         return plan
 
     def save_plan(self, plan: Plan) -> bool:
-        """Write the plan and return True; return False without writing if a file of another writer exists."""
+        """
+        Write the plan's file and return True.
+
+        Return False without writing if another writer has already created the file of this plan.
+        """
         return self.backend.create(
             plan_file(plan.plan_id), seal(plan.model_dump_json(by_alias=True, indent=2).encode())
         )
