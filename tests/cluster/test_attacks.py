@@ -377,8 +377,13 @@ def test_a_replica_that_dies_for_good_leaves_nothing_in_keeper(filled: Field) ->
     first, second = filled.cluster.nodes
     cli = filled.cli()
     plan = filled.plan(cli, hours=24 * 31)
-    filled.balancer.before = on(ATTACH, second.kill)
-    if cli("run", "--plan-id", plan).code:
+    of_chunk = f"database = '{filled.database}' AND table LIKE 'backfill%' AND table NOT LIKE '%fence%'"
+    staged = f"SELECT table, hash_of_all_files FROM system.parts WHERE active AND {of_chunk} ORDER BY ALL"
+    # What only the dead replica had would wait for it.
+    filled.balancer.before = on(
+        ATTACH, lambda: wait_until(lambda: first.query(staged) == second.query(staged)), second.kill
+    )
+    if cli("run", "--plan-id", plan, "--max-parallel-chunks", "1").code:
         resume(cli, plan, "--replay-failed")
     assert filled.content(first, "target") == filled.content(first, "source")
     alive = f"SELECT active_replicas FROM system.replicas WHERE database = '{filled.database}' AND table = 'target'"
