@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from ..core.facts import Column, SelectFacts, TableFacts, ViewFacts
 from ..core.instants import from_ms, to_ms
 from ..core.names import parse_table, quote, time_value
-from ..core.sql import literal, milliseconds, quote_table, table_condition
+from ..core.sql import literal, milliseconds, quote_table, table_condition, table_tuples
 from ..core.tables import TableName, TimeKind
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from .client import ClickHouse
@@ -131,7 +131,7 @@ def _allowances(server: ClickHouse) -> dict[str, int | str]:
 
 def engines(server: ClickHouse, tables: Iterable[TableName]) -> dict[TableName, str]:
     """Return the engine clauses of those of *tables* that exist, by table and in the order of the names."""
-    names = ", ".join(f"({literal(table.database)}, {literal(table.table)})" for table in tables)
+    names = table_tuples(tables)
     rows = server.rows(
         f"SELECT database, name, engine_full FROM system.tables WHERE (database, name) IN ({names}) ORDER BY ALL"
     )
@@ -240,7 +240,7 @@ def tables_like(server: ClickHouse, name: TableName, without: Collection[TableNa
     Args:
         without: Tables to leave out.
     """
-    left_out = ", ".join(f"({literal(one.database)}, {literal(one.table)})" for one in sorted(without))
+    left_out = table_tuples(sorted(without))
     found = server.rows(
         "SELECT database, table FROM system.columns WHERE (name, type) IN"
         f" (SELECT name, type FROM system.columns WHERE {table_condition(name)})"

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from ..core.facts import REPLICATED_ENGINE, Replicas
 from ..core.names import quote
-from ..core.sql import literal, quote_table, table_condition
+from ..core.sql import literal, quote_table, table_condition, table_tuples
 from ..core.tables import TableName
 from ..errors import Advice, ServerError, Sql, StatementRefusedError
 from .client import ClickHouse
@@ -385,7 +385,7 @@ def drop_for_good(server: ClickHouse, replicas: Replicas, tables: Sequence[Table
 
     Dead replicas may never return to remove their own entries.
     """
-    names = ", ".join(f"({literal(table.database)}, {literal(table.table)})" for table in tables)
+    names = table_tuples(tables)
     where = f"(database, table) IN ({names})"
     paths = {str(path) for (path,) in server.rows(f"SELECT zookeeper_path FROM system.replicas WHERE {where}")}
     if not replicas.by_database:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from itertools import pairwise
 
 from ..core.query_tree import Node
-from ..core.sql import literal
+from ..core.sql import literal, table_tuples
 from ..core.tables import TableName
 from ..errors import StatementRefusedError
 from .client import ClickHouse
@@ -52,13 +52,10 @@ def tables_behind(server: ClickHouse, name: TableName, engine: str, definition: 
         yield from map(str, named_tables(definition))
         return
     if engine in _PASSED_ON:
-        pairs = ", ".join(f"({literal(one.database)}, {literal(one.table)})" for one in named_tables(definition))
+        pairs = table_tuples(named_tables(definition))
         where = f"(database, name) IN ({pairs})" if pairs else "0"
     elif engine == "Merge":
-        *databases, tables = _LITERAL.findall(definition) or [""]
-        of = f"'{databases[0]}'" if databases else literal(name.database)
-        within = f"match(database, {of})" if "REGEXP" in definition else f"database = {of}"
-        where = f"{within} AND match(name, '{tables}')"
+        where = _merge_condition(definition, name.database, "database", "name")
     else:
         return
     found = server.rows(f"SELECT concat(database, '.', name), engine FROM system.tables WHERE {where}")
@@ -109,19 +106,30 @@ def _texts(node: Node) -> list[str]:
     return [match[1] for match in found if match is not None]
 
 
+def _merge_condition(definition: str, database: str, database_sql: str, table_sql: str) -> str:
+    """
+    Return the condition that ``Merge('database', 'regular expression')`` includes a table.
+
+    Args:
+        definition: The engine clause or the arguments.
+        database: The database that applies if the arguments name no database.
+        database_sql: The expression of the table's database.
+        table_sql: The expression of the table's name.
+    """
+    *databases, tables = _LITERAL.findall(definition) or [""]
+    of = f"'{databases[0]}'" if databases else literal(database)
+    within = f"match({database_sql}, {of})" if "REGEXP" in definition else f"{database_sql} = {of}"
+    return f"{within} AND match({table_sql}, '{tables}')"
+
+
 def _merges(server: ClickHouse, definition: str, database: str, targets: Collection[TableName]) -> bool:
     """
     Return whether ``Merge('database', 'regular expression')`` includes one of *targets*.
 
     *database* applies if the arguments name no database.
     """
-    *databases, tables = _LITERAL.findall(definition) or [""]
-    of = f"'{databases[0]}'" if databases else literal(database)
-    in_database = "match({name}, {of})" if "REGEXP" in definition else "{name} = {of}"
-    tests = (
-        f"(match({literal(one.table)}, '{tables}') AND {in_database.format(name=literal(one.database), of=of)})"
-        for one in sorted(targets)
-    )
+    names = ((literal(one.database), literal(one.table)) for one in sorted(targets))
+    tests = (f"({_merge_condition(definition, database, *name)})" for name in names)
     return server.numbers(f"SELECT {' OR '.join(tests)}") == (1,)
 
 

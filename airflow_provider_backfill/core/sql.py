@@ -150,6 +150,11 @@ def _array(bounds: Sequence[int]) -> str:
     return f"arrayCumSum([toInt64({bounds[0]}), {steps}])" if steps else f"[toInt64({bounds[0]})]"
 
 
+def table_tuples(tables: Iterable[TableName]) -> str:
+    """Return tables as a list of (database, table) tuples, for an IN condition."""
+    return ", ".join(f"({literal(table.database)}, {literal(table.table)})" for table in tables)
+
+
 def table_condition(table: TableName, column: str = "table") -> str:
     """Return the condition that a row of a system table is about *table*; *column* is its column with table names."""
     return f"database = {literal(table.database)} AND {column} = {literal(table.table)}"
