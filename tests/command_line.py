@@ -104,7 +104,7 @@ def finish(process: subprocess.Popen[str], seconds: float = 120) -> Answer:
     return Answer(process.returncode, out, err)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
     """Return once *condition* is true; fail after *seconds*."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -50,8 +50,9 @@ INTEGRITY: dict[str, str | None] = {
 }
 LIBRARY_VARIABLE = "BACKFILL_TEST_LIBCHDB"
 
-# Log tables are flushed this often, so that tests need not wait for them.
-FLUSH_INTERVAL_MS = 200
+# Each write of the log, and the merges that follow, cost more than most statements of a test: who reads it says
+# SYSTEM FLUSH LOGS.
+FLUSH_INTERVAL_MS = 10_000
 
 # The query only keeps clickhouse-local alive while its listeners serve; 1,000,000 sleeps of 3 s are 34 days.
 _STAY = (
@@ -80,11 +81,6 @@ _CONFIG = """\
         <table>query_log</table>
         <flush_interval_milliseconds>{flush_interval_ms}</flush_interval_milliseconds>
     </query_log>
-    <part_log>
-        <database>system</database>
-        <table>part_log</table>
-        <flush_interval_milliseconds>{flush_interval_ms}</flush_interval_milliseconds>
-    </part_log>
     <remote_servers>
         <!-- One process seen twice: two shards for Distributed tables. -->
         <two_shards>

@@ -46,10 +46,6 @@ CONFIG = """\
         <database>system</database><table>query_log</table>
         <flush_interval_milliseconds>{flush_ms}</flush_interval_milliseconds>
     </query_log>
-    <part_log>
-        <database>system</database><table>part_log</table>
-        <flush_interval_milliseconds>{flush_ms}</flush_interval_milliseconds>
-    </part_log>
     <logger><level>{log_level}</level><log>{folder}/server.log</log></logger>
     {config}
 </clickhouse>

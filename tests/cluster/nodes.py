@@ -348,7 +348,7 @@ class Cluster:
             "log_level": self._log_level,
         }
         (node.folder / "node.json").write_text(json.dumps(spec))
-        # clickhouse-local keeps the system database (query_log, part_log) on disk where it finds this file.
+        # clickhouse-local keeps the system database (query_log) on disk where it finds this file.
         system = node.folder / "data" / "metadata" / "system.sql"
         if not system.exists():
             system.parent.mkdir(parents=True, exist_ok=True)
