@@ -132,7 +132,7 @@ def find_filled_twice(plans: Sequence[tuple[Plan, Run]]) -> list[FilledTwice]:
         here, there = _facing(first, second), _facing(second, first)
         both = _intersection(filled_intervals(here, first_run, common), filled_intervals(there, second_run, common))
         for stretch in both:
-            rebuilt = merge_intervals(_rebuilt(plans, second, (first_run, second_run), stretch))
+            rebuilt = merge_intervals(_rebuilt(plans, (first, second), (first_run, second_run), stretch))
             for since, until in missing_intervals(rebuilt, Window(stretch.start, stretch.end)):
                 accepted = second.allow_existing_rows and not _gives_the_same_again(first, second)
                 names, shard = (first.plan_id, second.plan_id), here.shard or there.shard
@@ -236,18 +236,24 @@ def _cleared_after(run: Run, other: Run) -> bool:
 
 
 def _rebuilt(
-    plans: Iterable[tuple[Plan, Run]], fill: Plan, runs: Iterable[Run], stretch: CoveredInterval
+    plans: Iterable[tuple[Plan, Run]], fills: tuple[Plan, Plan], runs: Iterable[Run], stretch: CoveredInterval
 ) -> Iterator[CoveredInterval]:
     """
-    Yield the parts of *stretch* that rebuilds have filled.
+    Yield the parts of *stretch* that rebuilds have replaced, also with no rows, on all shards that both fills filled.
 
-    A rebuild counts only if it overlaps the plan *fill* on the same table, and if it was planned at or after the last
-    event of *runs*. If *runs* have no events, the rebuild must be planned at or after the creation of *fill*.
+    A rebuild counts only if it was planned at or after the last event of *runs*.
     """
-    ended = max((run.updated_at for run in runs if run.updated_at is not None), default=fill.created_at)
+    ended = max((run.updated_at for run in runs if run.updated_at is not None), default=fills[1].created_at)
+    on_all_shards = all(fill.cluster for fill in fills)
     for plan, run in plans:
-        if not plan.adds_rows and _same_window(plan, fill) and plan.created_at >= ended:
-            yield from filled_intervals(plan, run, Window(stretch.start, stretch.end))
+        if plan.adds_rows or plan.created_at < ended or not all(_same_window(plan, fill) for fill in fills):
+            continue
+        if on_all_shards and not plan.cluster:
+            continue
+        for fill in fills:
+            plan = _facing(plan, fill)
+        for start, end in proven_slices(plan, run, stretch.start, stretch.end):
+            yield CoveredInterval(start, end, (plan.plan_id,))
 
 
 def _intersection(left: Iterable[CoveredInterval], right: Iterable[CoveredInterval]) -> list[CoveredInterval]:

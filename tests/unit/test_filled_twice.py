@@ -65,6 +65,30 @@ def test_a_plan_of_one_shards_own_table_fills_what_the_plan_of_all_shards_has_fi
     assert filled_by_another(part, new_run(part), *filled(whole, *done_on[1])) == []
 
 
+def test_a_rebuild_of_some_shards_does_not_repair_the_other_shards() -> None:
+    """Rows on a shard that no rebuild has replaced are still there twice."""
+    urls = {1: ("http://one:8123",), 2: ("http://two:8123",)}
+    shards = tuple(Shard(number=number, table=str(number), urls=each) for number, each in urls.items())
+    local = parse_table("shop.orders_local", "target")
+    on_all = {"cluster": "all", "shards": shards, "shard_table": local, "known_as": (FIRST.target, local)}
+    whole = made(FIRST, **on_all)
+    one, two = (
+        made(SECOND, target=local, environment=f"{urls[number][0]}/shop", plan_id=f"on-{number}") for number in urls
+    )
+    of_two = [filled(whole, *range(len(chunks_of(whole)))), filled(two, 0, 1)]
+    of_all = [of_two[0], filled(made(SECOND, **on_all), 0, 1, 2, 3)]
+    rebuild = {"write_mode": WriteMode.REPLACE, "created_at": START + DAY}
+    (wrong,) = find_filled_twice([*of_two, filled(made(one, **rebuild, plan_id="rebuilt"), 0, 1)])
+    assert wrong.shard == 2
+    assert find_filled_twice([*of_two, filled(made(two, **rebuild, plan_id="rebuilt"), 0, 1)]) == []
+    assert find_filled_twice([*of_all, filled(made(two, **rebuild, plan_id="rebuilt"), 0, 1)])
+    rebuilt = made(whole, **rebuild, plan_id="rebuilt")
+    on_first = [i for i, chunk in enumerate(chunks_of(rebuilt)) if chunk.shard == 1]
+    for fills in (of_two, of_all):
+        assert find_filled_twice([*fills, filled(rebuilt, *on_first)])
+        assert find_filled_twice([*fills, filled(rebuilt, *range(len(chunks_of(rebuilt))))]) == []
+
+
 def test_what_is_no_second_filling() -> None:
     """Windows that only touch, chunks without rows, another table, another server, a rebuild."""
     assert find_filled_twice([filled(FIRST, 0, 1), filled(SECOND, 1)]) == []
@@ -105,6 +129,8 @@ def test_a_rebuild_or_a_cleared_replay_mends_it() -> None:
     rebuilt = make_plan(1, hours=24, write_mode=WriteMode.REPLACE, planned_at=START + DAY)
     assert find_filled_twice([*both, filled(rebuilt, 0)]) == []
     assert len(find_filled_twice([*both, filled(rebuilt)])) == 1
+    # A rebuild without rows has dropped the partitions of both fills.
+    assert find_filled_twice([*both, filled(rebuilt, 0, rows=0)]) == []
     plan, run = filled(SECOND, 1)
     event = RunReplayed(at=START + DAY, by="me", statuses=(ChunkStatus.DONE,), clear_window=True)
     apply_event(run, event)
