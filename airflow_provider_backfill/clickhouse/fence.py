@@ -181,6 +181,15 @@ def announced(server: ClickHouse, target: TableFacts) -> list[Announcement]:
     ]
 
 
+def other_runs(server: ClickHouse, target: TableFacts, plan: Plan) -> bool:
+    """Return whether runs of other state folders, whose plans have the id of *plan*, may be at work on *target*."""
+    own = _announcement(target, plan)
+    return any(
+        other.plan_id == plan.plan_id and other.table != own and is_announced(server, other.table, target.replicas)
+        for other in announced(server, target)
+    )
+
+
 def _announcement(target: TableFacts, plan: Plan) -> TableName:
     """
     Return the plan's fence on *target*.

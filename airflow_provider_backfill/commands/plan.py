@@ -27,7 +27,7 @@ from ..core.model import whole
 from ..core.names import is_expression, quote, show_table
 from ..core.plan import AddsUp, Plan, Proof, RowProof, Statement, WriteMode
 from ..core.plan_words import guarantee, mode_reason, rows_of_shards
-from ..core.planner import check_window, differences, write_mode
+from ..core.planner import check_window, write_mode
 from ..core.remedy import command
 from ..core.request import PlanRequest
 from ..core.request_rules import check_request
@@ -146,7 +146,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         existing = session.store.find_plan(plan.plan_id)
         if existing is not None and not request.force:
             shown = {"preview": preview(server, existing, target)} if dry_run else {}
-            return {**_plan_payload(session, _same_plan(existing, plan), target, existed=True), **shown}
+            return {**_plan_payload(session, plan_checks.same_plan(existing, plan), target, existed=True), **shown}
         scans = plan_inputs.read_queries(server, target, plan, scans)
         plan, heavy, counted = chunk_bounds.cut(server, target, plan, scans)
         verdicts = adding_up.check_bounds(server, target, plan, scans)
@@ -174,7 +174,8 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         plan = plan.model_copy(update={"source_rows": rows})
         if not dry_run and not session.store.save_plan(plan):
             # Meanwhile, another process has stored a plan with this id.
-            return _plan_payload(session, _same_plan(session.store.load_plan(plan.plan_id), plan), target, existed=True)
+            existing = plan_checks.same_plan(session.store.load_plan(plan.plan_id), plan)
+            return _plan_payload(session, existing, target, existed=True)
         ttls = target_ttls(server, target, plan)
         found = [
             *open_window(plan, catalog.server_time(server)),
@@ -354,19 +355,6 @@ def _with_existing_rows(session: Session, ground: Ground, plan: Plan, allowed: b
             local = plan.on_shard(number) if number else plan
             filled_windows.refuse_existing_rows(session.store, there, target, local, allowed)
     return plan
-
-
-def _same_plan(existing: Plan, plan: Plan) -> Plan:
-    changed = differences(existing, plan)
-    if changed:
-        raise RequestError(
-            f"Plan {plan.plan_id} exists with another definition. " + "; ".join(changed) + ".",
-            remedy=Advice(
-                "change the window or the chunk size, or pass {} to plan again; the old files get another name",
-                Flag("--force"),
-            ),
-        )
-    return existing
 
 
 def _clean_before(session: Session, ground: Ground, plan: Plan, existing: Plan | None, *, force: bool) -> None:

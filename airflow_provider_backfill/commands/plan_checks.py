@@ -1,4 +1,8 @@
-"""Check rights, replicas and shards before a plan is made, because a fault in these would spoil every chunk."""
+"""
+Check rights, replicas and shards before a plan is made, because a fault in these would spoil every chunk.
+
+Also compare a new plan with the stored plan of the same id.
+"""
 
 from collections.abc import Sequence
 
@@ -8,7 +12,8 @@ from ..clickhouse.rights import missing_grants
 from ..clickhouse.shards import shards_with, spread_of
 from ..core.facts import TableFacts
 from ..core.names import quote
-from ..core.plan import Statement, WriteMode
+from ..core.plan import Plan, Statement, WriteMode
+from ..core.planner import differences
 from ..core.request import PlanRequest
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from .plan_inputs import target_facts
@@ -97,3 +102,30 @@ def check_shards(server: ClickHouse, target: TableFacts, statements: Sequence[St
                     Flag("--one-shard"),
                 ),
             )
+
+
+def same_plan(existing: Plan, plan: Plan) -> Plan:
+    """
+    Return *existing*, the stored plan with the id of *plan*.
+
+    Raises:
+        RequestError: The two plans have different definitions.
+    """
+    changed = differences(existing, plan)
+    if not changed:
+        return existing
+    remedy = Advice(
+        "change the window or the chunk size, or pass {} to plan again; the old files get another name",
+        Flag("--force"),
+    )
+    if existing.environment != plan.environment and not existing.cluster and not plan.cluster:
+        # With the old files under another name, no command would speak of the first server any more.
+        remedy = Advice(
+            "use the address of the plan if both lead to one table; otherwise plan here in another folder with {}, or "
+            "plan all shards as one with {}",
+            Flag("--state-dir"),
+            Flag("--cluster"),
+        )
+    raise RequestError(
+        f"Plan {plan.plan_id} exists with another definition. " + "; ".join(changed) + ".", remedy=remedy
+    )

@@ -12,7 +12,7 @@ from ..clickhouse.attempt import Step
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import one_server
 from ..clickhouse.execute import DELETE_YOURSELF
-from ..clickhouse.fence import Fence
+from ..clickhouse.fence import Fence, other_runs
 from ..clickhouse.throttle import LoadThrottle
 from ..core.coverage import overlaps
 from ..core.drift import detect_drift, planned_views
@@ -107,7 +107,7 @@ def run_plan(
     if resume and log.run.status is RunStatus.PLANNED:
         raise RequestError(f"Plan {plan_id} was never run.", remedy=command("run", plan.plan_id))
     if log.run.status is RunStatus.COMPLETED and not flags.replay_done:
-        _sweep(session, plan)
+        _sweep(session, plan, flags)
         return status_payload(session, plan, log.run, "resume" if resume else "run", noop=True)
     if log.run.cancelled and not resume:
         raise RequestError(f"Plan {plan_id} was cancelled.", remedy=command("resume", plan.plan_id))
@@ -357,9 +357,13 @@ def _drop_staging(session: Session, log: RunLog, server: ClickHouse, target: Tab
     """
     Drop the staging tables of a completed run, under the run's lock, so that no replay begins meanwhile.
 
-    Stop as soon as the run is no longer completed.
+    Stop as soon as the run is no longer completed. Drop nothing while a run of another folder, whose plan has the same
+    id, is at work on the target.
     """
     left = attempt.leftover_tables(server, log.plan.plan_id, target)
+    # Ask after the search: a run creates its fence before any other table.
+    if left and other_runs(server, target, log.plan):
+        return
     for batch in attempt.batches(left):
         # Take the lock for each batch anew, since a lock on an object store expires after half a minute.
         with session.store.exclusive(log.plan.plan_id):
@@ -368,19 +372,22 @@ def _drop_staging(session: Session, log: RunLog, server: ClickHouse, target: Tab
             attempt.drop_tables(server, batch, target.replicas)
 
 
-def _sweep(session: Session, plan: Plan) -> None:
+def _sweep(session: Session, plan: Plan, flags: RunFlags) -> None:
     """
     Drop the staging tables that a completed plan still has because its worker died before the cleanup.
 
     Ignore errors of the server, and do nothing if no ClickHouse is configured.
 
     Raises:
-        RequestError: The target does not exist, or the plan's staging database cannot hold its staging tables.
+        RequestError: The plan was made on another ClickHouse, such as another shard, where it may have filled nothing;
+            the target does not exist; or the plan's staging database cannot hold its staging tables.
     """
     if session.server is None:
         return
     # The plan stays completed even if its server does not answer.
     with suppress(ServerError, ConfigError), session.connected() as address, sites_of(address, plan) as sites:
+        if not plan.shards:
+            _check_environment(plan, address, flags)
         for site in sites:
             with suppress(ServerError):
                 server = one_server(site.server)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from airflow_provider_backfill.errors import RequestError
@@ -63,3 +65,39 @@ def test_what_is_as_it_was_runs(planned: tuple[Lab, str]) -> None:
     lab, plan_id = planned
     lab.sql("ALTER TABLE dst MODIFY COMMENT 'new'", "ALTER TABLE dst MODIFY SETTING merge_with_ttl_timeout = 100")
     assert lab.run({"planId": plan_id})["status"] == "completed"
+
+
+def at_another_address(lab: Lab) -> Lab:
+    """The same folder with another address: for all that the folder can know, another shard."""
+    return replace(lab, engine=replace(lab.engine, url=lab.engine.url.replace("127.0.0.1", "127.0.0.2")))
+
+
+def filled(lab: Lab) -> str:
+    """The id of a completed plan of two days."""
+    lab.with_two_days("(ts DateTime('UTC'), id UInt64) ENGINE = MergeTree ORDER BY ts")
+    return str(lab.fill("dst", "2025-01-01", "2025-01-03", 24, source="src")["planId"])
+
+
+def test_a_plan_that_is_completed_elsewhere_is_not_completed_here(http_lab: Lab) -> None:
+    """Two shards' plans of one window have one id: the second must not hear "completed"."""
+    plan_id = filled(http_lab)
+    # A run of this id from a folder of its own, on the other shard.
+    staged = f"backfill_{plan_id}_0123456789abcdef_1"
+    http_lab.sql(f"CREATE TABLE {staged} (id UInt8) ENGINE = MergeTree ORDER BY id")
+    there = at_another_address(http_lab)
+    for resume in (False, True):
+        with pytest.raises(RequestError, match=rf"Plan {plan_id} was made on .*127\.0\.0\.1.* is .*127\.0\.0\.2"):
+            there.run({"planId": plan_id}, resume=resume)
+    assert http_lab.leftovers() == [staged]
+    assert there.run({"planId": plan_id}, force_environment=True)["noop"]
+    assert http_lab.leftovers() == []
+
+
+def test_a_shard_is_planned_in_a_folder_of_its_own(http_lab: Lab) -> None:
+    """Planning again with --force would put away the plan of the first shard, so that nothing speaks of it again."""
+    filled(http_lab)
+    with pytest.raises(RequestError, match=r"environment: .*127\.0\.0\.1.*, .*127\.0\.0\.2.* now") as refused:
+        at_another_address(http_lab).plan("dst", "2025-01-01", "2025-01-03", 24, source="src")
+    assert "--state-dir" in refused.value.hint
+    assert "--cluster" in refused.value.hint
+    assert "--force" not in refused.value.hint

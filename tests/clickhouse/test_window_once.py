@@ -107,6 +107,26 @@ def test_a_chunk_in_doubt_is_finished_before_its_plan_is_refused(lab: Lab) -> No
     assert check_backfills(lab.session)["ok"]
 
 
+def test_a_completed_plan_drops_no_table_of_a_run_of_another_folder(http_lab: Lab) -> None:
+    """Both plans have one id, so their tables have one prefix; the fence of the other run says that it is alive."""
+    copied(http_lab)
+    other = other_folder(http_lab)
+    plan, again = (
+        lab.plan("dst", "2025-01-01", "2025-01-02", 24, source="src", allow_existing_rows=True)
+        for lab in (http_lab, other)
+    )
+    http_lab.run(plan)
+
+    def step(at: str) -> None:
+        if at == "staged":
+            assert http_lab.run(plan)["noop"]
+
+    payload = other.run(again, step=step)
+    assert (payload["status"], payload["attempts"]) == ("completed", 1)
+    assert (http_lab.value("SELECT count() FROM dst"), doubled(http_lab)) == (2880, 1440)
+    assert http_lab.leftovers() == []
+
+
 @pytest.mark.parametrize("hours", [24, 12])
 def test_a_window_that_another_folder_has_filled_is_not_filled_again(lab: Lab, hours: float) -> None:
     """The other folder's log is not to be seen; the rows are. What they do not meet is filled."""
