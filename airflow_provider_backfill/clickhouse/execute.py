@@ -161,7 +161,8 @@ def _insert(server: ClickHouse, attempt: Attempt) -> ContentSums:
     attempt.fenced(lambda: foreign_rows.refuse_before_insert(server, attempt))
     filled = {name for statement in attempt.plan.statements for name in statement.columns}
     stable = all(is_comparable(column.type) for column in attempt.target.columns if column.name in filled)
-    _fill(server, attempt, attempt.target.storage, _DIRECT_SETTINGS, order=" ORDER BY ALL" if stable else "")
+    settings = _direct_settings(server, attempt.plan)
+    _fill(server, attempt, attempt.target.storage, settings, order=" ORDER BY ALL" if stable else "")
     attempt.step(Step.INSERTED)
     return proof.source_content(server, attempt)
 
@@ -190,9 +191,10 @@ def _resumable(server: ClickHouse, attempt: Attempt, sealed: TableName) -> Conte
     # A sealed table can only belong to the last verified attempt, because each attempt drops the unsealed tables of
     # earlier attempts.
     last = max(attempt.earlier, default=0)
-    content = attempt.earlier[last] if found and last and not attempt.clear else None
+    content = attempt.earlier[last] if found and last and not attempt.clear and not attempt.plan.keep_outside else None
     if found and content is None:
-        # The table was sealed before the chunk was done and replayed, or the chunk's window is to be filled again.
+        # The table was sealed before the chunk was done and replayed; or the chunk's window is to be filled again; or
+        # the table has copies of rows outside the chunk, which may have changed since.
         drop_tables(server, [sealed])
     if attempt.clear:
         _clear(server, attempt)
@@ -289,7 +291,9 @@ def _stage(
     attempt.step(Step.STAGED)
     found = proof.prove(server, attempt, table, written, wanted)
     attempt.step(Step.VERIFIED)
-    if plan.backup:
+    # An earlier attempt that verified rows has completed the backup. If it also replaced partitions, a second backup
+    # would hold the new rows.
+    if plan.backup and not (attempt.earlier and attempt.touched):
         publish.back_up(server, attempt, table)
     if plan.keep_outside:
         publish.keep_outside(server, attempt, table)
@@ -297,7 +301,8 @@ def _stage(
     if replicas is not None:
         # If rows outside the chunk were added after the proof, list the parts again.
         staged = replicated.staged_parts(server, table) if plan.keep_outside else Staged(table.table, found.parts)
-    by_log = replicas is not None or not attempt.target.renames
+    # Copies of rows outside the chunk become stale. So no later attempt may publish the table.
+    by_log = (replicas is not None or not attempt.target.renames) and not plan.keep_outside
     attempt.verified(found.content, staged if by_log else None, found.reach)
     return found, staged
 
@@ -322,7 +327,7 @@ def _create(server: ClickHouse, target: TableFacts, table: TableName, comment: s
 
 
 def _fill(
-    server: ClickHouse, attempt: Attempt, table: TableName, settings: Mapping[str, int], order: str = ""
+    server: ClickHouse, attempt: Attempt, table: TableName, settings: Mapping[str, int | str], order: str = ""
 ) -> int | None:
     """
     Insert the rows of all statements of the plan for the chunk into *table*.
@@ -343,12 +348,38 @@ def _fill(
             "log_comment": f"clickhouse-backfill plan={plan.plan_id} chunk={chunk.id} attempt={attempt.number}",
         }
         if plan.use_tokens:
-            given["insert_deduplication_token"] = plan.token(chunk) + (f"-{index + 1}" if index else "")
+            given["insert_deduplication_token"] = _token(attempt) + (f"-{index + 1}" if index else "")
         given["query_id"] = attempt.query_id + (f".{index + 1}" if index else "")
         counts = server.command(insert_select(table, statement) + order, given)
         attempt.read(counts.read_rows, counts.read_bytes)
         written = None if written is None or counts.written_rows is None else written + counts.written_rows
     return written
+
+
+def _token(attempt: Attempt) -> str:
+    """
+    Return the deduplication token of an attempt's INSERTs.
+
+    A target remembers the tokens of deleted rows, and would discard the rows that replace them. So a plan that was made
+    again, and each attempt that clears its window, have their own tokens.
+    """
+    token = attempt.plan.token(attempt.chunk) + f"-{attempt.plan.nonce or 0}"
+    return f"{token}-{attempt.number}" if attempt.clear else token
+
+
+def _direct_settings(server: ClickHouse, plan: Plan) -> dict[str, int | str]:
+    """
+    Return the settings of an INSERT directly into the target.
+
+    Without tokens, ClickHouse would identify blocks by their content. It would discard the rows of a chunk that equal
+    the rows of another chunk, or rows that were deleted. So no block is then deduplicated.
+    """
+    settings: dict[str, int | str] = dict(_DIRECT_SETTINGS)
+    if not plan.use_tokens:
+        settings["insert_deduplicate"] = 0
+        if server.setting("deduplicate_insert_select") is not None:
+            settings["deduplicate_insert_select"] = "disable"
+    return settings
 
 
 def tables_of_chunk(server: ClickHouse, plan: Plan, chunk: Chunk, target: TableFacts) -> list[TableName]:

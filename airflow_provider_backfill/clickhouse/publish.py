@@ -12,6 +12,7 @@ from ..core.instants import render_instant
 from ..core.names import quote
 from ..core.plain_text import show_number
 from ..core.plan import Chunk, Plan, WriteMode
+from ..core.remedy import command
 from ..core.run_state import ContentSums
 from ..core.sql import backup_table, create_like, literal, quote_table, table_condition
 from ..core.tables import TableName
@@ -125,6 +126,7 @@ def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName, 
     Raises:
         RequestError: An affected partition has rows outside the chunk, and the plan does not keep such rows; or the
             target has no time column, or the chunk cuts a day of a date column.
+        VerificationError: Rows outside the chunk arrived after the plan had copied such rows.
         TransitionError: Another worker has taken over the chunk.
         WindowTakenError: Another run is at work on an overlapping window.
         ServerError: ClickHouse refused a statement or could not be reached.
@@ -134,6 +136,7 @@ def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName, 
     if attempt.plan.keep_outside:
         # After the proof, rows outside the chunk were copied into the sealed table, perhaps into further partitions.
         staged, present, outside = _partitions(server, sealed), _partitions(server, storage, _window(attempt)), 0
+        _refuse_new_outside(server, attempt, sealed, staged | present)
     else:
         staged = _partitions(server, sealed) if proof is None else {partition for partition, _ in proof.parts}
         present, outside = _present_and_outside(server, attempt, staged)
@@ -176,8 +179,34 @@ def _present_and_outside(server: ClickHouse, attempt: Attempt, staged: set[str])
     return present, outside
 
 
-def _count_outside(attempt: Attempt, partitions: Iterable[str]) -> str:
-    storage = quote_table(attempt.target.storage)
+def _refuse_new_outside(server: ClickHouse, attempt: Attempt, sealed: TableName, partitions: set[str]) -> None:
+    """
+    Refuse to delete rows outside the chunk that arrived after the copy of such rows into *sealed*.
+
+    Merges may reduce the number of the target's rows meanwhile, so only a larger number is refused.
+
+    Raises:
+        VerificationError: *partitions* of the target have more rows outside the chunk than *sealed* has.
+        ServerError: ClickHouse refused a query or could not be reached.
+    """
+    if not partitions:
+        return
+    now, copied = (
+        sum(int(rows) for _, rows in server.texts(_count_outside(attempt, partitions, table)))
+        for table in (attempt.target.storage, sealed)
+    )
+    if now > copied:
+        raise VerificationError(
+            f"{show_number(now - copied, 'row')} outside the chunk {render_instant(attempt.chunk.start)} to "
+            f"{render_instant(attempt.chunk.end)} arrived in {attempt.plan.target} after such rows had been copied, "
+            "and replacing the partitions would delete them.",
+            remedy=Advice("once nothing writes to these partitions, run `{}`", command("resume", attempt.plan.plan_id)),
+        )
+
+
+def _count_outside(attempt: Attempt, partitions: Iterable[str], table: TableName | None = None) -> str:
+    """Return SQL for the number of rows outside the chunk by partition, in *table* or (None) in the target."""
+    storage = quote_table(table or attempt.target.storage)
     return (
         f"SELECT _partition_id, count() FROM {storage} WHERE {_outside(attempt, sorted(partitions))}"
         " GROUP BY _partition_id"

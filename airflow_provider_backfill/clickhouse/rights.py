@@ -78,6 +78,8 @@ def constrained_settings(server: ClickHouse, plan: Plan | None) -> tuple[Constra
     sent = _SENT_DIRECTLY if plan is not None and plan.write_mode is WriteMode.INSERT else _SENT
     if plan is not None and plan.use_tokens:
         sent = {**sent, "insert_deduplication_token": None}
+    elif sent is _SENT_DIRECTLY:
+        sent = {**sent, "insert_deduplicate": "0", "deduplicate_insert_select": "disable"}
     if server.embedded:
         sent = {name: value for name, value in sent.items() if "http" not in name}
     names = ", ".join(map(literal, ("readonly", *sent)))

@@ -53,7 +53,8 @@ class StagedTables:
         replicas = self._target.replicas
         if replicas is None or self._plan.write_mode is WriteMode.INSERT:
             self.drop_later(chunk)
-        elif not alone:
+        elif not alone or self._plan.keep_outside:
+            # The log names no table of a plan that keeps rows outside its window.
             with suppress(ServerError):
                 server = one_server(self._server)
                 drop_everywhere(server, replicas, tables_of_chunk(server, self._plan, chunk, self._target))

@@ -9,6 +9,7 @@ import pytest
 
 from airflow_provider_backfill.clickhouse.attempt import Step
 from airflow_provider_backfill.clickhouse.client import ClickHouse, Counts
+from airflow_provider_backfill.commands.undo import undo_plan
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.plan import WriteMode
 from airflow_provider_backfill.core.window import Window
@@ -152,3 +153,80 @@ def test_an_ephemeral_column_is_filled_and_not_summed(days: Lab) -> None:
     select = f"SELECT ts, user FROM {days.table('src')}"
     days.fill("made", "2025-01-01", "2025-01-03", 24, select=select)
     assert days.content("made", "ts, name") == days.content("src", "ts, concat('u', toString(user))")
+
+
+MONTHLY = COLUMNS.replace("toDate(ts)", "toYYYYMM(ts)")
+LOST = ServerUnreachableError("The server went away.")
+
+
+@pytest.mark.parametrize("resumed", [False, True], ids=["retry", "resume"])
+def test_rows_that_came_beside_a_chunk_before_it_replaced_their_partition_are_kept(days: Lab, resumed: bool) -> None:
+    """They are in no copy of the rows outside the chunk, so the staged rows are staged again."""
+    days.sql(f"CREATE TABLE monthly {MONTHLY}", "INSERT INTO monthly SELECT * FROM src")
+    days.options = {**days.options, "defaults": {"retryDelayMs": 1, "maxRetriesPerChunk": 1 if resumed else 2}}
+    wanted = {"source": "src", "write_mode": WriteMode.REPLACE, "keep_outside": True}
+    plan = days.plan("monthly", "2025-01-01", "2025-01-02", 24, **wanted)
+    insert = "INSERT INTO monthly SELECT toDateTime('2025-01-20', 'UTC') + number, 1 FROM numbers(1000)"
+    sealed = iter([True])
+
+    def late(at: str) -> None:
+        if at == "sealed" and next(sealed, False):
+            days.sql(insert)
+
+    if resumed:
+        assert days.run(plan, step=once("sealed", LOST))["status"] == "failed"
+        days.sql(insert)
+        payload = days.run(plan, resume=True)
+    else:
+        payload = days.run(plan, step=late)
+    assert (payload["status"], payload["attempts"]) == ("completed", 2)
+    assert days.value("SELECT count() FROM monthly") == 2880 + 1000
+    assert not days.leftovers()
+
+
+def test_a_backup_is_not_taken_of_partitions_that_the_chunk_has_replaced(days: Lab) -> None:
+    days.sql("INSERT INTO dst SELECT ts, 99 FROM src")
+    before = days.content("dst")
+    wanted = {"source": "src", "write_mode": WriteMode.REPLACE, "keep_outside": True, "backup": True}
+    plan = days.plan("dst", "2025-01-01", "2025-01-03", 48, **wanted)
+    payload = days.run(plan, step=once("replaced", LOST))
+    assert (payload["status"], payload["attempts"]) == ("completed", 2)
+    assert days.content("dst") == days.content("src")
+    undo_plan(days.session, plan["planId"])
+    assert days.content("dst") == before
+
+
+@pytest.mark.parametrize("tokens", [True, False])
+def test_rows_are_inserted_again_although_the_target_remembers_deleted_ones(days: Lab, tokens: bool) -> None:
+    """A log of deduplication outlives the rows: a repeated token, or equal rows, would be discarded as a success."""
+    days.options = {**days.options, "defaults": {"retryDelayMs": 1, "requireIdempotencyToken": tokens}}
+    days.sql(f"CREATE TABLE log {MONTHLY} SETTINGS non_replicated_deduplication_window = 1000")
+    wanted = {"source": "src", "write_mode": WriteMode.INSERT, "accept_at_least_once": True}
+    plan = days.plan("log", "2025-01-01", "2025-01-02", 12, **wanted)
+    days.run(plan)
+    # A part with other rows is not dropped but mutated, which leaves the target's log as it is.
+    days.sql("INSERT INTO log SELECT * FROM src WHERE ts >= '2025-01-02'", "OPTIMIZE TABLE log FINAL")
+    days.run(plan, replay_done=True, clear_window=True)
+    assert days.content("log") == days.content("src")
+    days.sql("ALTER TABLE log DELETE WHERE ts < '2025-01-02' SETTINGS mutations_sync = 2")
+    days.run(days.plan("log", "2025-01-01", "2025-01-02", 12, force=True, **wanted))
+    assert days.content("log") == days.content("src")
+
+
+@pytest.mark.parametrize("tokens", [True, False])
+def test_chunks_with_equal_rows_are_all_inserted(days: Lab, tokens: bool) -> None:
+    days.options = {**days.options, "defaults": {"retryDelayMs": 1, "requireIdempotencyToken": tokens}}
+    engine = "SummingMergeTree ORDER BY user SETTINGS non_replicated_deduplication_window = 1000"
+    days.sql(
+        f"CREATE TABLE total (user UInt32, n UInt64) ENGINE = {engine}",
+        "TRUNCATE TABLE src",
+        "INSERT INTO src SELECT toDateTime('2025-01-01', 'UTC') + number * 60, number % 6 FROM numbers(2880)",
+    )
+    days.fill(
+        *("total", "2025-01-01", "2025-01-03", 12),
+        select=f"SELECT user, count() AS n FROM {days.table('src')} GROUP BY user",
+        filter_table=days.table("src"),
+        write_mode=WriteMode.INSERT,
+        accept_at_least_once=True,
+    )
+    assert days.value("SELECT sum(n) FROM total") == 2880
