@@ -189,7 +189,7 @@ def partition_edges(
     edges = []
     for statement, scan in zip(plan.statements, scans, strict=True):
         verdict = _Judge(server, target, plan, [start, end]).verdict(statement, scan)
-        key = _partition_key(server, target, scan, verdict).of_source
+        key = partition_key(server, target, scan, verdict).of_source
         edges += [set(bucket.between(start, end)) for bucket in _buckets(server, key, scan.times)]
     return sorted(set.intersection(*edges))
 
@@ -277,7 +277,7 @@ def _check_partitions(
         RequestError: The target has no time column, its partition key does not follow from the time, its time does not
             show the rows to keep outside the window, or several chunks give rows of one partition.
     """
-    of_target, key = _partition_key(server, target, scan, verdict)
+    of_target, key = partition_key(server, target, scan, verdict)
     if plan.target_time is None:
         raise RequestError(
             f"{target.name} has no time column, so its partitions may hold rows outside of a "
@@ -286,19 +286,19 @@ def _check_partitions(
         )
     if plan.keep_outside:
         _check_kept(server, target, plan, scan, verdict, bounds)
-    # With keep_outside, the ends of the window may cut a partition, because their chunks keep the rows outside.
-    held = bounds[1:-1] if plan.keep_outside else bounds
-    facts = bucket_facts(server, key, scan.times, held) if held else BucketFacts()
-    ends = {bounds[0], bounds[-1]} & {held[0], held[-1]} if held else set()
-    while facts.cut is not None and to_ms(facts.cut) in ends and len(held) > 1:
+    facts = bucket_facts(server, key, scan.times, bounds)
+    held, again = bounds, facts.again
+    if plan.keep_outside:  # The ends of the window may cut a partition, because their chunks keep the rows outside.
+        held = bounds[1:-1]
+        facts = bucket_facts(server, key, scan.times, held) if held else BucketFacts()
+    while facts.cut is not None and to_ms(facts.cut) in (bounds[0], bounds[-1]):
         # This end of the window cuts a partition. If the target has no rows in the partition, nothing can be lost.
         value = value_at(server, key, scan.times, facts.cut)
         if catalog.count_rows(server, target.storage, f"toString({of_target}) IN ({value})"):
             break
-        ends.discard(to_ms(facts.cut))
         held = held[1:] if to_ms(facts.cut) == held[0] else held[:-1]
-        facts = bucket_facts(server, key, scan.times, held)
-    if facts.cut is not None and len(held) > 1:
+        facts = bucket_facts(server, key, scan.times, held) if held else BucketFacts()
+    if facts.cut is not None:
         window, chunking = _fitting(server, plan, key, scan.times)
         # Propose chunks by partition, unless a length of at most 24 hours fits.
         short = chunking.hours is not None and chunking.hours <= _CHUNK_HOURS[-1]
@@ -311,9 +311,9 @@ def _check_partitions(
             proposal=proposal,
             remedy=fitting if plan.keep_outside else outside,
         )
-    if facts.again:
+    if again:
         raise RequestError(
-            f"Several chunks give rows of the partition {facts.again} of {target.name} ({target.partition_key}), "
+            f"Several chunks give rows of the partition {again} of {target.name} ({target.partition_key}), "
             "so each would overwrite what the others have written.",
             remedy=Advice("omit {}, or plan the window as one chunk", Flag("--write-mode", WriteMode.REPLACE)),
         )
@@ -334,7 +334,7 @@ def _check_kept(
         )
 
 
-def _partition_key(server: ClickHouse, target: TableFacts, scan: ScanFacts, verdict: Verdict) -> _PartitionKey:
+def partition_key(server: ClickHouse, target: TableFacts, scan: ScanFacts, verdict: Verdict) -> _PartitionKey:
     """Return the partition key's elements that depend only on the source's time; raise RequestError if none does."""
     if not verdict.labels:
         raise RequestError(

@@ -49,10 +49,20 @@ def test_chunks_that_keep_what_is_outside_share_no_partition(days: Lab, target: 
     days.sql(f"CREATE TABLE monthly {COLUMNS.replace('toDate(ts)', 'toYYYYMM(ts)')}")
     days.sql(f"INSERT INTO {target} SELECT * FROM src")
     wanted = {"source": "src", "write_mode": WriteMode.REPLACE, "keep_outside": True}
-    with pytest.raises(RequestError, match="lies inside a partition"):
-        days.plan(target, "2025-01-01T12:00", "2025-01-02T12:00", 8, **wanted)
+    for hours in (8, 14):
+        with pytest.raises(RequestError, match="lies inside a partition"):
+            days.plan(target, "2025-01-01T12:00", "2025-01-02T12:00", hours, **wanted)
     days.fill(target, "2025-01-01T12:00", "2025-01-02T12:00", 12 if target == "dst" else 24, **wanted)
     assert days.content(target) == days.content("src")
+
+
+@pytest.mark.parametrize("keep_outside", [True, False])
+def test_the_first_and_the_last_chunk_share_no_partition(days: Lab, keep_outside: bool) -> None:
+    """A week has two ends: each of the two chunks of its Thursdays would put back the other's rows as they were."""
+    days.sql(f"CREATE TABLE weekly {COLUMNS.replace('toDate(ts)', 'toDayOfWeek(ts)')}")
+    wanted: dict[str, Any] = {"source": "src", "write_mode": WriteMode.REPLACE, "keep_outside": keep_outside}
+    with pytest.raises(RequestError, match="Several chunks give rows of the partition 4 "):
+        days.plan("weekly", "2024-12-26T12:00", "2025-01-02T12:00", "day", **wanted)
 
 
 def test_a_backup_holds_what_was_there_so_nothing_is_cleared_before_it(days: Lab) -> None:

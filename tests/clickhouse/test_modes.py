@@ -133,6 +133,9 @@ def test_replace_refuses_half_a_partition_and_its_remedy_works(source: Lab) -> N
     with pytest.raises(RequestError, match="inside a partition") as refused:
         source.plan("dst", "2025-01-02", "2025-01-04", 24, **wanted)
     assert "pass --from 2025-01-01 --to 2025-02-01 --chunk-by partition" in refused.value.hint
+    # Of the two ends of a single chunk, the last alone has rows of the target beside it.
+    with pytest.raises(RequestError, match=r"2025-01-04T00:00:00\.000Z lies inside a partition"):
+        source.plan("dst", "2024-12-04", "2025-01-04", 744, **wanted)
     source.fill("dst", "2025-01-01", "2025-02-01", 744, **wanted)
     assert source.content("dst") == source.content("src")
 
