@@ -23,6 +23,8 @@ _REACH_DAYS = 400
 _GRID_MS = 60_000 * 15
 # The approximate maximum number of grid instants in a window at which values are compared.
 _GRID_POINTS = 50_000
+# The number of days after a window in which a value of the window is searched: four years and a leap day.
+_AGAIN_DAYS = 1461
 
 
 def bucket_facts(
@@ -35,18 +37,43 @@ def bucket_facts(
     are taken at the bounds, right before the bounds, and on a grid over the window. If the server refuses to evaluate
     the key, the facts are not usable.
     """
-    first, last = bounds[0], bounds[-1]
-    step = max(_GRID_MS, -(-(last - first) // _GRID_POINTS))
-    moments = (
-        f"SELECT toInt64(ms) AS ms, 1 AS bound FROM ({instants(bounds)})"
-        f" UNION ALL SELECT toInt64({first} + number * {step}), 0 FROM numbers({(last - first) // step + 1})"
-    )
+    first = bounds[0]
+    moments = f"SELECT toInt64(ms) AS ms, 1 AS bound FROM ({instants(bounds)}) UNION ALL {_grid(first, bounds[-1])}"
     # A bucket with an origin has no value right before a window that begins at the origin. So if the server refuses the
     # first query, the second query omits the value right before the window.
     for after in (None, first):
         with suppress(StatementRefusedError):
             return _facts_at(server, key, times, bounds, moments, after)
     return BucketFacts(usable=False)
+
+
+def _grid(first: int, last: int) -> str:
+    """Return a SELECT of instants, as ``ms`` and ``bound`` (0), from *first* to *last*, all in milliseconds."""
+    step = max(_GRID_MS, -(-(last - first) // _GRID_POINTS))
+    return f"SELECT toInt64({first} + number * {step}) AS ms, 0 AS bound FROM numbers({(last - first) // step + 1})"
+
+
+def returning_values(
+    server: ClickHouse, key: BucketKey, times: Mapping[TableName, TimeColumn], start: datetime, end: datetime
+) -> str:
+    """
+    Return a SELECT of the values of *key* in ``[start, end)``, if the first of these values returns after the window.
+
+    The values are taken on a grid of the window. The first value is compared with the values at the same time of the
+    days after the window, over four years. Return an empty text if the value does not return, as for a month with its
+    year, or if the server refuses to evaluate the key.
+    """
+    first, last, day = to_ms(start), to_ms(end), MS_PER_DAY
+    days = -((first - last) // day)
+    later = f"SELECT toInt64({first} + number * {day}) AS ms, 0 AS bound FROM numbers({days}, {_AGAIN_DAYS})"
+    inside, after, at_start = (
+        " UNION ALL ".join(f"SELECT {one.sql} AS value FROM ({_typed(times[one.table], moments)})" for one in key)
+        for moments in (_grid(first, last - 1), later, _grid(first, first))
+    )
+    with suppress(StatementRefusedError):
+        if server.value(f"SELECT count() FROM ({after}) WHERE value IN ({at_start})"):
+            return inside
+    return ""
 
 
 def _facts_at(

@@ -153,6 +153,11 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
         dealing.check_stable(plan, verdicts)
         plan = adding_up.with_label(server, target, plan, scans, verdicts)
         plan = _with_existing_rows(session, ground, plan, request.allow_existing_rows)
+        returning = plan_checks.returning_partitions(server, target, plan, scans, verdicts)
+        for number, there, table in ground.sites:
+            with on_site(number):
+                local = plan.on_shard(number) if number else plan
+                plan_checks.check_rows_outside(there, table, local, returning)
         changing = changing_defaults(target, statements)
         not_compared = _all((changing, *((*verdict.unstable, *verdict.unordered) for verdict in verdicts)))
         chance = _all(verdict.chance for verdict in verdicts)

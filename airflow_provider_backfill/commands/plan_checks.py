@@ -6,16 +6,22 @@ Also compare a new plan with the stored plan of the same id.
 
 from collections.abc import Sequence
 
+from ..clickhouse import catalog
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import insert_quorum
 from ..clickhouse.rights import missing_grants
 from ..clickhouse.shards import shards_with, spread_of
-from ..core.facts import TableFacts
+from ..clickhouse.time_buckets import returning_values
+from ..core.adding_up.case import Verdict
+from ..core.facts import ScanFacts, TableFacts
 from ..core.names import quote
-from ..core.plan import Plan, Statement, WriteMode
+from ..core.plain_text import show_number
+from ..core.plan import Chunk, Plan, Statement, WriteMode
 from ..core.planner import differences
 from ..core.request import PlanRequest
+from ..core.target_window import window_filter
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
+from .adding_up import partition_key
 from .plan_inputs import target_facts
 
 
@@ -129,3 +135,47 @@ def same_plan(existing: Plan, plan: Plan) -> Plan:
     raise RequestError(
         f"Plan {plan.plan_id} exists with another definition. " + "; ".join(changed) + ".", remedy=remedy
     )
+
+
+def returning_partitions(
+    server: ClickHouse, target: TableFacts, plan: Plan, scans: Sequence[ScanFacts], verdicts: Sequence[Verdict]
+) -> str:
+    """
+    Return the condition that a row of the target is in a partition of the window that also has other times.
+
+    Such a partition returns later, as the partitions of ``toDayOfWeek(ts)`` do every week. Return an empty text if no
+    partition returns, or if the plan replaces no partitions or keeps the rows outside the window.
+    """
+    if plan.write_mode is not WriteMode.REPLACE or plan.keep_outside:
+        return ""
+    conditions = []
+    for scan, verdict in zip(scans, verdicts, strict=True):
+        key = partition_key(server, target, scan, verdict)
+        if values := returning_values(server, key.of_source, scan.times, plan.start, plan.end):
+            conditions.append(f"{key.of_target} IN ({values})")
+    return " OR ".join(conditions)
+
+
+def check_rows_outside(server: ClickHouse, target: TableFacts, plan: Plan, returning: str) -> None:
+    """
+    Refuse to replace partitions in which the target has rows outside the window.
+
+    Args:
+        returning: The condition that a row is in such a partition; empty if there are none.
+
+    Raises:
+        RequestError: The target has such rows; or the window cuts a day of a date column.
+    """
+    if not returning:
+        return
+    window = window_filter(plan, Chunk("", plan.start, plan.end))
+    if rows := catalog.count_rows(server, target.storage, f"({returning}) AND NOT coalesce({window}, 0)"):
+        raise RequestError(
+            f"{target.name} has {show_number(rows, 'row')} outside the window in partitions ({target.partition_key}) "
+            "of the window, and replacing these partitions would delete the rows.",
+            remedy=Advice(
+                "pass {} to keep the rows, or omit {}",
+                Flag("--keep-outside"),
+                Flag("--write-mode", WriteMode.REPLACE),
+            ),
+        )

@@ -155,6 +155,25 @@ def test_replace_refuses_rows_beside_it_that_came_after_the_plan(source: Lab, em
     assert source.value("SELECT countIf(s = 'old') FROM dst") == 7200
 
 
+@pytest.mark.parametrize(
+    ("key", "end", "hours"),
+    [("toDayOfWeek(ts)", "2025-01-06", 24), ("(s, toMonth(ts))", "2025-02-01", 744)],
+    ids=["days of any week", "months of any year"],
+)
+def test_replace_refuses_partitions_that_come_again(source: Lab, key: str, end: str, hours: int) -> None:
+    """Rows of another week or year are in the partitions of the window; the run would refuse to delete them."""
+    source.sql(TARGET.replace("toYYYYMMDD(ts)", key))
+    wanted = {"source": "src", "write_mode": WriteMode.REPLACE, "force": True}
+    source.fill("dst", "2025-01-01", end, hours, **wanted)
+    source.sql("INSERT INTO dst SELECT id, ts - INTERVAL 364 DAY, -1, s FROM src WHERE s != '0'")
+    with pytest.raises(RequestError, match="5,760 rows outside the window") as refused:
+        source.plan("dst", "2025-01-01", end, hours, **wanted)
+    assert "pass --keep-outside" in refused.value.hint
+    source.fill("dst", "2025-01-01", end, hours, **wanted, keep_outside=True)
+    assert source.content("dst", tail="WHERE ts >= '2025-01-01'") == source.content("src")
+    assert source.value("SELECT countIf(v = -1) FROM dst") == 5760
+
+
 def test_replace_keeps_what_is_outside_when_told(source: Lab) -> None:
     """With --keep-outside the other half of the month survives, its rows untouched."""
     source.sql(TARGET.replace("toYYYYMMDD", "toYYYYMM"), "INSERT INTO dst SELECT id, ts, -1, 'old' FROM src")
