@@ -76,6 +76,7 @@ def table_facts(server: ClickHouse, name: TableName) -> TableFacts | None:
         allowances=_allowances(server) if engine.endswith("MergeTree") else {},
         database_engine=database or "",
         definition=create_query,
+        uuid=uuid if uuid.strip("0-") else "",
     )
     if facts.old_syntax:
         facts = replace(facts, allowances={})

@@ -20,7 +20,8 @@ from .chunks import chunks_between
 from .lease import has_live_worker, utc_now
 from .session import Session
 from .sites import Site, on_site
-from .worker import Worker, wait_for
+from .waiting import wait_for
+from .worker import Worker
 
 # Seconds of silence after which a run gives up a shard. While another unfinished shard answers, the run waits longer.
 PATIENCE_SECONDS = 120.0

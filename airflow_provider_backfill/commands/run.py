@@ -15,7 +15,7 @@ from ..clickhouse.execute import DELETE_YOURSELF
 from ..clickhouse.fence import Fence, other_runs
 from ..clickhouse.throttle import LoadThrottle
 from ..core.coverage import overlaps
-from ..core.drift import detect_drift, planned_views
+from ..core.drift import detect_drift, is_another_table, planned_views
 from ..core.events import Event, RunPaused, RunReplayed, RunResumed, RunStarted
 from ..core.facts import TableFacts
 from ..core.hours import ANY_TIME, Schedule, check_limits
@@ -155,6 +155,7 @@ def run_plan(
             schedule=schedule,
             newest_first=newest_first,
             on_behalf_of=session.user,
+            check_target=partial(_check_same_table, server, ready),
             replicated=ready.replicated,
         )
 
@@ -283,6 +284,21 @@ def _check_compatibility(session: Session, plan: Plan, server: ClickHouse, targe
         )
 
 
+def _check_same_table(server: ClickHouse, ready: Ready) -> None:
+    """Refuse to complete a run whose target was exchanged, or dropped and created again, while the run was at work."""
+    plan, target = ready.site.plan, ready.target
+    if target_of(one_server(server), plan).identity != target.identity:
+        raise _another_table(plan, "while the run was at work")
+
+
+def _another_table(plan: Plan, when: str) -> RequestError:
+    return RequestError(
+        f"{plan.target} became another table {when}, and rows of plan {plan.plan_id} are in the table that had this "
+        "name before.",
+        remedy=Advice("plan again with {}, which fills the table that has the name now", Flag("--force")),
+    )
+
+
 def _begin(session: Session, log: RunLog, flags: RunFlags, resume: bool, window: Window | None) -> None:
     """
     Record that chunks are replayed, if *flags* say so, and that the run starts or resumes.
@@ -380,7 +396,8 @@ def _sweep(session: Session, plan: Plan, flags: RunFlags) -> None:
 
     Raises:
         RequestError: The plan was made on another ClickHouse, such as another shard, where it may have filled nothing;
-            the target does not exist; or the plan's staging database cannot hold its staging tables.
+            the target does not exist, or is another table than the plan has filled; or the plan's staging database
+            cannot hold its staging tables.
     """
     if session.server is None:
         return
@@ -391,4 +408,7 @@ def _sweep(session: Session, plan: Plan, flags: RunFlags) -> None:
         for site in sites:
             with suppress(ServerError):
                 server = one_server(site.server)
-                _drop_staging(session, session.store.open_run(plan), server, target_of(server, site.plan))
+                target = target_of(server, site.plan)
+                if is_another_table(site.plan, target) and not flags.force_compatibility:
+                    raise _another_table(plan, "after the plan was made")
+                _drop_staging(session, session.store.open_run(plan), server, target)

@@ -167,7 +167,7 @@ def ground_of(server: ClickHouse, request: PlanRequest) -> Iterator[Ground]:
                 remedy=Advice("omit {}, or name the cluster by {}", Flag("--shard-url"), Flag("--cluster")),
             )
         found = plan_inputs.target_facts(server, request.target, request.staging_database)
-        yield Ground(server, request, [(0, server, found)], {})
+        yield Ground(server, request, [(0, server, found)], {"target_identity": found.identity})
         return
     urls, weights = shard_urls(server, spread.cluster, request.shard_urls), shard_weights(server, spread.cluster)
     with ExitStack() as stack:

@@ -54,6 +54,7 @@ from .lease import LEASE_SECONDS, new_owner, utc_now
 from .neighbours import neighbours
 from .outcomes import Outcomes
 from .staged_tables import StagedTables
+from .waiting import wait_for
 
 _WATCH_SECONDS = 0.5
 _WIDTH_SECONDS = 0.2
@@ -83,6 +84,7 @@ class Worker:
         newest_first: Whether to begin with the end of the window.
         max_failures: The number of consecutive permanently failed chunks after which the worker stops.
         on_behalf_of: The user or task that gave the command, for the claims in the log.
+        check_target: Called before the last chunk is recorded. Raises if the target is another table than at the start.
         replicated: The replicated tables of the plan, each with its cluster (empty for a table read locally).
     """
 
@@ -104,6 +106,7 @@ class Worker:
         fence: Fence | None = None,
         max_failures: int = MAX_FAILURES_IN_A_ROW,
         on_behalf_of: str = "",
+        check_target: Callable[[], None] = lambda: None,
         replicated: tuple[tuple[TableName, str], ...] = (),
     ) -> None:
         self.owner = new_owner()
@@ -113,7 +116,7 @@ class Worker:
         self._outcomes = Outcomes(server, plan, target, self.owner, retries)
         self._retry_delay_ms, self._lease = retry_delay_ms, lease_seconds
         self._report, self._step = report, step
-        self._replicated = replicated
+        self._replicated, self._check_target = replicated, check_target
         self._gate, self._fence, self._max_failures = gate, fence, max_failures
         self._schedule, self._newest_first = schedule, newest_first
         self._failures_in_a_row = 0
@@ -410,6 +413,9 @@ class Worker:
 
         try:
             content = run_attempt(self._choose_server(claim), attempt)
+            # This chunk may complete the run.
+            if not log.refresh().count(ChunkStatus.PENDING):
+                self._check_target()
         except TransitionError as error:
             return released(error.message)
         except StopRequested:
@@ -437,14 +443,3 @@ class Worker:
             return self._server
         staged = claim.staged and TableName(self._target.beside, claim.staged.table)
         return server_with(self._server, staged)
-
-
-def wait_for(events: list[threading.Event]) -> None:
-    """
-    Wait until all *events* are set; signal handlers can run meanwhile.
-
-    Joining threads instead would fail: an interrupted join marks its thread as ended (Python 3.11).
-    """
-    for event in events:
-        while not event.wait(0.2):
-            pass

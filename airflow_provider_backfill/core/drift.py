@@ -54,10 +54,21 @@ def detect_drift(plan: Plan, target: TableFacts, views: Mapping[str, str], *, us
                 found.append(f"the view {name} has another SELECT")
     if plan.use_tokens != use_tokens:
         found.append(f"defaults.requireIdempotencyToken is {str(use_tokens).lower()}")
+    if is_another_table(plan, target):
+        found.append(f"{plan.target} is another table")
     now = compatibility_token(plan.statements, target, use_tokens=plan.use_tokens)
     if plan.compatibility_token not in ("", now):
         found.append(f"{plan.target} has other columns or keys")
     return sorted(found)
+
+
+def is_another_table(plan: Plan, target: TableFacts) -> bool:
+    """
+    Return whether the target is a table that was created anew, or exchanged with another table, since *plan* was made.
+
+    Return False if the plan or the server knows no identity of the table.
+    """
+    return "" not in (plan.target_identity, target.identity) and plan.target_identity != target.identity
 
 
 def planned_views(plan: Plan) -> dict[str, str]:

@@ -117,6 +117,7 @@ class TableFacts:
         alters_others: Whether a Replicated database also executes an ALTER of this table on servers that have other
             rows. True, too, if the connected server does not know the servers of the database.
         definition: The storage's CREATE statement, as the server shows it.
+        uuid: The storage's UUID; empty if its database gives none.
     """
 
     name: TableName
@@ -135,6 +136,16 @@ class TableFacts:
     apart: str = ""
     alters_others: bool = False
     definition: str = ""
+    uuid: str = ""
+
+    @property
+    def identity(self) -> str:
+        """
+        The identity of the storage, which the storage keeps when it gets another name; empty if there is none.
+
+        All replicas share the identity: the name of Keeper and the table's path there. Otherwise, it is the UUID.
+        """
+        return self.uuid if self.replicas is None else f"{self.replicas.keeper}:{self.replicas.path}"
 
     @property
     def beside(self) -> str:

@@ -250,6 +250,7 @@ class Plan(Model):
         row_proof: The evidence for staged rows before their publication; ``content`` in plans of older versions.
         staging_database: The database for staging tables; empty for the target's database.
         environment: Address and database of the server at planning.
+        target_identity: :attr:`.TableFacts.identity` of the target at planning; empty on a cluster.
         compatibility_token: The hash of :func:`.drift.compatibility_token`; empty in plans of older versions.
         created_by: The author of the plan: a user or an Airflow task.
         whole_tables: The tables that, as declared by the user, every chunk reads whole.
@@ -304,6 +305,7 @@ class Plan(Model):
     row_proof: RowProof = RowProof.CONTENT
     staging_database: str = ""
     environment: str
+    target_identity: str = ""
     compatibility_token: str = ""
     reason: str = ""
     owner: str = ""

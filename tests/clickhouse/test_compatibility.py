@@ -33,6 +33,7 @@ CHANGES = {
         "the view {}.more writes to {}.dst as well",
     ),
     "another column": (["ALTER TABLE dst ADD COLUMN note String"], "{}.dst has other columns or keys"),
+    "another table": (["CREATE TABLE new AS dst", "EXCHANGE TABLES new AND dst"], "{}.dst is another table"),
 }
 
 
@@ -101,3 +102,43 @@ def test_a_shard_is_planned_in_a_folder_of_its_own(http_lab: Lab) -> None:
     assert "--state-dir" in refused.value.hint
     assert "--cluster" in refused.value.hint
     assert "--force" not in refused.value.hint
+
+
+EXCHANGE = ("CREATE TABLE new AS dst", "EXCHANGE TABLES new AND dst")
+
+
+def test_a_run_does_not_complete_over_two_tables(lab: Lab) -> None:
+    """The name moves to an empty table between two chunks: the rows of the first chunk are in the old table."""
+    lab.with_two_days("(ts DateTime('UTC'), id UInt64) ENGINE = MergeTree ORDER BY ts")
+    plan = lab.plan("dst", "2025-01-01", "2025-01-03", 12, source="src")
+    exchange = iter([EXCHANGE])
+
+    def step(at: str) -> None:
+        if at == "recorded":
+            lab.sql(*next(exchange, ()))
+
+    payload = lab.run(plan, step=step)
+    assert (payload["status"], payload["chunkCounts"]["done"]) == ("failed", 3)
+    assert "became another table while the run was at work" in payload["lastError"]
+    with pytest.raises(RequestError, match="is another table") as refused:
+        lab.run(plan, resume=True)
+    assert "plan again with --force" in refused.value.hint
+    lab.sql("TRUNCATE TABLE dst")
+    assert lab.fill("dst", "2025-01-01", "2025-01-03", 12, source="src", force=True)["status"] == "completed"
+    assert lab.content("dst") == lab.content("src")
+
+
+@pytest.mark.parametrize("again", ["run", "plan"])
+def test_a_completed_plan_says_nothing_of_a_table_that_was_created_since(lab: Lab, again: str) -> None:
+    """A rebuilt table is empty: "completed already" would be green."""
+    plan_id = filled(lab)
+    lab.sql(*EXCHANGE)
+    calls = {
+        "run": lambda: lab.run({"planId": plan_id}),
+        "plan": lambda: lab.plan("dst", "2025-01-01", "2025-01-03", 24, source="src"),
+    }
+    with pytest.raises(RequestError) as refused:
+        calls[again]()
+    assert "--force" in refused.value.hint
+    assert lab.fill("dst", "2025-01-01", "2025-01-03", 24, source="src", force=True)["status"] == "completed"
+    assert lab.content("dst") == lab.content("src")

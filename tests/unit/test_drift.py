@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,6 +48,15 @@ def test_views(views: dict[str, str], found: str) -> None:
     assert drift(plan, views=views) == [found.replace("shop.orders", str(plan.target))]
 
 
+@pytest.mark.parametrize(
+    ("then", "now", "found"), [("1", "2", True), ("1", "1", False), ("", "2", False), ("1", "", False)]
+)
+def test_another_table_of_the_name(then: str, now: str, found: bool) -> None:
+    """A plan of an older version, and a database without UUIDs, tell nothing."""
+    plan = planned().model_copy(update={"target_identity": then})
+    assert drift(plan, replace(TARGET, uuid=now)) == [f"{plan.target} is another table"] * found
+
+
 def test_views_of_a_plan_with_another_source_are_none_of_its_business() -> None:
     copy = VIEW.model_copy(update={"name": "shop.raw"})
     assert planned_views(planned(copy)) == {}
@@ -66,8 +76,6 @@ def test_views_of_a_plan_with_another_source_are_none_of_its_business() -> None:
     ],
 )
 def test_the_targets_columns_and_keys(changes: dict[str, Any]) -> None:
-    from dataclasses import replace
-
     plan = planned()
     assert drift(plan, replace(TARGET, **changes)) == [f"{plan.target} has other columns or keys"]
     assert drift(planned(token=""), replace(TARGET, **changes)) == [], "a plan without a token says nothing of them"
