@@ -95,7 +95,8 @@ KEYS = {
     "column": "the column's name",
     "content": (
         "the number of rows, and a checksum: with the proof `written` the sum of the server's hashes of the parts, with"
-        " `content` `sum(cityHash64(tuple(…)))` over the plan's `summedColumns`, or all filled columns"
+        " `content` `sum(cityHash64(tuple(…)))` over the plan's `summedColumns`, or all filled columns;"
+        " the checksum is 0 if the source could not be read after a direct INSERT, and the number is then the server's"
     ),
     "createdAt": "time of planning",
     "final": "whether no further attempt starts automatically",

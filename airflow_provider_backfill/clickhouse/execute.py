@@ -44,7 +44,7 @@ from ..core.sql import (
 )
 from ..core.tables import TableName
 from ..core.target_window import window_filter
-from ..errors import Advice, Flag, RequestError, Sql, StatementRefusedError, VerificationError
+from ..errors import Advice, Flag, RequestError, ServerError, Sql, StatementRefusedError, VerificationError
 from . import foreign_rows, proof, publish, replicated
 from .attempt import STAGING_SETTINGS, STAGING_TABLE, Attempt, Step, drop_tables, kill_queries, leftover_tables
 from .client import ClickHouse
@@ -66,7 +66,7 @@ def run_attempt(server: ClickHouse, attempt: Attempt) -> ContentSums:
 
     Returns:
         The content sums of the rows that the target received from this chunk; for ``insert``, the sums of the source
-        after the INSERT.
+        after the INSERT, or without a checksum the server's count (see :attr:`.ContentSums.is_summed`).
 
     Raises:
         ServerError: ClickHouse refused a statement or could not be reached.
@@ -154,17 +154,27 @@ def _run_by_log(server: ClickHouse, attempt: Attempt) -> ContentSums:
 
 
 def _insert(server: ClickHouse, attempt: Attempt) -> ContentSums:
-    """Insert directly into the target, and return the content sums of the source, read after the INSERT."""
+    """
+    Insert directly into the target, and return the content sums of the source, read after the INSERT.
+
+    If the source cannot be read then, return the server's count of the written rows without a checksum.
+    """
     if attempt.clear:
         _clear(server, attempt)
     foreign_rows.refuse_before_insert(server, attempt)
     attempt.fenced(lambda: foreign_rows.refuse_before_insert(server, attempt))
     filled = {name for statement in attempt.plan.statements for name in statement.columns}
     stable = all(is_comparable(column.type) for column in attempt.target.columns if column.name in filled)
-    settings = _direct_settings(server, attempt.plan)
-    _fill(server, attempt, attempt.target.storage, settings, order=" ORDER BY ALL" if stable else "")
+    order = " ORDER BY ALL" if stable else ""
+    written = _fill(server, attempt, attempt.target.storage, _direct_settings(server, attempt.plan), order=order)
     attempt.step(Step.INSERTED)
-    return proof.source_content(server, attempt)
+    try:
+        return proof.source_content(server, attempt)
+    except ServerError:
+        # The rows are in the target, and another attempt would insert the rows again. A stop kills this reading, too.
+        if not written:
+            raise
+        return ContentSums(written, 0)
 
 
 def _wanted(server: ClickHouse, attempt: Attempt) -> ContentSums | None:

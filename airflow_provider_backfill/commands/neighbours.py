@@ -23,8 +23,9 @@ def neighbours(plan: Plan, run: Run, chunk: Chunk) -> list[Neighbour]:
             continue
         if state.content is None and state.status is not ChunkStatus.RUNNING and not state.touched:
             continue
-        staged = max((content.rows for content in state.verified.values()), default=None)
-        rows = state.content.rows if state.content is not None else staged
+        rows = max((content.rows for content in state.verified.values()), default=None)
+        if state.content is not None:
+            rows = state.content.rows if state.content.is_summed else None
         found.append(Neighbour(other, anywhere or run.reach.get(other.id), rows))
     if direct:
         # A failed insert may have left rows behind before its chunk was split.

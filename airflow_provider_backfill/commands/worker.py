@@ -364,8 +364,8 @@ class Worker:
 
         def step(done: Step) -> None:
             self._step(done)
-            # After sealing, finishing takes less time than starting again.
-            if self._stopping.is_set() and done not in (Step.SEALED, Step.MOVED):
+            # Sealed rows are published sooner than staged again, and a direct INSERT that has ended must not be repeated.
+            if self._stopping.is_set() and done not in (Step.SEALED, Step.MOVED, Step.INSERTED):
                 raise StopRequested
 
         reading, unwritten = [0, 0], [True]

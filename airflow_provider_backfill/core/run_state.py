@@ -49,11 +49,22 @@ class ContentSums(NamedTuple):
     Attributes:
         rows: The number of rows.
         checksum: ``sum(cityHash64(tuple(…)))`` modulo 2**64 over the plan's summed columns. For plans with
-            :attr:`.RowProof.WRITTEN`, the log instead has the sum of the server's hashes of the parts.
+            :attr:`.RowProof.WRITTEN`, the log instead has the sum of the server's hashes of the parts. 0 if the rows
+            were not summed.
     """
 
     rows: int
     checksum: int
+
+    @property
+    def is_summed(self) -> bool:
+        """
+        Whether the rows were read and summed.
+
+        If a direct INSERT has ended, but the source could not be read afterwards, *rows* is the server's count of
+        written rows. That count may include the rows of views on the target.
+        """
+        return not self.rows or self.checksum != 0
 
 
 class Staged(NamedTuple):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from airflow_provider_backfill.commands.check import check_backfills
+from airflow_provider_backfill.commands.crew import Crew
 from airflow_provider_backfill.commands.doctor import diagnose
 from airflow_provider_backfill.commands.lease import utc_now
 from airflow_provider_backfill.commands.undo import undo_plan
+from airflow_provider_backfill.commands.verify import verify_plan
 from airflow_provider_backfill.core.events import ChunkFailed, ChunkStarted, RunStarted
 from airflow_provider_backfill.core.plan import RowProof, WriteMode
 from airflow_provider_backfill.errors import RequestError
@@ -47,6 +49,27 @@ def test_every_engine_gets_every_row_once(source: Lab, engine_clause: str, mode:
     assert payload["rowsWritten"] == 7200
     assert source.content("dst", tail=final) == source.content("truth", tail=final)
     assert source.leftovers() == []
+
+
+def test_a_direct_insert_that_has_finished_is_not_repeated_after_a_stop(source: Lab) -> None:
+    """The worker knows that the rows are in the target: it must say so before it ends."""
+    source.sql(TARGET)
+    # The stop kills the reading of the source that follows the INSERT.
+    slow = f"SELECT * FROM {source.table('src')} WHERE sleepEachRow(0.001) = 0"
+    wanted = {"write_mode": WriteMode.INSERT, "accept_at_least_once": True, "select": slow, "trial": False}
+    plan = source.plan("dst", "2025-01-01", "2025-01-03", 24, **wanted)
+    crews: list[Crew] = []
+
+    def stop(at: str) -> None:
+        if at == "inserted":
+            crews[0].stop("it is a test")
+
+    stopped = source.run(plan, step=stop, on_start=lambda crew, *_: crews.append(crew))
+    assert (stopped["status"], stopped["chunkCounts"]["done"], stopped["rowsWritten"]) == ("paused", 1, 1440)
+    again = source.run(plan, resume=True)
+    assert (again["status"], again["attempts"]) == ("completed", 2)
+    assert source.content("dst") == source.content("src", tail="WHERE ts < toDateTime('2025-01-03', 'UTC')")
+    assert verify_plan(source.session, plan["planId"])["verdict"] == "equal"
 
 
 def test_a_target_with_everything_on_it(source: Lab) -> None:
