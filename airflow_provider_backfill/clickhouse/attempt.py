@@ -49,8 +49,12 @@ STAGING_TABLE: Mapping[str, int | str] = {
 # The maximum number of tables per DROP statement. A plan may leave thousands of tables, and each statement costs a
 # round trip.
 _DROPPED_AT_ONCE = 50
-# The maximum wait, in seconds, for the end of a plan's queries on other servers. Afterwards, ServerError is raised.
-_ELSEWHERE_SECONDS = 60.0
+# The maximum wait, in seconds, for the end of a plan's queries, on this server and then on other servers.
+_PATIENCE_SECONDS = 60.0
+
+
+class StillRunningError(ServerError):
+    """Queries of a plan run on, although they were killed."""
 
 
 class Step(StrEnum):
@@ -164,19 +168,28 @@ def kill_queries(server: ClickHouse, plan_id: str, chunk_id: str = "") -> int:
         an embedded engine.
 
     Raises:
-        ServerError: This server refused a statement or could not be reached, or a query still runs on another server
-            after 60 s.
+        StillRunningError: A query still runs after 60 s, on this server or on another one.
+        ServerError: This server refused a statement or could not be reached.
     """
     if server.embedded:
         return 0
     mine = f"startsWith(query_id, {literal(f'backfill-{plan_id}-' + (f'{chunk_id}-' if chunk_id else ''))})"
-    found = 0
-    # An INSERT that is committing may survive one KILL; a second KILL waits for the end of the INSERT.
-    for _ in range(50):
-        # Ask separately: the client answers a KILL with a summary, whether or not a query matched.
-        alive = server.rows(f"SELECT query_id FROM system.processes WHERE {mine}")
-        if not alive:
-            break
+    found, until = 0, time.monotonic() + _PATIENCE_SECONDS
+    # Ask separately: the client answers a KILL with a summary, whether or not a query matched.
+    while alive := server.rows(f"SELECT query_id FROM system.processes WHERE {mine}"):
+        if time.monotonic() > until:
+            raise StillRunningError(
+                f"Queries of plan {plan_id} are still running on {server.address} ({len(alive)}): "
+                + ", ".join(str(query) for (query,) in alive[:3]),
+                remedy=Advice(
+                    "an INSERT that is committing cannot be killed; wait for its end and repeat the command, or there, "
+                    "run: {}",
+                    Sql(f"KILL QUERY WHERE {mine} SYNC"),
+                ),
+            )
+        if found:
+            # An INSERT that is committing may survive one KILL; a second KILL waits for the end of the INSERT.
+            time.sleep(0.05)
         found = max(found, len(alive))
         server.command(f"KILL QUERY WHERE {mine} SYNC")
     return max(found, _kill_elsewhere(server, mine))
@@ -192,9 +205,10 @@ def _kill_elsewhere(server: ClickHouse, mine: str) -> int:
         The largest number of queries that a single search found; 0 if no query was found.
 
     Raises:
-        ServerError: This server could not be reached, or a query is still running after :data:`_ELSEWHERE_SECONDS`.
+        StillRunningError: A query is still running after :data:`_PATIENCE_SECONDS`.
+        ServerError: This server could not be reached.
     """
-    found, until = 0, time.monotonic() + _ELSEWHERE_SECONDS
+    found, until = 0, time.monotonic() + _PATIENCE_SECONDS
     while alive := _elsewhere(server, mine):
         if not found:
             # The statement needs Keeper and the right CLUSTER; without these, wait for the end of the queries.
@@ -202,7 +216,7 @@ def _kill_elsewhere(server: ClickHouse, mine: str) -> int:
                 server.command(f"KILL QUERY ON CLUSTER {quote(server.cluster)} WHERE {mine} ASYNC")
         found = max(found, len(alive))
         if time.monotonic() > until:
-            raise ServerError(
+            raise StillRunningError(
                 f"Queries of earlier attempts are still running on other servers ({len(alive)}): "
                 + ", ".join(f"{query} on {host}" for query, host in alive[:3]),
                 remedy=Advice("there, run: {}", Sql(f"KILL QUERY WHERE {mine} SYNC")),

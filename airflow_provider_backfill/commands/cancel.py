@@ -33,6 +33,7 @@ def cancel_plan(session: Session, plan_id: str, *, reason: str = "", wait_second
 
     Raises:
         RequestError: The plan does not exist or is already completed.
+        StillRunningError: The plan is cancelled, but queries survive the kill; the message names the queries.
     """
     plan = session.store.load_plan(plan_id)
     log = session.store.open_run(plan)
@@ -52,6 +53,9 @@ def cancel_plan(session: Session, plan_id: str, *, reason: str = "", wait_second
                 while _free_dead_claims(session, log) and utc_now() < deadline:
                     time.sleep(0.1)
                     _kill(sites)
+        except attempt.StillRunningError:
+            log.checkpoint()
+            raise
         except (ServerError, ConfigError) as error:
             # Live workers read the cancel in the log, and obey it even if this process cannot reach the server.
             queries = f"not looked at: {error.message}"

@@ -364,7 +364,7 @@ class Worker:
 
         def step(done: Step) -> None:
             self._step(done)
-            # Sealed rows are published sooner than staged again, and a direct INSERT that has ended must not be repeated.
+            # Sealed rows are published sooner than staged again; a direct INSERT that has ended must not be repeated.
             if self._stopping.is_set() and done not in (Step.SEALED, Step.MOVED, Step.INSERTED):
                 raise StopRequested
 

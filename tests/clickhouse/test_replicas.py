@@ -68,7 +68,7 @@ def test_a_query_on_another_server_is_waited_for(pair: tuple[ClickHouseServer, C
 def test_a_query_that_does_not_end_is_named_with_its_host(
     pair: tuple[ClickHouseServer, ClickHouseServer], earlier: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempts, "_ELSEWHERE_SECONDS", 0.3)
+    monkeypatch.setattr(attempts, "_PATIENCE_SECONDS", 0.3)
     with pytest.raises(ServerError, match=rf"still running on other servers \(1\): {earlier} on ") as raised:
         kill_queries(connect(pair[1].url), PLAN, CHUNK)
     assert isinstance(raised.value.remedy, Advice)
