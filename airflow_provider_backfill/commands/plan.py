@@ -125,6 +125,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             reason=request.reason,
             owner=request.owner,
             allow_existing_rows=request.allow_existing_rows,
+            one_shard=request.one_shard,
             nonce=secrets.token_hex(4),
             created_by=session.user,
             whole_tables=tuple(request.whole_tables),

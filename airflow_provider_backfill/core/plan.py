@@ -261,6 +261,7 @@ class Plan(Model):
         bounds: The bounds computed from data, as :func:`.encode_bounds` writes them; empty if bounds follow from window
             and length.
         parts: The key ranges of chunks whose windows cannot be cut further, by the index of the time slice from 0.
+        one_shard: Whether the user wants the rows of all shards of a Distributed source in the target's one table.
         cluster: The cluster whose shards each hold a part of the target; empty if the target is one table.
         shard_table: The table that is filled on each shard.
         known_as: All names of the target on a cluster: the shard table and the Distributed tables over it.
@@ -312,6 +313,7 @@ class Plan(Model):
     created_by: str = ""
     whole_tables: tuple[Table, ...] = ()
     adds_up: AddsUp | None = None
+    one_shard: bool = False
     cluster: str = ""
     shard_table: Table | None = None
     known_as: tuple[Table, ...] = ()

@@ -32,8 +32,7 @@ def plan_command(plan: Plan, *flags: Flag) -> Command:
     Return the command line that plans the same backfill again, changed by *flags*.
 
     A flag with a value replaces the plan's flag of the same name. A flag for the chunk length replaces the plan's chunk
-    length. Secrets in the SELECT are masked. The command line omits the flags for people (``--reason``, ``--owner``)
-    and for shards (``--shard-url``, ``--one-shard``).
+    length. Secrets in the SELECT are masked. The command line omits the flags for people (``--reason``, ``--owner``).
     """
     given = {flag.name for flag in flags}
     own = [Flag("--target", show_table(plan.target)), Flag("--from", short_instant(plan.start))]
@@ -52,12 +51,14 @@ def plan_command(plan: Plan, *flags: Flag) -> Command:
     if plan.cluster and plan.target == plan.shard_table:
         # A Distributed target has its cluster in its definition.
         own.append(Flag("--cluster", plan.cluster))
+    own += [Flag("--shard-url", f"{shard.number}={url}") for shard in plan.shards for url in shard.urls]
     switches = {
         "--no-trial": plan.adds_up is not None and plan.adds_up.trial_declined,
         "--accept-at-least-once": plan.write_mode is WriteMode.INSERT,
         "--keep-outside": plan.keep_outside,
         "--backup": plan.backup,
         "--allow-existing-rows": plan.allow_existing_rows,
+        "--one-shard": plan.one_shard,
         "--force-large-window": plan.end - plan.start > _LARGE_WINDOW,
     }
     own = [flag for flag in own if flag.name not in given]

@@ -28,7 +28,7 @@ from airflow_provider_backfill.core.findings.registry import (
     Severity,
 )
 from airflow_provider_backfill.core.findings.state_rules import next_step
-from airflow_provider_backfill.core.plan import AddsUp, FilteredTable, Parameter, Proof, Statement, WriteMode
+from airflow_provider_backfill.core.plan import AddsUp, FilteredTable, Parameter, Proof, Shard, Statement, WriteMode
 from airflow_provider_backfill.core.remedy import plan_command
 from airflow_provider_backfill.core.request import TableFilter
 from airflow_provider_backfill.core.run_state import ChunkStatus, Run, RunStatus, Waiver, WorkerLease
@@ -239,6 +239,10 @@ def _filtered(table: str, column: str) -> FilteredTable:
     return FilteredTable(table=TableName("shop", table), column=column, kind=TimeKind.DATETIME)
 
 
+def _shard(number: int, *urls: str) -> Shard:
+    return Shard(number=number, table=f"default:/{number}", urls=urls)
+
+
 _SELECT = Statement(
     name="--select",
     select="SELECT ts FROM shop.a UNION ALL SELECT at AS ts FROM shop.b",
@@ -263,6 +267,15 @@ AGAIN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"cluster": "main", "shard_table": TARGET, "known_as": (TARGET, TableName("shop", "all"))},
         {"cluster": "main"},
     ),
+    "addresses of shards": (
+        {
+            "cluster": "main",
+            "shard_table": TARGET,
+            "shards": (_shard(1, "http://a:1", "http://b:1"), _shard(2, "http://c:1")),
+        },
+        {"cluster": "main", "shard_urls": {1: ("http://a:1", "http://b:1"), 2: ("http://c:1",)}},
+    ),
+    "the rows of all shards on one": ({"one_shard": True}, {"one_shard": True}),
     "a Distributed table": (
         {"cluster": "main", "shard_table": TableName("shop", "local"), "known_as": (TARGET,)},
         {"cluster": ""},
