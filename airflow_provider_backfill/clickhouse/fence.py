@@ -132,6 +132,8 @@ class Fence:
         if replicas is not None:
             engine = f"ReplicatedMergeTree({replicas.arguments(self._table.table)})"
         # Other runs read the heartbeat from Keeper, so the INSERT needs no quorum of replicas.
+        # ClickHouse 26.7 deduplicates equal inserts in spite of insert_deduplicate = 0, and the values of defaults do
+        # not count. So each heartbeat names its time.
         alone = {} if replicas is None else {"insert_quorum": 0}
         server.command(
             f"CREATE TABLE IF NOT EXISTS {name} (seen_at DateTime64(3) DEFAULT now64(3), lease Float64)"
@@ -140,7 +142,7 @@ class Fence:
         )
         try:
             server.command(
-                f"INSERT INTO {name} (lease) VALUES ({self._lease})",
+                f"INSERT INTO {name} (seen_at, lease) VALUES (now64(3), {self._lease})",
                 {"async_insert": 0, "insert_deduplicate": 0, **alone},
             )
         except StatementRefusedError as error:

@@ -10,19 +10,23 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from airflow_provider_backfill.clickhouse import cluster
+from airflow_provider_backfill.clickhouse import cluster, fence
 from airflow_provider_backfill.clickhouse.catalog import table_facts
 from airflow_provider_backfill.clickhouse.client import connect
 from airflow_provider_backfill.clickhouse.cluster import catch_up
-from airflow_provider_backfill.commands.plan_inputs import replicated_tables
+from airflow_provider_backfill.clickhouse.fence import Fence, WindowTakenError
+from airflow_provider_backfill.commands.plan_inputs import replicated_tables, target_facts
 from airflow_provider_backfill.core.plan import Statement
 from airflow_provider_backfill.core.tables import TableName, TimeKind
 from airflow_provider_backfill.errors import ServerError
+from airflow_provider_backfill.state.posix import FileBackend
+from airflow_provider_backfill.state.store import StateStore
 from tests.cluster.balancer import Balancer
 from tests.cluster.field import FIRST, LAST, Field, Kind
 from tests.cluster.nodes import SESSION_SECONDS, Cluster
@@ -54,6 +58,25 @@ def filled(field: Field, kind: Kind) -> Field:
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits a minute for a replica that was stopped on purpose."""
     monkeypatch.setattr(cluster, "SYNC_SECONDS", 2)
+
+
+def test_a_run_keeps_its_window_for_longer_than_its_lease(filled: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each heartbeat must reach Keeper, also where the server deduplicates equal inserts; else a rival takes over."""
+    monkeypatch.setattr(fence, "_PAUSES", ())
+    cli = filled.cli(filled.cluster.node(1))
+    store = StateStore(FileBackend(cli.state))
+    plans = [store.load_plan(filled.plan(cli, hours=hours)) for hours in (24 * 59, 24 * 31)]
+    target = target_facts(connect(cli.url), TableName(filled.database, "target"))
+    working, rival = (Fence(connect(cli.url), target, plan, 3) for plan in plans)
+    working.acquire()
+    until = time.monotonic() + 6
+    while time.monotonic() < until:
+        working.hold()
+        time.sleep(0.1)
+    with pytest.raises(WindowTakenError, match=plans[0].plan_id):
+        rival.acquire()
+    working.release()
+    filled.assert_clean()
 
 
 def on(words: str, *actions: Callable[[], object]) -> Callable[[str], None]:
