@@ -183,15 +183,6 @@ def announced(server: ClickHouse, target: TableFacts) -> list[Announcement]:
     ]
 
 
-def other_runs(server: ClickHouse, target: TableFacts, plan: Plan) -> bool:
-    """Return whether runs of other state folders, whose plans have the id of *plan*, may be at work on *target*."""
-    own = _announcement(target, plan)
-    return any(
-        other.plan_id == plan.plan_id and other.table != own and is_announced(server, other.table, target.replicas)
-        for other in announced(server, target)
-    )
-
-
 def _announcement(target: TableFacts, plan: Plan) -> TableName:
     """
     Return the plan's fence on *target*.
@@ -247,13 +238,47 @@ def _is_alive(server: ClickHouse, table: TableName, lease: float) -> bool:
         raise
 
 
+def other_runs(server: ClickHouse, plan: Plan, tables: Sequence[TableName], replicas: Replicas | None) -> bool:
+    """
+    Return whether *tables* has the fence of a run of another state folder that may still be at work.
+
+    The tables have the id of *plan*. In a Replicated database, the other run may be at work on another shard.
+    """
+    others = (
+        table
+        for table in tables
+        if (match := _NAME.fullmatch(table.table)) and not match[5].startswith(plan.nonce or "0")
+    )
+    return any(is_announced(server, table, replicas) for table in others)
+
+
+def _beats(server: ClickHouse, table: TableName) -> bool:
+    """
+    Return whether a reachable server of the cluster has a fresh heartbeat in a fence.
+
+    A cluster or a Replicated database shows the fences of all its shards, but each heartbeat is on the fence's own
+    shard.
+    """
+    if server.embedded or not server.cluster:
+        return False
+    parts = f"clusterAllReplicas({literal(server.cluster)}, system.parts)"
+    fresh = f"modification_time >= now() - {_SILENT_SECONDS:.0f}"
+    question = f"SELECT count() > 0 FROM {parts} WHERE {table_condition(table)} AND {fresh}"
+    # This user may lack the right REMOTE; then only this server can be asked.
+    with suppress(StatementRefusedError):
+        return server.numbers(question, {"skip_unavailable_shards": 1}) == (1,)
+    return False
+
+
 def is_announced(server: ClickHouse, table: TableName, replicas: Replicas | None) -> bool:
     """
-    Return whether the run behind a fence *table* may still be at work.
+    Return whether the run behind a fence *table* may still be at work, on any reachable server of the cluster.
 
     Return True if this server's replica cannot catch up, because the replica may not have the last heartbeat. If this
     server has no replica of a replicated fence, judge by the fence's last change in Keeper.
     """
+    if _beats(server, table):
+        return True
     if replicas is not None:
         if server.numbers(f"EXISTS TABLE {quote_table(table)}") != (1,):
             last = _last_sign(server, replicas, table)

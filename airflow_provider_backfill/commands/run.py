@@ -377,8 +377,8 @@ def _drop_staging(session: Session, log: RunLog, server: ClickHouse, target: Tab
     id, is at work on the target.
     """
     left = attempt.leftover_tables(server, log.plan.plan_id, target)
-    # Ask after the search: a run creates its fence before any other table.
-    if left and other_runs(server, target, log.plan):
+    # A run creates its fence before any other table, so the search has found the fence.
+    if other_runs(server, log.plan, left, target.replicas):
         return
     for batch in attempt.batches(left):
         # Take the lock for each batch anew, since a lock on an object store expires after half a minute.

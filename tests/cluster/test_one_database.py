@@ -10,6 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_backfill.clickhouse import fence
+from airflow_provider_backfill.clickhouse.client import connect
+from airflow_provider_backfill.commands.run import run_plan
+from airflow_provider_backfill.commands.session import Session
+from airflow_provider_backfill.core import leftovers
+from airflow_provider_backfill.options import Options
+from airflow_provider_backfill.state.posix import FileBackend
+from airflow_provider_backfill.state.store import StateStore
 from tests.cluster.balancer import Balancer
 from tests.cluster.field import FIRST, LAST, Field, Kind
 from tests.cluster.nodes import Cluster
@@ -76,6 +84,30 @@ def test_what_the_database_would_do_on_other_shards_too_is_refused(both: Field) 
     assert first.query(lost) == "1"
     # The statement waits for the shard that it was sent to.
     wait_until(lambda: second.query(lost) == "1")
+
+
+def test_clean_on_one_shard_keeps_what_a_run_on_the_other_one_needs(
+    both: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database shows the tables of that run here, and drops them there; the heartbeats of its fence are there."""
+    # As if the run had lasted for longer than an hour: its tables are old, and only its heartbeats are not.
+    monkeypatch.setattr(leftovers, "FRESH_SECONDS", -1)
+    monkeypatch.setattr(fence, "_SILENT_SECONDS", 4)
+    here, there = both.cli(both.cluster.node(1, 1)), both.cli(both.cluster.node(1, 2), state="there")
+    plan = both.plan(there, hours=24 * 59)
+    fates: list[str] = []
+
+    def step(at: str) -> None:
+        if at == "staged":
+            time.sleep(6)
+            cleaned = here.json("clean", "--yes", "--target", f"{both.database}.target")
+            fates.extend(f"{table['kind']} {table['fate']}" for table in cleaned["tables"])
+
+    session = Session(StateStore(FileBackend(there.state)), Options(), lambda: connect(there.url), "test")
+    payload = run_plan(session, plan, step=step, lease_seconds=2)
+    assert sorted(fates) == ["fence kept", "staging kept"]
+    assert (payload["status"], payload["attempts"]) == ("completed", 1)
+    both.assert_clean()
 
 
 @pytest.mark.long
