@@ -29,8 +29,8 @@ SESSION_SECONDS = 40
 _FIND_SECONDS = 20.0
 # The maximum wait, in seconds, for a replica to catch up. Afterwards, ServerError is raised.
 SYNC_SECONDS = 60
-# The maximum wait, in seconds, for live replicas to drop a table, or, beyond SYNC_SECONDS, to report that they have
-# caught up.
+# The maximum wait, in seconds, for live replicas to drop a table, for a Replicated database to execute what it has
+# queued before a statement, or, beyond SYNC_SECONDS, for replicas to report that they have caught up.
 _DDL_SECONDS = 30
 # The maximum wait, in seconds, until live replicas that dropped a table have left Keeper.
 _GONE_SECONDS = 3.0
@@ -43,6 +43,7 @@ _ONLY_LIVING = {
 }
 # Settings that put a statement in the queue of every replica, without a wait for its execution.
 AT_ONCE = {"distributed_ddl_task_timeout": 0}
+_QUEUED = {"database_replicated_initial_query_timeout_sec": _DDL_SECONDS}
 # The replica name of a new table, as SQL. It expands to a different name on each server, even without macros in the
 # server's configuration.
 _SERVER_MACRO = "'{server_uuid}'"
@@ -278,9 +279,30 @@ def create_everywhere(server: ClickHouse, replicas: Replicas | None, create: Cal
             empty.
     """
     allowed = server.permissive
-    server.command(create(""), allowed | (AT_ONCE if replicas is not None else {}))
+    queue_statement(server, create(""), allowed | (AT_ONCE if replicas is not None else {}))
     if replicas is not None and replicas.cluster:
         server.command(create(replicas.cluster), allowed | AT_ONCE)
+
+
+def queue_statement(server: ClickHouse, statement: str, settings: Mapping[str, Any]) -> None:
+    """
+    Execute a statement that a Replicated database queues; in another database, just execute it.
+
+    Raises:
+        ServerError: This server has not executed the earlier statements of the queue within 30 s. ClickHouse itself
+            would wait for 300 s.
+    """
+    try:
+        server.command(statement, {**settings, **_QUEUED})
+    except StatementRefusedError as error:
+        # Of the statements here, only those that wait in such a queue end with this error.
+        if error.name != "UNFINISHED":
+            raise
+        raise ServerError(
+            f"This server has not executed the earlier statements of its Replicated database for {_DDL_SECONDS} s: "
+            f"{error.reason}",
+            remedy=Advice("look for the errors of DDLWorker in the server's log; `doctor` names the replica"),
+        ) from error
 
 
 def drop_everywhere(server: ClickHouse, replicas: Replicas, tables: Sequence[TableName]) -> None:
@@ -295,7 +317,7 @@ def drop_everywhere(server: ClickHouse, replicas: Replicas, tables: Sequence[Tab
     names = ", ".join(map(quote_table, tables))
     cluster = f" ON CLUSTER {quote(replicas.cluster)}" if replicas.cluster else ""
     settings = {"max_table_size_to_drop": 0, **_ONLY_LIVING}
-    server.command(f"DROP TABLE IF EXISTS {names}{cluster} SYNC", settings)
+    queue_statement(server, f"DROP TABLE IF EXISTS {names}{cluster} SYNC", settings)
 
 
 class Keeper(NamedTuple):

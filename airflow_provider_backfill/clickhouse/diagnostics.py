@@ -24,6 +24,7 @@ from .leftovers import live_queries, queries_elsewhere, staging_tables
 from .rights import constrained_settings, missing_grants
 from .shards import spreads_over
 from .table_health import (
+    database_replica_facts,
     deleting_ttls,
     disk_facts,
     distribution_queues,
@@ -99,6 +100,7 @@ def server_facts(
         parts=look.many("system.parts", fullest_partition, server, storage, engine_full),
         mutations=look.many("system.mutations", unfinished_mutations, server, tables),
         replicas=look.many("system.replicas", replica_facts, server, tables),
+        database_replicas=look.many("system.database_replicas", database_replica_facts, server, facts.databases),
         queues=look.many("system.distribution_queue", distribution_queues, server, tables),
         spreads=look.many("Distributed tables", spreads_over, server, storage, sources),
         disks=look.many("system.disks", disk_facts, server, policy),

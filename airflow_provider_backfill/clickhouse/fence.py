@@ -30,7 +30,7 @@ from ..core.tables import TableName
 from ..errors import Advice, RequestError, ServerError, StatementRefusedError
 from .attempt import drop_tables
 from .client import ClickHouse
-from .cluster import AT_ONCE, Keeper, catch_up, one_server, path_beside, tables_beside
+from .cluster import AT_ONCE, Keeper, catch_up, one_server, path_beside, queue_statement, tables_beside
 
 _NAME = re.compile(r"backfill_([0-9a-f]{16})_fence_([0-9a-f]{8})_(-?\d+)_(-?\d+)_([0-9a-f]+)")
 # The pauses, in seconds, between the attempts to acquire a fence. A random factor varies each pause, so that two runs
@@ -135,7 +135,8 @@ class Fence:
         # ClickHouse 26.7 deduplicates equal inserts in spite of insert_deduplicate = 0, and the values of defaults do
         # not count. So each heartbeat names its time.
         alone = {} if replicas is None else {"insert_quorum": 0}
-        server.command(
+        queue_statement(
+            server,
             f"CREATE TABLE IF NOT EXISTS {name} (seen_at DateTime64(3) DEFAULT now64(3), lease Float64)"
             f" ENGINE = {engine} ORDER BY tuple() COMMENT {comment}",
             AT_ONCE if replicas is not None else {},

@@ -5,7 +5,16 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
 
-from ..core.facts import DiskFacts, MutationFacts, PartsFacts, QueueFacts, ReplicaFacts, TableFacts, TtlFacts
+from ..core.facts import (
+    DatabaseReplicaFacts,
+    DiskFacts,
+    MutationFacts,
+    PartsFacts,
+    QueueFacts,
+    ReplicaFacts,
+    TableFacts,
+    TtlFacts,
+)
 from ..core.instants import from_ms, to_ms
 from ..core.masking import mask_message
 from ..core.names import quote
@@ -199,6 +208,38 @@ def replica_facts(server: ClickHouse, tables: Iterable[TableName]) -> tuple[Repl
         )
         for row in rows
     )
+
+
+def database_replica_facts(server: ClickHouse, databases: Iterable[str]) -> tuple[DatabaseReplicaFacts, ...]:
+    """
+    Return the replicas of Replicated databases that have not executed every queued statement, on servers that answer.
+
+    A version of ClickHouse without ``system.database_replicas`` has none.
+    """
+    wanted = ", ".join(map(literal, databases)) or literal("")
+    names = server.rows(f"SELECT name FROM system.databases WHERE engine = 'Replicated' AND name IN ({wanted})")
+    found = []
+    for (name,) in names:
+        # A Replicated database is a cluster of its replicas.
+        question = (
+            "SELECT replica_name, zookeeper_path, log_ptr, max_log_ptr - log_ptr"
+            f" FROM clusterAllReplicas({literal(name)}, system.database_replicas)"
+            f" WHERE database = {literal(name)} AND max_log_ptr > log_ptr ORDER BY replica_name"
+        )
+        try:
+            rows = server.rows(question, {"skip_unavailable_shards": 1})
+        except StatementRefusedError as error:
+            if error.name != "UNKNOWN_TABLE":
+                raise
+            continue
+        for replica, path, executed, behind in rows:
+            waits = server.value(
+                f"SELECT toInt64(now() - ctime) FROM system.zookeeper WHERE path = {literal(path + '/log')}"
+                f" AND name = {literal(f'query-{executed + 1:010}')}",
+                default=0,
+            )
+            found.append(DatabaseReplicaFacts(name, replica, behind, int(waits)))
+    return tuple(found)
 
 
 def distribution_queues(server: ClickHouse, tables: Iterable[TableName]) -> tuple[QueueFacts, ...]:

@@ -315,6 +315,21 @@ class ReplicaFacts(NamedTuple):
     error: str
 
 
+class DatabaseReplicaFacts(NamedTuple):
+    """
+    A replica of a Replicated database that has not executed every statement of the database's queue.
+
+    Attributes:
+        behind: The number of statements that the replica has not executed.
+        waits: Seconds since the first of them was queued.
+    """
+
+    database: str
+    name: str
+    behind: int
+    waits: int
+
+
 class QueueFacts(NamedTuple):
     """The files of a Distributed table that wait to be sent to the shards."""
 
@@ -589,6 +604,7 @@ class ServerFacts:
     balanced: bool = False
     target_replicas: Replicas | None = None
     quorum: int = 0
+    database_replicas: tuple[DatabaseReplicaFacts, ...] = ()
     queues: tuple[QueueFacts, ...] = ()
     spreads: tuple[SpreadFacts, ...] = ()
     disks: tuple[DiskFacts, ...] = ()

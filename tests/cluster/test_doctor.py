@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
+from airflow_provider_backfill.clickhouse import cluster as replicas
 from airflow_provider_backfill.core import leftovers
 from airflow_provider_backfill.core.findings import replica_rules
 from tests.cluster.field import FIRST, LAST, Field, Kind
@@ -51,6 +53,40 @@ def test_a_replica_that_lacks_parts_is_named_through_the_other_one(
     lagging = findings(ready.cli(first), ready)["backfill_replica_lagging"]
     assert len(lagging) == 1
     assert f"The replica r2 of {ready.database}.target has " in lagging[0]["message"]
+
+
+def test_a_replica_whose_database_executes_nothing_more_is_named_and_no_run_waits_for_it_for_minutes(
+    field: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queue of a Replicated database waits for ever where the directory of a new table is there already."""
+    monkeypatch.setattr(replica_rules, "_STUCK_SECONDS", 0)
+    field.kind = Kind.DATABASE
+    field.fill_source(rows=200)
+    field.create("target")
+    first, second = field.cluster.nodes
+    cli = field.cli(second)
+    plan = field.plan(cli)
+    uuid = str(uuid4())
+    leftover = second.folder / "data" / "store" / uuid[:3] / uuid
+    leftover.mkdir(parents=True)
+    first.query(
+        f"CREATE TABLE {field.database}.stuck UUID '{uuid}' (x UInt8) ENGINE = MergeTree ORDER BY x",
+        distributed_ddl_task_timeout=0,
+        database_replicated_allow_explicit_uuid=1,
+    )
+    wait_until(lambda: "backfill_database_stuck" in findings(field.cli(first), field))
+    (stuck,) = findings(cli, field)["backfill_database_stuck"]
+    assert f"The replica r2 of the database {field.database} has not executed 1 queued statement" in stuck["message"]
+    with monkeypatch.context() as patch:
+        patch.setitem(replicas._QUEUED, "database_replicated_initial_query_timeout_sec", 1)
+        answer = cli("run", "--plan-id", plan)
+    assert answer.code == 1
+    assert "has not executed the earlier statements of its Replicated database" in answer.err
+    assert "`doctor` names the replica" in answer.err
+    leftover.rmdir()
+    wait_until(lambda: "backfill_database_stuck" not in findings(cli, field))
+    assert cli("run", "--plan-id", plan).code == 0
+    field.assert_filled()
 
 
 def test_a_dead_replica_is_named_and_a_quorum_that_it_breaks(ready: Field) -> None:

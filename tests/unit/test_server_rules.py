@@ -12,6 +12,7 @@ from airflow_provider_backfill.commands.doctor import without_ended
 from airflow_provider_backfill.core.facts import (
     ConstrainedSetting,
     CutoverFacts,
+    DatabaseReplicaFacts,
     DiskFacts,
     EpochFacts,
     Estimate,
@@ -254,6 +255,17 @@ REPLICA = ReplicaFacts(TARGET, "r1", False, False, 0, 0, 0, 0, (), 2, "")
 )
 def test_replicas(changes: dict[str, Any], code: str | None) -> None:
     assert [finding.code for finding in look(replicas=(REPLICA._replace(**changes),))] == ([code] if code else [])
+
+
+@pytest.mark.parametrize(
+    ("behind", "said"), [(1, "1 queued statement, the first"), (2, "2 queued statements, the first")]
+)
+def test_a_replica_whose_database_executes_nothing_more(behind: int, said: str) -> None:
+    stuck = DatabaseReplicaFacts("shop", "r2", behind, replica_rules._STUCK_SECONDS + 1)
+    finding = one(database_replicas=(stuck,))
+    assert (finding.code, finding.severity) == ("backfill_database_stuck", Severity.WARN)
+    assert f"The replica r2 of the database shop has not executed {said} for 16 s." in finding.message
+    assert look(database_replicas=(stuck._replace(waits=replica_rules._STUCK_SECONDS),)) == []
 
 
 def test_shards_that_a_plan_of_a_local_table_leaves_out_are_named() -> None:

@@ -105,6 +105,23 @@ def _lagging(case: RuleContext) -> Iterator[Match]:
 
 
 @_rule(
+    "backfill_database_stuck",
+    Severity.WARN,
+    "A replica of a Replicated database does not execute what the database has queued, so staging tables are neither "
+    "created nor dropped on the replica.",
+    remedy="look for the errors of DDLWorker in the log of its server",
+)
+def _stuck(case: RuleContext) -> Iterator[Match]:
+    for replica in case.seen.database_replicas:
+        if replica.waits > _STUCK_SECONDS:
+            one = replica.behind == 1
+            yield Match(
+                f"The replica {replica.name} of the database {replica.database} has not executed "
+                f"{replica.behind} queued statement{'' if one else 's'}, the first for {replica.waits} s."
+            )
+
+
+@_rule(
     "backfill_replica_dead",
     Severity.WARN,
     "A replica has no session with Keeper: its server is down or cut off. New rows reach the replica later.",
