@@ -287,6 +287,22 @@ def time_span(server: ClickHouse, table: TableName, column: str, kind: TimeKind)
     return from_ms(float(low)), from_ms(float(high))
 
 
+def sample_times(server: ClickHouse, table: TableName, column: str) -> tuple[str, str] | None:
+    """
+    Return the smallest and the largest of up to 10,000 values of the time column (or expression), as texts.
+
+    Return None if the table has no rows, or if the server refuses the query or takes over 5 seconds.
+    """
+    some = f"SELECT {time_value(column)} AS value FROM {quote_table(table)} LIMIT 10000"
+    try:
+        count, low, high = server.row(
+            f"SELECT count(), toString(min(value)), toString(max(value)) FROM ({some})", {"max_execution_time": 5}
+        )
+    except StatementRefusedError:
+        return None
+    return (str(low), str(high)) if count else None
+
+
 def first_instant(
     server: ClickHouse, table: TableName, column: str, kind: TimeKind, condition: str
 ) -> tuple[int, datetime | None]:

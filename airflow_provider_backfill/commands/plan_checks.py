@@ -1,10 +1,10 @@
 """
 Check rights, replicas and shards before a plan is made, because a fault in these would spoil every chunk.
 
-Also compare a new plan with the stored plan of the same id.
+Also compare a new plan with the stored plan of the same id, and report a window without rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ..clickhouse import catalog
 from ..clickhouse.client import ClickHouse
@@ -14,6 +14,8 @@ from ..clickhouse.shards import shards_with, spread_of
 from ..clickhouse.time_buckets import returning_values
 from ..core.adding_up.case import Verdict
 from ..core.facts import ScanFacts, TableFacts
+from ..core.findings.registry import Match
+from ..core.findings.source_rules import empty_window
 from ..core.names import quote
 from ..core.plain_text import show_number
 from ..core.plan import Chunk, Plan, Statement, WriteMode
@@ -179,3 +181,11 @@ def check_rows_outside(server: ClickHouse, target: TableFacts, plan: Plan, retur
                 Flag("--write-mode", WriteMode.REPLACE),
             ),
         )
+
+
+def rows_elsewhere(server: ClickHouse, plan: Plan) -> Iterator[Match]:
+    """Report the filtered tables that have rows, if it is known that no filtered table has a row in the window."""
+    if plan.source_rows == 0:
+        for table in dict.fromkeys(table for statement in plan.statements for table in plan.filters(statement)):
+            if values := catalog.sample_times(server, table.table, table.column):
+                yield empty_window(plan, table, *values)

@@ -72,6 +72,40 @@ def test_every_kind_of_time_column(lab: Lab, kind: str, window: tuple[str, str],
     assert lab.value("SELECT count() FROM dst") in (300, 1000)
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "unit", "words", "remedy"),
+    [
+        (
+            "UInt32",
+            "toYYYYMMDD(toDate('2025-01-01') + number % 5)",
+            "s",
+            "20250101 to 20250105, read as s since 1970",
+            "pass --time-column 'YYYYMMDDToDate(at)' and omit --time-unit s",
+        ),
+        ("UInt64", "1735689600 + number", "ms", "1735689600 to ", "--time-unit s --force"),
+        ("UInt32", "number", "s", "0 to 99, read as s", "check --from, --to and --time-unit s"),
+        ("Date", "toDate('2024-01-01')", "", "2024-01-01.", "check --from, --to and --time-column"),
+    ],
+    ids=["numbers of days", "another unit", "no time", "another year"],
+)
+def test_plan_warns_of_a_source_without_rows_in_the_window(
+    lab: Lab, kind: str, value: str, unit: str, words: str, remedy: str
+) -> None:
+    """Times that are read wrongly look like an empty window, and such a plan would complete with 0 rows."""
+    table = f"(id UInt64, at {kind}) ENGINE = MergeTree ORDER BY id"
+    lab.sql(f"CREATE TABLE src {table}", f"CREATE TABLE dst {table}")
+    lab.sql(f"INSERT INTO src SELECT number, {value} FROM numbers(100)")
+    window = ("2025-01-01", "2025-01-06", 24)
+    plan = lab.plan("dst", *window, source="src", time_column="at", time_unit=unit)
+    (warning,) = [one for one in plan["warnings"] if "has no row in the window, but rows outside it" in one["message"]]
+    assert words in warning["message"]
+    assert warning["hint"].endswith(remedy)
+    if "days" in warning["hint"]:
+        good = lab.plan("dst", *window, source="src", time_column="YYYYMMDDToDate(at)")
+        assert not [one for one in good["warnings"] if "no row" in one["message"]]
+        assert lab.run(good)["rowsWritten"] == 100
+
+
 # What people keep the time in: how it is read, and whether an index of a table sorted and partitioned by it is used.
 EXPRESSIONS = {
     "tuple": ("Tuple(UInt32, String)", "(toUInt32({at}), 'x')", "toDateTime(tupleElement(kept, 1))", True),

@@ -1,17 +1,22 @@
 """Define the rules on sources: missing tables, reads, unstable SELECTs, time units, row policies. All are pure."""
 
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 
 from ...errors import Advice, Flag
-from ..names import is_expression, quote, time_value
+from ..names import is_expression, quote, show_table, time_value
+from ..plan import FilteredTable, Plan
 from ..remedy import chunk_hours_flag, plan_command, sql
 from ..sql import quote_table
-from ..tables import TABLE_FUNCTION, TableName
+from ..tables import TABLE_FUNCTION, TableName, TimeKind
 from .registry import Match, RuleContext, RuleRegistry, RuleScope, Severity
 
 SOURCE_RULES = RuleRegistry(RuleScope.SERVER)
 _rule = SOURCE_RULES.rule
+
+# A number such as 20250131.
+_DAY_NUMBER = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
 
 
 @_rule(
@@ -149,6 +154,33 @@ def _epoch(case: RuleContext) -> Iterator[Match]:
             f"now, as {epoch.fitting} it is near.",
             remedy,
         )
+
+
+def empty_window(plan: Plan, table: FilteredTable, low: str, high: str) -> Match:
+    """
+    Return the match for a table that has rows, but none in the plan's window.
+
+    Args:
+        low: The smallest of some values of the time column, as text.
+        high: The largest of these values.
+    """
+    unit = table.kind.unit
+    values = low if low == high else f"{low} to {high}"
+    message = (
+        f"{show_table(table.table)} has no row in the window, but rows outside it: {table.column} has values such as "
+        f"{values}{f', read as {unit} since 1970' if unit else ''}."
+    )
+    if not unit:
+        return Match(message, Advice("check {}, {} and {}", Flag("--from"), Flag("--to"), Flag("--time-column")))
+    if _DAY_NUMBER.fullmatch(low) and _DAY_NUMBER.fullmatch(high):
+        column = Flag("--time-column", f"YYYYMMDDToDate({table.column})")
+        return Match(message, Advice("if the numbers are days, pass {} and omit {}", column, Flag("--time-unit", unit)))
+    seconds = {kind.unit: int(high) / kind.per_second for kind in TimeKind if kind.per_second}
+    near = [each for each, value in seconds.items() if 0.5 * value < plan.start.timestamp() < 2 * value]
+    if not near:
+        return Match(message, Advice("check {}, {} and {}", Flag("--from"), Flag("--to"), Flag("--time-unit", unit)))
+    # The unit is not part of the plan's identity, so the new plan has the same id and needs --force.
+    return Match(message, plan_command(plan, Flag("--time-unit", near[0]), Flag("--force")))
 
 
 @_rule(
