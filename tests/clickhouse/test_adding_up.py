@@ -121,6 +121,11 @@ RIGHT = {
         f"SELECT {DAY}, user FROM ev GROUP BY day, user",
     ),
     "finals of a bucket that is whole": Shape(PLAIN, f"SELECT {DAY}, uniqExact(user) AS n FROM ev GROUP BY day", 24),
+    "finals of a bucket with an origin": Shape(
+        "(b DateTime('UTC'), n UInt64) ENGINE = MergeTree ORDER BY b",
+        "SELECT toStartOfInterval(ts, INTERVAL 1 DAY, toDateTime('2025-01-01', 'UTC')) AS b, uniqExact(user) AS n FROM ev GROUP BY b",
+        24,
+    ),
     "parts of a date that together are a day": Shape(
         "(m UInt8, d UInt8, n UInt64) ENGINE = MergeTree ORDER BY (m, d)",
         "SELECT toMonth(ts) AS m, toDayOfMonth(ts) AS d, uniqExact(user) AS n FROM ev GROUP BY m, d",
