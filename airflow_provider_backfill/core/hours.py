@@ -22,7 +22,7 @@ class AllowedHours(NamedTuple):
 
     Attributes:
         first: The start of the period, in minutes after midnight.
-        last: The end of the period, excluded, in minutes after midnight; never equal to *first*.
+        last: The end of the period, excluded, in minutes after midnight, at least 1; never equal to *first*.
         zone: The IANA name of the time zone of *first* and *last*.
     """
 
@@ -111,19 +111,21 @@ def parse_hours(text: str, zone: str | None = None) -> AllowedHours:
     """
     Read hours of the day, such as ``22-06`` or ``22:30-06:00``, in a time zone; UTC if *zone* is None.
 
+    ``00-24`` is the whole day.
+
     Raises:
-        RequestError: The hours are invalid, or begin when they end (``22-22``, ``00-24``), or the zone does not exist.
+        RequestError: The hours are invalid, or begin when they end (``22-22``), or the zone does not exist.
     """
     first, dash, last = text.strip().partition("-")
     bounds = [_minutes(part.strip()) for part in (first, last)]
     if not dash or bounds[0] is None or bounds[1] is None:
         raise RequestError(f"{text!r} is not hours of a day.", hint="write them as 22-06 or 22:30-06:00")
-    if bounds[0] % _DAY == bounds[1] % _DAY:
+    if bounds[0] % _DAY == bounds[1] % _DAY and bounds != [0, _DAY]:
         raise RequestError(f"The hours {text.strip()} begin when they end.", hint="write them as 22-06")
     name = (zone or "UTC").strip()
     if name != "UTC":
         load_zone(name)
-    return AllowedHours(bounds[0] % _DAY, bounds[1] % _DAY, name)
+    return AllowedHours(bounds[0] % _DAY, bounds[1] % _DAY or _DAY, name)
 
 
 def _minutes(text: str) -> int | None:

@@ -23,13 +23,15 @@ from airflow_provider_backfill.errors import RequestError
         ("22-06", "Europe/Berlin", "2025-07-01T04:00Z", False),
         ("22-24", None, "2025-01-01T23:59Z", True),
         ("0-6", None, "2025-01-01T00:00Z", True),
+        ("00-24", None, "2025-01-01T00:00Z", True),
+        ("0-24:00", "Europe/Berlin", "2025-01-01T22:59Z", True),
     ],
 )
 def test_hours_are_those_of_the_zones_clocks(hours: str, zone: str | None, moment: str, allowed: bool) -> None:
     assert parse_hours(hours, zone).allows(parse_instant(moment)) is allowed
 
 
-@pytest.mark.parametrize("hours", ["22", "22-22", "0-24", "25-06", "22:60-06", "night", "22-", "-06", ""])
+@pytest.mark.parametrize("hours", ["22", "22-22", "24-24", "24-0", "25-06", "22:60-06", "night", "22-", "-06", ""])
 def test_what_is_no_hours_is_refused(hours: str) -> None:
     with pytest.raises(RequestError) as caught:
         parse_hours(hours)
