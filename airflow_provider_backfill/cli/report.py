@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import IO
 
-from ..core.plain_text import show_bytes, show_number
+from ..core.plain_text import show_bytes, show_number, state_words
 from .flags import Payload
 from .text import show_moment, show_seconds, show_window
 
@@ -12,7 +12,7 @@ def show_report(payload: Payload, _: IO[str]) -> str:
     """Return the report as text: a heading, a line for each known fact (user, times, cost …), and skipped checks."""
     pairs = list(_pairs(payload))
     width = max(len(label) for label, _ in pairs)
-    head = f"Plan {payload['planId']} of {payload['target']} is {payload['status']}."
+    head = f"Plan {payload['planId']} of {payload['target']} {state_words(payload['status'])}."
     lines = [f"  {label:<{width}}  {value}" for label, value in pairs]
     return "\n".join([head, *lines, *(f"Skipped: {what}" for what in payload["notLookedAt"])])
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import IO
 
 from ..core.failures import short_error
-from ..core.plain_text import show_bytes, show_number
+from ..core.plain_text import show_bytes, show_number, state_words
 from ..core.run_state import RunStatus
 from .console import columns_of, paint
 from .flags import Payload
@@ -65,7 +65,7 @@ def show_status(payload: Payload, out: IO[str]) -> str:
     error = "" if status == RunStatus.COMPLETED else payload.get("lastError", "")
     dead: list[str] = payload.get("lostWorkers", [])
     lines = [
-        f"Plan {payload['planId']} is {paint(status, status, out)}"
+        f"Plan {payload['planId']} {state_words(status, paint(status, status, out))}"
         + (" already; there was nothing to do." if payload.get("noop") else "."),
         *show_pairs(
             [
@@ -158,7 +158,7 @@ def show_doctor(payload: Payload, out: IO[str]) -> str:
     """Return the findings about a plan or table with their remedies, then chunk size, pace, page and skipped checks."""
     what = f"{payload['target']}, no plan given"
     if payload["planId"] is not None:
-        what = f"Plan {payload['planId']} of {payload['target']} is {payload['status']}"
+        what = f"Plan {payload['planId']} of {payload['target']} {state_words(payload['status'])}"
     lines = [f"{what}: " + ("see below." if payload["findings"] else "no problems found.")]
     lines += _findings(payload["findings"], out)
     lines += show_pairs([("chunks", show_estimate(payload.get("estimate"))), ("pace", _pace(payload.get("pace")))])
@@ -298,7 +298,8 @@ def show_waiver(payload: Payload, out: IO[str]) -> str:
 
 def show_repair(payload: Payload, out: IO[str]) -> str:
     """Return the repairs, the advice about uncertain chunks, and the next command, as text."""
-    lines = [f"Plan {payload['planId']} of {payload['target']} is {paint(payload['status'], payload['status'], out)}."]
+    state = state_words(payload["status"], paint(payload["status"], payload["status"], out))
+    lines = [f"Plan {payload['planId']} of {payload['target']} {state}."]
     lines += [f"  {action}" for action in payload["actions"] or ["The files are intact; there was nothing to do."]]
     lines += [f"  {payload['advice']}"] if payload["advice"] else []
     if step := payload["nextStep"]:

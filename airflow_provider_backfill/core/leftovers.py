@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from .facts import StagingFacts
+from .plain_text import state_words
 from .run_state import ChunkStatus, Run, RunStatus
 
 # The number of seconds for which a table is kept after its last change, if the table belongs to a trial, or to a plan
@@ -84,7 +85,7 @@ def judge_leftover(table: StagingFacts, standing: Standing) -> Verdict:
     """
     leftover, run = read_name(table.table.table), standing.run
     if leftover is None:
-        return Verdict(False, "it is no table of a backfill")
+        return Verdict(False, "it is not a table of a backfill")
     if standing.at_work:
         return Verdict(False, standing.at_work)
     if not standing.readable:
@@ -101,7 +102,7 @@ def judge_leftover(table: StagingFacts, standing: Standing) -> Verdict:
         return Verdict(True, f"its plan is {status}")
     waived = run.waiver is not None and run.waiver.until is None
     if status is not RunStatus.CANCELLED and not waived:
-        return Verdict(False, f"its plan is {status}, and will drop it when it is completed")
+        return Verdict(False, f"its plan {state_words(status)}, and will drop it when it is completed")
     state = run.state(leftover.chunk_id)
     # Only sealed tables are published; the name or the log shows the seal.
     publishable = state.verified and (leftover.sealed or state.staged is not None)

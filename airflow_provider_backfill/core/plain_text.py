@@ -80,6 +80,11 @@ def show_number(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def state_words(status: str, shown: str = "") -> str:
+    """Return a predicate, such as ``has failed`` or ``is running``; *shown* is the status in colour, if it has one."""
+    return f"{'has' if status == 'failed' else 'is'} {shown or status}"
+
+
 def show_bytes(count: float) -> str:
     """Return a number of bytes in whole B, KiB, MiB or GiB, or in TiB with one decimal."""
     for unit in ("B", "KiB", "MiB", "GiB"):

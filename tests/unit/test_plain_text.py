@@ -12,7 +12,7 @@ import pytest
 
 from airflow_provider_backfill.cli import console
 from airflow_provider_backfill.cli.ci_reports import github_lines, write_junit
-from airflow_provider_backfill.core.plain_text import plain_json, plain_line, plain_text, plain_values
+from airflow_provider_backfill.core.plain_text import plain_json, plain_line, plain_text, plain_values, state_words
 from airflow_provider_backfill.state.posix import FileBackend
 from airflow_provider_backfill.state.store import StateStore
 from tests.command_line import Cli
@@ -129,3 +129,11 @@ def test_no_command_passes_a_hostile_name_on(hostile: str, tmp_path: Path, capsy
         assert _harmless(answer.err), words
     cli("check", "--format", "github", "--junit", str(tmp_path / "j.xml"))
     assert _harmless((tmp_path / "j.xml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("status", "shown", "words"),
+    [("failed", "", "has failed"), ("failed", "FAILED", "has FAILED"), ("running", "", "is running")],
+)
+def test_a_status_is_told_as_people_say_it(status: str, shown: str, words: str) -> None:
+    assert state_words(status, shown) == words

@@ -7,7 +7,7 @@ from ...errors import Advice, Command, Flag
 from ..failures import short_error
 from ..instants import render_instant, short_instant
 from ..names import show_table
-from ..plain_text import show_number
+from ..plain_text import show_number, state_words
 from ..plan import Plan, Proof
 from ..remedy import command
 from ..run_state import ChunkStatus, Run, RunStatus
@@ -102,7 +102,7 @@ def _pending(case: RuleContext) -> Iterator[Match]:
     age = f", planned {_age(case.moment - plan.created_at)} ago" if case.max_age is not None else ""
     yield Match(
         f"The backfill of {plan.target} from {render_instant(plan.start)} to {render_instant(plan.end)} "
-        f"is {run.status}: {run.count(ChunkStatus.DONE)} of {run.total} chunks are done{age}.",
+        f"{state_words(run.status)}: {run.count(ChunkStatus.DONE)} of {run.total} chunks are done{age}.",
         next_step(plan, run, case.dead),
         _pending_severity(case, young=young),
     )
