@@ -25,7 +25,8 @@ class BackfillStatusSensor(BaseSensorOperator):
     The sensor fails immediately, without retries, if the run failed, was cancelled or was undone, if there is no such
     plan, or if the plan's files are damaged; with ``soft_fail`` the sensor is skipped instead. The sensor keeps waiting
     for a paused run and for a run without a worker, because a person may resume the run. For a window, the sensor also
-    waits for unplanned parts, and fails when all plans of a part have failed, were cancelled or were undone.
+    waits for unplanned parts. The sensor fails when all plans of a part have failed, were cancelled or were undone, or
+    when two plans have filled a part and no open plan rebuilds the part.
 
     The result is ``{"target", "from", "to", "rowsWritten", "planIds"}``; for a window, ``rowsWritten`` is None. The
     events of the ``outlets`` (assets or aliases) have the same content. A plan without rows sends no event, unless

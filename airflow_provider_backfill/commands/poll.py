@@ -4,13 +4,16 @@ Poll a backfill for a waiting task: the backfill is completed, cannot complete, 
 Sensors poll in a worker or in the triggerer. No ClickHouse is needed; each poll reads the state folder again.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
 
-from ..core.instants import render_instant
+from ..core.instants import parse_instant, render_instant
 from ..core.names import show_table
 from ..core.plain_text import show_number
-from ..core.run_state import ChunkStatus, RunStatus
+from ..core.plan import Plan
+from ..core.remedy import command
+from ..core.run_state import ChunkStatus, Run, RunStatus
 from ..core.tables import TableName
 from ..core.window import Window
 from .coverage import read_coverage
@@ -72,15 +75,18 @@ def poll_window(session: Session, target: TableName, window: Window) -> PollResu
     Return how much of a window of *target* is proven filled, whichever plans have filled the window.
 
     The window counts as filled if no server with plans for the window has a gap, no part was filled twice without the
-    user's acceptance, and no plan is damaged. Otherwise, the window is lost if a plan is damaged. If the plans are on
-    one server, the window is also lost if all plans of a gap are failed, cancelled or undone. A gap without a plan is
-    not lost, since a user may plan the gap later.
+    user's acceptance, and no plan is damaged. Otherwise, the window is lost if a plan is damaged. The window is also
+    lost if a part was filled twice without acceptance, and no open plan rebuilds the part. If the plans are on one
+    server, the window is also lost if all plans of a gap are failed, cancelled or undone. A gap without a plan is not
+    lost, since a user may plan the gap later.
 
     Raises:
         RequestError: The window is empty.
         StateError: The state folder cannot be read.
     """
     name, (start, end) = show_table(target), window
+    # Read the runs first: a rebuild that completes meanwhile then counts as open, so that the next poll decides.
+    runs = list(readable_runs(session, target))
     found = read_coverage(session, target, start, end)
     share = max((server["share"] for server in found["servers"]), default=0.0)
     line = f"{name} is filled to {share:.1%} from {render_instant(start)} to {render_instant(end)}"
@@ -91,11 +97,17 @@ def poll_window(session: Session, target: TableName, window: Window) -> PollResu
     if found["damaged"]:
         damaged = found["damaged"][0]
         return PollResult(line, lost=f"{line}, and plan {damaged['planId']} cannot be read. {damaged['message']}")
-    plans = _plans_of(session, target)
+    for part in found["filledTwice"]:
+        rebuilds = [run for plan, run in _meeting(runs, part) if not plan.adds_rows]
+        if not part["accepted"] and all(run.status in (*_LOST, RunStatus.COMPLETED) for run in rebuilds):
+            first, second = part["planIds"]
+            again = command("run", second, "--replay-done", "--clear-window")
+            why = f"{part['from']} to {part['to']} was filled twice, by plan {first} and by plan {second}"
+            return PollResult(line, lost=f"{line}. {why} (next: {again})")
     for gap in found["gaps"]:
-        meeting = [(plan, status) for plan, first, last, status in plans if first < gap["to"] and last > gap["from"]]
-        if meeting and all(status in _LOST for _, status in meeting):
-            why = ", ".join(f"plan {plan} is {status}" for plan, status in meeting)
+        meeting = _meeting(runs, gap)
+        if meeting and all(run.status in _LOST for _, run in meeting):
+            why = ", ".join(f"plan {plan.plan_id} is {run.status}" for plan, run in meeting)
             return PollResult(line, lost=f"{line}. {gap['from']} to {gap['to']} is missing, and {why}")
     return PollResult(line)
 
@@ -111,12 +123,10 @@ def published(target: str, start: datetime, end: datetime, rows: int | None, pla
     }
 
 
-def _plans_of(session: Session, target: TableName) -> list[tuple[str, str, str, RunStatus]]:
-    """Return id, start, end and status of each readable plan of a target, with start and end as text."""
-    return [
-        (plan.plan_id, render_instant(plan.start), render_instant(plan.end), run.status)
-        for plan, run in readable_runs(session, target)
-    ]
+def _meeting(runs: Iterable[tuple[Plan, Run]], part: Payload) -> list[tuple[Plan, Run]]:
+    """Return the plans, with their runs, whose windows overlap a part of the coverage."""
+    start, end = parse_instant(part["from"]), parse_instant(part["to"])
+    return [(plan, run) for plan, run in runs if plan.start < end and plan.end > start]
 
 
 def _counts(status: Payload) -> str:

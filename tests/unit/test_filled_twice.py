@@ -6,6 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 from airflow_provider_backfill.commands.filled_windows import what_to_do_instead
+from airflow_provider_backfill.commands.poll import PollResult, poll_window
+from airflow_provider_backfill.commands.session import Session
 from airflow_provider_backfill.core.coverage import filled_by_another, find_filled_twice, overlaps
 from airflow_provider_backfill.core.events import RunReplayed, RunStarted
 from airflow_provider_backfill.core.findings.judge import judge
@@ -15,6 +17,9 @@ from airflow_provider_backfill.core.plan import Plan, Shard, Statement, WriteMod
 from airflow_provider_backfill.core.replay import apply_event, new_run
 from airflow_provider_backfill.core.run_state import ChunkStatus, Run
 from airflow_provider_backfill.core.tables import TimeKind
+from airflow_provider_backfill.core.window import Window
+from airflow_provider_backfill.option_sources import parse_options
+from airflow_provider_backfill.state.store import StateStore
 from tests.state import START, chunks_of, done, make_plan, started
 
 DAY = timedelta(days=1)
@@ -169,3 +174,30 @@ def test_what_is_left_of_a_plan_that_has_begun_is_said_after_the_other_run() -> 
     begun = what_to_do_instead(*filled(plan, 3), SECOND)
     assert str(begun).endswith(f"then run `clickhouse-backfill resume --plan-id {plan.plan_id}`")
     assert "plan what is left with" in str(what_to_do_instead(plan, new_run(plan), make_plan(2)))
+
+
+def test_a_wait_for_a_window_that_was_filled_twice_ends(store: StateStore) -> None:
+    """Waiting does not remove the doubled rows, unless a rebuild of the stretch is open."""
+
+    def complete(plan: Plan) -> None:
+        store.save_plan(plan)
+        log = store.open_run(plan)
+        for chunk in chunks_of(plan):
+            log.append(started(plan, chunk))
+            log.append(done(chunk))
+
+    def wait() -> PollResult:
+        session = Session(store, parse_options({}), None, "me")
+        return poll_window(session, FIRST.target, Window(START, START + DAY))
+
+    for plan in (FIRST, made(SECOND, created_at=START + DAY, existing_rows=None)):
+        complete(plan)
+    assert f"was filled twice, by plan {FIRST.plan_id} and by plan {SECOND.plan_id}" in wait().lost
+    assert wait().lost.endswith(
+        f"(next: clickhouse-backfill run --plan-id {SECOND.plan_id} --replay-done --clear-window)"
+    )
+    rebuild = make_plan(1, hours=24, write_mode=WriteMode.REPLACE, planned_at=START + 2 * DAY)
+    store.save_plan(rebuild)
+    assert wait() == wait()._replace(lost="", published=None)
+    complete(rebuild)
+    assert wait().published is not None
