@@ -6,7 +6,7 @@ from typing import Any
 
 from airflow.sdk import BaseSensorOperator, Context, PokeReturnValue
 
-from .airflow_support.compat import AirflowFailException, AirflowSkipException, deferrable_by_default
+from .airflow_support.compat import AirflowException, AirflowFailException, AirflowSkipException, deferrable_by_default
 from .airflow_support.fields import blank_to_none, is_literal, to_instant, to_table
 from .airflow_support.lineage import announce, check_partitions
 from .airflow_support.links import BackfillPlanLink, push_plan_link
@@ -116,8 +116,8 @@ class BackfillStatusSensor(BaseSensorOperator):
             AirflowFailException: The backfill cannot complete, or an argument is invalid.
             AirflowSensorTimeout: The ``timeout`` has passed, without ``soft_fail``.
             AirflowException: The state folder cannot be read.
-            AirflowSkipException: The backfill cannot complete, with ``soft_fail`` or ``never_fail``; or the ``timeout``
-                has passed, with ``soft_fail``.
+            AirflowSkipException: The backfill cannot complete, with ``soft_fail`` or ``never_fail``; or any other error
+                with ``never_fail``; or the ``timeout`` has passed, with ``soft_fail``.
         """
         found: Any
         if isinstance(self.plan_id, str) and self.plan_id:
@@ -148,9 +148,9 @@ class BackfillStatusSensor(BaseSensorOperator):
     def _first_look(self, context: Context) -> PokeReturnValue:
         try:
             return self.poke(context)
-        except AirflowFailException as error:
+        except Exception as error:
             # For its own modes, poke and reschedule, the base class does the same.
-            if self.soft_fail or self.never_fail:
+            if self.never_fail or (self.soft_fail and isinstance(error, AirflowFailException)):
                 raise AirflowSkipException(str(error)) from error
             raise
 
@@ -159,12 +159,12 @@ class BackfillStatusSensor(BaseSensorOperator):
         Return the published window after the wait in the triggerer.
 
         Raises:
-            AirflowFailException: The backfill cannot complete, or the last poll raised an error; the message has the
-                reason.
+            AirflowFailException: The backfill cannot complete, or an argument is invalid; the message has the reason.
+            AirflowException: The state folder cannot be read.
         """
         if event["lost"]:
-            # The base class applies soft_fail.
-            raise AirflowFailException(event["lost"])
+            # The base class applies soft_fail and never_fail.
+            raise (AirflowFailException if event.get("final", True) else AirflowException)(event["lost"])
         published: Payload = event["published"]
         self.log.info("Filled: %s", published)
         self._announce(context, published)

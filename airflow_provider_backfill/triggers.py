@@ -89,8 +89,8 @@ class BackfillStatusTrigger(BaseTrigger):
     """
     Wait for the backfill of a :class:`Watched`.
 
-    The only event has *published* and *lost* of the last poll. If the poll raised an error, *lost* is that
-    error's message, and *published* is None.
+    The only event has *published* and *lost* of the last poll, and *final* (whether a retry is useless). If the poll
+    raised an error, *lost* is that error's message, and *published* is None.
     """
 
     def __init__(self, *, poke_interval: float, **watched: Any) -> None:
@@ -114,12 +114,12 @@ class BackfillStatusTrigger(BaseTrigger):
                 found = await asyncio.to_thread(self._look)
             except AirflowException as error:
                 await _settle(began)
-                yield _event(published=None, lost=str(error))
+                yield _event(published=None, lost=str(error), final=isinstance(error, AirflowFailException))
                 return
             progress.tell(found)
             if found.published is not None or found.lost:
                 await _settle(began)
-                yield _event(published=found.published, lost=found.lost)
+                yield _event(published=found.published, lost=found.lost, final=True)
                 return
             await asyncio.sleep(self.poke_interval)
 
