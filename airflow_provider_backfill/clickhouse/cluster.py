@@ -344,11 +344,18 @@ class Keeper(NamedTuple):
 
         Return 0 if there is no such node.
         """
+        return self._created(path, "max")
+
+    def oldest(self, path: str) -> int:
+        """Return the creation time of the oldest node directly below *path*, as :meth:`newest` does."""
+        return self._created(path, "min")
+
+    def _created(self, path: str, which: str) -> int:
         where = f"path = {literal(path)}"
         if self.name != "default":
             where += f" AND zookeeperName = {literal(self.name)}"
         return next(
-            iter(self.server.numbers(f"SELECT toUnixTimestamp(max(ctime)) FROM system.zookeeper WHERE {where}")), 0
+            iter(self.server.numbers(f"SELECT toUnixTimestamp({which}(ctime)) FROM system.zookeeper WHERE {where}")), 0
         )
 
     def count(self, path: str) -> int:

@@ -18,7 +18,7 @@ from ..core.tables import TableName
 from ..errors import Advice, ServerError
 from .attempt import Attempt, Step
 from .client import ClickHouse
-from .cluster import AT_ONCE, Keeper, catch_up, create_everywhere, one_server
+from .cluster import AT_ONCE, Keeper, catch_up, create_everywhere, one_server, path_beside
 from .foreign_rows import ForeignRowsError, refuse_before_publish
 from .interrupted_move import has_arrived
 from .proof import Proof
@@ -231,8 +231,9 @@ def _may_be_forgotten(server: ClickHouse, target: TableFacts, replicas: Replicas
     Return whether Keeper may have forgotten a published part of the staging *table*.
 
     Keeper forgets hashes older than ``replicated_deduplication_window_seconds``, and keeps at most
-    ``replicated_deduplication_window`` hashes. Return True if the age of the table's oldest part, or the number of
-    hashes in Keeper, is at least half of its limit.
+    ``replicated_deduplication_window`` hashes. Return True if the age of the table in Keeper, or the number of hashes
+    in Keeper, is at least half of its limit. The age of the parts does not tell: on a replica that was down, a part is
+    as old as its fetch.
     """
     names = "('replicated_deduplication_window', 'replicated_deduplication_window_seconds')"
     rows = server.rows(f"SELECT name, toUInt64(value) FROM system.merge_tree_settings WHERE name IN {names}")
@@ -242,7 +243,7 @@ def _may_be_forgotten(server: ClickHouse, target: TableFacts, replicas: Replicas
         {**window, **own}.get(f"replicated_deduplication_window{suffix}", 0) * _MEMORY_SHARE
         for suffix in ("", "_seconds")
     )
-    age = server.numbers(
-        f"SELECT toInt64(now() - min(modification_time)) FROM system.parts WHERE {table_condition(table)} AND active"
-    )
-    return age[0] >= seconds or Keeper(server, replicas.keeper).count(f"{replicas.path}/blocks") >= blocks
+    keeper = Keeper(server, replicas.keeper)
+    created = keeper.oldest(path_beside(server, replicas, table))
+    age = server.numbers("SELECT toUnixTimestamp(now())")[0] - created
+    return age >= seconds or keeper.count(f"{replicas.path}/blocks") >= blocks

@@ -29,7 +29,7 @@ from airflow_provider_backfill.state.posix import FileBackend
 from airflow_provider_backfill.state.store import StateStore
 from tests.cluster.balancer import Balancer
 from tests.cluster.field import FIRST, LAST, Field, Kind
-from tests.cluster.nodes import SESSION_SECONDS, Cluster
+from tests.cluster.nodes import SESSION_SECONDS, Cluster, Node
 from tests.command_line import Cli, finish, wait_until
 
 ATTACH = "ATTACH PARTITION"
@@ -235,21 +235,32 @@ def test_rows_that_were_deleted_are_written_again_though_keeper_remembers_them(f
     filled.assert_filled()
 
 
-def published_and_forgotten(field: Field) -> tuple[Cli, str]:
-    """Kill the worker of a plan after it has published, before it says so; Keeper then forgets what was published."""
+def published_and_forgotten(
+    field: Field, *, hashes: int = 1, seconds: int = 1, down: Node | None = None
+) -> tuple[Cli, str]:
+    """
+    Kill the worker of a plan after it has published, before it says so; Keeper then forgets what was published.
+
+    Keeper remembers the last *hashes*, for *seconds*. A node that is *down* has not yet fetched what is staged.
+    """
     field.fill_source(rows=ROWS)
     memory = (
-        "replicated_deduplication_window = 1, replicated_deduplication_window_seconds = 1, cleanup_delay_period = 1"
+        f"replicated_deduplication_window = {hashes}, replicated_deduplication_window_seconds = {seconds}, "
+        "cleanup_delay_period = 1, max_cleanup_delay_period = 1"
     )
     keys = f"PARTITION BY toYYYYMM(ts) ORDER BY (ts, id) SETTINGS {memory}, cleanup_delay_period_random_add = 0"
     field.create("target", keys=keys)
     cli = field.cli()
     plan = field.plan(cli)
+    if down is not None:
+        down.kill()
     killed_at(field, cli, plan, ATTACH, after=True)
     path = field.query(
         f"SELECT zookeeper_path FROM system.replicas WHERE table = 'target' AND database = '{field.database}'"
     )
-    # Keeper always remembers the last hash, so something else must be published, beside the window.
+    # Keeper always remembers the last hash, and hashes that are less than *seconds* older. So something else must be
+    # published, beside the window.
+    time.sleep(seconds)
     for statement in (
         "CREATE TABLE {0}.more AS {0}.source ENGINE = MergeTree PARTITION BY toYYYYMM(ts) ORDER BY (ts, id)",
         "INSERT INTO {0}.more VALUES ('2025-04-01', 1000000, 1)",
@@ -258,14 +269,24 @@ def published_and_forgotten(field: Field) -> tuple[Cli, str]:
         "DROP TABLE {0}.more",
     ):
         field.cluster.nodes[0].query(statement.format(field.database))
-    hashes = f"SELECT name FROM system.zookeeper WHERE path = '{path}/blocks'"
-    wait_until(lambda: field.query(hashes).startswith("202504_replace_from_"), 60)
+    known = f"SELECT name FROM system.zookeeper WHERE path = '{path}/blocks'"
+    wait_until(lambda: "202501_replace_from_" not in field.query(known), 60)
     return cli, plan
 
 
 def test_what_keeper_has_forgotten_is_not_published_twice(field: Field) -> None:
     cli, plan = published_and_forgotten(field)
     resume(cli, plan)
+    field.assert_filled()
+
+
+@pytest.mark.long
+def test_what_keeper_has_forgotten_is_not_published_twice_by_a_replica_that_was_down(field: Field) -> None:
+    """It has just fetched what was staged, so its parts are young; the staging table is not."""
+    second = field.cluster.nodes[1]
+    _, plan = published_and_forgotten(field, hashes=1000, seconds=12, down=second)
+    field.cluster.start()
+    resume(field.cli(second), plan, "--force-environment")
     field.assert_filled()
 
 
