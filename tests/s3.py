@@ -14,11 +14,19 @@ from uuid import uuid4
 _SIGNED = "AWS4-HMAC-SHA256 Credential=test/20250101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
 
 # moto looks for its services on the disk at every request, with a lock held; that takes longer than the request.
+# And it judges the condition of a write before it writes, in many threads: of two writers who create the same object at
+# the same moment, both would be told that they have.
 _PROGRAM = """
-import sys
+import sys, threading
 from moto import backends, server
+from moto.s3.responses import S3Response
 found = list(backends.list_of_moto_modules())
 backends.list_of_moto_modules = lambda: found
+put, one = S3Response.put_object, threading.Lock()
+def put_alone(self):
+    with one:
+        return put(self)
+S3Response.put_object = put_alone
 server.main(sys.argv[1:])
 """
 
