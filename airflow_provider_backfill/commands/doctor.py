@@ -139,9 +139,10 @@ def inspect_server(session: Session, server: ClickHouse, plan: Plan) -> ServerFa
     if facts.storage is None or facts.missing_sources or len(scans) < len(plan.statements):
         return facts
     table = plan_inputs.target_facts(server, target)
-    misfit = None
+    misfit, proposed, judged = None, None, False
     try:
         scans = plan_inputs.read_queries(server, table, plan, scans)
+        judged = True
         adding_up.check_bounds(server, table, plan, scans)
     except MisalignedError as error:
         proposal = plan_command(plan, *error.proposal) if error.proposal else None
@@ -149,13 +150,18 @@ def inspect_server(session: Session, server: ClickHouse, plan: Plan) -> ServerFa
     except RequestError as error:
         misfit = Misalignment(sentences(error), None)
     except StatementRefusedError as error:
+        judged = False
         facts = replace(facts, unseen=(*facts.unseen, f"chunk bounds: {error.message}"))
     try:
         facts = replace(facts, seam=plan_inputs.cutover(server, table, plan))
     except StatementRefusedError as error:
         facts = replace(facts, unseen=(*facts.unseen, f"rows of the target: {error.message}"))
     estimate = chunk_sizing.estimate_plan(server, plan)
-    proposed = None if estimate is None else chunk_sizing.propose_hours(server, table, plan, scans, estimate)
+    if estimate is not None and judged:
+        try:
+            proposed = chunk_sizing.propose_hours(server, table, plan, scans, estimate)
+        except StatementRefusedError as error:
+            facts = replace(facts, unseen=(*facts.unseen, f"chunk length: {error.message}"))
     return replace(facts, misfit=misfit, estimate=estimate, proposed_hours=proposed)
 
 

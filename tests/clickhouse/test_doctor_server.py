@@ -83,6 +83,21 @@ def test_what_the_user_may_not_see_is_named(clinic: Clinic) -> None:
         assert f"{what}: " in unseen
 
 
+def test_a_refused_question_about_bounds_hides_no_other_answer(clinic: Clinic) -> None:
+    """The user may not read the target, whose rows tell whether an end of the window cuts a partition."""
+    others = "SELECT ON system.*", "CREATE TEMPORARY TABLE ON *.*"
+    clinic.user(grants=("SELECT ON clinic.events", "INSERT, ALTER DELETE ON clinic.filled", *others))
+    ward = clinic.ward()
+    ward.events()
+    ward.target(tail="PARTITION BY toDate(ts) ORDER BY (k, ts)")
+    plan = ward.planned(start="2025-01-01T12:00", end="2025-01-02T12:00", write_mode=WriteMode.REPLACE)
+    answer = clinic.as_own(ward).cli.json("doctor", "--plan-id", plan["planId"])
+    unseen = {text.partition(":")[0] for text in answer["notLookedAt"]}
+    assert "chunk bounds" in unseen
+    assert "backfill_grant_missing" in answer["issueCodes"]
+    assert answer["estimate"]["rowsPerChunk"]["max"] == 720
+
+
 def test_backfill_row_policy(clinic: Clinic) -> None:
     """Rows that the user cannot see are missing in the target, and no count shows it."""
     hidden = "<databases><clinic><events><filter>k = 3</filter></events></clinic></databases>"
