@@ -269,8 +269,13 @@ def create_like(
 
 
 def backup_table(plan: Plan, storage: TableName) -> TableName:
-    """Return the backup table for rows that ``replace`` overwrites; the backup outlives the run."""
-    return TableName(storage.database, f"backfill_backup_{plan.plan_id}")
+    """
+    Return the backup table for rows that ``replace`` overwrites; the backup outlives the run.
+
+    The plan's nonce, if any, is in the name. So a plan that is made again keeps the backup of the earlier run.
+    """
+    name = f"backfill_backup_{plan.plan_id}" + (f"_{plan.nonce}" if plan.nonce else "")
+    return TableName(storage.database, name)
 
 
 def copy_select(source: TableName, columns: Sequence[Column]) -> str:

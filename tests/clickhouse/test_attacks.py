@@ -206,6 +206,23 @@ def test_a_backup_is_not_taken_of_partitions_that_the_chunk_has_replaced(days: L
     assert days.content("dst") == before
 
 
+@pytest.mark.parametrize("emptied", [False, True])
+def test_a_plan_made_again_has_a_backup_of_its_own(days: Lab, emptied: bool) -> None:
+    """The rows from before the first run stay in the first backup, and no undo restores them by mistake."""
+    days.sql("INSERT INTO dst SELECT ts, 99 FROM src")
+    original = days.content("dst")
+    wanted = {"source": "src", "write_mode": WriteMode.REPLACE, "backup": True}
+    first = days.fill("dst", "2025-01-01", "2025-01-03", 24, **wanted)
+    (backup,) = days.leftovers()
+    if emptied:
+        days.sql("TRUNCATE TABLE dst")
+    before = days.content("dst")
+    days.fill("dst", "2025-01-01", "2025-01-03", 24, force=True, **wanted)
+    undo_plan(days.session, first["planId"])
+    assert days.content("dst") == before
+    assert days.content(backup) == original
+
+
 @pytest.mark.parametrize("tokens", [True, False])
 def test_rows_are_inserted_again_although_the_target_remembers_deleted_ones(days: Lab, tokens: bool) -> None:
     """A log of deduplication outlives the rows: a repeated token, or equal rows, would be discarded as a success."""

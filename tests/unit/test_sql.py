@@ -132,6 +132,7 @@ def test_the_names_of_an_attempt() -> None:
     own = PLAN.model_copy(update={"nonce": "1a2b3c4d"})
     assert sealed_table(own, STORAGE, "c") == TableName("shop", f"backfill_{plan}_c_sealed_1a2b3c4d")
     assert backup_table(PLAN, STORAGE) == TableName("shop", f"backfill_backup_{plan}")
+    assert backup_table(own, STORAGE) == TableName("shop", f"backfill_backup_{plan}_1a2b3c4d")
     assert table_condition(STORAGE, "name") == "database = 'shop' AND name = 'orders'"
 
 
