@@ -5,9 +5,8 @@ Each check is independent. A check can fail for want of rights, on an old versio
 is named in :attr:`ServerFacts.unseen`, and the other checks continue. The checks change nothing on the server.
 """
 
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -22,6 +21,7 @@ from .client import ClickHouse
 from .cluster import insert_quorum
 from .leftovers import live_queries, queries_elsewhere, staging_tables
 from .rights import constrained_settings, missing_grants
+from .row_policies import below, plan_nodes, row_filters
 from .shards import spreads_over
 from .table_health import (
     database_replica_facts,
@@ -38,8 +38,6 @@ from .table_health import (
 
 _T = TypeVar("_T")
 
-# A literal with its type in the conditions of a query plan, such as 1_UInt8 or 'a'_String.
-_LITERAL_TYPE = re.compile(r"(\b\d{1,80}(?:\.\d{1,80})?|'(?:[^'\\]|\\.){0,400}')_[A-Z]\w{0,80}(?:\([^()]{0,400}\))?")
 # The maximum time, in seconds, to count the partitions that one statement fills for a chunk.
 _PROBE_SECONDS = 5
 
@@ -197,7 +195,7 @@ class _Look:
     def policies(self, readable: Sequence[TableName]) -> Iterator[PolicyFacts]:
         """Yield the row policies that hide source rows from this user, as the query plan shows them."""
         for source in readable:
-            for condition in self.many(f"row policies of {source}", _row_filters, self._server, source):
+            for condition in self.many(f"row policies of {source}", row_filters, self._server, source):
                 yield PolicyFacts(source, condition)
 
 
@@ -227,34 +225,11 @@ def _skips(server: ClickHouse, source: TableName, column: str) -> bool:
     )
 
 
-def _plan_nodes(server: ClickHouse, select: str) -> Iterator[Mapping[str, Any]]:
-    answer = server.rows(f"SELECT explain FROM (EXPLAIN json = 1, actions = 1\n{select}\n)")
-    for root in json.loads("\n".join(line for (line,) in answer)):
-        yield from _below(root["Plan"])
-
-
-def _below(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield node
-    for child in node.get("Plans", ()):
-        yield from _below(child)
-
-
 def _unordered(server: ClickHouse, select: str) -> str:
-    for node in _plan_nodes(server, select):
-        if node["Node Type"] in ("Limit", "LimitBy") and not any(n["Node Type"] == "Sorting" for n in _below(node)):
+    for node in plan_nodes(server, select):
+        if node["Node Type"] in ("Limit", "LimitBy") and not any(n["Node Type"] == "Sorting" for n in below(node)):
             return "LIMIT BY" if node["Node Type"] == "LimitBy" else "LIMIT"
     return ""
-
-
-def _row_filters(server: ClickHouse, source: TableName) -> tuple[str, ...]:
-    found = []
-    for node in _plan_nodes(server, f"SELECT * FROM {quote_table(source)}"):
-        condition = node.get("Prewhere info", {}).get("Row level filter", {}).get("Row level filter column")
-        if condition is None and "ow-level security" in str(node.get("Description", "")):
-            condition = node.get("Filter Column")
-        if condition is not None:
-            found.append(_LITERAL_TYPE.sub(r"\1", str(condition)))
-    return tuple(dict.fromkeys(found))
 
 
 def _sample(server: ClickHouse, source: TableName, column: str) -> tuple[int, int]:

@@ -331,6 +331,8 @@ def _check_site(
 ) -> None:
     """Check the rights, the insert quorum and the sources on one site, and let its replicas catch up."""
     plan_checks.check_grants(server, target, mode)
+    if mode is WriteMode.REPLACE:
+        plan_checks.check_hidden_rows(server, target, "REPLACE PARTITION")
     plan_checks.check_quorum(server, target)
     for table, cluster in plan_inputs.replicated_tables(server, statements, target):
         catch_up(server, table, cluster)

@@ -10,6 +10,7 @@ from ..clickhouse import catalog
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import insert_quorum
 from ..clickhouse.rights import missing_grants
+from ..clickhouse.row_policies import row_filters
 from ..clickhouse.shards import shards_with, spread_of
 from ..clickhouse.time_buckets import returning_values
 from ..core.adding_up.case import Verdict
@@ -80,6 +81,30 @@ def check_grants(server: ClickHouse, target: TableFacts, mode: WriteMode) -> Non
         f"{user} lacks rights that write mode {mode} needs: {lacks}.",
         hint=f"as a user who may grant: {grants}",
     )
+
+
+def check_hidden_rows(server: ClickHouse, target: TableFacts, effect: str) -> None:
+    """
+    Refuse to delete rows of a target if a row policy hides rows of the target from this user.
+
+    If the server refuses the query, for example because of rights on some columns only, nothing is checked.
+
+    Args:
+        effect: The operation that would delete hidden rows, for the message.
+
+    Raises:
+        RequestError: A row policy hides rows of the target.
+    """
+    try:
+        hidden = row_filters(server, target.storage)
+    except StatementRefusedError:
+        return
+    if hidden:
+        raise RequestError(
+            f"A row policy shows this user only rows of {target.name} with {', '.join(hidden)}: {effect} would delete "
+            "other rows, which nothing here can see or count.",
+            hint="run the backfill as a user without a row policy on the target",
+        )
 
 
 def check_shards(server: ClickHouse, target: TableFacts, statements: Sequence[Statement], request: PlanRequest) -> None:

@@ -35,6 +35,7 @@ from .crew import Crew, Ready
 from .filled_windows import refuse_filled_window, what_to_do_instead
 from .lease import LEASE_SECONDS, has_live_worker, utc_now
 from .list import readable_runs
+from .plan_checks import check_hidden_rows
 from .session import Payload, Session
 from .sites import Site, check_cluster, sites_of, target_of, why_another
 from .status import status_payload
@@ -132,6 +133,8 @@ def run_plan(
                 remedy=Advice("plan again with {}", Flag("--force")),
             )
         _check_other_servers(here, target, flags)
+        if here.write_mode is WriteMode.REPLACE or flags.clear_window:
+            check_hidden_rows(server, target, "what this run does")
         _check_compatibility(session, here, server, target, flags)
         plan_inputs.check_scans(server, target, here, here.start, here.end)
         replicated = plan_inputs.replicated_tables(server, here.statements, target)

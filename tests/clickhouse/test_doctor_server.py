@@ -116,6 +116,31 @@ def test_backfill_row_policy(clinic: Clinic) -> None:
     assert "backfill_row_policy" not in ward.doctor(plan)
 
 
+def test_rows_that_the_user_cannot_see_are_not_deleted(clinic: Clinic) -> None:
+    """They lie in partitions that would be replaced, or in parts that would be dropped, and no count shows them."""
+    hidden = "<databases><clinic><filled><filter>k != 3</filter></filled></clinic></databases>"
+    clinic.user(rest=hidden)
+    ward = clinic.ward()
+    ward.events()
+    ward.target()
+    ward.sql("INSERT INTO filled SELECT toDateTime('2025-01-20', 'UTC') + number, 3, 1 FROM numbers(500)")
+    table, window = ("--target", "clinic.filled", "--source", "clinic.events"), ("--from", "2025-01-01", "--to")
+    replacing = (*table, *window, "2025-01-03", "--chunk-hours", "48", "--write-mode", "replace", "--keep-outside")
+    planned = ward.cli.json("plan", *replacing)["planId"]
+    filled = ward.cli.json("plan", *table, *window, "2025-01-02", "--chunk-hours", "24")["planId"]
+    assert ward.cli("run", "--plan-id", filled).code == 0
+    own = clinic.as_own(ward).cli
+    calls = [
+        own("plan", *replacing, "--force"),
+        own("run", "--plan-id", planned, "--force-overlap"),
+        own("run", "--plan-id", filled, "--replay-done", "--clear-window"),
+    ]
+    for answer in calls:
+        assert answer.code != 0
+        assert "A row policy shows this user only rows of clinic.filled" in answer.err
+    assert ward.value("SELECT count() FROM filled WHERE ts >= '2025-01-20'") == 500
+
+
 def test_backfill_setting_constrained(clinic: Clinic) -> None:
     """Statements would be refused one by one, in the middle of the night."""
     tied = "<constraints><insert_deduplicate><const/></insert_deduplicate></constraints>"
