@@ -4,7 +4,7 @@ from contextlib import suppress
 
 from ..clickhouse.client import ClickHouse
 from ..core.instants import render_instant
-from ..core.names import show_table
+from ..core.names import quote, show_table
 from ..core.run_state import RunStatus
 from ..core.sql import literal
 from ..errors import BackfillError, ServerError
@@ -19,6 +19,13 @@ _COST = (
     " FROM {table} WHERE type != 'QueryStart' AND startsWith(query_id, {prefix})"
 )
 
+# Wait up to 10 seconds for the live servers of a cluster; the end of the answer tells whether one of them failed.
+_ON_ALL = {
+    "distributed_ddl_task_timeout": 10,
+    "distributed_ddl_output_mode": "throw_only_active",
+    "wait_end_of_query": 1,
+}
+
 
 def report_plan(session: Session, plan_id: str, *, verify: bool = False) -> Payload:
     """
@@ -26,7 +33,7 @@ def report_plan(session: Session, plan_id: str, *, verify: bool = False) -> Payl
 
     The cost comes from ``system.query_log`` of the server, or of every server of its cluster. If that log cannot be
     read or has no query of the plan, or if no ClickHouse is configured, ``cost`` is None and ``notLookedAt`` has the
-    reason.
+    reason. If the cost may lack the queries of the last seconds, ``notLookedAt`` has the reason, too.
 
     Args:
         verify: Whether to verify the plan now and include the result; ignored if no ClickHouse is configured.
@@ -46,6 +53,8 @@ def report_plan(session: Session, plan_id: str, *, verify: bool = False) -> Payl
     else:
         try:
             with session.connected() as server:
+                if not server.embedded and (why := _flush_logs(server)):
+                    unseen.append(f"the last seconds of system.query_log: {why}")
                 cost = _cost(server, plan_id)
         except BackfillError as error:
             unseen.append(f"the cost: {error.message}")
@@ -93,12 +102,27 @@ def _people(session: Session, plan_id: str) -> list[str]:
     return [by for name, by in types if name.startswith("Run") and name != "RunThrottled"]
 
 
+def _flush_logs(server: ClickHouse) -> str:
+    """
+    Write the newest queries of the server, or of the live servers of its cluster, from memory to the log.
+
+    Return the reason if a server was not reached or refused; otherwise an empty text.
+    """
+    cluster = f" ON CLUSTER {quote(server.cluster)}" if server.cluster else ""
+    try:
+        server.command(f"SYSTEM FLUSH LOGS{cluster} query_log", _ON_ALL if cluster else {})
+    except ServerError as error:
+        if cluster:
+            # The statement needs Keeper and the right CLUSTER; without these, flush at least this server's log.
+            with suppress(ServerError):
+                server.command("SYSTEM FLUSH LOGS query_log")
+        return error.message
+    return ""
+
+
 def _cost(server: ClickHouse, plan_id: str) -> Payload | None:
     if server.embedded:
         raise ServerError("an embedded engine keeps no query log")
-    # Recent queries may still be in memory. Without the right to flush, report the log as it is.
-    with suppress(ServerError):
-        server.command("SYSTEM FLUSH LOGS query_log")
     table = "system.query_log"
     if server.cluster:
         table = f"clusterAllReplicas({literal(server.cluster)}, system.query_log)"

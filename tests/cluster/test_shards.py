@@ -36,6 +36,12 @@ def test_three_commands_fill_all_shards_and_either_name_finds_the_plan(ground: G
     answer = ground.cli("run", "--plan-id", plan)
     assert answer.code == 0, answer.err
     ground.assert_filled()
+    # The logs of all nodes are complete in the report, also what a node still had in memory.
+    queries = ground.cli.json("report", "--plan-id", plan)["cost"]["queries"]
+    logged = f"FROM system.query_log WHERE type != 'QueryStart' AND startsWith(query_id, 'backfill-{plan}-')"
+    for node in ground.cluster.nodes:
+        node.query("SYSTEM FLUSH LOGS query_log")
+    assert queries == sum(int(node.query(f"SELECT count() {logged}")) for node in ground.cluster.nodes)
     status = ground.cli.json("status", "--plan-id", plan)
     assert [(shard["shard"], shard["done"], shard["total"]) for shard in status["shards"]] == [(1, 4, 4), (2, 4, 4)]
     assert ground.cli("check", "--target", f"{ground.database}.daily_local").code == 0

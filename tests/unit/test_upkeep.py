@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +24,7 @@ from airflow_provider_backfill.core.events import RunResumed, RunStarted, RunThr
 from airflow_provider_backfill.core.plan import Chunk
 from airflow_provider_backfill.core.run_state import ChunkStatus, Run, RunStatus
 from airflow_provider_backfill.core.tables import TableName
-from airflow_provider_backfill.errors import DamagedStateError, RequestError
+from airflow_provider_backfill.errors import DamagedStateError, RequestError, ServerError
 from airflow_provider_backfill.options import Options
 from airflow_provider_backfill.state.posix import FileBackend
 from airflow_provider_backfill.state.store import StateStore
@@ -84,6 +87,26 @@ def test_the_report_names_users_and_no_workers(session: Session) -> None:
     for event in (RunStarted(at=START, by="ada"), RunThrottled(at=START, by=GONE, reason="the disk is full")):
         log.append(event)
     assert report_plan(session, PLAN.plan_id)["people"] == ["ada"]
+
+
+@pytest.mark.parametrize("cluster", ["", "all"])
+def test_the_report_says_that_a_log_was_not_flushed(session: Session, cluster: str) -> None:
+    """A user without the right CLUSTER may still flush the server itself; the rows of the log are reported anyway."""
+    sent: list[str] = []
+
+    def command(text: str, *_: object) -> None:
+        sent.append(text)
+        if ("ON CLUSTER" in text) is bool(cluster):
+            raise ServerError("Not enough privileges.")
+
+    server: Any = SimpleNamespace(
+        embedded=False, cluster=cluster, command=command, rows=lambda *_: [[7, *[0] * 8]], close=lambda: None
+    )
+    payload = report_plan(replace(session, server=lambda: server), PLAN.plan_id)
+    assert payload["cost"]["queries"] == 7
+    assert payload["notLookedAt"] == ["the last seconds of system.query_log: Not enough privileges."]
+    local = "SYSTEM FLUSH LOGS query_log"
+    assert sent == (["SYSTEM FLUSH LOGS ON CLUSTER `all` query_log", local] if cluster else [local])
 
 
 def test_the_list_says_which_plans_are_waived(session: Session) -> None:
