@@ -239,6 +239,8 @@ def test_a_shard_that_stays_down_pauses_the_run(ground: Ground, monkeypatch: pyt
 
 # So many seeds share a minute: each has tables, a plan and a worker of its own.
 _AT_ONCE = 5
+# Seconds in which a plan must be run to its end once every node works again, on a busy machine.
+_PATIENCE = 120
 
 
 @pytest.mark.long
@@ -311,11 +313,10 @@ def _strike(ground: Ground, seed: int, plan: str) -> None:
         process.communicate()
         victim.start()
         wait_until(lambda: ground.query("SELECT 1") == "1", SESSION_SECONDS * 5)
-    for _ in range(3):
-        answer = ground.cli("run", "--plan-id", plan, "--replay-failed")
-        if answer.code == 0:
-            return
-    raise AssertionError(answer.err)
+    until = time.monotonic() + _PATIENCE
+    while (answer := ground.cli("run", "--plan-id", plan, "--replay-failed")).code:
+        nodes = [(node.url, node.answers()) for node in ground.cluster.nodes]
+        assert time.monotonic() < until, f"{answer.code} {answer.out} {answer.err} {nodes}"
 
 
 def _wait_for_more(ground: Ground, plan: str, process: subprocess.Popen[str]) -> None:
