@@ -165,8 +165,11 @@ def _insert(server: ClickHouse, attempt: Attempt) -> ContentSums:
     attempt.fenced(lambda: foreign_rows.refuse_before_insert(server, attempt))
     filled = {name for statement in attempt.plan.statements for name in statement.columns}
     stable = all(is_comparable(column.type) for column in attempt.target.columns if column.name in filled)
-    order = " ORDER BY ALL" if stable else ""
-    written = _fill(server, attempt, attempt.target.storage, _direct_settings(server, attempt.plan), order=order)
+    order, rows = " ORDER BY ALL" if stable else "", ""
+    if attempt.plan.use_tokens and _may_deduplicate(attempt.target):
+        before = proof.source_content(server, attempt)
+        rows = f"-{before.rows}-{before.checksum}"
+    written = _fill(server, attempt, attempt.target.storage, _direct_settings(server, attempt.plan), order, rows)
     attempt.step(Step.INSERTED)
     try:
         return proof.source_content(server, attempt)
@@ -337,13 +340,19 @@ def _create(server: ClickHouse, target: TableFacts, table: TableName, comment: s
 
 
 def _fill(
-    server: ClickHouse, attempt: Attempt, table: TableName, settings: Mapping[str, int | str], order: str = ""
+    server: ClickHouse,
+    attempt: Attempt,
+    table: TableName,
+    settings: Mapping[str, int | str],
+    order: str = "",
+    rows: str = "",
 ) -> int | None:
     """
     Insert the rows of all statements of the plan for the chunk into *table*.
 
     Args:
         order: The ORDER BY clause of the SELECT; empty without one.
+        rows: The end of the deduplication token, which differs if the source has other rows; empty without one.
 
     Returns:
         The number of rows that the server wrote; None if the server reports no number for one of the statements.
@@ -358,7 +367,7 @@ def _fill(
             "log_comment": f"clickhouse-backfill plan={plan.plan_id} chunk={chunk.id} attempt={attempt.number}",
         }
         if plan.use_tokens:
-            given["insert_deduplication_token"] = _token(attempt) + (f"-{index + 1}" if index else "")
+            given["insert_deduplication_token"] = _token(attempt) + rows + (f"-{index + 1}" if index else "")
         given["query_id"] = attempt.query_id + (f".{index + 1}" if index else "")
         counts = server.command(insert_select(table, statement) + order, given)
         attempt.read(counts.read_rows, counts.read_bytes)
@@ -371,10 +380,17 @@ def _token(attempt: Attempt) -> str:
     Return the deduplication token of an attempt's INSERTs.
 
     A target remembers the tokens of deleted rows, and would discard the rows that replace them. So a plan that was made
-    again, and each attempt that clears its window, have their own tokens.
+    again, and each attempt that clears its window, have their own tokens. A direct INSERT appends the content sums of
+    the source: a token names a block by its number, so a retry would lose rows that came to the source meanwhile.
     """
     token = attempt.plan.token(attempt.chunk) + f"-{attempt.plan.nonce or 0}"
     return f"{token}-{attempt.number}" if attempt.clear else token
+
+
+def _may_deduplicate(target: TableFacts) -> bool:
+    """Return whether the target, or a table behind it, may have a log of inserted blocks."""
+    alone = target.engine.endswith("MergeTree") and not target.engine.startswith(("Replicated", "Shared"))
+    return not alone or "non_replicated_deduplication_window" in target.engine_full
 
 
 def _direct_settings(server: ClickHouse, plan: Plan) -> dict[str, int | str]:

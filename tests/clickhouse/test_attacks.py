@@ -257,3 +257,23 @@ def test_chunks_with_equal_rows_are_all_inserted(days: Lab, tokens: bool) -> Non
         accept_at_least_once=True,
     )
     assert days.value("SELECT sum(n) FROM total") == 2880
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_retry_of_an_insert_loses_no_rows_that_came_meanwhile(days: Lab, late: bool) -> None:
+    """A token names blocks by their number: late rows shift the rows to blocks that the target takes for known ones."""
+    days.sql(f"CREATE TABLE log {MONTHLY} SETTINGS non_replicated_deduplication_window = 1000")
+    wanted = {"source": "src", "write_mode": WriteMode.INSERT, "accept_at_least_once": True}
+    plan = days.plan("log", "2025-01-01", "2025-01-02", 24, **wanted)
+    lost = once("inserted", LOST)
+
+    def step(at: str) -> None:
+        if late and at == "inserted" and not days.value("SELECT count() FROM src WHERE user = 99"):
+            days.sql("INSERT INTO src SELECT toDateTime('2025-01-01', 'UTC') + number, 99 FROM numbers(500)")
+        lost(at)
+
+    payload = days.run(plan, step=step)
+    assert (payload["status"], payload["attempts"]) == ("completed", 2)
+    assert days.value("SELECT count() FROM log WHERE user = 99") == 500 * late
+    # At least once: with other rows, the retry writes all of them.
+    assert days.value("SELECT count() FROM log WHERE user < 99") == 1440 * (1 + late)
