@@ -258,8 +258,7 @@ class Plan(Model):
         chunk_hours: Length of a chunk in hours; None if chunks are not cut by hours.
         chunk_count: Number of time slices; see :attr:`total_chunks`.
         chunk_length: The chunking, as :attr:`.Chunking.text`; empty in plans of older versions, which are cut by hours.
-        bounds: The bounds computed from data, as :func:`.encode_bounds` writes them; empty if bounds follow from window
-            and length.
+        bounds: Bounds computed from data, by :func:`.encode_bounds`; empty if they follow from window and length.
         parts: The key ranges of chunks whose windows cannot be cut further, by the index of the time slice from 0.
         one_shard: Whether the user wants the rows of all shards of a Distributed source in the target's one table.
         cluster: The cluster whose shards each hold a part of the target; empty if the target is one table.
@@ -268,8 +267,7 @@ class Plan(Model):
         shards: The shards at planning. Every chunk is executed on each shard separately.
         dealing: The division of rows among the shards if all shards read the same source; None if each shard has its
             own source.
-        shard: The number of the shard that this view of the plan is limited to, see :meth:`on_shard`; 0 for the whole
-            plan. Never stored.
+        shard: The shard to which :meth:`on_shard` limits this view of the plan; 0 for the whole plan. Never stored.
 
     The chunks are not stored: :meth:`chunks` derives them. So without computed *bounds* and *parts*, the file of a plan
     with 100,000 chunks is as small as the file of a plan with ten.
