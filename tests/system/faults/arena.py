@@ -286,7 +286,8 @@ class Play:
                 found = ", ".join(front.log.run.status for front in fronts)
                 self.result.problems.append(f"hung: the run is {found} after {self.arena.patience:g} s; {states}")
                 return
-            if not peace and now > self._start + _PEACE:
+            # Two plans that have each filled a part of the other one are refused at once, again and again.
+            if not peace and (now > self._start + _PEACE or len(self._runners) > _MAX_RUNNERS / 2):
                 peace = True
                 self._make_peace()
             if now > self._start + self.arena.patience / 2:
