@@ -1,9 +1,8 @@
 """
 Execute a plan's chunks as a worker: claim chunks, execute them, keep the claims alive, and stop on request.
 
-Each thread executes one chunk at a time. Of several threads, some may publish chunks while the others fill theirs. A
-further thread watches the log for a cancel or a pause, sends heartbeats, and kills the queries of a stopping worker.
-All state of the run is in the log, so any worker can replace a dead worker.
+Each thread executes one chunk at a time. A further thread watches the log for a cancel or a pause, sends heartbeats,
+and kills the queries of a stopping worker. All state of the run is in the log, so any worker can replace a dead worker.
 """
 
 import random
@@ -54,12 +53,11 @@ from .filled_windows import rivals
 from .lease import LEASE_SECONDS, new_owner, utc_now
 from .neighbours import neighbours
 from .outcomes import Outcomes
-from .slots import Slot, Slots, publishes_aside, work_in_threads
 from .staged_tables import StagedTables
+from .waiting import wait_for
 
-# The number of threads beyond those that fill chunks.
-_PUBLISHERS = 2
 _WATCH_SECONDS = 0.5
+_WIDTH_SECONDS = 0.2
 _HOLD_SECONDS = 1.0
 _HOLD_SAID_SECONDS = 30.0
 _HOLD_SAID_MOST_SECONDS = 3600.0
@@ -126,7 +124,6 @@ class Worker:
         self._sparse = True
         self._held_said = -_HOLD_SAID_SECONDS
         self._paced, self._parallel = 0, 1
-        self._slots = Slots(self._width, self._is_over)
         self._stopping = threading.Event()
         self._reason = ""
         self._active: set[str] = set()
@@ -178,7 +175,7 @@ class Worker:
                 if self._newest_first:
                     ready.reverse()
                 if ready:
-                    self._work_through(ready)
+                    self._work_through(ready, parallel)
                 elif any(log.run.state(chunk.id).status is ChunkStatus.RUNNING for chunk in chunks(log.run)):
                     self._stopping.wait(_WATCH_SECONDS)
                 else:
@@ -190,42 +187,45 @@ class Worker:
         if self._error is not None:
             raise self._error
 
-    def _width(self) -> int:
-        """Return the number of chunks that this worker may fill at the same time."""
-        return 1 if self._server.embedded else self._paced or self._parallel
-
-    @property
-    def _publishes_aside(self) -> bool:
-        """
-        Whether further threads publish chunks while others are filled.
-
-        With one chunk at a time, or with a limit on the running chunks of all workers, each chunk ends before the next.
-        """
-        return not self._paced and self._width() > 1 and publishes_aside(self._plan)
-
-    def _work_through(self, ready: list[Chunk]) -> None:
+    def _work_through(self, ready: list[Chunk], parallel: int) -> None:
         queue = iter(ready)
         lock = threading.Lock()
         drained = threading.Event()
+        ended: dict[int, threading.Event] = {}
 
-        def threads() -> int:
-            return min(self._width() + (_PUBLISHERS if self._publishes_aside else 0), len(ready))
+        def width() -> int:
+            return 1 if self._server.embedded else min(self._paced or parallel, len(ready))
 
         def work(number: int) -> None:
-            log, slot = self._store.open_run(self._plan), Slot(self._slots)
-            try:
-                while number < threads():
-                    may_start = slot.take()
-                    with lock:
-                        chunk = next(queue, None) if may_start else None
-                    if chunk is None:
-                        drained.set()
-                        return
-                    self._execute(log, chunk, slot)
-            finally:
-                slot.give()
+            log = self._store.open_run(self._plan)
+            while not self._stopping.is_set() and number < width():
+                with lock:
+                    chunk = None if self._is_over() else next(queue, None)
+                if chunk is None:
+                    drained.set()
+                    return
+                self._execute(log, chunk)
 
-        work_in_threads(lambda number: self._guard(lambda: work(number)), threads, drained, self._stopping, self.stop)
+        def work_and_tell(number: int, end: threading.Event) -> None:
+            try:
+                self._guard(lambda: work(number))
+            finally:
+                end.set()
+
+        try:
+            while not (drained.is_set() or self._stopping.is_set()):
+                for number in range(width()):
+                    if number not in ended or ended[number].is_set():
+                        end = ended[number] = threading.Event()
+                        name = f"backfill-{number}"
+                        threading.Thread(target=work_and_tell, args=(number, end), name=name, daemon=True).start()
+                drained.wait(_WIDTH_SECONDS)
+            wait_for(list(ended.values()))
+        except BaseException as error:
+            # A timeout or an interrupt ends this thread, and the other threads must not continue alone.
+            self.stop(f"interrupted by {type(error).__name__}")
+            wait_for(list(ended.values()))
+            raise
 
     def _guard(self, work: Callable[[], None]) -> None:
         """Run one thread's work. The first error stops the other threads, and :meth:`run` raises it."""
@@ -267,9 +267,9 @@ class Worker:
         log.append(event)
         self._report(event)
 
-    def _execute(self, log: RunLog, chunk: Chunk, slot: Slot) -> None:
+    def _execute(self, log: RunLog, chunk: Chunk) -> None:
         """Attempt a chunk, or its parts after a split, until it is done, failed, released or claimed elsewhere."""
-        while slot.take():
+        while not self._is_over():
             self._wait_for_turn(log)
             self._wait_for_room(log)
             if self._is_over():
@@ -285,7 +285,7 @@ class Worker:
             began = time.monotonic()
             try:
                 self._step(Step.CLAIM)
-                outcome = self._attempt(log, chunk, claim, began, slot)
+                outcome = self._attempt(log, chunk, claim, began)
             finally:
                 self._active.discard(chunk.id)
             # Read the staged table before the outcome is logged, since the run forgets the table of a done chunk.
@@ -301,7 +301,7 @@ class Worker:
                 self._staged.drop_later(chunk)
             if isinstance(outcome, ChunkSplit):
                 for part in expand(log.run, chunk):
-                    self._execute(log, part, slot)
+                    self._execute(log, part)
                 return
             self._count_failures(outcome)
             if not isinstance(outcome, ChunkFailed) or outcome.final:
@@ -341,7 +341,7 @@ class Worker:
             if self._failures_in_a_row >= self._max_failures:
                 self.stop(f"{self._failures_in_a_row} chunks in a row failed permanently; the last: {outcome.message}")
 
-    def _attempt(self, log: RunLog, chunk: Chunk, claim: ChunkState, began: float, slot: Slot) -> Event:
+    def _attempt(self, log: RunLog, chunk: Chunk, claim: ChunkState, began: float) -> Event:
         """Execute one attempt, and return the event that ends it: the chunk is done, failed, split or released."""
         number, looked = claim.attempt, time.monotonic()
 
@@ -364,8 +364,6 @@ class Worker:
 
         def step(done: Step) -> None:
             self._step(done)
-            if done is Step.STAGED and self._publishes_aside:
-                slot.give()
             # Sealed rows are published sooner than staged again; a direct INSERT that has ended must not be repeated.
             if self._stopping.is_set() and done not in (Step.SEALED, Step.MOVED, Step.INSERTED):
                 raise StopRequested
@@ -387,8 +385,7 @@ class Worker:
             reading[0] += rows
             reading[1] += size
 
-        others = sum(worker.claims for name, worker in log.run.workers.items() if name != self.owner)
-        at_once = max(self._parallel, self._slots.taken + others)
+        at_once = max(self._parallel, log.run.count(ChunkStatus.RUNNING))
         attempt = Attempt(
             self._plan,
             self._target,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import datetime
 from typing import Any
 
-from airflow_provider_backfill.clickhouse.attempt import Step
-from tests.clickhouse.lab import Lab
 from tests.clickhouse.ward import Ward
 from tests.command_line import finish, wait_until
 
@@ -83,34 +80,6 @@ def test_the_number_counts_for_all_workers_together(ward: Ward) -> None:
     assert sum(event["type"] == "ChunkStarted" for event in events[second:]) > 4
     assert most_at_once(events) == 2
     assert ward.value("SELECT count() FROM filled") == 1440
-
-
-def test_a_chunk_is_published_while_as_many_others_are_filled(http_lab: Lab) -> None:
-    """A publication mostly waits, and the cores have nothing to do if no other chunk is filled in its place."""
-    lab = http_lab.with_two_days("(ts DateTime('UTC'), user UInt32) ENGINE = MergeTree ORDER BY ts")
-    plan = lab.plan("dst", "2025-01-01", "2025-01-03", 3, source="src")
-    lock, verified, two = threading.Lock(), threading.Event(), threading.Event()
-    filling: set[int] = set()
-    most = 0
-
-    def step(done: Step) -> None:
-        nonlocal most
-        with lock:
-            if done is Step.STAGING:
-                filling.add(threading.get_ident())
-            elif done is Step.STAGED:
-                filling.discard(threading.get_ident())
-            most = max(most, len(filling))
-            if verified.is_set() and len(filling) == 2:
-                two.set()
-            first = done is Step.VERIFIED and not verified.is_set()
-            if first:
-                verified.set()
-        if first or (done is Step.STAGING and verified.is_set()):
-            assert two.wait(20)
-
-    assert lab.run(plan, parallel=2, step=step)["status"] == "completed"
-    assert (most, lab.content("dst")) == (2, lab.content("src"))
 
 
 def test_what_is_no_number_and_what_is_over(ward: Ward) -> None:
