@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from ...errors import Advice, Flag
 from ..facts import SpreadFacts
 from ..names import quote, show_table
+from ..plain_text import show_number
 from ..plan import Plan
 from ..remedy import plan_command, sql
 from ..sql import literal, quote_table
@@ -114,10 +115,9 @@ def _lagging(case: RuleContext) -> Iterator[Match]:
 def _stuck(case: RuleContext) -> Iterator[Match]:
     for replica in case.seen.database_replicas:
         if replica.waits > _STUCK_SECONDS:
-            one = replica.behind == 1
             yield Match(
                 f"The replica {replica.name} of the database {replica.database} has not executed "
-                f"{replica.behind} queued statement{'' if one else 's'}, the first for {replica.waits} s."
+                f"{show_number(replica.behind, 'queued statement')}, the first for {replica.waits} s."
             )
 
 
