@@ -34,13 +34,6 @@ SYNC_SECONDS = 60
 _DDL_SECONDS = 30
 # The maximum wait, in seconds, until live replicas that dropped a table have left Keeper.
 _GONE_SECONDS = 3.0
-# Settings of a statement that waits only for live replicas.
-_ONLY_LIVING = {
-    "distributed_ddl_task_timeout": _DDL_SECONDS,
-    "distributed_ddl_output_mode": "null_status_on_timeout_only_active",
-    # A host may refuse after the answer has begun, so wait for the end to see the error.
-    "wait_end_of_query": 1,
-}
 # Settings that put a statement in the queue of every replica, without a wait for its execution.
 AT_ONCE = {"distributed_ddl_task_timeout": 0}
 _QUEUED = {"database_replicated_initial_query_timeout_sec": _DDL_SECONDS}
@@ -48,6 +41,23 @@ _QUEUED = {"database_replicated_initial_query_timeout_sec": _DDL_SECONDS}
 # server's configuration.
 _SERVER_MACRO = "'{server_uuid}'"
 _MACRO = re.compile(r"\{(\w+)\}")
+
+
+def on_the_living(seconds: int, mode: str = "throw") -> dict[str, int | str]:
+    """
+    Return the settings of a statement ON CLUSTER, or in a Replicated database, that waits only for live servers.
+
+    Args:
+        seconds: The maximum wait.
+        mode: What the server does after the wait: it raises an error (``throw``), or answers without the status of the
+            servers that are late (``null_status_on_timeout``).
+    """
+    return {
+        "distributed_ddl_task_timeout": seconds,
+        "distributed_ddl_output_mode": f"{mode}_only_active",
+        # A server may refuse after the answer has begun, so wait for the end to see the error.
+        "wait_end_of_query": 1,
+    }
 
 
 class OneServer(ClickHouse):
@@ -199,11 +209,7 @@ def catch_up(server: ClickHouse, table: TableName, cluster: str = "") -> None:
     settings: dict[str, Any] = {"receive_timeout": SYNC_SECONDS}
     if cluster:
         # Dead replicas may lag, since nobody reads from them.
-        settings |= {
-            "distributed_ddl_task_timeout": SYNC_SECONDS + _DDL_SECONDS,
-            "distributed_ddl_output_mode": "throw_only_active",
-            "wait_end_of_query": 1,
-        }
+        settings |= on_the_living(SYNC_SECONDS + _DDL_SECONDS)
     try:
         server.command(f"SYSTEM SYNC REPLICA{where} {quote_table(table)} LIGHTWEIGHT", settings)
     except StatementRefusedError as error:
@@ -316,7 +322,7 @@ def drop_everywhere(server: ClickHouse, replicas: Replicas, tables: Sequence[Tab
         return
     names = ", ".join(map(quote_table, tables))
     cluster = f" ON CLUSTER {quote(replicas.cluster)}" if replicas.cluster else ""
-    settings = {"max_table_size_to_drop": 0, **_ONLY_LIVING}
+    settings = {"max_table_size_to_drop": 0, **on_the_living(_DDL_SECONDS, "null_status_on_timeout")}
     queue_statement(server, f"DROP TABLE IF EXISTS {names}{cluster} SYNC", settings)
 
 
@@ -328,14 +334,12 @@ class Keeper(NamedTuple):
 
     def children(self, path: str, names: Iterable[str] | None = None, like: str = "") -> list[str]:
         """Return the names of nodes directly below *path*: all, those in *names*, or those beginning with *like*."""
-        where = [f"path = {literal(path)}"]
-        if self.name != "default":
-            where.append(f"zookeeperName = {literal(self.name)}")
+        where = self._below(path)
         if names is not None:
-            where.append(f"name IN ({', '.join(map(literal, names)) or literal('')})")
+            where += f" AND name IN ({', '.join(map(literal, names)) or literal('')})"
         if like:
-            where.append(f"startsWith(name, {literal(like)})")
-        rows = self.server.rows(f"SELECT name FROM system.zookeeper WHERE {' AND '.join(where)}")
+            where += f" AND startsWith(name, {literal(like)})"
+        rows = self.server.rows(f"SELECT name FROM system.zookeeper WHERE {where}")
         return [str(name) for (name,) in rows]
 
     def newest(self, path: str) -> int:
@@ -351,20 +355,19 @@ class Keeper(NamedTuple):
         return self._created(path, "min")
 
     def _created(self, path: str, which: str) -> int:
-        where = f"path = {literal(path)}"
-        if self.name != "default":
-            where += f" AND zookeeperName = {literal(self.name)}"
-        return next(
-            iter(self.server.numbers(f"SELECT toUnixTimestamp({which}(ctime)) FROM system.zookeeper WHERE {where}")), 0
-        )
+        question = f"SELECT toUnixTimestamp({which}(ctime)) FROM system.zookeeper WHERE {self._below(path)}"
+        return next(iter(self.server.numbers(question)), 0)
 
     def count(self, path: str) -> int:
         """Return the number of nodes directly below *path*; 0 if *path* does not exist."""
         above, _, name = path.rpartition("/")
-        where = f"path = {literal(above or '/')} AND name = {literal(name)}"
-        if self.name != "default":
-            where += f" AND zookeeperName = {literal(self.name)}"
+        where = f"{self._below(above or '/')} AND name = {literal(name)}"
         return next(iter(self.server.numbers(f"SELECT numChildren FROM system.zookeeper WHERE {where}")), 0)
+
+    def _below(self, path: str) -> str:
+        """Return the condition on ``system.zookeeper`` that selects the nodes directly below *path* in this Keeper."""
+        where = f"path = {literal(path)}"
+        return where if self.name == "default" else f"{where} AND zookeeperName = {literal(self.name)}"
 
 
 def names_elsewhere(server: ClickHouse, replicas: Replicas, databases: Sequence[str], prefix: str) -> set[str]:

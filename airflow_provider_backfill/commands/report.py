@@ -3,6 +3,7 @@
 from contextlib import suppress
 
 from ..clickhouse.client import ClickHouse
+from ..clickhouse.cluster import on_the_living
 from ..core.instants import render_instant
 from ..core.names import quote, show_table
 from ..core.run_state import RunStatus
@@ -19,12 +20,8 @@ _COST = (
     " FROM {table} WHERE type != 'QueryStart' AND startsWith(query_id, {prefix})"
 )
 
-# Wait up to 10 seconds for the live servers of a cluster; the end of the answer tells whether one of them failed.
-_ON_ALL = {
-    "distributed_ddl_task_timeout": 10,
-    "distributed_ddl_output_mode": "throw_only_active",
-    "wait_end_of_query": 1,
-}
+# The maximum wait, in seconds, for the live servers of a cluster to write their logs.
+_FLUSH_SECONDS = 10
 
 
 def report_plan(session: Session, plan_id: str, *, verify: bool = False) -> Payload:
@@ -110,7 +107,7 @@ def _flush_logs(server: ClickHouse) -> str:
     """
     cluster = f" ON CLUSTER {quote(server.cluster)}" if server.cluster else ""
     try:
-        server.command(f"SYSTEM FLUSH LOGS{cluster} query_log", _ON_ALL if cluster else {})
+        server.command(f"SYSTEM FLUSH LOGS{cluster} query_log", on_the_living(_FLUSH_SECONDS) if cluster else {})
     except ServerError as error:
         if cluster:
             # The statement needs Keeper and the right CLUSTER; without these, flush at least this server's log.
