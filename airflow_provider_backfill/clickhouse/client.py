@@ -55,8 +55,8 @@ _ALLOWS = re.compile(
     r"allow_suspicious_\w+|allow_experimental_\w+_(?:types?|index)|allow_experimental_(?:codecs|statistics?|unique_key)"
     r"|allow_deprecated_syntax_for_merge_tree|allow_create_index_without_type|allow_statistics|enable_\w+_(?:types?|index)"
 )
-# The values of settings that prevent partial answers: a limit in the user's profile ends a statement with an error, and
-# a LIMIT or OFFSET in the profile does not apply.
+# The values of settings that prevent partial and old answers: a limit in the user's profile ends a statement with an
+# error, and a LIMIT, an OFFSET or a query cache in the profile does not apply.
 _WHOLE_ANSWERS = {
     **{
         f"{limit}_overflow_mode": "throw"
@@ -65,6 +65,7 @@ _WHOLE_ANSWERS = {
     **{f"{limit}_overflow_mode_leaf": "throw" for limit in ("read", "timeout")},
     "limit": 0,
     "offset": 0,
+    "use_query_cache": 0,
 }
 
 
@@ -101,9 +102,8 @@ class ClickHouse:
         self._cluster: str | None = None
         self._settings |= {name: value for name, value in _WHERE_KNOWN.items() if name in client.server_settings}
 
-    @property
-    def whole_answers(self) -> dict[str, Any]:
-        """The settings that this user's statements need against partial answers; empty if none is needed."""
+    def _whole_answers(self) -> dict[str, Any]:
+        """Return the settings that this user's statements need against partial and old answers; empty if none."""
         # Send only needed settings: each one lengthens the URL, and the client spends most of its time on the URL.
         return {name: whole for name, whole in _WHOLE_ANSWERS.items() if self.setting(name) not in (None, str(whole))}
 
@@ -291,7 +291,7 @@ class ClickHouse:
         return f"clusterAllReplicas({literal(self.cluster)}, system.processes)"
 
     def _with(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:
-        given = {**self._settings, **(settings or {})}
+        given = {**self._settings, **self._whole_answers(), **(settings or {})}
         if self.embedded:
             # Omit the query id for the embedded engine, since nobody can see or kill its queries.
             given.pop("query_id", None)

@@ -362,7 +362,6 @@ def _fill(
     for index, statement in enumerate(plan.statements):
         given: dict[str, Any] = {
             **settings,
-            **server.whole_answers,
             **chunk_filter(plan, statement, chunk),
             "log_comment": f"clickhouse-backfill plan={plan.plan_id} chunk={chunk.id} attempt={attempt.number}",
         }

@@ -128,7 +128,7 @@ def _other_rows(attempt: Attempt, staged: int | str, given: int | str) -> Verifi
 
 
 def _count(server: ClickHouse, attempt: Attempt, statement: Statement) -> int:
-    settings = {**server.whole_answers, **chunk_filter(attempt.plan, statement, attempt.chunk)}
+    settings = chunk_filter(attempt.plan, statement, attempt.chunk)
     (rows,) = server.numbers(f"SELECT count() FROM (\n{statement.query}\n)", settings)
     return rows
 
@@ -174,7 +174,7 @@ def content_at_source(
     for index, statement in enumerate(plan.statements):
         # A conversion to the target's type may need the settings that permit this type.
         allowed = server.permissive if statement.converted else {}
-        settings = {**allowed, **server.whole_answers, **chunk_filter(plan, statement, chunk)}
+        settings = {**allowed, **chunk_filter(plan, statement, chunk)}
         if named:
             settings["query_id"] = f"{named}.source.{index + 1}"
         over = summed or (statement.columns if whole else plan.summed(statement))

@@ -25,6 +25,8 @@ _SETTINGS = {
     "optimize_use_implicit_projections": 0,
     "optimize_use_projections": 0,
     "optimize_trivial_count_query": 0,
+    # EXPLAIN reads no rows. A limit in the user's profile applies to a chunk, not to a window of many chunks.
+    "read_overflow_mode": "break",
 }
 # Steps of a JSON plan whose output rows each depend on one input row.
 _ROW_WISE_NODES = frozenset({"Expression", "Filter", "Union", "ArrayJoin", "SettingQuotaAndLimits", "DelayedPorts"})
