@@ -2,14 +2,17 @@
 
 from ..clickhouse import attempt, catalog, publish
 from ..clickhouse.cluster import one_server
+from ..clickhouse.newer_rows import refuse_newer_rows
+from ..core.coverage import proven_slices, same_window
 from ..core.events import RunUndone
-from ..core.plan import WriteMode
+from ..core.plan import Plan, WriteMode
 from ..core.planner import refuse_replacing
 from ..core.remedy import command
 from ..core.replay import select_chunks
-from ..core.run_state import ChunkStatus
+from ..core.run_state import ChunkStatus, Run
 from ..core.sql import backup_table, quote_table
 from ..errors import Advice, Flag, RequestError
+from .filled_windows import meeting_plans
 from .lease import has_live_worker, utc_now
 from .session import Payload, Session
 from .sites import on_site, sites_of, target_of
@@ -31,8 +34,9 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
         name with the statement that drops the table.
 
     Raises:
-        RequestError: The plan does not exist, keeps no backup, has lost its backup table, or has a live worker; or
-            the target's database would replace rows on other servers as well.
+        RequestError: The plan does not exist, keeps no backup, has lost its backup table, or has a live worker; another
+            plan or writer has written to the partitions since; or the target's database would replace rows on other
+            servers as well.
         ServerError: ClickHouse could not be asked, or one of the shards did not answer.
     """
     plan = session.store.load_plan(plan_id)
@@ -44,6 +48,7 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
         )
     if has_live_worker(log.run, utc_now()):
         raise RequestError(f"Plan {plan_id} is running.", remedy=command("cancel", plan.plan_id))
+    _refuse_later_plans(session, plan, log.run)
     restored = kept = 0
     with session.connected() as address, sites_of(address, plan) as sites:
         # Reach every site before changing anything.
@@ -53,6 +58,9 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
                 server = one_server(site.server)
                 target = target_of(server, site.plan)
                 refuse_replacing(target, _RESTORE_YOURSELF)
+                done = select_chunks(site.plan, log.run, ChunkStatus.DONE)
+                written = {chunk: log.run.done[chunk.id][1] for chunk in done}
+                refuse_newer_rows(server, site.plan, target, written)
                 reached.append((site, server, target))
         for site, server, target in reached:
             # A chunk that is verified in the log may already be published, and its backup is complete.
@@ -77,3 +85,19 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
         "rowsRestored": kept,
         "backup": {"table": str(backup), "drop": f"DROP TABLE {quote_table(backup)} SYNC"},
     }
+
+
+def _refuse_later_plans(session: Session, plan: Plan, run: Run) -> None:
+    """Refuse to delete the rows that another plan of the folder has written after *plan* began to replace rows."""
+    for other, theirs in meeting_plans(session.store, plan):
+        later = run.started_at is not None and theirs.updated_at is not None and theirs.updated_at > run.started_at
+        if not (later and same_window(plan, other) and any(proven_slices(other, theirs, plan.start, plan.end))):
+            continue
+        remedy = Advice(
+            "copy its rows to another table, drop the affected partitions, and INSERT the backup's rows yourself"
+        )
+        raise RequestError(
+            f"Plan {other.plan_id} has written to the window since plan {plan.plan_id} replaced its rows, and "
+            "restoring the old rows would delete the rows of that plan.",
+            remedy=Advice("first `{}`", command("undo", other.plan_id)) if other.backup else remedy,
+        )

@@ -98,7 +98,7 @@ def filled_by_another(plan: Plan, run: Run, other: Plan, others_run: Run) -> lis
     rows or allows existing rows, or if the plans do not fill the same table in a common window. The result is also
     empty if the rows of the other run were gone when *plan* was created; see :func:`_was_gone`.
     """
-    if not plan.adds_rows or plan.allow_existing_rows or not _same_window(plan, other):
+    if not plan.adds_rows or plan.allow_existing_rows or not same_window(plan, other):
         return []
     if _was_gone(plan, others_run):
         return []
@@ -122,7 +122,7 @@ def find_filled_twice(plans: Sequence[tuple[Plan, Run]]) -> list[FilledTwice]:
     found = []
     fills = sorted((entry for entry in plans if entry[0].adds_rows), key=lambda entry: entry[0].created_at)
     for (first, first_run), (second, second_run) in combinations(fills, 2):
-        if not _same_window(first, second):
+        if not same_window(first, second):
             continue
         if not second.allow_existing_rows and _was_gone(second, first_run):
             continue
@@ -159,7 +159,7 @@ def _gives_the_same_again(first: Plan, second: Plan) -> bool:
     return selects[0] == selects[1] and "Replacing" not in second.engine
 
 
-def _same_window(plan: Plan, other: Plan) -> bool:
+def same_window(plan: Plan, other: Plan) -> bool:
     """Return whether two plans are different, fill the same table (:func:`_same_place`) and overlap in time."""
     if plan.plan_id == other.plan_id or not _same_place(plan, other):
         return False
@@ -246,7 +246,7 @@ def _rebuilt(
     ended = max((run.updated_at for run in runs if run.updated_at is not None), default=fills[1].created_at)
     on_all_shards = all(fill.cluster for fill in fills)
     for plan, run in plans:
-        if plan.adds_rows or plan.created_at < ended or not all(_same_window(plan, fill) for fill in fills):
+        if plan.adds_rows or plan.created_at < ended or not all(same_window(plan, fill) for fill in fills):
             continue
         if on_all_shards and not plan.cluster:
             continue
