@@ -142,7 +142,7 @@ def _cannot_tell(attempt: Attempt, sealed: TableName, partition: str) -> InDoubt
         Sql(f"TRUNCATE TABLE {quote_table(sealed)}"),
         command("resume", plan.plan_id),
     )
-    if plan.keeps_time and not attempt.chunk.key_range:
+    if plan.keeps_time and not (attempt.chunk.key_range or plan.allow_existing_rows):
         again = command("run", plan.plan_id, "--replay-failed", "--clear-window")
         repair = Advice("if nothing else writes there, run `{}`, which fills the window again; else {}", again, repair)
     return InDoubtError(

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from ..clickhouse.client import ClickHouse
+from ..clickhouse.execute import DELETE_YOURSELF
 from ..core.column_types import time_kind
 from ..core.coverage import (
     CoveredInterval,
@@ -114,6 +115,29 @@ def refuse_filled_window(
         f"which plan {plan.plan_id} would fill again: its rows would be there twice.",
         remedy=resumed if doubtful else _what_is_left(plan, run, stretches),
     )
+
+
+def refuse_clearing(store: StateStore, plan: Plan) -> None:
+    """
+    Refuse to clear the windows of a plan if rows that other writers have added on purpose would be deleted, too.
+
+    A plan is not refused if another plan has given the same rows twice, since a cleared window is then the remedy.
+
+    Raises:
+        RequestError: The plan was allowed to add to existing rows, or another plan was allowed to add to its rows.
+    """
+    fills = [(plan, store.open_run(plan).run), *meeting_plans(store, plan)]
+    twice = [found for found in find_filled_twice(fills) if plan.plan_id in (found.first, found.second)]
+    others = sorted(
+        {found.first if found.second == plan.plan_id else found.second for found in twice if found.accepted}
+    )
+    if others or (plan.allow_existing_rows and plan.existing_rows != 0 and not twice):
+        by = f"{_plans_have(others)} rows" if others else "other writers have rows"
+        raise RequestError(
+            f"Clearing the window of plan {plan.plan_id} would delete more than its own rows: {by} there, which "
+            f"{Flag('--allow-existing-rows')} has accepted.",
+            remedy=DELETE_YOURSELF,
+        )
 
 
 def _is_doubtful(state: ChunkState) -> bool:

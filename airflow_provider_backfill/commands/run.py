@@ -32,7 +32,7 @@ from ..state.run_log import RunLog
 from . import plan_inputs
 from .chunks import chunks_between
 from .crew import Crew, Ready
-from .filled_windows import refuse_filled_window, what_to_do_instead
+from .filled_windows import refuse_clearing, refuse_filled_window, what_to_do_instead
 from .lease import LEASE_SECONDS, has_live_worker, utc_now
 from .list import readable_runs
 from .plan_checks import check_hidden_rows
@@ -119,7 +119,9 @@ def run_plan(
     if blocks:
         _refuse_overlap(session, plan)
     first: frozenset[str] = frozenset()
-    if not flags.clear_window:
+    if flags.clear_window:
+        refuse_clearing(session.store, plan)
+    else:
         first = refuse_filled_window(session, plan, log.run, window, resume=resume)
     defaults = session.options.defaults
 
