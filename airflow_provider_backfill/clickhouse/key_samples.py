@@ -38,7 +38,7 @@ def sample_keys(
         f"(tuple({', '.join(names)})))) AS key FROM (SELECT {values} FROM {quote_table(source)} WHERE {where}))",
         {"max_execution_time": _SAMPLE_SECONDS},
     )
-    return [tuple(map(str, keys)) for (keys,) in found]
+    return [tuple(one.read(str(text)) for one, text in zip(columns, keys, strict=True)) for (keys,) in found]
 
 
 def rows_by_condition(server: ClickHouse, source: TableName, where: str, conditions: Sequence[str]) -> tuple[int, ...]:

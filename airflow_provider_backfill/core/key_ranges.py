@@ -28,7 +28,9 @@ class KeyColumn(NamedTuple):
 
     @property
     def as_text(self) -> str:
-        """SQL for the value as text, independent of the column's time zone; :meth:`literal` reads the text."""
+        """SQL for the value as text, independent of the column's time zone; :meth:`read` reads the text."""
+        if self._is_bytes:
+            return f"hex({self.expression})"
         inner = unwrap_type(self.type)
         return (
             f"toString(toTimeZone({self.expression}, 'UTC'))"
@@ -36,9 +38,30 @@ class KeyColumn(NamedTuple):
             else (f"toString({self.expression})")
         )
 
+    @property
+    def _is_bytes(self) -> bool:
+        return unwrap_type(self.type).startswith(("String", "FixedString("))
+
+    def read(self, text: str) -> str:
+        """
+        Return a sampled value from the server's answer to :attr:`as_text`.
+
+        Bytes of a string that are not UTF-8 become lone surrogates, as Python's ``surrogateescape`` does it.
+        """
+        if not self._is_bytes:
+            return text
+        value = bytes.fromhex(text).decode(errors="surrogateescape")
+        # A constant of fewer bytes is filled with zeros.
+        return value.rstrip("\0") if "FixedString(" in self.type else value
+
     def literal(self, text: str) -> str:
-        """Return a sampled value as a typed SQL constant that the key can be compared with."""
+        """Return a value from :meth:`read` as a typed SQL constant that the key can be compared with."""
         inner = unwrap_type(self.type)
+        if self._is_bytes and not text.isprintable():
+            # The constant has the bytes of the key, so that constants sort as keys sort: statements and answers are
+            # sent as UTF-8, which has no text for all bytes.
+            constant = f"unhex({literal(text.encode(errors='surrogateescape').hex())})"
+            return constant if inner == "String" else f"CAST({constant} AS {inner})"
         if inner.startswith("DateTime64("):
             inner = f"DateTime64({inner[len('DateTime64(')]}, 'UTC')"
         elif inner.startswith("DateTime"):
@@ -64,7 +87,7 @@ def cut_by_key(
 
     Args:
         columns: The leading elements of the sorting key that are orderable.
-        sample: Keys as text, sorted as the key sorts.
+        sample: Keys as :meth:`KeyColumn.read` returns them, sorted as the key sorts.
         pieces: The wanted number of pieces.
         within: A condition that all rows meet; each new condition contains *within*. Empty for none.
 

@@ -80,6 +80,8 @@ TYPES = {
     "DateTime('Europe/Berlin')": "toDateTime('2025-10-25 23:00:00', 'UTC') + number * 7",
     "DateTime64(9, 'America/New_York')": "fromUnixTimestamp64Nano(toInt64(1730610000000000001 + number * 1000000001))",
     "String": "concat('it''s \\\\ ', toString(number % 50), '\\n\\t\\0')",
+    "String CODEC(NONE)": "concat(if(number % 2 = 0, unhex('ff'), 'z'), toString(number % 50))",
+    "FixedString(16)": "if(number % 2 = 0, MD5(toString(number)), toFixedString(toString(number), 16))",
     "FixedString(5)": "toFixedString(toString(number % 300), 5)",
     "LowCardinality(String)": "toString(number % 40)",
     "UUID": "reinterpretAsUUID(cityHash64(number))",

@@ -59,6 +59,8 @@ def test_a_piece_can_be_cut_again() -> None:
     [
         ("String", "it's", r"'it\'s'"),
         ("LowCardinality(String)", "a", "'a'"),
+        ("String", "\udcff\n", "unhex('ff0a')"),
+        ("FixedString(4)", "a\0b", "CAST(unhex('610062') AS FixedString(4))"),
         ("DateTime('Europe/Berlin')", "2025-10-26 00:30:00", "CAST('2025-10-26 00:30:00' AS DateTime('UTC'))"),
         (
             "DateTime64(3, 'Asia/Kolkata')",
