@@ -282,11 +282,14 @@ def keep_outside(server: ClickHouse, attempt: Attempt, table: TableName) -> None
     affected = _partitions(server, table) | _partitions(server, storage, _window(attempt))
     if not affected:
         return
-    columns = ", ".join(quote(column.name) for column in attempt.target.columns if column.insertable)
+    # A materialized column keeps its values: an expression such as now() would give others.
+    stored = [column for column in attempt.target.columns if column.default_kind not in ("ALIAS", "EPHEMERAL")]
+    columns = ", ".join(quote(column.name) for column in stored)
+    computed = any(column.default_kind == "MATERIALIZED" for column in stored)
     server.command(
         f"INSERT INTO {quote_table(table)} ({columns}) SELECT {columns} FROM {quote_table(storage)}"
         f" WHERE {_outside(attempt, sorted(affected))}",
-        dict(STAGING_SETTINGS),
+        {**STAGING_SETTINGS, **({"insert_allow_materialized_columns": 1} if computed else {})},
     )
     attempt.step(Step.KEPT_OUTSIDE)
 
