@@ -74,7 +74,9 @@ def _statements(server: ClickHouse, target: TableFacts, request: PlanRequest) ->
         _check_kept(server, "--source", QuerySource(source.name, source.engine), target)
         named, timed = _with_expression(server, source, request.time_column)
         column, kind = find_time_column(timed, named, request.time_unit)
-        given = [c for c in source.columns if c.insertable]
+        # A computed column is copied if the target stores one of its name. An EPHEMERAL column cannot be read.
+        stored = {c.name for c in target.columns if c.insertable}
+        given = [c for c in source.columns if c.default_kind != "EPHEMERAL" and (c.insertable or c.name in stored)]
         types = {c.name: c.type for c in target.columns}
         pairs = {(c.type, types[c.name]) for c in given if c.name in types and c.type != types[c.name]}
         names = insert_columns(str(source.name), given, target, catalog.supertypes(server, sorted(pairs)))
