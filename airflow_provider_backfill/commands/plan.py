@@ -115,6 +115,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             use_tokens=session.options.defaults.require_idempotency_token,
             min_chunk_minutes=limits.min_chunk_minutes,
             environment=address.address,
+            connection=plan_inputs.connection_of(server, statements),
             target_time=time,
             summed_columns=plan_inputs.summed_columns(target, statements, time),
             keep_outside=request.keep_outside,

@@ -23,7 +23,7 @@ from ..core.request import PlanRequest
 from ..core.sql import quote_table, time_filter, time_select
 from ..core.tables import TABLE_FUNCTION, TableName
 from ..core.window import whole_days
-from ..errors import Advice, Flag, RequestError, Sql
+from ..errors import Advice, Flag, RequestError, Sql, StatementRefusedError
 from ..options import Options
 
 _STAGING_ENGINES = ("Atomic", "Ordinary", "Memory", "Shared")
@@ -104,6 +104,28 @@ def replicated_tables(
     # A server may lag behind on these tables.
     behind = [table for table, engine in engines.items() if engine.startswith(("Replicated", "Shared"))]
     return (*((table, "") for table in behind), *dict.fromkeys(spread))
+
+
+def connection_of(server: ClickHouse, statements: Sequence[Statement]) -> str:
+    """
+    Return the part of the connection that decides what SELECTs mean: the time zone, and the database where needed.
+
+    The time zone decides which day or hour a time is in. The database is needed if a user's SELECT names tables or
+    dictionaries without a database. The result is empty if all statements are copies of tables.
+    """
+    from ..clickhouse import query_tree
+
+    if all(statement.copies_table for statement in statements):
+        return ""
+    zone, database = server.row("SELECT timezone(), currentDatabase()")
+    for statement in statements:
+        if statement.name == "--select":
+            bounds = parameter_settings(statement.parameters, from_ms(0), from_ms(MS_PER_DAY))
+            try:
+                query_tree.query_tree(server, statement.select, {**statement.settings, **bounds, "database": "system"})
+            except StatementRefusedError:
+                return f"time zone {zone} and the database {database}"
+    return f"time zone {zone}"
 
 
 def type_of(table: TableFacts, column: str) -> str:

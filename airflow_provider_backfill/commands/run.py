@@ -277,7 +277,9 @@ def _check_compatibility(session: Session, plan: Plan, server: ClickHouse, targe
         return
     feeding = catalog.feeding_views(server, target.name) if planned_views(plan) else []
     views = {str(view.name): read_select(view.select, str(view.name)).select for view in feeding}
-    found = detect_drift(plan, target, views, use_tokens=session.options.defaults.require_idempotency_token)
+    connection = plan_inputs.connection_of(server, plan.statements) if plan.connection else ""
+    tokens = session.options.defaults.require_idempotency_token
+    found = detect_drift(plan, target, views, use_tokens=tokens, connection=connection)
     if found:
         raise RequestError(
             f"Since plan {plan.plan_id} was made, something has changed that its rows depend on: {'; '.join(found)}.",

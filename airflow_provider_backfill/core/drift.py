@@ -31,7 +31,9 @@ def compatibility_token(statements: Sequence[Statement], target: TableFacts, *, 
     return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
 
 
-def detect_drift(plan: Plan, target: TableFacts, views: Mapping[str, str], *, use_tokens: bool) -> list[str]:
+def detect_drift(
+    plan: Plan, target: TableFacts, views: Mapping[str, str], *, use_tokens: bool, connection: str
+) -> list[str]:
     """
     Return the changes since *plan* was created, sorted; an empty list if nothing has changed.
 
@@ -41,6 +43,7 @@ def detect_drift(plan: Plan, target: TableFacts, views: Mapping[str, str], *, us
         views: The SELECTs of the views that write to the target now, by the view's name. These SELECTs are compared
             only if the plan took SELECTs from views.
         use_tokens: The current value of the option ``defaults.requireIdempotencyToken``.
+        connection: The current value of :attr:`.Plan.connection`.
     """
     found = []
     planned = planned_views(plan)
@@ -52,6 +55,8 @@ def detect_drift(plan: Plan, target: TableFacts, views: Mapping[str, str], *, us
                 found.append(f"the view {name} writes to {plan.target} as well")
             elif planned[name] != views[name]:
                 found.append(f"the view {name} has another SELECT")
+    if plan.connection not in ("", connection):
+        found.append(f"the connection has the {connection}, and had the {plan.connection}")
     if plan.use_tokens != use_tokens:
         found.append(f"defaults.requireIdempotencyToken is {str(use_tokens).lower()}")
     if is_another_table(plan, target):

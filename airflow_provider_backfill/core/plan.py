@@ -91,8 +91,7 @@ class Statement(Model):
         time_kind: How the time column of *source* stores an instant. Without *source*: a date if a bound is a date,
             otherwise a DateTime64.
         columns: The target's columns that the SELECT fills, in the order of the target.
-        row_wise: Whether each result row depends on one source row only (no aggregation, join, limit or window
-            function). Running such a SELECT again costs little more than a scan.
+        row_wise: Whether each result row depends on one source row only: no aggregation, join, limit, window function.
         reads: How often the SELECT reads *source*; the time filter applies to each read.
         converted: The columns whose type in the SELECT differs from the type in the target.
         defaulted: The converted columns whose NULLs become the target's default.
@@ -249,10 +248,11 @@ class Plan(Model):
         backup: Whether a backup table keeps the rows that ``replace`` overwrites.
         row_proof: The evidence for staged rows before their publication; ``content`` in plans of older versions.
         staging_database: The database for staging tables; empty for the target's database.
-        environment: Address and database of the server at planning.
+        environment: The address of the server at planning.
+        connection: The part of the connection at planning that decides what the SELECTs mean; empty for copies.
         target_identity: :attr:`.TableFacts.identity` of the target at planning; empty on a cluster.
         compatibility_token: The hash of :func:`.drift.compatibility_token`; empty in plans of older versions.
-        created_by: The author of the plan: a user or an Airflow task.
+        created_by: The user or the Airflow task that made the plan.
         whole_tables: The tables that, as declared by the user, every chunk reads whole.
         adds_up: The evidence that the chunks add up; None in plans of older versions.
         chunk_hours: Length of a chunk in hours; None if chunks are not cut by hours.
@@ -260,7 +260,7 @@ class Plan(Model):
         chunk_length: The chunking, as :attr:`.Chunking.text`; empty in plans of older versions, which are cut by hours.
         bounds: Bounds computed from data, by :func:`.encode_bounds`; empty if they follow from window and length.
         parts: The key ranges of chunks whose windows cannot be cut further, by the index of the time slice from 0.
-        one_shard: Whether the user wants the rows of all shards of a Distributed source in the target's one table.
+        one_shard: Whether the user wants the rows of all shards in the target's one table.
         cluster: The cluster whose shards each hold a part of the target; empty if the target is one table.
         shard_table: The table that is filled on each shard.
         known_as: All names of the target on a cluster: the shard table and the Distributed tables over it.
@@ -269,8 +269,7 @@ class Plan(Model):
             own source.
         shard: The shard to which :meth:`on_shard` limits this view of the plan; 0 for the whole plan. Never stored.
 
-    The chunks are not stored: :meth:`chunks` derives them. So without computed *bounds* and *parts*, the file of a plan
-    with 100,000 chunks is as small as the file of a plan with ten.
+    The chunks are not stored: :meth:`chunks` derives them. So the file of a plan with many chunks is small.
     """
 
     format: Literal[2] = 2
@@ -304,6 +303,7 @@ class Plan(Model):
     row_proof: RowProof = RowProof.CONTENT
     staging_database: str = ""
     environment: str
+    connection: str = ""
     target_identity: str = ""
     compatibility_token: str = ""
     reason: str = ""

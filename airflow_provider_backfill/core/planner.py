@@ -295,7 +295,7 @@ def write_mode(target: TableFacts, request: PlanRequest) -> tuple[WriteMode, Mod
 
 _DEFINITION = (
     *("statements", "whole_tables", "write_mode", "keep_outside", "backup", "row_proof", "allow_existing_rows"),
-    *("staging_database", "use_tokens", "min_chunk_minutes", "environment", "target_identity", "cluster"),
+    *("staging_database", "use_tokens", "min_chunk_minutes", "environment", "connection", "target_identity", "cluster"),
     *("shard_table", "dealing"),
 )
 
@@ -308,8 +308,8 @@ def differences(old: Plan, new: Plan) -> list[str]:
         # Every server of a cluster is the same environment.
         if before == after or (name == "environment" and old.cluster and old.cluster == new.cluster):
             continue
-        # Plans of older versions have no identity of the target.
-        if name == "target_identity" and not (before and after):
+        # Plans of older versions have neither an identity of the target nor facts about the connection.
+        if name in ("target_identity", "connection") and not (before and after):
             continue
         if name == "whole_tables":
             before, after = (", ".join(map(show_table, tables)) or "none" for tables in (before, after))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import pytest
 
@@ -277,3 +278,162 @@ def test_a_retry_of_an_insert_loses_no_rows_that_came_meanwhile(days: Lab, late:
     assert days.value("SELECT count() FROM log WHERE user = 99") == 500 * late
     # At least once: with other rows, the retry writes all of them.
     assert days.value("SELECT count() FROM log WHERE user < 99") == 1440 * (1 + late)
+
+
+class _Own(Lab):
+    """A user whose profile ends a reading after some rows, which the server calls a success."""
+
+    profile: ClassVar[dict[str, Any]] = {"max_rows_to_read": 3000, "read_overflow_mode": "break", "max_block_size": 100}
+
+    def server(self) -> ClickHouse:
+        server = super().server()
+        for name, value in self.profile.items():
+            server._client.set_client_setting(name, value)
+        return server
+
+
+class _InTokyo(_Own):
+    """A user whose days begin at 15:00 UTC."""
+
+    profile: ClassVar[dict[str, Any]] = {"session_timezone": "Asia/Tokyo"}
+
+
+def test_a_limit_of_the_profile_empties_no_chunk(days: Lab) -> None:
+    """The first rows by the key are of the day before: a look for any row of the chunk would end among them."""
+    days.sql("CREATE TABLE late (ts DateTime('UTC'), user UInt32) ENGINE = MergeTree ORDER BY user")
+    days.sql("INSERT INTO late SELECT toDateTime('2025-01-01 12:00:00', 'UTC') + number, number FROM numbers(86400)")
+    plan = days.plan("dst", "2025-01-02", "2025-01-03", 24, source="late")
+    payload = _Own(days.engine, days.folder, days.options).run(plan)
+    assert payload["status"] == "failed"
+    assert "TOO_MANY_ROWS" in payload["lastError"]
+
+
+def test_a_limit_of_the_profile_deletes_no_row_beside_the_window(days: Lab) -> None:
+    """The copy of the rows to keep would end at the limit, and so would the counts that look for lost ones."""
+    days.sql(f"CREATE TABLE monthly {MONTHLY}", "INSERT INTO monthly SELECT * FROM src WHERE ts < '2025-01-02'")
+    days.sql("INSERT INTO monthly SELECT toDateTime('2025-01-02', 'UTC') + number * 60, 50 FROM numbers(40000)")
+    before = days.content("monthly")
+    wanted = {"source": "src", "write_mode": WriteMode.REPLACE, "keep_outside": True}
+    plan = days.plan("monthly", "2025-01-01", "2025-01-02", 24, **wanted)
+    assert _Own(days.engine, days.folder, days.options).run(plan)["status"] == "failed"
+    assert days.content("monthly") == before
+
+
+def test_an_undo_deletes_no_rows_that_came_after_the_rebuild(days: Lab) -> None:
+    """The backup does not have them; once they are moved out of the way, the advised command works."""
+    days.sql("INSERT INTO dst SELECT ts, 99 FROM src")
+    before = days.content("dst")
+    wanted = {"source": "src", "write_mode": WriteMode.REPLACE, "backup": True}
+    plan = days.fill("dst", "2025-01-01", "2025-01-03", 24, **wanted)
+    days.sql("INSERT INTO dst SELECT ts, 100 FROM src WHERE ts < '2025-01-01 01:00:00'")
+    with pytest.raises(RequestError, match="holds 60 rows in the partitions of chunk") as refused:
+        undo_plan(days.session, plan["planId"])
+    assert f"run `clickhouse-backfill undo --plan-id {plan['planId']}` again" in refused.value.hint
+    assert days.value("SELECT count() FROM dst") == 2940
+    days.sql("ALTER TABLE dst DELETE WHERE user = 100 SETTINGS mutations_sync = 2")
+    undo_plan(days.session, plan["planId"])
+    assert days.content("dst") == before
+
+
+def test_an_undo_deletes_no_rows_beside_the_window_that_came_after_the_rebuild(days: Lab) -> None:
+    days.sql(f"CREATE TABLE monthly {MONTHLY}", "INSERT INTO monthly SELECT ts, 99 FROM src")
+    wanted = {"source": "src", "write_mode": WriteMode.REPLACE, "backup": True, "keep_outside": True}
+    plan = days.fill("monthly", "2025-01-01", "2025-01-02", 24, **wanted)
+    days.sql("INSERT INTO monthly SELECT ts + 86400 * 5, 100 FROM src WHERE ts < '2025-01-01 01:00:00'")
+    with pytest.raises(RequestError, match="holds 60 rows in the partitions"):
+        undo_plan(days.session, plan["planId"])
+    assert days.value("SELECT count() FROM monthly WHERE user = 100") == 60
+
+
+def test_an_undo_deletes_no_rows_of_a_later_plan(days: Lab) -> None:
+    """The later plan is completed, and would stay so without its rows; its own undo comes first."""
+    days.sql("INSERT INTO dst SELECT ts, 99 FROM src")
+    before = days.content("dst")
+    wanted = {"source": "src", "write_mode": WriteMode.REPLACE, "backup": True}
+    first = days.fill("dst", "2025-01-01", "2025-01-03", 24, **wanted)
+    later = days.fill("dst", "2025-01-02", "2025-01-03", 24, **wanted)
+    with pytest.raises(RequestError, match=f"Plan {later['planId']} has written to the window since") as refused:
+        undo_plan(days.session, first["planId"])
+    assert f"undo --plan-id {later['planId']}" in refused.value.hint
+    for plan in (later, first):
+        undo_plan(days.session, plan["planId"])
+    assert days.content("dst") == before
+
+
+@pytest.mark.parametrize("by", ["hand", "a plan", "a later plan"])
+def test_a_window_that_others_were_allowed_to_share_is_not_cleared(days: Lab, by: str) -> None:
+    """Nothing would fill the rows of the others again; a plan that has filled them would stay completed."""
+    days.sql(f"CREATE TABLE other {COLUMNS}", "INSERT INTO other SELECT ts, 99 FROM src")
+    if by == "hand":
+        days.sql("INSERT INTO dst SELECT * FROM other")
+    elif by == "a plan":
+        days.fill("dst", "2025-01-01", "2025-01-03", 12, source="other")
+    plan = days.fill("dst", "2025-01-01", "2025-01-03", 24, source="src", allow_existing_rows=by != "a later plan")
+    if by == "a later plan":
+        days.fill("dst", "2025-01-01", "2025-01-03", 12, source="other", allow_existing_rows=True)
+    with pytest.raises(RequestError, match="would delete more than its own rows"):
+        days.run(plan, replay_done=True, clear_window=True)
+    assert days.value("SELECT count() FROM dst WHERE user = 99") == 2880
+
+
+def test_rows_beside_the_window_keep_their_computed_values(days: Lab) -> None:
+    """A materialized column says when a row came; a copy that computes it again would say now."""
+    own = "at DateTime64(6) MATERIALIZED now64(6), raw String EPHEMERAL '7', n UInt8 DEFAULT toUInt8(raw)"
+    days.sql(f"CREATE TABLE monthly (ts DateTime('UTC'), user UInt32, {own}) {MONTHLY.partition(') ')[2]}")
+    days.sql("INSERT INTO monthly (ts, user) SELECT * FROM src")
+    beside = "ts, user, at, n", "WHERE ts >= '2025-01-02'"
+    before = days.content("monthly", *beside)
+    wanted = {"source": "src", "write_mode": WriteMode.REPLACE, "keep_outside": True}
+    days.fill("monthly", "2025-01-01", "2025-01-02", 24, **wanted)
+    assert days.content("monthly", *beside) == before
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_select_is_not_read_in_another_database(http_lab: Lab, joined: bool) -> None:
+    """Tables of the same names there have other rows, and no time filter shows that a table is another."""
+    lab, stage = http_lab.with_two_days(COLUMNS), f"{http_lab.engine.database}_stage"
+    lab.sql("CREATE TABLE users (user UInt32, name UInt32) ENGINE = MergeTree ORDER BY user")
+    lab.sql("INSERT INTO users SELECT number, number FROM numbers(7)")
+    select = f"SELECT ts, name AS user FROM {lab.table('src')} AS s INNER JOIN users USING user"
+    wanted: dict[str, Any] = {"filter_table": lab.table("src")}
+    if not joined:
+        select, wanted = "SELECT ts, user FROM src WHERE ts >= {chunk_from:DateTime} AND ts < {chunk_to:DateTime}", {}
+    lab.sql(f"CREATE DATABASE {stage}")
+    try:
+        lab.sql(*(f"CREATE TABLE {stage}.{name} AS {name}" for name in ("src", "users")))
+        lab.sql(
+            f"INSERT INTO {stage}.src SELECT ts, 99 FROM src", f"INSERT INTO {stage}.users SELECT user, 99 FROM users"
+        )
+        plan = lab.plan("dst", "2025-01-01", "2025-01-03", 24, select=select, **wanted)
+        there = Lab(replace(lab.engine, url=f"{lab.engine.url}_stage"), lab.folder)
+        with pytest.raises(RequestError, match=f"and the database {stage}, and had the"):
+            there.run(plan)
+        qualified = f"SELECT ts, user FROM {lab.table('src')}"
+        there.run(lab.plan("dst", "2025-01-01", "2025-01-03", 12, select=qualified))
+    finally:
+        lab.sql(f"DROP DATABASE {stage} SYNC")
+    assert lab.content("dst") == lab.content("src")
+
+
+def test_a_copy_has_the_computed_columns_of_its_source(days: Lab) -> None:
+    """The target stores them: without a value, each row would have the default, 1970-01-01."""
+    own = "day Date MATERIALIZED toDate(ts), twice UInt32 ALIAS user * 2, raw String EPHEMERAL"
+    days.sql(f"CREATE TABLE computed (ts DateTime('UTC'), user UInt32, {own}) ENGINE = MergeTree ORDER BY ts")
+    days.sql("INSERT INTO computed (ts, user) SELECT * FROM src")
+    stored = "ts DateTime('UTC'), user UInt32, day Date, twice UInt32"
+    days.sql(f"CREATE TABLE copy ({stored}) ENGINE = MergeTree ORDER BY ts")
+    days.fill("copy", "2025-01-01", "2025-01-03", 24, source="computed")
+    columns = "ts, user, day, twice"
+    assert days.content("copy", columns) == days.content("computed", columns)
+
+
+def test_days_of_another_time_zone_are_not_counted_in_the_same_chunks(days: Lab) -> None:
+    """The chunks were shown to hold whole days of the zone at planning; those of another zone would be in two parts."""
+    days.sql("CREATE TABLE daily (day Date, n UInt64) ENGINE = MergeTree ORDER BY day")
+    days.sql("CREATE TABLE local (ts DateTime, user UInt32) ENGINE = MergeTree ORDER BY ts")
+    days.sql("INSERT INTO local SELECT * FROM src")
+    select = f"SELECT toDate(ts) AS day, count() AS n FROM {days.table('local')} GROUP BY day"
+    plan = days.plan("daily", "2025-01-01", "2025-01-03", 24, select=select)
+    with pytest.raises(RequestError, match="the connection has the time zone Asia/Tokyo, and had the time zone"):
+        _InTokyo(days.engine, days.folder, days.options).run(plan)
+    assert days.run(plan)["status"] == "completed"

@@ -28,7 +28,8 @@ def planned(*statements: Statement, token: str | None = None) -> Plan:
 
 
 def drift(plan: Plan, target: TableFacts = TARGET, views: dict[str, str] | None = None, **changes: Any) -> list[str]:
-    return detect_drift(plan, target, VIEWS if views is None else views, **{"use_tokens": plan.use_tokens, **changes})
+    given = {"use_tokens": plan.use_tokens, "connection": "time zone UTC", **changes}
+    return detect_drift(plan, target, VIEWS if views is None else views, **given)
 
 
 def test_nothing_has_changed() -> None:
@@ -55,6 +56,13 @@ def test_another_table_of_the_name(then: str, now: str, found: bool) -> None:
     """A plan of an older version, and a database without UUIDs, tell nothing."""
     plan = planned().model_copy(update={"target_identity": then})
     assert drift(plan, replace(TARGET, uuid=now)) == [f"{plan.target} is another table"] * found
+
+
+@pytest.mark.parametrize(("then", "found"), [("time zone UTC", False), ("", False), ("time zone Asia/Tokyo", True)])
+def test_another_connection(then: str, found: bool) -> None:
+    """A copy of a table, and a plan of an older version, do not depend on the connection."""
+    plan = planned().model_copy(update={"connection": then})
+    assert drift(plan) == ["the connection has the time zone UTC, and had the time zone Asia/Tokyo"] * found
 
 
 def test_views_of_a_plan_with_another_source_are_none_of_its_business() -> None:
