@@ -5,21 +5,27 @@ For replicated targets, find out whether staged rows have arrived if Keeper may 
 
 The target's list of parts shows the hash of a copied part. The hash is gone after the target has merged the part
 and removed the old part (``old_parts_lifetime``, up to some minutes). After that, the rows are compared. If the rows do
-not decide, InDoubtError asks a person to check.
+not decide, or merges may have removed the rows too, InDoubtError asks a person to check.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 
+from ..core.adding_up.merging import may_erase, merges_within_times
 from ..core.remedy import command
 from ..core.sql import literal, quote_table, row_hash, table_checksum_sql, table_condition
 from ..core.tables import TableName
 from ..core.target_window import window_filter
-from ..errors import Advice, InDoubtError, RequestError, Sql
+from ..errors import Advice, InDoubtError, RequestError, Sql, StatementRefusedError
 from .attempt import Attempt, drop_part
 from .client import ClickHouse
+from .table_health import table_setting
 
 # The maximum number of sampled rows per part. The sample is large, since a merge may have removed some of these rows.
 _ASKED = 100_000
+# The reasons why it is unknown what has arrived, for the target and its engine.
+_SOME = "{0} holds some of its rows, or some with the same keys"
+_ERASED = "merges of {0} ({1}) may have removed all of its rows since"
 
 
 def drop_parts_already_moved(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: str) -> None:
@@ -27,7 +33,8 @@ def drop_parts_already_moved(server: ClickHouse, attempt: Attempt, sealed: Table
     Drop the parts of the sealed partition that have arrived in the target.
 
     Raises:
-        InDoubtError: It is unknown what has arrived: the target has some of the rows, or other rows with the same keys.
+        InDoubtError: It is unknown what has arrived: the target has some of the rows, or other rows with the same keys,
+            or merges of the target may have removed all of the rows.
         TransitionError: Another worker has taken over the chunk.
     """
     there = {hashed for _, hashed in _parts(server, attempt.target.storage, partition)}
@@ -40,8 +47,10 @@ def drop_parts_already_moved(server: ClickHouse, attempt: Attempt, sealed: Table
         and _has_some(server, attempt, sealed, partition, missed)
     ):
         if not _has_all(server, attempt, sealed, partition):
-            raise _cannot_tell(attempt, sealed, partition)
+            raise _cannot_tell(attempt, sealed, partition, _SOME)
         arrived += missed
+    elif missed and _may_be_erased(server, attempt, sealed, partition):
+        raise _cannot_tell(attempt, sealed, partition, _ERASED)
     for name in arrived:
         # Check the claim before each drop, because the sealed table of a later replay may have the same name.
         attempt.owned()
@@ -66,7 +75,7 @@ def has_arrived(server: ClickHouse, attempt: Attempt, table: TableName, partitio
         return False
     if _has_all(server, attempt, table, partition):
         return True
-    raise _cannot_tell(attempt, table, partition)
+    raise _cannot_tell(attempt, table, partition, _SOME)
 
 
 def _may_be_cut(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: str) -> bool:
@@ -78,14 +87,45 @@ def _may_be_cut(server: ClickHouse, attempt: Attempt, sealed: TableName, partiti
     was written. Timestamps have one-second resolution, so one second of slack is allowed.
     """
     of_partition = f"partition_id = {literal(partition)} AND active"
-    plan = f"SELECT min(modification_time) FROM system.parts WHERE {table_condition(sealed)} AND {of_partition}"
-    local = not attempt.target.engine.startswith("Shared")
-    restarted = f"({plan}) <= now() - uptime() + 1" if local else "1"
-    younger = f"modification_time + 1 >= ({plan})"
+    oldest = _oldest(sealed, partition)
     question = (
-        f"SELECT 1 FROM system.parts WHERE {table_condition(attempt.target.storage)} AND {of_partition} AND {younger}"
+        f"SELECT 1 FROM system.parts WHERE {table_condition(attempt.target.storage)} AND {of_partition}"
+        f" AND modification_time + 1 >= {oldest} AND {_restarted(attempt, oldest)} LIMIT 1"
     )
-    return server.numbers(f"{question} AND {restarted} LIMIT 1") == (1,)
+    return server.numbers(question) == (1,)
+
+
+def _may_be_erased(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: str) -> bool:
+    """
+    Return whether a move may have stopped midway after which merges left no trace of the moved parts.
+
+    In that case, the merges of the target can remove rows without a trace. The target may even have no part left, since
+    ClickHouse drops empty parts. But the target lists the hash of a merged part for ``old_parts_lifetime``, so that
+    time has passed since the oldest sealed part was written. Also, the server has started since, except on a Shared
+    engine.
+    """
+    target = attempt.target
+    if not may_erase(target, attempt.plan.summed(attempt.plan.statements[0])):
+        return False
+    oldest, listed = _oldest(sealed, partition), 0
+    # A user who may not see the setting cannot rely on the list.
+    with suppress(StatementRefusedError):
+        listed = table_setting(server, target.engine_full, "old_parts_lifetime")
+    question = f"SELECT {oldest} + {listed} <= now() + 1 AND {_restarted(attempt, oldest)}"
+    return server.numbers(question) == (1,)
+
+
+def _oldest(sealed: TableName, partition: str) -> str:
+    """Return SQL for the time when the oldest sealed part of *partition* was written."""
+    return (
+        f"(SELECT min(modification_time) FROM system.parts WHERE {table_condition(sealed)}"
+        f" AND partition_id = {literal(partition)} AND active)"
+    )
+
+
+def _restarted(attempt: Attempt, since: str) -> str:
+    """Return the condition that the server has started after the time *since*; always true on a Shared engine."""
+    return "1" if attempt.target.engine.startswith("Shared") else f"{since} <= now() - uptime() + 1"
 
 
 def _has_some(server: ClickHouse, attempt: Attempt, sealed: TableName, partition: str, parts: Iterable[str]) -> bool:
@@ -134,20 +174,22 @@ def _window(attempt: Attempt) -> str:
         return ""
 
 
-def _cannot_tell(attempt: Attempt, sealed: TableName, partition: str) -> InDoubtError:
+def _cannot_tell(attempt: Attempt, sealed: TableName, partition: str, why: str) -> InDoubtError:
     plan = attempt.plan
     repair = Advice(
-        "insert the missing rows from {}, empty it with {}, and run `{}`",
+        "insert the missing rows from {}, if any; empty it with {}, and run `{}`",
         sealed,
         Sql(f"TRUNCATE TABLE {quote_table(sealed)}"),
         command("resume", plan.plan_id),
     )
-    if plan.keeps_time and not (attempt.chunk.key_range or plan.allow_existing_rows):
+    # Where merges combine rows of several windows, the window alone cannot be filled again.
+    alone = merges_within_times(plan, attempt.target) and not (attempt.chunk.key_range or plan.allow_existing_rows)
+    if plan.keeps_time and alone:
         again = command("run", plan.plan_id, "--replay-failed", "--clear-window")
         repair = Advice("if nothing else writes there, run `{}`, which fills the window again; else {}", again, repair)
     return InDoubtError(
         f"ClickHouse or a worker went down while chunk {attempt.chunk.id} was being published, and what had arrived of "
-        f"partition {partition} is unknown: {plan.target} holds some of its rows, or some with the same keys.",
+        f"partition {partition} is unknown: {why.format(plan.target, attempt.target.engine)}.",
         remedy=repair,
     )
 

@@ -20,14 +20,11 @@ from ..core.masking import mask_message
 from ..core.names import quote
 from ..core.plan import Plan
 from ..core.sql import instant_sql, literal
-from ..core.table_definition import column_ttls
+from ..core.table_definition import column_ttls, row_ttls
 from ..core.tables import TableName, TimeKind
 from ..errors import StatementRefusedError
 from .client import ClickHouse
 
-# The text after a comma within the GROUP BY clause of a TTL: a further key, or a further assignment after SET.
-_OF_GROUP = re.compile(r"(?:\w+|`[^`]+`)(?:$| SET | = )")
-_MOVES = re.compile(r"\b(?:TO DISK|TO VOLUME|RECOMPRESS)\b")
 _TTL_POINTS = 1000
 
 
@@ -66,25 +63,12 @@ def deleting_ttls(server: ClickHouse, target: TableFacts, plan: Plan | None, eng
     if plan is None or time is None or column is None:
         return ()
     found = []
-    elements = [("", element) for element in _ttl_elements(engine_full)]
+    elements = [("", element) for element in row_ttls(engine_full)]
     for name, element in (*elements, *column_ttls(target.definition)):
         expression = re.split(r"\s(?:WHERE|DELETE|GROUP BY)\b", element)[0]
         until = _expired(server, expression, time.column, column.type, time.kind, plan.start, plan.end)
         found.append(TtlFacts(element, until, name))
     return tuple(found)
-
-
-def _ttl_elements(engine_full: str) -> list[str]:
-    _, found, rest = engine_full.partition(" TTL ")
-    if not found:
-        return []
-    elements: list[str] = []
-    for part in re.split(r",\s{0,8}(?![^(]{0,400}\))", re.split(r"\sSETTINGS\s", rest)[0]):
-        if elements and " GROUP BY " in elements[-1] and _OF_GROUP.match(part):
-            elements[-1] += f", {part}"
-        else:
-            elements.append(part.strip())
-    return [element for element in elements if not _MOVES.search(element)]
 
 
 def _expired(
@@ -142,10 +126,13 @@ def token_window(server: ClickHouse, engine: str, engine_full: str) -> int | Non
     """
     if not engine.endswith("MergeTree") or engine.startswith(("Replicated", "Shared")):
         return None
-    name = "non_replicated_deduplication_window"
-    if match := re.search(rf"\b{name} = (\d+)", engine_full):
-        return int(match[1])
-    return setting_value(server, "merge_tree_settings", name)
+    return table_setting(server, engine_full, "non_replicated_deduplication_window")
+
+
+def table_setting(server: ClickHouse, engine_full: str, name: str) -> int:
+    """Return the value of a numeric MergeTree setting for a table: its own value, or else the server's."""
+    match = re.search(rf"\b{name} = (\d+)", engine_full)
+    return int(match[1]) if match else setting_value(server, "merge_tree_settings", name)
 
 
 def setting_value(server: ClickHouse, table: str, name: str) -> int:

@@ -1,4 +1,4 @@
-"""Read constraints and column TTLs from a table's definition. This module is pure."""
+"""Read constraints and TTLs from a table's definition. This module is pure."""
 
 import re
 from collections.abc import Iterator
@@ -10,6 +10,9 @@ _CHECK = re.compile(r"CONSTRAINT (?P<name>`(?:[^`\\]|\\.)+`|\w+) CHECK (?P<text>
 _TTL = re.compile(
     r"(?P<name>`(?:[^`\\]|\\.)+`) (?:'(?:[^'\\]|\\.)*'|[^'])*? TTL (?P<text>.+?)(?: SETTINGS \(.*)?", re.DOTALL
 )
+# The text after a comma within the GROUP BY clause of a TTL: a further key, or a further assignment after SET.
+_OF_GROUP = re.compile(r"(?:\w+|`[^`]+`)(?:$| SET | = )")
+_MOVES = re.compile(r"\b(?:TO DISK|TO VOLUME|RECOMPRESS)\b")
 
 
 class Named(NamedTuple):
@@ -27,6 +30,20 @@ def checks(definition: str) -> Iterator[Named]:
 def column_ttls(definition: str) -> Iterator[Named]:
     """Yield the TTL of each column with a TTL; a merge resets expired values to the column's default."""
     return _matching(definition, _TTL)
+
+
+def row_ttls(engine_full: str) -> list[str]:
+    """Return those TTLs in a table's engine clause that delete or roll up rows."""
+    _, found, rest = engine_full.partition(" TTL ")
+    if not found:
+        return []
+    elements: list[str] = []
+    for part in re.split(r",\s{0,8}(?![^(]{0,400}\))", re.split(r"\sSETTINGS\s", rest)[0]):
+        if elements and " GROUP BY " in elements[-1] and _OF_GROUP.match(part):
+            elements[-1] += f", {part}"
+        else:
+            elements.append(part.strip())
+    return [element for element in elements if not _MOVES.search(element)]
 
 
 def _matching(definition: str, pattern: re.Pattern[str]) -> Iterator[Named]:

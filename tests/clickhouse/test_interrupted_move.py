@@ -209,3 +209,43 @@ def test_a_column_of_days_under_the_sources_own_name_is_no_dead_end(accident: Ac
     accident.dies()
     assert accident.lab.run(plan, resume=True)["status"] == "completed"
     assert accident.lab.value("SELECT count() FROM daily") == 360
+
+
+@pytest.mark.parametrize(
+    ("order", "lifetime", "arrives"), [("user", 0, True), ("(user, ts)", 0, False), ("user", 3600, False)]
+)
+def test_rows_that_merges_may_have_removed_are_left_to_a_person(
+    accident: Accident, order: str, lifetime: int, arrives: bool
+) -> None:
+    """Rows that cancelled the rows of another chunk are gone with them, and moved again they would cancel nothing."""
+    lab = accident.lab
+    columns = "ts DateTime('UTC'), user UInt32, sign Int8"
+    lab.sql(
+        f"CREATE TABLE changes ({columns}) ENGINE = MergeTree ORDER BY ts",
+        "INSERT INTO changes SELECT toDateTime('2025-01-01', 'UTC') + number * 60, number % 180,"
+        " if(number < 180, 1, -1) FROM numbers(360)",
+        f"CREATE TABLE live ({columns}) ENGINE = CollapsingMergeTree(sign) ORDER BY {order}"
+        f" SETTINGS old_parts_lifetime = {lifetime}",
+    )
+    plan = lab.plan("live", "2025-01-01", "2025-01-01T06:00", 3, source="changes")
+    assert lab.run(plan, step=once("sealed", GONE, nth=2))["chunkCounts"]["done"] == 1
+    (sealed,) = [table for table in lab.leftovers() if lab.value(f"SELECT count() FROM {table}")]
+    if arrives:
+        lab.sql(f"INSERT INTO live SELECT * FROM {sealed}", "OPTIMIZE TABLE live FINAL")
+    accident.dies()
+    lab = accident.lab
+    payload = lab.run(plan, resume=True)
+    if lifetime:
+        # The target would list the hashes of parts that had arrived.
+        assert payload["status"] == "completed"
+    else:
+        assert payload["status"] == "failed"
+        assert "(CollapsingMergeTree) may have removed all of its rows" in payload["lastError"]
+        # Cancelled rows of another window cannot be filled again with this one.
+        assert ("--clear-window" in payload["lastError"]) is (order != "user")
+        if arrives:
+            lab.sql(f"TRUNCATE TABLE {sealed}")
+            assert lab.run(plan, resume=True)["status"] == "completed"
+        else:
+            assert lab.run(plan, replay_failed=True, clear_window=True)["status"] == "completed"
+    assert lab.rows("SELECT user FROM live GROUP BY user HAVING sum(sign) != 0") == []

@@ -13,6 +13,7 @@ from airflow_provider_backfill.core.adding_up.lineage import Value, is_partial, 
 from airflow_provider_backfill.core.adding_up.merging import (
     keeps_latest,
     key_columns,
+    may_erase,
     merge_of,
     merged_by,
     signs_tell,
@@ -346,3 +347,26 @@ def test_the_columns_of_an_engine() -> None:
     assert merged_by(Column("d", "Date"), "SummingMergeTree", None) == ""
     assert merged_by(Column("n", "Nullable(Decimal(9, 2))"), "SummingMergeTree", None) == "sum"
     assert state_function("AggregateFunction(1, sumMapIf, UInt8)") == "sumMap"
+
+
+@pytest.mark.parametrize(
+    ("engine", "arguments", "ttl", "erases"),
+    [
+        ("MergeTree", "", "", False),
+        ("MergeTree", "", " TTL day + toIntervalDay(9) TO VOLUME 'cold'", False),
+        ("MergeTree", "", " TTL day + toIntervalDay(9)", True),
+        ("ReplacingMergeTree", "(version)", "", False),
+        ("ReplacingMergeTree", "(version, is_deleted)", "", True),
+        ("ReplicatedReplacingMergeTree", "('/path', 'replica', version)", "", False),
+        ("AggregatingMergeTree", "", "", False),
+        ("SummingMergeTree", "", "", True),
+        ("CollapsingMergeTree", "(sign)", "", True),
+        ("VersionedCollapsingMergeTree", "(sign, version)", "", True),
+    ],
+)
+def test_merges_that_leave_no_trace_of_a_row(engine: str, arguments: str, ttl: str, erases: bool) -> None:
+    table = with_columns(engine, Column("day", "Date", in_key=True), arguments=arguments)
+    table = replace(table, engine_full=f"{table.engine_full}{ttl} SETTINGS index_granularity = 8192")
+    assert may_erase(table, ["day"]) is erases
+    # A value outside the key may be replaced, except in a plain MergeTree.
+    assert may_erase(table, ["day", "seen"]) is (erases or engine != "MergeTree")

@@ -13,6 +13,7 @@ from ..column_types import takes_null, unwrap_type
 from ..facts import Column, TableFacts
 from ..plan import Plan
 from ..sql import expressions, first_parentheses
+from ..table_definition import column_ttls, row_ttls
 from .conversions import passes
 from .lineage import Value, is_partial, show_call
 
@@ -323,6 +324,39 @@ def _partial_args(value: Value) -> bool:
     return any(map(is_partial, value.args))
 
 
+def may_erase(target: TableFacts, columns: Sequence[str]) -> bool:
+    """
+    Return whether merges of the target may remove a row and leave no row with the same values in *columns*.
+
+    Merges of a plain MergeTree keep every row. The other engines keep a row for each sorting key, unless the rows of a
+    key cancel each other: the engine collapses pairs of signs, drops sums of zero, or cleans up rows marked as deleted.
+    """
+    engine = _without_replication(target)
+    if row_ttls(target.engine_full) or any(column_ttls(target.definition)):
+        return True
+    if engine in ("AggregatingMergeTree", "CoalescingMergeTree", "ReplacingMergeTree"):
+        # The second argument of a ReplacingMergeTree is the column that marks rows as deleted.
+        cleans_up = engine == "ReplacingMergeTree" and len(_arguments(target.engine_full)) > 1
+        return cleans_up or not set(columns).issubset(key_columns(target.sorting_key))
+    return engine != "MergeTree"
+
+
+def merges_within_times(plan: Plan, target: TableFacts) -> bool:
+    """
+    Return whether merges of the target combine only rows of one time, or of one bucket of times.
+
+    This holds for a plain MergeTree, which combines no rows, and if the sorting key uses the target's time column.
+    """
+    if _without_replication(target) == "MergeTree":
+        return True
+    time = plan.target_time.column if plan.target_time is not None else ""
+    return bool(time and re.search(rf"(?<![\w`])`?{re.escape(time)}`?(?!\w)", target.sorting_key))
+
+
+def _without_replication(target: TableFacts) -> str:
+    return re.sub("^(Replicated|Shared)", "", target.engine)
+
+
 def verify_caveat(plan: Plan, target: TableFacts, chance: Sequence[str] = ()) -> str:
     """
     Return the reason why a difference that ``verify`` finds may be harmless; empty if every difference is an error.
@@ -344,12 +378,12 @@ def signs_tell(plan: Plan, target: TableFacts, chance: Sequence[str] = ()) -> bo
 
 
 def _is_collapsing(target: TableFacts) -> bool:
-    return re.sub("^(Replicated|Shared)", "", target.engine) == "CollapsingMergeTree"
+    return _without_replication(target) == "CollapsingMergeTree"
 
 
 def _caveat_of_keys(plan: Plan, target: TableFacts, chance: Sequence[str]) -> str:
     """Return why a key's rows in target and SELECT may differ, or cannot be compared; empty if the rows must agree."""
-    engine = re.sub("^(Replicated|Shared)", "", target.engine)
+    engine = _without_replication(target)
     if not engine.endswith("MergeTree"):
         return f"no private table like a {target.engine} can be made to compare with"
     if plan.existing_rows and plan.adds_rows:
@@ -358,8 +392,7 @@ def _caveat_of_keys(plan: Plan, target: TableFacts, chance: Sequence[str]) -> st
         return f"the SELECT chooses rows by {', '.join(chance)}, so it gives others when it is asked again"
     if engine == "MergeTree":
         return ""
-    time = plan.target_time.column if plan.target_time is not None else ""
-    if not re.search(rf"(?<![\w`])`?{re.escape(time)}`?(?!\w)", target.sorting_key) if time else True:
+    if not merges_within_times(plan, target):
         return "the sorting key has no time, so rows of other windows may have been merged with those of this one"
     arguments = re.match(r"\w+\(([^()]*)\)", re.sub(r"'[^']*'\s*,?\s*", "", target.engine_full))
     if engine == "ReplacingMergeTree" and not (arguments and arguments[1].strip()):
