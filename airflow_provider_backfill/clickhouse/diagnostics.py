@@ -93,7 +93,7 @@ def server_facts(
         scans=tuple(look.scans(readable)),
         traits=tuple(look.traits(readable)),
         epochs=tuple(look.epochs(readable)),
-        policies=tuple(look.policies(readable)),
+        policies=tuple(look.policies(tables)),
         ttls=look.many("the target's TTL", deleting_ttls, server, facts, plan, engine_full),
         parts=look.many("system.parts", fullest_partition, server, storage, engine_full),
         mutations=look.many("system.mutations", unfinished_mutations, server, tables),
@@ -192,11 +192,11 @@ class _Look:
             if near and unit not in near:
                 yield EpochFacts(source, column, value, unit, near[0])
 
-    def policies(self, readable: Sequence[TableName]) -> Iterator[PolicyFacts]:
-        """Yield the row policies that hide source rows from this user, as the query plan shows them."""
-        for source in readable:
-            for condition in self.many(f"row policies of {source}", row_filters, self._server, source):
-                yield PolicyFacts(source, condition)
+    def policies(self, tables: Sequence[TableName]) -> Iterator[PolicyFacts]:
+        """Yield the row policies that hide rows of the tables from this user, as the query plan shows them."""
+        for table in tables:
+            for condition in self.many(f"row policies of {table}", row_filters, self._server, table):
+                yield PolicyFacts(table, condition)
 
 
 def _exists(server: ClickHouse, name: TableName) -> bool:

@@ -188,6 +188,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             *open_window(plan, catalog.server_time(server)),
             *past_ttl(plan.target, target.storage, ttls),
             *plan_checks.rows_elsewhere(server, plan),
+            *dict.fromkeys(plan_checks.rows_hidden(ground, statements)),
             *_left_out(server, plan, target),
             *constrained(target),
             *_own_settings(plan),

@@ -4,7 +4,8 @@ Check rights, replicas and shards before a plan is made, because a fault in thes
 Also compare a new plan with the stored plan of the same id, and report a window without rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from ..clickhouse import catalog
 from ..clickhouse.client import ClickHouse
@@ -14,18 +15,20 @@ from ..clickhouse.row_policies import row_filters
 from ..clickhouse.shards import shards_with, spread_of
 from ..clickhouse.time_buckets import returning_values
 from ..core.adding_up.case import Verdict
-from ..core.facts import ScanFacts, TableFacts
+from ..core.facts import PolicyFacts, ScanFacts, TableFacts
 from ..core.findings.registry import Match
-from ..core.findings.source_rules import empty_window
+from ..core.findings.source_rules import empty_window, hidden_rows
 from ..core.names import quote
 from ..core.plain_text import show_number
 from ..core.plan import Chunk, Plan, Statement, WriteMode
 from ..core.planner import differences
 from ..core.request import PlanRequest
+from ..core.tables import TableName
 from ..core.target_window import window_filter
 from ..errors import Advice, Flag, RequestError, StatementRefusedError
 from .adding_up import partition_key
 from .plan_inputs import target_facts
+from .sites import Ground
 
 
 def check_quorum(server: ClickHouse, target: TableFacts) -> None:
@@ -95,16 +98,26 @@ def check_hidden_rows(server: ClickHouse, target: TableFacts, effect: str) -> No
     Raises:
         RequestError: A row policy hides rows of the target.
     """
-    try:
-        hidden = row_filters(server, target.storage)
-    except StatementRefusedError:
-        return
-    if hidden:
+    if hidden := [policy.condition for policy in _row_policies(server, [target.storage])]:
         raise RequestError(
             f"A row policy shows this user only rows of {target.name} with {', '.join(hidden)}: {effect} would delete "
             "other rows, which nothing here can see or count.",
             hint="run the backfill as a user without a row policy on the target",
         )
+
+
+def rows_hidden(ground: Ground, statements: Iterable[Statement]) -> Iterator[Match]:
+    """Report the row policies that hide rows of the target, or of a source of *statements*, from this user."""
+    sources = [one.table for one in statements if one.table is not None]
+    for _, server, target in ground.sites:
+        yield from hidden_rows(_row_policies(server, [target.storage, *sources]), target.storage)
+
+
+def _row_policies(server: ClickHouse, tables: Iterable[TableName]) -> Iterator[PolicyFacts]:
+    """Yield the row policies that hide rows of the tables from this user; none for a table that may not be queried."""
+    for table in dict.fromkeys(tables):
+        with suppress(StatementRefusedError):
+            yield from (PolicyFacts(table, condition) for condition in row_filters(server, table))
 
 
 def check_shards(server: ClickHouse, target: TableFacts, statements: Sequence[Statement], request: PlanRequest) -> None:

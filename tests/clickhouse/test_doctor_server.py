@@ -141,6 +141,23 @@ def test_rows_that_the_user_cannot_see_are_not_deleted(clinic: Clinic) -> None:
     assert ward.value("SELECT count() FROM filled WHERE ts >= '2025-01-20'") == 500
 
 
+def test_rows_of_the_target_that_the_user_cannot_see_are_told(clinic: Clinic) -> None:
+    """They do not count as existing rows, so the plan is not refused, and the chunk may double them."""
+    clinic.user(rest="<databases><clinic><filled><filter>k != 3</filter></filled></clinic></databases>")
+    ward = clinic.ward()
+    ward.events()
+    ward.target()
+    ward.sql("INSERT INTO filled SELECT toDateTime('2025-01-01', 'UTC') + number, 3, 1 FROM numbers(500)")
+    words = ("--target", "clinic.filled", "--source", "clinic.events", "--from", "2025-01-01", "--to", "2025-01-02")
+    answer = clinic.as_own(ward).cli.json("plan", *words, "--chunk-hours", "24")
+    assert answer["existingRows"] == 0
+    told = "clinic.filled with notEquals(k, 3); the others do not count as existing rows"
+    (warning,) = [one for one in answer["warnings"] if told in one["message"]]
+    assert "without the policy" in warning["hint"]
+    finding = ward.doctor(answer)["backfill_row_policy"]
+    assert finding["message"] == warning["message"]
+
+
 def test_backfill_setting_constrained(clinic: Clinic) -> None:
     """Statements would be refused one by one, in the middle of the night."""
     tied = "<constraints><insert_deduplicate><const/></insert_deduplicate></constraints>"

@@ -203,7 +203,8 @@ def test_an_epoch_in_another_unit() -> None:
 
 
 def test_rows_that_a_policy_hides() -> None:
-    assert one(policies=(PolicyFacts(TARGET, "a = 1"),)).code == "backfill_row_policy"
+    assert "are not backfilled" in one(policies=(PolicyFacts(RAW, "a = 1"),)).message
+    assert "existing rows" in one(policies=(PolicyFacts(TARGET, "a = 1"),)).message
 
 
 def test_a_ttl_that_would_delete() -> None:

@@ -1,10 +1,11 @@
 """Define the rules on sources: missing tables, reads, unstable SELECTs, time units, row policies. All are pure."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
 from ...errors import Advice, Flag
+from ..facts import PolicyFacts
 from ..names import is_expression, quote, show_table, time_value
 from ..plan import FilteredTable, Plan
 from ..remedy import chunk_hours_flag, plan_command, sql
@@ -186,13 +187,23 @@ def empty_window(plan: Plan, table: FilteredTable, low: str, high: str) -> Match
 @_rule(
     "backfill_row_policy",
     Severity.WARN,
-    "A row policy hides rows of the source from this user, so these rows are not backfilled.",
+    "A row policy hides rows of a source from this user, so these rows are not backfilled. Or it hides rows of the"
+    " target, so these rows are neither counted nor verified.",
     remedy="run the backfill as a user without a row policy",
 )
 def _row_policy(case: RuleContext) -> Iterator[Match]:
     facts = case.seen
-    for policy in facts.policies:
+    if facts.storage is not None:
+        yield from hidden_rows(facts.policies, facts.storage)
+
+
+def hidden_rows(policies: Iterable[PolicyFacts], storage: TableName) -> Iterator[Match]:
+    """Yield a match for each row policy that hides rows of the target's *storage*, or of a source, from this user."""
+    for policy in policies:
+        effect = "the others are not backfilled"
+        if policy.table == storage:
+            effect = "the others do not count as existing rows, and verify does not compare them"
         yield Match(
-            f"A row policy shows {facts.user} only rows of {policy.table} with {policy.condition}; "
-            "the others are not backfilled. Run it as a user without the policy."
+            f"A row policy shows this user only rows of {policy.table} with {policy.condition}; {effect}.",
+            Advice("run the backfill as a user without the policy"),
         )
