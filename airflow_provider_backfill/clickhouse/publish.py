@@ -28,6 +28,8 @@ from .proof import Proof
 # The maximum number of tries to delete the rows of a window. A merge or a mutation may rename parts between the query
 # and the deletion; the next try finds the new parts.
 _CLEAR_TRIES = 20
+# The setting that lets REPLACE PARTITION empty a partition, on servers of version 26.6 or later.
+_FROM_EMPTY = "allow_replace_partition_from_empty_source"
 
 
 def move_partitions(
@@ -118,7 +120,7 @@ def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName, 
     """
     Replace partitions of the target by the sealed partitions.
 
-    Drop the target's partitions that have rows in the chunk's window but no sealed rows.
+    Empty the target's partitions that have rows in the chunk's window but no sealed rows.
 
     Args:
         proof: The facts about this attempt's staged rows; None if an earlier attempt sealed the table.
@@ -152,12 +154,17 @@ def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName, 
         )
     for partition in affected:
         action = f"REPLACE PARTITION ID {literal(partition)} FROM {quote_table(sealed)}"
-        if partition not in staged:
-            # A DROP needs no sealed table, so a worker that lost its claim could drop rows that were published since.
+        settings = {"max_partition_size_to_drop": "0"}
+        if partition not in staged and server.setting(_FROM_EMPTY) is not None:
+            # Unlike a DROP, this fails if the sealed table is gone. So a worker that lost its claim and awakes late
+            # removes no rows that were published since.
+            settings[_FROM_EMPTY] = "1"
+        elif partition not in staged:
+            # A restart of such a server may bring replaced rows back, but not dropped rows.
             attempt.owned()
             action = f"DROP PARTITION ID {literal(partition)}"
         attempt.fenced(attempt.owned)
-        server.command(f"ALTER TABLE {quote_table(storage)} {action}", {"max_partition_size_to_drop": "0"})
+        server.command(f"ALTER TABLE {quote_table(storage)} {action}", settings)
         attempt.step(Step.REPLACED)
 
 

@@ -10,7 +10,9 @@ import pytest
 
 from airflow_provider_backfill.clickhouse.attempt import Step
 from airflow_provider_backfill.clickhouse.client import ClickHouse, Counts
+from airflow_provider_backfill.commands.lease import utc_now
 from airflow_provider_backfill.commands.undo import undo_plan
+from airflow_provider_backfill.core.events import ChunkReleased
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.plan import WriteMode
 from airflow_provider_backfill.core.window import Window
@@ -137,6 +139,40 @@ def test_a_worker_that_wakes_before_its_move_moves_nothing_of_another_folder(
     monkeypatch.setattr(ClickHouse, "command", sleep)
     days.run(plan)
     assert days.content("dst") == days.content("src", tail="WHERE ts < '2025-01-02'")
+
+
+def test_a_worker_that_wakes_before_it_empties_a_day_empties_nothing_that_was_published_since(
+    days: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A worker falls asleep after its last look, before it removes a day for which the source has no rows.
+
+    Another one finishes the chunk. The source then gets rows for the day, and the chunk is replayed.
+    """
+    days.sql("INSERT INTO dst SELECT * FROM src", "ALTER TABLE src DROP PARTITION '2025-01-02'")
+    plan = days.plan("dst", "2025-01-01", "2025-01-03", 48, source="src", write_mode=WriteMode.REPLACE)
+    store = days.session.store
+    log = store.open_run(store.load_plan(plan["planId"]))
+    (chunk,) = log.plan.chunks()
+    command, asleep = ClickHouse.command, iter([True])
+
+    def sleep(self: ClickHouse, sql: str, settings: Mapping[str, Any] | None = None) -> Counts:
+        if "PARTITION ID '20250102'" in sql and next(asleep, False):
+            owner = log.refresh().state(chunk.id).owner
+            lost = ChunkReleased(at=utc_now(), by=owner, chunk_id=chunk.id, attempt=1, reason="it looks dead")
+            log.append(lost)
+            assert days.run(plan)["status"] == "completed"
+            assert days.content("dst") == days.content("src")
+            days.sql("INSERT INTO src SELECT ts + INTERVAL 1 DAY, user FROM src")
+            assert days.run(plan, replay_done=True)["status"] == "completed"
+        return command(self, sql, settings)
+
+    monkeypatch.setattr(ClickHouse, "command", sleep)
+    days.run(plan)
+    assert next(asleep, False) is False
+    assert days.content("dst")[0] == 2880
+    assert days.content("dst") == days.content("src")
+    assert days.leftovers() == []
 
 
 def test_the_comment_of_a_sealed_table_decides_nothing(days: Lab) -> None:
