@@ -15,11 +15,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from ..core.masking import mask_message, mask_secrets, shorten_message
-from ..core.retry import ERROR_NAMES
 from ..core.sql import literal
-from ..errors import Advice, ConfigError, Flag, ServerError, ServerUnreachableError, StatementRefusedError
+from ..errors import ConfigError, ServerError
 from .address import Address, parse_address
+from .server_errors import is_changeable, refuse_constrained, server_error
 from .wire import Answer, Refusal, wire_of
 
 if TYPE_CHECKING:
@@ -31,13 +30,6 @@ logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 _T = TypeVar("_T")
 _NEEDED = object()
 
-# The parts of a server's error text that add nothing to the message: prefixes, version, URL and error name.
-# Each repetition is bounded, because the text comes from outside and may contain thousands of spaces.
-_NOISE = re.compile(
-    r"^Received ClickHouse exception, code: \d{1,9}, server response: |^Code: \d{1,9}\. DB::Exception: "
-    r"|\s?\(version [\d.]{1,40}(?: \([^)]{0,80}\))?\)|\s?\(for url [^)]{0,400}\)|\s?\([A-Z][A-Z0-9_]{1,80}\)\s?$",
-)
-
 _PARAMETER = "param_"
 _SETTINGS = {
     # Send headers while a statement runs, so that the server notices a lost client and the client does not time out.
@@ -46,8 +38,8 @@ _SETTINGS = {
 }
 LONG_TEXT = {"max_query_size": 2**27}
 """Settings that permit a statement of up to 128 MiB. The bounds of 100,000 chunks take 1 MB in a statement."""
-# Settings for servers that know them. A server would read column statistics from every part for each query, and the
-# product's statements are too simple to profit.
+# Settings that are sent if the server knows them and the user may change them. A server would read column statistics
+# from every part for each query, and the product's statements are too simple to profit.
 _WHERE_KNOWN = {"use_statistics": 0}
 # The names of settings that permit table definitions. The target may have a definition that this server refuses by
 # default, although another session or an older version could create it.
@@ -100,7 +92,8 @@ class ClickHouse:
         self.embedded = client.__class__.__name__ == "ChdbClient"
         self._settings = {} if self.embedded else dict(_SETTINGS)
         self._cluster: str | None = None
-        self._settings |= {name: value for name, value in _WHERE_KNOWN.items() if name in client.server_settings}
+        known = client.server_settings
+        self._settings |= {name: value for name, value in _WHERE_KNOWN.items() if is_changeable(known.get(name))}
 
     def _whole_answers(self) -> dict[str, Any]:
         """Return the settings that this user's statements need against partial and old answers; empty if none."""
@@ -137,7 +130,7 @@ class ClickHouse:
         try:
             return ClickHouse(self._elsewhere(place), place.location, self._elsewhere)
         except (ClickHouseError, OSError) as error:
-            failure = _server_error(error, place.location)
+            failure = server_error(error, place.location)
         raise failure
 
     @property
@@ -266,7 +259,7 @@ class ClickHouse:
         return {
             name: 1
             for name, setting in self._client.server_settings.items()
-            if setting.value == "0" and not int(setting.readonly) and _ALLOWS.fullmatch(name)
+            if setting.value == "0" and is_changeable(setting) and _ALLOWS.fullmatch(name)
         }
 
     @property
@@ -291,7 +284,9 @@ class ClickHouse:
         return f"clusterAllReplicas({literal(self.cluster)}, system.processes)"
 
     def _with(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:
-        given = {**self._settings, **self._whole_answers(), **(settings or {})}
+        asked = {**self._whole_answers(), **(settings or {})}
+        refuse_constrained(self._client, asked)
+        given = {**self._settings, **asked}
         if self.embedded:
             # Omit the query id for the embedded engine, since nobody can see or kill its queries.
             given.pop("query_id", None)
@@ -314,7 +309,7 @@ class ClickHouse:
         try:
             return call()
         except (ClickHouseError, Refusal, OSError) as error:
-            failure = _server_error(error, self.address)
+            failure = server_error(error, self.address)
         # Raise outside the handler, so that the chain of errors omits the original error. A log of the chain would show
         # the text that the original error quotes.
         raise failure
@@ -368,7 +363,7 @@ def connect(url: str, password: str | None = None, *, connections: int = 8) -> C
     except ImportError as error:
         raise _no_engine(error) from None
     except (ClickHouseError, OSError) as error:
-        failure = _server_error(error, address.location)
+        failure = server_error(error, address.location)
     raise failure
 
 
@@ -394,7 +389,7 @@ def from_client(
     except ImportError as error:
         raise _no_engine(error) from None
     except (ClickHouseError, OSError) as error:
-        failure = _server_error(error, name)
+        failure = server_error(error, name)
     else:
         return _wrapped(client, elsewhere)
     raise failure
@@ -414,32 +409,3 @@ def _no_engine(error: ImportError) -> ConfigError:
         f"The embedded engine is not installed: {error}.",
         hint="pip install 'airflow-provider-backfill[embedded]'",
     )
-
-
-def _network_reason(error: BaseException) -> str:
-    """Return why a connection failed: the system's reason, or the error's text and, if there is one, the root cause."""
-    text, inner = str(error), error
-    while (cause := inner.__cause__ or inner.__context__) is not None:
-        inner = cause
-    if isinstance(inner, OSError):
-        return inner.strerror or str(inner) or text
-    return text if inner is error else f"{text}: {inner}"
-
-
-def _server_error(error: Exception, address: str) -> ServerError:
-    code: int | None = getattr(error, "code", None)
-    text = shorten_message(str(error)).strip()
-    if code is None:
-        return ServerUnreachableError(
-            f"ClickHouse at {address} could not be reached ({mask_message(_network_reason(error))}).",
-            remedy=Advice(
-                "check that it runs and that {}, CLICKHOUSE_URL or the Airflow connection points to it",
-                Flag("--clickhouse-url"),
-            ),
-        )
-    name = getattr(error, "name", None) or ERROR_NAMES.get(code, "")
-    while (shorter := _NOISE.sub("", text)) != text:
-        text = shorter.strip()
-    text = mask_secrets(text)
-    message = f"ClickHouse refused the statement: {text} ({code} {name})"
-    return StatementRefusedError(message, code=code, name=name, reason=text)

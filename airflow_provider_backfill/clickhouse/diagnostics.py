@@ -22,6 +22,7 @@ from .cluster import insert_quorum
 from .leftovers import live_queries, queries_elsewhere, staging_tables
 from .rights import constrained_settings, missing_grants
 from .row_policies import below, plan_nodes, row_filters
+from .server_errors import CONSTRAINED
 from .shards import spreads_over
 from .table_health import (
     database_replica_facts,
@@ -159,7 +160,11 @@ class _Look:
                     self._server, statement.select, filters, plan.start, plan.end, statement.settings
                 )
             except StatementRefusedError as error:
-                yield StatementScan(statement.name, source, None, error.message)
+                if error.name in CONSTRAINED:
+                    # The statement is as good as before. The rule on settings reports what the user may not change.
+                    self.unseen.append(f"reads of {statement.name}: {error.message}")
+                else:
+                    yield StatementScan(statement.name, source, None, error.message)
             else:
                 # The query plan does not name the column of a skip index.
                 skips = self.part(f"indexes of {source}", False, _skips, self._server, source, filters[0].column)

@@ -72,8 +72,9 @@ def constrained_settings(server: ClickHouse, plan: Plan | None) -> tuple[Constra
     """
     Return the settings in the product's statements that this user may not set to the needed values.
 
-    The result includes ``readonly`` if the user's value of this setting is not 0. If *plan* is None, check the settings
-    of a plan with staging tables.
+    The result includes ``readonly`` if the user's value of this setting is not 0. With the value 1, the user may change
+    no setting, and the result has only ``readonly``. If *plan* is None, check the settings of a plan with staging
+    tables.
     """
     sent = _SENT_DIRECTLY if plan is not None and plan.write_mode is WriteMode.INSERT else _SENT
     if plan is not None and plan.use_tokens:
@@ -87,7 +88,8 @@ def constrained_settings(server: ClickHouse, plan: Plan | None) -> tuple[Constra
         "SELECT name, value, readonly, min, max, disallowed_values FROM system.settings"
         f" WHERE name IN ({names}) ORDER BY name"
     )
-    return tuple(_refused(sent, found))
+    read_only = next((row for row in found if row[:2] == ("readonly", "1")), None)
+    return tuple(_refused(sent, found if read_only is None else [read_only]))
 
 
 def _refused(sent: Mapping[str, str | None], found: Iterable[tuple[Any, ...]]) -> Iterator[ConstrainedSetting]:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote_plus, urlsplit
 from weakref import WeakKeyDictionary
 
+from .server_errors import is_changeable
+
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
@@ -62,7 +64,7 @@ class Wire:
         self._client = client
         self._path = urlsplit(client.url).path or "/"
         self._idle: list[_Connection] = []
-        writable = {name for name, setting in client.server_settings.items() if not int(setting.readonly)}
+        writable = {name for name, setting in client.server_settings.items() if is_changeable(setting)}
         self._sent = writable | _TRANSPORT
 
     def takes(self, settings: Mapping[str, Any]) -> bool:

@@ -168,7 +168,9 @@ def test_backfill_setting_constrained(clinic: Clinic) -> None:
     plan = ward.planned()
     finding = clinic.as_own(ward).doctor(plan)["backfill_setting_constrained"]
     assert "insert_deduplicate = 0" in finding["message"]
-    assert ward.cli("run", "--plan-id", plan["planId"]).code == 1
+    answer = ward.cli("run", "--plan-id", plan["planId"])
+    assert answer.code == 1
+    assert "may not change the setting insert_deduplicate, which is 1" in answer.err
 
     clinic.user()
     ward = clinic.as_own(clinic.ward())
@@ -182,10 +184,19 @@ def test_a_user_who_may_only_read(clinic: Clinic) -> None:
     ward.events()
     ward.target()
     plan = ward.planned()
-    clinic.as_own(ward)
-    # Not even a question of ours is answered: the server refuses the settings it is sent with.
-    (unseen,) = ward.cli.json("doctor", "--plan-id", plan["planId"])["notLookedAt"]
-    assert "readonly" in unseen
+    mutation = "ALTER TABLE filled DELETE WHERE throwIf(k) SETTINGS mutations_sync = 0"
+    ward.sql("INSERT INTO filled VALUES ('2024-12-31', 1, 1)", mutation)
+    own = clinic.as_own(ward).cli
+    payload = own.json("doctor", "--plan-id", plan["planId"])
+    (finding,) = [one for one in payload["findings"] if one["code"] == "backfill_setting_constrained"]
+    assert "readonly = 0 (it is 1, so nothing may be written)" in finding["message"]
+    # The statements of the plan need settings, and other questions do not.
+    assert "backfill_mutation_unfinished" in payload["issueCodes"]
+    (unseen,) = [text for text in payload["notLookedAt"] if text.startswith("reads of ")]
+    assert "this user may not change the setting" in unseen
+    refused = own("run", "--plan-id", plan["planId"])
+    assert "may not change the setting" in refused.err
+    assert "remove readonly" in refused.err
 
 
 def test_backfill_drop_limit(clinic: Clinic) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 import airflow_provider_backfill
 from airflow_provider_backfill.clickhouse.address import parse_address
-from airflow_provider_backfill.clickhouse.client import ClickHouse, _server_error, from_client
+from airflow_provider_backfill.clickhouse.client import ClickHouse, from_client
+from airflow_provider_backfill.clickhouse.server_errors import server_error
 from airflow_provider_backfill.clickhouse.table_health import replica_facts
 from airflow_provider_backfill.core.masking import (
     MESSAGE_LIMIT,
@@ -97,7 +98,7 @@ def test_the_error_of_a_server_holds_no_secret_and_no_other_error_that_does() ->
     cause = OSError(f"http://u:{MARKER}@h")
     error = ConnectionError(text)
     error.__cause__ = cause
-    found = _server_error(error, "http://h:8123")
+    found = server_error(error, "http://h:8123")
     assert MARKER not in str(found)
     assert found.__cause__ is None
     assert found.__context__ is None
