@@ -48,7 +48,7 @@ from ..errors import Advice, Flag, RequestError, ServerError, Sql, StatementRefu
 from . import foreign_rows, proof, publish, replicated
 from .attempt import STAGING_SETTINGS, STAGING_TABLE, Attempt, Step, drop_tables, kill_queries, leftover_tables
 from .client import ClickHouse
-from .cluster import AT_ONCE, catch_up
+from .cluster import AT_ONCE, catch_up, queue_statement
 
 DELETE_YOURSELF = Advice("delete the rows yourself and plan again with {}", Flag("--force"))
 # Settings of the INSERTs directly into the target.
@@ -332,11 +332,11 @@ def _create(server: ClickHouse, target: TableFacts, table: TableName, comment: s
         server.command(f"ALTER TABLE {quote_table(table)} MODIFY SETTING {assignments(STAGING_TABLE)}")
     else:
         settings = {**STAGING_TABLE, **target.allowances}
-        server.command(create_like(table, storage, engine, comment, settings=settings), server.permissive)
+        queue_statement(server, create_like(table, storage, engine, comment, settings=settings), server.permissive)
     # Remove the table's TTL; column TTLs cannot be removed in this way. In a Replicated database, do not wait for all
     # replicas.
     if " TTL " in engine:
-        server.command(f"ALTER TABLE {quote_table(table)} REMOVE TTL", AT_ONCE if target.apart else {})
+        queue_statement(server, f"ALTER TABLE {quote_table(table)} REMOVE TTL", AT_ONCE if target.apart else {})
 
 
 def _fill(

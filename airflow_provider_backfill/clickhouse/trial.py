@@ -23,7 +23,7 @@ from ..core.sql import bound_before, create_like, milliseconds, quote_table, sli
 from ..core.tables import TableName
 from .attempt import STAGING_TABLE, drop_tables
 from .client import LONG_TEXT, ClickHouse
-from .cluster import AT_ONCE, drop_everywhere
+from .cluster import AT_ONCE, drop_everywhere, queue_statement
 
 # The relative tolerances of sums, by float type. The order of addition changes the last digits of a sum.
 _TOLERANCE = 1e-9
@@ -156,7 +156,8 @@ def private_tables(
     try:
         for table in tables:
             comment = f"airflow-provider-backfill: trial of plan {plan_id}"
-            server.command(
+            queue_statement(
+                server,
                 create_like(
                     *(table, target.storage, engine, comment),
                     settings=settings,

@@ -79,10 +79,13 @@ def test_a_replica_whose_database_executes_nothing_more_is_named_and_no_run_wait
     assert f"The replica r2 of the database {field.database} has not executed 1 queued statement" in stuck["message"]
     with monkeypatch.context() as patch:
         patch.setitem(replicas._QUEUED, "database_replicated_initial_query_timeout_sec", 1)
-        answer = cli("run", "--plan-id", plan)
-    assert answer.code == 1
-    assert "has not executed the earlier statements of its Replicated database" in answer.err
-    assert "`doctor` names the replica" in answer.err
+        grouped = f"SELECT ts, id, sum(amount) AS amount FROM {field.database}.source GROUP BY ts, id"
+        words = ("--target", f"{field.database}.target", "--select", grouped, "--from", FIRST, "--chunk-hours", "24")
+        answers = [cli("run", "--plan-id", plan), cli("plan", *words, "--to", "2025-01-09")]
+    for answer in answers:
+        assert answer.code == 1
+        assert "has not executed the earlier statements of its Replicated database" in answer.err
+        assert "`doctor` names the replica" in answer.err
     leftover.rmdir()
     wait_until(lambda: "backfill_database_stuck" not in findings(cli, field))
     assert cli("run", "--plan-id", plan).code == 0
