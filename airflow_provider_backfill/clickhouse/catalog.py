@@ -130,6 +130,11 @@ def _allowances(server: ClickHouse) -> dict[str, int | str]:
     return {setting: _ALLOWANCES[setting] for (setting,) in strict}
 
 
+def version_numbers(version: str) -> tuple[int, ...]:
+    """Return the numbers in the answer of ``version()``, such as ``26.7.2.1``."""
+    return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
 def engines(server: ClickHouse, tables: Iterable[TableName]) -> dict[TableName, str]:
     """Return the engine clauses of those of *tables* that exist, by table and in the order of the names."""
     names = table_tuples(tables)

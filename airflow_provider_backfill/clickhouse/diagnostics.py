@@ -5,7 +5,6 @@ Each check is independent. A check can fail for want of rights, on an old versio
 is named in :attr:`ServerFacts.unseen`, and the other checks continue. The checks change nothing on the server.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -67,7 +66,7 @@ def server_facts(
     version, user = server.row("SELECT version(), currentUser()")
     common: dict[str, Any] = {
         "address": server.address,
-        "version": tuple(int(part) for part in re.findall(r"\d+", version)),
+        "version": catalog.version_numbers(version),
         "user": user,
         "target": target,
         "known_plans": frozenset(known_plans),

@@ -191,6 +191,7 @@ def create_plan(session: Session, request: PlanRequest, *, dry_run: bool = False
             *dict.fromkeys(plan_checks.rows_hidden(ground, statements)),
             *_left_out(server, plan, target),
             *constrained(target),
+            *plan_checks.rows_return(server, target, plan),
             *_own_settings(plan),
             *_heavy(plan, heavy),
             *_computed_times(plan, scans),

@@ -18,6 +18,7 @@ from ..core.adding_up.case import Verdict
 from ..core.facts import PolicyFacts, ScanFacts, TableFacts
 from ..core.findings.registry import Match
 from ..core.findings.source_rules import empty_window, hidden_rows
+from ..core.findings.target_rules import returning_rows
 from ..core.names import quote
 from ..core.plain_text import show_number
 from ..core.plan import Chunk, Plan, Statement, WriteMode
@@ -111,6 +112,12 @@ def rows_hidden(ground: Ground, statements: Iterable[Statement]) -> Iterator[Mat
     sources = [one.table for one in statements if one.table is not None]
     for _, server, target in ground.sites:
         yield from hidden_rows(_row_policies(server, [target.storage, *sources]), target.storage)
+
+
+def rows_return(server: ClickHouse, target: TableFacts, plan: Plan) -> Iterator[Match]:
+    """Report that a restart of an older server may bring back rows that the plan replaces."""
+    if plan.write_mode is WriteMode.REPLACE:
+        yield from returning_rows(plan, target.engine, catalog.version_numbers(server.value("SELECT version()")))
 
 
 def _row_policies(server: ClickHouse, tables: Iterable[TableName]) -> Iterator[PolicyFacts]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from airflow_provider_backfill.clickhouse import catalog
 from airflow_provider_backfill.commands.check import check_backfills
 from airflow_provider_backfill.commands.crew import Crew
 from airflow_provider_backfill.commands.doctor import diagnose
@@ -140,6 +141,16 @@ def test_replace_rebuilds_a_window_and_leaves_the_rest(source: Lab) -> None:
     inside = "WHERE toDate(ts) IN ('2025-01-02', '2025-01-03')"
     assert source.content("dst", tail=inside) == source.content("src", tail=inside)
     assert source.value("SELECT countIf(s = 'spoilt') FROM dst") == 7200 - 2880
+
+
+def test_replace_on_an_older_server_says_that_replaced_rows_may_return(
+    source: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.sql(TARGET)
+    monkeypatch.setattr(catalog, "version_numbers", lambda _: (26, 3, 9))
+    plan = source.plan("dst", "2025-01-02", "2025-01-04", 24, source="src", write_mode=WriteMode.REPLACE)
+    (warning,) = [one for one in plan["warnings"] if "ClickHouse 26.3 may bring back" in one["message"]]
+    assert "do not restart the server so soon after a run" in warning["hint"]
 
 
 def test_replace_by_nothing_empties_the_partition(source: Lab) -> None:

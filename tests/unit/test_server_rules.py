@@ -386,6 +386,23 @@ def test_tokens_that_do_nothing(plan: Plan, facts: dict[str, Any], severity: Sev
     assert [finding.severity for finding in found] == ([severity] if severity else [])
 
 
+@pytest.mark.parametrize(
+    ("plan", "version", "engine", "told"),
+    [
+        (REPLACE, (26, 5, 9), "MergeTree", True),
+        (REPLACE, (25, 8), "ReplacingMergeTree", True),
+        (REPLACE, (26, 6), "MergeTree", False),
+        (REPLACE, (26, 5), "ReplicatedMergeTree", False),
+        (PLAN, (26, 5), "MergeTree", False),
+    ],
+)
+def test_replaced_rows_that_a_restart_brings_back(
+    plan: Plan, version: tuple[int, ...], engine: str, told: bool
+) -> None:
+    codes = [finding.code for finding in look(plan, version=version, engine=engine)]
+    assert codes == (["backfill_replaced_rows_return"] if told else [])
+
+
 # ---------------------------------------------------------------- leftovers
 
 OTHER = "f" * 16
