@@ -18,7 +18,7 @@ from ..core.sql import backup_table, create_like, literal, quote_table, table_co
 from ..core.tables import TableName
 from ..core.target_window import window_filter
 from ..errors import Advice, Flag, RequestError, ServerError, StatementRefusedError, VerificationError
-from .attempt import STAGING_SETTINGS, Attempt, Step, drop_part
+from .attempt import STAGING_SETTINGS, Attempt, Step, drop_part, drop_tables
 from .client import ClickHouse
 from .cluster import catch_up, create_everywhere
 from .foreign_rows import ForeignRowsError, refuse_before_publish
@@ -64,6 +64,8 @@ def move_partitions(
         for partition in partitions:
             drop_parts_already_moved(server, attempt, sealed, partition)
         if there := _rows(server, sealed):
+            if there == content.rows:
+                _drop_outdated(server, attempt, sealed)
             try:
                 refuse_before_publish(server, attempt, content.rows - there)
             except ForeignRowsError as error:
@@ -94,6 +96,32 @@ def _taken_away(sealed: TableName, there: int, content: ContentSums) -> Verifica
         f"{sealed} has {there:,} of {show_number(content.rows, 'row')} that were sealed: the table was dropped before "
         "its publication."
     )
+
+
+def _drop_outdated(server: ClickHouse, attempt: Attempt, sealed: TableName) -> None:
+    """
+    Drop a sealed table that lacks columns of the target or has others, so that the next attempt stages the rows again.
+
+    The target was altered since, and takes no partition of the table. Where the log is the seal, do nothing.
+
+    Raises:
+        VerificationError: The table was dropped.
+        TransitionError: Another worker has taken over the chunk.
+        ServerError: ClickHouse refused a statement or could not be reached.
+    """
+    if attempt.staged is not None:
+        return
+    both = " OR ".join(f"({table_condition(table)})" for table in (sealed, attempt.target.storage))
+    differing = server.numbers(
+        f"SELECT count() FROM (SELECT name, type FROM system.columns WHERE ({both})"
+        " AND default_kind NOT IN ('ALIAS', 'EPHEMERAL') GROUP BY name, type HAVING count() = 1)"
+    )
+    if differing != (0,):
+        attempt.owned()
+        drop_tables(server, [sealed])
+        raise VerificationError(
+            f"{attempt.plan.target} was altered after chunk {attempt.chunk.id} had been staged, so it is staged again."
+        )
 
 
 def _rows(server: ClickHouse, table: TableName) -> int:
@@ -135,6 +163,8 @@ def replace_partitions(server: ClickHouse, attempt: Attempt, sealed: TableName, 
     """
     storage = attempt.target.storage
     _catch_up(server, attempt.target, sealed)
+    if proof is None:
+        _drop_outdated(server, attempt, sealed)
     if attempt.plan.keep_outside:
         # After the proof, rows outside the chunk were copied into the sealed table, perhaps into further partitions.
         staged, present, outside = _partitions(server, sealed), _partitions(server, storage, _window(attempt)), 0

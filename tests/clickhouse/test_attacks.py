@@ -473,3 +473,21 @@ def test_days_of_another_time_zone_are_not_counted_in_the_same_chunks(days: Lab)
     with pytest.raises(RequestError, match="the connection has the time zone Asia/Tokyo, and had the time zone"):
         _InTokyo(days.engine, days.folder, days.options).run(plan)
     assert days.run(plan)["status"] == "completed"
+
+
+@pytest.mark.parametrize("mode", [None, WriteMode.REPLACE])
+def test_a_target_that_was_altered_after_a_chunk_was_sealed_is_filled(http_lab: Lab, mode: WriteMode | None) -> None:
+    """It takes no partition of the sealed table any more; the advised flag must help."""
+    lab = http_lab.with_two_days(COLUMNS)
+    plan = lab.plan("dst", "2025-01-01", "2025-01-03", 24, source="src", write_mode=mode)
+
+    def step(at: str) -> None:
+        if at == "sealed":
+            lab.sql("ALTER TABLE dst ADD COLUMN IF NOT EXISTS note String")
+
+    assert "INCOMPATIBLE_COLUMNS" in lab.run(plan, step=step)["lastError"]
+    with pytest.raises(RequestError, match="has other columns") as refused:
+        lab.run(plan, resume=True)
+    assert "--force-compatibility" in refused.value.hint
+    assert lab.run(plan, resume=True, force_compatibility=True)["status"] == "completed"
+    assert lab.content("dst", "ts, user") == lab.content("src")
