@@ -132,7 +132,7 @@ class Policy(_Group):
         True, description="Both ends of the window must be given; false: a missing one is read from the source."
     )
     block_overlapping_runs: bool = Field(
-        True, description="Refuse a run while another one of the same target has an intersecting window."
+        True, description="Refuse a run while another fills its window of the target, or has to fill it in the source."
     )
     fail_check_on_required_pending_backfill: bool = Field(
         True, description="Make check fail while a plan is not completed; false: it only warns."

@@ -104,7 +104,7 @@ _RUN_FLAGS = (
     Flag("--zone", "ZONE", "time zone of --hours and --stop-at (default: UTC)"),
     Flag("--log-format", "FORMAT", "text, or json with one object per line (default: text)"),
     Flag("--notify", "URL", "send the result of the run to URL, as JSON by POST"),
-    Flag("--force-overlap", "", "run in parallel to another run over the same rows"),
+    Flag("--force-overlap", "", "run in parallel to another run over the same rows, or before the source is filled"),
     Flag(
         "--force-compatibility", "", "run although the view, the target's columns or an option changed since planning"
     ),

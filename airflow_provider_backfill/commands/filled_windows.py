@@ -21,14 +21,18 @@ from ..core.plain_text import show_number
 from ..core.plan import Chunk, Plan, WriteMode
 from ..core.remedy import command, plan_command
 from ..core.replay import expand, select_chunks
-from ..core.run_state import ChunkState, ChunkStatus, Run
+from ..core.run_state import ChunkState, ChunkStatus, Run, RunStatus
 from ..core.sql import expressions, quote_table
 from ..core.target_window import window_filter
 from ..core.window import Window
 from ..errors import Advice, BackfillError, Flag, RequestError, Sql
 from ..state.store import StateStore
+from .lease import utc_now
 from .plan_inputs import cutover
 from .session import Session
+
+# The statuses of runs that write no more rows unless a user resumes them.
+_FILLS_NOTHING = (RunStatus.COMPLETED, RunStatus.CANCELLED, RunStatus.UNDONE)
 
 
 def meeting_plans(store: StateStore, plan: Plan) -> list[tuple[Plan, Run]]:
@@ -115,6 +119,42 @@ def refuse_filled_window(
         f"which plan {plan.plan_id} would fill again: its rows would be there twice.",
         remedy=resumed if doubtful else _what_is_left(plan, run, stretches),
     )
+
+
+def refuse_unfinished_sources(store: StateStore, plan: Plan) -> None:
+    """
+    Refuse to read a window of a source that another plan of the folder has still to fill.
+
+    A plan that is cancelled, undone or waived has nothing to fill. Plans that cannot be read are omitted.
+
+    Raises:
+        RequestError: There is such a plan. The message names the plan.
+    """
+    sources = {table.table for statement in plan.statements for table in plan.filters(statement)}
+    here = plan.cluster or plan.environment
+    for other in store.plan_ids():
+        try:
+            feeding = store.load_plan(other)
+            source = next((table for table in sources if feeding.is_called(table)), None)
+            if source is None or (feeding.cluster or feeding.environment) != here:
+                continue
+            run = store.open_run(feeding).run
+        except BackfillError:
+            continue
+        meets = feeding.start < plan.end and plan.start < feeding.end
+        waived = run.waiver is not None and run.waiver.holds(utc_now())
+        if meets and not waived and run.status not in _FILLS_NOTHING:
+            begun = run.status in (RunStatus.PAUSED, RunStatus.FAILED)
+            raise RequestError(
+                f"Plan {feeding.plan_id} is {run.status}, and fills {source}, from which plan {plan.plan_id} reads, in "
+                "a window that meets this one: rows that are still to come would be missing.",
+                remedy=Advice(
+                    "let it complete (`{}`), `{}` if its rows are not needed, or pass {}",
+                    command("resume" if begun else "run", feeding.plan_id),
+                    command("waive", feeding.plan_id, Flag("--reason", "its rows are not needed")),
+                    Flag("--force-overlap"),
+                ),
+            )
 
 
 def refuse_clearing(store: StateStore, plan: Plan) -> None:

@@ -32,7 +32,12 @@ from ..state.run_log import RunLog
 from . import plan_inputs
 from .chunks import chunks_between
 from .crew import Crew, Ready
-from .filled_windows import refuse_clearing, refuse_filled_window, what_to_do_instead
+from .filled_windows import (
+    refuse_clearing,
+    refuse_filled_window,
+    refuse_unfinished_sources,
+    what_to_do_instead,
+)
 from .lease import LEASE_SECONDS, has_live_worker, utc_now
 from .list import readable_runs
 from .plan_checks import check_hidden_rows
@@ -118,6 +123,7 @@ def run_plan(
     blocks = session.options.policy.block_overlapping_runs and not flags.force_overlap
     if blocks:
         _refuse_overlap(session, plan)
+        refuse_unfinished_sources(session.store, plan)
     first: frozenset[str] = frozenset()
     if flags.clear_window:
         refuse_clearing(session.store, plan)

@@ -70,7 +70,7 @@ class BackfillChunkOperator(BaseOperator):
         replay_done: Execute done chunks again, one time per clear or DAG run.
         clear_window: With *replay_done*, delete a chunk's window from the target first; needed unless the plan's write
             mode is ``replace``.
-        force_overlap: Run in parallel to another run over the same rows.
+        force_overlap: Run in parallel to another run over the same rows, or before the source is filled.
         force_compatibility: Run although the view, the target's columns or an option changed since planning.
         force_environment: Run on a ClickHouse that is not the ClickHouse of the plan.
         max_load: Wait while parts or memory exceed this share of the server's limits.

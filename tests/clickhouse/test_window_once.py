@@ -337,3 +337,32 @@ def test_a_run_that_is_killed_keeps_its_window_and_completes(http_lab: Lab, afte
     assert payload["status"] == "completed"
     assert other.run(theirs)["chunkCounts"]["failed"] == 4
     assert (lab.value("SELECT count() FROM dst"), doubled(lab)) == (5760, 0)
+
+
+def test_rows_of_a_source_that_another_plan_has_still_to_fill_are_waited_for(lab: Lab) -> None:
+    """The second of two steps would be completed without the rows that the first has still to bring."""
+    copied(lab)
+    lab.sql("CREATE TABLE last AS dst")
+    first = lab.plan("dst", "2025-01-01", "2025-01-03", 24, source="src")
+    lab.sql("INSERT INTO dst SELECT id, ts - 86400, v FROM src WHERE ts < '2025-01-02'")
+    second = lab.plan("last", "2025-01-01", "2025-01-02", 24, source="dst")
+    with pytest.raises(RequestError, match=f"Plan {first['planId']} is planned, and fills") as refused:
+        lab.run(second)
+    assert f"run --plan-id {first['planId']}" in refused.value.hint
+    lab.run(first)
+    assert lab.run(second)["status"] == "completed"
+    assert lab.value("SELECT count() FROM last") == 1440
+
+
+@pytest.mark.parametrize("waived", [True, False])
+def test_a_source_may_be_read_before_it_is_filled(lab: Lab, waived: bool) -> None:
+    """Both ways that the refusal names."""
+    copied(lab)
+    lab.sql("CREATE TABLE last AS dst")
+    first = lab.plan("dst", "2025-01-01", "2025-01-03", 24, source="src")
+    lab.sql("INSERT INTO dst SELECT * FROM src WHERE ts < '2025-01-01 01:00:00'")
+    second = lab.plan("last", "2025-01-01", "2025-01-02", 24, source="dst")
+    if waived:
+        waive_plan(lab.session, first["planId"], reason="its rows are not needed")
+    assert lab.run(second, force_overlap=not waived)["status"] == "completed"
+    assert lab.value("SELECT count() FROM last") == 60
