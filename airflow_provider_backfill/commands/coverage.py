@@ -22,7 +22,8 @@ def read_coverage(
     Return the parts of ``[start, end)`` of a target that done chunks of any plan have filled; no ClickHouse is needed.
 
     A done chunk is proof, because its rows were verified and published before its event was written. Different
-    ClickHouse servers and clusters are listed separately.
+    ClickHouse servers and clusters are listed separately. Plans of an earlier table of the same name have filled
+    nothing of the table that the newest plan knows.
 
     Args:
         start: Start of the window; None for the earliest start of the target's plans.
@@ -39,16 +40,19 @@ def read_coverage(
     start, end = _known_window(session, target, start, end)
     require_order(start, end)
     known: list[tuple[Plan, Run]] = []
-    damaged = []
+    plans, damaged = [], []
     for plan_id in session.store.plan_ids():
         try:
             plan = session.store.load_plan(plan_id)
-            if not plan.is_called(target) or plan.end <= start or plan.start >= end:
+            if not plan.is_called(target):
+                continue
+            plans.append(plan)
+            if plan.end <= start or plan.start >= end:
                 continue
             known.append((plan, session.store.open_run(plan).run))
         except DamagedStateError as error:
             damaged.append({"planId": plan_id, "message": error.message})
-    return coverage_payload(target, known, start, end, damaged)
+    return coverage_payload(target, known, start, end, damaged, plans)
 
 
 def coverage_payload(
@@ -57,18 +61,24 @@ def coverage_payload(
     start: datetime,
     end: datetime,
     damaged: Sequence[Payload] = (),
+    plans: Iterable[Plan] = (),
 ) -> Payload:
     """
     Return the parts of ``[start, end)`` that the runs in *known* have filled, the gaps, and the parts filled twice.
+
+    *plans* are all plans of the target, or (empty) those in *known*; they show whether the name has another table.
 
     Each server lists its own gaps. With a single server, ``gaps`` repeats the gaps of this server; with several
     servers, ``gaps`` is empty. ``ok`` is True if every server is without gaps, no plan is damaged, and each second fill
     is accepted. If no run is known, ``gaps`` is the whole window, and ``ok`` is False.
     """
+    tables = _tables(plans or [plan for plan, _ in known])
     by_server: dict[str, list[CoveredInterval]] = {}
     for plan, run in known:
         where = f"the cluster {plan.cluster}" if plan.cluster else plan.environment
-        by_server[where] = merge_intervals([*by_server.get(where, ()), *_done(plan, run, start, end)])
+        gone = plan.target_identity not in ("", tables.get(plan.environment))
+        done = () if gone else _done(plan, run, start, end)
+        by_server[where] = merge_intervals([*by_server.get(where, ()), *done])
     servers = [_coverage_of(where, merged, start, end) for where, merged in sorted(by_server.items())]
     gaps = servers[0]["gaps"] if len(servers) == 1 else [] if servers else [_stretch(start, end)]
     twice = [found for found in find_filled_twice(known) if found.start < end and found.end > start]
@@ -88,6 +98,12 @@ def coverage_payload(
         ],
         "damaged": list(damaged),
     }
+
+
+def _tables(plans: Iterable[Plan]) -> dict[str, str]:
+    """Return the identity of the target by server, as the newest plan that knows the identity has it."""
+    by_age = sorted(plans, key=lambda plan: plan.created_at)
+    return {plan.environment: plan.target_identity for plan in by_age if plan.target_identity}
 
 
 def _known_window(

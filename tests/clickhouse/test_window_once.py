@@ -18,6 +18,7 @@ from airflow_provider_backfill.cli.parser import parse
 from airflow_provider_backfill.cli.plan_request import read_request
 from airflow_provider_backfill.clickhouse.fence import Fence, WindowTakenError
 from airflow_provider_backfill.commands.check import check_backfills
+from airflow_provider_backfill.commands.coverage import read_coverage
 from airflow_provider_backfill.commands.plan import create_plan
 from airflow_provider_backfill.commands.plan_inputs import target_facts
 from airflow_provider_backfill.commands.run import run_plan
@@ -366,3 +367,16 @@ def test_a_source_may_be_read_before_it_is_filled(lab: Lab, waived: bool) -> Non
         waive_plan(lab.session, first["planId"], reason="its rows are not needed")
     assert lab.run(second, force_overlap=not waived)["status"] == "completed"
     assert lab.value("SELECT count() FROM last") == 60
+
+
+def test_rows_of_a_dropped_table_cover_no_window_of_the_next_one(lab: Lab) -> None:
+    """Its plans stay completed; a plan of the table that has the name now tells that they filled another."""
+    copied(lab)
+    lab.fill("dst", "2025-01-01", "2025-01-02", 24, source="src")
+    assert read_coverage(lab.session, lab.table("dst"))["ok"]
+    lab.sql("DROP TABLE dst SYNC", "CREATE TABLE dst AS src")
+    lab.fill("dst", "2025-01-02", "2025-01-03", 24, source="src")
+    found = read_coverage(lab.session, lab.table("dst"))
+    assert (found["ok"], [gap["to"] for gap in found["gaps"]]) == (False, ["2025-01-02T00:00:00.000Z"])
+    lab.fill("dst", "2025-01-01", "2025-01-02", 24, source="src", force=True)
+    assert read_coverage(lab.session, lab.table("dst"))["ok"]
