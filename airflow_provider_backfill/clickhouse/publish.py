@@ -28,6 +28,8 @@ from .proof import Proof
 # The maximum number of tries to delete the rows of a window. A merge or a mutation may rename parts between the query
 # and the deletion; the next try finds the new parts.
 _CLEAR_TRIES = 20
+# The id of a partition that no table has; every partition key permits the id.
+_NO_PARTITION = "000000"
 # The setting that lets REPLACE PARTITION empty a partition, on servers of version 26.6 or later.
 _FROM_EMPTY = "allow_replace_partition_from_empty_source"
 
@@ -298,8 +300,12 @@ def back_up(server: ClickHouse, attempt: Attempt, table: TableName) -> None:
     for partition in sorted(held & (_partitions(server, table) | _partitions(server, storage, _window(attempt)))):
         # No row of the chunk is published before the seal, so a repeated backup copies the same rows.
         attempt.owned()
+        # A worker that awakes late would copy the published rows. Its staging table is gone then, so the first command
+        # fails. Otherwise, that command does nothing.
         server.command(
-            f"ALTER TABLE {quote_table(backup)} REPLACE PARTITION ID {literal(partition)} FROM {quote_table(storage)}",
+            f"ALTER TABLE {quote_table(backup)}"
+            f" ATTACH PARTITION ID {literal(_NO_PARTITION)} FROM {quote_table(table)},"
+            f" REPLACE PARTITION ID {literal(partition)} FROM {quote_table(storage)}",
             {"max_partition_size_to_drop": "0"},
         )
     attempt.step(Step.BACKED_UP)

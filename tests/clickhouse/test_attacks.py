@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -141,38 +141,62 @@ def test_a_worker_that_wakes_before_its_move_moves_nothing_of_another_folder(
     assert days.content("dst") == days.content("src", tail="WHERE ts < '2025-01-02'")
 
 
-def test_a_worker_that_wakes_before_it_empties_a_day_empties_nothing_that_was_published_since(
-    days: Lab, monkeypatch: pytest.MonkeyPatch
+def fall_asleep(
+    days: Lab, monkeypatch: pytest.MonkeyPatch, plan: dict[str, Any], at: str, meanwhile: Callable[[], None]
 ) -> None:
-    """
-    A worker falls asleep after its last look, before it removes a day for which the source has no rows.
-
-    Another one finishes the chunk. The source then gets rows for the day, and the chunk is replayed.
-    """
-    days.sql("INSERT INTO dst SELECT * FROM src", "ALTER TABLE src DROP PARTITION '2025-01-02'")
-    plan = days.plan("dst", "2025-01-01", "2025-01-03", 48, source="src", write_mode=WriteMode.REPLACE)
+    """Run a plan of one chunk; the worker sleeps before its statement *at*, and another one may take over the chunk."""
     store = days.session.store
     log = store.open_run(store.load_plan(plan["planId"]))
     (chunk,) = log.plan.chunks()
     command, asleep = ClickHouse.command, iter([True])
 
     def sleep(self: ClickHouse, sql: str, settings: Mapping[str, Any] | None = None) -> Counts:
-        if "PARTITION ID '20250102'" in sql and next(asleep, False):
+        if at in sql and next(asleep, False):
             owner = log.refresh().state(chunk.id).owner
             lost = ChunkReleased(at=utc_now(), by=owner, chunk_id=chunk.id, attempt=1, reason="it looks dead")
             log.append(lost)
-            assert days.run(plan)["status"] == "completed"
-            assert days.content("dst") == days.content("src")
-            days.sql("INSERT INTO src SELECT ts + INTERVAL 1 DAY, user FROM src")
-            assert days.run(plan, replay_done=True)["status"] == "completed"
+            meanwhile()
         return command(self, sql, settings)
 
     monkeypatch.setattr(ClickHouse, "command", sleep)
     days.run(plan)
     assert next(asleep, False) is False
+    assert days.leftovers() == [name for name in days.leftovers() if "_backup_" in name]
+
+
+def test_a_worker_that_wakes_before_it_empties_a_day_empties_nothing_that_was_published_since(
+    days: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source has no rows for the day when the worker falls asleep, and gets some before the chunk is replayed."""
+    days.sql("INSERT INTO dst SELECT * FROM src", "ALTER TABLE src DROP PARTITION '2025-01-02'")
+    plan = days.plan("dst", "2025-01-01", "2025-01-03", 48, source="src", write_mode=WriteMode.REPLACE)
+
+    def meanwhile() -> None:
+        assert days.run(plan)["status"] == "completed"
+        assert days.content("dst") == days.content("src")
+        days.sql("INSERT INTO src SELECT ts + INTERVAL 1 DAY, user FROM src")
+        assert days.run(plan, replay_done=True)["status"] == "completed"
+
+    fall_asleep(days, monkeypatch, plan, "PARTITION ID '20250102'", meanwhile)
     assert days.content("dst")[0] == 2880
     assert days.content("dst") == days.content("src")
-    assert days.leftovers() == []
+
+
+def test_a_worker_that_wakes_before_it_copies_into_a_backup_copies_nothing_that_was_published_since(
+    days: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the new rows in the backup, undo would restore nothing."""
+    days.sql("INSERT INTO dst SELECT ts, user + 1 FROM src")
+    before = days.content("dst")
+    plan = days.plan("dst", "2025-01-01", "2025-01-03", 48, source="src", write_mode=WriteMode.REPLACE, backup=True)
+
+    def meanwhile() -> None:
+        assert days.run(plan)["status"] == "completed"
+
+    fall_asleep(days, monkeypatch, plan, "REPLACE PARTITION ID '20250101'", meanwhile)
+    assert days.content("dst") == days.content("src")
+    undo_plan(days.session, plan["planId"])
+    assert days.content("dst") == before
 
 
 def test_the_comment_of_a_sealed_table_decides_nothing(days: Lab) -> None:

@@ -23,11 +23,15 @@ def test_each_row_is_on_every_replica_once(field: Field, kind: Kind, flags: tupl
     field.assert_filled()
     assert all(field.balancer.requests)
     if flags:
-        # A month that the source no longer has is removed on every replica.
+        # A month that the source no longer has is removed on every replica, and comes back from the backup.
+        before = field.contents("target")
         field.query(f"ALTER TABLE {field.database}.source DROP PARTITION 202502")
-        field.catch_up("source")
-        assert cli("run", "--plan-id", plan, "--replay-done").code == 0
-        field.assert_filled()
+        plan = field.plan(cli, *flags, "--backup", "--force")
+        answer = cli("run", "--plan-id", plan)
+        assert answer.code == 0, answer.err
+        assert field.contents("target") == field.contents("source") != before
+        assert cli("undo", "--plan-id", plan).code == 0
+        assert field.contents("target") == before
 
 
 @pytest.mark.parametrize("flags", [(), ("--write-mode", "replace")], ids=["stage", "replace"])
