@@ -30,8 +30,6 @@ STAGING_SETTINGS = {
     "optimize_on_insert": 0,
     "async_insert": 0,
     "max_partitions_per_insert_block": 0,
-    # A distributed read must not skip unreachable shards.
-    "skip_unavailable_shards": 0,
 }
 # MergeTree settings of a staging table. Its rows and parts must stay as they were inserted.
 STAGING_TABLE: Mapping[str, int | str] = {

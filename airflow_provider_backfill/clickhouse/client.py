@@ -48,7 +48,7 @@ _ALLOWS = re.compile(
     r"|allow_deprecated_syntax_for_merge_tree|allow_create_index_without_type|allow_statistics|enable_\w+_(?:types?|index)"
 )
 # The values of settings that prevent partial and old answers: a limit in the user's profile ends a statement with an
-# error, and a LIMIT, an OFFSET or a query cache in the profile does not apply.
+# error, as does a shard that cannot be reached, and a LIMIT, an OFFSET or a query cache does not apply.
 _WHOLE_ANSWERS = {
     **{
         f"{limit}_overflow_mode": "throw"
@@ -58,6 +58,7 @@ _WHOLE_ANSWERS = {
     "limit": 0,
     "offset": 0,
     "use_query_cache": 0,
+    "skip_unavailable_shards": 0,
 }
 
 
@@ -155,8 +156,9 @@ class ClickHouse:
         Raises:
             ServerError: The server refused the SELECT or could not be reached.
         """
-        given = self._arguments(settings)
-        return self._ask(lambda: [tuple(row) for row in self._client.query(sql, **given).result_rows])
+        return self._ask(
+            lambda: [tuple(row) for row in self._client.query(sql, **self._arguments(settings)).result_rows]
+        )
 
     def row(self, sql: str, settings: Mapping[str, Any] | None = None) -> tuple[Any, ...]:
         """

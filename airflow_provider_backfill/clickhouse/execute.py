@@ -56,7 +56,6 @@ _DIRECT_SETTINGS = {
     "insert_deduplicate": 1,
     "async_insert": 0,
     "distributed_foreground_insert": 1,
-    "skip_unavailable_shards": 0,
 }
 
 

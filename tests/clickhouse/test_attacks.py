@@ -352,6 +352,12 @@ class _Own(Lab):
         return server
 
 
+class _Skipping(_Own):
+    """A user for whom a shard without an answer has no rows."""
+
+    profile: ClassVar[dict[str, Any]] = {"skip_unavailable_shards": 1}
+
+
 class _InTokyo(_Own):
     """A user whose days begin at 15:00 UTC."""
 
@@ -377,6 +383,21 @@ def test_a_limit_of_the_profile_deletes_no_row_beside_the_window(days: Lab) -> N
     plan = days.plan("monthly", "2025-01-01", "2025-01-02", 24, **wanted)
     assert _Own(days.engine, days.folder, days.options).run(plan)["status"] == "failed"
     assert days.content("monthly") == before
+
+
+def test_a_shard_that_goes_away_in_a_run_empties_no_chunk(http_lab: Lab) -> None:
+    """A server skips a shard whose table it does not find as well as one that does not answer."""
+    lab = http_lab.with_two_days(COLUMNS)
+    lab.sql("CREATE TABLE dist AS src ENGINE = Distributed('one_shard', currentDatabase(), 'src')")
+    plan = lab.plan("dst", "2025-01-01", "2025-01-03", 24, source="dist")
+
+    def step(at: str) -> None:
+        if at == "claim":
+            lab.sql("RENAME TABLE IF EXISTS src TO away")
+
+    payload = _Skipping(lab.engine, lab.folder, lab.options).run(plan, step=step)
+    assert payload["status"] == "failed"
+    assert payload["chunkCounts"]["done"] == 0
 
 
 def test_an_undo_deletes_no_rows_that_came_after_the_rebuild(days: Lab) -> None:
