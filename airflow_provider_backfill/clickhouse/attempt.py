@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ..core.facts import Replicas, TableFacts
@@ -109,8 +110,7 @@ class Attempt(NamedTuple):
             verified a table, or if a rename is the seal.
         touched: Whether an earlier attempt may have written to the target.
         clear: Whether to delete the chunk's window from the target first.
-        insert_threads: The number of threads that write a statement's rows to a staging table; with 1, the setting is
-            not sent.
+        threads: The settings for the numbers of threads that fill a staging table.
         sparse: Whether the source probably has no rows for the chunk. If so, and if :attr:`.Plan.sums_tell` is True,
             the attempt looks for a row before it stages.
         read: Called after the INSERT of each statement with the numbers of rows and bytes that were read.
@@ -133,9 +133,11 @@ class Attempt(NamedTuple):
     staged: Staged | None
     touched: bool
     clear: bool
-    insert_threads: int = 1
+    threads: Mapping[str, int] = MappingProxyType({})
     sparse: bool = False
     read: Callable[[int, int], None] = lambda *_: None
+    own: TableName | None = None
+    going: frozenset[str] | None = None
     replicated: tuple[tuple[TableName, str], ...] = ()
 
     @property

@@ -143,11 +143,24 @@ class ClickHouse:
         if the server does not know the settings. Callers send no setting for 1.
         """
         given = self._client.get_client_setting("max_insert_threads")
-        ours, cores = (self._client.server_settings.get(f"max_{of}threads") for of in ("insert_", ""))
-        if given is not None or ours is None or cores is None or ours.value not in ("0", "1"):
+        ours = self._client.server_settings.get("max_insert_threads")
+        if given is not None or ours is None or ours.value not in ("0", "1"):
             return 1
+        return int(re.sub(r"\D", "", self.setting("max_threads") or "") or 1)
+
+    @property
+    def free_threads(self) -> int:
+        """
+        The number of threads that the server chooses for one statement, by its cores.
+
+        The number is 0 if a profile or the connection sets ``max_threads``, or if this user may not change it.
+        """
+        ours = self._client.server_settings.get("max_threads")
+        if ours is None or int(ours.readonly) or self._client.get_client_setting("max_threads") is not None:
+            return 0
         # The server shows a value that it chose itself as auto(16).
-        return int(re.sub(r"\D", "", cores.value) or 1)
+        chosen = re.fullmatch(r"'?auto\((\d+)\)'?", str(ours.value))
+        return int(chosen[1]) if chosen else 0
 
     def rows(self, sql: str, settings: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """

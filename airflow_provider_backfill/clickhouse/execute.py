@@ -298,8 +298,8 @@ def _stage(
     attempt.step(Step.STAGING)
     # A table with one replica cannot meet a quorum; ``plan`` explains the consequence.
     alone = replicas is not None and not replicas.reaches_all
-    threads = {"max_insert_threads": attempt.insert_threads} if attempt.insert_threads > 1 else {}
-    written = _fill(server, attempt, table, {**STAGING_SETTINGS, **threads, **({"insert_quorum": 0} if alone else {})})
+    settings = {**STAGING_SETTINGS, **attempt.threads, **({"insert_quorum": 0} if alone else {})}
+    written = _fill(server, attempt, table, settings)
     attempt.step(Step.STAGED)
     found = proof.prove(server, attempt, table, written, wanted)
     attempt.step(Step.VERIFIED)

@@ -31,8 +31,8 @@ from ..core.facts import TableFacts
 from ..core.hours import ANY_TIME, Schedule
 from ..core.instants import render_instant
 from ..core.masking import mask_message
-from ..core.plan import Chunk, Plan
-from ..core.planner import insert_threads
+from ..core.plan import Chunk, Plan, WriteMode
+from ..core.planner import thread_settings
 from ..core.replay import expand
 from ..core.retry import retry_delay
 from ..core.run_state import ChunkState, ChunkStatus, ContentSums, Run, Staged
@@ -385,7 +385,9 @@ class Worker:
             reading[0] += rows
             reading[1] += size
 
-        at_once = max(self._parallel, log.run.count(ChunkStatus.RUNNING))
+        # The last chunks of a run have the server's threads for themselves.
+        running, waiting = (log.run.count(status) for status in (ChunkStatus.RUNNING, ChunkStatus.PENDING))
+        at_once = min(max(self._parallel, running), running + waiting)
         attempt = Attempt(
             self._plan,
             self._target,
@@ -402,7 +404,9 @@ class Worker:
             staged=claim.staged,
             touched=claim.touched,
             clear=claim.clear,
-            insert_threads=insert_threads(self._plan, self._server.insert_threads, at_once),
+            threads=thread_settings(
+                self._plan, at_once, inserting=self._server.insert_threads, free=self._server.free_threads
+            ),
             sparse=self._sparse,
             read=read,
             replicated=self._replicated,

@@ -325,14 +325,22 @@ def differences(old: Plan, new: Plan) -> list[str]:
     return lines
 
 
-def insert_threads(plan: Plan, server_threads: int, at_once: int) -> int:
+def thread_settings(plan: Plan, at_once: int, *, inserting: int, free: int) -> dict[str, int]:
     """
-    Return the number of threads for the INSERT of one chunk, from 1 to 4; 1 if the number of source rows is unknown.
+    Return the settings for the numbers of threads in the INSERT of one chunk; empty if the source's size is unknown.
 
-    Parallel chunks share the server's threads. A small chunk gets few threads, because each thread writes its own
-    parts.
+    Parallel chunks share the server's threads, since threads that wait for a core cost processor time. An INSERT gets
+    at most four writing threads, and a small chunk fewer, because each of them writes its own parts.
+
+    Args:
+        at_once: The number of chunks that run at once.
+        inserting: The number of threads for an INSERT; 1 leaves the number of writing threads to the server.
+        free: The number of threads that the server chooses for a statement; 0 leaves this number to the server.
     """
     if plan.source_rows is None:
-        return 1
+        return {}
+    at_once = max(at_once, 1)
     by_rows = plan.source_rows // plan.total_chunks // _ROWS_PER_THREAD
-    return max(1, min(by_rows, server_threads // max(at_once, 1), _MOST_THREADS))
+    writing = max(1, min(by_rows, inserting // at_once, _MOST_THREADS))
+    settings = {"max_insert_threads": writing} if writing > 1 else {}
+    return {**settings, "max_threads": max(1, free // at_once)} if free and at_once > 1 else settings

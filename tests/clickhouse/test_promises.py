@@ -170,12 +170,22 @@ def test_a_chunk_is_cut_where_the_plan_may_have_a_bound(http_lab: Lab, cut: Cut)
 
 
 @pytest.mark.parametrize(
-    ("parallel", "settings", "share"), [(1, {}, 1), (2, {}, 2), (1, {"max_insert_threads": "3"}, None)]
+    ("parallel", "settings", "share", "threads"),
+    [
+        (1, {}, 1, ""),
+        (2, {}, 2, "share"),
+        (1, {"max_insert_threads": "3"}, None, ""),
+        (2, {"max_threads": "7"}, 2, "7"),
+    ],
 )
 def test_chunks_share_the_threads_of_the_server(
-    http_lab: Lab, parallel: int, settings: dict[str, str], share: int | None
+    http_lab: Lab, parallel: int, settings: dict[str, str], share: int | None, threads: str
 ) -> None:
-    """A single chunk writes with all threads, up to four, as a person would; the user's setting takes precedence."""
+    """
+    A single chunk reads with all threads, and writes with all, up to four, as a person would; parallel chunks share.
+
+    The user's setting takes precedence.
+    """
     lab = http_lab
     lab.sql(
         "CREATE TABLE src (ts DateTime('UTC'), id UInt64) ENGINE = MergeTree ORDER BY ts",
@@ -187,9 +197,13 @@ def test_chunks_share_the_threads_of_the_server(
     assert (payload["status"], payload["rowsWritten"]) == ("completed", 864000)
     lab.sql("SYSTEM FLUSH LOGS")
     used = lab.rows(
-        "SELECT DISTINCT Settings['max_insert_threads'] FROM system.query_log WHERE type = 'QueryFinish'"
-        f" AND query_kind = 'Insert' AND query_id LIKE 'backfill-{payload['planId']}-%'"
+        "SELECT Settings['max_insert_threads'], Settings['max_threads'] FROM system.query_log WHERE"
+        f" type = 'QueryFinish' AND query_kind = 'Insert' AND query_id LIKE 'backfill-{payload['planId']}-%'"
+        " ORDER BY event_time_microseconds"
     )
-    cores = lab.server().insert_threads
-    wanted = 3 if share is None else min(max(cores // share, 1), 4)
-    assert used == [("" if wanted == 1 else str(wanted),)]
+    cores = lab.server().free_threads
+    assert cores == lab.server().insert_threads >= 1
+    writing = 3 if share is None else min(max(cores // share, 1), 4)
+    reading = str(max(cores // parallel, 1)) if threads == "share" else threads
+    # The last chunk runs alone, if the other one has ended before.
+    assert used[0] == ("" if writing == 1 else str(writing), reading)

@@ -22,7 +22,7 @@ from airflow_provider_backfill.core.planner import (
     differences,
     find_time_column,
     insert_columns,
-    insert_threads,
+    thread_settings,
     write_mode,
 )
 from airflow_provider_backfill.core.request import PlanRequest
@@ -302,17 +302,22 @@ def test_the_flags_of_a_refusal_are_data() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "server", "at_once", "threads"),
+    ("rows", "server", "free", "at_once", "settings"),
     [
-        (None, 8, 1, 1),
-        (400_000, 8, 1, 1),
-        (800_000, 8, 1, 2),
-        (8_000_000, 8, 4, 2),
-        (8_000_000, 8, 16, 1),
-        (8_000_000, 8, 0, 4),
+        (None, 8, 8, 2, {}),
+        (400_000, 8, 8, 1, {}),
+        (800_000, 8, 8, 1, {"max_insert_threads": 2}),
+        (8_000_000, 8, 8, 4, {"max_insert_threads": 2, "max_threads": 2}),
+        (8_000_000, 8, 8, 16, {"max_threads": 1}),
+        (8_000_000, 8, 8, 0, {"max_insert_threads": 4}),
+        # A profile or the user has set the number of threads.
+        (8_000_000, 8, 0, 4, {"max_insert_threads": 2}),
+        (8_000_000, 1, 8, 4, {"max_threads": 2}),
     ],
 )
-def test_chunks_share_the_servers_threads(rows: int | None, server: int, at_once: int, threads: int) -> None:
-    """Four chunks: of a thread each has at least 100,000 rows, and none has more than four."""
+def test_chunks_share_the_servers_threads(
+    rows: int | None, server: int, free: int, at_once: int, settings: dict[str, int]
+) -> None:
+    """Four chunks: of a writing thread each has at least 100,000 rows, and none has more than four."""
     plan = make_plan(4).model_copy(update={"source_rows": rows})
-    assert insert_threads(plan, server, at_once) == threads
+    assert thread_settings(plan, at_once, inserting=server, free=free) == settings
