@@ -114,6 +114,8 @@ class Attempt(NamedTuple):
         sparse: Whether the source probably has no rows for the chunk. If so, and if :attr:`.Plan.sums_tell` is True,
             the attempt looks for a row before it stages.
         read: Called after the INSERT of each statement with the numbers of rows and bytes that were read.
+        own: The staging table that this attempt fills on replicas; None elsewhere, where its name tells the attempt.
+        going: The hashes of the parts of done chunks, which are being dropped from *own*; None if *own* does not exist.
         replicated: The replicated tables among target and sources. Each comes with the cluster whose replicas are read;
             the cluster is empty if the server reads the table locally.
     """

@@ -20,7 +20,6 @@ A retry is safe after any crash, for these reasons:
 The caller decides about retries and writes the events.
 """
 
-import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,7 +36,6 @@ from ..core.sql import (
     insert_select,
     literal,
     quote_table,
-    replicated_staging_table,
     sealed_table,
     staging_table,
     table_condition,
@@ -46,7 +44,7 @@ from ..core.tables import TableName
 from ..core.target_window import window_filter
 from ..errors import Advice, Flag, RequestError, ServerError, Sql, StatementRefusedError, VerificationError
 from . import foreign_rows, proof, publish, replicated
-from .attempt import STAGING_SETTINGS, STAGING_TABLE, Attempt, Step, drop_tables, kill_queries, leftover_tables
+from .attempt import STAGING_SETTINGS, STAGING_TABLE, Attempt, Step, drop_tables, kill_queries
 from .client import ClickHouse
 from .cluster import AT_ONCE, catch_up, queue_statement
 
@@ -118,24 +116,21 @@ def _run_by_log(server: ClickHouse, attempt: Attempt) -> ContentSums:
     Returns:
         The content sums of the chunk's rows.
     """
-    plan, storage, staged, replicas = attempt.plan, attempt.target.storage, attempt.staged, attempt.target.replicas
+    plan, staged, replicas = attempt.plan, attempt.staged, attempt.target.replicas
     found = None
     if staged is None or attempt.clear:
         if attempt.number > 1:
             attempt.owned()
             if replicas is None:
                 _drop_attempts(server, attempt)
-            else:
-                drop_tables(server, tables_of_chunk(server, attempt.plan, attempt.chunk, attempt.target), replicas)
+            elif staged is not None:
+                drop_tables(server, [TableName(attempt.target.beside, staged.table)], replicas)
         if attempt.clear:
             _clear(server, attempt)
         wanted = _wanted(server, attempt)
         if wanted == proof.NOTHING and plan.write_mode is WriteMode.STAGE:
             return wanted
-        own = _own_table(attempt)
-        if replicas is not None:
-            own = replicated_staging_table(plan, storage, attempt.chunk.id, attempt.number, secrets.token_hex(4))
-        found, staged = _stage(server, attempt, own, wanted)
+        found, staged = _stage(server, attempt, _own_table(attempt), wanted)
         content = found.content
         attempt.step(Step.SEALED)
     else:
@@ -143,7 +138,7 @@ def _run_by_log(server: ClickHouse, attempt: Attempt) -> ContentSums:
     table = TableName(attempt.target.beside, staged.table)
     if plan.write_mode is WriteMode.REPLACE:
         if replicas is not None:
-            replicated.check_staged(server, attempt, table, {hashed for _, hashed in staged.parts})
+            replicated.check_staged(server, attempt, staged, {hashed for _, hashed in staged.parts})
         publish.replace_partitions(server, attempt, table, found)
     elif replicas is not None:
         replicated.attach_partitions(server, attempt, replicas, staged, content, found)
@@ -273,7 +268,7 @@ def _seal(server: ClickHouse, attempt: Attempt, sealed: TableName) -> None:
 
 
 def _own_table(attempt: Attempt) -> TableName:
-    return staging_table(attempt.plan, attempt.target.storage, attempt.chunk.id, attempt.number)
+    return attempt.own or staging_table(attempt.plan, attempt.target.storage, attempt.chunk.id, attempt.number)
 
 
 def _stage(
@@ -294,7 +289,8 @@ def _stage(
     """
     plan, replicas = attempt.plan, attempt.target.replicas
     comment = f"backfill of {show_table(attempt.target.name)}, attempt {attempt.number}"
-    _create(server, attempt.target, table, comment)
+    if attempt.going is None:
+        _create(server, attempt.target, table, comment)
     attempt.step(Step.STAGING)
     # A table with one replica cannot meet a quorum; ``plan`` explains the consequence.
     alone = replicas is not None and not replicas.reaches_all
@@ -404,16 +400,6 @@ def _direct_settings(server: ClickHouse, plan: Plan) -> dict[str, int | str]:
         if server.setting("deduplicate_insert_select") is not None:
             settings["deduplicate_insert_select"] = "disable"
     return settings
-
-
-def tables_of_chunk(server: ClickHouse, plan: Plan, chunk: Chunk, target: TableFacts) -> list[TableName]:
-    """
-    Return the staging and sealed tables of a chunk's attempts.
-
-    On replicas, include tables that exist only on other replicas or in Keeper.
-    """
-    ours = f"backfill_{plan.plan_id}_{chunk.id}_"
-    return [table for table in leftover_tables(server, plan.plan_id, target) if table.table.startswith(ours)]
 
 
 def _drop_attempts(server: ClickHouse, attempt: Attempt) -> None:

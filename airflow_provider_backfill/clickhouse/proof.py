@@ -11,6 +11,7 @@ as the proof. Where content sums cannot be compared, the rows that the SELECTs g
 docs/decisions/0010 has the argument.
 """
 
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,13 +23,15 @@ from ..core.run_state import ContentSums
 from ..core.sql import any_row_sql, chunk_filter, parts_sql, source_checksum_sql, table_checksum_sql
 from ..core.tables import TableName
 from ..core.window import Slice
-from ..errors import Advice, VerificationError
+from ..errors import Advice, ServerError, VerificationError
 from .attempt import Attempt
 from .client import ClickHouse
 from .cluster import catch_up
 from .foreign_rows import extremes_sql, present_sql, reach
 
 NOTHING = ContentSums(0, 0)
+# The maximum wait, in seconds, until this server has dropped the parts of an earlier chunk.
+_GOING_SECONDS = 30
 
 
 class Proof(NamedTuple):
@@ -73,7 +76,7 @@ def prove(
     if question and attempt.target.replicas is not None:
         catch_up(server, attempt.target.storage)
     # Each statement costs milliseconds, so one query returns the parts, the target's row count and the extreme times.
-    look = server.texts(parts_sql(table, question, extremes), {"query_id": f"{attempt.query_id}.staged"})
+    look = _look(server, attempt, parts_sql(table, question, extremes))
     present = int(look[0][4]) if look and question else None
     found = tuple(map(int, look[0][-3:])) if look and extremes else ()
     content = ContentSums(sum(int(part[1]) for part in look), sum(_number(part[2]) for part in look) % 2**64)
@@ -93,6 +96,21 @@ def prove(
     beyond = reach(plan, chunk, found)
     parts = tuple((partition, files) for partition, _, _, files, *_ in look)
     return Proof(content, beyond, parts, present if beyond is None else None)
+
+
+def _look(server: ClickHouse, attempt: Attempt, question: str) -> list[list[str]]:
+    """Return the answer about the staged parts, once no part of an earlier chunk is among them."""
+    until = time.monotonic() + _GOING_SECONDS
+    while True:
+        look = server.texts(question, {"query_id": f"{attempt.query_id}.staged"})
+        if not attempt.going or attempt.going.isdisjoint(part[3] for part in look):
+            return look
+        if time.monotonic() > until:
+            raise ServerError(
+                f"The staging table of chunk {attempt.chunk.id} still has parts of an earlier chunk after "
+                f"{_GOING_SECONDS} s, although they were to be dropped."
+            )
+        time.sleep(0.02)
 
 
 def _number(hashed: str) -> int:

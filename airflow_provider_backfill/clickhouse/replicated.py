@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from ..core.facts import Replicas, TableFacts
+from ..core.plain_text import show_number
 from ..core.remedy import command
 from ..core.run_state import ContentSums, Staged
 from ..core.sql import create_like, literal, quote_table, table_condition
@@ -87,6 +88,19 @@ def staged_parts(server: ClickHouse, table: TableName) -> Staged:
     return Staged(table.table, tuple((str(partition), str(hashed)) for partition, hashed in rows))
 
 
+def empty_staging(server: ClickHouse, table: TableName, partitions: Iterable[str]) -> None:
+    """
+    Queue the drop of a staging table's *partitions* on all replicas. Parts that are inserted later stay.
+
+    Raises:
+        ServerError: ClickHouse refused the statement or could not be reached.
+    """
+    if drops := ", ".join(f"DROP PARTITION ID {literal(partition)}" for partition in partitions):
+        # The next chunk waits for the drop on this server only after its INSERT.
+        settings = {"max_partition_size_to_drop": "0", "alter_sync": 0, **AT_ONCE}
+        server.command(f"ALTER TABLE {quote_table(table)} {drops}", settings)
+
+
 def server_with(server: ClickHouse, table: TableName | None, tries: int = 30) -> ClickHouse:
     """
     Return a connection to one of the servers behind an address, preferably a server with *table*.
@@ -135,7 +149,7 @@ def attach_partitions(
         if missing:
             # Check only the parts of an earlier attempt: this attempt has just seen its own parts on this server.
             if resumed:
-                check_staged(server, attempt, table, missing)
+                check_staged(server, attempt, staged, missing)
             forgotten = resumed and _may_be_forgotten(server, attempt.target, replicas, table)
             unpublished = unpublished and not forgotten
             if not (forgotten and has_arrived(server, attempt, table, partition)):
@@ -161,7 +175,8 @@ def attach_partitions(
             action = f"ATTACH PARTITION ID {literal(partition)} FROM {quote_table(table)}"
             # A Replicated database with several shards executes this ALTER on each shard. The staging table is empty on
             # the other shards, so do not wait for these shards.
-            settings = {"query_id": f"{attempt.query_id}.attach.{partition}", **AT_ONCE}
+            # The parts are in the target when the statement ends. Waiting for its entry in the queue adds nothing.
+            settings = {"query_id": f"{attempt.query_id}.attach.{partition}", "alter_sync": 0, **AT_ONCE}
             server.command(f"ALTER TABLE {quote_table(storage)} {action}", settings)
             del left[partition]
         attempt.step(Step.MOVED)
@@ -190,15 +205,18 @@ def _published(server: ClickHouse, replicas: Replicas, partition: str, hashes: I
     return {names[name] for name in Keeper(server, replicas.keeper).children(f"{replicas.path}/blocks", names)}
 
 
-def check_staged(server: ClickHouse, attempt: Attempt, table: TableName, hashes: set[str]) -> None:
+def check_staged(server: ClickHouse, attempt: Attempt, staged: Staged, hashes: set[str]) -> None:
     """
-    Check that this server has the staged parts with these *hashes*, after fetching them if needed.
+    Check that this server has the staged parts with these *hashes*, and no parts of earlier chunks beside them.
+
+    If needed, let the server fetch and drop parts first.
 
     Raises:
-        ServerError: A part is missing, so the parts cannot be published from this server; or the server refused a
-            query, or could not be reached.
+        ServerError: A part is missing or too many, so the parts cannot be published from this server; or the server
+            refused a query, or could not be reached.
     """
-    if hashes <= _hashes(server, table):
+    table, known = TableName(attempt.target.beside, staged.table), {hashed for _, hashed in staged.parts}
+    if hashes <= (found := _hashes(server, table)) <= known:
         return
     lagging: ServerError | None = None
     if server.numbers(f"EXISTS TABLE {quote_table(table)}") == (1,):
@@ -207,8 +225,8 @@ def check_staged(server: ClickHouse, attempt: Attempt, table: TableName, hashes:
         except ServerError as error:
             # A replica that waits for a dead replica never catches up. The error below says how to continue.
             lagging = error
-    lacks = len(hashes - _hashes(server, table))
-    if lacks:
+    found = _hashes(server, table)
+    if lacks := len(hashes - found):
         raise ServerError(
             f"The server that was reached lacks {lacks} of the {len(hashes)} parts in {table} that are verified and "
             f"may not be published yet. {lagging or ''}".rstrip(),
@@ -218,6 +236,12 @@ def check_staged(server: ClickHouse, attempt: Attempt, table: TableName, hashes:
                 command("resume", attempt.plan.plan_id),
                 command("run", attempt.plan.plan_id, "--replay-failed", "--clear-window"),
             ),
+        ) from lagging
+    if others := len(found - known):
+        raise ServerError(
+            f"The server that was reached still has {show_number(others, 'part')} of earlier chunks in {table}, and "
+            f"publishing would add the rows again. {lagging or ''}".rstrip(),
+            remedy=Advice("when the server has caught up, run `{}`", command("resume", attempt.plan.plan_id)),
         ) from lagging
 
 

@@ -14,9 +14,9 @@ from functools import partial
 
 from ..clickhouse.attempt import Attempt, Step, kill_queries
 from ..clickhouse.client import ClickHouse
+from ..clickhouse.cluster import one_server
 from ..clickhouse.execute import run_attempt
 from ..clickhouse.fence import Fence, WindowTakenError
-from ..clickhouse.replicated import server_with
 from ..core.events import (
     ChunkDone,
     ChunkFailed,
@@ -53,7 +53,7 @@ from .filled_windows import rivals
 from .lease import LEASE_SECONDS, new_owner, utc_now
 from .neighbours import neighbours
 from .outcomes import Outcomes
-from .staged_tables import StagedTables
+from .staged_tables import Place, StagedTables
 from .waiting import wait_for
 
 _WATCH_SECONDS = 0.5
@@ -113,6 +113,8 @@ class Worker:
         self._claims = Claims(plan.plan_id, self.owner, lease_seconds, on_behalf_of, plan.shard)
         self._server, self._store, self._plan, self._target = server, store, plan, target
         self._staged = StagedTables(server, store, plan, target)
+        self._stages_on_replicas = target.replicas is not None and plan.write_mode is not WriteMode.INSERT
+        self._places: dict[str, Place] = {}
         self._outcomes = Outcomes(server, plan, target, self.owner, retries)
         self._retry_delay_ms, self._lease = retry_delay_ms, lease_seconds
         self._report, self._step = report, step
@@ -288,6 +290,7 @@ class Worker:
                 outcome = self._attempt(log, chunk, claim, began)
             finally:
                 self._active.discard(chunk.id)
+            place, done = self._places.pop(chunk.id, None), isinstance(outcome, ChunkDone)
             # Read the staged table before the outcome is logged, since the run forgets the table of a done chunk.
             staged = log.run.state(chunk.id).staged
             try:
@@ -295,9 +298,10 @@ class Worker:
             except TransitionError:
                 return
             self._step(Step.RECORDED)
-            if isinstance(outcome, ChunkDone):
-                self._staged.drop(chunk, staged, alone=claim.attempt == 1)
-            elif isinstance(outcome, ChunkFailed | ChunkReleased) and outcome.refused:
+            if place is not None:
+                needed = log.run.state(chunk.id).staged
+                self._staged.leave(place, staged, needed, done=done, alone=claim.attempt == 1)
+            elif done or (isinstance(outcome, ChunkFailed | ChunkReleased) and outcome.refused):
                 self._staged.drop_later(chunk)
             if isinstance(outcome, ChunkSplit):
                 for part in expand(log.run, chunk):
@@ -416,7 +420,12 @@ class Worker:
             return self._outcomes.released(chunk, number, reason, unwritten=unwritten[0], refused=refused)
 
         try:
-            content = run_attempt(self._choose_server(claim), attempt)
+            if self._stages_on_replicas:
+                place = self._places[chunk.id] = self._staged.place(claim)
+                server, attempt = place.server, attempt._replace(own=place.table, going=place.going)
+            else:
+                server = one_server(self._server) if self._replicated else self._server
+            content = run_attempt(server, attempt)
             # This chunk may complete the run.
             if not log.refresh().count(ChunkStatus.PENDING):
                 self._check_target()
@@ -440,10 +449,3 @@ class Worker:
             return self._outcomes.failed(run, chunk, number, error, unwritten=unwritten[0])
         self._sparse = not content.rows
         return self._outcomes.done(chunk, number, content, time.monotonic() - began, reading)
-
-    def _choose_server(self, claim: ChunkState) -> ClickHouse:
-        """Return a connection; for replicated tables, to a single server, preferably with the chunk's staging table."""
-        if not self._replicated:
-            return self._server
-        staged = claim.staged and TableName(self._target.beside, claim.staged.table)
-        return server_with(self._server, staged)

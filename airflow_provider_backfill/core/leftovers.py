@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from .facts import StagingFacts
 from .plain_text import state_words
-from .run_state import ChunkStatus, Run, RunStatus
+from .run_state import Run, RunStatus
 
 # The number of seconds for which a table is kept after its last change, if the table belongs to a trial, or to a plan
 # that never ran from this state folder.
@@ -15,6 +15,7 @@ FRESH_SECONDS = 3600
 _NAME = re.compile(
     r"backfill_(?:trial_)?([0-9a-f]{16})_(?:"
     r"(?P<chunk>[0-9a-f]{16})_(?:\d+(?:_[0-9a-f]{8})?|(?P<sealed>sealed)(?:_[0-9a-f]+)?)"
+    r"|(?P<staged>staged)_[0-9a-f]{8}"
     r"|(?P<fence>fence)_[0-9a-f]{8}_-?\d+_-?\d+_[0-9a-f]+"
     r"|(?P<trial>[0-9a-f]{8})_[a-z]+)"
 )
@@ -70,6 +71,8 @@ def read_name(name: str) -> Leftover | None:
     match = _NAME.fullmatch(name)
     if match is None or (match["trial"] is not None) != name.startswith("backfill_trial_"):
         return None
+    if match["staged"]:
+        return Leftover(match[1], LeftoverKind.STAGING)
     if match["chunk"]:
         return Leftover(match[1], LeftoverKind.STAGING, match["chunk"], match["sealed"] is not None)
     return Leftover(match[1], LeftoverKind.FENCE if match["fence"] else LeftoverKind.TRIAL)
@@ -103,9 +106,13 @@ def judge_leftover(table: StagingFacts, standing: Standing) -> Verdict:
     waived = run.waiver is not None and run.waiver.until is None
     if status is not RunStatus.CANCELLED and not waived:
         return Verdict(False, f"its plan {state_words(status)}, and will drop it when it is completed")
-    state = run.state(leftover.chunk_id)
-    # Only sealed tables are published; the name or the log shows the seal.
-    publishable = state.verified and (leftover.sealed or state.staged is not None)
-    if leftover.chunk_id and state.status is not ChunkStatus.DONE and publishable:
+    if _may_be_published(leftover, table.table.table, run):
         return Verdict(False, "rows of its chunk may be in the target in part, and `resume` needs it to finish them")
     return Verdict(True, "its plan is waived" if waived else "its plan is cancelled")
+
+
+def _may_be_published(leftover: Leftover, name: str, run: Run) -> bool:
+    """Return whether a chunk that is not done has verified rows in this table; the name or the log shows the seal."""
+    if leftover.sealed and run.state(leftover.chunk_id).verified:
+        return True
+    return any(state.staged is not None and state.staged.table == name for state in run.chunks.values())

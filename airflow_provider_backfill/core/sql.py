@@ -206,14 +206,14 @@ def staging_table(plan: Plan, storage: TableName, chunk_id: str, attempt: int) -
     return TableName(plan.staging_database or storage.database, f"backfill_{plan.plan_id}_{chunk_id}_{attempt}")
 
 
-def replicated_staging_table(plan: Plan, storage: TableName, chunk_id: str, attempt: int, nonce: str) -> TableName:
+def replicated_staging_table(plan: Plan, storage: TableName, nonce: str) -> TableName:
     """
-    Return the private table of one attempt on replicas.
+    Return a staging table on replicas, which serves one attempt at a time.
 
     *nonce* is random text in the name. So the table's path in Keeper differs from the paths of other attempts, other
     state folders and leftovers.
     """
-    return TableName(plan.staging_database or storage.database, f"backfill_{plan.plan_id}_{chunk_id}_{attempt}_{nonce}")
+    return TableName(plan.staging_database or storage.database, f"backfill_{plan.plan_id}_staged_{nonce}")
 
 
 def sealed_table(plan: Plan, storage: TableName, chunk_id: str) -> TableName:

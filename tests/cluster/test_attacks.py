@@ -8,6 +8,7 @@ the worker knows the answer.
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import threading
 import time
@@ -16,11 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_backfill.clickhouse import cluster, fence
+from airflow_provider_backfill.clickhouse import cluster, fence, proof
 from airflow_provider_backfill.clickhouse.catalog import table_facts
 from airflow_provider_backfill.clickhouse.client import connect
 from airflow_provider_backfill.clickhouse.cluster import catch_up
 from airflow_provider_backfill.clickhouse.fence import Fence, WindowTakenError
+from airflow_provider_backfill.commands import staged_tables
 from airflow_provider_backfill.commands.plan_inputs import replicated_tables, target_facts
 from airflow_provider_backfill.core.plan import Statement
 from airflow_provider_backfill.core.tables import TableName, TimeKind
@@ -223,6 +225,58 @@ def test_a_request_that_was_on_its_way_for_long_adds_nothing(simple: Field) -> N
     finish(process)
     resume(cli, plan)
     resume(cli, plan, "--replay-done", "--clear-window")
+    held.set()
+    simple.assert_filled()
+
+
+def test_chunks_in_one_partition_share_a_staging_table(simple: Field) -> None:
+    cli, made = simple.cli(), set[str]()
+    plan = simple.plan(cli, hours=24 * 7)
+    simple.balancer.before = lambda sql: made.update(re.findall(r"CREATE TABLE.*?(backfill_\w+_staged_\w+)", sql))
+    resume(cli, plan)
+    assert len(made) == 1
+    simple.assert_filled()
+
+
+def test_a_staging_table_that_keeps_rows_of_an_earlier_chunk_is_given_up(
+    simple: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server does not drop them: as if its queue stood still."""
+    monkeypatch.setattr(staged_tables, "empty_staging", lambda *_: None)
+    monkeypatch.setattr(proof, "_GOING_SECONDS", 0.2)
+    cli = simple.cli()
+    plan = simple.plan(cli, hours=24 * 7)
+    resume(cli, plan)
+    status = cli.json("status", "--plan-id", plan)
+    assert status["attempts"] > status["chunkCounts"]["total"]
+    simple.assert_filled()
+
+
+@pytest.mark.long
+def test_rows_of_an_earlier_chunk_are_not_published_by_another_worker(simple: Field) -> None:
+    """The worker is gone, and the replica that goes on has not dropped them yet."""
+    held, arrived = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        arrived.set()
+        held.wait(60)
+
+    cli, table = simple.cli(), f"database = '{simple.database}' AND table LIKE 'backfill%staged%'"
+    plan = simple.plan(cli, hours=24 * 7)
+    simple.balancer.before = on(ATTACH, hold)
+    process = cli.start("run", "--plan-id", plan)
+    assert arrived.wait(60)
+    process.kill()
+    finish(process)
+    staged = f"{simple.database}." + simple.query(f"SELECT DISTINCT table FROM system.parts WHERE {table}")
+    simple.query(f"INSERT INTO {staged} SELECT ts, id + 1000000, amount FROM {simple.database}.source WHERE id < 3")
+    other = simple.query(f"SELECT name FROM system.parts WHERE {table} AND active AND rows = 3")
+
+    answer = cli("run", "--plan-id", plan)
+    assert answer.code == 1
+    assert f"still has 1 part of earlier chunks in {staged}" in answer.err
+    simple.query(f"ALTER TABLE {staged} DROP PART '{other}'")
+    resume(cli, plan, "--replay-failed")
     held.set()
     simple.assert_filled()
 

@@ -12,11 +12,13 @@ from airflow_provider_backfill.core.tables import TableName
 PLAN, CHUNK = "a" * 16, "c" * 16
 OLD, NEW = 3601, 3600
 STAGED, SEALED = f"backfill_{PLAN}_{CHUNK}_1", f"backfill_{PLAN}_{CHUNK}_sealed"
+SHARED = f"backfill_{PLAN}_staged_01234567"
 TRIAL = f"backfill_trial_{PLAN}_01234567_parts"
 FENCE = f"backfill_{PLAN}_fence_01234567_0_86400000_0"
 ROWS = {1: ContentSums(3, 7)}
 ON_REPLICAS = Staged(STAGED, (("202501", "0f"),))
 IN_DOUBT = {CHUNK: ChunkState(ChunkStatus.PENDING, 1, verified=ROWS)}
+SHARED_IN_DOUBT = {CHUNK: ChunkState(ChunkStatus.PENDING, 1, verified=ROWS, staged=Staged(SHARED, (("202501", "0f"),)))}
 ON_REPLICAS_IN_DOUBT = {CHUNK: ChunkState(ChunkStatus.PENDING, 1, verified=ROWS, staged=ON_REPLICAS)}
 COMPLETED = Run(PLAN, 1, started=True, counts={ChunkStatus.DONE: 1})
 CANCELLED = Run(PLAN, 1, started=True, cancelled=True)
@@ -32,6 +34,7 @@ def _failed(state: ChunkState, *, waived: bool = False) -> Run:
     [
         (STAGED, LeftoverKind.STAGING),
         (f"{STAGED}_01234567", LeftoverKind.STAGING),
+        (SHARED, LeftoverKind.STAGING),
         (SEALED, LeftoverKind.STAGING),
         (f"{SEALED}_01234567", LeftoverKind.STAGING),
         (FENCE, LeftoverKind.FENCE),
@@ -72,6 +75,8 @@ def test_a_name_tells_what_a_table_is_for(name: str, kind: LeftoverKind | None) 
         # Nothing is published from a table that was not sealed: its worker died before that.
         (STAGED, Standing(Run(PLAN, 1, started=True, cancelled=True, chunks=IN_DOUBT)), OLD, True),
         (STAGED, Standing(Run(PLAN, 1, started=True, cancelled=True, chunks=ON_REPLICAS_IN_DOUBT)), OLD, False),
+        (SHARED, Standing(Run(PLAN, 1, started=True, cancelled=True, chunks=SHARED_IN_DOUBT)), OLD, False),
+        (SHARED, Standing(Run(PLAN, 1, started=True, cancelled=True, chunks=ON_REPLICAS_IN_DOUBT)), OLD, True),
         # A waived and refused plan is not wanted any more; tables with rows that may be in the target are kept.
         (STAGED, Standing(_failed(ChunkState(ChunkStatus.FAILED, 1), waived=True)), NEW, True),
         (SEALED, Standing(_failed(ChunkState(ChunkStatus.FAILED, 1, verified=ROWS))), NEW, False),
