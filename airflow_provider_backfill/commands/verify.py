@@ -203,20 +203,19 @@ def _compare_sums(server: ClickHouse, plan: Plan, run: Run, target: TableFacts, 
     the rows that differ. The result of that function is returned if no chunk differs from the log and rows may lie
     outside their windows; the verdict ``differs`` then becomes ``inconclusive``.
     """
-    changed, present = [], {}
-    finished = _finished(plan, run)
+    changed, read = [], {}
     for chunk in done:
         now, written = content_at_source(server, plan, target, chunk), run.state(chunk.id).content
         if not _is_unchanged(plan, written, now):
             changed.append({**_window(chunk), "written": _sums(written), "sourceNow": _sums(now)})
-        # The parts of a window are summed as one, since parts with a row in common would count the row twice, as often
-        # as the target has it.
-        as_one = chunk.key_range and any(start <= chunk.start and chunk.end <= end for start, end in finished)
-        each = chunk._replace(id=f"{chunk.start}", key_range="") if as_one else chunk
-        if each.id not in present:
-            same = each is chunk and not plan.summed_columns
-            present[each.id] = now if same else content_at_source(server, plan, target, each, whole=True)
-    source = _total(tuple(present.values()))
+        if not plan.summed_columns:
+            read[chunk] = now
+    source = _total(
+        [
+            read[chunk] if chunk in read else content_at_source(server, plan, target, chunk, whole=True)
+            for chunk in _as_one_reads(plan, run, done)
+        ]
+    )
     columns = plan.statements[0].columns
     here = _condition(plan, [(chunk.start, chunk.end) for chunk in done])
     held = ContentSums(*server.row(table_checksum_sql(target.storage, columns, here)))
@@ -236,6 +235,24 @@ def _compare_sums(server: ClickHouse, plan: Plan, run: Run, target: TableFacts, 
         "changedChunks": changed or shown["changedChunks"],
         "differences": shown["differences"],
     }
+
+
+def _as_one_reads(plan: Plan, run: Run, done: Sequence[Chunk]) -> list[Chunk]:
+    """
+    Return the done chunks as one execution of the SELECTs reads them, so that a row in two chunks is read once.
+
+    The parts of a window by key are one, and so are adjacent chunks if the user places the window by query parameters.
+    """
+    finished = _finished(plan, run)
+    parameters = [parameter for statement in plan.statements for parameter in statement.parameters]
+    if parameters:
+        groups = (group for each in finished for group in of_one_text(parameters, plan.bounds_ms(), [each]))
+        return [Chunk("", group[0][0], group[-1][1]) for group in groups]
+    found = []
+    for chunk in done:
+        whole = any(start <= chunk.start and chunk.end <= end for start, end in finished)
+        found.append(Chunk("", chunk.start, chunk.end) if chunk.key_range and whole else chunk)
+    return list(dict.fromkeys(found))
 
 
 def _compare_merged(server: ClickHouse, plan: Plan, run: Run, target: TableFacts) -> Payload:

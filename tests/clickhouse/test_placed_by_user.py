@@ -307,6 +307,18 @@ def test_a_day_at_a_time_is_not_shown(days: Lab, name: str) -> None:
         assert _by_day(days, select, accept_partial_groups="a row a day is fine")["addsUp"]["proof"] == "by word"
 
 
+@pytest.mark.parametrize(
+    "bounds",
+    ["BETWEEN {chunk_from:DateTime} AND {chunk_to:DateTime}", "> {chunk_from:DateTime} AND ts < {chunk_to:DateTime}"],
+)
+def test_verify_reads_the_window_as_a_whole(events: Lab, bounds: str) -> None:
+    """Without a trial, rows at a bound are there twice or not at all; each chunk of the source has them so, too."""
+    select = f"SELECT ts, user, 0 AS wait FROM {events.table('ev')} WHERE ts {bounds}"
+    plan = events.plan("waits", *WINDOW, 24, select=select, trial=False)
+    assert events.run(plan)["status"] == "completed"
+    assert verify_plan(events.session, plan["planId"])["exitCode"]
+
+
 def test_bounds_into_what_no_trial_can_be_made_for(events: Lab) -> None:
     """A table of another engine has no private table like it, so only the user's word remains."""
     events.sql("CREATE TABLE dst (ts DateTime('UTC'), user UInt32) ENGINE = Memory")
