@@ -73,7 +73,7 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
                 attempt.kill_queries(server, plan.plan_id)
                 attempt.drop_leftovers(server, plan.plan_id, target)
                 restored += publish.restore(server, site.plan, target, published)
-                backup = backup_table(plan, target.storage)
+                backup = backup_table(site.plan, target.storage)
                 kept += catalog.count_rows(server, backup)
     if not log.refresh().undone:
         log.append(RunUndone(at=utc_now(), by=session.user))

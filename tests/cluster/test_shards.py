@@ -65,6 +65,28 @@ def test_a_local_table_is_copied_by_each_shard(ground: Ground) -> None:
 ROW = "ts DateTime('UTC'), id UInt64, amount Int64"
 
 
+def test_an_undo_restores_the_rows_of_all_shards(ground: Ground) -> None:
+    ground.spread("rebuilt", ROW, "ReplicatedMergeTree", "(ts, id)", "cityHash64(id)")
+    old = f"SELECT ts, id, -1 FROM {ground.database}.events SETTINGS distributed_foreground_insert = 1"
+    ground.query(f"INSERT INTO {ground.database}.rebuilt {old}")
+    before = ground.content("rebuilt")
+    flags = (
+        "--source",
+        f"{ground.database}.events_local",
+        "--cluster",
+        "cluster",
+        "--write-mode",
+        "replace",
+        "--backup",
+    )
+    plan = ground.planned(*flags, target="rebuilt_local")
+    ground.ran(plan)
+    assert ground.content("rebuilt") == ground.content("events")
+    undone = ground.cli.json("undo", "--plan-id", plan)
+    assert undone["status"] == "undone", undone
+    assert ground.content("rebuilt") == before
+
+
 # The sharding key wants another type than the SELECT gives, and is negative; all shards are remote to the initiator.
 @pytest.mark.parametrize(
     ("key", "flags"),
