@@ -62,10 +62,14 @@ class StagedTables:
     On replicas, a table costs about 85 transactions in Keeper. So the table of a chunk serves further chunks of this
     worker, if the chunk was done at the first attempt: no other attempt has seen the table then, and no statement of
     the chunk can still be on its way.
+
+    Attributes:
+        on_replicas: Whether attempts fill staging tables on replicas, at the places of :meth:`place`.
     """
 
     def __init__(self, server: ClickHouse, store: StateStore, plan: Plan, target: TableFacts) -> None:
         self._server, self._store, self._plan, self._target = server, store, plan, target
+        self.on_replicas = target.replicas is not None and plan.write_mode is not WriteMode.INSERT
         self._over: list[Chunk] = []
         self._spare: list[Place] = []
         self._unneeded: list[TableName] = []

@@ -31,7 +31,7 @@ from ..core.facts import TableFacts
 from ..core.hours import ANY_TIME, Schedule
 from ..core.instants import render_instant
 from ..core.masking import mask_message
-from ..core.plan import Chunk, Plan, WriteMode
+from ..core.plan import Chunk, Plan
 from ..core.planner import thread_settings
 from ..core.replay import expand
 from ..core.retry import retry_delay
@@ -113,7 +113,6 @@ class Worker:
         self._claims = Claims(plan.plan_id, self.owner, lease_seconds, on_behalf_of, plan.shard)
         self._server, self._store, self._plan, self._target = server, store, plan, target
         self._staged = StagedTables(server, store, plan, target)
-        self._stages_on_replicas = target.replicas is not None and plan.write_mode is not WriteMode.INSERT
         self._places: dict[str, Place] = {}
         self._outcomes = Outcomes(server, plan, target, self.owner, retries)
         self._retry_delay_ms, self._lease = retry_delay_ms, lease_seconds
@@ -420,7 +419,7 @@ class Worker:
             return self._outcomes.released(chunk, number, reason, unwritten=unwritten[0], refused=refused)
 
         try:
-            if self._stages_on_replicas:
+            if self._staged.on_replicas:
                 place = self._places[chunk.id] = self._staged.place(claim)
                 server, attempt = place.server, attempt._replace(own=place.table, going=place.going)
             else:
