@@ -14,7 +14,7 @@ from ..core.names import quote
 from ..core.plain_text import show_number
 from ..core.plan import Chunk, Plan, Statement, WriteMode
 from ..core.remedy import command, plan_command
-from ..core.sql import milliseconds, quote_table, time_filter
+from ..core.sql import literal, milliseconds, quote_table, time_filter
 from ..core.tables import TableName
 from ..core.window import Slice, whole_days
 from ..errors import Advice, Flag, RequestError
@@ -106,6 +106,26 @@ def refuse_before_publish(server: ClickHouse, attempt: Attempt, published: int, 
     """
     if not _unguarded(attempt.plan):
         _refuse(server, attempt, _areas(attempt), published, present)
+
+
+def has_times_to_itself(server: ClickHouse, attempt: Attempt, staged: TableName, partition: str) -> bool:
+    """
+    Return whether the target has no row at the times of a chunk's staged rows, and no other chunk has written there.
+
+    Only one *partition* of *staged* and of the target is considered. Return False if the plan does not check existing
+    rows, or found some, or if rows of the chunk lie outside the plan's window.
+    """
+    plan, areas = attempt.plan, _areas(attempt)
+    if plan.target_time is None or _unguarded(plan) or plan.existing_rows:
+        return False
+    if any(_meets(plan, other, areas) for other in attempt.neighbours()):
+        return False
+    of_chunk, of_partition = _condition(plan, areas), f"_partition_id = {literal(partition)}"
+    storage = quote_table(attempt.target.storage)
+    return server.numbers(
+        f"SELECT (SELECT count() FROM {storage} WHERE {of_partition} AND {of_chunk}),"
+        f" (SELECT count() FROM {quote_table(staged)} WHERE {of_partition} AND NOT coalesce({of_chunk}, 0))"
+    ) == (0, 0)
 
 
 def _areas(attempt: Attempt) -> list[Slice]:

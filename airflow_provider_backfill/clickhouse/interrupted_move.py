@@ -11,7 +11,7 @@ not decide, or merges may have removed the rows too, InDoubtError asks a person 
 from collections.abc import Iterable
 from contextlib import suppress
 
-from ..core.adding_up.merging import may_erase, merges_within_times
+from ..core.adding_up.merging import expires, may_erase, merges_keep_times
 from ..core.remedy import command
 from ..core.sql import literal, quote_table, row_hash, table_checksum_sql, table_condition
 from ..core.tables import TableName
@@ -19,6 +19,7 @@ from ..core.target_window import window_filter
 from ..errors import Advice, InDoubtError, RequestError, Sql, StatementRefusedError
 from .attempt import Attempt, drop_part
 from .client import ClickHouse
+from .foreign_rows import has_times_to_itself
 from .table_health import table_setting
 
 # The maximum number of sampled rows per part. The sample is large, since a merge may have removed some of these rows.
@@ -103,6 +104,8 @@ def _may_be_erased(server: ClickHouse, attempt: Attempt, sealed: TableName, part
     ClickHouse drops empty parts. But the target lists the hash of a merged part for ``old_parts_lifetime``, so that
     time has passed since the oldest sealed part was written. Also, the server has started since, except on a Shared
     engine.
+
+    Return False, too, if only rows of this chunk can have cancelled each other: moved again, they do so again.
     """
     target = attempt.target
     if not may_erase(target, attempt.plan.summed(attempt.plan.statements[0])):
@@ -112,7 +115,10 @@ def _may_be_erased(server: ClickHouse, attempt: Attempt, sealed: TableName, part
     with suppress(StatementRefusedError):
         listed = table_setting(server, target.engine_full, "old_parts_lifetime")
     question = f"SELECT {oldest} + {listed} <= now() + 1 AND {_restarted(attempt, oldest)}"
-    return server.numbers(question) == (1,)
+    if server.numbers(question) != (1,):
+        return False
+    apart = merges_keep_times(attempt.plan, target) and not expires(target)
+    return not (apart and has_times_to_itself(server, attempt, sealed, partition))
 
 
 def _oldest(sealed: TableName, partition: str) -> str:
@@ -183,7 +189,7 @@ def _cannot_tell(attempt: Attempt, sealed: TableName, partition: str, why: str) 
         command("resume", plan.plan_id),
     )
     # Where merges combine rows of several windows, the window alone cannot be filled again.
-    alone = merges_within_times(plan, attempt.target) and not (attempt.chunk.key_range or plan.allow_existing_rows)
+    alone = merges_keep_times(plan, attempt.target) and not (attempt.chunk.key_range or plan.allow_existing_rows)
     if plan.keeps_time and alone:
         again = command("run", plan.plan_id, "--replay-failed", "--clear-window")
         repair = Advice("if nothing else writes there, run `{}`, which fills the window again; else {}", again, repair)

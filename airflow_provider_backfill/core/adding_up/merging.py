@@ -332,7 +332,7 @@ def may_erase(target: TableFacts, columns: Sequence[str]) -> bool:
     key cancel each other: the engine collapses pairs of signs, drops sums of zero, or cleans up rows marked as deleted.
     """
     engine = _without_replication(target)
-    if row_ttls(target.engine_full) or any(column_ttls(target.definition)):
+    if expires(target):
         return True
     if engine in ("AggregatingMergeTree", "CoalescingMergeTree", "ReplacingMergeTree"):
         # The second argument of a ReplacingMergeTree is the column that marks rows as deleted.
@@ -341,16 +341,20 @@ def may_erase(target: TableFacts, columns: Sequence[str]) -> bool:
     return engine != "MergeTree"
 
 
-def merges_within_times(plan: Plan, target: TableFacts) -> bool:
+def merges_keep_times(plan: Plan, target: TableFacts) -> bool:
     """
-    Return whether merges of the target combine only rows of one time, or of one bucket of times.
+    Return whether merges combine only rows with the same time, so that they change the rows of no other time.
 
-    This holds for a plain MergeTree, which combines no rows, and if the sorting key uses the target's time column.
+    This holds for a plain MergeTree, which combines no rows, and if the target's time column is in the sorting key.
+    TTLs are not considered.
     """
-    if _without_replication(target) == "MergeTree":
-        return True
     time = plan.target_time.column if plan.target_time is not None else ""
-    return bool(time and re.search(rf"(?<![\w`])`?{re.escape(time)}`?(?!\w)", target.sorting_key))
+    return _without_replication(target) == "MergeTree" or time in key_columns(target.sorting_key)
+
+
+def expires(target: TableFacts) -> bool:
+    """Return whether the target has TTLs that delete or roll up rows, or reset columns."""
+    return bool(row_ttls(target.engine_full)) or any(column_ttls(target.definition))
 
 
 def _without_replication(target: TableFacts) -> str:
@@ -392,7 +396,8 @@ def _caveat_of_keys(plan: Plan, target: TableFacts, chance: Sequence[str]) -> st
         return f"the SELECT chooses rows by {', '.join(chance)}, so it gives others when it is asked again"
     if engine == "MergeTree":
         return ""
-    if not merges_within_times(plan, target):
+    time = plan.target_time.column if plan.target_time is not None else ""
+    if not re.search(rf"(?<![\w`])`?{re.escape(time)}`?(?!\w)", target.sorting_key) if time else True:
         return "the sorting key has no time, so rows of other windows may have been merged with those of this one"
     arguments = re.match(r"\w+\(([^()]*)\)", re.sub(r"'[^']*'\s*,?\s*", "", target.engine_full))
     if engine == "ReplacingMergeTree" and not (arguments and arguments[1].strip()):
