@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from ..core.coverage import CoveredInterval, merge_intervals, missing_intervals
+from ..core.coverage import CoveredInterval, merge_intervals, missing_intervals, plans_of_earlier_tables
 from ..core.findings.judge import judge, worst_first
 from ..core.findings.registry import Finding, RequiredBackfill, RuleContext, Severity
 from ..core.findings.signal import Signal, signal_of
@@ -31,7 +31,7 @@ class _Tally:
         active: Number of plans whose run is running.
         failed: Number of plans whose run has failed.
         waived: Number of unfinished plans with a waiver that holds.
-        planned: The windows of the plans of each declared target, except cancelled plans.
+        planned: The plans of each declared target, except cancelled plans.
         signals: Number of plans by signal.
         fills: The plans with done chunks, by the table that they fill.
     """
@@ -41,7 +41,7 @@ class _Tally:
     active: int = 0
     failed: int = 0
     waived: int = 0
-    planned: dict[TableName, list[CoveredInterval]] = field(default_factory=dict)
+    planned: dict[TableName, list[Plan]] = field(default_factory=dict)
     signals: Counter[Signal] = field(default_factory=Counter)
     fills: dict[TableName, list[Plan]] = field(default_factory=dict)
 
@@ -95,7 +95,7 @@ def check_backfills(
         (entry, *gap)
         for entry in mine
         for gap in missing_intervals(
-            merge_intervals(tally.planned.get(entry.target, ())), Window(entry.start, entry.end)
+            merge_intervals(_windows(tally.planned.get(entry.target, ()))), Window(entry.start, entry.end)
         )
     )
     for plans in tally.fills.values():
@@ -106,6 +106,12 @@ def check_backfills(
             findings += judge(RuleContext(moment=utc_now(), about=name, twice=theirs))
     findings = worst_first([*findings, *judge(RuleContext(moment=utc_now(), missing=missing))])
     return _check_payload(findings, tally, len(missing))
+
+
+def _windows(plans: Sequence[Plan]) -> list[CoveredInterval]:
+    """Return the windows of the plans of a target, except plans of an earlier table of its name."""
+    earlier = plans_of_earlier_tables(plans)
+    return [CoveredInterval(one.start, one.end, (one.plan_id,)) for one in plans if one.plan_id not in earlier]
 
 
 def _sound_plan(session: Session, plan_id: str) -> Plan | None:
@@ -131,7 +137,7 @@ def _count(tally: _Tally, case: RuleContext, plan: Plan | None, targets: set[Tab
     run = case.run
     for target in targets if plan is not None and not (run is not None and run.cancelled) else ():
         if plan is not None and plan.is_called(target):
-            tally.planned.setdefault(target, []).append(CoveredInterval(plan.start, plan.end, (plan.plan_id,)))
+            tally.planned.setdefault(target, []).append(plan)
     if run is None:
         tally.signals[signal_of(case)] += 1
         return

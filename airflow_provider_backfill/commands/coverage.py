@@ -3,7 +3,14 @@
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
-from ..core.coverage import CoveredInterval, find_filled_twice, merge_intervals, missing_intervals, proven_slices
+from ..core.coverage import (
+    CoveredInterval,
+    find_filled_twice,
+    merge_intervals,
+    missing_intervals,
+    plans_of_earlier_tables,
+    proven_slices,
+)
 from ..core.instants import render_instant
 from ..core.names import show_table
 from ..core.plan import Plan
@@ -72,12 +79,11 @@ def coverage_payload(
     servers, ``gaps`` is empty. ``ok`` is True if every server is without gaps, no plan is damaged, and each second fill
     is accepted. If no run is known, ``gaps`` is the whole window, and ``ok`` is False.
     """
-    tables = _tables(plans or [plan for plan, _ in known])
+    earlier = plans_of_earlier_tables(plans or [plan for plan, _ in known])
     by_server: dict[str, list[CoveredInterval]] = {}
     for plan, run in known:
         where = f"the cluster {plan.cluster}" if plan.cluster else plan.environment
-        gone = plan.target_identity not in ("", tables.get(plan.environment))
-        done = () if gone else _done(plan, run, start, end)
+        done = () if plan.plan_id in earlier else _done(plan, run, start, end)
         by_server[where] = merge_intervals([*by_server.get(where, ()), *done])
     servers = [_coverage_of(where, merged, start, end) for where, merged in sorted(by_server.items())]
     gaps = servers[0]["gaps"] if len(servers) == 1 else [] if servers else [_stretch(start, end)]
@@ -98,12 +104,6 @@ def coverage_payload(
         ],
         "damaged": list(damaged),
     }
-
-
-def _tables(plans: Iterable[Plan]) -> dict[str, str]:
-    """Return the identity of the target by server, as the newest plan that knows the identity has it."""
-    by_age = sorted(plans, key=lambda plan: plan.created_at)
-    return {plan.environment: plan.target_identity for plan in by_age if plan.target_identity}
 
 
 def _known_window(

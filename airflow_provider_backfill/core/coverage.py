@@ -32,6 +32,17 @@ def overlaps(plan: Plan, others: Iterable[Plan]) -> list[Plan]:
     ]
 
 
+def plans_of_earlier_tables(plans: Iterable[Plan]) -> frozenset[str]:
+    """
+    Return the ids of the plans of a target whose name has had another table since, as the newest plan shows.
+
+    Each server is judged by itself. A plan without an identity of the target is left out.
+    """
+    known = sorted((plan for plan in plans if plan.target_identity), key=lambda plan: plan.created_at)
+    tables = {plan.environment: plan.target_identity for plan in known}
+    return frozenset(plan.plan_id for plan in known if plan.target_identity != tables[plan.environment])
+
+
 def merge_intervals(stretches: Iterable[CoveredInterval]) -> list[CoveredInterval]:
     """Return the stretches in time order, with touching and overlapping stretches merged and their plans combined."""
     merged: list[CoveredInterval] = []

@@ -23,6 +23,7 @@ from airflow_provider_backfill.commands.plan import create_plan
 from airflow_provider_backfill.commands.plan_inputs import target_facts
 from airflow_provider_backfill.commands.run import run_plan
 from airflow_provider_backfill.commands.waive import waive_plan
+from airflow_provider_backfill.core.findings.registry import RequiredBackfill
 from airflow_provider_backfill.core.instants import parse_instant
 from airflow_provider_backfill.core.plan import WriteMode
 from airflow_provider_backfill.core.window import Window
@@ -378,5 +379,9 @@ def test_rows_of_a_dropped_table_cover_no_window_of_the_next_one(lab: Lab) -> No
     lab.fill("dst", "2025-01-02", "2025-01-03", 24, source="src")
     found = read_coverage(lab.session, lab.table("dst"))
     assert (found["ok"], [gap["to"] for gap in found["gaps"]]) == (False, ["2025-01-02T00:00:00.000Z"])
+    window = parse_instant("2025-01-01"), parse_instant("2025-01-03")
+    declared = [RequiredBackfill(lab.table("dst"), *window, reason="", owner="", where="the file")]
+    assert not check_backfills(lab.session, declared=declared)["ok"]
     lab.fill("dst", "2025-01-01", "2025-01-02", 24, source="src", force=True)
     assert read_coverage(lab.session, lab.table("dst"))["ok"]
+    assert check_backfills(lab.session, declared=declared)["ok"]
