@@ -116,6 +116,7 @@ class Attempt(NamedTuple):
         read: Called after the INSERT of each statement with the numbers of rows and bytes that were read.
         own: The staging table that this attempt fills on replicas; None elsewhere, where its name tells the attempt.
         going: The hashes of the parts of done chunks, which are being dropped from *own*; None if *own* does not exist.
+        definition: The hash of the target's definition before *own* was created; empty if *own* does not exist.
         replicated: The replicated tables among target and sources. Each comes with the cluster whose replicas are read;
             the cluster is empty if the server reads the table locally.
     """
@@ -140,6 +141,7 @@ class Attempt(NamedTuple):
     read: Callable[[int, int], None] = lambda *_: None
     own: TableName | None = None
     going: frozenset[str] | None = None
+    definition: str = ""
     replicated: tuple[tuple[TableName, str], ...] = ()
 
     @property

@@ -44,7 +44,7 @@ from ..core.tables import TableName
 from ..core.target_window import window_filter
 from ..errors import Advice, Flag, RequestError, ServerError, Sql, StatementRefusedError, VerificationError
 from . import foreign_rows, proof, publish, replicated
-from .attempt import STAGING_SETTINGS, STAGING_TABLE, Attempt, Step, drop_tables, kill_queries
+from .attempt import STAGING_SETTINGS, STAGING_TABLE, Attempt, Step, drop_tables, kill_queries, leftover_tables
 from .client import ClickHouse
 from .cluster import AT_ONCE, catch_up, queue_statement
 
@@ -123,8 +123,8 @@ def _run_by_log(server: ClickHouse, attempt: Attempt) -> ContentSums:
             attempt.owned()
             if replicas is None:
                 _drop_attempts(server, attempt)
-            elif staged is not None:
-                drop_tables(server, [TableName(attempt.target.beside, staged.table)], replicas)
+            else:
+                drop_tables(server, _earlier_tables(server, attempt), replicas)
         if attempt.clear:
             _clear(server, attempt)
         wanted = _wanted(server, attempt)
@@ -400,6 +400,21 @@ def _direct_settings(server: ClickHouse, plan: Plan) -> dict[str, int | str]:
         if server.setting("deduplicate_insert_select") is not None:
             settings["deduplicate_insert_select"] = "disable"
     return settings
+
+
+def _earlier_tables(server: ClickHouse, attempt: Attempt) -> list[TableName]:
+    """
+    Return the staging tables on replicas that earlier attempts of the chunk have used alone.
+
+    In write mode ``replace``, a late statement of an earlier attempt fails without its table. Keeper does not remember
+    replaced partitions, so nothing else would stop the statement.
+    """
+    plan, staged = attempt.plan, attempt.staged
+    if plan.write_mode is WriteMode.REPLACE:
+        ours = f"backfill_{plan.plan_id}_{attempt.chunk.id}_"
+        tables = leftover_tables(server, plan.plan_id, attempt.target)
+        return [table for table in tables if table.table.startswith(ours)]
+    return [] if staged is None else [TableName(attempt.target.beside, staged.table)]
 
 
 def _drop_attempts(server: ClickHouse, attempt: Attempt) -> None:

@@ -20,7 +20,7 @@ from ..core.plain_text import show_number
 from ..core.plan import Chunk, Plan, RowProof, Statement
 from ..core.remedy import command
 from ..core.run_state import ContentSums
-from ..core.sql import any_row_sql, chunk_filter, parts_sql, source_checksum_sql, table_checksum_sql
+from ..core.sql import any_row_sql, chunk_filter, definition_sql, parts_sql, source_checksum_sql, table_checksum_sql
 from ..core.tables import TableName
 from ..core.window import Slice
 from ..errors import Advice, ServerError, VerificationError
@@ -76,7 +76,7 @@ def prove(
     if question and attempt.target.replicas is not None:
         catch_up(server, attempt.target.storage)
     # Each statement costs milliseconds, so one query returns the parts, the target's row count and the extreme times.
-    look = _look(server, attempt, parts_sql(table, question, extremes))
+    look = _look(server, attempt, table, question, extremes)
     present = int(look[0][4]) if look and question else None
     found = tuple(map(int, look[0][-3:])) if look and extremes else ()
     content = ContentSums(sum(int(part[1]) for part in look), sum(_number(part[2]) for part in look) % 2**64)
@@ -98,11 +98,18 @@ def prove(
     return Proof(content, beyond, parts, present if beyond is None else None)
 
 
-def _look(server: ClickHouse, attempt: Attempt, question: str) -> list[list[str]]:
+def _look(server: ClickHouse, attempt: Attempt, table: TableName, one: str, three: str) -> list[list[str]]:
     """Return the answer about the staged parts, once no part of an earlier chunk is among them."""
     until = time.monotonic() + _GOING_SECONDS
+    definition = attempt.definition and definition_sql(attempt.target.storage)
+    question = parts_sql(table, one, three, definition)
     while True:
         look = server.texts(question, {"query_id": f"{attempt.query_id}.staged"})
+        if definition and look and look[0].pop() != attempt.definition:
+            raise VerificationError(
+                f"{attempt.plan.target} was altered after the staging table of chunk {attempt.chunk.id} had been "
+                "created, so the chunk is staged again."
+            )
         if not attempt.going or attempt.going.isdisjoint(part[3] for part in look):
             return look
         if time.monotonic() > until:

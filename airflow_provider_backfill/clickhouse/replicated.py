@@ -209,15 +209,13 @@ def check_staged(server: ClickHouse, attempt: Attempt, staged: Staged, hashes: s
     """
     Check that this server has the staged parts with these *hashes*, and no parts of earlier chunks beside them.
 
-    If needed, let the server fetch and drop parts first.
+    First, let the server fetch and drop all parts that it still has to fetch and drop.
 
     Raises:
-        ServerError: A part is missing or too many, so the parts cannot be published from this server; or the server
-            refused a query, or could not be reached.
+        ServerError: A part is missing or too many, or may still arrive, so the parts cannot be published from this
+            server; or the server refused a query, or could not be reached.
     """
     table, known = TableName(attempt.target.beside, staged.table), {hashed for _, hashed in staged.parts}
-    if hashes <= (found := _hashes(server, table)) <= known:
-        return
     lagging: ServerError | None = None
     if server.numbers(f"EXISTS TABLE {quote_table(table)}") == (1,):
         try:
@@ -237,10 +235,10 @@ def check_staged(server: ClickHouse, attempt: Attempt, staged: Staged, hashes: s
                 command("run", attempt.plan.plan_id, "--replay-failed", "--clear-window"),
             ),
         ) from lagging
-    if others := len(found - known):
+    if (others := len(found - known)) or lagging:
         raise ServerError(
-            f"The server that was reached still has {show_number(others, 'part')} of earlier chunks in {table}, and "
-            f"publishing would add the rows again. {lagging or ''}".rstrip(),
+            f"The server that was reached still has {show_number(others, 'part')} of earlier chunks in {table}, or may "
+            f"fetch such parts, and publishing would add the rows again. {lagging or ''}".rstrip(),
             remedy=Advice("when the server has caught up, run `{}`", command("resume", attempt.plan.plan_id)),
         ) from lagging
 

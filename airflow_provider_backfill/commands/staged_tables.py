@@ -6,14 +6,14 @@ import time
 from contextlib import suppress
 from typing import NamedTuple
 
-from ..clickhouse.attempt import drop_tables
+from ..clickhouse.attempt import Attempt, drop_tables
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.cluster import SESSION_SECONDS, drop_everywhere, one_server
 from ..clickhouse.replicated import empty_staging, server_with
 from ..core.facts import Replicas, TableFacts
 from ..core.plan import Chunk, Plan, WriteMode
 from ..core.run_state import ChunkState, ChunkStatus, Staged
-from ..core.sql import replicated_staging_table, sealed_table
+from ..core.sql import definition_sql, replicated_staging_table, sealed_table
 from ..core.tables import TableName
 from ..errors import ServerError
 from ..state.store import StateStore
@@ -42,6 +42,7 @@ class Place(NamedTuple):
         resumes: Whether the attempt publishes the rows of an earlier attempt, and does not use the table.
         going: The hashes of the parts of done chunks, which are being dropped; None if the table does not exist yet.
         until: The monotonic time until which the server surely knows the session of the connection.
+        definition: The hash of the target's definition before the table was created.
     """
 
     server: ClickHouse
@@ -50,6 +51,11 @@ class Place(NamedTuple):
     resumes: bool = False
     going: frozenset[str] | None = None
     until: float = 0.0
+    definition: str = ""
+
+    def take(self, attempt: Attempt) -> Attempt:
+        """Return *attempt* with this place's table as its own."""
+        return attempt._replace(own=self.table, going=self.going, definition=self.definition)
 
 
 class StagedTables:
@@ -59,9 +65,10 @@ class StagedTables:
     Until the log records a chunk as done, the chunk's emptied table shows the next attempt that the rows are published.
     Afterwards, no attempt needs the table. An attempt that was asleep has lost its claim and finds no table to publish.
 
-    On replicas, a table costs about 85 transactions in Keeper. So the table of a chunk serves further chunks of this
-    worker, if the chunk was done at the first attempt: no other attempt has seen the table then, and no statement of
-    the chunk can still be on its way.
+    On replicas, a table costs about 85 transactions in Keeper. So in write mode ``stage``, the table of a chunk serves
+    further chunks of this worker, if the chunk was done at the first attempt: no other attempt has seen the table then,
+    and no statement of the chunk can still be on its way. In write mode ``replace``, each attempt has its own table,
+    because a late statement must find no table: Keeper does not remember replaced partitions.
 
     Attributes:
         on_replicas: Whether attempts fill staging tables on replicas, at the places of :meth:`place`.
@@ -77,9 +84,9 @@ class StagedTables:
         self._lock = threading.Lock()
         self._dropping: threading.Thread | None = None
 
-    def place(self, claim: ChunkState) -> Place:
+    def place(self, chunk: Chunk, claim: ChunkState) -> Place:
         """
-        Return a place on replicas for an attempt of the chunk that *claim* describes.
+        Return a place on replicas for an attempt of *chunk*, which *claim* describes.
 
         Raises:
             ServerError: No server could be reached.
@@ -87,9 +94,11 @@ class StagedTables:
         if claim.staged is None and (spare := self._take_spare()) is not None:
             return spare
         staged = claim.staged and TableName(self._target.beside, claim.staged.table)
-        table = replicated_staging_table(self._plan, self._target.storage, secrets.token_hex(4))
-        resumes = staged is not None and not claim.clear
-        return Place(server_with(self._server, staged), table, time.monotonic(), resumes)
+        storage = self._target.storage
+        table = replicated_staging_table(self._plan, storage, chunk.id, claim.attempt, secrets.token_hex(4))
+        resumes, server = staged is not None and not claim.clear, server_with(self._server, staged)
+        ((definition,),) = server.texts(definition_sql(storage)) or [[""]]
+        return Place(server, table, time.monotonic(), resumes, definition=definition)
 
     def _take_spare(self) -> Place | None:
         """Take the table of a done chunk, if there is one; drop the tables that are too old."""
@@ -117,26 +126,30 @@ class StagedTables:
         own = staged is not None and staged.table == place.table.table
         if done and alone and (own or (unused and place.going is not None)) and self._keep(place, staged):
             return
-        unneeded = set() if place.resumes or unused else {place.table}
+        unneeded = set() if place.resumes or (unused and place.going is None) else {place.table}
         if staged is not None:
             unneeded.add(TableName(self._target.beside, staged.table))
         if needed is not None:
             unneeded.discard(TableName(self._target.beside, needed.table))
         for table in sorted(unneeded):
             self._drop_soon(table)
+        if not alone and (replicas := self._target.replicas) is not None:
+            # A statement of an earlier attempt may still be on its way, and fails once its table is gone.
+            self._drop_unneeded(replicas)
 
     def _keep(self, place: Place, staged: Staged | None) -> bool:
         """Begin to empty a table, and keep it for another chunk; return False if that is too much or fails."""
         partitions = {partition for partition, _ in staged.parts} if staged is not None else set()
-        if len(partitions) > _MOST_PARTITIONS:
+        if len(partitions) > _MOST_PARTITIONS or self._plan.write_mode is not WriteMode.STAGE:
             return False
+        # A chunk without rows has used the session some time ago.
+        until = place.until if staged is None else time.monotonic() + SESSION_SECONDS / 2
         try:
             empty_staging(place.server, place.table, partitions)
         except ServerError:
             return False
         # The proof of this chunk has seen that the parts of earlier chunks are gone.
         going = place.going if staged is None else frozenset(hashed for _, hashed in staged.parts)
-        until = time.monotonic() + SESSION_SECONDS / 2
         with self._lock:
             self._spare.append(place._replace(going=going, until=until))
         return True

@@ -420,8 +420,8 @@ class Worker:
 
         try:
             if self._staged.on_replicas:
-                place = self._places[chunk.id] = self._staged.place(claim)
-                server, attempt = place.server, attempt._replace(own=place.table, going=place.going)
+                place = self._places[chunk.id] = self._staged.place(chunk, claim)
+                server, attempt = place.server, place.take(attempt)
             else:
                 server = one_server(self._server) if self._replicated else self._server
             content = run_attempt(server, attempt)

@@ -15,7 +15,7 @@ from .facts import Column, Replicas
 from .instants import render_instant, to_ms
 from .names import parse_table, quote, time_value
 from .parameters import parameter_settings
-from .plan import Chunk, FilteredTable, Plan, Statement
+from .plan import Chunk, FilteredTable, Plan, Statement, WriteMode
 from .request import TableFilter
 from .tables import TableName, TimeKind
 
@@ -206,14 +206,15 @@ def staging_table(plan: Plan, storage: TableName, chunk_id: str, attempt: int) -
     return TableName(plan.staging_database or storage.database, f"backfill_{plan.plan_id}_{chunk_id}_{attempt}")
 
 
-def replicated_staging_table(plan: Plan, storage: TableName, nonce: str) -> TableName:
+def replicated_staging_table(plan: Plan, storage: TableName, chunk_id: str, attempt: int, nonce: str) -> TableName:
     """
     Return a staging table on replicas, which serves one attempt at a time.
 
-    *nonce* is random text in the name. So the table's path in Keeper differs from the paths of other attempts, other
-    state folders and leftovers.
+    In write mode ``replace``, the name tells the chunk, and the table serves no other chunk. *nonce* is random text in
+    the name. So the table's path in Keeper differs from the paths of other attempts, other state folders and leftovers.
     """
-    return TableName(plan.staging_database or storage.database, f"backfill_{plan.plan_id}_staged_{nonce}")
+    of = f"{chunk_id}_{attempt}" if plan.write_mode is WriteMode.REPLACE else "staged"
+    return TableName(plan.staging_database or storage.database, f"backfill_{plan.plan_id}_{of}_{nonce}")
 
 
 def sealed_table(plan: Plan, storage: TableName, chunk_id: str) -> TableName:
@@ -415,20 +416,27 @@ def table_checksum_sql(table: TableName, summed: Sequence[str], condition: str =
     return f"SELECT {_content(summed)} FROM (SELECT {_list(summed)} FROM {quote_table(table)}{where})"
 
 
-def parts_sql(table: TableName, one: str = "", three: str = "") -> str:
+def parts_sql(table: TableName, one: str = "", three: str = "", last: str = "") -> str:
     """
     Return SQL for a table's active parts: partition id, rows, hash of the uncompressed data, and hash of all files.
 
     Args:
         one: SQL of a subquery with one number, which is added to each result row; empty to add nothing.
         three: SQL of a subquery with three numbers, which are added to each result row; empty to add nothing.
+        last: SQL of a subquery with one value, which is added at the end of each result row; empty to add nothing.
     """
     first = f"WITH ({three}) AS found " if three else ""
     also = (f", ({one})" if one else "") + (", found.1, found.2, found.3" if three else "")
+    also += f", ({last})" if last else ""
     return (
         f"{first}SELECT partition_id, rows, uncompressed_hash_of_compressed_files, hash_of_all_files{also}"
         f" FROM system.parts WHERE active AND {table_condition(table)}"
     )
+
+
+def definition_sql(table: TableName) -> str:
+    """Return SQL for a hash of a table's definition."""
+    return f"SELECT cityHash64(create_table_query) FROM system.tables WHERE {table_condition(table, 'name')}"
 
 
 def _list(names: Iterable[str]) -> str:

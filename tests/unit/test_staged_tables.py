@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -81,6 +82,9 @@ def test_the_last_tables_are_dropped_at_the_end(monkeypatch: pytest.MonkeyPatch)
     assert sorted(name for names in server.dropped for name in names) == [f"t{number}" for number in range(7)]
 
 
+# It answers the question about the target's definition.
+SERVER: Any = SimpleNamespace(texts=lambda _: [["1"]])
+CHUNK = next(make_plan(24).chunks())
 OURS = Staged("t0", (("202501", "aa"), ("202502", "bb")))
 THEIRS = Staged("t9", (("202501", "cc"),))
 
@@ -92,8 +96,21 @@ THEIRS = Staged("t9", (("202501", "cc"),))
         pytest.param(
             {"going": frozenset(["zz"])}, OURS, None, True, True, ["aa", "bb"], [], id="a further chunk is done"
         ),
-        pytest.param({"going": frozenset(["zz"])}, None, None, True, True, ["zz"], [], id="a chunk without rows"),
+        pytest.param(
+            {"going": frozenset(["zz"]), "until": math.inf},
+            None,
+            None,
+            True,
+            True,
+            ["zz"],
+            [],
+            id="a chunk without rows",
+        ),
+        pytest.param(
+            {"going": frozenset()}, None, None, True, True, None, ["t0"], id="its session may have ended meanwhile"
+        ),
         pytest.param({}, None, None, True, True, None, [], id="a chunk without rows needs no table"),
+        pytest.param({"going": frozenset()}, None, None, True, False, None, ["t0"], id="no rows at a second attempt"),
         # Another attempt may have a statement on its way that publishes from the table.
         pytest.param({}, OURS, None, True, False, None, ["t0"], id="done at a second attempt"),
         pytest.param({"resumes": True}, THEIRS, None, True, False, None, ["t9"], id="an earlier attempt's rows"),
@@ -118,11 +135,11 @@ def test_only_a_table_that_nobody_else_has_seen_serves_another_chunk(
     server.may_end.set()
     emptied: list[str] = []
     monkeypatch.setattr(staged_tables, "empty_staging", lambda _, __, partitions: emptied.extend(partitions))
-    monkeypatch.setattr(staged_tables, "server_with", lambda server, _: server)
+    monkeypatch.setattr(staged_tables, "server_with", lambda *_: SERVER)
     tables = StagedTables(NOBODY, NOBODY, make_plan(24), ON_REPLICAS)
 
     tables.leave(_place(0, **place), staged, needed, done=done, alone=alone)
-    taken = tables.place(ChunkState())
+    taken = tables.place(CHUNK, ChunkState())
     tables.drop_rest()
 
     again = taken.table.table == "t0"
@@ -139,13 +156,13 @@ def test_an_old_table_serves_no_other_chunk(monkeypatch: pytest.MonkeyPatch, lat
     clock = [1000.0]
     monkeypatch.setattr(staged_tables, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(staged_tables, "empty_staging", lambda *_: None)
-    monkeypatch.setattr(staged_tables, "server_with", lambda server, _: server)
+    monkeypatch.setattr(staged_tables, "server_with", lambda *_: SERVER)
     tables = StagedTables(NOBODY, NOBODY, make_plan(24), ON_REPLICAS)
     made = clock[0] if late == "until" else clock[0] - staged_tables._OLDEST_SECONDS + 5
     tables.leave(_place(0)._replace(made=made), OURS, None, done=True, alone=True)
     clock[0] += SESSION_SECONDS / 2 if late == "until" else 5
 
-    assert tables.place(ChunkState()).table.table != "t0"
+    assert tables.place(CHUNK, ChunkState()).table.table != "t0"
     tables.drop_rest()
     assert server.dropped == [["t0"]]
 
