@@ -19,7 +19,7 @@ from ..core.run_state import ContentSums, Staged
 from ..core.sql import literal, query_id, quote_table
 from ..core.tables import TableName
 from ..core.window import Slice
-from ..errors import Advice, ServerError, Sql, StatementRefusedError
+from ..errors import Advice, ServerError, Sql, StatementRefusedError, VerificationError
 from .client import ClickHouse
 from .cluster import drop_for_good, names_elsewhere
 
@@ -54,6 +54,22 @@ _PATIENCE_SECONDS = 60.0
 
 class StillRunningError(ServerError):
     """Queries of a plan run on, although they were killed."""
+
+
+class OutdatedError(VerificationError):
+    """
+    The target was altered after a chunk had been staged, and does not take the rows.
+
+    Attributes:
+        unpublished: Whether it is known that nothing of an earlier attempt's staged rows was published.
+    """
+
+    unpublished = False
+
+    def __init__(self, attempt: "Attempt") -> None:
+        super().__init__(
+            f"{attempt.plan.target} was altered after chunk {attempt.chunk.id} had been staged, so it is staged again."
+        )
 
 
 class Step(StrEnum):

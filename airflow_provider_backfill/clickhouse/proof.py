@@ -24,7 +24,7 @@ from ..core.sql import any_row_sql, chunk_filter, definition_sql, parts_sql, sou
 from ..core.tables import TableName
 from ..core.window import Slice
 from ..errors import Advice, ServerError, VerificationError
-from .attempt import Attempt
+from .attempt import Attempt, OutdatedError
 from .client import ClickHouse
 from .cluster import catch_up
 from .foreign_rows import extremes_sql, present_sql, reach
@@ -106,10 +106,7 @@ def _look(server: ClickHouse, attempt: Attempt, table: TableName, one: str, thre
     while True:
         look = server.texts(question, {"query_id": f"{attempt.query_id}.staged"})
         if definition and look and look[0].pop() != attempt.definition:
-            raise VerificationError(
-                f"{attempt.plan.target} was altered after the staging table of chunk {attempt.chunk.id} had been "
-                "created, so the chunk is staged again."
-            )
+            raise OutdatedError(attempt)
         if not attempt.going or attempt.going.isdisjoint(part[3] for part in look):
             return look
         if time.monotonic() > until:

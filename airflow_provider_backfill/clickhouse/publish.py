@@ -18,7 +18,7 @@ from ..core.sql import backup_table, create_like, literal, quote_table, table_co
 from ..core.tables import TableName
 from ..core.target_window import window_filter
 from ..errors import Advice, Flag, RequestError, ServerError, StatementRefusedError, VerificationError
-from .attempt import STAGING_SETTINGS, Attempt, Step, drop_part, drop_tables
+from .attempt import STAGING_SETTINGS, Attempt, OutdatedError, Step, drop_part, drop_tables
 from .client import ClickHouse
 from .cluster import catch_up, create_everywhere
 from .foreign_rows import ForeignRowsError, refuse_before_publish
@@ -107,23 +107,24 @@ def _drop_outdated(server: ClickHouse, attempt: Attempt, sealed: TableName) -> N
     The target was altered since, and takes no partition of the table. Where the log is the seal, do nothing.
 
     Raises:
-        VerificationError: The table was dropped.
+        OutdatedError: The table was dropped.
         TransitionError: Another worker has taken over the chunk.
         ServerError: ClickHouse refused a statement or could not be reached.
     """
-    if attempt.staged is not None:
-        return
-    both = " OR ".join(f"({table_condition(table)})" for table in (sealed, attempt.target.storage))
+    if attempt.staged is None and is_outdated(server, attempt, sealed):
+        attempt.owned()
+        drop_tables(server, [sealed])
+        raise OutdatedError(attempt)
+
+
+def is_outdated(server: ClickHouse, attempt: Attempt, table: TableName) -> bool:
+    """Return whether a staging table lacks columns of the target or has others, so that the target takes no rows."""
+    both = " OR ".join(f"({table_condition(each)})" for each in (table, attempt.target.storage))
     differing = server.numbers(
         f"SELECT count() FROM (SELECT name, type FROM system.columns WHERE ({both})"
         " AND default_kind NOT IN ('ALIAS', 'EPHEMERAL') GROUP BY name, type HAVING count() = 1)"
     )
-    if differing != (0,):
-        attempt.owned()
-        drop_tables(server, [sealed])
-        raise VerificationError(
-            f"{attempt.plan.target} was altered after chunk {attempt.chunk.id} had been staged, so it is staged again."
-        )
+    return differing != (0,)
 
 
 def _rows(server: ClickHouse, table: TableName) -> int:

@@ -17,12 +17,13 @@ from ..core.run_state import ContentSums, Staged
 from ..core.sql import create_like, literal, quote_table, table_condition
 from ..core.tables import TableName
 from ..errors import Advice, ServerError
-from .attempt import Attempt, Step
+from .attempt import Attempt, OutdatedError, Step
 from .client import ClickHouse
 from .cluster import AT_ONCE, Keeper, catch_up, create_everywhere, one_server, path_beside
 from .foreign_rows import ForeignRowsError, refuse_before_publish
 from .interrupted_move import has_arrived
 from .proof import Proof
+from .publish import is_outdated
 
 # Keeper remembers hashes up to a maximum age and a maximum number. If the age of a hash or the number of hashes reaches
 # this share of its limit, the hash counts as possibly forgotten.
@@ -136,6 +137,7 @@ def attach_partitions(
         ForeignRowsError: The target has rows of other writers in the chunk's window.
         TransitionError: Another worker has taken over the chunk.
         WindowTakenError: Another run is at work on an overlapping window.
+        OutdatedError: The target was altered after an earlier attempt had staged the rows, and has none of them.
         InDoubtError: Keeper may have forgotten published parts, and the target has some of the staged rows, or other
             rows with the same keys.
     """
@@ -159,6 +161,11 @@ def attach_partitions(
         refuse_before_publish(server, attempt, content.rows - _rows(server, table, set().union(*left.values())))
 
     if left:
+        # A delayed ATTACH of an earlier attempt fails once the staging table is dropped.
+        if unpublished and is_outdated(server, attempt, table):
+            outdated = OutdatedError(attempt)
+            outdated.unpublished = True
+            raise outdated
         try:
             if proof is None:
                 look()

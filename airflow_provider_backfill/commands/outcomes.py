@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..clickhouse.attempt import OutdatedError
 from ..clickhouse.client import ClickHouse
 from ..clickhouse.foreign_rows import ForeignRowsError
 from ..core.events import ChunkDone, ChunkFailed, ChunkPart, ChunkReleased, ChunkSplit
@@ -94,6 +95,7 @@ class Outcomes:
             return ChunkSplit(
                 at=utc_now(), by=self.owner, chunk_id=chunk.id, attempt=number, parts=parts, message=error.message
             )
+        unpublished = isinstance(error, ForeignRowsError | OutdatedError) and error.unpublished
         return ChunkFailed(
             at=utc_now(),
             by=self.owner,
@@ -104,8 +106,8 @@ class Outcomes:
             message=str(error),
             final=decision is RetryDecision.FINAL or state.tries >= self.retries,
             unwritten=unwritten,
-            refused=isinstance(error, ForeignRowsError),
-            unpublished=isinstance(error, ForeignRowsError) and error.unpublished,
+            refused=isinstance(error, ForeignRowsError) or unpublished,
+            unpublished=unpublished,
         )
 
     def _parts(self, chunk: Chunk) -> tuple[ChunkPart, ...]:

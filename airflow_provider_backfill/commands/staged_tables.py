@@ -91,7 +91,8 @@ class StagedTables:
         Raises:
             ServerError: No server could be reached.
         """
-        if claim.staged is None and (spare := self._take_spare()) is not None:
+        # A further attempt may need another server than the first one had, and its table serves no other chunk.
+        if claim.attempt == 1 and (spare := self._take_spare()) is not None:
             return spare
         staged = claim.staged and TableName(self._target.beside, claim.staged.table)
         storage = self._target.storage
@@ -126,7 +127,7 @@ class StagedTables:
         own = staged is not None and staged.table == place.table.table
         if done and alone and (own or (unused and place.going is not None)) and self._keep(place, staged):
             return
-        unneeded = set() if place.resumes or (unused and place.going is None) else {place.table}
+        unneeded = set() if place.resumes or unused else {place.table}
         if staged is not None:
             unneeded.add(TableName(self._target.beside, staged.table))
         if needed is not None:

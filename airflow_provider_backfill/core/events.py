@@ -174,9 +174,9 @@ class ChunkFailed(ChunkEvent):
     """
     The attempt failed. After a *final* failure, only a person starts another attempt.
 
-    *unwritten* is set if this attempt wrote nothing to the target. *refused* is set if the chunk's window in the target
-    has rows of another writer. *unpublished* is set, together with *refused*, if it is known that no rows of earlier
-    attempts were published.
+    *unwritten* is set if this attempt wrote nothing to the target. *refused* is set if the target does not take the
+    rows, because the chunk's window has rows of another writer, or because the target was altered. *unpublished* is
+    set, together with *refused*, if it is known that no rows of earlier attempts were published.
     """
 
     type: Literal["ChunkFailed"] = "ChunkFailed"

@@ -247,8 +247,8 @@ def _leave(state: ChunkState, event: ChunkFailed | ChunkReleased) -> None:
     known = isinstance(event, ChunkFailed) and event.unpublished
     state.touched = (state.touched and not known) or not event.unwritten
     if event.refused and not state.touched:
-        # The target has no row of the chunk, and another writer uses the window. Forget the staged rows, so that the
-        # next attempt stages new rows.
+        # The target has no row of the chunk, and does not take the staged rows. Forget them, so that the next attempt
+        # stages new rows.
         state.verified, state.staged = {}, None
 
 

@@ -81,6 +81,20 @@ def test_a_target_may_be_altered_between_two_chunks(simple: Field, change: str) 
     simple.assert_clean()
 
 
+def test_rows_that_a_dead_worker_staged_before_the_target_was_altered_are_staged_again(simple: Field) -> None:
+    cli = simple.cli()
+    plan = simple.plan(cli, hours=24 * 31)
+    go = held_at(simple, cli, plan, ATTACH)
+    simple.query(f"ALTER TABLE {simple.database}.target ADD COLUMN more UInt8")
+    simple.catch_up("target")
+    assert "has other columns" in cli("run", "--plan-id", plan).err
+    answer = cli("run", "--plan-id", plan, "--force-compatibility")
+    assert answer.code == 0, answer.err
+    go.set()
+    assert simple.contents("target", "ts, id, amount") == simple.contents("source")
+    simple.assert_clean()
+
+
 @pytest.mark.long
 def test_rows_of_an_earlier_chunk_that_may_still_arrive_are_not_published(
     simple: Field, monkeypatch: pytest.MonkeyPatch
