@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+from collections.abc import Callable
 
 import pytest
 
 from airflow_provider_backfill.clickhouse import cluster
+from airflow_provider_backfill.clickhouse.client import connect
+from airflow_provider_backfill.commands.lease import utc_now
+from airflow_provider_backfill.commands.run import run_plan
+from airflow_provider_backfill.commands.session import Session
+from airflow_provider_backfill.core.events import ChunkReleased
+from airflow_provider_backfill.core.replay import select_chunks
+from airflow_provider_backfill.core.run_state import ChunkStatus
+from airflow_provider_backfill.options import Options
+from airflow_provider_backfill.state.posix import FileBackend
+from airflow_provider_backfill.state.store import StateStore
+from tests.cluster.balancer import Balancer
 from tests.cluster.field import Field
 from tests.cluster.nodes import Node
 from tests.command_line import Cli, finish
 
 ATTACH = "ATTACH PARTITION ID '202501' FROM"
+FILL = "`amount`) SELECT"
+PROOF = "uncompressed_hash_of_compressed_files"
 EMPTY = "DROP PARTITION ID"
 ONE_AT_A_TIME = ("--max-parallel-chunks", "1")
 
 
-def held_at(field: Field, cli: Cli, plan: str, words: str) -> threading.Event:
+def held_at(field: Field, cli: Cli, plan: str, words: str, when: Callable[[], bool] = lambda: True) -> threading.Event:
     """Kill a worker whose first statement with *words* is held on its way; the event lets the statement go on."""
     go, arrived = threading.Event(), threading.Event()
 
     def hold(sql: str) -> None:
-        if words in sql and not arrived.is_set():
+        if words in sql and not arrived.is_set() and when():
             arrived.set()
             go.wait(60)
 
     field.balancer.before = hold
-    worker = cli.start("run", "--plan-id", plan, *ONE_AT_A_TIME)
+    worker = cli.start("run", "--plan-id", plan, "--force-environment", *ONE_AT_A_TIME)
     assert arrived.wait(60)
     worker.kill()
     finish(worker)
@@ -129,6 +144,38 @@ def test_rows_of_an_earlier_chunk_that_may_still_arrive_are_not_published(
     answer = cli("run", "--plan-id", plan, "--replay-failed", "--force-environment")
     assert answer.code == 0, answer.err
     go.set()
+    simple.assert_filled()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("words", [FILL, PROOF, ATTACH])
+def test_a_worker_loses_a_chunk_and_keeps_its_session(simple: Field, words: str) -> None:
+    """Another one publishes the chunk, begins the next one and dies; then the first one's statement goes on."""
+    cli = simple.cli()
+    plan = simple.plan(cli, hours=24 * 7)
+    store = StateStore(FileBackend(cli.state))
+    done, once = threading.Event(), threading.Lock()
+
+    def lose(sql: str) -> None:
+        log = store.open_run(store.load_plan(plan))
+        # By then, the worker uses a table again.
+        if words not in sql or log.run.count(ChunkStatus.DONE) < 2 or not once.acquire(blocking=False):
+            return
+        (chunk,) = select_chunks(log.plan, log.run, ChunkStatus.RUNNING)
+        state = log.run.state(chunk.id)
+        reason = "it looks dead"
+        log.append(ChunkReleased(at=utc_now(), by=state.owner, chunk_id=chunk.id, attempt=state.attempt, reason=reason))
+        with Balancer(simple.cluster.nodes, seed=1) as other:
+            field = dataclasses.replace(simple, balancer=other)
+            held_at(field, field.cli(), plan, FILL, when=lambda: chunk.id in log.refresh().done).set()
+        done.set()
+
+    simple.balancer.before = lose
+    first = Session(store, Options(), lambda: connect(cli.url), "first")
+    run_plan(first, plan)
+    assert done.is_set()
+    answer = cli("run", "--plan-id", plan)
+    assert answer.code == 0, answer.err
     simple.assert_filled()
 
 
