@@ -390,18 +390,12 @@ def restore(server: ClickHouse, plan: Plan, target: TableFacts, chunks: Iterable
         The number of partitions that were restored or dropped.
 
     Raises:
-        RequestError: The backup cannot be read, for example because it does not exist; or the target has no time
-            column, or a chunk cuts a day of a date column.
-        ServerError: ClickHouse refused a statement or could not be reached.
+        RequestError: The target has no time column, or a chunk cuts a day of a date column.
+        ServerError: ClickHouse refused a statement, for example because there is no backup, or could not be reached.
     """
     storage, backup = target.storage, backup_table(plan, target.storage)
-    try:
-        _catch_up(server, target, backup)
-        kept = _partitions(server, backup)
-    except StatementRefusedError as error:
-        raise RequestError(
-            f"The backup {backup} is not there: {error.message}.", hint="nothing can be undone"
-        ) from error
+    _catch_up(server, target, backup)
+    kept = _partitions(server, backup)
     touched: set[str] = set()
     for chunk in chunks:
         condition = window_filter(plan, chunk)

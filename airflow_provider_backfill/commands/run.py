@@ -41,6 +41,7 @@ from .filled_windows import (
 from .lease import LEASE_SECONDS, has_live_worker, utc_now
 from .list import readable_runs
 from .plan_checks import check_hidden_rows
+from .reopen import refuse_unfinished_undo
 from .session import Payload, Session
 from .sites import Site, check_cluster, sites_of, target_of, why_another
 from .status import status_payload
@@ -115,6 +116,7 @@ def run_plan(
     if log.run.status is RunStatus.COMPLETED and not flags.replay_done:
         _sweep(session, plan, flags)
         return status_payload(session, plan, log.run, "resume" if resume else "run", noop=True)
+    refuse_unfinished_undo(log.run)
     if log.run.cancelled and not resume:
         raise RequestError(f"Plan {plan_id} was cancelled.", remedy=command("resume", plan.plan_id))
     if log.run.pause_holds and not resume:

@@ -4,7 +4,7 @@ from ..clickhouse import attempt, catalog, publish
 from ..clickhouse.cluster import one_server
 from ..clickhouse.newer_rows import refuse_newer_rows
 from ..core.coverage import proven_slices, same_window
-from ..core.events import RunUndone
+from ..core.events import RunUndone, RunUndoStarted
 from ..core.plan import Plan, WriteMode
 from ..core.planner import refuse_replacing
 from ..core.remedy import command
@@ -27,7 +27,9 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
     """
     Restore the rows that a ``replace`` plan with ``--backup`` has overwritten, and cancel the plan.
 
-    The command can be repeated after a crash. The backup table stays until a user drops it.
+    From before the first change until all rows are restored, the plan is cancelled and cannot be resumed. If the
+    command ends early, repeat the command. A refused undo changes nothing. The backup table stays until a user drops
+    it.
 
     Returns:
         The run's status, the number of restored partitions, the number of rows in the backup, and the backup table's
@@ -46,8 +48,7 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
             f"Plan {plan_id} keeps no backup, so nothing can be brought back.",
             remedy=Advice("plan with {} {} to have one", Flag("--write-mode", WriteMode.REPLACE), Flag("--backup")),
         )
-    if has_live_worker(log.run, utc_now()):
-        raise RequestError(f"Plan {plan_id} is running.", remedy=command("cancel", plan.plan_id))
+    _refuse_live_worker(log.run)
     _refuse_later_plans(session, plan, log.run)
     restored = kept = 0
     with session.connected() as address, sites_of(address, plan) as sites:
@@ -62,6 +63,12 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
                 written = {chunk: log.run.done[chunk.id][1] for chunk in done}
                 refuse_newer_rows(server, site.plan, target, written)
                 reached.append((site, server, target))
+
+        def begin(run: Run) -> RunUndoStarted | None:
+            _refuse_live_worker(run)
+            return None if run.undoing or run.undone else RunUndoStarted(at=utc_now(), by=session.user)
+
+        log.commit(begin)
         for site, server, target in reached:
             # A chunk that is verified in the log may already be published, and its backup is complete.
             published = [
@@ -85,6 +92,11 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
         "rowsRestored": kept,
         "backup": {"table": str(backup), "drop": f"DROP TABLE {quote_table(backup)} SYNC"},
     }
+
+
+def _refuse_live_worker(run: Run) -> None:
+    if has_live_worker(run, utc_now()):
+        raise RequestError(f"Plan {run.plan_id} is running.", remedy=command("cancel", run.plan_id))
 
 
 def _refuse_later_plans(session: Session, plan: Plan, run: Run) -> None:

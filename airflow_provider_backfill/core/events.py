@@ -45,6 +45,16 @@ class RunCancelled(_Event):
     reason: str = ""
 
 
+class RunUndoStarted(_Event):
+    """
+    The user began to restore the replaced rows, which may be in the target in part from now on.
+
+    No chunk may be claimed, and the run cannot be resumed, until :class:`RunUndone` follows.
+    """
+
+    type: Literal["RunUndoStarted"] = "RunUndoStarted"
+
+
 class RunUndone(_Event):
     """The replaced rows are back in the target; no chunk may be claimed until a resume."""
 
@@ -248,6 +258,7 @@ Event = Annotated[
     RunStarted
     | RunPaused
     | RunCancelled
+    | RunUndoStarted
     | RunUndone
     | RunResumed
     | RunReplayed

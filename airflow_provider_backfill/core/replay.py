@@ -26,6 +26,7 @@ from .events import (
     RunStarted,
     RunThrottled,
     RunUndone,
+    RunUndoStarted,
     RunWaived,
     WorkerHeartbeat,
 )
@@ -75,8 +76,10 @@ def apply_event(run: Run, event: Event) -> None:
             run.pause_holds = run.pause_holds or event.until_resumed
         case RunCancelled():
             run.cancelled, run.throttled_by = True, ""
+        case RunUndoStarted():
+            run.cancelled, run.undoing, run.throttled_by = True, True, ""
         case RunUndone():
-            run.cancelled, run.undone, run.throttled_by = True, True, ""
+            run.cancelled, run.undone, run.undoing, run.throttled_by = True, True, False, ""
             _reset(run, (ChunkStatus.DONE,))
         case RunResumed():
             _begin(run, event)
@@ -138,6 +141,9 @@ def judge_event(run: Run, event: Event) -> None:
             reason = f"it is {run.status} already"
         case RunCancelled() if run.status in (RunStatus.CANCELLED, RunStatus.COMPLETED, RunStatus.UNDONE):
             reason = f"it is {run.status} already"
+        case RunResumed() | RunReplayed() if run.undoing:
+            # The chunks stay done: the undo needs to know them, and another attempt would overwrite the backup.
+            reason = "its undo has begun and is not finished"
         case RunReplayed() if not _MAY_FIND[RunReplayed].issuperset(event.statuses):
             reason = f"only chunks that have ended can be replayed, not {', '.join(event.statuses)}"
         case RunWaived() if run.status is RunStatus.COMPLETED:

@@ -191,6 +191,7 @@ class Run:
             times outside their window have a range.
         cleared_at: Time of the last replay that clears the windows of all done chunks; None if there was none.
         undone: Whether the replaced rows were restored.
+        undoing: Whether an undo has begun and is not finished, so that the replaced rows may be restored in part.
         throttled_by: The reason why a worker waits before its next chunk; empty if no worker waits.
         parallel: The maximum of parallel chunks over all workers, on each shard; 0 leaves the number to each worker.
     """
@@ -211,6 +212,7 @@ class Run:
     paused: bool = False
     cancelled: bool = False
     undone: bool = False
+    undoing: bool = False
     reach: dict[str, tuple[Instant, Instant]] = field(default_factory=dict)
     cleared_at: Instant | None = None
     waiver: Waiver | None = None

@@ -11,6 +11,7 @@ import pytest
 from airflow_provider_backfill.clickhouse.attempt import Step
 from airflow_provider_backfill.clickhouse.client import ClickHouse, Counts
 from airflow_provider_backfill.commands.lease import utc_now
+from airflow_provider_backfill.commands.status import read_status
 from airflow_provider_backfill.commands.undo import undo_plan
 from airflow_provider_backfill.core.events import ChunkReleased
 from airflow_provider_backfill.core.instants import parse_instant
@@ -410,6 +411,7 @@ def test_an_undo_deletes_no_rows_that_came_after_the_rebuild(days: Lab) -> None:
     with pytest.raises(RequestError, match="holds 60 rows in the partitions of chunk") as refused:
         undo_plan(days.session, plan["planId"])
     assert f"run `clickhouse-backfill undo --plan-id {plan['planId']}` again" in refused.value.hint
+    assert read_status(days.session, plan["planId"])["status"] == "completed"
     assert days.value("SELECT count() FROM dst") == 2940
     days.sql("ALTER TABLE dst DELETE WHERE user = 100 SETTINGS mutations_sync = 2")
     undo_plan(days.session, plan["planId"])
@@ -436,6 +438,7 @@ def test_an_undo_deletes_no_rows_of_a_later_plan(days: Lab) -> None:
     with pytest.raises(RequestError, match=f"Plan {later['planId']} has written to the window since") as refused:
         undo_plan(days.session, first["planId"])
     assert f"undo --plan-id {later['planId']}" in refused.value.hint
+    assert read_status(days.session, first["planId"])["status"] == "completed"
     for plan in (later, first):
         undo_plan(days.session, plan["planId"])
     assert days.content("dst") == before

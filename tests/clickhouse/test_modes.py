@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import pytest
 
 from airflow_provider_backfill.clickhouse import catalog
+from airflow_provider_backfill.clickhouse.client import ClickHouse, Counts
 from airflow_provider_backfill.commands.check import check_backfills
 from airflow_provider_backfill.commands.crew import Crew
 from airflow_provider_backfill.commands.doctor import diagnose
 from airflow_provider_backfill.commands.lease import utc_now
+from airflow_provider_backfill.commands.reopen import reopen_plan
+from airflow_provider_backfill.commands.status import read_status
 from airflow_provider_backfill.commands.undo import undo_plan
 from airflow_provider_backfill.commands.verify import verify_plan
 from airflow_provider_backfill.core.events import ChunkFailed, ChunkStarted, RunStarted
@@ -245,6 +252,69 @@ def test_undo_brings_back_what_was_replaced(source: Lab) -> None:
     assert source.run(plan, resume=True)["status"] == "completed"
     inside = "WHERE ts >= '2025-01-02' AND ts < '2025-01-05'"
     assert source.content("dst", tail=inside) == source.content("src", tail=inside)
+
+
+def rebuilt(source: Lab) -> dict[str, Any]:
+    """A plan that has replaced two days and filled a day that was empty, with a backup."""
+    source.sql(TARGET, "INSERT INTO dst SELECT id, ts, -1, 'old' FROM src WHERE toDate(ts) != '2025-01-03'")
+    wanted = {"source": "src", "write_mode": WriteMode.REPLACE, "backup": True}
+    plan = source.plan("dst", "2025-01-02", "2025-01-05", 24, **wanted)
+    source.run(plan)
+    return plan
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_an_undo_that_was_killed_midway_has_to_be_finished(
+    source: Lab, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    """The plan is neither completed nor undone; another attempt would back up rows of the plan's own."""
+    plan = rebuilt(source)
+    plan_id, full = plan["planId"], source.content("dst")
+    command, restored = ClickHouse.command, itertools.count(1)
+
+    def die(self: ClickHouse, sql: str, settings: Mapping[str, Any] | None = None) -> Counts:
+        if "PARTITION ID" in sql and next(restored) == nth:
+            raise KeyboardInterrupt
+        return command(self, sql, settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClickHouse, "command", die)
+        with pytest.raises(KeyboardInterrupt):
+            undo_plan(source.session, plan_id)
+    assert (source.content("dst") == full) == (nth == 1)
+    status = read_status(source.session, plan_id)
+    undo = f"clickhouse-backfill undo --plan-id {plan_id}"
+    assert (status["status"], status["signal"], status["next"]) == ("cancelled", "waiting", undo)
+    checked = check_backfills(source.session)
+    (finding,) = checked["plugins"]["backfill"]["findings"]
+    assert (checked["ok"], finding["severity"]) == (False, "error")
+    assert "the undo is not finished" in finding["message"]
+    refusals: tuple[Callable[[], object], ...] = (
+        lambda: source.run(plan, resume=True),
+        lambda: source.run(plan),
+        lambda: reopen_plan(source.session, plan_id),
+    )
+    for again in refusals:
+        with pytest.raises(RequestError, match="is not finished: the replaced rows") as refused:
+            again()
+        assert undo in refused.value.hint
+    assert undo_plan(source.session, plan_id)["status"] == "undone"
+    old = "WHERE v = -1 AND s = 'old'"
+    assert source.content("dst")[0] == source.content("dst", tail=old)[0] == 5760
+    assert check_backfills(source.session)["ok"]
+    assert source.run(plan, resume=True)["status"] == "completed"
+    assert source.content("dst") == full
+    assert verify_plan(source.session, plan_id)["ok"]
+
+
+def test_an_undo_without_its_backup_changes_nothing(source: Lab) -> None:
+    plan = rebuilt(source)
+    full, (backup,) = source.content("dst"), source.leftovers()
+    source.sql(f"DROP TABLE {backup}")
+    with pytest.raises(RequestError, match=f"{backup} is not there"):
+        undo_plan(source.session, plan["planId"])
+    assert read_status(source.session, plan["planId"])["status"] == "completed"
+    assert source.content("dst") == full
 
 
 def test_stage_is_replayed_only_with_its_window_cleared(source: Lab) -> None:

@@ -186,6 +186,7 @@ def test_claims_of_the_dead_do_not_fail_the_check_of_a_waived_plan() -> None:
         ({"started": True}, "status"),
         ({"started": True, "paused": True}, "resume"),
         ({"started": True, "cancelled": True}, "resume"),
+        ({"started": True, "cancelled": True, "undoing": True}, "undo"),
         ({"started": True, "counts": {ChunkStatus.FAILED: 4}}, "resume"),
     ],
 )

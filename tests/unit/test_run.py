@@ -19,6 +19,8 @@ from airflow_provider_backfill.core.events import (
     RunResumed,
     RunStarted,
     RunThrottled,
+    RunUndone,
+    RunUndoStarted,
     RunWaived,
     WorkerHeartbeat,
 )
@@ -46,6 +48,8 @@ HISTORY: dict[str, list[Event]] = {
     "split": [CLAIM, split(PLAN, FIRST)],
     "taken over": [CLAIM, started(PLAN, FIRST, 2, OTHER, takes_over=True)],
     "cancelled": [CLAIM, RunCancelled(at=START, by="user")],
+    "undoing": [CLAIM, done(FIRST), RunUndoStarted(at=START, by="user")],
+    "undone": [CLAIM, done(FIRST), RunUndoStarted(at=START, by="user"), RunUndone(at=START, by="user")],
 }
 _ATTEMPTS = {"untouched": 0, "taken over": 2, "split": 0}
 
@@ -94,6 +98,10 @@ def test_every_event_is_judged_at_every_place(history: str, kind: str) -> None:
         ("cancelled", RunStarted(at=START, by=WHO), False),
         ("cancelled", RunCancelled(at=START, by=WHO), False),
         ("cancelled", RunResumed(at=START, by=WHO), True),
+        ("undoing", RunStarted(at=START, by=WHO), False),
+        ("undoing", RunResumed(at=START, by=WHO), False),
+        ("undoing", RunReplayed(at=START, by=WHO, statuses=(ChunkStatus.DONE,)), False),
+        ("undone", RunResumed(at=START, by=WHO), True),
         ("untouched", RunPaused(at=START, by=WHO, reason="stopped"), False),
         ("running", RunPaused(at=START, by=WHO, reason="stopped"), True),
         ("untouched", RunCancelled(at=START, by=WHO), True),

@@ -15,6 +15,7 @@ from airflow_provider_backfill.core.events import (
     RunStarted,
     RunThrottled,
     RunUndone,
+    RunUndoStarted,
     RunWaived,
 )
 from airflow_provider_backfill.core.findings.judge import judge
@@ -62,6 +63,8 @@ def case(*events: Any, **known: Any) -> RuleContext:
         (case(*WHOLE), Signal.HEALTHY),
         (case(*WHOLE, twice=(TWICE,)), Signal.BROKEN),
         (case(*WHOLE, twice=(TWICE._replace(accepted=True),)), Signal.HEALTHY),
+        (case(*WHOLE, RunUndoStarted(at=START, by="me")), Signal.WAITING),
+        (case(*WHOLE, RunUndoStarted(at=START, by="me"), RunUndone(at=START, by="me")), Signal.HEALTHY),
         (case(*WHOLE, RunUndone(at=START, by="me")), Signal.HEALTHY),
         (RuleContext(moment=START, about="x", damage="line 3"), Signal.BROKEN),
     ],

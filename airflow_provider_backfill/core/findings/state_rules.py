@@ -19,7 +19,9 @@ STATE_RULES = RuleRegistry(RuleScope.STATE)
 
 def next_step(plan: Plan, run: Run, dead: Iterable[str] = ()) -> Command | None:
     """
-    Return the command that runs, watches or resumes the plan next; None for a completed plan.
+    Return the command that runs, watches, resumes or undoes the plan next; None for a completed plan.
+
+    A plan is undone next if its undo has begun and is not finished.
 
     Args:
         dead: The names of the dead workers of the run. If the run's status is ``running`` and all its workers are
@@ -28,6 +30,8 @@ def next_step(plan: Plan, run: Run, dead: Iterable[str] = ()) -> Command | None:
     gone = set(dead)
     if run.status is RunStatus.COMPLETED:
         return None
+    if run.undoing:
+        return command("undo", plan.plan_id)
     if run.status is RunStatus.PLANNED:
         return command("run", plan.plan_id)
     if run.status is RunStatus.RUNNING and not (gone and gone >= set(run.workers)):
@@ -92,7 +96,7 @@ def _plan_missing(case: RuleContext) -> Iterator[Match]:
     "The plan is not completed. An error in `check`; a warning if `policy.failCheckOnRequiredPendingBackfill` "
     "is false, or while the plan is younger than `--max-age`. Elsewhere a warning while the plan waits for a "
     "person, and information during a run.",
-    remedy="`run`, `resume`, or `waive` if the plan is not required",
+    remedy="`run`, `resume`, `undo` to finish an undo, or `waive` if the plan is not required",
 )
 def _pending(case: RuleContext) -> Iterator[Match]:
     plan, run = case.plan, case.run
@@ -100,9 +104,14 @@ def _pending(case: RuleContext) -> Iterator[Match]:
         return
     young = case.max_age is not None and case.moment - plan.created_at < case.max_age
     age = f", planned {_age(case.moment - plan.created_at)} ago" if case.max_age is not None else ""
+    standing = (
+        "was being undone, and the undo is not finished: the replaced rows may be restored in part"
+        if run.undoing
+        else f"{state_words(run.status)}: {run.count(ChunkStatus.DONE)} of {run.total} chunks are done"
+    )
     yield Match(
         f"The backfill of {plan.target} from {render_instant(plan.start)} to {render_instant(plan.end)} "
-        f"{state_words(run.status)}: {run.count(ChunkStatus.DONE)} of {run.total} chunks are done{age}.",
+        f"{standing}{age}.",
         next_step(plan, run, case.dead),
         _pending_severity(case, young=young),
     )

@@ -26,6 +26,7 @@ function sentence(event) {
     RunStarted: () => ["running", `${by} started the run`],
     RunResumed: () => ["running", `${by} resumed the run`],
     RunPaused: () => ["paused", `Paused: ${event.reason}`],
+    RunUndoStarted: () => ["cancelled", `${by} began to restore the replaced rows`],
     RunUndone: () => ["cancelled", `${by} restored the replaced rows`],
     RunCancelled: () => ["cancelled", `${by} cancelled the run${event.reason ? `: ${event.reason}` : ""}`],
     RunReplayed: () => ["running", `${by} replays ${event.statuses.join(" and ")} chunks`],
