@@ -19,6 +19,7 @@ from tests.cluster.nodes import QUERY_HOST, Node
 
 _CONNECTION = re.compile(rb"\r\nConnection:[^\r]*", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\nContent-Length: *(\d+)", re.IGNORECASE)
+_NO_SESSION = re.compile(rb"\r\nX-ClickHouse-Exception-Code: *372\r", re.IGNORECASE)
 _END_OF_HEAD = b"\r\n\r\n"
 _NOBODY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -34,7 +35,8 @@ class Balancer:
     Attributes:
         url: What ``--clickhouse-url`` takes.
         before: Gets the SQL of each request before a node does.
-        after: Gets it again when the node has answered, and before the client gets that answer.
+        after: Gets it again when the node has answered, and before the client gets that answer. Not when the node does
+            not know the session of the request, since such a node has not read the SQL.
         requests: How many requests each node got.
     """
 
@@ -81,7 +83,8 @@ class Balancer:
                 # A client that goes away must be seen by the node.
                 threading.Thread(target=_wait_for_end, args=(client, node), daemon=True).start()
                 answer = b"".join(iter(lambda: node.recv(65536), b""))
-            self.after(sql)
+            if not _NO_SESSION.search(answer.partition(_END_OF_HEAD)[0] + b"\r"):
+                self.after(sql)
             client.sendall(answer)
 
     def _connect(self) -> socket.socket | None:

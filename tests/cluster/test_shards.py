@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -235,7 +236,8 @@ def test_a_shard_that_is_down_makes_its_own_chunks_wait(ground: Ground) -> None:
 
     # Keeper takes a while to see that servers are dead, and DDL of the cluster waits for that.
     wait_until(first_is_done, 240)
-    assert "shard 2 does not answer" in ground.cli.json("status", "--plan-id", plan)["throttledBy"]
+    status = partial(ground.cli.json, "status", "--plan-id", plan)
+    wait_until(lambda: "shard 2 does not answer" in status().get("throttledBy", ""))
     for node in ground.shard(2):
         node.start()
     answer = finish(process)
