@@ -11,7 +11,7 @@ from ..core.remedy import command
 from ..core.sql import backup_table, quote_table
 from ..core.tables import TableName
 from ..core.target_window import window_filter
-from ..errors import Advice, Flag, RequestError
+from ..errors import Advice, RequestError
 from .client import ClickHouse
 from .cluster import catch_up
 
@@ -29,16 +29,12 @@ def refuse_newer_rows(server: ClickHouse, plan: Plan, target: TableFacts, chunks
         chunks: The number of rows that the plan has written, by chunk.
 
     Raises:
-        RequestError: There are further rows, which the restored partitions would not have; there is no backup table;
-            or the target has no time column, or a chunk cuts a day of a date column.
-        ServerError: ClickHouse refused a query or could not be reached, or a replica did not catch up.
+        RequestError: There are further rows, which the restored partitions would not have; or the target has no time
+            column, or a chunk cuts a day of a date column.
+        ServerError: ClickHouse refused a query, for example because there is no backup; or could not be reached; or a
+            replica did not catch up.
     """
     storage, backup = target.storage, backup_table(plan, target.storage)
-    if server.numbers(f"EXISTS TABLE {quote_table(backup)}") != (1,):
-        raise RequestError(
-            f"The backup {backup} is not there, so nothing can be undone.",
-            remedy=Advice("to fill the window again, plan again with {}", Flag("--force")),
-        )
     for table in (storage, backup) if target.replicas is not None else ():
         catch_up(server, table)
     whole = window_filter(plan, Chunk("", plan.start, plan.end))

@@ -5,12 +5,13 @@ from ..clickhouse.cluster import one_server
 from ..clickhouse.newer_rows import refuse_newer_rows
 from ..core.coverage import proven_slices, same_window
 from ..core.events import RunUndone, RunUndoStarted
-from ..core.plan import Plan, WriteMode
+from ..core.plan import Chunk, Plan, WriteMode
 from ..core.planner import refuse_replacing
 from ..core.remedy import command
 from ..core.replay import select_chunks
 from ..core.run_state import ChunkStatus, Run
 from ..core.sql import backup_table, quote_table
+from ..core.tables import TableName
 from ..errors import Advice, Flag, RequestError
 from .filled_windows import meeting_plans
 from .lease import has_live_worker, utc_now
@@ -59,29 +60,31 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
                 server = one_server(site.server)
                 target = target_of(server, site.plan)
                 refuse_replacing(target, _RESTORE_YOURSELF)
-                done = select_chunks(site.plan, log.run, ChunkStatus.DONE)
-                written = {chunk: log.run.done[chunk.id][1] for chunk in done}
-                refuse_newer_rows(server, site.plan, target, written)
-                reached.append((site, server, target))
+                backup = backup_table(site.plan, target.storage)
+                kept_here = server.numbers(f"EXISTS TABLE {quote_table(backup)}") == (1,)
+                if kept_here:
+                    done = select_chunks(site.plan, log.run, ChunkStatus.DONE)
+                    written = {chunk: log.run.done[chunk.id][1] for chunk in done}
+                    refuse_newer_rows(server, site.plan, target, written)
+                elif _published(site.plan, log.run):
+                    raise _no_backup(backup)
+                reached.append((site, server, target, kept_here))
+        # A shard where nothing was published has no backup.
+        if not any(kept_here for *_, kept_here in reached):
+            raise _no_backup(backup)
 
         def begin(run: Run) -> RunUndoStarted | None:
             _refuse_live_worker(run)
             return None if run.undoing or run.undone else RunUndoStarted(at=utc_now(), by=session.user)
 
         log.commit(begin)
-        for site, server, target in reached:
-            # A chunk that is verified in the log may already be published, and its backup is complete.
-            published = [
-                chunk
-                for chunk in select_chunks(site.plan, log.run)
-                if (state := log.run.state(chunk.id)).status is ChunkStatus.DONE or state.verified
-            ]
+        for site, server, target, kept_here in reached:
             with on_site(site.plan.shard):
                 attempt.kill_queries(server, plan.plan_id)
                 attempt.drop_leftovers(server, plan.plan_id, target)
-                restored += publish.restore(server, site.plan, target, published)
-                backup = backup_table(site.plan, target.storage)
-                kept += catalog.count_rows(server, backup)
+                if kept_here:
+                    restored += publish.restore(server, site.plan, target, _published(site.plan, log.run))
+                    kept += catalog.count_rows(server, backup_table(site.plan, target.storage))
     if not log.refresh().undone:
         log.append(RunUndone(at=utc_now(), by=session.user))
     log.checkpoint()
@@ -92,6 +95,22 @@ def undo_plan(session: Session, plan_id: str) -> Payload:
         "rowsRestored": kept,
         "backup": {"table": str(backup), "drop": f"DROP TABLE {quote_table(backup)} SYNC"},
     }
+
+
+def _published(plan: Plan, run: Run) -> list[Chunk]:
+    """Return the chunks that may be published; the backup of a chunk that is verified in the log is complete."""
+    return [
+        chunk
+        for chunk in select_chunks(plan, run)
+        if (state := run.state(chunk.id)).status is ChunkStatus.DONE or state.verified
+    ]
+
+
+def _no_backup(backup: TableName) -> RequestError:
+    return RequestError(
+        f"The backup {backup} is not there, so nothing can be undone.",
+        remedy=Advice("to fill the window again, plan again with {}", Flag("--force")),
+    )
 
 
 def _refuse_live_worker(run: Run) -> None:

@@ -13,7 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_backfill.clickhouse import publish
+from airflow_provider_backfill.clickhouse.attempt import Attempt
+from airflow_provider_backfill.clickhouse.client import ClickHouse
 from airflow_provider_backfill.commands import crew
+from airflow_provider_backfill.core.tables import TableName
+from airflow_provider_backfill.errors import StatementRefusedError
 from tests.cluster.ground import WINDOW, Ground
 from tests.cluster.nodes import SESSION_SECONDS, Cluster
 from tests.command_line import finish, wait_until
@@ -66,7 +71,9 @@ def test_a_local_table_is_copied_by_each_shard(ground: Ground) -> None:
 ROW = "ts DateTime('UTC'), id UInt64, amount Int64"
 
 
-def test_an_undo_restores_the_rows_of_all_shards(ground: Ground) -> None:
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_undo_restores_the_rows_of_all_shards(ground: Ground, monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    """Also where a shard has no backup, because its chunks failed before they replaced anything."""
     ground.spread("rebuilt", ROW, "ReplicatedMergeTree", "(ts, id)", "cityHash64(id)")
     old = f"SELECT ts, id, -1 FROM {ground.database}.events SETTINGS distributed_foreground_insert = 1"
     ground.query(f"INSERT INTO {ground.database}.rebuilt {old}")
@@ -81,8 +88,20 @@ def test_an_undo_restores_the_rows_of_all_shards(ground: Ground) -> None:
         "--backup",
     )
     plan = ground.planned(*flags, target="rebuilt_local")
-    ground.ran(plan)
-    assert ground.content("rebuilt") == ground.content("events")
+    if whole:
+        ground.ran(plan)
+        assert ground.content("rebuilt") == ground.content("events")
+    else:
+        back_up = publish.back_up
+
+        def fail(server: ClickHouse, attempt: Attempt, table: TableName) -> None:
+            if attempt.plan.shard == 2:
+                raise StatementRefusedError("no such luck", code=36, name="BAD_ARGUMENTS")
+            back_up(server, attempt, table)
+
+        monkeypatch.setattr(publish, "back_up", fail)
+        assert ground.cli("run", "--plan-id", plan).code == 1
+        assert ground.content("rebuilt") not in (before, ground.content("events"))
     undone = ground.cli.json("undo", "--plan-id", plan)
     assert undone["status"] == "undone", undone
     assert ground.content("rebuilt") == before
