@@ -118,7 +118,6 @@ def test_rows_of_an_earlier_chunk_that_may_still_arrive_are_not_published(
     monkeypatch.setattr(cluster, "SYNC_SECONDS", 2)
     cli, first, second = simple.cli(), *simple.cluster.nodes
     plan = simple.plan(cli, hours=24 * 7)
-    simple.balancer.before = lambda _: None
     go = held_at(simple, cli, plan, ATTACH)
     of_ours = f"database = '{simple.database}' AND table LIKE 'backfill%staged%'"
     staged = f"{simple.database}." + first.query(f"SELECT DISTINCT table FROM system.parts WHERE {of_ours}")
@@ -129,15 +128,18 @@ def test_rows_of_an_earlier_chunk_that_may_still_arrive_are_not_published(
     first.query(f"INSERT INTO {staged} SELECT ts, id + 1000000, amount FROM {simple.database}.source WHERE id < 3")
     name = first.query(f"SELECT name FROM system.parts WHERE {of_ours} AND active AND rows = 3")
 
+    once = threading.Lock()
+
     def arrive(sql: str) -> None:
-        if ATTACH in sql:
+        if ATTACH in sql and once.acquire(blocking=False):
             second.start_fetches(staged)
             second.query(f"SYSTEM SYNC REPLICA {staged}")
 
-    simple.balancer.before = arrive
-    through = simple.cli(second)
-    answer = through("run", "--plan-id", plan, "--force-environment", *ONE_AT_A_TIME)
-    assert answer.code == 1
+    with Balancer([second]) as only:
+        only.before = arrive
+        through = dataclasses.replace(cli, url=only.url)
+        answer = through("run", "--plan-id", plan, "--force-environment", *ONE_AT_A_TIME)
+    assert answer.code == 1, simple.contents("target")
     assert "or may fetch such parts" in answer.err
     second.start_fetches(staged)
     first.query(f"ALTER TABLE {staged} DROP PART '{name}'")
