@@ -19,7 +19,7 @@ def measure(short: bool) -> list[Row]:
     with cluster_bench(1, rows) as bench:
         statement = f"INSERT INTO b.bare_local SELECT * FROM b.source_local WHERE {BETWEEN}"
         found = []
-        for hours, bar in ((24, 1.25), (6, 1.5)):
+        for hours, bar in ((24, 1.15), (6, 1.6)):
             given = ("--source", "b.source_local", "--chunk-hours", str(hours))
             found += bench.compare(
                 f"{31 * 24 // hours} chunks, 2 at once, into a Replicated table",

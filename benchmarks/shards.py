@@ -25,7 +25,7 @@ def measure(short: bool) -> list[Row]:
             return bench.compare(
                 f"31 chunks on each of 2 shards, {name}",
                 against,
-                (None, bar),
+                (1.3, bar),
                 rounds,
                 lambda: bench.bare(statement, **settings),
                 lambda: bench.ours("ours", *given),
