@@ -77,6 +77,7 @@ def show_status(payload: Payload, out: IO[str]) -> str:
                 ("read", _read(payload)),
                 ("time", f"{show_seconds(payload['seconds'])} this time" if "seconds" in payload else ""),
                 ("back", _restored(payload)),
+                ("undo", "not finished; the replaced rows may be back in part" if payload.get("undoing") else ""),
                 ("backup", _kept(payload.get("backup"))),
                 ("queries", payload.get("queries", "")),
                 ("workers", f"lost (no heartbeat): {', '.join(dead)}" if dead else ""),

@@ -129,6 +129,8 @@ def status_payload(session: Session, plan: Plan, run: Run, command: str, *, noop
     moment = utc_now()
     if dead := [owner for owner in run.workers if owner_is_dead(run, owner, moment)]:
         payload["lostWorkers"] = dead
+    if run.undoing:
+        payload["undoing"] = True
     if run.throttled_by:
         payload["throttledBy"] = run.throttled_by
     if run.parallel:
