@@ -166,6 +166,19 @@ def test_an_old_table_serves_no_other_chunk(monkeypatch: pytest.MonkeyPatch, lat
     assert server.dropped == [["t0"]]
 
 
+def test_a_table_of_replace_serves_one_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeper does not remember replaced partitions, so that a late statement must find no table."""
+    server = Dropper(monkeypatch)
+    server.may_end.set()
+    monkeypatch.setattr(staged_tables, "server_with", lambda *_: SERVER)
+    plan = make_plan(24, write_mode=WriteMode.REPLACE)
+    tables = StagedTables(NOBODY, NOBODY, plan, ON_REPLICAS)
+    tables.leave(_place(0), OURS, None, done=True, alone=True)
+    assert tables.place(CHUNK, ChunkState(attempt=1)).table.table.startswith(f"backfill_{plan.plan_id}_{CHUNK.id}_1_")
+    tables.drop_rest()
+    assert server.dropped == [["t0"]]
+
+
 def test_a_table_that_cannot_be_emptied_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     server = Dropper(monkeypatch)
     server.may_end.set()
