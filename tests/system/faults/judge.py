@@ -97,7 +97,8 @@ class Judge:
             problems.append(f"light: check is green, and plan {front.plan.plan_id} was refused: {front.refused}")
         if play.scenario.rivals == "plans":
             # A worker that slept when its plan was refused may have filled a chunk since.
-            _, payload = play.call(["run", "--plan-id", front.plan.plan_id], front.state)
+            again = "resume" if front.log.refresh().cancelled else "run"
+            _, payload = play.call([again, "--plan-id", front.plan.plan_id], front.state)
             front.refused = f"{payload.get('error') or front.refused}; {payload.get('hint') or ''}"
         others = {other.plan.plan_id for other in fronts} - {front.plan.plan_id}
         if play.scenario.rivals == "plans" and not any(name in front.refused for name in others):
