@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from ..core.adding_up.merging import without_replication
 from ..core.adding_up.widths import simple_type
 from ..core.column_types import unwrap_type
 from ..core.facts import Column, TableFacts
@@ -204,7 +205,7 @@ def compare_merged(
     values = ", ".join(f"{_readable(column)} AS {quote(column.name)}" for column in columns)
     if at:
         values = ", ".join(filter(None, (values, f"{at} AS {_AT}")))
-    merged = " FINAL" if re.sub("^(Replicated|Shared)", "", target.engine) != "MergeTree" else ""
+    merged = " FINAL" if without_replication(target) != "MergeTree" else ""
     chosen = f" PREWHERE {where}" if where else ""
     both = " UNION ALL ".join(
         f"SELECT {sign} AS {_SIDE}{', ' if values else ''}{values} FROM {quote_table(table)}{merged}{chosen}"

@@ -41,18 +41,7 @@ def meeting_plans(store: StateStore, plan: Plan) -> list[tuple[Plan, Run]]:
 
     Plans of any status are included; plans that cannot be read are omitted.
     """
-    found = []
-    for other in store.plan_ids():
-        if other == plan.plan_id:
-            continue
-        try:
-            loaded = store.load_plan(other)
-            if overlaps(plan, [loaded]):
-                found.append((loaded, store.open_run(loaded).run))
-        except BackfillError:
-            # check reports damaged plans; their filled windows are unknown.
-            continue
-    return found
+    return list(store.readable_runs(lambda other: other.plan_id != plan.plan_id and bool(overlaps(plan, [other]))))
 
 
 def rivals(store: StateStore, plan: Plan, window: Window) -> list[str]:
@@ -132,18 +121,15 @@ def refuse_unfinished_sources(store: StateStore, plan: Plan) -> None:
     """
     sources = {table.table for statement in plan.statements for table in plan.filters(statement)}
     here = plan.cluster or plan.environment
-    for other in store.plan_ids():
-        try:
-            feeding = store.load_plan(other)
-            source = next((table for table in sources if feeding.is_called(table)), None)
-            if source is None or (feeding.cluster or feeding.environment) != here:
-                continue
-            run = store.open_run(feeding).run
-        except BackfillError:
-            continue
-        meets = feeding.start < plan.end and plan.start < feeding.end
+
+    def feeds(other: Plan) -> bool:
+        meets = other.start < plan.end and plan.start < other.end
+        return meets and (other.cluster or other.environment) == here and any(map(other.is_called, sources))
+
+    for feeding, run in store.readable_runs(feeds):
+        source = next(filter(feeding.is_called, sources))
         waived = run.waiver is not None and run.waiver.holds(utc_now())
-        if meets and not waived and run.status not in _FILLS_NOTHING:
+        if not waived and run.status not in _FILLS_NOTHING:
             begun = run.status in (RunStatus.PAUSED, RunStatus.FAILED)
             raise RequestError(
                 f"Plan {feeding.plan_id} is {run.status}, and fills {source}, from which plan {plan.plan_id} reads, in "

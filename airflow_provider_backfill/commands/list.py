@@ -9,7 +9,7 @@ from ..core.names import show_table
 from ..core.plan import Plan
 from ..core.run_state import ChunkStatus, Run
 from ..core.tables import TableName
-from ..errors import BackfillError, DamagedStateError
+from ..errors import DamagedStateError
 from .lease import utc_now
 from .plan_findings import plan_case
 from .session import Payload, Session
@@ -66,14 +66,8 @@ def list_plans(session: Session, *, target: TableName | None = None, status: str
 
 
 def readable_runs(session: Session, target: TableName) -> Iterator[tuple[Plan, Run]]:
-    """Yield the plans of a target with their runs; skip plans that cannot be read."""
-    for name in session.store.plan_ids():
-        try:
-            plan = session.store.load_plan(name)
-            if plan.is_called(target):
-                yield plan, session.store.open_run(plan).run
-        except BackfillError:
-            continue
+    """Return the plans of a target with their runs, without plans that cannot be read."""
+    return session.store.readable_runs(lambda plan: plan.is_called(target))
 
 
 def refuse_damaged(session: Session, target: TableName | None = None) -> None:

@@ -117,7 +117,7 @@ def rows_hidden(ground: Ground, statements: Iterable[Statement]) -> Iterator[Mat
 def rows_return(server: ClickHouse, target: TableFacts, plan: Plan) -> Iterator[Match]:
     """Report that a restart of an older server may bring back rows that the plan replaces."""
     if plan.write_mode is WriteMode.REPLACE:
-        yield from returning_rows(plan, target.engine, catalog.version_numbers(server.value("SELECT version()")))
+        yield from returning_rows(target.engine, catalog.version_numbers(server.value("SELECT version()")))
 
 
 def _row_policies(server: ClickHouse, tables: Iterable[TableName]) -> Iterator[PolicyFacts]:

@@ -8,7 +8,7 @@ durably. On a file system, a lock excludes other writers meanwhile. On object st
 and the commit starts again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..core.events import Event
 from ..core.instants import render_instant
 from ..core.plan import Plan
 from ..core.run_state import Run
-from ..errors import Advice, Command, ConfigError, DamagedStateError, Flag, PlanNotFoundError, StateError
+from ..errors import Advice, BackfillError, Command, ConfigError, DamagedStateError, Flag, PlanNotFoundError, StateError
 from .backend import Backend
 from .damage import damage_reason, damaged, plan_remedy, refuse_foreign
 from .layout import PLAN_ID, check_plan_id, event_file, plan_file, run_file
@@ -188,6 +188,20 @@ class StateStore:
         log = RunLog(self, plan)
         log.refresh()
         return log
+
+    def readable_runs(self, wanted: Callable[[Plan], bool]) -> Iterator[tuple[Plan, Run]]:
+        """
+        Yield the plans that *wanted* accepts, each with its run, in the order of their ids.
+
+        Plans that cannot be read are omitted: ``check`` reports them.
+        """
+        for plan_id in self.plan_ids():
+            try:
+                plan = self.load_plan(plan_id)
+                if wanted(plan):
+                    yield plan, self.open_run(plan).run
+            except BackfillError:
+                continue
 
     def runs(
         self, plan_ids: Sequence[str], *, brief: bool = False

@@ -331,7 +331,7 @@ def may_erase(target: TableFacts, columns: Sequence[str]) -> bool:
     Merges of a plain MergeTree keep every row. The other engines keep a row for each sorting key, unless the rows of a
     key cancel each other: the engine collapses pairs of signs, drops sums of zero, or cleans up rows marked as deleted.
     """
-    engine = _without_replication(target)
+    engine = without_replication(target)
     if expires(target):
         return True
     if engine in ("AggregatingMergeTree", "CoalescingMergeTree", "ReplacingMergeTree"):
@@ -349,7 +349,7 @@ def merges_keep_times(plan: Plan, target: TableFacts) -> bool:
     TTLs are not considered.
     """
     time = plan.target_time.column if plan.target_time is not None else ""
-    return _without_replication(target) == "MergeTree" or time in key_columns(target.sorting_key)
+    return without_replication(target) == "MergeTree" or time in key_columns(target.sorting_key)
 
 
 def expires(target: TableFacts) -> bool:
@@ -357,7 +357,8 @@ def expires(target: TableFacts) -> bool:
     return bool(row_ttls(target.engine_full)) or any(column_ttls(target.definition))
 
 
-def _without_replication(target: TableFacts) -> str:
+def without_replication(target: TableFacts) -> str:
+    """Return the target's engine without the prefix that tells how the table is replicated."""
     return re.sub("^(Replicated|Shared)", "", target.engine)
 
 
@@ -382,12 +383,12 @@ def signs_tell(plan: Plan, target: TableFacts, chance: Sequence[str] = ()) -> bo
 
 
 def _is_collapsing(target: TableFacts) -> bool:
-    return _without_replication(target) == "CollapsingMergeTree"
+    return without_replication(target) == "CollapsingMergeTree"
 
 
 def _caveat_of_keys(plan: Plan, target: TableFacts, chance: Sequence[str]) -> str:
     """Return why a key's rows in target and SELECT may differ, or cannot be compared; empty if the rows must agree."""
-    engine = _without_replication(target)
+    engine = without_replication(target)
     if not engine.endswith("MergeTree"):
         return f"no private table like a {target.engine} can be made to compare with"
     if plan.existing_rows and plan.adds_rows:

@@ -7,7 +7,7 @@ from ..facts import TableFacts, TtlFacts
 from ..instants import render_instant, short_instant
 from ..names import quote, show_table
 from ..plain_text import show_bytes
-from ..plan import Plan, WriteMode
+from ..plan import WriteMode
 from ..plan_words import guarantee, mode_reason
 from ..remedy import chunk_hours_flag, command, plan_command, sql
 from ..run_state import RunStatus
@@ -265,14 +265,13 @@ def _guarantee(case: RuleContext) -> Iterator[Match]:
 )
 def _replaced(case: RuleContext) -> Iterator[Match]:
     facts, plan = case.seen, case.plan
-    if plan is not None and facts.storage is not None:
-        yield from returning_rows(plan, facts.engine, facts.version)
+    if plan is not None and facts.storage is not None and plan.write_mode is WriteMode.REPLACE:
+        yield from returning_rows(facts.engine, facts.version)
 
 
-def returning_rows(plan: Plan, engine: str, version: tuple[int, ...]) -> Iterator[Match]:
-    """Yield a match if a restart of the server may bring back rows of the target that the plan replaces."""
-    returns = () < version < (26, 6) and not engine.startswith(("Replicated", "Shared"))
-    if plan.write_mode is WriteMode.REPLACE and returns:
+def returning_rows(engine: str, version: tuple[int, ...]) -> Iterator[Match]:
+    """Yield a match if a restart of the server may bring back rows of the target that a plan replaces."""
+    if () < version < (26, 6) and not engine.startswith(("Replicated", "Shared")):
         yield Match(
             f"ClickHouse {version[0]}.{version[1]} may bring back the rows that this plan replaces: it keeps the parts "
             "for old_parts_lifetime (8 minutes by default), and a restart within that time may load the parts again.",
